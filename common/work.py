@@ -1,0 +1,100 @@
+"""What clients and the coordinator say to each other, as values.
+
+Every type here is frozen and checks itself on construction, so an invalid one cannot exist: what arrives from the
+network becomes one of these or an error that names the field. The wire's form of each is in `codec`.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from zowarmup.common.steps import Step
+
+SEED_LIMIT = 1 << 64
+
+
+class Tier(StrEnum):
+    """What a device can do: back-propagate and upload a full delta (high), or run forward passes only (low)."""
+
+    HIGH = "high"
+    LOW = "low"
+
+
+class Phase(StrEnum):
+    """Where a run is. The pivot lies between the first two."""
+
+    WARM_UP = "warm-up"
+    ZEROTH_ORDER = "zeroth-order"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One client's part of one round.
+
+    `version` is the one its replica must be at; `seed` (64 bits) is the key of all randomness in it: directions,
+    slices, shuffles. `deadline_s`: seconds from now until the round closes without it.
+    """
+
+    round: int
+    phase: Phase
+    version: int
+    seed: int
+    deadline_s: float
+
+    def __post_init__(self) -> None:
+        if self.round < 1 or self.version < 0:
+            raise ValueError(f"work: round {self.round} must be at least 1 and version {self.version} at least 0")
+        if not 0 <= self.seed < SEED_LIMIT:
+            raise ValueError(f"work: seed {self.seed} does not fit 64 bits")
+        if self.phase is Phase.FINISHED:
+            raise ValueError("work: there is none in a finished run")
+
+
+@dataclass(frozen=True, slots=True)
+class Scalars:
+    """A zeroth-order contribution. `probes[s]` is dL_s / (2 eps) along direction s of the client's seed in the probed
+    block; `projections[k]` is z_k . g along direction k in the head block. Finite float32 values."""
+
+    round: int
+    probes: tuple[float, ...]
+    projections: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in (*self.probes, *self.projections)):
+            raise ValueError("scalars: a value is not finite")
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A warm-up contribution: the blob `sha256` (hex) holds local minus base weights, as one flat float32 vector.
+    `loss` is the mean training loss of the last local epoch, nats per example."""
+
+    round: int
+    sha256: str
+    examples: int
+    loss: float
+
+    def __post_init__(self) -> None:
+        if len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef"):
+            raise ValueError("delta: sha256 must be 64 lower-case hex digits")
+        if self.examples < 1:
+            raise ValueError("delta: examples must be at least 1")
+        if not math.isfinite(self.loss):
+            raise ValueError("delta: loss is not finite")
+
+
+Contribution = Scalars | Delta
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The steps that move a replica from `version - 1` to `version`, and the digest (16 bytes) it then has."""
+
+    version: int
+    digest: bytes
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        if self.version < 1 or len(self.digest) != 16:
+            raise ValueError("commit: version must be at least 1 and digest 16 bytes")
