@@ -1,0 +1,100 @@
+"""The wire's messages and our values, each way.
+
+Values check themselves, so a message from the network becomes a valid value or a ValueError that names the field;
+nothing else in the system trusts a message.
+"""
+
+from zowarmup.common.layout import Layout
+from zowarmup.common.steps import Step
+from zowarmup.common.work import Commit, Delta, Phase, Scalars, Tier, Work
+from zowarmup.v1 import coordinator_pb2 as wire
+
+_TIERS = {Tier.HIGH: wire.TIER_HIGH, Tier.LOW: wire.TIER_LOW}
+_PHASES = {
+    Phase.WARM_UP: wire.PHASE_WARM_UP,
+    Phase.ZEROTH_ORDER: wire.PHASE_ZEROTH_ORDER,
+    Phase.FINISHED: wire.PHASE_FINISHED,
+}
+_TIERS_BACK = {number: tier for tier, number in _TIERS.items()}
+_PHASES_BACK = {number: phase for phase, number in _PHASES.items()}
+
+
+def tier_to_wire(tier: Tier) -> wire.Tier:
+    return _TIERS[tier]
+
+
+def tier_from_wire(number: int) -> Tier:
+    try:
+        return _TIERS_BACK[number]  # type: ignore[index]
+    except KeyError:
+        raise ValueError(f"tier: {number} is neither TIER_HIGH nor TIER_LOW") from None
+
+
+def phase_to_wire(phase: Phase) -> wire.Phase:
+    return _PHASES[phase]
+
+
+def phase_from_wire(number: int) -> Phase:
+    try:
+        return _PHASES_BACK[number]  # type: ignore[index]
+    except KeyError:
+        raise ValueError(f"phase: {number} is not a phase") from None
+
+
+def work_to_wire(work: Work) -> wire.Work:
+    return wire.Work(
+        round=work.round,
+        phase=phase_to_wire(work.phase),
+        version=work.version,
+        seed=work.seed,
+        deadline_s=work.deadline_s,
+    )
+
+
+def work_from_wire(message: wire.Work) -> Work:
+    return Work(
+        round=message.round,
+        phase=phase_from_wire(message.phase),
+        version=message.version,
+        seed=message.seed,
+        deadline_s=message.deadline_s,
+    )
+
+
+def scalars_to_wire(scalars: Scalars) -> wire.Scalars:
+    return wire.Scalars(round=scalars.round, probes=scalars.probes, projections=scalars.projections)
+
+
+def scalars_from_wire(message: wire.Scalars) -> Scalars:
+    return Scalars(message.round, tuple(message.probes), tuple(message.projections))
+
+
+def delta_to_wire(delta: Delta) -> wire.DeltaReady:
+    return wire.DeltaReady(
+        round=delta.round, sha256=bytes.fromhex(delta.sha256), examples=delta.examples, loss=delta.loss
+    )
+
+
+def delta_from_wire(message: wire.DeltaReady) -> Delta:
+    return Delta(message.round, message.sha256.hex(), message.examples, message.loss)
+
+
+def commit_to_wire(commit: Commit, layout: Layout) -> wire.Commit:
+    indices = {block: index for index, block in enumerate(layout.blocks)}
+    return wire.Commit(
+        version=commit.version,
+        digest=commit.digest,
+        steps=[wire.Step(seed=step.seed, block=indices[step.block], ticks=step.ticks) for step in commit.steps],
+    )
+
+
+def commit_from_wire(message: wire.Commit, layout: Layout) -> Commit:
+    """Raises ValueError where a step names a block that the layout does not have."""
+    for step in message.steps:
+        if step.block >= len(layout.blocks):
+            raise ValueError(f"commit: block {step.block} is not one of the layout's {len(layout.blocks)}")
+    return Commit(
+        version=message.version,
+        digest=message.digest,
+        steps=tuple(Step(step.seed, layout.blocks[step.block], tuple(step.ticks)) for step in message.steps),
+    )
