@@ -2,38 +2,71 @@
 
 The folders at the top of the repository are the rooms of one package: `server/decide.py` is imported as
 `zowarmup.server.decide`. Generated code lives in `zowarmup.v1`, after the protobuf package, and is never committed.
+pip calls the hook; `python hatch_build.py` (`make proto`) renews the tree that an editable install points to.
 """
 
-import shutil
+import tomllib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from hatchling.builders.config import BuilderConfig
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-ROOMS = ("common", "data", "server", "client", "cli")
 
+class ProtobufHook(BuildHookInterface[BuilderConfig]):
+    """Runs in every build of a wheel; the sdist ships only the .proto files."""
 
-class ProtobufHook(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        if self.target_name != "wheel":  # the sdist ships only .proto files
+        root = Path(self.root)
+        if self.target_name != "wheel":
             return
-        from grpc_tools import protoc
+        if version == "editable":
+            develop(root)
+        else:
+            # Not the editable tree: a wheel can be built while something runs from that.
+            compile_protos(root, root / ".build" / "wheel")
+            build_data["force_include"][str(root / ".build" / "wheel" / "zowarmup" / "v1")] = "zowarmup/v1"
 
-        protos = Path(self.root, "proto")
-        tree = Path(self.root, ".build", "python")
-        generated = tree / "zowarmup" / "v1"
-        shutil.rmtree(generated, ignore_errors=True)
-        generated.mkdir(parents=True)
-        names = sorted(str(p.relative_to(protos)) for p in protos.rglob("*.proto"))
-        outs = [f"--{kind}_out={tree}" for kind in ("python", "pyi", "grpc_python")]
+
+def develop(root: Path) -> None:
+    """Make or renew .build/python, which an editable install puts on the import path: the generated code, and one
+    link for each room."""
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    tree = root / ".build" / "python"
+    compile_protos(root, tree)
+    for room in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]:
+        link = tree / "zowarmup" / room
+        if not link.is_symlink():
+            link.symlink_to(Path("../../..", room), target_is_directory=True)
+
+
+def compile_protos(root: Path, tree: Path) -> None:
+    """Compile every file of proto/ into `tree`/zowarmup/v1. Files that would not change are left alone, and the others
+    replaced whole, so nothing that reads them at this moment sees half of one. Raises RuntimeError where protoc fails,
+    which has then said why."""
+    from grpc_tools import protoc
+
+    protos = root / "proto"
+    names = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
+    generated = tree / "zowarmup" / "v1"
+    generated.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=tree.parent) as fresh:
+        outs = [f"--{kind}_out={fresh}" for kind in ("python", "pyi", "grpc_python")]
         if protoc.main(["protoc", f"-I{protos}", *outs, *names]):
             raise RuntimeError(f"protoc could not compile {protos}")
-        (generated / "__init__.py").touch()
-        (generated / "py.typed").touch()
-        if version == "editable":
-            for room in ROOMS:
-                link = generated.parent / room
-                link.unlink(missing_ok=True)
-                link.symlink_to(Path("../../..", room), target_is_directory=True)
-        else:
-            build_data["force_include"][str(generated)] = "zowarmup/v1"
+        made = Path(fresh, "zowarmup", "v1")
+        for empty in ("__init__.py", "py.typed"):
+            (made / empty).touch()
+        current = {file.name for file in made.iterdir()}
+        for file in made.iterdir():
+            target = generated / file.name
+            if not target.exists() or target.read_bytes() != file.read_bytes():
+                file.replace(target)
+    for file in generated.glob("*_pb2*.py*"):
+        if file.name not in current:  # its .proto is gone
+            file.unlink()
+
+
+if __name__ == "__main__":
+    develop(Path(__file__).parent)

@@ -1,0 +1,62 @@
+# `make demo` and `make test` need nothing before them but Python 3.11 or newer: each sets up .venv if it must.
+# Another Python: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS := $(shell find proto -name '*.proto')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint typecheck format proto clean
+
+help:  ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: .build/ready  ## Train a fleet of ten on this machine and watch it; the report goes to demo/
+	@$(BIN)/zowarmup demo --out demo
+
+test: lint typecheck  ## Everything that continuous integration checks
+	@echo '== pytest'
+	@$(BIN)/pytest -q --durations=10
+
+lint: .build/ready  ## Style of the Python and of the wire
+	@echo '== ruff check'
+	@$(BIN)/ruff check
+	@echo '== ruff format'
+	@$(BIN)/ruff format --check
+	@echo '== buf lint'
+	@$(BIN)/buf lint
+
+typecheck: .build/ready  ## mypy --strict of every room and of the tests
+	@echo '== mypy'
+	@$(BIN)/mypy
+
+format: .build/ready  ## Write the Python as `make lint` wants it
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+proto: $(VENV)/ready  ## Compile proto/ anew into .build/python/zowarmup/v1
+	@$(BIN)/python hatch_build.py
+	@touch .build/ready
+
+clean:  ## Remove the environment and everything built
+	rm -rf $(VENV) .build dist demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment. Made anew where its Python is missing, too old or without pip (as after an interrupted set-up).
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo 'zowarmup needs Python 3.11 or newer, and "$(PYTHON)" is not: install one and say which, as in' >&2; \
+	  echo '  make $(or $(MAKECMDGOALS),test) PYTHON=python3.12' >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo '$(PYTHON) lacks the venv module: install it (on Debian and Ubuntu: apt install python3-venv)' >&2; exit 2; }
+	@$(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo '== Making $(VENV) with' "$$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); }
+	@echo '== Installing into $(VENV) what constraints.txt names: once, for some minutes; torch is the large part'
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[torch,server,dev]'
+	@touch $@
+
+# The generated code.
+.build/ready: $(VENV)/ready hatch_build.py $(PROTOS)
+	@$(BIN)/python hatch_build.py
+	@touch $@
