@@ -1,0 +1,58 @@
+"""A labelled set of examples, kept in the type it was stored in and turned into float32 a batch at a time.
+
+Byte images stay bytes (a quarter of their float32 size), which is what lets a small device hold its own data.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class DataError(ValueError):
+    """Data that cannot be used, said in one sentence that names the spec or file and the remedy."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Dataset:
+    """`inputs` uint8 or float32 (n, *shape), `labels` int64 (n,) in 0 .. classes - 1. `scale` is the stored value that
+    stands for 1.0: batches are divided by it."""
+
+    inputs: NDArray[Any]
+    labels: NDArray[np.int64]
+    classes: int
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.inputs.dtype not in (np.uint8, np.float32):
+            raise DataError(f"inputs are {self.inputs.dtype}: must be uint8 or float32")
+        if self.labels.shape != (len(self.inputs),) or self.labels.dtype != np.int64:
+            raise DataError(f"labels must be one int64 for each of the {len(self.inputs)} inputs")
+        if not len(self.labels):
+            raise DataError("there are no examples")
+        if self.labels.min() < 0 or self.labels.max() >= self.classes:
+            raise DataError(
+                f"labels go from {self.labels.min()} to {self.labels.max()}: must be 0 to {self.classes - 1}"
+            )
+        if not self.scale > 0:
+            raise DataError(f"scale is {self.scale}: must be above 0")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example: (channels, height, width)."""
+        return self.inputs.shape[1:]
+
+    def batch(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The inputs at `indices` as a new contiguous float32 array (len(indices), *shape)."""
+        rows = np.array(self.inputs[indices], dtype=np.float32, order="C")
+        if self.scale != 1:
+            rows /= np.float32(self.scale)
+        return rows
+
+    def select(self, indices: NDArray[np.int64]) -> "Dataset":
+        """A data set of its own with the examples at `indices`, copied, so that the rest can be freed."""
+        return Dataset(self.inputs[indices].copy(), self.labels[indices].copy(), self.classes, self.scale)

@@ -1,0 +1,44 @@
+"""The 1,797 handwritten 8x8 digits that come with the package (see ATTRIBUTION), split once and for all.
+
+1,437 examples train and 360 test, by a seeded permutation that is the same on every machine.
+"""
+
+import functools
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from zowarmup.common.permutation import permutation
+from zowarmup.data.dataset import DataError, Dataset
+from zowarmup.data.shards import shards
+
+CLASSES = 10
+TRAIN = 1437
+_SPLIT_SEED, _SPLIT_STREAM = 0, 0
+_WHITE = 16.0  # the highest pixel value
+
+
+@functools.cache
+def everything() -> Dataset:
+    """All 1,797 digits in the published order: inputs uint8 (1797, 1, 8, 8)."""
+    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as archive:
+        images, labels = archive["x"], archive["y"]
+    return Dataset(images[:, np.newaxis], labels.astype(np.int64), CLASSES, _WHITE)
+
+
+def part(name: str) -> Dataset:
+    """`name` is "train" (1,437 examples) or "test" (360)."""
+    data = everything()
+    order = permutation(_SPLIT_SEED, _SPLIT_STREAM, len(data))
+    return data.select(np.sort(order[:TRAIN] if name == "train" else order[TRAIN:]))
+
+
+def shard(index: int, clients: int, alpha: Fraction, seed: int) -> Dataset:
+    """The shard of client `index`, 1 to `clients`, of the training part: 1437 // clients examples."""
+    if not 1 <= clients <= TRAIN:
+        raise DataError(f"digits:{index}/{clients}: the number of shards must be 1 to {TRAIN}")
+    if not 1 <= index <= clients:
+        raise DataError(f"digits:{index}/{clients}: the shard must be 1 to {clients}")
+    train = part("train")
+    return train.select(shards(train.labels, clients, alpha, seed)[index - 1])

@@ -1,0 +1,66 @@
+"""Equal-sized shards with Dirichlet(alpha) label mixes, the same on every machine.
+
+The usual recipe draws each client's label mix from a Dirichlet distribution through gamma variates, whose last bits
+depend on libm. A Polya urn needs none: a client that has n_c examples of class c so far draws its next label with
+probability proportional to alpha + n_c, and the labels it ends up with are distributed exactly as labels drawn from
+a mix that is itself drawn from Dirichlet(alpha, ..., alpha) (Blackwell and MacQueen, 1973). With alpha = p/q the
+weights are the integers p + q n_c, and the draw is a rejection from raw Philox words: exact throughout.
+
+The examples are finite, so a class whose pool is used up drops out of the urn. The clients therefore draw in turn,
+one example each, so that they all meet the shortage alike and the last is not left with the scraps.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.permutation import permutation, words
+
+_POOLS, _DRAWS = 0, 1  # streams of the seed
+_WORDS = 4096  # raw words fetched at a time
+
+
+def shards(labels: NDArray[np.int64], clients: int, alpha: Fraction, seed: int) -> list[NDArray[np.int64]]:
+    """For each client the sorted indices of its len(labels) // clients examples; no example is in two shards.
+
+    `labels` (n,) from 0, `clients` 1 to n, alpha above 0 with p + q n below 2^53 for alpha = p/q.
+    """
+    each = len(labels) // clients
+    if each < 1:
+        raise ValueError(f"{clients} clients cannot share {len(labels)} examples")
+    p, q = alpha.as_integer_ratio()
+    if p <= 0 or p + q * len(labels) >= 1 << 53:
+        raise ValueError(f"alpha = {alpha}: must be above 0, with fewer digits")
+    order = permutation(seed, _POOLS, len(labels))
+    pools = [order[labels[order] == c].tolist() for c in range(int(labels.max()) + 1)]
+    weights = [[p] * len(pools) for _ in range(clients)]
+    taken: list[list[int]] = [[] for _ in range(clients)]
+    draws = _words(seed)
+    for _ in range(each):
+        for client in range(clients):
+            urn = [w if pool else 0 for w, pool in zip(weights[client], pools, strict=True)]
+            label = _pick(urn, draws)
+            taken[client].append(pools[label].pop())
+            weights[client][label] += q
+    return [np.array(sorted(indices), dtype=np.int64) for indices in taken]
+
+
+def _pick(urn: list[int], draws: Iterator[int]) -> int:
+    """An index with probability exactly in proportion to its integer weight."""
+    total = sum(urn)
+    fair = (1 << 64) // total * total  # words from here on would favour the small remainders
+    word = next(w for w in draws if w < fair) % total
+    for index, weight in enumerate(urn):
+        if word < weight:
+            return index
+        word -= weight
+    raise AssertionError("unreachable: the word is below the total")
+
+
+def _words(seed: int) -> Iterator[int]:
+    stream = _DRAWS
+    while True:
+        yield from words(seed, stream, _WORDS).tolist()
+        stream += 1
