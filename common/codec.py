@@ -4,6 +4,8 @@ Values check themselves, so a message from the network becomes a valid value or 
 nothing else in the system trusts a message.
 """
 
+from google.protobuf.message import DecodeError
+
 from zowarmup.common.layout import Layout
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Commit, Delta, Phase, Scalars, Tier, Work
@@ -98,3 +100,16 @@ def commit_from_wire(message: wire.Commit, layout: Layout) -> Commit:
         digest=message.digest,
         steps=tuple(Step(step.seed, layout.blocks[step.block], tuple(step.ticks)) for step in message.steps),
     )
+
+
+def encode_commit(commit: Commit, layout: Layout) -> bytes:
+    """A commit as it travels and is kept: its wire message, serialised."""
+    return commit_to_wire(commit, layout).SerializeToString()
+
+
+def decode_commit(data: bytes, layout: Layout) -> Commit:
+    """Raises ValueError where the bytes are not a commit of this layout."""
+    try:
+        return commit_from_wire(wire.Commit.FromString(data), layout)
+    except DecodeError as error:
+        raise ValueError(f"commit: {error}") from error

@@ -195,5 +195,5 @@ class ClientSpec:
 def _build(cls: type[_T], raw: dict[str, Any]) -> _T:
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     if unknown := set(raw) - known:
-        raise ValueError(f"run spec: {cls.__name__} has no field {sorted(unknown)[0]!r}")
+        raise ValueError(f"run spec: {cls.__name__} has no field {min(unknown)!r}")
     return cls(**raw)

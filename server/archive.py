@@ -1,0 +1,116 @@
+"""A run on disk, for reading: what `zowarmup export` and a restart need of a data directory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.grid import Grid
+from zowarmup.common.layout import Layout
+from zowarmup.common.replica import Diverged, Replica
+from zowarmup.server.blobs import BlobError, Blobs
+from zowarmup.server.history import History
+from zowarmup.server.ledger import Ledger, LedgerError
+from zowarmup.server.state import State, evolve
+
+LEDGER = "ledger.sqlite"
+BLOBS = "blobs"
+
+
+class ArchiveError(Exception):
+    """A data directory cannot be read; the sentence names the file and the remedy."""
+
+
+def replay(ledger: Ledger) -> tuple[State | None, History]:
+    """Fold a whole ledger. Raises LedgerError where an event cannot follow."""
+    state, history = None, History()
+    for at, event in ledger.read():
+        try:
+            state = evolve(state, event)
+        except ValueError as error:
+            raise LedgerError(f"the ledger's events do not follow each other: {error}") from error
+        history.record(at, [event])
+    return state, history
+
+
+def restore(state: State, history: History, blobs: Blobs, version: int) -> Replica:
+    """The replica at a version: its nearest snapshot and the commits since, in one pass. Raises ArchiveError."""
+    for start in sorted((v for v in state.snapshots if v <= version), reverse=True):
+        commits = history.since(start, version)
+        if commits is None:
+            continue
+        snapshot = state.snapshots[start]
+        try:
+            weights = np.fromfile(blobs.path(snapshot.sha256), dtype="<f4").astype(np.float32, copy=False)
+            replica = Replica(state.layout, Grid(snapshot.exponent), weights, start)
+            if replica.digest().hex() != snapshot.digest:
+                raise ArchiveError(f"{blobs.path(snapshot.sha256)} is damaged: restore it from a backup")
+            replica.apply(commits)
+        except (BlobError, ValueError, Diverged) as error:
+            raise ArchiveError(f"version {version} cannot be restored: {error}") from error
+        return replica
+    raise ArchiveError(f"version {version} is not kept: no snapshot on disk leads to it")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A run's versions, read from its data directory beside a running coordinator or after it."""
+
+    state: State
+    history: History
+    blobs: Blobs
+
+    @property
+    def name(self) -> str:
+        return self.state.run_file.name
+
+    @property
+    def layout(self) -> Layout:
+        return self.state.layout
+
+    @property
+    def program(self) -> bytes:
+        """The ONNX forward pass, with weights as inputs."""
+        try:
+            return self.blobs.path(self.state.program.sha256).read_bytes()
+        except BlobError as error:
+            raise ArchiveError(str(error)) from error
+
+    def versions(self) -> list[int]:
+        """Every version that can be restored, ascending."""
+        reachable: set[int] = set()
+        for start in self.state.snapshots:
+            reachable.add(start)
+            version = start + 1
+            while version in self.history.commits:
+                reachable.add(version)
+                version += 1
+        return sorted(reachable)
+
+    def weights(self, version: int) -> tuple[NDArray[np.float32], Grid]:
+        """The flat vector at a version, float32 (layout.size,), and its grid. Raises ArchiveError."""
+        replica = restore(self.state, self.history, self.blobs, version)
+        return replica.weights, replica.grid
+
+    def digest(self, version: int) -> str:
+        """The digest the ledger has for a version, hex."""
+        return self.history.versions[version].digest
+
+
+def open_archive(data_dir: Path) -> Archive:
+    """Raises ArchiveError where the directory holds no readable run."""
+    path = data_dir / LEDGER
+    if not path.exists():
+        raise ArchiveError(f"{data_dir} holds no run: {path} does not exist")
+    try:
+        ledger = Ledger(path, read_only=True)
+        try:
+            state, history = replay(ledger)
+        finally:
+            ledger.close()
+    except LedgerError as error:
+        raise ArchiveError(str(error)) from error
+    if state is None:
+        raise ArchiveError(f"{path} holds no run yet")
+    return Archive(state, history, Blobs(data_dir / BLOBS))

@@ -1,0 +1,88 @@
+"""The one writer: commands in, durable events out.
+
+Commands queue here and are decided in order on one state. Those that queue up while the disk is busy share its next
+sync (group commit); their answers wait for it, so whatever a client is told is on disk. If the disk refuses, the state
+the batch led to is dropped (states are immutable) and every sender hears Unavailable: nothing has happened.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from zowarmup.server import events as ev
+from zowarmup.server.decide import Rejected, decide
+from zowarmup.server.ledger import Ledger, LedgerError
+from zowarmup.server.state import State, fold
+
+log = logging.getLogger(__name__)
+
+Observer = Callable[[float, Sequence[ev.Event], State], None]
+
+
+class Unavailable(Exception):
+    """The ledger refused the write: nothing has changed, try again later."""
+
+
+class Coordinator:
+    """`state` is what the ledger holds, never ahead of it. Observers are called on the event loop, in order, after
+    their events are durable and never during a replay."""
+
+    def __init__(self, ledger: Ledger, state: State, clock: Callable[[], float] = time.time) -> None:
+        self.state = state
+        self.clock = clock
+        self._ledger = ledger
+        self._observers: list[Observer] = []
+        self._queue: asyncio.Queue[tuple[ev.Command, asyncio.Future[tuple[ev.Event, ...]]]] = asyncio.Queue()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+
+    def observe(self, observer: Observer) -> None:
+        self._observers.append(observer)
+
+    async def handle(self, command: ev.Command) -> tuple[ev.Event, ...]:
+        """The command's events, once they are durable. Raises Rejected, or Unavailable where the disk refuses."""
+        answer: asyncio.Future[tuple[ev.Event, ...]] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((command, answer))
+        return await answer
+
+    async def run(self) -> None:
+        """Decide and write until cancelled."""
+        while True:
+            batch = [await self._queue.get()]
+            while not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            await self._decide(batch)
+
+    async def _decide(self, batch: list[tuple[ev.Command, asyncio.Future[tuple[ev.Event, ...]]]]) -> None:
+        now, ahead = self.clock(), self.state
+        events: list[ev.Event] = []
+        answers: list[tuple[ev.Event, ...] | Exception] = []
+        for command, _ in batch:
+            try:
+                caused = decide(ahead, command, now)
+                ahead = fold(ahead, caused) or ahead
+                events += caused
+                answers.append(caused)
+            except Rejected as rejected:
+                answers.append(rejected)
+            except Exception as error:
+                log.exception("%s could not be decided", type(command).__name__)
+                answers.append(error)
+        try:
+            if any(map(ev.is_durable, events)):
+                await asyncio.get_running_loop().run_in_executor(self._writer, self._ledger.append, events, now)
+        except LedgerError as error:
+            log.error("nothing was recorded: %s", error)
+            answers = [Unavailable(str(error))] * len(batch)
+        else:
+            self.state = ahead
+            for observer in self._observers if events else ():
+                observer(now, events, ahead)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.done():
+                continue  # its sender has gone
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)

@@ -1,0 +1,276 @@
+"""What follows from a command: the coordinator's decisions, as one pure function.
+
+`decide(state, command, now)` answers with the events that the command causes, or raises Rejected, and then nothing has
+changed. It first responds to the command itself, then lets the run settle: rounds that can close are closed, the pivot
+is made, the next round opens, the run finishes. Every settling step carries its reason, and `waiting` says why none is
+possible: the same sentence goes to the log, to `zowarmup status` and to the waiting client.
+
+    opens    enough eligible clients are connected, and the run is neither paused nor stopped
+    closes   all have contributed | quorum has, and the missing are gone | quorum has, and the deadline is over
+    abandoned  the deadline is over without a quorum
+    pivots   the warm-up's rounds are done | the operator asked, between rounds
+    finishes the zeroth-order rounds are done | the operator asked, between rounds
+"""
+
+from functools import singledispatch
+
+from zowarmup.common.methods.fedavg import FedAvg
+from zowarmup.common.methods.zeroth_order import ZOWarmUp
+from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Work
+from zowarmup.server import events as ev
+from zowarmup.server.sampling import draw, seeds
+from zowarmup.server.state import State, evolve, fold, quorum
+
+
+class Rejected(Exception):
+    """A command that changes nothing. `reason` is a word for programs and metrics, `detail` a sentence for people."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+def decide(state: State | None, command: ev.Command, now: float) -> tuple[ev.Event, ...]:
+    """The events that follow from a command at unix time `now`, seconds. Raises Rejected."""
+    if isinstance(command, ev.CreateRun):
+        if state is not None:
+            raise Rejected("exists", f"run {state.run_id} exists already")
+        return (ev.RunCreated(command.run_id, command.run_file, command.program, command.initial),)
+    if state is None:
+        raise Rejected("no_run", "there is no run yet")
+    events = list(_respond(command, state, now))
+    after = fold(state, events)
+    while after and (event := _settle(after, now)):
+        events.append(event)
+        after = evolve(after, event)
+    return tuple(events)
+
+
+def waiting(state: State, now: float) -> str:
+    """What the run is waiting for and why, as a sentence; empty while contributions are being computed or combined."""
+    if state.phase is Phase.FINISHED:
+        return f"finished: {state.finished}"
+    if state.paused:
+        return f"paused: {state.paused}"
+    if state.current is not None:
+        return ""
+    needed = state.rules.minimum_clients or state.rules.clients_per_round
+    have = len(state.eligible)
+    if have >= needed:
+        return ""
+    kind = "high-tier clients" if state.phase is Phase.WARM_UP else "clients"
+    return f"waiting: {have} of {needed} {kind} connected{_gone(state, tuple(state.presence), now)}"
+
+
+def work_for(state: State, client: str, now: float) -> Work | None:
+    """What a client still has to do in the round in progress."""
+    current = state.current
+    if current is None or current.closed or client not in current.missing:
+        return None
+    return Work(current.number, current.phase, current.version, current.seeds[client], max(0.0, current.deadline - now))
+
+
+def _settle(state: State, now: float) -> ev.Event | None:
+    """The next event that follows from the state and the time alone, or None."""
+    if state.phase is Phase.FINISHED:
+        return None
+    if state.current is not None:
+        return None if state.current.closed else _end_round(state, now)
+    if state.stop_requested:
+        return ev.RunFinished(state.version, f"stopped: {state.stop_requested}")
+    if state.phase is Phase.WARM_UP and (state.pivot_requested or state.rounds_done >= state.rules.rounds):
+        reason = state.pivot_requested or f"{state.rounds_done} of {state.rules.rounds} warm-up rounds are done"
+        return ev.Pivoted(state.version, reason)
+    if state.phase is Phase.ZEROTH_ORDER and state.rounds_done >= state.rules.rounds:
+        return ev.RunFinished(state.version, f"all {state.rules.rounds} zeroth-order rounds are done")
+    if state.paused:
+        return None
+    if state.abandoned >= state.run_file.server.abandoned_limit:
+        return ev.RunPaused(
+            f"{state.abandoned} rounds in a row were abandoned; check the clients, then `zowarmup resume`"
+        )
+    return _open_round(state, now)
+
+
+def _end_round(state: State, now: float) -> ev.Event | None:
+    current = state.current
+    assert current is not None
+    participants, have = len(current.seeds), len(current.contributions)
+    needed = quorum(state, participants)
+    if have == participants:
+        return ev.RoundClosed(current.number, f"all {participants} participants contributed")
+    over = now >= current.deadline
+    if have < needed and not over:
+        return None
+    missing = current.missing
+    if have >= needed and (over or not set(missing) & set(state.eligible)):
+        cause = "the deadline is over" if over else "the others are gone"
+        return ev.RoundClosed(
+            current.number, f"{have} of {participants} contributed{_gone(state, missing, now)}, {cause}"
+        )
+    if over:
+        detail = f"{have} of {participants} contributed by the deadline, quorum is {needed}{_gone(state, missing, now)}"
+        return ev.RoundAbandoned(current.number, detail)
+    return None
+
+
+def _open_round(state: State, now: float) -> ev.Event | None:
+    rules = state.rules
+    if len(state.presence) < (rules.minimum_clients or rules.clients_per_round):
+        return None
+    eligible = state.eligible
+    if len(eligible) < (rules.minimum_clients or rules.clients_per_round):
+        return None
+    number = state.round + 1
+    participants = draw(state.run_file.seed, number, eligible, rules.clients_per_round)
+    return ev.RoundOpened(
+        round=number,
+        phase=state.phase,
+        version=state.version,
+        participants=participants,
+        seeds=seeds(state.run_file.seed, number, len(participants)),
+        examples=tuple(state.clients[client].examples for client in participants),
+        deadline=now + rules.deadline_s,
+    )
+
+
+def _gone(state: State, clients: tuple[str, ...], now: float) -> str:
+    """ " (pi-3 gone for 42 s)" for those of the clients that were here and are not, at most three by name."""
+    gone = [c for c in sorted(clients) if c in state.presence and state.presence[c].gone_at]
+    named = [f"{c} gone for {now - state.presence[c].gone_at:.0f} s" for c in gone[:3]]
+    if len(gone) > 3:
+        named.append(f"{len(gone) - 3} more gone")
+    return f" ({', '.join(named)})" if named else ""
+
+
+@singledispatch
+def _respond(command: object, state: State, now: float) -> tuple[ev.Event, ...]:
+    raise TypeError(f"{type(command).__name__} is not a command")
+
+
+@_respond.register
+def _(command: ev.Tick, state: State, now: float) -> tuple[ev.Event, ...]:
+    return ()
+
+
+@_respond.register
+def _(command: ev.Restart, state: State, now: float) -> tuple[ev.Event, ...]:
+    if state.current is None or state.current.closed:
+        return ()
+    deadline = now + state.rules.deadline_s
+    return (ev.DeadlineExtended(state.current.number, deadline, "the coordinator restarted"),)
+
+
+@_respond.register
+def _(command: ev.Enrol, state: State, now: float) -> tuple[ev.Event, ...]:
+    if state.phase is Phase.FINISHED:
+        raise Rejected("finished", "this run is finished; there is nothing left to join")
+    name, number = command.name, 2
+    while name in state.clients:
+        name, number = f"{command.name}-{number}", number + 1
+    return (ev.ClientEnrolled(name, command.tier, command.examples, command.credential_sha256),)
+
+
+@_respond.register
+def _(command: ev.Hello, state: State, now: float) -> tuple[ev.Event, ...]:
+    if command.client not in state.clients:
+        raise Rejected("unknown_client", f"client {command.client} is not enrolled in this run")
+    return (ev.ClientConnected(command.client, command.epoch, command.examples),)
+
+
+@_respond.register
+def _(command: ev.Goodbye, state: State, now: float) -> tuple[ev.Event, ...]:
+    presence = state.presence.get(command.client)
+    if presence is None or presence.epoch != command.epoch or not presence.connected:
+        return ()  # a newer stream has superseded that one
+    return (ev.ClientDisconnected(command.client, now),)
+
+
+@_respond.register
+def _(command: ev.Report, state: State, now: float) -> tuple[ev.Event, ...]:
+    return (ev.ClientReported(command.client, command.version, command.digest, command.peak_memory_bytes),)
+
+
+@_respond.register
+def _(command: ev.Contribute, state: State, now: float) -> tuple[ev.Event, ...]:
+    current, contribution = state.current, command.contribution
+    previous = state.previous
+    if previous and contribution.round == previous.number and command.client in previous.contributions:
+        return ()  # it counted; only the answer was lost
+    if current is None or contribution.round != current.number:
+        raise Rejected("late", f"round {contribution.round} is over; the last one is {state.round}")
+    if command.client not in current.seeds:
+        raise Rejected("not_assigned", f"{command.client} was not drawn for round {current.number}")
+    if command.client in current.contributions:
+        return ()  # sent again after a lost answer: it counts once and gets the same answer
+    if current.closed:
+        raise Rejected("late", f"round {current.number} is closed: {current.closed}")
+    try:
+        _check(state, command.client, contribution)
+    except ValueError as error:
+        raise Rejected("malformed", str(error)) from error
+    return (ev.Contributed(command.client, contribution),)
+
+
+def _check(state: State, client: str, contribution: Contribution) -> None:
+    current = state.current
+    assert current is not None
+    work = Work(current.number, current.phase, current.version, current.seeds[client], 0.0)
+    examples = current.examples[client]
+    match contribution:
+        case Scalars() if current.phase is Phase.ZEROTH_ORDER:
+            ZOWarmUp(state.run_file.zeroth_order, state.layout).check(work, examples, contribution)
+        case Delta() if current.phase is Phase.WARM_UP:
+            FedAvg(state.run_file.warmup, state.layout).check(work, examples, contribution)
+        case _:
+            raise ValueError(f"a {type(contribution).__name__.lower()} does not belong in a {current.phase} round")
+
+
+@_respond.register
+def _(command: ev.CommitRound, state: State, now: float) -> tuple[ev.Event, ...]:
+    current = state.current
+    if current is None or not current.closed or current.number != command.round or command.version != state.version + 1:
+        raise Rejected("stale", f"version {command.version} of round {command.round} does not follow {state.version}")
+    return (
+        ev.Committed(command.version, command.round, command.digest, command.steps, command.snapshot, command.traffic),
+    )
+
+
+@_respond.register
+def _(command: ev.RecordSnapshot, state: State, now: float) -> tuple[ev.Event, ...]:
+    return () if command.snapshot.version in state.snapshots else (ev.SnapshotTaken(command.snapshot),)
+
+
+@_respond.register
+def _(command: ev.PruneSnapshots, state: State, now: float) -> tuple[ev.Event, ...]:
+    versions = tuple(v for v in command.versions if v in state.snapshots and v != state.snapshot.version)
+    return (ev.SnapshotsPruned(versions),) if versions else ()
+
+
+@_respond.register
+def _(command: ev.RecordEvaluation, state: State, now: float) -> tuple[ev.Event, ...]:
+    return (ev.Evaluated(command.version, command.accuracy, command.loss, command.examples),)
+
+
+@_respond.register
+def _(command: ev.Pause, state: State, now: float) -> tuple[ev.Event, ...]:
+    return () if state.paused else (ev.RunPaused(command.reason),)
+
+
+@_respond.register
+def _(command: ev.Resume, state: State, now: float) -> tuple[ev.Event, ...]:
+    return (ev.RunResumed(),) if state.paused else ()
+
+
+@_respond.register
+def _(command: ev.Pivot, state: State, now: float) -> tuple[ev.Event, ...]:
+    if state.phase is not Phase.WARM_UP:
+        raise Rejected("not_warming_up", f"the run is in its {state.phase} phase; the pivot is behind it")
+    return (ev.PivotRequested(command.reason),)
+
+
+@_respond.register
+def _(command: ev.Stop, state: State, now: float) -> tuple[ev.Event, ...]:
+    if state.phase is Phase.FINISHED:
+        raise Rejected("finished", "the run is finished already")
+    return (ev.StopRequested(command.reason),)

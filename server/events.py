@@ -1,0 +1,355 @@
+"""What has happened (events, past tense) and what is asked for (commands, imperative).
+
+Events are the truth: the coordinator's state is a fold over them (`state.evolve`), and a restart is the same fold
+over the ledger. Those marked soft, about who is connected just now, are folded but never written: after a restart
+nobody is. Commands carry no clock and no randomness; `decide` is given the time, and secrets come hashed.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from zowarmup.common.run import RunFile
+from zowarmup.common.steps import Step
+from zowarmup.common.work import Contribution, Phase, Tier
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Full weights on disk: blob `sha256` holds version `version` as little-endian float32 on grid 2^-`exponent`, with
+    xxh3-128 `digest` (both digests hex)."""
+
+    version: int
+    sha256: str
+    exponent: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a run trains: blob `sha256` is the ONNX forward pass, `layout` its layout as JSON."""
+
+    sha256: str
+    size_bytes: int
+    layout: str
+    input_shape: tuple[int, ...]
+    classes: int
+    high_memory_bytes: int
+    low_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficCount:
+    """Payload bytes of one kind so far. `direction`: up (from clients) or down; `tier` is empty before enrolment."""
+
+    direction: str
+    tier: str
+    phase: str
+    kind: str
+    payload_bytes: int
+    messages: int
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class RunCreated:
+    run_id: str
+    run_file: RunFile
+    program: Program
+    initial: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class ClientEnrolled:
+    client: str
+    tier: Tier
+    examples: int
+    credential_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOpened:
+    """`participants` in ascending order, each with its seed and number of examples at the same place in `seeds` and
+    `examples`; `deadline`: unix seconds."""
+
+    round: int
+    phase: Phase
+    version: int
+    participants: tuple[str, ...]
+    seeds: tuple[int, ...]
+    examples: tuple[int, ...]
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineExtended:
+    round: int
+    deadline: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contributed:
+    client: str
+    contribution: Contribution
+
+
+@dataclass(frozen=True, slots=True)
+class RoundClosed:
+    """No further contribution counts; those present are being combined."""
+
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundAbandoned:
+    """Too few contributed: the model stays as it is."""
+
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The model's next version: by `steps` on the grid it is on, or by a `snapshot` where the grid changes."""
+
+    version: int
+    round: int
+    digest: str
+    steps: tuple[Step, ...]
+    snapshot: Snapshot | None
+    traffic: tuple[TrafficCount, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTaken:
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsPruned:
+    versions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pivoted:
+    version: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    version: int
+    accuracy: float
+    loss: float
+    examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaused:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class PivotRequested:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    version: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConnected:
+    soft: ClassVar[bool] = True
+    client: str
+    epoch: int
+    examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientDisconnected:
+    soft: ClassVar[bool] = True
+    client: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClientReported:
+    soft: ClassVar[bool] = True
+    client: str
+    version: int
+    digest: str
+    peak_memory_bytes: int
+
+
+DurableEvent = (
+    RunCreated
+    | ClientEnrolled
+    | RoundOpened
+    | DeadlineExtended
+    | Contributed
+    | RoundClosed
+    | RoundAbandoned
+    | Committed
+    | SnapshotTaken
+    | SnapshotsPruned
+    | Pivoted
+    | Evaluated
+    | RunPaused
+    | RunResumed
+    | PivotRequested
+    | StopRequested
+    | RunFinished
+)
+SoftEvent = ClientConnected | ClientDisconnected | ClientReported
+Event = DurableEvent | SoftEvent
+
+
+def is_durable(event: Event) -> bool:
+    """Whether the event belongs in the ledger."""
+    return not getattr(event, "soft", False)
+
+
+# Commands
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRun:
+    run_id: str
+    run_file: RunFile
+    program: Program
+    initial: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """The coordinator is back after a stop: nobody is connected, and a round in progress gets its time again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrol:
+    name: str
+    tier: Tier
+    examples: int
+    credential_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A client opened a stream. `epoch` is larger for every stream the coordinator accepts."""
+
+    client: str
+    epoch: int
+    examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """That stream has closed."""
+
+    client: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contribute:
+    client: str
+    contribution: Contribution
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    client: str
+    version: int
+    digest: str
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRound:
+    """What the contributions of a closed round combine to."""
+
+    round: int
+    version: int
+    digest: str
+    steps: tuple[Step, ...]
+    snapshot: Snapshot | None
+    traffic: tuple[TrafficCount, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSnapshot:
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class PruneSnapshots:
+    versions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEvaluation:
+    version: int
+    accuracy: float
+    loss: float
+    examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Pivot:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    reason: str
+
+
+Command = (
+    CreateRun
+    | Restart
+    | Enrol
+    | Hello
+    | Goodbye
+    | Contribute
+    | Report
+    | Tick
+    | CommitRound
+    | RecordSnapshot
+    | PruneSnapshots
+    | RecordEvaluation
+    | Pause
+    | Resume
+    | Pivot
+    | Stop
+)

@@ -1,0 +1,113 @@
+"""What the run has been through, version by version: a second fold over the same events.
+
+It answers what the present state does not hold: the operator's history, and the commits that a client who was away
+needs. Commits are kept as the bytes that travel, so the cost of catching up by steps is known exactly.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from zowarmup.common.codec import decode_commit, encode_commit
+from zowarmup.common.layout import Layout
+from zowarmup.common.work import Commit, Phase
+from zowarmup.server import events as ev
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of the model and how it came about."""
+
+    version: int
+    round: int
+    phase: Phase
+    digest: str
+    contributions: int
+    committed_at: float
+    traffic: tuple[ev.TrafficCount, ...] = ()
+    evaluation: ev.Evaluated | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """How a client gets to the present version: `snapshot` first, if it is not None, then `commits` (serialised).
+    `cost_bytes` is what that sends; `reason` says why this way."""
+
+    snapshot: int | None
+    commits: tuple[bytes, ...]
+    cost_bytes: int
+    reason: str
+
+
+class History:
+    def __init__(self) -> None:
+        self.versions: dict[int, Version] = {}
+        self.commits: dict[int, bytes] = {}
+        self._layout: Layout | None = None
+        self._phase = Phase.WARM_UP
+        self._contributions = 0
+
+    @property
+    def traffic(self) -> tuple[ev.TrafficCount, ...]:
+        """As of the last commit."""
+        return self.versions[max(self.versions)].traffic if self.versions else ()
+
+    def record(self, at: float, events: Iterable[ev.Event]) -> None:
+        """Fold events, stamped `at` (unix seconds), in."""
+        for event in events:
+            self._record(at, event)
+
+    def _record(self, at: float, event: ev.Event) -> None:
+        match event:
+            case ev.RunCreated():
+                self._layout = Layout.from_json(event.program.layout)
+                first = event.initial
+                self.versions[first.version] = Version(first.version, 0, self._phase, first.digest, 0, at)
+            case ev.RoundOpened():
+                self._contributions = 0
+            case ev.Contributed():
+                self._contributions += 1
+            case ev.Committed():
+                assert self._layout is not None
+                self.versions[event.version] = Version(
+                    event.version, event.round, self._phase, event.digest, self._contributions, at, event.traffic
+                )
+                if event.snapshot is None:
+                    commit = Commit(event.version, bytes.fromhex(event.digest), event.steps)
+                    self.commits[event.version] = encode_commit(commit, self._layout)
+            case ev.Pivoted():
+                self._phase = Phase.ZEROTH_ORDER
+            case ev.Evaluated():
+                self.versions[event.version] = replace(self.versions[event.version], evaluation=event)
+
+    def since(self, version: int, present: int) -> list[Commit] | None:
+        """The commits after `version` up to `present`, or None where steps alone do not lead there."""
+        assert self._layout is not None
+        path = self._path(version, present)
+        return None if path is None else [decode_commit(data, self._layout) for data in path]
+
+    def catch_up(self, version: int, digest: str, present: int, snapshot: int, snapshot_bytes: int) -> CatchUp:
+        """The cheaper way for a replica at `version` with `digest` (hex, empty where there is none) to `present`:
+        the commits since, or the newest `snapshot` and the commits since that."""
+        after = self._path(snapshot, present)
+        assert after is not None, f"no commits lead from snapshot {snapshot} to {present}"
+        fetch_bytes = snapshot_bytes + sum(map(len, after))
+        known = self.versions.get(version)
+        if not digest:
+            return CatchUp(snapshot, tuple(after), fetch_bytes, "it holds no replica")
+        if known is None or known.digest != digest:
+            return CatchUp(snapshot, tuple(after), fetch_bytes, f"its replica at version {version} is not this run's")
+        path = self._path(version, present)
+        if path is None:
+            return CatchUp(snapshot, tuple(after), fetch_bytes, f"steps alone do not lead from version {version}")
+        steps_bytes = sum(map(len, path))
+        if steps_bytes <= fetch_bytes:
+            reason = f"{len(path)} commits cost {steps_bytes} bytes, the snapshot {fetch_bytes}"
+            return CatchUp(None, tuple(path), steps_bytes, reason)
+        reason = f"the snapshot costs {fetch_bytes} bytes, {len(path)} commits {steps_bytes}"
+        return CatchUp(snapshot, tuple(after), fetch_bytes, reason)
+
+    def _path(self, version: int, present: int) -> list[bytes] | None:
+        try:
+            return [self.commits[v] for v in range(version + 1, present + 1)] if version <= present else None
+        except KeyError:
+            return None

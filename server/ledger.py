@@ -1,0 +1,95 @@
+"""The durable events, in one SQLite file.
+
+One writer connection, write-ahead log, synchronous=FULL: `append` returns when the events are on disk, all of them or
+none. A row is an event's name and its fields as JSON, so an operator can read the ledger with any SQLite shell.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from zowarmup.server import events as ev
+
+FORMAT = 1
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {cls.__name__: TypeAdapter(cls) for cls in get_args(ev.DurableEvent)}
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    kind TEXT NOT NULL,
+    body TEXT NOT NULL
+) STRICT
+"""
+
+
+class LedgerError(Exception):
+    """The ledger cannot be read or written; the sentence says what to do."""
+
+
+class Ledger:
+    """The ledger at `path`, created where there is none. `read_only` opens it beside a running coordinator."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._path = path
+        try:
+            if read_only:
+                uri = f"{path.absolute().as_uri()}?mode=ro"
+                self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            else:
+                self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+            (found,) = self._db.execute("PRAGMA user_version").fetchone()
+            if found not in (0, FORMAT):
+                raise LedgerError(
+                    f"{path} has ledger format {found}, this version reads {FORMAT}: use the zowarmup that wrote it"
+                )
+            if not read_only:
+                self._db.execute(_SCHEMA)
+                self._db.execute(f"PRAGMA user_version={FORMAT}")
+        except sqlite3.Error as error:
+            raise LedgerError(f"{path} cannot be opened as a ledger: {error}") from error
+
+    def append(self, events: Iterable[ev.Event], at: float) -> None:
+        """Write the durable ones among the events, stamped `at` (unix seconds), in one synced transaction.
+
+        Raises LedgerError where the disk refuses; then none of them is in the ledger.
+        """
+        rows = [
+            (at, type(event).__name__, _ADAPTERS[type(event).__name__].dump_json(event).decode())
+            for event in events
+            if ev.is_durable(event)
+        ]
+        if not rows:
+            return
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT INTO events (at, kind, body) VALUES (?, ?, ?)", rows)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise LedgerError(f"{self._path} cannot be written: {error}") from error
+
+    def read(self) -> Iterator[tuple[float, ev.Event]]:
+        """Every event in order, with its time. Raises LedgerError naming the row that is damaged."""
+        try:
+            for row, at, kind, body in self._db.execute("SELECT id, at, kind, body FROM events ORDER BY id"):
+                adapter = _ADAPTERS.get(kind)
+                if adapter is None:
+                    raise LedgerError(f"{self._path} row {row}: {kind} is not an event of this version")
+                try:
+                    event = adapter.validate_json(body)
+                except ValidationError as error:
+                    raise LedgerError(
+                        f"{self._path} row {row}: {kind} is damaged: {error.errors()[0]['msg']}"
+                    ) from error
+                yield at, event
+        except sqlite3.Error as error:
+            raise LedgerError(f"{self._path} cannot be read: {error}") from error
+
+    def close(self) -> None:
+        self._db.close()

@@ -1,0 +1,267 @@
+"""`zowarmup-server RUN.toml --data-dir DIR`: one coordinator, from its run file to its exit code.
+
+Everything that touches the world is composed here: the data directory and its lock, the ledger, the listening port,
+the event loop and the signals.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import logging
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from zowarmup.common.layout import digest
+from zowarmup.common.run import PROTOCOL, RunFile
+from zowarmup.common.work import Phase
+from zowarmup.data import DataError, load
+from zowarmup.server import events as ev
+from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, replay, restore
+from zowarmup.server.blobs import BlobError, Blobs
+from zowarmup.server.coordinator import Coordinator, Unavailable
+from zowarmup.server.decide import decide
+from zowarmup.server.effects import Effects, settle_on_grid
+from zowarmup.server.evaluation import Evaluator
+from zowarmup.server.history import History
+from zowarmup.server.ledger import Ledger, LedgerError
+from zowarmup.server.narrator import Narrator
+from zowarmup.server.preparation import PreparationError, prepare
+from zowarmup.server.runfile import RunFileError, differences, read_run_file
+from zowarmup.server.service.bulk import Bulk
+from zowarmup.server.service.links import Switchboard
+from zowarmup.server.service.operators import OperatorService
+from zowarmup.server.service.participate import CoordinatorService
+from zowarmup.server.state import State, fold
+from zowarmup.server.traffic import Traffic
+from zowarmup.v1 import coordinator_pb2 as wire
+from zowarmup.v1 import coordinator_pb2_grpc as services
+
+log = logging.getLogger("zowarmup.server")
+
+TICK_S = 0.25
+REPORTS_S = 10.0
+LOOKED_S = 3.0
+# Measured: a burst of 2,000 clients is shed by the defaults; the ping option is the one that grpc heeds.
+OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.server.max_pending_requests", 20000),
+    ("grpc.server.max_pending_requests_hard_limit", 40000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+    ("grpc.keepalive_time_ms", 20000),
+    ("grpc.keepalive_timeout_ms", 10000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+
+class StartError(Exception):
+    """The coordinator cannot start; the sentence says why and what to do."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="zowarmup-server", description="Lead one run of federated training.")
+    parser.add_argument("run_file", metavar="RUN.toml", type=Path, help="what to train, and how (docs/run-file.md)")
+    parser.add_argument("--data-dir", metavar="DIR", type=Path, required=True, help="where the run lives on disk")
+    parser.add_argument("--address", metavar="HOST:PORT", help="listen here instead of the run file's address")
+    parser.add_argument("--exit-when-finished", action="store_true", help="leave when the run is over")
+    parser.add_argument("--verbose", action="store_true", help="log every round")
+    parser.add_argument("--version", action="version", version=f"zowarmup {version('zowarmup')}, protocol {PROTOCOL}")
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(message)s",
+    )
+    for noisy in ("asyncio", "grpc", "grpc._cython.cygrpc"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        run_file = read_run_file(arguments.run_file)
+        address = run_file.server.address
+        if arguments.address:
+            address = type(run_file.server)(address=arguments.address).address
+    except (RunFileError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        with _locked(arguments.data_dir):
+            return asyncio.run(_serve(run_file, arguments, address))
+    except (StartError, LedgerError, ArchiveError, PreparationError, DataError, BlobError) as error:
+        print(f"zowarmup-server: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+@contextlib.contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Two coordinators on one data directory would fork the run."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = (data_dir / "lock").open("w")
+    except OSError as error:
+        raise StartError(f"--data-dir {data_dir} cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StartError(f"--data-dir {data_dir} is in use by another zowarmup-server") from error
+        yield
+
+
+def _open_run(run_file: RunFile, arguments: argparse.Namespace, ledger: Ledger, blobs: Blobs) -> tuple[State, History]:
+    """The run in the data directory, made if there is none."""
+    state, history = replay(ledger)
+    if state is not None:
+        if differing := differences(state.run_file, run_file):
+            raise StartError(
+                f"{arguments.data_dir} holds a run that began otherwise: {'; '.join(differing)}. "
+                "Use another --data-dir, or the run file it began with"
+            )
+        log.info("run %s goes on at version %d (%s)", state.run_file.name, state.version, state.phase)
+        return state, history
+    prepared = prepare(arguments.run_file, arguments.data_dir / "preparation")
+    grid = settle_on_grid(prepared.weights, prepared.layout.trainable)
+    initial = ev.Snapshot(
+        version=0,
+        sha256=blobs.put(memoryview(prepared.weights).cast("B")),
+        exponent=grid.exponent,
+        digest=digest(prepared.weights).hex(),
+    )
+    program = ev.Program(
+        sha256=blobs.put(prepared.program),
+        size_bytes=len(prepared.program),
+        layout=prepared.layout.to_json(),
+        input_shape=prepared.input_shape,
+        classes=prepared.classes,
+        high_memory_bytes=prepared.high_memory_bytes,
+        low_memory_bytes=prepared.low_memory_bytes,
+    )
+    now = time.time()
+    events = decide(None, ev.CreateRun(uuid.uuid4().hex, run_file, program, initial), now)
+    ledger.append(events, now)
+    history.record(now, events)
+    state = fold(None, events)
+    assert state is not None
+    log.info(
+        "run %s begins: %s, %d parameters; a round needs about %d MB on the high tier, %d MB on the low",
+        run_file.name,
+        run_file.model.name,
+        prepared.layout.trainable,
+        prepared.high_memory_bytes >> 20,
+        prepared.low_memory_bytes >> 20,
+    )
+    if prepared.layout.head is None and run_file.zeroth_order.head_projections:
+        log.info("this model does not end in a linear classifier: clients will probe every parameter")
+    return state, history
+
+
+async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str) -> int:
+    server = grpc.aio.server(options=OPTIONS)
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise StartError(f"{address} cannot be listened on: is another server using the port?") from error
+    held_out = load(run_file.evaluation.data)
+    ledger, blobs = Ledger(arguments.data_dir / LEDGER), Blobs(arguments.data_dir / BLOBS)
+    state, history = await asyncio.to_thread(_open_run, run_file, arguments, ledger, blobs)
+    replica = await asyncio.to_thread(restore, state, history, blobs, state.version)
+    evaluator = Evaluator(blobs.path(state.program.sha256).read_bytes(), state.layout, held_out)
+
+    coordinator = Coordinator(ledger, state)
+    traffic = Traffic(history.traffic)
+    switchboard = Switchboard(history, traffic)
+    effects = Effects(coordinator, blobs, replica, evaluator, traffic.counts)
+    coordinator.observe(lambda now, events, after: history.record(now, events))
+    coordinator.observe(switchboard)
+    coordinator.observe(effects)
+    coordinator.observe(Narrator())
+
+    looked = [0.0]
+    services.add_CoordinatorServiceServicer_to_server(
+        CoordinatorService(coordinator, switchboard, Bulk(coordinator, blobs, traffic), traffic), server
+    )
+    services.add_OperatorServiceServicer_to_server(
+        OperatorService(coordinator, history, traffic, lambda: looked.__setitem__(0, time.monotonic())), server
+    )
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    names = [service.full_name for service in wire.DESCRIPTOR.services_by_name.values()]
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+
+    stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        asyncio.get_running_loop().add_signal_handler(number, _settle, stopped, status)
+    loops = [asyncio.create_task(job) for job in (coordinator.run(), effects.run(), _tick(coordinator))]
+    if arguments.exit_when_finished:
+        loops.append(asyncio.create_task(_leave(coordinator, looked, stopped)))
+    for task in loops:
+        task.add_done_callback(lambda task: _failed(task, stopped))
+    await coordinator.handle(ev.Restart())
+    effects.resume()
+    await server.start()
+    for name in names:
+        await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+    log.info("listening on %s (plain text); join with: zowarmup-client --server %s --data SPEC", address, address)
+    if coordinator.state.phase is Phase.FINISHED:
+        log.info("this run is finished: its status and versions are served until you stop the server")
+
+    status = await stopped
+    log.info("stopping at version %d; start again with the same --data-dir to go on", coordinator.state.version)
+    switchboard.close_all()
+    await server.stop(grace=2.0)
+    for task in loops:
+        task.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
+    ledger.close()
+    return status
+
+
+async def _tick(coordinator: Coordinator) -> None:
+    while True:
+        with contextlib.suppress(Unavailable):
+            await coordinator.handle(ev.Tick())
+        await asyncio.sleep(TICK_S)
+
+
+async def _leave(coordinator: Coordinator, looked: list[float], stopped: "asyncio.Future[int]") -> None:
+    """Once the run is finished and evaluated, every client has said what it holds (or had time to), and nobody is
+    looking at the status any more."""
+    while coordinator.state.phase is not Phase.FINISHED or _unevaluated(coordinator.state):
+        await asyncio.sleep(TICK_S)
+    finished = time.monotonic()
+    while time.monotonic() < finished + REPORTS_S:
+        presence = coordinator.state.presence.values()
+        if all(p.digest or not p.connected for p in presence):
+            break
+        await asyncio.sleep(TICK_S)
+    while time.monotonic() < looked[0] + LOOKED_S:
+        await asyncio.sleep(TICK_S)
+    _settle(stopped, 0)
+
+
+def _unevaluated(state: State) -> bool:
+    return state.evaluation is None or state.evaluation.version != state.version
+
+
+def _settle(stopped: "asyncio.Future[int]", status: int) -> None:
+    if not stopped.done():
+        stopped.set_result(status)
+
+
+def _failed(task: "asyncio.Task[None]", stopped: "asyncio.Future[int]") -> None:
+    """A part of the coordinator that ends by itself has failed: stop, rather than go on half alive."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("the coordinator cannot go on: %s", error, exc_info=error)
+        _settle(stopped, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The coordinator's log: each event as one sentence, and what is being waited for whenever that changes."""
+
+import logging
+from collections.abc import Sequence
+
+from zowarmup.server import events as ev
+from zowarmup.server.decide import waiting
+from zowarmup.server.state import State
+
+log = logging.getLogger("zowarmup.run")
+
+
+class Narrator:
+    """An observer of the coordinator. Routine rounds are logged at debug, every tenth at info."""
+
+    def __init__(self) -> None:
+        self._waiting = ""
+
+    def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
+        for event in events:
+            self._tell(event, state)
+        sentence = waiting(state, now)
+        if sentence.split(" (")[0] != self._waiting.split(" (")[0]:
+            self._waiting = sentence
+            if sentence:
+                log.info("%s", sentence)
+
+    def _tell(self, event: ev.Event, state: State) -> None:
+        match event:
+            case ev.ClientEnrolled():
+                log.info("%s enrolled (tier %s, %d examples)", event.client, event.tier, event.examples)
+            case ev.ClientConnected():
+                log.info("%s connected (stream %d)", event.client, event.epoch)
+            case ev.ClientDisconnected():
+                log.info("%s disconnected", event.client)
+            case ev.RoundOpened():
+                log.debug("round %d opened: %s, %d participants", event.round, event.phase, len(event.participants))
+            case ev.DeadlineExtended():
+                log.info("round %d goes on: %s", event.round, event.reason)
+            case ev.RoundClosed():
+                log.log(_routine(event.reason.startswith("all ")), "round %d closed: %s", event.round, event.reason)
+            case ev.RoundAbandoned():
+                log.warning("round %d abandoned: %s", event.round, event.reason)
+            case ev.Committed():
+                level = _routine(event.version % 10 != 0)
+                log.log(level, "version %d committed by round %d", event.version, event.round)
+            case ev.Pivoted():
+                log.info("pivot at version %d: %s", event.version, event.reason)
+            case ev.Evaluated():
+                text = "version %d: accuracy %.1f %%, loss %.3f nats on %d held-out examples"
+                log.info(text, event.version, 100 * event.accuracy, event.loss, event.examples)
+            case ev.SnapshotTaken():
+                log.debug("snapshot of version %d taken", event.snapshot.version)
+            case ev.PivotRequested() | ev.StopRequested():
+                log.info("%s: %s", type(event).__name__, event.reason)
+            case ev.RunFinished():
+                log.info("run finished at version %d, digest %s: %s", event.version, state.digest, event.reason)
+
+
+def _routine(routine: bool) -> int:
+    return logging.DEBUG if routine else logging.INFO

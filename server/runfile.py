@@ -1,0 +1,91 @@
+"""Reading a run file: TOML in, a RunFile or one sentence for each thing wrong with it out."""
+
+import json
+import tomllib
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from zowarmup.common import run
+
+_SECTIONS = (run.Model, run.WarmUp, run.ZerothOrder, run.Evaluation, run.Server, run.RunFile)
+for _section in _SECTIONS:
+    with_config(ConfigDict(extra="forbid"))(_section)
+_ADAPTER = TypeAdapter(run.RunFile)
+
+# What an operator may change between two starts of one run: none of it enters the model.
+_CHANGEABLE = {"server"}
+
+
+class RunFileError(Exception):
+    """The run file cannot be used: the message has a line for each reason."""
+
+
+def read_run_file(path: Path) -> run.RunFile:
+    """Raises RunFileError naming the field, what it holds and what is allowed."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunFileError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunFileError(f"{path}: is not TOML: {error}") from error
+    try:
+        # Through JSON, where strict means: no string for a number, but tables for dataclasses.
+        return _ADAPTER.validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as error:
+        raise RunFileError("\n".join(f"{path}: {_sentence(dict(e), raw)}" for e in error.errors())) from error
+
+
+def differences(ledger: run.RunFile, file: run.RunFile) -> list[str]:
+    """What of the run file no longer is what the run began with, a sentence each."""
+    began, now = asdict(ledger), asdict(file)
+    told = []
+    for name, value in began.items():
+        if name in _CHANGEABLE or value == now[name]:
+            continue
+        if isinstance(value, dict):
+            told += [
+                f"{name}.{key} is {now[name][key]!r}, the run began with {old!r}"
+                for key, old in value.items()
+                if now[name][key] != old
+            ]
+        else:
+            told.append(f"{name} is {now[name]!r}, the run began with {value!r}")
+    return told
+
+
+def _sentence(error: dict[str, Any], raw: dict[str, Any]) -> str:
+    location = [str(part) for part in error["loc"]]
+    field = ".".join(location)
+    match error["type"]:
+        case "unexpected_keyword_argument":
+            return f"{field} is not a setting; allowed here: {', '.join(_allowed(location[:-1]))}"
+        case "missing" | "missing_argument":
+            return f"{field} is missing{_choices(location)}"
+        case "value_error":
+            prefix = f"{field}." if field else ""
+            return f"{prefix}{error['ctx']['error']}".replace(f"{field}.{field}.", f"{field}.")
+        case "literal_error":
+            return f"{field} = {error['input']!r}: must be {error['ctx']['expected']}"
+        case _:
+            given = raw
+            for part in location:
+                given = given.get(part, {}) if isinstance(given, dict) else given
+            return f"{field} = {given!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _allowed(location: list[str]) -> list[str]:
+    section: Any = run.RunFile
+    for part in location:
+        section = get_type_hints(section)[part]
+    return [field.name for field in fields(section)]
+
+
+def _choices(location: list[str]) -> str:
+    section: Any = run.RunFile
+    for part in location:
+        section = get_type_hints(section).get(part)
+    choices = get_args(section)
+    return f": one of {', '.join(map(repr, choices))}" if choices else ""

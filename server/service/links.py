@@ -1,0 +1,133 @@
+"""The open streams, and what is pushed along them.
+
+A link is one client's stream: a queue of messages that its call writes out. Observing the coordinator's events, the
+switchboard puts Work, Commit, Fetch and Finished into the queues. It keeps, for each link, the version that the client
+will be at once it has read its queue, so a commit always follows what was sent before; a client that has fallen behind
+gets whichever of the missing commits and the snapshot is cheaper. A reader too slow for its queue is cut off, holds
+back no one, and catches up when it returns.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from zowarmup.common.codec import phase_to_wire, work_to_wire
+from zowarmup.common.work import Phase, Tier
+from zowarmup.server import events as ev
+from zowarmup.server.decide import Rejected, waiting, work_for
+from zowarmup.server.history import History
+from zowarmup.server.state import State
+from zowarmup.server.traffic import Traffic
+from zowarmup.v1 import coordinator_pb2 as wire
+
+log = logging.getLogger(__name__)
+
+QUEUE_LIMIT = 4096
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """One client's stream. `version` and `digest`: its replica's once everything queued has been read."""
+
+    client: str
+    tier: Tier
+    epoch: int
+    version: int
+    digest: str
+    welcomed: bool = False
+    ended: Rejected | None = None
+    queue: "asyncio.Queue[wire.ParticipateResponse | None]" = field(default_factory=asyncio.Queue)
+
+    def send(self, message: wire.ParticipateResponse) -> None:
+        if self.queue.qsize() >= QUEUE_LIMIT:
+            self.end(Rejected("too_slow", f"{QUEUE_LIMIT} messages wait unread: reconnect to catch up"))
+        elif self.ended is None:
+            self.queue.put_nowait(message)
+
+    def end(self, reason: Rejected | None) -> None:
+        """Close the stream once what is queued has been written; `reason` becomes its status, None is OK."""
+        self.ended = self.ended or reason
+        self.queue.put_nowait(None)
+
+
+class Switchboard:
+    """All links of one coordinator."""
+
+    def __init__(self, history: History, traffic: Traffic) -> None:
+        self._history, self._traffic = history, traffic
+        self._links: dict[str, Link] = {}
+        self._epoch = 0
+
+    def open(self, client: str, tier: Tier, version: int, digest: str) -> Link:
+        """A new link; it supersedes the client's old one. Nothing is pushed along it before `welcome`."""
+        self._epoch += 1
+        link = Link(client, tier, self._epoch, version, digest)
+        if old := self._links.get(client):
+            old.end(Rejected("superseded", f"a newer stream of {client} has superseded this one"))
+        self._links[client] = link
+        return link
+
+    def close(self, link: Link) -> None:
+        if self._links.get(link.client) is link:
+            del self._links[link.client]
+
+    def close_all(self) -> None:
+        for link in self._links.values():
+            link.end(Rejected("stopping", "the coordinator is stopping"))
+
+    def welcome(self, link: Link, state: State, now: float) -> None:
+        """Answer Hello with all that has happened up to this very state; from now on events are pushed."""
+        link.send(
+            wire.ParticipateResponse(
+                welcome=wire.Welcome(
+                    epoch=link.epoch,
+                    phase=phase_to_wire(state.phase),
+                    version=state.version,
+                    waiting=waiting(state, now),
+                )
+            )
+        )
+        link.welcomed = True
+        if state.phase is not Phase.WARM_UP:
+            self._catch_up(link, state)
+        self._assign(link, state, now)
+        if state.phase is Phase.FINISHED:
+            self._finish(link, state)
+
+    def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
+        """Observe. The history must have recorded the events already."""
+        if not any(isinstance(e, ev.Committed | ev.Pivoted | ev.RoundOpened | ev.RunFinished) for e in events):
+            return
+        opened = any(isinstance(e, ev.RoundOpened) for e in events)
+        for link in list(self._links.values()):
+            if not link.welcomed:
+                continue
+            if state.phase is not Phase.WARM_UP:
+                self._catch_up(link, state)
+            if opened:
+                self._assign(link, state, now)
+            if state.phase is Phase.FINISHED:
+                self._finish(link, state)
+
+    def _catch_up(self, link: Link, state: State) -> None:
+        if link.version == state.version and link.digest == state.digest:
+            return
+        way = self._history.catch_up(
+            link.version, link.digest, state.version, state.snapshot.version, 4 * state.layout.size
+        )
+        if way.snapshot is not None or len(way.commits) != 1:
+            log.info("%s catches up from version %d to %d: %s", link.client, link.version, state.version, way.reason)
+        if way.snapshot is not None:
+            link.send(wire.ParticipateResponse(fetch=wire.Fetch(version=way.snapshot, reason=way.reason)))
+        for commit in way.commits:
+            link.send(wire.ParticipateResponse(commit=wire.Commit.FromString(commit)))
+        link.version, link.digest = state.version, state.digest
+
+    def _assign(self, link: Link, state: State, now: float) -> None:
+        if work := work_for(state, link.client, now):
+            link.send(wire.ParticipateResponse(work=work_to_wire(work)))
+
+    def _finish(self, link: Link, state: State) -> None:
+        finished = wire.Finished(version=state.version, digest=bytes.fromhex(state.digest))
+        link.send(wire.ParticipateResponse(finished=finished))

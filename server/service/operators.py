@@ -1,0 +1,146 @@
+"""Status, history and the operator's verbs."""
+
+from collections.abc import AsyncIterator, Callable
+
+from zowarmup.common import codec
+from zowarmup.common.work import Tier
+from zowarmup.server import events as ev
+from zowarmup.server.coordinator import Coordinator
+from zowarmup.server.decide import waiting
+from zowarmup.server.history import History
+from zowarmup.server.service.admission import Context, refusals
+from zowarmup.server.state import Presence, State
+from zowarmup.server.traffic import Traffic
+from zowarmup.v1 import coordinator_pb2 as wire
+from zowarmup.v1 import coordinator_pb2_grpc as services
+
+
+class OperatorService(services.OperatorServiceServicer):
+    """What an operator needs of a coordinator. `looked` is called at every look at the status."""
+
+    def __init__(
+        self, coordinator: Coordinator, history: History, traffic: Traffic, looked: Callable[[], None] = lambda: None
+    ) -> None:
+        self._coordinator, self._history, self._traffic, self._looked = coordinator, history, traffic, looked
+        self._started = coordinator.clock()
+
+    async def GetStatus(self, request: wire.GetStatusRequest, context: Context) -> wire.GetStatusResponse:
+        state, now = self._coordinator.state, self._coordinator.clock()
+        pivot = self._history.versions.get(state.pivot_version if state.pivot_version is not None else -1)
+        pivot_version, final_version = planned(state)
+        current = state.current
+        self._looked()
+        return wire.GetStatusResponse(
+            name=state.run_file.name,
+            run_id=state.run_id,
+            phase=codec.phase_to_wire(state.phase),
+            round=state.round,
+            version=state.version,
+            digest=bytes.fromhex(state.digest),
+            activity=activity(state, now),
+            pivot_version=pivot_version,
+            final_version=final_version,
+            clients=[_client(state, name, now) for name in sorted(state.clients)],
+            traffic=_traffic(self._traffic.counts()),
+            evaluation=_evaluation(state.evaluation),
+            pivot_evaluation=_evaluation(pivot.evaluation if pivot else None),
+            paused=state.paused,
+            participants=len(current.seeds) if current else 0,
+            contributed=len(current.contributions) if current else 0,
+            uptime_s=now - self._started,
+        )
+
+    async def ListVersions(
+        self, request: wire.ListVersionsRequest, context: Context
+    ) -> AsyncIterator[wire.ListVersionsResponse]:
+        for number, version in list(self._history.versions.items()):
+            if number >= request.from_version:
+                yield wire.ListVersionsResponse(
+                    version=number,
+                    round=version.round,
+                    phase=codec.phase_to_wire(version.phase),
+                    contributions=version.contributions,
+                    committed_at_s=version.committed_at,
+                    evaluation=_evaluation(version.evaluation),
+                    traffic=_traffic(version.traffic),
+                )
+
+    async def Pause(self, request: wire.PauseRequest, context: Context) -> wire.PauseResponse:
+        await self._verb(context, ev.Pause(request.reason[:200] or "by the operator"))
+        return wire.PauseResponse()
+
+    async def Resume(self, request: wire.ResumeRequest, context: Context) -> wire.ResumeResponse:
+        await self._verb(context, ev.Resume())
+        return wire.ResumeResponse()
+
+    async def Pivot(self, request: wire.PivotRequest, context: Context) -> wire.PivotResponse:
+        await self._verb(context, ev.Pivot(request.reason[:200] or "by the operator"))
+        return wire.PivotResponse()
+
+    async def Stop(self, request: wire.StopRequest, context: Context) -> wire.StopResponse:
+        await self._verb(context, ev.Stop(request.reason[:200] or "by the operator"))
+        return wire.StopResponse()
+
+    async def _verb(self, context: Context, command: ev.Command) -> None:
+        async with refusals(context):
+            await self._coordinator.handle(command)
+
+
+def planned(state: State) -> tuple[int, int]:
+    """The versions at which the warm-up and the run end, as far as is known now."""
+    pivot = state.pivot_version
+    if pivot is None:
+        pivot = state.version + max(0, state.run_file.warmup.rounds - state.rounds_done)
+    return pivot, pivot + state.run_file.zeroth_order.rounds
+
+
+def activity(state: State, now: float) -> str:
+    """What is going on, as a sentence."""
+    current = state.current
+    if current is None:
+        return waiting(state, now) or "opening a round"
+    if current.closed:
+        return f"round {current.number}: combining {len(current.contributions)} contributions ({current.closed})"
+    missing = current.missing
+    named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+    left = max(0.0, current.deadline - now)
+    return (
+        f"round {current.number}: {len(current.contributions)} of {len(current.seeds)} have contributed, "
+        f"{left:.0f} s left for {named}"
+    )
+
+
+def _client(state: State, name: str, now: float) -> wire.ClientStatus:
+    client, presence = state.clients[name], state.presence.get(name, Presence())
+    return wire.ClientStatus(
+        client=name,
+        tier=codec.tier_to_wire(client.tier),
+        connected=presence.connected,
+        examples=client.examples,
+        version=presence.version,
+        digest=bytes.fromhex(presence.digest),
+        peak_memory_bytes=presence.peak_memory_bytes,
+        gone_s=now - presence.gone_at if presence.gone_at else 0.0,
+    )
+
+
+def _traffic(counts: tuple[ev.TrafficCount, ...]) -> list[wire.Traffic]:
+    return [
+        wire.Traffic(
+            direction=count.direction,
+            tier=codec.tier_to_wire(Tier(count.tier)) if count.tier else wire.TIER_UNSPECIFIED,
+            phase=codec.phase_to_wire(codec.Phase(count.phase)),
+            kind=count.kind,
+            payload_bytes=count.payload_bytes,
+            messages=count.messages,
+        )
+        for count in counts
+    ]
+
+
+def _evaluation(evaluated: ev.Evaluated | None) -> wire.Evaluation | None:
+    if evaluated is None:
+        return None
+    return wire.Evaluation(
+        version=evaluated.version, accuracy=evaluated.accuracy, loss=evaluated.loss, examples=evaluated.examples
+    )

@@ -1,0 +1,288 @@
+"""The coordinator's state and its pure fold, `evolve`.
+
+The state is immutable: every event makes a new one. That is what lets the coordinator decide on a state whose events
+are not on disk yet, and drop it if the disk refuses them.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import singledispatch
+
+from zowarmup.common.layout import Layout
+from zowarmup.common.run import Rounds, RunFile
+from zowarmup.common.work import Contribution, Phase, Tier
+from zowarmup.server import events as ev
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A member of the fleet."""
+
+    tier: Tier
+    examples: int
+    credential_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Soft: what is known of a client since the coordinator started. `gone_at` is 0 while its stream `epoch` is open."""
+
+    epoch: int = 0
+    gone_at: float = 0.0
+    version: int = 0
+    digest: str = ""
+    peak_memory_bytes: int = 0
+
+    @property
+    def connected(self) -> bool:
+        return self.epoch > 0 and not self.gone_at
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round in progress: open for contributions until `closed` holds the reason why it is not."""
+
+    number: int
+    phase: Phase
+    version: int
+    seeds: Mapping[str, int]
+    examples: Mapping[str, int]
+    deadline: float
+    contributions: Mapping[str, Contribution] = field(default_factory=dict)
+    closed: str = ""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Participants that have not contributed, in ascending order."""
+        return tuple(client for client in self.seeds if client not in self.contributions)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a run is. `round` counts openings, `version` commits; a retried round has a new number, so no seed is
+    ever used twice. `previous` is the round before `current`; `rounds_done` counts the commits of the present phase, `abandoned` the abandoned rounds in a row."""
+
+    run_id: str
+    run_file: RunFile
+    program: ev.Program
+    layout: Layout
+    phase: Phase
+    digest: str
+    snapshots: Mapping[int, ev.Snapshot]
+    clients: Mapping[str, Client] = field(default_factory=dict)
+    presence: Mapping[str, Presence] = field(default_factory=dict)
+    round: int = 0
+    version: int = 0
+    rounds_done: int = 0
+    current: Round | None = None
+    previous: Round | None = None
+    abandoned: int = 0
+    pivot_version: int | None = None
+    paused: str = ""
+    pivot_requested: str = ""
+    stop_requested: str = ""
+    evaluation: ev.Evaluated | None = None
+    finished: str = ""
+
+    @property
+    def rules(self) -> Rounds:
+        """How the present phase's rounds work."""
+        return self.run_file.warmup if self.phase is Phase.WARM_UP else self.run_file.zeroth_order
+
+    @property
+    def eligible(self) -> tuple[str, ...]:
+        """Connected clients that the present phase can use, in ascending order: the high tier in the warm-up, then
+        everyone (paper, section 3)."""
+        return tuple(
+            sorted(
+                name
+                for name, presence in self.presence.items()
+                if presence.connected and (self.phase is not Phase.WARM_UP or self.clients[name].tier is Tier.HIGH)
+            )
+        )
+
+    @property
+    def snapshot(self) -> ev.Snapshot:
+        """The newest snapshot on disk."""
+        return self.snapshots[max(self.snapshots)]
+
+
+def quorum(state: State, participants: int) -> int:
+    """How many of the participants must contribute for a round to count."""
+    return max(1, math.ceil(state.rules.quorum * participants - 1e-9))
+
+
+def fold(state: State | None, events: Iterable[ev.Event]) -> State | None:
+    for event in events:
+        state = evolve(state, event)
+    return state
+
+
+def evolve(state: State | None, event: ev.Event) -> State:
+    """The state after an event. Only RunCreated applies to None. Raises ValueError where an event cannot follow, which
+    means that the ledger is damaged or from another version."""
+    if isinstance(event, ev.RunCreated):
+        if state is not None:
+            raise ValueError("a second RunCreated in one ledger")
+        return State(
+            run_id=event.run_id,
+            run_file=event.run_file,
+            program=event.program,
+            layout=Layout.from_json(event.program.layout),
+            phase=Phase.WARM_UP,
+            digest=event.initial.digest,
+            snapshots={event.initial.version: event.initial},
+            version=event.initial.version,
+        )
+    if state is None:
+        raise ValueError(f"{type(event).__name__} before RunCreated")
+    return _apply(event, state)
+
+
+@singledispatch
+def _apply(event: object, state: State) -> State:
+    raise ValueError(f"{type(event).__name__} is not an event of this version")
+
+
+@_apply.register
+def _(event: ev.ClientEnrolled, state: State) -> State:
+    client = Client(event.tier, event.examples, event.credential_sha256)
+    return replace(state, clients={**state.clients, event.client: client})
+
+
+@_apply.register
+def _(event: ev.RoundOpened, state: State) -> State:
+    opened = Round(
+        number=event.round,
+        phase=event.phase,
+        version=event.version,
+        seeds=dict(zip(event.participants, event.seeds, strict=True)),
+        examples=dict(zip(event.participants, event.examples, strict=True)),
+        deadline=event.deadline,
+    )
+    return replace(state, round=event.round, current=opened)
+
+
+@_apply.register
+def _(event: ev.DeadlineExtended, state: State) -> State:
+    return replace(state, current=replace(_current(state, event.round), deadline=event.deadline))
+
+
+@_apply.register
+def _(event: ev.Contributed, state: State) -> State:
+    current = _current(state, event.contribution.round)
+    contributions = {**current.contributions, event.client: event.contribution}
+    return replace(state, current=replace(current, contributions=contributions))
+
+
+@_apply.register
+def _(event: ev.RoundClosed, state: State) -> State:
+    return replace(state, current=replace(_current(state, event.round), closed=event.reason))
+
+
+@_apply.register
+def _(event: ev.RoundAbandoned, state: State) -> State:
+    previous = _current(state, event.round)
+    return replace(state, current=None, previous=previous, abandoned=state.abandoned + 1)
+
+
+@_apply.register
+def _(event: ev.Committed, state: State) -> State:
+    previous = _current(state, event.round)
+    if event.version != state.version + 1:
+        raise ValueError(f"version {event.version} committed after {state.version}")
+    snapshots = state.snapshots if event.snapshot is None else {**state.snapshots, event.version: event.snapshot}
+    return replace(
+        state,
+        version=event.version,
+        digest=event.digest,
+        snapshots=snapshots,
+        current=None,
+        previous=previous,
+        abandoned=0,
+        rounds_done=state.rounds_done + 1,
+    )
+
+
+@_apply.register
+def _(event: ev.SnapshotTaken, state: State) -> State:
+    return replace(state, snapshots={**state.snapshots, event.snapshot.version: event.snapshot})
+
+
+@_apply.register
+def _(event: ev.SnapshotsPruned, state: State) -> State:
+    kept = {version: s for version, s in state.snapshots.items() if version not in event.versions}
+    return replace(state, snapshots=kept)
+
+
+@_apply.register
+def _(event: ev.Pivoted, state: State) -> State:
+    return replace(state, phase=Phase.ZEROTH_ORDER, pivot_version=event.version, rounds_done=0, pivot_requested="")
+
+
+@_apply.register
+def _(event: ev.Evaluated, state: State) -> State:
+    return replace(state, evaluation=event)
+
+
+@_apply.register
+def _(event: ev.RunPaused, state: State) -> State:
+    return replace(state, paused=event.reason)
+
+
+@_apply.register
+def _(event: ev.RunResumed, state: State) -> State:
+    return replace(state, paused="", abandoned=0)
+
+
+@_apply.register
+def _(event: ev.PivotRequested, state: State) -> State:
+    return replace(state, pivot_requested=event.reason)
+
+
+@_apply.register
+def _(event: ev.StopRequested, state: State) -> State:
+    return replace(state, stop_requested=event.reason)
+
+
+@_apply.register
+def _(event: ev.RunFinished, state: State) -> State:
+    return replace(state, phase=Phase.FINISHED, finished=event.reason)
+
+
+@_apply.register
+def _(event: ev.ClientConnected, state: State) -> State:
+    before = state.presence.get(event.client, Presence())
+    now = replace(before, epoch=event.epoch, gone_at=0.0)
+    client = replace(state.clients[event.client], examples=event.examples)
+    return replace(
+        state,
+        presence={**state.presence, event.client: now},
+        clients={**state.clients, event.client: client},
+    )
+
+
+@_apply.register
+def _(event: ev.ClientDisconnected, state: State) -> State:
+    gone = replace(state.presence[event.client], gone_at=event.at)
+    return replace(state, presence={**state.presence, event.client: gone})
+
+
+@_apply.register
+def _(event: ev.ClientReported, state: State) -> State:
+    told = replace(
+        state.presence.get(event.client, Presence()),
+        version=event.version,
+        digest=event.digest,
+        peak_memory_bytes=event.peak_memory_bytes,
+    )
+    return replace(state, presence={**state.presence, event.client: told})
+
+
+def _current(state: State, round: int) -> Round:
+    if state.current is None or state.current.number != round:
+        raise ValueError(
+            f"an event of round {round}, but the round in progress is {state.current and state.current.number}"
+        )
+    return state.current
