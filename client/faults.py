@@ -1,0 +1,22 @@
+"""What can go wrong on a device, by whose fault it is.
+
+`Final` ends the client with one sentence for people and exit code 1. `Broken` is the network's or the coordinator's
+passing trouble: the client waits and tries again.
+"""
+
+
+class Final(Exception):
+    """Trying again would not help. Its text is one sentence that says what is wrong and what to do."""
+
+
+class Broken(Exception):
+    """A call or the stream broke; `reason` says how, for the log."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Declined(Exception):
+    """The coordinator answered one request with no (a version it no longer keeps, a round that has closed). The
+    stream goes on and brings something newer."""

@@ -1,0 +1,88 @@
+"""What a device and its coordinator say to each other on the stream, as values.
+
+Work, commits and contributions are the run's own vocabulary (`common.work`); these are the words around them.
+"""
+
+from dataclasses import dataclass
+
+from zowarmup.client.replica import Position
+from zowarmup.common.layout import Layout
+from zowarmup.common.run import ClientSpec
+from zowarmup.common.work import Commit, Delta, Phase, Scalars, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What is being trained, and what it asks of a device (GetRun)."""
+
+    run_id: str
+    name: str
+    spec: ClientSpec
+    layout: Layout
+    program_sha256: bytes
+    program_bytes: int
+    high_memory_bytes: int
+    low_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What opens a stream: the run, where the replica is, how many examples this device holds."""
+
+    run_id: str
+    position: Position
+    examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A replica's state and the process's peak resident memory."""
+
+    position: Position
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Answers Hello: where the run is; `waiting` says what for, empty when a round is in progress."""
+
+    epoch: int
+    phase: Phase
+    version: int
+    waiting: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Replace the replica by the snapshot of a version, for a reason."""
+
+    version: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The contribution for a round is durable."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The contribution for a round was refused; nothing changed."""
+
+    round: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """No further version will come."""
+
+    version: int
+    digest: bytes
+
+
+Message = Welcome | Work | Commit | Fetch | Accepted | Refused | Finished
+Saying = Scalars | Delta | Report

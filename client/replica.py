@@ -1,0 +1,211 @@
+"""The replica of this device: one flat vector in memory, and on disk a snapshot and the commits since.
+
+`snapshot-V.bin` is the vector at version V (little-endian float32), `snapshot-V.json` its header, and `commits-V.log`
+the commits after V. A round appends its commit, a few kilobytes; the snapshot is written anew only when the log has
+grown to a share of it or has become slow to replay, so that flash memory is spared. The vector is filled from the
+file in place: there is never a second copy of the weights, and whatever is bound to the vector stays bound.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.client.commitlog import CommitLog
+from zowarmup.client.faults import Final
+from zowarmup.client.state import settle, write_whole
+from zowarmup.common.grid import Grid, HeadroomExceeded
+from zowarmup.common.layout import Layout, digest
+from zowarmup.common.replica import Diverged, Replica
+from zowarmup.common.work import Commit
+
+# A log is folded into the snapshot when it exceeds this share of the snapshot (and a floor that keeps small models
+# from being rewritten all the time), or when replaying it would take this long on this device.
+LOG_SHARE = 0.25
+LOG_FLOOR_BYTES = 64 * 1024
+REPLAY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a snapshot is: its version, its grid's exponent, the digest of the whole vector (16 bytes), its size."""
+
+    version: int
+    grid_exponent: int
+    digest: bytes
+    size_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.version < 0 or len(self.digest) != 16:
+            raise ValueError("snapshot header: version must be at least 0 and digest 16 bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a replica is: version 0 with an empty digest where there is none."""
+
+    version: int = 0
+    digest: bytes = b""
+
+
+class LocalReplica:
+    """`encode` and `decode` give a commit's bytes on disk. `held` is None until a snapshot was fetched or found."""
+
+    def __init__(
+        self, directory: Path, layout: Layout, encode: Callable[[Commit], bytes], decode: Callable[[bytes], Commit]
+    ) -> None:
+        self.layout = layout
+        self.weights: NDArray[np.float32] = np.zeros(layout.size, np.float32)
+        self.held: Replica | None = None
+        # Kept apart from the weights: these are perturbed while a probe runs, and a Hello may be needed just then.
+        self.position = Position()
+        self._directory, self._encode, self._decode = directory, encode, decode
+        self._log: CommitLog | None = None
+        self._replay_s = 0.0
+
+    def open(self) -> None:
+        """Take up what the disk holds: the newest sound snapshot and the commits after it. Raises Final where the
+        disk cannot be read or written; what is damaged is left out, and asked of the coordinator again."""
+        for file in sorted(self._directory.glob("snapshot-*.json"), key=_version, reverse=True):
+            try:
+                header = _read_header(file)
+                if self._fill(self._snapshot(header.version), header):
+                    self._take(header)
+                    self._replay()
+                    return
+            except (OSError, ValueError, Diverged, HeadroomExceeded):
+                self._forget()
+        self._sweep(keep=-1)
+
+    def incoming(self, version: int) -> Path:
+        """Where a fetch of this version gathers its bytes; it goes on from the bytes that are there."""
+        wanted = self._directory / f"snapshot-{version}.part"
+        for other in self._directory.glob("snapshot-*.part"):
+            if other != wanted:
+                other.unlink(missing_ok=True)
+        return wanted
+
+    def load(self, header: Header) -> None:
+        """Replace the replica by the snapshot that `incoming` now holds. Raises Diverged where its bytes are not those
+        of the header (there is no replica then), Final where the disk fails."""
+        part = self.incoming(header.version)
+        self._forget()
+        try:
+            if not self._fill(part, header):
+                part.unlink()
+                raise Diverged(header.version, header.digest, digest(self.weights))
+            (self._directory / f"commits-{header.version}.log").unlink(missing_ok=True)
+            settle(part, self._snapshot(header.version))
+            self._write_header(header)
+            self._take(header)
+        except OSError as error:
+            raise self._disk(error) from None
+
+    def apply(self, commits: Sequence[Commit]) -> None:
+        """Move on by consecutive commits and note them on disk. Raises ValueError where they do not follow (nothing is
+        changed), Diverged or HeadroomExceeded where the replica is not the run's (`drop` it then)."""
+        if self.held is None or self._log is None:
+            raise ValueError("there is no replica yet to apply a commit to")
+        start = time.monotonic()
+        self.held.apply(commits)
+        self._replay_s += time.monotonic() - start
+        self.position = Position(commits[-1].version, commits[-1].digest)
+        try:
+            self._log.append([self._encode(commit) for commit in commits])
+        except OSError as error:
+            raise self._disk(error) from None
+        if self._log.bytes > max(LOG_SHARE * self.weights.nbytes, LOG_FLOOR_BYTES) or self._replay_s > REPLAY_S:
+            self._compact(self.held)
+
+    def drop(self) -> None:
+        """Forget the replica, on disk too."""
+        self._forget()
+        self._sweep(keep=-1)
+
+    def _fill(self, file: Path, header: Header) -> bool:
+        if header.size_bytes != self.weights.nbytes or file.stat().st_size != header.size_bytes:
+            return False
+        with open(file, "rb", buffering=0) as source:
+            view, filled = self.weights.data.cast("B"), 0
+            while filled < len(view) and (count := source.readinto(view[filled:])):
+                filled += count
+        return filled == header.size_bytes and digest(self.weights) == header.digest
+
+    def _take(self, header: Header) -> None:
+        self._log = CommitLog(self._directory / f"commits-{header.version}.log")
+        self.held = Replica(self.layout, Grid(header.grid_exponent), self.weights, header.version)
+        self.position = Position(header.version, header.digest)
+        self._replay_s = 0.0
+        self._sweep(keep=header.version)
+
+    def _replay(self) -> None:
+        assert self.held is not None
+        assert self._log is not None
+        commits = [self._decode(record) for record in self._log.records]
+        self._log.records.clear()
+        if commits:
+            start = time.monotonic()
+            self.held.apply(commits)
+            self._replay_s = time.monotonic() - start
+            self.position = Position(commits[-1].version, commits[-1].digest)
+
+    def _compact(self, held: Replica) -> None:
+        header = Header(self.position.version, held.grid.exponent, self.position.digest, self.weights.nbytes)
+        write_whole(self._snapshot(header.version), self.weights.data.cast("B"))
+        self._write_header(header)
+        if self._log is not None:
+            self._log.close()
+        try:
+            self._take(header)
+        except OSError as error:
+            raise self._disk(error) from None
+
+    def _forget(self) -> None:
+        self.held, self.position = None, Position()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _sweep(self, keep: int) -> None:
+        try:
+            for pattern in ("snapshot-*.json", "snapshot-*.bin", "commits-*.log"):
+                for file in self._directory.glob(pattern):
+                    if _version(file) != keep:
+                        file.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._disk(error) from None
+
+    def _snapshot(self, version: int) -> Path:
+        return self._directory / f"snapshot-{version}.bin"
+
+    def _write_header(self, header: Header) -> None:
+        raw = {
+            "version": header.version,
+            "grid_exponent": header.grid_exponent,
+            "digest": header.digest.hex(),
+            "size_bytes": header.size_bytes,
+        }
+        write_whole(self._snapshot(header.version).with_suffix(".json"), json.dumps(raw).encode())
+
+    def _disk(self, error: OSError) -> Final:
+        return Final(f"cannot keep the replica in {self._directory} ({error.strerror or error}): make room there")
+
+
+def _version(file: Path) -> int:
+    digits = file.stem.rpartition("-")[2]
+    return int(digits) if digits.isdigit() else -2
+
+
+def _read_header(file: Path) -> Header:
+    """Raises ValueError where the file is not a header."""
+    try:
+        raw = json.loads(file.read_text())
+        return Header(
+            int(raw["version"]), int(raw["grid_exponent"]), bytes.fromhex(raw["digest"]), int(raw["size_bytes"])
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error

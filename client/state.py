@@ -1,0 +1,151 @@
+"""What a device keeps on disk, and whose it is.
+
+One directory belongs to one client of one run: `identity.json` (the name and secret that the coordinator gave it),
+`lock`, the replica (`replica.py`) and the program. A lock keeps a second process out; every file is written to a
+temporary name, synced and renamed, so a power cut leaves the old file or the new one.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from zowarmup.client.faults import Final
+from zowarmup.common.work import Tier
+
+IDENTITY = "identity.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this device is: the coordinator's name for it, its secret (hex), the run, the tier it enrolled in."""
+
+    client: str
+    credential: str
+    run_id: str
+    tier: Tier
+    name: str
+
+    def __post_init__(self) -> None:
+        for field in ("client", "credential", "run_id"):
+            if not (isinstance(getattr(self, field), str) and getattr(self, field)):
+                raise ValueError(f"{field} is missing or empty")
+
+
+def default_name() -> str:
+    """The host's name without its domain."""
+    return socket.gethostname().partition(".")[0] or "client"
+
+
+def default_directory(name: str) -> Path:
+    """Where a client of this name keeps its state when it is not told (XDG base directories)."""
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "zowarmup" / name
+
+
+class StateDirectory:
+    """A client's directory, held by this process alone from construction to `close`.
+
+    Raises Final where it cannot be made, written or is held by another process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Final(
+                f"cannot use the state directory {path} ({error.strerror or error}): give one that this user can "
+                "write, with --state-dir"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise Final(
+                f"another process takes part with the state directory {path}: stop it, or give this one its own with "
+                "--state-dir"
+            ) from None
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def identity(self) -> Identity | None:
+        """Who this device is, None where it never enrolled. Raises Final where the file is damaged."""
+        file = self.path / IDENTITY
+        try:
+            raw = json.loads(file.read_text())
+            return Identity(raw["client"], raw["credential"], raw["run_id"], Tier(raw["tier"]), str(raw["name"]))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Final(f"cannot read {file} ({error.strerror}): make it readable for this user") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise Final(
+                f"{file} is damaged ({error}): move it away to enrol this device anew, or give another --state-dir"
+            ) from None
+
+    def identity_for(self, run_id: str, run_name: str) -> Identity | None:
+        """The identity that this device has in a run. Raises Final where the directory belongs to another run."""
+        identity = self.identity()
+        if identity is not None and identity.run_id != run_id:
+            raise Final(
+                f"the state directory {self.path} belongs to another run ({identity.run_id}) than the coordinator's "
+                f"({run_name}, {run_id}): give another --state-dir, or remove this one if that run is over"
+            )
+        return identity
+
+    def keep(self, identity: Identity) -> None:
+        """Make the identity durable, readable for this user only. Raises Final where the disk refuses."""
+        write_whole(self.path / IDENTITY, json.dumps(asdict(identity), indent=1).encode())
+
+    def program(self, sha256: bytes) -> Path:
+        """Where the program of this hash is or will be. Programs of other hashes are removed."""
+        wanted = self.path / f"program-{sha256.hex()[:16]}.onnx"
+        for other in self.path.glob("program-*.onnx*"):
+            if not other.name.startswith(wanted.name):
+                other.unlink(missing_ok=True)
+        return wanted
+
+
+def write_whole(file: Path, content: bytes | memoryview) -> None:
+    """Write a file that is there whole or not at all, mode 600. Raises Final where the disk refuses."""
+    temporary = file.with_name(file.name + ".new")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as out:
+            os.fchmod(descriptor, 0o600)  # a leftover of an older run may have had another mode
+            out.write(content)
+        settle(temporary, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise Final(
+            f"cannot write {file} ({error.strerror or error}): free space or give another --state-dir"
+        ) from None
+
+
+def settle(temporary: Path, file: Path) -> None:
+    """Sync a written file and give it its name, durably. Raises OSError."""
+    descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.rename(file)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # the name is data of the folder
+    finally:
+        os.close(folder)

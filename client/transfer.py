@@ -1,0 +1,123 @@
+"""Bulk to and from the coordinator: snapshots, the program, deltas.
+
+Each goes over a connection of its own, so that neither holds up the stream, and goes on from where it broke off, on
+the device's disk or on the coordinator's, for as long as it takes.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from zowarmup.client.backoff import Backoff
+from zowarmup.client.capability import megabytes
+from zowarmup.client.faults import Broken, Declined, Final
+from zowarmup.client.replica import Header
+from zowarmup.client.session import Connection
+from zowarmup.client.state import settle
+from zowarmup.common.work import Delta
+
+log = logging.getLogger(__name__)
+
+
+class Transfers:
+    """`connect` opens a connection as this device."""
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._connect = connect
+
+    async def snapshot(self, version: int, part: Path) -> tuple[Header, int]:
+        """Gather a version's bytes in `part`; its header and how many bytes came. Raises Declined where the coordinator
+        does not have that version (any more)."""
+        header: Header | None = None
+
+        async def pieces(connection: Connection, offset: int) -> AsyncIterator[bytes]:
+            nonlocal header
+            async for piece in connection.fetch_snapshot(version, offset):
+                if isinstance(piece, Header):
+                    header = piece
+                else:
+                    yield piece
+
+        received = await self._gather(
+            f"snapshot {version}", part, pieces, lambda: header.size_bytes if header else None
+        )
+        assert header is not None
+        return header, received
+
+    async def program(self, sha256: bytes, size: int, file: Path) -> tuple[bytes, int]:
+        """The program's bytes, from `file` where it is there already, and how many came over the network. Raises
+        Final where what the coordinator sends is not what it announced."""
+        part, received = file.with_name(file.name + ".part"), 0
+        if not file.exists():
+            received = await self._gather("the program", part, Connection.fetch_program, lambda: size)
+            settle(part, file)
+        content = file.read_bytes()
+        if hashlib.sha256(content).digest() != sha256:
+            file.unlink()
+            raise Final(
+                "the program on disk is not the run's (its sha256 differs); it was removed: start this client again"
+            )
+        return content, received
+
+    async def upload(self, delta: Delta, content: memoryview) -> None:
+        """Bring a delta to the coordinator's disk. Raises Declined where its round has closed."""
+        delays = Backoff()
+        while True:
+            try:
+                async with self._connect() as connection:
+                    stored = await connection.uploaded(delta)
+                    if stored < len(content):
+                        stored = await connection.upload(delta, content, stored)
+                if stored == len(content):
+                    return
+                reason = f"{megabytes(stored)} of {megabytes(len(content))} arrived"
+            except Broken as fault:
+                reason = fault.reason
+            log.warning("the upload for round %d broke off (%s); will go on from there", delta.round, reason)
+            await asyncio.sleep(delays.next_s())
+
+    async def _gather(
+        self,
+        what: str,
+        part: Path,
+        pieces: Callable[[Connection, int], AsyncIterator[bytes]],
+        size: Callable[[], int | None],
+    ) -> int:
+        """Append pieces to a file until it has its size; how many bytes came."""
+        delays, received = Backoff(), 0
+        while True:
+            offset = part.stat().st_size if part.exists() else 0
+            try:
+                async with self._connect() as connection:
+                    with _appending(part) as out:
+                        async for piece in pieces(connection, offset):
+                            out.write(piece)
+                            received += len(piece)
+                            delays.reset()
+                if part.stat().st_size >= (size() or 1):
+                    return received
+                reason = "it ended early"
+            except Declined:
+                part.unlink(missing_ok=True)
+                if offset == 0:
+                    raise
+                continue  # what was gathered before does not fit: begin again
+            except OSError as error:
+                raise Final(f"cannot write {part} ({error.strerror or error}): make room there") from None
+            except Broken as fault:
+                reason = fault.reason
+            log.warning(
+                "the fetch of %s broke off at %s (%s); will go on from there",
+                what,
+                megabytes(offset + received),
+                reason,
+            )
+            await asyncio.sleep(delays.next_s())
+
+
+def _appending(file: Path) -> BinaryIO:
+    # On the event loop: a chunk goes to the page cache, and `LocalReplica.load` syncs in a thread.
+    return open(file, "ab")
