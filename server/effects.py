@@ -159,7 +159,7 @@ class Effects:
 
     def _snapshot(self) -> ev.Snapshot:
         replica = self._replica
-        sha256 = self._blobs.put(memoryview(replica.weights).cast("B"))
+        sha256 = self._blobs.put(replica.weights.data.cast("B"))
         return ev.Snapshot(replica.version, sha256, replica.grid.exponent, replica.digest().hex())
 
     def _drop_deltas(self, closed: Round) -> None:

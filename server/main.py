@@ -37,7 +37,6 @@ from zowarmup.server.ledger import Ledger, LedgerError
 from zowarmup.server.narrator import Narrator
 from zowarmup.server.preparation import PreparationError, prepare
 from zowarmup.server.runfile import RunFileError, differences, read_run_file
-from zowarmup.server.service.bulk import Bulk
 from zowarmup.server.service.links import Switchboard
 from zowarmup.server.service.operators import OperatorService
 from zowarmup.server.service.participate import CoordinatorService
@@ -131,7 +130,7 @@ def _open_run(run_file: RunFile, arguments: argparse.Namespace, ledger: Ledger, 
     grid = settle_on_grid(prepared.weights, prepared.layout.trainable)
     initial = ev.Snapshot(
         version=0,
-        sha256=blobs.put(memoryview(prepared.weights).cast("B")),
+        sha256=blobs.put(prepared.weights.data.cast("B")),
         exponent=grid.exponent,
         digest=digest(prepared.weights).hex(),
     )
@@ -186,12 +185,12 @@ async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str)
 
     looked = [0.0]
     services.add_CoordinatorServiceServicer_to_server(
-        CoordinatorService(coordinator, switchboard, Bulk(coordinator, blobs, traffic), traffic), server
+        CoordinatorService(coordinator, blobs, switchboard, traffic), server
     )
     services.add_OperatorServiceServicer_to_server(
         OperatorService(coordinator, history, traffic, lambda: looked.__setitem__(0, time.monotonic())), server
     )
-    healthy = health.aio.HealthServicer()
+    healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     names = [service.full_name for service in wire.DESCRIPTOR.services_by_name.values()]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)

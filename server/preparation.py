@@ -49,12 +49,12 @@ def prepare(run_file: Path, folder: Path) -> Prepared:
     build = _start("build", run_file, folder)
     high = _start("measure-high", run_file, folder)
     try:
-        _finish(build)
+        build.finish()
         low = _start("measure-low", run_file, folder)
-        low_memory_bytes, high_memory_bytes = int(_finish(low)), int(_finish(high))
+        low_memory_bytes, high_memory_bytes = int(low.finish()), int(high.finish())
     except BaseException:
         for child in (build, high):
-            child.kill()
+            child.process.kill()
         raise
     facts = json.loads((folder / "facts.json").read_text())
     return Prepared(
@@ -68,18 +68,24 @@ def prepare(run_file: Path, folder: Path) -> Prepared:
     )
 
 
-def _start(what: str, run_file: Path, folder: Path) -> "subprocess.Popen[str]":
+@dataclass(frozen=True)
+class _Child:
+    what: str
+    process: "subprocess.Popen[str]"
+
+    def finish(self) -> str:
+        out, err = self.process.communicate()
+        if self.process.returncode:
+            lines = err.strip().splitlines()
+            raise PreparationError(lines[-1] if lines else f"{self.what} ended with status {self.process.returncode}")
+        return out
+
+
+def _start(what: str, run_file: Path, folder: Path) -> _Child:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "zowarmup.server.preparation", what, str(run_file), str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def _finish(child: "subprocess.Popen[str]") -> str:
-    out, err = child.communicate()
-    if child.returncode:
-        lines = err.strip().splitlines() or [f"{child.args[3]} ended with status {child.returncode}"]  # type: ignore[index]
-        raise PreparationError(lines[-1])
-    return out
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return _Child(what, process)
 
 
 # In the child

@@ -13,18 +13,19 @@ from zowarmup.server.decide import Rejected, work_for
 from zowarmup.server.service.admission import Context, authenticate, refusals
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
+from zowarmup.v1 import coordinator_pb2_grpc as services
 
 CHUNK_BYTES = 1 << 19
 CHUNK_LIMIT = 1 << 21
 
 
-class Bulk:
-    """The bulk calls of CoordinatorService."""
+class BulkCalls(services.CoordinatorServiceServicer):
+    """The bulk half of CoordinatorService."""
 
     def __init__(self, coordinator: Coordinator, blobs: Blobs, traffic: Traffic) -> None:
         self._coordinator, self._blobs, self._traffic = coordinator, blobs, traffic
 
-    async def fetch_snapshot(
+    async def FetchSnapshot(
         self, request: wire.FetchSnapshotRequest, context: Context
     ) -> AsyncIterator[wire.FetchSnapshotResponse]:
         async with refusals(context):
@@ -48,7 +49,7 @@ class Bulk:
                 self._count(client.tier, "snapshot", answer.ByteSize())
                 yield answer
 
-    async def fetch_program(
+    async def FetchProgram(
         self, request: wire.FetchProgramRequest, context: Context
     ) -> AsyncIterator[wire.FetchProgramResponse]:
         async with refusals(context):
@@ -59,7 +60,7 @@ class Bulk:
                 self._count(client.tier, "program", answer.ByteSize())
                 yield answer
 
-    async def get_upload(self, request: wire.GetUploadRequest, context: Context) -> wire.GetUploadResponse:
+    async def GetUpload(self, request: wire.GetUploadRequest, context: Context) -> wire.GetUploadResponse:
         async with refusals(context):
             name, client = authenticate(self._coordinator, context)
             self._traffic.up(client.tier, self._coordinator.state.phase, "control", request.ByteSize())
@@ -74,7 +75,7 @@ class Bulk:
             have = size if self._blobs.has(sha256) else self._blobs.spooled(_spool_name(name, sha256), size)
         return wire.GetUploadResponse(offset_bytes=have)
 
-    async def upload_delta(
+    async def UploadDelta(
         self, requests: AsyncIterator[wire.UploadDeltaRequest], context: Context
     ) -> wire.UploadDeltaResponse:
         async with refusals(context):
@@ -113,7 +114,7 @@ class Bulk:
             self._traffic.down(client.tier, self._coordinator.state.phase, "control", answer.ByteSize())
         return answer
 
-    def check_uploaded(self, sha256: str) -> None:
+    def _check_uploaded(self, sha256: str) -> None:
         """Raises Rejected where a contribution names a delta that is not here."""
         if not self._blobs.has(sha256):
             raise Rejected("malformed", "the delta it names has not been uploaded")

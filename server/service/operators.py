@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 
 from zowarmup.common import codec
-from zowarmup.common.work import Tier
+from zowarmup.common.work import Phase, Tier
 from zowarmup.server import events as ev
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.decide import waiting
@@ -129,7 +129,7 @@ def _traffic(counts: tuple[ev.TrafficCount, ...]) -> list[wire.Traffic]:
         wire.Traffic(
             direction=count.direction,
             tier=codec.tier_to_wire(Tier(count.tier)) if count.tier else wire.TIER_UNSPECIFIED,
-            phase=codec.phase_to_wire(codec.Phase(count.phase)),
+            phase=codec.phase_to_wire(Phase(count.phase)),
             kind=count.kind,
             payload_bytes=count.payload_bytes,
             messages=count.messages,

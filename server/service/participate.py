@@ -1,13 +1,13 @@
 """GetRun, Enrol and Participate: the small talk."""
 
 import asyncio
+import contextlib
 import secrets
-
-import grpc
 
 from zowarmup.common import codec
 from zowarmup.common.run import PROTOCOL, ClientSpec
 from zowarmup.server import events as ev
+from zowarmup.server.blobs import Blobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.decide import Rejected
 from zowarmup.server.service.admission import (
@@ -20,25 +20,19 @@ from zowarmup.server.service.admission import (
     refusals,
     refuse,
 )
-from zowarmup.server.service.bulk import Bulk
+from zowarmup.server.service.bulk import BulkCalls
 from zowarmup.server.service.links import Link, Switchboard
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
-from zowarmup.v1 import coordinator_pb2_grpc as services
-
-_KINDS = {"commit": "commit"}
 
 
-class CoordinatorService(services.CoordinatorServiceServicer):
-    """What a client needs of a coordinator; bulk calls are passed on to `bulk`."""
+class CoordinatorService(BulkCalls):
+    """What a client needs of a coordinator."""
 
-    def __init__(self, coordinator: Coordinator, switchboard: Switchboard, bulk: Bulk, traffic: Traffic) -> None:
-        self._coordinator, self._switchboard, self._bulk, self._traffic = coordinator, switchboard, bulk, traffic
-        self._farewells: set[asyncio.Task[object]] = set()
-        self.FetchSnapshot = bulk.fetch_snapshot
-        self.FetchProgram = bulk.fetch_program
-        self.GetUpload = bulk.get_upload
-        self.UploadDelta = bulk.upload_delta
+    def __init__(self, coordinator: Coordinator, blobs: Blobs, switchboard: Switchboard, traffic: Traffic) -> None:
+        super().__init__(coordinator, blobs, traffic)
+        self._switchboard = switchboard
+        self._farewells: set[asyncio.Task[tuple[ev.Event, ...]]] = set()
 
     async def GetRun(self, request: wire.GetRunRequest, context: Context) -> wire.GetRunResponse:
         async with refusals(context):
@@ -89,7 +83,7 @@ class CoordinatorService(services.CoordinatorServiceServicer):
         async with refusals(context):
             name, client = authenticate(self._coordinator, context)
             first = await context.read()
-            if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
+            if not isinstance(first, wire.ParticipateRequest) or first.WhichOneof("message") != "hello":
                 raise Rejected("invalid", "the first message on a stream must be a Hello")
             hello = first.hello
             check_protocol(hello.protocol, PROTOCOL)
@@ -121,7 +115,7 @@ class CoordinatorService(services.CoordinatorServiceServicer):
     async def _read(self, link: Link, context: Context) -> None:
         ended: Rejected | None = None
         try:
-            while (message := await context.read()) is not grpc.aio.EOF:
+            while isinstance(message := await context.read(), wire.ParticipateRequest):
                 await self._hear(link, message)
         except Rejected as rejected:
             ended = rejected
@@ -158,7 +152,7 @@ class CoordinatorService(services.CoordinatorServiceServicer):
             except ValueError as error:
                 raise Rejected("malformed", str(error)) from error
             if not scalars:
-                self._bulk.check_uploaded(message.delta_ready.sha256.hex())
+                self._check_uploaded(message.delta_ready.sha256.hex())
             await self._coordinator.handle(ev.Contribute(link.client, given))
         except Rejected as rejected:
             refused = wire.Refused(round=round, reason=rejected.reason, detail=rejected.detail)
@@ -166,10 +160,13 @@ class CoordinatorService(services.CoordinatorServiceServicer):
         else:
             link.send(wire.ParticipateResponse(accepted=wire.Accepted(round=round)))
 
+    async def _farewell(self, link: Link) -> tuple[ev.Event, ...]:
+        with contextlib.suppress(Unavailable):
+            return await self._coordinator.handle(ev.Goodbye(link.client, link.epoch))
+        return ()
+
     def _say_goodbye(self, link: Link) -> None:
         """In a task of its own: the call may be being cancelled."""
-        task: asyncio.Task[object] = asyncio.create_task(
-            self._coordinator.handle(ev.Goodbye(link.client, link.epoch))  # type: ignore[arg-type]
-        )
+        task = asyncio.create_task(self._farewell(link))
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)
