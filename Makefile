@@ -44,13 +44,14 @@ clean:  ## Remove the environment and everything built
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. Made anew where its Python is missing, too old or without pip (as after an interrupted set-up).
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 $(VENV)/ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo 'zowarmup needs Python 3.11 or newer, and "$(PYTHON)" is not: install one and say which, as in' >&2; \
-	  echo '  make $(or $(MAKECMDGOALS),test) PYTHON=python3.12' >&2; exit 2; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-	  echo '$(PYTHON) lacks the venv module: install it (on Debian and Ubuntu: apt install python3-venv)' >&2; exit 2; }
-	@$(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	@$(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null || { \
+	  $(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { \
+	    echo 'zowarmup needs Python 3.11 or newer, and "$(PYTHON)" is not: install one and say its name, as in' >&2; \
+	    echo '  make $(or $(MAKECMDGOALS),test) PYTHON=python3.12' >&2; exit 2; }; \
+	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo '$(PYTHON) lacks its venv module: install it (on Debian and Ubuntu: apt install python3-venv)' >&2; exit 2; }; \
 	  echo '== Making $(VENV) with' "$$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); }
 	@echo '== Installing into $(VENV) what constraints.txt names: once, for some minutes; torch is the large part'
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[torch,server,dev]'
