@@ -1,0 +1,111 @@
+"""A run without a network, a disk or a clock: commands in, events out, time by hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from zowarmup.common.layout import Block, Head, Layout, Tensor
+from zowarmup.common.run import Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Tier
+from zowarmup.server import events as ev
+from zowarmup.server.decide import decide
+from zowarmup.server.state import State, evolve, fold
+
+LAYOUT = Layout(
+    tensors=(Tensor("body", (4, 3), 0), Tensor("head.weight", (2, 3), 12), Tensor("head.bias", (2,), 18)),
+    trainable=20,
+    size=20,
+    blocks=(Block("all", 0, 20), Block("trunk", 0, 12), Block("head", 12, 20)),
+    head=Head("head.weight", "head.bias", 3, 2),
+)
+
+
+@dataclass
+class Script:
+    """`events` is all that has happened; `do` and `advance` return what just did."""
+
+    created: ev.RunCreated
+    state: State
+    now: float = 1000.0
+    events: list[ev.Event] = field(default_factory=list)
+    epoch: int = 0
+
+    def do(self, command: ev.Command) -> list[ev.Event]:
+        caused = decide(self.state, command, self.now)
+        state = fold(self.state, caused)
+        assert state is not None
+        self.state = state
+        self.events += caused
+        return list(caused)
+
+    def advance(self, seconds: float) -> list[ev.Event]:
+        self.now += seconds
+        return self.do(ev.Tick())
+
+    def join(self, name: str, tier: Tier = Tier.LOW, examples: int = 100) -> list[ev.Event]:
+        """Enrol and connect."""
+        return self.do(ev.Enrol(name, tier, examples, "0" * 64)) + self.hello(name, examples)
+
+    def hello(self, name: str, examples: int = 100) -> list[ev.Event]:
+        self.epoch += 1
+        return self.do(ev.Hello(name, self.epoch, examples))
+
+    def lose(self, name: str) -> list[ev.Event]:
+        return self.do(ev.Goodbye(name, self.state.presence[name].epoch))
+
+    def contribution(self, name: str) -> Contribution:
+        current = self.state.current
+        assert current is not None
+        if current.phase is Phase.WARM_UP:
+            return Delta(current.number, "a" * 64, current.examples[name], 1.5)
+        return Scalars(current.number, (0.5, -0.25), (1.0,))
+
+    def contribute(self, *names: str) -> list[ev.Event]:
+        return [event for name in names for event in self.do(ev.Contribute(name, self.contribution(name)))]
+
+    def commit(self) -> list[ev.Event]:
+        """What the effects would hand back for a closed round."""
+        current, version = self.state.current, self.state.version + 1
+        assert current is not None
+        snapshot = None
+        if current.phase is Phase.WARM_UP:
+            snapshot = ev.Snapshot(version, f"{version:064x}", 20, f"{version:032x}")
+        return self.do(ev.CommitRound(current.number, version, f"{version:032x}", (), snapshot, ()))
+
+    def replayed(self) -> State:
+        """The state after a restart: the fold over what the ledger holds."""
+        state = fold(None, [self.created, *(event for event in self.events if ev.is_durable(event))])
+        assert state is not None
+        return state
+
+
+@pytest.fixture
+def begin() -> Callable[..., Script]:
+    def begin(
+        *, warmup: int = 1, zeroth_order: int = 2, clients: int = 2, minimum: int = 0, quorum: float = 0.5
+    ) -> Script:
+        run_file = RunFile(
+            name="scenario",
+            seed=7,
+            model=Model(name="mlp"),
+            warmup=WarmUp(rounds=warmup, clients_per_round=1, quorum=1.0, deadline_s=60.0),
+            zeroth_order=ZerothOrder(
+                rounds=zeroth_order,
+                clients_per_round=clients,
+                minimum_clients=minimum,
+                quorum=quorum,
+                deadline_s=10.0,
+                probes=2,
+                head_projections=1,
+            ),
+            server=Server(abandoned_limit=3),
+        )
+        program = ev.Program("b" * 64, 10, LAYOUT.to_json(), (3,), 2, 1, 1)
+        (created,) = decide(
+            None, ev.CreateRun("run", run_file, program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 1000.0
+        )
+        assert isinstance(created, ev.RunCreated)
+        return Script(created, evolve(None, created))
+
+    return begin

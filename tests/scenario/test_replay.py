@@ -1,0 +1,59 @@
+"""Whatever happens, the ledger's fold is the state: a property over random histories."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from zowarmup.common.work import Phase, Tier
+from zowarmup.server import events as ev
+from zowarmup.server.decide import Rejected
+from zowarmup.server.state import State
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_replaying_the_durable_events_gives_the_same_state(begin: Callable[..., Any], seed: int) -> None:
+    chance = random.Random(seed)
+    script = begin(warmup=2, zeroth_order=6, clients=3, minimum=1, quorum=0.6)
+    names = ["high-1", "low-1", "low-2", "low-3"]
+    for name in names:
+        script.join(name, Tier.HIGH if name.startswith("high") else Tier.LOW)
+    for _ in range(200):
+        name = chance.choice(names)
+        current = script.state.current
+        try:
+            match chance.randrange(8):
+                case 0:
+                    script.lose(name)
+                case 1:
+                    script.hello(name)
+                case 2:
+                    script.advance(chance.choice([0.1, 5.0, 70.0]))
+                case 3 if script.state.paused:
+                    script.do(ev.Resume())
+                case _ if current and current.closed:
+                    script.commit()
+                case _ if current and name in current.seeds:
+                    script.contribute(name)
+        except Rejected:
+            pass
+        assert _durable(script.replayed()) == _durable(script.state)
+        _invariants(script.state)
+
+
+def _durable(state: State) -> State:
+    """What a restart must give back: everything but who was connected, and what they then said they hold."""
+    clients = {name: replace(client, examples=0) for name, client in state.clients.items()}
+    return replace(state, presence={}, clients=clients)
+
+
+def _invariants(state: Any) -> None:
+    current = state.current
+    if current is not None:
+        assert set(current.contributions) <= set(current.seeds)
+        assert current.version == state.version
+        assert current.number == state.round
+    assert (state.pivot_version is None) == (state.phase is Phase.WARM_UP)
+    assert state.version == max(state.version, *state.snapshots)

@@ -1,0 +1,238 @@
+"""Whole runs as scripts: what happens, in which order, and for which stated reason."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from zowarmup.common.work import Delta, Phase, Scalars, Tier
+from zowarmup.server import events as ev
+from zowarmup.server.decide import Rejected, waiting, work_for
+
+Begin = Callable[..., Any]
+
+
+def kinds(events: list[ev.Event]) -> list[str]:
+    return [type(event).__name__ for event in events]
+
+
+def zeroth_order(begin: Begin, clients: int = 2, **options: object) -> Any:
+    """A script that has pivoted and waits for its first zeroth-order round."""
+    script = begin(warmup=0, clients=clients, **options)
+    script.advance(0)
+    assert script.state.phase is Phase.ZEROTH_ORDER
+    return script
+
+
+def test_a_run_from_nothing_to_its_end(begin: Begin) -> None:
+    script = begin()
+    assert kinds(script.advance(1)) == []
+    assert waiting(script.state, script.now) == "waiting: 0 of 1 high-tier clients connected"
+    assert kinds(script.join("pi")) == ["ClientEnrolled", "ClientConnected"], "the low tier waits for the pivot"
+    assert kinds(script.join("jetson", Tier.HIGH)) == ["ClientEnrolled", "ClientConnected", "RoundOpened"]
+    assert script.state.current.seeds.keys() == {"jetson"}
+    assert kinds(script.contribute("jetson")) == ["Contributed", "RoundClosed"]
+    assert kinds(script.advance(100)) == [], "a closed round waits for its commit, however long that takes"
+    assert kinds(script.commit()) == ["Committed", "Pivoted", "RoundOpened"]
+    assert script.state.current.seeds.keys() == {"jetson", "pi"}
+    for _ in range(2):
+        script.contribute("pi", "jetson")
+        last = script.commit()
+    assert kinds(last) == ["Committed", "RunFinished"]
+    assert last[-1] == ev.RunFinished(3, "all 2 zeroth-order rounds are done")
+    assert waiting(script.state, script.now) == "finished: all 2 zeroth-order rounds are done"
+
+
+def test_high_clients_alone_make_up_the_warm_up(begin: Begin) -> None:
+    """Paper, section 3: rounds 0..N-1 sample from the high-resource clients."""
+    script = begin(warmup=5)
+    for name in ("a", "b", "c"):
+        script.join(name)
+    assert script.state.current is None
+    script.join("z", Tier.HIGH)
+    assert set(script.state.current.seeds) == {"z"}
+
+
+def test_no_two_seeds_of_a_run_are_equal(begin: Begin) -> None:
+    script = zeroth_order(begin, zeroth_order=20)
+    script.join("a")
+    script.join("b")
+    while script.state.phase is not Phase.FINISHED:
+        script.contribute("a", "b")
+        script.commit()
+    seeds = [seed for event in script.events if isinstance(event, ev.RoundOpened) for seed in event.seeds]
+    assert len(seeds) == len(set(seeds)) == 40
+
+
+def test_the_order_of_arrival_changes_nothing(begin: Begin) -> None:
+    opened = []
+    for order in ("abcd", "dcba", "bdac"):
+        script = zeroth_order(begin, clients=3, minimum=0)
+        script.do(ev.Pause("until all are here"))
+        for name in order:
+            script.join(name)
+        (_, event) = script.do(ev.Resume())
+        opened.append(event)
+    assert opened[0] == opened[1] == opened[2]
+    assert len(opened[0].participants) == 3
+
+
+def test_a_contribution_sent_twice_counts_once(begin: Begin) -> None:
+    script = zeroth_order(begin)
+    script.join("a")
+    script.join("b")
+    first = script.contribution("a")
+    assert kinds(script.do(ev.Contribute("a", first))) == ["Contributed"]
+    assert script.do(ev.Contribute("a", first)) == [], "the same answer, no second event"
+    script.contribute("b")
+    assert script.do(ev.Contribute("a", first)) == [], "also once the round is closed"
+    script.commit()
+    assert script.do(ev.Contribute("a", first)) == [], "and once the next one is open"
+
+
+@pytest.mark.parametrize(
+    ("contribution", "reason"),
+    [
+        (Scalars(9, (0.5, -0.25), (1.0,)), "late"),
+        (Scalars(1, (0.5,), (1.0,)), "malformed"),
+        (Scalars(1, (0.5, -0.25), ()), "malformed"),
+        (Delta(1, "a" * 64, 100, 1.0), "malformed"),
+    ],
+)
+def test_a_wrong_contribution_is_refused_and_changes_nothing(begin: Begin, contribution: Any, reason: str) -> None:
+    script = zeroth_order(begin)
+    script.join("a")
+    script.join("b")
+    before = script.state
+    with pytest.raises(Rejected) as refused:
+        script.do(ev.Contribute("a", contribution))
+    assert refused.value.reason == reason
+    assert script.state is before
+
+
+def test_only_those_drawn_may_contribute(begin: Begin) -> None:
+    script = zeroth_order(begin)
+    for name in ("a", "b", "c"):
+        script.join(name)
+    (outsider,) = {"a", "b", "c"} - set(script.state.current.seeds)
+    assert work_for(script.state, outsider, script.now) is None
+    with pytest.raises(Rejected, match="was not drawn"):
+        script.do(ev.Contribute(outsider, Scalars(1, (0.5, -0.25), (1.0,))))
+
+
+def test_a_round_closes_at_its_deadline_with_a_quorum(begin: Begin) -> None:
+    script = zeroth_order(begin)
+    script.join("a")
+    script.join("b")
+    script.contribute("a")
+    assert script.advance(9.9) == []
+    (closed,) = script.advance(0.2)
+    assert closed == ev.RoundClosed(1, "1 of 2 contributed, the deadline is over")
+
+
+def test_a_round_does_not_wait_for_the_gone_once_it_has_a_quorum(begin: Begin) -> None:
+    script = zeroth_order(begin)
+    script.join("a")
+    script.join("b")
+    script.lose("b")
+    assert script.state.current is not None, "without a quorum it waits: b may come back"
+    (_, closed) = script.contribute("a")
+    assert closed == ev.RoundClosed(1, "1 of 2 contributed (b gone for 0 s), the others are gone")
+
+
+def test_a_round_without_a_quorum_is_abandoned_and_retried_with_new_seeds(begin: Begin) -> None:
+    script = zeroth_order(begin, quorum=1.0)
+    script.join("a")
+    script.join("b")
+    script.contribute("a")
+    abandoned, opened = script.advance(10)
+    assert abandoned == ev.RoundAbandoned(1, "1 of 2 contributed by the deadline, quorum is 2")
+    assert opened.round == 2
+    assert opened.version == 0
+    assert not set(opened.seeds) & set(script.events[-3].seeds if hasattr(script.events[-3], "seeds") else ())
+    with pytest.raises(Rejected, match="round 1 is over"):
+        script.do(ev.Contribute("b", Scalars(1, (0.5, -0.25), (1.0,))))
+
+
+def test_too_many_abandoned_rounds_pause_the_run_until_the_operator_resumes_it(begin: Begin) -> None:
+    script = zeroth_order(begin)
+    script.join("a")
+    script.join("b")
+    script.advance(10)
+    script.advance(10)
+    assert kinds(script.advance(10)) == ["RoundAbandoned", "RunPaused"]
+    assert waiting(script.state, script.now).startswith("paused: 3 rounds in a row were abandoned")
+    assert script.advance(1000) == []
+    assert kinds(script.do(ev.Resume())) == ["RunResumed", "RoundOpened"]
+
+
+def test_waiting_names_who_is_gone(begin: Begin) -> None:
+    script = zeroth_order(begin)
+    script.join("pi-3")
+    script.lose("pi-3")
+    script.advance(42)
+    script.join("pi-4")
+    assert waiting(script.state, script.now) == "waiting: 1 of 2 clients connected (pi-3 gone for 42 s)"
+
+
+def test_a_newer_stream_makes_the_older_ones_farewell_void(begin: Begin) -> None:
+    script = zeroth_order(begin)
+    script.join("a")
+    script.hello("a")
+    assert script.do(ev.Goodbye("a", 1)) == []
+    assert script.state.presence["a"].connected
+
+
+def test_a_paused_run_ends_its_round_and_opens_no_other(begin: Begin) -> None:
+    script = zeroth_order(begin)
+    script.join("a")
+    script.join("b")
+    script.do(ev.Pause("maintenance"))
+    script.contribute("a", "b")
+    assert kinds(script.commit()) == ["Committed"]
+    assert waiting(script.state, script.now) == "paused: maintenance"
+
+
+def test_the_operator_pivots_and_stops_between_rounds(begin: Begin) -> None:
+    script = begin(warmup=100)
+    script.join("jetson", Tier.HIGH)
+    assert kinds(script.do(ev.Pivot("good enough"))) == ["PivotRequested"]
+    script.contribute("jetson")
+    committed, pivoted = script.commit()
+    assert pivoted == ev.Pivoted(1, "good enough")
+    with pytest.raises(Rejected, match="the pivot is behind it"):
+        script.do(ev.Pivot("again"))
+    script.join("pi")
+    script.do(ev.Stop("lunch"))
+    script.contribute("jetson", "pi")
+    assert script.commit()[-1] == ev.RunFinished(2, "stopped: lunch")
+
+
+def test_a_taken_name_gets_a_number(begin: Begin) -> None:
+    script = begin()
+    for _ in range(3):
+        script.join("pi")
+    assert set(script.state.clients) == {"pi", "pi-2", "pi-3"}
+
+
+def test_a_restart_gives_an_open_round_its_time_again(begin: Begin) -> None:
+    script = zeroth_order(begin)
+    script.join("a")
+    script.join("b")
+    script.contribute("a")
+    script.state = script.replayed()
+    script.now += 3600
+    (extended,) = script.do(ev.Restart())
+    assert extended == ev.DeadlineExtended(1, script.now + 10, "the coordinator restarted")
+    assert script.advance(1) == [], "nobody is connected, but the round is theirs until its deadline"
+    script.hello("b")
+    assert work_for(script.state, "b", script.now).seed == script.state.current.seeds["b"]
+    assert kinds(script.contribute("b")) == ["Contributed", "RoundClosed"]
+
+
+def test_a_commit_that_does_not_follow_is_refused(begin: Begin) -> None:
+    script = zeroth_order(begin)
+    script.join("a")
+    script.join("b")
+    with pytest.raises(Rejected, match="does not follow"):
+        script.do(ev.CommitRound(1, 1, "0" * 32, (), None, ()))

@@ -1,0 +1,130 @@
+"""The shell around the pure core: durable before answered, group commit, and nothing happens when the disk refuses."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from zowarmup.common.layout import Block, Layout, Tensor
+from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.work import Tier
+from zowarmup.server import events as ev
+from zowarmup.server.coordinator import Coordinator, Unavailable
+from zowarmup.server.decide import Rejected
+from zowarmup.server.ledger import Ledger, LedgerError
+from zowarmup.server.state import State, evolve
+
+LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (Block("all", 0, 4),))
+RUN = RunFile(name="x", model=Model(name="mlp"), warmup=WarmUp(rounds=1), zeroth_order=ZerothOrder(rounds=1))
+CREATED = ev.RunCreated(
+    "run", RUN, ev.Program("b" * 64, 1, LAYOUT.to_json(), (1,), 2, 1, 1), ev.Snapshot(0, "c" * 64, 20, "d" * 32)
+)
+
+
+class CountingLedger(Ledger):
+    """A real ledger that counts its transactions and can be told to refuse."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.batches: list[int] = []
+        self.refuse = False
+
+    def append(self, events: Sequence[ev.Event], at: float) -> None:  # type: ignore[override]
+        if self.refuse:
+            raise LedgerError("the disk is full")
+        self.batches.append(len(events))
+        super().append(events, at)
+
+
+async def _with(ledger: Ledger) -> tuple[Coordinator, "asyncio.Task[None]"]:
+    coordinator = Coordinator(ledger, evolve(None, CREATED), clock=lambda: 5.0)
+    return coordinator, asyncio.create_task(coordinator.run())
+
+
+def enrol(name: str) -> ev.Enrol:
+    return ev.Enrol(name, Tier.LOW, 1, "0" * 64)
+
+
+def test_an_answer_means_that_it_is_on_disk(tmp_path: Path) -> None:
+    async def script() -> None:
+        coordinator, running = await _with(Ledger(tmp_path / "ledger"))
+        (event,) = await coordinator.handle(enrol("pi"))
+        assert list(Ledger(tmp_path / "ledger", read_only=True).read()) == [(5.0, event)]
+        running.cancel()
+
+    asyncio.run(script())
+
+
+def test_commands_that_wait_for_the_disk_share_its_next_sync(tmp_path: Path) -> None:
+    async def script() -> None:
+        ledger = CountingLedger(tmp_path / "ledger")
+        coordinator, running = await _with(ledger)
+        await asyncio.gather(*(coordinator.handle(enrol(f"pi-{i}")) for i in range(500)))
+        assert len(coordinator.state.clients) == 500
+        assert sum(ledger.batches) == 500
+        assert len(ledger.batches) <= 3
+        running.cancel()
+
+    asyncio.run(script())
+
+
+def test_when_the_disk_refuses_nothing_has_happened_and_it_recovers(tmp_path: Path) -> None:
+    async def script() -> None:
+        ledger = CountingLedger(tmp_path / "ledger")
+        coordinator, running = await _with(ledger)
+        seen: list[ev.Event] = []
+        coordinator.observe(lambda now, events, state: seen.extend(events))
+        before, ledger.refuse = coordinator.state, True
+        answers = await asyncio.gather(
+            coordinator.handle(enrol("a")), coordinator.handle(enrol("b")), return_exceptions=True
+        )
+        assert [type(answer) for answer in answers] == [Unavailable, Unavailable]
+        assert coordinator.state is before
+        assert seen == []
+        ledger.refuse = False
+        assert await coordinator.handle(enrol("a")) == (ev.ClientEnrolled("a", Tier.LOW, 1, "0" * 64),)
+        assert len(seen) == 1
+        running.cancel()
+
+    asyncio.run(script())
+
+
+def test_a_rejected_command_does_not_disturb_its_neighbours(tmp_path: Path) -> None:
+    async def script() -> None:
+        coordinator, running = await _with(Ledger(tmp_path / "ledger"))
+        good, bad, also_good = await asyncio.gather(
+            coordinator.handle(enrol("a")),
+            coordinator.handle(ev.Hello("stranger", 1, 1)),
+            coordinator.handle(enrol("b")),
+            return_exceptions=True,
+        )
+        assert isinstance(bad, Rejected) and bad.reason == "unknown_client"
+        assert not isinstance(good, BaseException) and not isinstance(also_good, BaseException)
+        running.cancel()
+
+    asyncio.run(script())
+
+
+def test_observers_see_the_state_that_the_events_led_to(tmp_path: Path) -> None:
+    async def script() -> None:
+        coordinator, running = await _with(Ledger(tmp_path / "ledger"))
+        seen: list[tuple[float, int, State]] = []
+        coordinator.observe(lambda now, events, state: seen.append((now, len(events), state)))
+        await coordinator.handle(enrol("a"))
+        await coordinator.handle(ev.Tick())
+        assert seen == [(5.0, 1, coordinator.state)]
+        running.cancel()
+
+    asyncio.run(script())
+
+
+def test_a_command_that_breaks_decide_fails_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def script() -> None:
+        coordinator, running = await _with(Ledger(tmp_path / "ledger"))
+        with pytest.raises(TypeError):
+            await coordinator.handle("not a command")  # type: ignore[arg-type]
+        await coordinator.handle(enrol("a"))
+        running.cancel()
+
+    asyncio.run(script())
