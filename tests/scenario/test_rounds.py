@@ -198,7 +198,7 @@ def test_the_operator_pivots_and_stops_between_rounds(begin: Begin) -> None:
     script.join("jetson", Tier.HIGH)
     assert kinds(script.do(ev.Pivot("good enough"))) == ["PivotRequested"]
     script.contribute("jetson")
-    committed, pivoted = script.commit()
+    _, pivoted = script.commit()
     assert pivoted == ev.Pivoted(1, "good enough")
     with pytest.raises(Rejected, match="the pivot is behind it"):
         script.do(ev.Pivot("again"))
