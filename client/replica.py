@@ -8,7 +8,7 @@ file in place: there is never a second copy of the weights, and whatever is boun
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from zowarmup.client.commitlog import CommitLog
 from zowarmup.client.faults import Final
 from zowarmup.client.state import settle, write_whole
+from zowarmup.common.codec import decode_commit, encode_commit
 from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.layout import Layout, digest
 from zowarmup.common.replica import Diverged, Replica
@@ -53,17 +54,15 @@ class Position:
 
 
 class LocalReplica:
-    """`encode` and `decode` give a commit's bytes on disk. `held` is None until a snapshot was fetched or found."""
+    """`weights`: the one vector, float32 (layout.size,). `held` is None until a snapshot was fetched or found."""
 
-    def __init__(
-        self, directory: Path, layout: Layout, encode: Callable[[Commit], bytes], decode: Callable[[bytes], Commit]
-    ) -> None:
+    def __init__(self, directory: Path, layout: Layout) -> None:
         self.layout = layout
         self.weights: NDArray[np.float32] = np.zeros(layout.size, np.float32)
         self.held: Replica | None = None
         # Kept apart from the weights: these are perturbed while a probe runs, and a Hello may be needed just then.
         self.position = Position()
-        self._directory, self._encode, self._decode = directory, encode, decode
+        self._directory = directory
         self._log: CommitLog | None = None
         self._replay_s = 0.0
 
@@ -115,7 +114,7 @@ class LocalReplica:
         self._replay_s += time.monotonic() - start
         self.position = Position(commits[-1].version, commits[-1].digest)
         try:
-            self._log.append([self._encode(commit) for commit in commits])
+            self._log.append([encode_commit(commit, self.layout) for commit in commits])
         except OSError as error:
             raise self._disk(error) from None
         if self._log.bytes > max(LOG_SHARE * self.weights.nbytes, LOG_FLOOR_BYTES) or self._replay_s > REPLAY_S:
@@ -145,7 +144,7 @@ class LocalReplica:
     def _replay(self) -> None:
         assert self.held is not None
         assert self._log is not None
-        commits = [self._decode(record) for record in self._log.records]
+        commits = [decode_commit(record, self.layout) for record in self._log.records]
         self._log.records.clear()
         if commits:
             start = time.monotonic()

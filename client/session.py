@@ -30,7 +30,7 @@ from zowarmup.client.replica import Header
 from zowarmup.common import codec
 from zowarmup.common.layout import Layout
 from zowarmup.common.run import PROTOCOL, ClientSpec
-from zowarmup.common.work import Commit, Delta, Scalars, Tier
+from zowarmup.common.work import Delta, Scalars, Tier
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc
 
@@ -62,19 +62,6 @@ _DECLINED_IN_BULK = {
     grpc.StatusCode.ALREADY_EXISTS,
     grpc.StatusCode.ABORTED,
 }
-
-
-def encode_commit(commit: Commit, layout: Layout) -> bytes:
-    """A commit as it is kept on disk."""
-    return codec.commit_to_wire(commit, layout).SerializeToString()
-
-
-def decode_commit(data: bytes, layout: Layout) -> Commit:
-    """Raises ValueError where the bytes are not a commit of this layout."""
-    try:
-        return codec.commit_from_wire(wire.Commit.FromString(data), layout)
-    except Exception as error:  # protobuf's own DecodeError does not derive from ValueError
-        raise ValueError(f"commit: {error}") from error
 
 
 class Connection:
@@ -249,12 +236,13 @@ def _message(answer: wire.ParticipateResponse, layout: Layout) -> Message:
 def _faults(
     final: AbstractSet[grpc.StatusCode], declined: AbstractSet[grpc.StatusCode] = frozenset()
 ) -> Iterator[None]:
-    """Map a failed call to whose fault it is."""
+    """Map a failed call to whose fault it is. The coordinator's word for programs is in the trailing metadata."""
     try:
         yield
     except grpc.aio.AioRpcError as error:
         code, details = error.code(), (error.details() or error.code().name).strip()
-        if code is grpc.StatusCode.ABORTED and "superseded" in details:
+        reason = dict(error.trailing_metadata() or ()).get("zowarmup-reason")
+        if reason == "superseded":
             raise Final(
                 "another process takes part with this device's identity and has taken its place: stop one of the two"
             ) from None
@@ -262,6 +250,8 @@ def _faults(
             raise Final(
                 f"no coordinator of this kind answers there ({details}): check --server and both versions"
             ) from None
+        if reason == "offset":  # more had arrived than it said: ask where to go on
+            raise Broken(details) from None
         if code in final:
             raise Final(details) from None
         if code in declined:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,8 +38,9 @@ class Identity:
 
 
 def default_name() -> str:
-    """The host's name without its domain."""
-    return socket.gethostname().partition(".")[0] or "client"
+    """The host's name without its domain, in the characters that a client's name may have."""
+    host = socket.gethostname().partition(".")[0]
+    return re.sub(r"[^A-Za-z0-9-]+", "-", host).strip("-")[:63] or "client"
 
 
 def default_directory(name: str) -> Path:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from zowarmup.client import replica as module
 from zowarmup.client.faults import Final
 from zowarmup.client.replica import Header, LocalReplica, Position
-from zowarmup.client.session import decode_commit, encode_commit
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, Tensor, digest
 from zowarmup.common.replica import Diverged
@@ -37,9 +36,7 @@ def history(start: int, count: int) -> list[Commit]:
 
 
 def opened(directory: Path) -> LocalReplica:
-    local = LocalReplica(
-        directory, LAYOUT, lambda commit: encode_commit(commit, LAYOUT), lambda data: decode_commit(data, LAYOUT)
-    )
+    local = LocalReplica(directory, LAYOUT)
     local.open()
     return local
 
