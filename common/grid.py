@@ -49,17 +49,16 @@ class Grid:
 
         Raises HeadroomExceeded where a weight is not finite or no grid is coarse enough.
         """
-        if not headroom >= 1:
-            raise ValueError(f"headroom = {headroom}: must be at least 1")
-        largest = float(np.abs(weights).max(initial=0.0)) * headroom
-        if not math.isfinite(largest):
+        if not 1 <= headroom < math.inf:
+            raise ValueError(f"headroom = {headroom}: must be at least 1, and finite")
+        low, high = float(weights.min(initial=0.0)), float(weights.max(initial=0.0))
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise HeadroomExceeded("weights are not finite: no grid holds them")
-        # largest = mantissa * 2^power with the mantissa in [0.5, 1): the smallest power of two strictly above it.
-        _, power = math.frexp(largest)
-        exponent = min(23 - power, FINEST)
-        if exponent < COARSEST:
-            raise HeadroomExceeded(f"weights as large as {largest / headroom:.3g} fit no grid")
-        return cls(exponent)
+        # The mantissa is in [0.5, 1), so 2^power is the smallest power of two strictly above.
+        _, power = math.frexp(max(-low, high) * headroom)
+        if 23 - power < COARSEST:
+            raise HeadroomExceeded(f"weights as large as {max(-low, high):.3g} fit no grid")
+        return cls(min(23 - power, FINEST))
 
     def quantise(self, values: ArrayLike) -> NDArray[np.float32]:
         """`values` (float32 or float64, any shape) at the nearest places of the grid, ties to even: a new array.

@@ -16,7 +16,7 @@ from zowarmup.common.directions import DIRECTIONS_PER_GROUP, KEY_LIMIT, lanes, w
 from zowarmup.common.grid import LIMIT, Grid, HeadroomExceeded
 from zowarmup.common.layout import Block
 
-REGION = 1 << 16
+REGION = 1 << 17
 """Parameters whose sums of ticks are held at a time. Larger, a stream's seek costs less; smaller, they stay in cache."""
 PIECE = 1 << 15
 """Parameters that one NumPy call works on, so that its scratch stays in the nearest caches."""
@@ -29,7 +29,8 @@ _SIGNS = 2 * ((np.arange(256, dtype=np.int64)[:, None] >> np.arange(DIRECTIONS_P
 class Step:
     """Move the parameters of `block` by ticks[k] along direction k of stream `seed`, for every k.
 
-    Raises ValueError where the seed does not fit 64 bits or the magnitudes of the ticks add up beyond int32.
+    Raises ValueError where the seed does not fit 64 bits, or the ticks are not integers whose magnitudes add up to
+    fewer than 2^31.
     """
 
     seed: int
@@ -39,6 +40,8 @@ class Step:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < KEY_LIMIT:
             raise ValueError(f"step: seed {self.seed} does not fit 64 bits")
+        if not all(isinstance(tick, int) for tick in self.ticks):
+            raise ValueError("step: ticks must be whole numbers (int)")
         if self.reach >= 1 << 31:
             raise ValueError(f"step: ticks add up to {self.reach}, the most is 2^31 - 1")
 
@@ -73,10 +76,10 @@ def apply_steps(weights: NDArray[np.float32], grid: Grid, steps: Sequence[Step])
         moved = _moves(grid, steps, start, stop)
         moved += weights[start:stop]
         # The sums may be beyond what float32 holds exactly, but rounding never brings one back below the limit.
-        if moved.min() <= -grid.limit or moved.max() >= grid.limit:
+        if not (moved.min() > -grid.limit and moved.max() < grid.limit):
             # The same exact sums, taken back, undo what is done.
-            for start, stop in regions[:done]:
-                weights[start:stop] -= _moves(grid, steps, start, stop)
+            for low, high in regions[:done]:
+                weights[low:high] -= _moves(grid, steps, low, high)
             raise HeadroomExceeded(f"a weight would reach {grid.limit:g}, the limit of the grid 2^-{grid.exponent}")
         weights[start:stop] = moved
 
@@ -113,13 +116,12 @@ def _regions(steps: Sequence[Step]) -> Iterator[tuple[int, int]]:
 def _moves(grid: Grid, steps: Sequence[Step], start: int, stop: int) -> NDArray[np.float32]:
     """What `steps` add to the parameters start .. stop - 1, a range of `_regions`: float32 (stop - start,)."""
     size = stop - start
-    integer = np.int32 if sum(step.reach for step in steps) < 1 << 31 else np.int64
+    active = [step for step in steps if step.block.start <= start < step.block.stop]
+    integer = np.int32 if sum(step.reach for step in active) < 1 << 31 else np.int64
     sums = np.zeros(size, dtype=integer)
     looked_up = np.empty(min(size, PIECE), dtype=integer)
     places = np.empty(min(size, PIECE), dtype=np.intp)
-    for step in steps:
-        if not step.block.start <= start < step.block.stop:
-            continue
+    for step in active:
         for group, ticks in enumerate(_groups(step.ticks)):
             table = (_SIGNS[:, : len(ticks)] @ ticks).astype(integer)
             signs = lanes(step.seed, group, start, size)
