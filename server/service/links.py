@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from zowarmup.common.codec import phase_to_wire, work_to_wire
 from zowarmup.common.work import Phase, Tier
@@ -121,7 +122,7 @@ class Switchboard:
         if way.snapshot is not None:
             link.send(wire.ParticipateResponse(fetch=wire.Fetch(version=way.snapshot, reason=way.reason)))
         for commit in way.commits:
-            link.send(wire.ParticipateResponse(commit=wire.Commit.FromString(commit)))
+            link.send(_commit(commit))
         link.version, link.digest = state.version, state.digest
 
     def _assign(self, link: Link, state: State, now: float) -> None:
@@ -131,3 +132,9 @@ class Switchboard:
     def _finish(self, link: Link, state: State) -> None:
         finished = wire.Finished(version=state.version, digest=bytes.fromhex(state.digest))
         link.send(wire.ParticipateResponse(finished=finished))
+
+
+@lru_cache(maxsize=128)
+def _commit(data: bytes) -> wire.ParticipateResponse:
+    """The same commit goes to every client: parsed once, shared, never changed."""
+    return wire.ParticipateResponse(commit=wire.Commit.FromString(data))
