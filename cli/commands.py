@@ -1,0 +1,127 @@
+"""What `zowarmup` understands, and how each command ends.
+
+Commands raise Failure with a sentence; here it becomes one line on standard error and an exit code. What is slow to
+import waits until a command needs it.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from zowarmup.cli.demo_settings import DemoModel, demo_settings
+from zowarmup.cli.failure import Failure
+from zowarmup.cli.processes import interrupts
+
+app = typer.Typer(
+    name="zowarmup",
+    help="Federated training of a fleet whose devices differ: FedAvg warm-up, then zeroth-order rounds for everyone.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+SEED_MAX = (1 << 63) - 1
+
+ServerOption = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The coordinator.")]
+
+
+def run() -> int:
+    """Carry out the command line; the exit code. A wrong command line leaves by SystemExit(2)."""
+    try:
+        app()
+    except Failure as failure:
+        print(f"zowarmup: {failure}", file=sys.stderr)
+        return failure.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=SEED_MAX, help="Decides everything that is drawn.")] = 0,
+    high: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="High-tier clients.")] = 1,
+    low: Annotated[int, typer.Option(metavar="N", min=0, max=100, help="Low-tier clients.")] = 9,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for run file, logs and report.")] = Path("demo"),
+    rounds: Annotated[int | None, typer.Option(metavar="N", min=1, max=100_000, help="Zeroth-order rounds.")] = None,
+    model: Annotated[DemoModel, typer.Option(help="What to train.")] = DemoModel.MLP,
+    alpha: Annotated[
+        float, typer.Option(metavar="A", min=0.001, max=1000, help="Small: each client has few classes.")
+    ] = 0.1,
+    paper_mode: Annotated[bool, typer.Option("--paper-mode", help="Probe as the paper does (docs/method.md).")] = False,
+) -> None:
+    """Train a fleet of real processes on this machine and write a report. Ctrl-C stops all of it."""
+    from zowarmup.cli.demo import Plan, conduct
+    from zowarmup.cli.demo_view import result_view, stage
+    from zowarmup.cli.report import write_report
+
+    settings = demo_settings(model, paper_mode, rounds)
+    plan = Plan(out=out, seed=seed, model=model.value, high=high, low=low, alpha=alpha, settings=settings)
+    console = Console(highlight=False)
+    with interrupts() as noted:
+        with stage(console) as show:
+            result = conduct(plan, noted, show)
+        console.print(result_view(result))
+        noted.check()
+        written = write_report(result, out)
+        console.print("\n" + " and ".join(str(path) for path in written), markup=False, soft_wrap=True)
+    if not result.replicas_equal:
+        raise Failure(f"the replicas were not shown to be equal; see the logs in {out / 'logs'}")
+
+
+@app.command()
+def status(
+    server: ServerOption = "127.0.0.1:7070",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Where a run is: phase, round, clients, what is being waited for and why, accuracy, bytes."""
+    from zowarmup.cli.session import Session
+    from zowarmup.cli.status_view import status_view
+
+    with Session(server) as session:
+        session.run()  # refuses a coordinator of another protocol
+        found = session.status()
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        Console(highlight=False).print(status_view(found))
+
+
+@app.command()
+def watch(server: ServerOption = "127.0.0.1:7070") -> None:
+    """The same, live, until the run is finished or you press Ctrl-C."""
+    from zowarmup.cli.session import Session
+    from zowarmup.cli.watch import watch as follow
+
+    with interrupts() as noted, Session(server) as session:
+        session.run()
+        follow(session, noted, Console(highlight=False))
+
+
+@app.command()
+def export(
+    data_dir: Annotated[Path, typer.Option("--data-dir", metavar="DIR", help="The coordinator's data directory.")],
+    out: Annotated[Path, typer.Option(metavar="PREFIX", help="Writes PREFIX.safetensors and PREFIX.onnx.")],
+    version: Annotated[int | None, typer.Option(metavar="N", min=0, help="The newest if not given.")] = None,
+) -> None:
+    """Write a version of a run's model as safetensors and as ONNX."""
+    from zowarmup.cli.export import export as write
+
+    done = write(data_dir, version, out)
+    for path in done.files:
+        print(path)
+    print(f"version {done.version}, digest {done.digest}")
+
+
+@app.command()
+def version() -> None:
+    """The versions of zowarmup, its protocol, and what it stands on."""
+    from zowarmup.cli.versions import installed
+
+    for name, text in installed().items():
+        print(f"{name:<12} {text}")

@@ -1,0 +1,148 @@
+"""What the demo trains by default, all in one place, and the run file it writes.
+
+Rates and sizes were found on the digits (docs/method.md). Everyone takes part in every round and a round waits for
+all, so that a seed decides the result.
+"""
+
+import json
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Literal
+
+from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+
+
+class DemoModel(StrEnum):
+    """What a demo can train."""
+
+    MLP = "mlp"
+    CNN = "cnn"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoSettings:
+    """The phases' settings as in `common/run.py`; `evaluate_every`: versions between evaluations."""
+
+    warmup_rounds: int = 10
+    warmup_epochs: int = 3
+    warmup_rate: float = 0.1
+    rounds: int = 200
+    probes: int = 32
+    slices: Literal["own", "whole"] = "own"
+    head_projections: int = 32
+    rate: float = 0.6
+    evaluate_every: int = 5
+
+
+DEFAULTS = {
+    DemoModel.MLP: DemoSettings(),
+    DemoModel.CNN: DemoSettings(rounds=150, rate=0.3),
+}
+# As the paper probes: each direction on the whole of the local data, and nothing said of the head's gradient.
+PAPER_MODE = {
+    DemoModel.MLP: DemoSettings(rounds=400, probes=8, slices="whole", head_projections=0, rate=0.4),
+    DemoModel.CNN: DemoSettings(rounds=400, probes=8, slices="whole", head_projections=0, rate=0.2),
+}
+
+COMMENTS = {
+    "name": "Shown in status and reports.",
+    "seed": "Decides the initial weights, who takes part in a round, and every direction.",
+    "model.name": "mlp, cnn, resnet18, vit, or package.module:factory for your own.",
+    "model.norm": "Normalisation of resnet18: group or batch.",
+    "model.weights": "A safetensors file to start from; empty: random weights from the seed.",
+    "warmup": "FedAvg among the high tier: it trains by back-propagation and uploads full deltas.",
+    "zeroth_order": "From the pivot on everyone takes part, by forward passes and a few scalars a round.",
+    "rounds": "How many rounds the phase has.",
+    "clients_per_round": "At most so many clients are drawn for a round.",
+    "minimum_clients": "A round opens when so many are connected; 0: clients_per_round.",
+    "quorum": "The share of them that must contribute for a round to count.",
+    "deadline_s": "Seconds until a round closes without those that are missing.",
+    "warmup.epochs": "Passes over the local data in a round.",
+    "warmup.batch": "Examples a step of local SGD.",
+    "warmup.rate": "Rate of local SGD.",
+    "warmup.server_rate": "The model moves by so much of the mean delta.",
+    "zeroth_order.probes": "Directions that a client probes in a round.",
+    "zeroth_order.slices": "own: each probe on its own slice of the local data; whole: each on all of it, as in the paper.",
+    "zeroth_order.head_projections": "Exact projections of the gradient of the model's last layer; 0: none.",
+    "zeroth_order.eps": "Length of a probe.",
+    "zeroth_order.tau": "The paper's scale of the directions, folded into eps and rate.",
+    "zeroth_order.rate": "Rate of the steps.",
+    "zeroth_order.step": "normalized: divided by the round's root-mean-square scalar, annealed; raw: as in the paper.",
+    "zeroth_order.weighting": "How clients count in the mean: examples or uniform.",
+    "zeroth_order.micro_batch": "Examples a forward pass, which bounds a client's memory.",
+    "zeroth_order.snapshot_every": "Versions between snapshots on the coordinator's disk.",
+    "evaluation": "The held-out set.",
+    "evaluation.data": "digits:test, npz:PATH or folder:PATH.",
+    "evaluation.every": "Versions between evaluations.",
+    "server.address": "Where to listen. The demo says --address instead, with a port that was free.",
+    "server.keep_snapshots": "How many of the newest to keep, beside the pivot's and the last.",
+    "server.abandoned_limit": "So many abandoned rounds in a row pause the run.",
+}
+
+
+def demo_settings(model: DemoModel, paper_mode: bool, rounds: int | None) -> DemoSettings:
+    """The settings of a model, with another number of zeroth-order rounds where one is given."""
+    chosen = (PAPER_MODE if paper_mode else DEFAULTS)[model]
+    return chosen if rounds is None else replace(chosen, rounds=rounds)
+
+
+def run_file(name: str, seed: int, model: str, high: int, low: int, settings: DemoSettings) -> RunFile:
+    """The run of `high` and `low` clients. Raises ValueError naming the field that cannot be."""
+    return RunFile(
+        name=name,
+        seed=seed,
+        model=Model(name=model),
+        warmup=WarmUp(
+            rounds=settings.warmup_rounds,
+            clients_per_round=high,
+            minimum_clients=high,
+            quorum=1.0,
+            epochs=settings.warmup_epochs,
+            rate=settings.warmup_rate,
+        ),
+        zeroth_order=ZerothOrder(
+            rounds=settings.rounds,
+            clients_per_round=high + low,
+            minimum_clients=high + low,
+            quorum=1.0,
+            probes=settings.probes,
+            slices=settings.slices,
+            head_projections=settings.head_projections,
+            rate=settings.rate,
+        ),
+        evaluation=Evaluation(every=settings.evaluate_every),
+    )
+
+
+def to_toml(run: RunFile) -> str:
+    """The run file as TOML, with a comment for each field."""
+    lines = [
+        "# Written by zowarmup demo. It is an ordinary run file: copy it, change it, and start a run of your own with",
+        "#   zowarmup-server run.toml --data-dir DIR",
+        "",
+        *_fields(run, ""),
+    ]
+    parts: tuple[tuple[str, Model | WarmUp | ZerothOrder | Evaluation | Server], ...] = (
+        ("model", run.model),
+        ("warmup", run.warmup),
+        ("zeroth_order", run.zeroth_order),
+        ("evaluation", run.evaluation),
+        ("server", run.server),
+    )
+    for table, part in parts:
+        lines.append("")
+        if table in COMMENTS:
+            lines.append(f"# {COMMENTS[table]}")
+        lines += [f"[{table}]", *_fields(part, table)]
+    return "\n".join(lines) + "\n"
+
+
+def _fields(part: RunFile | Model | WarmUp | ZerothOrder | Evaluation | Server, table: str) -> list[str]:
+    lines = []
+    for item in fields(part):
+        value = getattr(part, item.name)
+        if isinstance(value, str | int | float):
+            comment = COMMENTS.get(f"{table}.{item.name}" if table else item.name) or COMMENTS.get(item.name, "")
+            setting = f"{item.name} = {json.dumps(value)}"
+            lines.append(f"{setting:<32}  # {comment}" if comment else setting)
+    return lines

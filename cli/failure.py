@@ -1,0 +1,29 @@
+"""What the command says when it cannot do what it was asked.
+
+Every failure meant for a person is one of these: a sentence that names what is wrong and the remedy, and the exit
+code. Anything else that is raised is a bug and keeps its traceback.
+"""
+
+
+class Failure(Exception):
+    """Could not be done: exit code 1."""
+
+    exit_code = 1
+
+
+class Usage(Failure):
+    """Asked for something that cannot be: exit code 2."""
+
+    exit_code = 2
+
+
+class NoAnswer(Failure):
+    """Nobody answered in time; trying again may help. Exit code 1."""
+
+
+class Interrupted(Failure):
+    """A signal asked us to stop: exit code 128 + its number, as shells expect."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__("stopped")
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,27 @@
+"""The `zowarmup` command: an operator's way in.
+
+The bare install, meant for low-tier devices, has neither typer nor rich, so nothing is imported before we know.
+"""
+
+import os
+import sys
+
+EXTRA = ("typer", "rich", "matplotlib", "safetensors", "onnx")
+
+
+def main() -> int:
+    """Exit code: 0, 1 where something could not be done, 2 for a wrong command line, 128 + the number of a signal."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its log is for its makers; errors reach us as errors
+    try:
+        from zowarmup.cli.commands import run
+
+        return run()
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in EXTRA:
+            raise
+        print(f"zowarmup: {error.name} is missing; install it with: pip install 'zowarmup[server]'", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""report.json and report.png."""
+
+import json
+from pathlib import Path
+
+from zowarmup.cli.failure import Failure
+from zowarmup.cli.report_figure import draw
+from zowarmup.cli.result import Result
+
+
+def write_report(result: Result, out: Path) -> tuple[Path, Path]:
+    """Write both into `out`; their paths. Raises Failure where they cannot be written."""
+    numbers, figure = out / "report.json", out / "report.png"
+    try:
+        numbers.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+        draw(result, figure)
+    except OSError as error:
+        raise Failure(f"{out}: the report cannot be written: {error.strerror or error}") from error
+    return numbers, figure

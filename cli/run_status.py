@@ -1,0 +1,159 @@
+"""Where a run is, as the operator's commands see it: values made from the coordinator's answers, and the few sums
+over them that are shown in more than one place."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from zowarmup.common.work import Phase, Tier
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """`accuracy`: share of held-out examples classified correctly, 0 to 1; `loss`: nats per example."""
+
+    version: int
+    accuracy: float
+    loss: float
+    examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Payload bytes of one kind. `direction`: up (from clients) or down; `tier` is None before enrolment."""
+
+    direction: str
+    tier: Tier | None
+    phase: Phase
+    kind: str
+    payload_bytes: int
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """`version` and `digest` (hex) are its replica's, and `peak_memory_bytes` its process's, as last reported; `gone_s`
+    counts since its stream closed."""
+
+    name: str
+    tier: Tier
+    connected: bool
+    examples: int
+    version: int
+    digest: str
+    peak_memory_bytes: int
+    gone_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """How the clients' last reports compare with the coordinator's model. Replicas that have not reported since this
+    version was made say nothing."""
+
+    agree: tuple[str, ...]
+    differ: tuple[str, ...]
+    silent: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where the run is. `digest` is hex; `pivot_version` and `final_version` are where the phases end or ended."""
+
+    name: str
+    run_id: str
+    phase: Phase
+    round: int
+    version: int
+    digest: str
+    activity: str
+    pivot_version: int
+    final_version: int
+    clients: tuple[Client, ...]
+    traffic: tuple[Traffic, ...]
+    evaluation: Evaluation | None
+    pivot_evaluation: Evaluation | None
+    paused: str
+    participants: int
+    contributed: int
+    uptime_s: float
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """The tiers that have members, high first."""
+        return tuple(tier for tier in Tier if any(client.tier is tier for client in self.clients))
+
+    def members(self, tier: Tier) -> tuple[Client, ...]:
+        return tuple(client for client in self.clients if client.tier is tier)
+
+    @property
+    def replicas(self) -> Replicas:
+        current = [client for client in self.clients if client.version == self.version and client.digest]
+        return Replicas(
+            agree=tuple(client.name for client in current if client.digest == self.digest),
+            differ=tuple(client.name for client in current if client.digest != self.digest),
+            silent=tuple(client.name for client in self.clients if client not in current),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values with units in the names, for `zowarmup status --json`."""
+        replicas = self.replicas
+        return {
+            **asdict(self),
+            "replicas": {"agree": len(replicas.agree), "differ": len(replicas.differ), "silent": len(replicas.silent)},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of the model: the `round` that made it, and the whole run's traffic when it was committed."""
+
+    version: int
+    round: int
+    phase: Phase
+    contributions: int
+    committed_at_s: float
+    evaluation: Evaluation | None
+    traffic: tuple[Traffic, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is being trained: `parameters` is the length of its flat vector."""
+
+    name: str
+    run_id: str
+    parameters: int
+
+
+def payload(
+    traffic: Iterable[Traffic],
+    direction: str,
+    tier: Tier | None,
+    phase: Phase | None = None,
+    kinds: Collection[str] = (),
+) -> int:
+    """Payload bytes that went `direction` for a tier, of one phase or all, of the given kinds or all."""
+    return sum(
+        row.payload_bytes
+        for row in traffic
+        if row.direction == direction
+        and row.tier is tier
+        and (phase is None or row.phase is phase)
+        and (not kinds or row.kind in kinds)
+    )
+
+
+def contributions(traffic: Iterable[Traffic], tier: Tier, phase: Phase) -> int:
+    """How many contributions a tier has sent in a phase."""
+    return sum(
+        row.messages
+        for row in traffic
+        if row.direction == "up" and row.tier is tier and row.phase is phase and row.kind == "contribution"
+    )
+
+
+def bytes_per_contribution(traffic: Iterable[Traffic], tier: Tier, phase: Phase) -> float | None:
+    """What one contribution of a tier costs it to upload, its delta included; None before the first."""
+    rows = tuple(traffic)
+    count = contributions(rows, tier, phase)
+    return payload(rows, "up", tier, phase, ("contribution", "delta")) / count if count else None

@@ -1,0 +1,175 @@
+"""A connection to a coordinator, for an operator: the wire's answers as values, and its errors as sentences.
+
+Calls are synchronous and short, each with a deadline. Nothing else in this room touches the wire.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from zowarmup.cli.failure import Failure, NoAnswer, Usage
+from zowarmup.cli.run_status import Client, Evaluation, Run, Status, Traffic, Version
+from zowarmup.common.codec import phase_from_wire, tier_from_wire
+from zowarmup.common.layout import Layout
+from zowarmup.common.run import PROTOCOL
+from zowarmup.common.work import Phase
+from zowarmup.v1 import coordinator_pb2 as wire
+from zowarmup.v1.coordinator_pb2_grpc import CoordinatorServiceStub, OperatorServiceStub
+
+DEADLINE_S = 5.0
+
+
+class Session:
+    """Raises Usage where `address` is not HOST:PORT. The calls raise NoAnswer where nobody answers within `deadline_s`
+    seconds, and Failure where what answers is not a coordinator of this protocol or refuses."""
+
+    def __init__(self, address: str, deadline_s: float = DEADLINE_S) -> None:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise Usage(f"--server {address}: must be HOST:PORT, such as 127.0.0.1:7070")
+        self.address = address
+        self._deadline_s = deadline_s
+        options: list[tuple[str, int]] = [
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.max_receive_message_length", 64 << 20),
+        ]
+        if host in ("localhost", "[::1]") or host.startswith("127."):
+            options.append(("grpc.enable_http_proxy", 0))  # a proxy cannot reach this machine's loopback
+        self._channel = grpc.insecure_channel(address, options=options)
+        self._coordinator = CoordinatorServiceStub(self._channel)
+        self._operator = OperatorServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def run(self) -> Run:
+        """What is being trained. Raises Failure where the coordinator speaks another protocol."""
+        with self._sentences():
+            answer = self._coordinator.GetRun(wire.GetRunRequest(protocol=PROTOCOL), timeout=self._deadline_s)
+            if answer.protocol != PROTOCOL:
+                raise Failure(
+                    f"the coordinator at {self.address} speaks protocol {answer.protocol}, this zowarmup speaks "
+                    f"{PROTOCOL}: install the version of zowarmup that the coordinator has"
+                )
+            return Run(answer.name, answer.run_id, Layout.from_json(answer.layout_json).size)
+
+    def status(self) -> Status:
+        with self._sentences():
+            answer = self._operator.GetStatus(wire.GetStatusRequest(), timeout=self._deadline_s)
+            return Status(
+                name=answer.name,
+                run_id=answer.run_id,
+                phase=phase_from_wire(answer.phase),
+                round=answer.round,
+                version=answer.version,
+                digest=answer.digest.hex(),
+                activity=answer.activity,
+                pivot_version=answer.pivot_version,
+                final_version=answer.final_version,
+                clients=tuple(_client(client) for client in answer.clients),
+                traffic=tuple(_traffic(row) for row in answer.traffic),
+                evaluation=_evaluation(answer.evaluation) if answer.HasField("evaluation") else None,
+                pivot_evaluation=_evaluation(answer.pivot_evaluation) if answer.HasField("pivot_evaluation") else None,
+                paused=answer.paused,
+                participants=answer.participants,
+                contributed=answer.contributed,
+                uptime_s=answer.uptime_s,
+            )
+
+    def versions(self, from_version: int = 0) -> list[Version]:
+        """The run's history from a version on, in order."""
+        with self._sentences():
+            request = wire.ListVersionsRequest(from_version=from_version)
+            return [_version(row) for row in self._operator.ListVersions(request, timeout=self._deadline_s)]
+
+    @contextmanager
+    def _sentences(self) -> Iterator[None]:
+        """The one place where errors of the wire become sentences."""
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise self._sentence(error.code(), error.details() or "") from error
+        except ValueError as error:  # a message that is not one of ours
+            raise Failure(
+                f"the coordinator at {self.address} sent what this zowarmup does not know: {error}"
+            ) from error
+
+    def _sentence(self, code: grpc.StatusCode, details: str) -> Failure:
+        match code:
+            case grpc.StatusCode.UNAVAILABLE:
+                return NoAnswer(
+                    f"no coordinator answers at {self.address}: start one with zowarmup-server, "
+                    "or say where it is with --server HOST:PORT"
+                )
+            case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED:
+                return NoAnswer(
+                    f"the coordinator at {self.address} did not answer within {self._deadline_s:g} s: "
+                    "try again, and look at its log if that does not help"
+                )
+            case grpc.StatusCode.UNIMPLEMENTED:
+                return Failure(
+                    f"what answers at {self.address} is no zowarmup coordinator of this version: check the address, "
+                    "and compare zowarmup version on both machines"
+                )
+            case (
+                grpc.StatusCode.FAILED_PRECONDITION
+                | grpc.StatusCode.INVALID_ARGUMENT
+                | grpc.StatusCode.UNAUTHENTICATED
+                | grpc.StatusCode.PERMISSION_DENIED
+            ):
+                return Failure(f"the coordinator at {self.address} refused: {details}")
+            case _:
+                return Failure(f"the coordinator at {self.address} failed ({code.name}): {details or 'see its log'}")
+
+
+def _client(message: wire.ClientStatus) -> Client:
+    return Client(
+        name=message.client,
+        tier=tier_from_wire(message.tier),
+        connected=message.connected,
+        examples=message.examples,
+        version=message.version,
+        digest=message.digest.hex(),
+        peak_memory_bytes=message.peak_memory_bytes,
+        gone_s=message.gone_s,
+    )
+
+
+def _traffic(message: wire.Traffic) -> Traffic:
+    return Traffic(
+        direction=message.direction,
+        tier=tier_from_wire(message.tier) if message.tier else None,
+        phase=phase_from_wire(message.phase),
+        kind=message.kind,
+        payload_bytes=message.payload_bytes,
+        messages=message.messages,
+    )
+
+
+def _evaluation(message: wire.Evaluation) -> Evaluation:
+    return Evaluation(message.version, message.accuracy, message.loss, message.examples)
+
+
+def _version(message: wire.ListVersionsResponse) -> Version:
+    return Version(
+        version=message.version,
+        round=message.round,
+        # The initial weights belong to no round, and so to no phase but the first.
+        phase=phase_from_wire(message.phase) if message.phase else Phase.WARM_UP,
+        contributions=message.contributions,
+        committed_at_s=message.committed_at_s,
+        evaluation=_evaluation(message.evaluation) if message.HasField("evaluation") else None,
+        traffic=tuple(_traffic(row) for row in message.traffic),
+    )

@@ -1,0 +1,117 @@
+"""A run's status on a terminal of 80 columns.
+
+One block of facts, each with its unit, and one table of bytes by tier and phase. Colour marks only what needs an
+eye: a paused run, a replica that differs.
+"""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from zowarmup.cli.run_status import Status, bytes_per_contribution, payload
+from zowarmup.cli.units import counted, duration, percent, size
+from zowarmup.common.work import Phase, Tier
+
+NAMES_SHOWN = 3
+
+
+def status_view(status: Status) -> RenderableType:
+    """All of a status; for `zowarmup status` and `watch`."""
+    return Group(heading(status), Text(), facts(status), Text(), bytes_table(status))
+
+
+def heading(status: Status) -> Text:
+    return Text.assemble((status.name, "bold"), ("  run ", "dim"), (status.run_id, "dim"))
+
+
+def facts(status: Status) -> Table:
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="dim", no_wrap=True)
+    rows.add_column(overflow="fold")
+    rows.add_row("phase", phase_text(status))
+    rows.add_row("version", f"{status.version} of {status.final_version} (pivot at {status.pivot_version})")
+    rows.add_row("now", activity_text(status))
+    rows.add_row("accuracy", accuracy_text(status))
+    for tier in status.tiers:
+        rows.add_row(f"{tier} tier", clients_text(status, tier))
+    if not status.tiers:
+        rows.add_row("clients", "none has enrolled yet")
+    rows.add_row("replicas", replicas_text(status))
+    rows.add_row("up for", duration(status.uptime_s))
+    return rows
+
+
+def phase_text(status: Status) -> Text:
+    text = Text(status.phase.value, style="bold")
+    if status.phase is not Phase.FINISHED:
+        text.append(f", round {status.round}", style="not bold")
+    return text
+
+
+def activity_text(status: Status) -> Text:
+    if status.paused:
+        return Text(f"paused: {status.paused}", style="yellow")
+    return Text(status.activity or "nothing is being waited for")
+
+
+def accuracy_text(status: Status) -> str:
+    if status.evaluation is None:
+        return "not evaluated yet"
+    now, pivot = status.evaluation, status.pivot_evaluation
+    text = f"{percent(now.accuracy)} of {counted(now.examples, 'example')} at version {now.version}"
+    if pivot is not None and pivot.version != now.version:
+        text += f" (at the pivot: {percent(pivot.accuracy)})"
+    return f"{text}, loss {now.loss:.2f} nats"
+
+
+def clients_text(status: Status, tier: Tier) -> str:
+    members = status.members(tier)
+    gone = sorted((client for client in members if not client.connected), key=lambda client: client.gone_s)
+    text = f"{len(members) - len(gone)} of {counted(len(members), 'client')} connected"
+    if gone:
+        named = [f"{c.name} gone for {duration(c.gone_s)}" if c.gone_s else f"{c.name} away" for c in gone]
+        text += f" ({_some(named)})"
+    return text
+
+
+def replicas_text(status: Status) -> Text:
+    replicas = status.replicas
+    total = len(status.clients)
+    if replicas.differ:
+        return Text(f"{_some(replicas.differ)} of {total} differ at version {status.version}", style="red")
+    text = Text(f"{len(replicas.agree)} of {total} report the coordinator's digest at version {status.version}")
+    if replicas.silent and status.phase is not Phase.FINISHED:
+        text.append("; replicas report at the end", style="dim")
+    return text
+
+
+def bytes_table(status: Status) -> Table:
+    """Payload by tier and phase, both ways."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("payload")
+    table.add_column("phase")
+    for name in ("up", "down", "up per contribution"):
+        table.add_column(name, justify="right")
+    tiers: tuple[Tier | None, ...] = (*Tier, None)
+    for tier in tiers:
+        for phase in Phase:
+            up = payload(status.traffic, "up", tier, phase)
+            down = payload(status.traffic, "down", tier, phase)
+            if not up and not down:
+                continue
+            each = bytes_per_contribution(status.traffic, tier, phase) if tier else None
+            name = f"{tier} tier" if tier else "not yet enrolled"
+            table.add_row(name, phase.value, size(up), size(down), size(each) if each else "-")
+    return table
+
+
+def status_line(status: Status) -> str:
+    """A status in one line, for a log or a pipe."""
+    accuracy = f", accuracy {percent(status.evaluation.accuracy)}" if status.evaluation else ""
+    now = (status.paused and f"paused: {status.paused}") or status.activity
+    return f"{status.phase}, version {status.version} of {status.final_version}{accuracy}" + (f"; {now}" if now else "")
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    shown = ", ".join(names[:NAMES_SHOWN])
+    return f"{shown} and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else shown

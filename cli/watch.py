@@ -1,0 +1,65 @@
+"""A run's status, followed until the run is finished.
+
+On a terminal it is redrawn in place; into a file or a pipe goes one line for each change. A coordinator that is gone
+for a while (restarted, say) is waited for; that it was there to begin with is the caller's to know.
+"""
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from zowarmup.cli.failure import NoAnswer
+from zowarmup.cli.processes import Interrupts
+from zowarmup.cli.run_status import Status
+from zowarmup.cli.session import Session
+from zowarmup.cli.status_view import status_line, status_view
+from zowarmup.cli.units import duration
+from zowarmup.common.work import Phase
+
+EVERY_S = 0.5
+
+
+def watch(session: Session, noted: Interrupts, console: Console) -> None:
+    """Raises Interrupted where a signal ended it."""
+    status = session.status()
+    if console.is_terminal:
+        with Live(status_view(status), console=console, auto_refresh=False) as live:
+            _follow(session, noted, status, lambda seen, lost: live.update(_view(seen, lost), refresh=True))
+    else:
+        _follow(session, noted, status, _Teller(console))
+
+
+def _follow(session: Session, noted: Interrupts, status: Status, show: Callable[[Status, str], None]) -> None:
+    heard = time.monotonic()
+    lost = ""
+    while True:
+        show(status, lost)
+        if status.phase is Phase.FINISHED and not lost:
+            return
+        noted.sleep(EVERY_S)
+        try:
+            status, lost, heard = session.status(), "", time.monotonic()
+        except NoAnswer:
+            lost = f"no answer from {session.address} for {duration(time.monotonic() - heard)}; waiting for it"
+
+
+def _view(status: Status, lost: str) -> RenderableType:
+    return Group(status_view(status), Text(lost, style="yellow")) if lost else status_view(status)
+
+
+class _Teller:
+    """One line for each change; of how long something has lasted, only that it does."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._told = ""
+
+    def __call__(self, status: Status, lost: str) -> None:
+        line = lost or status_line(status)
+        key = "lost" if lost else line
+        if key != self._told:
+            self._told = key
+            self._console.print(line, soft_wrap=True, markup=False)
