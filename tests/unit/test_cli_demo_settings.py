@@ -28,7 +28,11 @@ def test_the_run_file_written_is_the_run_meant(model: DemoModel, paper_mode: boo
 def test_everyone_takes_part_so_that_the_seed_decides() -> None:
     run = run_file("x", 0, DemoModel.MLP, 2, 3, demo_settings(DemoModel.MLP, False, None))
     assert (run.warmup.clients_per_round, run.warmup.minimum_clients, run.warmup.quorum) == (2, 2, 1.0)
-    assert (run.zeroth_order.clients_per_round, run.zeroth_order.minimum_clients, run.zeroth_order.quorum) == (5, 5, 1.0)
+    assert (run.zeroth_order.clients_per_round, run.zeroth_order.minimum_clients, run.zeroth_order.quorum) == (
+        5,
+        5,
+        1.0,
+    )
 
 
 def test_paper_mode_probes_as_the_paper_does() -> None:

@@ -208,7 +208,7 @@ def test_status_json_is_plain_and_complete() -> None:
 def test_the_sparkline_spans_the_run_and_marks_the_pivot() -> None:
     line = sparkline(VERSIONS, pivot=2, final=4, width=8)
     assert line.plain == "▁▁▂▂▃▃▇█"
-    assert [(span.start, str(span.style)) for span in line.spans if str(span.style) == "green"][0][0] == 4
+    assert min(span.start for span in line.spans if span.style == "green") == 4
     assert sparkline((), 2, 4).plain == ""
     assert sparkline(VERSIONS[:2], 2, 400, width=8).plain == "▂"
 

@@ -1,0 +1,69 @@
+"""The command itself, as a process: exit codes, one sentence instead of a traceback, nothing heavy imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = "import sys; from zowarmup.cli.main import main; sys.argv[0] = 'zowarmup'; sys.exit(main())"
+
+
+def zowarmup(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", f"{before}\n{RUN}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ((), 2, "Usage: zowarmup"),
+        (("status", "--server", "nowhere"), 2, "--server nowhere: must be HOST:PORT"),
+        (("status", "--server", "127.0.0.1:1"), 1, "no coordinator answers at 127.0.0.1:1"),
+        (("watch", "--server", "127.0.0.1:1"), 1, "no coordinator answers at 127.0.0.1:1"),
+        (("demo", "--high", "0"), 2, "--high"),
+        (("demo", "--model", "gpt"), 2, "--model"),
+        (("demo", "--alpha", "x"), 2, "--alpha"),
+        (("export", "--data-dir", "/nowhere", "--out", "x"), 1, "/nowhere holds no run"),
+        (("export",), 2, "--data-dir"),
+        (("train",), 2, "train"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(arguments: tuple[str, ...], code: int, said: str) -> None:
+    done = zowarmup(*arguments)
+    assert done.returncode == code
+    assert said in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_is_not_a_demos_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    done = zowarmup("demo", "--out", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is not empty, and not from an earlier demo" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = zowarmup("demo", "--out", str(tmp_path / "file" / "demo"))
+    assert done.returncode == 1
+    assert "Not a directory; name a folder that can be written" in done.stderr
+
+
+def test_version_names_what_is_installed_and_imports_no_torch() -> None:
+    after = "import atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))"
+    done = zowarmup("version", before=f"import sys; {after}")
+    assert done.returncode == 0
+    told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert set(told) == {"zowarmup", "protocol", "python", "numpy", "grpcio", "protobuf", "onnxruntime", "torch"}
+    assert told["python"] == sys.version.split()[0]
+    assert done.stderr == "False\n"
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_a_bare_install_says_what_to_install(missing: str) -> None:
+    done = zowarmup("version", before=f"import sys; sys.modules[{missing!r}] = None")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("install it with: pip install 'zowarmup[server]'\n")
+    assert done.stderr.count("\n") == 1
