@@ -97,7 +97,7 @@ def _build(run: RunFile, folder: Path) -> None:
 
     held_out = load(run.evaluation.data)
     module = build(run.model, held_out.shape, held_out.classes, run.seed)
-    layout = describe(module)
+    layout = describe(module, held_out.shape)
     weights = flatten(module, layout)
     if run.model.weights:
         _load_weights(Path(run.model.weights), layout, weights)

@@ -1,0 +1,59 @@
+"""Models: what a run may train, as torch modules and as flat vectors.
+
+The low tier never comes here; torch is imported when one of these is called. Every function raises ModelError where a
+model cannot be used.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.layout import Layout
+from zowarmup.common.models.error import ModelError
+from zowarmup.common.run import Model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["ModelError", "build", "describe", "flatten", "load_into"]
+
+
+def build(model: Model, input_shape: tuple[int, ...], classes: int, seed: int) -> "nn.Module":
+    """The named model for inputs (n, *input_shape) and logits (n, classes), in eval mode, with initial weights drawn
+    from `seed`. torch's global generator is left as it was."""
+    from zowarmup.common.models.construction import construct
+
+    return construct(model, input_shape, classes, seed)
+
+
+def describe(module: "nn.Module", input_shape: tuple[int, ...]) -> Layout:
+    """Where each of the module's tensors lies in the flat vector, and its head if it ends in a linear classifier.
+
+    It makes a forward pass over two inputs of `input_shape` and leaves the module in eval mode."""
+    from zowarmup.common.models.description import layout_of
+
+    return layout_of(module, input_shape)
+
+
+def flatten(module: "nn.Module", layout: Layout) -> NDArray[np.float32]:
+    """The module's weights as a new flat vector, float32 (layout.size,)."""
+    from zowarmup.common.models.description import tensors_of
+
+    weights = np.empty(layout.size, dtype=np.float32)
+    tensors = tensors_of(module, layout)
+    for name, view in layout.views(weights).items():
+        view[...] = tensors[name].detach().cpu().numpy()
+    return weights
+
+
+def load_into(module: "nn.Module", layout: Layout, weights: NDArray[np.float32]) -> None:
+    """Copy the flat vector, float32 (layout.size,), into the module's parameters and buffers."""
+    import torch
+
+    from zowarmup.common.models.description import tensors_of
+
+    tensors = tensors_of(module, layout)
+    with torch.no_grad():
+        for name, view in layout.views(weights).items():
+            tensors[name].copy_(torch.from_numpy(view))

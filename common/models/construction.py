@@ -1,0 +1,109 @@
+"""Making a model by name, and refusing one that could not be trained here.
+
+What would let two replicas, or two evaluations of one replica, disagree is refused with a sentence: logits that differ
+between two passes over the same input, or that depend on the other examples of the batch.
+"""
+
+import importlib
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from zowarmup.common.models.error import ModelError
+from zowarmup.common.run import Model
+
+Factory = Callable[[tuple[int, ...], int], nn.Module]
+
+_PROBE = 3  # examples in the batch that a model is tried on
+_TOLERANCE = 1e-3  # relative to the largest logit; rounding moves them by about 1e-6
+
+
+def construct(model: Model, input_shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+    """See zowarmup.common.models.build."""
+    factory = _factory(model)
+    _check_shape(model.name, input_shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = factory(input_shape, classes)
+        if not isinstance(module, nn.Module):
+            raise ModelError(f"model {model.name}: the factory gave a {type(module).__name__}, not a torch.nn.Module")
+        module.eval()
+        check(model.name, module, input_shape, classes)
+    return module
+
+
+def check(name: str, module: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
+    """Raises ModelError unless the module, in eval mode, gives finite float32 logits (n, classes), one by one."""
+    inputs = sample(input_shape, _PROBE)
+    with torch.no_grad():
+        try:
+            logits = module(inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"model {name} does not accept inputs of shape {input_shape}: {reason}") from error
+        if not isinstance(logits, torch.Tensor) or logits.shape != (_PROBE, classes) or logits.dtype != torch.float32:
+            found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits)
+            raise ModelError(f"model {name} gives {found} for {_PROBE} examples: it must be float32 (n, {classes})")
+        if not torch.isfinite(logits).all():
+            raise ModelError(f"model {name} gives logits that are not finite at its initial weights")
+        if not torch.equal(logits, module(inputs)):
+            raise ModelError(f"model {name} gives other logits the second time: dropout must be off in eval mode")
+        alone = module(inputs[:1])
+        if (alone - logits[:1]).abs().max() > _TOLERANCE * (1e-3 + logits.abs().max()):
+            raise ModelError(
+                f"model {name} gives an example other logits in other company: normalise over the example, or with "
+                "running statistics, not over the batch"
+            )
+
+
+def sample(input_shape: tuple[int, ...], count: int) -> torch.Tensor:
+    """The same made-up inputs every time, float32 (count, *input_shape) in [0, 1)."""
+    return torch.rand(count, *input_shape, generator=torch.Generator().manual_seed(0))
+
+
+def _factory(model: Model) -> Factory:
+    if model.name == "mlp":
+        from zowarmup.common.models.small import mlp
+
+        return mlp
+    if model.name == "cnn":
+        from zowarmup.common.models.small import Cnn
+
+        return Cnn
+    if model.name == "resnet18":
+        from zowarmup.common.models.resnet import ResNet18
+
+        return lambda input_shape, classes: ResNet18(input_shape, classes, model.norm)
+    if model.name == "vit":
+        from zowarmup.common.models.vit import ViT
+
+        return ViT
+    path, _, attribute = model.name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(path), attribute)
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+        raise ModelError(f"model {model.name} cannot be imported: {error}") from error
+    if not callable(factory):
+        raise ModelError(
+            f"model {model.name} is a {type(factory).__name__}: it must be callable as (input_shape, classes)"
+        )
+    return lambda input_shape, classes: _call(model.name, factory, input_shape, classes)
+
+
+def _call(name: str, factory: Factory, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    try:
+        return factory(input_shape, classes)
+    except Exception as error:  # a stranger's code: whatever it raises is told in one sentence
+        raise ModelError(f"model {name}: factory({input_shape}, {classes}) raised {error!r}") from error
+
+
+def _check_shape(name: str, input_shape: tuple[int, ...]) -> None:
+    """What the models made here ask of their inputs."""
+    least = {"cnn": 4, "resnet18": 8, "vit": 4}.get(name)
+    if least is None:
+        return
+    if len(input_shape) != 3 or min(input_shape[1:]) < least:
+        raise ModelError(f"model {name} needs inputs (channels, H, W) of at least {least}x{least}, not {input_shape}")
+    if name == "vit" and (input_shape[1] % 4 or input_shape[2] % 4):
+        raise ModelError(f"model vit needs H and W that are multiples of 4, its patch: not {input_shape}")

@@ -1,0 +1,119 @@
+"""What a module is made of, in the order of its flat vector.
+
+Trainable parameters come first, the head's tensors last among them; then what is shipped but never stepped: frozen
+parameters and float buffers such as BatchNorm's running mean and variance. Weights that layers share are listed once.
+Buffers that are not persistent follow from the code, not from training, and are no weights.
+"""
+
+import torch
+from torch import nn
+
+from zowarmup.common.layout import Block, Head, Layout, Tensor
+from zowarmup.common.models.construction import sample
+from zowarmup.common.models.error import ModelError
+
+_PROBE = 2
+
+
+def layout_of(module: nn.Module, input_shape: tuple[int, ...]) -> Layout:
+    """See zowarmup.common.models.describe."""
+    module.eval()
+    tensors = _tensors(module)
+    trainable = [name for name, tensor in tensors.items() if tensor.requires_grad]
+    if not trainable:
+        raise ModelError("the model has no trainable parameters")
+    head = _head(module, input_shape, tensors)
+    last = [] if head is None else [head.weight_name] + ([head.bias_name] if head.bias_name else [])
+    if len(last) == len(trainable):
+        head, last = None, []  # nothing but a linear classifier: there is no trunk to probe beside it
+    order = [name for name in trainable if name not in last] + last
+    order += [name for name in tensors if name not in order]
+    placed, place = [], 0
+    for name in order:
+        placed.append(Tensor(name, tuple(tensors[name].shape), place))
+        place = placed[-1].stop
+    stop = placed[len(trainable) - 1].stop
+    blocks = [Block("all", 0, stop)]
+    if head is not None:
+        edge = placed[len(trainable) - len(last)].start
+        blocks += [Block("trunk", 0, edge), Block("head", edge, stop)]
+    return Layout(tuple(placed), stop, place, tuple(blocks), head)
+
+
+def tensors_of(module: nn.Module, layout: Layout) -> dict[str, torch.Tensor]:
+    """The module's tensors by name. Raises ModelError unless they are those of the layout."""
+    tensors = _tensors(module)
+    for wanted in layout.tensors:
+        if wanted.name not in tensors:
+            raise ModelError(f"the model has no tensor {wanted.name}, which the layout lists: is it the same code?")
+        if tuple(tensors[wanted.name].shape) != wanted.shape:
+            found = tuple(tensors[wanted.name].shape)
+            raise ModelError(f"the model's {wanted.name} has shape {found}, in the layout it has {wanted.shape}")
+    if extra := set(tensors) - {wanted.name for wanted in layout.tensors}:
+        raise ModelError(f"the model's tensor {min(extra)} is not in the layout: is it the same code?")
+    return tensors
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = dict(module.named_parameters())
+    for name, parameter in tensors.items():
+        if parameter.dtype != torch.float32:
+            raise ModelError(f"parameter {name} is {parameter.dtype}: all parameters must be float32")
+    for prefix, part in module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats and part.momentum is None:
+            raise ModelError(
+                f"{prefix} averages its statistics over all batches it ever saw: give BatchNorm a momentum, such as 0.1"
+            )
+    kept = set(module.state_dict())
+    for name, buffer in module.named_buffers():
+        if name not in kept or name.endswith("num_batches_tracked"):
+            continue  # BatchNorm's counter has no effect where there is a momentum
+        if buffer.dtype != torch.float32:
+            raise ModelError(f"buffer {name} is {buffer.dtype}: register it as float32, or with persistent=False")
+        tensors[name] = buffer
+    if empty := [name for name, tensor in tensors.items() if tensor.numel() == 0]:
+        raise ModelError(f"tensor {empty[0]} of the model is empty: leave it out")
+    return tensors
+
+
+def _head(module: nn.Module, input_shape: tuple[int, ...], tensors: dict[str, torch.Tensor]) -> Head | None:
+    """The linear layer whose output is the logits, found by watching every linear layer in a forward pass.
+
+    Its gradient under cross-entropy has the closed form (softmax - onehot)^T features only if the weight is used there
+    and nowhere else, so back-propagation is asked whether it has.
+    """
+    names = {id(tensor): name for name, tensor in tensors.items() if tensor.requires_grad}
+    seen: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []
+
+    def watch(layer: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        assert isinstance(layer, nn.Linear)
+        seen.append((layer, args[0], output))
+
+    handles = [part.register_forward_hook(watch) for part in module.modules() if type(part) is nn.Linear]
+    try:
+        with torch.enable_grad():
+            logits = module(sample(input_shape, _PROBE))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for layer, features, output in seen:
+        if output.shape != logits.shape or features.ndim != 2 or not torch.equal(output, logits):
+            continue
+        weight, bias = names.get(id(layer.weight)), names.get(id(layer.bias))
+        if weight is None or (layer.bias is not None and bias is None):
+            continue
+        cotangent = torch.linspace(-1, 1, logits.numel()).reshape(logits.shape)
+        wanted = [layer.weight] + ([layer.bias] if layer.bias is not None else [])
+        found = torch.autograd.grad(logits, wanted, cotangent)
+        closed = [cotangent.T @ features.detach(), cotangent.sum(0)]
+        if all(torch.allclose(f, c, rtol=1e-3, atol=1e-5) for f, c in zip(found, closed, strict=False)):
+            return Head(weight, bias, layer.in_features, layer.out_features)
+    return None
+
+
+def head_module(module: nn.Module, layout: Layout) -> nn.Linear:
+    """The layer that the layout's head is."""
+    assert layout.head is not None
+    layer = module.get_submodule(layout.head.weight_name.rpartition(".")[0])
+    assert isinstance(layer, nn.Linear)
+    return layer

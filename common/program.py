@@ -1,0 +1,92 @@
+"""The model's forward pass as the coordinator ships it: an ONNX graph whose weights are inputs.
+
+The inputs are bound once to views of the flat weight vector, so the vector is the model: change it in place and the
+next forward pass sees the change, with no copy.
+
+Memory, measured over batches of mixed sizes: ONNX Runtime's arena without its memory patterns peaks lowest and runs
+fastest. Without the arena the C library's allocator is left with gaps of tens of megabytes; a pattern reserves the
+activations in one piece, beside what the arena has already.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.layout import Layout
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+_ERRORS_ONLY = 3  # ONNX Runtime's severity
+
+
+class Program:
+    """The forward pass over `weights`, float32 (layout.size,), which the caller keeps and may change between calls.
+
+    The graph's inputs are "inputs", float32 (n, *shape), and every tensor of the layout by its name; its outputs
+    "logits" and, where the layout has a head, "features". Raises ValueError where the graph is another.
+    """
+
+    def __init__(self, onnx: bytes, layout: Layout, weights: NDArray[np.float32], threads: int = 1) -> None:
+        import onnxruntime
+
+        self._session = _session(onnx, threads)
+        views = layout.views(weights)
+        self._shape = _input_shape(self._session, views)
+        self._outputs = ["logits"] if layout.head is None else ["logits", "features"]
+        found = [output.name for output in self._session.get_outputs()]
+        if found != self._outputs:
+            raise ValueError(f"program: its outputs are {', '.join(found)}, it should give {', '.join(self._outputs)}")
+        self._weights = weights  # bound by address
+        self._binding = self._session.io_binding()
+        for name, view in views.items():
+            self._binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(view))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self._shape
+
+    def forward(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Logits (n, classes) and, where the layout has a head, the features (n, h) that it reads, for inputs
+        (n, *shape). One thread at a time."""
+        if inputs.dtype != np.float32 or inputs.shape[1:] != self._shape or not len(inputs):
+            raise ValueError(f"inputs are {inputs.dtype} {inputs.shape}: the model takes float32 (n, *{self._shape})")
+        self._binding.bind_cpu_input("inputs", np.ascontiguousarray(inputs))
+        for name in self._outputs:
+            self._binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(self._binding)
+        logits, *features = self._binding.copy_outputs_to_cpu()
+        return logits, features[0] if features else None
+
+
+def _session(onnx: bytes, threads: int) -> "InferenceSession":
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = True
+    options.enable_mem_pattern = False
+    options.log_severity_level = _ERRORS_ONLY
+    # Threads that wait must not burn the power of a device.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own errors share no base but this
+        raise ValueError(f"program: ONNX Runtime cannot load it: {error}") from error
+
+
+def _input_shape(session: "InferenceSession", views: dict[str, NDArray[np.float32]]) -> tuple[int, ...]:
+    """The shape of one example, after checking that the other inputs are the layout's tensors."""
+    inputs = {node.name: (node.type, tuple(node.shape)) for node in session.get_inputs()}
+    kind, shape = inputs.pop("inputs", (None, ()))
+    if kind != "tensor(float)" or len(shape) < 2 or not all(isinstance(extent, int) for extent in shape[1:]):
+        raise ValueError('program: it has no input "inputs" of float32 (n, ...)')
+    for name in sorted(inputs.keys() ^ views.keys()):
+        raise ValueError(f"program: tensor {name} is in {'it' if name in inputs else 'the layout'} alone")
+    for name, view in views.items():
+        if inputs[name] != ("tensor(float)", view.shape):
+            raise ValueError(f"program: tensor {name} is {inputs[name]}, in the layout float32 {view.shape}")
+    return tuple(shape[1:])
