@@ -103,7 +103,7 @@ def _end_round(state: State, now: float) -> ev.Event | None:
     if have < needed and not over:
         return None
     missing = current.missing
-    if have >= needed and (over or not set(missing) & set(state.eligible)):
+    if have >= needed and (over or all(map(state.is_gone, missing))):
         cause = "the deadline is over" if over else "the others are gone"
         return ev.RoundClosed(
             current.number, f"{have} of {participants} contributed{_gone(state, missing, now)}, {cause}"

@@ -102,6 +102,10 @@ class State:
             )
         )
 
+    def is_gone(self, client: str) -> bool:
+        """Whether its stream has been seen to close. After a restart nobody is gone: they may be on their way."""
+        return client in self.presence and bool(self.presence[client].gone_at)
+
     @property
     def snapshot(self) -> ev.Snapshot:
         """The newest snapshot on disk."""

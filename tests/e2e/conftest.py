@@ -1,0 +1,116 @@
+"""Real processes on loopback: one coordinator and its clients, started and stopped by a test."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
+from zowarmup.cli.demo_settings import to_toml
+from zowarmup.cli.failure import NoAnswer
+from zowarmup.cli.processes import Interrupts, Processes
+from zowarmup.cli.run_status import Status
+from zowarmup.cli.session import Session
+from zowarmup.common.run import RunFile
+from zowarmup.common.work import Phase
+
+
+@dataclass
+class Fleet:
+    """A coordinator and its clients in one folder. Every process is gone when the test ends."""
+
+    folder: Path
+    processes: Processes
+    address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "server"
+
+    def lead(self, run: RunFile | None = None, name: str = "server", *options: str) -> None:
+        """Start the coordinator, or start it again on the same data directory."""
+        path = self.folder / "run.toml"
+        if run is not None:
+            path.write_text(to_toml(run))
+        arguments = [str(path), "--data-dir", str(self.data_dir), "--address", self.address, *options]
+        self.processes.start(name, "zowarmup.server.main", arguments)
+
+    def join(self, name: str, data: str, tier: str, log: str = "") -> None:
+        """Start a client; `log` names its process where it is started a second time."""
+        state = ["--state-dir", str(self.folder / "clients" / name)]
+        arguments = ["--server", self.address, "--data", data, "--tier", tier, "--name", name, *state]
+        self.processes.start(log or name, "zowarmup.client.main", arguments)
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        pid = self.processes.pid(name)
+        subprocess.run(["kill", f"-{number.value}", str(pid)], check=True)
+        wait_until(lambda: name in {ended.name for ended in self.processes.ended()}, 20, f"{name} to end")
+
+    def status(self) -> Status | None:
+        with Session(self.address, deadline_s=3.0) as session:
+            try:
+                return session.status()
+            except NoAnswer:
+                return None
+
+    def until(self, condition: Callable[[Status], bool], seconds: float, what: str) -> Status:
+        """Wait for a status, and fail at once where a process fails."""
+        found: list[Status] = []
+
+        def look() -> bool:
+            failed = [ended for ended in self.processes.ended() if ended.code not in (0, -9)]
+            assert not failed, failed[0].sentence()
+            status = self.status()
+            if status is not None and condition(status):
+                found.append(status)
+            return bool(found)
+
+        wait_until(look, seconds, what)
+        return found[0]
+
+    def finished(self, members: int, seconds: float = 120.0) -> Status:
+        """Wait for the end of the run and for every member's last report."""
+
+        def over(status: Status) -> bool:
+            done = len(status.replicas.agree) + len(status.replicas.differ)
+            evaluated = status.evaluation is not None and status.evaluation.version == status.version
+            return status.phase is Phase.FINISHED and done == members and evaluated
+
+        return self.until(over, seconds, "the run to finish")
+
+    def run_once(self, module: str, *arguments: str, seconds: float = 60.0) -> "subprocess.CompletedProcess[str]":
+        """A process to its end."""
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+
+    def logged(self, name: str) -> str:
+        return self.processes.log(name).read_text(errors="replace")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Callable[[], Fleet]]:
+    """Makes fleets, each in a folder of its own."""
+    environment = {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"}
+    made: list[Processes] = []
+
+    def make() -> Fleet:
+        folder = tmp_path / f"fleet-{len(made)}"
+        (folder / "logs").mkdir(parents=True)
+        processes = Processes(folder / "logs", Interrupts(), environment)
+        made.append(processes)
+        return Fleet(folder, processes)
+
+    yield make
+    for processes in made:
+        processes.stop()

@@ -1,0 +1,84 @@
+"""A coordinator or a client that stops and comes back."""
+
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+
+RUN = RunFile(
+    name="restart",
+    seed=5,
+    model=Model(name="mlp"),
+    warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0),
+    zeroth_order=ZerothOrder(
+        rounds=60, clients_per_round=3, quorum=1.0, probes=8, head_projections=4, snapshot_every=7
+    ),
+    evaluation=Evaluation(every=100),
+)
+NAMES = {"high-1": "high", "low-1": "low", "low-2": "low"}
+
+
+def run_to_its_end(fleet: Callable, disturb: Callable | None = None) -> str:  # type: ignore[type-arg]
+    made = fleet()
+    made.lead(RUN)
+    for shard, (name, tier) in enumerate(NAMES.items(), 1):
+        made.join(name, f"digits:{shard}/3", tier)
+    if disturb:
+        disturb(made)
+    status = made.finished(3)
+    assert status.replicas.agree == tuple(NAMES)
+    return status.digest
+
+
+def test_a_killed_coordinator_loses_nothing(fleet: Callable) -> None:  # type: ignore[type-arg]
+    """The disturbed run ends with the bits of the undisturbed one."""
+
+    def kill_and_restart(made) -> None:  # type: ignore[no-untyped-def]
+        for attempt, version in enumerate((0, 5, 20, 35)):
+            name = f"server-{attempt}" if attempt else "server"
+            made.until(lambda status, version=version: status.version >= version, 60, f"version {version}")
+            made.signal(name, signal.SIGKILL)
+            made.lead(None, f"server-{attempt + 1}")
+
+    assert run_to_its_end(fleet, kill_and_restart) == run_to_its_end(fleet)
+
+
+def test_a_killed_client_is_the_same_client_again_and_catches_up_by_steps(fleet: Callable) -> None:  # type: ignore[type-arg]
+    def kill_and_restart(made) -> None:  # type: ignore[no-untyped-def]
+        made.until(lambda status: status.version >= 20, 60, "version 20")
+        made.signal("low-2", signal.SIGKILL)
+        made.join("low-2", "digits:3/3", "low", log="low-2-again")
+
+    made: list[object] = []
+
+    def make():  # type: ignore[no-untyped-def]
+        made.append(fleet())
+        return made[-1]
+
+    disturbed = run_to_its_end(make, kill_and_restart)
+    assert disturbed == run_to_its_end(fleet)
+    status = made[0].status()  # type: ignore[attr-defined]
+    assert [client.name for client in status.clients] == list(NAMES)
+    assert "fetched snapshot" not in made[0].logged("low-2-again")  # type: ignore[attr-defined]
+
+
+def test_a_stopped_coordinator_continues_and_a_changed_run_file_is_refused(fleet: Callable) -> None:  # type: ignore[type-arg]
+    made = fleet()
+    made.lead(RUN)
+    made.until(lambda status: True, 60, "the coordinator to listen")
+    made.signal("server", signal.SIGTERM)
+    assert "start again with the same --data-dir" in made.logged("server")
+    run_file = made.folder / "run.toml"
+    before = run_file.read_text()
+    changed = replace(RUN, zeroth_order=replace(RUN.zeroth_order, rate=0.123))
+    from zowarmup.cli.demo_settings import to_toml
+
+    run_file.write_text(to_toml(changed))
+    refused = made.run_once("zowarmup.server.main", str(run_file), "--data-dir", str(made.data_dir))
+    assert refused.returncode == 1
+    assert "zeroth_order.rate is 0.123, the run began with 0.4" in refused.stderr
+    run_file.write_text(before)
+    made.lead(None, "server-again")
+    made.until(lambda status: status.name == "restart", 60, "the coordinator to listen again")
+    assert "goes on at version 0" in made.logged("server-again")
