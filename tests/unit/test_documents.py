@@ -1,0 +1,94 @@
+"""The documents say what is true: links lead somewhere, run files load, worked examples come out."""
+
+import re
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zowarmup.common.directions import lanes
+from zowarmup.common.grid import Grid
+from zowarmup.common.layout import Block, Layout, digest
+from zowarmup.common.permutation import permutation, words
+from zowarmup.common.steps import Direction, Step, apply_steps, perturb
+from zowarmup.server.runfile import read_run_file
+from zowarmup.v1 import coordinator_pb2 as wire
+
+REPOSITORY = Path(__file__).parents[2]
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
+PROTOCOL = (REPOSITORY / "docs/protocol.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+    inside = [link for link in links if "://" not in link]
+    assert [link for link in inside if not (document.parent / link).exists()] == []
+
+
+def test_the_example_loads_and_names_every_field() -> None:
+    example = REPOSITORY / "examples/digits.toml"
+    raw = tomllib.loads(example.read_text(encoding="utf-8"))
+    assert asdict(read_run_file(example)) == raw
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_run_files_in_documents_load(document: Path, tmp_path: Path) -> None:
+    for text in blocks(document.read_text(encoding="utf-8"), "toml"):
+        (tmp_path / "run.toml").write_text(text, encoding="utf-8")
+        read_run_file(tmp_path / "run.toml")
+
+
+def test_the_protocol_names_every_call_and_every_message_of_a_stream() -> None:
+    stream = [wire.ParticipateRequest.DESCRIPTOR, wire.ParticipateResponse.DESCRIPTOR]
+    wanted = [f.message_type.name for message in stream for f in message.oneofs[0].fields if f.message_type]
+    wanted += [method.name for service in wire.DESCRIPTOR.services_by_name.values() for method in service.methods]
+    assert [name for name in wanted if not re.search(rf"\b{name}\b", PROTOCOL)] == []
+
+
+def test_the_protocol_quotes_the_streams_bytes() -> None:
+    rows = re.findall(r"^\| \((2\^64 - 1|\d+), (\d+)\) \| (\d+) \| ([\d ]+) \|$", PROTOCOL, re.MULTILINE)
+    assert len(rows) == 4
+    for seed, group, start, quoted in rows:
+        expected = [int(byte) for byte in quoted.split()]
+        key = (1 << 64) - 1 if seed == "2^64 - 1" else int(seed)
+        assert lanes(key, int(group), int(start), len(expected)).tolist() == expected
+
+
+def test_the_protocols_worked_steps_and_probe_come_out() -> None:
+    begin, stepped, probed = re.findall(r"^    (-[-\d ]+\d) +digest ([0-9a-f]{32})$", PROTOCOL, re.MULTILINE)
+    grid, whole, part = Grid(20), Block("all", 0, 8), Block("head", 6, 8)
+    weights = (np.array(begin[0].split(), dtype=np.int64) * grid.tick).astype(np.float32)
+
+    def quoted() -> tuple[str, str]:
+        return " ".join(str(int(weight / grid.tick)) for weight in weights), digest(weights).hex()
+
+    assert quoted() == begin
+    perturb(weights, grid, Direction(7, 0, whole), 1049)
+    assert quoted() == probed
+    perturb(weights, grid, Direction(7, 0, whole), -1049)
+    assert quoted() == begin
+    apply_steps(weights, grid, [Step(7, whole, (3, -5)), Step(9, part, (100,))])
+    assert quoted() == stepped
+
+
+def test_the_protocols_permutation_comes_out() -> None:
+    (row,) = re.findall(r"^\| (\d+) \| (\d+) \| ([0-9a-f ]+) \| ([\d ]+) \| ([\d ,]+) \|$", PROTOCOL, re.MULTILINE)
+    seed, count, first, order, slices = row
+    assert [f"{int(word):016x}" for word in words(int(seed), 0, 3)] == first.split()
+    dealt = permutation(int(seed), 0, int(count))
+    assert dealt.tolist() == [int(index) for index in order.split()]
+    assert ", ".join(" ".join(map(str, part)) for part in np.array_split(dealt, 4)) == slices
+
+
+def test_the_protocols_layout_is_one() -> None:
+    (text,) = blocks(PROTOCOL, "json")
+    layout = Layout.from_json(text)
+    assert layout.head is not None
