@@ -1,7 +1,7 @@
-"""What is worth doing of the messages that have arrived.
+"""What to do next of the messages that have arrived.
 
 A device that was busy or away finds several. A later Fetch replaces the replica, so commits before it are moot; work
-followed by anything that opens or closes a round is over; the commits that remain are applied in one pass.
+followed by anything that opens or closes a round is over; commits in a row are applied in one pass.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from zowarmup.common.work import Commit, Work
 
 @dataclass(frozen=True, slots=True)
 class Commits:
-    """Consecutive commits, to be applied in one pass."""
+    """Commits one after another, to be applied in one pass."""
 
     commits: tuple[Commit, ...]
 
@@ -21,24 +21,24 @@ class Commits:
 Task = Message | Commits
 
 
-def agenda(messages: Sequence[Message]) -> list[Task]:
-    """The messages that still matter, in order, with commits gathered where the first of them stood."""
+def agenda(messages: Sequence[Message]) -> tuple[Task | None, list[Message]]:
+    """The next thing to do, None where there is nothing, and what is left for afterwards."""
+    waiting = _worthwhile(messages)
+    if not waiting:
+        return None, []
+    first, rest = waiting[0], waiting[1:]
+    if not isinstance(first, Commit):
+        return first, rest
+    # Nothing that stands between commits in `waiting` depends on them: work never does.
+    return Commits((first, *(m for m in rest if isinstance(m, Commit)))), [m for m in rest if not isinstance(m, Commit)]
+
+
+def _worthwhile(messages: Sequence[Message]) -> list[Message]:
     last_fetch = max((i for i, message in enumerate(messages) if isinstance(message, Fetch)), default=-1)
-    tasks: list[Task] = []
-    gathered: list[Commit] = []
-    place = -1
-    for i, message in enumerate(messages):
-        if i < last_fetch and isinstance(message, Commit | Fetch):
-            continue
-        if isinstance(message, Work) and any(
-            isinstance(m, Work | Commit | Fetch | Finished) for m in messages[i + 1 :]
-        ):
-            continue
-        if isinstance(message, Commit):
-            place = len(tasks) if place < 0 else place
-            gathered.append(message)
-        else:
-            tasks.append(message)
-    if gathered:
-        tasks.insert(place, Commits(tuple(gathered)))
-    return tasks
+    last_turn = max((i for i, m in enumerate(messages) if isinstance(m, Work | Commit | Fetch | Finished)), default=-1)
+    return [
+        message
+        for i, message in enumerate(messages)
+        if not (isinstance(message, Commit | Fetch) and i < last_fetch)
+        and not (isinstance(message, Work) and i < last_turn)
+    ]

@@ -20,3 +20,7 @@ class Broken(Exception):
 class Declined(Exception):
     """The coordinator answered one request with no (a version it no longer keeps, a round that has closed). The
     stream goes on and brings something newer."""
+
+
+class Stopped(Exception):
+    """The process was told to end while it was computing."""

@@ -6,11 +6,13 @@ thrown away. Computing goes on meanwhile: a device that loses its network for a 
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Self, TypeVar
 
+from zowarmup.client.agenda import Task, agenda
 from zowarmup.client.backoff import Backoff
 from zowarmup.client.faults import Broken
 from zowarmup.client.messages import Hello, Message, Saying, Welcome
@@ -60,16 +62,17 @@ class Presence:
     async def __aexit__(self, *_: object) -> None:
         await self._end()
 
-    async def next(self) -> list[Message]:
-        """All that has arrived, at least one message. Raises Final where the coordinator refuses this device."""
-        while not self._inbox:
+    async def next(self) -> Task:
+        """What to do next, waiting for it. Raises Final where the coordinator refuses this device."""
+        while True:
+            task, self._inbox = agenda(self._inbox)
+            if task is not None:
+                return task
             if self._task is not None and self._task.done():
                 self._task.result()
                 raise Broken("the stream has ended")
             self._arrived.clear()
             await self._arrived.wait()
-        taken, self._inbox = self._inbox, []
-        return taken
 
     async def say(self, saying: Saying) -> int:
         """Send one message now; its payload in bytes. Raises Broken where there is no stream at the moment."""
@@ -80,6 +83,7 @@ class Presence:
     async def restart(self) -> None:
         """Open the stream anew, after a wait that grows each time: the coordinator then looks at the replica afresh."""
         await self._end()
+        self._inbox.clear()
         await asyncio.sleep(self._restarts.next_s())
         self._start()
 
@@ -88,7 +92,8 @@ class Presence:
         if self._stream is None or self._task is None:
             raise Broken("not connected at the moment")
         self._leaving = True
-        await self._stream.leave()
+        with contextlib.suppress(Broken):  # then it has ended already
+            await self._stream.leave()
         await asyncio.wait({self._task}, timeout=LEAVE_S)
 
     def _start(self) -> None:

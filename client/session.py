@@ -6,7 +6,7 @@ failed in passing. Waiting and trying again is the caller's (`presence`, `transf
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any, Self
@@ -192,15 +192,18 @@ class Stream:
         return request.ByteSize()
 
     async def write(self, request: wire.ParticipateRequest) -> None:
-        with _faults(_FINAL):
-            try:
-                await self._call.write(request)
-            except asyncio.InvalidStateError:  # the call ended before: its reader says how
-                raise Broken("the stream has ended") from None
+        await self._while_open(self._call.write(request))
 
     async def leave(self) -> None:
-        """Nothing more will be said; the coordinator then ends the stream."""
-        await self._call.done_writing()
+        """Nothing more will be said; the coordinator then ends the stream. Raises Broken where it is down."""
+        await self._while_open(self._call.done_writing())
+
+    async def _while_open(self, doing: Awaitable[None]) -> None:
+        with _faults(_FINAL):
+            try:
+                await doing
+            except asyncio.InvalidStateError:  # the call ended before: its reader says how
+                raise Broken("the stream has ended") from None
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         with _faults(_FINAL):
@@ -241,7 +244,8 @@ def _faults(
         yield
     except grpc.aio.AioRpcError as error:
         code, details = error.code(), (error.details() or error.code().name).strip()
-        reason = dict(error.trailing_metadata() or ()).get("zowarmup-reason")
+        trailing: Any = error.trailing_metadata() or ()
+        reason = dict(trailing).get("zowarmup-reason")
         if reason == "superseded":
             raise Final(
                 "another process takes part with this device's identity and has taken its place: stop one of the two"

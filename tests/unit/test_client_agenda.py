@@ -39,4 +39,16 @@ END = Finished(3, bytes(16))
     ],
 )
 def test_agenda(messages: list[Message], expected: list[Task]) -> None:
-    assert agenda(messages) == expected
+    tasks: list[Task] = []
+    left = messages
+    while (step := agenda(left))[0] is not None:
+        assert step[0] is not None
+        tasks.append(step[0])
+        left = step[1]
+    assert tasks == expected
+
+
+def test_work_that_a_later_message_ended_while_the_device_was_busy_is_left() -> None:
+    task, left = agenda([C1, work(2)])
+    assert task == Commits((C1,))
+    assert agenda([*left, C2, work(3)]) == (Commits((C2,)), [work(3)])

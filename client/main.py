@@ -1,0 +1,157 @@
+"""zowarmup-client: one device of the fleet.
+
+Heavy imports wait until the command line is known to be right.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+log = logging.getLogger("zowarmup.client")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 when the run is over or on SIGTERM, 1 with a sentence where this device cannot take part, 2 for a
+    wrong command line, 130 on Ctrl-C."""
+    try:
+        arguments = _arguments(argv)
+        logging.basicConfig(
+            stream=sys.stderr,
+            level=logging.DEBUG if arguments.verbose else logging.INFO,
+            format="%(asctime)s %(levelname)s %(message)s",
+        )
+        logging.getLogger("asyncio").setLevel(logging.WARNING)
+        _settle_libraries(arguments.threads)
+        return _take_part(arguments)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    from zowarmup.data.spec import FORMS
+
+    parser = argparse.ArgumentParser(
+        prog="zowarmup-client",
+        description="Take part in a coordinator's run with the data of this device.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--server", required=True, type=_address, metavar="HOST:PORT", help="the coordinator")
+    parser.add_argument("--data", required=True, metavar="SPEC", help=FORMS.replace("%", "%%"))
+    parser.add_argument(
+        "--tier",
+        choices=("auto", "high", "low"),
+        default="auto",
+        help="high: trains and probes; low: forward passes only; auto (the default): what this device's memory allows",
+    )
+    parser.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="identity and replica (~/.local/state/zowarmup/NAME)"
+    )
+    parser.add_argument("--name", type=_name, help="what to be called in the fleet (the host's name)")
+    parser.add_argument("--threads", type=_threads, default=1, metavar="N", help="threads to compute with (1)")
+    parser.add_argument("--verbose", action="store_true", help="log more")
+    return parser.parse_args(argv)
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or "/" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} must be HOST:PORT, such as 192.168.1.10:7070")
+    return text
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be 1 to 63 letters, digits, '.', '_' or '-', and begin with a letter or digit"
+        )
+    return text
+
+
+def _threads(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r} must be 1 to 256")
+    return int(text)
+
+
+def _settle_libraries(threads: int) -> None:
+    """Before the first import of numpy and grpc: pools of threads cost memory, and grpc's own log is for its makers."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, str(threads))
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+def _take_part(arguments: argparse.Namespace) -> int:
+    from zowarmup.client.faults import Final, Stopped
+    from zowarmup.data import DataError
+
+    caught: list[int] = []
+
+    async def until_stopped() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        # One thread, so that computing and disk go in order and memory is one thread's.
+        loop.set_default_executor(ThreadPoolExecutor(max_workers=1))
+
+        def stop(number: int) -> None:
+            caught.append(number)
+            if task is not None:
+                task.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number)
+        await _compose(arguments)
+
+    try:
+        asyncio.run(until_stopped())
+    except (Final, DataError) as fault:
+        print(f"zowarmup-client: {fault}", file=sys.stderr)
+        return 1
+    except (asyncio.CancelledError, Stopped):
+        if not caught:
+            raise
+        log.info("stopped by %s", signal.Signals(caught[0]).name)
+        return 130 if caught[0] == signal.SIGINT else 0
+    return 0
+
+
+async def _compose(arguments: argparse.Namespace) -> None:
+    """Who this device is, what it holds, and its part in the run."""
+    from zowarmup.client.device import Device
+    from zowarmup.client.joining import ask, check_data, choose_tier, enrol
+    from zowarmup.client.loop import take_part
+    from zowarmup.client.presence import Presence
+    from zowarmup.client.replica import LocalReplica
+    from zowarmup.client.session import Connection
+    from zowarmup.client.state import StateDirectory, default_directory, default_name
+    from zowarmup.client.transfer import Transfers
+    from zowarmup.data import load
+
+    server, name = arguments.server, arguments.name or default_name()
+    with StateDirectory(arguments.state_dir or default_directory(name)) as state:
+        dataset = load(arguments.data)
+        offer = await ask(server)
+        check_data(arguments.data, dataset, offer)
+        known = state.identity_for(offer.run_id, offer.name)
+        tier, reason = choose_tier(arguments.tier, known, offer)
+        identity = known or await enrol(server, offer, name, tier, len(dataset), state)
+
+        def connect() -> Connection:
+            return Connection(server, (identity.client, identity.credential))
+
+        layout = offer.layout
+        replica = LocalReplica(state.path, layout)
+        await asyncio.to_thread(replica.open)
+        joined = f"joined {offer.name} as {identity.client} (tier {tier}: {reason}) with {len(dataset)} examples"
+        device = Device(offer, dataset, state, replica, Transfers(connect), arguments.threads, joined)
+        async with Presence(server, connect, layout, device.hello) as presence:
+            await take_part(device, presence)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

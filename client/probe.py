@@ -1,0 +1,57 @@
+"""Forward passes over this device's data: what a zeroth-order round asks of it, on either tier.
+
+The program's weights are the replica's own vector, so perturbing that vector in place perturbs the model. Examples go
+through in micro-batches, which bounds memory whatever the size of the data; losses are summed in float64.
+"""
+
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.client.faults import Stopped
+from zowarmup.common.methods.zeroth_order import Evaluated, ZOWarmUp
+from zowarmup.common.program import Program
+from zowarmup.common.replica import Replica
+from zowarmup.common.run import ZerothOrder
+from zowarmup.common.tasks.classification import cross_entropy, head_gradient
+from zowarmup.common.work import Scalars, Work
+from zowarmup.data import Dataset
+
+
+class Prober:
+    """Zeroth-order contributions of a dataset. `stop` ends a contribution at the next micro-batch."""
+
+    def __init__(
+        self, spec: ZerothOrder, replica: Replica, program: Program, dataset: Dataset, stop: threading.Event
+    ) -> None:
+        self._method = ZOWarmUp(spec, replica.layout)
+        self._layout, self._program, self._dataset, self._stop = replica.layout, program, dataset, stop
+        self._micro_batch = spec.micro_batch
+
+    def contribute(self, replica: Replica, work: Work) -> Scalars:
+        """The scalars for a round; the replica is afterwards as it was. Raises ValueError where one is not finite."""
+        return self._method.contribute(replica.weights, replica.grid, self, len(self._dataset), work)
+
+    def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> Evaluated:
+        """The summed loss of some examples at the weights as they are now and, where asked for, the summed gradient of
+        the head (float64, the head block's order)."""
+        loss, gradient = 0.0, None
+        for start in range(0, len(examples), self._micro_batch):
+            if self._stop.is_set():
+                raise Stopped
+            chosen = examples[start : start + self._micro_batch]
+            labels = self._dataset.labels[chosen]
+            logits, features = self._program.forward(self._dataset.batch(chosen))
+            loss += cross_entropy(logits, labels)
+            if head_gradient:
+                part = self._gradient(logits, features, labels)
+                gradient = part if gradient is None else gradient + part
+        return Evaluated(loss, gradient)
+
+    def _gradient(
+        self, logits: NDArray[np.float32], features: NDArray[np.float32] | None, labels: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        if features is None or self._layout.head is None:
+            raise ValueError("the head's gradient was asked of a model that has no linear classifier at its end")
+        return head_gradient(logits, features, labels, self._layout.head)

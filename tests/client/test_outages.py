@@ -1,0 +1,210 @@
+"""What a broken network, a coordinator that is away and a killed process cost: a wait, never the work."""
+
+import asyncio
+import signal
+import socket
+
+import pytest
+
+from tests.client.conftest import Client, Run, Scripted, Start, Talk
+from zowarmup.common import codec
+from zowarmup.common.work import Phase, Work
+
+GIVEN = Work(1, Phase.ZEROTH_ORDER, 1, 77, 60.0)
+WELCOME = {"epoch": 1, "phase": "PHASE_ZEROTH_ORDER", "version": 1}
+FETCH = {"version": 1, "reason": "it holds no replica"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def idle(talk: Talk) -> None:
+    """Welcome, and leave the client waiting until it goes."""
+    await talk.hear("hello")
+    await talk.say(welcome=WELCOME)
+    await talk.end()
+
+
+async def over(talk: Talk, run: Run) -> None:
+    await talk.say(finished={"version": 1, "digest": b"\0" * 16})
+    await talk.hear("report")
+    await talk.end()
+
+
+def test_a_coordinator_that_is_not_there_yet_is_waited_for_and_joined(scripted: Scripted, start: Start) -> None:
+    async def scenario() -> None:
+        port = free_port()
+        client = await start(port)
+        await client.printed(f"waiting for 127.0.0.1:{port}")
+        await asyncio.sleep(1.5)  # several attempts
+        assert client.log.count("waiting for") == 1
+        assert "will join when it answers" in client.log
+        scripted.parts = [idle]
+        async with scripted.listening(port):
+            await client.printed("joined digits as pi")
+            assert await client.stopped() == 0
+
+    asyncio.run(scenario())
+
+
+def test_bulk_goes_on_where_it_broke_off(run: Run, scripted: Scripted, start: Start) -> None:
+    async def part(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WELCOME)
+        await talk.say(fetch=FETCH)
+        await talk.say(work=codec.work_to_wire(GIVEN))
+        await talk.hear("scalars")
+        await over(talk, run)
+
+    async def scenario() -> None:
+        scripted.parts = [part]
+        scripted.breaks = [5000, 100, 10**9, 1000]
+        async with scripted.listening() as port:
+            client = await start(port)
+            assert await client.ended() == 0
+            assert client.log.count("broke off") == 3
+
+    asyncio.run(scenario())
+    assert scripted.fetches == [
+        ("snapshot", 1, 0),
+        ("snapshot", 1, 5000),
+        ("snapshot", 1, 5100),
+        ("program", 0, 0),
+        ("program", 0, 1000),
+    ]
+
+
+def test_a_stream_that_breaks_while_working_costs_no_work(run: Run, scripted: Scripted, start: Start) -> None:
+    """The same work is given again: the same scalars are said again, and computed once."""
+    said = []
+
+    async def broken(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WELCOME)
+        await talk.say(fetch=FETCH)
+        await talk.say(work=codec.work_to_wire(GIVEN))
+        said.append(await talk.hear("scalars"))
+
+    async def again(talk: Talk) -> None:
+        hello = await talk.hear("hello")
+        assert (hello.version, len(hello.digest)) == (1, 16)
+        await talk.say(welcome=WELCOME)
+        await talk.say(work=codec.work_to_wire(GIVEN))
+        said.append(await talk.hear("scalars"))
+        await talk.say(work=codec.work_to_wire(GIVEN))  # given twice on one stream, it is answered once
+        await talk.say(accepted={"round": 1})
+        await over(talk, run)
+
+    async def scenario() -> None:
+        scripted.parts = [broken, again]
+        async with scripted.listening() as port:
+            client = await start(port)
+            assert await client.ended() == 0
+        assert client.log.count(f"lost 127.0.0.1:{port}") == 1
+        assert client.log.count(f"back with 127.0.0.1:{port}") == 1
+        assert client.log.count("round 1: contributed") == 1
+
+    asyncio.run(scenario())
+    assert said[0] == said[1]
+    assert scripted.fetches == [("snapshot", 1, 0), ("program", 0, 0)]
+
+
+def test_a_client_that_was_killed_comes_back_as_itself_with_its_replica(
+    run: Run, scripted: Scripted, start: Start
+) -> None:
+    async def first(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WELCOME)
+        await talk.say(fetch=FETCH)
+        await talk.say(work=codec.work_to_wire(GIVEN))
+        await talk.hear("scalars")
+        await talk.end()
+
+    async def second(talk: Talk) -> None:
+        hello = await talk.hear("hello")
+        assert (hello.version, len(hello.digest)) == (1, 16)
+        await talk.say(welcome=WELCOME)
+        await talk.say(work=codec.work_to_wire(GIVEN))
+        await talk.hear("scalars")
+        await over(talk, run)
+
+    async def scenario() -> None:
+        scripted.parts = [first, second]
+        async with scripted.listening() as port:
+            client = await start(port)
+            await client.printed("round 1: contributed")
+            assert await client.stopped(signal.SIGKILL) == -signal.SIGKILL
+            again = await start(port, tier="auto")
+            assert await again.ended() == 0
+        assert "joined digits as pi (tier low: as it enrolled)" in again.log
+
+    asyncio.run(scenario())
+    assert len(scripted.enrolments) == 1
+    assert scripted.fetches == [("snapshot", 1, 0), ("program", 0, 0)]
+
+
+def test_a_coordinator_that_restarts_is_rejoined(scripted: Scripted, start: Start) -> None:
+    async def scenario() -> None:
+        port = free_port()
+        scripted.parts = [idle, idle]
+        async with scripted.listening(port):
+            client = await start(port)
+            await client.printed("joined digits as pi")
+        await client.printed(f"lost 127.0.0.1:{port}")
+        async with scripted.listening(port):
+            await client.printed(f"back with 127.0.0.1:{port}")
+            assert await client.stopped() == 0
+
+    asyncio.run(scenario())
+    # The stream that was cut off heard no end; that is the coordinator's own doing.
+    scripted.failures.clear()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("moment", ["waiting", "joined"])
+def test_signals_end_it_cleanly_at_any_moment(
+    scripted: Scripted, start: Start, number: int, code: int, moment: str
+) -> None:
+    async def ended(client: Client) -> None:
+        assert await client.stopped(number) == code
+        assert f"stopped by {signal.Signals(number).name}" in client.log
+        assert "Traceback" not in client.log
+
+    async def scenario() -> None:
+        if moment == "waiting":
+            client = await start(free_port())
+            await client.printed("waiting for")
+            await ended(client)
+            return
+        scripted.parts = [idle]
+        async with scripted.listening() as port:
+            client = await start(port)
+            await client.printed("joined digits as pi")
+            await ended(client)
+
+    asyncio.run(scenario())
+
+
+def test_after_the_end_a_coordinator_that_is_gone_is_not_waited_for_for_ever(
+    run: Run, scripted: Scripted, start: Start
+) -> None:
+    async def part(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WELCOME)
+        await talk.say(fetch=FETCH)
+        await talk.say(work=codec.work_to_wire(GIVEN))
+        await talk.hear("scalars")
+        await talk.say(finished={"version": 1, "digest": b"\0" * 16})
+
+    async def scenario() -> None:
+        scripted.parts = [part]
+        async with scripted.listening() as port:
+            client = await start(port)
+            await client.printed("the run is over")
+            await scripted.played.wait()
+        assert await client.ended() == 0
+
+    asyncio.run(scenario())
