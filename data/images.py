@@ -1,8 +1,7 @@
 """folder:PATH: one folder of images for each class.
 
-Classes must be numbered alike on every device, also on one that lacks some of them. So: if PATH holds a classes.txt
-(one folder name a line), its order numbers the classes and folders may be missing; else if all the folders' names are
-numbers, those are the labels; else the folders are numbered in the order of their names.
+Classes are numbered in the order of the folders' names, so they are numbered alike on every device that has a folder
+for each class. A device without examples of a class has an empty folder for it.
 """
 
 from pathlib import Path
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from zowarmup.data.dataset import DataError, Dataset
 
 _BYTE = 255.0
-_CLASS_LIMIT = 1 << 16
 
 
 def read(root: Path, size: int | None, channels: int) -> Dataset:
@@ -23,46 +21,37 @@ def read(root: Path, size: int | None, channels: int) -> Dataset:
     pillow = _pillow()
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder")
-    folders, classes = _folders(root)
-    images: list[NDArray[np.uint8]] = []
-    labels: list[int] = []
-    for label, folder in folders:
-        files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
-        if not files:
-            raise DataError(f"{folder}: this class folder holds no images: fill it or remove it")
-        for file in files:
-            image = _image(pillow, file, size, channels)
-            if images and image.shape != images[0].shape:
-                (_, h, w), (_, h0, w0) = image.shape, images[0].shape
-                raise DataError(f"{file}: is {w} x {h} but earlier images are {w0} x {h0}: add ,size=N to resize all")
-            images.append(image)
-            labels.append(label)
-    return Dataset(np.stack(images), np.array(labels, dtype=np.int64), classes, _BYTE)
-
-
-def _folders(root: Path) -> tuple[list[tuple[int, Path]], int]:
-    """(label, folder) in order of labels, and the number of classes."""
-    found = {f.name: f for f in sorted(root.iterdir()) if f.is_dir() and not f.name.startswith(".")}
-    if not found:
+    folders = [entry for entry in _entries(root) if entry.is_dir()]
+    if not folders:
         raise DataError(f"{root}: holds no class folders: put the images of each class into a folder of its own")
-    listing = root / "classes.txt"
-    if listing.is_file():
-        names = [line.strip() for line in listing.read_text("utf-8").splitlines() if line.strip()]
-        if len(set(names)) < len(names):
-            raise DataError(f"{listing}: names a class twice")
-        if unknown := set(found) - set(names):
-            raise DataError(f"{root}: folder {min(unknown)!r} is not in classes.txt: add it there or remove it")
-        labels = {name: names.index(name) for name in found}
-        classes = len(names)
-    elif all(name.isascii() and name.isdigit() for name in found):
-        labels = {name: int(name) for name in found}
-        classes = max(labels.values()) + 1
-        if classes > _CLASS_LIMIT:
-            raise DataError(f"{root}: folder {classes - 1} is too high a label: labels must be 0 to {_CLASS_LIMIT - 1}")
-    else:
-        labels = {name: label for label, name in enumerate(found)}
-        classes = len(found)
-    return sorted((labels[name], folder) for name, folder in found.items()), classes
+    files = [(file, label) for label, folder in enumerate(folders) for file in _files(folder)]
+    if not files:
+        raise DataError(f"{root}: no class folder holds an image")
+    first = _image(pillow, files[0][0], size, channels)
+    images = np.empty((len(files), *first.shape), dtype=np.uint8)
+    for place, (file, _) in enumerate(files):
+        image = _image(pillow, file, size, channels)
+        if image.shape != first.shape:
+            (_, h, w), (_, h0, w0) = image.shape, first.shape
+            raise DataError(f"{file}: is {w} x {h} but the first image is {w0} x {h0}: add ,size=N to resize all")
+        images[place] = image
+    return Dataset(images, np.array([label for _, label in files], dtype=np.int64), len(folders), _BYTE)
+
+
+def _files(folder: Path) -> list[Path]:
+    entries = _entries(folder)
+    files = [entry for entry in entries if entry.is_file()]
+    if entries and not files:
+        raise DataError(f"{folder}: holds folders and no images: give the folder that holds the class folders")
+    return files
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is visible in a folder, by name, in the order of code points, which is the same everywhere."""
+    try:
+        return sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise DataError(f"{folder}: this folder may not be read: change its permissions") from error
 
 
 def _image(pillow: ModuleType, file: Path, size: int | None, channels: int) -> NDArray[np.uint8]:

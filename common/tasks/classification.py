@@ -49,10 +49,10 @@ def head_gradient(
 
     For logits = features W^T + b it is (softmax(logits) - onehot(labels))^T features, which the forward pass holds.
     """
-    residual = np.exp(_shifted(logits))
+    residual: NDArray[np.float64] = np.exp(_shifted(logits))
     residual /= residual.sum(axis=1, keepdims=True)
     residual[np.arange(len(labels)), labels] -= 1
-    parts = [(residual.T @ features.astype(np.float64)).ravel()]
+    parts: list[NDArray[np.float64]] = [(residual.T @ features.astype(np.float64)).ravel()]
     if head.bias_name is not None:
         parts.append(residual.sum(axis=0))
     return np.concatenate(parts)
@@ -105,4 +105,5 @@ def _shifted(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Each example's logits minus their largest, which exp can take."""
     wide = logits.astype(np.float64)
     with np.errstate(invalid="ignore"):  # logits that are not finite make a loss that is not, which callers refuse
-        return wide - wide.max(axis=1, keepdims=True)
+        shifted: NDArray[np.float64] = wide - wide.max(axis=1, keepdims=True)
+    return shifted

@@ -1,0 +1,168 @@
+"""npz archives and folders of images: what they may hold, and one clear sentence where they hold something else."""
+
+import builtins
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zowarmup.data import DataError, Dataset, load
+
+PIXELS = np.arange(4 * 6 * 5 * 3, dtype=np.uint16).reshape(4, 6, 5, 3).astype(np.uint8)
+LABELS = np.array([0, 2, 1, 2])
+
+
+def refused(spec: str) -> str:
+    with pytest.raises(DataError) as caught:
+        load(spec)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def saved(folder: Path, **arrays: Any) -> str:
+    path = folder / "data.npz"
+    np.savez(path, **arrays)
+    return f"npz:{path}"
+
+
+def test_bytes_with_channels_last_are_turned_and_scaled(tmp_path: Path) -> None:
+    data = load(saved(tmp_path, x=PIXELS, y=LABELS.astype(np.uint8)))
+    assert (data.shape, data.classes, len(data)) == ((3, 6, 5), 3, 4)
+    assert data.inputs.dtype == np.uint8
+    batch = data.batch(np.array([3, 0]))
+    assert batch.flags.c_contiguous
+    np.testing.assert_array_equal(batch[0], PIXELS[3].transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+
+
+@pytest.mark.parametrize(
+    ("shape", "example"),
+    [((4, 6, 5), (1, 6, 5)), ((4, 3, 6, 5), (3, 6, 5)), ((4, 1, 6, 3), (1, 6, 3)), ((4, 6, 5, 1), (1, 6, 5))],
+)
+def test_axes(tmp_path: Path, shape: tuple[int, ...], example: tuple[int, ...]) -> None:
+    assert load(saved(tmp_path, x=np.zeros(shape, np.float32), y=LABELS)).shape == example
+
+
+def test_floats_are_taken_as_they_are(tmp_path: Path) -> None:
+    x = np.linspace(-3, 3, 4 * 4, dtype=np.float32).reshape(4, 1, 2, 2)
+    np.testing.assert_array_equal(load(saved(tmp_path, x=x, y=LABELS)).batch(np.arange(4)), x)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"x": PIXELS.astype(np.float64), "y": LABELS}, "x is float64: store it as uint8"),
+        ({"x": PIXELS[0, 0], "y": LABELS}, "x has shape (5, 3): it must be (n, H, W)"),
+        ({"x": PIXELS[:0], "y": LABELS[:0]}, "x has shape (0, 6, 5, 3)"),
+        ({"x": PIXELS, "y": LABELS[:3]}, "one label for each of the 4 examples"),
+        ({"x": PIXELS, "y": LABELS.astype(np.float32)}, "labels must be integers from 0"),
+        ({"x": PIXELS, "y": LABELS - 1}, "y goes from -1 to 1: labels must be 0 to"),
+        ({"x": PIXELS, "y": LABELS * 100_000}, "y goes from 0 to 200000"),
+        ({"x": PIXELS}, "there is no array 'y' (found: x)"),
+        ({"images": PIXELS, "y": LABELS}, "there is no array 'x' (found: images, y)"),
+        ({"x": np.full((4, 2, 2), np.nan, np.float32), "y": LABELS}, "a value that is not finite"),
+        ({"x": np.array([{}] * 4), "y": LABELS}, "is no plain array"),
+    ],
+)
+def test_a_wrong_archive_is_refused(tmp_path: Path, arrays: Mapping[str, Any], sentence: str) -> None:
+    assert sentence in refused(saved(tmp_path, **arrays))
+
+
+def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+    assert "there is no such file" in refused(f"npz:{tmp_path}/gone.npz")
+    assert "there is no such file" in refused(f"npz:{tmp_path}")
+    np.save(tmp_path / "one.npy", PIXELS)
+    assert "a single array" in refused(f"npz:{tmp_path}/one.npy")
+    (tmp_path / "text.npz").write_text("hello")
+    assert "not an npz file" in refused(f"npz:{tmp_path}/text.npz")
+    whole = Path(saved(tmp_path, x=PIXELS, y=LABELS).partition(":")[2])
+    whole.write_bytes(whole.read_bytes()[:200])
+    assert "is damaged" in refused(f"npz:{whole}")
+
+
+def draw(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (5, 4)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    draw(tmp_path / "dog" / "b.png", (0, 0, 255))
+    draw(tmp_path / "cat" / "a.png", (255, 0, 0))
+    draw(tmp_path / "cat" / "c.jpg", (9, 9, 9))
+    (tmp_path / "cat" / ".hidden").write_text("not an image")
+    (tmp_path / "readme.txt").write_text("not a class")
+    return tmp_path
+
+
+def test_class_folders_are_numbered_by_name(animals: Path) -> None:
+    data = load(f"folder:{animals}")
+    assert (data.shape, data.classes, data.labels.tolist()) == ((3, 4, 5), 2, [0, 0, 1])
+    assert data.batch(np.array([2]))[0, :, 0, 0].tolist() == [0, 0, 1]
+
+
+def test_a_class_without_images_keeps_its_number(animals: Path) -> None:
+    (animals / "bird").mkdir()
+    data = load(f"folder:{animals}")
+    assert (data.classes, data.labels.tolist()) == (3, [1, 1, 2])
+
+
+def test_images_are_resized_and_made_grey_when_asked(animals: Path) -> None:
+    draw(animals / "dog" / "large.png", (1, 2, 3), (40, 40))
+    assert "dog/large.png: is 40 x 40 but the first image is 5 x 4: add ,size=N" in refused(f"folder:{animals}")
+    assert load(f"folder:{animals},size=8").shape == (3, 8, 8)
+    assert load(f"folder:{animals},size=8,channels=1").shape == (1, 8, 8)
+
+
+def test_a_path_may_hold_a_comma(animals: Path) -> None:
+    draw(animals / "a,b" / "c,size=9" / "one" / "i.png", (1, 1, 1))
+    assert load(f"folder:{animals}/a,b/c,size=9/,size=3").shape == (3, 3, 3)
+
+
+def test_wrong_folders_are_refused(animals: Path) -> None:
+    assert "there is no such folder" in refused(f"folder:{animals}/gone")
+    assert "holds no class folders" in refused(f"folder:{animals}/cat")
+    assert "size = '0': must be a whole number from 1" in refused(f"folder:{animals},size=0")
+    assert "channels must be 1 (grey) or 3 (RGB)" in refused(f"folder:{animals},channels=2")
+    assert "option alpha is not known: use size or channels" in refused(f"folder:{animals},alpha=1")
+    (animals / "dog" / "b.png").write_bytes(b"\x89PNG broken")
+    assert "dog/b.png: this image cannot be read" in refused(f"folder:{animals}")
+
+
+def test_folders_in_a_class_folder_are_no_images(animals: Path) -> None:
+    draw(animals / "owl" / "young" / "a.png", (1, 1, 1))
+    assert "owl: holds folders and no images" in refused(f"folder:{animals}")
+
+
+def test_only_empty_classes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    assert "no class folder holds an image" in refused(f"folder:{tmp_path}")
+
+
+def test_without_pillow_the_extra_is_named(animals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "PIL":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert "pip install 'zowarmup[images]'" in refused(f"folder:{animals}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((PIXELS.astype(np.int32), LABELS, 3), "must be uint8 or float32"),
+        ((PIXELS, LABELS[:2], 3), "one int64 for each of the 4 inputs"),
+        ((PIXELS[:0], LABELS[:0], 3), "there are no examples"),
+        ((PIXELS, LABELS, 2), "labels go from 0 to 2: must be 0 to 1"),
+        ((PIXELS, LABELS, 3, 0.0), "scale is 0.0: must be above 0"),
+    ],
+)
+def test_a_dataset_checks_itself(arguments: Any, sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        Dataset(*arguments)
