@@ -54,7 +54,9 @@ class Replica:
             return
         for expected, commit in enumerate(commits, self.version + 1):
             if commit.version != expected:
-                raise ValueError(f"replica at version {self.version}: a commit of version {commit.version} does not follow")
+                raise ValueError(
+                    f"replica at version {self.version}: a commit of version {commit.version} does not follow"
+                )
         apply_steps(self.weights, self.grid, [step for commit in commits for step in commit.steps])
         self.version = commits[-1].version
         found = self.digest()
