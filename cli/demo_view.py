@@ -58,7 +58,10 @@ def scene_view(scene: Scene) -> RenderableType:
     head.add_column(width=66, no_wrap=True)
     head.add_column(width=12, justify="right", no_wrap=True)
     head.add_row(Text(scene.title, style="bold"), Text(duration(scene.elapsed_s), style="dim"))
-    return Group(head, Text(), _progress(scene), Text(), _tiers(scene))
+    # Its length varies, so it comes last, and nothing jumps.
+    now = _labelled()
+    now.add_row("now", scene.waiting)
+    return Group(head, Text(), _progress(scene), Text(), _tiers(scene), Text(), now)
 
 
 def scene_line(scene: Scene) -> str:
@@ -74,10 +77,9 @@ def scene_line(scene: Scene) -> str:
 
 
 def _progress(scene: Scene) -> Table:
-    rows = Table.grid(padding=(0, 2))
-    rows.add_column(style="dim", width=12)
-    rows.add_column(width=SPARK_WIDTH)
+    rows = _labelled()
     rows.add_column(overflow="fold")
+    rows.columns[1].width = SPARK_WIDTH
     status = scene.status
     pivot, final = (status.pivot_version, status.final_version) if status else (0, 0)
     done = status.version if status else 0
@@ -88,14 +90,14 @@ def _progress(scene: Scene) -> Table:
         bar = ProgressBar(total=max(total, 1), completed=completed, width=SPARK_WIDTH, finished_style="bar.complete")
         rows.add_row(phase.value, bar, f"{completed} of {counted(total, 'round')}" if status else "")
     rows.add_row("accuracy", sparkline(scene.versions, pivot, final), _accuracy(status))
-    waiting = Table.grid(padding=(0, 2))
-    waiting.add_column(style="dim", width=12)
-    waiting.add_column(overflow="fold")
-    waiting.add_row("now", scene.waiting)
-    both = Table.grid()
-    both.add_row(rows)
-    both.add_row(waiting)
-    return both
+    return rows
+
+
+def _labelled() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", width=12)
+    table.add_column(overflow="fold")
+    return table
 
 
 def _accuracy(status: Status | None) -> Text:
@@ -134,11 +136,12 @@ def _tiers(scene: Scene) -> Table:
     table.add_column("peak memory", justify="right", max_width=8)
     traffic = scene.status.traffic if scene.status else ()
     for tier, count in scene.clients.items():
+        over = scene.status is not None and scene.status.phase is Phase.FINISHED
         connected = sum(client.connected for client in scene.status.members(tier)) if scene.status else 0
         each = [bytes_per_contribution(traffic, tier, phase) for phase in WORKING_PHASES]
         table.add_row(
             tier.value,
-            f"{connected} of {count}",
+            str(count) if over else f"{connected} of {count}",  # they leave when it is over
             *(size(value) if value else "-" for value in each),
             size(payload(traffic, "up", tier)),
             size(payload(traffic, "down", tier)),
@@ -174,7 +177,7 @@ def result_view(result: Result) -> RenderableType:
 def _replicas(result: Result) -> Text:
     total = sum(result.clients.values())
     if result.replicas_equal:
-        return Text(f"the coordinator's and all {total} clients' are equal, digest {result.status.digest[:16]}")
+        return Text(f"the coordinator's and all {total} clients' are equal ({result.status.digest[:8]})")
     agree = len(result.status.replicas.agree)
     return Text(f"NOT shown to be equal: {agree} of {total} clients agree with the coordinator", style="red")
 

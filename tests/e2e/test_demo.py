@@ -1,0 +1,154 @@
+"""`zowarmup demo` as a person runs it: what it leaves behind, and that it leaves nothing running."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from zowarmup.data import load
+
+ZOWARMUP = [sys.executable, "-m", "zowarmup.cli.main"]
+SMALL = ["--high", "1", "--low", "2", "--rounds"]
+LONG = "5000"  # far more than a test waits for
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+def belonging_to(out: Path) -> list[int]:
+    """Processes, other than the demo itself, whose command line names the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(str(out).encode() in word for word in words) and b"demo" not in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
+        time.sleep(0.05)
+
+
+@contextmanager
+def demo(out: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    command = [*ZOWARMUP, "demo", "--out", str(out), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(timeout=15)
+            until(lambda: not belonging_to(out), 10, "the demo's processes to end")
+
+
+def log(out: Path, name: str) -> str:
+    path = out / "logs" / f"{name}.log"
+    return path.read_text() if path.exists() else ""
+
+
+def address(out: Path) -> str:
+    until(lambda: "listening on" in log(out, "server"), 90, "the coordinator")
+    match = re.search(r"listening on (\S+)", log(out, "server"))
+    assert match
+    return match[1]
+
+
+def test_a_demo_trains_reports_and_can_be_exported(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    with demo(out, *SMALL, "12") as process:
+        where = address(out)
+        status = subprocess.run([*ZOWARMUP, "status", "--json", "--server", where], capture_output=True, check=True)
+        assert json.loads(status.stdout)["name"] == "demo-mlp-0"
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        assert belonging_to(out) == []
+    assert "all 3 clients' are equal" in said
+
+    report = json.loads((out / "report.json").read_text())
+    assert report["replicas_equal"] is True
+    assert report["rounds"] == 22
+    assert report["accuracy"]["final"] > report["accuracy"]["pivot"] > 0.1
+    for direction in ("uplink_payload_bytes", "downlink_payload_bytes"):
+        assert all(report[direction][tier]["zeroth-order"] > 0 for tier in ("high", "low"))
+    assert report["uplink_bytes_per_contribution"]["low"]["zeroth-order"] <= 300
+    assert report["contributions"]["low"] == {"warm-up": 0, "zeroth-order": 24}
+    assert 20 < report["peak_rss_mb"]["low"] < report["peak_rss_mb"]["high"]
+    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+
+    done = subprocess.run(
+        [*ZOWARMUP, "export", "--data-dir", str(out / "server"), "--out", str(tmp_path / "model")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"version 22, digest {report['digest']}" in done.stdout
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    held_out = load("digits:test")
+    inputs = held_out.batch(np.arange(len(held_out)))
+    logits = session.run(["logits"], {"inputs": inputs})[0]
+    assert np.mean(np.argmax(logits, axis=1) == held_out.labels) == report["accuracy"]["final"]
+
+
+MOMENTS: list[tuple[str, signal.Signals, Callable[[Path], object]]] = [
+    ("while processes start", signal.SIGINT, lambda out: (out / "logs" / "server.log").exists()),
+    ("while the model is made ready", signal.SIGTERM, lambda out: "will join when it answers" in log(out, "low-2")),
+    ("while it trains", signal.SIGINT, lambda out: "version 10 committed" in log(out, "server")),
+]
+
+
+@pytest.mark.parametrize(("moment", "number", "come"), MOMENTS, ids=[moment for moment, *_ in MOMENTS])
+def test_a_signal_at_any_moment_stops_everything(
+    moment: str, number: signal.Signals, come: Callable[[Path], object], tmp_path: Path
+) -> None:
+    with demo(tmp_path, *SMALL, LONG) as process:
+        until(lambda: come(tmp_path), 90, moment)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=15)
+        assert process.returncode == 128 + number
+        assert belonging_to(tmp_path) == []
+    assert "Traceback" not in said
+
+
+def test_nothing_is_left_when_the_demo_is_killed(tmp_path: Path) -> None:
+    with demo(tmp_path, *SMALL, LONG) as process:
+        until(lambda: "version 10 committed" in log(tmp_path, "server"), 90, "training")
+        process.kill()
+        until(lambda: not belonging_to(tmp_path), 5, "its processes to end")
+
+
+def test_a_client_that_dies_ends_the_demo_and_is_named(tmp_path: Path) -> None:
+    with demo(tmp_path, *SMALL, LONG) as process:
+        until(lambda: "version 10 committed" in log(tmp_path, "server"), 90, "training")
+        victim = next(pid for pid in belonging_to(tmp_path) if b"low-2" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        os.kill(victim, signal.SIGKILL)
+        said, _ = process.communicate(timeout=15)
+        assert process.returncode == 1
+        assert belonging_to(tmp_path) == []
+    assert "zowarmup: low-2 was killed by SIGKILL; the last lines of" in said
+
+
+def test_a_second_demo_in_the_same_folder_is_refused_until_the_first_is_over(tmp_path: Path) -> None:
+    with demo(tmp_path, *SMALL, LONG):
+        until((tmp_path / "run.toml").exists, 30, "the first")
+        second = subprocess.run(
+            [*ZOWARMUP, "demo", "--out", str(tmp_path)], capture_output=True, text=True, check=False
+        )
+        assert second.returncode == 1
+        assert "another demo is at work" in second.stderr
+    assert (tmp_path / "run.toml").exists()
