@@ -5,6 +5,7 @@ import waits until a command needs it.
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 
 from zowarmup.cli.demo_settings import DemoModel, demo_settings
-from zowarmup.cli.failure import Failure
+from zowarmup.cli.failure import Failure, Interrupted
 from zowarmup.cli.processes import interrupts
 
 app = typer.Typer(
@@ -61,7 +62,16 @@ def demo(
     from zowarmup.cli.report import write_report
 
     settings = demo_settings(model, paper_mode, rounds)
-    plan = Plan(out=out, seed=seed, model=model.value, high=high, low=low, alpha=alpha, settings=settings)
+    plan = Plan(
+        out=out,
+        seed=seed,
+        model=model.value,
+        high=high,
+        low=low,
+        alpha=alpha,
+        settings=settings,
+        paper_mode=paper_mode,
+    )
     console = Console(highlight=False)
     with interrupts() as noted:
         with stage(console) as show:
@@ -100,7 +110,11 @@ def watch(server: ServerOption = "127.0.0.1:7070") -> None:
 
     with interrupts() as noted, Session(server) as session:
         session.run()
-        follow(session, noted, Console(highlight=False))
+        try:
+            follow(session, noted, Console(highlight=False))
+        except Interrupted as interrupted:
+            if interrupted.number != signal.SIGINT:  # Ctrl-C is how one leaves
+                raise
 
 
 @app.command()

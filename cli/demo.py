@@ -51,6 +51,7 @@ class Plan:
     low: int
     alpha: float
     settings: DemoSettings
+    paper_mode: bool = False
 
     @property
     def clients(self) -> dict[Tier, int]:
@@ -70,7 +71,9 @@ class Plan:
     @property
     def title(self) -> str:
         tiers = " + ".join(f"{count} {tier}" for tier, count in self.clients.items())
-        return f"zowarmup demo: {self.model}, {tiers}, alpha {self.alpha:g}, seed {self.seed}"
+        return f"zowarmup demo: {self.model}, {tiers}, alpha {self.alpha:g}, seed {self.seed}" + (
+            ", as in the paper" if self.paper_mode else ""
+        )
 
 
 @contextmanager

@@ -4,6 +4,8 @@ Every failure meant for a person is one of these: a sentence that names what is 
 code. Anything else that is raised is a bug and keeps its traceback.
 """
 
+import signal
+
 
 class Failure(Exception):
     """Could not be done: exit code 1."""
@@ -24,6 +26,7 @@ class NoAnswer(Failure):
 class Interrupted(Failure):
     """A signal asked us to stop: exit code 128 + its number, as shells expect."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__("stopped")
-        self.exit_code = 128 + signal_number
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}, and with it everything that was started")
+        self.number = number
+        self.exit_code = 128 + number
