@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from zowarmup.client.capability import megabytes, peak_resident
 from zowarmup.client.faults import Broken, Declined, Final
+from zowarmup.client.lean import give_back_code
 from zowarmup.client.messages import Accepted, Fetch, Finished, Hello, Offer, Refused, Report, Welcome
 from zowarmup.client.presence import Presence
 from zowarmup.client.probe import Prober
@@ -229,10 +230,12 @@ class Device:
             log.info("fetched the program (%s): forward passes of zeroth-order rounds need it", megabytes(received))
         if offer.layout.head is None:
             log.info("this model does not end in a linear classifier: probing every parameter")
+        give_back_code()  # before ONNX Runtime is loaded, and after
         try:
             program = await self._compute(Program, onnx, offer.layout, replica.weights, self._threads)
         except ValueError as error:
             raise Final(f"cannot run the run's forward pass ({error}): install the coordinator's onnxruntime") from None
+        give_back_code()
         return Prober(offer.spec.zeroth_order, replica, program, self._dataset, self._stop)
 
     def _replica_at(self, work: Work) -> Replica:

@@ -18,7 +18,7 @@ from zowarmup.common.work import Work
 
 log = logging.getLogger(__name__)
 # How long to try to bring the last report home when the coordinator is gone after the end of the run.
-FAREWELL_S = 30.0
+FAREWELL_S = 10.0
 
 
 async def take_part(device: Device, presence: Presence) -> None:

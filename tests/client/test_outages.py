@@ -61,7 +61,7 @@ def test_bulk_goes_on_where_it_broke_off(run: Run, scripted: Scripted, start: St
 
     async def scenario() -> None:
         scripted.parts = [part]
-        scripted.breaks = [5000, 100, 10**9, 1000]
+        scripted.breaks = [5000, 100, 10**9, 200]
         async with scripted.listening() as port:
             client = await start(port)
             assert await client.ended() == 0
@@ -73,7 +73,7 @@ def test_bulk_goes_on_where_it_broke_off(run: Run, scripted: Scripted, start: St
         ("snapshot", 1, 5000),
         ("snapshot", 1, 5100),
         ("program", 0, 0),
-        ("program", 0, 1000),
+        ("program", 0, 200),
     ]
 
 

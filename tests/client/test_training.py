@@ -1,0 +1,152 @@
+"""A high-tier client: it trains in the warm-up, uploads its delta, and probes like everyone else after the pivot."""
+
+import asyncio
+import hashlib
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from tests.client.conftest import DATA, Run, Scripted, Start, Talk, enrolled_as, one_sentence
+from zowarmup.client.trainer import Trainer
+from zowarmup.common import codec
+from zowarmup.common.layout import Tensor
+from zowarmup.common.replica import Replica
+from zowarmup.common.work import Phase, Tier, Work
+from zowarmup.data import load
+
+WARM_UP = {"epoch": 1, "phase": "PHASE_WARM_UP", "version": 1}
+TRAIN = Work(1, Phase.WARM_UP, 1, 55, 60.0)
+PROBE = Work(2, Phase.ZEROTH_ORDER, 2, 56, 60.0)
+
+
+def expected_delta(run: Run) -> tuple[bytes, float]:
+    trainer = Trainer(run.spec, run.layout, load(DATA), 1, threading.Event())
+    delta, content = trainer.contribute(Replica(run.layout, run.grid, run.weights.copy(), 1), TRAIN)
+    return bytes(content), delta.loss
+
+
+def loaded(pid: int) -> bool:
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_a_high_tier_client_trains_uploads_and_then_probes(run: Run, scripted: Scripted, start: Start) -> None:
+    seen = dict[str, Any]()
+
+    async def part(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WARM_UP)
+        await talk.say(work=codec.work_to_wire(TRAIN))  # no Fetch: the work names the version
+        seen["delta"] = await talk.hear("delta_ready")
+        seen["torch"] = loaded(seen["client"].process.pid)
+        await talk.say(accepted={"round": 1})
+        await talk.say(fetch={"version": 2, "reason": "the pivot"})
+        await talk.say(work=codec.work_to_wire(PROBE))
+        seen["scalars"] = codec.scalars_from_wire(await talk.hear("scalars"))
+        await talk.say(finished={"version": 2, "digest": b"\0" * 16})
+        await talk.hear("report")
+        await talk.end()
+
+    async def scenario() -> None:
+        scripted.parts = [part]
+        scripted.snapshots[2] = run.grid.quantise(run.weights * 0.5).tobytes()
+        # The snapshot comes whole; the upload breaks off twice.
+        scripted.breaks = [10**9, 10_000, 20_000]
+        async with scripted.listening() as port:
+            seen["client"] = client = await start(port, tier="auto")
+            assert await client.ended() == 0
+        assert "(tier high: training needs 0 MB, this device has" in client.log
+        assert "round 1: contributed a delta of 0 MB" in client.log
+        assert client.log.count("the upload for round 1 broke off") == 2
+
+    asyncio.run(scenario())
+    assert enrolled_as(scripted.enrolments[0]) is Tier.HIGH
+    assert seen["torch"]
+    content, loss = expected_delta(run)
+    assert bytes(scripted.delta) == content
+    assert scripted.uploads == [0, 10_000, 20_000]
+    delta = seen["delta"]
+    assert delta.sha256 == hashlib.sha256(content).digest()
+    assert (delta.round, delta.examples, np.float32(delta.loss)) == (1, len(load(DATA)), np.float32(loss))
+    assert (len(seen["scalars"].probes), len(seen["scalars"].projections)) == (8, 4)
+    assert [fetch[:2] for fetch in scripted.fetches] == [("snapshot", 1), ("snapshot", 2), ("program", 0)]
+
+
+def test_a_delta_for_a_round_that_has_closed_is_dropped(run: Run, scripted: Scripted, start: Start) -> None:
+    async def part(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WARM_UP)
+        await talk.say(work=codec.work_to_wire(TRAIN))
+        await client_log("round 1: the delta was declined (round 1 is over)")
+        scripted.refusal = None
+        await talk.say(work=codec.work_to_wire(replace(TRAIN, round=2)))
+        assert (await talk.hear("delta_ready")).round == 2
+        await talk.say(finished={"version": 1, "digest": b"\0" * 16})
+        await talk.hear("report")
+        await talk.end()
+
+    async def client_log(text: str) -> None:
+        await seen["client"].printed(text)
+
+    seen = dict[str, Any]()
+
+    async def scenario() -> None:
+        scripted.parts = [part]
+        scripted.refusal = ("GetUpload", grpc.StatusCode.FAILED_PRECONDITION, "round 1 is over")
+        async with scripted.listening() as port:
+            seen["client"] = client = await start(port, tier="high")
+            assert await client.ended() == 0
+
+    asyncio.run(scenario())
+
+
+def test_another_model_than_the_coordinators_is_refused(run: Run, scripted: Scripted, start: Start) -> None:
+    async def part(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WARM_UP)
+        await talk.say(work=codec.work_to_wire(TRAIN))
+        await talk.end()
+
+    first, *others = run.layout.tensors
+    renamed = replace(run.layout, tensors=(Tensor("other", first.shape, 0), *others))
+    scripted.run = replace(run, layout=renamed)
+
+    async def scenario() -> None:
+        scripted.parts = [part]
+        async with scripted.listening() as port:
+            client = await start(port, tier="high")
+            assert await client.ended() == 1
+        sentence = one_sentence(client.log)
+        assert f"tensor {first.name}" in sentence
+        assert "install the coordinator's version" in sentence
+
+    asyncio.run(scenario())
+
+
+def test_training_stops_at_the_next_batch_when_the_process_is_told_to_end(
+    run: Run, scripted: Scripted, start: Start
+) -> None:
+    async def part(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WARM_UP)
+        await talk.say(work=codec.work_to_wire(TRAIN))
+        await talk.end()
+
+    scripted.run = replace(run, spec=replace(run.spec, warmup=replace(run.spec.warmup, epochs=1_000_000)))
+
+    async def scenario() -> None:
+        scripted.parts = [part]
+        async with scripted.listening() as port:
+            client = await start(port, tier="high")
+            await client.printed("fetched snapshot 1")
+            while not loaded(client.process.pid):
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(2)
+            assert await asyncio.wait_for(client.stopped(signal.SIGTERM), 10) == 0
+        assert "Traceback" not in client.log
+
+    asyncio.run(scenario())
