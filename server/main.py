@@ -18,8 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from zowarmup.common.layout import digest
 from zowarmup.common.run import PROTOCOL, RunFile
@@ -37,13 +35,12 @@ from zowarmup.server.ledger import Ledger, LedgerError
 from zowarmup.server.narrator import Narrator
 from zowarmup.server.preparation import PreparationError, prepare
 from zowarmup.server.runfile import RunFileError, differences, read_run_file
+from zowarmup.server.service.assembly import add_services
 from zowarmup.server.service.links import Switchboard
 from zowarmup.server.service.operators import OperatorService
 from zowarmup.server.service.participate import CoordinatorService
 from zowarmup.server.state import State, fold
 from zowarmup.server.traffic import Traffic
-from zowarmup.v1 import coordinator_pb2 as wire
-from zowarmup.v1 import coordinator_pb2_grpc as services
 
 log = logging.getLogger("zowarmup.server")
 
@@ -68,7 +65,9 @@ class StartError(Exception):
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="zowarmup-server", description="Lead one run of federated training.")
-    parser.add_argument("run_file", metavar="RUN.toml", type=Path, help="what to train, and how (docs/run-file.md)")
+    parser.add_argument(
+        "run_file", metavar="RUN.toml", type=Path, help="what to train, and how (examples/digits.toml names all)"
+    )
     parser.add_argument("--data-dir", metavar="DIR", type=Path, required=True, help="where the run lives on disk")
     parser.add_argument("--address", metavar="HOST:PORT", help="listen here instead of the run file's address")
     parser.add_argument("--exit-when-finished", action="store_true", help="leave when the run is over")
@@ -184,16 +183,11 @@ async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str)
     coordinator.observe(Narrator())
 
     looked = [0.0]
-    services.add_CoordinatorServiceServicer_to_server(
-        CoordinatorService(coordinator, blobs, switchboard, traffic), server
+    healthy = add_services(
+        server,
+        CoordinatorService(coordinator, blobs, switchboard, traffic),
+        OperatorService(coordinator, history, traffic, lambda: looked.__setitem__(0, time.monotonic())),
     )
-    services.add_OperatorServiceServicer_to_server(
-        OperatorService(coordinator, history, traffic, lambda: looked.__setitem__(0, time.monotonic())), server
-    )
-    healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    names = [service.full_name for service in wire.DESCRIPTOR.services_by_name.values()]
-    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
 
     stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
@@ -206,8 +200,7 @@ async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str)
     await coordinator.handle(ev.Restart())
     effects.resume()
     await server.start()
-    for name in names:
-        await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+    await healthy()
     log.info("listening on %s (plain text); join with: zowarmup-client --server %s --data SPEC", address, address)
     if coordinator.state.phase is Phase.FINISHED:
         log.info("this run is finished: its status and versions are served until you stop the server")
