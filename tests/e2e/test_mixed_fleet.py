@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
 from zowarmup.cli.run_status import payload
 from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.work import Phase, Tier
@@ -59,7 +60,9 @@ def test_the_zeroth_order_phase_is_deterministic(fleet: Callable, tmp_path: Path
     start.finished(len(NAMES))
     archive = open_archive(start.data_dir)
     weights, _ = archive.weights(2)
-    save_file({name: view.copy() for name, view in archive.layout.views(weights).items()}, tmp_path / "warm.safetensors")
+    save_file(
+        {name: view.copy() for name, view in archive.layout.views(weights).items()}, tmp_path / "warm.safetensors"
+    )
 
     run = replace(
         RUN,

@@ -28,7 +28,8 @@ def run_to_its_end(fleet: Callable, disturb: Callable | None = None) -> str:  # 
         disturb(made)
     status = made.finished(3)
     assert status.replicas.agree == tuple(NAMES)
-    return status.digest
+    digest: str = status.digest
+    return digest
 
 
 def test_a_killed_coordinator_loses_nothing(fleet: Callable) -> None:  # type: ignore[type-arg]
