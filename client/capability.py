@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from zowarmup.client.amount import amount
 from zowarmup.common.work import Tier
 
 
@@ -41,19 +42,14 @@ class Decision:
 
 def decide_tier(memory: Memory, needs: Needs, has_torch: bool) -> Decision:
     """The highest tier that this device can carry, and why."""
-    has = f"{megabytes(memory.bytes)} ({memory.source})"
+    has = f"{amount(memory.bytes)} ({memory.source})"
     if memory.bytes < needs.low:
-        return Decision(None, f"even forward passes need {megabytes(needs.low)} and this device has {has}")
+        return Decision(None, f"even forward passes need {amount(needs.low)} and this device has {has}")
     if memory.bytes < needs.high:
-        return Decision(Tier.LOW, f"training needs {megabytes(needs.high)} and this device has {has}")
+        return Decision(Tier.LOW, f"training needs {amount(needs.high)} and this device has {has}")
     if not has_torch:
         return Decision(Tier.LOW, f"torch is not installed; memory would do: {has}")
-    return Decision(Tier.HIGH, f"training needs {megabytes(needs.high)}, this device has {has}, and torch is installed")
-
-
-def megabytes(count: int) -> str:
-    """Bytes for people, in units of 10^6."""
-    return f"{count / 1e6:.0f} MB" if count < 10_000_000_000 else f"{count / 1e9:.0f} GB"
+    return Decision(Tier.HIGH, f"training needs {amount(needs.high)}, this device has {has}, and torch is installed")
 
 
 def has_torch() -> bool:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from zowarmup.client.capability import megabytes, peak_resident
+from zowarmup.client.amount import amount
+from zowarmup.client.capability import peak_resident
 from zowarmup.client.faults import Broken, Declined, Final
 from zowarmup.client.lean import give_back_code
 from zowarmup.client.messages import Accepted, Fetch, Finished, Hello, Offer, Refused, Report, Welcome
@@ -165,7 +166,7 @@ class Device:
                 position.version,
                 position.digest.hex(),
                 same,
-                megabytes(peak),
+                amount(peak),
             )
             await presence.say(Report(position, peak))
         else:
@@ -192,9 +193,7 @@ class Device:
                 "install the coordinator's version of zowarmup"
             )
         await self._compute(self._replica.load, header)
-        log.info(
-            "fetched snapshot %d (%s) in %.2f s: %s", version, megabytes(received), time.monotonic() - start, reason
-        )
+        log.info("fetched snapshot %d (%s) in %.2f s: %s", version, amount(received), time.monotonic() - start, reason)
 
     async def _train(self, work: Work) -> Made:
         replica = self._replica.held
@@ -227,7 +226,7 @@ class Device:
         file = self._state.program(offer.program_sha256)
         onnx, received = await self._transfers.program(offer.program_sha256, offer.program_bytes, file)
         if received:
-            log.info("fetched the program (%s): forward passes of zeroth-order rounds need it", megabytes(received))
+            log.info("fetched the program (%s): forward passes of zeroth-order rounds need it", amount(received))
         if offer.layout.head is None:
             log.info("this model does not end in a linear classifier: probing every parameter")
         give_back_code()  # before ONNX Runtime is loaded, and after
@@ -258,9 +257,10 @@ class Device:
             log.info("phase: %s", phase)
 
     def _log(self, made: Made, said: int) -> None:
+        up = said + len(made.content or b"")
         what = made.contribution
         if isinstance(what, Scalars):
             held = f"{len(what.probes)} probes and {len(what.projections)} projections"
         else:
-            held = f"a delta of {megabytes(len(made.content or b''))}, loss {what.loss:.3f}"
-        log.info("round %d: contributed %s (%d B said) after %.2f s", what.round, held, said, made.seconds)
+            held = f"a delta, loss {what.loss:.3f}"
+        log.info("round %d: contributed %s: %s up, after %.2f s", what.round, held, amount(up), made.seconds)

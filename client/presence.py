@@ -78,7 +78,9 @@ class Presence:
         """Send one message now; its payload in bytes. Raises Broken where there is no stream at the moment."""
         if self._stream is None:
             raise Broken("not connected at the moment")
-        return await self._stream.say(saying)
+        said = await self._stream.say(saying)
+        self._restarts.reset()
+        return said
 
     async def restart(self) -> None:
         """Open the stream anew, after a wait that grows each time: the coordinator then looks at the replica afresh."""
@@ -104,7 +106,8 @@ class Presence:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-            self._stream = None
+            if not self._task.cancelled():
+                self._task.exception()  # seen: whoever ends the stream has a reason of its own
 
     async def _stay(self) -> None:
         delays, lost_at = Backoff(), 0.0

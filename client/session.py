@@ -260,4 +260,5 @@ def _faults(
             raise Final(details) from None
         if code in declined:
             raise Declined(details) from None
-        raise Broken(details) from None
+        # When a connection cannot be made, grpc's long sentence ends in the system's short one.
+        raise Broken(details.rpartition(": ")[2] if "last error: " in details else details) from None

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from zowarmup.client.amount import amount
 from zowarmup.client.backoff import Backoff
-from zowarmup.client.capability import megabytes
 from zowarmup.client.faults import Broken, Declined, Final
 from zowarmup.client.replica import Header
 from zowarmup.client.session import Connection
@@ -73,7 +73,7 @@ class Transfers:
                         stored = await connection.upload(delta, content, stored)
                 if stored == len(content):
                     return
-                reason = f"{megabytes(stored)} of {megabytes(len(content))} arrived"
+                reason = f"{amount(stored)} of {amount(len(content))} arrived"
             except Broken as fault:
                 reason = fault.reason
             log.warning("the upload for round %d broke off (%s); will go on from there", delta.round, reason)
@@ -112,7 +112,7 @@ class Transfers:
             log.warning(
                 "the fetch of %s broke off at %s (%s); will go on from there",
                 what,
-                megabytes(offset + received),
+                amount(offset + received),
                 reason,
             )
             await asyncio.sleep(delays.next_s())

@@ -112,6 +112,10 @@ class Scripted(services.CoordinatorServiceServicer):
     failures: list[BaseException] = field(default_factory=list)
     refusal: tuple[str, grpc.StatusCode, str] | None = None
     played: asyncio.Event = field(default_factory=asyncio.Event)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)  # snapshots are held back until it is set
+
+    def __post_init__(self) -> None:
+        self.gate.set()
 
     @contextlib.asynccontextmanager
     async def listening(self, port: int = 0) -> AsyncIterator[int]:
@@ -162,6 +166,7 @@ class Scripted(services.CoordinatorServiceServicer):
         self.fetches.append(("snapshot", request.version, request.offset_bytes))
         if request.version not in self.snapshots:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no snapshot of version {request.version} is kept")
+        await self.gate.wait()
         content = self.snapshots[request.version]
         yield wire.FetchSnapshotResponse(
             header=wire.SnapshotHeader(

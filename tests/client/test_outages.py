@@ -77,6 +77,60 @@ def test_bulk_goes_on_where_it_broke_off(run: Run, scripted: Scripted, start: St
     ]
 
 
+def test_a_stream_that_breaks_during_a_long_fetch_does_not_begin_it_again(
+    run: Run, scripted: Scripted, start: Start
+) -> None:
+    async def broken(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WELCOME)
+        await talk.say(fetch=FETCH)
+
+    async def again(talk: Talk) -> None:
+        hello = await talk.hear("hello")
+        assert hello.digest == b""  # the fetch is still going on
+        await talk.say(welcome=WELCOME)
+        await talk.say(fetch=FETCH)
+        await talk.say(work=codec.work_to_wire(GIVEN))
+        scripted.gate.set()
+        await talk.hear("scalars")
+        await over(talk, run)
+
+    async def scenario() -> None:
+        scripted.parts = [broken, again]
+        scripted.gate.clear()
+        async with scripted.listening() as port:
+            client = await start(port)
+            assert await client.ended() == 0
+
+    asyncio.run(scenario())
+    assert scripted.fetches == [("snapshot", 1, 0), ("program", 0, 0)]
+
+
+def test_a_snapshot_that_is_no_longer_kept_is_asked_about_again(run: Run, scripted: Scripted, start: Start) -> None:
+    async def outdated(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WELCOME)
+        await talk.say(fetch={"version": 9, "reason": "it holds no replica"})
+        await talk.end()
+
+    async def current(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WELCOME)
+        await talk.say(fetch=FETCH)
+        await talk.say(work=codec.work_to_wire(GIVEN))
+        await talk.hear("scalars")
+        await over(talk, run)
+
+    async def scenario() -> None:
+        scripted.parts = [outdated, current]
+        async with scripted.listening() as port:
+            client = await start(port)
+            assert await client.ended() == 0
+        assert "no snapshot of version 9 is kept; saying hello again" in client.log
+
+    asyncio.run(scenario())
+
+
 def test_a_stream_that_breaks_while_working_costs_no_work(run: Run, scripted: Scripted, start: Start) -> None:
     """The same work is given again: the same scalars are said again, and computed once."""
     said = []

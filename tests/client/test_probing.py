@@ -94,7 +94,7 @@ def test_a_low_tier_client_through_a_whole_phase(run: Run, scripted: Scripted, s
         assert "joined digits as pi (tier low: as asked)" in log
         assert "the run waits: waiting: 1 of 2 clients connected" in log
         assert "it holds no replica" in log
-        assert "round 1: contributed 8 probes and 4 projections" in log
+        assert "round 1: contributed 8 probes and 4 projections: 56 B up" in log
         assert "round 2: contributed" not in log  # the first and every tenth
         assert reference.replica.digest().hex() in log
         assert "Traceback" not in log

@@ -14,7 +14,7 @@ NEEDS = Needs(high=700 * MB, low=170 * MB)
 @pytest.mark.parametrize(
     ("megabytes", "torch", "tier", "because"),
     [
-        (8000, True, Tier.HIGH, "training needs 700 MB, this device has 8000 MB"),
+        (8000, True, Tier.HIGH, "training needs 700 MB, this device has 8 GB"),
         (700, True, Tier.HIGH, "torch is installed"),
         (8000, False, Tier.LOW, "torch is not installed"),
         (699, True, Tier.LOW, "training needs 700 MB and this device has 699 MB (somewhere)"),
