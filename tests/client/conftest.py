@@ -47,10 +47,8 @@ class Run:
     grid: Grid
 
 
-@pytest.fixture(scope="session")
-def run() -> Run:
-    """The small mlp on digits, at random weights on a grid."""
-    model = Model(name="mlp")
+def prepared(model: Model) -> Run:
+    """A model on digits at random weights on a grid, as a coordinator would ship it."""
     spec = ClientSpec(
         model=model,
         input_shape=(1, 8, 8),
@@ -63,6 +61,12 @@ def run() -> Run:
     weights = models.flatten(module, layout)
     grid = Grid.choose(weights)
     return Run(spec, layout, export_program(module, layout, spec.input_shape), grid.quantise(weights), grid)
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """The small mlp."""
+    return prepared(Model(name="mlp"))
 
 
 class Talk:

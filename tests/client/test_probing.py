@@ -1,16 +1,18 @@
 """A low-tier client through the zeroth-order phase, against a scripted coordinator."""
 
 import asyncio
+import math
 import threading
 from pathlib import Path
 from typing import Any
 
-from tests.client.conftest import DATA, Client, Run, Scripted, Start, Talk, enrolled_as
+from tests.client.conftest import DATA, Client, Run, Scripted, Start, Talk, enrolled_as, prepared
 from zowarmup.client.probe import Prober
 from zowarmup.common import codec
 from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.program import Program
 from zowarmup.common.replica import Replica
+from zowarmup.common.run import Model
 from zowarmup.common.steps import apply_steps
 from zowarmup.common.work import Commit, Phase, Scalars, Tier, Work
 from zowarmup.data import load
@@ -176,5 +178,36 @@ def test_a_replica_that_is_not_the_runs_is_reported_and_fetched_anew(
             client = await start(port)
             assert await client.ended() == 0
         assert "THE REPLICA IS NOT THE RUN'S" in client.log
+
+    asyncio.run(scenario())
+
+
+def headless(input_shape: tuple[int, ...], classes: int) -> Any:
+    """A classifier that does not end in a linear layer."""
+    from torch import nn
+
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), classes), nn.Tanh())
+
+
+def test_a_model_without_a_linear_classifier_is_probed_everywhere(scripted: Scripted, start: Start) -> None:
+    run = prepared(Model(name=f"{__name__}:headless"))
+    assert run.layout.head is None
+    reference = Reference(run)
+
+    async def part(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=welcome())
+        await talk.say(fetch={"version": 1, "reason": "it holds no replica"})
+        scalars = await take_scalars(talk, run, reference, work(1, 1))
+        assert (len(scalars.probes), scalars.projections) == (8, ())
+        await finish(talk, run, reference)
+
+    async def scenario() -> None:
+        scripted.run, scripted.parts = run, [part]
+        scripted.snapshots[1] = run.weights.tobytes()
+        async with scripted.listening() as port:
+            client = await start(port)
+            assert await client.ended() == 0
+        assert "this model does not end in a linear classifier: probing every parameter" in client.log
 
     asyncio.run(scenario())
