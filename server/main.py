@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import math
 import signal
 import sys
 import time
@@ -18,6 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import grpc
+import numpy as np
+from numpy.typing import NDArray
 
 from zowarmup.common.layout import digest
 from zowarmup.common.run import PROTOCOL, RunFile
@@ -156,9 +159,27 @@ def _open_run(run_file: RunFile, arguments: argparse.Namespace, ledger: Ledger, 
         prepared.high_memory_bytes >> 20,
         prepared.low_memory_bytes >> 20,
     )
+    _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])
     if prepared.layout.head is None and run_file.zeroth_order.head_projections:
         log.info("this model does not end in a linear classifier: clients will probe every parameter")
     return state, history
+
+
+def _warn_of_divergence(run_file: RunFile, weights: NDArray[np.float32]) -> None:
+    """A normalised step moves each weight by about rate / sqrt(directions a round), whatever the model: too much for
+    one with small weights, such as a deep one."""
+    phase = run_file.zeroth_order
+    move = phase.rate / math.sqrt(phase.clients_per_round * phase.probes)
+    usual = math.sqrt(np.mean(np.square(weights, dtype=np.float64)))
+    if phase.step == "normalized" and move > usual:
+        log.warning(
+            "zeroth_order.rate = %g moves each weight by about %.2g in the first round, and their usual size is %.2g: "
+            "the model will probably be lost; a rate of %.1g or less is worth trying",
+            phase.rate,
+            move,
+            usual,
+            phase.rate * usual / move / 4,
+        )
 
 
 async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str) -> int:

@@ -53,7 +53,7 @@ FILES = {
     "common/tasks": rule("common", "numpy", lazily="torch", pure=True),
     "data/images.py": rule("common data", "numpy", lazily="PIL"),
     "server/ledger.py": rule("common data server", "pydantic"),
-    "server/main.py": rule("common data server", "grpc"),
+    "server/main.py": rule("common data server", "grpc numpy"),
     "server/preparation.py": rule("common data server", "numpy", lazily="grpc safetensors"),
     "server/runfile.py": rule("common", "pydantic"),
     "server/service": rule("common server", "grpc grpc_health grpc_reflection numpy"),

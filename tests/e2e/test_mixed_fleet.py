@@ -95,7 +95,7 @@ def test_resnet18_goes_the_whole_way(fleet: Callable, tmp_path: Path, norm: str)
         model=Model(name="resnet18", norm=norm),  # type: ignore[arg-type]
         warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, epochs=1, batch=6, rate=0.01),
         zeroth_order=ZerothOrder(
-            rounds=2, clients_per_round=2, quorum=1.0, probes=4, head_projections=4, micro_batch=8
+            rounds=2, clients_per_round=2, quorum=1.0, probes=4, head_projections=4, rate=0.003, micro_batch=8
         ),
         evaluation=Evaluation(data=f"npz:{tmp_path / 'held-out.npz'}", every=100),
     )
