@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.layout import digest
-from zowarmup.common.run import PROTOCOL, RunFile
+from zowarmup.common.run import PROTOCOL, ClientSpec, RunFile
 from zowarmup.common.work import Phase
-from zowarmup.data import DataError, load
+from zowarmup.data import DataError, Dataset, load
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, replay, restore
 from zowarmup.server.blobs import BlobError, Blobs
@@ -117,18 +117,27 @@ def _locked(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def _open_run(run_file: RunFile, arguments: argparse.Namespace, ledger: Ledger, blobs: Blobs) -> tuple[State, History]:
+def _open_run(
+    run_file: RunFile, held_out: Dataset, data_dir: Path, ledger: Ledger, blobs: Blobs
+) -> tuple[State, History]:
     """The run in the data directory, made if there is none."""
     state, history = replay(ledger)
     if state is not None:
         if differing := differences(state.run_file, run_file):
             raise StartError(
-                f"{arguments.data_dir} holds a run that began otherwise: {'; '.join(differing)}. "
+                f"{data_dir} holds a run that began otherwise: {'; '.join(differing)}. "
                 "Use another --data-dir, or the run file it began with"
             )
         log.info("run %s goes on at version %d (%s)", state.run_file.name, state.version, state.phase)
         return state, history
-    prepared = prepare(arguments.run_file, arguments.data_dir / "preparation")
+    spec = ClientSpec(
+        model=run_file.model,
+        input_shape=held_out.shape,
+        classes=held_out.classes,
+        warmup=run_file.warmup,
+        zeroth_order=run_file.zeroth_order,
+    )
+    prepared = prepare(spec, run_file.seed, data_dir / "preparation")
     grid = settle_on_grid(prepared.weights, prepared.layout.trainable)
     initial = ev.Snapshot(
         version=0,
@@ -140,8 +149,8 @@ def _open_run(run_file: RunFile, arguments: argparse.Namespace, ledger: Ledger, 
         sha256=blobs.put(prepared.program),
         size_bytes=len(prepared.program),
         layout=prepared.layout.to_json(),
-        input_shape=prepared.input_shape,
-        classes=prepared.classes,
+        input_shape=spec.input_shape,
+        classes=spec.classes,
         high_memory_bytes=prepared.high_memory_bytes,
         low_memory_bytes=prepared.low_memory_bytes,
     )
@@ -190,7 +199,7 @@ async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str)
         raise StartError(f"{address} cannot be listened on: is another server using the port?") from error
     held_out = load(run_file.evaluation.data)
     ledger, blobs = Ledger(arguments.data_dir / LEDGER), Blobs(arguments.data_dir / BLOBS)
-    state, history = await asyncio.to_thread(_open_run, run_file, arguments, ledger, blobs)
+    state, history = await asyncio.to_thread(_open_run, run_file, held_out, arguments.data_dir, ledger, blobs)
     replica = await asyncio.to_thread(restore, state, history, blobs, state.version)
     evaluator = Evaluator(blobs.path(state.program.sha256).read_bytes(), state.layout, held_out)
 

@@ -1,0 +1,65 @@
+"""A child of the preparation: build the model, lay it out, export it.
+
+`python -m zowarmup.server.building SEED FOLDER` reads FOLDER/spec.json and writes the layout, the ONNX program and the
+initial weights beside it. A failure is one sentence on standard error.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.layout import Layout
+from zowarmup.common.run import ClientSpec
+from zowarmup.server.preparation import LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError, end_with_parent
+
+
+def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
+    """Raises ValueError or PreparationError with a sentence, ImportError where torch or onnx is missing."""
+    from zowarmup.common.models import build, describe, flatten
+    from zowarmup.common.models.export import export_program
+
+    module = build(spec.model, spec.input_shape, spec.classes, seed)
+    layout = describe(module, spec.input_shape)
+    weights = flatten(module, layout)
+    if spec.model.weights:
+        load_weights(Path(spec.model.weights), layout, weights)
+    (folder / WEIGHTS).write_bytes(weights.astype("<f4").tobytes())
+    (folder / LAYOUT).write_text(layout.to_json())
+    (folder / PROGRAM).write_bytes(export_program(module, layout, spec.input_shape))
+
+
+def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> None:
+    """Fill a flat vector from a safetensors file with the layout's tensors. Raises PreparationError naming the file
+    and the tensor."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PreparationError(f"model.weights = {str(path)!r}: cannot be read as safetensors: {error}") from error
+    for name, view in layout.views(weights).items():
+        if name not in tensors or tensors[name].shape != view.shape:
+            found = "missing" if name not in tensors else f"of shape {tensors[name].shape}"
+            raise PreparationError(f"model.weights = {str(path)!r}: {name} must have shape {view.shape} and is {found}")
+        view[...] = tensors[name]
+
+
+def main() -> int:
+    end_with_parent()
+    seed, folder = int(sys.argv[1]), Path(sys.argv[2])
+    try:
+        build_run(ClientSpec.from_json((folder / SPEC).read_text()), seed, folder)
+    except (PreparationError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"preparing a model needs {error.name}: pip install 'zowarmup[server,torch]'", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
