@@ -48,19 +48,21 @@ class Transfers:
         return header, received
 
     async def program(self, sha256: bytes, size: int, file: Path) -> tuple[bytes, int]:
-        """The program's bytes, from `file` where it is there already, and how many came over the network. Raises
-        Final where what the coordinator sends is not what it announced."""
+        """The program's bytes, from `file` where it is there already, and how many came over the network. Raises Final
+        where what the coordinator sends is not what it announced."""
         part, received = file.with_name(file.name + ".part"), 0
-        if not file.exists():
-            received = await self._gather("the program", part, Connection.fetch_program, lambda: size)
-            settle(part, file)
-        content = file.read_bytes()
-        if hashlib.sha256(content).digest() != sha256:
-            file.unlink()
-            raise Final(
-                "the program on disk is not the run's (its sha256 differs); it was removed: start this client again"
-            )
-        return content, received
+        for _ in range(2):  # what is on disk may be damaged, what comes anew may not
+            try:
+                if not file.exists():
+                    received += await self._gather("the program", part, Connection.fetch_program, lambda: size)
+                    settle(part, file)
+                content = file.read_bytes()
+                if hashlib.sha256(content).digest() == sha256:
+                    return content, received
+                file.unlink()
+            except OSError as error:
+                raise Final(f"cannot keep {file} ({error.strerror or error}): make room there") from None
+        raise Final("the coordinator sends another program than it announced (its sha256 differs): restart it")
 
     async def upload(self, delta: Delta, content: memoryview) -> None:
         """Bring a delta to the coordinator's disk. Raises Declined where its round has closed."""

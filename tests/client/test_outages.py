@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -166,8 +167,9 @@ def test_a_stream_that_breaks_while_working_costs_no_work(run: Run, scripted: Sc
     assert scripted.fetches == [("snapshot", 1, 0), ("program", 0, 0)]
 
 
+@pytest.mark.parametrize("damage", [False, True])
 def test_a_client_that_was_killed_comes_back_as_itself_with_its_replica(
-    run: Run, scripted: Scripted, start: Start
+    run: Run, scripted: Scripted, start: Start, tmp_path: Path, damage: bool
 ) -> None:
     async def first(talk: Talk) -> None:
         await talk.hear("hello")
@@ -191,13 +193,16 @@ def test_a_client_that_was_killed_comes_back_as_itself_with_its_replica(
             client = await start(port)
             await client.printed("round 1: contributed")
             assert await client.stopped(signal.SIGKILL) == -signal.SIGKILL
+            if damage:
+                (program,) = (tmp_path / "state").glob("program-*.onnx")
+                program.write_bytes(b"torn")
             again = await start(port, tier="auto")
             assert await again.ended() == 0
         assert "joined digits as pi (tier low: as it enrolled)" in again.log
 
     asyncio.run(scenario())
     assert len(scripted.enrolments) == 1
-    assert scripted.fetches == [("snapshot", 1, 0), ("program", 0, 0)]
+    assert scripted.fetches == [("snapshot", 1, 0), ("program", 0, 0), *[("program", 0, 0)] * damage]
 
 
 def test_a_coordinator_that_restarts_is_rejoined(scripted: Scripted, start: Start) -> None:
