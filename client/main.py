@@ -20,6 +20,7 @@ log = logging.getLogger("zowarmup.client")
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 when the run is over or on SIGTERM, 1 with a sentence where this device cannot take part, 2 for a
     wrong command line, 130 on Ctrl-C."""
+    _settle_libraries()
     try:
         arguments = _arguments(argv)
         logging.basicConfig(
@@ -28,7 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             format="%(asctime)s %(levelname)s %(message)s",
         )
         logging.getLogger("asyncio").setLevel(logging.WARNING)
-        _settle_libraries(arguments.threads)
         return _take_part(arguments)
     except KeyboardInterrupt:
         return 130
@@ -80,10 +80,11 @@ def _threads(text: str) -> int:
     return int(text)
 
 
-def _settle_libraries(threads: int) -> None:
-    """Before the first import of numpy and grpc: pools of threads cost memory, and grpc's own log is for its makers."""
+def _settle_libraries() -> None:
+    """Before the first import of numpy and grpc. A pool of threads for the few products that numpy computes here costs
+    memory (ONNX Runtime and torch are told their threads), and grpc's own log is for its makers."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(variable, str(threads))
+        os.environ.setdefault(variable, "1")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
@@ -133,8 +134,8 @@ async def _compose(arguments: argparse.Namespace) -> None:
     from zowarmup.data import load
 
     server, name = arguments.server, arguments.name or default_name()
+    dataset = load(arguments.data)
     with StateDirectory(arguments.state_dir or default_directory(name)) as state:
-        dataset = load(arguments.data)
         offer = await ask(server)
         check_data(arguments.data, dataset, offer)
         known = state.identity_for(offer.run_id, offer.name)

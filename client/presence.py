@@ -63,7 +63,8 @@ class Presence:
         await self._end()
 
     async def next(self) -> Task:
-        """What to do next, waiting for it. Raises Final where the coordinator refuses this device."""
+        """What to do next, waiting for it. Raises Final where the coordinator refuses this device, Broken after
+        `leave`."""
         while True:
             task, self._inbox = agenda(self._inbox)
             if task is not None:
