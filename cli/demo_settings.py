@@ -26,17 +26,17 @@ class DemoSettings:
     warmup_rounds: int = 10
     warmup_epochs: int = 3
     warmup_rate: float = 0.1
-    rounds: int = 200
+    rounds: int = 300
     probes: int = 32
     slices: Literal["own", "whole"] = "own"
     head_projections: int = 32
-    rate: float = 0.6
+    rate: float = 0.8
     evaluate_every: int = 5
 
 
 DEFAULTS = {
     DemoModel.MLP: DemoSettings(),
-    DemoModel.CNN: DemoSettings(rounds=150, rate=0.3),
+    DemoModel.CNN: DemoSettings(rounds=250, rate=0.5),
 }
 # As the paper probes: each direction on the whole of the local data, and nothing said of the head's gradient.
 PAPER_MODE = {
