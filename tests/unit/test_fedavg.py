@@ -1,0 +1,100 @@
+"""FedAvg: the mean by examples, over the whole vector, in float64."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from zowarmup.common.layout import Block, Layout, Tensor
+from zowarmup.common.methods import fedavg
+from zowarmup.common.methods.fedavg import FedAvg
+from zowarmup.common.run import WarmUp
+from zowarmup.common.work import Delta, Phase, Work
+
+SIZE = 10
+LAYOUT = Layout(
+    tensors=(Tensor("w", (8,), 0), Tensor("running_mean", (2,), 8)),
+    trainable=8,
+    size=SIZE,
+    blocks=(Block("all", 0, 8),),
+)
+
+
+def method(server_rate: float = 1.0) -> FedAvg:
+    return FedAvg(WarmUp(rounds=5, server_rate=server_rate), LAYOUT)
+
+
+def vector(seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=SIZE).astype(np.float32)
+
+
+def test_exact_numbers() -> None:
+    weights = np.arange(SIZE, dtype=np.float32)
+    deltas = [(3, np.full(SIZE, 1, dtype=np.float32)), (1, np.full(SIZE, -3, dtype=np.float32))]
+    assert method().combine(weights, deltas).tolist() == list(range(SIZE))
+    assert method().combine(weights, deltas[:1]).tolist() == list(range(1, SIZE + 1))
+    deltas = [(3, np.full(SIZE, 4, dtype=np.float32)), (1, np.full(SIZE, 8, dtype=np.float32))]
+    assert method(0.5).combine(weights, deltas).tolist() == [2.5 + w for w in range(SIZE)]
+
+
+def test_buffers_are_averaged_too() -> None:
+    weights, delta = vector(0), np.zeros(SIZE, dtype=np.float32)
+    delta[8:] = 1
+    moved = method().combine(weights, [(7, delta)])
+    assert np.array_equal(moved[:8], weights[:8])
+    assert np.array_equal(moved[8:], weights[8:] + 1)
+
+
+def test_one_clients_weights_are_met() -> None:
+    """A delta is a difference in float32; what it is added to is rounded once."""
+    start, trained = vector(0), vector(1)
+    moved = method().combine(start, [(143, trained - start)])
+    assert moved == pytest.approx(trained, rel=1e-6)
+
+
+@pytest.mark.parametrize("piece", [1, 3, 10, 1000])
+def test_pieces_do_not_show(piece: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(fedavg, "PIECE", piece)
+    weights, deltas = vector(0), [(1, vector(1)), (2, vector(2)), (4, vector(3))]
+    for number, (_, delta) in enumerate(deltas):
+        delta.tofile(tmp_path / str(number))
+    on_disk = [
+        (examples, np.memmap(tmp_path / str(number), dtype=np.float32, mode="r"))
+        for number, (examples, _) in enumerate(deltas)
+    ]
+    mean = np.zeros(SIZE)
+    for examples, delta in deltas:
+        mean += delta.astype(np.float64) * (examples / 7)
+    expected = (weights + 0.25 * mean).astype(np.float32)
+    kept = weights.copy()
+    found = method(0.25).combine(weights, on_disk)
+    assert found.tobytes() == expected.tobytes()
+    assert found.dtype == np.float32
+    assert np.array_equal(weights, kept)
+
+
+def test_sums_are_float64() -> None:
+    """A hundred deltas of 2^-24, each lost beside a weight of 1 in float32, count together."""
+    weights = np.ones(SIZE, dtype=np.float32)
+    deltas = [(1, np.full(SIZE, 100 * 2.0**-24, dtype=np.float32))] * 100
+    moved = method(0.25).combine(weights, deltas)
+    assert moved.tolist() == [float(np.float32(1 + 25 * 2.0**-24))] * SIZE
+
+
+def test_combine_refuses() -> None:
+    with pytest.raises(ValueError, match="without deltas"):
+        method().combine(vector(0), [])
+    with pytest.raises(ValueError, match=r"float32 \(9,\), not float32 \(10,\)"):
+        method().combine(vector(0), [(1, vector(1)[:9])])
+    with pytest.raises(ValueError, match="a vector is float64"):
+        method().combine(vector(0), [(1, vector(1).astype(np.float64))])
+
+
+def test_check() -> None:
+    work = Work(2, Phase.WARM_UP, 1, 7, 60.0)
+    method().check(work, 143, Delta(2, "0" * 64, 143, 0.5))
+    with pytest.raises(ValueError, match="for round 1, the work was for round 2"):
+        method().check(work, 143, Delta(1, "0" * 64, 143, 0.5))
+    with pytest.raises(ValueError, match="trained on 9999 examples, the client said that it holds 143"):
+        method().check(work, 143, Delta(2, "0" * 64, 9999, 0.5))
