@@ -1,0 +1,122 @@
+"""What each part of the zeroth-order phase is worth: the demo's run in one process, with parts switched on and off.
+
+    python benchmarks/variants.py --model mlp --seeds 0 1 2
+
+The same code as in the processes (methods, forward passes, grid, sampling) without a network between, so a variant
+with the demo's settings ends in the demo's digest. One line a variant and seed: held-out accuracy at the pivot and at
+the end, scalars and forwards of the local data a contribution, digest.
+"""
+
+import argparse
+import threading
+from dataclasses import replace
+
+import numpy as np
+
+from zowarmup.cli.demo_settings import DemoModel, demo_settings, run_file
+from zowarmup.client.probe import Prober
+from zowarmup.common.layout import digest
+from zowarmup.common.methods.fedavg import FedAvg
+from zowarmup.common.methods.zeroth_order import ZOWarmUp
+from zowarmup.common.models import build, describe, flatten, load_into
+from zowarmup.common.models.export import export_program
+from zowarmup.common.program import Program
+from zowarmup.common.replica import Replica
+from zowarmup.common.run import RunFile, ZerothOrder
+from zowarmup.common.steps import apply_steps
+from zowarmup.common.tasks.classification import train_locally
+from zowarmup.common.work import Phase, Work
+from zowarmup.data import Dataset, load
+from zowarmup.server.effects import settle_on_grid
+from zowarmup.server.evaluation import Evaluator
+from zowarmup.server.sampling import seeds
+
+HIGH, LOW = 1, 9
+
+
+class Warm:
+    """A run of the demo up to its pivot."""
+
+    def __init__(self, run: RunFile) -> None:
+        self.run = run
+        self.data = {
+            name: load(f"digits:{shard}/{HIGH + LOW},alpha=0.1,seed={run.seed}")
+            for shard, name in enumerate(
+                [f"high-{i + 1}" for i in range(HIGH)] + [f"low-{i + 1}" for i in range(LOW)], 1
+            )
+        }
+        held_out = load(run.evaluation.data)
+        module = build(run.model, held_out.shape, held_out.classes, run.seed)
+        self.layout = describe(module, held_out.shape)
+        self.onnx = export_program(module, self.layout, held_out.shape)
+        weights = flatten(module, self.layout)
+        settle_on_grid(weights, self.layout.trainable)
+        trained = sorted(name for name in self.data if name.startswith("high"))
+        method = FedAvg(run.warmup, self.layout)
+        for number in range(1, run.warmup.rounds + 1):
+            deltas = []
+            for name, seed in zip(trained, seeds(run.seed, number, len(trained)), strict=True):
+                load_into(module, self.layout, weights)
+                spec = run.warmup
+                train_locally(module, self.data[name], epochs=spec.epochs, batch=spec.batch, rate=spec.rate, seed=seed)
+                deltas.append((len(self.data[name]), flatten(module, self.layout) - weights))
+            weights = method.combine(weights, deltas)
+            self.grid = settle_on_grid(weights, self.layout.trainable)
+        self.weights = weights
+        self.held_out: Dataset = held_out
+
+    def accuracy(self, weights: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
+        return Evaluator(self.onnx, self.layout, self.held_out).evaluate(weights)[0]
+
+    def go_on(self, spec: ZerothOrder) -> tuple[float, str, int]:
+        """Final accuracy, digest and scalars a contribution, after the zeroth-order rounds of `spec`."""
+        start = self.run.warmup.rounds
+        replica = Replica(self.layout, self.grid, self.weights.copy(), start)
+        program = Program(self.onnx, self.layout, replica.weights)
+        method, names = ZOWarmUp(spec, self.layout), sorted(self.data)
+        probers = {name: Prober(spec, replica, program, self.data[name], threading.Event()) for name in names}
+        for done in range(spec.rounds):
+            number = start + done + 1
+            contributions = []
+            for name, seed in zip(names, seeds(self.run.seed, number, len(names)), strict=True):
+                work = Work(number, Phase.ZEROTH_ORDER, start + done, seed, 0.0)
+                contributions.append((seed, len(self.data[name]), probers[name].contribute(replica, work)))
+            apply_steps(replica.weights, replica.grid, method.combine(replica.grid, done, contributions))
+        sent = contributions[0][2]
+        return self.accuracy(replica.weights), digest(replica.weights).hex(), len(sent.probes) + len(sent.projections)
+
+
+def variants(spec: ZerothOrder, model: DemoModel) -> dict[str, ZerothOrder]:
+    """The demo's settings, and the same with parts taken out; rates as the demo has them for either mode."""
+    paper = demo_settings(model, True, None)
+    whole = replace(spec, probes=paper.probes, slices="whole", rate=paper.rate)
+    return {
+        "8 whole": replace(whole, head_projections=0),
+        "8 whole + exact head 32": whole,
+        "32 sliced": replace(spec, head_projections=0),
+        "32 sliced + exact head 32": spec,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What each part of the zeroth-order phase is worth, on the digits.")
+    parser.add_argument("--model", type=DemoModel, default=DemoModel.MLP, choices=list(DemoModel))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rounds", type=int, help="zeroth-order rounds; the demo's if not given")
+    arguments = parser.parse_args()
+    for seed in arguments.seeds:
+        settings = demo_settings(arguments.model, False, arguments.rounds)
+        warm = Warm(run_file(f"variants-{seed}", seed, arguments.model, HIGH, LOW, settings))
+        pivot = warm.accuracy(warm.weights)
+        for name, spec in variants(warm.run.zeroth_order, arguments.model).items():
+            final, hexadecimal, scalars = warm.go_on(spec)
+            forwards = 2 if spec.slices == "own" else 2 * spec.probes
+            print(
+                f"{arguments.model} seed {seed} {spec.rounds} rounds  {name:<26} {scalars:3} scalars {forwards:3} forwards  "
+                f"{100 * pivot:.1f} -> {100 * final:.1f} %  {hexadecimal[:8]}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
