@@ -74,6 +74,7 @@ BARE = words("google grpc numpy onnxruntime xxhash")
 STARTS = {
     "zowarmup.client.main": BARE,
     "zowarmup.cli.main": BARE,
+    "zowarmup.server.command": BARE,
     "zowarmup.server.main": BARE | words("grpc_health grpc_reflection pydantic"),
 }
 # Modules of the standard library that reach the network, the disk, the clock, other processes or global randomness.
