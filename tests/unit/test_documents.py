@@ -46,6 +46,13 @@ def test_run_files_in_documents_load(document: Path, tmp_path: Path) -> None:
         read_run_file(tmp_path / "run.toml")
 
 
+@pytest.mark.parametrize("room", ["server", "client"])
+def test_the_structure_names_every_file(room: str) -> None:
+    text = (REPOSITORY / "docs/structure.md").read_text(encoding="utf-8")
+    files = [path.name for path in (REPOSITORY / room).glob("*.py") if path.name != "__init__.py"]
+    assert [name for name in files if f"`{name}`" not in text] == []
+
+
 def test_the_protocol_names_every_call_and_every_message_of_a_stream() -> None:
     stream = [wire.ParticipateRequest.DESCRIPTOR, wire.ParticipateResponse.DESCRIPTOR]
     wanted = [f.message_type.name for message in stream for f in message.oneofs[0].fields if f.message_type]
