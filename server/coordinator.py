@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from zowarmup.server import events as ev
-from zowarmup.server.decide import Rejected, decide
+from zowarmup.server.decide import decide
 from zowarmup.server.ledger import Ledger, LedgerError
+from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State, fold
 
 log = logging.getLogger(__name__)

@@ -18,16 +18,10 @@ from zowarmup.common.methods.fedavg import FedAvg
 from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Work
 from zowarmup.server import events as ev
+from zowarmup.server import membership
+from zowarmup.server.rejection import Rejected
 from zowarmup.server.sampling import draw, seeds
 from zowarmup.server.state import State, evolve, fold, quorum
-
-
-class Rejected(Exception):
-    """A command that changes nothing. `reason` is a word for programs and metrics, `detail` a sentence for people."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
 
 
 def decide(state: State | None, command: ev.Command, now: float) -> tuple[ev.Event, ...]:
@@ -97,6 +91,8 @@ def _end_round(state: State, now: float) -> ev.Event | None:
     assert current is not None
     participants, have = len(current.seeds), len(current.contributions)
     needed = quorum(state, participants)
+    if not participants:
+        return ev.RoundAbandoned(current.number, "every participant has been revoked")
     if have == participants:
         return ev.RoundClosed(current.number, f"all {participants} participants contributed")
     over = now >= current.deadline
@@ -162,19 +158,13 @@ def _(command: ev.Restart, state: State, now: float) -> tuple[ev.Event, ...]:
 
 
 @_respond.register
-def _(command: ev.Enrol, state: State, now: float) -> tuple[ev.Event, ...]:
-    if state.phase is Phase.FINISHED:
-        raise Rejected("finished", "this run is finished; there is nothing left to join")
-    name, number = command.name, 2
-    while name in state.clients:
-        name, number = f"{command.name}-{number}", number + 1
-    return (ev.ClientEnrolled(name, command.tier, command.examples, command.credential_sha256),)
+def _(command: ev.Invite | ev.Enrol | ev.Revoke, state: State, now: float) -> tuple[ev.Event, ...]:
+    return membership.respond(command, state, now)
 
 
 @_respond.register
 def _(command: ev.Hello, state: State, now: float) -> tuple[ev.Event, ...]:
-    if command.client not in state.clients:
-        raise Rejected("unknown_client", f"client {command.client} is not enrolled in this run")
+    membership.check_member(state, command.client)
     return (ev.ClientConnected(command.client, command.epoch, command.examples),)
 
 
@@ -188,11 +178,13 @@ def _(command: ev.Goodbye, state: State, now: float) -> tuple[ev.Event, ...]:
 
 @_respond.register
 def _(command: ev.Report, state: State, now: float) -> tuple[ev.Event, ...]:
+    membership.check_member(state, command.client)
     return (ev.ClientReported(command.client, command.version, command.digest, command.peak_memory_bytes),)
 
 
 @_respond.register
 def _(command: ev.Contribute, state: State, now: float) -> tuple[ev.Event, ...]:
+    membership.check_member(state, command.client)
     current, contribution = state.current, command.contribution
     previous = state.previous
     if previous and contribution.round == previous.number and command.client in previous.contributions:

@@ -61,11 +61,32 @@ class RunCreated:
 
 
 @dataclass(frozen=True, slots=True)
+class InvitationIssued:
+    """Whoever knows the token (stored hashed only) may enrol in `tier` until `expires_at`, unix seconds, `uses` times."""
+
+    token_sha256: str
+    tier: Tier
+    expires_at: float
+    uses: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClientEnrolled:
+    """`invitation`: the hash of the token that it came with; empty where it came without."""
+
     client: str
     tier: Tier
     examples: int
     credential_sha256: str
+    invitation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRevoked:
+    """It is no longer a member, and no round waits for it or counts it. It never becomes one again."""
+
+    client: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +220,9 @@ class ClientReported:
 
 DurableEvent = (
     RunCreated
+    | InvitationIssued
     | ClientEnrolled
+    | ClientRevoked
     | RoundOpened
     | DeadlineExtended
     | Contributed
@@ -242,11 +265,31 @@ class Restart:
 
 
 @dataclass(frozen=True, slots=True)
+class Invite:
+    """`expires_s`: seconds from now."""
+
+    token_sha256: str
+    tier: Tier
+    expires_s: float
+    uses: int
+
+
+@dataclass(frozen=True, slots=True)
 class Enrol:
+    """`token_sha256` is empty where there is no token; `invited`: whether one is needed here."""
+
     name: str
     tier: Tier
     examples: int
     credential_sha256: str
+    token_sha256: str = ""
+    invited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    client: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +381,9 @@ class Stop:
 Command = (
     CreateRun
     | Restart
+    | Invite
     | Enrol
+    | Revoke
     | Hello
     | Goodbye
     | Contribute

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 
 from zowarmup.server import events as ev
 from zowarmup.server.decide import waiting
@@ -27,8 +28,15 @@ class Narrator:
 
     def _tell(self, event: ev.Event, state: State) -> None:
         match event:
+            case ev.InvitationIssued():
+                until = datetime.fromtimestamp(event.expires_at).astimezone()
+                times = "once" if event.uses == 1 else f"{event.uses} times"
+                log.info("invitation for the %s tier issued, good %s until %s", event.tier, times, f"{until:%F %H:%M}")
             case ev.ClientEnrolled():
-                log.info("%s enrolled (tier %s, %d examples)", event.client, event.tier, event.examples)
+                by = " by invitation" if event.invitation else ""
+                log.info("%s enrolled%s (tier %s, %d examples)", event.client, by, event.tier, event.examples)
+            case ev.ClientRevoked():
+                log.warning("%s revoked: %s", event.client, event.reason)
             case ev.ClientConnected():
                 log.info("%s connected (stream %d)", event.client, event.epoch)
             case ev.ClientDisconnected():

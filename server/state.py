@@ -8,20 +8,34 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
+from typing import TypeVar
 
 from zowarmup.common.layout import Layout
 from zowarmup.common.run import Rounds, RunFile
 from zowarmup.common.work import Contribution, Phase, Tier
 from zowarmup.server import events as ev
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A member of the fleet."""
+    """A member of the fleet, until `revoked` holds the reason why it is not."""
 
     tier: Tier
     examples: int
     credential_sha256: str
+    revoked: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """Good for the tier until `expires_at`, unix seconds, `uses` times, of which `used` are gone."""
+
+    tier: Tier
+    expires_at: float
+    uses: int
+    used: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +84,7 @@ class State:
     phase: Phase
     digest: str
     snapshots: Mapping[int, ev.Snapshot]
+    invitations: Mapping[str, Invitation] = field(default_factory=dict)
     clients: Mapping[str, Client] = field(default_factory=dict)
     presence: Mapping[str, Presence] = field(default_factory=dict)
     round: int = 0
@@ -150,9 +165,37 @@ def _apply(event: object, state: State) -> State:
 
 
 @_apply.register
+def _(event: ev.InvitationIssued, state: State) -> State:
+    invitation = Invitation(event.tier, event.expires_at, event.uses)
+    return replace(state, invitations={**state.invitations, event.token_sha256: invitation})
+
+
+@_apply.register
 def _(event: ev.ClientEnrolled, state: State) -> State:
     client = Client(event.tier, event.examples, event.credential_sha256)
-    return replace(state, clients={**state.clients, event.client: client})
+    invitations = state.invitations
+    if event.invitation:
+        invitation = invitations[event.invitation]
+        invitations = {**invitations, event.invitation: replace(invitation, used=invitation.used + 1)}
+    return replace(state, clients={**state.clients, event.client: client}, invitations=invitations)
+
+
+@_apply.register
+def _(event: ev.ClientRevoked, state: State) -> State:
+    client, current = replace(state.clients[event.client], revoked=event.reason), state.current
+    if current is not None and not current.closed:
+        current = replace(
+            current,
+            seeds=_without(current.seeds, event.client),
+            examples=_without(current.examples, event.client),
+            contributions=_without(current.contributions, event.client),
+        )
+    return replace(
+        state,
+        clients={**state.clients, event.client: client},
+        presence=_without(state.presence, event.client),
+        current=current,
+    )
 
 
 @_apply.register
@@ -282,6 +325,10 @@ def _(event: ev.ClientReported, state: State) -> State:
         peak_memory_bytes=event.peak_memory_bytes,
     )
     return replace(state, presence={**state.presence, event.client: told})
+
+
+def _without(mapping: Mapping[str, _T], client: str) -> Mapping[str, _T]:
+    return {name: value for name, value in mapping.items() if name != client}
 
 
 def _current(state: State, round: int) -> Round:

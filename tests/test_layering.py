@@ -60,6 +60,8 @@ FILES = {
     "server/events.py": rule("common server", pure=True),
     "server/state.py": rule("common server", pure=True),
     "server/decide.py": rule("common server", pure=True),
+    "server/membership.py": rule("common server", pure=True),
+    "server/rejection.py": rule("common server", pure=True),
     "server/sampling.py": rule("common server", pure=True),
     "client/trainer.py": rule("common data client", "numpy torch"),
     "cli/export.py": rule("common server cli", "onnx safetensors"),

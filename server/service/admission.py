@@ -15,7 +15,7 @@ import grpc
 
 from zowarmup.server.blobs import BlobError
 from zowarmup.server.coordinator import Coordinator, Unavailable
-from zowarmup.server.decide import Rejected
+from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import Client
 
 Context = grpc.aio.ServicerContext[Any, Any]

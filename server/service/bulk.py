@@ -9,7 +9,8 @@ import numpy as np
 from zowarmup.common.work import Phase, Tier, Work
 from zowarmup.server.blobs import BlobError, Blobs
 from zowarmup.server.coordinator import Coordinator
-from zowarmup.server.decide import Rejected, work_for
+from zowarmup.server.decide import work_for
+from zowarmup.server.rejection import Rejected
 from zowarmup.server.service.admission import Context, authenticate, refusals
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire

@@ -16,8 +16,9 @@ from functools import lru_cache
 from zowarmup.common.codec import phase_to_wire, work_to_wire
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server import events as ev
-from zowarmup.server.decide import Rejected, waiting, work_for
+from zowarmup.server.decide import waiting, work_for
 from zowarmup.server.history import History
+from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire

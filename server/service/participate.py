@@ -9,7 +9,7 @@ from zowarmup.common.run import PROTOCOL, ClientSpec
 from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
-from zowarmup.server.decide import Rejected
+from zowarmup.server.rejection import Rejected
 from zowarmup.server.service.admission import (
     Context,
     authenticate,

@@ -1,5 +1,6 @@
 """A run without a network, a disk or a clock: commands in, events out, time by hand."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -45,7 +46,8 @@ class Script:
 
     def join(self, name: str, tier: Tier = Tier.LOW, examples: int = 100) -> list[ev.Event]:
         """Enrol and connect."""
-        return self.do(ev.Enrol(name, tier, examples, "0" * 64)) + self.hello(name, examples)
+        credential = hashlib.sha256(f"{name} {len(self.state.clients)}".encode()).hexdigest()
+        return self.do(ev.Enrol(name, tier, examples, credential)) + self.hello(name, examples)
 
     def hello(self, name: str, examples: int = 100) -> list[ev.Event]:
         self.epoch += 1
