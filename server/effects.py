@@ -3,7 +3,8 @@
 A closed round becomes a job: combine its contributions (sorted by client, so that nothing depends on the order of
 arrival) into the next version of the coordinator's replica, write what must outlive a crash, and hand the result back
 as a command. The same inputs give the same bits, so a job that a crash cut off is simply done again. Snapshots,
-pruning and evaluation are jobs of the same queue: the replica is only ever touched here.
+pruning and evaluation are jobs of the same queue: the replica is only ever touched here. A disk that refuses is tried
+again until it takes what must be written; the coordinator says meanwhile what it waits for.
 """
 
 import asyncio
@@ -17,14 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.grid import Grid, HeadroomExceeded
-from zowarmup.common.layout import digest
 from zowarmup.common.methods.fedavg import FedAvg
 from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.replica import Replica
 from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import Delta, Phase, Scalars
 from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs
+from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.state import Round, State
@@ -38,11 +38,11 @@ RETRY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """The next version: by `steps`, or by a `snapshot` where the grid changed. The replica is at it already."""
+    """The next version, at which the replica is already: by `steps`, or, where these are None and the grid may have
+    changed, by a snapshot that is still to be written."""
 
     digest: str
-    steps: tuple[Step, ...]
-    snapshot: ev.Snapshot | None
+    steps: tuple[Step, ...] | None
 
 
 class Effects:
@@ -67,10 +67,19 @@ class Effects:
             self._jobs.put_nowait(state.current)
         elif any(isinstance(event, ev.Pivoted | ev.RunFinished) for event in events):
             self._jobs.put_nowait(None)
+        if any(isinstance(event, ev.RoundAbandoned) for event in events) and state.previous:
+            self._drop_deltas(state.previous)
 
     def resume(self) -> None:
-        """After a restart: a round that was closed and not committed is combined again."""
+        """After a restart, before anyone is let in: what the crash left half done on disk goes, and a round that was
+        closed and not committed is combined again."""
         state = self._coordinator.state
+        current = state.current
+        uploads = {c.sha256 for c in current.contributions.values() if isinstance(c, Delta)} if current else set()
+        resumable = current is not None and current.phase is Phase.WARM_UP and not current.closed
+        named = {state.program.sha256, *(snapshot.sha256 for snapshot in state.snapshots.values())}
+        if swept := self._blobs.sweep(named, uploads, resumable):
+            log.info("%d files that an earlier stop had left half done are removed", swept)
         self._jobs.put_nowait(state.current if state.current and state.current.closed else None)
 
     async def run(self) -> None:
@@ -79,10 +88,15 @@ class Effects:
             closed = await self._jobs.get()
             if closed is not None:
                 combined = await self._off_loop(self._combine, closed)
-                version = self._replica.version
+                snapshot = await self._snapshot() if combined.steps is None else None
                 await self._record(
                     ev.CommitRound(
-                        closed.number, version, combined.digest, combined.steps, combined.snapshot, self._traffic()
+                        closed.number,
+                        self._replica.version,
+                        combined.digest,
+                        combined.steps or (),
+                        snapshot,
+                        self._traffic(),
                     )
                 )
                 self._drop_deltas(closed)
@@ -95,7 +109,7 @@ class Effects:
         if version not in state.snapshots and (
             at_turn or version - state.snapshot.version >= settings.zeroth_order.snapshot_every
         ):
-            await self._record(ev.RecordSnapshot(await self._off_loop(self._snapshot)))
+            await self._record(ev.RecordSnapshot(await self._snapshot()))
         evaluated = state.evaluation and state.evaluation.version == version
         if not evaluated and (at_turn or version % settings.evaluation.every == 0):
             accuracy, loss, examples = await self._off_loop(self._evaluator.evaluate, self._replica.weights)
@@ -120,24 +134,17 @@ class Effects:
 
     def _combine_deltas(self, closed: Round) -> Combined:
         replica = self._replica
-        deltas = [(d.examples, self._blobs.vector(d.sha256)) for d in _in_order(closed) if isinstance(d, Delta)]
+        deltas = [(d.examples, self._blobs.upload(d.sha256)) for d in _in_order(closed) if isinstance(d, Delta)]
         method = FedAvg(self._coordinator.state.run_file.warmup, replica.layout)
         replica.weights[:] = method.combine(replica.weights, deltas)
         replica.grid = settle_on_grid(replica.weights, replica.layout.trainable)
         replica.version += 1
-        snapshot = self._snapshot()
-        return Combined(snapshot.digest, (), snapshot)
+        return Combined(replica.digest().hex(), None)
 
     def _combine_scalars(self, closed: Round) -> Combined:
         replica, state = self._replica, self._coordinator.state
-        method = ZOWarmUp(state.run_file.zeroth_order, replica.layout)
-        contributions = [
-            (closed.seeds[client], closed.examples[client], scalars)
-            for client, scalars in sorted(closed.contributions.items())
-            if isinstance(scalars, Scalars)
-        ]
-        steps = method.combine(replica.grid, state.rounds_done, contributions)
         try:
+            steps = steps_of(state, closed, replica.grid)
             apply_steps(replica.weights, replica.grid, steps)
         except HeadroomExceeded as error:
             log.warning("%s: the next version is a snapshot on a coarser grid", error)
@@ -145,27 +152,32 @@ class Effects:
                 replica.grid = Grid(replica.grid.exponent - REGRID_BITS)
                 trainable = replica.weights[: replica.layout.trainable]
                 trainable[:] = replica.grid.quantise(trainable)
-                steps = method.combine(replica.grid, state.rounds_done, contributions)
                 try:
-                    apply_steps(replica.weights, replica.grid, steps)
+                    apply_steps(replica.weights, replica.grid, steps_of(state, closed, replica.grid))
                     break
                 except HeadroomExceeded:
                     continue
             replica.version += 1
-            snapshot = self._snapshot()
-            return Combined(snapshot.digest, (), snapshot)
+            return Combined(replica.digest().hex(), None)
         replica.version += 1
-        return Combined(digest(replica.weights).hex(), steps, None)
+        return Combined(replica.digest().hex(), steps)
 
-    def _snapshot(self) -> ev.Snapshot:
+    async def _snapshot(self) -> ev.Snapshot:
+        """The replica on disk. Like `_record`, it tries until the disk takes it."""
         replica = self._replica
-        sha256 = self._blobs.put(replica.weights.data.cast("B"))
-        return ev.Snapshot(replica.version, sha256, replica.grid.exponent, replica.digest().hex())
+        while True:
+            try:
+                sha256 = await self._off_loop(self._blobs.put, replica.weights.data.cast("B"))
+                self._coordinator.trouble.clear("snapshot")
+                return ev.Snapshot(replica.version, sha256, replica.grid.exponent, replica.digest().hex())
+            except DiskRefused as error:
+                self._coordinator.trouble.tell("snapshot", f"the snapshot of version {replica.version}: {error}")
+                await asyncio.sleep(RETRY_S)
 
     def _drop_deltas(self, closed: Round) -> None:
         for contribution in closed.contributions.values():
             if isinstance(contribution, Delta):
-                self._blobs.remove(contribution.sha256)
+                self._blobs.drop_upload(contribution.sha256)
 
     async def _record(self, command: ev.Command) -> None:
         """The replica is at the new version already, so there is no way back: try until the disk takes it."""
@@ -178,6 +190,18 @@ class Effects:
 
     async def _off_loop(self, job: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job, *arguments)
+
+
+def steps_of(state: State, closed: Round, grid: Grid) -> tuple[Step, ...]:
+    """The steps that a closed zeroth-order round's contributions make on a grid: the same whenever it is asked, so a
+    check of the ledger can ask again. `state`: as the round closed. Raises HeadroomExceeded."""
+    method = ZOWarmUp(state.run_file.zeroth_order, state.layout)
+    contributions = [
+        (closed.seeds[client], closed.examples[client], scalars)
+        for client, scalars in sorted(closed.contributions.items())
+        if isinstance(scalars, Scalars)
+    ]
+    return method.combine(grid, state.rounds_done, contributions)
 
 
 def settle_on_grid(weights: NDArray[np.float32], trainable: int) -> Grid:

@@ -4,6 +4,7 @@ One writer connection, write-ahead log, synchronous=FULL: `append` returns when 
 none. A row is an event's name and its fields as JSON, so an operator can read the ledger with any SQLite shell.
 """
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ class Ledger:
                 raise LedgerError(
                     f"{path} has ledger format {found}, this version reads {FORMAT}: use the zowarmup that wrote it"
                 )
-            if not read_only:
+            if not read_only and found == 0:
                 self._db.execute(_SCHEMA)
                 self._db.execute(f"PRAGMA user_version={FORMAT}")
         except sqlite3.Error as error:
@@ -70,8 +71,9 @@ class Ledger:
             self._db.executemany("INSERT INTO events (at, kind, body) VALUES (?, ?, ?)", rows)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
             raise LedgerError(f"{self._path} cannot be written: {error}") from error
 
     def read(self) -> Iterator[tuple[float, ev.Event]]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from zowarmup.common.work import Phase, Tier, Work
-from zowarmup.server.blobs import BlobError, Blobs
+from zowarmup.server.blobs import BlobError, Blobs, DiskRefused
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.decide import work_for
 from zowarmup.server.rejection import Rejected
-from zowarmup.server.service.admission import Context, authenticate, refusals
+from zowarmup.server.service.admission import Admission, Context
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
@@ -23,14 +23,14 @@ CHUNK_LIMIT = 1 << 21
 class BulkCalls(services.CoordinatorServiceServicer):
     """The bulk half of CoordinatorService."""
 
-    def __init__(self, coordinator: Coordinator, blobs: Blobs, traffic: Traffic) -> None:
-        self._coordinator, self._blobs, self._traffic = coordinator, blobs, traffic
+    def __init__(self, coordinator: Coordinator, blobs: Blobs, traffic: Traffic, admission: Admission) -> None:
+        self._coordinator, self._blobs, self._traffic, self._admission = coordinator, blobs, traffic, admission
 
     async def FetchSnapshot(
         self, request: wire.FetchSnapshotRequest, context: Context
     ) -> AsyncIterator[wire.FetchSnapshotResponse]:
-        async with refusals(context):
-            _, client = authenticate(self._coordinator, context)
+        async with self._admission.refusing(context):
+            _, client = self._admission.client(context)
             snapshot = self._coordinator.state.snapshots.get(request.version)
             if snapshot is None:
                 kept = ", ".join(map(str, sorted(self._coordinator.state.snapshots)))
@@ -53,8 +53,8 @@ class BulkCalls(services.CoordinatorServiceServicer):
     async def FetchProgram(
         self, request: wire.FetchProgramRequest, context: Context
     ) -> AsyncIterator[wire.FetchProgramResponse]:
-        async with refusals(context):
-            _, client = authenticate(self._coordinator, context)
+        async with self._admission.refusing(context):
+            _, client = self._admission.client(context)
             path = self._blobs.path(self._coordinator.state.program.sha256)
             async for chunk in _read(path, request.offset_bytes):
                 answer = wire.FetchProgramResponse(chunk=chunk)
@@ -62,8 +62,8 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 yield answer
 
     async def GetUpload(self, request: wire.GetUploadRequest, context: Context) -> wire.GetUploadResponse:
-        async with refusals(context):
-            name, client = authenticate(self._coordinator, context)
+        async with self._admission.refusing(context):
+            name, client = self._admission.client(context)
             self._traffic.up(client.tier, self._coordinator.state.phase, "control", request.ByteSize())
             if len(request.sha256) != 32:
                 raise Rejected("invalid", "get_upload: sha256 must be 32 bytes")
@@ -73,14 +73,14 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 raise Rejected(
                     "late", f"the upload is for round {request.round}, the round in progress is {work.round}"
                 )
-            have = size if self._blobs.has(sha256) else self._blobs.spooled(_spool_name(name, sha256), size)
+            have = size if self._blobs.has_upload(sha256) else self._blobs.spooled(_spool_name(name, sha256), size)
         return wire.GetUploadResponse(offset_bytes=have)
 
     async def UploadDelta(
         self, requests: AsyncIterator[wire.UploadDeltaRequest], context: Context
     ) -> wire.UploadDeltaResponse:
-        async with refusals(context):
-            name, client = authenticate(self._coordinator, context)
+        async with self._admission.refusing(context):
+            name, client = self._admission.client(context)
             first = await anext(aiter(requests), None)
             if first is None or not first.HasField("header"):
                 raise Rejected("invalid", "the first message of an upload must hold a header")
@@ -106,7 +106,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
                         "malformed", f"a chunk of {len(message.chunk)} bytes is more than is left or allowed"
                     )
                 if message.chunk:
-                    await asyncio.to_thread(self._blobs.spool, spool, have, message.chunk)
+                    await self._spool(name, spool, have, message.chunk)
                     have += len(message.chunk)
                 message = await anext(aiter(requests), None)
             if have == size:
@@ -115,20 +115,31 @@ class BulkCalls(services.CoordinatorServiceServicer):
             self._traffic.down(client.tier, self._coordinator.state.phase, "control", answer.ByteSize())
         return answer
 
+    async def _spool(self, client: str, spool: str, offset: int, chunk: bytes) -> None:
+        try:
+            await asyncio.to_thread(self._blobs.spool, spool, offset, chunk)
+        except DiskRefused as error:
+            self._coordinator.trouble.tell("uploads", f"the upload of {client}: {error}")
+            raise
+        self._coordinator.trouble.clear("uploads")
+
     def _check_uploaded(self, sha256: str) -> None:
         """Raises Rejected where a contribution names a delta that is not here."""
-        if not self._blobs.has(sha256):
+        if not self._blobs.has_upload(sha256):
             raise Rejected("malformed", "the delta it names has not been uploaded")
 
     def _finish(self, spool: str, sha256: str) -> None:
+        """Checked before it has its name, so that an upload that is here whole is a good one, whatever crashes."""
+        delta = self._blobs.part(spool)
+        if not all(np.isfinite(piece).all() for piece in np.array_split(delta, max(1, delta.size >> 18))):
+            self._blobs.drop_part(spool)
+            raise Rejected("not_finite", "the delta holds values that are not finite")
         try:
             self._blobs.finish(spool, sha256)
+        except DiskRefused:
+            raise
         except BlobError as error:
-            raise Rejected("malformed", str(error)) from error
-        delta = self._blobs.vector(sha256)
-        if not all(np.isfinite(piece).all() for piece in np.array_split(delta, max(1, delta.size >> 18))):
-            self._blobs.remove(sha256)
-            raise Rejected("not_finite", "the delta holds values that are not finite")
+            raise Rejected("damaged", str(error)) from error
 
     def _work(self, client: str) -> Work:
         state = self._coordinator.state
