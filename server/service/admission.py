@@ -5,7 +5,6 @@ metadata `zowarmup-reason`, a sentence for people as the status's message. It co
 show their secrets in metadata; only hashes are kept, and compared in constant time.
 """
 
-import hashlib
 import hmac
 import re
 from collections.abc import AsyncIterator
@@ -15,8 +14,9 @@ from typing import Any
 
 import grpc
 
-from zowarmup.server.blobs import BlobError
+from zowarmup.server.blobs import BlobError, DiskRefused
 from zowarmup.server.coordinator import Coordinator, Unavailable
+from zowarmup.server.credentials import hash_secret
 from zowarmup.server.membership import check_member
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.rejection import Rejected
@@ -40,6 +40,8 @@ _STATUS = {
     "not_found": grpc.StatusCode.NOT_FOUND,
     "superseded": grpc.StatusCode.ABORTED,
     "too_slow": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "disk_full": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "damaged": grpc.StatusCode.DATA_LOSS,
     "stopping": grpc.StatusCode.UNAVAILABLE,
     "unavailable": grpc.StatusCode.UNAVAILABLE,
 }
@@ -67,6 +69,8 @@ class Admission:
             await self.refuse(context, rejected)
         except ValueError as error:
             await self.refuse(context, Rejected("invalid", str(error)))
+        except DiskRefused as error:
+            await self.refuse(context, Rejected("disk_full", f"{error}; nothing has changed, try again"))
         except BlobError as error:
             await self.refuse(context, Rejected("not_found", str(error)))
         except Unavailable as error:
@@ -111,11 +115,6 @@ class Admission:
 def _shown(context: Context, key: str) -> str:
     metadata: Any = context.invocation_metadata() or ()
     return str(dict(metadata).get(key, ""))
-
-
-def hash_secret(secret: str) -> str:
-    """What is kept of a credential or token. They are 256 random bits, so a plain hash gives nothing away."""
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def check_secret(field: str, secret: str) -> None:
