@@ -29,14 +29,17 @@ from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, replay, restore
 from zowarmup.server.blobs import BlobError, Blobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
+from zowarmup.server.credentials import CredentialError, operator_sha256
 from zowarmup.server.decide import decide
 from zowarmup.server.effects import Effects, settle_on_grid
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger, LedgerError
+from zowarmup.server.listening import Door, ListeningError, door
 from zowarmup.server.narrator import Narrator
 from zowarmup.server.preparation import PreparationError, prepare
 from zowarmup.server.runfile import RunFileError, differences, read_run_file
+from zowarmup.server.service.admission import Admission
 from zowarmup.server.service.links import Switchboard
 from zowarmup.server.service.operators import OperatorService
 from zowarmup.server.service.participate import CoordinatorService
@@ -71,6 +74,9 @@ def main() -> int:
     parser.add_argument("run_file", metavar="RUN.toml", type=Path, help="what to train, and how (docs/run-file.md)")
     parser.add_argument("--data-dir", metavar="DIR", type=Path, required=True, help="where the run lives on disk")
     parser.add_argument("--address", metavar="HOST:PORT", help="listen here instead of the run file's address")
+    parser.add_argument(
+        "--insecure", action="store_true", help="allow plain text on an address that is not loopback (docs/security.md)"
+    )
     parser.add_argument("--exit-when-finished", action="store_true", help="leave when the run is over")
     parser.add_argument("--verbose", action="store_true", help="log every round")
     parser.add_argument("--version", action="version", version=f"zowarmup {version('zowarmup')}, protocol {PROTOCOL}")
@@ -91,8 +97,17 @@ def main() -> int:
         return 2
     try:
         with _locked(arguments.data_dir):
-            return asyncio.run(_serve(run_file, arguments, address))
-    except (StartError, LedgerError, ArchiveError, PreparationError, DataError, BlobError) as error:
+            return asyncio.run(_serve(run_file, arguments, door(run_file.server, address, arguments.insecure)))
+    except (
+        StartError,
+        ListeningError,
+        CredentialError,
+        LedgerError,
+        ArchiveError,
+        PreparationError,
+        DataError,
+        BlobError,
+    ) as error:
         print(f"zowarmup-server: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -162,12 +177,11 @@ def _open_run(run_file: RunFile, arguments: argparse.Namespace, ledger: Ledger, 
     return state, history
 
 
-async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str) -> int:
+async def _serve(run_file: RunFile, arguments: argparse.Namespace, way: Door) -> int:
     server = grpc.aio.server(options=OPTIONS)
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise StartError(f"{address} cannot be listened on: is another server using the port?") from error
+    way.open(server)
+    way.publish(arguments.data_dir)
+    operator = operator_sha256(arguments.data_dir)
     held_out = load(run_file.evaluation.data)
     ledger, blobs = Ledger(arguments.data_dir / LEDGER), Blobs(arguments.data_dir / BLOBS)
     state, history = await asyncio.to_thread(_open_run, run_file, arguments, ledger, blobs)
@@ -183,12 +197,14 @@ async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str)
     coordinator.observe(effects)
     coordinator.observe(Narrator())
 
+    admission = Admission(coordinator, operator, way.invited, way.guarded)
     looked = [0.0]
     services.add_CoordinatorServiceServicer_to_server(
-        CoordinatorService(coordinator, blobs, switchboard, traffic), server
+        CoordinatorService(coordinator, blobs, switchboard, traffic, admission), server
     )
     services.add_OperatorServiceServicer_to_server(
-        OperatorService(coordinator, history, traffic, lambda: looked.__setitem__(0, time.monotonic())), server
+        OperatorService(coordinator, history, traffic, admission, lambda: looked.__setitem__(0, time.monotonic())),
+        server,
     )
     healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
@@ -208,7 +224,7 @@ async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str)
     await server.start()
     for name in names:
         await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-    log.info("listening on %s (plain text); join with: zowarmup-client --server %s --data SPEC", address, address)
+    log.info("%s", way.describe())
     if coordinator.state.phase is Phase.FINISHED:
         log.info("this run is finished: its status and versions are served until you stop the server")
 

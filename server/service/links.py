@@ -9,15 +9,17 @@ back no one, and catches up when it returns.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from zowarmup.common.codec import phase_to_wire, work_to_wire
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server import events as ev
 from zowarmup.server.decide import waiting, work_for
 from zowarmup.server.history import History
+from zowarmup.server.membership import revoked
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State
 from zowarmup.server.traffic import Traffic
@@ -39,6 +41,7 @@ class Link:
     digest: str
     welcomed: bool = False
     ended: Rejected | None = None
+    severed: asyncio.Event = field(default_factory=asyncio.Event)
     queue: "asyncio.Queue[wire.ParticipateResponse | None]" = field(default_factory=asyncio.Queue)
 
     def send(self, message: wire.ParticipateResponse) -> None:
@@ -51,6 +54,25 @@ class Link:
         """Close the stream once what is queued has been written; `reason` becomes its status, None is OK."""
         self.ended = self.ended or reason
         self.queue.put_nowait(None)
+
+    def sever(self, reason: Rejected) -> None:
+        """Close the stream at once: what is queued, or stuck because its reader has stalled, is never written."""
+        self.end(reason)
+        self.severed.set()
+
+    async def until_severed(self, writing: Coroutine[Any, Any, None]) -> None:
+        """Write until all is written or the link is severed."""
+        jobs = {asyncio.create_task(writing), asyncio.create_task(self._severed())}
+        try:
+            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for job in jobs:
+                job.cancel()
+        for job in done:
+            job.result()
+
+    async def _severed(self) -> None:
+        await self.severed.wait()
 
 
 class Switchboard:
@@ -99,6 +121,9 @@ class Switchboard:
 
     def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
         """Observe. The history must have recorded the events already."""
+        for event in events:
+            if isinstance(event, ev.ClientRevoked) and (link := self._links.get(event.client)):
+                link.sever(revoked(event.client, event.reason))
         if not any(isinstance(e, ev.Committed | ev.Pivoted | ev.RoundOpened | ev.RunFinished) for e in events):
             return
         opened = any(isinstance(e, ev.RoundOpened) for e in events)

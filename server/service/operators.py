@@ -7,9 +7,10 @@ from zowarmup.common import codec
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server import events as ev
 from zowarmup.server.coordinator import Coordinator
+from zowarmup.server.credentials import hash_secret
 from zowarmup.server.decide import waiting
 from zowarmup.server.history import History
-from zowarmup.server.service.admission import Admission, Context, hash_secret
+from zowarmup.server.service.admission import Admission, Context
 from zowarmup.server.state import Presence, State
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
@@ -57,6 +58,8 @@ class OperatorService(services.OperatorServiceServicer):
             participants=len(current.seeds) if current else 0,
             contributed=len(current.contributions) if current else 0,
             uptime_s=now - self._started,
+            clipped_scalars=state.clipped_scalars,
+            clipped_deltas=state.clipped_deltas,
             refusals=[wire.Refusal(reason=r, count=count) for r, count in self._admission.refusals.counts()],
         )
 
@@ -130,9 +133,11 @@ def activity(state: State, now: float) -> str:
     missing = current.missing
     named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     left = max(0.0, current.deadline - now)
+    enough = f" ({current.needed} are needed)" if current.needed < len(current.seeds) else ""
+    why = f" (deadline: {current.deadline_reason})" if current.deadline_reason else ""
     return (
-        f"round {current.number}: {len(current.contributions)} of {len(current.seeds)} have contributed, "
-        f"{left:.0f} s left for {named}"
+        f"round {current.number}: {len(current.contributions)} of {len(current.seeds)} have contributed{enough}, "
+        f"{left:.0f} s left for {named}{why}"
     )
 
 

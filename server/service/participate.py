@@ -9,6 +9,7 @@ from zowarmup.common.run import PROTOCOL, ClientSpec
 from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
+from zowarmup.server.credentials import hash_secret
 from zowarmup.server.membership import member_with
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.service.admission import (
@@ -18,7 +19,6 @@ from zowarmup.server.service.admission import (
     check_protocol,
     check_run,
     check_secret,
-    hash_secret,
 )
 from zowarmup.server.service.bulk import BulkCalls
 from zowarmup.server.service.links import Link, Switchboard
