@@ -76,6 +76,8 @@ class Status:
     participants: int
     contributed: int
     uptime_s: float
+    clipped_scalars: int = 0
+    clipped_deltas: int = 0
 
     @property
     def tiers(self) -> tuple[Tier, ...]:

@@ -86,6 +86,8 @@ class Session:
                 participants=answer.participants,
                 contributed=answer.contributed,
                 uptime_s=answer.uptime_s,
+                clipped_scalars=answer.clipped_scalars,
+                clipped_deltas=answer.clipped_deltas,
             )
 
     def versions(self, from_version: int = 0) -> list[Version]:

@@ -37,6 +37,9 @@ def facts(status: Status) -> Table:
     if not status.tiers:
         rows.add_row("clients", "none has enrolled yet")
     rows.add_row("replicas", replicas_text(status))
+    if status.clipped_scalars or status.clipped_deltas:
+        scalars, deltas = counted(status.clipped_scalars, "scalar"), counted(status.clipped_deltas, "delta")
+        rows.add_row("clipped", f"{scalars} and {deltas}, as outliers in their round")
     rows.add_row("up for", duration(status.uptime_s))
     return rows
 

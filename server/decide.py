@@ -6,12 +6,13 @@ is made, the next round opens, the run finishes. Every settling step carries its
 possible: the same sentence goes to the log, to `zowarmup status` and to the waiting client.
 
     opens    enough eligible clients are connected, and the run is neither paused nor stopped
-    closes   all have contributed | quorum has, and the missing are gone | quorum has, and the deadline is over
+    closes   as many have contributed as are needed | quorum has, and the missing are gone, or the deadline is over
     abandoned  the deadline is over without a quorum
     pivots   the warm-up's rounds are done | the operator asked, between rounds
     finishes the zeroth-order rounds are done | the operator asked, between rounds
 """
 
+import math
 from functools import singledispatch
 
 from zowarmup.common.methods.fedavg import FedAvg
@@ -19,6 +20,7 @@ from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Work
 from zowarmup.server import events as ev
 from zowarmup.server import membership
+from zowarmup.server.deadlines import lasts, took
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.sampling import draw, seeds
 from zowarmup.server.state import State, evolve, fold, quorum
@@ -90,22 +92,25 @@ def _end_round(state: State, now: float) -> ev.Event | None:
     current = state.current
     assert current is not None
     participants, have = len(current.seeds), len(current.contributions)
-    needed = quorum(state, participants)
+    enough = min(current.needed, participants)
+    least = quorum(state, enough)
     if not participants:
         return ev.RoundAbandoned(current.number, "every participant has been revoked")
     if have == participants:
         return ev.RoundClosed(current.number, f"all {participants} participants contributed")
+    if have >= enough:
+        return ev.RoundClosed(current.number, f"{have} of {participants} contributed, {enough} were needed")
     over = now >= current.deadline
-    if have < needed and not over:
+    if have < least and not over:
         return None
     missing = current.missing
-    if have >= needed and (over or all(map(state.is_gone, missing))):
+    if have >= least and (over or all(map(state.is_gone, missing))):
         cause = "the deadline is over" if over else "the others are gone"
         return ev.RoundClosed(
             current.number, f"{have} of {participants} contributed{_gone(state, missing, now)}, {cause}"
         )
     if over:
-        detail = f"{have} of {participants} contributed by the deadline, quorum is {needed}{_gone(state, missing, now)}"
+        detail = f"{have} of {participants} contributed by the deadline, quorum is {least}{_gone(state, missing, now)}"
         return ev.RoundAbandoned(current.number, detail)
     return None
 
@@ -118,7 +123,9 @@ def _open_round(state: State, now: float) -> ev.Event | None:
     if len(eligible) < (rules.minimum_clients or rules.clients_per_round):
         return None
     number = state.round + 1
-    participants = draw(state.run_file.seed, number, eligible, rules.clients_per_round)
+    drawn = math.ceil(rules.clients_per_round * (1 + rules.over_selection) - 1e-9)
+    participants = draw(state.run_file.seed, number, eligible, drawn)
+    lasts_s, reason = lasts(state, participants)
     return ev.RoundOpened(
         round=number,
         phase=state.phase,
@@ -126,7 +133,10 @@ def _open_round(state: State, now: float) -> ev.Event | None:
         participants=participants,
         seeds=seeds(state.run_file.seed, number, len(participants)),
         examples=tuple(state.clients[client].examples for client in participants),
-        deadline=now + rules.deadline_s,
+        deadline=now + lasts_s,
+        deadline_reason=reason,
+        needed=min(rules.clients_per_round, len(participants)),
+        opened_at=now,
     )
 
 
@@ -201,7 +211,7 @@ def _(command: ev.Contribute, state: State, now: float) -> tuple[ev.Event, ...]:
         _check(state, command.client, contribution)
     except ValueError as error:
         raise Rejected("malformed", str(error)) from error
-    return (ev.Contributed(command.client, contribution),)
+    return (ev.Contributed(command.client, contribution, took(current, now)),)
 
 
 def _check(state: State, client: str, contribution: Contribution) -> None:
@@ -224,7 +234,16 @@ def _(command: ev.CommitRound, state: State, now: float) -> tuple[ev.Event, ...]
     if current is None or not current.closed or current.number != command.round or command.version != state.version + 1:
         raise Rejected("stale", f"version {command.version} of round {command.round} does not follow {state.version}")
     return (
-        ev.Committed(command.version, command.round, command.digest, command.steps, command.snapshot, command.traffic),
+        ev.Committed(
+            command.version,
+            command.round,
+            command.digest,
+            command.steps,
+            command.snapshot,
+            command.traffic,
+            command.clipped_scalars,
+            command.clipped_deltas,
+        ),
     )
 
 

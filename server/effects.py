@@ -43,6 +43,8 @@ class Combined:
 
     digest: str
     steps: tuple[Step, ...] | None
+    clipped_scalars: int = 0
+    clipped_deltas: int = 0
 
 
 class Effects:
@@ -97,6 +99,8 @@ class Effects:
                         combined.steps or (),
                         snapshot,
                         self._traffic(),
+                        combined.clipped_scalars,
+                        combined.clipped_deltas,
                     )
                 )
                 self._drop_deltas(closed)
@@ -134,15 +138,25 @@ class Effects:
 
     def _combine_deltas(self, closed: Round) -> Combined:
         replica = self._replica
-        deltas = [(d.examples, self._blobs.upload(d.sha256)) for d in _in_order(closed) if isinstance(d, Delta)]
+        named = [(client, d) for client, d in sorted(closed.contributions.items()) if isinstance(d, Delta)]
+        deltas = [(delta.examples, self._blobs.upload(delta.sha256)) for _, delta in named]
         method = FedAvg(self._coordinator.state.run_file.warmup, replica.layout)
-        replica.weights[:] = method.combine(replica.weights, deltas)
+        scales = method.scales(deltas)
+        for (client, _), scale in zip(named, scales, strict=True):
+            if scale < 1:
+                log.warning(
+                    "round %d: %s sent an outlying delta, which counts %.3g times", closed.number, client, scale
+                )
+        replica.weights[:] = method.combine(replica.weights, deltas, scales)
         replica.grid = settle_on_grid(replica.weights, replica.layout.trainable)
         replica.version += 1
-        return Combined(replica.digest().hex(), None)
+        return Combined(replica.digest().hex(), None, clipped_deltas=sum(scale < 1 for scale in scales))
 
     def _combine_scalars(self, closed: Round) -> Combined:
         replica, state = self._replica, self._coordinator.state
+        _, clipped = ZOWarmUp(state.run_file.zeroth_order, replica.layout).clip(scalars_of(closed))
+        if clipped:
+            log.info("round %d: %d outlying scalars are clipped", closed.number, clipped)
         try:
             steps = steps_of(state, closed, replica.grid)
             apply_steps(replica.weights, replica.grid, steps)
@@ -158,9 +172,9 @@ class Effects:
                 except HeadroomExceeded:
                     continue
             replica.version += 1
-            return Combined(replica.digest().hex(), None)
+            return Combined(replica.digest().hex(), None, clipped_scalars=clipped)
         replica.version += 1
-        return Combined(replica.digest().hex(), steps)
+        return Combined(replica.digest().hex(), steps, clipped_scalars=clipped)
 
     async def _snapshot(self) -> ev.Snapshot:
         """The replica on disk. Like `_record`, it tries until the disk takes it."""
@@ -195,13 +209,16 @@ class Effects:
 def steps_of(state: State, closed: Round, grid: Grid) -> tuple[Step, ...]:
     """The steps that a closed zeroth-order round's contributions make on a grid: the same whenever it is asked, so a
     check of the ledger can ask again. `state`: as the round closed. Raises HeadroomExceeded."""
-    method = ZOWarmUp(state.run_file.zeroth_order, state.layout)
-    contributions = [
+    return ZOWarmUp(state.run_file.zeroth_order, state.layout).combine(grid, state.rounds_done, scalars_of(closed))
+
+
+def scalars_of(closed: Round) -> list[tuple[int, int, Scalars]]:
+    """What a zeroth-order round's contributors sent, each with its seed and examples, in ascending order of client."""
+    return [
         (closed.seeds[client], closed.examples[client], scalars)
         for client, scalars in sorted(closed.contributions.items())
         if isinstance(scalars, Scalars)
     ]
-    return method.combine(grid, state.rounds_done, contributions)
 
 
 def settle_on_grid(weights: NDArray[np.float32], trainable: int) -> Grid:
@@ -210,7 +227,3 @@ def settle_on_grid(weights: NDArray[np.float32], trainable: int) -> Grid:
     grid = Grid.choose(weights[:trainable])
     weights[:trainable] = grid.quantise(weights[:trainable])
     return grid
-
-
-def _in_order(closed: Round) -> list[Delta | Scalars]:
-    return [contribution for _, contribution in sorted(closed.contributions.items())]

@@ -92,7 +92,8 @@ class ClientRevoked:
 @dataclass(frozen=True, slots=True)
 class RoundOpened:
     """`participants` in ascending order, each with its seed and number of examples at the same place in `seeds` and
-    `examples`; `deadline`: unix seconds."""
+    `examples`; `deadline`: unix seconds, with why it is then. The round closes when `needed` have contributed (0: all),
+    and took `opened_at`, unix seconds, as its beginning (0: not known)."""
 
     round: int
     phase: Phase
@@ -101,6 +102,9 @@ class RoundOpened:
     seeds: tuple[int, ...]
     examples: tuple[int, ...]
     deadline: float
+    deadline_reason: str = ""
+    needed: int = 0
+    opened_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +116,11 @@ class DeadlineExtended:
 
 @dataclass(frozen=True, slots=True)
 class Contributed:
+    """`took_s`: seconds since the round was opened; 0 where they say nothing about the client."""
+
     client: str
     contribution: Contribution
+    took_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +141,8 @@ class RoundAbandoned:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The model's next version: by `steps` on the grid it is on, or by a `snapshot` where the grid changes."""
+    """The model's next version: by `steps` on the grid it is on, or by a `snapshot` where the grid changes.
+    `clipped_scalars` and `clipped_deltas`: how many of the round's were outliers and bounded."""
 
     version: int
     round: int
@@ -142,6 +150,8 @@ class Committed:
     steps: tuple[Step, ...]
     snapshot: Snapshot | None
     traffic: tuple[TrafficCount, ...]
+    clipped_scalars: int = 0
+    clipped_deltas: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +348,8 @@ class CommitRound:
     steps: tuple[Step, ...]
     snapshot: Snapshot | None
     traffic: tuple[TrafficCount, ...]
+    clipped_scalars: int = 0
+    clipped_deltas: int = 0
 
 
 @dataclass(frozen=True, slots=True)

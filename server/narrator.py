@@ -42,7 +42,10 @@ class Narrator:
             case ev.ClientDisconnected():
                 log.info("%s disconnected", event.client)
             case ev.RoundOpened():
-                log.debug("round %d opened: %s, %d participants", event.round, event.phase, len(event.participants))
+                text = "round %d opened: %s, %d participants of whom %d are needed, at most %.3g s (%s)"
+                lasts_s = event.deadline - event.opened_at
+                counts = len(event.participants), event.needed
+                log.debug(text, event.round, event.phase, *counts, lasts_s, event.deadline_reason)
             case ev.DeadlineExtended():
                 log.info("round %d goes on: %s", event.round, event.reason)
             case ev.RoundClosed():

@@ -53,9 +53,14 @@ class Presence:
         return self.epoch > 0 and not self.gone_at
 
 
+REMEMBERED = 32
+"""So many of each tier's last contributions set the next deadline."""
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A round in progress: open for contributions until `closed` holds the reason why it is not."""
+    """A round in progress: open for contributions until `closed` holds the reason why it is not. It needs `needed` of
+    them. `opened_at`, unix seconds, is 0 where it says nothing, as after a restart in its midst."""
 
     number: int
     phase: Phase
@@ -63,6 +68,9 @@ class Round:
     seeds: Mapping[str, int]
     examples: Mapping[str, int]
     deadline: float
+    deadline_reason: str
+    needed: int
+    opened_at: float
     contributions: Mapping[str, Contribution] = field(default_factory=dict)
     closed: str = ""
 
@@ -75,7 +83,9 @@ class Round:
 @dataclass(frozen=True, slots=True)
 class State:
     """Where a run is. `round` counts openings, `version` commits; a retried round has a new number, so no seed is
-    ever used twice. `previous` is the round before `current`; `rounds_done` counts the commits of the present phase, `abandoned` the abandoned rounds in a row."""
+    ever used twice. `previous` is the round before `current`; `rounds_done` counts the commits of the present phase,
+    `abandoned` the abandoned rounds in a row. `took_s`: how long each tier's last contributions to the present phase
+    took, seconds, oldest first."""
 
     run_id: str
     run_file: RunFile
@@ -93,6 +103,9 @@ class State:
     current: Round | None = None
     previous: Round | None = None
     abandoned: int = 0
+    took_s: Mapping[Tier, tuple[float, ...]] = field(default_factory=dict)
+    clipped_scalars: int = 0
+    clipped_deltas: int = 0
     pivot_version: int | None = None
     paused: str = ""
     pivot_requested: str = ""
@@ -117,6 +130,11 @@ class State:
             )
         )
 
+    @property
+    def given_up(self) -> bool:
+        """Whether the run has paused itself, after too many abandoned rounds."""
+        return bool(self.paused) and self.abandoned >= self.run_file.server.abandoned_limit
+
     def is_gone(self, client: str) -> bool:
         """Whether its stream has been seen to close. After a restart nobody is gone: they may be on their way."""
         return client in self.presence and bool(self.presence[client].gone_at)
@@ -127,9 +145,9 @@ class State:
         return self.snapshots[max(self.snapshots)]
 
 
-def quorum(state: State, participants: int) -> int:
-    """How many of the participants must contribute for a round to count."""
-    return max(1, math.ceil(state.rules.quorum * participants - 1e-9))
+def quorum(state: State, needed: int) -> int:
+    """How many must contribute for a round to count that needs so many to close at once."""
+    return max(1, math.ceil(state.rules.quorum * needed - 1e-9))
 
 
 def fold(state: State | None, events: Iterable[ev.Event]) -> State | None:
@@ -207,20 +225,29 @@ def _(event: ev.RoundOpened, state: State) -> State:
         seeds=dict(zip(event.participants, event.seeds, strict=True)),
         examples=dict(zip(event.participants, event.examples, strict=True)),
         deadline=event.deadline,
+        deadline_reason=event.deadline_reason,
+        needed=event.needed or len(event.participants),
+        opened_at=event.opened_at,
     )
     return replace(state, round=event.round, current=opened)
 
 
 @_apply.register
 def _(event: ev.DeadlineExtended, state: State) -> State:
-    return replace(state, current=replace(_current(state, event.round), deadline=event.deadline))
+    current = _current(state, event.round)
+    extended = replace(current, deadline=event.deadline, deadline_reason=event.reason, opened_at=0.0)
+    return replace(state, current=extended)
 
 
 @_apply.register
 def _(event: ev.Contributed, state: State) -> State:
     current = _current(state, event.contribution.round)
     contributions = {**current.contributions, event.client: event.contribution}
-    return replace(state, current=replace(current, contributions=contributions))
+    took = state.took_s
+    if event.took_s:
+        tier = state.clients[event.client].tier
+        took = {**took, tier: (*took.get(tier, ()), event.took_s)[-REMEMBERED:]}
+    return replace(state, current=replace(current, contributions=contributions), took_s=took)
 
 
 @_apply.register
@@ -249,6 +276,8 @@ def _(event: ev.Committed, state: State) -> State:
         previous=previous,
         abandoned=0,
         rounds_done=state.rounds_done + 1,
+        clipped_scalars=state.clipped_scalars + event.clipped_scalars,
+        clipped_deltas=state.clipped_deltas + event.clipped_deltas,
     )
 
 
@@ -265,7 +294,9 @@ def _(event: ev.SnapshotsPruned, state: State) -> State:
 
 @_apply.register
 def _(event: ev.Pivoted, state: State) -> State:
-    return replace(state, phase=Phase.ZEROTH_ORDER, pivot_version=event.version, rounds_done=0, pivot_requested="")
+    return replace(
+        state, phase=Phase.ZEROTH_ORDER, pivot_version=event.version, rounds_done=0, pivot_requested="", took_s={}
+    )
 
 
 @_apply.register
