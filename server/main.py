@@ -53,6 +53,7 @@ log = logging.getLogger("zowarmup.server")
 TICK_S = 0.25
 REPORTS_S = 10.0
 LOOKED_S = 3.0
+GIVEN_UP = 3  # the exit code of a run that has paused itself
 # Measured: a burst of 2,000 clients is shed by the defaults; the ping option is the one that grpc heeds.
 OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -77,7 +78,9 @@ def main() -> int:
     parser.add_argument(
         "--insecure", action="store_true", help="allow plain text on an address that is not loopback (docs/security.md)"
     )
-    parser.add_argument("--exit-when-finished", action="store_true", help="leave when the run is over")
+    parser.add_argument(
+        "--exit-when-finished", action="store_true", help="leave when the run is over (exit code 3: it gave up)"
+    )
     parser.add_argument("--verbose", action="store_true", help="log every round")
     parser.add_argument("--version", action="version", version=f"zowarmup {version('zowarmup')}, protocol {PROTOCOL}")
     arguments = parser.parse_args()
@@ -248,8 +251,15 @@ async def _tick(coordinator: Coordinator) -> None:
 
 async def _leave(coordinator: Coordinator, looked: list[float], stopped: "asyncio.Future[int]") -> None:
     """Once the run is finished and evaluated, every client has said what it holds (or had time to), and nobody is
-    looking at the status any more."""
+    looking at the status any more; or once the run has paused itself. Started again after that, it waits to be
+    resumed."""
+    resumable = coordinator.state.given_up
     while coordinator.state.phase is not Phase.FINISHED or _unevaluated(coordinator.state):
+        resumable = resumable and coordinator.state.given_up
+        if coordinator.state.given_up and not resumable:
+            log.error("leaving, as nobody is here to resume it: %s", coordinator.state.paused)
+            _settle(stopped, GIVEN_UP)
+            return
         await asyncio.sleep(TICK_S)
     finished = time.monotonic()
     while time.monotonic() < finished + REPORTS_S:

@@ -62,6 +62,10 @@ class Narrator:
                 log.info(text, event.version, 100 * event.accuracy, event.loss, event.examples)
             case ev.SnapshotTaken():
                 log.debug("snapshot of version %d taken", event.snapshot.version)
+            case ev.RunPaused():
+                log.warning("paused: %s", event.reason)
+            case ev.RunResumed():
+                log.info("resumed")
             case ev.PivotRequested() | ev.StopRequested():
                 log.info("%s: %s", type(event).__name__, event.reason)
             case ev.RunFinished():

@@ -85,7 +85,15 @@ class Script:
 @pytest.fixture
 def begin() -> Callable[..., Script]:
     def begin(
-        *, warmup: int = 1, zeroth_order: int = 2, clients: int = 2, minimum: int = 0, quorum: float = 0.5
+        *,
+        warmup: int = 1,
+        zeroth_order: int = 2,
+        clients: int = 2,
+        minimum: int = 0,
+        quorum: float = 0.5,
+        deadline_s: float = 10.0,
+        learn_deadline: bool = True,
+        over_selection: float = 0.0,
     ) -> Script:
         run_file = RunFile(
             name="scenario",
@@ -97,7 +105,9 @@ def begin() -> Callable[..., Script]:
                 clients_per_round=clients,
                 minimum_clients=minimum,
                 quorum=quorum,
-                deadline_s=10.0,
+                deadline_s=deadline_s,
+                learn_deadline=learn_deadline,
+                over_selection=over_selection,
                 probes=2,
                 head_projections=1,
             ),
