@@ -77,11 +77,14 @@ class Coordinator:
 
     async def run(self) -> None:
         """Decide and write until cancelled."""
-        while True:
-            batch = [await self._queue.get()]
-            while not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            await self._decide(batch)
+        try:
+            while True:
+                batch = [await self._queue.get()]
+                while not self._queue.empty():
+                    batch.append(self._queue.get_nowait())
+                await self._decide(batch)
+        finally:
+            self._writer.shutdown()  # a write that has begun ends: whoever closes the ledger next finds it idle
 
     async def _decide(self, batch: list[tuple[ev.Command, asyncio.Future[tuple[ev.Event, ...]]]]) -> None:
         now, ahead = self.clock(), self.state

@@ -86,25 +86,28 @@ class Effects:
 
     async def run(self) -> None:
         """Do jobs in order until cancelled."""
-        while True:
-            closed = await self._jobs.get()
-            if closed is not None:
-                combined = await self._off_loop(self._combine, closed)
-                snapshot = await self._snapshot() if combined.steps is None else None
-                await self._record(
-                    ev.CommitRound(
-                        closed.number,
-                        self._replica.version,
-                        combined.digest,
-                        combined.steps or (),
-                        snapshot,
-                        self._traffic(),
-                        combined.clipped_scalars,
-                        combined.clipped_deltas,
+        try:
+            while True:
+                closed = await self._jobs.get()
+                if closed is not None:
+                    combined = await self._off_loop(self._combine, closed)
+                    snapshot = await self._snapshot() if combined.steps is None else None
+                    await self._record(
+                        ev.CommitRound(
+                            closed.number,
+                            self._replica.version,
+                            combined.digest,
+                            combined.steps or (),
+                            snapshot,
+                            self._traffic(),
+                            combined.clipped_scalars,
+                            combined.clipped_deltas,
+                        )
                     )
-                )
-                self._drop_deltas(closed)
-            await self._keep_house()
+                    self._drop_deltas(closed)
+                await self._keep_house()
+        finally:
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _keep_house(self) -> None:
         state, version = self._coordinator.state, self._replica.version
