@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from zowarmup.cli import verbs
+from zowarmup.cli.connection import Reach, reaching
 from zowarmup.cli.demo_settings import DemoModel, demo_settings
 from zowarmup.cli.failure import Failure
 from zowarmup.cli.processes import interrupts
@@ -26,8 +28,6 @@ app = typer.Typer(
 )
 
 SEED_MAX = (1 << 63) - 1
-
-ServerOption = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The coordinator.")]
 
 
 def run() -> int:
@@ -75,17 +75,16 @@ def demo(
 
 
 @app.command()
+@reaching
 def status(
-    server: ServerOption = "127.0.0.1:7070",
+    reach: Reach,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Where a run is: phase, round, clients, what is being waited for and why, accuracy, bytes."""
-    from zowarmup.cli.session import Session
     from zowarmup.cli.status_view import status_view
 
-    with Session(server) as session:
-        session.run()  # refuses a coordinator of another protocol
-        found = session.status()
+    reach.session.run()  # refuses a coordinator of another protocol
+    found = reach.session.status()
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
     else:
@@ -93,14 +92,14 @@ def status(
 
 
 @app.command()
-def watch(server: ServerOption = "127.0.0.1:7070") -> None:
+@reaching
+def watch(reach: Reach) -> None:
     """The same, live, until the run is finished or you press Ctrl-C."""
-    from zowarmup.cli.session import Session
     from zowarmup.cli.watch import watch as follow
 
-    with interrupts() as noted, Session(server) as session:
-        session.run()
-        follow(session, noted, Console(highlight=False))
+    with interrupts() as noted:
+        reach.session.run()
+        follow(reach.session, noted, Console(highlight=False))
 
 
 @app.command()
@@ -125,3 +124,6 @@ def version() -> None:
 
     for name, text in installed().items():
         print(f"{name:<12} {text}")
+
+
+verbs.register(app)

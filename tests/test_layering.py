@@ -66,6 +66,7 @@ FILES = {
     "server/rejection.py": rule("common server", pure=True),
     "server/sampling.py": rule("common server", pure=True),
     "client/trainer.py": rule("common data client", "numpy torch"),
+    "cli/certificates.py": rule("cli", "cryptography"),
     "cli/export.py": rule("common server cli", "onnx safetensors"),
     "cli/report_figure.py": rule("common cli", "matplotlib"),
 }
