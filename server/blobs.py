@@ -113,6 +113,12 @@ class Blobs:
     def drop_upload(self, sha256: str) -> None:
         (self._uploads / sha256).unlink(missing_ok=True)
 
+    def drop_uploads(self, named: Collection[str]) -> None:
+        """Remove every upload, whole or not, that is not among those named."""
+        for path in (*self._uploads.iterdir(), *self._spool.iterdir()):
+            if path.name not in named and not path.name.startswith("put-"):
+                path.unlink(missing_ok=True)
+
     def remove(self, sha256: str) -> None:
         (self._root / sha256).unlink(missing_ok=True)
 

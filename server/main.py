@@ -38,11 +38,14 @@ from zowarmup.server.ledger import Ledger, LedgerError
 from zowarmup.server.listening import Door, ListeningError, door
 from zowarmup.server.narrator import Narrator
 from zowarmup.server.preparation import PreparationError, prepare
+from zowarmup.server.refusals import Refusals
 from zowarmup.server.runfile import RunFileError, differences, read_run_file
 from zowarmup.server.service.admission import Admission
+from zowarmup.server.service.limits import LONGEST_BYTES, Allowances, Lengths
 from zowarmup.server.service.links import Switchboard
 from zowarmup.server.service.operators import OperatorService
 from zowarmup.server.service.participate import CoordinatorService
+from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.state import State, fold
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
@@ -63,6 +66,7 @@ OPTIONS = (
     ("grpc.keepalive_time_ms", 20000),
     ("grpc.keepalive_timeout_ms", 10000),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", LONGEST_BYTES),
 )
 
 
@@ -181,7 +185,8 @@ def _open_run(run_file: RunFile, arguments: argparse.Namespace, ledger: Ledger, 
 
 
 async def _serve(run_file: RunFile, arguments: argparse.Namespace, way: Door) -> int:
-    server = grpc.aio.server(options=OPTIONS)
+    refusals = Refusals()
+    server = grpc.aio.server(interceptors=(Lengths(refusals),), options=OPTIONS)
     way.open(server)
     way.publish(arguments.data_dir)
     operator = operator_sha256(arguments.data_dir)
@@ -193,17 +198,20 @@ async def _serve(run_file: RunFile, arguments: argparse.Namespace, way: Door) ->
 
     coordinator = Coordinator(ledger, state)
     traffic = Traffic(history.traffic)
-    switchboard = Switchboard(history, traffic)
+    allowances = Allowances(run_file.server.messages_per_second)
+    uploads = Uploads(blobs, _spool_bytes(run_file, state))
+    switchboard = Switchboard(history, allowances)
     effects = Effects(coordinator, blobs, replica, evaluator, traffic.counts)
     coordinator.observe(lambda now, events, after: history.record(now, events))
     coordinator.observe(switchboard)
     coordinator.observe(effects)
+    coordinator.observe(uploads)
     coordinator.observe(Narrator())
 
-    admission = Admission(coordinator, operator, way.invited, way.guarded)
+    admission = Admission(coordinator, operator, way.invited, way.guarded, refusals)
     looked = [0.0]
     services.add_CoordinatorServiceServicer_to_server(
-        CoordinatorService(coordinator, blobs, switchboard, traffic, admission), server
+        CoordinatorService(coordinator, blobs, switchboard, traffic, admission, uploads, allowances), server
     )
     services.add_OperatorServiceServicer_to_server(
         OperatorService(coordinator, history, traffic, admission, lambda: looked.__setitem__(0, time.monotonic())),
@@ -240,6 +248,19 @@ async def _serve(run_file: RunFile, arguments: argparse.Namespace, way: Door) ->
     await asyncio.gather(*loops, return_exceptions=True)
     ledger.close()
     return status
+
+
+def _spool_bytes(run_file: RunFile, state: State) -> int:
+    """The quota for uploads. Raises StartError where one round's do not fit."""
+    rules = run_file.warmup
+    drawn = -(-rules.clients_per_round * (1 + rules.over_selection) // 1)
+    needed_mb = -(-int(drawn) * 4 * state.layout.size // (1 << 20)) if rules.rounds else 0
+    if needed_mb > run_file.server.spool_mb:
+        raise StartError(
+            f"server.spool_mb = {run_file.server.spool_mb}: a round of {drawn:g} deltas needs {needed_mb}; raise it, "
+            "or lower warmup.clients_per_round or warmup.over_selection"
+        )
+    return run_file.server.spool_mb << 20
 
 
 async def _tick(coordinator: Coordinator) -> None:

@@ -11,6 +11,7 @@ from zowarmup.server.state import State
 
 LONGEST_INVITATION_S = 366 * 86400.0
 MOST_USES = 100_000
+MOST_MEMBERS = 200_000
 
 
 def respond(command: ev.Invite | ev.Enrol | ev.Revoke, state: State, now: float) -> tuple[ev.Event, ...]:
@@ -58,6 +59,8 @@ def _enrol(command: ev.Enrol, state: State, now: float) -> tuple[ev.Event, ...]:
         raise Rejected("finished", "this run is finished; there is nothing left to join")
     if command.token_sha256 or command.invited:
         _check_invitation(state, command, now)
+    if len(state.clients) >= MOST_MEMBERS:
+        raise Rejected("fleet_full", f"{MOST_MEMBERS} clients have enrolled, and a run has no room for more")
     name, number = command.name, 2
     while name in state.clients:
         name, number = f"{command.name}-{number}", number + 1

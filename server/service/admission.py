@@ -40,6 +40,9 @@ _STATUS = {
     "not_found": grpc.StatusCode.NOT_FOUND,
     "superseded": grpc.StatusCode.ABORTED,
     "too_slow": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "too_many": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "too_long": grpc.StatusCode.INVALID_ARGUMENT,
+    "spool_full": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "disk_full": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "damaged": grpc.StatusCode.DATA_LOSS,
     "stopping": grpc.StatusCode.UNAVAILABLE,
@@ -78,10 +81,7 @@ class Admission:
 
     async def refuse(self, context: Context, rejected: Rejected) -> None:
         """End the call with the status of a refusal. Always raises."""
-        if rejected.reason not in _NO_REFUSAL:
-            self.refusals.count(rejected.reason)
-        code = _STATUS.get(rejected.reason, grpc.StatusCode.FAILED_PRECONDITION)
-        await context.abort(code, rejected.detail, (("zowarmup-reason", rejected.reason),))
+        await abort(context, rejected, self.refusals)
 
     def client(self, context: Context) -> tuple[str, Client]:
         """The member of the fleet that is calling. Raises Rejected."""
@@ -110,6 +110,14 @@ class Admission:
         """Raises Rejected where not everyone may look and it is not the operator who is calling."""
         if self.guarded:
             self.operator(context)
+
+
+async def abort(context: Context, rejected: Rejected, refusals: Refusals) -> None:
+    """End the call with the status of a refusal, and count it. Always raises."""
+    if rejected.reason not in _NO_REFUSAL:
+        refusals.count(rejected.reason)
+    code = _STATUS.get(rejected.reason, grpc.StatusCode.FAILED_PRECONDITION)
+    await context.abort(code, rejected.detail, (("zowarmup-reason", rejected.reason),))
 
 
 def _shown(context: Context, key: str) -> str:

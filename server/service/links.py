@@ -21,8 +21,8 @@ from zowarmup.server.decide import waiting, work_for
 from zowarmup.server.history import History
 from zowarmup.server.membership import revoked
 from zowarmup.server.rejection import Rejected
+from zowarmup.server.service.limits import Allowances
 from zowarmup.server.state import State
-from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
 
 log = logging.getLogger(__name__)
@@ -42,13 +42,22 @@ class Link:
     welcomed: bool = False
     ended: Rejected | None = None
     severed: asyncio.Event = field(default_factory=asyncio.Event)
-    queue: "asyncio.Queue[wire.ParticipateResponse | None]" = field(default_factory=asyncio.Queue)
+    queue: "asyncio.Queue[wire.ParticipateResponse | bytes | None]" = field(default_factory=asyncio.Queue)
+    behind: int = 0
 
     def send(self, message: wire.ParticipateResponse) -> None:
-        if self.queue.qsize() >= QUEUE_LIMIT:
-            self.end(Rejected("too_slow", f"{QUEUE_LIMIT} messages wait unread: reconnect to catch up"))
+        if self.queue.qsize() >= self.behind + QUEUE_LIMIT:
+            self.sever(Rejected("too_slow", f"{QUEUE_LIMIT} messages wait unread: reconnect to catch up"))
         elif self.ended is None:
             self.queue.put_nowait(message)
+
+    def catch_up(self, commits: Sequence[bytes]) -> None:
+        """Queue serialised commits: the history's own bytes, so that many of them cost nothing."""
+        if self.ended is None:
+            # A long way to catch up is not being slow.
+            self.behind = max(self.behind if self.queue.qsize() else 0, len(commits))
+            for commit in commits:
+                self.queue.put_nowait(commit)
 
     def end(self, reason: Rejected | None) -> None:
         """Close the stream once what is queued has been written; `reason` becomes its status, None is OK."""
@@ -78,8 +87,8 @@ class Link:
 class Switchboard:
     """All links of one coordinator."""
 
-    def __init__(self, history: History, traffic: Traffic) -> None:
-        self._history, self._traffic = history, traffic
+    def __init__(self, history: History, allowances: Allowances) -> None:
+        self._history, self._allowances = history, allowances
         self._links: dict[str, Link] = {}
         self._epoch = 0
 
@@ -88,7 +97,7 @@ class Switchboard:
         self._epoch += 1
         link = Link(client, tier, self._epoch, version, digest)
         if old := self._links.get(client):
-            old.end(Rejected("superseded", f"a newer stream of {client} has superseded this one"))
+            old.sever(Rejected("superseded", f"a newer stream of {client} has superseded this one"))
         self._links[client] = link
         return link
 
@@ -147,20 +156,21 @@ class Switchboard:
             log.info("%s catches up from version %d to %d: %s", link.client, link.version, state.version, way.reason)
         if way.snapshot is not None:
             link.send(wire.ParticipateResponse(fetch=wire.Fetch(version=way.snapshot, reason=way.reason)))
-        for commit in way.commits:
-            link.send(_commit(commit))
+        link.catch_up(way.commits)
         link.version, link.digest = state.version, state.digest
 
     def _assign(self, link: Link, state: State, now: float) -> None:
         if work := work_for(state, link.client, now):
             link.send(wire.ParticipateResponse(work=work_to_wire(work)))
+            self._allowances.grant(link.client)
 
     def _finish(self, link: Link, state: State) -> None:
         finished = wire.Finished(version=state.version, digest=bytes.fromhex(state.digest))
         link.send(wire.ParticipateResponse(finished=finished))
 
 
-@lru_cache(maxsize=128)
-def _commit(data: bytes) -> wire.ParticipateResponse:
-    """The same commit goes to every client: parsed once, shared, never changed."""
-    return wire.ParticipateResponse(commit=wire.Commit.FromString(data))
+@lru_cache(maxsize=16)
+def framed(commit: bytes) -> bytes:
+    """A serialised Commit as a serialised ParticipateResponse: the same for every client, so it is made once."""
+    response = wire.ParticipateResponse(commit=wire.Commit.FromString(commit))
+    return response.SerializeToString()

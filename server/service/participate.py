@@ -21,20 +21,31 @@ from zowarmup.server.service.admission import (
     check_secret,
 )
 from zowarmup.server.service.bulk import BulkCalls
-from zowarmup.server.service.links import Link, Switchboard
+from zowarmup.server.service.limits import Allowances, TooLong
+from zowarmup.server.service.links import Link, Switchboard, framed
+from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
 
 RETRY_S = 1.0
+HELLO_S = 20.0
+STALLED_S = 60.0
 
 
 class CoordinatorService(BulkCalls):
     """What a client needs of a coordinator."""
 
     def __init__(
-        self, coordinator: Coordinator, blobs: Blobs, switchboard: Switchboard, traffic: Traffic, admission: Admission
+        self,
+        coordinator: Coordinator,
+        blobs: Blobs,
+        switchboard: Switchboard,
+        traffic: Traffic,
+        admission: Admission,
+        uploads: Uploads,
+        allowances: Allowances,
     ) -> None:
-        super().__init__(coordinator, blobs, traffic, admission)
+        super().__init__(coordinator, blobs, traffic, admission, uploads, allowances)
         self._switchboard = switchboard
         self._farewells: set[asyncio.Task[tuple[ev.Event, ...]]] = set()
 
@@ -68,6 +79,7 @@ class CoordinatorService(BulkCalls):
     async def Enrol(self, request: wire.EnrolRequest, context: Context) -> wire.EnrolResponse:
         async with self._admission.refusing(context):
             check_run(request.run_id, self._coordinator.state.run_id)
+            self._allowances.enrol()
             check_name(request.name)
             if not 1 <= request.examples < 1 << 48:
                 raise Rejected("invalid", f"examples = {request.examples}: must be at least 1")
@@ -91,8 +103,8 @@ class CoordinatorService(BulkCalls):
 
     async def Participate(self, requests: object, context: Context) -> None:
         async with self._admission.refusing(context):
-            name, client = self._admission.client(context)
-            first = await context.read()
+            name, client = self._caller(context)
+            first = await self._first(context)
             if not isinstance(first, wire.ParticipateRequest) or first.WhichOneof("message") != "hello":
                 raise Rejected("invalid", "the first message on a stream must be a Hello")
             hello = first.hello
@@ -116,16 +128,38 @@ class CoordinatorService(BulkCalls):
         if link.ended is not None:
             await self._admission.refuse(context, link.ended)
 
+    async def _first(self, context: Context) -> object:
+        """The first message of a stream, which must come soon."""
+        try:
+            async with asyncio.timeout(HELLO_S):
+                first = await context.read()
+        except TimeoutError:
+            raise Rejected("too_slow", f"no Hello within {HELLO_S:g} s") from None
+        if isinstance(first, TooLong):
+            raise first.rejected()
+        return first
+
     async def _write(self, link: Link, context: Context) -> None:
         while (message := await link.queue.get()) is not None:
-            kind = "commit" if message.WhichOneof("message") == "commit" else "control"
-            self._traffic.down(link.tier, self._coordinator.state.phase, kind, message.ByteSize())
-            await context.write(message)
+            if isinstance(message, bytes):
+                kind, message = "commit", framed(message)
+            else:
+                kind, message = "control", message.SerializeToString()
+            self._traffic.down(link.tier, self._coordinator.state.phase, kind, len(message))
+            try:
+                async with asyncio.timeout(STALLED_S):
+                    await context.write(message)
+            except TimeoutError:
+                link.sever(Rejected("too_slow", f"nothing was read for {STALLED_S:g} s: reconnect to catch up"))
+                return
 
     async def _read(self, link: Link, context: Context) -> None:
         ended: Rejected | None = None
         try:
-            while isinstance(message := await context.read(), wire.ParticipateRequest):
+            while isinstance(message := await context.read(), wire.ParticipateRequest | TooLong):
+                if isinstance(message, TooLong):
+                    raise message.rejected()
+                self._allowances.spend(link.client)
                 await self._hear(link, message)
         except Rejected as rejected:
             ended = rejected
