@@ -118,6 +118,22 @@ def export(
 
 
 @app.command()
+def fsck(
+    data_dir: Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's data directory.")],
+    repair: Annotated[bool, typer.Option("--repair", help="Go back to the last good version if need be.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Check a run on disk: every event, every file, and every version computed anew. Needs no server."""
+    from zowarmup.cli.fsck import fsck as look
+    from zowarmup.cli.fsck import told
+
+    report = look(data_dir, repair)
+    print(told(report, data_dir, as_json))
+    if report.problems and not report.kept:
+        raise Failure(f"{data_dir} is damaged")
+
+
+@app.command()
 def version() -> None:
     """The versions of zowarmup, its protocol, and what it stands on."""
     from zowarmup.cli.versions import installed

@@ -7,6 +7,7 @@ none. A row is an event's name and its fields as JSON, so an operator can read t
 import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,6 +29,16 @@ CREATE TABLE IF NOT EXISTS events (
 
 class LedgerError(Exception):
     """The ledger cannot be read or written; the sentence says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the ledger: `at` in unix seconds, `body` the event's fields as JSON."""
+
+    id: int
+    at: float
+    kind: str
+    body: str
 
 
 class Ledger:
@@ -52,7 +63,7 @@ class Ledger:
                 self._db.execute(_SCHEMA)
                 self._db.execute(f"PRAGMA user_version={FORMAT}")
         except sqlite3.Error as error:
-            raise LedgerError(f"{path} cannot be opened as a ledger: {error}") from error
+            raise LedgerError(f"{path} cannot be opened as a ledger: {error}; {self._remedy}") from error
 
     def append(self, events: Iterable[ev.Event], at: float) -> None:
         """Write the durable ones among the events, stamped `at` (unix seconds), in one synced transaction.
@@ -78,20 +89,40 @@ class Ledger:
 
     def read(self) -> Iterator[tuple[float, ev.Event]]:
         """Every event in order, with its time. Raises LedgerError naming the row that is damaged."""
+        for row in self.rows():
+            yield row.at, self.decode(row)
+
+    def rows(self) -> Iterator["Row"]:
+        """Every row in order, as it is written. Raises LedgerError where the file cannot be read (any further)."""
         try:
-            for row, at, kind, body in self._db.execute("SELECT id, at, kind, body FROM events ORDER BY id"):
-                adapter = _ADAPTERS.get(kind)
-                if adapter is None:
-                    raise LedgerError(f"{self._path} row {row}: {kind} is not an event of this version")
-                try:
-                    event = adapter.validate_json(body)
-                except ValidationError as error:
-                    raise LedgerError(
-                        f"{self._path} row {row}: {kind} is damaged: {error.errors()[0]['msg']}"
-                    ) from error
-                yield at, event
+            for found in self._db.execute("SELECT id, at, kind, body FROM events ORDER BY id"):
+                yield Row(*found)
         except sqlite3.Error as error:
-            raise LedgerError(f"{self._path} cannot be read: {error}") from error
+            raise LedgerError(f"{self._path} cannot be read: {error}; {self._remedy}") from error
+
+    def decode(self, row: "Row") -> ev.Event:
+        """Raises LedgerError naming the row where it is not an event."""
+        adapter = _ADAPTERS.get(row.kind)
+        if adapter is None:
+            raise LedgerError(f"{self._path} row {row.id}: {row.kind} is not an event of this version; {self._remedy}")
+        try:
+            event: ev.Event = adapter.validate_json(row.body)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise LedgerError(f"{self._path} row {row.id}: {row.kind} is damaged: {reason}; {self._remedy}") from error
+        return event
+
+    def integrity(self) -> str:
+        """What SQLite finds wrong with its own file; empty where nothing is."""
+        try:
+            found = [text for (text,) in self._db.execute("PRAGMA integrity_check(5)")]
+        except sqlite3.Error as error:
+            return str(error)
+        return "" if found == ["ok"] else "; ".join(found)
+
+    @property
+    def _remedy(self) -> str:
+        return f"`zowarmup fsck {self._path.parent}` says what can be saved"
 
     def close(self) -> None:
         self._db.close()
