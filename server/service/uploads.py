@@ -59,6 +59,9 @@ class Uploads:
 
     def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
         """Observe."""
+        for event in events:
+            if isinstance(event, ev.ClientRevoked) and (call := self._calls.get(event.client)):
+                call.cancel()
         if any(isinstance(event, ev.RoundClosed | ev.RoundAbandoned | ev.Committed) for event in events):
             current = state.current
             named = {c.sha256 for c in current.contributions.values() if isinstance(c, Delta)} if current else set()
