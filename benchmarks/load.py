@@ -45,6 +45,7 @@ clients_per_round = {participants}
 quorum = 1.0
 deadline_s = 300.0
 learn_deadline = false
+over_selection = {over_selection}
 [evaluation]
 every = 1000000
 """
@@ -178,7 +179,8 @@ def main() -> int:
     parser.add_argument("--participants", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--stalled", type=int, default=0, help="so many clients never read; they must not be drawn")
+    parser.add_argument("--stalled", type=int, default=0, help="so many clients never read")
+    parser.add_argument("--over-selection", type=float, default=0.0, help="to close rounds without those that stall")
     parser.add_argument("--profile", type=Path, help="write the coordinator's cProfile there")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -189,7 +191,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    (folder / "run.toml").write_text(RUN.format(rounds=arguments.rounds, participants=arguments.participants))
+    (folder / "run.toml").write_text(RUN.format(**vars(arguments)))
     profile = ["-m", "cProfile", "-o", str(arguments.profile)] if arguments.profile else []
     options = [str(folder / "run.toml"), "--data-dir", str(folder / "server"), "--address", address]
     log = (folder / "server.log").open("w")

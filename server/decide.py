@@ -61,7 +61,7 @@ def waiting(state: State, now: float) -> str:
 def work_for(state: State, client: str, now: float) -> Work | None:
     """What a client still has to do in the round in progress."""
     current = state.current
-    if current is None or current.closed or client not in current.missing:
+    if current is None or current.closed or client not in current.seeds or client in current.contributions:
         return None
     return Work(current.number, current.phase, current.version, current.seeds[client], max(0.0, current.deadline - now))
 

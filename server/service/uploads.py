@@ -28,7 +28,8 @@ class Uploads:
 
     @contextmanager
     def only(self, client: str) -> Iterator[None]:
-        """The client's call to upload, while it lasts. An older one, perhaps over a link that broke, is ended."""
+        """The client's call to upload, while it lasts. An older one, perhaps over a link that broke, is ended: it is
+        interrupted, and raises Rejected."""
         task = asyncio.current_task()
         assert task is not None
         if older := self._calls.get(client):
@@ -36,6 +37,11 @@ class Uploads:
         self._calls[client] = task
         try:
             yield
+        except asyncio.CancelledError:
+            if self._calls.get(client) is task:
+                raise
+            task.uncancel()
+            raise Rejected("superseded", f"a newer upload of {client} has superseded this one") from None
         finally:
             if self._calls.get(client) is task:
                 del self._calls[client]
