@@ -5,6 +5,7 @@ metadata `zowarmup-reason`, a sentence for people as the status's message. It co
 show their secrets in metadata; only hashes are kept, and compared in constant time.
 """
 
+import asyncio
 import hmac
 import re
 from collections.abc import AsyncIterator
@@ -48,6 +49,8 @@ _STATUS = {
     "stopping": grpc.StatusCode.UNAVAILABLE,
     "unavailable": grpc.StatusCode.UNAVAILABLE,
 }
+# How long a refusal may wait for its reader.
+STATUS_S = 1.0
 # The ends of a stream that are nobody's fault.
 _NO_REFUSAL = {"stopping", "superseded"}
 
@@ -113,11 +116,16 @@ class Admission:
 
 
 async def abort(context: Context, rejected: Rejected, refusals: Refusals) -> None:
-    """End the call with the status of a refusal, and count it. Always raises."""
+    """End the call with the status of a refusal, and count it. Always raises. A status waits behind what was written
+    before; where the reader has stalled, the call is dropped instead, which resets its stream."""
     if rejected.reason not in _NO_REFUSAL:
         refusals.count(rejected.reason)
     code = _STATUS.get(rejected.reason, grpc.StatusCode.FAILED_PRECONDITION)
-    await context.abort(code, rejected.detail, (("zowarmup-reason", rejected.reason),))
+    try:
+        async with asyncio.timeout(STATUS_S):
+            await context.abort(code, rejected.detail, (("zowarmup-reason", rejected.reason),))
+    except TimeoutError:
+        raise grpc.aio.AbortError from None
 
 
 def _shown(context: Context, key: str) -> str:
