@@ -65,8 +65,8 @@ def invite(
     """Print the one line that a device joins with. Whoever sees that line can join: send it as you would a password."""
     if not re.fullmatch(r"[A-Za-z0-9_.,:;/=+@%~^*?-]+", data):
         raise Usage(f"--data {data!r}: holds what a shell would read otherwise")
-    address = reach.session.address
-    issued = reach.session.invite(tier, _seconds(expires), uses)
+    address, expires_s = reach.session.address, _seconds(expires)
+    issued = reach.session.invite(tier, expires_s, uses)
     word = Invitation(issued.token, reach.authority).word
     line = f"{JOIN_VARIABLE}={word} zowarmup-client --server {address} --tier {tier} --data {data}"
     if not reach.trust.secure and not is_loopback(address):
