@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck format proto clean
+.PHONY: help demo chaos fuzz test lint typecheck format proto clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -18,6 +18,15 @@ demo: .build/ready  ## Train a fleet of ten on this machine and watch it; the re
 test: lint typecheck  ## Everything that continuous integration checks
 	@echo '== pytest'
 	@$(BIN)/pytest -q --durations=10
+
+SCHEDULES ?= 100
+SEED ?= 0
+chaos: .build/ready  ## Random schedules of kill -9 and cut links; nothing may be lost (SCHEDULES=100 SEED=0)
+	@$(BIN)/python -m tests.faults.chaos --schedules $(SCHEDULES) --seed $(SEED)
+
+RUNS ?= 1000000
+fuzz: .build/ready  ## Hostile bytes for every decoder, hostile calls for the coordinator (RUNS=1000000)
+	@$(BIN)/python -m tests.fuzz.run --runs $(RUNS)
 
 lint: .build/ready  ## Style of the Python and of the wire
 	@echo '== ruff check'

@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from zowarmup.cli import verbs
+from zowarmup.cli.connection import Reach, reaching
 from zowarmup.cli.demo_settings import DemoModel, demo_settings
 from zowarmup.cli.failure import Failure, Interrupted
 from zowarmup.cli.processes import interrupts
@@ -27,8 +29,6 @@ app = typer.Typer(
 )
 
 SEED_MAX = (1 << 63) - 1
-
-ServerOption = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The coordinator.")]
 
 
 def run() -> int:
@@ -85,17 +85,16 @@ def demo(
 
 
 @app.command()
+@reaching
 def status(
-    server: ServerOption = "127.0.0.1:7070",
+    reach: Reach,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Where a run is: phase, round, clients, what is being waited for and why, accuracy, bytes."""
-    from zowarmup.cli.session import Session
     from zowarmup.cli.status_view import status_view
 
-    with Session(server) as session:
-        session.run()  # refuses a coordinator of another protocol
-        found = session.status()
+    reach.session.run()  # refuses a coordinator of another protocol
+    found = reach.session.status()
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
     else:
@@ -103,15 +102,15 @@ def status(
 
 
 @app.command()
-def watch(server: ServerOption = "127.0.0.1:7070") -> None:
+@reaching
+def watch(reach: Reach) -> None:
     """The same, live, until the run is finished or you press Ctrl-C."""
-    from zowarmup.cli.session import Session
     from zowarmup.cli.watch import watch as follow
 
-    with interrupts() as noted, Session(server) as session:
-        session.run()
+    with interrupts() as noted:
+        reach.session.run()
         try:
-            follow(session, noted, Console(highlight=False))
+            follow(reach.session, noted, Console(highlight=False))
         except Interrupted as interrupted:
             if interrupted.number != signal.SIGINT:  # Ctrl-C is how one leaves
                 raise
@@ -133,9 +132,28 @@ def export(
 
 
 @app.command()
+def fsck(
+    data_dir: Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's data directory.")],
+    repair: Annotated[bool, typer.Option("--repair", help="Go back to the last good version if need be.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Check a run on disk: every event, every file, and every version computed anew. Needs no server."""
+    from zowarmup.cli.fsck import fsck as look
+    from zowarmup.cli.fsck import told
+
+    report = look(data_dir, repair)
+    print(told(report, data_dir, as_json))
+    if report.problems and not report.kept:
+        raise Failure(f"{data_dir} is damaged")
+
+
+@app.command()
 def version() -> None:
     """The versions of zowarmup, its protocol, and what it stands on."""
     from zowarmup.cli.versions import installed
 
     for name, text in installed().items():
         print(f"{name:<12} {text}")
+
+
+verbs.register(app)

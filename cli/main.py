@@ -6,7 +6,7 @@ The bare install, meant for low-tier devices, has neither typer nor rich, so not
 import os
 import sys
 
-EXTRA = ("typer", "rich", "matplotlib", "safetensors", "onnx")
+EXTRA = ("typer", "rich", "cryptography", "matplotlib", "safetensors", "onnx")
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 """Where a run is, as the operator's commands see it: values made from the coordinator's answers, and the few sums
 over them that are shown in more than one place."""
 
-from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from zowarmup.common.work import Phase, Tier
@@ -33,7 +33,7 @@ class Traffic:
 @dataclass(frozen=True, slots=True)
 class Client:
     """`version` and `digest` (hex) are its replica's, and `peak_memory_bytes` its process's, as last reported; `gone_s`
-    counts since its stream closed."""
+    counts since its stream closed; `revoked` holds why it was shut out, empty while it is a member."""
 
     name: str
     tier: Tier
@@ -43,6 +43,7 @@ class Client:
     digest: str
     peak_memory_bytes: int
     gone_s: float
+    revoked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ class Replicas:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where the run is. `digest` is hex; `pivot_version` and `final_version` are where the phases end or ended."""
+    """Where the run is. `digest` is hex; `pivot_version` and `final_version` are where the phases end or ended;
+    `refusals` counts what was refused since the coordinator's start, by reason."""
 
     name: str
     run_id: str
@@ -76,22 +78,30 @@ class Status:
     participants: int
     contributed: int
     uptime_s: float
+    clipped_scalars: int = 0
+    clipped_deltas: int = 0
+    refusals: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
         """The tiers that have members, high first."""
-        return tuple(tier for tier in Tier if any(client.tier is tier for client in self.clients))
+        return tuple(tier for tier in Tier if any(client.tier is tier for client in self.fleet))
 
     def members(self, tier: Tier) -> tuple[Client, ...]:
-        return tuple(client for client in self.clients if client.tier is tier)
+        return tuple(client for client in self.fleet if client.tier is tier)
+
+    @property
+    def fleet(self) -> tuple[Client, ...]:
+        """The clients that have not been revoked."""
+        return tuple(client for client in self.clients if not client.revoked)
 
     @property
     def replicas(self) -> Replicas:
-        current = [client for client in self.clients if client.version == self.version and client.digest]
+        current = [client for client in self.fleet if client.version == self.version and client.digest]
         return Replicas(
             agree=tuple(client.name for client in current if client.digest == self.digest),
             differ=tuple(client.name for client in current if client.digest != self.digest),
-            silent=tuple(client.name for client in self.clients if client not in current),
+            silent=tuple(client.name for client in self.fleet if client not in current),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -114,6 +124,14 @@ class Version:
     committed_at_s: float
     evaluation: Evaluation | None
     traffic: tuple[Traffic, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """An invitation: its secret (hex), and until when it is good, seconds since 1970."""
+
+    token: str = field(repr=False)
+    expires_at_s: float
 
 
 @dataclass(frozen=True, slots=True)

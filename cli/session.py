@@ -6,16 +6,17 @@ Calls are synchronous and short, each with a deadline. Nothing else in this room
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 
 from zowarmup.cli.failure import Failure, NoAnswer, Usage
-from zowarmup.cli.run_status import Client, Evaluation, Run, Status, Traffic, Version
-from zowarmup.common.codec import phase_from_wire, tier_from_wire
+from zowarmup.cli.run_status import Client, Evaluation, Issued, Run, Status, Traffic, Version
+from zowarmup.client.trust import PLAIN, Trust, distrusted, shut
+from zowarmup.common.codec import phase_from_wire, tier_from_wire, tier_to_wire
 from zowarmup.common.layout import Layout
 from zowarmup.common.run import PROTOCOL
-from zowarmup.common.work import Phase
+from zowarmup.common.work import Phase, Tier
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1.coordinator_pb2_grpc import CoordinatorServiceStub, OperatorServiceStub
 
@@ -23,10 +24,13 @@ DEADLINE_S = 5.0
 
 
 class Session:
-    """Raises Usage where `address` is not HOST:PORT. The calls raise NoAnswer where nobody answers within `deadline_s`
-    seconds, and Failure where what answers is not a coordinator of this protocol or refuses."""
+    """`trust`: how to know the coordinator; `credential`: the operator's, empty without it. Raises Usage where `address`
+    is not HOST:PORT. The calls raise NoAnswer where nobody answers within `deadline_s` seconds, and Failure where what
+    answers is not a coordinator of this protocol, is not the one that is trusted, or refuses."""
 
-    def __init__(self, address: str, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self, address: str, deadline_s: float = DEADLINE_S, trust: Trust = PLAIN, credential: str = ""
+    ) -> None:
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
             raise Usage(f"--server {address}: must be HOST:PORT, such as 127.0.0.1:7070")
@@ -39,7 +43,11 @@ class Session:
         ]
         if host in ("localhost", "[::1]") or host.startswith("127."):
             options.append(("grpc.enable_http_proxy", 0))  # a proxy cannot reach this machine's loopback
-        self._channel = grpc.insecure_channel(address, options=options)
+        if trust.credentials is None:
+            self._channel = grpc.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.secure_channel(address, trust.credentials, options=options)
+        self._metadata = (("zowarmup-operator", credential),) if credential else ()
         self._coordinator = CoordinatorServiceStub(self._channel)
         self._operator = OperatorServiceStub(self._channel)
 
@@ -67,7 +75,9 @@ class Session:
 
     def status(self) -> Status:
         with self._sentences():
-            answer = self._operator.GetStatus(wire.GetStatusRequest(), timeout=self._deadline_s)
+            answer = self._operator.GetStatus(
+                wire.GetStatusRequest(), timeout=self._deadline_s, metadata=self._metadata
+            )
             return Status(
                 name=answer.name,
                 run_id=answer.run_id,
@@ -86,13 +96,47 @@ class Session:
                 participants=answer.participants,
                 contributed=answer.contributed,
                 uptime_s=answer.uptime_s,
+                refusals={row.reason: row.count for row in answer.refusals},
+                clipped_scalars=answer.clipped_scalars,
+                clipped_deltas=answer.clipped_deltas,
             )
 
     def versions(self, from_version: int = 0) -> list[Version]:
         """The run's history from a version on, in order."""
         with self._sentences():
             request = wire.ListVersionsRequest(from_version=from_version)
-            return [_version(row) for row in self._operator.ListVersions(request, timeout=self._deadline_s)]
+            rows = self._operator.ListVersions(request, timeout=self._deadline_s, metadata=self._metadata)
+            return [_version(row) for row in rows]
+
+    def pause(self, reason: str) -> None:
+        """Open no further round until resumed."""
+        self._verb(self._operator.Pause, wire.PauseRequest(reason=reason))
+
+    def resume(self) -> None:
+        """Open rounds again."""
+        self._verb(self._operator.Resume, wire.ResumeRequest())
+
+    def pivot(self, reason: str) -> None:
+        """End the warm-up after the round in progress."""
+        self._verb(self._operator.Pivot, wire.PivotRequest(reason=reason))
+
+    def stop(self, reason: str) -> None:
+        """Finish the run after the round in progress."""
+        self._verb(self._operator.Stop, wire.StopRequest(reason=reason))
+
+    def invite(self, tier: Tier, expires_s: float, uses: int) -> Issued:
+        """A secret with which devices may enrol. It is shown this once."""
+        request = wire.InviteRequest(tier=tier_to_wire(tier), expires_s=expires_s, uses=uses)
+        answer = self._verb(self._operator.Invite, request)
+        return Issued(answer.token, answer.expires_at_s)
+
+    def revoke(self, client: str, reason: str) -> None:
+        """Shut a client out for ever."""
+        self._verb(self._operator.Revoke, wire.RevokeRequest(client=client, reason=reason))
+
+    def _verb(self, call: Any, request: Any) -> Any:
+        with self._sentences():
+            return call(request, timeout=self._deadline_s, metadata=self._metadata)
 
     @contextmanager
     def _sentences(self) -> Iterator[None]:
@@ -100,7 +144,12 @@ class Session:
         try:
             yield
         except grpc.RpcError as error:
-            raise self._sentence(error.code(), error.details() or "") from error
+            details = error.details() or ""
+            if sentence := distrusted(details):
+                raise Failure(f"the coordinator at {self.address} is not trusted: {sentence}") from error
+            if sentence := shut(details):
+                raise NoAnswer(f"the coordinator at {self.address} cannot be talked to: {sentence}") from error
+            raise self._sentence(error.code(), details) from error
         except ValueError as error:  # a message that is not one of ours
             raise Failure(
                 f"the coordinator at {self.address} sent what this zowarmup does not know: {error}"
@@ -144,6 +193,7 @@ def _client(message: wire.ClientStatus) -> Client:
         digest=message.digest.hex(),
         peak_memory_bytes=message.peak_memory_bytes,
         gone_s=message.gone_s,
+        revoked=message.revoked,
     )
 
 

@@ -37,6 +37,13 @@ def facts(status: Status) -> Table:
     if not status.tiers:
         rows.add_row("clients", "none has enrolled yet")
     rows.add_row("replicas", replicas_text(status))
+    if revoked := [client.name for client in status.clients if client.revoked]:
+        rows.add_row("revoked", _some(revoked))
+    if status.refusals:
+        rows.add_row("refused", ", ".join(f"{count} {reason}" for reason, count in status.refusals.items()))
+    if status.clipped_scalars or status.clipped_deltas:
+        scalars, deltas = counted(status.clipped_scalars, "scalar"), counted(status.clipped_deltas, "delta")
+        rows.add_row("clipped", f"{scalars} and {deltas}, as outliers in their round")
     rows.add_row("up for", duration(status.uptime_s))
     return rows
 
@@ -76,7 +83,7 @@ def clients_text(status: Status, tier: Tier) -> str:
 
 def replicas_text(status: Status) -> Text:
     replicas = status.replicas
-    total = len(status.clients)
+    total = len(status.fleet)
     if replicas.differ:
         return Text(f"{_some(replicas.differ)} of {total} differ at version {status.version}", style="red")
     text = Text(f"{len(replicas.agree)} of {total} report the coordinator's digest at version {status.version}")

@@ -151,6 +151,8 @@ class Device:
         """The coordinator's answer to a contribution: it need not be kept any longer."""
         if isinstance(answer, Refused):
             log.warning("round %d: the contribution was refused (%s): %s", answer.round, answer.reason, answer.detail)
+        else:
+            log.debug("round %d: the contribution is on the coordinator's disk", answer.round)
         if self._made is not None and self._made.work.round == answer.round:
             self._made = None
 

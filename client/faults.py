@@ -17,6 +17,11 @@ class Broken(Exception):
         self.reason = reason
 
 
+class Distrust(Broken):
+    """One side did not accept the other's certificate. Joining ends with it; a member tries again, for what answers may
+    be something else in passing."""
+
+
 class Declined(Exception):
     """The coordinator answered one request with no (a version it no longer keeps, a round that has closed). The
     stream goes on and brings something newer."""

@@ -1,6 +1,9 @@
 """Becoming a member of a run: ask what is trained, see whether this device's data fits, choose the tier, enrol."""
 
 import logging
+import os
+from argparse import Namespace
+from pathlib import Path
 
 from zowarmup.client.capability import Needs, decide_tier, has_torch, memory_here
 from zowarmup.client.faults import Final
@@ -8,20 +11,54 @@ from zowarmup.client.messages import Offer
 from zowarmup.client.presence import patiently
 from zowarmup.client.session import Connection
 from zowarmup.client.state import Identity, StateDirectory
+from zowarmup.client.trust import Trust, TrustError, read_authority, trust
+from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.work import Tier
 from zowarmup.data import Dataset
 
 log = logging.getLogger(__name__)
 
 
-async def ask(server: str) -> Offer:
+async def ask(server: str, trust: Trust) -> Offer:
     """What the coordinator at HOST:PORT trains, however long it takes to answer."""
 
     async def once() -> Offer:
-        async with Connection(server) as connection:
+        async with Connection(server, trust) as connection:
             return await connection.get_run()
 
     return await patiently(server, once)
+
+
+def invited(file: Path | None) -> Invitation | None:
+    """The invitation in a file or, without one, in the environment, which then forgets it. Raises Final where it is not
+    one, and does not repeat it."""
+    word, place = os.environ.pop(JOIN_VARIABLE, ""), JOIN_VARIABLE
+    if file is not None:
+        try:
+            word, place = file.read_text(encoding="utf-8"), f"--join-file {file}"
+        except (OSError, UnicodeDecodeError) as error:
+            raise Final(f"--join-file {file} cannot be read ({getattr(error, 'strerror', 'not text')})") from None
+        # As in the printed command, or the word alone.
+        word = word.strip().removeprefix(f"{JOIN_VARIABLE}=").split(" ")[0].strip("'\"")
+    if not word:
+        return None
+    try:
+        return Invitation.from_word(word)
+    except ValueError as error:
+        raise Final(f"what {place} holds is not an invitation: {error}") from None
+
+
+def know(arguments: Namespace, invitation: Invitation | None, state: StateDirectory) -> tuple[bytes, Trust]:
+    """Who signs the coordinator's certificate (from --ca, the invitation or an earlier time; may be empty), and how to
+    talk to it. Raises Final."""
+    try:
+        if arguments.ca is not None:
+            authority = read_authority(arguments.ca, "--ca")
+        else:
+            authority = (invitation.authority if invitation else b"") or state.authority()
+        return authority, trust(arguments.server, authority, arguments.certificate, arguments.key, arguments.insecure)
+    except TrustError as error:
+        raise Final(str(error)) from None
 
 
 def check_data(spec: str, dataset: Dataset, offer: Offer) -> None:
@@ -70,12 +107,16 @@ def choose_tier(asked: str, known: Identity | None, offer: Offer) -> tuple[Tier,
     return tier, reason
 
 
-async def enrol(server: str, offer: Offer, name: str, tier: Tier, examples: int, state: StateDirectory) -> Identity:
-    """Become a member and keep the identity on disk."""
+async def enrol(
+    server: str, trust: Trust, offer: Offer, name: str, tier: Tier, examples: int, token: str, state: StateDirectory
+) -> Identity:
+    """Become a member and keep the identity on disk. The credential is there before the coordinator hears of it, so
+    whatever breaks in between, asking again makes no second member and needs no second invitation."""
+    proposed = state.credential_for(offer.run_id, tier)
 
     async def once() -> tuple[str, str]:
-        async with Connection(server) as connection:
-            return await connection.enrol(offer.run_id, name, tier, examples)
+        async with Connection(server, trust) as connection:
+            return await connection.enrol(offer.run_id, name, tier, examples, token, proposed)
 
     client, credential = await patiently(server, once)
     identity = Identity(client, credential, offer.run_id, tier, name)

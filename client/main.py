@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    from zowarmup.common.invitation import JOIN_VARIABLE
     from zowarmup.data.spec import FORMS
 
     parser = argparse.ArgumentParser(
@@ -52,6 +53,22 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--state-dir", type=Path, metavar="DIR", help="identity and replica (~/.local/state/zowarmup/NAME)"
+    )
+    parser.add_argument(
+        "--join-file",
+        type=Path,
+        metavar="FILE",
+        help=f"the invitation, where it is not in the environment as {JOIN_VARIABLE}",
+    )
+    parser.add_argument(
+        "--ca", type=Path, metavar="FILE", help="PEM: who signs the coordinator's certificate (the invitation says it)"
+    )
+    parser.add_argument(
+        "--certificate", type=Path, metavar="FILE", help="PEM: this device's own, where one is asked for"
+    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help="PEM: the key of --certificate")
+    parser.add_argument(
+        "--insecure", action="store_true", help="send everything, secrets too, in plain text (loopback needs no asking)"
     )
     parser.add_argument("--name", type=_name, help="what to be called in the fleet (the host's name)")
     parser.add_argument("--threads", type=_threads, default=1, metavar="N", help="threads to compute with (1)")
@@ -124,7 +141,7 @@ def _take_part(arguments: argparse.Namespace) -> int:
 async def _compose(arguments: argparse.Namespace) -> None:
     """Who this device is, what it holds, and its part in the run."""
     from zowarmup.client.device import Device
-    from zowarmup.client.joining import ask, check_data, choose_tier, enrol
+    from zowarmup.client.joining import ask, check_data, choose_tier, enrol, invited, know
     from zowarmup.client.loop import take_part
     from zowarmup.client.presence import Presence
     from zowarmup.client.replica import LocalReplica
@@ -136,14 +153,19 @@ async def _compose(arguments: argparse.Namespace) -> None:
     server, name = arguments.server, arguments.name or default_name()
     dataset = load(arguments.data)
     with StateDirectory(arguments.state_dir or default_directory(name)) as state:
-        offer = await ask(server)
+        invitation = invited(arguments.join_file)
+        authority, trusted = know(arguments, invitation, state)
+        offer = await ask(server, trusted)
+        if authority:
+            state.keep_authority(authority)
         check_data(arguments.data, dataset, offer)
         known = state.identity_for(offer.run_id, offer.name)
         tier, reason = choose_tier(arguments.tier, known, offer)
-        identity = known or await enrol(server, offer, name, tier, len(dataset), state)
+        token = invitation.secret if invitation else ""
+        identity = known or await enrol(server, trusted, offer, name, tier, len(dataset), token, state)
 
         def connect() -> Connection:
-            return Connection(server, (identity.client, identity.credential))
+            return Connection(server, trusted, (identity.client, identity.credential))
 
         layout = offer.layout
         replica = LocalReplica(state.path, layout)

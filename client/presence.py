@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 
 from zowarmup.client.agenda import Task, agenda
 from zowarmup.client.backoff import Backoff
-from zowarmup.client.faults import Broken
+from zowarmup.client.faults import Broken, Distrust, Final
 from zowarmup.client.messages import Hello, Message, Saying, Welcome
 from zowarmup.client.session import Connection, Stream
 from zowarmup.common.layout import Layout
@@ -31,6 +31,8 @@ async def patiently(address: str, ask: Callable[[], Awaitable[_T]]) -> _T:
     while True:
         try:
             return await ask()
+        except Distrust as fault:
+            raise Final(f"cannot join {address}: {fault.reason}") from None
         except Broken as fault:
             if not told:
                 log.info("waiting for %s (%s); will join when it answers", address, fault.reason)

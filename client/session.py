@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import grpc
 
-from zowarmup.client.faults import Broken, Declined, Final
+from zowarmup.client.faults import Broken, Declined, Distrust, Final
 from zowarmup.client.messages import (
     Accepted,
     Fetch,
@@ -27,6 +27,7 @@ from zowarmup.client.messages import (
     Welcome,
 )
 from zowarmup.client.replica import Header
+from zowarmup.client.trust import Trust, distrusted, shut
 from zowarmup.common import codec
 from zowarmup.common.layout import Layout
 from zowarmup.common.run import PROTOCOL, ClientSpec
@@ -67,8 +68,11 @@ _DECLINED_IN_BULK = {
 class Connection:
     """A channel to HOST:PORT, closed on leaving its context. `credentials`: who speaks, None before enrolling."""
 
-    def __init__(self, address: str, credentials: tuple[str, str] | None = None) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+    def __init__(self, address: str, trust: Trust, credentials: tuple[str, str] | None = None) -> None:
+        if trust.credentials is None:
+            self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(address, trust.credentials, options=OPTIONS)
         self._stub: Any = coordinator_pb2_grpc.CoordinatorServiceStub(self._channel)
         self._metadata = (
             (("zowarmup-client", credentials[0]), ("zowarmup-credential", credentials[1])) if credentials else ()
@@ -102,9 +106,19 @@ class Connection:
         except ValueError as error:
             raise Final(f"cannot read the coordinator's run ({error}): install its version of zowarmup") from None
 
-    async def enrol(self, run_id: str, name: str, tier: Tier, examples: int) -> tuple[str, str]:
-        """The identity and the secret that the coordinator gives this device."""
-        request = wire.EnrolRequest(run_id=run_id, name=name, tier=codec.tier_to_wire(tier), examples=examples)
+    async def enrol(
+        self, run_id: str, name: str, tier: Tier, examples: int, token: str, credential: str
+    ) -> tuple[str, str]:
+        """The identity and the secret that this device has from now on. `token`: the invitation's secret, empty without
+        one. Asking again with the same credential is answered the same."""
+        request = wire.EnrolRequest(
+            run_id=run_id,
+            name=name,
+            tier=codec.tier_to_wire(tier),
+            examples=examples,
+            token=token,
+            credential=credential,
+        )
         with _faults(_FINAL):
             answer = await self._stub.Enrol(request, timeout=CALL_S)
         return answer.client, answer.credential
@@ -260,5 +274,9 @@ def _faults(
             raise Final(details) from None
         if code in declined:
             raise Declined(details) from None
+        if code is grpc.StatusCode.UNAVAILABLE and (sentence := distrusted(details)):
+            raise Distrust(sentence) from None
+        if sentence := shut(details):
+            raise Broken(sentence) from None
         # When a connection cannot be made, grpc's long sentence ends in the system's short one.
         raise Broken(details.rpartition(": ")[2] if "last error: " in details else details) from None

@@ -1,7 +1,7 @@
 """What a device keeps on disk, and whose it is.
 
-One directory belongs to one client of one run: `identity.json` (the name and secret that the coordinator gave it),
-`lock`, the replica (`replica.py`) and the program. A lock keeps a second process out; every file is written to a
+One directory belongs to one client of one run: `identity.json` (its name in the run and its secret, mode 600; before
+it is a member, `enrolment.json`), `authority.pem` (who signs the coordinator's certificate), `lock`, the replica (`replica.py`) and the program. A lock keeps a second process out; every file is written to a
 temporary name, synced and renamed, so a power cut leaves the old file or the new one.
 """
 
@@ -10,8 +10,9 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +20,8 @@ from zowarmup.client.faults import Final
 from zowarmup.common.work import Tier
 
 IDENTITY = "identity.json"
+ENROLMENT = "enrolment.json"
+AUTHORITY = "authority.pem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +29,15 @@ class Identity:
     """Who this device is: the coordinator's name for it, its secret (hex), the run, the tier it enrolled in."""
 
     client: str
-    credential: str
+    credential: str = field(repr=False)
     run_id: str
     tier: Tier
     name: str
 
     def __post_init__(self) -> None:
-        for field in ("client", "credential", "run_id"):
-            if not (isinstance(getattr(self, field), str) and getattr(self, field)):
-                raise ValueError(f"{field} is missing or empty")
+        for said in ("client", "credential", "run_id"):
+            if not (isinstance(getattr(self, said), str) and getattr(self, said)):
+                raise ValueError(f"{said} is missing or empty")
 
 
 def default_name() -> str:
@@ -111,6 +114,36 @@ class StateDirectory:
     def keep(self, identity: Identity) -> None:
         """Make the identity durable, readable for this user only. Raises Final where the disk refuses."""
         write_whole(self.path / IDENTITY, json.dumps(asdict(identity), indent=1).encode())
+        (self.path / ENROLMENT).unlink(missing_ok=True)
+
+    def credential_for(self, run_id: str, tier: Tier) -> str:
+        """The secret to enrol with: the one of an enrolment of the same kind that got no answer, else a new one, durable
+        before it is returned. Raises Final where the disk refuses."""
+        file = self.path / ENROLMENT
+        wanted = {"run_id": run_id, "tier": tier.value}
+        try:
+            known = json.loads(file.read_text())
+            if {key: known[key] for key in wanted} == wanted:
+                return str(known["credential"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # there is none, or it is of no use
+        credential = secrets.token_hex(32)
+        write_whole(file, json.dumps({**wanted, "credential": credential}).encode())
+        return credential
+
+    def authority(self) -> bytes:
+        """PEM of the authority that signs the coordinator's certificate, empty where none has been kept."""
+        try:
+            return (self.path / AUTHORITY).read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise Final(f"cannot read {self.path / AUTHORITY} ({error.strerror})") from None
+
+    def keep_authority(self, pem: bytes) -> None:
+        """Remember who signs the coordinator's certificate. Raises Final where the disk refuses."""
+        if pem != self.authority():
+            write_whole(self.path / AUTHORITY, pem)
 
     def program(self, sha256: bytes) -> Path:
         """Where the program of this hash is or will be. Programs of other hashes are removed."""

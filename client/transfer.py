@@ -66,11 +66,14 @@ class Transfers:
 
     async def upload(self, delta: Delta, content: memoryview) -> None:
         """Bring a delta to the coordinator's disk. Raises Declined where its round has closed."""
-        delays = Backoff()
+        delays, before = Backoff(), 0
         while True:
             try:
                 async with self._connect() as connection:
                     stored = await connection.uploaded(delta)
+                    if stored > before:
+                        delays.reset()
+                    before = stored
                     if stored < len(content):
                         stored = await connection.upload(delta, content, stored)
                 if stored == len(content):

@@ -19,6 +19,10 @@ def _require(ok: bool, name: str, value: object, allowed: str) -> None:
         raise ValueError(f"{name} = {value!r}: must be {allowed}")
 
 
+def _require_clip(clip: float) -> None:
+    _require(clip == 0 or 1 <= clip <= 1e6, "clip", clip, "0 (off) or 1 to 1e6")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
     """`name`: mlp, cnn, resnet18, vit or package.module:factory. `norm`: the normalisation of resnet18 (group is the
@@ -38,9 +42,10 @@ class Model:
 class Rounds:
     """Who takes part in a phase's rounds and how long they last.
 
-    A round opens when `minimum_clients` eligible clients are connected (0: `clients_per_round`) with at most
-    `clients_per_round` of them drawn; it closes when all have contributed, or when `quorum` (a share of the
-    participants) has and the rest are gone or `deadline_s` is over.
+    A round opens when `minimum_clients` eligible clients are connected (0: `clients_per_round`). It needs at most
+    `clients_per_round` contributions and draws a share of `over_selection` more clients than that. It closes when so
+    many have contributed as it needs, or when `quorum` (a share of those) has and the rest are gone or the deadline is
+    over: `deadline_s`, or what past rounds show to be enough where `learn_deadline`, but never more than `deadline_s`.
     """
 
     rounds: int
@@ -48,6 +53,8 @@ class Rounds:
     minimum_clients: int = 0
     quorum: float = 0.8
     deadline_s: float = 120.0
+    learn_deadline: bool = True
+    over_selection: float = 0.0
 
     def __post_init__(self) -> None:
         _require(self.rounds >= 0, "rounds", self.rounds, "at least 0")
@@ -60,18 +67,21 @@ class Rounds:
         )
         _require(0 < self.quorum <= 1, "quorum", self.quorum, "above 0 and at most 1")
         _require(0 < self.deadline_s <= 86400, "deadline_s", self.deadline_s, "above 0 and at most 86400 (a day)")
+        _require(0 <= self.over_selection <= 10, "over_selection", self.over_selection, "0 to 10")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WarmUp(Rounds):
     """FedAvg among the high tier: `epochs` of local SGD in batches of `batch` examples at `rate`; the server moves by
-    `server_rate` times the example-weighted mean delta."""
+    `server_rate` times the example-weighted mean delta, in which a delta longer than `clip` times the round's median
+    length is scaled down to that (0: none is)."""
 
     method: Literal["fedavg"] = "fedavg"
     epochs: int = 3
     batch: int = 64
     rate: float = 0.1
     server_rate: float = 1.0
+    clip: float = 10.0
 
     def __post_init__(self) -> None:
         Rounds.__post_init__(self)
@@ -79,6 +89,7 @@ class WarmUp(Rounds):
         _require(1 <= self.batch <= 65536, "batch", self.batch, "1 to 65536")
         _require(0 < self.rate <= 1000, "rate", self.rate, "above 0 and at most 1000")
         _require(0 < self.server_rate <= 1000, "server_rate", self.server_rate, "above 0 and at most 1000")
+        _require_clip(self.clip)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +100,8 @@ class ZerothOrder(Rounds):
     whole of it (`"whole"`, the paper's way); `head_projections` K exact projections of the head's gradient; `eps` the
     probe's length and `tau` the paper's redundant scale of z (folded into eps and rate). `step`: "normalized" divides
     by the round's root-mean-square probe scalar and anneals the rate linearly to near zero; "raw" is the paper's.
-    `weighting` of clients in the mean. `micro_batch`: examples a forward pass, which bounds a client's memory.
+    `weighting` of clients in the mean. `clip`: a scalar further than so many robust standard deviations from the
+    round's median is moved to that bound (0: none is). `micro_batch`: examples a forward pass, which bounds a client's memory.
     `snapshot_every`: zeroth-order versions between snapshots on the coordinator's disk.
     """
 
@@ -102,6 +114,7 @@ class ZerothOrder(Rounds):
     rate: float = 0.4
     step: Literal["normalized", "raw"] = "normalized"
     weighting: Literal["examples", "uniform"] = "examples"
+    clip: float = 10.0
     micro_batch: int = 64
     snapshot_every: int = 50
 
@@ -112,6 +125,7 @@ class ZerothOrder(Rounds):
         _require(0 < self.eps <= 1, "eps", self.eps, "above 0 and at most 1")
         _require(0 < self.tau <= 1000, "tau", self.tau, "above 0 and at most 1000")
         _require(0 < self.rate <= 1000, "rate", self.rate, "above 0 and at most 1000")
+        _require_clip(self.clip)
         _require(1 <= self.micro_batch <= 65536, "micro_batch", self.micro_batch, "1 to 65536")
         _require(self.snapshot_every >= 1, "snapshot_every", self.snapshot_every, "at least 1")
 
@@ -131,11 +145,23 @@ class Evaluation:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
     """`address` to listen on; `keep_snapshots`: how many of the newest to keep on disk beside the pivot's and the
-    last; `abandoned_limit`: so many abandoned rounds in a row pause the run."""
+    last; `abandoned_limit`: so many abandoned rounds in a row pause the run.
+
+    `enrolment`: whether a device needs an invitation ("invited") or not ("open"); empty: open on loopback, invited on
+    any other address. `tls_certificate` and `tls_key` are PEM files, and `client_ca` one with the authority whose
+    certificates clients must show; empty: none. `spool_mb`: what uploads that are not yet part of a version may take
+    on disk. `messages_per_second`: what one client may send, beyond one message for each Work that it is given.
+    """
 
     address: str = "127.0.0.1:7070"
     keep_snapshots: int = 3
     abandoned_limit: int = 5
+    enrolment: Literal["open", "invited", ""] = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    client_ca: str = ""
+    spool_mb: int = 4096
+    messages_per_second: float = 10.0
 
     def __post_init__(self) -> None:
         host, _, port = self.address.rpartition(":")
@@ -143,6 +169,14 @@ class Server:
         _require(valid, "address", self.address, '"HOST:PORT", such as "0.0.0.0:7070"')
         _require(self.keep_snapshots >= 1, "keep_snapshots", self.keep_snapshots, "at least 1")
         _require(self.abandoned_limit >= 1, "abandoned_limit", self.abandoned_limit, "at least 1")
+        _require(self.enrolment in ("open", "invited", ""), "enrolment", self.enrolment, '"open", "invited" or ""')
+        both = bool(self.tls_certificate) == bool(self.tls_key)
+        _require(both, "tls_key", self.tls_key, "given together with tls_certificate, or neither")
+        pointless = bool(self.client_ca) and not self.tls_certificate
+        _require(not pointless, "client_ca", self.client_ca, "empty where there is no tls_certificate")
+        _require(1 <= self.spool_mb <= 1 << 30, "spool_mb", self.spool_mb, "1 to 2^30")
+        rate = self.messages_per_second
+        _require(0 < rate <= 1e6, "messages_per_second", rate, "above 0 and at most 1e6")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ from zowarmup.server.state import State, evolve
 
 LEDGER = "ledger.sqlite"
 BLOBS = "blobs"
+REMEDY = "`zowarmup fsck DIR` says what can be saved"
 
 
 class ArchiveError(Exception):
@@ -29,7 +30,9 @@ def replay(ledger: Ledger) -> tuple[State | None, History]:
         try:
             state = evolve(state, event)
         except ValueError as error:
-            raise LedgerError(f"the ledger's events do not follow each other: {error}") from error
+            raise LedgerError(
+                f"the ledger's events do not follow each other: {error}; `zowarmup fsck DIR` says what can be saved"
+            ) from error
         history.record(at, [event])
     return state, history
 
@@ -45,10 +48,10 @@ def restore(state: State, history: History, blobs: Blobs, version: int) -> Repli
             weights = np.fromfile(blobs.path(snapshot.sha256), dtype="<f4").astype(np.float32, copy=False)
             replica = Replica(state.layout, Grid(snapshot.exponent), weights, start)
             if replica.digest().hex() != snapshot.digest:
-                raise ArchiveError(f"{blobs.path(snapshot.sha256)} is damaged: restore it from a backup")
+                raise ArchiveError(f"{blobs.path(snapshot.sha256)} is damaged; {REMEDY}")
             replica.apply(commits)
         except (BlobError, ValueError, Diverged) as error:
-            raise ArchiveError(f"version {version} cannot be restored: {error}") from error
+            raise ArchiveError(f"version {version} cannot be restored: {error}; {REMEDY}") from error
         return replica
     raise ArchiveError(f"version {version} is not kept: no snapshot on disk leads to it")
 

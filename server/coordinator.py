@@ -12,17 +12,45 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from zowarmup.server import events as ev
-from zowarmup.server.decide import Rejected, decide
+from zowarmup.server.decide import decide
 from zowarmup.server.ledger import Ledger, LedgerError
+from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State, fold
 
 log = logging.getLogger(__name__)
+
+REMIND_S = 30.0
 
 Observer = Callable[[float, Sequence[ev.Event], State], None]
 
 
 class Unavailable(Exception):
     """The ledger refused the write: nothing has changed, try again later."""
+
+
+class Trouble:
+    """What the disk refuses at present, by what was to be written. Logged when it begins, every `REMIND_S` seconds
+    while it lasts, and when it is over."""
+
+    def __init__(self) -> None:
+        self._sentences: dict[str, str] = {}
+        self._logged: dict[str, float] = {}
+
+    def tell(self, what: str, sentence: str) -> None:
+        self._sentences[what] = sentence
+        if (now := time.monotonic()) >= self._logged.get(what, -REMIND_S) + REMIND_S:
+            self._logged[what] = now
+            log.error("the disk refuses: %s; trying again until there is room", sentence)
+
+    def clear(self, what: str) -> None:
+        if self._sentences.pop(what, ""):
+            self._logged.pop(what)
+            log.info("the disk takes the %s again", what)
+
+    def __str__(self) -> str:
+        """As a sentence of the status; empty where all is well."""
+        told = "; ".join(self._sentences.values())
+        return f"waiting: the disk refuses: {told}; make room, the run then goes on by itself" if told else ""
 
 
 class Coordinator:
@@ -32,6 +60,7 @@ class Coordinator:
     def __init__(self, ledger: Ledger, state: State, clock: Callable[[], float] = time.time) -> None:
         self.state = state
         self.clock = clock
+        self.trouble = Trouble()
         self._ledger = ledger
         self._observers: list[Observer] = []
         self._queue: asyncio.Queue[tuple[ev.Command, asyncio.Future[tuple[ev.Event, ...]]]] = asyncio.Queue()
@@ -48,11 +77,14 @@ class Coordinator:
 
     async def run(self) -> None:
         """Decide and write until cancelled."""
-        while True:
-            batch = [await self._queue.get()]
-            while not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            await self._decide(batch)
+        try:
+            while True:
+                batch = [await self._queue.get()]
+                while not self._queue.empty():
+                    batch.append(self._queue.get_nowait())
+                await self._decide(batch)
+        finally:
+            self._writer.shutdown()  # a write that has begun ends: whoever closes the ledger next finds it idle
 
     async def _decide(self, batch: list[tuple[ev.Command, asyncio.Future[tuple[ev.Event, ...]]]]) -> None:
         now, ahead = self.clock(), self.state
@@ -72,8 +104,9 @@ class Coordinator:
         try:
             if any(map(ev.is_durable, events)):
                 await asyncio.get_running_loop().run_in_executor(self._writer, self._ledger.append, events, now)
+                self.trouble.clear("ledger")
         except LedgerError as error:
-            log.error("nothing was recorded: %s", error)
+            self.trouble.tell("ledger", str(error))
             answers = [Unavailable(str(error))] * len(batch)
         else:
             self.state = ahead

@@ -6,28 +6,24 @@ is made, the next round opens, the run finishes. Every settling step carries its
 possible: the same sentence goes to the log, to `zowarmup status` and to the waiting client.
 
     opens    enough eligible clients are connected, and the run is neither paused nor stopped
-    closes   all have contributed | quorum has, and the missing are gone | quorum has, and the deadline is over
+    closes   as many have contributed as are needed | quorum has, and the missing are gone, or the deadline is over
     abandoned  the deadline is over without a quorum
     pivots   the warm-up's rounds are done | the operator asked, between rounds
     finishes the zeroth-order rounds are done | the operator asked, between rounds
 """
 
+import math
 from functools import singledispatch
 
 from zowarmup.common.methods.fedavg import FedAvg
 from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Work
 from zowarmup.server import events as ev
+from zowarmup.server import membership
+from zowarmup.server.deadlines import lasts, took
+from zowarmup.server.rejection import Rejected
 from zowarmup.server.sampling import draw, seeds
 from zowarmup.server.state import State, evolve, fold, quorum
-
-
-class Rejected(Exception):
-    """A command that changes nothing. `reason` is a word for programs and metrics, `detail` a sentence for people."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
 
 
 def decide(state: State | None, command: ev.Command, now: float) -> tuple[ev.Event, ...]:
@@ -65,7 +61,7 @@ def waiting(state: State, now: float) -> str:
 def work_for(state: State, client: str, now: float) -> Work | None:
     """What a client still has to do in the round in progress."""
     current = state.current
-    if current is None or current.closed or client not in current.missing:
+    if current is None or current.closed or client not in current.seeds or client in current.contributions:
         return None
     return Work(current.number, current.phase, current.version, current.seeds[client], max(0.0, current.deadline - now))
 
@@ -96,20 +92,25 @@ def _end_round(state: State, now: float) -> ev.Event | None:
     current = state.current
     assert current is not None
     participants, have = len(current.seeds), len(current.contributions)
-    needed = quorum(state, participants)
+    enough = min(current.needed, participants)
+    least = quorum(state, enough)
+    if not participants:
+        return ev.RoundAbandoned(current.number, "every participant has been revoked")
     if have == participants:
         return ev.RoundClosed(current.number, f"all {participants} participants contributed")
+    if have >= enough:
+        return ev.RoundClosed(current.number, f"{have} of {participants} contributed, {enough} were needed")
     over = now >= current.deadline
-    if have < needed and not over:
+    if have < least and not over:
         return None
     missing = current.missing
-    if have >= needed and (over or all(map(state.is_gone, missing))):
+    if have >= least and (over or all(map(state.is_gone, missing))):
         cause = "the deadline is over" if over else "the others are gone"
         return ev.RoundClosed(
             current.number, f"{have} of {participants} contributed{_gone(state, missing, now)}, {cause}"
         )
     if over:
-        detail = f"{have} of {participants} contributed by the deadline, quorum is {needed}{_gone(state, missing, now)}"
+        detail = f"{have} of {participants} contributed by the deadline, quorum is {least}{_gone(state, missing, now)}"
         return ev.RoundAbandoned(current.number, detail)
     return None
 
@@ -122,7 +123,9 @@ def _open_round(state: State, now: float) -> ev.Event | None:
     if len(eligible) < (rules.minimum_clients or rules.clients_per_round):
         return None
     number = state.round + 1
-    participants = draw(state.run_file.seed, number, eligible, rules.clients_per_round)
+    drawn = math.ceil(rules.clients_per_round * (1 + rules.over_selection) - 1e-9)
+    participants = draw(state.run_file.seed, number, eligible, drawn)
+    lasts_s, reason = lasts(state, participants)
     return ev.RoundOpened(
         round=number,
         phase=state.phase,
@@ -130,7 +133,10 @@ def _open_round(state: State, now: float) -> ev.Event | None:
         participants=participants,
         seeds=seeds(state.run_file.seed, number, len(participants)),
         examples=tuple(state.clients[client].examples for client in participants),
-        deadline=now + rules.deadline_s,
+        deadline=now + lasts_s,
+        deadline_reason=reason,
+        needed=min(rules.clients_per_round, len(participants)),
+        opened_at=now,
     )
 
 
@@ -162,19 +168,13 @@ def _(command: ev.Restart, state: State, now: float) -> tuple[ev.Event, ...]:
 
 
 @_respond.register
-def _(command: ev.Enrol, state: State, now: float) -> tuple[ev.Event, ...]:
-    if state.phase is Phase.FINISHED:
-        raise Rejected("finished", "this run is finished; there is nothing left to join")
-    name, number = command.name, 2
-    while name in state.clients:
-        name, number = f"{command.name}-{number}", number + 1
-    return (ev.ClientEnrolled(name, command.tier, command.examples, command.credential_sha256),)
+def _(command: ev.Invite | ev.Enrol | ev.Revoke, state: State, now: float) -> tuple[ev.Event, ...]:
+    return membership.respond(command, state, now)
 
 
 @_respond.register
 def _(command: ev.Hello, state: State, now: float) -> tuple[ev.Event, ...]:
-    if command.client not in state.clients:
-        raise Rejected("unknown_client", f"client {command.client} is not enrolled in this run")
+    membership.check_member(state, command.client)
     return (ev.ClientConnected(command.client, command.epoch, command.examples),)
 
 
@@ -188,11 +188,13 @@ def _(command: ev.Goodbye, state: State, now: float) -> tuple[ev.Event, ...]:
 
 @_respond.register
 def _(command: ev.Report, state: State, now: float) -> tuple[ev.Event, ...]:
+    membership.check_member(state, command.client)
     return (ev.ClientReported(command.client, command.version, command.digest, command.peak_memory_bytes),)
 
 
 @_respond.register
 def _(command: ev.Contribute, state: State, now: float) -> tuple[ev.Event, ...]:
+    membership.check_member(state, command.client)
     current, contribution = state.current, command.contribution
     previous = state.previous
     if previous and contribution.round == previous.number and command.client in previous.contributions:
@@ -209,7 +211,7 @@ def _(command: ev.Contribute, state: State, now: float) -> tuple[ev.Event, ...]:
         _check(state, command.client, contribution)
     except ValueError as error:
         raise Rejected("malformed", str(error)) from error
-    return (ev.Contributed(command.client, contribution),)
+    return (ev.Contributed(command.client, contribution, took(current, now)),)
 
 
 def _check(state: State, client: str, contribution: Contribution) -> None:
@@ -232,7 +234,16 @@ def _(command: ev.CommitRound, state: State, now: float) -> tuple[ev.Event, ...]
     if current is None or not current.closed or current.number != command.round or command.version != state.version + 1:
         raise Rejected("stale", f"version {command.version} of round {command.round} does not follow {state.version}")
     return (
-        ev.Committed(command.version, command.round, command.digest, command.steps, command.snapshot, command.traffic),
+        ev.Committed(
+            command.version,
+            command.round,
+            command.digest,
+            command.steps,
+            command.snapshot,
+            command.traffic,
+            command.clipped_scalars,
+            command.clipped_deltas,
+        ),
     )
 
 

@@ -3,7 +3,8 @@
 A closed round becomes a job: combine its contributions (sorted by client, so that nothing depends on the order of
 arrival) into the next version of the coordinator's replica, write what must outlive a crash, and hand the result back
 as a command. The same inputs give the same bits, so a job that a crash cut off is simply done again. Snapshots,
-pruning and evaluation are jobs of the same queue: the replica is only ever touched here.
+pruning and evaluation are jobs of the same queue: the replica is only ever touched here. A disk that refuses is tried
+again until it takes what must be written; the coordinator says meanwhile what it waits for.
 """
 
 import asyncio
@@ -17,14 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.grid import Grid, HeadroomExceeded
-from zowarmup.common.layout import digest
 from zowarmup.common.methods.fedavg import FedAvg
 from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.replica import Replica
 from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import Delta, Phase, Scalars
 from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs
+from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.state import Round, State
@@ -38,11 +38,13 @@ RETRY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """The next version: by `steps`, or by a `snapshot` where the grid changed. The replica is at it already."""
+    """The next version, at which the replica is already: by `steps`, or, where these are None and the grid may have
+    changed, by a snapshot that is still to be written."""
 
     digest: str
-    steps: tuple[Step, ...]
-    snapshot: ev.Snapshot | None
+    steps: tuple[Step, ...] | None
+    clipped_scalars: int = 0
+    clipped_deltas: int = 0
 
 
 class Effects:
@@ -67,26 +69,45 @@ class Effects:
             self._jobs.put_nowait(state.current)
         elif any(isinstance(event, ev.Pivoted | ev.RunFinished) for event in events):
             self._jobs.put_nowait(None)
+        if any(isinstance(event, ev.RoundAbandoned) for event in events) and state.previous:
+            self._drop_deltas(state.previous)
 
     def resume(self) -> None:
-        """After a restart: a round that was closed and not committed is combined again."""
+        """After a restart, before anyone is let in: what the crash left half done on disk goes, and a round that was
+        closed and not committed is combined again."""
         state = self._coordinator.state
+        current = state.current
+        uploads = {c.sha256 for c in current.contributions.values() if isinstance(c, Delta)} if current else set()
+        resumable = current is not None and current.phase is Phase.WARM_UP and not current.closed
+        named = {state.program.sha256, *(snapshot.sha256 for snapshot in state.snapshots.values())}
+        if swept := self._blobs.sweep(named, uploads, resumable):
+            log.info("%d files that an earlier stop had left half done are removed", swept)
         self._jobs.put_nowait(state.current if state.current and state.current.closed else None)
 
     async def run(self) -> None:
         """Do jobs in order until cancelled."""
-        while True:
-            closed = await self._jobs.get()
-            if closed is not None:
-                combined = await self._off_loop(self._combine, closed)
-                version = self._replica.version
-                await self._record(
-                    ev.CommitRound(
-                        closed.number, version, combined.digest, combined.steps, combined.snapshot, self._traffic()
+        try:
+            while True:
+                closed = await self._jobs.get()
+                if closed is not None:
+                    combined = await self._off_loop(self._combine, closed)
+                    snapshot = await self._snapshot() if combined.steps is None else None
+                    await self._record(
+                        ev.CommitRound(
+                            closed.number,
+                            self._replica.version,
+                            combined.digest,
+                            combined.steps or (),
+                            snapshot,
+                            self._traffic(),
+                            combined.clipped_scalars,
+                            combined.clipped_deltas,
+                        )
                     )
-                )
-                self._drop_deltas(closed)
-            await self._keep_house()
+                    self._drop_deltas(closed)
+                await self._keep_house()
+        finally:
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _keep_house(self) -> None:
         state, version = self._coordinator.state, self._replica.version
@@ -95,7 +116,7 @@ class Effects:
         if version not in state.snapshots and (
             at_turn or version - state.snapshot.version >= settings.zeroth_order.snapshot_every
         ):
-            await self._record(ev.RecordSnapshot(await self._off_loop(self._snapshot)))
+            await self._record(ev.RecordSnapshot(await self._snapshot()))
         evaluated = state.evaluation and state.evaluation.version == version
         if not evaluated and (at_turn or version % settings.evaluation.every == 0):
             accuracy, loss, examples = await self._off_loop(self._evaluator.evaluate, self._replica.weights)
@@ -120,24 +141,27 @@ class Effects:
 
     def _combine_deltas(self, closed: Round) -> Combined:
         replica = self._replica
-        deltas = [(d.examples, self._blobs.vector(d.sha256)) for d in _in_order(closed) if isinstance(d, Delta)]
+        named = [(client, d) for client, d in sorted(closed.contributions.items()) if isinstance(d, Delta)]
+        deltas = [(delta.examples, self._blobs.upload(delta.sha256)) for _, delta in named]
         method = FedAvg(self._coordinator.state.run_file.warmup, replica.layout)
-        replica.weights[:] = method.combine(replica.weights, deltas)
+        scales = method.scales(deltas)
+        for (client, _), scale in zip(named, scales, strict=True):
+            if scale < 1:
+                log.warning(
+                    "round %d: %s sent an outlying delta, which counts %.3g times", closed.number, client, scale
+                )
+        replica.weights[:] = method.combine(replica.weights, deltas, scales)
         replica.grid = settle_on_grid(replica.weights, replica.layout.trainable)
         replica.version += 1
-        snapshot = self._snapshot()
-        return Combined(snapshot.digest, (), snapshot)
+        return Combined(replica.digest().hex(), None, clipped_deltas=sum(scale < 1 for scale in scales))
 
     def _combine_scalars(self, closed: Round) -> Combined:
         replica, state = self._replica, self._coordinator.state
-        method = ZOWarmUp(state.run_file.zeroth_order, replica.layout)
-        contributions = [
-            (closed.seeds[client], closed.examples[client], scalars)
-            for client, scalars in sorted(closed.contributions.items())
-            if isinstance(scalars, Scalars)
-        ]
-        steps = method.combine(replica.grid, state.rounds_done, contributions)
+        _, clipped = ZOWarmUp(state.run_file.zeroth_order, replica.layout).clip(scalars_of(closed))
+        if clipped:
+            log.info("round %d: %d outlying scalars are clipped", closed.number, clipped)
         try:
+            steps = steps_of(state, closed, replica.grid)
             apply_steps(replica.weights, replica.grid, steps)
         except HeadroomExceeded as error:
             log.warning("%s: the next version is a snapshot on a coarser grid", error)
@@ -145,27 +169,32 @@ class Effects:
                 replica.grid = Grid(replica.grid.exponent - REGRID_BITS)
                 trainable = replica.weights[: replica.layout.trainable]
                 trainable[:] = replica.grid.quantise(trainable)
-                steps = method.combine(replica.grid, state.rounds_done, contributions)
                 try:
-                    apply_steps(replica.weights, replica.grid, steps)
+                    apply_steps(replica.weights, replica.grid, steps_of(state, closed, replica.grid))
                     break
                 except HeadroomExceeded:
                     continue
             replica.version += 1
-            snapshot = self._snapshot()
-            return Combined(snapshot.digest, (), snapshot)
+            return Combined(replica.digest().hex(), None, clipped_scalars=clipped)
         replica.version += 1
-        return Combined(digest(replica.weights).hex(), steps, None)
+        return Combined(replica.digest().hex(), steps, clipped_scalars=clipped)
 
-    def _snapshot(self) -> ev.Snapshot:
+    async def _snapshot(self) -> ev.Snapshot:
+        """The replica on disk. Like `_record`, it tries until the disk takes it."""
         replica = self._replica
-        sha256 = self._blobs.put(replica.weights.data.cast("B"))
-        return ev.Snapshot(replica.version, sha256, replica.grid.exponent, replica.digest().hex())
+        while True:
+            try:
+                sha256 = await self._off_loop(self._blobs.put, replica.weights.data.cast("B"))
+                self._coordinator.trouble.clear("snapshot")
+                return ev.Snapshot(replica.version, sha256, replica.grid.exponent, replica.digest().hex())
+            except DiskRefused as error:
+                self._coordinator.trouble.tell("snapshot", f"the snapshot of version {replica.version}: {error}")
+                await asyncio.sleep(RETRY_S)
 
     def _drop_deltas(self, closed: Round) -> None:
         for contribution in closed.contributions.values():
             if isinstance(contribution, Delta):
-                self._blobs.remove(contribution.sha256)
+                self._blobs.drop_upload(contribution.sha256)
 
     async def _record(self, command: ev.Command) -> None:
         """The replica is at the new version already, so there is no way back: try until the disk takes it."""
@@ -180,13 +209,24 @@ class Effects:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job, *arguments)
 
 
+def steps_of(state: State, closed: Round, grid: Grid) -> tuple[Step, ...]:
+    """The steps that a closed zeroth-order round's contributions make on a grid: the same whenever it is asked, so a
+    check of the ledger can ask again. `state`: as the round closed. Raises HeadroomExceeded."""
+    return ZOWarmUp(state.run_file.zeroth_order, state.layout).combine(grid, state.rounds_done, scalars_of(closed))
+
+
+def scalars_of(closed: Round) -> list[tuple[int, int, Scalars]]:
+    """What a zeroth-order round's contributors sent, each with its seed and examples, in ascending order of client."""
+    return [
+        (closed.seeds[client], closed.examples[client], scalars)
+        for client, scalars in sorted(closed.contributions.items())
+        if isinstance(scalars, Scalars)
+    ]
+
+
 def settle_on_grid(weights: NDArray[np.float32], trainable: int) -> Grid:
     """Choose a grid for the trainable part of a flat vector and round it to that, in place. Buffers stay: no step
     touches them."""
     grid = Grid.choose(weights[:trainable])
     weights[:trainable] = grid.quantise(weights[:trainable])
     return grid
-
-
-def _in_order(closed: Round) -> list[Delta | Scalars]:
-    return [contribution for _, contribution in sorted(closed.contributions.items())]

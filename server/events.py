@@ -61,17 +61,39 @@ class RunCreated:
 
 
 @dataclass(frozen=True, slots=True)
+class InvitationIssued:
+    """Whoever knows the token (stored hashed only) may enrol in `tier` until `expires_at`, unix seconds, `uses` times."""
+
+    token_sha256: str
+    tier: Tier
+    expires_at: float
+    uses: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClientEnrolled:
+    """`invitation`: the hash of the token that it came with; empty where it came without."""
+
     client: str
     tier: Tier
     examples: int
     credential_sha256: str
+    invitation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRevoked:
+    """It is no longer a member, and no round waits for it or counts it. It never becomes one again."""
+
+    client: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class RoundOpened:
     """`participants` in ascending order, each with its seed and number of examples at the same place in `seeds` and
-    `examples`; `deadline`: unix seconds."""
+    `examples`; `deadline`: unix seconds, with why it is then. The round closes when `needed` have contributed (0: all),
+    and took `opened_at`, unix seconds, as its beginning (0: not known)."""
 
     round: int
     phase: Phase
@@ -80,6 +102,9 @@ class RoundOpened:
     seeds: tuple[int, ...]
     examples: tuple[int, ...]
     deadline: float
+    deadline_reason: str = ""
+    needed: int = 0
+    opened_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +116,11 @@ class DeadlineExtended:
 
 @dataclass(frozen=True, slots=True)
 class Contributed:
+    """`took_s`: seconds since the round was opened; 0 where they say nothing about the client."""
+
     client: str
     contribution: Contribution
+    took_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +141,8 @@ class RoundAbandoned:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The model's next version: by `steps` on the grid it is on, or by a `snapshot` where the grid changes."""
+    """The model's next version: by `steps` on the grid it is on, or by a `snapshot` where the grid changes.
+    `clipped_scalars` and `clipped_deltas`: how many of the round's were outliers and bounded."""
 
     version: int
     round: int
@@ -121,6 +150,8 @@ class Committed:
     steps: tuple[Step, ...]
     snapshot: Snapshot | None
     traffic: tuple[TrafficCount, ...]
+    clipped_scalars: int = 0
+    clipped_deltas: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +230,9 @@ class ClientReported:
 
 DurableEvent = (
     RunCreated
+    | InvitationIssued
     | ClientEnrolled
+    | ClientRevoked
     | RoundOpened
     | DeadlineExtended
     | Contributed
@@ -242,11 +275,31 @@ class Restart:
 
 
 @dataclass(frozen=True, slots=True)
+class Invite:
+    """`expires_s`: seconds from now."""
+
+    token_sha256: str
+    tier: Tier
+    expires_s: float
+    uses: int
+
+
+@dataclass(frozen=True, slots=True)
 class Enrol:
+    """`token_sha256` is empty where there is no token; `invited`: whether one is needed here."""
+
     name: str
     tier: Tier
     examples: int
     credential_sha256: str
+    token_sha256: str = ""
+    invited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    client: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +348,8 @@ class CommitRound:
     steps: tuple[Step, ...]
     snapshot: Snapshot | None
     traffic: tuple[TrafficCount, ...]
+    clipped_scalars: int = 0
+    clipped_deltas: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +393,9 @@ class Stop:
 Command = (
     CreateRun
     | Restart
+    | Invite
     | Enrol
+    | Revoke
     | Hello
     | Goodbye
     | Contribute

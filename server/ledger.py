@@ -4,8 +4,10 @@ One writer connection, write-ahead log, synchronous=FULL: `append` returns when 
 none. A row is an event's name and its fields as JSON, so an operator can read the ledger with any SQLite shell.
 """
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,6 +31,16 @@ class LedgerError(Exception):
     """The ledger cannot be read or written; the sentence says what to do."""
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the ledger: `at` in unix seconds, `body` the event's fields as JSON."""
+
+    id: int
+    at: float
+    kind: str
+    body: str
+
+
 class Ledger:
     """The ledger at `path`, created where there is none. `read_only` opens it beside a running coordinator."""
 
@@ -47,11 +59,11 @@ class Ledger:
                 raise LedgerError(
                     f"{path} has ledger format {found}, this version reads {FORMAT}: use the zowarmup that wrote it"
                 )
-            if not read_only:
+            if not read_only and found == 0:
                 self._db.execute(_SCHEMA)
                 self._db.execute(f"PRAGMA user_version={FORMAT}")
         except sqlite3.Error as error:
-            raise LedgerError(f"{path} cannot be opened as a ledger: {error}") from error
+            raise LedgerError(f"{path} cannot be opened as a ledger: {error}; {self._remedy}") from error
 
     def append(self, events: Iterable[ev.Event], at: float) -> None:
         """Write the durable ones among the events, stamped `at` (unix seconds), in one synced transaction.
@@ -70,26 +82,47 @@ class Ledger:
             self._db.executemany("INSERT INTO events (at, kind, body) VALUES (?, ?, ?)", rows)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
             raise LedgerError(f"{self._path} cannot be written: {error}") from error
 
     def read(self) -> Iterator[tuple[float, ev.Event]]:
         """Every event in order, with its time. Raises LedgerError naming the row that is damaged."""
+        for row in self.rows():
+            yield row.at, self.decode(row)
+
+    def rows(self) -> Iterator["Row"]:
+        """Every row in order, as it is written. Raises LedgerError where the file cannot be read (any further)."""
         try:
-            for row, at, kind, body in self._db.execute("SELECT id, at, kind, body FROM events ORDER BY id"):
-                adapter = _ADAPTERS.get(kind)
-                if adapter is None:
-                    raise LedgerError(f"{self._path} row {row}: {kind} is not an event of this version")
-                try:
-                    event = adapter.validate_json(body)
-                except ValidationError as error:
-                    raise LedgerError(
-                        f"{self._path} row {row}: {kind} is damaged: {error.errors()[0]['msg']}"
-                    ) from error
-                yield at, event
+            for found in self._db.execute("SELECT id, at, kind, body FROM events ORDER BY id"):
+                yield Row(*found)
         except sqlite3.Error as error:
-            raise LedgerError(f"{self._path} cannot be read: {error}") from error
+            raise LedgerError(f"{self._path} cannot be read: {error}; {self._remedy}") from error
+
+    def decode(self, row: "Row") -> ev.Event:
+        """Raises LedgerError naming the row where it is not an event."""
+        adapter = _ADAPTERS.get(row.kind)
+        if adapter is None:
+            raise LedgerError(f"{self._path} row {row.id}: {row.kind} is not an event of this version; {self._remedy}")
+        try:
+            event: ev.Event = adapter.validate_json(row.body)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise LedgerError(f"{self._path} row {row.id}: {row.kind} is damaged: {reason}; {self._remedy}") from error
+        return event
+
+    def integrity(self) -> str:
+        """What SQLite finds wrong with its own file; empty where nothing is."""
+        try:
+            found = [text for (text,) in self._db.execute("PRAGMA integrity_check(5)")]
+        except sqlite3.Error as error:
+            return str(error)
+        return "" if found == ["ok"] else "; ".join(found)
+
+    @property
+    def _remedy(self) -> str:
+        return f"`zowarmup fsck {self._path.parent}` says what can be saved"
 
     def close(self) -> None:
         self._db.close()

@@ -30,18 +30,24 @@ from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, replay, restore
 from zowarmup.server.blobs import BlobError, Blobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
+from zowarmup.server.credentials import CredentialError, operator_sha256
 from zowarmup.server.decide import decide
 from zowarmup.server.effects import Effects, settle_on_grid
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger, LedgerError
+from zowarmup.server.listening import Door, ListeningError, door
 from zowarmup.server.narrator import Narrator
 from zowarmup.server.preparation import PreparationError, prepare
+from zowarmup.server.refusals import Refusals
 from zowarmup.server.runfile import RunFileError, differences, read_run_file
+from zowarmup.server.service.admission import Admission
 from zowarmup.server.service.assembly import add_services
+from zowarmup.server.service.limits import LONGEST_BYTES, Allowances, Lengths
 from zowarmup.server.service.links import Switchboard
 from zowarmup.server.service.operators import OperatorService
 from zowarmup.server.service.participate import CoordinatorService
+from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.state import State, fold
 from zowarmup.server.traffic import Traffic
 
@@ -50,6 +56,7 @@ log = logging.getLogger("zowarmup.server")
 TICK_S = 0.25
 REPORTS_S = 10.0
 LOOKED_S = 3.0
+GIVEN_UP = 3  # the exit code of a run that has paused itself
 # Measured: a burst of 2,000 clients is shed by the defaults; the ping option is the one that grpc heeds.
 OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -59,6 +66,7 @@ OPTIONS = (
     ("grpc.keepalive_time_ms", 20000),
     ("grpc.keepalive_timeout_ms", 10000),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", LONGEST_BYTES),
 )
 
 
@@ -73,7 +81,12 @@ def main() -> int:
     )
     parser.add_argument("--data-dir", metavar="DIR", type=Path, required=True, help="where the run lives on disk")
     parser.add_argument("--address", metavar="HOST:PORT", help="listen here instead of the run file's address")
-    parser.add_argument("--exit-when-finished", action="store_true", help="leave when the run is over")
+    parser.add_argument(
+        "--insecure", action="store_true", help="allow plain text on an address that is not loopback (docs/security.md)"
+    )
+    parser.add_argument(
+        "--exit-when-finished", action="store_true", help="leave when the run is over (exit code 3: it gave up)"
+    )
     parser.add_argument("--verbose", action="store_true", help="log every round")
     parser.add_argument("--version", action="version", version=f"zowarmup {version('zowarmup')}, protocol {PROTOCOL}")
     arguments = parser.parse_args()
@@ -93,8 +106,17 @@ def main() -> int:
         return 2
     try:
         with _locked(arguments.data_dir):
-            return asyncio.run(_serve(run_file, arguments, address))
-    except (StartError, LedgerError, ArchiveError, PreparationError, DataError, BlobError) as error:
+            return asyncio.run(_serve(run_file, arguments, door(run_file.server, address, arguments.insecure)))
+    except (
+        StartError,
+        ListeningError,
+        CredentialError,
+        LedgerError,
+        ArchiveError,
+        PreparationError,
+        DataError,
+        BlobError,
+    ) as error:
         print(f"zowarmup-server: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -191,12 +213,12 @@ def _warn_of_divergence(run_file: RunFile, weights: NDArray[np.float32]) -> None
         )
 
 
-async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str) -> int:
-    server = grpc.aio.server(options=OPTIONS)
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise StartError(f"{address} cannot be listened on: is another server using the port?") from error
+async def _serve(run_file: RunFile, arguments: argparse.Namespace, way: Door) -> int:
+    refusals = Refusals()
+    server = grpc.aio.server(interceptors=(Lengths(refusals),), options=OPTIONS)
+    way.open(server)
+    way.publish(arguments.data_dir)
+    operator = operator_sha256(arguments.data_dir)
     held_out = load(run_file.evaluation.data)
     ledger, blobs = Ledger(arguments.data_dir / LEDGER), Blobs(arguments.data_dir / BLOBS)
     state, history = await asyncio.to_thread(_open_run, run_file, held_out, arguments.data_dir, ledger, blobs)
@@ -205,18 +227,22 @@ async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str)
 
     coordinator = Coordinator(ledger, state)
     traffic = Traffic(history.traffic)
-    switchboard = Switchboard(history, traffic)
+    allowances = Allowances(run_file.server.messages_per_second)
+    uploads = Uploads(blobs, _spool_bytes(run_file, state))
+    switchboard = Switchboard(history, allowances)
     effects = Effects(coordinator, blobs, replica, evaluator, traffic.counts)
     coordinator.observe(lambda now, events, after: history.record(now, events))
     coordinator.observe(switchboard)
     coordinator.observe(effects)
+    coordinator.observe(uploads)
     coordinator.observe(Narrator())
 
+    admission = Admission(coordinator, operator, way.invited, way.guarded, refusals)
     looked = [0.0]
     healthy = add_services(
         server,
-        CoordinatorService(coordinator, blobs, switchboard, traffic),
-        OperatorService(coordinator, history, traffic, lambda: looked.__setitem__(0, time.monotonic())),
+        CoordinatorService(coordinator, blobs, switchboard, traffic, admission, uploads, allowances),
+        OperatorService(coordinator, history, traffic, admission, lambda: looked.__setitem__(0, time.monotonic())),
     )
 
     stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -231,7 +257,7 @@ async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str)
     effects.resume()
     await server.start()
     await healthy()
-    log.info("listening on %s (plain text); join with: zowarmup-client --server %s --data SPEC", address, address)
+    log.info("%s", way.describe())
     if coordinator.state.phase is Phase.FINISHED:
         log.info("this run is finished: its status and versions are served until you stop the server")
 
@@ -246,6 +272,19 @@ async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str)
     return status
 
 
+def _spool_bytes(run_file: RunFile, state: State) -> int:
+    """The quota for uploads. Raises StartError where one round's do not fit."""
+    rules = run_file.warmup
+    drawn = -(-rules.clients_per_round * (1 + rules.over_selection) // 1)
+    needed_mb = -(-int(drawn) * 4 * state.layout.size // (1 << 20)) if rules.rounds else 0
+    if needed_mb > run_file.server.spool_mb:
+        raise StartError(
+            f"server.spool_mb = {run_file.server.spool_mb}: a round of {drawn:g} deltas needs {needed_mb}; raise it, "
+            "or lower warmup.clients_per_round or warmup.over_selection"
+        )
+    return run_file.server.spool_mb << 20
+
+
 async def _tick(coordinator: Coordinator) -> None:
     while True:
         with contextlib.suppress(Unavailable):
@@ -255,8 +294,15 @@ async def _tick(coordinator: Coordinator) -> None:
 
 async def _leave(coordinator: Coordinator, looked: list[float], stopped: "asyncio.Future[int]") -> None:
     """Once the run is finished and evaluated, every client has said what it holds (or had time to), and nobody is
-    looking at the status any more."""
+    looking at the status any more; or once the run has paused itself. Started again after that, it waits to be
+    resumed."""
+    resumable = coordinator.state.given_up
     while coordinator.state.phase is not Phase.FINISHED or _unevaluated(coordinator.state):
+        resumable = resumable and coordinator.state.given_up
+        if coordinator.state.given_up and not resumable:
+            log.error("leaving, as nobody is here to resume it: %s", coordinator.state.paused)
+            _settle(stopped, GIVEN_UP)
+            return
         await asyncio.sleep(TICK_S)
     finished = time.monotonic()
     while time.monotonic() < finished + REPORTS_S:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 
 from zowarmup.server import events as ev
 from zowarmup.server.decide import waiting
@@ -27,14 +28,24 @@ class Narrator:
 
     def _tell(self, event: ev.Event, state: State) -> None:
         match event:
+            case ev.InvitationIssued():
+                until = datetime.fromtimestamp(event.expires_at).astimezone()
+                times = "once" if event.uses == 1 else f"{event.uses} times"
+                log.info("invitation for the %s tier issued, good %s until %s", event.tier, times, f"{until:%F %H:%M}")
             case ev.ClientEnrolled():
-                log.info("%s enrolled (tier %s, %d examples)", event.client, event.tier, event.examples)
+                by = " by invitation" if event.invitation else ""
+                log.info("%s enrolled%s (tier %s, %d examples)", event.client, by, event.tier, event.examples)
+            case ev.ClientRevoked():
+                log.warning("%s revoked: %s", event.client, event.reason)
             case ev.ClientConnected():
                 log.info("%s connected (stream %d)", event.client, event.epoch)
             case ev.ClientDisconnected():
                 log.info("%s disconnected", event.client)
             case ev.RoundOpened():
-                log.debug("round %d opened: %s, %d participants", event.round, event.phase, len(event.participants))
+                text = "round %d opened: %s, %d participants of whom %d are needed, at most %.3g s (%s)"
+                lasts_s = event.deadline - event.opened_at
+                counts = len(event.participants), event.needed
+                log.debug(text, event.round, event.phase, *counts, lasts_s, event.deadline_reason)
             case ev.DeadlineExtended():
                 log.info("round %d goes on: %s", event.round, event.reason)
             case ev.RoundClosed():
@@ -51,6 +62,10 @@ class Narrator:
                 log.info(text, event.version, 100 * event.accuracy, event.loss, event.examples)
             case ev.SnapshotTaken():
                 log.debug("snapshot of version %d taken", event.snapshot.version)
+            case ev.RunPaused():
+                log.warning("paused: %s", event.reason)
+            case ev.RunResumed():
+                log.info("resumed")
             case ev.PivotRequested() | ev.StopRequested():
                 log.info("%s: %s", type(event).__name__, event.reason)
             case ev.RunFinished():

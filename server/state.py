@@ -8,20 +8,34 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
+from typing import TypeVar
 
 from zowarmup.common.layout import Layout
 from zowarmup.common.run import Rounds, RunFile
 from zowarmup.common.work import Contribution, Phase, Tier
 from zowarmup.server import events as ev
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A member of the fleet."""
+    """A member of the fleet, until `revoked` holds the reason why it is not."""
 
     tier: Tier
     examples: int
     credential_sha256: str
+    revoked: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """Good for the tier until `expires_at`, unix seconds, `uses` times, of which `used` are gone."""
+
+    tier: Tier
+    expires_at: float
+    uses: int
+    used: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +53,14 @@ class Presence:
         return self.epoch > 0 and not self.gone_at
 
 
+REMEMBERED = 32
+"""So many of each tier's last contributions set the next deadline."""
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A round in progress: open for contributions until `closed` holds the reason why it is not."""
+    """A round in progress: open for contributions until `closed` holds the reason why it is not. It needs `needed` of
+    them. `opened_at`, unix seconds, is 0 where it says nothing, as after a restart in its midst."""
 
     number: int
     phase: Phase
@@ -49,6 +68,9 @@ class Round:
     seeds: Mapping[str, int]
     examples: Mapping[str, int]
     deadline: float
+    deadline_reason: str
+    needed: int
+    opened_at: float
     contributions: Mapping[str, Contribution] = field(default_factory=dict)
     closed: str = ""
 
@@ -61,7 +83,9 @@ class Round:
 @dataclass(frozen=True, slots=True)
 class State:
     """Where a run is. `round` counts openings, `version` commits; a retried round has a new number, so no seed is
-    ever used twice. `previous` is the round before `current`; `rounds_done` counts the commits of the present phase, `abandoned` the abandoned rounds in a row."""
+    ever used twice. `previous` is the round before `current`; `rounds_done` counts the commits of the present phase,
+    `abandoned` the abandoned rounds in a row. `took_s`: how long each tier's last contributions to the present phase
+    took, seconds, oldest first."""
 
     run_id: str
     run_file: RunFile
@@ -70,6 +94,7 @@ class State:
     phase: Phase
     digest: str
     snapshots: Mapping[int, ev.Snapshot]
+    invitations: Mapping[str, Invitation] = field(default_factory=dict)
     clients: Mapping[str, Client] = field(default_factory=dict)
     presence: Mapping[str, Presence] = field(default_factory=dict)
     round: int = 0
@@ -78,6 +103,9 @@ class State:
     current: Round | None = None
     previous: Round | None = None
     abandoned: int = 0
+    took_s: Mapping[Tier, tuple[float, ...]] = field(default_factory=dict)
+    clipped_scalars: int = 0
+    clipped_deltas: int = 0
     pivot_version: int | None = None
     paused: str = ""
     pivot_requested: str = ""
@@ -102,6 +130,11 @@ class State:
             )
         )
 
+    @property
+    def given_up(self) -> bool:
+        """Whether the run has paused itself, after too many abandoned rounds."""
+        return bool(self.paused) and self.abandoned >= self.run_file.server.abandoned_limit
+
     def is_gone(self, client: str) -> bool:
         """Whether its stream has been seen to close. After a restart nobody is gone: they may be on their way."""
         return client in self.presence and bool(self.presence[client].gone_at)
@@ -112,9 +145,9 @@ class State:
         return self.snapshots[max(self.snapshots)]
 
 
-def quorum(state: State, participants: int) -> int:
-    """How many of the participants must contribute for a round to count."""
-    return max(1, math.ceil(state.rules.quorum * participants - 1e-9))
+def quorum(state: State, needed: int) -> int:
+    """How many must contribute for a round to count that needs so many to close at once."""
+    return max(1, math.ceil(state.rules.quorum * needed - 1e-9))
 
 
 def fold(state: State | None, events: Iterable[ev.Event]) -> State | None:
@@ -150,9 +183,37 @@ def _apply(event: object, state: State) -> State:
 
 
 @_apply.register
+def _(event: ev.InvitationIssued, state: State) -> State:
+    invitation = Invitation(event.tier, event.expires_at, event.uses)
+    return replace(state, invitations={**state.invitations, event.token_sha256: invitation})
+
+
+@_apply.register
 def _(event: ev.ClientEnrolled, state: State) -> State:
     client = Client(event.tier, event.examples, event.credential_sha256)
-    return replace(state, clients={**state.clients, event.client: client})
+    invitations = state.invitations
+    if event.invitation:
+        invitation = invitations[event.invitation]
+        invitations = {**invitations, event.invitation: replace(invitation, used=invitation.used + 1)}
+    return replace(state, clients={**state.clients, event.client: client}, invitations=invitations)
+
+
+@_apply.register
+def _(event: ev.ClientRevoked, state: State) -> State:
+    client, current = replace(state.clients[event.client], revoked=event.reason), state.current
+    if current is not None and not current.closed:
+        current = replace(
+            current,
+            seeds=_without(current.seeds, event.client),
+            examples=_without(current.examples, event.client),
+            contributions=_without(current.contributions, event.client),
+        )
+    return replace(
+        state,
+        clients={**state.clients, event.client: client},
+        presence=_without(state.presence, event.client),
+        current=current,
+    )
 
 
 @_apply.register
@@ -164,20 +225,29 @@ def _(event: ev.RoundOpened, state: State) -> State:
         seeds=dict(zip(event.participants, event.seeds, strict=True)),
         examples=dict(zip(event.participants, event.examples, strict=True)),
         deadline=event.deadline,
+        deadline_reason=event.deadline_reason,
+        needed=event.needed or len(event.participants),
+        opened_at=event.opened_at,
     )
     return replace(state, round=event.round, current=opened)
 
 
 @_apply.register
 def _(event: ev.DeadlineExtended, state: State) -> State:
-    return replace(state, current=replace(_current(state, event.round), deadline=event.deadline))
+    current = _current(state, event.round)
+    extended = replace(current, deadline=event.deadline, deadline_reason=event.reason, opened_at=0.0)
+    return replace(state, current=extended)
 
 
 @_apply.register
 def _(event: ev.Contributed, state: State) -> State:
     current = _current(state, event.contribution.round)
     contributions = {**current.contributions, event.client: event.contribution}
-    return replace(state, current=replace(current, contributions=contributions))
+    took = state.took_s
+    if event.took_s:
+        tier = state.clients[event.client].tier
+        took = {**took, tier: (*took.get(tier, ()), event.took_s)[-REMEMBERED:]}
+    return replace(state, current=replace(current, contributions=contributions), took_s=took)
 
 
 @_apply.register
@@ -206,6 +276,8 @@ def _(event: ev.Committed, state: State) -> State:
         previous=previous,
         abandoned=0,
         rounds_done=state.rounds_done + 1,
+        clipped_scalars=state.clipped_scalars + event.clipped_scalars,
+        clipped_deltas=state.clipped_deltas + event.clipped_deltas,
     )
 
 
@@ -222,7 +294,9 @@ def _(event: ev.SnapshotsPruned, state: State) -> State:
 
 @_apply.register
 def _(event: ev.Pivoted, state: State) -> State:
-    return replace(state, phase=Phase.ZEROTH_ORDER, pivot_version=event.version, rounds_done=0, pivot_requested="")
+    return replace(
+        state, phase=Phase.ZEROTH_ORDER, pivot_version=event.version, rounds_done=0, pivot_requested="", took_s={}
+    )
 
 
 @_apply.register
@@ -282,6 +356,10 @@ def _(event: ev.ClientReported, state: State) -> State:
         peak_memory_bytes=event.peak_memory_bytes,
     )
     return replace(state, presence={**state.presence, event.client: told})
+
+
+def _without(mapping: Mapping[str, _T], client: str) -> Mapping[str, _T]:
+    return {name: value for name, value in mapping.items() if name != client}
 
 
 def _current(state: State, round: int) -> Round:

@@ -11,7 +11,8 @@ the trunk (`head_projections`; 0 probes everything).
 The estimate is the weighted mean over clients of  sum_s (n_s / n) dL_s z_s  in the probed block and of
 1/K sum_k p_k z_k  in the head's. The model steps down it by `rate`; a "normalized" step is divided by the root mean
 square of the round's slopes, in the same weighted mean (FZOO, arXiv 2506.09034, divides by the losses' spread), and
-annealed linearly. tau, the paper's magnitude of z's entries, is folded in: (eps, rate, tau) is (eps tau, rate tau^2, 1).
+annealed linearly. Before that, scalars far from the round's median are clipped (`robust`): one client, broken or
+hostile, cannot lead the model away. tau, the paper's magnitude of z's entries, is folded in: (eps, rate, tau) is (eps tau, rate tau^2, 1).
 
 Steps are whole ticks of the grid, and nothing is lost by it: a tick is one or two millionths of the largest weight, a
 direction's move is rounded by at most half of one, to either side and independently of the others, while the moves of
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from zowarmup.common.directions import DIRECTIONS_PER_GROUP, walk
 from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.layout import Block, Layout
+from zowarmup.common.methods import robust
 from zowarmup.common.permutation import permutation
 from zowarmup.common.run import ZerothOrder
 from zowarmup.common.steps import PIECE, Direction, Step, cross, perturb
@@ -131,9 +133,28 @@ class ZOWarmUp:
             if any(abs(value) > STEEP for value in values):
                 raise ValueError(f"scalars: one of the {name} is beyond {STEEP:g}; no loss is as steep")
 
+    def clip(
+        self, contributions: Sequence[tuple[int, int, Scalars]]
+    ) -> tuple[tuple[tuple[int, int, Scalars], ...], int]:
+        """The contributions with their outlying scalars clipped, and how many were. The probes' bounds come from all
+        of the round's probes, the projections' from all of its projections."""
+        probed = robust.bounds([v for *_, scalars in contributions for v in scalars.probes], self.spec.clip)
+        projected = robust.bounds([v for *_, scalars in contributions for v in scalars.projections], self.spec.clip)
+        clipped = 0
+        bounded: list[tuple[int, int, Scalars]] = []
+        for seed, examples, scalars in contributions:
+            beyond = _beyond(scalars.probes, probed) + _beyond(scalars.projections, projected)
+            if beyond:
+                clipped += beyond
+                scalars = Scalars(
+                    scalars.round, _within(scalars.probes, probed), _within(scalars.projections, projected)
+                )
+            bounded.append((seed, examples, scalars))
+        return tuple(bounded), clipped
+
     def combine(self, grid: Grid, done: int, contributions: Sequence[tuple[int, int, Scalars]]) -> tuple[Step, ...]:
         """The steps that a round's contributions make: for each (seed, examples, scalars), in the order given, one in
-        the probed block and, where there are projections, one in the head's.
+        the probed block and, where there are projections, one in the head's. Outlying scalars are clipped first.
 
         `done`: zeroth-order rounds committed before this one, less than `spec.rounds`. Where the slopes that a step is
         to be divided by are all but zero, there is nothing to follow and the ticks are zero. Raises ValueError without contributions,
@@ -143,6 +164,7 @@ class ZOWarmUp:
             raise ValueError(
                 f"done = {done}: must be 0 to {self.spec.rounds - 1}, the run has {self.spec.rounds} rounds"
             )
+        contributions, _ = self.clip(contributions)
         shares = self._shares([examples for _, examples, _ in contributions])
         slopes = [
             [(share, slope) for share, slope in zip(self._slice_shares(examples), scalars.probes, strict=True)]
@@ -201,6 +223,16 @@ def project(gradient: NDArray[np.float64], seed: int, block: Block, count: int) 
             sums += 2 * (piece @ positive) - piece.sum()
         found += sums.tolist()
     return found[:count]
+
+
+def _beyond(values: Sequence[float], bounds: tuple[float, float]) -> int:
+    low, high = bounds
+    return sum(not low <= value <= high for value in values)
+
+
+def _within(values: Sequence[float], bounds: tuple[float, float]) -> tuple[float, ...]:
+    low, high = bounds
+    return tuple(min(max(value, low), high) for value in values)
 
 
 def _as_float32(values: Sequence[float]) -> tuple[float, ...]:

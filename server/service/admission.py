@@ -1,57 +1,142 @@
 """Who is calling, and what a call that is refused hears.
 
 One place maps every domain error to a gRPC status, so all calls refuse alike: a word for programs in the trailing
-metadata `zowarmup-reason`, a sentence for people as the status's message.
+metadata `zowarmup-reason`, a sentence for people as the status's message. It counts the refusals by that word. Callers
+show their secrets in metadata; only hashes are kept, and compared in constant time.
 """
 
-import hashlib
+import asyncio
 import hmac
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
-from zowarmup.server.blobs import BlobError
+from zowarmup.server.blobs import BlobError, DiskRefused
 from zowarmup.server.coordinator import Coordinator, Unavailable
-from zowarmup.server.decide import Rejected
+from zowarmup.server.credentials import hash_secret
+from zowarmup.server.membership import check_member
+from zowarmup.server.refusals import Refusals
+from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import Client
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_SECRET = re.compile(r"[0-9a-f]{64}")
 _STATUS = {
     "unauthenticated": grpc.StatusCode.UNAUTHENTICATED,
+    "operator_credential": grpc.StatusCode.UNAUTHENTICATED,
+    "revoked": grpc.StatusCode.PERMISSION_DENIED,
+    "invitation_missing": grpc.StatusCode.PERMISSION_DENIED,
+    "invitation_unknown": grpc.StatusCode.PERMISSION_DENIED,
+    "invitation_expired": grpc.StatusCode.PERMISSION_DENIED,
+    "invitation_used": grpc.StatusCode.PERMISSION_DENIED,
+    "tier_not_invited": grpc.StatusCode.PERMISSION_DENIED,
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
     "malformed": grpc.StatusCode.INVALID_ARGUMENT,
     "not_found": grpc.StatusCode.NOT_FOUND,
     "superseded": grpc.StatusCode.ABORTED,
     "too_slow": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "too_many": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "too_long": grpc.StatusCode.INVALID_ARGUMENT,
+    "spool_full": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "disk_full": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "damaged": grpc.StatusCode.DATA_LOSS,
     "stopping": grpc.StatusCode.UNAVAILABLE,
     "unavailable": grpc.StatusCode.UNAVAILABLE,
 }
+# How long a refusal may wait for its reader.
+STATUS_S = 1.0
+# The ends of a stream that are nobody's fault.
+_NO_REFUSAL = {"stopping", "superseded"}
 
 
-@asynccontextmanager
-async def refusals(context: Context) -> AsyncIterator[None]:
-    """Turn domain errors raised inside into the call's status."""
-    try:
-        yield
-    except Rejected as rejected:
-        await refuse(context, rejected)
-    except ValueError as error:
-        await refuse(context, Rejected("invalid", str(error)))
-    except BlobError as error:
-        await refuse(context, Rejected("not_found", str(error)))
-    except Unavailable as error:
-        await refuse(context, Rejected("unavailable", f"{error}; nothing has changed, try again"))
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The coordinator's door. `operator_sha256`: hash of the operator's credential; `invited`: whether a device needs an
+    invitation; `guarded`: whether the operator's credential is needed to look at status and history too."""
+
+    coordinator: Coordinator
+    operator_sha256: str
+    invited: bool = False
+    guarded: bool = False
+    refusals: Refusals = field(default_factory=Refusals)
+
+    @asynccontextmanager
+    async def refusing(self, context: Context) -> AsyncIterator[None]:
+        """Turn domain errors raised inside into the call's status."""
+        try:
+            yield
+        except Rejected as rejected:
+            await self.refuse(context, rejected)
+        except ValueError as error:
+            await self.refuse(context, Rejected("invalid", str(error)))
+        except DiskRefused as error:
+            await self.refuse(context, Rejected("disk_full", f"{error}; nothing has changed, try again"))
+        except BlobError as error:
+            await self.refuse(context, Rejected("not_found", str(error)))
+        except Unavailable as error:
+            await self.refuse(context, Rejected("unavailable", f"{error}; nothing has changed, try again"))
+
+    async def refuse(self, context: Context, rejected: Rejected) -> None:
+        """End the call with the status of a refusal. Always raises."""
+        await abort(context, rejected, self.refusals)
+
+    def client(self, context: Context) -> tuple[str, Client]:
+        """The member of the fleet that is calling. Raises Rejected."""
+        name = _shown(context, "zowarmup-client")
+        client = self.coordinator.state.clients.get(name)
+        hashed = hash_secret(_shown(context, "zowarmup-credential"))
+        if client is None or not hmac.compare_digest(client.credential_sha256, hashed):
+            raise Rejected(
+                "unauthenticated",
+                "this coordinator does not know the client or its credential: "
+                "enrol again with a new --state-dir, or restore the coordinator's data directory",
+            )
+        check_member(self.coordinator.state, name)
+        return name, client
+
+    def operator(self, context: Context) -> None:
+        """Raises Rejected where it is not the operator who is calling."""
+        if not hmac.compare_digest(self.operator_sha256, hash_secret(_shown(context, "zowarmup-operator"))):
+            raise Rejected(
+                "operator_credential",
+                "this needs the operator's credential: give --data-dir where the coordinator's data directory is, "
+                "or --credential-file with a copy of its operator.credential",
+            )
+
+    def onlooker(self, context: Context) -> None:
+        """Raises Rejected where not everyone may look and it is not the operator who is calling."""
+        if self.guarded:
+            self.operator(context)
 
 
-async def refuse(context: Context, rejected: Rejected) -> None:
-    """End the call with the status of a refusal. Always raises."""
+async def abort(context: Context, rejected: Rejected, refusals: Refusals) -> None:
+    """End the call with the status of a refusal, and count it. Always raises. A status waits behind what was written
+    before; where the reader has stalled, the call is dropped instead, which resets its stream."""
+    if rejected.reason not in _NO_REFUSAL:
+        refusals.count(rejected.reason)
     code = _STATUS.get(rejected.reason, grpc.StatusCode.FAILED_PRECONDITION)
-    await context.abort(code, rejected.detail, (("zowarmup-reason", rejected.reason),))
+    try:
+        async with asyncio.timeout(STATUS_S):
+            await context.abort(code, rejected.detail, (("zowarmup-reason", rejected.reason),))
+    except TimeoutError:
+        raise grpc.aio.AbortError from None
+
+
+def _shown(context: Context, key: str) -> str:
+    metadata: Any = context.invocation_metadata() or ()
+    return str(dict(metadata).get(key, ""))
+
+
+def check_secret(field: str, secret: str) -> None:
+    """Raises Rejected, without repeating it, where a secret is not 32 bytes in hex."""
+    if not _SECRET.fullmatch(secret):
+        raise Rejected("invalid", f"{field} must be 64 lower-case hex digits")
 
 
 def check_protocol(theirs: int, ours: int) -> None:
@@ -80,22 +165,3 @@ def check_name(name: str) -> None:
             "invalid",
             f"name {name[:80]!r}: must be 1 to 63 letters, digits, '.', '_' or '-', and begin with a letter or digit",
         )
-
-
-def authenticate(coordinator: Coordinator, context: Context) -> tuple[str, Client]:
-    """The enrolled client that is calling. Raises Rejected."""
-    metadata = dict(context.invocation_metadata() or ())
-    name, credential = str(metadata.get("zowarmup-client", "")), str(metadata.get("zowarmup-credential", ""))
-    client = coordinator.state.clients.get(name)
-    hashed = hash_credential(credential)
-    if client is None or not hmac.compare_digest(client.credential_sha256, hashed):
-        raise Rejected(
-            "unauthenticated",
-            "this coordinator does not know the client or its credential: "
-            "enrol again with a new --state-dir, or restore the coordinator's data directory",
-        )
-    return name, client
-
-
-def hash_credential(credential: str) -> str:
-    return hashlib.sha256(credential.encode()).hexdigest()

@@ -1,35 +1,48 @@
 """Snapshots, the program and deltas: many bytes, in chunks, resumable by offset, never on the event loop."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 
 from zowarmup.common.work import Phase, Tier, Work
-from zowarmup.server.blobs import BlobError, Blobs
+from zowarmup.server.blobs import BlobError, Blobs, DiskRefused
 from zowarmup.server.coordinator import Coordinator
-from zowarmup.server.decide import Rejected, work_for
-from zowarmup.server.service.admission import Context, authenticate, refusals
+from zowarmup.server.decide import work_for
+from zowarmup.server.rejection import Rejected
+from zowarmup.server.service import limits
+from zowarmup.server.service.admission import Admission, Context
+from zowarmup.server.service.uploads import Uploads, spool_name
+from zowarmup.server.state import Client
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
 CHUNK_BYTES = 1 << 19
-CHUNK_LIMIT = 1 << 21
 
 
 class BulkCalls(services.CoordinatorServiceServicer):
     """The bulk half of CoordinatorService."""
 
-    def __init__(self, coordinator: Coordinator, blobs: Blobs, traffic: Traffic) -> None:
-        self._coordinator, self._blobs, self._traffic = coordinator, blobs, traffic
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        blobs: Blobs,
+        traffic: Traffic,
+        admission: Admission,
+        uploads: Uploads,
+        allowances: limits.Allowances,
+    ) -> None:
+        self._coordinator, self._blobs, self._traffic, self._admission = coordinator, blobs, traffic, admission
+        self._uploads, self._allowances = uploads, allowances
 
     async def FetchSnapshot(
         self, request: wire.FetchSnapshotRequest, context: Context
     ) -> AsyncIterator[wire.FetchSnapshotResponse]:
-        async with refusals(context):
-            _, client = authenticate(self._coordinator, context)
+        async with self._admission.refusing(context):
+            _, client = self._caller(context)
             snapshot = self._coordinator.state.snapshots.get(request.version)
             if snapshot is None:
                 kept = ", ".join(map(str, sorted(self._coordinator.state.snapshots)))
@@ -52,8 +65,8 @@ class BulkCalls(services.CoordinatorServiceServicer):
     async def FetchProgram(
         self, request: wire.FetchProgramRequest, context: Context
     ) -> AsyncIterator[wire.FetchProgramResponse]:
-        async with refusals(context):
-            _, client = authenticate(self._coordinator, context)
+        async with self._admission.refusing(context):
+            _, client = self._caller(context)
             path = self._blobs.path(self._coordinator.state.program.sha256)
             async for chunk in _read(path, request.offset_bytes):
                 answer = wire.FetchProgramResponse(chunk=chunk)
@@ -61,8 +74,8 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 yield answer
 
     async def GetUpload(self, request: wire.GetUploadRequest, context: Context) -> wire.GetUploadResponse:
-        async with refusals(context):
-            name, client = authenticate(self._coordinator, context)
+        async with self._admission.refusing(context):
+            name, client = self._caller(context)
             self._traffic.up(client.tier, self._coordinator.state.phase, "control", request.ByteSize())
             if len(request.sha256) != 32:
                 raise Rejected("invalid", "get_upload: sha256 must be 32 bytes")
@@ -72,26 +85,27 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 raise Rejected(
                     "late", f"the upload is for round {request.round}, the round in progress is {work.round}"
                 )
-            have = size if self._blobs.has(sha256) else self._blobs.spooled(_spool_name(name, sha256), size)
+            have = size if self._blobs.has_upload(sha256) else self._blobs.spooled(spool_name(name, sha256), size)
         return wire.GetUploadResponse(offset_bytes=have)
 
     async def UploadDelta(
         self, requests: AsyncIterator[wire.UploadDeltaRequest], context: Context
     ) -> wire.UploadDeltaResponse:
-        async with refusals(context):
-            name, client = authenticate(self._coordinator, context)
+        async with self._admission.refusing(context), contextlib.AsyncExitStack() as stack:
+            name, client = self._caller(context)
+            stack.enter_context(self._uploads.only(name))
             first = await anext(aiter(requests), None)
             if first is None or not first.HasField("header"):
                 raise Rejected("invalid", "the first message of an upload must hold a header")
             header, work, size = first.header, self._work(name), 4 * self._coordinator.state.layout.size
             sha256 = header.sha256.hex()
-            spool = _spool_name(name, sha256)
             if header.round != work.round:
                 raise Rejected("late", f"the upload is for round {header.round}, the round in progress is {work.round}")
             if len(header.sha256) != 32 or header.size_bytes != size:
                 raise Rejected(
                     "malformed", f"a delta has {size} bytes and a sha256 of 32, not {header.size_bytes} bytes"
                 )
+            spool = self._uploads.hold(name, sha256, size)
             have = self._blobs.spooled(spool, size)
             if header.offset_bytes != have:
                 raise Rejected(
@@ -100,12 +114,14 @@ class BulkCalls(services.CoordinatorServiceServicer):
             message: wire.UploadDeltaRequest | None = first
             while message is not None:
                 self._traffic.up(client.tier, self._coordinator.state.phase, "delta", message.ByteSize())
-                if len(message.chunk) > min(CHUNK_LIMIT, size - have):
+                if len(message.chunk) > min(limits.CHUNK_BYTES, size - have):
                     raise Rejected(
                         "malformed", f"a chunk of {len(message.chunk)} bytes is more than is left or allowed"
                     )
+                if self._work(name).round != work.round:
+                    raise Rejected("late", f"round {work.round}, which the upload is for, is over")
                 if message.chunk:
-                    await asyncio.to_thread(self._blobs.spool, spool, have, message.chunk)
+                    await self._spool(name, spool, have, message.chunk)
                     have += len(message.chunk)
                 message = await anext(aiter(requests), None)
             if have == size:
@@ -114,20 +130,37 @@ class BulkCalls(services.CoordinatorServiceServicer):
             self._traffic.down(client.tier, self._coordinator.state.phase, "control", answer.ByteSize())
         return answer
 
+    async def _spool(self, client: str, spool: str, offset: int, chunk: bytes) -> None:
+        try:
+            await asyncio.to_thread(self._blobs.spool, spool, offset, chunk)
+        except DiskRefused as error:
+            self._coordinator.trouble.tell("uploads", f"the upload of {client}: {error}")
+            raise
+        self._coordinator.trouble.clear("uploads")
+
     def _check_uploaded(self, sha256: str) -> None:
         """Raises Rejected where a contribution names a delta that is not here."""
-        if not self._blobs.has(sha256):
+        if not self._blobs.has_upload(sha256):
             raise Rejected("malformed", "the delta it names has not been uploaded")
 
     def _finish(self, spool: str, sha256: str) -> None:
+        """Checked before it has its name, so that an upload that is here whole is a good one, whatever crashes."""
+        delta = self._blobs.part(spool)
+        if not all(np.isfinite(piece).all() for piece in np.array_split(delta, max(1, delta.size >> 18))):
+            self._blobs.drop_part(spool)
+            raise Rejected("not_finite", "the delta holds values that are not finite")
         try:
             self._blobs.finish(spool, sha256)
+        except DiskRefused:
+            raise
         except BlobError as error:
-            raise Rejected("malformed", str(error)) from error
-        delta = self._blobs.vector(sha256)
-        if not all(np.isfinite(piece).all() for piece in np.array_split(delta, max(1, delta.size >> 18))):
-            self._blobs.remove(sha256)
-            raise Rejected("not_finite", "the delta holds values that are not finite")
+            raise Rejected("damaged", str(error)) from error
+
+    def _caller(self, context: Context) -> tuple[str, Client]:
+        """The member of the fleet that is calling; the call counts as a message. Raises Rejected."""
+        name, client = self._admission.client(context)
+        self._allowances.spend(name)
+        return name, client
 
     def _work(self, client: str) -> Work:
         state = self._coordinator.state
@@ -138,11 +171,6 @@ class BulkCalls(services.CoordinatorServiceServicer):
 
     def _count(self, tier: Tier, kind: str, payload_bytes: int) -> None:
         self._traffic.down(tier, self._coordinator.state.phase, kind, payload_bytes)
-
-
-def _spool_name(client: str, sha256: str) -> str:
-    """One upload at a time for each client: a new delta of the same client begins anew."""
-    return f"{client}.{sha256[:16]}"
 
 
 async def _read(path: Path, offset: int) -> AsyncIterator[bytes]:

@@ -9,17 +9,20 @@ back no one, and catches up when it returns.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from zowarmup.common.codec import phase_to_wire, work_to_wire
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server import events as ev
-from zowarmup.server.decide import Rejected, waiting, work_for
+from zowarmup.server.decide import waiting, work_for
 from zowarmup.server.history import History
+from zowarmup.server.membership import revoked
+from zowarmup.server.rejection import Rejected
+from zowarmup.server.service.limits import Allowances
 from zowarmup.server.state import State
-from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
 
 log = logging.getLogger(__name__)
@@ -38,25 +41,54 @@ class Link:
     digest: str
     welcomed: bool = False
     ended: Rejected | None = None
-    queue: "asyncio.Queue[wire.ParticipateResponse | None]" = field(default_factory=asyncio.Queue)
+    severed: asyncio.Event = field(default_factory=asyncio.Event)
+    queue: "asyncio.Queue[wire.ParticipateResponse | bytes | None]" = field(default_factory=asyncio.Queue)
+    behind: int = 0
 
     def send(self, message: wire.ParticipateResponse) -> None:
-        if self.queue.qsize() >= QUEUE_LIMIT:
-            self.end(Rejected("too_slow", f"{QUEUE_LIMIT} messages wait unread: reconnect to catch up"))
+        if self.queue.qsize() >= self.behind + QUEUE_LIMIT:
+            self.sever(Rejected("too_slow", f"{QUEUE_LIMIT} messages wait unread: reconnect to catch up"))
         elif self.ended is None:
             self.queue.put_nowait(message)
+
+    def catch_up(self, commits: Sequence[bytes]) -> None:
+        """Queue serialised commits: the history's own bytes, so that many of them cost nothing."""
+        if self.ended is None:
+            # A long way to catch up is not being slow.
+            self.behind = max(self.behind if self.queue.qsize() else 0, len(commits))
+            for commit in commits:
+                self.queue.put_nowait(commit)
 
     def end(self, reason: Rejected | None) -> None:
         """Close the stream once what is queued has been written; `reason` becomes its status, None is OK."""
         self.ended = self.ended or reason
         self.queue.put_nowait(None)
 
+    def sever(self, reason: Rejected) -> None:
+        """Close the stream at once: what is queued, or stuck because its reader has stalled, is never written."""
+        self.end(reason)
+        self.severed.set()
+
+    async def until_severed(self, writing: Coroutine[Any, Any, None]) -> None:
+        """Write until all is written or the link is severed."""
+        jobs = {asyncio.create_task(writing), asyncio.create_task(self._severed())}
+        try:
+            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for job in jobs:
+                job.cancel()
+        for job in done:
+            job.result()
+
+    async def _severed(self) -> None:
+        await self.severed.wait()
+
 
 class Switchboard:
     """All links of one coordinator."""
 
-    def __init__(self, history: History, traffic: Traffic) -> None:
-        self._history, self._traffic = history, traffic
+    def __init__(self, history: History, allowances: Allowances) -> None:
+        self._history, self._allowances = history, allowances
         self._links: dict[str, Link] = {}
         self._epoch = 0
 
@@ -65,7 +97,7 @@ class Switchboard:
         self._epoch += 1
         link = Link(client, tier, self._epoch, version, digest)
         if old := self._links.get(client):
-            old.end(Rejected("superseded", f"a newer stream of {client} has superseded this one"))
+            old.sever(Rejected("superseded", f"a newer stream of {client} has superseded this one"))
         self._links[client] = link
         return link
 
@@ -98,6 +130,9 @@ class Switchboard:
 
     def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
         """Observe. The history must have recorded the events already."""
+        for event in events:
+            if isinstance(event, ev.ClientRevoked) and (link := self._links.get(event.client)):
+                link.sever(revoked(event.client, event.reason))
         if not any(isinstance(e, ev.Committed | ev.Pivoted | ev.RoundOpened | ev.RunFinished) for e in events):
             return
         opened = any(isinstance(e, ev.RoundOpened) for e in events)
@@ -121,20 +156,21 @@ class Switchboard:
             log.info("%s catches up from version %d to %d: %s", link.client, link.version, state.version, way.reason)
         if way.snapshot is not None:
             link.send(wire.ParticipateResponse(fetch=wire.Fetch(version=way.snapshot, reason=way.reason)))
-        for commit in way.commits:
-            link.send(_commit(commit))
+        link.catch_up(way.commits)
         link.version, link.digest = state.version, state.digest
 
     def _assign(self, link: Link, state: State, now: float) -> None:
         if work := work_for(state, link.client, now):
             link.send(wire.ParticipateResponse(work=work_to_wire(work)))
+            self._allowances.grant(link.client)
 
     def _finish(self, link: Link, state: State) -> None:
         finished = wire.Finished(version=state.version, digest=bytes.fromhex(state.digest))
         link.send(wire.ParticipateResponse(finished=finished))
 
 
-@lru_cache(maxsize=128)
-def _commit(data: bytes) -> wire.ParticipateResponse:
-    """The same commit goes to every client: parsed once, shared, never changed."""
-    return wire.ParticipateResponse(commit=wire.Commit.FromString(data))
+@lru_cache(maxsize=16)
+def framed(commit: bytes) -> bytes:
+    """A serialised Commit as a serialised ParticipateResponse: the same for every client, so it is made once."""
+    response = wire.ParticipateResponse(commit=wire.Commit.FromString(commit))
+    return response.SerializeToString()

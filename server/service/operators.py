@@ -1,14 +1,16 @@
 """Status, history and the operator's verbs."""
 
+import secrets
 from collections.abc import AsyncIterator, Callable
 
 from zowarmup.common import codec
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server import events as ev
 from zowarmup.server.coordinator import Coordinator
+from zowarmup.server.credentials import hash_secret
 from zowarmup.server.decide import waiting
 from zowarmup.server.history import History
-from zowarmup.server.service.admission import Context, refusals
+from zowarmup.server.service.admission import Admission, Context
 from zowarmup.server.state import Presence, State
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
@@ -19,12 +21,20 @@ class OperatorService(services.OperatorServiceServicer):
     """What an operator needs of a coordinator. `looked` is called at every look at the status."""
 
     def __init__(
-        self, coordinator: Coordinator, history: History, traffic: Traffic, looked: Callable[[], None] = lambda: None
+        self,
+        coordinator: Coordinator,
+        history: History,
+        traffic: Traffic,
+        admission: Admission,
+        looked: Callable[[], None] = lambda: None,
     ) -> None:
         self._coordinator, self._history, self._traffic, self._looked = coordinator, history, traffic, looked
+        self._admission = admission
         self._started = coordinator.clock()
 
     async def GetStatus(self, request: wire.GetStatusRequest, context: Context) -> wire.GetStatusResponse:
+        async with self._admission.refusing(context):
+            self._admission.onlooker(context)
         state, now = self._coordinator.state, self._coordinator.clock()
         pivot = self._history.versions.get(state.pivot_version if state.pivot_version is not None else -1)
         pivot_version, final_version = planned(state)
@@ -37,7 +47,7 @@ class OperatorService(services.OperatorServiceServicer):
             round=state.round,
             version=state.version,
             digest=bytes.fromhex(state.digest),
-            activity=activity(state, now),
+            activity=str(self._coordinator.trouble) or activity(state, now),
             pivot_version=pivot_version,
             final_version=final_version,
             clients=[_client(state, name, now) for name in sorted(state.clients)],
@@ -48,11 +58,16 @@ class OperatorService(services.OperatorServiceServicer):
             participants=len(current.seeds) if current else 0,
             contributed=len(current.contributions) if current else 0,
             uptime_s=now - self._started,
+            clipped_scalars=state.clipped_scalars,
+            clipped_deltas=state.clipped_deltas,
+            refusals=[wire.Refusal(reason=r, count=count) for r, count in self._admission.refusals.counts()],
         )
 
     async def ListVersions(
         self, request: wire.ListVersionsRequest, context: Context
     ) -> AsyncIterator[wire.ListVersionsResponse]:
+        async with self._admission.refusing(context):
+            self._admission.onlooker(context)
         for number, version in list(self._history.versions.items()):
             if number >= request.from_version:
                 yield wire.ListVersionsResponse(
@@ -81,8 +96,22 @@ class OperatorService(services.OperatorServiceServicer):
         await self._verb(context, ev.Stop(request.reason[:200] or "by the operator"))
         return wire.StopResponse()
 
+    async def Invite(self, request: wire.InviteRequest, context: Context) -> wire.InviteResponse:
+        async with self._admission.refusing(context):
+            self._admission.operator(context)
+            token, tier = secrets.token_hex(32), codec.tier_from_wire(request.tier)
+            command = ev.Invite(hash_secret(token), tier, request.expires_s, request.uses)
+            (issued, *_) = await self._coordinator.handle(command)
+            assert isinstance(issued, ev.InvitationIssued)
+        return wire.InviteResponse(token=token, expires_at_s=issued.expires_at)
+
+    async def Revoke(self, request: wire.RevokeRequest, context: Context) -> wire.RevokeResponse:
+        await self._verb(context, ev.Revoke(request.client, request.reason[:200] or "by the operator"))
+        return wire.RevokeResponse()
+
     async def _verb(self, context: Context, command: ev.Command) -> None:
-        async with refusals(context):
+        async with self._admission.refusing(context):
+            self._admission.operator(context)
             await self._coordinator.handle(command)
 
 
@@ -104,9 +133,11 @@ def activity(state: State, now: float) -> str:
     missing = current.missing
     named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     left = max(0.0, current.deadline - now)
+    enough = f" ({current.needed} are needed)" if current.needed < len(current.seeds) else ""
+    why = f" (deadline: {current.deadline_reason})" if current.deadline_reason else ""
     return (
-        f"round {current.number}: {len(current.contributions)} of {len(current.seeds)} have contributed, "
-        f"{left:.0f} s left for {named}"
+        f"round {current.number}: {len(current.contributions)} of {len(current.seeds)} have contributed{enough}, "
+        f"{left:.0f} s left for {named}{why}"
     )
 
 
@@ -121,6 +152,7 @@ def _client(state: State, name: str, now: float) -> wire.ClientStatus:
         digest=bytes.fromhex(presence.digest),
         peak_memory_bytes=presence.peak_memory_bytes,
         gone_s=now - presence.gone_at if presence.gone_at else 0.0,
+        revoked=client.revoked,
     )
 
 

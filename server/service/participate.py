@@ -9,33 +9,48 @@ from zowarmup.common.run import PROTOCOL, ClientSpec
 from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
-from zowarmup.server.decide import Rejected
+from zowarmup.server.credentials import hash_secret
+from zowarmup.server.membership import member_with
+from zowarmup.server.rejection import Rejected
 from zowarmup.server.service.admission import (
+    Admission,
     Context,
-    authenticate,
     check_name,
     check_protocol,
     check_run,
-    hash_credential,
-    refusals,
-    refuse,
+    check_secret,
 )
 from zowarmup.server.service.bulk import BulkCalls
-from zowarmup.server.service.links import Link, Switchboard
+from zowarmup.server.service.limits import Allowances, TooLong
+from zowarmup.server.service.links import Link, Switchboard, framed
+from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
+
+RETRY_S = 1.0
+HELLO_S = 20.0
+STALLED_S = 60.0
 
 
 class CoordinatorService(BulkCalls):
     """What a client needs of a coordinator."""
 
-    def __init__(self, coordinator: Coordinator, blobs: Blobs, switchboard: Switchboard, traffic: Traffic) -> None:
-        super().__init__(coordinator, blobs, traffic)
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        blobs: Blobs,
+        switchboard: Switchboard,
+        traffic: Traffic,
+        admission: Admission,
+        uploads: Uploads,
+        allowances: Allowances,
+    ) -> None:
+        super().__init__(coordinator, blobs, traffic, admission, uploads, allowances)
         self._switchboard = switchboard
         self._farewells: set[asyncio.Task[tuple[ev.Event, ...]]] = set()
 
     async def GetRun(self, request: wire.GetRunRequest, context: Context) -> wire.GetRunResponse:
-        async with refusals(context):
+        async with self._admission.refusing(context):
             check_protocol(request.protocol, PROTOCOL)
         state = self._coordinator.state
         run, program = state.run_file, state.program
@@ -62,27 +77,34 @@ class CoordinatorService(BulkCalls):
         return answer
 
     async def Enrol(self, request: wire.EnrolRequest, context: Context) -> wire.EnrolResponse:
-        async with refusals(context):
+        async with self._admission.refusing(context):
             check_run(request.run_id, self._coordinator.state.run_id)
+            self._allowances.enrol()
             check_name(request.name)
             if not 1 <= request.examples < 1 << 48:
                 raise Rejected("invalid", f"examples = {request.examples}: must be at least 1")
             tier = codec.tier_from_wire(request.tier)
-            credential = secrets.token_hex(32)
-            (enrolled, *_) = await self._coordinator.handle(
-                ev.Enrol(request.name, tier, request.examples, hash_credential(credential))
+            for field, secret in (("token", request.token), ("credential", request.credential)):
+                if secret:
+                    check_secret(field, secret)
+            credential = request.credential or secrets.token_hex(32)
+            hashed = hash_secret(credential)
+            token = hash_secret(request.token) if request.token else ""
+            await self._coordinator.handle(
+                ev.Enrol(request.name, tier, request.examples, hashed, token, self._admission.invited)
             )
-            assert isinstance(enrolled, ev.ClientEnrolled)
-            answer = wire.EnrolResponse(client=enrolled.client, credential=credential)
+            client = member_with(self._coordinator.state, hashed)
+            assert client is not None
+            answer = wire.EnrolResponse(client=client, credential=credential)
             phase = self._coordinator.state.phase
             self._traffic.up(tier, phase, "control", request.ByteSize())
             self._traffic.down(tier, phase, "control", answer.ByteSize())
         return answer
 
     async def Participate(self, requests: object, context: Context) -> None:
-        async with refusals(context):
-            name, client = authenticate(self._coordinator, context)
-            first = await context.read()
+        async with self._admission.refusing(context):
+            name, client = self._caller(context)
+            first = await self._first(context)
             if not isinstance(first, wire.ParticipateRequest) or first.WhichOneof("message") != "hello":
                 raise Rejected("invalid", "the first message on a stream must be a Hello")
             hello = first.hello
@@ -97,25 +119,47 @@ class CoordinatorService(BulkCalls):
                 await self._coordinator.handle(ev.Hello(name, link.epoch, hello.examples))
                 self._switchboard.welcome(link, self._coordinator.state, self._coordinator.clock())
                 reader = asyncio.create_task(self._read(link, context))
-                await self._write(link, context)
+                await link.until_severed(self._write(link, context))
             finally:
                 if reader is not None:
                     reader.cancel()
                 self._switchboard.close(link)
                 self._say_goodbye(link)
         if link.ended is not None:
-            await refuse(context, link.ended)
+            await self._admission.refuse(context, link.ended)
+
+    async def _first(self, context: Context) -> object:
+        """The first message of a stream, which must come soon."""
+        try:
+            async with asyncio.timeout(HELLO_S):
+                first = await context.read()
+        except TimeoutError:
+            raise Rejected("too_slow", f"no Hello within {HELLO_S:g} s") from None
+        if isinstance(first, TooLong):
+            raise first.rejected()
+        return first
 
     async def _write(self, link: Link, context: Context) -> None:
         while (message := await link.queue.get()) is not None:
-            kind = "commit" if message.WhichOneof("message") == "commit" else "control"
-            self._traffic.down(link.tier, self._coordinator.state.phase, kind, message.ByteSize())
-            await context.write(message)
+            if isinstance(message, bytes):
+                kind, message = "commit", framed(message)
+            else:
+                kind, message = "control", message.SerializeToString()
+            self._traffic.down(link.tier, self._coordinator.state.phase, kind, len(message))
+            try:
+                async with asyncio.timeout(STALLED_S):
+                    await context.write(message)
+            except TimeoutError:
+                link.sever(Rejected("too_slow", f"nothing was read for {STALLED_S:g} s: reconnect to catch up"))
+                return
 
     async def _read(self, link: Link, context: Context) -> None:
         ended: Rejected | None = None
         try:
-            while isinstance(message := await context.read(), wire.ParticipateRequest):
+            while isinstance(message := await context.read(), wire.ParticipateRequest | TooLong):
+                if isinstance(message, TooLong):
+                    raise message.rejected()
+                self._allowances.spend(link.client)
                 await self._hear(link, message)
         except Rejected as rejected:
             ended = rejected
@@ -155,15 +199,18 @@ class CoordinatorService(BulkCalls):
                 self._check_uploaded(message.delta_ready.sha256.hex())
             await self._coordinator.handle(ev.Contribute(link.client, given))
         except Rejected as rejected:
+            self._admission.refusals.count(rejected.reason)
             refused = wire.Refused(round=round, reason=rejected.reason, detail=rejected.detail)
             link.send(wire.ParticipateResponse(refused=refused))
         else:
             link.send(wire.ParticipateResponse(accepted=wire.Accepted(round=round)))
 
     async def _farewell(self, link: Link) -> tuple[ev.Event, ...]:
-        with contextlib.suppress(Unavailable):
-            return await self._coordinator.handle(ev.Goodbye(link.client, link.epoch))
-        return ()
+        """However long the disk refuses: a round must not wait for one who has left."""
+        while True:
+            with contextlib.suppress(Unavailable):
+                return await self._coordinator.handle(ev.Goodbye(link.client, link.epoch))
+            await asyncio.sleep(RETRY_S)
 
     def _say_goodbye(self, link: Link) -> None:
         """In a task of its own: the call may be being cancelled."""

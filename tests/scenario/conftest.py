@@ -1,5 +1,6 @@
 """A run without a network, a disk or a clock: commands in, events out, time by hand."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -45,7 +46,8 @@ class Script:
 
     def join(self, name: str, tier: Tier = Tier.LOW, examples: int = 100) -> list[ev.Event]:
         """Enrol and connect."""
-        return self.do(ev.Enrol(name, tier, examples, "0" * 64)) + self.hello(name, examples)
+        credential = hashlib.sha256(f"{name} {len(self.state.clients)}".encode()).hexdigest()
+        return self.do(ev.Enrol(name, tier, examples, credential)) + self.hello(name, examples)
 
     def hello(self, name: str, examples: int = 100) -> list[ev.Event]:
         self.epoch += 1
@@ -83,7 +85,15 @@ class Script:
 @pytest.fixture
 def begin() -> Callable[..., Script]:
     def begin(
-        *, warmup: int = 1, zeroth_order: int = 2, clients: int = 2, minimum: int = 0, quorum: float = 0.5
+        *,
+        warmup: int = 1,
+        zeroth_order: int = 2,
+        clients: int = 2,
+        minimum: int = 0,
+        quorum: float = 0.5,
+        deadline_s: float = 10.0,
+        learn_deadline: bool = True,
+        over_selection: float = 0.0,
     ) -> Script:
         run_file = RunFile(
             name="scenario",
@@ -95,7 +105,9 @@ def begin() -> Callable[..., Script]:
                 clients_per_round=clients,
                 minimum_clients=minimum,
                 quorum=quorum,
-                deadline_s=10.0,
+                deadline_s=deadline_s,
+                learn_deadline=learn_deadline,
+                over_selection=over_selection,
                 probes=2,
                 head_projections=1,
             ),

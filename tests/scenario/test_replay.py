@@ -9,7 +9,7 @@ import pytest
 
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server import events as ev
-from zowarmup.server.decide import Rejected
+from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State
 
 

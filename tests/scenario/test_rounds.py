@@ -7,7 +7,8 @@ import pytest
 
 from zowarmup.common.work import Delta, Phase, Scalars, Tier
 from zowarmup.server import events as ev
-from zowarmup.server.decide import Rejected, waiting, work_for
+from zowarmup.server.decide import waiting, work_for
+from zowarmup.server.rejection import Rejected
 
 Begin = Callable[..., Any]
 

@@ -32,9 +32,10 @@ def test_an_upload_grows_in_the_spool_and_is_adopted_whole(tmp_path: Path) -> No
     blobs.spool("pi.abc", 0, data[:1000])
     assert Blobs(tmp_path).spooled("pi.abc", len(data)) == 1000, "also after a restart"
     blobs.spool("pi.abc", 1000, data[1000:])
-    assert not blobs.has(sha256)
+    assert not blobs.has_upload(sha256)
     blobs.finish("pi.abc", sha256)
-    assert blobs.path(sha256).read_bytes() == data
+    assert blobs.upload(sha256).tobytes() == data
+    assert not blobs.has(sha256), "an upload is never taken for a blob of the coordinator's own"
     assert blobs.spooled("pi.abc", len(data)) == 0
 
 
@@ -50,3 +51,18 @@ def test_an_upload_longer_than_it_can_be_begins_anew(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     blobs.spool("pi.abc", 0, b"too long")
     assert blobs.spooled("pi.abc", 4) == 0
+
+
+def test_a_sweep_removes_what_a_crash_left_and_nothing_else(tmp_path: Path) -> None:
+    blobs, data = Blobs(tmp_path), b"four"
+    named, stale = blobs.put(b"named"), blobs.put(b"stale")
+    (tmp_path / "spool" / "put-torn").write_bytes(b"to")
+    for name in ("pi.kept", "pi.late"):
+        blobs.spool(name, 0, data + name.encode())
+        blobs.finish(name, hashlib.sha256(data + name.encode()).hexdigest())
+    kept = hashlib.sha256(data + b"pi.kept").hexdigest()
+    blobs.spool("pi.half", 0, b"half")
+    assert blobs.sweep({named}, {kept}, spooling=True) == 2
+    assert blobs.has(named) and not blobs.has(stale) and blobs.spooled("pi.half", 10) == 4
+    assert blobs.sweep({named}, {kept}, spooling=False) == 2
+    assert blobs.has(named) and blobs.has_upload(kept) and blobs.spooled("pi.half", 10) == 0

@@ -97,3 +97,24 @@ def test_the_default_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_directory("pi-3") == Path("/home/pi/.local/state/zowarmup/pi-3")
     monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
     assert default_directory("pi-3") == Path("/var/state/zowarmup/pi-3")
+
+
+def test_an_enrolment_without_an_answer_goes_on_with_the_same_credential(tmp_path: Path) -> None:
+    with StateDirectory(tmp_path) as state:
+        first = state.credential_for("run", Tier.LOW)
+        assert (tmp_path / "enrolment.json").stat().st_mode & 0o777 == 0o600
+        assert state.credential_for("run", Tier.LOW) == first
+        assert state.credential_for("run", Tier.HIGH) != first
+        (tmp_path / "enrolment.json").write_text("{")
+        again = state.credential_for("run", Tier.LOW)
+        assert again != first and len(again) == 64
+        state.keep(Identity("pi", again, "run", Tier.LOW, "pi"))
+        assert not (tmp_path / "enrolment.json").exists()
+        assert again not in repr(state.identity())
+
+
+def test_the_coordinators_authority_is_kept(tmp_path: Path) -> None:
+    with StateDirectory(tmp_path) as state:
+        assert state.authority() == b""
+        state.keep_authority(b"pem")
+        assert state.authority() == b"pem"

@@ -1,6 +1,7 @@
 """The shell around the pure core: durable before answered, group commit, and nothing happens when the disk refuses."""
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.work import Tier
 from zowarmup.server import events as ev
 from zowarmup.server.coordinator import Coordinator, Unavailable
-from zowarmup.server.decide import Rejected
 from zowarmup.server.ledger import Ledger, LedgerError
+from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State, evolve
 
 LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (Block("all", 0, 4),))
@@ -42,8 +43,12 @@ async def _with(ledger: Ledger) -> tuple[Coordinator, "asyncio.Task[None]"]:
     return coordinator, asyncio.create_task(coordinator.run())
 
 
+def hashed(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
 def enrol(name: str) -> ev.Enrol:
-    return ev.Enrol(name, Tier.LOW, 1, "0" * 64)
+    return ev.Enrol(name, Tier.LOW, 1, hashed(name))
 
 
 def test_an_answer_means_that_it_is_on_disk(tmp_path: Path) -> None:
@@ -83,7 +88,7 @@ def test_when_the_disk_refuses_nothing_has_happened_and_it_recovers(tmp_path: Pa
         assert coordinator.state is before
         assert seen == []
         ledger.refuse = False
-        assert await coordinator.handle(enrol("a")) == (ev.ClientEnrolled("a", Tier.LOW, 1, "0" * 64),)
+        assert await coordinator.handle(enrol("a")) == (ev.ClientEnrolled("a", Tier.LOW, 1, hashed("a")),)
         assert len(seen) == 1
         running.cancel()
 

@@ -1,0 +1,152 @@
+"""A certificate authority of one's own, for one coordinator and its operator: no service, four small files.
+
+    ca.crt      the authority: what devices trust; it travels with every invitation
+    ca.key      its key: keep it on the operator's machine, it is needed for nothing but new certificates
+    server.crt, server.key      the coordinator's certificate, for the names that devices call it by
+
+EC P-256 throughout; keys are written with mode 600.
+"""
+
+import datetime
+import ipaddress
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from zowarmup.cli.failure import Failure, Usage
+
+DAYS = 3650
+# Clocks of devices without a battery are often behind.
+BACKDATED = datetime.timedelta(days=1)
+
+
+def init(out: Path, hosts: Sequence[str]) -> list[Path]:
+    """Make an authority and a server certificate for hosts (names or IP addresses) in a folder; the files. Raises
+    Failure where one of them is there already or the folder cannot be written, Usage where a host is not one."""
+    names = [_alternative(host) for host in hosts]
+    files = [out / name for name in ("ca.key", "ca.crt", "server.key", "server.crt")]
+    _make_folder(out, files)
+    authority_key, server_key = _new_key(), _new_key()
+    authority = _sign("zowarmup authority", authority_key, None, authority_key, [])
+    server = _sign(hosts[0], server_key, authority, authority_key, names, ExtendedKeyUsageOID.SERVER_AUTH)
+    contents = (_pem_key(authority_key), _pem(authority), _pem_key(server_key), _pem(server))
+    for file, content in zip(files, contents, strict=True):
+        _write(file, content)
+    return files
+
+
+def client(folder: Path, name: str) -> list[Path]:
+    """Make a certificate for a device or an operator, signed by the authority in a folder; the files. Raises Failure."""
+    try:
+        authority = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+        authority_key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+    except OSError as error:
+        raise Failure(
+            f"{error.filename} cannot be read ({error.strerror}): make it with `zowarmup certs init`"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise Failure(f"{folder / 'ca.crt'} or {folder / 'ca.key'} is damaged: {error}") from error
+    if not isinstance(authority_key, ec.EllipticCurvePrivateKey):
+        raise Failure(f"{folder / 'ca.key'} is not a key that `zowarmup certs init` made")
+    files = [folder / f"{name}.key", folder / f"{name}.crt"]
+    _make_folder(folder, files)
+    key = _new_key()
+    certificate = _sign(name, key, authority, authority_key, [x509.DNSName(name)], ExtendedKeyUsageOID.CLIENT_AUTH)
+    for file, content in zip(files, (_pem_key(key), _pem(certificate)), strict=True):
+        _write(file, content)
+    return files
+
+
+def _alternative(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        pass
+    if not host or any(not part or not part.replace("-", "").replace("*", "").isalnum() for part in host.split(".")):
+        raise Usage(f"--host {host!r}: must be a name or an IP address without a port, several separated by commas")
+    try:
+        return x509.DNSName(host)
+    except ValueError as error:
+        raise Usage(f"--host {host!r}: {error}") from error
+
+
+def _sign(
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    authority: x509.Certificate | None,
+    authority_key: ec.EllipticCurvePrivateKey,
+    names: list[x509.GeneralName],
+    usage: x509.ObjectIdentifier | None = None,
+) -> x509.Certificate:
+    """A certificate for a key; one without `authority` signs itself and may sign others."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+    now = datetime.datetime.now(datetime.UTC)
+    authority_public = authority_key.public_key()
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(authority.subject if authority else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(now + datetime.timedelta(days=DAYS))
+        .add_extension(x509.BasicConstraints(ca=authority is None, path_length=0 if authority is None else None), True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_public), False)
+        .add_extension(
+            x509.KeyUsage(
+                digital_signature=authority is not None,
+                key_cert_sign=authority is None,
+                crl_sign=authority is None,
+                content_commitment=False,
+                key_encipherment=False,
+                data_encipherment=False,
+                key_agreement=False,
+                encipher_only=False,
+                decipher_only=False,
+            ),
+            True,
+        )
+    )
+    if usage is not None:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), False)
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
+    return builder.sign(authority_key, hashes.SHA256())
+
+
+def _new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _make_folder(out: Path, files: list[Path]) -> None:
+    if there := [str(file) for file in files if file.exists()]:
+        raise Failure(f"{', '.join(there)} exists already: name another folder, or move it away if it is of no use")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"{out} cannot be made: {error.strerror}") from error
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Never over an existing file. Keys only for their owner, from the first byte on."""
+    mode = 0o600 if file.suffix == ".key" else 0o644
+    try:
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
+            out.write(content)
+    except OSError as error:
+        raise Failure(f"{file} cannot be written: {error.strerror}") from error

@@ -1,0 +1,129 @@
+"""The operator's verbs: what changes a run or its fleet, and the certificates that protect both."""
+
+import re
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zowarmup.cli.connection import Reach, reaching
+from zowarmup.cli.failure import Usage
+from zowarmup.common.addresses import is_loopback
+from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
+from zowarmup.common.work import Tier
+
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Shown in status and the log.")]
+FolderOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the authority is, or will be.")]
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+certs = typer.Typer(help="Certificates for TLS: an authority of your own and what it signs.", no_args_is_help=True)
+
+
+def pause(reach: Reach, reason: ReasonOption = "") -> None:
+    """Open no further round until `zowarmup resume`. The round in progress ends as usual."""
+    reach.session.pause(reason)
+    print("paused: no further round opens until zowarmup resume")
+
+
+def resume(reach: Reach) -> None:
+    """Open rounds again."""
+    reach.session.resume()
+    print("resumed")
+
+
+def pivot(reach: Reach, reason: ReasonOption = "") -> None:
+    """End the warm-up after the round in progress."""
+    reach.session.pivot(reason)
+    print("the pivot follows the round in progress")
+
+
+def stop(reach: Reach, reason: ReasonOption = "") -> None:
+    """Finish the run after the round in progress. This cannot be undone."""
+    reach.session.stop(reason)
+    print("the run ends with the round in progress")
+
+
+def revoke(
+    reach: Reach,
+    client: Annotated[str, typer.Argument(metavar="CLIENT", help="Its name in the run.")],
+    reason: ReasonOption = "",
+) -> None:
+    """Shut a client out for ever: its stream ends at once, and its credential is worth nothing from now on."""
+    reach.session.revoke(client, reason)
+    print(f"{client} is revoked")
+
+
+def invite(
+    reach: Reach,
+    tier: Annotated[Tier, typer.Option(help="The tier that the device may take.")],
+    expires: Annotated[str, typer.Option(metavar="TIME", help="How long it is good: 30m, 12h, 7d.")] = "7d",
+    uses: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="How many devices may use it.")] = 1,
+    data: Annotated[str, typer.Option(metavar="SPEC", help="The device's data, to complete the command.")] = "SPEC",
+) -> None:
+    """Print the one line that a device joins with. Whoever sees that line can join: send it as you would a password."""
+    if not re.fullmatch(r"[A-Za-z0-9_.,:;/=+@%~^*?-]+", data):
+        raise Usage(f"--data {data!r}: holds what a shell would read otherwise")
+    address, expires_s = reach.session.address, _seconds(expires)
+    issued = reach.session.invite(tier, expires_s, uses)
+    word = Invitation(issued.token, reach.authority).word
+    line = f"{JOIN_VARIABLE}={word} zowarmup-client --server {address} --tier {tier} --data {data}"
+    if not reach.trust.secure and not is_loopback(address):
+        line += " --insecure"
+    print(line)
+    until = datetime.fromtimestamp(issued.expires_at_s).astimezone()
+    times = "once" if uses == 1 else f"{uses} times"
+    notes = [f"Good {times} until {until:%Y-%m-%d %H:%M %Z}, for the {tier} tier. It is not shown again."]
+    if data == "SPEC":
+        notes.append("Replace SPEC by the device's data (zowarmup-client --help).")
+    if is_loopback(address):
+        notes.append("It works on this machine only: for others, give --server as they reach the coordinator.")
+    if reach.mutual:
+        notes.append("The device also needs --certificate and --key (zowarmup certs client).")
+    print("\n".join(notes), file=sys.stderr)
+
+
+@certs.command("init")
+def init(
+    out: FolderOption,
+    host: Annotated[str, typer.Option(metavar="NAME[,NAME..]", help="What devices call the coordinator: names, IPs.")],
+) -> None:
+    """Make an authority and the coordinator's certificate. Nothing is overwritten."""
+    from zowarmup.cli.certificates import init as make
+
+    for file in make(out, [name.strip() for name in host.split(",")]):
+        print(file)
+    print(
+        f'In the run file\'s [server]: tls_certificate = "{out / "server.crt"}", tls_key = "{out / "server.key"}"',
+        file=sys.stderr,
+    )
+
+
+@certs.command("client")
+def client(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the files are called.")],
+    out: FolderOption,
+) -> None:
+    """Make a certificate for a device or an operator, for coordinators that ask for one (server.client_ca)."""
+    from zowarmup.cli.certificates import client as make
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name) or name in ("ca", "server"):
+        raise Usage(f"{name!r} must be 1 to 63 letters, digits, '.', '_' or '-', and neither ca nor server")
+    for file in make(out, name):
+        print(file)
+
+
+def register(app: typer.Typer) -> None:
+    """Add them all to the command."""
+    for verb in (pause, resume, pivot, stop, invite, revoke):
+        app.command()(reaching(verb))
+    app.add_typer(certs, name="certs")
+
+
+def _seconds(text: str) -> float:
+    """Raises Usage."""
+    matched = re.fullmatch(r"(\d{1,9})([smhdw])", text)
+    if not matched:
+        raise Usage(f"--expires {text!r}: must be a number and s, m, h, d or w, such as 7d")
+    return float(int(matched[1]) * _UNITS[matched[2]])

@@ -1,0 +1,93 @@
+"""Who belongs to the fleet: the decisions about invitations, enrolment and revocation.
+
+Pure, as all of `decide`: secrets come hashed, and the time is given. An enrolment that is sent again with the same
+credential is the same one, so a device whose answer was lost is not a second client and does not need a second token.
+"""
+
+from zowarmup.common.work import Phase
+from zowarmup.server import events as ev
+from zowarmup.server.rejection import Rejected
+from zowarmup.server.state import State
+
+LONGEST_INVITATION_S = 366 * 86400.0
+MOST_USES = 100_000
+MOST_MEMBERS = 200_000
+
+
+def respond(command: ev.Invite | ev.Enrol | ev.Revoke, state: State, now: float) -> tuple[ev.Event, ...]:
+    """The events that follow from a command at unix time `now`. Raises Rejected."""
+    match command:
+        case ev.Invite():
+            return _invite(command, now)
+        case ev.Enrol():
+            return _enrol(command, state, now)
+        case ev.Revoke():
+            return _revoke(command, state)
+
+
+def member_with(state: State, credential_sha256: str) -> str | None:
+    """The client, revoked or not, that has this credential."""
+    return next((name for name, c in state.clients.items() if c.credential_sha256 == credential_sha256), None)
+
+
+def check_member(state: State, name: str) -> None:
+    """Raises Rejected where a client is not a member (any more)."""
+    if (client := state.clients.get(name)) is None:
+        raise Rejected("unknown_client", f"client {name[:80]!r} is not enrolled in this run")
+    if client.revoked:
+        raise revoked(name, client.revoked)
+
+
+def revoked(client: str, reason: str) -> Rejected:
+    """What a client hears that was shut out."""
+    return Rejected("revoked", f"{client} has been revoked ({reason}): it can take part again only as a new client")
+
+
+def _invite(command: ev.Invite, now: float) -> tuple[ev.Event, ...]:
+    if not 0 < command.expires_s <= LONGEST_INVITATION_S:
+        raise Rejected("invalid", f"expires_s = {command.expires_s:g}: must be above 0 and at most 366 days")
+    if not 1 <= command.uses <= MOST_USES:
+        raise Rejected("invalid", f"uses = {command.uses}: must be 1 to {MOST_USES}")
+    return (ev.InvitationIssued(command.token_sha256, command.tier, now + command.expires_s, command.uses),)
+
+
+def _enrol(command: ev.Enrol, state: State, now: float) -> tuple[ev.Event, ...]:
+    if (known := member_with(state, command.credential_sha256)) is not None:
+        check_member(state, known)
+        return ()
+    if state.phase is Phase.FINISHED:
+        raise Rejected("finished", "this run is finished; there is nothing left to join")
+    if command.token_sha256 or command.invited:
+        _check_invitation(state, command, now)
+    if len(state.clients) >= MOST_MEMBERS:
+        raise Rejected("fleet_full", f"{MOST_MEMBERS} clients have enrolled, and a run has no room for more")
+    name, number = command.name, 2
+    while name in state.clients:
+        name, number = f"{command.name}-{number}", number + 1
+    return (ev.ClientEnrolled(name, command.tier, command.examples, command.credential_sha256, command.token_sha256),)
+
+
+def _check_invitation(state: State, command: ev.Enrol, now: float) -> None:
+    again = "ask the operator for a new one (zowarmup invite)"
+    if not command.token_sha256:
+        raise Rejected("invitation_missing", f"this run is joined by invitation, and none was shown: {again}")
+    invitation = state.invitations.get(command.token_sha256)
+    if invitation is None:
+        raise Rejected("invitation_unknown", f"this coordinator issued no such invitation: {again}")
+    if now >= invitation.expires_at:
+        raise Rejected("invitation_expired", f"the invitation has expired: {again}")
+    if invitation.used >= invitation.uses:
+        times = "once" if invitation.uses == 1 else f"{invitation.uses} times"
+        raise Rejected("invitation_used", f"the invitation was good for joining {times} and is used up: {again}")
+    if command.tier is not invitation.tier:
+        raise Rejected(
+            "tier_not_invited",
+            f"the invitation is for the {invitation.tier} tier: join with --tier {invitation.tier}, or {again}",
+        )
+
+
+def _revoke(command: ev.Revoke, state: State) -> tuple[ev.Event, ...]:
+    client = state.clients.get(command.client)
+    if client is None:
+        raise Rejected("unknown_client", f"client {command.client[:80]!r} is not enrolled in this run")
+    return () if client.revoked else (ev.ClientRevoked(command.client, command.reason),)

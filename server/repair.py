@@ -1,0 +1,92 @@
+"""Going back to the last good version of a damaged run.
+
+The ledger is written anew up to there, in a new file that then takes the old one's name. Before that, the old ledger
+and every blob are kept beside it in a folder of their own: nothing is destroyed.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from zowarmup.server import events as ev
+from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError
+from zowarmup.server.blobs import Blobs
+from zowarmup.server.fsck import Good, Reading, Report, damage, examine
+from zowarmup.server.ledger import Ledger, LedgerError
+from zowarmup.server.state import evolve
+
+
+def repair(data_dir: Path) -> Report:
+    """Check, and where something is wrong go back to the last good version. `kept` then says where everything is as
+    it was found. Raises ArchiveError where no version is good."""
+    report, reading, bad, good = examine(data_dir)
+    if not report.problems:
+        return report
+    if good is None or reading.state is None:
+        raise ArchiveError(
+            f"{data_dir} cannot be repaired, no version in it is whole ({report.problems[0]}): restore it from a backup"
+        )
+    kept = data_dir / f"found-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+    _keep(data_dir, kept)
+    _rewrite(data_dir, reading, good, bad, Blobs(data_dir / BLOBS))
+    after, *_ = examine(data_dir)
+    if after.problems:
+        raise ArchiveError(f"the repair of {data_dir} failed ({after.problems[0]}): all is as it was in {kept}")
+    report.kept = str(kept)
+    return report
+
+
+def _keep(data_dir: Path, kept: Path) -> None:
+    """Everything as it was found: the ledger copied, for SQLite writes in place; the blobs as second names."""
+    (kept / BLOBS).mkdir(parents=True)
+    for suffix in ("", "-wal", "-shm"):
+        if (path := data_dir / f"{LEDGER}{suffix}").exists():
+            shutil.copy2(path, kept / path.name)
+    for path in (data_dir / BLOBS).rglob("*"):
+        if path.is_file():
+            second = kept / BLOBS / path.relative_to(data_dir / BLOBS)
+            second.parent.mkdir(exist_ok=True)
+            try:
+                os.link(path, second)
+            except OSError:
+                shutil.copy2(path, second)
+
+
+def _rewrite(data_dir: Path, reading: Reading, good: Good, bad: set[int], blobs: Blobs) -> None:
+    """A ledger that ends at the good version, with every member of the fleet and every round number that was used."""
+    fresh = data_dir / f"{LEDGER}.new"
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{fresh}{suffix}").unlink(missing_ok=True)
+    ledger, state, last_round = Ledger(fresh), None, 0
+    for row in reading.rows:
+        try:
+            event = ledger.decode(row)
+        except LedgerError:
+            continue
+        if isinstance(event, ev.RoundOpened):
+            last_round = max(last_round, event.round)
+        if row.id > good.row and not isinstance(event, ev.InvitationIssued | ev.ClientEnrolled | ev.ClientRevoked):
+            continue
+        try:
+            state = evolve(state, event)
+        except (ValueError, KeyError):
+            continue
+        ledger.append([event], row.at)
+    assert state is not None
+    now, closing = time.time(), list[ev.Event]()
+    if gone := tuple(v for v, snapshot in state.snapshots.items() if v in bad or damage(blobs, snapshot.sha256)):
+        closing.append(ev.SnapshotsPruned(gone))
+    if last_round > state.round:  # a seed is never used twice
+        closing.append(ev.RoundOpened(last_round, state.phase, state.version, (), (), (), now))
+        closing.append(ev.RoundAbandoned(last_round, f"`zowarmup fsck` went back to version {state.version}"))
+    ledger.append(closing, now)
+    ledger.close()
+    for suffix in ("-wal", "-shm"):
+        (data_dir / f"{LEDGER}{suffix}").unlink(missing_ok=True)
+    os.replace(fresh, data_dir / LEDGER)
+    folder = os.open(data_dir, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

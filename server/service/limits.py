@@ -1,0 +1,127 @@
+"""How much anyone may say, and how often, decided before it is parsed or changes anything.
+
+A message that is too long is refused unread: gRPC's own limit, which holds for the whole server, has to let a delta's
+chunks through, so the limit of every other call is applied here, to the bytes as they arrive. Rates are token buckets;
+each piece of work that is handed out is worth a message more, so no honest client can meet its rate.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from zowarmup.server.refusals import Refusals
+from zowarmup.server.rejection import Rejected
+from zowarmup.server.service.admission import Context, abort
+
+SMALL_BYTES = 1 << 16
+"""A contribution with as many scalars as a run may ask for has half of that."""
+CHUNK_BYTES = 1 << 21
+"""The longest piece of a delta; its header comes on top."""
+LONGEST_BYTES = CHUNK_BYTES + 1024
+BULK = "/zowarmup.v1.CoordinatorService/UploadDelta"
+BURST_S = 4.0
+SMALLEST_BURST = 20.0
+ENROLMENTS_PER_S, ENROLMENTS_AT_ONCE = 100.0, 5000.0
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong:
+    """In the place of a message that was not parsed."""
+
+    size_bytes: int
+
+    def rejected(self) -> Rejected:
+        return Rejected("too_long", f"a message of {self.size_bytes} bytes: at most {SMALL_BYTES} are allowed here")
+
+
+@dataclass(slots=True)
+class Bucket:
+    """`left` of `burst` tokens at time `at`, seconds; `rate` of them come back every second."""
+
+    rate: float
+    burst: float
+    left: float
+    at: float
+
+    def take(self, now: float) -> bool:
+        """Spend a token, if there is one."""
+        self.left = min(self.burst, self.left + max(0.0, now - self.at) * self.rate)
+        self.at = now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
+
+    def give(self) -> None:
+        """One token more."""
+        self.left = min(self.burst, self.left + 1)
+
+
+@dataclass(slots=True)
+class Allowances:
+    """What each member of the fleet may still say; `rate`: messages a second. Streams and calls of one client share."""
+
+    rate: float
+    clock: Callable[[], float] = time.monotonic
+    _buckets: dict[str, Bucket] = field(default_factory=dict)
+    _enrolments: Bucket | None = None
+
+    def spend(self, client: str) -> None:
+        """One message. Raises Rejected where they come too fast."""
+        if not self._bucket(client).take(self.clock()):
+            raise Rejected(
+                "too_many",
+                f"{client} sends more than {self.rate:g} messages a second (server.messages_per_second): slow down",
+            )
+
+    def grant(self, client: str) -> None:
+        """Work was handed out, which will be answered."""
+        self._bucket(client).give()
+
+    def enrol(self) -> None:
+        """One enrolment, of anyone. Raises Rejected where they come too fast."""
+        now = self.clock()
+        if self._enrolments is None:
+            self._enrolments = Bucket(ENROLMENTS_PER_S, ENROLMENTS_AT_ONCE, ENROLMENTS_AT_ONCE, now)
+        if not self._enrolments.take(now):
+            raise Rejected("too_many", f"more than {ENROLMENTS_PER_S:g} devices a second want to enrol: try again")
+
+    def _bucket(self, client: str) -> Bucket:
+        if (bucket := self._buckets.get(client)) is None:
+            burst = max(SMALLEST_BURST, BURST_S * self.rate)
+            bucket = self._buckets[client] = Bucket(self.rate, burst, burst, self.clock())
+        return bucket
+
+
+class Lengths(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Refuses messages that are too long for their call, and lets answers through that are bytes already."""
+
+    def __init__(self, refusals: Refusals) -> None:
+        self._refusals = refusals
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None or details.method == BULK:
+            return handler
+        parse, write, answer = handler.request_deserializer, handler.response_serializer, handler.unary_unary
+
+        def bounded(data: bytes) -> Any:
+            return parse(data) if len(data) <= SMALL_BYTES else TooLong(len(data))
+
+        def written(message: Any) -> bytes:
+            data: bytes = message if isinstance(message, bytes) else write(message)
+            return data
+
+        async def unary(request: Any, context: Context) -> Any:
+            if isinstance(request, TooLong):
+                await abort(context, request.rejected(), self._refusals)
+            return await answer(request, context)
+
+        if answer is not None:
+            return grpc.unary_unary_rpc_method_handler(unary, bounded, written)
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(handler.stream_stream, bounded, written)
+        return handler

@@ -1,0 +1,81 @@
+"""The room that uploads take: one upload at a time for each client, and a quota for all.
+
+What has been uploaded counts until its round is over, whether a contribution names it or not. The files of a round that
+has closed are removed, but for those that are being combined.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from zowarmup.common.work import Delta
+from zowarmup.server import events as ev
+from zowarmup.server.blobs import Blobs
+from zowarmup.server.rejection import Rejected
+from zowarmup.server.state import State
+
+log = logging.getLogger(__name__)
+
+
+class Uploads:
+    """`quota_bytes`: for the deltas of the round in progress, whole or not, each counted whole."""
+
+    def __init__(self, blobs: Blobs, quota_bytes: int) -> None:
+        self._blobs, self._quota_bytes = blobs, quota_bytes
+        self._held: dict[str, str] = {}
+        self._calls: dict[str, asyncio.Task[object]] = {}
+
+    @contextmanager
+    def only(self, client: str) -> Iterator[None]:
+        """The client's call to upload, while it lasts. An older one, perhaps over a link that broke, is ended: it is
+        interrupted, and raises Rejected."""
+        task = asyncio.current_task()
+        assert task is not None
+        if older := self._calls.get(client):
+            older.cancel()
+        self._calls[client] = task
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._calls.get(client) is task:
+                raise
+            task.uncancel()
+            raise Rejected("superseded", f"a newer upload of {client} has superseded this one") from None
+        finally:
+            if self._calls.get(client) is task:
+                del self._calls[client]
+
+    def hold(self, client: str, sha256: str, size_bytes: int) -> str:
+        """The name in the spool for the client's delta. Another one that it uploaded for this round is dropped. Raises
+        Rejected where there is no room."""
+        before = self._held.get(client)
+        if before is None and (len(self._held) + 1) * size_bytes > self._quota_bytes:
+            raise Rejected(
+                "spool_full",
+                f"{len(self._held)} deltas of this round take {len(self._held) * size_bytes >> 20} of the "
+                f"{self._quota_bytes >> 20} MB that server.spool_mb allows: try again later",
+            )
+        if before is not None and before != sha256:
+            self._blobs.drop_part(spool_name(client, before))
+            if before not in (held for other, held in self._held.items() if other != client):
+                self._blobs.drop_upload(before)
+        self._held[client] = sha256
+        return spool_name(client, sha256)
+
+    def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
+        """Observe."""
+        for event in events:
+            if isinstance(event, ev.ClientRevoked) and (call := self._calls.get(event.client)):
+                call.cancel()
+        if any(isinstance(event, ev.RoundClosed | ev.RoundAbandoned | ev.Committed) for event in events):
+            current = state.current
+            named = {c.sha256 for c in current.contributions.values() if isinstance(c, Delta)} if current else set()
+            if self._held:
+                self._blobs.drop_uploads(named)
+            self._held = {client: sha256 for client, sha256 in self._held.items() if sha256 in named}
+
+
+def spool_name(client: str, sha256: str) -> str:
+    """Of one client's delta, so that no other can write to it."""
+    return f"{client}.{sha256[:16]}"

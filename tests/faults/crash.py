@@ -1,0 +1,120 @@
+"""Crashes at every write of a coordinator, in process.
+
+A fuse counts the places at which a process could die: within and after each write of the ledger and of a blob (just
+before one is just after the one that went before).
+At the chosen one it keeps an image of the data directory as a kill would leave it (uncommitted pages of the write-ahead
+log and torn files included) and raises Crash, which nothing in the coordinator catches.
+"""
+
+import shutil
+import threading
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+from zowarmup.server import events as ev
+from zowarmup.server.blobs import Blobs
+from zowarmup.server.ledger import Ledger
+
+
+class Crash(BaseException):
+    """The process is dead."""
+
+
+class Fuse:
+    """Burns at the places numbered `at`, counted from 1 over all lives of one data directory."""
+
+    def __init__(self, data_dir: Path, at: Collection[int] = ()) -> None:
+        self.places: list[str] = []
+        self.appends = 0
+        self.image = data_dir.with_name(data_dir.name + ".image")
+        self._data_dir, self._at, self._lock = data_dir, frozenset(at), threading.RLock()
+        self._burnt = False
+        self.still = threading.RLock()
+
+    def point(self, place: str, last_act: Callable[[], None] = lambda: None) -> None:
+        """A place to die at, having half done `last_act`. Writes hold `still` and every thread comes by here, so the
+        image is of one moment and nobody goes on after it."""
+        with self._lock:
+            if self._burnt:
+                raise Crash
+            self.places.append(place)
+            if len(self.places) not in self._at:
+                return
+            self._burnt = True
+            with self.still:
+                last_act()
+                shutil.copytree(self._data_dir, self.image, ignore=shutil.ignore_patterns("*-shm"))
+            raise Crash(place)
+
+    def restart(self) -> None:
+        """The image becomes the data directory."""
+        shutil.rmtree(self._data_dir)
+        self.image.rename(self._data_dir)
+        self._burnt = False
+
+
+class CrashingLedger(Ledger):
+    def __init__(self, path: Path, fuse: Fuse) -> None:
+        super().__init__(path)
+        self._fuse = fuse
+
+    def append(self, events: Iterable[ev.Event], at: float) -> None:
+        events = list(events)
+        if not any(map(ev.is_durable, events)):
+            return
+        self._fuse.appends += 1
+        self._fuse.point("append: within", self._half_append)
+        with self._fuse.still:
+            super().append(events, at)
+        self._fuse.point("append: after")
+
+    def _half_append(self) -> None:
+        self._db.execute("PRAGMA cache_size=1")  # so that uncommitted pages spill into the log
+        self._db.execute("BEGIN IMMEDIATE")
+        for _ in range(40):
+            self._db.execute("INSERT INTO events (at, kind, body) VALUES (0, 'torn', ?)", ("torn" * 999,))
+
+
+class CrashingBlobs(Blobs):
+    def __init__(self, root: Path, fuse: Fuse) -> None:
+        super().__init__(root)
+        self._fuse = fuse
+
+    def put(self, data: memoryview | bytes) -> str:
+        torn = self._spool / "put-torn"
+
+        def tear() -> None:
+            torn.write_bytes(bytes(data[: len(data) // 2]))
+
+        self._fuse.point("put: torn", tear)
+        with self._fuse.still:
+            sha256 = super().put(data)
+        self._fuse.point("put: renamed, not yet named by an event")
+        return sha256
+
+    def spool(self, name: str, offset: int, chunk: bytes) -> None:
+        self._fuse.point("spool: torn", lambda: Blobs.spool(self, name, offset, chunk[: len(chunk) // 2]))
+        with self._fuse.still:
+            super().spool(name, offset, chunk)
+        self._fuse.point("spool: after")
+
+    def finish(self, name: str, sha256: str) -> None:
+        with self._fuse.still:
+            super().finish(name, sha256)
+        self._fuse.point("finish: renamed, not yet named by an event")
+
+    def drop_upload(self, sha256: str) -> None:
+        with self._fuse.still:
+            super().drop_upload(sha256)
+        self._fuse.point("drop: after")
+
+    def remove(self, sha256: str) -> None:
+        with self._fuse.still:
+            super().remove(sha256)
+        self._fuse.point("remove: after")
+
+    def sweep(self, named: Collection[str], uploads: Collection[str], spooling: bool) -> int:
+        with self._fuse.still:
+            swept = super().sweep(named, uploads, spooling)
+        self._fuse.point("sweep: after")
+        return swept

@@ -1,0 +1,292 @@
+"""A whole run in one process, on a real disk: a coordinator with its ledger, blobs and effects, and scripted clients.
+
+The model is a quadratic bowl of a few parameters, probed and combined by the methods that real runs use. Clients keep a
+replica of their own, follow the coordinator by commits or snapshots as its history advises, keep what they made until
+it is acknowledged and say it again after a loss, as real ones do; they outlive the coordinator.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.codec import decode_commit
+from zowarmup.common.grid import Grid
+from zowarmup.common.layout import Block, Head, Layout, Tensor, digest
+from zowarmup.common.methods.zeroth_order import Evaluated, ZOWarmUp
+from zowarmup.common.replica import Replica
+from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.work import Contribution, Delta, Phase, Tier, Work
+from zowarmup.server import events as ev
+from zowarmup.server.archive import BLOBS, LEDGER, replay, restore
+from zowarmup.server.blobs import Blobs
+from zowarmup.server.coordinator import Coordinator
+from zowarmup.server.decide import decide, work_for
+from zowarmup.server.effects import Effects
+from zowarmup.server.evaluation import Evaluator
+from zowarmup.server.history import History
+from zowarmup.server.ledger import Ledger
+from zowarmup.server.state import State
+
+LAYOUT = Layout(
+    tensors=(Tensor("body", (60, 20), 0), Tensor("head.weight", (4, 20), 1200), Tensor("head.bias", (4,), 1280)),
+    trainable=1284,
+    size=1284,
+    blocks=(Block("all", 0, 1284), Block("trunk", 0, 1200), Block("head", 1200, 1284)),
+    head=Head("head.weight", "head.bias", 20, 4),
+)
+EXAMPLES = 12
+Fleet = Mapping[str, Tier]
+PAIR: Fleet = {"high-1": Tier.HIGH, "low-1": Tier.LOW}
+TRIO: Fleet = {"high-1": Tier.HIGH, "high-2": Tier.HIGH, "low-1": Tier.LOW}
+WARM_UP_ROUNDS, ZEROTH_ORDER_ROUNDS = 5, 25
+# An upload comes in two chunks and a rest.
+CHUNK_BYTES = 2048
+
+
+def run_file(fleet: Fleet) -> RunFile:
+    """Every client takes part in every round it can, so the same contributions are asked for whatever is lost."""
+    return RunFile(
+        name="small",
+        seed=11,
+        model=Model(name="mlp"),
+        warmup=WarmUp(
+            rounds=WARM_UP_ROUNDS,
+            clients_per_round=sum(tier is Tier.HIGH for tier in fleet.values()),
+            quorum=1.0,
+            deadline_s=3600.0,
+        ),
+        zeroth_order=ZerothOrder(
+            rounds=ZEROTH_ORDER_ROUNDS,
+            clients_per_round=len(fleet),
+            quorum=1.0,
+            deadline_s=3600.0,
+            probes=3,
+            head_projections=2,
+            rate=0.05,
+            snapshot_every=4,
+        ),
+        evaluation=Evaluation(every=7),
+        server=Server(keep_snapshots=2),
+    )
+
+
+def create(data_dir: Path, settings: RunFile) -> None:
+    """A data directory with a run that has just been created."""
+    blobs = Blobs(data_dir / BLOBS)
+    grid = Grid(18)
+    weights = grid.quantise(np.random.default_rng(3).normal(0, 0.5, LAYOUT.size).astype(np.float32))
+    program = ev.Program(blobs.put(b"program"), 7, LAYOUT.to_json(), (20,), 4, 1, 1)
+    initial = ev.Snapshot(0, blobs.put(weights.data.cast("B")), grid.exponent, digest(weights).hex())
+    ledger = Ledger(data_dir / LEDGER)
+    ledger.append(decide(None, ev.CreateRun("small-run", settings, program, initial), 1.0), 1.0)
+    ledger.close()
+
+
+class NoEvaluator(Evaluator):
+    def __init__(self) -> None:
+        pass
+
+    def evaluate(self, weights: NDArray[np.float32]) -> tuple[float, float, int]:
+        return 0.5, float(np.square(weights, dtype=np.float64).sum()), 1
+
+
+@dataclass
+class Bowl:
+    """A loss with its minimum at `target`; each example weighs the same."""
+
+    weights: NDArray[np.float32]
+    target: NDArray[np.float32]
+
+    def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> Evaluated:
+        apart = (self.weights - self.target).astype(np.float64)
+        head = LAYOUT.block("head")
+        gradient = apart[head.start : head.stop] * len(examples) if head_gradient else None
+        return Evaluated(0.5 * float(np.dot(apart, apart)) * len(examples), gradient)
+
+
+class OneByOne(Coordinator):
+    """Takes a command when the one before has been answered, so that every run makes the same writes."""
+
+    def __init__(self, ledger: Ledger, state: State) -> None:
+        super().__init__(ledger, state)
+        self._turn = asyncio.Lock()
+
+    async def handle(self, command: ev.Command) -> tuple[ev.Event, ...]:
+        async with self._turn:
+            return await super().handle(command)
+
+
+@dataclass
+class Life:
+    """One life of a coordinator."""
+
+    ledger: Ledger
+    blobs: Blobs
+    coordinator: Coordinator
+    effects: Effects
+    history: History
+    folder: Path
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _notices: "set[asyncio.Task[None]]" = field(default_factory=set)
+
+    @classmethod
+    def start(cls, ledger: Ledger, blobs: Blobs, folder: Path, kind: type[Coordinator] = Coordinator) -> "Life":
+        """As `server.main` puts it together; `folder` is where the blobs are."""
+        state, history = replay(ledger)
+        assert state is not None
+        replica = restore(state, history, blobs, state.version)
+        coordinator = kind(ledger, state)
+        effects = Effects(coordinator, blobs, replica, NoEvaluator(), lambda: ())
+        server = cls(ledger, blobs, coordinator, effects, history, folder)
+        coordinator.observe(lambda now, events, after: history.record(now, events))
+        coordinator.observe(effects)
+        coordinator.observe(lambda now, events, after: server._notice())
+        return server
+
+    def _notice(self) -> None:
+        async def tell() -> None:
+            async with self.changed:
+                self.changed.notify_all()
+
+        task = asyncio.create_task(tell())
+        self._notices.add(task)
+        task.add_done_callback(self._notices.discard)
+
+    async def until(self, condition: Callable[[State], bool]) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: condition(self.coordinator.state))
+
+    def settled(self) -> bool:
+        """The run is over, its last snapshot and evaluation are in the ledger, and what is not kept is gone."""
+        state = self.coordinator.state
+        evaluated = state.evaluation is not None and state.evaluation.version == state.version
+        if not (state.phase is Phase.FINISHED and state.version in state.snapshots and evaluated):
+            return False
+        named = {state.program.sha256, *(snapshot.sha256 for snapshot in state.snapshots.values())}
+        keep = state.run_file.server.keep_snapshots + 1  # and the pivot's
+        return (
+            len(state.snapshots) <= keep and all(self.blobs.has(sha256) for sha256 in named) and not self.stale(named)
+        )
+
+    def stale(self, named: set[str]) -> bool:
+        return any(path.is_file() and path.name not in named for path in self.folder.iterdir())
+
+
+@dataclass
+class Client:
+    """A scripted device. `acknowledged`: what it was told is durable, by round."""
+
+    name: str
+    tier: Tier
+    enrolled: bool = False
+    replica: Replica | None = None
+    made: tuple[Work, Contribution, bytes] | None = None
+    acknowledged: dict[int, Contribution] = field(default_factory=dict)
+    epoch: int = 0
+
+    @property
+    def target(self) -> NDArray[np.float32]:
+        seed = int.from_bytes(self.name.encode()[-6:], "little")
+        return np.random.default_rng(seed).normal(0, 1, LAYOUT.size).astype(np.float32)
+
+    async def take_part(self, server: Life) -> None:
+        handle = server.coordinator.handle
+        if self.name not in server.coordinator.state.clients:
+            await handle(ev.Enrol(self.name, self.tier, EXAMPLES, hashlib.sha256(self.name.encode()).hexdigest()))
+        self.epoch += 1
+        await handle(ev.Hello(self.name, self.epoch, EXAMPLES))
+        while server.coordinator.state.phase is not Phase.FINISHED:
+            state = server.coordinator.state
+            work = work_for(state, self.name, server.coordinator.clock())
+            if work is not None:
+                await self._contribute(server, work)
+            else:
+                await server.until(
+                    lambda state: (
+                        state.phase is Phase.FINISHED
+                        or work_for(state, self.name, server.coordinator.clock()) is not None
+                    )
+                )
+        self._follow(server)
+
+    async def _contribute(self, server: Life, work: Work) -> None:
+        if self.made is None or (self.made[0].round, self.made[0].seed) != (work.round, work.seed):
+            self.made = self._make(server, work)
+        _, contribution, content = self.made
+        if isinstance(contribution, Delta):
+            spool = f"{self.name}.{contribution.sha256[:16]}"
+            if not server.blobs.has_upload(contribution.sha256):
+                have = server.blobs.spooled(spool, len(content))
+                for start in range(have, len(content), CHUNK_BYTES):
+                    await asyncio.to_thread(server.blobs.spool, spool, start, content[start : start + CHUNK_BYTES])
+                await asyncio.to_thread(server.blobs.finish, spool, contribution.sha256)
+        await server.coordinator.handle(ev.Contribute(self.name, contribution))
+        self.acknowledged[work.round] = contribution
+
+    def _make(self, server: Life, work: Work) -> tuple[Work, Contribution, bytes]:
+        replica = self._follow(server)
+        if work.phase is Phase.WARM_UP:
+            delta = ((self.target - replica.weights) * np.float32(0.05)).astype("<f4").tobytes()
+            return work, Delta(work.round, hashlib.sha256(delta).hexdigest(), EXAMPLES, 0.5), delta
+        method = ZOWarmUp(server.coordinator.state.run_file.zeroth_order, LAYOUT)
+        bowl = Bowl(replica.weights, self.target)
+        return work, method.contribute(replica.weights, replica.grid, bowl, EXAMPLES, work), b""
+
+    def _follow(self, server: Life) -> Replica:
+        """Bring the replica to the present version, the way the coordinator would have it done."""
+        state, held = server.coordinator.state, self.replica
+        at, known = (held.version, held.digest().hex()) if held else (0, "")
+        if at == state.version and known == state.digest and held:
+            return held
+        way = server.history.catch_up(at, known, state.version, state.snapshot.version, 4 * LAYOUT.size)
+        if way.snapshot is not None or held is None:
+            assert way.snapshot is not None
+            snapshot = state.snapshots[way.snapshot]
+            weights = np.array(server.blobs.vector(snapshot.sha256))
+            held = self.replica = Replica(LAYOUT, Grid(snapshot.exponent), weights, snapshot.version)
+        held.apply([decode_commit(commit, LAYOUT) for commit in way.commits])
+        assert held.digest().hex() == state.digest
+        return held
+
+
+async def live(server: Life, clients: Iterable[Client]) -> None:
+    """One life of the coordinator: until the run is over, or until whatever ends it (which is raised)."""
+    coordinating = [asyncio.create_task(server.coordinator.run()), asyncio.create_task(server.effects.run())]
+    over = asyncio.create_task(_whole(server, clients))
+    try:
+        done, _ = await asyncio.wait([*coordinating, over], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (*coordinating, over):
+            task.cancel()
+        await asyncio.gather(*coordinating, over, return_exceptions=True)
+
+
+async def _whole(server: Life, clients: Iterable[Client]) -> None:
+    await server.coordinator.handle(ev.Restart())
+    server.effects.resume()
+    await asyncio.gather(*(client.take_part(server) for client in clients))
+    while not server.settled():
+        await asyncio.sleep(0.002)
+
+
+def contributed(ledger: Ledger) -> set[tuple[str, Contribution]]:
+    """Every contribution that a ledger holds."""
+    return {(event.client, event.contribution) for _, event in ledger.read() if isinstance(event, ev.Contributed)}
+
+
+def replayed_digest(data_dir: Path) -> str:
+    """The last version's digest, from the disk alone."""
+    ledger = Ledger(data_dir / LEDGER, read_only=True)
+    try:
+        state, history = replay(ledger)
+        assert state is not None
+        return restore(state, history, Blobs(data_dir / BLOBS), state.version).digest().hex()
+    finally:
+        ledger.close()

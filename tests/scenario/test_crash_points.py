@@ -1,0 +1,125 @@
+"""A crash at each single write of a run of 30 rounds: the same model comes out, and nothing acknowledged is lost."""
+
+import asyncio
+import collections
+import functools
+import random
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.faults.crash import Crash, CrashingBlobs, CrashingLedger, Fuse
+from tests.faults.small import (
+    PAIR,
+    TRIO,
+    Client,
+    Fleet,
+    Life,
+    OneByOne,
+    contributed,
+    create,
+    live,
+    replayed_digest,
+    run_file,
+)
+from zowarmup.server.archive import BLOBS, LEDGER
+from zowarmup.server.coordinator import Coordinator
+from zowarmup.server.ledger import Ledger
+
+# Points are shared out over so many tests, so that a failure comes soon and says which part of the run it is.
+SHARES = 6
+FLEETS = {"pair": PAIR, "trio": TRIO}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    digest: str
+    version: int
+    lives: int
+    lost: int
+    places: tuple[str, ...]
+    appends: int
+
+
+def outcome(folder: Path, fleet: Fleet, at: Collection[int] = (), kind: type[Coordinator] = OneByOne) -> Outcome:
+    """The run in `folder`, with crashes at the numbered places."""
+    data_dir = folder / "server"
+    create(data_dir, run_file(fleet))
+    fuse = Fuse(data_dir, at)
+    clients = [Client(name, tier) for name, tier in fleet.items()]
+
+    async def one_life() -> tuple[str, int]:
+        ledger = CrashingLedger(data_dir / LEDGER, fuse)
+        try:
+            server = Life.start(ledger, CrashingBlobs(data_dir / BLOBS, fuse), data_dir / BLOBS, kind)
+            await asyncio.wait_for(live(server, clients), 60)
+            return server.coordinator.state.digest, server.coordinator.state.version
+        finally:
+            ledger.close()
+
+    lives = 0
+    while True:
+        lives += 1
+        try:
+            digest, version = asyncio.run(one_life())
+            break
+        except Crash:
+            fuse.restart()
+    ledger = Ledger(data_dir / LEDGER, read_only=True)
+    kept = contributed(ledger)
+    ledger.close()
+    lost = sum((client.name, made) not in kept for client in clients for made in client.acknowledged.values())
+    assert replayed_digest(data_dir) == digest
+    assert {client.replica.digest().hex() for client in clients if client.replica} == {digest}
+    return Outcome(digest, version, lives, lost, tuple(fuse.places), fuse.appends)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """In memory where the system has such a place: what is tried is the order of writes, not the disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+        yield Path(name)
+
+
+@functools.cache
+def undisturbed(fleet: str) -> Outcome:
+    with tempfile.TemporaryDirectory() as name:
+        return outcome(Path(name), FLEETS[fleet])
+
+
+def test_the_undisturbed_run_has_the_writes_that_crashes_are_tried_at() -> None:
+    calm = undisturbed("pair")
+    assert calm.lives == 1 and calm.version == 30 and calm.lost == 0
+    counted = collections.Counter(calm.places)
+    assert counted["append: within"] == counted["append: after"] == calm.appends >= 90
+    for kind in ("put: torn", "spool: torn", "finish: renamed, not yet named by an event", "drop: after"):
+        assert counted[kind] >= 5, kind
+    assert counted["remove: after"] >= 5 and counted["sweep: after"] >= 1
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_a_crash_at_any_write_leads_to_the_same_model(folder: Path, share: int) -> None:
+    calm = undisturbed("pair")
+    tried = 0
+    for place in range(1 + share, len(calm.places) + 1, SHARES):
+        crashed = outcome(folder / str(place), PAIR, [place])
+        told = f"a crash at place {place} of {len(calm.places)} ({calm.places[place - 1]})"
+        assert crashed.lives == 2, told
+        assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0), told
+        shutil.rmtree(folder / str(place))
+        tried += 1
+    assert tried >= len(calm.places) // SHARES
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_many_crashes_in_one_run_with_shared_writes_lead_to_the_same_model(folder: Path, seed: int) -> None:
+    calm = undisturbed("trio")
+    places = random.Random(seed).sample(range(1, len(calm.places) * 2 // 3), 25)
+    crashed = outcome(folder / "many", TRIO, places, Coordinator)
+    assert crashed.lives >= 15, "commands that share a write make fewer places"
+    assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0)

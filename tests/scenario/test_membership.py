@@ -1,0 +1,157 @@
+"""Who may join, who may stay, and what a round makes of one who was shut out."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.scenario.conftest import Script
+from zowarmup.common.work import Phase, Tier
+from zowarmup.server import events as ev
+from zowarmup.server.rejection import Rejected
+
+DAY = 86400.0
+Begin = Callable[..., Script]
+
+
+def enrol(token: str, name: str = "pi", tier: Tier = Tier.LOW, credential: str = "c1") -> ev.Enrol:
+    return ev.Enrol(name, tier, 100, credential, token, invited=True)
+
+
+def refused(script: Script, command: ev.Command) -> str:
+    """The reason; nothing may have changed."""
+    before = script.state
+    with pytest.raises(Rejected) as caught:
+        script.do(command)
+    assert script.state is before
+    return caught.value.reason
+
+
+@pytest.fixture
+def invited(begin: Begin) -> Script:
+    script = begin()
+    (issued,) = script.do(ev.Invite("t", Tier.LOW, DAY, 1))
+    assert issued == ev.InvitationIssued("t", Tier.LOW, script.now + DAY, 1)
+    return script
+
+
+def test_an_invitation_lets_in_once(invited: Script) -> None:
+    (enrolled,) = invited.do(enrol("t"))
+    assert enrolled == ev.ClientEnrolled("pi", Tier.LOW, 100, "c1", "t")
+    assert refused(invited, enrol("t", credential="c2")) == "invitation_used"
+    assert invited.replayed().invitations == invited.state.invitations
+
+
+def test_the_same_enrolment_again_is_answered_as_before_and_costs_no_second_use(invited: Script) -> None:
+    invited.do(enrol("t"))
+    invited.now += 2 * DAY
+    assert invited.do(enrol("t")) == []
+    assert list(invited.state.clients) == ["pi"]
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (enrol(""), "invitation_missing"),
+        (enrol("guess"), "invitation_unknown"),
+        (enrol("t", tier=Tier.HIGH), "tier_not_invited"),
+    ],
+)
+def test_who_is_not_invited_stays_outside(invited: Script, command: ev.Enrol, reason: str) -> None:
+    assert refused(invited, command) == reason
+
+
+def test_an_invitation_ends_at_its_second(invited: Script) -> None:
+    invited.now += DAY - 1
+    assert invited.do(enrol("t", credential="c2"))
+    invited.do(ev.Invite("u", Tier.LOW, 1.0, 2))
+    invited.now += 1.0
+    assert refused(invited, enrol("u", credential="c3")) == "invitation_expired"
+
+
+def test_where_all_may_join_a_wrong_token_is_refused_all_the_same(begin: Begin) -> None:
+    script = begin()
+    assert script.do(ev.Enrol("pi", Tier.LOW, 1, "c"))
+    assert refused(script, ev.Enrol("pi", Tier.LOW, 1, "d", "guess")) == "invitation_unknown"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ev.Invite("t", Tier.LOW, 0.0, 1),
+        ev.Invite("t", Tier.LOW, float("nan"), 1),
+        ev.Invite("t", Tier.LOW, float("inf"), 1),
+        ev.Invite("t", Tier.LOW, 1.0, 0),
+        ev.Invite("t", Tier.LOW, 1.0, 1 << 31),
+    ],
+)
+def test_an_invitation_has_bounds(begin: Begin, command: ev.Invite) -> None:
+    assert refused(begin(), command) == "invalid"
+
+
+def in_zeroth_order(script: Script, *names: str) -> None:
+    script.join("high", Tier.HIGH)
+    script.contribute("high")
+    script.commit()
+    script.lose("high")
+    for name in names:
+        script.join(name)
+
+
+def test_the_round_no_longer_waits_for_a_revoked_client(begin: Begin) -> None:
+    script = begin(clients=3, quorum=1.0)
+    in_zeroth_order(script, "a", "b", "c")
+    script.contribute("a", "b")
+    revoked, closed = script.do(ev.Revoke("c", "stolen"))
+    assert revoked == ev.ClientRevoked("c", "stolen")
+    assert closed == ev.RoundClosed(script.state.round, "all 2 participants contributed")
+    assert script.replayed().current == script.state.current
+
+
+def test_what_a_revoked_client_gave_to_the_open_round_does_not_count(begin: Begin) -> None:
+    script = begin(clients=2, quorum=1.0)
+    in_zeroth_order(script, "a", "b")
+    script.contribute("a")
+    assert script.do(ev.Revoke("a", "stolen")) == [ev.ClientRevoked("a", "stolen")]
+    script.contribute("b")
+    assert script.state.current is not None
+    assert script.state.current.closed
+    assert list(script.state.current.contributions) == ["b"]
+
+
+def test_a_closed_round_keeps_what_it_has(begin: Begin) -> None:
+    """It is being combined already, and a restart must combine the same."""
+    script = begin(clients=2, quorum=1.0)
+    in_zeroth_order(script, "a", "b")
+    script.contribute("a", "b")
+    before = script.state.current
+    script.do(ev.Revoke("a", "stolen"))
+    assert script.state.current == before
+
+
+def test_a_round_of_revoked_clients_only_is_abandoned(begin: Begin) -> None:
+    script = begin(clients=2, quorum=1.0)
+    in_zeroth_order(script, "a", "b")
+    script.do(ev.Revoke("a", "stolen"))
+    _, abandoned = script.do(ev.Revoke("b", "stolen"))
+    assert isinstance(abandoned, ev.RoundAbandoned)
+    assert abandoned.reason == "every participant has been revoked"
+
+
+def test_a_revoked_client_is_refused_whatever_it_says_and_never_drawn_again(begin: Begin) -> None:
+    script = begin(clients=2, quorum=1.0)
+    in_zeroth_order(script, "a", "b")
+    said = script.contribution("a")
+    script.do(ev.Revoke("a", "stolen"))
+    again = ev.Enrol("a", Tier.LOW, 100, script.state.clients["a"].credential_sha256)
+    for command in (ev.Hello("a", 99, 100), ev.Contribute("a", said), ev.Report("a", 1, "d" * 32, 1), again):
+        assert refused(script, command) == "revoked"
+    script.contribute("b")
+    script.commit()
+    assert script.state.current is None
+    assert script.state.phase is Phase.ZEROTH_ORDER
+    script.join("c")
+    assert script.state.current is not None
+    assert set(script.state.current.seeds) == {"b", "c"}
+    assert script.do(ev.Revoke("a", "again")) == []
+    assert script.do(ev.Goodbye("a", 1)) == []
+    assert refused(script, ev.Revoke("nobody", "x")) == "unknown_client"

@@ -1,0 +1,305 @@
+"""What the coordinator's services put up with: real gRPC calls on loopback against a coordinator in this process."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from zowarmup.common.layout import Block, Layout, Tensor
+from zowarmup.common.run import PROTOCOL, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.steps import Step
+from zowarmup.common.work import Scalars, Tier
+from zowarmup.server import events as ev
+from zowarmup.server.blobs import Blobs
+from zowarmup.server.coordinator import Coordinator
+from zowarmup.server.credentials import hash_secret
+from zowarmup.server.decide import decide
+from zowarmup.server.history import History
+from zowarmup.server.ledger import Ledger
+from zowarmup.server.refusals import Refusals
+from zowarmup.server.rejection import Rejected
+from zowarmup.server.service import participate
+from zowarmup.server.service.admission import Admission
+from zowarmup.server.service.limits import LONGEST_BYTES, SMALL_BYTES, Allowances, Bucket, Lengths
+from zowarmup.server.service.links import Switchboard
+from zowarmup.server.service.participate import CoordinatorService
+from zowarmup.server.service.uploads import Uploads
+from zowarmup.server.state import fold
+from zowarmup.server.traffic import Traffic
+from zowarmup.v1 import coordinator_pb2 as wire
+from zowarmup.v1 import coordinator_pb2_grpc as services
+
+SIZE = 1000
+LAYOUT = Layout((Tensor("w", (SIZE,), 0),), SIZE, SIZE, (Block("all", 0, SIZE),))
+CREDENTIAL = "5" * 64
+
+
+@dataclass
+class Desk:
+    """A coordinator that serves on `address`, and calls to it."""
+
+    coordinator: Coordinator
+    refusals: Refusals
+    blobs_dir: Path
+    address: str
+    channels: list[grpc.aio.Channel] = field(default_factory=list)
+
+    @property
+    def stub(self) -> Any:
+        channel = grpc.aio.insecure_channel(self.address, options=(("grpc.use_local_subchannel_pool", 1),))
+        self.channels.append(channel)
+        return services.CoordinatorServiceStub(channel)
+
+    async def enrol(self, name: str, tier: Tier = Tier.LOW) -> tuple[tuple[str, str], ...]:
+        """The metadata of a new member."""
+        await self.coordinator.handle(ev.Enrol(name, tier, 1, hash_secret(CREDENTIAL + name)))
+        return ("zowarmup-client", name), ("zowarmup-credential", CREDENTIAL + name)
+
+    async def join(self, name: str, tier: Tier = Tier.LOW) -> Any:
+        call = self.stub.Participate(metadata=await self.enrol(name, tier))
+        hello = wire.Hello(run_id="run", protocol=PROTOCOL, examples=1, digest=bytes(16))
+        await call.write(wire.ParticipateRequest(hello=hello))
+        return call
+
+
+Script = Callable[[Desk], Awaitable[None]]
+
+
+def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30, rate: float = 5.0) -> None:
+    """Run a script against a coordinator whose rounds have one participant."""
+    run = RunFile(
+        name="x",
+        model=Model(name="mlp"),
+        warmup=WarmUp(rounds=warmup, clients_per_round=2),
+        zeroth_order=ZerothOrder(rounds=1000, clients_per_round=1, probes=1),
+    )
+
+    async def serve() -> None:
+        ledger, blobs, history = Ledger(tmp_path / "ledger"), Blobs(tmp_path / "blobs"), History()
+        created = decide(
+            None,
+            ev.CreateRun(
+                "run",
+                run,
+                ev.Program("b" * 64, 1, LAYOUT.to_json(), (1,), 2, 1, 1),
+                ev.Snapshot(0, "c" * 64, 20, "d" * 32),
+            ),
+            0.0,
+        )
+        history.record(0.0, created)
+        state = fold(None, created)
+        assert state is not None
+        coordinator, refusals, allowances = Coordinator(ledger, state), Refusals(), Allowances(rate)
+        uploads, switchboard = Uploads(blobs, quota), Switchboard(history, allowances)
+        coordinator.observe(lambda now, events, after: history.record(now, events))
+        coordinator.observe(switchboard)
+        coordinator.observe(uploads)
+        server = grpc.aio.server(
+            interceptors=(Lengths(refusals),), options=(("grpc.max_receive_message_length", LONGEST_BYTES),)
+        )
+        admission = Admission(coordinator, "", refusals=refusals)
+        service = CoordinatorService(coordinator, blobs, switchboard, Traffic(), admission, uploads, allowances)
+        services.add_CoordinatorServiceServicer_to_server(service, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        running = asyncio.create_task(coordinator.run())
+        await server.start()
+        await coordinator.handle(ev.Tick())
+        desk = Desk(coordinator, refusals, tmp_path / "blobs", f"127.0.0.1:{port}")
+        try:
+            async with asyncio.timeout(20):
+                await script(desk)
+        finally:
+            for channel in desk.channels:
+                await channel.close(None)
+            await server.stop(0)
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+            ledger.close()
+
+    asyncio.run(serve())
+
+
+async def ending(call: Any) -> tuple[grpc.StatusCode, str]:
+    """Read a stream to its end: its status and the reason that the coordinator gave."""
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        while await call.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
+            pass
+    return await call.code(), str(dict(await call.trailing_metadata()).get("zowarmup-reason", ""))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def test_a_bucket_gives_what_has_come_back() -> None:
+    bucket = Bucket(rate=2.0, burst=3.0, left=3.0, at=10.0)
+    assert [bucket.take(10.0) for _ in range(4)] == [True, True, True, False]
+    assert [bucket.take(10.5), bucket.take(10.5)] == [True, False]
+    assert not bucket.take(9.0), "a clock that goes back gives nothing"
+    bucket.give()
+    assert bucket.take(9.0)
+    assert [bucket.take(1e6) for _ in range(4)] == [True, True, True, False], "never more than the burst"
+
+
+def test_work_is_worth_a_message() -> None:
+    allowances = Allowances(rate=1.0, clock=lambda: 5.0)
+    for _ in range(1000):
+        allowances.grant("pi")
+        allowances.spend("pi")
+    for _ in range(19):
+        allowances.spend("pi")
+    with pytest.raises(Rejected) as refused:
+        allowances.spend("pi")
+    assert refused.value.reason == "too_many"
+    allowances.spend("another")
+
+
+def test_a_message_that_is_too_long_is_refused_unparsed(tmp_path: Path) -> None:
+    async def script(desk: Desk) -> None:
+        call = await desk.join("a")
+        before = desk.coordinator.state.clients
+        await call.write(wire.ParticipateRequest(scalars=wire.Scalars(round=1, probes=[1.0] * (SMALL_BYTES // 4))))
+        assert await ending(call) == (grpc.StatusCode.INVALID_ARGUMENT, "too_long")
+        metadata = await desk.enrol("b")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await desk.stub.GetUpload(wire.GetUploadRequest(sha256=bytes(SMALL_BYTES)), metadata=metadata)
+        assert "at most 65536 are allowed here" in str(refused.value.details())
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await desk.stub.GetUpload(wire.GetUploadRequest(sha256=bytes(LONGEST_BYTES)), metadata=metadata)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert desk.refusals.counts() == (("too_long", 2),)
+        assert desk.coordinator.state.clients["a"] == before["a"]
+
+    served(tmp_path, script)
+
+
+def test_one_that_says_too_much_is_cut_off_and_the_others_are_not(tmp_path: Path) -> None:
+    async def script(desk: Desk) -> None:
+        calm, loud = await desk.join("calm"), await desk.join("loud")
+        report = wire.ParticipateRequest(report=wire.Report(version=1, digest=bytes(16)))
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            for _ in range(60):
+                await loud.write(report)
+        assert await ending(loud) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_many")
+        await calm.write(report)
+        await until(lambda: desk.coordinator.state.presence["calm"].version == 1)
+        assert desk.refusals.counts() == (("too_many", 1),)
+
+    served(tmp_path, script)
+
+
+def test_one_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(participate, "HELLO_S", 0.2)
+
+    async def script(desk: Desk) -> None:
+        call = desk.stub.Participate(metadata=await desk.enrol("a"))
+        assert await ending(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_slow")
+
+    served(tmp_path, script)
+
+
+def test_a_reader_that_stalls_holds_back_no_one_and_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(participate, "STALLED_S", 1.0)
+
+    async def script(desk: Desk) -> None:
+        a = await desk.join("a")
+        stalled = [await desk.join(f"stalled-{n}") for n in range(5)]
+        reader = await desk.join("reader")
+        await until(lambda: len([p for p in desk.coordinator.state.presence.values() if p.connected]) == 7)
+        # As the rounds draw only one, let it be `a`: the others are there to be sent commits.
+        for version in range(1, 11):
+            await until(lambda: desk.coordinator.state.current is not None)
+            current = desk.coordinator.state.current
+            assert current is not None
+            (drawn,) = current.seeds
+            contribution = Scalars(current.number, (1.0,), ())
+            await desk.coordinator.handle(ev.Contribute(drawn, contribution))
+            step = Step(version, LAYOUT.blocks[0], (1 << 13,) * 200_000)
+            await desk.coordinator.handle(ev.CommitRound(current.number, version, f"{version:032x}", (step,), None, ()))
+        versions: list[int] = []
+        async with asyncio.timeout(5):
+            while 10 not in versions:
+                message = await reader.read()
+                if message.HasField("commit"):
+                    versions.append(message.commit.version)
+        assert versions == list(range(1, 11))
+        await until(lambda: dict(desk.refusals.counts()).get("too_slow", 0) >= 5)
+        presence = desk.coordinator.state.presence
+        await until(lambda: not any(desk.coordinator.state.presence[f"stalled-{n}"].connected for n in range(5)))
+        assert presence["reader"].connected
+        for call in stalled:
+            code, _ = await ending(call)
+            assert code is not grpc.StatusCode.OK
+        a.cancel()
+
+    served(tmp_path, script)
+
+
+def delta(seed: int) -> bytes:
+    return np.full(SIZE, seed, "<f4").tobytes()
+
+
+async def pieces(data: bytes, sent: bytes, offset: int = 0) -> AsyncIterator[wire.UploadDeltaRequest]:
+    """A header for `data`, then the bytes `sent`."""
+    header = wire.DeltaHeader(round=1, sha256=hashlib.sha256(data).digest(), size_bytes=len(data), offset_bytes=offset)
+    yield wire.UploadDeltaRequest(header=header)
+    yield wire.UploadDeltaRequest(chunk=sent)
+
+
+def test_uploads_have_a_quota_and_their_files_go_with_the_round(tmp_path: Path) -> None:
+    async def script(desk: Desk) -> None:
+        for name in ("a", "b"):
+            await desk.join(name, Tier.HIGH)
+        await until(lambda: desk.coordinator.state.current is not None)
+        a, b = [(("zowarmup-client", name), ("zowarmup-credential", CREDENTIAL + name)) for name in ("a", "b")]
+        stub = desk.stub
+        assert (await stub.UploadDelta(pieces(delta(1), delta(1)[:400]), metadata=a)).stored_bytes == 400
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.UploadDelta(pieces(delta(2), delta(2)), metadata=b)
+        trailing: Any = refused.value.trailing_metadata()
+        assert dict(trailing)["zowarmup-reason"] == "spool_full"
+        assert "server.spool_mb" in str(refused.value.details())
+        # Another delta of the same client takes the place of its first.
+        assert (await stub.UploadDelta(pieces(delta(3), delta(3)), metadata=a)).stored_bytes == 4 * SIZE
+        assert [path.name for path in (desk.blobs_dir / "spool").iterdir()] == []
+        sha256 = hashlib.sha256(delta(3)).hexdigest()
+        assert [path.name for path in (desk.blobs_dir / "uploads").iterdir()] == [sha256]
+        await desk.coordinator.handle(ev.Revoke("a", "test"))
+        await desk.coordinator.handle(ev.Revoke("b", "test"))
+        assert list((desk.blobs_dir / "uploads").iterdir()) == [], "the round is over"
+
+    served(tmp_path, script, warmup=1, quota=6 * SIZE)
+
+
+def test_a_client_has_one_upload_at_a_time_the_newest(tmp_path: Path) -> None:
+    async def script(desk: Desk) -> None:
+        for name in ("a", "b"):
+            await desk.join(name, Tier.HIGH)
+        await until(lambda: desk.coordinator.state.current is not None)
+        a = (("zowarmup-client", "a"), ("zowarmup-credential", CREDENTIAL + "a"))
+        data, arrived = delta(1), asyncio.Event()
+
+        async def stuck() -> AsyncIterator[wire.UploadDeltaRequest]:
+            async for piece in pieces(data, data[:400]):
+                yield piece
+            arrived.set()
+            await asyncio.Event().wait()
+
+        first = desk.stub.UploadDelta(stuck(), metadata=a)
+        await arrived.wait()
+        spool = desk.blobs_dir / "spool"
+        await until(lambda: any(path.stat().st_size == 400 for path in spool.iterdir()))
+        second = await desk.stub.UploadDelta(pieces(data, data[400:], offset=400), metadata=a)
+        assert second.stored_bytes == 4 * SIZE
+        assert await first.code() is grpc.StatusCode.ABORTED
+
+    served(tmp_path, script, warmup=1)
