@@ -93,6 +93,8 @@ class Clients:
     async def one(self, number: int, stalls: bool) -> None:
         async with grpc.aio.insecure_channel(self.address, options=OPTIONS) as channel:
             stub: Any = services.CoordinatorServiceStub(channel)
+            while stalls and self.tally.connected < self.count - self.stalled:
+                await asyncio.sleep(0.1)  # or the first round would be drawn among few others
             try:
                 async with self.enrolling:
                     offer = await stub.GetRun(wire.GetRunRequest(protocol=PROTOCOL), wait_for_ready=True)

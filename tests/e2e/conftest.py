@@ -51,6 +51,18 @@ class Fleet:
         subprocess.run(["kill", f"-{number.value}", str(pid)], check=True)
         wait_until(lambda: name in {ended.name for ended in self.processes.ended()}, 20, f"{name} to end")
 
+    def freeze(self, name: str) -> None:
+        """The process stops where it is, and its connections stay open."""
+        subprocess.run(["kill", f"-{signal.SIGSTOP.value}", str(self.processes.pid(name))], check=True)
+
+    def thaw(self, name: str) -> None:
+        subprocess.run(["kill", f"-{signal.SIGCONT.value}", str(self.processes.pid(name))], check=True)
+
+    def code(self, name: str, seconds: float) -> int:
+        """Wait for a process to end by itself: its exit code."""
+        wait_until(lambda: name in {ended.name for ended in self.processes.ended()}, seconds, f"{name} to end")
+        return next(ended.code for ended in self.processes.ended() if ended.name == name)
+
     def status(self) -> Status | None:
         with Session(self.address, deadline_s=3.0) as session:
             try:

@@ -1,0 +1,136 @@
+"""Rounds always end: with real processes that are killed, that freeze, and that come back."""
+
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from zowarmup.cli.run_status import payload
+from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.work import Tier
+from zowarmup.server import events as ev
+from zowarmup.server.archive import LEDGER
+from zowarmup.server.ledger import Ledger
+
+DEADLINE_S = 4.0
+RUN = RunFile(
+    name="rounds",
+    seed=5,
+    model=Model(name="mlp"),
+    warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0),
+    zeroth_order=ZerothOrder(
+        rounds=100,
+        clients_per_round=3,
+        minimum_clients=2,
+        quorum=0.6,
+        deadline_s=DEADLINE_S,
+        learn_deadline=False,
+        probes=8,
+        head_projections=4,
+    ),
+    evaluation=Evaluation(every=1000),
+)
+NAMES = {"high-1": "high", "low-1": "low", "low-2": "low"}
+
+
+def join_all(fleet: Any) -> None:
+    for shard, (name, tier) in enumerate(NAMES.items(), 1):
+        fleet.join(name, f"digits:{shard}/3", tier)
+
+
+def ledger_of(fleet: Any) -> list[tuple[float, ev.Event]]:
+    ledger = Ledger(fleet.data_dir / LEDGER, read_only=True)
+    try:
+        return list(ledger.read())
+    finally:
+        ledger.close()
+
+
+def waited(fleet: Any, reason: str) -> list[tuple[float, float]]:
+    """Of each round that closed for a reason: seconds from its opening, and from its last contribution, to closing."""
+    found, opened, last = [], 0.0, 0.0
+    for at, event in ledger_of(fleet):
+        match event:
+            case ev.RoundOpened():
+                opened = last = at
+            case ev.Contributed():
+                last = at
+            case ev.RoundClosed() if reason in event.reason:
+                found.append((at - opened, at - last))
+    return found
+
+
+def test_a_killed_client_delays_its_round_by_less_than_a_second_where_quorum_is_met(fleet: Callable[[], Any]) -> None:
+    made = fleet()
+    made.lead(RUN)
+    join_all(made)
+    for attempt in range(3):
+        status = made.until(lambda status: status.version >= 5, 60, "version 5")
+        made.signal("low-2" + "-again" * attempt, signal.SIGKILL)
+        after = status.version + 5
+        made.until(lambda status, after=after: status.version >= after, 60, "five more versions")
+        made.join("low-2", "digits:3/3", "low", log="low-2" + "-again" * (attempt + 1))
+    made.finished(3)
+    delays = waited(made, "the others are gone")
+    print(
+        f"{len(delays)} rounds closed without a killed client, the longest {max(d for _, d in delays or [(0, 0)]):.3f} s later"
+    )
+    assert all(since_last < 1.0 for _, since_last in delays)
+    assert not [event for _, event in ledger_of(made) if isinstance(event, ev.RoundAbandoned)]
+
+
+def test_a_frozen_client_delays_its_round_by_no_more_than_the_deadline(fleet: Callable[[], Any]) -> None:
+    made = fleet()
+    made.lead(replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=40)))
+    join_all(made)
+    status = made.until(lambda status: status.version >= 5, 60, "version 5")
+    made.freeze("low-2")
+    made.until(lambda after: after.version >= status.version + 2, 30, "two more versions")
+    made.thaw("low-2")
+    made.finished(3)
+    delays = waited(made, "the deadline is over")
+    print(f"{len(delays)} rounds closed at the deadline, the longest after {max(d for d, _ in delays):.3f} s")
+    assert delays and all(from_opening < DEADLINE_S + 1.0 for from_opening, _ in delays)
+
+
+def test_a_run_that_gives_up_says_so_and_can_be_resumed_after_a_restart(fleet: Callable[[], Any]) -> None:
+    made = fleet()
+    rules = replace(RUN.zeroth_order, quorum=1.0, deadline_s=1.0, minimum_clients=3)
+    made.lead(replace(RUN, zeroth_order=rules, server=Server(abandoned_limit=2)), "server", "--exit-when-finished")
+    join_all(made)
+    made.until(lambda status: status.version >= 3, 60, "version 3")
+    made.freeze("low-2")
+    assert made.code("server", 30) == 3
+    reason = "2 rounds in a row were abandoned"
+    assert f"leaving, as nobody is here to resume it: {reason}" in made.logged("server")
+    made.thaw("low-2")
+    made.lead(None, "server", "--exit-when-finished")
+    made.until(lambda status: status.paused.startswith(reason), 60, "the status to say why")
+
+
+def test_fifty_missed_rounds_are_caught_up_by_steps_in_few_bytes(fleet: Callable[[], Any]) -> None:
+    made = fleet()
+    made.lead(replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=70, snapshot_every=1000)))
+    join_all(made)
+    made.until(lambda status: status.version >= 6, 60, "version 6")
+    made.signal("low-2", signal.SIGKILL)
+    before = made.until(lambda status: status.version == status.final_version, 120, "the others to finish")
+    made.join("low-2", "digits:3/3", "low", log="low-2-again")
+    status = made.finished(3)
+    assert status.replicas.agree == tuple(NAMES)
+    found = re.search(
+        r"low-2 catches up from version (\d+) to (\d+): (\d+) commits cost (\d+) bytes, the snapshot (\d+)",
+        made.logged("server"),
+    )
+    assert found is not None
+    _, _, missed, cost, snapshot = map(int, found.groups())
+    received = [payload(s.traffic, "down", Tier.LOW, None, ("commit",)) for s in (before, status)]
+    sent = received[1] - received[0]
+    print(f"{missed} missed rounds: {sent} bytes received, a snapshot has {snapshot}; digests equal")
+    assert missed >= 50
+    assert cost < sent < cost + 8 * missed, "what was announced, and the frames"
+    assert sent < snapshot
+    assert payload(status.traffic, "down", Tier.LOW, None, ("snapshot",)) == payload(
+        before.traffic, "down", Tier.LOW, None, ("snapshot",)
+    ), "no snapshot was fetched"

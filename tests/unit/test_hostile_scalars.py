@@ -1,0 +1,68 @@
+"""A client that sends nonsense, against a model that can be trained in a moment."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.grid import Grid
+from zowarmup.common.layout import Block, Layout, Tensor
+from zowarmup.common.methods.zeroth_order import Evaluated, ZOWarmUp
+from zowarmup.common.run import ZerothOrder
+from zowarmup.common.steps import apply_steps
+from zowarmup.common.work import Phase, Scalars, Work
+
+SIZE, CLIENTS, EXAMPLES, ROUNDS, PROBES, RATE = 30, 10, 24, 150, 8, 0.4
+LAYOUT = Layout((Tensor("w", (SIZE,), 0),), SIZE, SIZE, (Block("all", 0, SIZE),))
+
+
+class Regression:
+    """Least squares: what a client holds."""
+
+    def __init__(self, weights: NDArray[np.float32], seed: int) -> None:
+        chance = np.random.default_rng(seed)
+        self.weights = weights
+        self.inputs = chance.normal(size=(EXAMPLES, SIZE))
+        self.targets = self.inputs @ np.linspace(-1, 1, SIZE)
+
+    def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> Evaluated:
+        missed = self.inputs[examples] @ self.weights.astype(np.float64) - self.targets[examples]
+        return Evaluated(float(np.sum(missed * missed)), None)
+
+    @property
+    def loss(self) -> float:
+        return self.evaluate(np.arange(EXAMPLES), False).loss_sum / EXAMPLES
+
+
+def trained(hostile: bool, clip: float) -> tuple[float, int]:
+    """The mean loss after all rounds, and how many scalars were clipped; one of the clients may be hostile."""
+    spec: Any = {"rounds": ROUNDS, "probes": PROBES, "head_projections": 0, "rate": RATE, "clip": clip}
+    method, grid = ZOWarmUp(ZerothOrder(**spec), LAYOUT), Grid(18)
+    weights = np.zeros(SIZE, np.float32)
+    data = [Regression(weights, seed) for seed in range(CLIENTS)]
+    clipped = 0
+    for done in range(ROUNDS):
+        contributions = []
+        for client, local in enumerate(data):
+            seed = done * CLIENTS + client
+            if hostile and client == 3:
+                scalars = Scalars(done + 1, (1e6,) * PROBES, ())
+            else:
+                work = Work(done + 1, Phase.ZEROTH_ORDER, done, seed, 60.0)
+                scalars = method.contribute(weights, grid, local, EXAMPLES, work)
+            contributions.append((seed, EXAMPLES, scalars))
+        clipped += method.clip(contributions)[1]
+        apply_steps(weights, grid, method.combine(grid, done, contributions))
+    return float(np.mean([local.loss for local in data])), clipped
+
+
+def test_a_million_in_every_scalar_does_not_wreck_the_run() -> None:
+    began = float(np.mean([Regression(np.zeros(SIZE, np.float32), seed).loss for seed in range(CLIENTS)]))
+    honest, none = trained(hostile=False, clip=10.0)
+    bounded, clipped = trained(hostile=True, clip=10.0)
+    unbounded, _ = trained(hostile=True, clip=0.0)
+    assert honest < 0.01 * began
+    assert bounded < 0.3 * began, "slower, as it still counts ten deviations, but on its way"
+    assert unbounded > 0.8 * began, "what the bound is for: the normaliser makes the others' steps vanish"
+    assert none == 0
+    assert clipped == ROUNDS * PROBES
