@@ -2,7 +2,8 @@
 
 A closed round becomes a job: combine its contributions (sorted by client, so that nothing depends on the order of
 arrival) into the next version of the coordinator's replica, write what must outlive a crash, and hand the result back
-as a command. The same inputs give the same bits, so a job that a crash cut off is simply done again. Snapshots,
+as a command. The same inputs give the same bits, so a job that a crash cut off is simply done again. Contributions
+that no version follows from (a model that diverges) abandon the round, and the replica stays as it was. Snapshots,
 pruning and evaluation are jobs of the same queue: the replica is only ever touched here.
 """
 
@@ -16,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.grid import Grid, HeadroomExceeded
+from zowarmup.common.grid import COARSEST, Grid, HeadroomExceeded
 from zowarmup.common.layout import digest
 from zowarmup.common.methods.fedavg import FedAvg
 from zowarmup.common.methods.zeroth_order import ZOWarmUp
@@ -24,7 +25,7 @@ from zowarmup.common.replica import Replica
 from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import Delta, Phase, Scalars
 from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs
+from zowarmup.server.blobs import BlobError, Blobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.state import Round, State
@@ -65,7 +66,7 @@ class Effects:
         """Observe: every closed round is a job, and so is the model's state whenever it may need housekeeping."""
         if any(isinstance(event, ev.RoundClosed) for event in events):
             self._jobs.put_nowait(state.current)
-        elif any(isinstance(event, ev.Pivoted | ev.RunFinished) for event in events):
+        elif any(isinstance(event, ev.Pivoted | ev.RunFinished | ev.RoundAbandoned) for event in events):
             self._jobs.put_nowait(None)
 
     def resume(self) -> None:
@@ -78,14 +79,7 @@ class Effects:
         while True:
             closed = await self._jobs.get()
             if closed is not None:
-                combined = await self._off_loop(self._combine, closed)
-                version = self._replica.version
-                await self._record(
-                    ev.CommitRound(
-                        closed.number, version, combined.digest, combined.steps, combined.snapshot, self._traffic()
-                    )
-                )
-                self._drop_deltas(closed)
+                await self._record(await self._off_loop(self._outcome, closed))
             await self._keep_house()
 
     async def _keep_house(self) -> None:
@@ -113,7 +107,22 @@ class Effects:
                 if snapshots[version].sha256 not in kept:
                     self._blobs.remove(snapshots[version].sha256)
 
+    def _outcome(self, closed: Round) -> ev.CommitRound | ev.AbandonRound:
+        try:
+            combined = self._combine(closed)
+        except (ValueError, ArithmeticError, BlobError) as error:
+            return ev.AbandonRound(closed.number, f"its contributions cannot be combined: {error}")
+        return ev.CommitRound(
+            closed.number,
+            self._replica.version,
+            combined.digest,
+            combined.steps,
+            combined.snapshot,
+            self._traffic(),
+        )
+
     def _combine(self, closed: Round) -> Combined:
+        """Move the replica on. What this raises leaves it as it was."""
         if closed.phase is Phase.WARM_UP:
             return self._combine_deltas(closed)
         return self._combine_scalars(closed)
@@ -122,8 +131,12 @@ class Effects:
         replica = self._replica
         deltas = [(d.examples, self._blobs.vector(d.sha256)) for d in _in_order(closed) if isinstance(d, Delta)]
         method = FedAvg(self._coordinator.state.run_file.warmup, replica.layout)
-        replica.weights[:] = method.combine(replica.weights, deltas)
-        replica.grid = settle_on_grid(replica.weights, replica.layout.trainable)
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+            moved = method.combine(replica.weights, deltas)
+        if not np.isfinite(moved).all():
+            raise HeadroomExceeded("the mean of the deltas is beyond what float32 holds")
+        replica.grid = settle_on_grid(moved, replica.layout.trainable)
+        replica.weights[:] = moved
         replica.version += 1
         snapshot = self._snapshot()
         return Combined(snapshot.digest, (), snapshot)
@@ -136,36 +149,40 @@ class Effects:
             for client, scalars in sorted(closed.contributions.items())
             if isinstance(scalars, Scalars)
         ]
-        steps = method.combine(replica.grid, state.rounds_done, contributions)
+
+        def steps_on(grid: Grid) -> tuple[Step, ...]:
+            return method.combine(grid, state.rounds_done, contributions)
+
         try:
+            steps = steps_on(replica.grid)
             apply_steps(replica.weights, replica.grid, steps)
         except HeadroomExceeded as error:
             log.warning("%s: the next version is a snapshot on a coarser grid", error)
-            while True:
-                replica.grid = Grid(replica.grid.exponent - REGRID_BITS)
-                trainable = replica.weights[: replica.layout.trainable]
-                trainable[:] = replica.grid.quantise(trainable)
-                steps = method.combine(replica.grid, state.rounds_done, contributions)
-                try:
-                    apply_steps(replica.weights, replica.grid, steps)
-                    break
-                except HeadroomExceeded:
-                    continue
+            replica.grid, replica.weights[:] = self._on_a_coarser_grid(steps_on)
             replica.version += 1
             snapshot = self._snapshot()
             return Combined(snapshot.digest, (), snapshot)
         replica.version += 1
         return Combined(digest(replica.weights).hex(), steps, None)
 
+    def _on_a_coarser_grid(self, steps_on: Callable[[Grid], tuple[Step, ...]]) -> tuple[Grid, NDArray[np.float32]]:
+        """The finest grid that holds the moved weights, and those. Raises HeadroomExceeded where there is none."""
+        replica = self._replica
+        for exponent in range(replica.grid.exponent - REGRID_BITS, COARSEST - 1, -REGRID_BITS):
+            grid, moved = Grid(exponent), replica.weights.copy()
+            trainable = moved[: replica.layout.trainable]
+            try:
+                trainable[:] = grid.quantise(trainable)
+                apply_steps(moved, grid, steps_on(grid))
+            except HeadroomExceeded:
+                continue
+            return grid, moved
+        raise HeadroomExceeded("no grid is coarse enough for the step")
+
     def _snapshot(self) -> ev.Snapshot:
         replica = self._replica
         sha256 = self._blobs.put(replica.weights.data.cast("B"))
         return ev.Snapshot(replica.version, sha256, replica.grid.exponent, replica.digest().hex())
-
-    def _drop_deltas(self, closed: Round) -> None:
-        for contribution in closed.contributions.values():
-            if isinstance(contribution, Delta):
-                self._blobs.remove(contribution.sha256)
 
     async def _record(self, command: ev.Command) -> None:
         """The replica is at the new version already, so there is no way back: try until the disk takes it."""
