@@ -16,6 +16,7 @@ from zowarmup.server.state import State, evolve
 
 LEDGER = "ledger.sqlite"
 BLOBS = "blobs"
+DELTAS = "deltas"
 
 
 class ArchiveError(Exception):

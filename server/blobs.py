@@ -6,6 +6,7 @@ that has its name is whole. Uploads grow in a spool beside the blobs, where a br
 
 import hashlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,12 @@ class Blobs:
             path.unlink()
             raise BlobError(f"the upload's sha256 is {digest.hexdigest()}, its header said {sha256}: send it again")
         self._adopt(path, sha256)
+
+    def sweep(self, keep: Collection[str], before: float) -> None:
+        """Remove what was last written before a unix time, uploads that never became whole among it, but not `keep`."""
+        for file in (*self._root.iterdir(), *self._spool.iterdir()):
+            if file.is_file() and file.name not in keep and file.stat().st_mtime < before:
+                file.unlink(missing_ok=True)
 
     def remove(self, sha256: str) -> None:
         (self._root / sha256).unlink(missing_ok=True)

@@ -35,6 +35,7 @@ _T = TypeVar("_T")
 
 REGRID_BITS = 3
 RETRY_S = 1.0
+CLOCK_S = 1.0  # by so much a file's time may lag behind ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +48,28 @@ class Combined:
 
 
 class Effects:
-    """Jobs for one coordinator. `traffic` gives the counts to save with a commit."""
+    """Jobs for one coordinator. `deltas` are the uploads, kept apart from what the run stands on, so that a client can
+    neither name nor cost it anything of that. `traffic` gives the counts to save with a commit."""
 
     def __init__(
         self,
         coordinator: Coordinator,
         blobs: Blobs,
+        deltas: Blobs,
         replica: Replica,
         evaluator: Evaluator,
         traffic: Callable[[], tuple[ev.TrafficCount, ...]],
     ) -> None:
-        self._coordinator, self._blobs, self._replica = coordinator, blobs, replica
+        self._coordinator, self._blobs, self._deltas, self._replica = coordinator, blobs, deltas, replica
         self._evaluator, self._traffic = evaluator, traffic
         self._jobs: asyncio.Queue[Round | None] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="effects")
+        self._round_ended = 0.0
 
     def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
         """Observe: every closed round is a job, and so is the model's state whenever it may need housekeeping."""
+        if any(isinstance(event, ev.Committed | ev.RoundAbandoned) for event in events):
+            self._round_ended = now
         if any(isinstance(event, ev.RoundClosed) for event in events):
             self._jobs.put_nowait(state.current)
         elif any(isinstance(event, ev.Pivoted | ev.RunFinished | ev.RoundAbandoned) for event in events):
@@ -72,6 +78,8 @@ class Effects:
     def resume(self) -> None:
         """After a restart: a round that was closed and not committed is combined again."""
         state = self._coordinator.state
+        if state.current is None:
+            self._round_ended = self._coordinator.clock()
         self._jobs.put_nowait(state.current if state.current and state.current.closed else None)
 
     async def run(self) -> None:
@@ -95,6 +103,10 @@ class Effects:
             accuracy, loss, examples = await self._off_loop(self._evaluator.evaluate, self._replica.weights)
             await self._record(ev.RecordEvaluation(version, accuracy, loss, examples))
         await self._prune()
+        # What was uploaded for rounds that have ended; the next round's uploads began later.
+        current = state.current.contributions.values() if state.current else ()
+        keep = {contribution.sha256 for contribution in current if isinstance(contribution, Delta)}
+        await self._off_loop(self._deltas.sweep, keep, self._round_ended - CLOCK_S)
 
     async def _prune(self) -> None:
         state = self._coordinator.state
@@ -129,7 +141,7 @@ class Effects:
 
     def _combine_deltas(self, closed: Round) -> Combined:
         replica = self._replica
-        deltas = [(d.examples, self._blobs.vector(d.sha256)) for d in _in_order(closed) if isinstance(d, Delta)]
+        deltas = [(d.examples, self._deltas.vector(d.sha256)) for d in _in_order(closed) if isinstance(d, Delta)]
         method = FedAvg(self._coordinator.state.run_file.warmup, replica.layout)
         with np.errstate(over="ignore"):  # becomes infinite, which is refused
             moved = method.combine(replica.weights, deltas)

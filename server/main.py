@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import logging
 import math
+import os
 import signal
 import sys
 import time
@@ -27,7 +28,7 @@ from zowarmup.common.run import PROTOCOL, ClientSpec, RunFile
 from zowarmup.common.work import Phase
 from zowarmup.data import DataError, Dataset, load
 from zowarmup.server import events as ev
-from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, replay, restore
+from zowarmup.server.archive import BLOBS, DELTAS, LEDGER, ArchiveError, replay, restore
 from zowarmup.server.blobs import BlobError, Blobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.decide import decide
@@ -77,6 +78,7 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="log every round")
     parser.add_argument("--version", action="version", version=f"zowarmup {version('zowarmup')}, protocol {PROTOCOL}")
     arguments = parser.parse_args()
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its log is for its makers; errors reach us as errors
     logging.basicConfig(
         level=logging.DEBUG if arguments.verbose else logging.INFO,
         format="%(asctime)s %(levelname)-7s %(message)s",
@@ -227,12 +229,13 @@ async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str)
         children.end()  # so that the thread, which cannot be cancelled, ends now
         raise
     replica = await asyncio.to_thread(restore, state, history, blobs, state.version)
+    deltas = Blobs(arguments.data_dir / DELTAS)
     evaluator = Evaluator(blobs.path(state.program.sha256).read_bytes(), state.layout, held_out)
 
     coordinator = Coordinator(ledger, state)
     traffic = Traffic(history.traffic)
     switchboard = Switchboard(history, traffic)
-    effects = Effects(coordinator, blobs, replica, evaluator, traffic.counts)
+    effects = Effects(coordinator, blobs, deltas, replica, evaluator, traffic.counts)
     coordinator.observe(lambda now, events, after: history.record(now, events))
     coordinator.observe(switchboard)
     coordinator.observe(effects)
@@ -241,7 +244,7 @@ async def _serve(run_file: RunFile, arguments: argparse.Namespace, address: str)
     looked = [0.0]
     healthy = add_services(
         server,
-        CoordinatorService(coordinator, blobs, switchboard, traffic),
+        CoordinatorService(coordinator, blobs, deltas, switchboard, traffic),
         OperatorService(coordinator, history, traffic, lambda: looked.__setitem__(0, time.monotonic())),
     )
 

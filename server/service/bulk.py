@@ -22,8 +22,8 @@ CHUNK_LIMIT = 1 << 21
 class BulkCalls(services.CoordinatorServiceServicer):
     """The bulk half of CoordinatorService."""
 
-    def __init__(self, coordinator: Coordinator, blobs: Blobs, traffic: Traffic) -> None:
-        self._coordinator, self._blobs, self._traffic = coordinator, blobs, traffic
+    def __init__(self, coordinator: Coordinator, blobs: Blobs, deltas: Blobs, traffic: Traffic) -> None:
+        self._coordinator, self._blobs, self._deltas, self._traffic = coordinator, blobs, deltas, traffic
 
     async def FetchSnapshot(
         self, request: wire.FetchSnapshotRequest, context: Context
@@ -73,8 +73,8 @@ class BulkCalls(services.CoordinatorServiceServicer):
                     "late", f"the upload is for round {request.round}, the round in progress is {work.round}"
                 )
             spool = _spool_name(name, sha256)
-            have = size if self._blobs.has(sha256) else self._blobs.spooled(spool, size)
-            if have == size and not self._blobs.has(sha256):
+            have = size if self._deltas.has(sha256) else self._deltas.spooled(spool, size)
+            if have == size and not self._deltas.has(sha256):
                 # All of it came, and the call broke before it was adopted.
                 await asyncio.to_thread(self._finish, spool, sha256)
         return wire.GetUploadResponse(offset_bytes=have)
@@ -96,7 +96,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 raise Rejected(
                     "malformed", f"a delta has {size} bytes and a sha256 of 32, not {header.size_bytes} bytes"
                 )
-            have = self._blobs.spooled(spool, size)
+            have = self._deltas.spooled(spool, size)
             if header.offset_bytes != have:
                 raise Rejected(
                     "offset", f"{have} bytes of this delta are here: go on from there, not {header.offset_bytes}"
@@ -109,7 +109,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
                         "malformed", f"a chunk of {len(message.chunk)} bytes is more than is left or allowed"
                     )
                 if message.chunk:
-                    await asyncio.to_thread(self._blobs.spool, spool, have, message.chunk)
+                    await asyncio.to_thread(self._deltas.spool, spool, have, message.chunk)
                     have += len(message.chunk)
                 message = await anext(aiter(requests), None)
             if have == size:
@@ -120,17 +120,17 @@ class BulkCalls(services.CoordinatorServiceServicer):
 
     def _check_uploaded(self, sha256: str) -> None:
         """Raises Rejected where a contribution names a delta that is not here."""
-        if not self._blobs.has(sha256):
+        if not self._deltas.has(sha256):
             raise Rejected("malformed", "the delta it names has not been uploaded")
 
     def _finish(self, spool: str, sha256: str) -> None:
         try:
-            self._blobs.finish(spool, sha256)
+            self._deltas.finish(spool, sha256)
         except BlobError as error:
             raise Rejected("malformed", str(error)) from error
-        delta = self._blobs.vector(sha256)
+        delta = self._deltas.vector(sha256)
         if not all(np.isfinite(piece).all() for piece in np.array_split(delta, max(1, delta.size >> 18))):
-            self._blobs.remove(sha256)
+            self._deltas.remove(sha256)
             raise Rejected("not_finite", "the delta holds values that are not finite")
 
     def _work(self, client: str) -> Work:
@@ -145,7 +145,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
 
 
 def _spool_name(client: str, sha256: str) -> str:
-    """One upload at a time for each client: a new delta of the same client begins anew."""
+    """Where an upload grows: a new delta of the same client begins anew."""
     return f"{client}.{sha256[:16]}"
 
 

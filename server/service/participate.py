@@ -29,8 +29,10 @@ from zowarmup.v1 import coordinator_pb2 as wire
 class CoordinatorService(BulkCalls):
     """What a client needs of a coordinator."""
 
-    def __init__(self, coordinator: Coordinator, blobs: Blobs, switchboard: Switchboard, traffic: Traffic) -> None:
-        super().__init__(coordinator, blobs, traffic)
+    def __init__(
+        self, coordinator: Coordinator, blobs: Blobs, deltas: Blobs, switchboard: Switchboard, traffic: Traffic
+    ) -> None:
+        super().__init__(coordinator, blobs, deltas, traffic)
         self._switchboard = switchboard
         self._farewells: set[asyncio.Task[tuple[ev.Event, ...]]] = set()
 

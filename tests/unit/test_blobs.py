@@ -1,4 +1,5 @@
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +51,14 @@ def test_an_upload_longer_than_it_can_be_begins_anew(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     blobs.spool("pi.abc", 0, b"too long")
     assert blobs.spooled("pi.abc", 4) == 0
+
+
+def test_sweeping_keeps_what_is_named_and_what_is_new(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    old, kept, new = (blobs.put(content) for content in (b"old", b"kept", b"new"))
+    blobs.spool("pi.abc", 0, b"half an upload")
+    for path in (blobs.path(old), blobs.path(kept), tmp_path / "spool" / "pi.abc"):
+        os.utime(path, (100, 100))
+    blobs.sweep({kept}, before=200)
+    assert [blobs.has(sha256) for sha256 in (old, kept, new)] == [False, True, True]
+    assert blobs.spooled("pi.abc", 100) == 0

@@ -40,7 +40,8 @@ async def _after_one_round(
         evaluation=Evaluation(every=1),
     )
     blobs, ledger = Blobs(tmp_path / "blobs"), Ledger(tmp_path / "ledger")
-    blobs.put(content)
+    deltas = Blobs(tmp_path / "deltas")
+    deltas.put(content)
     replica = Replica(LAYOUT, Grid(20), np.array([0.5, -0.25, 1.0, 0.0], np.float32), 0)
     created = ev.RunCreated(
         "run",
@@ -51,7 +52,7 @@ async def _after_one_round(
     ledger.append([created], 0.0)
     coordinator = Coordinator(ledger, evolve(None, created), clock=lambda: 5.0)
     evaluator: Any = NoEvaluator()
-    effects = Effects(coordinator, blobs, replica, evaluator, lambda: ())
+    effects = Effects(coordinator, blobs, deltas, replica, evaluator, lambda: ())
     seen: list[ev.Event] = []
     coordinator.observe(effects)
     coordinator.observe(lambda now, events, state: seen.extend(events))
