@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import logging
 import math
-import os
 import signal
 import sys
 import time
@@ -78,7 +77,6 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="log every round")
     parser.add_argument("--version", action="version", version=f"zowarmup {version('zowarmup')}, protocol {PROTOCOL}")
     arguments = parser.parse_args()
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its log is for its makers; errors reach us as errors
     logging.basicConfig(
         level=logging.DEBUG if arguments.verbose else logging.INFO,
         format="%(asctime)s %(levelname)-7s %(message)s",
