@@ -1,0 +1,4 @@
+import os
+
+# Read when grpc is imported. Its log is for its makers; errors reach us as errors.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -7,7 +7,7 @@ possible: the same sentence goes to the log, to `zowarmup status` and to the wai
 
     opens    enough eligible clients are connected, and the run is neither paused nor stopped
     closes   as many have contributed as are needed | quorum has, and the missing are gone, or the deadline is over
-    abandoned  the deadline is over without a quorum
+    abandoned  the deadline is over without a quorum | what was contributed cannot be combined
     pivots   the warm-up's rounds are done | the operator asked, between rounds
     finishes the zeroth-order rounds are done | the operator asked, between rounds
 """
@@ -245,6 +245,14 @@ def _(command: ev.CommitRound, state: State, now: float) -> tuple[ev.Event, ...]
             command.clipped_deltas,
         ),
     )
+
+
+@_respond.register
+def _(command: ev.AbandonRound, state: State, now: float) -> tuple[ev.Event, ...]:
+    current = state.current
+    if current is None or not current.closed or current.number != command.round:
+        raise Rejected("stale", f"round {command.round} is not closed and waiting to be combined")
+    return (ev.RoundAbandoned(command.round, command.reason),)
 
 
 @_respond.register

@@ -2,7 +2,8 @@
 
 A closed round becomes a job: combine its contributions (sorted by client, so that nothing depends on the order of
 arrival) into the next version of the coordinator's replica, write what must outlive a crash, and hand the result back
-as a command. The same inputs give the same bits, so a job that a crash cut off is simply done again. Snapshots,
+as a command. The same inputs give the same bits, so a job that a crash cut off is simply done again. Contributions
+that no version follows from (a model that diverges) abandon the round, and the replica stays as it was. Snapshots,
 pruning and evaluation are jobs of the same queue: the replica is only ever touched here. A disk that refuses is tried
 again until it takes what must be written; the coordinator says meanwhile what it waits for.
 """
@@ -17,14 +18,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.grid import Grid, HeadroomExceeded
+from zowarmup.common.grid import COARSEST, Grid, HeadroomExceeded
 from zowarmup.common.methods.fedavg import FedAvg
 from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.replica import Replica
 from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import Delta, Phase, Scalars
 from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs, DiskRefused
+from zowarmup.server.blobs import BlobError, Blobs, DiskRefused
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.state import Round, State
@@ -67,7 +68,7 @@ class Effects:
         """Observe: every closed round is a job, and so is the model's state whenever it may need housekeeping."""
         if any(isinstance(event, ev.RoundClosed) for event in events):
             self._jobs.put_nowait(state.current)
-        elif any(isinstance(event, ev.Pivoted | ev.RunFinished) for event in events):
+        elif any(isinstance(event, ev.Pivoted | ev.RunFinished | ev.RoundAbandoned) for event in events):
             self._jobs.put_nowait(None)
         if any(isinstance(event, ev.RoundAbandoned) for event in events) and state.previous:
             self._drop_deltas(state.previous)
@@ -90,20 +91,7 @@ class Effects:
             while True:
                 closed = await self._jobs.get()
                 if closed is not None:
-                    combined = await self._off_loop(self._combine, closed)
-                    snapshot = await self._snapshot() if combined.steps is None else None
-                    await self._record(
-                        ev.CommitRound(
-                            closed.number,
-                            self._replica.version,
-                            combined.digest,
-                            combined.steps or (),
-                            snapshot,
-                            self._traffic(),
-                            combined.clipped_scalars,
-                            combined.clipped_deltas,
-                        )
-                    )
+                    await self._record(await self._outcome(closed))
                     self._drop_deltas(closed)
                 await self._keep_house()
         finally:
@@ -134,7 +122,27 @@ class Effects:
                 if snapshots[version].sha256 not in kept:
                     self._blobs.remove(snapshots[version].sha256)
 
+    async def _outcome(self, closed: Round) -> ev.CommitRound | ev.AbandonRound:
+        try:
+            combined = await self._off_loop(self._combine, closed)
+        except DiskRefused:
+            raise
+        except (ValueError, ArithmeticError, BlobError) as error:
+            return ev.AbandonRound(closed.number, f"its contributions cannot be combined: {error}")
+        snapshot = await self._snapshot() if combined.steps is None else None
+        return ev.CommitRound(
+            closed.number,
+            self._replica.version,
+            combined.digest,
+            combined.steps or (),
+            snapshot,
+            self._traffic(),
+            combined.clipped_scalars,
+            combined.clipped_deltas,
+        )
+
     def _combine(self, closed: Round) -> Combined:
+        """Move the replica on. What this raises leaves it as it was."""
         if closed.phase is Phase.WARM_UP:
             return self._combine_deltas(closed)
         return self._combine_scalars(closed)
@@ -150,8 +158,12 @@ class Effects:
                 log.warning(
                     "round %d: %s sent an outlying delta, which counts %.3g times", closed.number, client, scale
                 )
-        replica.weights[:] = method.combine(replica.weights, deltas, scales)
-        replica.grid = settle_on_grid(replica.weights, replica.layout.trainable)
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+            moved = method.combine(replica.weights, deltas, scales)
+        if not np.isfinite(moved).all():
+            raise HeadroomExceeded("the mean of the deltas is beyond what float32 holds")
+        replica.grid = settle_on_grid(moved, replica.layout.trainable)
+        replica.weights[:] = moved
         replica.version += 1
         return Combined(replica.digest().hex(), None, clipped_deltas=sum(scale < 1 for scale in scales))
 
@@ -165,19 +177,25 @@ class Effects:
             apply_steps(replica.weights, replica.grid, steps)
         except HeadroomExceeded as error:
             log.warning("%s: the next version is a snapshot on a coarser grid", error)
-            while True:
-                replica.grid = Grid(replica.grid.exponent - REGRID_BITS)
-                trainable = replica.weights[: replica.layout.trainable]
-                trainable[:] = replica.grid.quantise(trainable)
-                try:
-                    apply_steps(replica.weights, replica.grid, steps_of(state, closed, replica.grid))
-                    break
-                except HeadroomExceeded:
-                    continue
+            replica.grid, replica.weights[:] = self._on_a_coarser_grid(lambda grid: steps_of(state, closed, grid))
             replica.version += 1
             return Combined(replica.digest().hex(), None, clipped_scalars=clipped)
         replica.version += 1
         return Combined(replica.digest().hex(), steps, clipped_scalars=clipped)
+
+    def _on_a_coarser_grid(self, steps_on: Callable[[Grid], tuple[Step, ...]]) -> tuple[Grid, NDArray[np.float32]]:
+        """The finest grid that holds the moved weights, and those. Raises HeadroomExceeded where there is none."""
+        replica = self._replica
+        for exponent in range(replica.grid.exponent - REGRID_BITS, COARSEST - 1, -REGRID_BITS):
+            grid, moved = Grid(exponent), replica.weights.copy()
+            trainable = moved[: replica.layout.trainable]
+            try:
+                trainable[:] = grid.quantise(trainable)
+                apply_steps(moved, grid, steps_on(grid))
+            except HeadroomExceeded:
+                continue
+            return grid, moved
+        raise HeadroomExceeded("no grid is coarse enough for the step")
 
     async def _snapshot(self) -> ev.Snapshot:
         """The replica on disk. Like `_record`, it tries until the disk takes it."""

@@ -133,7 +133,7 @@ class RoundClosed:
 
 @dataclass(frozen=True, slots=True)
 class RoundAbandoned:
-    """Too few contributed: the model stays as it is."""
+    """Too few contributed, or what they did cannot be combined: the model stays as it is."""
 
     round: int
     reason: str
@@ -353,6 +353,14 @@ class CommitRound:
 
 
 @dataclass(frozen=True, slots=True)
+class AbandonRound:
+    """The contributions of a closed round combine to nothing."""
+
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RecordSnapshot:
     snapshot: Snapshot
 
@@ -402,6 +410,7 @@ Command = (
     | Report
     | Tick
     | CommitRound
+    | AbandonRound
     | RecordSnapshot
     | PruneSnapshots
     | RecordEvaluation

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from zowarmup.server import events as ev
 
 FORMAT = 1
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {cls.__name__: TypeAdapter(cls) for cls in get_args(ev.DurableEvent)}
+# A model that diverges has an infinite loss, or none: JSON has no word for these but as strings.
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {
+    cls.__name__: TypeAdapter(with_config(ConfigDict(ser_json_inf_nan="strings"))(cls))
+    for cls in get_args(ev.DurableEvent)
+}
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY,

@@ -43,7 +43,10 @@ class Door:
             else:
                 server.add_secure_port(self.address, self.credentials)
         except RuntimeError as error:
-            raise ListeningError(f"{self.address} cannot be listened on: is another server using the port?") from error
+            raise ListeningError(
+                f"cannot listen on {self.address}: another program uses the port, or the host is not this machine's; "
+                "change server.address, or give --address HOST:PORT"
+            ) from error
 
     def publish(self, data_dir: Path) -> None:
         """Leave the authority's certificate, which is no secret, where `zowarmup --data-dir` finds it."""

@@ -38,7 +38,7 @@ from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger, LedgerError
 from zowarmup.server.listening import Door, ListeningError, door
 from zowarmup.server.narrator import Narrator
-from zowarmup.server.preparation import PreparationError, prepare
+from zowarmup.server.preparation import Children, PreparationError, prepare
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.runfile import RunFileError, differences, read_run_file
 from zowarmup.server.service.admission import Admission
@@ -116,8 +116,17 @@ def main() -> int:
         PreparationError,
         DataError,
         BlobError,
+        Unavailable,
     ) as error:
         print(f"zowarmup-server: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"zowarmup-server: {where}{error.strerror or error}; --data-dir {arguments.data_dir} must be readable and "
+            "writable by this user, with room to write",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         return 130
@@ -130,7 +139,9 @@ def _locked(data_dir: Path) -> Iterator[None]:
         data_dir.mkdir(parents=True, exist_ok=True)
         lock = (data_dir / "lock").open("w")
     except OSError as error:
-        raise StartError(f"--data-dir {data_dir} cannot be written: {error.strerror}") from error
+        raise StartError(
+            f"--data-dir {data_dir} cannot be written: {error.strerror}; name a folder that this user can write"
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,7 +151,7 @@ def _locked(data_dir: Path) -> Iterator[None]:
 
 
 def _open_run(
-    run_file: RunFile, held_out: Dataset, data_dir: Path, ledger: Ledger, blobs: Blobs
+    run_file: RunFile, held_out: Dataset, data_dir: Path, ledger: Ledger, blobs: Blobs, children: Children
 ) -> tuple[State, History]:
     """The run in the data directory, made if there is none."""
     state, history = replay(ledger)
@@ -149,6 +160,12 @@ def _open_run(
             raise StartError(
                 f"{data_dir} holds a run that began otherwise: {'; '.join(differing)}. "
                 "Use another --data-dir, or the run file it began with"
+            )
+        if (held_out.shape, held_out.classes) != (state.program.input_shape, state.program.classes):
+            raise StartError(
+                f"evaluation.data = {run_file.evaluation.data!r} now has examples of shape {held_out.shape} and "
+                f"{held_out.classes} classes, the run began with {state.program.input_shape} and "
+                f"{state.program.classes}: restore the data, or use another --data-dir"
             )
         log.info("run %s goes on at version %d (%s)", state.run_file.name, state.version, state.phase)
         return state, history
@@ -159,7 +176,7 @@ def _open_run(
         warmup=run_file.warmup,
         zeroth_order=run_file.zeroth_order,
     )
-    prepared = prepare(spec, run_file.seed, data_dir / "preparation")
+    prepared = prepare(spec, run_file.seed, data_dir / "preparation", children)
     grid = settle_on_grid(prepared.weights, prepared.layout.trainable)
     initial = ev.Snapshot(
         version=0,
@@ -221,7 +238,14 @@ async def _serve(run_file: RunFile, arguments: argparse.Namespace, way: Door) ->
     operator = operator_sha256(arguments.data_dir)
     held_out = load(run_file.evaluation.data)
     ledger, blobs = Ledger(arguments.data_dir / LEDGER), Blobs(arguments.data_dir / BLOBS)
-    state, history = await asyncio.to_thread(_open_run, run_file, held_out, arguments.data_dir, ledger, blobs)
+    children = Children()
+    try:
+        state, history = await asyncio.to_thread(
+            _open_run, run_file, held_out, arguments.data_dir, ledger, blobs, children
+        )
+    except asyncio.CancelledError:
+        children.end()  # so that the thread, which cannot be cancelled, ends now
+        raise
     replica = await asyncio.to_thread(restore, state, history, blobs, state.version)
     evaluator = Evaluator(blobs.path(state.program.sha256).read_bytes(), state.layout, held_out)
 

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,19 +42,43 @@ class Prepared:
     low_memory_bytes: int
 
 
-def prepare(spec: ClientSpec, seed: int, folder: Path) -> Prepared:
+class Children:
+    """The processes of one preparation. `end`, from any thread, kills them and lets no other start."""
+
+    def __init__(self) -> None:
+        self._lock, self._ended = threading.Lock(), False
+        self._started: list[_Child] = []
+
+    def start(self, module: str, *arguments: str) -> "_Child":
+        with self._lock:
+            if self._ended:
+                raise PreparationError("the preparation was stopped")
+            child = _start(module, *arguments)
+            self._started.append(child)
+        return child
+
+    def end(self) -> None:
+        with self._lock:
+            self._ended = True
+            for child in self._started:
+                child.process.kill()
+
+
+def prepare(spec: ClientSpec, seed: int, folder: Path, children: Children) -> Prepared:
     """Build, export and measure the model of a run, leaving files in `folder`. Raises PreparationError."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SPEC).write_text(spec.to_json())
     log.info("preparing the model: building, exporting and measuring it (some seconds)")
-    children = [_start("building", str(seed), str(folder)), _start("footprint", "high", str(folder))]
     try:
-        children[0].finish()
-        children.append(_start("footprint", "low", str(folder)))
-        high_memory_bytes, low_memory_bytes = (int(child.finish()) for child in children[1:])
+        building, high = (
+            children.start("building", str(seed), str(folder)),
+            children.start("footprint", "high", str(folder)),
+        )
+        building.finish()
+        low = children.start("footprint", "low", str(folder))
+        high_memory_bytes, low_memory_bytes = int(high.finish()), int(low.finish())
     finally:
-        for child in children:
-            child.process.kill()
+        children.end()
     return Prepared(
         layout=Layout.from_json((folder / LAYOUT).read_text()),
         program=(folder / PROGRAM).read_bytes(),

@@ -85,7 +85,11 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 raise Rejected(
                     "late", f"the upload is for round {request.round}, the round in progress is {work.round}"
                 )
-            have = size if self._blobs.has_upload(sha256) else self._blobs.spooled(spool_name(name, sha256), size)
+            spool = spool_name(name, sha256)
+            have = size if self._blobs.has_upload(sha256) else self._blobs.spooled(spool, size)
+            if have == size and not self._blobs.has_upload(sha256):
+                # All of it came, and the call broke before it was adopted.
+                await asyncio.to_thread(self._finish, spool, sha256)
         return wire.GetUploadResponse(offset_bytes=have)
 
     async def UploadDelta(

@@ -1,3 +1,4 @@
+import math
 import sqlite3
 from pathlib import Path
 
@@ -109,3 +110,11 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_bytes(b"not a database, but long enough to be looked at" * 100)
     with pytest.raises(LedgerError, match="cannot be opened as a ledger"):
         Ledger(tmp_path / "ledger.sqlite")
+
+
+def test_a_loss_that_is_not_a_number_comes_back(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.append([ev.Evaluated(1, 0.1, math.inf, 9), ev.Evaluated(2, 0.1, math.nan, 9)], 1.0)
+    losses = [event.loss for _, event in ledger.read() if isinstance(event, ev.Evaluated)]
+    assert losses[0] == math.inf
+    assert math.isnan(losses[1])

@@ -1,0 +1,91 @@
+"""A round whose contributions combine to nothing is abandoned, and the replica stays as it was, bit for bit."""
+
+import asyncio
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zowarmup.common.grid import Grid
+from zowarmup.common.layout import Block, Layout, Tensor
+from zowarmup.common.replica import Replica
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.work import Contribution, Delta, Scalars, Tier
+from zowarmup.server import events as ev
+from zowarmup.server.blobs import Blobs
+from zowarmup.server.coordinator import Coordinator
+from zowarmup.server.effects import Effects
+from zowarmup.server.ledger import Ledger
+from zowarmup.server.state import evolve
+
+LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (Block("all", 0, 4),))
+
+
+class NoEvaluator:
+    def evaluate(self, weights: object) -> tuple[float, float, int]:
+        return 0.5, math.nan, 1
+
+
+async def _after_one_round(
+    tmp_path: Path, warmup: int, content: bytes, contribution: Contribution, rate: float
+) -> tuple[Coordinator, Replica, list[ev.Event]]:
+    run_file = RunFile(
+        name="x",
+        model=Model(name="mlp"),
+        warmup=WarmUp(rounds=warmup, clients_per_round=1),
+        zeroth_order=ZerothOrder(rounds=3, clients_per_round=1, probes=1, step="raw", rate=rate),
+        evaluation=Evaluation(every=1),
+    )
+    blobs, ledger = Blobs(tmp_path / "blobs"), Ledger(tmp_path / "ledger")
+    sha256 = hashlib.sha256(content).hexdigest()
+    blobs.spool("pi", 0, content)
+    blobs.finish("pi", sha256)
+    replica = Replica(LAYOUT, Grid(20), np.array([0.5, -0.25, 1.0, 0.0], np.float32), 0)
+    created = ev.RunCreated(
+        "run",
+        run_file,
+        ev.Program("b" * 64, 1, LAYOUT.to_json(), (1,), 2, 1, 1),
+        ev.Snapshot(0, blobs.put(replica.weights.tobytes()), 20, replica.digest().hex()),
+    )
+    ledger.append([created], 0.0)
+    coordinator = Coordinator(ledger, evolve(None, created), clock=lambda: 5.0)
+    evaluator: Any = NoEvaluator()
+    effects = Effects(coordinator, blobs, replica, evaluator, lambda: ())
+    seen: list[ev.Event] = []
+    coordinator.observe(effects)
+    coordinator.observe(lambda now, events, state: seen.extend(events))
+    tasks = [asyncio.create_task(coordinator.run()), asyncio.create_task(effects.run())]
+    await coordinator.handle(ev.Enrol("pi", Tier.HIGH, 8, "0" * 64))
+    await coordinator.handle(ev.Hello("pi", 1, 8))
+    await coordinator.handle(ev.Contribute("pi", contribution))
+    async with asyncio.timeout(20):
+        while not any(isinstance(event, ev.RoundAbandoned | ev.Committed) for event in seen):
+            await asyncio.sleep(0.01)
+            assert not any(task.done() for task in tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return coordinator, replica, seen
+
+
+@pytest.mark.parametrize("delta", [1e30, 3e38])
+def test_deltas_that_no_grid_holds(tmp_path: Path, delta: float) -> None:
+    content = np.full(4, delta, "<f4").tobytes()
+    contribution = Delta(1, hashlib.sha256(content).hexdigest(), 8, 1.0)
+    coordinator, replica, seen = asyncio.run(_after_one_round(tmp_path, 1, content, contribution, 0.1))
+    assert any(isinstance(e, ev.RoundAbandoned) and "cannot be combined" in e.reason for e in seen)
+    assert coordinator.state.version == replica.version == 0
+    assert coordinator.state.round == 2, "the next round opens"
+    assert replica.weights.tolist() == [0.5, -0.25, 1.0, 0.0]
+
+
+def test_a_step_too_long_for_the_grid_makes_a_snapshot_on_a_coarser_one(tmp_path: Path) -> None:
+    contribution = Scalars(1, (2.0**32,), ())
+    _, replica, seen = asyncio.run(_after_one_round(tmp_path, 0, b"", contribution, 1000.0))
+    # The model is lost, but the run is not.
+    assert any(isinstance(e, ev.Committed) and e.snapshot is not None for e in seen)
+    assert replica.version == 1
+    assert replica.grid.contains(replica.weights)
