@@ -1,10 +1,11 @@
-"""`make fuzz`: atheris on every decoder, the same number of inputs each, in a process of its own.
+"""`make fuzz`: atheris on every decoder, the same number of inputs each, in a process of its own; then hostile calls.
 
 Coverage guides it through our code (common, client, server, data). The last line is JSON; a finding ends its process
 with the input written to a file, whose name is in the output.
 """
 
 import argparse
+import asyncio
 import json
 import subprocess
 import sys
@@ -15,10 +16,12 @@ from pathlib import Path
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--runs", type=int, default=1_000_000, help="inputs in all")
+    parser.add_argument("--calls", type=int, default=10_000, help="hostile calls, afterwards")
     parser.add_argument("--target", help="this one only, in this process")
     arguments = parser.parse_args()
     if arguments.target:
         return _fuzz(arguments.target, arguments.runs)
+    from tests.fuzz.hostile import assault
     from tests.fuzz.targets import TARGETS
 
     share, findings = -(-arguments.runs // len(TARGETS)), []
@@ -30,7 +33,18 @@ def main() -> int:
         if done.returncode:
             findings.append(name)
             print(done.stdout + done.stderr, flush=True)
-    print(json.dumps({"targets": len(TARGETS), "messages": share * len(TARGETS), "findings": findings}))
+    found = asyncio.run(assault(arguments.calls, seed=0)) if arguments.calls else None
+    if found:
+        print(
+            f"{found.calls} hostile calls: answers {found.answers}, refused {found.reasons}, {found.grown_mb:.0f} MB more"
+        )
+        if not (found.unchanged and found.serving and found.grown_mb < 64) or "UNKNOWN" in found.answers:
+            findings.append("service")
+    print(
+        json.dumps(
+            {"calls": arguments.calls, "targets": len(TARGETS), "messages": share * len(TARGETS), "findings": findings}
+        )
+    )
     return 1 if findings else 0
 
 
