@@ -26,6 +26,8 @@ chaos: .build/ready  ## Random schedules of kill -9 and cut links; nothing may b
 
 RUNS ?= 1000000
 fuzz: .build/ready  ## Hostile bytes for every decoder, hostile calls for the coordinator (RUNS=1000000)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+	  $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	@$(BIN)/python -m tests.fuzz.run --runs $(RUNS)
 
 lint: .build/ready  ## Style of the Python and of the wire

@@ -206,5 +206,5 @@ def _read_header(file: Path) -> Header:
         return Header(
             int(raw["version"]), int(raw["grid_exponent"]), bytes.fromhex(raw["digest"]), int(raw["size_bytes"])
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file}: {error}") from error

@@ -35,13 +35,16 @@ from zowarmup.common.work import Delta, Scalars, Tier
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc
 
-CHUNK_BYTES = 512 * 1024
+# What a reset in the middle of a chunk costs is sent again.
+CHUNK_BYTES = 256 * 1024
 # Unary calls and the opening of a stream; bulk streams and Participate have none, keepalive watches over them.
 CALL_S = 20.0
 OPTIONS = [
-    # A dead link is noticed in 30 s. The coordinator allows pings this often.
-    ("grpc.keepalive_time_ms", 20000),
+    # A dead link is noticed in 30 s: measured, the keepalive timeout alone never ends a silent connection, the ping
+    # timeout does. The coordinator allows pings this often.
+    ("grpc.keepalive_time_ms", 10000),
     ("grpc.keepalive_timeout_ms", 10000),
+    ("grpc.http2.ping_timeout_ms", 10000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     # Each attempt is a fresh connection: `presence` decides when to try again, not a pool shared behind its back.

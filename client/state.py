@@ -96,7 +96,7 @@ class StateDirectory:
             return None
         except OSError as error:
             raise Final(f"cannot read {file} ({error.strerror}): make it readable for this user") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Final(
                 f"{file} is damaged ({error}): move it away to enrol this device anew, or give another --state-dir"
             ) from None

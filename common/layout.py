@@ -158,7 +158,7 @@ class Layout:
             )
         except KeyError as error:
             raise ValueError(f"layout: {error} is missing") from error
-        except TypeError as error:
+        except (TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"layout: {error}") from error
 
 

@@ -213,8 +213,8 @@ class ClientSpec:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Raises ValueError naming the field where the text is not a ClientSpec."""
-        raw = json.loads(text)
         try:
+            raw = json.loads(text)
             return cls(
                 model=_build(Model, raw["model"]),
                 input_shape=tuple(raw["input_shape"]),
@@ -222,7 +222,7 @@ class ClientSpec:
                 warmup=_build(WarmUp, raw["warmup"]),
                 zeroth_order=_build(ZerothOrder, raw["zeroth_order"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"run spec: {error}") from error
 
 

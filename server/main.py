@@ -63,8 +63,9 @@ OPTIONS = (
     ("grpc.server.max_pending_requests", 20000),
     ("grpc.server.max_pending_requests_hard_limit", 40000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),
-    ("grpc.keepalive_time_ms", 20000),
+    ("grpc.keepalive_time_ms", 10000),
     ("grpc.keepalive_timeout_ms", 10000),
+    ("grpc.http2.ping_timeout_ms", 10000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", LONGEST_BYTES),
 )

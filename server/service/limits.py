@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.rejection import Rejected
@@ -35,6 +36,14 @@ class TooLong:
 
     def rejected(self) -> Rejected:
         return Rejected("too_long", f"a message of {self.size_bytes} bytes: at most {SMALL_BYTES} are allowed here")
+
+
+@dataclass(frozen=True, slots=True)
+class Garbled(TooLong):
+    """The same for bytes that are no message."""
+
+    def rejected(self) -> Rejected:
+        return Rejected("malformed", f"{self.size_bytes} bytes that are not a message of this call")
 
 
 @dataclass(slots=True)
@@ -104,12 +113,21 @@ class Lengths(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)
-        if handler is None or details.method == BULK:
+        if handler is None:
             return handler
         parse, write, answer = handler.request_deserializer, handler.response_serializer, handler.unary_unary
 
+        def read(data: bytes) -> Any:
+            try:
+                return parse(data)
+            except DecodeError as error:
+                raise ValueError(Garbled(len(data)).rejected().detail) from error
+
         def bounded(data: bytes) -> Any:
-            return parse(data) if len(data) <= SMALL_BYTES else TooLong(len(data))
+            try:
+                return read(data) if len(data) <= SMALL_BYTES else TooLong(len(data))
+            except ValueError:
+                return Garbled(len(data))
 
         def written(message: Any) -> bytes:
             data: bytes = message if isinstance(message, bytes) else write(message)
@@ -120,6 +138,8 @@ class Lengths(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 await abort(context, request.rejected(), self._refusals)
             return await answer(request, context)
 
+        if details.method == BULK:
+            return grpc.stream_unary_rpc_method_handler(handler.stream_unary, read, written)
         if answer is not None:
             return grpc.unary_unary_rpc_method_handler(unary, bounded, written)
         if handler.stream_stream is not None:

@@ -97,6 +97,7 @@ class Link:
             ends.append(far_writer)
             self._writers.add(far_writer)
             for end in ends:
+                end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
                 end.transport.set_write_buffer_limits(BUFFER_BYTES)
             ways = (self._pass(reader, far_writer, True), self._pass(far_reader, writer, False))
             await asyncio.wait([asyncio.ensure_future(way) for way in ways], return_when=asyncio.FIRST_COMPLETED)

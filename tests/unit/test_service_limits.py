@@ -189,7 +189,9 @@ def test_one_that_says_too_much_is_cut_off_and_the_others_are_not(tmp_path: Path
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             for _ in range(60):
                 await loud.write(report)
-        assert await ending(loud) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_many")
+        # One that writes at the very moment hears only that the stream has ended: grpc.aio's client has it so.
+        assert await ending(loud) in ((grpc.StatusCode.RESOURCE_EXHAUSTED, "too_many"), (grpc.StatusCode.INTERNAL, ""))
+        await until(lambda: not desk.coordinator.state.presence["loud"].connected)
         await calm.write(report)
         await until(lambda: desk.coordinator.state.presence["calm"].version == 1)
         assert desk.refusals.counts() == (("too_many", 1),)

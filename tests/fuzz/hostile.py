@@ -1,0 +1,294 @@
+"""Hostile calls to a real coordinator: gRPC on loopback, the services as `server.main` wires them, a round in progress.
+
+Callers are strangers, members with other people's secrets, and members with their own who say what they should not.
+None of it may end a process, change the state that the ledger holds, or leave memory behind.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import resource
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from tests.faults.small import LAYOUT, PAIR, Life, create, run_file
+from zowarmup.common.run import PROTOCOL, Server
+from zowarmup.common.work import Tier
+from zowarmup.server import events as ev
+from zowarmup.server.archive import BLOBS, LEDGER
+from zowarmup.server.blobs import Blobs
+from zowarmup.server.credentials import hash_secret
+from zowarmup.server.ledger import Ledger
+from zowarmup.server.main import OPTIONS
+from zowarmup.server.refusals import Refusals
+from zowarmup.server.service.admission import Admission
+from zowarmup.server.service.limits import Allowances, Lengths
+from zowarmup.server.service.links import Switchboard
+from zowarmup.server.service.operators import OperatorService
+from zowarmup.server.service.participate import CoordinatorService
+from zowarmup.server.service.uploads import Uploads
+from zowarmup.server.state import State
+from zowarmup.server.traffic import Traffic
+from zowarmup.v1 import coordinator_pb2 as wire
+from zowarmup.v1 import coordinator_pb2_grpc as services
+
+SECRETS = {name: hashlib.sha256(name.encode()).hexdigest() for name in PAIR}
+AT_ONCE = 8
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Assault:
+    """`answers`: how often each status was the answer; `reasons`: the coordinator's own count of refusals."""
+
+    calls: int
+    answers: dict[str, int]
+    reasons: dict[str, int]
+    unchanged: bool
+    serving: bool
+    grown_mb: float
+
+
+def durable(state: State) -> State:
+    return replace(state, presence={})
+
+
+@contextlib.asynccontextmanager
+async def coordinator(folder: Path) -> AsyncIterator[tuple[Life, str, Refusals]]:
+    """Two members, and a warm-up round that waits for `high-1`."""
+    data_dir = folder / "server"
+    settings = run_file(PAIR)
+    create(data_dir, replace(settings, server=Server(messages_per_second=1e6)))
+    ledger, blobs = Ledger(data_dir / LEDGER), Blobs(data_dir / BLOBS)
+    life = Life.start(ledger, blobs, data_dir / BLOBS)
+    lead, refusals = life.coordinator, Refusals()
+    allowances, uploads, traffic = Allowances(1e6), Uploads(blobs, 1 << 20), Traffic()
+    switchboard = Switchboard(life.history, allowances)
+    lead.observe(switchboard)
+    lead.observe(uploads)
+    admission = Admission(lead, hash_secret("operator"), False, False, refusals)
+    server = grpc.aio.server(interceptors=(Lengths(refusals),), options=OPTIONS)
+    services.add_CoordinatorServiceServicer_to_server(
+        CoordinatorService(lead, blobs, switchboard, traffic, admission, uploads, allowances), server
+    )
+    services.add_OperatorServiceServicer_to_server(OperatorService(lead, life.history, traffic, admission), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    running = asyncio.create_task(lead.run())
+    try:
+        await lead.handle(ev.Restart())
+        for number, (name, tier) in enumerate(PAIR.items(), 1):
+            await lead.handle(ev.Enrol(name, tier, 12, hash_secret(SECRETS[name])))
+            if tier is Tier.HIGH:
+                await lead.handle(ev.Hello(name, number, 12))
+        assert lead.state.current is not None
+        await server.start()
+        yield life, f"127.0.0.1:{port}", refusals
+        assert not running.done(), "the coordinator lives"
+    finally:
+        await server.stop(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        ledger.close()
+
+
+class Attacker:
+    def __init__(self, address: str, state: State, chance: random.Random) -> None:
+        self.channel = grpc.aio.insecure_channel(address, options=[("grpc.max_send_message_length", 64 << 20)])
+        self.stub: Any = services.CoordinatorServiceStub(self.channel)
+        self.operator: Any = services.OperatorServiceStub(self.channel)
+        self.chance, self.run_id = chance, state.run_id
+        assert state.current is not None
+        self.round, self.size = state.current.number, 4 * LAYOUT.size
+
+    def who(self) -> tuple[tuple[str, str], ...]:
+        """A member, more often than not, with the right secret, more often than not."""
+        name = self.chance.choice([*PAIR, *PAIR, "nobody", "", "x" * 5000])
+        secret = self.chance.choice([SECRETS.get(name, "0" * 64)] * 3 + [SECRETS["low-1"], "0" * 64, "", "x" * 3000])
+        return (("zowarmup-client", name), ("zowarmup-credential", secret)) if self.chance.random() < 0.95 else ()
+
+    def number(self) -> int:
+        return self.chance.choice([0, 1, self.round, self.round + 1, 2**31, 2**63, 2**64 - 1])
+
+    def junk(self, longest: int = 64) -> bytes:
+        return self.chance.randbytes(self.chance.choice([0, 1, 16, 32, longest]))
+
+    def hello(self) -> wire.ParticipateRequest:
+        return wire.ParticipateRequest(
+            hello=wire.Hello(
+                run_id=self.chance.choice([self.run_id, self.run_id, "another", "x" * 9000]),
+                protocol=self.chance.choice([PROTOCOL, PROTOCOL, 0, 2**32 - 1]),
+                version=self.number(),
+                digest=self.junk(),
+                examples=self.chance.choice([12, 0, 2**64 - 1]),
+            )
+        )
+
+    def said(self) -> wire.ParticipateRequest:
+        values = [self.chance.choice([0.5, NAN, 1e38, float("inf"), 0.0])] * self.chance.choice([0, 1, 3, 999, 40_000])
+        kinds: list[Callable[[], wire.ParticipateRequest]] = [
+            self.hello,
+            lambda: wire.ParticipateRequest(),
+            lambda: wire.ParticipateRequest(
+                scalars=wire.Scalars(round=self.number(), probes=values, projections=values)
+            ),
+            lambda: wire.ParticipateRequest(
+                delta_ready=wire.DeltaReady(
+                    round=self.number(),
+                    sha256=self.junk(),
+                    examples=self.number(),
+                    loss=self.chance.choice([NAN, 1]),
+                )
+            ),
+            lambda: wire.ParticipateRequest(report=wire.Report(version=self.number(), digest=self.junk())),
+        ]
+        return self.chance.choice(kinds)()
+
+    async def participate(self) -> None:
+        call = self.stub.Participate(metadata=self.who())
+        messages = [self.hello() if self.chance.random() < 0.8 else self.said()]
+        messages += [self.said() for _ in range(self.chance.randrange(4))]
+        for message in messages:
+            await call.write(message)
+        if self.chance.random() < 0.8:
+            await call.done_writing()
+            while await call.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
+                pass
+        else:
+            call.cancel()
+
+    async def upload(self) -> None:
+        header = wire.DeltaHeader(
+            round=self.number(),
+            sha256=self.junk(),
+            size_bytes=self.chance.choice([self.size, self.size, 0, 2**64 - 1]),
+            offset_bytes=self.chance.choice([0, 0, 7, self.size, 2**63]),
+        )
+
+        def pieces() -> Iterator[wire.UploadDeltaRequest]:
+            if self.chance.random() < 0.9:
+                yield wire.UploadDeltaRequest(header=header)
+            for _ in range(self.chance.randrange(3)):
+                yield wire.UploadDeltaRequest(
+                    chunk=bytes(self.chance.choice([0, 1, self.size, self.size + 1, 3 << 20]))
+                )
+
+        await self.stub.UploadDelta(pieces(), metadata=self.who())
+
+    async def fetch(self) -> None:
+        version, offset = self.number(), self.chance.choice([0, 5, 2**63, 2**64 - 1])
+        request = wire.FetchSnapshotRequest(version=version, offset_bytes=offset)
+        async for _ in self.stub.FetchSnapshot(request, metadata=self.who()):
+            pass
+
+    async def program(self) -> None:
+        request = wire.FetchProgramRequest(offset_bytes=self.chance.choice([0, 5, 2**63, 2**64 - 1]))
+        async for _ in self.stub.FetchProgram(request, metadata=self.who()):
+            pass
+
+    async def uploaded(self) -> None:
+        await self.stub.GetUpload(wire.GetUploadRequest(round=self.number(), sha256=self.junk()), metadata=self.who())
+
+    async def run(self) -> None:
+        await self.stub.GetRun(wire.GetRunRequest(protocol=self.chance.choice([PROTOCOL, 0, 2**32 - 1])))
+
+    async def enrol(self) -> None:
+        """Every one of these has something wrong with it."""
+        good: dict[str, Any] = {"run_id": self.run_id, "name": "new", "tier": wire.TIER_LOW, "examples": 5}
+        wrong: dict[str, Any] = self.chance.choice(
+            [
+                {"run_id": "another"},
+                {"name": self.chance.choice(["", "-", "a b", "x" * 64, "../x", "x" * 100_000, "ä"])},
+                {"tier": self.chance.choice([0, 7])},
+                {"examples": self.chance.choice([0, 2**63])},
+                {"token": self.chance.choice(["0" * 64, "x", "y" * 10_000])},
+            ]
+        )
+        await self.stub.Enrol(wire.EnrolRequest(**{**good, **wrong}))
+
+    async def verb(self) -> None:
+        metadata = self.chance.choice([(), (("zowarmup-operator", "guess"),), self.who()])
+        call, request = self.chance.choice(
+            [
+                (self.operator.Pause, wire.PauseRequest(reason="x" * 1000)),
+                (self.operator.Resume, wire.ResumeRequest()),
+                (self.operator.Pivot, wire.PivotRequest(reason="x")),
+                (self.operator.Stop, wire.StopRequest(reason="x")),
+                (self.operator.Revoke, wire.RevokeRequest(client="low-1")),
+            ]
+        )
+        await call(request, metadata=metadata)
+
+    async def raw(self) -> None:
+        """Bytes that are no message at all."""
+        method = self.chance.choice(["GetRun", "Enrol", "GetUpload"])
+        call = self.channel.unary_unary(f"/zowarmup.v1.CoordinatorService/{method}", bytes, bytes)
+        await call(self.junk(300_000), metadata=self.who())
+
+
+async def assault(calls: int, seed: int) -> Assault:
+    """So many hostile calls, `AT_ONCE` at a time."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with coordinator(Path(folder)) as (life, address, refusals):
+            chance = random.Random(seed)
+            attacker = Attacker(address, life.coordinator.state, chance)
+            before = durable(life.coordinator.state)
+            kinds: list[Callable[[], Awaitable[None]]] = [
+                attacker.participate,
+                attacker.participate,
+                attacker.upload,
+                attacker.fetch,
+                attacker.program,
+                attacker.uploaded,
+                attacker.run,
+                attacker.enrol,
+                attacker.verb,
+                attacker.raw,
+            ]
+            answers: Counter[str] = Counter()
+
+            async def one() -> None:
+                try:
+                    await asyncio.wait_for(chance.choice(kinds)(), 30)
+                    answers["OK"] += 1
+                except grpc.aio.AioRpcError as error:
+                    # gRPC's own words where we write on a stream that the coordinator has ended meanwhile.
+                    late = "Internal error from Core" in (error.details() or "")
+                    answers["ended" if late else error.code().name] += 1
+                except (asyncio.CancelledError, asyncio.InvalidStateError):
+                    answers["ended"] += 1
+
+            memory = 0
+            for start in range(0, calls, AT_ONCE):
+                await asyncio.gather(*(one() for _ in range(min(AT_ONCE, calls - start))))
+                if start >= calls // 5 and not memory:
+                    memory = _resident_kb()
+            answer = await attacker.stub.GetRun(wire.GetRunRequest(protocol=PROTOCOL))
+            await attacker.channel.close(None)
+            after = durable(life.coordinator.state)
+            return Assault(
+                calls,
+                dict(answers),
+                dict(refusals.counts()),
+                _same(before, after),
+                answer.run_id == before.run_id,
+                (_resident_kb() - memory) / 1024,
+            )
+
+
+def _same(before: State, after: State) -> bool:
+    """What a client says it holds is its own to say; all else is as it was."""
+    examples = {name: replace(client, examples=0) for name, client in before.clients.items()}
+    return replace(before, clients=examples) == replace(
+        after, clients={name: replace(client, examples=0) for name, client in after.clients.items()}
+    )
+
+
+def _resident_kb() -> int:
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -1,0 +1,217 @@
+"""decide and evolve against a simple model, by whatever order of commands hypothesis thinks of."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.scenario import conftest
+from zowarmup.common.run import Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.work import Delta, Phase, Scalars, Tier
+from zowarmup.server import events as ev
+from zowarmup.server.decide import decide
+from zowarmup.server.rejection import Rejected
+from zowarmup.server.state import evolve, quorum
+
+NAMES = ["high-1", "high-2", "low-1", "low-2", "low-3"]
+
+
+class Run(RuleBasedStateMachine):
+    """The model: what was acknowledged, by round; the seeds handed out; the versions committed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.acknowledged: dict[int, dict[str, Any]] = {}
+        self.seeds: set[int] = set()
+        self.versions = [0]
+        self.rounds: list[int] = []
+        self.open_since: float | None = None
+
+    @initialize(
+        warmup=st.integers(0, 3),
+        rounds=st.integers(1, 6),
+        clients=st.integers(1, 4),
+        quorum=st.sampled_from([0.25, 0.5, 0.8, 1.0]),
+        over=st.sampled_from([0.0, 0.5]),
+    )
+    def begin(self, warmup: int, rounds: int, clients: int, quorum: float, over: float) -> None:
+        run_file = RunFile(
+            name="machine",
+            seed=7,
+            model=Model(name="mlp"),
+            warmup=WarmUp(rounds=warmup, clients_per_round=1, quorum=1.0, deadline_s=60.0, over_selection=over),
+            zeroth_order=ZerothOrder(
+                rounds=rounds,
+                clients_per_round=clients,
+                minimum_clients=1,
+                quorum=quorum,
+                deadline_s=10.0,
+                probes=2,
+                head_projections=1,
+                over_selection=over,
+            ),
+            server=Server(abandoned_limit=3),
+        )
+        program = ev.Program("b" * 64, 10, conftest.LAYOUT.to_json(), (3,), 2, 1, 1)
+        initial = ev.Snapshot(0, "c" * 64, 20, "d" * 32)
+        (created,) = decide(None, ev.CreateRun("run", run_file, program, initial), 1000.0)
+        assert isinstance(created, ev.RunCreated)
+        self.script = conftest.Script(created, evolve(None, created))
+
+    def do(self, command: ev.Command) -> list[ev.Event]:
+        caused = self.script.do(command)
+        for event in caused:
+            if isinstance(event, ev.RoundOpened):
+                assert event.round > max(self.rounds, default=0)
+                assert self.open_since is None, "the round before has ended"
+                assert not self.seeds & set(event.seeds) and len(set(event.seeds)) == len(event.seeds)
+                assert list(event.participants) == sorted(set(event.participants))
+                self.rounds.append(event.round)
+                self.seeds |= set(event.seeds)
+                self.open_since = self.script.now
+            elif isinstance(event, ev.RoundAbandoned):
+                self.open_since = None
+                assert event.reason
+            elif isinstance(event, ev.RoundClosed):
+                assert event.reason
+            elif isinstance(event, ev.Committed):
+                self.open_since = None
+                assert event.version == self.versions[-1] + 1, "no version is skipped"
+                self.versions.append(event.version)
+        return caused
+
+    @rule(name=st.sampled_from(NAMES))
+    def join(self, name: str) -> None:
+        if name in self.script.state.clients or self.script.state.phase is Phase.FINISHED:
+            return
+        tier = Tier.HIGH if name.startswith("high") else Tier.LOW
+        self.do(ev.Enrol(name, tier, 100, name.encode().hex().zfill(64)))
+        assert name in self.script.state.clients
+
+    @rule(name=st.sampled_from(NAMES))
+    def hello(self, name: str) -> None:
+        if name in self.script.state.clients and not self.script.state.clients[name].revoked:
+            self.script.epoch += 1
+            self.do(ev.Hello(name, self.script.epoch, 100))
+
+    @rule(name=st.sampled_from(NAMES), stale=st.booleans())
+    def goodbye(self, name: str, stale: bool) -> None:
+        presence = self.script.state.presence.get(name)
+        if presence is not None:
+            was = presence.connected
+            self.do(ev.Goodbye(name, presence.epoch - stale))
+            assert self.script.state.presence[name].connected == (was and stale)
+
+    @precondition(lambda self: self.script.state.current is not None)
+    @rule(
+        name=st.sampled_from(NAMES),
+        off=st.sampled_from([0, 0, 0, 0, -1, 1]),
+        wrong=st.sampled_from([False] * 5 + [True]),
+    )
+    def contribute(self, name: str, off: int, wrong: bool) -> None:
+        state = self.script.state
+        current = state.current
+        assert current is not None
+        number = max(1, current.number + off)
+        given = (
+            Delta(number, "a" * 64, 100 + wrong, 1.5)
+            if current.phase is Phase.WARM_UP
+            else Scalars(number, (0.5, -0.25) + (1.0,) * wrong, (1.0,))
+        )
+        known = self.acknowledged.get(number, {})
+        caused: list[ev.Event] = []
+        refused: Rejected | None
+        try:
+            caused = self.do(ev.Contribute(name, given))
+        except Rejected as rejected:
+            refused = rejected
+        else:
+            refused = None
+        if refused is not None:
+            assert refused.reason and refused.detail
+            assert self.script.state is state, "refused means unchanged"
+            assert name not in known or self.script.state.clients[name].revoked, "acknowledged once, acknowledged again"
+            return
+        if name in known:
+            assert not any(isinstance(event, ev.Contributed) for event in caused), "it counts once"
+        else:
+            assert name in current.seeds and number == current.number and not wrong
+            self.acknowledged.setdefault(number, {})[name] = given
+
+    @precondition(lambda self: self.script.state.current is not None and self.script.state.current.closed)
+    @rule()
+    def commit(self) -> None:
+        current = self.script.state.current
+        assert current is not None
+        assert len(current.contributions) >= 1
+        assert dict(current.contributions) == {
+            n: c for n, c in self.acknowledged[current.number].items() if n in current.seeds
+        }, "what is combined is what was acknowledged"
+        state, version = self.script.state, self.script.state.version + 1
+        snapshot = (
+            ev.Snapshot(version, f"{version:064x}", 20, f"{version:032x}") if current.phase is Phase.WARM_UP else None
+        )
+        self.do(ev.CommitRound(current.number, version, f"{version:032x}", (), snapshot, ()))
+        assert self.script.state.version == state.version + 1
+
+    @rule(seconds=st.sampled_from([0.1, 3.0, 11.0, 70.0]))
+    def advance(self, seconds: float) -> None:
+        self.script.now += seconds
+        self.do(ev.Tick())
+
+    @rule()
+    def restart(self) -> None:
+        """All that is soft is gone; the ledger's fold is the state."""
+        self.script.state = self.script.replayed()
+        self.do(ev.Restart())
+
+    @rule(verb=st.sampled_from([ev.Pause("why"), ev.Resume(), ev.Resume(), ev.Resume()]))
+    def verbs(self, verb: ev.Command) -> None:
+        self.do(verb)
+
+    @rule(name=st.sampled_from(NAMES), dice=st.integers(0, 9))
+    def revoke(self, name: str, dice: int) -> None:
+        if dice == 0 and name in self.script.state.clients and not self.script.state.clients[name].revoked:
+            self.do(ev.Revoke(name, "lost"))
+
+    @invariant()
+    def contributions_are_of_participants(self) -> None:
+        if hasattr(self, "script") and (current := self.script.state.current):
+            assert set(current.contributions) <= set(current.seeds)
+            assert current.version == self.script.state.version and current.number == self.script.state.round
+
+    @invariant()
+    def rounds_end(self) -> None:
+        """An open round has time left, and fewer contributions than would close it."""
+        if not hasattr(self, "script"):
+            return
+        state = self.script.state
+        current = state.current
+        if current is not None and not current.closed:
+            assert self.script.now < current.deadline, "a tick past the deadline ends it"
+            assert current.missing
+            if len(current.contributions) >= quorum(state, len(current.seeds)):
+                assert not all(state.is_gone(client) for client in current.missing)
+
+    @invariant()
+    def replay_is_the_state(self) -> None:
+        if hasattr(self, "script"):
+            replayed, state = self.script.replayed(), self.script.state
+            for name in (
+                "phase",
+                "version",
+                "digest",
+                "round",
+                "current",
+                "previous",
+                "abandoned",
+                "paused",
+                "finished",
+            ):
+                assert getattr(replayed, name) == getattr(state, name), name
+            assert set(replayed.clients) == set(state.clients)
+
+
+TestRun = Run.TestCase
+TestRun.settings = settings(max_examples=40, stateful_step_count=60, deadline=None)
