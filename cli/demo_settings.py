@@ -40,7 +40,7 @@ DEFAULTS = {
 }
 # As the paper probes: each direction on the whole of the local data, and nothing said of the head's gradient.
 PAPER_MODE = {
-    DemoModel.MLP: DemoSettings(rounds=400, probes=8, slices="whole", head_projections=0, rate=0.4),
+    DemoModel.MLP: DemoSettings(rounds=400, probes=8, slices="whole", head_projections=0, rate=0.3),
     DemoModel.CNN: DemoSettings(rounds=400, probes=8, slices="whole", head_projections=0, rate=0.2),
 }
 

@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +29,7 @@ DELTA_BYTES = 44_700_000
 
 
 @pytest.mark.timeout(600)
-def test_a_delta_of_45_mb_arrives_over_a_link_of_10_mb_a_second_that_resets_every_8_mb(fleet: Callable, tmp_path) -> None:  # type: ignore[type-arg, no-untyped-def]
+def test_a_delta_of_45_mb_arrives_over_a_link_that_resets_every_8_mb(fleet: Callable, tmp_path: Path) -> None:  # type: ignore[type-arg]
     made = fleet()
     made.lead(LARGE)
     made.until(lambda status: True, 240, "the coordinator to listen")
