@@ -58,7 +58,7 @@ FILES = {
     "server/building.py": rule("common server", "numpy", lazily="safetensors"),
     "server/footprint.py": rule("common data server", "grpc numpy"),
     "server/runfile.py": rule("common", "pydantic"),
-    "server/service": rule("common server", "grpc grpc_health grpc_reflection numpy"),
+    "server/service": rule("common server", "google grpc grpc_health grpc_reflection numpy"),
     "server/events.py": rule("common server", pure=True),
     "server/state.py": rule("common server", pure=True),
     "server/decide.py": rule("common server", pure=True),
