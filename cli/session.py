@@ -32,7 +32,7 @@ class Session:
         self, address: str, deadline_s: float = DEADLINE_S, trust: Trust = PLAIN, credential: str = ""
     ) -> None:
         host, _, port = address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
             raise Usage(f"--server {address}: must be HOST:PORT, such as 127.0.0.1:7070")
         self.address = address
         self._deadline_s = deadline_s

@@ -57,7 +57,7 @@ class Rounds:
     over_selection: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.rounds >= 0, "rounds", self.rounds, "at least 0")
+        _require(0 <= self.rounds <= 1_000_000_000, "rounds", self.rounds, "0 to 1000000000")
         _require(self.clients_per_round >= 1, "clients_per_round", self.clients_per_round, "at least 1")
         _require(
             0 <= self.minimum_clients <= self.clients_per_round,
@@ -165,7 +165,7 @@ class Server:
 
     def __post_init__(self) -> None:
         host, _, port = self.address.rpartition(":")
-        valid = bool(host) and port.isdigit() and int(port) < 65536
+        valid = bool(host) and port.isascii() and port.isdigit() and int(port) < 65536
         _require(valid, "address", self.address, '"HOST:PORT", such as "0.0.0.0:7070"')
         _require(self.keep_snapshots >= 1, "keep_snapshots", self.keep_snapshots, "at least 1")
         _require(self.abandoned_limit >= 1, "abandoned_limit", self.abandoned_limit, "at least 1")

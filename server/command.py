@@ -13,6 +13,8 @@ def main() -> int:
     """Exit code: that of `zowarmup.server.main`, 2 where the server's packages are missing."""
     try:
         from zowarmup.server.main import main as serve
+    except KeyboardInterrupt:
+        return 130
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise

@@ -12,6 +12,7 @@ import logging
 import math
 import signal
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -106,8 +107,10 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     try:
+        held_out = load(run_file.evaluation.data)
+        way = door(run_file.server, address, arguments.insecure)
         with _locked(arguments.data_dir):
-            return asyncio.run(_serve(run_file, arguments, door(run_file.server, address, arguments.insecure)))
+            return asyncio.run(_serve(run_file, held_out, arguments, way))
     except (
         StartError,
         ListeningError,
@@ -177,7 +180,8 @@ def _open_run(
         warmup=run_file.warmup,
         zeroth_order=run_file.zeroth_order,
     )
-    prepared = prepare(spec, run_file.seed, data_dir / "preparation", children)
+    with tempfile.TemporaryDirectory(prefix="preparation-", dir=data_dir) as folder:
+        prepared = prepare(spec, run_file.seed, Path(folder), children)
     grid = settle_on_grid(prepared.weights, prepared.layout.trainable)
     initial = ev.Snapshot(
         version=0,
@@ -231,13 +235,12 @@ def _warn_of_divergence(run_file: RunFile, weights: NDArray[np.float32]) -> None
         )
 
 
-async def _serve(run_file: RunFile, arguments: argparse.Namespace, way: Door) -> int:
+async def _serve(run_file: RunFile, held_out: Dataset, arguments: argparse.Namespace, way: Door) -> int:
     refusals = Refusals()
     server = grpc.aio.server(interceptors=(Lengths(refusals),), options=OPTIONS)
     way.open(server)
     way.publish(arguments.data_dir)
     operator = operator_sha256(arguments.data_dir)
-    held_out = load(run_file.evaluation.data)
     ledger, blobs = Ledger(arguments.data_dir / LEDGER), Blobs(arguments.data_dir / BLOBS)
     children = Children()
     try:
