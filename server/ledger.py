@@ -5,6 +5,7 @@ none. A row is an event's name and its fields as JSON, so an operator can read t
 """
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ CREATE TABLE IF NOT EXISTS events (
 
 class LedgerError(Exception):
     """The ledger cannot be read or written; the sentence says what to do."""
+
+
+def _body(event: ev.Event) -> str:
+    """An event's fields as JSON. Python's, not pydantic's, which writes null for a loss that is not finite and then
+    cannot read it back."""
+    return json.dumps(_ADAPTERS[type(event).__name__].dump_python(event), separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +81,7 @@ class Ledger:
 
         Raises LedgerError where the disk refuses; then none of them is in the ledger.
         """
-        rows = [
-            (at, type(event).__name__, _ADAPTERS[type(event).__name__].dump_json(event).decode())
-            for event in events
-            if ev.is_durable(event)
-        ]
+        rows = [(at, type(event).__name__, _body(event)) for event in events if ev.is_durable(event)]
         if not rows:
             return
         try:

@@ -22,6 +22,10 @@ from zowarmup.v1 import coordinator_pb2_grpc as services
 
 CHUNK_BYTES = 1 << 19
 
+LARGEST = 2.0**20
+"""No weight moves so far in a round of training; sums of such moves still fit a grid, so that no delta can make a model
+that the coordinator cannot hold, and with it a round that fails anew after each restart."""
+
 
 class BulkCalls(services.CoordinatorServiceServicer):
     """The bulk half of CoordinatorService."""
@@ -150,9 +154,10 @@ class BulkCalls(services.CoordinatorServiceServicer):
     def _finish(self, spool: str, sha256: str) -> None:
         """Checked before it has its name, so that an upload that is here whole is a good one, whatever crashes."""
         delta = self._blobs.part(spool)
-        if not all(np.isfinite(piece).all() for piece in np.array_split(delta, max(1, delta.size >> 18))):
-            self._blobs.drop_part(spool)
-            raise Rejected("not_finite", "the delta holds values that are not finite")
+        for piece in np.array_split(delta, max(1, delta.size >> 18)):
+            if not (piece.min() > -LARGEST and piece.max() < LARGEST):  # NaN fails both
+                self._blobs.drop_part(spool)
+                raise Rejected("too_large", f"the delta holds values that are not finite or reach {LARGEST:g}")
         try:
             self._blobs.finish(spool, sha256)
         except DiskRefused:

@@ -60,6 +60,15 @@ def test_what_is_appended_is_read_back_equal_by_another_connection(tmp_path: Pat
     assert [at for at, _ in read] == [1.5] * 5 + [2.5] * (len(EVERY_KIND) - 5)
 
 
+@pytest.mark.parametrize("loss", [float("inf"), float("nan")])
+def test_a_loss_that_is_not_finite_is_read_back(tmp_path: Path, loss: float) -> None:
+    """A run whose model has diverged can be restarted like any other."""
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.append([ev.Evaluated(1, 0.1, loss, 5)], at=1.0)
+    ((_, event),) = ledger.read()
+    assert repr(event) == repr(ev.Evaluated(1, 0.1, loss, 5))
+
+
 def test_every_durable_kind_is_covered_above() -> None:
     from typing import get_args
 
