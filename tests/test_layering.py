@@ -58,6 +58,7 @@ FILES = {
     "server/preparation.py": rule("common data server", "numpy", lazily="grpc safetensors"),
     "server/runfile.py": rule("common", "pydantic"),
     "server/service": rule("common server", "grpc numpy"),
+    "server/service/limits.py": rule("common server", "google grpc"),
     "server/events.py": rule("common server", pure=True),
     "server/state.py": rule("common server", pure=True),
     "server/decide.py": rule("common server", pure=True),

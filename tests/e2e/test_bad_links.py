@@ -28,7 +28,9 @@ DELTA_BYTES = 44_700_000
 
 
 @pytest.mark.timeout(600)
-def test_a_delta_of_45_mb_arrives_over_a_link_of_10_mb_a_second_that_resets_every_8_mb(fleet: Callable, tmp_path) -> None:  # type: ignore[type-arg, no-untyped-def]
+def test_a_delta_of_45_mb_arrives_over_a_link_of_10_mb_a_second_that_resets_every_8_mb(
+    fleet: Callable, tmp_path
+) -> None:  # type: ignore[type-arg, no-untyped-def]
     made = fleet()
     made.lead(LARGE)
     made.until(lambda status: True, 240, "the coordinator to listen")
