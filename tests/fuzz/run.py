@@ -7,6 +7,8 @@ with the input written to a file, whose name is in the output.
 import argparse
 import asyncio
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,12 +24,14 @@ def main() -> int:
     if arguments.target:
         return _fuzz(arguments.target, arguments.runs)
     from tests.fuzz.hostile import assault
-    from tests.fuzz.targets import TARGETS
+    from tests.fuzz.targets import TARGETS, TEMPORARY
 
     share, findings = -(-arguments.runs // len(TARGETS)), []
     for name in TARGETS:
         command = [sys.executable, "-m", "tests.fuzz.run", "--target", name, "--runs", str(share)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
+        for left in TEMPORARY.glob(f"zowarmup-fuzz-files-{os.getpid()}-*"):  # libFuzzer leaves without saying goodbye
+            shutil.rmtree(left, ignore_errors=True)
         last = [line for line in done.stderr.splitlines() if line.startswith(("Done", "#"))][-1:]
         print(f"{name}: {last[0] if last else 'failed'}", flush=True)
         if done.returncode:
@@ -54,7 +58,7 @@ def _fuzz(name: str, runs: int) -> int:
     with atheris.instrument_imports(include=["zowarmup", "tests.fuzz.targets"]):
         from tests.fuzz.targets import TARGETS
     target = TARGETS[name]
-    corpus = Path(tempfile.mkdtemp(prefix=f"zowarmup-fuzz-{name}-"))
+    corpus = Path(tempfile.mkdtemp(prefix=f"zowarmup-fuzz-corpus-{name}-"))
     for number, valid in enumerate(target.valid):
         (corpus / str(number)).write_bytes(valid)
     options = [f"-runs={runs}", "-max_len=4096", "-rss_limit_mb=1024", "-timeout=20", "-verbosity=1"]

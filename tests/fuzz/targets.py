@@ -7,6 +7,7 @@ them with the one error that its callers expect. Anything else that is raised is
 import atexit
 import dataclasses
 import json
+import os
 import shutil
 import struct
 import tempfile
@@ -39,7 +40,8 @@ LAYOUT = Layout(
     head=Head("head.weight", "head.bias", 3, 2),
 )
 _MEMORY = Path("/dev/shm")
-_FOLDER = Path(tempfile.mkdtemp(prefix="zowarmup-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None))
+TEMPORARY = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
+_FOLDER = Path(tempfile.mkdtemp(prefix=f"zowarmup-fuzz-files-{os.getppid()}-", dir=TEMPORARY))
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 
 
