@@ -17,8 +17,10 @@ RUN = RunFile(
     name="e2e",
     seed=3,
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=2, clients_per_round=1, quorum=1.0),
-    zeroth_order=ZerothOrder(rounds=6, clients_per_round=4, quorum=1.0, probes=8, head_projections=4),
+    warmup=WarmUp(rounds=2, clients_per_round=1, quorum=1.0, learn_deadline=False),
+    zeroth_order=ZerothOrder(
+        rounds=6, clients_per_round=4, quorum=1.0, learn_deadline=False, probes=8, head_projections=4
+    ),
     evaluation=Evaluation(every=100),
 )
 NAMES = {"high-1": "high", "low-1": "low", "low-2": "low", "low-3": "low"}
@@ -93,9 +95,16 @@ def test_resnet18_goes_the_whole_way(fleet: Callable, tmp_path: Path, norm: str)
     run = RunFile(
         name="resnet18",
         model=Model(name="resnet18", norm=norm),  # type: ignore[arg-type]
-        warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, epochs=1, batch=6, rate=0.01),
+        warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=1, batch=6, rate=0.01),
         zeroth_order=ZerothOrder(
-            rounds=2, clients_per_round=2, quorum=1.0, probes=4, head_projections=4, rate=0.003, micro_batch=8
+            rounds=2,
+            clients_per_round=2,
+            quorum=1.0,
+            learn_deadline=False,
+            probes=4,
+            head_projections=4,
+            rate=0.003,
+            micro_batch=8,
         ),
         evaluation=Evaluation(data=f"npz:{tmp_path / 'held-out.npz'}", every=100),
     )

@@ -10,9 +10,9 @@ RUN = RunFile(
     name="restart",
     seed=5,
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0),
+    warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False),
     zeroth_order=ZerothOrder(
-        rounds=60, clients_per_round=3, quorum=1.0, probes=8, head_projections=4, snapshot_every=7
+        rounds=60, clients_per_round=3, quorum=1.0, learn_deadline=False, probes=8, head_projections=4, snapshot_every=7
     ),
     evaluation=Evaluation(every=100),
 )
