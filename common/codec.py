@@ -17,6 +17,8 @@ _PHASES = {
     Phase.ZEROTH_ORDER: wire.PHASE_ZEROTH_ORDER,
     Phase.FINISHED: wire.PHASE_FINISHED,
 }
+CHUNK_TAG = wire.UploadDeltaRequest.CHUNK_FIELD_NUMBER << 3 | 2
+"""How a message begins that holds a chunk and nothing before it."""
 _TIERS_BACK = {number: tier for tier, number in _TIERS.items()}
 _PHASES_BACK = {number: phase for phase, number in _PHASES.items()}
 
@@ -50,6 +52,7 @@ def work_to_wire(work: Work) -> wire.Work:
         version=work.version,
         seed=work.seed,
         deadline_s=work.deadline_s,
+        done=work.done,
     )
 
 
@@ -60,6 +63,7 @@ def work_from_wire(message: wire.Work) -> Work:
         version=message.version,
         seed=message.seed,
         deadline_s=message.deadline_s,
+        done=message.done,
     )
 
 
@@ -87,6 +91,7 @@ def commit_to_wire(commit: Commit, layout: Layout) -> wire.Commit:
         version=commit.version,
         digest=commit.digest,
         steps=[wire.Step(seed=step.seed, block=indices[step.block], ticks=step.ticks) for step in commit.steps],
+        versions=commit.versions if commit.versions > 1 else 0,
     )
 
 
@@ -99,6 +104,7 @@ def commit_from_wire(message: wire.Commit, layout: Layout) -> Commit:
         version=message.version,
         digest=message.digest,
         steps=tuple(Step(step.seed, layout.blocks[step.block], tuple(step.ticks)) for step in message.steps),
+        versions=message.versions or 1,
     )
 
 
@@ -113,3 +119,17 @@ def decode_commit(data: bytes, layout: Layout) -> Commit:
         return commit_from_wire(wire.Commit.FromString(data), layout)
     except DecodeError as error:
         raise ValueError(f"commit: {error}") from error
+
+
+def chunk_in(data: bytes) -> memoryview | None:
+    """The chunk in a serialised UploadDeltaRequest, or FetchSnapshotResponse, that holds nothing else, where it lies:
+    parsing would copy it twice. None where `data` is any other message, or none."""
+    if len(data) < 2 or data[0] != CHUNK_TAG:
+        return None
+    size, shift, start = 0, 0, 1
+    while start < min(len(data), 6):
+        size |= (data[start] & 0x7F) << shift
+        start, shift = start + 1, shift + 7
+        if data[start - 1] < 0x80:
+            return memoryview(data)[start:] if len(data) - start == size else None
+    return None

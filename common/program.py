@@ -48,6 +48,13 @@ class Program:
         """The shape of one example."""
         return self._shape
 
+    def load(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What to move, to move the model from `weights` on: the vector itself, since it is bound. Raises ValueError
+        for another one."""
+        if weights is not self._weights:
+            raise ValueError("program: it is bound to another vector of weights")
+        return weights
+
     def forward(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Logits (n, classes) and, where the layout has a head, the features (n, h) that it reads, for inputs
         (n, *shape). One thread at a time."""

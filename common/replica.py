@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout, digest
+from zowarmup.common.merging import merged
 from zowarmup.common.steps import apply_steps
 from zowarmup.common.work import Commit
 
@@ -52,12 +53,14 @@ class Replica:
         """
         if not commits:
             return
-        for expected, commit in enumerate(commits, self.version + 1):
-            if commit.version != expected:
+        reached = self.version
+        for commit in commits:
+            if commit.version - commit.versions != reached:
                 raise ValueError(
                     f"replica at version {self.version}: a commit of version {commit.version} does not follow"
                 )
-        apply_steps(self.weights, self.grid, [step for commit in commits for step in commit.steps])
+            reached = commit.version
+        apply_steps(self.weights, self.grid, merged([step for commit in commits for step in commit.steps]))
         self.version = commits[-1].version
         found = self.digest()
         if found != commits[-1].digest:

@@ -3,11 +3,17 @@
 All of it is whole ticks of the grid, so sums are exact: steps may be applied in any order and grouping and give the
 same bits, and what a probe adds it can take back without a copy. Both walk the vector in pieces that stay in the cache,
 reading signs off their streams as they go.
+
+Steps are added up by NumPy or, in a process that allows it (`allow_compiled`) and where Numba is installed, by compiled
+code: whole numbers either way, so the bits are the same. Loading that takes a while, so a process does it once NumPy
+has taken as long: it then never takes more than twice the time of knowing beforehand which would be better.
 """
 
-from collections.abc import Iterator, Sequence
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +22,22 @@ from zowarmup.common.directions import DIRECTIONS_PER_GROUP, KEY_LIMIT, lanes, w
 from zowarmup.common.grid import LIMIT, Grid, HeadroomExceeded
 from zowarmup.common.layout import Block
 
-REGION = 1 << 17
+REGION = 1 << 18
 """Parameters whose sums of ticks are held at a time. Larger, a stream's seek costs less; smaller, they stay in cache."""
 PIECE = 1 << 15
 """Parameters that one NumPy call works on, so that its scratch stays in the nearest caches."""
 
+LOADING = 3_000_000_000
+"""Signs' bytes that NumPy adds up in about the time that loading and compiling takes, a few seconds."""
+
+AddUp = Callable[[NDArray[Any], int, int, int, NDArray[Any]], None]
+"""Add table[b] to sums in place, for the bytes b of stream (seed, group) from start on: (sums, seed, group, start,
+table); sums (n,) and table (256,) are both int32 or both int64."""
+
+_BIT = np.uint8(1)
 # Row b: the signs that byte b carries.
 _SIGNS = 2 * ((np.arange(256, dtype=np.int64)[:, None] >> np.arange(DIRECTIONS_PER_GROUP)) & 1) - 1
+_STILL = np.zeros(256, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,114 +79,195 @@ class Direction:
             raise ValueError(f"direction: seed {self.seed} must fit 64 bits and index {self.index} be at least 0")
 
 
-def apply_steps(weights: NDArray[np.float32], grid: Grid, steps: Sequence[Step]) -> None:
+class Elsewhere(Protocol):
+    """A flat vector of weights that is not NumPy's, such as one on an accelerator, and moves as this file says."""
+
+    def perturb(self, grid: Grid, direction: Direction, ticks: int) -> None: ...
+
+    def cross(self, grid: Grid, leaving: Direction, entering: Direction, ticks: int) -> None: ...
+
+    def apply_steps(self, grid: Grid, steps: Sequence[Step]) -> None: ...
+
+
+Weights = NDArray[np.float32] | Elsewhere
+
+
+class _Compiled:
+    """Whether this process may load compiled code, and what it has added up without: bytes of signs."""
+
+    allowed = False
+    walked = 0
+
+
+def allow_compiled() -> bool:
+    """From now on let this process load compiled code when that pays: some 100 MB. Whether it is installed."""
+    _Compiled.allowed = importlib.util.find_spec("numba") is not None
+    return _Compiled.allowed
+
+
+def apply_steps(weights: Weights, grid: Grid, steps: Sequence[Step]) -> None:
     """Apply `steps`, in one pass, to `weights`: float32 (size,), on `grid` wherever a step moves them, in place.
 
     Raises HeadroomExceeded where a parameter would end at LIMIT ticks or beyond, ValueError where a block ends beyond
     the vector; `weights` are then bit for bit what they were.
     """
-    _check_vector(weights, [step.block for step in steps])
+    if not isinstance(weights, np.ndarray):
+        weights.apply_steps(grid, steps)
+        return
+    _check_vector(weights)
+    check_steps(weights.size, steps)
     regions = list(_regions(steps))
+    add_up = _cheaper(sum(step.block.size * -(-len(step.ticks) // DIRECTIONS_PER_GROUP) for step in steps))
     for done, (start, stop) in enumerate(regions):
-        moved = _moves(grid, steps, start, stop)
+        moved = _moves(grid, steps, start, stop, add_up)
         moved += weights[start:stop]
         # The sums may be beyond what float32 holds exactly, but rounding never brings one back below the limit.
         if not (moved.min() > -grid.limit and moved.max() < grid.limit):
             # The same exact sums, taken back, undo what is done.
             for low, high in regions[:done]:
-                weights[low:high] -= _moves(grid, steps, low, high)
+                weights[low:high] -= _moves(grid, steps, low, high, add_up)
             raise HeadroomExceeded(f"a weight would reach {grid.limit:g}, the limit of the grid 2^-{grid.exponent}")
         weights[start:stop] = moved
 
 
-def perturb(weights: NDArray[np.float32], grid: Grid, direction: Direction, ticks: int) -> None:
+def perturb(weights: Weights, grid: Grid, direction: Direction, ticks: int) -> None:
     """Add `ticks` ticks times the direction to its block of `weights`: float32 (size,), in place.
 
     Exact, so that the opposite ticks restore every bit, for weights on the grid. Raises HeadroomExceeded where `ticks`
     are more than LIMIT either way, ValueError where the block ends beyond the vector; nothing is then changed.
     """
-    _add(weights, grid, ticks, direction)
+    if isinstance(weights, np.ndarray):
+        _add(weights, grid, ticks, direction)
+    else:
+        weights.perturb(grid, direction, ticks)
 
 
-def cross(weights: NDArray[np.float32], grid: Grid, leaving: Direction, entering: Direction, ticks: int) -> None:
+def cross(weights: Weights, grid: Grid, leaving: Direction, entering: Direction, ticks: int) -> None:
     """From w - ticks z of `leaving` to w + ticks z' of `entering`, two directions of one block, in one walk.
 
     The same as `perturb` along the one, then along the other. Raises as `perturb` does.
     """
-    if leaving.block != entering.block:
-        raise ValueError(f"cross: directions of two blocks, {leaving.block.name} and {entering.block.name}")
-    _add(weights, grid, ticks, leaving, entering)
+    if isinstance(weights, np.ndarray):
+        _add(weights, grid, ticks, leaving, entering)
+    else:
+        weights.cross(grid, leaving, entering, ticks)
 
 
-def _regions(steps: Sequence[Step]) -> Iterator[tuple[int, int]]:
+def spans(steps: Sequence[Step]) -> Iterator[tuple[int, int]]:
     """The ranges that some step moves, in order, cut at every block's edges: a step moves all of a range or nothing."""
     blocks = {step.block for step in steps}
     edges = sorted({edge for block in blocks for edge in (block.start, block.stop)})
     for low, high in pairwise(edges):
         if any(block.start <= low < block.stop for block in blocks):
-            for start in range(low, high, REGION):
-                yield start, min(start + REGION, high)
+            yield low, high
 
 
-def _moves(grid: Grid, steps: Sequence[Step], start: int, stop: int) -> NDArray[np.float32]:
+def tables(step: Step) -> Iterator[NDArray[np.int64]]:
+    """For one group of its directions after another, the ticks by which each byte of signs moves: int64 (256,)."""
+    every = np.array(step.ticks, dtype=np.int64)
+    for first in range(0, every.size, DIRECTIONS_PER_GROUP):
+        ticks = every[first : first + DIRECTIONS_PER_GROUP]
+        yield _SIGNS[:, : len(ticks)] @ ticks if ticks.any() else _STILL
+
+
+def check_steps(size: int, steps: Sequence[Step]) -> None:
+    """Raises ValueError where a block ends beyond a vector of `size` weights."""
+    for step in steps:
+        _check_block(size, step.block)
+
+
+def check_probe(size: int, ticks: int, directions: Sequence[Direction]) -> Block:
+    """The block of directions that a vector of `size` weights may be moved along at once, by so many ticks. Raises as
+    `perturb` does."""
+    blocks = sorted({direction.block for direction in directions}, key=lambda block: block.start)
+    if len(blocks) > 1:
+        raise ValueError(f"cross: directions of two blocks, {blocks[0].name} and {blocks[1].name}")
+    _check_block(size, blocks[0])
+    if abs(ticks) > LIMIT:
+        raise HeadroomExceeded(f"a probe of {ticks} ticks is beyond {LIMIT}, the limit of a grid")
+    return blocks[0]
+
+
+def _regions(steps: Sequence[Step]) -> Iterator[tuple[int, int]]:
+    for low, high in spans(steps):
+        for start in range(low, high, REGION):
+            yield start, min(start + REGION, high)
+
+
+def _cheaper(work: int) -> AddUp:
+    """What to add up so many bytes of signs with."""
+    if not _Compiled.allowed:
+        return _by_numpy
+    _Compiled.walked += work
+    if _Compiled.walked < LOADING:
+        return _by_numpy
+    try:
+        from zowarmup.common.compiled import add_up
+    except (ImportError, OSError):  # as Numba says that it does not know this NumPy, or may not make code
+        _Compiled.allowed = False
+        return _by_numpy
+    return add_up
+
+
+def _moves(grid: Grid, steps: Sequence[Step], start: int, stop: int, add_up: AddUp) -> NDArray[np.float32]:
     """What `steps` add to the parameters start .. stop - 1, a range of `_regions`: float32 (stop - start,)."""
-    size = stop - start
     active = [step for step in steps if step.block.start <= start < step.block.stop]
     integer = np.int32 if sum(step.reach for step in active) < 1 << 31 else np.int64
-    sums = np.zeros(size, dtype=integer)
-    looked_up = np.empty(min(size, PIECE), dtype=integer)
-    places = np.empty(min(size, PIECE), dtype=np.intp)
+    sums = np.zeros(stop - start, dtype=integer)
     for step in active:
-        for group, ticks in enumerate(_groups(step.ticks)):
-            table = (_SIGNS[:, : len(ticks)] @ ticks).astype(integer)
-            signs = lanes(step.seed, group, start, size)
-            for low in range(0, size, PIECE):
-                piece = signs[low : low + PIECE]
-                place, found = places[: piece.size], looked_up[: piece.size]
-                np.copyto(place, piece)
-                # "wrap" skips the buffer with which "raise" guards `out`; a byte is never outside the table.
-                np.take(table, place, out=found, mode="wrap")
-                total = sums[low : low + PIECE]
-                np.add(total, found, out=total)
+        for group, table in enumerate(tables(step)):
+            if table is _STILL:
+                continue  # of a pool's many directions a step moves along few
+            add_up(sums, step.seed, group, start, table.astype(integer))
     moves = sums.astype(np.float32)
     moves *= np.float32(grid.tick)
     return moves
 
 
-def _groups(ticks: tuple[int, ...]) -> Iterator[NDArray[np.int64]]:
-    """The ticks of one group of directions after another."""
-    every = np.array(ticks, dtype=np.int64)
-    for first in range(0, every.size, DIRECTIONS_PER_GROUP):
-        yield every[first : first + DIRECTIONS_PER_GROUP]
+def _by_numpy(sums: NDArray[Any], seed: int, group: int, start: int, table: NDArray[Any]) -> None:
+    """See `AddUp`."""
+    signs = lanes(seed, group, start, sums.size)
+    looked_up = np.empty(min(sums.size, PIECE), dtype=sums.dtype)
+    places = np.empty(looked_up.size, dtype=np.intp)
+    for low in range(0, sums.size, PIECE):
+        piece = signs[low : low + PIECE]
+        place, found = places[: piece.size], looked_up[: piece.size]
+        np.copyto(place, piece)
+        # "wrap" skips the buffer with which "raise" guards `out`; a byte is never outside the table.
+        np.take(table, place, out=found, mode="wrap")
+        total = sums[low : low + PIECE]
+        np.add(total, found, out=total)
 
 
 def _add(weights: NDArray[np.float32], grid: Grid, ticks: int, *directions: Direction) -> None:
     """Add `ticks` ticks times the sum of `directions`, which share one block, in one walk."""
-    block = directions[0].block
-    _check_vector(weights, [block])
-    if abs(ticks) > LIMIT:
-        raise HeadroomExceeded(f"a probe of {ticks} ticks is beyond {LIMIT}, the limit of a grid")
+    _check_vector(weights)
+    block = check_probe(weights.size, ticks, directions)
     length = np.float32(ticks * grid.tick)
     # Neighbouring directions mostly share a stream: each is walked once.
     keys = [(direction.seed, direction.index // DIRECTIONS_PER_GROUP) for direction in directions]
     bits = [np.uint8(direction.index % DIRECTIONS_PER_GROUP) for direction in directions]
     walks = {key: walk(*key, block.start, block.stop, PIECE) for key in keys}
+    scratch = np.empty(min(block.size, PIECE), dtype=np.float32)
     for pieces in zip(*walks.values(), strict=True):
         signs = dict(zip(walks, pieces, strict=True))
         start, piece = pieces[0]
-        positive = np.zeros(piece.size, dtype=np.uint8)
-        for key, bit in zip(keys, bits, strict=True):
-            positive += (signs[key][1] >> bit) & np.uint8(1)
+        positive = (signs[keys[0]][1] >> bits[0]) & _BIT
+        for key, bit in zip(keys[1:], bits[1:], strict=True):
+            positive += (signs[key][1] >> bit) & _BIT
         # p of n directions positive: (2 p - n) times the length, each product and difference exact.
-        move = positive.astype(np.float32)
+        move = scratch[: piece.size]
+        np.copyto(move, positive)
         move *= 2 * length
         move -= len(directions) * length
         weights[start : start + piece.size] += move
 
 
-def _check_vector(weights: NDArray[np.float32], blocks: Sequence[Block]) -> None:
+def _check_vector(weights: NDArray[np.float32]) -> None:
     if weights.dtype != np.float32 or weights.ndim != 1:
         raise ValueError(f"weights are {weights.dtype} of shape {weights.shape}: must be one flat float32 vector")
-    for block in blocks:
-        if block.stop > weights.size:
-            raise ValueError(f"block {block.name} ends at {block.stop}, the weights at {weights.size}")
+
+
+def _check_block(size: int, block: Block) -> None:
+    if block.stop > size:
+        raise ValueError(f"block {block.name} ends at {block.stop}, the weights at {size}")

@@ -33,7 +33,8 @@ class Work:
     """One client's part of one round.
 
     `version` is the one its replica must be at; `seed` (64 bits) is the key of all randomness in it: directions,
-    slices, shuffles. `deadline_s`: seconds from now until the round closes without it.
+    slices, shuffles. `deadline_s`: seconds from now until the round closes without it. `done`: zeroth-order rounds
+    committed so far, where the method has a client take steps of its own, which are annealed as the run's are; else 0.
     """
 
     round: int
@@ -41,12 +42,15 @@ class Work:
     version: int
     seed: int
     deadline_s: float
+    done: int = 0
 
     def __post_init__(self) -> None:
         if self.round < 1 or self.version < 0:
             raise ValueError(f"work: round {self.round} must be at least 1 and version {self.version} at least 0")
         if not 0 <= self.seed < SEED_LIMIT:
             raise ValueError(f"work: seed {self.seed} does not fit 64 bits")
+        if self.done < 0:
+            raise ValueError(f"work: done {self.done} must be at least 0")
         if self.phase is Phase.FINISHED:
             raise ValueError("work: there is none in a finished run")
 
@@ -89,12 +93,15 @@ Contribution = Scalars | Delta
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The steps that move a replica from `version - 1` to `version`, and the digest (16 bytes) it then has."""
+    """The steps that move a replica on by `versions` to `version`, and the digest (16 bytes) it then has."""
 
     version: int
     digest: bytes
     steps: tuple[Step, ...]
+    versions: int = 1
 
     def __post_init__(self) -> None:
         if self.version < 1 or len(self.digest) != 16:
             raise ValueError("commit: version must be at least 1 and digest 16 bytes")
+        if not 1 <= self.versions <= self.version:
+            raise ValueError(f"commit: it leads {self.versions} versions on, to {self.version}")

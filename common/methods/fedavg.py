@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from zowarmup.common.layout import Layout
 from zowarmup.common.methods import robust
-from zowarmup.common.run import WarmUp
+from zowarmup.common.methods.vector import Each, Optimiser, Vector
+from zowarmup.common.phases import WarmUp
 from zowarmup.common.work import Delta, Work
 
 PIECE = 1 << 18
@@ -29,6 +30,11 @@ class FedAvg:
     spec: WarmUp
     layout: Layout
 
+    @property
+    def remembered(self) -> int:
+        """How many float32 values it needs from the round before."""
+        return 0
+
     def check(self, work: Work, examples: int, delta: Delta) -> None:
         """Raises ValueError, saying what is wrong, where this is no answer to that work by a client of so many
         examples. The vector itself is checked as it is uploaded."""
@@ -37,22 +43,24 @@ class FedAvg:
         if delta.examples != examples:
             raise ValueError(f"delta: trained on {delta.examples} examples, the client said that it holds {examples}")
 
-    def scales(self, deltas: Sequence[tuple[int, NDArray[np.float32]]]) -> tuple[float, ...]:
-        """The factor for each delta, less than 1 where it is too long beside the others."""
-        if not self.spec.clip or len(deltas) < robust.FEWEST_LENGTHS:
-            return (1.0,) * len(deltas)
-        return robust.scales([_length(delta) for _, delta in deltas], self.spec.clip)
+    def scales(self, lengths: Sequence[float]) -> tuple[float, ...]:
+        """The factor for each delta, by their lengths (`Length`): less than 1 where it is too long beside the others."""
+        return robust.scales(lengths, self.spec.clip)
 
     def combine(
         self,
         weights: NDArray[np.float32],
-        deltas: Sequence[tuple[int, NDArray[np.float32]]],
+        deltas: Sequence[tuple[int, Vector]],
         scales: Sequence[float] | None = None,
+        each: Each = map,
+        optimiser: Optimiser | None = None,
     ) -> NDArray[np.float32]:
         """The next weights, a new float32 (layout.size,) array that is not yet on a grid.
 
-        `deltas`: (examples, float32 (layout.size,)), read piece by piece, so that memory maps stay on disk; summed in
-        float64 in the order given, each times its scale (`scales` where they are known already). Raises ValueError without deltas or where a vector has another shape or type.
+        `deltas`: (examples, float32 (layout.size,)), read piece by piece, so that those on disk stay there; summed in
+        float64 in the order given, each times its scale (`scales` where they are known already). `each`: goes through
+        the pieces, such as `map` of a pool of threads. `optimiser`: where the method remembers something, `remembered`
+        values. Raises ValueError without deltas or where a vector has another shape or type.
         """
         if not deltas:
             raise ValueError("a round without deltas has no mean")
@@ -62,19 +70,62 @@ class FedAvg:
                     f"fedavg: a vector is {vector.dtype} {vector.shape}, not float32 ({self.layout.size},)"
                 )
         if scales is None:
-            scales = self.scales(deltas)
+            scales = self.scales([length(delta) for _, delta in deltas])
         total = sum(examples for examples, _ in deltas)
+        shares = [scale * (examples / total) for (examples, _), scale in zip(deltas, scales, strict=True)]
         moved = np.empty_like(weights)
-        for start in range(0, weights.size, PIECE):
-            piece = slice(start, start + PIECE)
-            mean = np.zeros(weights[piece].size)
-            for (examples, delta), scale in zip(deltas, scales, strict=True):
-                mean += np.multiply(delta[piece], scale * (examples / total), dtype=np.float64)
-            moved[piece] = weights[piece] + self.spec.server_rate * mean
+
+        def move(start: int) -> None:
+            piece = slice(start, min(start + PIECE, weights.size))
+            mean = np.zeros(piece.stop - start)
+            part = np.empty_like(mean)
+            for (_, delta), share in zip(deltas, shares, strict=True):
+                mean += np.multiply(delta[piece], share, out=part, dtype=np.float64)
+            mean = self.step(piece, mean, optimiser)
+            mean += weights[piece]
+            with np.errstate(over="ignore"):  # becomes infinite
+                moved[piece] = mean
+
+        for _ in each(move, range(0, weights.size, PIECE)):
+            pass
         return moved
 
+    def step(self, piece: slice, mean: NDArray[np.float64], optimiser: Optimiser | None) -> NDArray[np.float64]:
+        """How far a piece of the weights moves, given the mean delta there, which may be written to."""
+        mean *= self.spec.server_rate
+        return mean
 
-def _length(vector: NDArray[np.float32]) -> float:
-    """The Euclidean norm, read piece by piece. numpy's own sum and no BLAS, whose order differs by machine."""
-    pieces = (vector[start : start + PIECE].astype(np.float64) for start in range(0, vector.size, PIECE))
-    return math.sqrt(math.fsum(float(np.sum(piece * piece)) for piece in pieces))
+
+class Length:
+    """The Euclidean norm of a flat float32 vector that comes in parts, the same however it is parted. numpy's own sum and
+    no BLAS, whose order differs by machine."""
+
+    def __init__(self) -> None:
+        self._squares: list[float] = []
+        self._rest: NDArray[np.float32] = np.empty(0, np.float32)
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """The next values, float32 (n,)."""
+        if self._rest.size:
+            values = np.concatenate((self._rest, values))
+        whole = values.size - values.size % PIECE
+        self._squares += [_square_sum(values[start : start + PIECE]) for start in range(0, whole, PIECE)]
+        self._rest = values[whole:].copy()
+
+    @property
+    def value(self) -> float:
+        return math.sqrt(math.fsum((*self._squares, _square_sum(self._rest))))
+
+
+def length(vector: Vector) -> float:
+    """The Euclidean norm of a vector, read piece by piece."""
+    whole = Length()
+    for start in range(0, vector.shape[0], PIECE):
+        whole.add(vector[start : start + PIECE])
+    return whole.value
+
+
+def _square_sum(values: NDArray[np.float32]) -> float:
+    wide = values.astype(np.float64)
+    wide *= wide
+    return float(wide.sum())

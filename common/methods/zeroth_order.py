@@ -6,7 +6,8 @@ along each, dL_s = (L(w + eps z_s) - L(w - eps z_s)) / (2 eps), every one on a *
 (`slices = "own"`; the paper takes the whole data for each, "whole"), so that more directions cost no more forward
 passes. Where the model ends in a linear classifier, that head's gradient has a closed form which those forward passes
 hold already: the client sends it exactly, as K *projections* on directions of the head's block, and probes the rest,
-the trunk (`head_projections`; 0 probes everything).
+the trunk (`head_projections`; 0 probes everything). A client of the high tier can back-propagate: it may send exact
+projections of the trunk's gradient in the place of probes (`gradient_projections`; 0: it probes like the others).
 
 The estimate is the weighted mean over clients of  sum_s (n_s / n) dL_s z_s  in the probed block and of
 1/K sum_k p_k z_k  in the head's. The model steps down it by `rate`; a "normalized" step is divided by the root mean
@@ -20,48 +21,37 @@ the rates that train are hundreds of ticks long and the estimate's own noise is 
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.directions import DIRECTIONS_PER_GROUP, walk
-from zowarmup.common.grid import Grid, HeadroomExceeded
+from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout
-from zowarmup.common.methods import robust
+from zowarmup.common.merging import merged
+from zowarmup.common.methods import gaussian, robust
+from zowarmup.common.methods.adam import advanced, mean_squares, sizes
+from zowarmup.common.methods.moves import Move, steps_of
+from zowarmup.common.methods.probing import Probe, measure
+from zowarmup.common.methods.projection import as_float32, project
+from zowarmup.common.methods.protocol import Forward, Moments, Part
 from zowarmup.common.permutation import permutation
-from zowarmup.common.run import ZerothOrder
-from zowarmup.common.steps import PIECE, Direction, Step, cross, perturb
-from zowarmup.common.work import Scalars, Work
+from zowarmup.common.phases import ZerothOrder
+from zowarmup.common.steps import Direction, Step, Weights, apply_steps
+from zowarmup.common.work import Scalars, Tier, Work
 
 FLAT, STEEP = 2.0**-40, 2.0**32
 """Slopes, nats per unit of weight. A root mean square below FLAT is what rounding leaves of a loss that does not change;
 beyond STEEP no loss is that anything is learnt from."""
-_SLICES = 0  # the stream of a work's seed that orders its examples
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Evaluated:
-    """`loss_sum`: cross-entropy summed over the examples, nats. `head_gradient_sum`: its gradient by the head's
-    parameters, float64 (head block's size,) in the block's order, None where it was not asked for."""
-
-    loss_sum: float
-    head_gradient_sum: NDArray[np.float64] | None
-
-
-class Forward(Protocol):
-    """The model's forward pass over the local data, at the weights as they are when it is called."""
-
-    def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> Evaluated:
-        """`examples`: indices into the local data."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class ZOWarmUp:
     """The method of one run: a client's part is `contribute`, the coordinator's `check` and `combine`."""
+
+    shared_seeds: ClassVar[bool] = False
 
     spec: ZerothOrder
     layout: Layout
@@ -79,128 +69,204 @@ class ZOWarmUp:
         """K, the number of projections of the head's gradient; 0 where the model has no such head."""
         return self.spec.head_projections if self.layout.head else 0
 
-    def contribute(
-        self, weights: NDArray[np.float32], grid: Grid, forward: Forward, examples: int, work: Work
-    ) -> Scalars:
+    def differentiates(self, tier: Tier) -> bool:
+        """Whether a client of that tier answers by `project`, from a gradient, and not by `contribute`."""
+        return tier is Tier.HIGH and self.spec.gradient_projections > 0
+
+    def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
+        """How many probes and projections a client of that tier and so many examples sends."""
+        if self.differentiates(tier):
+            return self.spec.gradient_projections, self.projections()
+        return self.spec.local_steps * self.probes(examples), self.spec.local_steps * self.projections()
+
+    def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
+        """The scalars of one round from the gradient of the mean local loss in all that is trainable: float64
+        (layout.trainable,). Raises ValueError where one is not finite."""
+        counts = (self.spec.gradient_projections * (gaussian.SIGNS if self._normal else 1), self.projections())
+        found = [
+            project(gradient[block.start : block.stop], work.seed, block, count)
+            for block, count in zip(self._blocks(), counts, strict=False)
+        ]
+        if self._normal:
+            found[0] = gaussian.summed(found[0])
+        return Scalars(work.round, as_float32(found[0]), as_float32(found[1] if len(found) > 1 else ()))
+
+    def contribute(self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work) -> Scalars:
         """Probe the model on `examples` local examples (at least 1): the scalars of one round.
 
-        `weights`, float32 (layout.size,) on `grid` in the probed block, are moved in place under `forward` and are bit
-        for bit what they were when this returns or raises. Raises HeadroomExceeded where eps is beyond the grid,
-        ValueError where a scalar is not finite, and whatever `forward` raises.
+        `weights`, float32 (layout.size,) on `grid` in the trainable part, are moved in place under `forward` and are
+        bit for bit what they were when this returns or raises. Raises HeadroomExceeded where eps, or a local step, is
+        beyond the grid, ValueError where a scalar is not finite, and whatever `forward` raises.
         """
-        ticks = grid.whole_ticks(self.spec.eps * self.spec.tau)
-        eps = ticks * grid.tick
-        exact_head = self.projections() > 0
-        slices = self._slices(work.seed, examples)
+        eps, head = self.spec.eps * self.spec.tau, self.projections() > 0
         slopes: list[float] = []
-        head_gradient: NDArray[np.float64] | float = 0.0
-        probe, displaced = Direction(work.seed, 0, self.probed), 0
-        try:
-            for index, chosen in enumerate(slices):
-                previous, probe = probe, Direction(work.seed, index, self.probed)
-                if index == 0:
-                    perturb(weights, grid, probe, ticks)
-                else:
-                    cross(weights, grid, previous, probe, ticks)
-                displaced = ticks
-                above = forward.evaluate(chosen, exact_head)
-                perturb(weights, grid, probe, -2 * ticks)
-                displaced = -ticks
-                below = forward.evaluate(chosen, exact_head)
-                slopes.append((above.loss_sum - below.loss_sum) / len(chosen) / (2 * eps))
-                if above.head_gradient_sum is not None and below.head_gradient_sum is not None:
-                    head_gradient = head_gradient + above.head_gradient_sum + below.head_gradient_sum
-        finally:
-            if displaced:
-                perturb(weights, grid, probe, -displaced)
         projected: list[float] = []
-        if exact_head:
-            # Averaged over both sides of every probe, which leaves an error of the order of eps^2.
-            gradient = np.asarray(head_gradient) / (2 * sum(len(chosen) for chosen in slices))
-            projected = project(gradient, work.seed, self.layout.block("head"), self.projections())
-        return Scalars(work.round, _as_float32(slopes), _as_float32(projected))
+        moved: list[Step] = []
+        plan = self._plan(work.seed, examples)
+        try:
+            for number, probes in enumerate(plan):
+                found = measure(weights, grid, forward, probes, eps, head, self._normal)
+                slopes += found.slopes
+                count = self.projections()
+                if found.head_gradient is not None:
+                    projected += project(
+                        found.head_gradient, work.seed, self.layout.block("head"), count, number * count
+                    )
+                if number + 1 < len(plan):
+                    given = Part(work.seed, examples, Scalars(work.round, tuple(slopes), tuple(projected)))
+                    steps = self._local_step(grid, work.done, given, number, len(probes))
+                    apply_steps(weights, grid, steps)
+                    moved += steps
+        finally:
+            # The same exact sums, taken back.
+            back = [replace(step, ticks=tuple(-tick for tick in step.ticks)) for step in merged(moved)]
+            apply_steps(weights, grid, back)
+        return Scalars(work.round, as_float32(slopes), as_float32(projected))
 
-    def check(self, work: Work, examples: int, contribution: Scalars) -> None:
+    def check(self, work: Work, tier: Tier, examples: int, contribution: Scalars) -> None:
         """Raises ValueError, saying what is wrong, where this cannot be what `contribute` gives for that work."""
         if contribution.round != work.round:
             raise ValueError(f"scalars: they are for round {contribution.round}, the work was for round {work.round}")
-        for name, values, asked in (
-            ("probes", contribution.probes, self.probes(examples)),
-            ("projections", contribution.projections, self.projections()),
+        for name, values, asked in zip(
+            ("probes", "projections"),
+            (contribution.probes, contribution.projections),
+            self.counts(tier, examples),
+            strict=True,
         ):
             if len(values) != asked:
-                raise ValueError(f"scalars: {len(values)} {name}, {asked} were asked for with {examples} examples")
+                raise ValueError(
+                    f"scalars: {len(values)} {name}, {asked} were asked for with {examples} examples in the {tier} tier"
+                )
             if any(abs(value) > STEEP for value in values):
                 raise ValueError(f"scalars: one of the {name} is beyond {STEEP:g}; no loss is as steep")
 
-    def clip(
-        self, contributions: Sequence[tuple[int, int, Scalars]]
-    ) -> tuple[tuple[tuple[int, int, Scalars], ...], int]:
-        """The contributions with their outlying scalars clipped, and how many were. The probes' bounds come from all
-        of the round's probes, the projections' from all of its projections."""
-        probed = robust.bounds([v for *_, scalars in contributions for v in scalars.probes], self.spec.clip)
-        projected = robust.bounds([v for *_, scalars in contributions for v in scalars.projections], self.spec.clip)
+    def clip(self, parts: Sequence[Part]) -> tuple[tuple[Part, ...], int]:
+        """The parts with their outlying scalars clipped, and how many were. The probes' bounds come from all of the
+        round's probes, the projections' from all of its projections."""
+        probed = robust.bounds([v for part in parts for v in part.scalars.probes], self.spec.clip)
+        projected = robust.bounds([v for part in parts for v in part.scalars.projections], self.spec.clip)
         clipped = 0
-        bounded: list[tuple[int, int, Scalars]] = []
-        for seed, examples, scalars in contributions:
+        bounded: list[Part] = []
+        for part in parts:
+            scalars = part.scalars
             beyond = _beyond(scalars.probes, probed) + _beyond(scalars.projections, projected)
             if beyond:
                 clipped += beyond
-                scalars = Scalars(
-                    scalars.round, _within(scalars.probes, probed), _within(scalars.projections, projected)
-                )
-            bounded.append((seed, examples, scalars))
+                within = _within(scalars.probes, probed), _within(scalars.projections, projected)
+                part = part._replace(scalars=Scalars(scalars.round, *within))
+            bounded.append(part)
         return tuple(bounded), clipped
 
-    def combine(self, grid: Grid, done: int, contributions: Sequence[tuple[int, int, Scalars]]) -> tuple[Step, ...]:
-        """The steps that a round's contributions make: for each (seed, examples, scalars), in the order given, one in
-        the probed block and, where there are projections, one in the head's. Outlying scalars are clipped first.
+    def moments(self, before: Moments, parts: Sequence[Part]) -> Moments:
+        """What the coordinator has to remember after a round, given what it remembered before (nothing before the
+        first); always empty unless the step is Adam's. Outlying scalars are clipped first."""
+        if self.spec.step != "adam":
+            return ()
+        parts, _ = self.clip(parts)
+        shares = self._shares([part.examples for part in parts])
+        moves = [move for share, part in zip(shares, parts, strict=True) for move in self._moves(part, share, share)]
+        return advanced(before, mean_squares(moves, self._blocks()), self.spec.beta2)
 
-        `done`: zeroth-order rounds committed before this one, less than `spec.rounds`. Where the slopes that a step is
-        to be divided by are all but zero, there is nothing to follow and the ticks are zero. Raises ValueError without contributions,
-        HeadroomExceeded where a step is too long for `grid`.
+    def combine(self, grid: Grid, done: int, parts: Sequence[Part], before: Moments = ()) -> tuple[Step, ...]:
+        """The steps that a round's parts make: for each, in the order given, one in the probed block and, where there
+        are projections, one in the head's. Outlying scalars are clipped first.
+
+        `done`: zeroth-order rounds committed before this one, less than `spec.rounds`; `before`: the moments then. Where the slopes that a step is
+        to be divided by are all but zero, there is nothing to follow and the ticks are zero. Raises ValueError without
+        parts, HeadroomExceeded where a step is too long for `grid`.
         """
         if not 0 <= done < self.spec.rounds:
             raise ValueError(
                 f"done = {done}: must be 0 to {self.spec.rounds - 1}, the run has {self.spec.rounds} rounds"
             )
-        contributions, _ = self.clip(contributions)
-        shares = self._shares([examples for _, examples, _ in contributions])
-        slopes = [
-            [(share, slope) for share, slope in zip(self._slice_shares(examples), scalars.probes, strict=True)]
-            for _, examples, scalars in contributions
+        parts, _ = self.clip(parts)
+        shares = self._shares([part.examples for part in parts])
+        mean_square = math.fsum(
+            share * (weight / self._local_steps(part)) * slope * slope
+            for share, part in zip(shares, parts, strict=True)
+            for (_, weight), slope in zip(self._directions(part), part.scalars.probes, strict=True)
+        )
+        if self.spec.step == "adam":
+            probed, *rest = (self._descent(self.spec.rate, done, size) for size in sizes(self.moments(before, parts)))
+            head = rest[0] if rest else 0.0
+        else:
+            probed = head = self._descent(self.spec.rate, done, math.sqrt(mean_square))
+        moves = [
+            move
+            for share, part in zip(shares, parts, strict=True)
+            for move in self._moves(part, probed * share, head * share)
         ]
-        descent = -self.spec.rate * self.spec.tau**2
-        if self.spec.step == "normalized":
-            mean_square = math.fsum(
-                share * part * slope * slope
-                for share, probes in zip(shares, slopes, strict=True)
-                for part, slope in probes
-            )
-            size = math.sqrt(mean_square)
-            descent = descent * (1 - done / self.spec.rounds) / size if size >= FLAT else 0.0
-        steps: list[Step] = []
-        for share, probes, (seed, _, scalars) in zip(shares, slopes, contributions, strict=True):
-            moves = [descent * share * part * slope for part, slope in probes]
-            steps.append(Step(seed, self.probed, _whole_ticks(moves, grid)))
-            if count := self.projections():
-                moves = [descent * share * projection / count for projection in scalars.projections]
-                steps.append(Step(seed, self.layout.block("head"), _whole_ticks(moves, grid)))
-        return tuple(steps)
+        return steps_of(moves, grid)
 
-    def _slices(self, seed: int, examples: int) -> list[NDArray[np.int64]]:
+    @property
+    def _normal(self) -> bool:
+        return self.spec.directions == "gaussian"
+
+    def _blocks(self) -> list[Block]:
+        """The block that is probed and, where it is projected, the head's."""
+        return [self.probed, self.layout.block("head")] if self.projections() else [self.probed]
+
+    def _moves(self, part: Part, probed: float, head: float) -> Iterator[Move]:
+        """Along a part's estimate, so many times it in the probed block and so many in the head's."""
+        for ((seed, index), weight), slope in zip(self._directions(part), part.scalars.probes, strict=True):
+            move = Move(seed, self.probed, index, probed * weight * slope)
+            yield from gaussian.spread(move) if self._normal else (move,)
+        for index, projection in enumerate(part.scalars.projections):
+            yield Move(part.seed, self.layout.block("head"), index, head * projection / self.projections())
+
+    def _descent(self, rate: float, done: int, size: float) -> float:
+        """What slopes are multiplied with, given what a normalised step is divided by."""
+        descent = -rate * self.spec.tau**2
+        if self.spec.step == "raw":
+            return descent
+        return descent * (1 - done / self.spec.rounds) / size if size >= FLAT else 0.0
+
+    def _plan(self, seed: int, examples: int) -> list[list[Probe]]:
+        """What to probe before each local step: every slice along a direction of its own."""
+        count = self.probes(examples)
+        return [
+            [
+                Probe(Direction(seed, number * count + index, self.probed), chosen)
+                for index, chosen in enumerate(self._slices(seed, number, examples))
+            ]
+            for number in range(self.spec.local_steps)
+        ]
+
+    def _slices(self, seed: int, stream: int, examples: int) -> list[NDArray[np.int64]]:
         """The examples of each probe: near equal parts of a seeded permutation, the first ones an example longer."""
         if self.spec.slices == "whole":
             return [np.arange(examples, dtype=np.int64)] * self.probes(examples)
-        return np.array_split(permutation(seed, _SLICES, examples), self.probes(examples))
+        return np.array_split(permutation(seed, stream, examples), self.probes(examples))
 
-    def _slice_shares(self, examples: int) -> list[float]:
-        """The share of the local data that each probe speaks for; they add up to 1."""
-        count = self.probes(examples)
-        if self.spec.slices == "whole":
-            return [1 / count] * count
-        shortest, longer = divmod(examples, count)
-        return [(shortest + (index < longer)) / examples for index in range(count)]
+    def _directions(self, part: Part) -> list[tuple[tuple[int, int], float]]:
+        """The direction (seed, index) of each of a part's probes so far, and its weight in the estimate: the share of
+        the local data that it speaks for. The weights of a local step add up to 1."""
+        count = self.probes(part.examples)
+        if self.differentiates(part.tier):
+            weights = [1 / self.spec.gradient_projections] * self.spec.gradient_projections
+        elif self.spec.slices == "whole":
+            weights = [1 / count] * count
+        else:
+            shortest, longer = divmod(part.examples, count)
+            weights = [(shortest + (index < longer)) / part.examples for index in range(count)]
+        weights = (weights * self.spec.local_steps)[: len(part.scalars.probes)]
+        return [((part.seed, index), weight) for index, weight in enumerate(weights)]
+
+    def _local_steps(self, part: Part) -> int:
+        """How many local steps a part's probes belong to."""
+        return self.spec.local_steps
+
+    def _local_step(self, grid: Grid, done: int, given: Part, number: int, latest: int) -> tuple[Step, ...]:
+        """What a client moves its own replica by after local step `number`, of whose probes there are `latest`: down
+        their estimate, as the round will move, at a rate of its own. `given`: all that it has measured."""
+        rate = self.spec.local_rate or self.spec.rate
+        directions, slopes = self._directions(given), given.scalars.probes
+        mean_square = math.fsum(w * slope * slope for (_, w), slope in zip(directions, slopes, strict=True))
+        length = self._descent(rate, done, math.sqrt(mean_square / (number + 1)))
+        moves = list(self._moves(given, length, length))
+        each = gaussian.SIGNS if self._normal else 1
+        probed = len(slopes) * each
+        return steps_of(moves[probed - latest * each : probed] + moves[len(moves) - self.projections() :], grid)
 
     def _shares(self, examples: Sequence[int]) -> list[float]:
         """The weight of each client in the mean; they add up to 1."""
@@ -208,21 +274,8 @@ class ZOWarmUp:
             raise ValueError("a round without contributions has no estimate")
         if self.spec.weighting == "uniform":
             return [1 / len(examples)] * len(examples)
-        return [count / sum(examples) for count in examples]
-
-
-def project(gradient: NDArray[np.float64], seed: int, block: Block, count: int) -> list[float]:
-    """z_k . g for directions k = 0 .. count - 1 of stream `seed` in `block`; `gradient` is float64 (block.size,)."""
-    found: list[float] = []
-    for group in range(-(-count // DIRECTIONS_PER_GROUP)):
-        sums = np.zeros(DIRECTIONS_PER_GROUP)
-        for start, lane in walk(seed, group, block.start, block.stop, PIECE):
-            piece = gradient[start - block.start : start - block.start + lane.size]
-            positive = np.unpackbits(lane[:, None], axis=1, bitorder="little")
-            # A sign is twice its bit less one.
-            sums += 2 * (piece @ positive) - piece.sum()
-        found += sums.tolist()
-    return found[:count]
+        total = sum(examples)
+        return [count / total for count in examples]
 
 
 def _beyond(values: Sequence[float], bounds: tuple[float, float]) -> int:
@@ -233,19 +286,3 @@ def _beyond(values: Sequence[float], bounds: tuple[float, float]) -> int:
 def _within(values: Sequence[float], bounds: tuple[float, float]) -> tuple[float, ...]:
     low, high = bounds
     return tuple(min(max(value, low), high) for value in values)
-
-
-def _as_float32(values: Sequence[float]) -> tuple[float, ...]:
-    """What the wire carries."""
-    with np.errstate(over="ignore"):  # becomes infinite, which Scalars refuses
-        return tuple(np.array(values, dtype=np.float64).astype(np.float32).tolist())
-
-
-def _whole_ticks(moves: Sequence[float], grid: Grid) -> tuple[int, ...]:
-    """Moves, in units of a weight, as the nearest whole ticks, ties to even."""
-    exact = [move / grid.tick for move in moves]
-    if not math.fsum(map(abs, exact)) < (1 << 31) - len(exact):
-        raise HeadroomExceeded(
-            f"a step of {math.fsum(map(abs, moves)):.3g} is too long for the grid 2^-{grid.exponent}"
-        )
-    return tuple(map(round, exact))

@@ -14,9 +14,9 @@ from zowarmup.common.models.error import ModelError
 from zowarmup.common.run import Model
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-__all__ = ["ModelError", "build", "describe", "flatten", "load_into"]
+__all__ = ["ModelError", "build", "describe", "flatten", "load_into", "trainable"]
 
 
 def build(model: Model, input_shape: tuple[int, ...], classes: int, seed: int) -> "nn.Module":
@@ -45,6 +45,14 @@ def flatten(module: "nn.Module", layout: Layout) -> NDArray[np.float32]:
     for name, view in layout.views(weights).items():
         view[...] = tensors[name].detach().cpu().numpy()
     return weights
+
+
+def trainable(module: "nn.Module", layout: Layout) -> "list[Tensor]":
+    """The module's trainable parameters, in the order in which they fill [0, layout.trainable) of the flat vector."""
+    from zowarmup.common.models.description import tensors_of
+
+    tensors = tensors_of(module, layout)
+    return [tensors[tensor.name] for tensor in layout.tensors if tensor.stop <= layout.trainable]
 
 
 def load_into(module: "nn.Module", layout: Layout, weights: NDArray[np.float32]) -> None:

@@ -4,6 +4,7 @@ Losses are summed in float64, so that a difference of two of them keeps the digi
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from zowarmup.common.layout import Head
 from zowarmup.common.permutation import permutation
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class Examples(Protocol):
@@ -92,6 +93,30 @@ def train_locally(module: "nn.Module", dataset: Examples, *, epochs: int, batch:
     finally:
         module.eval()
     return total / examples
+
+
+def mean_gradient(
+    module: "nn.Module", tensors: "Sequence[Tensor]", dataset: Examples, micro_batch: int
+) -> NDArray[np.float64]:
+    """The gradient, by back-propagation, of the mean cross-entropy over all the data in `tensors`, one after another:
+    flat, float64. The module stays in eval mode, as in a probe: buffers are not touched, dropout is off. What the loss
+    does not depend on has a zero gradient. Memory is that of `micro_batch` examples, whatever the size of the data.
+    """
+    import torch
+
+    labels, module = torch.from_numpy(dataset.labels), module.eval()
+    total = np.zeros(sum(tensor.numel() for tensor in tensors))
+    for start in range(0, len(labels), micro_batch):
+        indices = np.arange(start, min(start + micro_batch, len(labels)))
+        logits = module(torch.from_numpy(dataset.batch(indices)))
+        loss = torch.nn.functional.cross_entropy(logits, labels[start : start + micro_batch], reduction="sum")
+        place = 0
+        for tensor, gradient in zip(tensors, torch.autograd.grad(loss, tensors, allow_unused=True), strict=True):
+            if gradient is not None:
+                total[place : place + tensor.numel()] += gradient.reshape(-1).numpy()
+            place += tensor.numel()
+    total /= len(labels)
+    return total
 
 
 def _batches(order: NDArray[np.int64], batch: int) -> list[NDArray[np.int64]]:

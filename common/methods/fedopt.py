@@ -1,0 +1,74 @@
+"""FedAdam and FedYogi: the warm-up's mean delta is the gradient that an adaptive optimiser on the server follows.
+
+Reddi et al., arXiv 2003.00295, algorithm 2. With Delta the example-weighted mean of the deltas, for each parameter,
+
+    m  <-  beta1 m + (1 - beta1) Delta
+    v  <-  beta2 v + (1 - beta2) Delta^2                        FedAdam
+    v  <-  v - (1 - beta2) Delta^2 sign(v - Delta^2)            FedYogi
+    w  <-  w + server_rate * m / (sqrt(v) + tau)
+
+beginning with m = 0 and v = tau^2, without a correction for that, as there. Buffers are averaged as FedAvg does. The sums
+are float64, the moments are kept as float32 (`Optimiser`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.grid import HeadroomExceeded
+from zowarmup.common.methods.fedavg import FedAvg
+from zowarmup.common.methods.vector import Optimiser
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class FedAdam(FedAvg):
+    """The warm-up by Adam on the server. What it remembers: m of all that is trained, and then v."""
+
+    @property
+    def remembered(self) -> int:
+        return 2 * self.layout.trainable
+
+    def step(self, piece: slice, mean: Doubles, optimiser: Optimiser | None) -> Doubles:
+        """As FedAvg's. Raises ValueError where nothing is given to remember by, HeadroomExceeded where float32 does not
+        hold the moments."""
+        if optimiser is None:
+            raise ValueError(f"{self.spec.method}: there is nothing to remember its moments by")
+        stop = min(piece.stop, self.layout.trainable)
+        delta = mean[: max(0, stop - piece.start)]
+        if delta.size:
+            delta[:] = self._descent(piece.start, delta, optimiser)
+        return mean
+
+    def _descent(self, start: int, delta: Doubles, optimiser: Optimiser) -> Doubles:
+        spec, second, before = self.spec, self.layout.trainable + start, optimiser.before
+        if before is None:
+            m, v = np.zeros_like(delta), np.full_like(delta, spec.tau**2)
+        else:
+            m = before[start : start + delta.size].astype(np.float64)
+            v = before[second : second + delta.size].astype(np.float64)
+        m *= spec.beta1
+        m += (1 - spec.beta1) * delta
+        v = self._second(v, delta * delta)
+        with np.errstate(over="ignore"):
+            kept = [moment.astype("<f4") for moment in (m, v)]
+        if not all(np.isfinite(moment).all() for moment in kept):
+            raise HeadroomExceeded("the optimiser's moments are beyond what float32 holds")
+        for place, moment in zip((start, second), kept, strict=True):
+            optimiser.remember(place, moment)
+        m *= spec.server_rate
+        m /= np.sqrt(v) + spec.tau
+        return m
+
+    def _second(self, v: Doubles, square: Doubles) -> Doubles:
+        return self.spec.beta2 * v + (1 - self.spec.beta2) * square
+
+
+@dataclass(frozen=True, slots=True)
+class FedYogi(FedAdam):
+    """The same by Yogi, whose second moment falls no faster than it grows."""
+
+    def _second(self, v: Doubles, square: Doubles) -> Doubles:
+        return v - (1 - self.spec.beta2) * square * np.sign(v - square)

@@ -1,0 +1,84 @@
+"""The model's forward pass by torch, on a device of torch's, at weights that live there as one flat vector.
+
+The module's parameters and buffers are views of that vector, so moving the vector moves the model, as it is with
+`program.Program` and NumPy's vector. Products are computed in full float32: TF32 would round them to 10 bits, and a
+probe is the small difference of two losses.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from zowarmup.common.layout import Layout
+from zowarmup.common.models.description import head_module, tensors_of
+from zowarmup.common.tensors import Vector
+
+
+class Resident:
+    """Labelled examples whose inputs are on the device in the type they were stored in: uint8 or float32 (n, *shape).
+    `scale` is the stored value that stands for 1.0; `mean` and `deviation`, one for each channel, are then taken off and
+    divided by, where there are any."""
+
+    def __init__(
+        self,
+        inputs: NDArray[Any],
+        labels: NDArray[np.int64],
+        scale: float,
+        device: torch.device,
+        mean: Sequence[float] = (),
+        deviation: Sequence[float] = (),
+    ) -> None:
+        self._inputs, self.labels, self._scale = torch.from_numpy(inputs).to(device), labels, scale
+        each = (1, -1, *(1 for _ in inputs.shape[2:]))
+        self._mean, self._deviation = (
+            torch.tensor(values, dtype=torch.float32, device=device).view(each) if values else None
+            for values in (mean, deviation)
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: NDArray[np.int64]) -> torch.Tensor:
+        """The inputs at `indices`: float32 (len(indices), *shape) on the device."""
+        chosen = torch.from_numpy(indices).to(self._inputs.device)
+        rows = self._inputs.index_select(0, chosen).to(torch.float32).div_(self._scale)
+        if self._mean is not None and self._deviation is not None:
+            rows.sub_(self._mean).div_(self._deviation)
+        return rows
+
+
+class DeviceProgram:
+    """The forward pass of `module`, which is in eval mode and on `device` afterwards and belongs to this object; at
+    zeros until weights are loaded."""
+
+    def __init__(self, module: nn.Module, layout: Layout, device: torch.device) -> None:
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        self._vector = Vector(layout.size, device)
+        self._module, self._device = module.eval().to(device), device
+        tensors = tensors_of(module, layout)
+        for tensor in layout.tensors:
+            tensors[tensor.name].data = self._vector.tensor[tensor.start : tensor.stop].view(tensor.shape)
+        self._features: list[torch.Tensor] = []
+        if layout.head is not None:
+            head_module(module, layout).register_forward_pre_hook(lambda _, args: self._features.append(args[0]))
+
+    def load(self, weights: NDArray[np.float32]) -> Vector:
+        """What to move, to move the model from `weights` on: a copy of them on the device. They stay as they are."""
+        self._vector.load(weights)
+        return self._vector
+
+    def forward(
+        self, inputs: NDArray[np.float32] | torch.Tensor
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Logits (n, classes) and, where the layout has a head, the features (n, h) that it reads, for inputs
+        (n, *shape), float32, wherever they are."""
+        self._features.clear()
+        with torch.inference_mode():
+            logits = self._module(torch.as_tensor(inputs, device=self._device))
+        features = self._features.pop() if self._features else None
+        return logits.cpu().numpy(), None if features is None else features.cpu().numpy()
