@@ -3,7 +3,7 @@
 Byte images stay bytes (a quarter of their float32 size), which is what lets a small device hold its own data.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,16 @@ class DataError(ValueError):
 @dataclass(frozen=True, eq=False, slots=True)
 class Dataset:
     """`inputs` uint8 or float32 (n, *shape), `labels` int64 (n,) in 0 .. classes - 1. `scale` is the stored value that
-    stands for 1.0: batches are divided by it."""
+    stands for 1.0: batches are divided by it. `mean` and `deviation`, one number for each channel, are then taken off
+    and divided by; empty: they are not. `augmented`: whether training varies the images (`augmentation`)."""
 
     inputs: NDArray[Any]
     labels: NDArray[np.int64]
     classes: int
     scale: float = 1.0
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+    augmented: bool = False
 
     def __post_init__(self) -> None:
         if self.inputs.dtype not in (np.uint8, np.float32):
@@ -37,6 +41,8 @@ class Dataset:
             )
         if not self.scale > 0:
             raise DataError(f"scale is {self.scale}: must be above 0")
+        if len(self.mean) != len(self.deviation) or (self.mean and len(self.mean) != self.inputs.shape[1]):
+            raise DataError("mean and deviation must be one number for each channel, or none")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,8 +57,12 @@ class Dataset:
         rows = np.array(self.inputs[indices], dtype=np.float32, order="C")
         if self.scale != 1:
             rows /= np.float32(self.scale)
+        if self.mean:
+            each = (1, -1, *(1 for _ in self.shape[1:]))
+            rows -= np.array(self.mean, np.float32).reshape(each)
+            rows /= np.array(self.deviation, np.float32).reshape(each)
         return rows
 
     def select(self, indices: NDArray[np.int64]) -> "Dataset":
         """A data set of its own with the examples at `indices`, copied, so that the rest can be freed."""
-        return Dataset(self.inputs[indices].copy(), self.labels[indices].copy(), self.classes, self.scale)
+        return replace(self, inputs=self.inputs[indices].copy(), labels=self.labels[indices].copy())

@@ -1,16 +1,33 @@
-"""What a data spec may say, and the reader it stands for."""
+"""What a data spec may say, and the reader it stands for.
+
+A spec names the data of one device, KIND:WHERE with options; `divide` takes one that names a whole data set and makes
+the shards of many devices out of it, the same ones that each would load by itself.
+"""
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+
+import numpy as np
 
 from zowarmup.data.dataset import DataError, Dataset
 
 FORMS = (
     "digits:I/N[,alpha=0.1][,seed=0] (shard I of N), digits:train, digits:test, "
-    "npz:PATH (arrays x and y) or folder:PATH[,size=32][,channels=3] (class folders of images)"
+    "npz:PATH (arrays x and y), folder:PATH[,size=32][,channels=3] (class folders of images), "
+    "or cifar10:PATH:I/N[,alpha=0.1][,seed=0][,augment=crop-flip], cifar10:PATH:train and cifar10:PATH:test, "
+    "and the same for cifar100 and imagenet32 (their published files)"
 )
+WHOLE_FORMS = (
+    "digits, cifar10:PATH, cifar100:PATH, imagenet32:PATH, npz:PATH or folder:PATH, with [,alpha=0.1][,seed=0]"
+)
+PUBLISHED = ("cifar10", "cifar100", "imagenet32")
+AUGMENT = "crop-flip"
 _OPTIONS = re.compile(r"(?:,[a-z]+=[^,/]*)+$")
+_SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
+_SEED_MAX = (1 << 63) - 1
 
 
 def load(spec: str) -> Dataset:
@@ -21,17 +38,57 @@ def load(spec: str) -> Dataset:
 
         return arrays.read(Path(rest).expanduser())
     if kind == "folder" and rest:
-        from zowarmup.data import images
-
         path, options = _split(spec, rest, ("size", "channels"))
-        size = _integer(spec, "size", options.get("size"), None, 1, 4096)
-        channels = _integer(spec, "channels", options.get("channels"), 3, 1, 3)
-        if channels not in (1, 3):
-            raise DataError(f"{spec}: channels must be 1 (grey) or 3 (RGB)")
-        return images.read(Path(path).expanduser(), size, channels)
+        return _folder(spec, path, options)
     if kind == "digits" and rest:
         return _digits(spec, rest)
+    if kind in PUBLISHED and rest:
+        return _published(spec, kind, rest)
     raise DataError(f"data {spec!r} is not known: use {FORMS}")
+
+
+def divide(spec: str, clients: int, wanted: Sequence[int]) -> list[Dataset]:
+    """The shards `wanted`, from 0, of the data set that `spec` names (see WHOLE_FORMS), cut for so many clients, equal
+    in size. They are views of one array that holds them one after the other. Raises DataError."""
+    from zowarmup.data.shards import shards
+
+    whole, options = _whole(spec)
+    if not 1 <= clients <= len(whole):
+        raise DataError(f"{spec} has {len(whole)} examples: it can be shared by 1 to {len(whole)} clients")
+    alpha, seed = (
+        _alpha(spec, options.get("alpha", "0.1")),
+        _integer(spec, "seed", options.get("seed"), 0, 0, _SEED_MAX),
+    )
+    assert seed is not None
+    every = shards(whole.labels, clients, alpha, seed)
+    whole = whole.select(np.concatenate([every[index] for index in wanted]))
+    length = len(every[0])
+    return [
+        replace(whole, inputs=whole.inputs[at : at + length], labels=whole.labels[at : at + length])
+        for at in range(0, len(whole), length)
+    ]
+
+
+def _whole(spec: str) -> tuple[Dataset, dict[str, str]]:
+    kind, _, rest = spec.partition(",")[0].partition(":")
+    split = ("alpha", "seed")
+    if kind == "digits" and rest in ("", "train"):
+        from zowarmup.data import digits
+
+        return digits.part("train"), _split(spec, spec, split)[1]
+    kind, _, rest = spec.partition(":")
+    if kind in PUBLISHED and rest:
+        path, options = _split(spec, rest, (*split, "augment"))
+        return _read_published(spec, kind, path.removesuffix(":train"), "train", options), options
+    if kind == "npz" and rest:
+        from zowarmup.data import arrays
+
+        path, options = _split(spec, rest, split)
+        return arrays.read(Path(path).expanduser()), options
+    if kind == "folder" and rest:
+        path, options = _split(spec, rest, (*split, "size", "channels"))
+        return _folder(spec, path, options), options
+    raise DataError(f"data {spec!r} cannot be shared out: use {WHOLE_FORMS}")
 
 
 def _digits(spec: str, rest: str) -> Dataset:
@@ -40,12 +97,48 @@ def _digits(spec: str, rest: str) -> Dataset:
     if rest in ("train", "test"):
         return digits.part(rest)
     which, options = _split(spec, rest, ("alpha", "seed"))
-    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", which)
+    match = _SHARD.fullmatch(which)
     if not match:
         raise DataError(f"data {spec!r} is not known: use {FORMS}")
-    seed = _integer(spec, "seed", options.get("seed"), 0, 0, (1 << 63) - 1)
+    seed = _integer(spec, "seed", options.get("seed"), 0, 0, _SEED_MAX)
     assert seed is not None
     return digits.shard(int(match[1]), int(match[2]), _alpha(spec, options.get("alpha", "0.1")), seed)
+
+
+def _published(spec: str, kind: str, rest: str) -> Dataset:
+    body, options = _split(spec, rest, ("alpha", "seed", "augment"))
+    path, _, which = body.rpartition(":")
+    if path and which in ("train", "test"):
+        return _read_published(spec, kind, path, which, options)
+    match = _SHARD.fullmatch(which)
+    if not path or not match:
+        raise DataError(
+            f"{spec}: say which of it after the path: {kind}:PATH:I/N, {kind}:PATH:train or {kind}:PATH:test"
+        )
+    index, clients = int(match[1]), int(match[2])
+    if not 1 <= index <= clients:
+        raise DataError(f"{spec}: the shard must be 1 to {clients}")
+    whole = ",".join([f"{kind}:{path}", *(f"{name}={value}" for name, value in options.items())])
+    return divide(whole, clients, [index - 1])[0]
+
+
+def _read_published(spec: str, kind: str, path: str, which: str, options: dict[str, str]) -> Dataset:
+    from zowarmup.data import published
+
+    if (augment := options.get("augment", AUGMENT)) != AUGMENT:
+        raise DataError(f"{spec}: augment = {augment!r}: must be {AUGMENT}, or left out")
+    found = published.read(kind, Path(path).expanduser(), which)
+    return replace(found, augmented="augment" in options)
+
+
+def _folder(spec: str, path: str, options: dict[str, str]) -> Dataset:
+    from zowarmup.data import images
+
+    size = _integer(spec, "size", options.get("size"), None, 1, 4096)
+    channels = _integer(spec, "channels", options.get("channels"), 3, 1, 3)
+    if channels not in (1, 3):
+        raise DataError(f"{spec}: channels must be 1 (grey) or 3 (RGB)")
+    return images.read(Path(path).expanduser(), size, channels)
 
 
 def _split(spec: str, rest: str, allowed: tuple[str, ...]) -> tuple[str, dict[str, str]]:
