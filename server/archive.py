@@ -10,9 +10,10 @@ from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
 from zowarmup.common.replica import Diverged, Replica
 from zowarmup.server.blobs import BlobError, Blobs
+from zowarmup.server.evolve import evolve
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger, LedgerError
-from zowarmup.server.state import State, evolve
+from zowarmup.server.state import State
 
 LEDGER = "ledger.sqlite"
 BLOBS = "blobs"

@@ -25,9 +25,16 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
     weights = flatten(module, layout)
     if spec.model.weights:
         load_weights(Path(spec.model.weights), layout, weights)
+    # In this order: somebody waits for the layout, who reads the weights then, and for the program.
     (folder / WEIGHTS).write_bytes(weights.astype("<f4").tobytes())
-    (folder / LAYOUT).write_text(layout.to_json())
-    (folder / PROGRAM).write_bytes(export_program(module, layout, spec.input_shape))
+    _write_whole(folder / LAYOUT, layout.to_json().encode())
+    _write_whole(folder / PROGRAM, export_program(module, layout, spec.input_shape))
+
+
+def _write_whole(file: Path, content: bytes) -> None:
+    partial = file.with_name(file.name + ".part")
+    partial.write_bytes(content)
+    partial.replace(file)
 
 
 def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> None:

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.decide import decide
+from zowarmup.server.evolve import fold
 from zowarmup.server.ledger import Ledger, LedgerError
 from zowarmup.server.rejection import Rejected
-from zowarmup.server.state import State, fold
+from zowarmup.server.state import State
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +65,13 @@ class Coordinator:
         self.trouble = Trouble()
         self._ledger = ledger
         self._observers: list[Observer] = []
-        self._queue: asyncio.Queue[tuple[ev.Command, asyncio.Future[tuple[ev.Event, ...]]]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[cmd.Command, asyncio.Future[tuple[ev.Event, ...]]]] = asyncio.Queue()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
     def observe(self, observer: Observer) -> None:
         self._observers.append(observer)
 
-    async def handle(self, command: ev.Command) -> tuple[ev.Event, ...]:
+    async def handle(self, command: cmd.Command) -> tuple[ev.Event, ...]:
         """The command's events, once they are durable. Raises Rejected, or Unavailable where the disk refuses."""
         answer: asyncio.Future[tuple[ev.Event, ...]] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((command, answer))
@@ -86,7 +88,7 @@ class Coordinator:
         finally:
             self._writer.shutdown()  # a write that has begun ends: whoever closes the ledger next finds it idle
 
-    async def _decide(self, batch: list[tuple[ev.Command, asyncio.Future[tuple[ev.Event, ...]]]]) -> None:
+    async def _decide(self, batch: list[tuple[cmd.Command, asyncio.Future[tuple[ev.Event, ...]]]]) -> None:
         now, ahead = self.clock(), self.state
         events: list[ev.Event] = []
         answers: list[tuple[ev.Event, ...] | Exception] = []

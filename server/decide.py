@@ -8,27 +8,30 @@ possible: the same sentence goes to the log, to `zowarmup status` and to the wai
     opens    enough eligible clients are connected, and the run is neither paused nor stopped
     closes   as many have contributed as are needed | quorum has, and the missing are gone, or the deadline is over
     abandoned  the deadline is over without a quorum | what was contributed cannot be combined
-    pivots   the warm-up's rounds are done | the operator asked, between rounds
+    pivots   the warm-up's rounds are done | its loss no longer falls | the operator asked, between rounds
     finishes the zeroth-order rounds are done | the operator asked, between rounds
 """
 
 import math
+from collections.abc import Iterable
+from dataclasses import fields
 from functools import singledispatch
 
-from zowarmup.common.methods.fedavg import FedAvg
-from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Work
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server import membership
 from zowarmup.server.deadlines import lasts, took
+from zowarmup.server.evolve import evolve, fold
+from zowarmup.server.plateau import plateau
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.sampling import draw, seeds
-from zowarmup.server.state import State, evolve, fold, quorum
+from zowarmup.server.state import State, quorum
 
 
-def decide(state: State | None, command: ev.Command, now: float) -> tuple[ev.Event, ...]:
+def decide(state: State | None, command: cmd.Command, now: float) -> tuple[ev.Event, ...]:
     """The events that follow from a command at unix time `now`, seconds. Raises Rejected."""
-    if isinstance(command, ev.CreateRun):
+    if isinstance(command, cmd.CreateRun):
         if state is not None:
             raise Rejected("exists", f"run {state.run_id} exists already")
         return (ev.RunCreated(command.run_id, command.run_file, command.program, command.initial),)
@@ -51,11 +54,11 @@ def waiting(state: State, now: float) -> str:
     if state.current is not None:
         return ""
     needed = state.rules.minimum_clients or state.rules.clients_per_round
-    have = len(state.eligible)
+    have = state.eligible_count
     if have >= needed:
         return ""
     kind = "high-tier clients" if state.phase is Phase.WARM_UP else "clients"
-    return f"waiting: {have} of {needed} {kind} connected{_gone(state, tuple(state.presence), now)}"
+    return f"waiting: {have} of {needed} {kind} connected{_gone(state, state.presence, now)}"
 
 
 def work_for(state: State, client: str, now: float) -> Work | None:
@@ -63,7 +66,9 @@ def work_for(state: State, client: str, now: float) -> Work | None:
     current = state.current
     if current is None or current.closed or client not in current.seeds or client in current.contributions:
         return None
-    return Work(current.number, current.phase, current.version, current.seeds[client], max(0.0, current.deadline - now))
+    done = state.rounds_done if state.run_file.zeroth_order.steps_locally and state.phase is Phase.ZEROTH_ORDER else 0
+    left_s = max(0.0, current.deadline - now)
+    return Work(current.number, state.work_of(client), current.version, current.seeds[client], left_s, done)
 
 
 def _settle(state: State, now: float) -> ev.Event | None:
@@ -74,8 +79,7 @@ def _settle(state: State, now: float) -> ev.Event | None:
         return None if state.current.closed else _end_round(state, now)
     if state.stop_requested:
         return ev.RunFinished(state.version, f"stopped: {state.stop_requested}")
-    if state.phase is Phase.WARM_UP and (state.pivot_requested or state.rounds_done >= state.rules.rounds):
-        reason = state.pivot_requested or f"{state.rounds_done} of {state.rules.rounds} warm-up rounds are done"
+    if state.phase is Phase.WARM_UP and (reason := _pivot(state)):
         return ev.Pivoted(state.version, reason)
     if state.phase is Phase.ZEROTH_ORDER and state.rounds_done >= state.rules.rounds:
         return ev.RunFinished(state.version, f"all {state.rules.rounds} zeroth-order rounds are done")
@@ -86,6 +90,12 @@ def _settle(state: State, now: float) -> ev.Event | None:
             f"{state.abandoned} rounds in a row were abandoned; check the clients, then `zowarmup resume`"
         )
     return _open_round(state, now)
+
+
+def _pivot(state: State) -> str:
+    if state.pivot_requested or state.rounds_done >= state.rules.rounds:
+        return state.pivot_requested or f"{state.rounds_done} of {state.rules.rounds} warm-up rounds are done"
+    return plateau(state.run_file.warmup, state.losses)
 
 
 def _end_round(state: State, now: float) -> ev.Event | None:
@@ -103,35 +113,34 @@ def _end_round(state: State, now: float) -> ev.Event | None:
     over = now >= current.deadline
     if have < least and not over:
         return None
-    missing = current.missing
-    if have >= least and (over or all(map(state.is_gone, missing))):
-        cause = "the deadline is over" if over else "the others are gone"
+    if have >= least and (over or all(map(state.is_gone, current.waited_for()))):
+        cause, missing = "the deadline is over" if over else "the others are gone", current.missing
         return ev.RoundClosed(
             current.number, f"{have} of {participants} contributed{_gone(state, missing, now)}, {cause}"
         )
     if over:
-        detail = f"{have} of {participants} contributed by the deadline, quorum is {least}{_gone(state, missing, now)}"
+        detail = f"{have} of {participants} contributed by the deadline, quorum is {least}{_gone(state, current.missing, now)}"
         return ev.RoundAbandoned(current.number, detail)
     return None
 
 
 def _open_round(state: State, now: float) -> ev.Event | None:
     rules = state.rules
-    if len(state.presence) < (rules.minimum_clients or rules.clients_per_round):
-        return None
-    eligible = state.eligible
-    if len(eligible) < (rules.minimum_clients or rules.clients_per_round):
+    if state.eligible_count < (rules.minimum_clients or rules.clients_per_round):
         return None
     number = state.round + 1
     drawn = math.ceil(rules.clients_per_round * (1 + rules.over_selection) - 1e-9)
-    participants = draw(state.run_file.seed, number, eligible, drawn)
+    participants = draw(state.run_file.seed, number, state.eligible, drawn)
+    drawn_seeds = seeds(state.run_file.seed, number, len(participants))
+    if state.phase is Phase.ZEROTH_ORDER and state.zeroth_order.shared_seeds:
+        drawn_seeds = drawn_seeds[:1] * len(participants)
     lasts_s, reason = lasts(state, participants)
     return ev.RoundOpened(
         round=number,
         phase=state.phase,
         version=state.version,
         participants=participants,
-        seeds=seeds(state.run_file.seed, number, len(participants)),
+        seeds=drawn_seeds,
         examples=tuple(state.clients[client].examples for client in participants),
         deadline=now + lasts_s,
         deadline_reason=reason,
@@ -140,9 +149,11 @@ def _open_round(state: State, now: float) -> ev.Event | None:
     )
 
 
-def _gone(state: State, clients: tuple[str, ...], now: float) -> str:
+def _gone(state: State, clients: Iterable[str], now: float) -> str:
     """ " (pi-3 gone for 42 s)" for those of the clients that were here and are not, at most three by name."""
-    gone = [c for c in sorted(clients) if c in state.presence and state.presence[c].gone_at]
+    if sum(state.connected.values()) == len(state.presence):
+        return ""
+    gone = sorted(client for client in clients if state.is_gone(client))
     named = [f"{c} gone for {now - state.presence[c].gone_at:.0f} s" for c in gone[:3]]
     if len(gone) > 3:
         named.append(f"{len(gone) - 3} more gone")
@@ -155,12 +166,12 @@ def _respond(command: object, state: State, now: float) -> tuple[ev.Event, ...]:
 
 
 @_respond.register
-def _(command: ev.Tick, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.Tick, state: State, now: float) -> tuple[ev.Event, ...]:
     return ()
 
 
 @_respond.register
-def _(command: ev.Restart, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.Restart, state: State, now: float) -> tuple[ev.Event, ...]:
     if state.current is None or state.current.closed:
         return ()
     deadline = now + state.rules.deadline_s
@@ -168,18 +179,18 @@ def _(command: ev.Restart, state: State, now: float) -> tuple[ev.Event, ...]:
 
 
 @_respond.register
-def _(command: ev.Invite | ev.Enrol | ev.Revoke, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.Invite | cmd.Enrol | cmd.Revoke, state: State, now: float) -> tuple[ev.Event, ...]:
     return membership.respond(command, state, now)
 
 
 @_respond.register
-def _(command: ev.Hello, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.Hello, state: State, now: float) -> tuple[ev.Event, ...]:
     membership.check_member(state, command.client)
     return (ev.ClientConnected(command.client, command.epoch, command.examples),)
 
 
 @_respond.register
-def _(command: ev.Goodbye, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.Goodbye, state: State, now: float) -> tuple[ev.Event, ...]:
     presence = state.presence.get(command.client)
     if presence is None or presence.epoch != command.epoch or not presence.connected:
         return ()  # a newer stream has superseded that one
@@ -187,13 +198,13 @@ def _(command: ev.Goodbye, state: State, now: float) -> tuple[ev.Event, ...]:
 
 
 @_respond.register
-def _(command: ev.Report, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.Report, state: State, now: float) -> tuple[ev.Event, ...]:
     membership.check_member(state, command.client)
     return (ev.ClientReported(command.client, command.version, command.digest, command.peak_memory_bytes),)
 
 
 @_respond.register
-def _(command: ev.Contribute, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.Contribute, state: State, now: float) -> tuple[ev.Event, ...]:
     membership.check_member(state, command.client)
     current, contribution = state.current, command.contribution
     previous = state.previous
@@ -217,38 +228,30 @@ def _(command: ev.Contribute, state: State, now: float) -> tuple[ev.Event, ...]:
 def _check(state: State, client: str, contribution: Contribution) -> None:
     current = state.current
     assert current is not None
-    work = Work(current.number, current.phase, current.version, current.seeds[client], 0.0)
+    work = Work(current.number, state.work_of(client), current.version, current.seeds[client], 0.0)
     examples = current.examples[client]
     match contribution:
-        case Scalars() if current.phase is Phase.ZEROTH_ORDER:
-            ZOWarmUp(state.run_file.zeroth_order, state.layout).check(work, examples, contribution)
-        case Delta() if current.phase is Phase.WARM_UP:
-            FedAvg(state.run_file.warmup, state.layout).check(work, examples, contribution)
+        case Scalars() if work.phase is Phase.ZEROTH_ORDER:
+            state.zeroth_order.check(work, state.clients[client].tier, examples, contribution)
+        case Delta() if work.phase is Phase.WARM_UP:
+            state.warm_up.check(work, examples, contribution)
         case _:
-            raise ValueError(f"a {type(contribution).__name__.lower()} does not belong in a {current.phase} round")
+            mixed = "" if work.phase is current.phase else f" from the {state.clients[client].tier} tier"
+            raise ValueError(
+                f"a {type(contribution).__name__.lower()} does not belong in a {current.phase} round{mixed}"
+            )
 
 
 @_respond.register
-def _(command: ev.CommitRound, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.CommitRound, state: State, now: float) -> tuple[ev.Event, ...]:
     current = state.current
     if current is None or not current.closed or current.number != command.round or command.version != state.version + 1:
         raise Rejected("stale", f"version {command.version} of round {command.round} does not follow {state.version}")
-    return (
-        ev.Committed(
-            command.version,
-            command.round,
-            command.digest,
-            command.steps,
-            command.snapshot,
-            command.traffic,
-            command.clipped_scalars,
-            command.clipped_deltas,
-        ),
-    )
+    return (ev.Committed(**{field.name: getattr(command, field.name) for field in fields(ev.Committed)}),)
 
 
 @_respond.register
-def _(command: ev.AbandonRound, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.AbandonRound, state: State, now: float) -> tuple[ev.Event, ...]:
     current = state.current
     if current is None or not current.closed or current.number != command.round:
         raise Rejected("stale", f"round {command.round} is not closed and waiting to be combined")
@@ -256,40 +259,40 @@ def _(command: ev.AbandonRound, state: State, now: float) -> tuple[ev.Event, ...
 
 
 @_respond.register
-def _(command: ev.RecordSnapshot, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.RecordSnapshot, state: State, now: float) -> tuple[ev.Event, ...]:
     return () if command.snapshot.version in state.snapshots else (ev.SnapshotTaken(command.snapshot),)
 
 
 @_respond.register
-def _(command: ev.PruneSnapshots, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.PruneSnapshots, state: State, now: float) -> tuple[ev.Event, ...]:
     versions = tuple(v for v in command.versions if v in state.snapshots and v != state.snapshot.version)
     return (ev.SnapshotsPruned(versions),) if versions else ()
 
 
 @_respond.register
-def _(command: ev.RecordEvaluation, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.RecordEvaluation, state: State, now: float) -> tuple[ev.Event, ...]:
     return (ev.Evaluated(command.version, command.accuracy, command.loss, command.examples),)
 
 
 @_respond.register
-def _(command: ev.Pause, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.Pause, state: State, now: float) -> tuple[ev.Event, ...]:
     return () if state.paused else (ev.RunPaused(command.reason),)
 
 
 @_respond.register
-def _(command: ev.Resume, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.Resume, state: State, now: float) -> tuple[ev.Event, ...]:
     return (ev.RunResumed(),) if state.paused else ()
 
 
 @_respond.register
-def _(command: ev.Pivot, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.Pivot, state: State, now: float) -> tuple[ev.Event, ...]:
     if state.phase is not Phase.WARM_UP:
         raise Rejected("not_warming_up", f"the run is in its {state.phase} phase; the pivot is behind it")
     return (ev.PivotRequested(command.reason),)
 
 
 @_respond.register
-def _(command: ev.Stop, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.Stop, state: State, now: float) -> tuple[ev.Event, ...]:
     if state.phase is Phase.FINISHED:
         raise Rejected("finished", "the run is finished already")
     return (ev.StopRequested(command.reason),)

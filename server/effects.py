@@ -10,7 +10,8 @@ again until it takes what must be written; the coordinator says meanwhile what i
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,22 +20,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.grid import COARSEST, Grid, HeadroomExceeded
-from zowarmup.common.methods.fedavg import FedAvg
-from zowarmup.common.methods.zeroth_order import ZOWarmUp
+from zowarmup.common.methods.fedavg import PIECE, length
+from zowarmup.common.methods.mixed import mixed, share_of_trained
 from zowarmup.common.replica import Replica
 from zowarmup.common.steps import Step, apply_steps
-from zowarmup.common.work import Delta, Phase, Scalars
+from zowarmup.common.work import Delta, Phase
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.blobs import BlobError, Blobs, DiskRefused
+from zowarmup.server.combining import parts_of, settle_on_grid, steps_of
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.evaluation import Evaluator
+from zowarmup.server.remembering import remembering
 from zowarmup.server.state import Round, State
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 REGRID_BITS = 3
+# What a restart may have to replay: some 2 s on one core of a server (0.15 ns a sign was measured).
+REPLAY_SIGNS = 15_000_000_000
 RETRY_S = 1.0
+PIECES_AT_ONCE = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +53,13 @@ class Combined:
     steps: tuple[Step, ...] | None
     clipped_scalars: int = 0
     clipped_deltas: int = 0
+    moments: tuple[float, ...] = ()
+    optimiser: str = ""
 
 
 class Effects:
-    """Jobs for one coordinator. `traffic` gives the counts to save with a commit."""
+    """Jobs for one coordinator. `traffic` gives the counts to save with a commit; `lengths` are the Euclidean norms of
+    uploads, by sha256, as far as they are known already."""
 
     def __init__(
         self,
@@ -58,20 +68,25 @@ class Effects:
         replica: Replica,
         evaluator: Evaluator,
         traffic: Callable[[], tuple[ev.TrafficCount, ...]],
+        lengths: MutableMapping[str, float] | None = None,
     ) -> None:
         self._coordinator, self._blobs, self._replica = coordinator, blobs, replica
         self._evaluator, self._traffic = evaluator, traffic
         self._jobs: asyncio.Queue[Round | None] = asyncio.Queue()
+        self._lengths: MutableMapping[str, float] = {} if lengths is None else lengths
+        self._held: set[str] = set()  # blobs of snapshots that there have been, as far as they are still there
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="effects")
+        self._pieces = ThreadPoolExecutor(PIECES_AT_ONCE, thread_name_prefix="pieces")
 
     def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
-        """Observe: every closed round is a job, and so is the model's state whenever it may need housekeeping."""
+        """Observe: every round that ends is a job, and so is the model's state whenever it may need housekeeping."""
         if any(isinstance(event, ev.RoundClosed) for event in events):
             self._jobs.put_nowait(state.current)
-        elif any(isinstance(event, ev.Pivoted | ev.RunFinished | ev.RoundAbandoned) for event in events):
+        elif any(isinstance(event, ev.RoundAbandoned) for event in events):
+            # One that had been closed is at work already.
+            self._jobs.put_nowait(state.previous if state.previous and not state.previous.closed else None)
+        elif any(isinstance(event, ev.Pivoted | ev.RunFinished) for event in events):
             self._jobs.put_nowait(None)
-        if any(isinstance(event, ev.RoundAbandoned) for event in events) and state.previous:
-            self._drop_deltas(state.previous)
 
     def resume(self) -> None:
         """After a restart, before anyone is let in: what the crash left half done on disk goes, and a round that was
@@ -79,58 +94,68 @@ class Effects:
         state = self._coordinator.state
         current = state.current
         uploads = {c.sha256 for c in current.contributions.values() if isinstance(c, Delta)} if current else set()
-        resumable = current is not None and current.phase is Phase.WARM_UP and not current.closed
-        named = {state.program.sha256, *(snapshot.sha256 for snapshot in state.snapshots.values())}
+        resumable = (
+            current is not None
+            and not current.closed
+            and any(state.work_of(client) is Phase.WARM_UP for client in current.seeds)
+        )
+        named = {state.program.sha256, *state.snapshot_blobs}
         if swept := self._blobs.sweep(named, uploads, resumable):
             log.info("%d files that an earlier stop had left half done are removed", swept)
-        self._jobs.put_nowait(state.current if state.current and state.current.closed else None)
+        # An evaluation that the crash cut off comes before the version that follows: `plateau` counts on that.
+        self._jobs.put_nowait(None)
+        if current is not None and current.closed:
+            self._jobs.put_nowait(current)
 
     async def run(self) -> None:
         """Do jobs in order until cancelled."""
         try:
             while True:
-                closed = await self._jobs.get()
-                if closed is not None:
-                    await self._record(await self._outcome(closed))
-                    self._drop_deltas(closed)
+                ended = await self._jobs.get()
+                if ended is not None and ended.closed:
+                    await self._record(await self._outcome(ended))
+                if ended is not None:
+                    # At once: the next round may bring the same bytes again, and then they are not to be dropped.
+                    self._drop_deltas(ended)
+                    await self._off_loop(self._blobs.empty_bin)
                 await self._keep_house()
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
+            self._pieces.shutdown(wait=False)
 
     async def _keep_house(self) -> None:
         state, version = self._coordinator.state, self._replica.version
         settings = state.run_file
         at_turn = version == state.pivot_version or state.phase is Phase.FINISHED
-        if version not in state.snapshots and (
-            at_turn or version - state.snapshot.version >= settings.zeroth_order.snapshot_every
-        ):
-            await self._record(ev.RecordSnapshot(await self._snapshot()))
+        far = version - state.snapshot.version >= settings.zeroth_order.snapshot_every
+        if version not in state.snapshots and (at_turn or far or state.replay_signs >= REPLAY_SIGNS):
+            await self._record(cmd.RecordSnapshot(await self._snapshot(state.digest)))
         evaluated = state.evaluation and state.evaluation.version == version
-        if not evaluated and (at_turn or version % settings.evaluation.every == 0):
+        watched = state.phase is Phase.WARM_UP and settings.warmup.pivot == "auto"
+        if not evaluated and (at_turn or watched or version % settings.evaluation.every == 0):
             accuracy, loss, examples = await self._off_loop(self._evaluator.evaluate, self._replica.weights)
-            await self._record(ev.RecordEvaluation(version, accuracy, loss, examples))
+            await self._record(cmd.RecordEvaluation(version, accuracy, loss, examples))
         await self._prune()
 
     async def _prune(self) -> None:
         state = self._coordinator.state
         snapshots = state.snapshots
+        self._held |= state.snapshot_blobs
         keep = {state.pivot_version, *sorted(snapshots)[-state.run_file.server.keep_snapshots :]}
         if stale := tuple(version for version in snapshots if version not in keep):
-            await self._record(ev.PruneSnapshots(stale))
-            kept = {snapshot.sha256 for snapshot in self._coordinator.state.snapshots.values()}
-            for version in stale:
-                if snapshots[version].sha256 not in kept:
-                    self._blobs.remove(snapshots[version].sha256)
+            await self._record(cmd.PruneSnapshots(stale))
+        kept = self._coordinator.state.snapshot_blobs
+        for sha256 in sorted(self._held - kept):
+            await self._off_loop(self._blobs.remove, sha256)
+        self._held = set(kept)
 
-    async def _outcome(self, closed: Round) -> ev.CommitRound | ev.AbandonRound:
+    async def _outcome(self, closed: Round) -> cmd.CommitRound | cmd.AbandonRound:
         try:
-            combined = await self._off_loop(self._combine, closed)
-        except DiskRefused:
-            raise
+            combined = await self._until_taken(lambda: self._combine(closed), f"what round {closed.number} comes to")
         except (ValueError, ArithmeticError, BlobError) as error:
-            return ev.AbandonRound(closed.number, f"its contributions cannot be combined: {error}")
-        snapshot = await self._snapshot() if combined.steps is None else None
-        return ev.CommitRound(
+            return cmd.AbandonRound(closed.number, f"its contributions cannot be combined: {error}")
+        snapshot = None if combined.steps is not None else await self._snapshot(combined.digest, combined.optimiser)
+        return cmd.CommitRound(
             closed.number,
             self._replica.version,
             combined.digest,
@@ -139,37 +164,65 @@ class Effects:
             self._traffic(),
             combined.clipped_scalars,
             combined.clipped_deltas,
+            combined.moments,
         )
 
     def _combine(self, closed: Round) -> Combined:
         """Move the replica on. What this raises leaves it as it was."""
-        if closed.phase is Phase.WARM_UP:
+        if any(isinstance(contribution, Delta) for contribution in closed.contributions.values()):
             return self._combine_deltas(closed)
         return self._combine_scalars(closed)
 
     def _combine_deltas(self, closed: Round) -> Combined:
         replica = self._replica
         named = [(client, d) for client, d in sorted(closed.contributions.items()) if isinstance(d, Delta)]
-        deltas = [(delta.examples, self._blobs.upload(delta.sha256)) for _, delta in named]
-        method = FedAvg(self._coordinator.state.run_file.warmup, replica.layout)
-        scales = method.scales(deltas)
+        deltas = [(delta.examples, self._blobs.stored(delta.sha256)) for _, delta in named]
+        method = self._coordinator.state.warm_up
+        known = [self._lengths.get(delta.sha256) for _, delta in named]
+        scales = method.scales(
+            [length(vector) if n is None else n for n, (_, vector) in zip(known, deltas, strict=True)]
+        )
         for (client, _), scale in zip(named, scales, strict=True):
             if scale < 1:
                 log.warning(
                     "round %d: %s sent an outlying delta, which counts %.3g times", closed.number, client, scale
                 )
-        with np.errstate(over="ignore"):  # becomes infinite, which is refused
-            moved = method.combine(replica.weights, deltas, scales)
-        if not np.isfinite(moved).all():
-            raise HeadroomExceeded("the mean of the deltas is beyond what float32 holds")
-        replica.grid = settle_on_grid(moved, replica.layout.trainable)
-        replica.weights[:] = moved
+        clipped, moments, before = 0, self._coordinator.state.moments, self._coordinator.state.snapshot.optimiser
+        with remembering(self._blobs, before, method.remembered) as optimiser:
+            moved = method.combine(replica.weights, deltas, scales, self._pieces.map, optimiser)
+            if closed.phase is Phase.ZEROTH_ORDER:
+                moved, clipped, moments = self._mixed(closed, moved, [examples for examples, _ in deltas])
+            if not np.isfinite(moved[replica.layout.trainable :]).all():
+                raise HeadroomExceeded("the mean of the deltas is beyond what float32 holds")
+            grid = settle_on_grid(moved, replica.layout.trainable, self._pieces.map)
+        replica.grid, replica.weights[:] = grid, moved
         replica.version += 1
-        return Combined(replica.digest().hex(), None, clipped_deltas=sum(scale < 1 for scale in scales))
+        scaled = sum(scale < 1 for scale in scales)
+        return Combined(replica.digest().hex(), None, clipped, scaled, moments, optimiser.kept)
+
+    def _mixed(
+        self, closed: Round, averaged: NDArray[np.float32], trained: Sequence[int]
+    ) -> tuple[NDArray[np.float32], int, tuple[float, ...]]:
+        """What the deltas alone make and what the scalars make, in one; how many of these were clipped; the moments."""
+        state, replica = self._coordinator.state, self._replica
+        parts = parts_of(state, closed)
+        if not parts:
+            return averaged, 0, state.moments
+        _, clipped = state.zeroth_order.clip(parts)
+        probed = replica.weights.copy()
+        apply_steps(probed, replica.grid, steps_of(state, closed, replica.grid))
+        share = share_of_trained(state.run_file.zeroth_order.weighting, trained, [part.examples for part in parts])
+        return (
+            mixed(averaged, probed, share, PIECE, self._pieces.map),
+            clipped,
+            state.zeroth_order.moments(state.moments, parts),
+        )
 
     def _combine_scalars(self, closed: Round) -> Combined:
         replica, state = self._replica, self._coordinator.state
-        _, clipped = ZOWarmUp(state.run_file.zeroth_order, replica.layout).clip(scalars_of(closed))
+        parts = parts_of(state, closed)
+        _, clipped = state.zeroth_order.clip(parts)
+        moments = state.zeroth_order.moments(state.moments, parts)
         if clipped:
             log.info("round %d: %d outlying scalars are clipped", closed.number, clipped)
         try:
@@ -179,9 +232,9 @@ class Effects:
             log.warning("%s: the next version is a snapshot on a coarser grid", error)
             replica.grid, replica.weights[:] = self._on_a_coarser_grid(lambda grid: steps_of(state, closed, grid))
             replica.version += 1
-            return Combined(replica.digest().hex(), None, clipped_scalars=clipped)
+            return Combined(replica.digest().hex(), None, clipped, moments=moments)
         replica.version += 1
-        return Combined(replica.digest().hex(), steps, clipped_scalars=clipped)
+        return Combined(replica.digest().hex(), steps, clipped, moments=moments)
 
     def _on_a_coarser_grid(self, steps_on: Callable[[Grid], tuple[Step, ...]]) -> tuple[Grid, NDArray[np.float32]]:
         """The finest grid that holds the moved weights, and those. Raises HeadroomExceeded where there is none."""
@@ -197,24 +250,34 @@ class Effects:
             return grid, moved
         raise HeadroomExceeded("no grid is coarse enough for the step")
 
-    async def _snapshot(self) -> ev.Snapshot:
-        """The replica on disk. Like `_record`, it tries until the disk takes it."""
+    async def _snapshot(self, digest: str, optimiser: str = "") -> ev.Snapshot:
+        """The replica, whose digest (hex) is known, on disk, beside the blob that the method remembers by. Like `_record`,
+        it tries until the disk takes it."""
         replica = self._replica
+        weights, what = replica.weights.data.cast("B"), f"the snapshot of version {replica.version}"
+        sha256 = await self._until_taken(lambda: self._blobs.put(weights), what)
+        snapshot = ev.Snapshot(replica.version, sha256, replica.grid.exponent, digest, optimiser)
+        self._held.update(snapshot.blobs)
+        return snapshot
+
+    async def _until_taken(self, write: Callable[[], _T], what: str) -> _T:
+        """Something for the disk, done in the thread, and again until the disk takes it."""
         while True:
             try:
-                sha256 = await self._off_loop(self._blobs.put, replica.weights.data.cast("B"))
+                done = await self._off_loop(write)
                 self._coordinator.trouble.clear("snapshot")
-                return ev.Snapshot(replica.version, sha256, replica.grid.exponent, replica.digest().hex())
+                return done
             except DiskRefused as error:
-                self._coordinator.trouble.tell("snapshot", f"the snapshot of version {replica.version}: {error}")
+                self._coordinator.trouble.tell("snapshot", f"{what}: {error}")
                 await asyncio.sleep(RETRY_S)
 
     def _drop_deltas(self, closed: Round) -> None:
         for contribution in closed.contributions.values():
             if isinstance(contribution, Delta):
+                self._lengths.pop(contribution.sha256, None)
                 self._blobs.drop_upload(contribution.sha256)
 
-    async def _record(self, command: ev.Command) -> None:
+    async def _record(self, command: cmd.Command) -> None:
         """The replica is at the new version already, so there is no way back: try until the disk takes it."""
         while True:
             try:
@@ -225,26 +288,3 @@ class Effects:
 
     async def _off_loop(self, job: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job, *arguments)
-
-
-def steps_of(state: State, closed: Round, grid: Grid) -> tuple[Step, ...]:
-    """The steps that a closed zeroth-order round's contributions make on a grid: the same whenever it is asked, so a
-    check of the ledger can ask again. `state`: as the round closed. Raises HeadroomExceeded."""
-    return ZOWarmUp(state.run_file.zeroth_order, state.layout).combine(grid, state.rounds_done, scalars_of(closed))
-
-
-def scalars_of(closed: Round) -> list[tuple[int, int, Scalars]]:
-    """What a zeroth-order round's contributors sent, each with its seed and examples, in ascending order of client."""
-    return [
-        (closed.seeds[client], closed.examples[client], scalars)
-        for client, scalars in sorted(closed.contributions.items())
-        if isinstance(scalars, Scalars)
-    ]
-
-
-def settle_on_grid(weights: NDArray[np.float32], trainable: int) -> Grid:
-    """Choose a grid for the trainable part of a flat vector and round it to that, in place. Buffers stay: no step
-    touches them."""
-    grid = Grid.choose(weights[:trainable])
-    weights[:trainable] = grid.quantise(weights[:trainable])
-    return grid

@@ -1,8 +1,8 @@
-"""What has happened (events, past tense) and what is asked for (commands, imperative).
+"""What has happened: events, in the past tense.
 
-Events are the truth: the coordinator's state is a fold over them (`state.evolve`), and a restart is the same fold
+Events are the truth: the coordinator's state is a fold over them (`evolve`), and a restart is the same fold
 over the ledger. Those marked soft, about who is connected just now, are folded but never written: after a restart
-nobody is. Commands carry no clock and no randomness; `decide` is given the time, and secrets come hashed.
+nobody is.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,19 @@ from zowarmup.common.work import Contribution, Phase, Tier
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Full weights on disk: blob `sha256` holds version `version` as little-endian float32 on grid 2^-`exponent`, with
-    xxh3-128 `digest` (both digests hex)."""
+    xxh3-128 `digest` (both digests hex). Blob `optimiser` holds, in the same form, what the warm-up's method remembers then;
+    empty where it remembers nothing."""
 
     version: int
     sha256: str
     exponent: int
     digest: str
+    optimiser: str = ""
+
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        """All that it needs on disk."""
+        return (self.sha256, self.optimiser) if self.optimiser else (self.sha256,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,8 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class TrafficCount:
-    """Payload bytes of one kind so far. `direction`: up (from clients) or down; `tier` is empty before enrolment."""
+    """Bytes of one kind so far, as messages and as the wire carries them. `direction`: up (from clients) or down; `tier`
+    is empty before enrolment."""
 
     direction: str
     tier: str
@@ -47,9 +55,7 @@ class TrafficCount:
     kind: str
     payload_bytes: int
     messages: int
-
-
-# Events
+    wire_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +147,10 @@ class RoundAbandoned:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The model's next version: by `steps` on the grid it is on, or by a `snapshot` where the grid changes.
-    `clipped_scalars` and `clipped_deltas`: how many of the round's were outliers and bounded."""
+    """The model's next version: by `steps` on the grid it is on, or by a `snapshot` where the grid changes. `traffic`:
+    the counts that have changed since the version before (older ledgers have all of them).
+    `clipped_scalars` and `clipped_deltas`: how many of the round's were outliers and bounded. `moments`: what
+    the method remembers for the next round."""
 
     version: int
     round: int
@@ -152,6 +160,7 @@ class Committed:
     traffic: tuple[TrafficCount, ...]
     clipped_scalars: int = 0
     clipped_deltas: int = 0
+    moments: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,166 +265,3 @@ Event = DurableEvent | SoftEvent
 def is_durable(event: Event) -> bool:
     """Whether the event belongs in the ledger."""
     return not getattr(event, "soft", False)
-
-
-# Commands
-
-
-@dataclass(frozen=True, slots=True)
-class CreateRun:
-    run_id: str
-    run_file: RunFile
-    program: Program
-    initial: Snapshot
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """The coordinator is back after a stop: nobody is connected, and a round in progress gets its time again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Invite:
-    """`expires_s`: seconds from now."""
-
-    token_sha256: str
-    tier: Tier
-    expires_s: float
-    uses: int
-
-
-@dataclass(frozen=True, slots=True)
-class Enrol:
-    """`token_sha256` is empty where there is no token; `invited`: whether one is needed here."""
-
-    name: str
-    tier: Tier
-    examples: int
-    credential_sha256: str
-    token_sha256: str = ""
-    invited: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Revoke:
-    client: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """A client opened a stream. `epoch` is larger for every stream the coordinator accepts."""
-
-    client: str
-    epoch: int
-    examples: int
-
-
-@dataclass(frozen=True, slots=True)
-class Goodbye:
-    """That stream has closed."""
-
-    client: str
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Contribute:
-    client: str
-    contribution: Contribution
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    client: str
-    version: int
-    digest: str
-    peak_memory_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-
-@dataclass(frozen=True, slots=True)
-class CommitRound:
-    """What the contributions of a closed round combine to."""
-
-    round: int
-    version: int
-    digest: str
-    steps: tuple[Step, ...]
-    snapshot: Snapshot | None
-    traffic: tuple[TrafficCount, ...]
-    clipped_scalars: int = 0
-    clipped_deltas: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class AbandonRound:
-    """The contributions of a closed round combine to nothing."""
-
-    round: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RecordSnapshot:
-    snapshot: Snapshot
-
-
-@dataclass(frozen=True, slots=True)
-class PruneSnapshots:
-    versions: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RecordEvaluation:
-    version: int
-    accuracy: float
-    loss: float
-    examples: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Pivot:
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    reason: str
-
-
-Command = (
-    CreateRun
-    | Restart
-    | Invite
-    | Enrol
-    | Revoke
-    | Hello
-    | Goodbye
-    | Contribute
-    | Report
-    | Tick
-    | CommitRound
-    | AbandonRound
-    | RecordSnapshot
-    | PruneSnapshots
-    | RecordEvaluation
-    | Pause
-    | Resume
-    | Pivot
-    | Stop
-)

@@ -24,9 +24,10 @@ from zowarmup.common.work import Delta, Phase
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError
 from zowarmup.server.blobs import BlobError, Blobs
-from zowarmup.server.effects import steps_of
+from zowarmup.server.combining import steps_of
+from zowarmup.server.evolve import evolve
 from zowarmup.server.ledger import Ledger, LedgerError, Row
-from zowarmup.server.state import Round, State, evolve
+from zowarmup.server.state import Round, State
 
 _PIECE = 1 << 20
 
@@ -198,6 +199,14 @@ def damage(blobs: Blobs, sha256: str) -> str:
     return "" if _sha256(path) == sha256 else f"{path} is damaged"
 
 
+def trouble_with(blobs: Blobs, snapshot: ev.Snapshot) -> str:
+    """What is wrong with a snapshot on disk; empty where nothing is."""
+    if trouble := damage(blobs, snapshot.sha256):
+        return trouble
+    trouble = damage(blobs, snapshot.optimiser) if snapshot.optimiser else ""
+    return f"of the warm-up's optimiser {trouble}" if trouble else ""
+
+
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -207,7 +216,7 @@ def _sha256(path: Path) -> str:
 
 
 def _told(report: Report, blobs: Blobs, version: int, snapshot: ev.Snapshot) -> str:
-    if trouble := damage(blobs, snapshot.sha256):
+    if trouble := trouble_with(blobs, snapshot):
         report.problems.append(f"the snapshot of version {version}: {trouble}")
     return trouble
 
@@ -233,7 +242,7 @@ def _replay(reading: Reading, blobs: Blobs, report: Report, bad: set[int]) -> tu
     assert state is not None
     usable = {version: state.snapshots[version] for version in state.snapshots if version not in bad}
     for version, snapshot in reading.snapshots.items():  # pruned later by rows that may be beyond the damage
-        if version not in state.snapshots and not damage(blobs, snapshot.sha256):
+        if version not in state.snapshots and not trouble_with(blobs, snapshot):
             usable[version] = snapshot
     first = reading.rows[0].id
     rows = {min(reading.snapshots): first, **{commit.version: commit.row for commit in reading.commits}}

@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 
 from zowarmup.common.codec import decode_commit, encode_commit
 from zowarmup.common.layout import Layout
+from zowarmup.common.merging import merged
 from zowarmup.common.work import Commit, Phase
 from zowarmup.server import events as ev
+from zowarmup.server.tally import Tally
+from zowarmup.server.traffic import TrafficLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,6 @@ class Version:
     digest: str
     contributions: int
     committed_at: float
-    traffic: tuple[ev.TrafficCount, ...] = ()
     evaluation: ev.Evaluated | None = None
 
 
@@ -39,27 +41,31 @@ class CatchUp:
 
 
 class History:
+    """`versions` by number; `commits` as they travel, by the version they lead to; `traffic` as of each commit;
+    `disagreements`: how many replicas were seen, since the coordinator started, that are not the run's."""
+
     def __init__(self) -> None:
         self.versions: dict[int, Version] = {}
         self.commits: dict[int, bytes] = {}
+        self.tally = Tally()
+        self._pooled = False
+        self.traffic = TrafficLog()
+        self.disagreements = 0
         self._layout: Layout | None = None
         self._phase = Phase.WARM_UP
         self._contributions = 0
-
-    @property
-    def traffic(self) -> tuple[ev.TrafficCount, ...]:
-        """As of the last commit."""
-        return self.versions[max(self.versions)].traffic if self.versions else ()
 
     def record(self, at: float, events: Iterable[ev.Event]) -> None:
         """Fold events, stamped `at` (unix seconds), in."""
         for event in events:
             self._record(at, event)
+            self.tally.record(at, event)
 
     def _record(self, at: float, event: ev.Event) -> None:
         match event:
             case ev.RunCreated():
                 self._layout = Layout.from_json(event.program.layout)
+                self._pooled = event.run_file.zeroth_order.pool > 0
                 first = event.initial
                 self.versions[first.version] = Version(first.version, 0, self._phase, first.digest, 0, at)
             case ev.RoundOpened():
@@ -69,13 +75,17 @@ class History:
             case ev.Committed():
                 assert self._layout is not None
                 self.versions[event.version] = Version(
-                    event.version, event.round, self._phase, event.digest, self._contributions, at, event.traffic
+                    event.version, event.round, self._phase, event.digest, self._contributions, at
                 )
+                self.traffic.record(event.version, event.traffic)
                 if event.snapshot is None:
                     commit = Commit(event.version, bytes.fromhex(event.digest), event.steps)
                     self.commits[event.version] = encode_commit(commit, self._layout)
             case ev.Pivoted():
                 self._phase = Phase.ZEROTH_ORDER
+            case ev.ClientReported():
+                known = self.versions.get(event.version)
+                self.disagreements += event.digest != (known.digest if known else "")
             case ev.Evaluated():
                 self.versions[event.version] = replace(self.versions[event.version], evaluation=event)
 
@@ -88,7 +98,7 @@ class History:
     def catch_up(self, version: int, digest: str, present: int, snapshot: int, snapshot_bytes: int) -> CatchUp:
         """The cheaper way for a replica at `version` with `digest` (hex, empty where there is none) to `present`:
         the commits since, or the newest `snapshot` and the commits since that."""
-        after = self._path(snapshot, present)
+        after = self._short(snapshot, present)
         assert after is not None, f"no commits lead from snapshot {snapshot} to {present}"
         fetch_bytes = snapshot_bytes + sum(map(len, after))
         known = self.versions.get(version)
@@ -96,7 +106,7 @@ class History:
             return CatchUp(snapshot, tuple(after), fetch_bytes, "it holds no replica")
         if known is None or known.digest != digest:
             return CatchUp(snapshot, tuple(after), fetch_bytes, f"its replica at version {version} is not this run's")
-        path = self._path(version, present)
+        path = self._short(version, present)
         if path is None:
             return CatchUp(snapshot, tuple(after), fetch_bytes, f"steps alone do not lead from version {version}")
         steps_bytes = sum(map(len, path))
@@ -105,6 +115,15 @@ class History:
             return CatchUp(None, tuple(path), steps_bytes, reason)
         reason = f"the snapshot costs {fetch_bytes} bytes, {len(path)} commits {steps_bytes}"
         return CatchUp(snapshot, tuple(after), fetch_bytes, reason)
+
+    def _short(self, version: int, present: int) -> list[bytes] | None:
+        """What leads from a version to the present one; where steps are along a pool of directions, in one commit."""
+        path = self._path(version, present)
+        if path is None or len(path) < 2 or not self._pooled or self._layout is None:
+            return path
+        commits = [decode_commit(data, self._layout) for data in path]
+        steps = tuple(merged([step for commit in commits for step in commit.steps]))
+        return [encode_commit(Commit(present, commits[-1].digest, steps, len(commits)), self._layout)]
 
     def _path(self, version: int, present: int) -> list[bytes] | None:
         try:

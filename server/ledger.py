@@ -7,7 +7,8 @@ none. A row is an event's name and its fields as JSON, so an operator can read t
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -53,10 +54,13 @@ class Row:
 
 
 class Ledger:
-    """The ledger at `path`, created where there is none. `read_only` opens it beside a running coordinator."""
+    """The ledger at `path`, created where there is none. `read_only` opens it beside a running coordinator. `took` is
+    told the seconds of each transaction."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path, *, read_only: bool = False, took: Callable[[float], None] = lambda seconds: None
+    ) -> None:
+        self._path, self._took = path, took
         try:
             if read_only:
                 uri = f"{path.absolute().as_uri()}?mode=ro"
@@ -84,10 +88,12 @@ class Ledger:
         rows = [(at, type(event).__name__, _body(event)) for event in events if ev.is_durable(event)]
         if not rows:
             return
+        began = time.monotonic()
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany("INSERT INTO events (at, kind, body) VALUES (?, ?, ?)", rows)
             self._db.execute("COMMIT")
+            self._took(time.monotonic() - began)
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 if self._db.in_transaction:
@@ -118,6 +124,15 @@ class Ledger:
             reason = error.errors()[0]["msg"]
             raise LedgerError(f"{self._path} row {row.id}: {row.kind} is damaged: {reason}; {self._remedy}") from error
         return event
+
+    def copy_to(self, path: Path) -> None:
+        """Write all of it, as it is at one moment, to a file of its own, durably. The writer may go on meanwhile."""
+        try:
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
+                copy.execute("PRAGMA synchronous=FULL")
+                self._db.backup(copy)
+        except sqlite3.Error as error:
+            raise LedgerError(f"{self._path} cannot be copied to {path}: {error}") from error
 
     def integrity(self) -> str:
         """What SQLite finds wrong with its own file; empty where nothing is."""

@@ -13,6 +13,7 @@ import grpc
 
 from zowarmup.common.addresses import is_loopback
 from zowarmup.common.run import Server
+from zowarmup.server.wire import Wire
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +35,15 @@ class Door:
     credentials: grpc.ServerCredentials | None = field(default=None, repr=False)
     ca: bytes = b""
     mutual: bool = False
+    expires_at: float | None = None
+    wire: Wire = field(default_factory=Wire)
 
-    def open(self, server: grpc.aio.Server) -> None:
-        """Raises ListeningError where the port is taken."""
+    def open(self, server: grpc.aio.Server) -> int:
+        """The port. Raises ListeningError where it is taken."""
         try:
             if self.credentials is None:
-                server.add_insecure_port(self.address)
-            else:
-                server.add_secure_port(self.address, self.credentials)
+                return server.add_insecure_port(self.address)
+            return server.add_secure_port(self.address, self.credentials)
         except RuntimeError as error:
             raise ListeningError(
                 f"cannot listen on {self.address}: another program uses the port, or the host is not this machine's; "
@@ -87,6 +89,10 @@ def door(settings: Server, address: str, insecure: bool) -> Door:
         return Door(address, invited, guarded)
     if not loopback and not invited:
         log.warning('server.enrolment = "open": whoever reaches %s can join this run', address)
+    # Loaded when used: a coordinator on the loopback does without.
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     certificate, key, client_ca = (
         _read(name, path)
         for name, path in (
@@ -103,7 +109,25 @@ def door(settings: Server, address: str, insecure: bool) -> Door:
     )
     beside = Path(settings.tls_certificate).with_name("ca.crt")
     ca = beside.read_bytes() if beside.exists() else b""
-    return Door(address, invited, guarded, credentials, ca, bool(client_ca))
+    chain = x509.load_pem_x509_certificates(certificate)
+    expires_at = min(one.not_valid_after_utc for one in chain).timestamp()
+    shown = sum(len(one.public_bytes(Encoding.DER)) for one in chain)
+    return Door(address, invited, guarded, credentials, ca, bool(client_ca), expires_at, Wire(True, shown))
+
+
+def bystander(address: str) -> grpc.aio.Server | None:
+    """A server for health alone, in plain text at HOST:PORT, which nothing but a word of the service's state can leave
+    by; None where there is no address. Raises ListeningError where the port is taken."""
+    if not address:
+        return None
+    server = grpc.aio.server(maximum_concurrent_rpcs=100, options=(("grpc.so_reuseport", 0),))
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ListeningError(
+            f"server.health_address = {address!r}: another program uses the port, or the host is not this machine's"
+        ) from error
+    return server
 
 
 def _read(name: str, path: str) -> bytes:

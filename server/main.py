@@ -7,41 +7,35 @@ the event loop and the signals.
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import logging
-import math
 import signal
 import sys
-import tempfile
 import time
-import uuid
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
 
-from zowarmup.common.layout import digest
-from zowarmup.common.run import PROTOCOL, ClientSpec, RunFile
+from zowarmup.common.run import PROTOCOL, RunFile
+from zowarmup.common.steps import allow_compiled
 from zowarmup.common.work import Phase
 from zowarmup.data import DataError, Dataset, load
-from zowarmup.server import events as ev
-from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, replay, restore
+from zowarmup.server import commands as cmd
+from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, restore
 from zowarmup.server.blobs import BlobError, Blobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.credentials import CredentialError, operator_sha256
-from zowarmup.server.decide import decide
-from zowarmup.server.effects import Effects, settle_on_grid
+from zowarmup.server.effects import Effects
 from zowarmup.server.evaluation import Evaluator
-from zowarmup.server.history import History
+from zowarmup.server.exposition import Exposition, Window, window
 from zowarmup.server.ledger import Ledger, LedgerError
-from zowarmup.server.listening import Door, ListeningError, door
+from zowarmup.server.listening import Door, ListeningError, bystander, door
+from zowarmup.server.metrics import APPEND_S, Sources, registry
 from zowarmup.server.narrator import Narrator
-from zowarmup.server.preparation import Children, PreparationError, prepare
+from zowarmup.server.opening import StartError, locked, open_run, spool_bytes
+from zowarmup.server.preparation import Children, PreparationError
 from zowarmup.server.refusals import Refusals
-from zowarmup.server.runfile import RunFileError, differences, read_run_file
+from zowarmup.server.runfile import RunFileError, read_run_file
 from zowarmup.server.service.admission import Admission
 from zowarmup.server.service.assembly import add_services
 from zowarmup.server.service.limits import LONGEST_BYTES, Allowances, Lengths
@@ -49,8 +43,12 @@ from zowarmup.server.service.links import Switchboard
 from zowarmup.server.service.operators import OperatorService
 from zowarmup.server.service.participate import CoordinatorService
 from zowarmup.server.service.uploads import Uploads
-from zowarmup.server.state import State, fold
+from zowarmup.server.sockets import keep_correct
+from zowarmup.server.state import State
+from zowarmup.server.tally import Durations
+from zowarmup.server.told import Told
 from zowarmup.server.traffic import Traffic
+from zowarmup.server.tuning import keep_pieces, rarely_collect
 
 log = logging.getLogger("zowarmup.server")
 
@@ -58,7 +56,8 @@ TICK_S = 0.25
 REPORTS_S = 10.0
 LOOKED_S = 3.0
 GIVEN_UP = 3  # the exit code of a run that has paused itself
-# Measured: a burst of 2,000 clients is shed by the defaults; the ping option is the one that grpc heeds.
+# Measured: a burst of 2,000 clients is shed by the defaults; the ping option is the one that grpc heeds. A call may be
+# sent so much ahead of its reader: left to itself, grpc finds a fast link out and takes 9 MB of every upload into memory.
 OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.server.max_pending_requests", 20000),
@@ -69,20 +68,20 @@ OPTIONS = (
     ("grpc.http2.ping_timeout_ms", 10000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", LONGEST_BYTES),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1 << 19),
 )
 
 
-class StartError(Exception):
-    """The coordinator cannot start; the sentence says why and what to do."""
-
-
 def main() -> int:
+    keep_pieces()
     parser = argparse.ArgumentParser(prog="zowarmup-server", description="Lead one run of federated training.")
     parser.add_argument(
         "run_file", metavar="RUN.toml", type=Path, help="what to train, and how (examples/digits.toml names all)"
     )
     parser.add_argument("--data-dir", metavar="DIR", type=Path, required=True, help="where the run lives on disk")
     parser.add_argument("--address", metavar="HOST:PORT", help="listen here instead of the run file's address")
+    parser.add_argument("--metrics-address", metavar="HOST:PORT", help="the same for the run file's metrics_address")
     parser.add_argument(
         "--insecure", action="store_true", help="allow plain text on an address that is not loopback (docs/security.md)"
     )
@@ -98,19 +97,24 @@ def main() -> int:
     )
     for noisy in ("asyncio", "grpc", "grpc._cython.cygrpc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    allow_compiled()
     try:
         run_file = read_run_file(arguments.run_file)
         address = run_file.server.address
         if arguments.address:
             address = type(run_file.server)(address=arguments.address).address
+        metrics_address = run_file.server.metrics_address
+        if arguments.metrics_address:
+            metrics_address = type(run_file.server)(metrics_address=arguments.metrics_address).metrics_address
     except (RunFileError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     try:
         held_out = load(run_file.evaluation.data)
         way = door(run_file.server, address, arguments.insecure)
-        with _locked(arguments.data_dir):
-            return asyncio.run(_serve(run_file, held_out, arguments, way))
+        shown = window(run_file.server, metrics_address, arguments.insecure)
+        with locked(arguments.data_dir):
+            return asyncio.run(_serve(run_file, held_out, arguments, way, shown))
     except (
         StartError,
         ListeningError,
@@ -136,116 +140,21 @@ def main() -> int:
         return 130
 
 
-@contextlib.contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    """Two coordinators on one data directory would fork the run."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        lock = (data_dir / "lock").open("w")
-    except OSError as error:
-        raise StartError(
-            f"--data-dir {data_dir} cannot be written: {error.strerror}; name a folder that this user can write"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StartError(f"--data-dir {data_dir} is in use by another zowarmup-server") from error
-        yield
-
-
-def _open_run(
-    run_file: RunFile, held_out: Dataset, data_dir: Path, ledger: Ledger, blobs: Blobs, children: Children
-) -> tuple[State, History]:
-    """The run in the data directory, made if there is none."""
-    state, history = replay(ledger)
-    if state is not None:
-        if differing := differences(state.run_file, run_file):
-            raise StartError(
-                f"{data_dir} holds a run that began otherwise: {'; '.join(differing)}. "
-                "Use another --data-dir, or the run file it began with"
-            )
-        if (held_out.shape, held_out.classes) != (state.program.input_shape, state.program.classes):
-            raise StartError(
-                f"evaluation.data = {run_file.evaluation.data!r} now has examples of shape {held_out.shape} and "
-                f"{held_out.classes} classes, the run began with {state.program.input_shape} and "
-                f"{state.program.classes}: restore the data, or use another --data-dir"
-            )
-        log.info("run %s goes on at version %d (%s)", state.run_file.name, state.version, state.phase)
-        return state, history
-    spec = ClientSpec(
-        model=run_file.model,
-        input_shape=held_out.shape,
-        classes=held_out.classes,
-        warmup=run_file.warmup,
-        zeroth_order=run_file.zeroth_order,
-    )
-    with tempfile.TemporaryDirectory(prefix="preparation-", dir=data_dir) as folder:
-        prepared = prepare(spec, run_file.seed, Path(folder), children)
-    grid = settle_on_grid(prepared.weights, prepared.layout.trainable)
-    initial = ev.Snapshot(
-        version=0,
-        sha256=blobs.put(prepared.weights.data.cast("B")),
-        exponent=grid.exponent,
-        digest=digest(prepared.weights).hex(),
-    )
-    program = ev.Program(
-        sha256=blobs.put(prepared.program),
-        size_bytes=len(prepared.program),
-        layout=prepared.layout.to_json(),
-        input_shape=spec.input_shape,
-        classes=spec.classes,
-        high_memory_bytes=prepared.high_memory_bytes,
-        low_memory_bytes=prepared.low_memory_bytes,
-    )
-    now = time.time()
-    events = decide(None, ev.CreateRun(uuid.uuid4().hex, run_file, program, initial), now)
-    ledger.append(events, now)
-    history.record(now, events)
-    state = fold(None, events)
-    assert state is not None
-    log.info(
-        "run %s begins: %s, %d parameters; a round needs about %d MB on the high tier, %d MB on the low",
-        run_file.name,
-        run_file.model.name,
-        prepared.layout.trainable,
-        prepared.high_memory_bytes >> 20,
-        prepared.low_memory_bytes >> 20,
-    )
-    _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])
-    if prepared.layout.head is None and run_file.zeroth_order.head_projections:
-        log.info("this model does not end in a linear classifier: clients will probe every parameter")
-    return state, history
-
-
-def _warn_of_divergence(run_file: RunFile, weights: NDArray[np.float32]) -> None:
-    """A normalised step moves each weight by about rate / sqrt(directions a round), whatever the model: too much for
-    one with small weights, such as a deep one."""
-    phase = run_file.zeroth_order
-    move = phase.rate / math.sqrt(phase.clients_per_round * phase.probes)
-    usual = math.sqrt(np.mean(np.square(weights, dtype=np.float64)))
-    if phase.step == "normalized" and move > usual:
-        log.warning(
-            "zeroth_order.rate = %g moves each weight by about %.2g in the first round, and their usual size is %.2g: "
-            "the model will probably be lost; a rate of %.1g or less is worth trying",
-            phase.rate,
-            move,
-            usual,
-            phase.rate * usual / move / 4,
-        )
-
-
-async def _serve(run_file: RunFile, held_out: Dataset, arguments: argparse.Namespace, way: Door) -> int:
+async def _serve(
+    run_file: RunFile, held_out: Dataset, arguments: argparse.Namespace, way: Door, shown: Window | None
+) -> int:
     refusals = Refusals()
     server = grpc.aio.server(interceptors=(Lengths(refusals),), options=OPTIONS)
-    way.open(server)
+    port = way.open(server)
+    beside = bystander(run_file.server.health_address)
     way.publish(arguments.data_dir)
     operator = operator_sha256(arguments.data_dir)
-    ledger, blobs = Ledger(arguments.data_dir / LEDGER), Blobs(arguments.data_dir / BLOBS)
+    appends = Durations(APPEND_S)
+    ledger, blobs = Ledger(arguments.data_dir / LEDGER, took=appends.add), Blobs(arguments.data_dir / BLOBS)
     children = Children()
     try:
         state, history = await asyncio.to_thread(
-            _open_run, run_file, held_out, arguments.data_dir, ledger, blobs, children
+            open_run, run_file, held_out, arguments.data_dir, ledger, blobs, children
         )
     except asyncio.CancelledError:
         children.end()  # so that the thread, which cannot be cancelled, ends now
@@ -254,11 +163,14 @@ async def _serve(run_file: RunFile, held_out: Dataset, arguments: argparse.Names
     evaluator = Evaluator(blobs.path(state.program.sha256).read_bytes(), state.layout, held_out)
 
     coordinator = Coordinator(ledger, state)
-    traffic = Traffic(history.traffic)
+    told = Told(arguments.data_dir / "told.json")
+    traffic = Traffic(lambda: coordinator.state.phase, told.or_larger(history.traffic.latest), way.wire)
     allowances = Allowances(run_file.server.messages_per_second)
-    uploads = Uploads(blobs, _spool_bytes(run_file, state))
+    uploads = Uploads(blobs, spool_bytes(run_file, state))
     switchboard = Switchboard(history, allowances)
-    effects = Effects(coordinator, blobs, replica, evaluator, traffic.counts)
+    effects = Effects(
+        coordinator, blobs, replica, evaluator, lambda: traffic.since(history.traffic.latest), uploads.lengths
+    )
     coordinator.observe(lambda now, events, after: history.record(now, events))
     coordinator.observe(switchboard)
     coordinator.observe(effects)
@@ -271,19 +183,42 @@ async def _serve(run_file: RunFile, held_out: Dataset, arguments: argparse.Names
         server,
         CoordinatorService(coordinator, blobs, switchboard, traffic, admission, uploads, allowances),
         OperatorService(coordinator, history, traffic, admission, lambda: looked.__setitem__(0, time.monotonic())),
+        beside,
     )
+
+    exposition: Exposition | None = None
+    if shown is not None:
+        sources = Sources(
+            coordinator,
+            history,
+            traffic,
+            refusals,
+            arguments.data_dir,
+            arguments.data_dir / LEDGER,
+            arguments.data_dir / BLOBS,
+            way.expires_at,
+            switchboard.catch_ups,
+            appends,
+            told,
+        )
+        exposition = Exposition(registry(sources), shown)
+        log.info("metrics at %s", exposition.open())
 
     stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
         asyncio.get_running_loop().add_signal_handler(number, _settle, stopped, status)
     loops = [asyncio.create_task(job) for job in (coordinator.run(), effects.run(), _tick(coordinator))]
+    correcting = asyncio.create_task(keep_correct(traffic, port))
     if arguments.exit_when_finished:
         loops.append(asyncio.create_task(_leave(coordinator, looked, stopped)))
     for task in loops:
         task.add_done_callback(lambda task: _failed(task, stopped))
-    await coordinator.handle(ev.Restart())
+    await coordinator.handle(cmd.Restart())
     effects.resume()
+    rarely_collect()
     await server.start()
+    if beside is not None:
+        await beside.start()
     await healthy()
     log.info("%s", way.describe())
     if coordinator.state.phase is Phase.FINISHED:
@@ -291,32 +226,23 @@ async def _serve(run_file: RunFile, held_out: Dataset, arguments: argparse.Names
 
     status = await stopped
     log.info("stopping at version %d; start again with the same --data-dir to go on", coordinator.state.version)
+    if exposition is not None:
+        exposition.close()
     switchboard.close_all()
     await server.stop(grace=2.0)
-    for task in loops:
+    if beside is not None:
+        await beside.stop(None)
+    for task in (*loops, correcting):
         task.cancel()
-    await asyncio.gather(*loops, return_exceptions=True)
+    await asyncio.gather(*loops, correcting, return_exceptions=True)
     ledger.close()
     return status
-
-
-def _spool_bytes(run_file: RunFile, state: State) -> int:
-    """The quota for uploads. Raises StartError where one round's do not fit."""
-    rules = run_file.warmup
-    drawn = -(-rules.clients_per_round * (1 + rules.over_selection) // 1)
-    needed_mb = -(-int(drawn) * 4 * state.layout.size // (1 << 20)) if rules.rounds else 0
-    if needed_mb > run_file.server.spool_mb:
-        raise StartError(
-            f"server.spool_mb = {run_file.server.spool_mb}: a round of {drawn:g} deltas needs {needed_mb}; raise it, "
-            "or lower warmup.clients_per_round or warmup.over_selection"
-        )
-    return run_file.server.spool_mb << 20
 
 
 async def _tick(coordinator: Coordinator) -> None:
     while True:
         with contextlib.suppress(Unavailable):
-            await coordinator.handle(ev.Tick())
+            await coordinator.handle(cmd.Tick())
         await asyncio.sleep(TICK_S)
 
 
@@ -335,7 +261,7 @@ async def _leave(coordinator: Coordinator, looked: list[float], stopped: "asynci
     finished = time.monotonic()
     while time.monotonic() < finished + REPORTS_S:
         presence = coordinator.state.presence.values()
-        if all(p.digest or not p.connected for p in presence):
+        if all((p.digest and p.version == coordinator.state.version) or not p.connected for p in presence):
             break
         await asyncio.sleep(TICK_S)
     while time.monotonic() < looked[0] + LOOKED_S:

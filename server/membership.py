@@ -5,6 +5,7 @@ credential is the same one, so a device whose answer was lost is not a second cl
 """
 
 from zowarmup.common.work import Phase
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State
@@ -14,20 +15,20 @@ MOST_USES = 100_000
 MOST_MEMBERS = 200_000
 
 
-def respond(command: ev.Invite | ev.Enrol | ev.Revoke, state: State, now: float) -> tuple[ev.Event, ...]:
+def respond(command: cmd.Invite | cmd.Enrol | cmd.Revoke, state: State, now: float) -> tuple[ev.Event, ...]:
     """The events that follow from a command at unix time `now`. Raises Rejected."""
     match command:
-        case ev.Invite():
+        case cmd.Invite():
             return _invite(command, now)
-        case ev.Enrol():
+        case cmd.Enrol():
             return _enrol(command, state, now)
-        case ev.Revoke():
+        case cmd.Revoke():
             return _revoke(command, state)
 
 
 def member_with(state: State, credential_sha256: str) -> str | None:
     """The client, revoked or not, that has this credential."""
-    return next((name for name, c in state.clients.items() if c.credential_sha256 == credential_sha256), None)
+    return state.credentials.get(credential_sha256)
 
 
 def check_member(state: State, name: str) -> None:
@@ -43,7 +44,7 @@ def revoked(client: str, reason: str) -> Rejected:
     return Rejected("revoked", f"{client} has been revoked ({reason}): it can take part again only as a new client")
 
 
-def _invite(command: ev.Invite, now: float) -> tuple[ev.Event, ...]:
+def _invite(command: cmd.Invite, now: float) -> tuple[ev.Event, ...]:
     if not 0 < command.expires_s <= LONGEST_INVITATION_S:
         raise Rejected("invalid", f"expires_s = {command.expires_s:g}: must be above 0 and at most 366 days")
     if not 1 <= command.uses <= MOST_USES:
@@ -51,7 +52,7 @@ def _invite(command: ev.Invite, now: float) -> tuple[ev.Event, ...]:
     return (ev.InvitationIssued(command.token_sha256, command.tier, now + command.expires_s, command.uses),)
 
 
-def _enrol(command: ev.Enrol, state: State, now: float) -> tuple[ev.Event, ...]:
+def _enrol(command: cmd.Enrol, state: State, now: float) -> tuple[ev.Event, ...]:
     if (known := member_with(state, command.credential_sha256)) is not None:
         check_member(state, known)
         return ()
@@ -61,13 +62,28 @@ def _enrol(command: ev.Enrol, state: State, now: float) -> tuple[ev.Event, ...]:
         _check_invitation(state, command, now)
     if len(state.clients) >= MOST_MEMBERS:
         raise Rejected("fleet_full", f"{MOST_MEMBERS} clients have enrolled, and a run has no room for more")
-    name, number = command.name, 2
-    while name in state.clients:
-        name, number = f"{command.name}-{number}", number + 1
+    name = _free(state, command.name)
     return (ev.ClientEnrolled(name, command.tier, command.examples, command.credential_sha256, command.token_sha256),)
 
 
-def _check_invitation(state: State, command: ev.Enrol, now: float) -> None:
+def _free(state: State, name: str) -> str:
+    """The name, or the first of name-2, name-3 ... that is free. Where there are gaps it may be a later one: it is found
+    by doubling and halving, as thousands of devices may have the name that their image came with."""
+    if name not in state.clients:
+        return name
+    taken, free = 1, 2
+    while f"{name}-{free}" in state.clients:
+        taken, free = free, 2 * free
+    while free - taken > 1:
+        middle = (taken + free) // 2
+        if f"{name}-{middle}" in state.clients:
+            taken = middle
+        else:
+            free = middle
+    return f"{name}-{free}"
+
+
+def _check_invitation(state: State, command: cmd.Enrol, now: float) -> None:
     again = "ask the operator for a new one (zowarmup invite)"
     if not command.token_sha256:
         raise Rejected("invitation_missing", f"this run is joined by invitation, and none was shown: {again}")
@@ -86,7 +102,7 @@ def _check_invitation(state: State, command: ev.Enrol, now: float) -> None:
         )
 
 
-def _revoke(command: ev.Revoke, state: State) -> tuple[ev.Event, ...]:
+def _revoke(command: cmd.Revoke, state: State) -> tuple[ev.Event, ...]:
     client = state.clients.get(command.client)
     if client is None:
         raise Rejected("unknown_client", f"client {command.client[:80]!r} is not enrolled in this run")

@@ -1,11 +1,12 @@
 """Making a run: the model is built, exported and measured in processes of their own.
 
 torch is needed here and never again, so the coordinator itself stays small. One child builds the model and writes what
-the run keeps (`building`); two more measure what a round of each tier's work costs in memory, as a device would see it
-(`footprint`).
+the run keeps (`building`); two more are clients, which measure what a round of each tier's work costs on a device
+(`zowarmup.client.footprint`): only what a client does itself is what it needs, so the coordinator does not do it for it.
 """
 
 import ctypes
+import json
 import logging
 import os
 import signal
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from zowarmup.common.layout import Layout
 from zowarmup.common.run import ClientSpec
+from zowarmup.common.work import Tier
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +33,27 @@ class PreparationError(Exception):
     """The run cannot be made; the sentence says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """A device's peak resident memory in bytes, and seconds with one thread of this machine: to train on an example (0 on
+    the low tier), to run one forward, to move the model along a direction, and to apply a step of 8 directions."""
+
+    peak_bytes: int
+    train_s: float
+    forward_s: float
+    walk_s: float
+    apply_s: float
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """What a run starts from. `weights`: float32 (layout.size,), not yet on a grid."""
+    """What a run starts from. `weights`: float32 (layout.size,), not yet on a grid. `high` and `low`: each tier's work."""
 
     layout: Layout
     program: bytes
     weights: NDArray[np.float32]
-    high_memory_bytes: int
-    low_memory_bytes: int
+    high: Footprint
+    low: Footprint
 
 
 class Children:
@@ -64,27 +78,28 @@ class Children:
                 child.process.kill()
 
 
-def prepare(spec: ClientSpec, seed: int, folder: Path, children: Children) -> Prepared:
-    """Build, export and measure the model of a run, leaving files in `folder`. Raises PreparationError."""
+def prepare(spec: ClientSpec, seed: int, folder: Path, children: Children, examples: int = 0) -> Prepared:
+    """Build, export and measure the model of a run for devices that hold so many examples (0: nobody knows how many),
+    leaving files in `folder`. Raises PreparationError."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SPEC).write_text(spec.to_json())
     log.info("preparing the model: building, exporting and measuring it (some seconds)")
     try:
         building, high = (
-            children.start("building", str(seed), str(folder)),
-            children.start("footprint", "high", str(folder)),
+            children.start("server.building", str(seed), str(folder)),
+            children.start("client.footprint", Tier.HIGH, str(folder), str(examples)),
         )
         building.finish()
-        low = children.start("footprint", "low", str(folder))
-        high_memory_bytes, low_memory_bytes = int(high.finish()), int(low.finish())
+        low = children.start("client.footprint", Tier.LOW, str(folder), str(examples))
+        found = [Footprint(**json.loads(child.finish())) for child in (high, low)]
     finally:
         children.end()
     return Prepared(
         layout=Layout.from_json((folder / LAYOUT).read_text()),
         program=(folder / PROGRAM).read_bytes(),
         weights=np.fromfile(folder / WEIGHTS, dtype="<f4").astype(np.float32, copy=False),
-        high_memory_bytes=high_memory_bytes,
-        low_memory_bytes=low_memory_bytes,
+        high=found[0],
+        low=found[1],
     )
 
 
@@ -104,7 +119,7 @@ class _Child:
 
 def _start(module: str, *arguments: str) -> _Child:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"zowarmup.server.{module}", *arguments]
+    command = [sys.executable, "-m", f"zowarmup.{module}", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     return _Child(" ".join((module, *arguments[:1])), process)
 

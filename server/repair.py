@@ -12,9 +12,9 @@ from pathlib import Path
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError
 from zowarmup.server.blobs import Blobs
-from zowarmup.server.fsck import Good, Reading, Report, damage, examine
+from zowarmup.server.evolve import evolve
+from zowarmup.server.fsck import Good, Reading, Report, examine, trouble_with
 from zowarmup.server.ledger import Ledger, LedgerError
-from zowarmup.server.state import evolve
 
 
 def repair(data_dir: Path) -> Report:
@@ -75,7 +75,7 @@ def _rewrite(data_dir: Path, reading: Reading, good: Good, bad: set[int], blobs:
         ledger.append([event], row.at)
     assert state is not None
     now, closing = time.time(), list[ev.Event]()
-    if gone := tuple(v for v, snapshot in state.snapshots.items() if v in bad or damage(blobs, snapshot.sha256)):
+    if gone := tuple(v for v, snapshot in state.snapshots.items() if v in bad or trouble_with(blobs, snapshot)):
         closing.append(ev.SnapshotsPruned(gone))
     if last_round > state.round:  # a seed is never used twice
         closing.append(ev.RoundOpened(last_round, state.phase, state.version, (), (), (), now))

@@ -27,5 +27,10 @@ def seeds(run_seed: int, round: int, count: int) -> tuple[int, ...]:
     return tuple(key ^ (round << SLOT_BITS | slot) for slot in range(count))
 
 
+def pool_seed(run_seed: int) -> int:
+    """The stream of the directions that every round of a run shares, where its method has such."""
+    return _hash(f"pool/{run_seed}")
+
+
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

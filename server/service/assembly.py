@@ -13,13 +13,19 @@ from zowarmup.v1 import coordinator_pb2_grpc as services
 
 
 def add_services(
-    server: grpc.aio.Server, coordinator: CoordinatorService, operator: OperatorService
+    server: grpc.aio.Server,
+    coordinator: CoordinatorService,
+    operator: OperatorService,
+    bystander: grpc.aio.Server | None = None,
 ) -> Callable[[], Awaitable[None]]:
-    """Register everything; the result, awaited, declares the services healthy."""
+    """Register everything, and on `bystander` the health service alone; the result, awaited, declares the services
+    healthy."""
     services.add_CoordinatorServiceServicer_to_server(coordinator, server)
     services.add_OperatorServiceServicer_to_server(operator, server)
     healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    for probed in (server, bystander):
+        if probed is not None:
+            health_pb2_grpc.add_HealthServicer_to_server(healthy, probed)
     names = [service.full_name for service in wire.DESCRIPTOR.services_by_name.values()]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
 

@@ -1,30 +1,29 @@
-"""Snapshots, the program and deltas: many bytes, in chunks, resumable by offset, never on the event loop."""
+"""Snapshots, the program and deltas: many bytes, in chunks, resumable by offset, never on the event loop. And bytes that
+mean nothing, for a device that wants to know its link."""
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 
-import numpy as np
-
-from zowarmup.common.work import Phase, Tier, Work
-from zowarmup.server.blobs import BlobError, Blobs, DiskRefused
+from zowarmup.common.work import Phase, Work
+from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.decide import work_for
+from zowarmup.server.incoming import Incoming
+from zowarmup.server.outgoing import Outgoing
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.service import limits
 from zowarmup.server.service.admission import Admission, Context
 from zowarmup.server.service.uploads import Uploads, spool_name
 from zowarmup.server.state import Client
-from zowarmup.server.traffic import Traffic
+from zowarmup.server.traffic import Line, Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
-CHUNK_BYTES = 1 << 19
-
-LARGEST = 2.0**20
-"""No weight moves so far in a round of training; sums of such moves still fit a grid, so that no delta can make a model
-that the coordinator cannot hold, and with it a round that fails anew after each restart."""
+MEASURED_BYTES, MEASURED_S = 4 << 20, 30.0
+# Incompressible, for links that compress.
+FILLER = os.urandom(1 << 16)
 
 
 class BulkCalls(services.CoordinatorServiceServicer):
@@ -40,13 +39,13 @@ class BulkCalls(services.CoordinatorServiceServicer):
         allowances: limits.Allowances,
     ) -> None:
         self._coordinator, self._blobs, self._traffic, self._admission = coordinator, blobs, traffic, admission
-        self._uploads, self._allowances = uploads, allowances
+        self._uploads, self._allowances, self._outgoing = uploads, allowances, Outgoing()
 
     async def FetchSnapshot(
         self, request: wire.FetchSnapshotRequest, context: Context
-    ) -> AsyncIterator[wire.FetchSnapshotResponse]:
+    ) -> AsyncIterator[wire.FetchSnapshotResponse | bytes]:
         async with self._admission.refusing(context):
-            _, client = self._caller(context)
+            *_, line = self._caller(context)
             snapshot = self._coordinator.state.snapshots.get(request.version)
             if snapshot is None:
                 kept = ", ".join(map(str, sorted(self._coordinator.state.snapshots)))
@@ -59,28 +58,26 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 size_bytes=path.stat().st_size,
             )
             answer = wire.FetchSnapshotResponse(header=header)
-            self._count(client.tier, "snapshot", answer.ByteSize())
+            line.down("snapshot", answer.ByteSize())
             yield answer
-            async for chunk in _read(path, request.offset_bytes):
-                answer = wire.FetchSnapshotResponse(chunk=chunk)
-                self._count(client.tier, "snapshot", answer.ByteSize())
-                yield answer
+            async with contextlib.aclosing(self._outgoing.messages(path, _snapshot, request.offset_bytes)) as messages:
+                async for message in messages:
+                    line.down("snapshot", len(message))
+                    yield message
 
-    async def FetchProgram(
-        self, request: wire.FetchProgramRequest, context: Context
-    ) -> AsyncIterator[wire.FetchProgramResponse]:
+    async def FetchProgram(self, request: wire.FetchProgramRequest, context: Context) -> AsyncIterator[bytes]:
         async with self._admission.refusing(context):
-            _, client = self._caller(context)
+            *_, line = self._caller(context)
             path = self._blobs.path(self._coordinator.state.program.sha256)
-            async for chunk in _read(path, request.offset_bytes):
-                answer = wire.FetchProgramResponse(chunk=chunk)
-                self._count(client.tier, "program", answer.ByteSize())
-                yield answer
+            async with contextlib.aclosing(self._outgoing.messages(path, _program, request.offset_bytes)) as messages:
+                async for message in messages:
+                    line.down("program", len(message))
+                    yield message
 
     async def GetUpload(self, request: wire.GetUploadRequest, context: Context) -> wire.GetUploadResponse:
         async with self._admission.refusing(context):
-            name, client = self._caller(context)
-            self._traffic.up(client.tier, self._coordinator.state.phase, "control", request.ByteSize())
+            name, _, line = self._caller(context)
+            line.up("control", request.ByteSize())
             if len(request.sha256) != 32:
                 raise Rejected("invalid", "get_upload: sha256 must be 32 bytes")
             work = self._work(name)
@@ -93,17 +90,20 @@ class BulkCalls(services.CoordinatorServiceServicer):
             have = size if self._blobs.has_upload(sha256) else self._blobs.spooled(spool, size)
             if have == size and not self._blobs.has_upload(sha256):
                 # All of it came, and the call broke before it was adopted.
-                await asyncio.to_thread(self._finish, spool, sha256)
-        return wire.GetUploadResponse(offset_bytes=have)
+                async with self._uploads.incoming(spool, sha256, have) as incoming:
+                    await incoming.finish()
+            answer = wire.GetUploadResponse(offset_bytes=have)
+            line.down("control", answer.ByteSize())
+        return answer
 
     async def UploadDelta(
         self, requests: AsyncIterator[wire.UploadDeltaRequest], context: Context
     ) -> wire.UploadDeltaResponse:
         async with self._admission.refusing(context), contextlib.AsyncExitStack() as stack:
-            name, client = self._caller(context)
+            name, _, line = self._caller(context)
             stack.enter_context(self._uploads.only(name))
             first = await anext(aiter(requests), None)
-            if first is None or not first.HasField("header"):
+            if not isinstance(first, wire.UploadDeltaRequest) or not first.HasField("header"):
                 raise Rejected("invalid", "the first message of an upload must hold a header")
             header, work, size = first.header, self._work(name), 4 * self._coordinator.state.layout.size
             sha256 = header.sha256.hex()
@@ -119,28 +119,52 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 raise Rejected(
                     "offset", f"{have} bytes of this delta are here: go on from there, not {header.offset_bytes}"
                 )
-            message: wire.UploadDeltaRequest | None = first
+            incoming = await stack.enter_async_context(self._uploads.incoming(spool, sha256, have))
+            message: wire.UploadDeltaRequest | limits.Chunk | None = first
             while message is not None:
-                self._traffic.up(client.tier, self._coordinator.state.phase, "delta", message.ByteSize())
-                if len(message.chunk) > min(limits.CHUNK_BYTES, size - have):
-                    raise Rejected(
-                        "malformed", f"a chunk of {len(message.chunk)} bytes is more than is left or allowed"
-                    )
+                line.up("delta", message.size_bytes if isinstance(message, limits.Chunk) else message.ByteSize())
+                chunk = message.chunk
+                if len(chunk) > min(limits.CHUNK_BYTES, size - have):
+                    raise Rejected("malformed", f"a chunk of {len(chunk)} bytes is more than is left or allowed")
                 if self._work(name).round != work.round:
                     raise Rejected("late", f"round {work.round}, which the upload is for, is over")
-                if message.chunk:
-                    await self._spool(name, spool, have, message.chunk)
-                    have += len(message.chunk)
+                if chunk:
+                    await self._take(name, incoming, chunk)
+                    have += len(chunk)
                 message = await anext(aiter(requests), None)
-            if have == size:
-                await asyncio.to_thread(self._finish, spool, sha256)
+            await (incoming.finish() if have == size else incoming.settle())
             answer = wire.UploadDeltaResponse(stored_bytes=have)
-            self._traffic.down(client.tier, self._coordinator.state.phase, "control", answer.ByteSize())
+            line.down("control", answer.ByteSize())
         return answer
 
-    async def _spool(self, client: str, spool: str, offset: int, chunk: bytes) -> None:
+    async def MeasureLink(
+        self, requests: AsyncIterator[wire.MeasureLinkRequest | limits.TooLong], context: Context
+    ) -> AsyncIterator[wire.MeasureLinkResponse]:
+        async with self._admission.refusing(context):
+            *_, line = self._caller(context)
+            wanted, received = 0, 0
+            try:
+                async with asyncio.timeout(MEASURED_S):
+                    async for message in requests:
+                        if isinstance(message, limits.TooLong):
+                            raise message.rejected()
+                        line.up("measurement", message.ByteSize())
+                        wanted, received = wanted or message.wanted_bytes, received + len(message.filler)
+                        if max(wanted, received) > MEASURED_BYTES:
+                            raise Rejected(
+                                "invalid", f"a link is measured with at most {MEASURED_BYTES} bytes each way"
+                            )
+            except TimeoutError:
+                raise Rejected("too_slow", f"{received} bytes came in {MEASURED_S:g} s") from None
+            answers = [wire.MeasureLinkResponse(received_bytes=received)]
+            answers += [wire.MeasureLinkResponse(filler=FILLER[: wanted - n]) for n in range(0, wanted, len(FILLER))]
+            for answer in answers:
+                line.down("measurement", answer.ByteSize())
+                yield answer
+
+    async def _take(self, client: str, incoming: Incoming, chunk: bytes | memoryview) -> None:
         try:
-            await asyncio.to_thread(self._blobs.spool, spool, offset, chunk)
+            await incoming.add(chunk)
         except DiskRefused as error:
             self._coordinator.trouble.tell("uploads", f"the upload of {client}: {error}")
             raise
@@ -151,25 +175,11 @@ class BulkCalls(services.CoordinatorServiceServicer):
         if not self._blobs.has_upload(sha256):
             raise Rejected("malformed", "the delta it names has not been uploaded")
 
-    def _finish(self, spool: str, sha256: str) -> None:
-        """Checked before it has its name, so that an upload that is here whole is a good one, whatever crashes."""
-        delta = self._blobs.part(spool)
-        for piece in np.array_split(delta, max(1, delta.size >> 18)):
-            if not (piece.min() > -LARGEST and piece.max() < LARGEST):  # NaN fails both
-                self._blobs.drop_part(spool)
-                raise Rejected("too_large", f"the delta holds values that are not finite or reach {LARGEST:g}")
-        try:
-            self._blobs.finish(spool, sha256)
-        except DiskRefused:
-            raise
-        except BlobError as error:
-            raise Rejected("damaged", str(error)) from error
-
-    def _caller(self, context: Context) -> tuple[str, Client]:
+    def _caller(self, context: Context) -> tuple[str, Client, Line]:
         """The member of the fleet that is calling; the call counts as a message. Raises Rejected."""
         name, client = self._admission.client(context)
         self._allowances.spend(name)
-        return name, client
+        return name, client, self._traffic.call(context.peer(), client.tier, name)
 
     def _work(self, client: str) -> Work:
         state = self._coordinator.state
@@ -178,14 +188,10 @@ class BulkCalls(services.CoordinatorServiceServicer):
             raise Rejected("not_assigned", f"{client} has no delta to upload in round {state.round}")
         return work
 
-    def _count(self, tier: Tier, kind: str, payload_bytes: int) -> None:
-        self._traffic.down(tier, self._coordinator.state.phase, kind, payload_bytes)
+
+def _snapshot(chunk: bytes) -> bytes:
+    return wire.FetchSnapshotResponse(chunk=chunk).SerializeToString()
 
 
-async def _read(path: Path, offset: int) -> AsyncIterator[bytes]:
-    with path.open("rb") as file:
-        if offset > path.stat().st_size:
-            raise Rejected("invalid", f"offset {offset} is beyond the end")
-        file.seek(offset)
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-            yield chunk
+def _program(chunk: bytes) -> bytes:
+    return wire.FetchProgramResponse(chunk=chunk).SerializeToString()

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from zowarmup.common.codec import chunk_in
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.service.admission import Context, abort
@@ -44,6 +45,14 @@ class Garbled(TooLong):
 
     def rejected(self) -> Rejected:
         return Rejected("malformed", f"{self.size_bytes} bytes that are not a message of this call")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """In the place of an UploadDeltaRequest with nothing but a chunk, as it came; `size_bytes`: the whole message's."""
+
+    chunk: memoryview
+    size_bytes: int
 
 
 @dataclass(slots=True)
@@ -138,10 +147,15 @@ class Lengths(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 await abort(context, request.rejected(), self._refusals)
             return await answer(request, context)
 
+        def piece(data: bytes) -> Any:
+            return read(data) if (chunk := chunk_in(data)) is None else Chunk(chunk, len(data))
+
         if details.method == BULK:
-            return grpc.stream_unary_rpc_method_handler(handler.stream_unary, read, written)
+            return grpc.stream_unary_rpc_method_handler(handler.stream_unary, piece, written)
         if answer is not None:
             return grpc.unary_unary_rpc_method_handler(unary, bounded, written)
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(handler.stream_stream, bounded, written)
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(handler.unary_stream, parse, written)
         return handler

@@ -8,7 +8,9 @@ back no one, and catches up when it returns.
 """
 
 import asyncio
+import contextlib
 import logging
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,7 +20,7 @@ from zowarmup.common.codec import phase_to_wire, work_to_wire
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server import events as ev
 from zowarmup.server.decide import waiting, work_for
-from zowarmup.server.history import History
+from zowarmup.server.history import CatchUp, History
 from zowarmup.server.membership import revoked
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.service.limits import Allowances
@@ -32,7 +34,8 @@ QUEUE_LIMIT = 4096
 
 @dataclass(eq=False, slots=True)
 class Link:
-    """One client's stream. `version` and `digest`: its replica's once everything queued has been read."""
+    """One client's stream. `version` and `digest`: its replica's once everything queued has been read. `writing_since`:
+    when the message that is being written was begun, on the event loop's clock; 0 for none."""
 
     client: str
     tier: Tier
@@ -44,6 +47,7 @@ class Link:
     severed: asyncio.Event = field(default_factory=asyncio.Event)
     queue: "asyncio.Queue[wire.ParticipateResponse | bytes | None]" = field(default_factory=asyncio.Queue)
     behind: int = 0
+    writing_since: float = 0.0
 
     def send(self, message: wire.ParticipateResponse) -> None:
         if self.queue.qsize() >= self.behind + QUEUE_LIMIT:
@@ -69,9 +73,9 @@ class Link:
         self.end(reason)
         self.severed.set()
 
-    async def until_severed(self, writing: Coroutine[Any, Any, None]) -> None:
-        """Write until all is written or the link is severed."""
-        jobs = {asyncio.create_task(writing), asyncio.create_task(self._severed())}
+    async def until_severed(self, writing: Coroutine[Any, Any, None], stalled_s: float | None = None) -> None:
+        """Write until all is written or the link is severed, as it is where a message takes longer than `stalled_s`."""
+        jobs = {asyncio.create_task(writing), asyncio.create_task(self._severed(stalled_s))}
         try:
             done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -80,17 +84,27 @@ class Link:
         for job in done:
             job.result()
 
-    async def _severed(self) -> None:
-        await self.severed.wait()
+    async def _severed(self, stalled_s: float | None) -> None:
+        # Looked at now and then: a timer for every message costs as much as a fifth of writing it.
+        looks_s, clock = stalled_s and stalled_s / 4, asyncio.get_running_loop().time
+        while not self.severed.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(looks_s):
+                    await self.severed.wait()
+            if stalled_s and self.writing_since and clock() > self.writing_since + stalled_s:
+                self.sever(Rejected("too_slow", f"nothing was read for {stalled_s:g} s: reconnect to catch up"))
 
 
 class Switchboard:
-    """All links of one coordinator."""
+    """All links of one coordinator. `catch_ups`: how many were brought up to date by "steps" they had missed, and by a
+    "snapshot"."""
 
     def __init__(self, history: History, allowances: Allowances) -> None:
         self._history, self._allowances = history, allowances
         self._links: dict[str, Link] = {}
+        self._ways: dict[tuple[int, str, int, int], CatchUp] = {}
         self._epoch = 0
+        self.catch_ups: Counter[str] = Counter()
 
     def open(self, client: str, tier: Tier, version: int, digest: str) -> Link:
         """A new link; it supersedes the client's old one. Nothing is pushed along it before `welcome`."""
@@ -136,6 +150,7 @@ class Switchboard:
         if not any(isinstance(e, ev.Committed | ev.Pivoted | ev.RoundOpened | ev.RunFinished) for e in events):
             return
         opened = any(isinstance(e, ev.RoundOpened) for e in events)
+        self._ways.clear()
         for link in list(self._links.values()):
             if not link.welcomed:
                 continue
@@ -149,11 +164,14 @@ class Switchboard:
     def _catch_up(self, link: Link, state: State) -> None:
         if link.version == state.version and link.digest == state.digest:
             return
-        way = self._history.catch_up(
-            link.version, link.digest, state.version, state.snapshot.version, 4 * state.layout.size
-        )
-        if way.snapshot is not None or len(way.commits) != 1:
+        known = (link.version, link.digest, state.version, state.snapshot.version)
+        if (way := self._ways.get(known)) is None:  # mostly, all who are connected are at one version
+            way = self._ways[known] = self._history.catch_up(
+                link.version, link.digest, state.version, state.snapshot.version, 4 * state.layout.size
+            )
+        if way.snapshot is not None or state.version != link.version + 1:
             log.info("%s catches up from version %d to %d: %s", link.client, link.version, state.version, way.reason)
+            self.catch_ups["steps" if way.snapshot is None else "snapshot"] += 1
         if way.snapshot is not None:
             link.send(wire.ParticipateResponse(fetch=wire.Fetch(version=way.snapshot, reason=way.reason)))
         link.catch_up(way.commits)

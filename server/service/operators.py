@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 from zowarmup.common import codec
 from zowarmup.common.work import Phase, Tier
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.credentials import hash_secret
@@ -49,6 +50,7 @@ class OperatorService(services.OperatorServiceServicer):
             digest=bytes.fromhex(state.digest),
             activity=str(self._coordinator.trouble) or activity(state, now),
             pivot_version=pivot_version,
+            pivot_reason=state.pivot_reason,
             final_version=final_version,
             clients=[_client(state, name, now) for name in sorted(state.clients)],
             traffic=_traffic(self._traffic.counts()),
@@ -77,39 +79,39 @@ class OperatorService(services.OperatorServiceServicer):
                     contributions=version.contributions,
                     committed_at_s=version.committed_at,
                     evaluation=_evaluation(version.evaluation),
-                    traffic=_traffic(version.traffic),
+                    traffic=_traffic(self._history.traffic.at(number)),
                 )
 
     async def Pause(self, request: wire.PauseRequest, context: Context) -> wire.PauseResponse:
-        await self._verb(context, ev.Pause(request.reason[:200] or "by the operator"))
+        await self._verb(context, cmd.Pause(request.reason[:200] or "by the operator"))
         return wire.PauseResponse()
 
     async def Resume(self, request: wire.ResumeRequest, context: Context) -> wire.ResumeResponse:
-        await self._verb(context, ev.Resume())
+        await self._verb(context, cmd.Resume())
         return wire.ResumeResponse()
 
     async def Pivot(self, request: wire.PivotRequest, context: Context) -> wire.PivotResponse:
-        await self._verb(context, ev.Pivot(request.reason[:200] or "by the operator"))
+        await self._verb(context, cmd.Pivot(request.reason[:200] or "by the operator"))
         return wire.PivotResponse()
 
     async def Stop(self, request: wire.StopRequest, context: Context) -> wire.StopResponse:
-        await self._verb(context, ev.Stop(request.reason[:200] or "by the operator"))
+        await self._verb(context, cmd.Stop(request.reason[:200] or "by the operator"))
         return wire.StopResponse()
 
     async def Invite(self, request: wire.InviteRequest, context: Context) -> wire.InviteResponse:
         async with self._admission.refusing(context):
             self._admission.operator(context)
             token, tier = secrets.token_hex(32), codec.tier_from_wire(request.tier)
-            command = ev.Invite(hash_secret(token), tier, request.expires_s, request.uses)
+            command = cmd.Invite(hash_secret(token), tier, request.expires_s, request.uses)
             (issued, *_) = await self._coordinator.handle(command)
             assert isinstance(issued, ev.InvitationIssued)
         return wire.InviteResponse(token=token, expires_at_s=issued.expires_at)
 
     async def Revoke(self, request: wire.RevokeRequest, context: Context) -> wire.RevokeResponse:
-        await self._verb(context, ev.Revoke(request.client, request.reason[:200] or "by the operator"))
+        await self._verb(context, cmd.Revoke(request.client, request.reason[:200] or "by the operator"))
         return wire.RevokeResponse()
 
-    async def _verb(self, context: Context, command: ev.Command) -> None:
+    async def _verb(self, context: Context, command: cmd.Command) -> None:
         async with self._admission.refusing(context):
             self._admission.operator(context)
             await self._coordinator.handle(command)

@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import secrets
+from importlib.metadata import version
 
 from zowarmup.common import codec
 from zowarmup.common.run import PROTOCOL, ClientSpec
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.credentials import hash_secret
 from zowarmup.server.membership import member_with
 from zowarmup.server.rejection import Rejected
+from zowarmup.server.sampling import pool_seed
 from zowarmup.server.service.admission import (
     Admission,
     Context,
@@ -24,11 +27,12 @@ from zowarmup.server.service.bulk import BulkCalls
 from zowarmup.server.service.limits import Allowances, TooLong
 from zowarmup.server.service.links import Link, Switchboard, framed
 from zowarmup.server.service.uploads import Uploads
-from zowarmup.server.traffic import Traffic
+from zowarmup.server.traffic import Line, Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
 
 RETRY_S = 1.0
 HELLO_S = 20.0
+SOFTWARE = f"zowarmup {version('zowarmup')}"
 STALLED_S = 60.0
 
 
@@ -60,6 +64,7 @@ class CoordinatorService(BulkCalls):
             classes=program.classes,
             warmup=run.warmup,
             zeroth_order=run.zeroth_order,
+            pool_seed=pool_seed(run.seed),
         )
         answer = wire.GetRunResponse(
             protocol=PROTOCOL,
@@ -71,9 +76,12 @@ class CoordinatorService(BulkCalls):
             program_bytes=program.size_bytes,
             high_memory_bytes=program.high_memory_bytes,
             low_memory_bytes=program.low_memory_bytes,
+            now_s=self._coordinator.clock(),
+            software=SOFTWARE,
         )
-        self._traffic.up(None, state.phase, "control", request.ByteSize())
-        self._traffic.down(None, state.phase, "control", answer.ByteSize())
+        line = self._traffic.call(context.peer())
+        line.up("control", request.ByteSize())
+        line.down("control", answer.ByteSize())
         return answer
 
     async def Enrol(self, request: wire.EnrolRequest, context: Context) -> wire.EnrolResponse:
@@ -91,19 +99,19 @@ class CoordinatorService(BulkCalls):
             hashed = hash_secret(credential)
             token = hash_secret(request.token) if request.token else ""
             await self._coordinator.handle(
-                ev.Enrol(request.name, tier, request.examples, hashed, token, self._admission.invited)
+                cmd.Enrol(request.name, tier, request.examples, hashed, token, self._admission.invited)
             )
             client = member_with(self._coordinator.state, hashed)
             assert client is not None
             answer = wire.EnrolResponse(client=client, credential=credential)
-            phase = self._coordinator.state.phase
-            self._traffic.up(tier, phase, "control", request.ByteSize())
-            self._traffic.down(tier, phase, "control", answer.ByteSize())
+            line = self._traffic.call(context.peer(), tier)
+            line.up("control", request.ByteSize())
+            line.down("control", answer.ByteSize())
         return answer
 
     async def Participate(self, requests: object, context: Context) -> None:
         async with self._admission.refusing(context):
-            name, client = self._caller(context)
+            name, client, line = self._caller(context)
             first = await self._first(context)
             if not isinstance(first, wire.ParticipateRequest) or first.WhichOneof("message") != "hello":
                 raise Rejected("invalid", "the first message on a stream must be a Hello")
@@ -112,14 +120,14 @@ class CoordinatorService(BulkCalls):
             check_run(hello.run_id, self._coordinator.state.run_id)
             if not 1 <= hello.examples < 1 << 48 or len(hello.digest) not in (0, 16):
                 raise Rejected("invalid", "hello: examples must be at least 1 and the digest 16 bytes or none")
-            self._traffic.up(client.tier, self._coordinator.state.phase, "control", first.ByteSize())
+            line.up("control", first.ByteSize())
             link = self._switchboard.open(name, client.tier, hello.version, hello.digest.hex())
             reader: asyncio.Task[None] | None = None
             try:
-                await self._coordinator.handle(ev.Hello(name, link.epoch, hello.examples))
+                await self._coordinator.handle(cmd.Hello(name, link.epoch, hello.examples))
                 self._switchboard.welcome(link, self._coordinator.state, self._coordinator.clock())
-                reader = asyncio.create_task(self._read(link, context))
-                await link.until_severed(self._write(link, context))
+                reader = asyncio.create_task(self._read(link, line, context))
+                await link.until_severed(self._write(link, line, context), STALLED_S)
             finally:
                 if reader is not None:
                     reader.cancel()
@@ -139,28 +147,26 @@ class CoordinatorService(BulkCalls):
             raise first.rejected()
         return first
 
-    async def _write(self, link: Link, context: Context) -> None:
+    async def _write(self, link: Link, line: Line, context: Context) -> None:
+        clock = asyncio.get_running_loop().time
         while (message := await link.queue.get()) is not None:
             if isinstance(message, bytes):
                 kind, message = "commit", framed(message)
             else:
                 kind, message = "control", message.SerializeToString()
-            self._traffic.down(link.tier, self._coordinator.state.phase, kind, len(message))
-            try:
-                async with asyncio.timeout(STALLED_S):
-                    await context.write(message)
-            except TimeoutError:
-                link.sever(Rejected("too_slow", f"nothing was read for {STALLED_S:g} s: reconnect to catch up"))
-                return
+            line.down(kind, len(message))
+            link.writing_since = clock()
+            await context.write(message)
+            link.writing_since = 0.0
 
-    async def _read(self, link: Link, context: Context) -> None:
+    async def _read(self, link: Link, line: Line, context: Context) -> None:
         ended: Rejected | None = None
         try:
             while isinstance(message := await context.read(), wire.ParticipateRequest | TooLong):
                 if isinstance(message, TooLong):
                     raise message.rejected()
                 self._allowances.spend(link.client)
-                await self._hear(link, message)
+                await self._hear(link, line, message)
         except Rejected as rejected:
             ended = rejected
         except Unavailable as error:
@@ -168,16 +174,16 @@ class CoordinatorService(BulkCalls):
         finally:
             link.end(ended)
 
-    async def _hear(self, link: Link, message: wire.ParticipateRequest) -> None:
-        kind, phase = message.WhichOneof("message"), self._coordinator.state.phase
+    async def _hear(self, link: Link, line: Line, message: wire.ParticipateRequest) -> None:
+        kind = message.WhichOneof("message")
         contribution = kind in ("scalars", "delta_ready")
-        self._traffic.up(link.tier, phase, "contribution" if contribution else "control", message.ByteSize())
+        line.up("contribution" if contribution else "control", message.ByteSize())
         if kind == "report":
             report = message.report
             if len(report.digest) != 16:
                 raise Rejected("invalid", "report: the digest must be 16 bytes")
             await self._coordinator.handle(
-                ev.Report(link.client, report.version, report.digest.hex(), report.peak_memory_bytes)
+                cmd.Report(link.client, report.version, report.digest.hex(), report.peak_memory_bytes)
             )
         elif contribution:
             await self._contribute(link, message)
@@ -197,7 +203,7 @@ class CoordinatorService(BulkCalls):
                 raise Rejected("malformed", str(error)) from error
             if not scalars:
                 self._check_uploaded(message.delta_ready.sha256.hex())
-            await self._coordinator.handle(ev.Contribute(link.client, given))
+            await self._coordinator.handle(cmd.Contribute(link.client, given))
         except Rejected as rejected:
             self._admission.refusals.count(rejected.reason)
             refused = wire.Refused(round=round, reason=rejected.reason, detail=rejected.detail)
@@ -209,7 +215,7 @@ class CoordinatorService(BulkCalls):
         """However long the disk refuses: a round must not wait for one who has left."""
         while True:
             with contextlib.suppress(Unavailable):
-                return await self._coordinator.handle(ev.Goodbye(link.client, link.epoch))
+                return await self._coordinator.handle(cmd.Goodbye(link.client, link.epoch))
             await asyncio.sleep(RETRY_S)
 
     def _say_goodbye(self, link: Link) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from zowarmup.common.work import Delta
 from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs
+from zowarmup.server.incoming import Incoming, Quay
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State
 
@@ -22,9 +23,18 @@ class Uploads:
     """`quota_bytes`: for the deltas of the round in progress, whole or not, each counted whole."""
 
     def __init__(self, blobs: Blobs, quota_bytes: int) -> None:
-        self._blobs, self._quota_bytes = blobs, quota_bytes
+        self._blobs, self._quota_bytes, self._quay = blobs, quota_bytes, Quay(blobs)
         self._held: dict[str, str] = {}
         self._calls: dict[str, asyncio.Task[object]] = {}
+
+    @property
+    def lengths(self) -> dict[str, float]:
+        """The Euclidean norms of uploads that came in whole since the coordinator started, by sha256."""
+        return self._quay.lengths
+
+    def incoming(self, spool: str, sha256: str, have: int) -> Incoming:
+        """An upload that is about to come in, `have` of its bytes here already."""
+        return Incoming(self._quay, spool, sha256, have)
 
     @contextmanager
     def only(self, client: str) -> Iterator[None]:
@@ -71,7 +81,8 @@ class Uploads:
         if any(isinstance(event, ev.RoundClosed | ev.RoundAbandoned | ev.Committed) for event in events):
             current = state.current
             named = {c.sha256 for c in current.contributions.values() if isinstance(c, Delta)} if current else set()
-            if self._held:
+            # What a commit was made of goes when it is made (`effects`), beside the event loop.
+            if self._held and not any(isinstance(event, ev.Committed) for event in events):
                 self._blobs.drop_uploads(named)
             self._held = {client: sha256 for client, sha256 in self._held.items() if sha256 in named}
 

@@ -1,0 +1,111 @@
+"""A whole copy of a data directory, made while its coordinator goes on.
+
+The ledger is copied first, as SQLite copies a database that is being written: all of it, as it was at one moment. What
+it names is then copied from the blobs, each checked against its name. A blob is on disk before the ledger names it, so
+nothing can be missing, but for a snapshot that was pruned in between; then both are copied again. The copy has its name
+only once it is whole, and the newest version has been computed anew from it.
+"""
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from zowarmup.common.work import Delta
+from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, open_archive, restore
+from zowarmup.server.blobs import BlobError, Blobs
+from zowarmup.server.credentials import OPERATOR_CREDENTIAL
+from zowarmup.server.ledger import Ledger
+from zowarmup.server.listening import CA_FILE
+from zowarmup.server.state import State
+
+ATTEMPTS = 5
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a copy holds: its newest version with its digest (hex), and its size."""
+
+    run: str
+    version: int
+    digest: str
+    size_bytes: int
+
+
+def back_up(data_dir: Path, out: Path) -> Copied:
+    """Copy the run in a data directory to the folder `out`, which must not exist. Raises ArchiveError, BlobError,
+    LedgerError or OSError; then there is no `out`."""
+    if out.exists():
+        raise ArchiveError(f"{out} exists already: name a folder that does not, one for each backup")
+    if not (data_dir / LEDGER).exists():
+        raise ArchiveError(f"{data_dir} holds no run: {data_dir / LEDGER} does not exist")
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True, mode=0o700)
+    try:
+        copied = _copy(data_dir, part)
+        _sync(part)
+        part.rename(out)
+        _sync(out.absolute().parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return copied
+
+
+def _copy(data_dir: Path, part: Path) -> Copied:
+    for attempt in range(ATTEMPTS):
+        ledger = Ledger(data_dir / LEDGER, read_only=True)
+        try:
+            (part / LEDGER).unlink(missing_ok=True)
+            ledger.copy_to(part / LEDGER)
+        finally:
+            ledger.close()
+        archive = open_archive(part)
+        try:
+            _copy_blobs(archive.state, data_dir / BLOBS, part / BLOBS)
+            break
+        except FileNotFoundError as error:
+            if attempt == ATTEMPTS - 1:
+                raise ArchiveError(
+                    f"{error.filename} is missing, though the ledger names it: `zowarmup fsck {data_dir}` says what can "
+                    "be saved"
+                ) from error
+    for name in (OPERATOR_CREDENTIAL, CA_FILE):
+        if (data_dir / name).exists():
+            shutil.copy(data_dir / name, part / name)  # with its mode
+            _sync(part / name)
+    replica = restore(archive.state, archive.history, Blobs(part / BLOBS), archive.state.version)
+    for leftover in part.glob(f"{LEDGER}-*"):
+        leftover.unlink()  # of having read it
+    size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
+    return Copied(archive.name, replica.version, replica.digest().hex(), size)
+
+
+def _copy_blobs(state: State, source: Path, target: Path) -> None:
+    """What a state names: the program, its snapshots, and the deltas of the round in progress. Raises FileNotFoundError
+    where one is not there."""
+    named = {Path(state.program.sha256), *map(Path, state.snapshot_blobs)}
+    for contribution in state.current.contributions.values() if state.current else ():
+        if isinstance(contribution, Delta):
+            named.add(Path("uploads", contribution.sha256))
+    for name in named:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with (source / name).open("rb") as old, (target / name).open("wb") as new:
+            while piece := old.read(_PIECE):
+                digest.update(piece)
+                new.write(piece)
+            new.flush()
+            os.fsync(new.fileno())
+        if digest.hexdigest() != name.name:
+            raise BlobError(f"{source / name} is damaged: `zowarmup fsck {source.parent}` says what can be saved")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

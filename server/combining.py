@@ -1,0 +1,44 @@
+"""What a closed round's contributions come to: the steps that its scalars make, and the grid that averaged weights get.
+
+Functions of the state and the contributions alone, so that a check of the ledger can ask again.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.grid import Grid
+from zowarmup.common.methods.fedavg import PIECE
+from zowarmup.common.methods.protocol import Part
+from zowarmup.common.methods.vector import Each
+from zowarmup.common.steps import Step
+from zowarmup.common.work import Scalars
+from zowarmup.server.state import Round, State
+
+
+def steps_of(state: State, closed: Round, grid: Grid) -> tuple[Step, ...]:
+    """The steps that a closed zeroth-order round's contributions make on a grid: the same whenever it is asked, so a
+    check of the ledger can ask again. `state`: as the round closed. Raises HeadroomExceeded."""
+    return state.zeroth_order.combine(grid, state.rounds_done, parts_of(state, closed), state.moments)
+
+
+def parts_of(state: State, closed: Round) -> list[Part]:
+    """What a zeroth-order round's contributors sent, in ascending order of client."""
+    return [
+        Part(closed.seeds[client], closed.examples[client], scalars, state.clients[client].tier)
+        for client, scalars in sorted(closed.contributions.items())
+        if isinstance(scalars, Scalars)
+    ]
+
+
+def settle_on_grid(weights: NDArray[np.float32], trainable: int, each: Each = map) -> Grid:
+    """Choose a grid for the trainable part of a flat vector and round it to that, in place, by pieces that `each` goes
+    through. Buffers stay: no step touches them. Raises HeadroomExceeded, the weights unchanged, where no grid fits."""
+    grid = Grid.choose(weights[:trainable])
+
+    def settle(start: int) -> None:
+        piece = weights[start : min(start + PIECE, trainable)]
+        piece[:] = grid.quantise(piece)
+
+    for _ in each(settle, range(0, trainable, PIECE)):
+        pass
+    return grid

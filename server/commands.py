@@ -1,0 +1,173 @@
+"""What is asked of the coordinator: commands, in the imperative.
+
+`decide` turns a command into events, or rejects it. A command carries no clock and no randomness: `decide` is given the
+time, and secrets come hashed.
+"""
+
+from dataclasses import dataclass
+
+from zowarmup.common.run import RunFile
+from zowarmup.common.steps import Step
+from zowarmup.common.work import Contribution, Tier
+from zowarmup.server.events import Program, Snapshot, TrafficCount
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRun:
+    run_id: str
+    run_file: RunFile
+    program: Program
+    initial: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """The coordinator is back after a stop: nobody is connected, and a round in progress gets its time again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """`expires_s`: seconds from now."""
+
+    token_sha256: str
+    tier: Tier
+    expires_s: float
+    uses: int
+
+
+@dataclass(frozen=True, slots=True)
+class Enrol:
+    """`token_sha256` is empty where there is no token; `invited`: whether one is needed here."""
+
+    name: str
+    tier: Tier
+    examples: int
+    credential_sha256: str
+    token_sha256: str = ""
+    invited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    client: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A client opened a stream. `epoch` is larger for every stream the coordinator accepts."""
+
+    client: str
+    epoch: int
+    examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """That stream has closed."""
+
+    client: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contribute:
+    client: str
+    contribution: Contribution
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    client: str
+    version: int
+    digest: str
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRound:
+    """What the contributions of a closed round combine to."""
+
+    round: int
+    version: int
+    digest: str
+    steps: tuple[Step, ...]
+    snapshot: Snapshot | None
+    traffic: tuple[TrafficCount, ...]
+    clipped_scalars: int = 0
+    clipped_deltas: int = 0
+    moments: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonRound:
+    """The contributions of a closed round combine to nothing."""
+
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSnapshot:
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class PruneSnapshots:
+    versions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEvaluation:
+    version: int
+    accuracy: float
+    loss: float
+    examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Pivot:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    reason: str
+
+
+Command = (
+    CreateRun
+    | Restart
+    | Invite
+    | Enrol
+    | Revoke
+    | Hello
+    | Goodbye
+    | Contribute
+    | Report
+    | Tick
+    | CommitRound
+    | AbandonRound
+    | RecordSnapshot
+    | PruneSnapshots
+    | RecordEvaluation
+    | Pause
+    | Resume
+    | Pivot
+    | Stop
+)

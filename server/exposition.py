@@ -1,0 +1,170 @@
+"""/metrics over HTTP, in a thread and an event loop of its own, so that a scrape never holds up the fleet.
+
+Small on purpose: GET and HEAD of /metrics, nothing else; a request has `REQUEST_S` seconds in all and `LONGEST_BYTES`,
+and at most `AT_ONCE` of them are served at a time, so that whoever reaches the port can at worst keep others from
+scraping. TLS with the coordinator's own certificate, and a name and a password, where they are configured.
+"""
+
+import asyncio
+import base64
+import contextlib
+import gzip
+import hmac
+import logging
+import ssl
+import threading
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from zowarmup.common.addresses import is_loopback
+from zowarmup.common.run import Server
+from zowarmup.server.listening import ListeningError
+
+log = logging.getLogger(__name__)
+
+REQUEST_S = 10.0
+LONGEST_BYTES = 16384
+AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where metrics are shown. `authorization`: what the header must be; empty: none is asked for. `tls` is None for
+    plain HTTP."""
+
+    host: str
+    port: int
+    authorization: str = field(default="", repr=False)
+    tls: ssl.SSLContext | None = None
+
+
+def window(settings: Server, address: str, insecure: bool) -> Window | None:
+    """Where and how to show metrics at HOST:PORT, or None where the address is empty. Raises ListeningError where that
+    would be in plain text for others to read and nobody has said so, or a file is not as it must be."""
+    if not address:
+        return None
+    host, _, port = address.rpartition(":")
+    plain = settings.metrics_plaintext or not settings.tls_certificate
+    if plain and not is_loopback(address) and not settings.metrics_plaintext and not insecure:
+        raise ListeningError(
+            f"server.metrics_address = {address!r} is not loopback, and there is no certificate: name one in the run file "
+            "as server.tls_certificate and server.tls_key, or say server.metrics_plaintext = true where the network is "
+            "your own"
+        )
+    authorization = ""
+    if settings.metrics_user:
+        password = _password(settings.metrics_password_file)
+        told = base64.b64encode(f"{settings.metrics_user}:{password}".encode()).decode()
+        authorization = f"Basic {told}"
+    if plain and not is_loopback(address):
+        what = "figures and the password" if authorization else "figures"
+        log.warning("metrics at %s are plain HTTP: whoever is on the way reads the %s", address, what)
+    tls = None
+    if not plain:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            tls.load_cert_chain(settings.tls_certificate, settings.tls_key, password=lambda: "")
+        except (OSError, ValueError) as error:
+            raise ListeningError(f"server.tls_certificate cannot be used for metrics: {error}") from error
+    return Window(host.removeprefix("[").removesuffix("]"), int(port), authorization, tls)
+
+
+def _password(path: str) -> str:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ListeningError(f"server.metrics_password_file = {path!r} cannot be read: {error}") from error
+    if not lines or not lines[0]:
+        raise ListeningError(f"server.metrics_password_file = {path!r}: its first line must be the password")
+    return lines[0]
+
+
+class Exposition:
+    """A registry, shown at a window from `open` until `close`."""
+
+    def __init__(self, registry: CollectorRegistry, window: Window) -> None:
+        self._registry, self._window = registry, window
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="metrics", daemon=True)
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._server: asyncio.Server | None = None
+
+    def open(self) -> str:
+        """Begin to listen; the URL. Raises ListeningError where the port is taken."""
+        self._thread.start()
+        where = self._window
+        try:
+            starting = asyncio.start_server(
+                self._serve,
+                where.host,
+                where.port,
+                ssl=where.tls,
+                limit=LONGEST_BYTES,
+                ssl_handshake_timeout=REQUEST_S if where.tls else None,
+            )
+            self._server = asyncio.run_coroutine_threadsafe(starting, self._loop).result()
+        except OSError as error:
+            self.close()
+            raise ListeningError(
+                f"cannot show metrics on {where.host}:{where.port} ({error.strerror or error}): change "
+                "server.metrics_address"
+            ) from error
+        port = self._server.sockets[0].getsockname()[1]
+        host = f"[{where.host}]" if ":" in where.host else where.host
+        return f"{'https' if where.tls else 'http'}://{host}:{port}/metrics"
+
+    def close(self) -> None:
+        async def end() -> None:
+            if self._server is not None:
+                self._server.close()
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result(REQUEST_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(REQUEST_S)
+        self._loop.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            try:
+                async with asyncio.timeout(REQUEST_S), self._slots:
+                    writer.write(self._answer(await reader.readuntil(b"\r\n\r\n")))
+                    await writer.drain()
+            finally:
+                writer.close()
+
+    def _answer(self, request: bytes) -> bytes:
+        line, *rest = request.decode("latin-1").split("\r\n")
+        headers = {name.strip().lower(): value.strip() for name, _, value in (one.partition(":") for one in rest)}
+        method, target, *_ = [*line.split(), "", ""]
+        if method not in ("GET", "HEAD"):
+            return _response(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"}, b"")
+        if target.partition("?")[0] != "/metrics":
+            return _response(HTTPStatus.NOT_FOUND, {}, b"metrics are at /metrics\n")
+        wanted = self._window.authorization
+        if wanted and not hmac.compare_digest(headers.get("authorization", "").encode(), wanted.encode()):
+            return _response(HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Basic realm="zowarmup"'}, b"")
+        try:
+            encode, kind = choose_encoder(headers.get("accept", ""))
+            body = encode(self._registry)
+        except Exception:
+            log.exception("the metrics cannot be gathered")
+            return _response(HTTPStatus.INTERNAL_SERVER_ERROR, {}, b"see the coordinator's log\n")
+        more = {"Content-Type": kind}
+        if "gzip" in headers.get("accept-encoding", ""):
+            body = gzip.compress(body, compresslevel=4)
+            more["Content-Encoding"] = "gzip"
+        return _response(HTTPStatus.OK, more, b"" if method == "HEAD" else body, len(body))
+
+
+def _response(status: HTTPStatus, headers: dict[str, str], body: bytes, length: int | None = None) -> bytes:
+    length = len(body) if length is None else length
+    told = {"Content-Type": "text/plain", **headers, "Content-Length": str(length), "Connection": "close"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+    return f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode("latin-1") + body

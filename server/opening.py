@@ -1,0 +1,157 @@
+"""A run on disk, opened: the data directory locked, the run in it taken up again or, where there is none, made.
+
+What stands in the way is a `StartError`, one sentence that names the setting and the remedy.
+"""
+
+import contextlib
+import fcntl
+import logging
+import math
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.layout import digest
+from zowarmup.common.run import ClientSpec, Rounds, RunFile
+from zowarmup.data import Dataset
+from zowarmup.server import commands as cmd
+from zowarmup.server import events as ev
+from zowarmup.server.archive import replay
+from zowarmup.server.blobs import Blobs
+from zowarmup.server.combining import settle_on_grid
+from zowarmup.server.decide import decide
+from zowarmup.server.evolve import fold
+from zowarmup.server.history import History
+from zowarmup.server.ledger import Ledger
+from zowarmup.server.preparation import Children, prepare
+from zowarmup.server.runfile import differences
+from zowarmup.server.sampling import pool_seed
+from zowarmup.server.state import State
+
+log = logging.getLogger("zowarmup.server")
+
+
+class StartError(Exception):
+    """The coordinator cannot start; the sentence says why and what to do."""
+
+
+@contextlib.contextmanager
+def locked(data_dir: Path) -> Iterator[None]:
+    """The data directory, made if need be and held: two coordinators on one would fork the run. Raises StartError."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = (data_dir / "lock").open("w")
+    except OSError as error:
+        raise StartError(
+            f"--data-dir {data_dir} cannot be written: {error.strerror}; name a folder that this user can write"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StartError(f"--data-dir {data_dir} is in use by another zowarmup-server") from error
+        yield
+
+
+def open_run(
+    run_file: RunFile, held_out: Dataset, data_dir: Path, ledger: Ledger, blobs: Blobs, children: Children
+) -> tuple[State, History]:
+    """The run in the data directory, made if there is none. Raises StartError where it is another one than the run
+    file says."""
+    state, history = replay(ledger)
+    if state is not None:
+        if differing := differences(state.run_file, run_file):
+            raise StartError(
+                f"{data_dir} holds a run that began otherwise: {'; '.join(differing)}. "
+                "Use another --data-dir, or the run file it began with"
+            )
+        if (held_out.shape, held_out.classes) != (state.program.input_shape, state.program.classes):
+            raise StartError(
+                f"evaluation.data = {run_file.evaluation.data!r} now has examples of shape {held_out.shape} and "
+                f"{held_out.classes} classes, the run began with {state.program.input_shape} and "
+                f"{state.program.classes}: restore the data, or use another --data-dir"
+            )
+        log.info("run %s goes on at version %d (%s)", state.run_file.name, state.version, state.phase)
+        return state, history
+    spec = ClientSpec(
+        model=run_file.model,
+        input_shape=held_out.shape,
+        classes=held_out.classes,
+        warmup=run_file.warmup,
+        zeroth_order=run_file.zeroth_order,
+        pool_seed=pool_seed(run_file.seed),
+    )
+    with tempfile.TemporaryDirectory(prefix="preparation-", dir=data_dir) as folder:
+        prepared = prepare(spec, run_file.seed, Path(folder), children)
+    grid = settle_on_grid(prepared.weights, prepared.layout.trainable)
+    initial = ev.Snapshot(
+        version=0,
+        sha256=blobs.put(prepared.weights.data.cast("B")),
+        exponent=grid.exponent,
+        digest=digest(prepared.weights).hex(),
+    )
+    program = ev.Program(
+        sha256=blobs.put(prepared.program),
+        size_bytes=len(prepared.program),
+        layout=prepared.layout.to_json(),
+        input_shape=spec.input_shape,
+        classes=spec.classes,
+        high_memory_bytes=prepared.high.peak_bytes,
+        low_memory_bytes=prepared.low.peak_bytes,
+    )
+    now = time.time()
+    events = decide(None, cmd.CreateRun(uuid.uuid4().hex, run_file, program, initial), now)
+    ledger.append(events, now)
+    history.record(now, events)
+    state = fold(None, events)
+    assert state is not None
+    log.info(
+        "run %s begins: %s, %d parameters; a round needs about %d MB on the high tier, %d MB on the low",
+        run_file.name,
+        run_file.model.name,
+        prepared.layout.trainable,
+        prepared.high.peak_bytes >> 20,
+        prepared.low.peak_bytes >> 20,
+    )
+    _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])
+    if prepared.layout.head is None and run_file.zeroth_order.head_projections:
+        log.info("this model does not end in a linear classifier: clients will probe every parameter")
+    return state, history
+
+
+def _warn_of_divergence(run_file: RunFile, weights: NDArray[np.float32]) -> None:
+    """A normalised step moves each weight by about rate / sqrt(directions a round), Adam's by about rate, whatever the
+    model: too much for one with small weights, such as a deep one."""
+    phase = run_file.zeroth_order
+    shared = 1.0 if phase.step == "adam" else math.sqrt(phase.clients_per_round * phase.probes)
+    move = phase.rate / shared
+    usual = math.sqrt(np.mean(np.square(weights, dtype=np.float64)))
+    if phase.step != "raw" and move > usual:
+        log.warning(
+            "zeroth_order.rate = %g moves each weight by about %.2g in the first round, and their usual size is %.2g: "
+            "the model will probably be lost; a rate of %.1g or less is worth trying",
+            phase.rate,
+            move,
+            usual,
+            phase.rate * usual / move / 4,
+        )
+
+
+def spool_bytes(run_file: RunFile, state: State) -> int:
+    """The quota for uploads. Raises StartError where one round's do not fit."""
+    sections: list[Rounds] = [run_file.warmup]
+    if run_file.zeroth_order.high_tier == "fedavg":
+        sections.append(run_file.zeroth_order)
+    drawn = max((-(-r.clients_per_round * (1 + r.over_selection) // 1) for r in sections if r.rounds), default=0)
+    needed_mb = -(-int(drawn) * 4 * state.layout.size // (1 << 20))
+    if needed_mb > run_file.server.spool_mb:
+        raise StartError(
+            f"server.spool_mb = {run_file.server.spool_mb}: a round of {drawn:g} deltas needs {needed_mb}; raise it, "
+            "or lower clients_per_round or over_selection"
+        )
+    return run_file.server.spool_mb << 20

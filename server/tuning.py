@@ -1,0 +1,31 @@
+"""What the interpreter and the C library are told about a process with thousands of streams and megabytes in pieces.
+
+Measured, not guessed (docs/performance.md): both are defaults made for programs that do neither.
+"""
+
+import contextlib
+import ctypes
+import gc
+
+GARBAGE = 50_000
+"""So many objects in containers are made before garbage is looked for."""
+KEPT_BYTES = 32 << 20
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+
+
+def keep_pieces() -> None:
+    """Before any thread starts. A chunk is made by one thread and freed by another: left to itself, the C library gives its
+    pages back to the system and asks for them anew each time, and keeps a pool for every thread. So it keeps what is
+    freed, up to KEPT_BYTES, in two pools. Linux with glibc; elsewhere it does nothing."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((_ARENA_MAX, 2), (_MMAP_THRESHOLD, KEPT_BYTES), (_TRIM_THRESHOLD, KEPT_BYTES)):
+            mallopt(parameter, value)
+
+
+def rarely_collect() -> None:
+    """Once everything is here. It stays, and a coordinator makes little garbage in cycles: with thousands of streams,
+    looking for it as often as Python does by itself is a tenth of the work of a round."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, 50, 50)
