@@ -5,13 +5,11 @@ tier's warm-up) and probing. Contributions are kept until the coordinator has th
 a message and not the work.
 """
 
-import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from zowarmup.client.amount import amount
 from zowarmup.client.capability import peak_resident
@@ -20,18 +18,16 @@ from zowarmup.client.lean import give_back_code
 from zowarmup.client.messages import Accepted, Fetch, Finished, Hello, Offer, Refused, Report, Welcome
 from zowarmup.client.presence import Presence
 from zowarmup.client.probe import Prober
-from zowarmup.client.replica import LocalReplica, Position
-from zowarmup.client.state import StateDirectory
+from zowarmup.client.replica import HeldReplica, Position
 from zowarmup.client.transfer import Transfers
+from zowarmup.client.workshop import Workshop
+from zowarmup.common.methods import zeroth_order_method
 from zowarmup.common.replica import Diverged, Replica
-from zowarmup.common.work import Commit, Contribution, Delta, Phase, Scalars, Work
+from zowarmup.common.work import Commit, Contribution, Delta, Phase, Scalars, Tier, Work
 from zowarmup.data import Dataset
 
-if TYPE_CHECKING:
-    from zowarmup.client.trainer import Trainer
-
 log = logging.getLogger(__name__)
-_P = ParamSpec("_P")
+_Ts = TypeVarTuple("_Ts")
 _T = TypeVar("_T")
 # In each phase the first contribution is logged, and then every tenth.
 LOG_EVERY = 10
@@ -39,6 +35,10 @@ LOG_EVERY = 10
 
 class OutOfStep(Exception):
     """What the coordinator says does not fit where this replica is."""
+
+
+class Overtaken(Exception):
+    """The round is over before this device has come to it."""
 
 
 @dataclass(slots=True)
@@ -60,20 +60,21 @@ class Device:
         self,
         offer: Offer,
         dataset: Dataset,
-        state: StateDirectory,
-        replica: LocalReplica,
+        replica: HeldReplica,
         transfers: Transfers,
-        threads: int,
+        workshop: Workshop,
         joined: str,
+        tier: Tier = Tier.LOW,
     ) -> None:
-        self._offer, self._dataset, self._state, self._transfers = offer, dataset, state, transfers
-        self._replica, self._threads, self._joined = replica, threads, joined
+        self._offer, self._dataset, self._transfers = offer, dataset, transfers
+        self._replica, self._workshop, self._joined = replica, workshop, joined
+        spec = offer.spec
+        self._tier, self._method = tier, zeroth_order_method(spec.zeroth_order, offer.layout, spec.pool_seed)
         self._prober: Prober | None = None
-        self._trainer: Trainer | None = None
         self._made: Made | None = None
         self._phase: Phase | None = None
+        self._told: Phase | None = None
         self._count = 0
-        self._stop = threading.Event()
 
     def hello(self) -> Hello:
         """What to open a stream with now."""
@@ -83,6 +84,7 @@ class Device:
         if self._joined:
             log.info("%s", self._joined)
             self._joined = ""
+            give_back_code()  # what has started; it may be a while until there is work
         self._enter(welcome.phase)
         if welcome.waiting:
             log.info("the run waits: %s", welcome.waiting)
@@ -97,7 +99,7 @@ class Device:
         self._enter(Phase.ZEROTH_ORDER)
         start = time.monotonic()
         try:
-            await self._compute(self._replica.apply, fresh)
+            await self._workshop.compute(self._replica.apply, fresh)
         except ValueError as error:
             raise OutOfStep(str(error)) from None
         if len(fresh) > 1:
@@ -120,12 +122,16 @@ class Device:
     async def contribute(self, work: Work, presence: Presence) -> None:
         """Do the work, unless it is done, and bring the result to the coordinator. Raises Broken where the stream is
         down: the contribution is kept for the next one."""
-        self._enter(work.phase)
+        if self._phase is not Phase.ZEROTH_ORDER:  # in which a client may be given the warm-up's work
+            self._enter(work.phase)
         made = self._made
         if made is None or (made.work.round, made.work.seed) != (work.round, work.seed):
             self._made = None  # frees the last delta before the next one is made
             try:
                 made = await (self._train(work) if work.phase is Phase.WARM_UP else self._probe(work))
+            except Overtaken:
+                log.debug("round %d was over before its turn came", work.round)
+                return
             except (ValueError, ArithmeticError) as error:
                 # A loss that is not finite, a probe beyond the grid: this round goes on without this device.
                 log.warning("round %d: nothing to contribute (%s)", work.round, error)
@@ -147,14 +153,19 @@ class Device:
         if self._count % LOG_EVERY == 1:
             self._log(made, said)
 
-    def settle(self, answer: Accepted | Refused) -> None:
-        """The coordinator's answer to a contribution: it need not be kept any longer."""
+    async def settle(self, answer: Accepted | Refused, presence: Presence) -> None:
+        """The coordinator's answer to a contribution: it need not be kept any longer. After the first of a phase that
+        counts, what this phase's work takes in memory is known, and reported. Raises Broken where the stream is down."""
         if isinstance(answer, Refused):
             log.warning("round %d: the contribution was refused (%s): %s", answer.round, answer.reason, answer.detail)
         else:
             log.debug("round %d: the contribution is on the coordinator's disk", answer.round)
         if self._made is not None and self._made.work.round == answer.round:
             self._made = None
+        position = self._replica.position
+        if isinstance(answer, Accepted) and self._told is not self._phase and position.digest:
+            self._told = self._phase
+            await presence.say(Report(position, peak_resident()))
 
     async def farewell(self, finished: Finished, presence: Presence) -> None:
         """Report the replica and leave. Raises Broken where the stream is down."""
@@ -184,7 +195,7 @@ class Device:
             await presence.say(Report(position, peak_resident()))
         except Broken as broken:
             log.debug("no report of it: %s", broken.reason)
-        await self._compute(self._replica.drop)
+        await self._workshop.compute(self._replica.drop)
 
     async def _fetch(self, version: int, reason: str) -> None:
         start = time.monotonic()
@@ -194,50 +205,38 @@ class Device:
                 f"snapshot {version} has {header.size_bytes} bytes and the run's layout {self._replica.weights.nbytes}: "
                 "install the coordinator's version of zowarmup"
             )
-        await self._compute(self._replica.load, header)
+        await self._workshop.compute(self._replica.load, header)
         log.info("fetched snapshot %d (%s) in %.2f s: %s", version, amount(received), time.monotonic() - start, reason)
 
     async def _train(self, work: Work) -> Made:
         replica = self._replica.held
         if replica is None or replica.version != work.version:
             await self._fetch(work.version, f"round {work.round} of the warm-up starts from it")
-        if self._trainer is None:
-            self._trainer = await self._compute(self._make_trainer)
-        start = time.monotonic()
-        delta, content = await self._compute(self._trainer.contribute, self._replica_at(work), work)
-        return Made(work, delta, content, time.monotonic() - start)
-
-    def _make_trainer(self) -> "Trainer":
-        from zowarmup.client.trainer import Trainer  # loads torch
-
-        return Trainer(self._offer.spec, self._offer.layout, self._dataset, self._threads, self._stop)
+        trainer, before = await self._workshop.trainer(self._dataset), self._workshop.spent_s
+        delta, content = await self._at(work, trainer.contribute, work)
+        return Made(work, delta, content, self._workshop.spent_s - before)
 
     async def _probe(self, work: Work) -> Made:
-        self._trainer = None
         replica = self._replica_at(work)
+        if self._method.differentiates(self._tier):
+            trainer, before = await self._workshop.trainer(self._dataset), self._workshop.spent_s
+            scalars = await self._at(work, trainer.project, work, self._method)
+            return Made(work, scalars, None, self._workshop.spent_s - before)
         if self._prober is None:
-            self._prober = await self._prepare(replica)
-        start = time.monotonic()
-        scalars = await self._compute(self._prober.contribute, replica, work)
-        return Made(work, scalars, None, time.monotonic() - start)
+            self._prober = await self._workshop.prober(replica, self._dataset)
+        before = self._workshop.spent_s
+        scalars = await self._at(work, self._prober.contribute, work)
+        return Made(work, scalars, None, self._workshop.spent_s - before)
 
-    async def _prepare(self, replica: Replica) -> Prober:
-        from zowarmup.common.program import Program
+    async def _at(self, work: Work, contribute: Callable[[Replica, *_Ts], _T], *args: *_Ts) -> _T:
+        """Contribute at the replica, which others may have moved on since."""
 
-        offer = self._offer
-        file = self._state.program(offer.program_sha256)
-        onnx, received = await self._transfers.program(offer.program_sha256, offer.program_bytes, file)
-        if received:
-            log.info("fetched the program (%s): forward passes of zeroth-order rounds need it", amount(received))
-        if offer.layout.head is None:
-            log.info("this model does not end in a linear classifier: probing every parameter")
-        give_back_code()  # before ONNX Runtime is loaded, and after
-        try:
-            program = await self._compute(Program, onnx, offer.layout, replica.weights, self._threads)
-        except ValueError as error:
-            raise Final(f"cannot run the run's forward pass ({error}): install the coordinator's onnxruntime") from None
-        give_back_code()
-        return Prober(offer.spec.zeroth_order, replica, program, self._dataset, self._stop)
+        def at_last() -> _T:
+            if self._replica.overtaken(work.version):
+                raise Overtaken
+            return contribute(self._replica_at(work), *args)
+
+        return await self._workshop.compute(at_last)
 
     def _replica_at(self, work: Work) -> Replica:
         replica = self._replica.held
@@ -245,13 +244,6 @@ class Device:
             at = "there is no replica" if replica is None else f"the replica is at version {replica.version}"
             raise OutOfStep(f"round {work.round} starts from version {work.version} and {at}")
         return replica
-
-    async def _compute(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        try:
-            return await asyncio.to_thread(function, *args, **kwargs)
-        except asyncio.CancelledError:
-            self._stop.set()  # a thread cannot be cancelled; it looks at this between batches
-            raise
 
     def _enter(self, phase: Phase) -> None:
         if phase is not self._phase:

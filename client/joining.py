@@ -10,7 +10,7 @@ from zowarmup.client.faults import Final
 from zowarmup.client.messages import Offer
 from zowarmup.client.presence import patiently
 from zowarmup.client.session import Connection
-from zowarmup.client.state import Identity, StateDirectory
+from zowarmup.client.state import Identity, Records, StateDirectory
 from zowarmup.client.trust import Trust, TrustError, read_authority, trust
 from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.work import Tier
@@ -48,7 +48,7 @@ def invited(file: Path | None) -> Invitation | None:
         raise Final(f"what {place} holds is not an invitation: {error}") from None
 
 
-def know(arguments: Namespace, invitation: Invitation | None, state: StateDirectory) -> tuple[bytes, Trust]:
+def know(arguments: Namespace, invitation: Invitation | None, state: Records) -> tuple[bytes, Trust]:
     """Who signs the coordinator's certificate (from --ca, the invitation or an earlier time; may be empty), and how to
     talk to it. Raises Final."""
     try:

@@ -57,7 +57,7 @@ async def _do(task: Task, device: Device, presence: Presence) -> bool:
         case Work():
             await device.contribute(task, presence)
         case Accepted() | Refused():
-            device.settle(task)
+            await device.settle(task, presence)
         case Finished():
             await device.farewell(task, presence)
             return True

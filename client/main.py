@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 log = logging.getLogger("zowarmup.client")
@@ -29,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             format="%(asctime)s %(levelname)s %(message)s",
         )
         logging.getLogger("asyncio").setLevel(logging.WARNING)
+        if arguments.doctor:
+            from zowarmup.client.doctor import examine
+
+            return examine(arguments)
         return _take_part(arguments)
     except KeyboardInterrupt:
         return 130
@@ -44,7 +49,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--server", required=True, type=_address, metavar="HOST:PORT", help="the coordinator")
-    parser.add_argument("--data", required=True, metavar="SPEC", help=FORMS.replace("%", "%%"))
+    parser.add_argument("--data", metavar="SPEC", help=FORMS.replace("%", "%%"))
     parser.add_argument(
         "--tier",
         choices=("auto", "high", "low"),
@@ -72,8 +77,26 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--name", type=_name, help="what to be called in the fleet (the host's name)")
     parser.add_argument("--threads", type=_threads, default=1, metavar="N", help="threads to compute with (1)")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="cpu|cuda",
+        help="where to probe: cpu (the default, by ONNX Runtime) or, in the high tier, a device of torch's, as cuda:1",
+    )
+    parser.add_argument(
+        "--metrics-address", type=_address, metavar="HOST:PORT", help="show this device's figures to Prometheus there"
+    )
     parser.add_argument("--verbose", action="store_true", help="log more")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--doctor",
+        action="store_true",
+        help="take no part, but say what would keep this device from it, and what to do",
+    )
+    parser.add_argument("--json", action="store_true", help="with --doctor: as JSON, for programs")
+    arguments = parser.parse_args(argv)
+    if not arguments.data and not arguments.doctor:
+        parser.error("the following arguments are required: --data")
+    return arguments
 
 
 def _address(text: str) -> str:
@@ -141,16 +164,21 @@ def _take_part(arguments: argparse.Namespace) -> int:
 async def _compose(arguments: argparse.Namespace) -> None:
     """Who this device is, what it holds, and its part in the run."""
     from zowarmup.client.device import Device
+    from zowarmup.client.faults import Final
     from zowarmup.client.joining import ask, check_data, choose_tier, enrol, invited, know
     from zowarmup.client.loop import take_part
     from zowarmup.client.presence import Presence
     from zowarmup.client.replica import LocalReplica
     from zowarmup.client.session import Connection
     from zowarmup.client.state import StateDirectory, default_directory, default_name
+    from zowarmup.client.stream import Meter
     from zowarmup.client.transfer import Transfers
+    from zowarmup.client.workshop import PROCESSOR, Workshop
+    from zowarmup.common.steps import allow_compiled
+    from zowarmup.common.work import Tier
     from zowarmup.data import load
 
-    server, name = arguments.server, arguments.name or default_name()
+    server, name, meter = arguments.server, arguments.name or default_name(), Meter()
     dataset = load(arguments.data)
     with StateDirectory(arguments.state_dir or default_directory(name)) as state:
         invitation = invited(arguments.join_file)
@@ -161,18 +189,36 @@ async def _compose(arguments: argparse.Namespace) -> None:
         check_data(arguments.data, dataset, offer)
         known = state.identity_for(offer.run_id, offer.name)
         tier, reason = choose_tier(arguments.tier, known, offer)
+        if tier is Tier.HIGH:
+            allow_compiled()
+        elif arguments.device != PROCESSOR:
+            raise Final(f"--device {arguments.device} is for the high tier, which has torch, and this is the low tier")
         token = invitation.secret if invitation else ""
         identity = known or await enrol(server, trusted, offer, name, tier, len(dataset), token, state)
 
         def connect() -> Connection:
-            return Connection(server, trusted, (identity.client, identity.credential))
+            return Connection(server, trusted, (identity.client, identity.credential), meter)
 
         layout = offer.layout
         replica = LocalReplica(state.path, layout)
         await asyncio.to_thread(replica.open)
         joined = f"joined {offer.name} as {identity.client} (tier {tier}: {reason}) with {len(dataset)} examples"
-        device = Device(offer, dataset, state, replica, Transfers(connect), arguments.threads, joined)
-        async with Presence(server, connect, layout, device.hello) as presence:
+        transfers = Transfers(connect)
+        workshop = Workshop(offer, state, transfers, arguments.threads, arguments.device)
+        device = Device(offer, dataset, replica, transfers, workshop, joined, tier)
+        async with AsyncExitStack() as stack:
+            presence = await stack.enter_async_context(Presence(server, connect, layout, device.hello))
+            if arguments.metrics_address:
+                from zowarmup.client.metrics import Figures, shown
+
+                def figures() -> Figures:
+                    version = replica.position.version
+                    return Figures(
+                        meter.up_bytes, meter.down_bytes, version, presence.contributions, presence.connected
+                    )
+
+                labels = {"run": offer.name, "tier": str(tier)}
+                await stack.enter_async_context(shown(arguments.metrics_address, labels, figures))
             await take_part(device, presence)
 
 

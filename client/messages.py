@@ -13,7 +13,8 @@ from zowarmup.common.work import Commit, Delta, Phase, Scalars, Work
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What is being trained, and what it asks of a device (GetRun)."""
+    """What is being trained, and what it asks of a device (GetRun). `now_s`: the coordinator's clock, seconds since 1970;
+    `software`: its version, for people."""
 
     run_id: str
     name: str
@@ -23,6 +24,8 @@ class Offer:
     program_bytes: int
     high_memory_bytes: int
     low_memory_bytes: int
+    now_s: float = 0.0
+    software: str = ""
 
 
 @dataclass(frozen=True, slots=True)

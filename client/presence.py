@@ -16,8 +16,10 @@ from zowarmup.client.agenda import Task, agenda
 from zowarmup.client.backoff import Backoff
 from zowarmup.client.faults import Broken, Distrust, Final
 from zowarmup.client.messages import Hello, Message, Saying, Welcome
-from zowarmup.client.session import Connection, Stream
+from zowarmup.client.session import Connection
+from zowarmup.client.stream import Stream
 from zowarmup.common.layout import Layout
+from zowarmup.common.work import Delta, Scalars
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -41,7 +43,8 @@ async def patiently(address: str, ask: Callable[[], Awaitable[_T]]) -> _T:
 
 
 class Presence:
-    """Open within its context. `hello` is asked for on every connection: the replica moves on in between."""
+    """Open within its context. `hello` is asked for on every connection: the replica moves on in between.
+    `contributions`: how many have been said."""
 
     def __init__(
         self, address: str, connect: Callable[[], Connection], layout: Layout, hello: Callable[[], Hello]
@@ -56,6 +59,7 @@ class Presence:
         # The Hello that opened the present stream, and how many streams there have been.
         self.greeted = hello()
         self.epoch = 0
+        self.contributions = 0
 
     async def __aenter__(self) -> Self:
         self._start()
@@ -77,11 +81,17 @@ class Presence:
             self._arrived.clear()
             await self._arrived.wait()
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a stream that the coordinator has welcomed."""
+        return self._stream is not None
+
     async def say(self, saying: Saying) -> int:
         """Send one message now; its payload in bytes. Raises Broken where there is no stream at the moment."""
         if self._stream is None:
             raise Broken("not connected at the moment")
         said = await self._stream.say(saying)
+        self.contributions += isinstance(saying, Scalars | Delta)
         self._restarts.reset()
         return said
 
@@ -115,6 +125,7 @@ class Presence:
     async def _stay(self) -> None:
         delays, lost_at = Backoff(), 0.0
         while True:
+            stream: Stream | None = None
             try:
                 async with self._connect() as connection:
                     self.greeted = self._hello()
@@ -134,6 +145,8 @@ class Presence:
                 reason = fault.reason
             finally:
                 self._stream = None
+                if stream is not None:
+                    stream.cancel()
             if self._leaving:
                 return
             if not lost_at:

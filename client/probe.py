@@ -1,37 +1,70 @@
 """Forward passes over this device's data: what a zeroth-order round asks of it, on either tier.
 
-The program's weights are the replica's own vector, so perturbing that vector in place perturbs the model. Examples go
-through in micro-batches, which bounds memory whatever the size of the data; losses are summed in float64.
+The program's weights are the replica's own vector, so perturbing that vector in place perturbs the model; on an
+accelerator they are a copy there (`accelerator`). Examples go through in micro-batches, which bounds memory whatever
+the size of the data; losses are summed in float64.
 """
 
 import threading
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.client.faults import Stopped
-from zowarmup.common.methods.zeroth_order import Evaluated, ZOWarmUp
-from zowarmup.common.program import Program
+from zowarmup.common.methods import zeroth_order_method
+from zowarmup.common.methods.protocol import Evaluated
+from zowarmup.common.phases import ZerothOrder
 from zowarmup.common.replica import Replica
-from zowarmup.common.run import ZerothOrder
+from zowarmup.common.steps import Weights
 from zowarmup.common.tasks.classification import cross_entropy, head_gradient
 from zowarmup.common.work import Scalars, Work
-from zowarmup.data import Dataset
+
+
+class ForwardPass(Protocol):
+    """A model that runs forward: `program.Program`, or a torch module on an accelerator."""
+
+    def load(self, weights: NDArray[np.float32]) -> Weights:
+        """What to move, to move the model from these weights on."""
+        ...
+
+    def forward(self, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Logits (n, classes) and, where there is a head, the features (n, h) that it reads."""
+        ...
+
+
+class Examples(Protocol):
+    """Labelled examples: labels int64 (n,), and batches as the forward pass takes them."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: NDArray[np.int64]) -> Any: ...
 
 
 class Prober:
     """Zeroth-order contributions of a dataset. `stop` ends a contribution at the next micro-batch."""
 
     def __init__(
-        self, spec: ZerothOrder, replica: Replica, program: Program, dataset: Dataset, stop: threading.Event
+        self,
+        spec: ZerothOrder,
+        replica: Replica,
+        program: ForwardPass,
+        dataset: Examples,
+        stop: threading.Event,
+        pool_seed: int = 0,
     ) -> None:
-        self._method = ZOWarmUp(spec, replica.layout)
+        self._method = zeroth_order_method(spec, replica.layout, pool_seed)
         self._layout, self._program, self._dataset, self._stop = replica.layout, program, dataset, stop
         self._micro_batch = spec.micro_batch
 
     def contribute(self, replica: Replica, work: Work) -> Scalars:
         """The scalars for a round; the replica is afterwards as it was. Raises ValueError where one is not finite."""
-        return self._method.contribute(replica.weights, replica.grid, self, len(self._dataset), work)
+        return self._method.contribute(
+            self._program.load(replica.weights), replica.grid, self, len(self._dataset), work
+        )
 
     def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> Evaluated:
         """The summed loss of some examples at the weights as they are now and, where asked for, the summed gradient of

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,22 @@ class Position:
     digest: bytes = b""
 
 
+class HeldReplica(Protocol):
+    """A replica as a device holds it; what each part promises is said at `LocalReplica`."""
+
+    @property
+    def weights(self) -> NDArray[np.float32]: ...
+    @property
+    def held(self) -> Replica | None: ...
+    @property
+    def position(self) -> Position: ...
+    def overtaken(self, version: int) -> bool: ...
+    def incoming(self, version: int) -> Path: ...
+    def load(self, header: Header) -> None: ...
+    def apply(self, commits: Sequence[Commit]) -> None: ...
+    def drop(self) -> None: ...
+
+
 class LocalReplica:
     """`weights`: the one vector, float32 (layout.size,). `held` is None until a snapshot was fetched or found."""
 
@@ -79,6 +96,10 @@ class LocalReplica:
             except (OSError, ValueError, Diverged, HeadroomExceeded):
                 self._forget()
         self._sweep(keep=-1)
+
+    def overtaken(self, version: int) -> bool:
+        """Whether the run is known to have moved on from a version."""
+        return self.position.version > version
 
     def incoming(self, version: int) -> Path:
         """Where a fetch of this version gathers its bytes; it goes on from the bytes that are there."""

@@ -22,6 +22,7 @@ from zowarmup.common.work import Tier
 IDENTITY = "identity.json"
 ENROLMENT = "enrolment.json"
 AUTHORITY = "authority.pem"
+LOCK = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,39 +53,11 @@ def default_directory(name: str) -> Path:
     return Path(base).expanduser() / "zowarmup" / name
 
 
-class StateDirectory:
-    """A client's directory, held by this process alone from construction to `close`.
-
-    Raises Final where it cannot be made, written or is held by another process.
-    """
+class Records:
+    """What a client's directory says, for whoever may read it: beside the client that holds it, too."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise Final(
-                f"cannot use the state directory {path} ({error.strerror or error}): give one that this user can "
-                "write, with --state-dir"
-            ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise Final(
-                f"another process takes part with the state directory {path}: stop it, or give this one its own with "
-                "--state-dir"
-            ) from None
-
-    def close(self) -> None:
-        os.close(self._lock)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def identity(self) -> Identity | None:
         """Who this device is, None where it never enrolled. Raises Final where the file is damaged."""
@@ -111,6 +84,61 @@ class StateDirectory:
             )
         return identity
 
+    def in_use(self) -> bool:
+        """Whether a client holds the directory now."""
+        try:
+            with (self.path / LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False  # there is none
+        return False
+
+    def authority(self) -> bytes:
+        """PEM of the authority that signs the coordinator's certificate, empty where none has been kept."""
+        try:
+            return (self.path / AUTHORITY).read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise Final(f"cannot read {self.path / AUTHORITY} ({error.strerror})") from None
+
+
+class StateDirectory(Records):
+    """A client's directory, held by this process alone from construction to `close`.
+
+    Raises Final where it cannot be made, written or is held by another process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Final(
+                f"cannot use the state directory {path} ({error.strerror or error}): give one that this user can "
+                "write, with --state-dir"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise Final(
+                f"another process takes part with the state directory {path}: stop it, or give this one its own with "
+                "--state-dir"
+            ) from None
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def keep(self, identity: Identity) -> None:
         """Make the identity durable, readable for this user only. Raises Final where the disk refuses."""
         write_whole(self.path / IDENTITY, json.dumps(asdict(identity), indent=1).encode())
@@ -130,15 +158,6 @@ class StateDirectory:
         credential = secrets.token_hex(32)
         write_whole(file, json.dumps({**wanted, "credential": credential}).encode())
         return credential
-
-    def authority(self) -> bytes:
-        """PEM of the authority that signs the coordinator's certificate, empty where none has been kept."""
-        try:
-            return (self.path / AUTHORITY).read_bytes()
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise Final(f"cannot read {self.path / AUTHORITY} ({error.strerror})") from None
 
     def keep_authority(self, pem: bytes) -> None:
         """Remember who signs the coordinator's certificate. Raises Final where the disk refuses."""

@@ -1,0 +1,216 @@
+"""`zowarmup-client --doctor`, which `zowarmup doctor` is too: what keeps this device from taking part, and what to do.
+
+It takes the command line that the client is started with, reads what the client would meet, in its order, and changes
+nothing: beside a client that takes part it only looks. What a reading means is decided in `checkup`. It needs no
+package that a low-tier device does not have.
+"""
+
+import asyncio
+import json
+import socket
+import ssl
+import time
+from argparse import Namespace
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from zowarmup.client import checkup, vitals
+from zowarmup.client.capability import Needs, has_torch, memory_here
+from zowarmup.client.checkup import Finding, Verdict
+from zowarmup.client.faults import Broken, Final
+from zowarmup.client.joining import check_data, invited, know
+from zowarmup.client.messages import Offer
+from zowarmup.client.session import CALL_S, Connection
+from zowarmup.client.state import Identity, Records, default_directory, default_name
+from zowarmup.client.trust import Trust, system_authorities
+from zowarmup.common.work import Tier
+from zowarmup.data import DataError, load
+
+CONNECT_S = 10.0
+ASKED = 4
+# Doubling twice each time until a measurement lasts long enough to be one.
+FIRST_BYTES, MOST_BYTES, LONG_ENOUGH_S = 1 << 16, 1 << 22, 0.5
+
+
+def examine(arguments: Namespace) -> int:
+    """Print a finding a line, or all of them as JSON; exit code 1 where one of them fails."""
+    findings = asyncio.run(_gather(arguments))
+    if arguments.json:
+        told = {"passed": checkup.passed(findings), "findings": [asdict(finding) for finding in findings]}
+        print(json.dumps(told, indent=1))
+    return 0 if checkup.passed(findings) else 1
+
+
+async def _gather(arguments: Namespace) -> list[Finding]:
+    findings = []
+    async for finding in _findings(arguments):
+        findings.append(finding)
+        if not arguments.json:
+            print(f"{finding.verdict:<8} {finding.check:<12} {finding.found}", flush=True)
+            if finding.remedy:
+                print(f"{'':<21} -> {finding.remedy}", flush=True)
+    return findings
+
+
+async def _findings(arguments: Namespace) -> AsyncIterator[Finding]:
+    yield checkup.temperature(vitals.temperature())
+    yield checkup.throttling(vitals.throttling())
+    folder = arguments.state_dir or default_directory(arguments.name or default_name())
+    with _failing("state") as failed:
+        records = Records(folder)
+        authority, trusted = know(arguments, invited(arguments.join_file), records)
+        known = records.identity()
+        if not vitals.writable(folder):
+            raise Final(f"{folder} cannot be written by this user: run the doctor as the client, or give --state-dir")
+    if failed:
+        yield failed[0]
+        return
+    with _failing("connection") as failed:
+        took = await asyncio.to_thread(_connect, arguments.server)
+    yield failed[0] if failed else Finding("connection", Verdict.OK, f"{arguments.server} in {1000 * took:.0f} ms")
+    if failed:
+        return
+    if trusted.secure:
+        yield (shaken := await asyncio.to_thread(_shake, arguments, authority))
+        if shaken.verdict is Verdict.FAIL:
+            return
+    with _failing("coordinator") as failed:
+        offer, rtt, ahead = await _ask(arguments.server, trusted)
+    if failed:
+        yield failed[0]
+        return
+    yield Finding("coordinator", Verdict.OK, f"trains {offer.name} (run {offer.run_id[:8]})")
+    yield checkup.versions(f"zowarmup {version('zowarmup')}", offer.software)
+    yield checkup.latency(rtt)
+    yield checkup.clock(ahead, rtt / 2)
+    member = known if known is not None and known.run_id == offer.run_id else None
+    yield _membership(known, member, offer, folder)
+    tier = member.tier if member else None if arguments.tier == "auto" else Tier(arguments.tier)
+    needs = Needs(offer.high_memory_bytes, offer.low_memory_bytes)
+    yield checkup.memory(memory_here(), needs, tier, has_torch(), records.in_use())
+    yield checkup.disk(vitals.free_bytes(folder), 4 * offer.layout.size, offer.program_bytes, str(folder))
+    yield await _bandwidth(arguments.server, trusted, offer, member, rtt)
+    if arguments.data:
+        yield await asyncio.to_thread(_data, arguments.data, offer)
+
+
+@contextmanager
+def _failing(check: str) -> Iterator[list[Finding]]:
+    """What goes wrong inside becomes the one finding in the list. Errors for people are a sentence with its remedy."""
+    found: list[Finding] = []
+    try:
+        yield found
+    except Final as fault:
+        found.append(Finding(check, Verdict.FAIL, str(fault)))
+    except Broken as fault:
+        found.append(Finding(check, Verdict.FAIL, fault.reason, "see the coordinator's log"))
+
+
+def _connect(server: str) -> float:
+    """How long a TCP connection takes, seconds."""
+    start = time.monotonic()
+    try:
+        with socket.create_connection(_host_port(server), CONNECT_S):
+            return time.monotonic() - start
+    except socket.gaierror as error:
+        raise Final(
+            f"{server}: its name is not known here ({error.strerror}): check --server, or give its IP"
+        ) from None
+    except TimeoutError:
+        raise Final(
+            f"{server} does not answer within {CONNECT_S:g} s: check --server, and that no firewall is in between"
+        ) from None
+    except OSError as error:
+        raise Final(
+            f"{server}: {error.strerror or error}: check --server (name and port), and that the coordinator is running"
+        ) from None
+
+
+def _host_port(server: str) -> tuple[str, int]:
+    host, _, port = server.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _shake(arguments: Namespace, authority: bytes) -> Finding:
+    """A handshake of Python's own: grpc's words do not say what is wrong with a certificate."""
+    host, port = _host_port(arguments.server)
+    pem = authority or system_authorities() or b""
+    context = ssl.create_default_context(cadata=pem.decode("ascii", errors="ignore") or None)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as grpc, which asks less
+    context.set_alpn_protocols(["h2"])
+    if arguments.certificate and arguments.key:
+        context.load_cert_chain(arguments.certificate, arguments.key)
+    try:
+        with (
+            socket.create_connection((host, port), CONNECT_S) as raw,
+            context.wrap_socket(raw, server_hostname=host) as shaken,
+        ):
+            peer = shaken.getpeercert() or {}
+            found = checkup.Handshake(expires_at_s=ssl.cert_time_to_seconds(str(peer["notAfter"])))
+    except ssl.SSLCertVerificationError as error:
+        found = checkup.Handshake(problem=error.verify_message)
+    except OSError as error:  # ssl.SSLError is one
+        found = checkup.Handshake(problem=getattr(error, "reason", None) or error.strerror or str(error))
+    return checkup.tls(found, host, time.time())
+
+
+async def _ask(server: str, trusted: Trust) -> tuple[Offer, float, float]:
+    """What is trained; the shortest of a few round trips, seconds; how far this clock is ahead, seconds."""
+    best: tuple[float, float, Offer] | None = None
+    async with Connection(server, trusted) as connection:
+        for _ in range(ASKED):
+            start, began = time.monotonic(), time.time()
+            offer = await connection.get_run()
+            took = time.monotonic() - start
+            if best is None or took < best[0]:
+                best = took, began + took / 2 - offer.now_s, offer
+    assert best is not None
+    return best[2], best[0], best[1] if best[2].now_s else 0.0
+
+
+def _membership(known: Identity | None, member: Identity | None, offer: Offer, folder: Path) -> Finding:
+    if member:
+        return Finding("membership", Verdict.OK, f"{member.client} of the {member.tier} tier")
+    if known:
+        remedy = "give another --state-dir, or remove this one if that run is over"
+        return Finding("membership", Verdict.FAIL, f"{folder} belongs to another run, {known.run_id[:8]}", remedy)
+    return Finding("membership", Verdict.OK, "not yet a member: it enrols when the client starts")
+
+
+async def _bandwidth(server: str, trusted: Trust, offer: Offer, member: Identity | None, rtt: float) -> Finding:
+    if member is None:
+        return Finding(
+            "bandwidth", Verdict.SKIPPED, "is measured for members: run this again once the client has joined"
+        )
+    with _failing("bandwidth") as failed:
+        async with Connection(server, trusted, (member.client, member.credential)) as connection:
+            link = await _link(connection, rtt)
+    if failed:
+        return failed[0]
+    rules = offer.spec.warmup
+    uploads = member.tier is Tier.HIGH and rules.rounds > 0
+    return checkup.bandwidth(link, 4 * offer.layout.size, uploads, rules.deadline_s)
+
+
+async def _link(connection: Connection, rtt: float) -> checkup.Link:
+    size = FIRST_BYTES
+    while True:
+        try:
+            up_s, down_s = await connection.measure(size, size)
+        except TimeoutError:
+            return checkup.Link(size / CALL_S, size / CALL_S, timed_out=True)
+        if size == MOST_BYTES or min(up_s, down_s) > LONG_ENOUGH_S:
+            return checkup.Link(size / max(up_s - rtt, 1e-4), size / max(down_s, 1e-4))
+        size *= 4
+
+
+def _data(spec: str, offer: Offer) -> Finding:
+    try:
+        dataset = load(spec)
+        check_data(spec, dataset, offer)
+    except (DataError, Final) as fault:
+        return Finding("data", Verdict.FAIL, str(fault))
+    return Finding("data", Verdict.OK, f"{len(dataset)} examples")

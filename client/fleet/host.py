@@ -1,0 +1,199 @@
+"""A part of a fleet, in this process."""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from zowarmup.client.capability import has_torch, peak_resident
+from zowarmup.client.device import Device
+from zowarmup.client.faults import Final
+from zowarmup.client.fleet.allocator import give_back_at_once
+from zowarmup.client.fleet.lines import Line, SharedConnection, lines
+from zowarmup.client.fleet.member import Member
+from zowarmup.client.fleet.part import Part, Progress
+from zowarmup.client.fleet.replica import SharedReplica, SharedTransfers, View
+from zowarmup.client.joining import ask, check_data
+from zowarmup.client.messages import Offer
+from zowarmup.client.presence import patiently
+from zowarmup.client.replica import LocalReplica
+from zowarmup.client.session import Connection
+from zowarmup.client.state import StateDirectory
+from zowarmup.client.stream import Meter, Reader
+from zowarmup.client.transfer import Transfers
+from zowarmup.client.trust import Trust, TrustError, trust
+from zowarmup.client.workshop import PROCESSOR, Workshop
+from zowarmup.common.work import Tier
+from zowarmup.data import Dataset, divide
+
+log = logging.getLogger(__name__)
+ENROL_AT_ONCE = 32
+TELL_EVERY_S = 0.25
+
+
+async def host(part: Part, tell: Callable[[Progress], None]) -> Progress:
+    """Take part with every client of `part` until the run is over. `tell` hears how far it is, several times a second,
+    and may end it by raising. Raises Final where no client can take part."""
+    give_back_at_once()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
+    return await Host(part, tell).run()
+
+
+class Host:
+    """`members` are those that have enrolled so far."""
+
+    def __init__(self, part: Part, tell: Callable[[Progress], None]) -> None:
+        self._part, self._tell = part, tell
+        self.members: list[Member] = []
+        self._meters: list[Meter] = []
+        self._barred: list[Final] = []
+        self._waiting = f"waiting for {part.server}"
+        if (part.tier(part.first) is Tier.HIGH or part.device != PROCESSOR) and not has_torch():
+            raise Final(
+                "high-tier clients and --device need torch, which is not installed: pip install 'zowarmup[torch]'"
+            )
+
+    async def run(self) -> Progress:
+        part = self._part
+        try:
+            trusted = trust(part.server, part.authority, part.certificate, part.key, part.insecure)
+        except TrustError as error:
+            raise Final(str(error)) from None
+        teller = asyncio.create_task(self._keep_telling())
+        work = asyncio.create_task(self._take_part(trusted))
+        try:
+            await asyncio.wait({teller, work}, return_when=asyncio.FIRST_COMPLETED)
+            if teller.done():
+                teller.result()  # what `tell` raised
+            work.result()
+        finally:
+            for task in (teller, work):
+                task.cancel()
+            await asyncio.wait({teller, work})
+        return self.progress()
+
+    def progress(self) -> Progress:
+        members = self.members
+        furthest = max(members, key=lambda member: (member.round, member.version), default=None)
+        connected = sum(member.connected for member in members)
+        waiting = self._waiting
+        if furthest is not None and not waiting:
+            waiting = furthest.waiting if connected else f"no answer from {self._part.server}"
+        over = sum(member.over for member in members)
+        return Progress(
+            clients=self._part.count,
+            members=len(members),
+            connected=connected,
+            phase=furthest.phase if furthest else "",
+            round=furthest.round if furthest else 0,
+            version=furthest.version if furthest else 0,
+            contributions=sum(member.contributions for member in members),
+            refused=sum(member.refused for member in members),
+            up_bytes=sum(meter.up_bytes for meter in self._meters),
+            down_bytes=sum(meter.down_bytes for meter in self._meters),
+            over=over,
+            agree=sum(member.agrees for member in members),
+            lost=len(self._barred) + sum(member.lost is not None for member in members),
+            peak_bytes=peak_resident(),
+            waiting="" if over == len(members) > 0 else waiting,
+        )
+
+    async def _keep_telling(self) -> None:
+        while True:
+            self._tell(self.progress())
+            await asyncio.sleep(TELL_EVERY_S)
+
+    async def _take_part(self, trusted: Trust) -> None:
+        part = self._part
+        offer = await ask(part.server, trusted)
+        shards = await asyncio.to_thread(
+            divide, part.data, part.clients, range(part.first - 1, part.first - 1 + part.count)
+        )
+        for shard in shards:
+            check_data(part.data, shard, offer)
+        self._waiting = ""
+        with StateDirectory(part.state / offer.run_id[:16]) as state:
+            replica = LocalReplica(state.path, offer.layout)
+            await asyncio.to_thread(replica.open)
+            shared = SharedReplica(replica)
+            held = lines(part.server, trusted, part.count)
+            workshop = self._workshop(offer, state, trusted)
+            try:
+                await self._live(offer, shards, shared, held, workshop, trusted)
+            finally:
+                workshop.close()
+                for line in held:
+                    await line.close()
+
+    async def _live(
+        self,
+        offer: Offer,
+        shards: Sequence[Dataset],
+        shared: SharedReplica,
+        held: Sequence[Line],
+        workshop: Workshop,
+        trusted: Trust,
+    ) -> None:
+        """Every client enrols and takes part at once, whatever the others are at."""
+        part, reader, door = self._part, Reader(offer.layout), asyncio.Semaphore(ENROL_AT_ONCE)
+        profiles = part.mix.deal(part.seed, part.clients)
+
+        async def one(number: int, dataset: Dataset, line: Line) -> None:
+            credential = _credential(part, offer.run_id, number)
+            async with door:
+                try:
+                    client = await self._enrol(offer, number, len(dataset), credential, line, trusted)
+                except Final as fault:
+                    self._barred.append(fault)
+                    log.warning("a client cannot join: %s", fault)
+                    return
+            meter, view, bench = Meter(), View(shared), workshop.beside()
+
+            def connect() -> Connection:
+                return SharedConnection(part.server, trusted, line, (client, credential), meter, reader)
+
+            transfers = SharedTransfers(connect, shared, meter, bench)
+            device = Device(offer, dataset, view, transfers, bench, "", part.tier(number))
+            member = Member(number, client, device, view, shared, profiles[number - 1], part.mix, part.seed)
+            member.on(part.server, connect, offer.layout, bench, meter)
+            self.members.append(member)
+            self._meters.append(meter)
+            await member.take_part()
+
+        async with asyncio.TaskGroup() as group:
+            for place, shard in enumerate(shards):
+                group.create_task(one(part.first + place, shard, held[place % len(held)]))
+        faults = [*self._barred, *(member.lost for member in self.members if member.lost)]
+        if len(faults) == len(shards):
+            raise faults[0]
+
+    async def _enrol(
+        self, offer: Offer, number: int, examples: int, credential: str, line: Line, trusted: Trust
+    ) -> str:
+        """The client's name in the run, new or as it was."""
+        part, tier = self._part, self._part.tier(number)
+
+        async def once() -> str:
+            async with Connection(part.server, trusted, shared=line.channel) as connection:
+                name, token = f"{part.name}-{number}", part.tokens.get(tier, "")
+                return (await connection.enrol(offer.run_id, name, tier, examples, token, credential))[0]
+
+        return await patiently(part.server, once)
+
+    def _workshop(self, offer: Offer, state: StateDirectory, trusted: Trust) -> Workshop:
+        """For all of them; its program is fetched by whoever needs it first, as a member of the fleet."""
+        part = self._part
+
+        def connect() -> Connection:
+            member = self.members[0]
+            return Connection(part.server, trusted, (member.client, _credential(part, offer.run_id, member.number)))
+
+        return Workshop(offer, state, Transfers(connect), part.threads, part.device)
+
+
+def _credential(part: Part, run_id: str, number: int) -> str:
+    """A member's secret, hex: always the same for the same client of the same fleet in the same run and tier."""
+    what = f"{run_id}/{part.tier(number)}/{part.name}/{number}"
+    return hmac.new(part.secret, what.encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,75 @@
+"""Some connections to the coordinator for all clients of a process.
+
+A coordinator that was gone is asked for by each connection, not by each client: gRPC tries, ever more rarely, and when
+it answers, the clients come back one after the other.
+"""
+
+import asyncio
+import random
+from typing import Self
+
+import grpc
+
+from zowarmup.client.session import Connection, channel
+from zowarmup.client.stream import Meter, Reader
+from zowarmup.client.trust import Trust
+
+CLIENTS_A_LINE = 250
+# How many clients a second come back when the coordinator answers again.
+RETURNS_PER_S = 500.0
+_PATIENCE = (
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 2000),
+    ("grpc.max_reconnect_backoff_ms", 10000),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1048576),
+    ("grpc.http2.max_frame_size", 1048576),
+    ("grpc.experimental.tcp_max_read_chunk_size", 65536),
+)
+
+
+class Line:
+    """One connection for `clients`, made anew whenever it breaks."""
+
+    def __init__(self, address: str, trust: Trust, clients: int) -> None:
+        self.channel = channel(address, trust, *_PATIENCE)
+        self._clients = clients
+        self._connecting: asyncio.Task[None] | None = None
+
+    async def up(self) -> None:
+        """Wait until the coordinator answers; after a wait, a moment longer, each client another."""
+        if self.channel.get_state(True) is grpc.ChannelConnectivity.READY:
+            return
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connect())
+        await asyncio.shield(self._connecting)
+        await asyncio.sleep(random.uniform(0, self._clients / RETURNS_PER_S))
+
+    async def _connect(self) -> None:
+        while (state := self.channel.get_state(True)) is not grpc.ChannelConnectivity.READY:
+            await self.channel.wait_for_state_change(state)
+
+    async def close(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+        await self.channel.close(None)
+
+
+class SharedConnection(Connection):
+    """A client's use of a line."""
+
+    def __init__(
+        self, address: str, trust: Trust, line: Line, who: tuple[str, str], meter: Meter, reader: Reader
+    ) -> None:
+        super().__init__(address, trust, who, meter, line.channel, reader)
+        self._line = line
+
+    async def __aenter__(self) -> Self:
+        await self._line.up()
+        return self
+
+
+def lines(address: str, trust: Trust, clients: int) -> list[Line]:
+    """As many as so many clients share."""
+    count = -(-clients // CLIENTS_A_LINE)
+    return [Line(address, trust, clients) for _ in range(count)]

@@ -1,0 +1,51 @@
+"""A log for many clients: what a thousand of them say at one moment is said once.
+
+The progress line tells what is usual, so only warnings are shown, and each kind of them once in a while with how many
+more there were. A kind is a message without what is filled into it.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+EVERY_S = 10.0
+
+
+class Rarely(logging.Filter):
+    """Lets a kind of message pass once in EVERY_S."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._passed: dict[str, float] = {}
+        self._withheld: dict[str, int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind, now = str(record.msg), self._clock()
+        if now - self._passed.get(kind, -EVERY_S) < EVERY_S:
+            self._withheld[kind] = self._withheld.get(kind, 0) + 1
+            return False
+        self._passed[kind] = now
+        if withheld := self._withheld.pop(kind, 0):
+            record.msg = f"{record.getMessage()} (and {withheld} more like it)"
+            record.args = ()
+        return True
+
+
+class _Errors(logging.StreamHandler):  # type: ignore[type-arg]
+    """Standard error as it is at the moment: a progress line may have taken its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def quieten(verbose: bool) -> None:
+    """Log to standard error: everything where `verbose`, else warnings, rarely."""
+    handler = _Errors()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    if not verbose:
+        handler.addFilter(Rarely())
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)

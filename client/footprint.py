@@ -1,0 +1,177 @@
+"""What a round of each tier's work costs: a client's own work on made-up data, in a process of its own.
+
+    python -m zowarmup.client.footprint high|low FOLDER EXAMPLES
+
+The coordinator starts one for each tier when it makes a run, since devices choose their tier by what this finds, and so
+does `zowarmup plan`. FOLDER holds a run's spec and, from some moment on, its weights, layout and program; the high tier
+trains as soon as there is a layout, while the program is still being exported, and then probes, as a client does whose
+torch stays loaded. EXAMPLES is how many the device holds, 0 where nobody knows: then its batches are full, and its data
+is not counted. Printed are the peak resident memory, and how long the parts of the work take, as JSON.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from zowarmup.client import device, joining, loop  # noqa: F401  (what a client has loaded)
+from zowarmup.client.capability import peak_resident
+from zowarmup.client.faults import Broken, Final
+from zowarmup.client.lean import load_program
+from zowarmup.client.probe import Prober
+from zowarmup.client.session import Connection
+from zowarmup.client.trust import Trust
+from zowarmup.common.grid import Grid
+from zowarmup.common.layout import Layout
+from zowarmup.common.methods import zeroth_order_method
+from zowarmup.common.methods.projection import project
+from zowarmup.common.replica import Replica
+from zowarmup.common.run import ClientSpec
+from zowarmup.common.steps import Direction, Step, apply_steps, perturb
+from zowarmup.common.work import Phase, Tier, Work
+from zowarmup.data import Dataset
+
+SPEC, WEIGHTS, LAYOUT, PROGRAM = "spec.json", "weights.bin", "layout.json", "program.onnx"
+# Rounds of training and batches in each, and probes: memory has then been as large as it gets.
+ROUNDS, BATCHES, PROBES = 2, 3, 2
+POLL_S = 0.02
+LIVE_BYTES = 8 << 20
+"""What a connection adds that carries a run's messages and models: 3 to 12 MB were seen, beside those of an idle one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Peak resident memory in bytes, and seconds with one thread on this machine: to train on an example (0 on the low
+    tier), to run one forward, to move the model along a direction, and to apply a step of 8 directions to all of it."""
+
+    peak_bytes: int
+    train_s: float
+    forward_s: float
+    walk_s: float
+    apply_s: float
+
+
+def measure(tier: Tier, folder: Path, examples: int) -> Footprint:
+    """Raises ValueError or Final where the folder holds what a client cannot work with, and ImportError where torch is
+    missing."""
+    spec = ClientSpec.from_json((folder / SPEC).read_text())
+    data = made_up(spec, examples) if examples else None
+    asyncio.run(connect())
+    if tier is Tier.HIGH:
+        import zowarmup.client.trainer  # noqa: F401  (loads torch, for which it need not wait)
+    layout = Layout.from_json(awaited(folder / LAYOUT).decode())
+    weights = np.fromfile(folder / WEIGHTS, dtype="<f4")
+    grid = Grid.choose(weights[: layout.trainable])
+    for piece in np.array_split(weights[: layout.trainable], max(1, layout.trainable >> 16)):
+        piece[:] = grid.quantise(piece)  # a second copy of the weights would be the peak
+    replica = Replica(layout, grid, weights, 0)
+    train_s = train(spec, replica, examples) if tier is Tier.HIGH else 0.0
+    forward_s, walk_s = probe(spec, replica, awaited(folder / PROGRAM), examples)
+    forth, back = (Step(1, layout.block("all"), (ticks,) * 8) for ticks in (1, -1))
+    apply_s = timed(lambda: apply_steps(weights, grid, [forth, back])) / 2
+    del data  # it was there all the time
+    return Footprint(peak_resident() + LIVE_BYTES, train_s, forward_s, walk_s, apply_s)
+
+
+def train(spec: ClientSpec, replica: Replica, examples: int) -> float:
+    """Rounds of the warm-up, each with a delta, as a device goes through them: the seconds for an example."""
+    from zowarmup.client.trainer import Trainer
+
+    count = BATCHES * spec.warmup.batch
+    count = min(count, examples) if examples else count
+    # A rate that moves nothing, so that nothing diverges.
+    settings = replace(spec, warmup=replace(spec.warmup, epochs=1, rate=1e-12))
+    trainer = Trainer(settings, replica.layout, made_up(spec, count), 1, threading.Event())
+    began = 0.0
+    for number in range(1, ROUNDS + 1):
+        began, made = time.perf_counter(), None  # frees the delta before, as a device does
+        made = trainer.contribute(replica, Work(number, Phase.WARM_UP, 0, number, 1.0))
+    seconds = (time.perf_counter() - began) / count
+    del made
+    method = zeroth_order_method(spec.zeroth_order, replica.layout, spec.pool_seed)
+    if method.differentiates(Tier.HIGH):
+        trainer.project(replica, Work(ROUNDS + 1, Phase.ZEROTH_ORDER, 0, 1, 1.0), method)
+    return seconds
+
+
+def probe(spec: ClientSpec, replica: Replica, onnx: bytes, examples: int) -> tuple[float, float]:
+    """Probes of slices as long as a device with so many examples has them: the seconds to run an example forward, and
+    to move the model along a direction."""
+    settings, layout = spec.zeroth_order, replica.layout
+    sliced = settings.micro_batch
+    if examples:
+        longest = -(-examples // min(settings.probes, examples)) if settings.slices == "own" else examples
+        sliced = min(sliced, longest)
+    prober = Prober(
+        settings, replica, load_program(onnx, replica, 1), made_up(spec, sliced), threading.Event(), spec.pool_seed
+    )
+    exact_head = bool(layout.head and settings.head_projections)
+    forward_s = walk_s = 0.0
+    for index in range(PROBES):
+        along = Direction(1, index, layout.block("all"))
+        for ticks in (1, -1):
+            walk_s = timed(lambda: perturb(replica.weights, replica.grid, along, ticks))  # noqa: B023
+            forward_s = timed(lambda: prober.evaluate(np.arange(sliced), exact_head)) / sliced
+    gradient = prober.evaluate(np.arange(sliced), exact_head).head_gradient_sum
+    if gradient is not None:
+        project(gradient, 1, layout.block("head"), settings.head_projections)
+    return forward_s, walk_s
+
+
+async def connect() -> None:
+    """What a client's connection has loaded; there is nobody to answer."""
+    try:
+        async with Connection("127.0.0.1:1", Trust()) as connection:
+            await connection.get_run()
+    except Broken:
+        pass
+
+
+def made_up(spec: ClientSpec, examples: int) -> Dataset:
+    """As images are stored, in memory that is really there."""
+    labels = np.arange(examples, dtype=np.int64) % spec.classes
+    return Dataset(np.ones((examples, *spec.input_shape), np.uint8), labels, spec.classes, 255.0)
+
+
+def awaited(file: Path) -> bytes:
+    """A file's bytes, as soon as it is there. Ends the process where its parent is gone."""
+    parent = os.getppid()
+    while not file.exists():
+        if os.getppid() != parent:
+            sys.exit(1)
+        time.sleep(POLL_S)
+    return file.read_bytes()
+
+
+def timed(job: Callable[[], object]) -> float:
+    """How many seconds it takes."""
+    began = time.perf_counter()
+    job()
+    return time.perf_counter() - began
+
+
+def main() -> int:
+    tier, folder, examples = Tier(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    try:
+        # In a thread, as a client computes: it has a heap of its own.
+        with ThreadPoolExecutor(1) as thread:
+            print(json.dumps(asdict(thread.submit(measure, tier, folder, examples).result())))
+    except (ValueError, ArithmeticError, Final) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"measuring a model needs {error.name}: pip install 'zowarmup[server,torch]'", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

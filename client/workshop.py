@@ -1,0 +1,130 @@
+"""Where a device computes: one thread after the other, the run's program, and the trainer while there is one.
+
+Tools are made when the first work needs them. A device has a workshop of its own; the many clients of a fleet's process
+share one's tools, each at a bench `beside` the others', and then it is one model, one program and one trainer for all.
+"""
+
+import asyncio
+import copy
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
+
+from zowarmup.client.amount import amount
+from zowarmup.client.faults import Final
+from zowarmup.client.lean import load_program
+from zowarmup.client.messages import Offer
+from zowarmup.client.probe import Examples, ForwardPass, Prober
+from zowarmup.client.state import StateDirectory
+from zowarmup.client.transfer import Transfers
+from zowarmup.common.replica import Replica
+from zowarmup.data import Dataset
+
+if TYPE_CHECKING:
+    from zowarmup.client.trainer import Trainer
+
+log = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+PROCESSOR = "cpu"
+"""The program by ONNX Runtime, and no torch."""
+
+
+@dataclass(slots=True)
+class _Tools:
+    program: ForwardPass | None = None
+    trainer: "Trainer | None" = None
+    making: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Workshop:
+    """`threads` to compute with; `device`: where probes' forward passes run, PROCESSOR or a device of torch's.
+    `spent_s`: how long this bench's work has taken, waiting for others not counted."""
+
+    def __init__(
+        self, offer: Offer, state: StateDirectory, transfers: Transfers, threads: int, device: str = PROCESSOR
+    ) -> None:
+        self._offer, self._state, self._transfers, self._threads = offer, state, transfers, threads
+        self._device = device
+        self._tools = _Tools()
+        self._stop = threading.Event()
+        self._alone = True
+        self.spent_s = 0.0
+
+    def beside(self) -> Self:
+        """A bench for one client among many: when it leaves, the others' work goes on."""
+        bench = copy.copy(self)
+        bench._alone, bench.spent_s = False, 0.0
+        return bench
+
+    def close(self) -> None:
+        """What is being computed ends at its next batch, with Stopped."""
+        self._stop.set()
+
+    async def compute(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Call a function in the thread for that. A thread cannot be cancelled: it looks at a flag between batches."""
+
+        def timed() -> _T:
+            start = time.monotonic()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.spent_s += time.monotonic() - start
+
+        try:
+            return await asyncio.to_thread(timed)
+        except asyncio.CancelledError:
+            if self._alone:
+                self.close()
+            raise
+
+    async def prober(self, replica: Replica, dataset: Dataset) -> Prober:
+        """What probes the replica on a dataset. A device that probes trains no more: the trainer's memory is given back."""
+        spec = self._offer.spec
+        async with self._tools.making:
+            if self._alone:
+                self._tools.trainer = None
+            if self._tools.program is None:
+                self._tools.program = await self._program(replica)
+        examples = dataset if self._device == PROCESSOR else await self.compute(self._resident, dataset)
+        return Prober(spec.zeroth_order, replica, self._tools.program, examples, self._stop, spec.pool_seed)
+
+    async def trainer(self, dataset: Dataset) -> "Trainer":
+        """What trains on a dataset. Raises Final where this device cannot."""
+        async with self._tools.making:
+            if self._tools.trainer is None:
+                self._tools.trainer = await self.compute(self._new_trainer, dataset)
+            return self._tools.trainer.over(dataset)
+
+    def _new_trainer(self, dataset: Dataset) -> "Trainer":
+        from zowarmup.client.trainer import Trainer  # loads torch
+
+        return Trainer(self._offer.spec, self._offer.layout, dataset, self._threads, self._stop)
+
+    def _resident(self, dataset: Dataset) -> Examples:
+        from zowarmup.client.accelerator import resident  # loads torch
+
+        return resident(self._device, dataset)
+
+    def _accelerated(self) -> ForwardPass:
+        from zowarmup.client.accelerator import load_on  # loads torch
+
+        return load_on(self._device, self._offer.spec, self._offer.layout)
+
+    async def _program(self, replica: Replica) -> ForwardPass:
+        offer = self._offer
+        if self._device != PROCESSOR:
+            return await self.compute(self._accelerated)
+        file = self._state.program(offer.program_sha256)
+        onnx, received = await self._transfers.program(offer.program_sha256, offer.program_bytes, file)
+        if received:
+            log.info("fetched the program (%s): forward passes of zeroth-order rounds need it", amount(received))
+        if offer.layout.head is None:
+            log.info("this model does not end in a linear classifier: probing every parameter")
+        try:
+            return await self.compute(load_program, onnx, replica, self._threads)
+        except ValueError as error:
+            raise Final(f"cannot run the run's forward pass ({error}): install the coordinator's onnxruntime") from None
