@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from zowarmup.cli import verbs
+from zowarmup.cli import fleet_command, verbs
 from zowarmup.cli.connection import Reach, reaching
 from zowarmup.cli.demo_settings import DemoModel, demo_settings
 from zowarmup.cli.failure import Failure, Interrupted
@@ -96,7 +96,7 @@ def status(
     reach.session.run()  # refuses a coordinator of another protocol
     found = reach.session.status()
     if as_json:
-        print(json.dumps(found.to_json(), indent=2))
+        print(json.dumps(found.to_json(), indent=2, allow_nan=False))
     else:
         Console(highlight=False).print(status_view(found))
 
@@ -148,6 +148,24 @@ def fsck(
 
 
 @app.command()
+def backup(
+    data_dir: Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's data directory.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The copy: a folder that does not exist yet.")],
+) -> None:
+    """Copy a run on disk, whole and checked, also while its coordinator goes on. The copy is a data directory."""
+    from zowarmup.cli.fsck import backup as copy
+
+    copied = copy(data_dir, out)
+    print(f"{out}: {copied.run}, version {copied.version}, digest {copied.digest}, {copied.size_bytes / 1e6:.1f} MB")
+
+
+@app.command(add_help_option=False)
+def doctor() -> None:
+    """What keeps this device from taking part, and what to do: zowarmup-client --doctor. Needs no operator's packages."""
+    raise AssertionError("unreachable: zowarmup.cli.main hands it to the client, whose options it has")
+
+
+@app.command()
 def version() -> None:
     """The versions of zowarmup, its protocol, and what it stands on."""
     from zowarmup.cli.versions import installed
@@ -156,4 +174,31 @@ def version() -> None:
         print(f"{name:<12} {text}")
 
 
+@app.command()
+def plan(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file.")],
+    high: Annotated[int | None, typer.Option(metavar="N", min=0, max=1_000_000, help="High-tier clients.")] = None,
+    low: Annotated[int | None, typer.Option(metavar="N", min=0, max=1_000_000, help="Low-tier clients.")] = None,
+    examples: Annotated[int, typer.Option(metavar="N", min=1, max=1 << 32, help="How many each client holds.")] = 1000,
+    up: Annotated[str, typer.Option(metavar="RATE", help="A client's uplink: 250kbit, 10Mbit.")] = "10Mbit",
+    down: Annotated[str, typer.Option(metavar="RATE", help="Its downlink.")] = "50Mbit",
+    speed: Annotated[
+        float, typer.Option(metavar="X", min=1e-4, max=1e4, help="How fast it computes; one thread here is 1.")
+    ] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """What a run will cost: bytes and time of its rounds and memory of its devices, by tier, beside FedAvg."""
+    from zowarmup.cli.forecast import Link
+    from zowarmup.cli.plan import bits_per_second, make_plan
+    from zowarmup.cli.plan_view import plan_view
+
+    link = Link(bits_per_second("--up", up), bits_per_second("--down", down), speed)
+    made = make_plan(run_file, high, low, examples, link)
+    if as_json:
+        print(json.dumps(made.to_json(), indent=2))
+    else:
+        Console(highlight=False).print(plan_view(made))
+
+
 verbs.register(app)
+fleet_command.register(app)

@@ -1,4 +1,4 @@
-"""What `zowarmup fsck` says of a data directory."""
+"""What `zowarmup fsck` says of a data directory, and `zowarmup backup` makes of it."""
 
 import json
 from dataclasses import asdict
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zowarmup.cli.failure import Failure
 from zowarmup.server.archive import ArchiveError
+from zowarmup.server.backup import Copied, back_up
 from zowarmup.server.blobs import BlobError
 from zowarmup.server.fsck import Report, check, locked
 from zowarmup.server.ledger import LedgerError
@@ -21,6 +22,16 @@ def fsck(data_dir: Path, mend: bool) -> Report:
         raise Failure(str(error)) from error
     except OSError as error:
         raise Failure(f"{data_dir} cannot be read: {error.strerror or error}") from error
+
+
+def backup(data_dir: Path, out: Path) -> Copied:
+    """Copy a data directory to a new folder. Raises Failure where that cannot be done."""
+    try:
+        return back_up(data_dir, out)
+    except (ArchiveError, BlobError, LedgerError) as error:
+        raise Failure(str(error)) from error
+    except OSError as error:
+        raise Failure(f"{error.filename or out} cannot be copied: {error.strerror or error}") from error
 
 
 def told(report: Report, data_dir: Path, as_json: bool) -> str:

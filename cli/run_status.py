@@ -1,6 +1,7 @@
 """Where a run is, as the operator's commands see it: values made from the coordinator's answers, and the few sums
 over them that are shown in more than one place."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -59,7 +60,8 @@ class Replicas:
 @dataclass(frozen=True, slots=True)
 class Status:
     """Where the run is. `digest` is hex; `pivot_version` and `final_version` are where the phases end or ended;
-    `refusals` counts what was refused since the coordinator's start, by reason."""
+    `pivot_reason` is why the warm-up ended, empty before; `refusals` counts what was refused since the coordinator's
+    start, by reason."""
 
     name: str
     run_id: str
@@ -80,6 +82,7 @@ class Status:
     uptime_s: float
     clipped_scalars: int = 0
     clipped_deltas: int = 0
+    pivot_reason: str = ""
     refusals: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -105,12 +108,21 @@ class Status:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values with units in the names, for `zowarmup status --json`."""
+        """Plain values with units in the names, for `zowarmup status --json`. What is not finite, such as the loss of a
+        model that has diverged, is None: JSON has no word for it."""
         replicas = self.replicas
         return {
-            **asdict(self),
+            **{name: _finite(value) for name, value in asdict(self).items()},
             "replicas": {"agree": len(replicas.agree), "differ": len(replicas.differ), "silent": len(replicas.silent)},
         }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, tuple | list) else value
 
 
 @dataclass(frozen=True, slots=True)

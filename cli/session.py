@@ -99,7 +99,17 @@ class Session:
                 refusals={row.reason: row.count for row in answer.refusals},
                 clipped_scalars=answer.clipped_scalars,
                 clipped_deltas=answer.clipped_deltas,
+                pivot_reason=answer.pivot_reason,
             )
+
+    def health(self) -> str:
+        """What gRPC's health service at the address says: SERVING, or another word of it."""
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+        with self._sentences():
+            asked = health_pb2.HealthCheckRequest()
+            answer = health_pb2_grpc.HealthStub(self._channel).Check(asked, timeout=self._deadline_s)
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
     def versions(self, from_version: int = 0) -> list[Version]:
         """The run's history from a version on, in order."""

@@ -30,6 +30,8 @@ def facts(status: Status) -> Table:
     rows.add_column(overflow="fold")
     rows.add_row("phase", phase_text(status))
     rows.add_row("version", f"{status.version} of {status.final_version} (pivot at {status.pivot_version})")
+    if status.pivot_reason:
+        rows.add_row("pivot", status.pivot_reason)
     rows.add_row("now", activity_text(status))
     rows.add_row("accuracy", accuracy_text(status))
     for tier in status.tiers:

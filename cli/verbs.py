@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from zowarmup.cli.connection import Reach, reaching
-from zowarmup.cli.failure import Usage
+from zowarmup.cli.failure import Failure, Usage
 from zowarmup.common.addresses import is_loopback
 from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.work import Tier
@@ -19,6 +19,13 @@ FolderOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 certs = typer.Typer(help="Certificates for TLS: an authority of your own and what it signs.", no_args_is_help=True)
+
+
+def health(reach: Reach) -> None:
+    """Whether a coordinator serves, as gRPC's health service says it: for probes. The exit code is 0 or 1."""
+    if (said := reach.session.health()) != "SERVING":
+        raise Failure(f"the coordinator at {reach.session.address} does not serve: it says {said}")
+    print("serving")
 
 
 def pause(reach: Reach, reason: ReasonOption = "") -> None:
@@ -116,7 +123,7 @@ def client(
 
 def register(app: typer.Typer) -> None:
     """Add them all to the command."""
-    for verb in (pause, resume, pivot, stop, invite, revoke):
+    for verb in (health, pause, resume, pivot, stop, invite, revoke):
         app.command()(reaching(verb))
     app.add_typer(certs, name="certs")
 

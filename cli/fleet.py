@@ -1,0 +1,132 @@
+"""Many clients, hosted by this process or by several: parts of a fleet, carried and followed.
+
+One part runs in this process; more run in processes of their own, which end when they are told to, or when this one is
+gone. Whatever carries them tells how far it is several times a second, and is stopped by what hears it.
+"""
+
+import asyncio
+import logging
+import multiprocessing
+import secrets
+import signal
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from zowarmup.cli.failure import Failure, Usage
+from zowarmup.client.faults import Final, Stopped
+from zowarmup.client.fleet.host import host
+from zowarmup.client.fleet.part import Part, Progress, together
+from zowarmup.client.fleet.profiles import BUILT_IN, Mix, parse
+from zowarmup.client.fleet.quiet import quieten
+from zowarmup.client.state import write_whole
+from zowarmup.data import DataError
+
+SECRET = "fleet.secret"
+GRACE_S = 10.0
+Hear = Callable[[Progress], None]
+
+
+class _Left(Exception):
+    """Whoever follows this part wants no more of it."""
+
+
+def mix(profile: str) -> Mix:
+    """The devices that --profile names: a built-in profile, or a TOML file of several; empty: as their host. Raises
+    Usage."""
+    if not profile:
+        return Mix()
+    if profile in BUILT_IN:
+        return Mix(profiles=(BUILT_IN[profile],))
+    try:
+        return parse(Path(profile).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        raise Usage(f"--profile {profile!r}: must be {', '.join(BUILT_IN)}, or a TOML file that can be read") from None
+    except ValueError as error:
+        raise Usage(f"--profile {profile}: {error}") from None
+
+
+def secret(folder: Path) -> bytes:
+    """What the members' credentials follow from: the same for the same folder. Raises Failure."""
+    file = folder / SECRET
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            write_whole(file, secrets.token_bytes(32))
+        found = file.read_bytes()
+    except OSError as error:
+        raise Failure(f"cannot use --state {folder} ({error.strerror}): give a folder that you can write") from None
+    except Final as error:
+        raise Failure(str(error)) from None
+    if len(found) != 32:
+        raise Failure(f"{file} is damaged: remove it, and the fleet enrols anew")
+    return found
+
+
+def carry_here(part: Part, hear: Hear) -> Progress:
+    """In this process. Raises Failure, and whatever `hear` raises."""
+    try:
+        return asyncio.run(host(part, hear))
+    except (Final, DataError) as error:
+        raise Failure(str(error)) from None
+
+
+def carry_beside(parts: Sequence[Part], hear: Hear, verbose: bool) -> Progress:
+    """Each in a process of its own. Raises Failure, and whatever `hear` raises."""
+    context = multiprocessing.get_context("spawn")
+    carriers: dict[Connection, BaseProcess] = {}
+    told: dict[Connection, Progress] = {}
+    try:
+        for part in parts:
+            ours, theirs = context.Pipe()
+            process: BaseProcess = context.Process(target=_carry, args=(part, theirs, verbose))
+            process.start()
+            theirs.close()
+            carriers[ours], told[ours] = process, Progress(clients=part.count)
+        open_ones = set(carriers)
+        while open_ones:
+            for connection in wait(list(open_ones), timeout=0.25):
+                assert isinstance(connection, Connection)
+                try:
+                    said = connection.recv()
+                except EOFError:
+                    said = "a part of the fleet ended without a word: see what the system says about memory"
+                if isinstance(said, str):
+                    raise Failure(said)
+                if said is None:
+                    open_ones.discard(connection)
+                else:
+                    told[connection] = said
+            hear(together(list(told.values())))
+        return together(list(told.values()))
+    finally:
+        for connection in carriers:
+            connection.close()  # which is how they hear that it is over
+        for process in carriers.values():
+            process.join(GRACE_S)
+            process.kill()
+            process.join()
+
+
+def _carry(part: Part, parent: Connection, verbose: bool) -> None:
+    """In a process of its own: progress, at last None, or a sentence where it failed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to decide
+    quieten(verbose)
+
+    def tell(progress: Progress) -> None:
+        try:
+            if parent.poll():
+                parent.recv()
+            parent.send(progress)
+        except (OSError, EOFError):
+            raise _Left from None
+
+    try:
+        try:
+            tell(asyncio.run(host(part, tell)))
+            parent.send(None)
+        except (Final, DataError) as error:
+            parent.send(str(error))
+    except (_Left, Stopped, OSError):
+        logging.getLogger(__name__).debug("told to leave")

@@ -1,0 +1,286 @@
+"""What a run will cost: how often each conversation is held, times what it costs, and how long a round takes.
+
+Everything here is arithmetic over sizes and speeds that were found elsewhere (`specimens`, the preparation's footprints).
+Bytes are counted by the coordinator's own counter, in its own rows, so that a plan and a run can be laid side by side.
+Everyone is taken to stay connected, and to be drawn as often as the others; who drops out or comes back costs more.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from zowarmup.cli.specimens import NAME, Conversation, Specimens
+from zowarmup.common.phases import Rounds
+from zowarmup.common.run import RunFile
+from zowarmup.common.work import Phase, Tier
+from zowarmup.server.preparation import Footprint
+from zowarmup.server.traffic import Connection, Line, Traffic
+from zowarmup.server.wire import Wire
+
+SAMPLES = 9
+"""Rounds of which specimens are made: sizes change along a run, slowly."""
+PING_S, PING_BYTES = 10.0, 17
+"""An idle connection is pinged so often; a ping is a frame of HTTP/2, and so is its answer."""
+
+
+class Row(NamedTuple):
+    """What bytes are counted by: "up" or "down", the client's tier (None before it has one), the run's phase, the kind."""
+
+    direction: str
+    tier: Tier | None
+    phase: Phase
+    kind: str
+
+
+class Cost(NamedTuple):
+    """Payload and wire bytes, expected."""
+
+    payload_bytes: float
+    wire_bytes: float
+
+    def times(self, count: float) -> "Cost":
+        return Cost(self.payload_bytes * count, self.wire_bytes * count)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """How many clients there are of each tier."""
+
+    high: int
+    low: int
+
+    def of(self, tier: Tier) -> int:
+        return self.high if tier is Tier.HIGH else self.low
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        return tuple(tier for tier in Tier if self.of(tier))
+
+    @property
+    def size(self) -> int:
+        return self.high + self.low
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A client's link, bits a second, and its speed at computing, where this machine's one thread is 1."""
+
+    up_bps: float
+    down_bps: float
+    speed: float = 1.0
+
+    def seconds(self, up_bytes: float, down_bytes: float) -> float:
+        return 8 * (up_bytes / self.up_bps + down_bytes / self.down_bps)
+
+
+class Bytes:
+    """Costs by row, which add up."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Row, Cost] = {}
+
+    def add(self, rows: Mapping[Row, Cost], times: float = 1.0) -> None:
+        for row, cost in rows.items():
+            had = self.rows.get(row, Cost(0, 0))
+            more = cost.times(times)
+            self.rows[row] = Cost(had.payload_bytes + more.payload_bytes, had.wire_bytes + more.wire_bytes)
+
+    def total(self, direction: str, tier: Tier | None, phase: Phase | None = None) -> Cost:
+        """Of one tier, in one phase or all."""
+        chosen = [
+            cost
+            for row, cost in self.rows.items()
+            if (row.direction, row.tier) == (direction, tier) and phase in (None, row.phase)
+        ]
+        return Cost(sum(cost.payload_bytes for cost in chosen), sum(cost.wire_bytes for cost in chosen))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """`traffic`: of the whole fleet and run. `a_round`: of one client, for one round that it takes part in. `fedavg`: of
+    the whole fleet and run, were every round one of FedAvg, model down and delta up. `participants`: expected in a round.
+    `round_s`: seconds of a round; `fedavg_round_s`: of one of FedAvg on the high tier; `run_s`: of all rounds."""
+
+    fleet: Fleet
+    traffic: Bytes
+    a_round: Bytes
+    fedavg: Bytes
+    participants: Mapping[tuple[Phase, Tier], float]
+    round_s: Mapping[tuple[Phase, Tier], float]
+    fedavg_round_s: float
+    run_s: float
+
+
+def drawn(rules: Rounds, eligible: int) -> int:
+    """How many clients take part in a round, of so many that could."""
+    return min(eligible, math.ceil(rules.clients_per_round * (1 + rules.over_selection) - 1e-9))
+
+
+def counted(conversation: Conversation, tier: Tier, phase: Phase, wire: Wire) -> dict[Row, Cost]:
+    """What the coordinator's counter makes of a conversation."""
+    traffic = Traffic(lambda: phase, (), wire)
+    for number, calls in enumerate(conversation.calls):
+        for call in calls:
+            line = traffic.call(str(number), tier if call.member else None, NAME if call.named else "")
+            for said in call.said:
+                (line.up if said.direction == "up" else line.down)(said.kind, said.payload_bytes)
+    line = Line(traffic, Connection(tier), tier)
+    for said in conversation.stream:
+        (line.up if said.direction == "up" else line.down)(said.kind, said.payload_bytes)
+    return {
+        Row(c.direction, Tier(c.tier) if c.tier else None, phase, c.kind): Cost(c.payload_bytes, c.wire_bytes)
+        for c in traffic.counts()
+    }
+
+
+def sampled(rounds: int) -> list[int]:
+    """Some of the numbers 0 .. rounds - 1, evenly spaced."""
+    count = min(rounds, SAMPLES)
+    return [(2 * index + 1) * rounds // (2 * count) for index in range(count)]
+
+
+def mean(costs: Sequence[Mapping[Row, Cost]]) -> Mapping[Row, Cost]:
+    total = Bytes()
+    for rows in costs:
+        total.add(rows, 1 / len(costs))
+    return total.rows
+
+
+def forecast(specimens: Specimens, fleet: Fleet, wire: Wire, link: Link, work: Mapping[Tier, Footprint]) -> Forecast:
+    """`work`: what each tier's work takes on this machine."""
+    run = specimens.run
+    rules = {Phase.WARM_UP: run.warmup, Phase.ZEROTH_ORDER: run.zeroth_order}
+    everyone = drawn(run.zeroth_order, fleet.size)
+    participants = {(Phase.ZEROTH_ORDER, tier): everyone * fleet.of(tier) / fleet.size for tier in fleet.tiers}
+    participants[Phase.WARM_UP, Tier.HIGH] = float(drawn(run.warmup, fleet.high))
+    drawn_high = round(participants.get((Phase.ZEROTH_ORDER, Tier.HIGH), 0.0))
+    mix = (Tier.HIGH,) * drawn_high + (Tier.LOW,) * (everyone - drawn_high)
+
+    # What FedAvg costs is known whether or not there is a warm-up.
+    training = mean(
+        [counted(specimens.training(done + 1), Tier.HIGH, Phase.WARM_UP, wire) for done in warm_rounds(run)]
+    )
+    delta_up, model_down = (_summed(training, direction) for direction in ("up", "down"))
+    fedavg_round_s = link.seconds(delta_up.wire_bytes, model_down.wire_bytes) + (
+        run.warmup.epochs * specimens.examples * work[Tier.HIGH].train_s / link.speed
+    )
+    traffic, a_round, fedavg = Bytes(), Bytes(), Bytes()
+    round_s: dict[tuple[Phase, Tier], float] = {}
+    if run.warmup.rounds:
+        taking_part = participants[Phase.WARM_UP, Tier.HIGH]
+        traffic.add(training, run.warmup.rounds * taking_part)
+        reporting = counted(specimens.reporting(1), Tier.HIGH, Phase.WARM_UP, wire)
+        traffic.add(reporting, fleet.high * ever(taking_part / fleet.high, run.warmup.rounds))
+        a_round.add(training)
+        round_s[Phase.WARM_UP, Tier.HIGH] = fedavg_round_s
+    for tier in fleet.tiers:
+        _add_membership(traffic, specimens, tier, fleet.of(tier), wire)
+    if run.zeroth_order.rounds:
+        applying = _applying(specimens, mix)
+        for tier in fleet.tiers:
+            taking_part = participants[Phase.ZEROTH_ORDER, tier]
+            heard = _add_zeroth_order(traffic, specimens, tier, fleet.of(tier), taking_part, mix, wire)
+            a_round.add(heard)
+            busy_s = _probing_s(specimens, tier, work[tier]) + applying * work[tier].apply_s
+            round_s[Phase.ZEROTH_ORDER, tier] = (
+                link.seconds(_summed(heard, "up").wire_bytes, _summed(heard, "down").wire_bytes)
+                + busy_s / link.speed
+                + applying * work[Tier.LOW].apply_s  # the coordinator's, on this machine
+            )
+    for (phase, tier), count in participants.items():
+        for direction, cost in (("up", delta_up), ("down", model_down)):
+            row = Row(direction, tier, phase, "delta" if direction == "up" else "snapshot")
+            exact = Cost(specimens.weights_bytes, cost.wire_bytes)
+            fedavg.add({row: exact}, rules[phase].rounds * count)
+    run_s = 0.0
+    for phase, settings in rules.items():
+        lasts_s = max((seconds for (of, _), seconds in round_s.items() if of is phase), default=0.0)
+        run_s += settings.rounds * lasts_s
+        idle = settings.rounds * lasts_s / PING_S if lasts_s > PING_S else 0.0
+        for tier in fleet.tiers:
+            pings = {Row(direction, tier, phase, "connection"): Cost(0, PING_BYTES) for direction in ("up", "down")}
+            traffic.add(pings, idle * fleet.of(tier))
+    return Forecast(fleet, traffic, a_round, fedavg, participants, round_s, fedavg_round_s, run_s)
+
+
+def warm_rounds(run: RunFile) -> list[int]:
+    return sampled(max(1, run.warmup.rounds))
+
+
+def _add_membership(traffic: Bytes, specimens: Specimens, tier: Tier, count: int, wire: Wire) -> None:
+    """What each client costs, however many rounds there are."""
+    run = specimens.run
+    begin = Phase.WARM_UP if run.warmup.rounds else Phase.ZEROTH_ORDER
+    pivot = Phase.ZEROTH_ORDER if run.zeroth_order.rounds else Phase.FINISHED
+    traffic.add(counted(specimens.joining(tier), tier, begin, wire), count)
+    traffic.add(counted(specimens.catching_up(run.warmup.rounds), tier, pivot, wire), count)
+    traffic.add(counted(specimens.leaving(), tier, Phase.FINISHED, wire), count)
+
+
+def _add_zeroth_order(
+    traffic: Bytes,
+    specimens: Specimens,
+    tier: Tier,
+    count: int,
+    taking_part: float,
+    mix: Sequence[Tier],
+    wire: Wire,
+) -> Mapping[Row, Cost]:
+    """Add the phase of `count` clients of a tier, of which so many take part in a round; what one such round costs one
+    such client."""
+    warm, rounds = specimens.run.warmup.rounds, specimens.run.zeroth_order.rounds
+    phase, high = Phase.ZEROTH_ORDER, tier is Tier.HIGH
+    mixed = specimens.high_trains_on and Tier.HIGH in mix
+
+    def hearing(done: int, phase: Phase) -> Mapping[Row, Cost]:
+        version = specimens.catching_up(warm + done + 1) if mixed else specimens.committing(done, mix)
+        return counted(version, tier, phase, wire)
+
+    def working(done: int) -> Mapping[Row, Cost]:
+        trains = high and specimens.high_trains_on
+        part = specimens.training(warm + done + 1, False) if trains else specimens.probing(tier, warm + done + 1)
+        return counted(part, tier, phase, wire)
+
+    sometimes = count * ever(taking_part / count, rounds)
+    if not (high and (specimens.high_differentiates or specimens.high_trains_on)):
+        traffic.add(counted(specimens.fetching_program(), tier, phase, wire), sometimes)
+    traffic.add(counted(specimens.reporting(warm), tier, phase, wire), sometimes)
+    work = mean([working(done) for done in sampled(rounds)])
+    news = mean([hearing(done, phase) for done in sampled(rounds)])
+    traffic.add(work, rounds * taking_part)
+    # The last one is heard when the run is over.
+    traffic.add(news, (rounds - 1) * count)
+    traffic.add(hearing(rounds - 1, Phase.FINISHED), count)
+    both = Bytes()
+    both.add(work)
+    both.add(news)
+    return both.rows
+
+
+def ever(share: float, rounds: int) -> float:
+    """How likely one is to be drawn at least once, where so large a share is drawn each time."""
+    return 1 - (1 - min(1.0, share)) ** rounds
+
+
+def _probing_s(specimens: Specimens, tier: Tier, work: Footprint) -> float:
+    """Seconds of a round's own computing, on this machine."""
+    settings, examples = specimens.run.zeroth_order, specimens.examples
+    if tier is Tier.HIGH and specimens.high_trains_on:
+        return specimens.run.warmup.epochs * examples * work.train_s
+    if tier is Tier.HIGH and specimens.high_differentiates:
+        return examples * work.train_s + settings.gradient_projections * work.walk_s
+    probes = min(settings.probes, examples) if settings.slices == "own" else settings.probes
+    evaluated = settings.local_steps * (examples if settings.slices == "own" else probes * examples)
+    return 2 * evaluated * work.forward_s + settings.local_steps * (2 * probes + 1) * work.walk_s
+
+
+def _applying(specimens: Specimens, mix: Sequence[Tier]) -> float:
+    """What applying a round's commit takes, in steps of 8 directions over the whole model."""
+    steps = specimens.steps(specimens.run.zeroth_order.rounds // 2, mix)
+    return sum(-(-len(step.ticks) // 8) * step.block.size for step in steps) / specimens.layout.trainable
+
+
+def _summed(rows: Mapping[Row, Cost], direction: str) -> Cost:
+    chosen = [cost for row, cost in rows.items() if row.direction == direction]
+    return Cost(sum(cost.payload_bytes for cost in chosen), sum(cost.wire_bytes for cost in chosen))
