@@ -16,8 +16,8 @@ import numpy as np
 from zowarmup.cli.demo_settings import DemoModel, demo_settings, run_file
 from zowarmup.client.probe import Prober
 from zowarmup.common.layout import digest
-from zowarmup.common.methods.fedavg import FedAvg
-from zowarmup.common.methods.zeroth_order import ZOWarmUp
+from zowarmup.common.methods import warm_up_method, zeroth_order_method
+from zowarmup.common.methods.protocol import Part
 from zowarmup.common.models import build, describe, flatten, load_into
 from zowarmup.common.models.export import export_program
 from zowarmup.common.program import Program
@@ -27,9 +27,9 @@ from zowarmup.common.steps import apply_steps
 from zowarmup.common.tasks.classification import train_locally
 from zowarmup.common.work import Phase, Work
 from zowarmup.data import Dataset, load
-from zowarmup.server.effects import settle_on_grid
+from zowarmup.server.combining import settle_on_grid
 from zowarmup.server.evaluation import Evaluator
-from zowarmup.server.sampling import seeds
+from zowarmup.server.sampling import pool_seed, seeds
 
 HIGH, LOW = 1, 9
 
@@ -52,7 +52,7 @@ class Warm:
         weights = flatten(module, self.layout)
         settle_on_grid(weights, self.layout.trainable)
         trained = sorted(name for name in self.data if name.startswith("high"))
-        method = FedAvg(run.warmup, self.layout)
+        method = warm_up_method(run.warmup, self.layout)
         for number in range(1, run.warmup.rounds + 1):
             deltas = []
             for name, seed in zip(trained, seeds(run.seed, number, len(trained)), strict=True):
@@ -73,16 +73,19 @@ class Warm:
         start = self.run.warmup.rounds
         replica = Replica(self.layout, self.grid, self.weights.copy(), start)
         program = Program(self.onnx, self.layout, replica.weights)
-        method, names = ZOWarmUp(spec, self.layout), sorted(self.data)
-        probers = {name: Prober(spec, replica, program, self.data[name], threading.Event()) for name in names}
+        method, names = zeroth_order_method(spec, self.layout, pool_seed(self.run.seed)), sorted(self.data)
+        probers = {
+            name: Prober(spec, replica, program, self.data[name], threading.Event(), pool_seed(self.run.seed))
+            for name in names
+        }
         for done in range(spec.rounds):
             number = start + done + 1
             contributions = []
             for name, seed in zip(names, seeds(self.run.seed, number, len(names)), strict=True):
                 work = Work(number, Phase.ZEROTH_ORDER, start + done, seed, 0.0)
-                contributions.append((seed, len(self.data[name]), probers[name].contribute(replica, work)))
+                contributions.append(Part(seed, len(self.data[name]), probers[name].contribute(replica, work)))
             apply_steps(replica.weights, replica.grid, method.combine(replica.grid, done, contributions))
-        sent = contributions[0][2]
+        sent = contributions[0].scalars
         return self.accuracy(replica.weights), digest(replica.weights).hex(), len(sent.probes) + len(sent.projections)
 
 

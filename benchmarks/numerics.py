@@ -1,0 +1,143 @@
+"""The arithmetic of a commit: applying steps, and the digest. One core; ResNet18's number of parameters."""
+
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+from benchmarks.rows import Goal, Row, benchmark, beside, row
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from zowarmup.common.grid import Grid
+    from zowarmup.common.steps import Step
+
+PARAMETERS = 11_173_962
+CLIENTS, PROBES = 10, 8
+
+
+@benchmark
+def apply_steps(repeats: int) -> list[Row]:
+    """A round of 10 clients with 8 probes each, against drawing and adding the same number of Gaussian directions."""
+    import numpy as np
+    import torch
+
+    from zowarmup.common import steps
+
+    torch.set_num_threads(1)
+    grid, weights, made = _round()
+    parameter = torch.zeros(PARAMETERS)
+
+    def replay() -> None:
+        """As published zeroth-order code does it: a generator seeded for the direction, a vector drawn and added."""
+        torch.manual_seed(1)
+        parameter.add_(torch.randn(PARAMETERS), alpha=1e-6)
+
+    def read_and_write() -> None:
+        """What no application can do without: every weight read and written once."""
+        np.negative(weights, out=weights)
+
+    seconds = beside(
+        repeats,
+        time.process_time,
+        ours=lambda: steps.apply_steps(weights, grid, made),
+        replay=replay,
+        memory=read_and_write,
+    )
+    each = PARAMETERS * CLIENTS * PROBES
+    ours = [1e9 * s / each for s in seconds["ours"]]
+    bound = 1e9 * min(seconds["memory"]) / each
+    return [
+        row(
+            "apply steps",
+            "ns per parameter and direction",
+            ours,
+            references=[1e9 * s / PARAMETERS for s in seconds["replay"]],
+            beside="seeded torch.randn, replayed",
+            goal=Goal("ratio", 1 / 25),
+            floor=bound,
+            limit="the weights read and written once",
+            note=f"{statistics.median(seconds['ours']):.3f} s for {CLIENTS} x {PROBES} directions, by NumPy",
+        )
+    ]
+
+
+@benchmark
+def apply_steps_compiled(repeats: int) -> list[Row]:
+    """The same by compiled code, beside NumPy; the extra `jit`."""
+    from zowarmup.common import steps
+    from zowarmup.common.layout import digest
+
+    grid, weights, made = _round()
+    twin = weights.copy()
+    steps.LOADING = 0
+    allowed = steps._Compiled
+
+    def ours() -> None:
+        steps.allow_compiled()
+        steps.apply_steps(weights, grid, made)
+
+    def plain() -> None:
+        allowed.allowed = False
+        steps.apply_steps(twin, grid, made)
+
+    seconds = beside(repeats, time.process_time, ours=ours, plain=plain, drawn=lambda: _drawn(made))
+    if digest(weights) != digest(twin):
+        raise RuntimeError("compiled code gives other bits than NumPy")
+    each = PARAMETERS * CLIENTS * PROBES
+    return [
+        row(
+            "apply steps, compiled (extra jit)",
+            "ns per parameter and direction",
+            [1e9 * s / each for s in seconds["ours"]],
+            references=[1e9 * s / each for s in seconds["plain"]],
+            beside="the same by NumPy",
+            goal=Goal("ratio", 1 / 2),
+            floor=1e9 * min(seconds["drawn"]) / each,
+            limit="NumPy drawing the directions' bytes, and nothing else",
+        )
+    ]
+
+
+def _round() -> "tuple[Grid, NDArray[np.float32], list[Step]]":
+    """Weights on a grid, and the steps of a round."""
+    import numpy as np
+
+    from zowarmup.common.grid import Grid
+    from zowarmup.common.layout import Block
+    from zowarmup.common.steps import Step
+
+    chance, grid, block = np.random.default_rng(0), Grid(20), Block("all", 0, PARAMETERS)
+    weights = grid.quantise(chance.normal(0, 0.05, PARAMETERS).astype(np.float32))
+    ticks = chance.integers(-300, 300, (CLIENTS, PROBES)).tolist()
+    return grid, weights, [Step(seed, block, tuple(moves)) for seed, moves in enumerate(ticks)]
+
+
+def _drawn(steps: "list[Step]") -> None:
+    from zowarmup.common.directions import walk
+
+    for step in steps:
+        for _ in walk(step.seed, 0, step.block.start, step.block.stop, 1 << 18):
+            pass
+
+
+@benchmark
+def digest(repeats: int) -> list[Row]:
+    """xxh3-128 of ResNet18's weights, 45 MB, beside reading them once."""
+    import numpy as np
+
+    from zowarmup.common import layout
+
+    weights = np.random.default_rng(0).normal(0, 0.05, PARAMETERS).astype(np.float32)
+    seconds = beside(repeats, time.process_time, ours=lambda: layout.digest(weights), read=weights.max)
+    return [
+        row(
+            "digest of 45 MB",
+            "ms",
+            [1e3 * s for s in seconds["ours"]],
+            goal=Goal("value", 30),
+            floor=1e3 * min(seconds["read"]),
+            limit="the weights read once, by numpy's max",
+        )
+    ]

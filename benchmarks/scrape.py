@@ -1,0 +1,109 @@
+"""A fleet of thousands in one coordinator's books: `python benchmarks/scrape.py --clients 10000`.
+
+A real coordinator with a real ledger takes in so many clients, as many at a time as a busy server would batch, then a
+Hello from each; then /metrics is scraped over HTTP. Printed, as one line of JSON: seconds to enrol and to greet them
+all, milliseconds (the median, and the slowest) and bytes of a scrape.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import statistics
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from zowarmup.common.layout import Block, Layout, Tensor
+from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.work import Tier
+from zowarmup.server import commands as cmd
+from zowarmup.server import events as ev
+from zowarmup.server.blobs import Blobs
+from zowarmup.server.coordinator import Coordinator
+from zowarmup.server.decide import decide
+from zowarmup.server.evolve import fold
+from zowarmup.server.exposition import Exposition, Window
+from zowarmup.server.history import History
+from zowarmup.server.ledger import Ledger
+from zowarmup.server.metrics import Sources, registry
+from zowarmup.server.refusals import Refusals
+from zowarmup.server.traffic import Traffic
+
+AT_ONCE = 50
+SCRAPES = 9
+
+
+async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
+    """The figures, and what was scraped."""
+    layout = Layout((Tensor("w", (4,), 0),), 4, 4, (Block("all", 0, 4),))
+    run = RunFile(
+        name="scrape",
+        model=Model(name="mlp"),
+        warmup=WarmUp(rounds=0),
+        zeroth_order=ZerothOrder(rounds=1, clients_per_round=clients + 1),
+    )
+    program = ev.Program("b" * 64, 1, layout.to_json(), (1,), 2, 1, 1)
+    created = decide(None, cmd.CreateRun("run", run, program, ev.Snapshot(0, "c" * 64, 20, "0" * 32)), 0.0)
+    state, history, ledger = fold(None, created), History(), Ledger(folder / "ledger.sqlite")
+    assert state is not None
+    history.record(0.0, created)
+    ledger.append(created, 0.0)
+    Blobs(folder / "blobs")
+    coordinator = Coordinator(ledger, state)
+    coordinator.observe(lambda now, events, after: history.record(now, events))
+    running = asyncio.create_task(coordinator.run())
+
+    async def all_of(commands: list[cmd.Command]) -> float:
+        began, queue = time.perf_counter(), iter(commands)
+
+        async def one() -> None:
+            for command in queue:
+                await coordinator.handle(command)
+
+        await asyncio.gather(*(one() for _ in range(AT_ONCE)))
+        return time.perf_counter() - began
+
+    names = [f"pi-{number}" for number in range(clients)]
+    enrolled_s = await all_of(
+        [
+            cmd.Enrol(name, Tier.HIGH if n % 10 == 0 else Tier.LOW, 100, hashlib.sha256(name.encode()).hexdigest())
+            for n, name in enumerate(names)
+        ]
+    )
+    greeted_s = await all_of([cmd.Hello(name, n + 1, 100) for n, name in enumerate(names)])
+    ledger_path, blobs = folder / "ledger.sqlite", folder / "blobs"
+    sources = Sources(coordinator, history, Traffic(lambda: state.phase), Refusals(), folder, ledger_path, blobs)
+    exposition = Exposition(registry(sources), Window("127.0.0.1", 0))
+    url = exposition.open()
+    took, text = [], ""
+    for _ in range(SCRAPES):
+        began = time.perf_counter()
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+        took.append(1000 * (time.perf_counter() - began))
+    exposition.close()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    ledger.close()
+    figures = {
+        "clients": len(coordinator.state.clients),
+        "enrolled_s": round(enrolled_s, 2),
+        "greeted_s": round(greeted_s, 2),
+        "scrape_ms": round(statistics.median(took), 1),
+        "scrape_slowest_ms": round(max(took), 1),
+        "scrape_bytes": len(text),
+    }
+    return figures, text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=10_000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(asyncio.run(measure(arguments.clients, Path(folder)))[0]))
+
+
+if __name__ == "__main__":
+    main()
