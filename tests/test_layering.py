@@ -47,33 +47,50 @@ ROOMS = {
 # Files and folders with a rule of their own; the longest path that fits counts.
 FILES = {
     "common/codec.py": rule("common", "google", pure=True),
+    "common/compiled.py": rule("common", "llvmlite numba numpy", pure=True),
     "common/program.py": rule("common", "numpy", lazily="onnxruntime", pure=True),
+    "common/tensors.py": rule("common", "numpy torch", pure=True),
     "common/models": rule("common", "numpy torch"),
     "common/models/__init__.py": rule("common", "numpy", lazily="torch"),
     "common/tasks": rule("common", "numpy", lazily="torch", pure=True),
     "data/images.py": rule("common data", "numpy", lazily="PIL"),
-    "server/listening.py": rule("common server", "grpc"),
+    "server/exposition.py": rule("common server", "prometheus_client"),
+    "server/families.py": rule("server", "prometheus_client"),
+    "server/listening.py": rule("common server", "grpc", lazily="cryptography"),
     "server/ledger.py": rule("common data server", "pydantic"),
-    "server/main.py": rule("common data server", "grpc numpy"),
+    "server/metrics.py": rule("common server", "prometheus_client"),
+    "server/main.py": rule("common data server", "grpc"),
+    "server/opening.py": rule("common data server", "numpy"),
     "server/building.py": rule("common server", "numpy", lazily="safetensors"),
-    "server/footprint.py": rule("common data server", "grpc numpy"),
     "server/runfile.py": rule("common", "pydantic"),
     "server/service": rule("common server", "grpc grpc_health grpc_reflection numpy"),
     "server/service/limits.py": rule("common server", "google grpc"),
+    "server/commands.py": rule("common server", pure=True),
     "server/events.py": rule("common server", pure=True),
+    "server/evolve.py": rule("common server", pure=True),
     "server/state.py": rule("common server", pure=True),
     "server/decide.py": rule("common server", pure=True),
     "server/membership.py": rule("common server", pure=True),
     "server/deadlines.py": rule("common server", pure=True),
+    "server/plateau.py": rule("common server", pure=True),
     "server/rejection.py": rule("common server", pure=True),
     "server/sampling.py": rule("common server", pure=True),
+    "server/table.py": rule("", pure=True),
+    "server/tally.py": rule("common server", pure=True),
+    "server/wire.py": rule("", pure=True),
+    "client/fleet/profiles.py": rule("common", pure=True),
+    "client/fleet/part.py": rule("common client"),
+    "client/stream.py": rule("common client", "google grpc"),
+    "client/accelerator.py": rule("common data client", "torch"),
     "client/trainer.py": rule("common data client", "numpy torch"),
     "cli/certificates.py": rule("cli", "cryptography"),
     "cli/export.py": rule("common server cli", "onnx safetensors"),
+    "cli/fleet_ray.py": rule("client data cli", lazily="ray"),
+    "cli/session.py": rule("common data server client cli", "grpc", lazily="grpc_health"),
     "cli/report_figure.py": rule("common cli", "matplotlib"),
 }
 # The only files and folders that touch generated protobuf code.
-WIRE_FILES = {"common/codec.py", "server/service", "client/session.py", "cli/session.py"}
+WIRE_FILES = words("common/codec.py server/service client/session.py client/stream.py cli/session.py cli/specimens.py")
 # The bare install, which is all that a low-tier device has; and what each process may have loaded once it has started,
 # before anything is asked of it. A coordinator needs torch in a child, once, and never in itself.
 BARE = words("google grpc numpy onnxruntime xxhash")
@@ -81,7 +98,7 @@ STARTS = {
     "zowarmup.client.main": BARE,
     "zowarmup.cli.main": BARE,
     "zowarmup.server.command": BARE,
-    "zowarmup.server.main": BARE | words("grpc_health grpc_reflection pydantic"),
+    "zowarmup.server.main": BARE | words("grpc_health grpc_reflection prometheus_client pydantic"),
 }
 # Modules of the standard library that reach the network, the disk, the clock, other processes or global randomness.
 IMPURE = words(

@@ -151,6 +151,7 @@ def test_a_stream_that_breaks_while_working_costs_no_work(run: Run, scripted: Sc
         said.append(await talk.hear("scalars"))
         await talk.say(work=codec.work_to_wire(GIVEN))  # given twice on one stream, it is answered once
         await talk.say(accepted={"round": 1})
+        await talk.hear("report")
         await over(talk, run)
 
     async def scenario() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from tests.client.conftest import DATA, Client, Run, Scripted, Start, Talk, enrolled_as, prepared
 from zowarmup.client.probe import Prober
 from zowarmup.common import codec
+from zowarmup.common.methods.protocol import Part
 from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.program import Program
 from zowarmup.common.replica import Replica
@@ -35,7 +36,7 @@ class Reference:
         return self.prober.contribute(self.replica, work)
 
     def commit(self, work: Work, scalars: Scalars) -> Commit:
-        steps = self.method.combine(self.run.grid, work.round - 1, [(work.seed, len(self.data), scalars)])
+        steps = self.method.combine(self.run.grid, work.round - 1, [Part(work.seed, len(self.data), scalars)])
         apply_steps(self.replica.weights, self.run.grid, steps)
         self.replica.version += 1
         return Commit(self.replica.version, self.replica.digest(), steps)
@@ -51,6 +52,10 @@ async def take_scalars(talk: Talk, run: Run, reference: Reference, given: Work) 
     scalars = codec.scalars_from_wire(await talk.hear("scalars"))
     assert scalars == reference.scalars(given)
     await talk.say(accepted={"round": given.round})
+    if given.round == 1:  # the first of the phase: now it is known what this takes in memory
+        report = await talk.hear("report")
+        assert (report.version, report.digest) == (given.version, reference.replica.digest())
+        assert report.peak_memory_bytes > 30_000_000
     return scalars
 
 

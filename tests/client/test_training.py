@@ -44,6 +44,7 @@ def test_a_high_tier_client_trains_uploads_and_then_probes(run: Run, scripted: S
         seen["delta"] = await talk.hear("delta_ready")
         seen["torch"] = loaded(seen["client"].process.pid)
         await talk.say(accepted={"round": 1})
+        assert (await talk.hear("report")).version == 1
         await talk.say(fetch={"version": 2, "reason": "the pivot"})
         await talk.say(work=codec.work_to_wire(PROBE))
         seen["scalars"] = codec.scalars_from_wire(await talk.hear("scalars"))

@@ -74,9 +74,9 @@ def test_a_black_hole_is_noticed_within_30_s_at_both_ends_and_holds_up_nobody_el
             35,
             "the coordinator to notice",
         )
-        assert time.monotonic() - start < 32
+        assert time.monotonic() - start < 30
         while "lost " not in made.logged("low-1"):
-            assert time.monotonic() - start < 32, "the client noticed nothing"
+            assert time.monotonic() - start < 30, "the client noticed nothing"
             time.sleep(0.1)
         made.until(lambda status: status.version > gone.version, 20, "the others to go on")
         link.mend()

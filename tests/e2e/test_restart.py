@@ -3,8 +3,11 @@
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.server.archive import open_archive
+from zowarmup.server.backup import back_up
 
 RUN = RunFile(
     name="restart",
@@ -83,3 +86,23 @@ def test_a_stopped_coordinator_continues_and_a_changed_run_file_is_refused(fleet
     made.lead(None, "server-again")
     made.until(lambda status: status.name == "restart", 60, "the coordinator to listen again")
     assert "goes on at version 0" in made.logged("server-again")
+
+
+def test_a_backup_of_a_live_run_goes_on_with_clients_that_are_ahead_of_it(fleet: Callable) -> None:  # type: ignore[type-arg]
+    """The data directory is lost and its copy takes its place: every version comes out as it was, and goes on to the end."""
+    kept: list[Path] = []
+
+    def lose_and_restore(made) -> None:  # type: ignore[no-untyped-def]
+        made.until(lambda status: status.version >= 5, 60, "version 5")
+        copied = back_up(made.data_dir, made.folder / "copy").version
+        made.until(lambda status: status.version >= min(copied + 10, 61), 60, "ten more versions")
+        made.signal("server", signal.SIGKILL)
+        made.data_dir.rename(made.folder / "lost")
+        (made.folder / "copy").rename(made.data_dir)
+        kept.extend([made.folder / "lost", made.data_dir])
+        assert open_archive(made.data_dir).state.version == copied < open_archive(made.folder / "lost").state.version
+        made.lead(None, "restored")
+
+    run_to_its_end(fleet, lose_and_restore)
+    lost, restored = (open_archive(folder).history.versions for folder in kept)
+    assert {version: restored[version].digest for version in lost} == {v: lost[v].digest for v in lost}

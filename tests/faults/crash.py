@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs
+from zowarmup.server.blobs import Blobs, Draft
 from zowarmup.server.ledger import Ledger
 
 
@@ -92,15 +92,23 @@ class CrashingBlobs(Blobs):
         self._fuse.point("put: renamed, not yet named by an event")
         return sha256
 
-    def spool(self, name: str, offset: int, chunk: bytes) -> None:
-        self._fuse.point("spool: torn", lambda: Blobs.spool(self, name, offset, chunk[: len(chunk) // 2]))
+    def keep(self, draft: Draft) -> str:
+        self._fuse.point("keep: written, not yet a blob")
         with self._fuse.still:
-            super().spool(name, offset, chunk)
+            sha256 = super().keep(draft)
+        self._fuse.point("keep: renamed, not yet named by an event")
+        return sha256
+
+    def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
+        first = chunks[0]
+        self._fuse.point("spool: torn", lambda: Blobs.spool(self, name, offset, first[: len(first) // 2]))
+        with self._fuse.still:
+            super().spool(name, offset, *chunks)
         self._fuse.point("spool: after")
 
-    def finish(self, name: str, sha256: str) -> None:
+    def finish(self, name: str, sha256: str, found: str = "") -> None:
         with self._fuse.still:
-            super().finish(name, sha256)
+            super().finish(name, sha256, found)
         self._fuse.point("finish: renamed, not yet named by an event")
 
     def drop_upload(self, sha256: str) -> None:

@@ -88,7 +88,7 @@ class Link:
         assert task is not None
         self._pairs.add(task)
         self.connections += 1
-        ends = [writer]
+        ends, ways = [writer], list[asyncio.Task[None]]()
         self._writers.add(writer)
         try:
             if self._cut:
@@ -99,8 +99,9 @@ class Link:
             for end in ends:
                 end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
                 end.transport.set_write_buffer_limits(BUFFER_BYTES)
-            ways = (self._pass(reader, far_writer, True), self._pass(far_reader, writer, False))
-            await asyncio.wait([asyncio.ensure_future(way) for way in ways], return_when=asyncio.FIRST_COMPLETED)
+            for way in (self._pass(reader, far_writer, True), self._pass(far_reader, writer, False)):
+                ways.append(asyncio.create_task(way))
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         except OSError:
             pass  # nobody listens there: this end closes too
         except asyncio.CancelledError:
@@ -111,6 +112,9 @@ class Link:
             for end in ends:
                 self._writers.discard(end)
                 _reset(end)
+            for passing in ways:
+                passing.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, up: bool) -> None:
         with contextlib.suppress(OSError):

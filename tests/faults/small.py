@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from zowarmup.common.codec import decode_commit
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Head, Layout, Tensor, digest
-from zowarmup.common.methods.zeroth_order import Evaluated, ZOWarmUp
+from zowarmup.common.methods.protocol import Evaluated
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
 from zowarmup.common.work import Contribution, Delta, Phase, Tier, Work
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, replay, restore
 from zowarmup.server.blobs import Blobs
@@ -85,7 +86,7 @@ def create(data_dir: Path, settings: RunFile) -> None:
     program = ev.Program(blobs.put(b"program"), 7, LAYOUT.to_json(), (20,), 4, 1, 1)
     initial = ev.Snapshot(0, blobs.put(weights.data.cast("B")), grid.exponent, digest(weights).hex())
     ledger = Ledger(data_dir / LEDGER)
-    ledger.append(decide(None, ev.CreateRun("small-run", settings, program, initial), 1.0), 1.0)
+    ledger.append(decide(None, cmd.CreateRun("small-run", settings, program, initial), 1.0), 1.0)
     ledger.close()
 
 
@@ -118,7 +119,7 @@ class OneByOne(Coordinator):
         super().__init__(ledger, state)
         self._turn = asyncio.Lock()
 
-    async def handle(self, command: ev.Command) -> tuple[ev.Event, ...]:
+    async def handle(self, command: cmd.Command) -> tuple[ev.Event, ...]:
         async with self._turn:
             return await super().handle(command)
 
@@ -199,9 +200,9 @@ class Client:
     async def take_part(self, server: Life) -> None:
         handle = server.coordinator.handle
         if self.name not in server.coordinator.state.clients:
-            await handle(ev.Enrol(self.name, self.tier, EXAMPLES, hashlib.sha256(self.name.encode()).hexdigest()))
+            await handle(cmd.Enrol(self.name, self.tier, EXAMPLES, hashlib.sha256(self.name.encode()).hexdigest()))
         self.epoch += 1
-        await handle(ev.Hello(self.name, self.epoch, EXAMPLES))
+        await handle(cmd.Hello(self.name, self.epoch, EXAMPLES))
         while server.coordinator.state.phase is not Phase.FINISHED:
             state = server.coordinator.state
             work = work_for(state, self.name, server.coordinator.clock())
@@ -227,7 +228,7 @@ class Client:
                 for start in range(have, len(content), CHUNK_BYTES):
                     await asyncio.to_thread(server.blobs.spool, spool, start, content[start : start + CHUNK_BYTES])
                 await asyncio.to_thread(server.blobs.finish, spool, contribution.sha256)
-        await server.coordinator.handle(ev.Contribute(self.name, contribution))
+        await server.coordinator.handle(cmd.Contribute(self.name, contribution))
         self.acknowledged[work.round] = contribution
 
     def _make(self, server: Life, work: Work) -> tuple[Work, Contribution, bytes]:
@@ -235,7 +236,10 @@ class Client:
         if work.phase is Phase.WARM_UP:
             delta = ((self.target - replica.weights) * np.float32(0.05)).astype("<f4").tobytes()
             return work, Delta(work.round, hashlib.sha256(delta).hexdigest(), EXAMPLES, 0.5), delta
-        method = ZOWarmUp(server.coordinator.state.run_file.zeroth_order, LAYOUT)
+        method = server.coordinator.state.zeroth_order
+        if method.differentiates(self.tier):
+            gradient = (replica.weights - self.target).astype(np.float64)
+            return work, method.project(gradient, work), b""
         bowl = Bowl(replica.weights, self.target)
         return work, method.contribute(replica.weights, replica.grid, bowl, EXAMPLES, work), b""
 
@@ -271,7 +275,7 @@ async def live(server: Life, clients: Iterable[Client]) -> None:
 
 
 async def _whole(server: Life, clients: Iterable[Client]) -> None:
-    await server.coordinator.handle(ev.Restart())
+    await server.coordinator.handle(cmd.Restart())
     server.effects.resume()
     await asyncio.gather(*(client.take_part(server) for client in clients))
     while not server.settled():

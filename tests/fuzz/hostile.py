@@ -21,7 +21,7 @@ import grpc
 from tests.faults.small import LAYOUT, PAIR, Life, create, run_file
 from zowarmup.common.run import PROTOCOL, Server
 from zowarmup.common.work import Tier
-from zowarmup.server import events as ev
+from zowarmup.server import commands as cmd
 from zowarmup.server.archive import BLOBS, LEDGER
 from zowarmup.server.blobs import Blobs
 from zowarmup.server.credentials import hash_secret
@@ -35,6 +35,7 @@ from zowarmup.server.service.operators import OperatorService
 from zowarmup.server.service.participate import CoordinatorService
 from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.state import State
+from zowarmup.server.table import Table
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
@@ -57,7 +58,7 @@ class Assault:
 
 
 def durable(state: State) -> State:
-    return replace(state, presence={})
+    return replace(state, presence=Table(), connected={})
 
 
 @contextlib.asynccontextmanager
@@ -69,7 +70,7 @@ async def coordinator(folder: Path) -> AsyncIterator[tuple[Life, str, Refusals]]
     ledger, blobs = Ledger(data_dir / LEDGER), Blobs(data_dir / BLOBS)
     life = Life.start(ledger, blobs, data_dir / BLOBS)
     lead, refusals = life.coordinator, Refusals()
-    allowances, uploads, traffic = Allowances(1e6), Uploads(blobs, 1 << 20), Traffic()
+    allowances, uploads, traffic = Allowances(1e6), Uploads(blobs, 1 << 20), Traffic(lambda: lead.state.phase)
     switchboard = Switchboard(life.history, allowances)
     lead.observe(switchboard)
     lead.observe(uploads)
@@ -82,11 +83,11 @@ async def coordinator(folder: Path) -> AsyncIterator[tuple[Life, str, Refusals]]
     port = server.add_insecure_port("127.0.0.1:0")
     running = asyncio.create_task(lead.run())
     try:
-        await lead.handle(ev.Restart())
+        await lead.handle(cmd.Restart())
         for number, (name, tier) in enumerate(PAIR.items(), 1):
-            await lead.handle(ev.Enrol(name, tier, 12, hash_secret(SECRETS[name])))
+            await lead.handle(cmd.Enrol(name, tier, 12, hash_secret(SECRETS[name])))
             if tier is Tier.HIGH:
-                await lead.handle(ev.Hello(name, number, 12))
+                await lead.handle(cmd.Hello(name, number, 12))
         assert lead.state.current is not None
         await server.start()
         yield life, f"127.0.0.1:{port}", refusals
@@ -192,6 +193,15 @@ class Attacker:
         async for _ in self.stub.FetchProgram(request, metadata=self.who()):
             pass
 
+    async def measure(self) -> None:
+        def pieces() -> Iterator[wire.MeasureLinkRequest]:
+            for _ in range(self.chance.choice([0, 1, 9])):
+                filler = bytes(self.chance.choice([0, 1, 60_000, 70_000]))
+                yield wire.MeasureLinkRequest(wanted_bytes=self.chance.choice([0, 9, 2**32 - 1]), filler=filler)
+
+        async for _ in self.stub.MeasureLink(pieces(), metadata=self.who()):
+            pass
+
     async def uploaded(self) -> None:
         await self.stub.GetUpload(wire.GetUploadRequest(round=self.number(), sha256=self.junk()), metadata=self.who())
 
@@ -246,6 +256,7 @@ async def assault(calls: int, seed: int) -> Assault:
                 attacker.fetch,
                 attacker.program,
                 attacker.uploaded,
+                attacker.measure,
                 attacker.run,
                 attacker.enrol,
                 attacker.verb,
@@ -285,8 +296,8 @@ async def assault(calls: int, seed: int) -> Assault:
 def _same(before: State, after: State) -> bool:
     """What a client says it holds is its own to say; all else is as it was."""
     examples = {name: replace(client, examples=0) for name, client in before.clients.items()}
-    return replace(before, clients=examples) == replace(
-        after, clients={name: replace(client, examples=0) for name, client in after.clients.items()}
+    return replace(before, clients=Table(examples)) == replace(
+        after, clients=Table({name: replace(client, examples=0) for name, client in after.clients.items()})
     )
 
 

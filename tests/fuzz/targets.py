@@ -21,8 +21,8 @@ from google.protobuf.message import DecodeError
 from zowarmup.client.commitlog import _whole as whole_records
 from zowarmup.client.faults import Final
 from zowarmup.client.replica import _read_header as read_header
-from zowarmup.client.session import _message as client_message
 from zowarmup.client.state import IDENTITY, StateDirectory
+from zowarmup.client.stream import Reader
 from zowarmup.common import codec
 from zowarmup.common.layout import Block, Head, Layout, Tensor
 from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
@@ -88,7 +88,7 @@ def work(data: bytes) -> None:
 def answer(data: bytes) -> None:
     """What a coordinator says on the stream, as a client reads it."""
     try:
-        client_message(wire.ParticipateResponse.FromString(data), LAYOUT)
+        Reader(LAYOUT).read(data)
     except (ValueError, DecodeError):
         return
 

@@ -9,9 +9,11 @@ import pytest
 from zowarmup.common.layout import Block, Head, Layout, Tensor
 from zowarmup.common.run import Model, RunFile, Server, WarmUp, ZerothOrder
 from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Tier
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.decide import decide
-from zowarmup.server.state import State, evolve, fold
+from zowarmup.server.evolve import evolve, fold
+from zowarmup.server.state import State
 
 LAYOUT = Layout(
     tensors=(Tensor("body", (4, 3), 0), Tensor("head.weight", (2, 3), 12), Tensor("head.bias", (2,), 18)),
@@ -32,7 +34,7 @@ class Script:
     events: list[ev.Event] = field(default_factory=list)
     epoch: int = 0
 
-    def do(self, command: ev.Command) -> list[ev.Event]:
+    def do(self, command: cmd.Command) -> list[ev.Event]:
         caused = decide(self.state, command, self.now)
         state = fold(self.state, caused)
         assert state is not None
@@ -42,19 +44,19 @@ class Script:
 
     def advance(self, seconds: float) -> list[ev.Event]:
         self.now += seconds
-        return self.do(ev.Tick())
+        return self.do(cmd.Tick())
 
     def join(self, name: str, tier: Tier = Tier.LOW, examples: int = 100) -> list[ev.Event]:
         """Enrol and connect."""
         credential = hashlib.sha256(f"{name} {len(self.state.clients)}".encode()).hexdigest()
-        return self.do(ev.Enrol(name, tier, examples, credential)) + self.hello(name, examples)
+        return self.do(cmd.Enrol(name, tier, examples, credential)) + self.hello(name, examples)
 
     def hello(self, name: str, examples: int = 100) -> list[ev.Event]:
         self.epoch += 1
-        return self.do(ev.Hello(name, self.epoch, examples))
+        return self.do(cmd.Hello(name, self.epoch, examples))
 
     def lose(self, name: str) -> list[ev.Event]:
-        return self.do(ev.Goodbye(name, self.state.presence[name].epoch))
+        return self.do(cmd.Goodbye(name, self.state.presence[name].epoch))
 
     def contribution(self, name: str) -> Contribution:
         current = self.state.current
@@ -64,7 +66,7 @@ class Script:
         return Scalars(current.number, (0.5, -0.25), (1.0,))
 
     def contribute(self, *names: str) -> list[ev.Event]:
-        return [event for name in names for event in self.do(ev.Contribute(name, self.contribution(name)))]
+        return [event for name in names for event in self.do(cmd.Contribute(name, self.contribution(name)))]
 
     def commit(self) -> list[ev.Event]:
         """What the effects would hand back for a closed round."""
@@ -73,7 +75,7 @@ class Script:
         snapshot = None
         if current.phase is Phase.WARM_UP:
             snapshot = ev.Snapshot(version, f"{version:064x}", 20, f"{version:032x}")
-        return self.do(ev.CommitRound(current.number, version, f"{version:032x}", (), snapshot, ()))
+        return self.do(cmd.CommitRound(current.number, version, f"{version:032x}", (), snapshot, ()))
 
     def replayed(self) -> State:
         """The state after a restart: the fold over what the ledger holds."""
@@ -115,7 +117,7 @@ def begin() -> Callable[..., Script]:
         )
         program = ev.Program("b" * 64, 10, LAYOUT.to_json(), (3,), 2, 1, 1)
         (created,) = decide(
-            None, ev.CreateRun("run", run_file, program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 1000.0
+            None, cmd.CreateRun("run", run_file, program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 1000.0
         )
         assert isinstance(created, ev.RunCreated)
         return Script(created, evolve(None, created))

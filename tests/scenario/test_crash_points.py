@@ -26,6 +26,7 @@ from tests.faults.small import (
     replayed_digest,
     run_file,
 )
+from zowarmup.common.run import RunFile
 from zowarmup.server.archive import BLOBS, LEDGER
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.ledger import Ledger
@@ -45,10 +46,16 @@ class Outcome:
     appends: int
 
 
-def outcome(folder: Path, fleet: Fleet, at: Collection[int] = (), kind: type[Coordinator] = OneByOne) -> Outcome:
+def outcome(
+    folder: Path,
+    fleet: Fleet,
+    at: Collection[int] = (),
+    kind: type[Coordinator] = OneByOne,
+    settings: RunFile | None = None,
+) -> Outcome:
     """The run in `folder`, with crashes at the numbered places."""
     data_dir = folder / "server"
-    create(data_dir, run_file(fleet))
+    create(data_dir, settings or run_file(fleet))
     fuse = Fuse(data_dir, at)
     clients = [Client(name, tier) for name, tier in fleet.items()]
 
@@ -109,7 +116,8 @@ def test_a_crash_at_any_write_leads_to_the_same_model(folder: Path, share: int) 
     for place in range(1 + share, len(calm.places) + 1, SHARES):
         crashed = outcome(folder / str(place), PAIR, [place])
         told = f"a crash at place {place} of {len(calm.places)} ({calm.places[place - 1]})"
-        assert crashed.lives == 2, told
+        # With the last file off the disk the run is over, and may be seen to be before its coordinator dies.
+        assert crashed.lives == 2 or (crashed.lives == 1 and place == len(calm.places)), told
         assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0), told
         shutil.rmtree(folder / str(place))
         tried += 1

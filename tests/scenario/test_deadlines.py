@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from zowarmup.common.work import Scalars, Tier
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.decide import waiting
 from zowarmup.server.rejection import Rejected
@@ -25,10 +26,10 @@ def lasts(script: Any) -> tuple[float, str]:
 def zeroth_order(begin: Begin, *names: str, **options: object) -> Any:
     script = begin(warmup=0, **{"clients": len(names), "zeroth_order": 99, "deadline_s": 60.0, **options})
     script.advance(0)
-    script.do(ev.Pause("until all are here"))
+    script.do(cmd.Pause("until all are here"))
     for name in names:
         script.join(name)
-    script.do(ev.Resume())
+    script.do(cmd.Resume())
     return script
 
 
@@ -107,7 +108,7 @@ def test_a_restart_in_the_midst_of_a_round_teaches_nothing(begin: Begin) -> None
     script.state = script.replayed()
     assert script.state.took_s == {Tier.LOW: (1.0, 1.0)}, "what was learnt is in the ledger"
     script.now += 3600
-    script.do(ev.Restart())
+    script.do(cmd.Restart())
     script.hello("a")
     script.hello("b")
     script.contribute("a", "b")
@@ -128,9 +129,9 @@ def test_over_selection_draws_more_and_closes_when_enough_have_contributed(begin
     assert script.events[-1] == ev.RoundClosed(1, "10 of 12 contributed, 10 were needed")
     for late in (slow, slower):
         with pytest.raises(Rejected, match="round 1 is closed: 10 of 12 contributed") as refused:
-            script.do(ev.Contribute(late, Scalars(1, (0.5, -0.25), (1.0,))))
+            script.do(cmd.Contribute(late, Scalars(1, (0.5, -0.25), (1.0,))))
         assert refused.value.reason == "late"
-    assert script.do(ev.Contribute(fast[0], Scalars(1, (0.5, -0.25), (1.0,)))) == [], (
+    assert script.do(cmd.Contribute(fast[0], Scalars(1, (0.5, -0.25), (1.0,)))) == [], (
         "one that counted is told so again"
     )
 
@@ -156,13 +157,13 @@ def test_a_round_that_opens_with_fewer_needs_them_all(begin: Begin) -> None:
 def test_a_run_that_gave_up_is_told_from_one_that_was_paused(begin: Begin) -> None:
     script = zeroth_order(begin, "a", "b")
     assert not script.state.given_up
-    script.do(ev.Pause("lunch"))
+    script.do(cmd.Pause("lunch"))
     assert not script.state.given_up
-    script.do(ev.Resume())
+    script.do(cmd.Resume())
     for _ in range(3):
         script.advance(60)
     assert script.state.given_up
     assert script.replayed().given_up
     assert waiting(script.state, script.now).startswith("paused: 3 rounds in a row were abandoned")
-    script.do(ev.Resume())
+    script.do(cmd.Resume())
     assert not script.state.given_up

@@ -6,6 +6,7 @@ import pytest
 
 from tests.scenario.conftest import Script
 from zowarmup.common.work import Phase, Tier
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.rejection import Rejected
 
@@ -13,11 +14,11 @@ DAY = 86400.0
 Begin = Callable[..., Script]
 
 
-def enrol(token: str, name: str = "pi", tier: Tier = Tier.LOW, credential: str = "c1") -> ev.Enrol:
-    return ev.Enrol(name, tier, 100, credential, token, invited=True)
+def enrol(token: str, name: str = "pi", tier: Tier = Tier.LOW, credential: str = "c1") -> cmd.Enrol:
+    return cmd.Enrol(name, tier, 100, credential, token, invited=True)
 
 
-def refused(script: Script, command: ev.Command) -> str:
+def refused(script: Script, command: cmd.Command) -> str:
     """The reason; nothing may have changed."""
     before = script.state
     with pytest.raises(Rejected) as caught:
@@ -29,7 +30,7 @@ def refused(script: Script, command: ev.Command) -> str:
 @pytest.fixture
 def invited(begin: Begin) -> Script:
     script = begin()
-    (issued,) = script.do(ev.Invite("t", Tier.LOW, DAY, 1))
+    (issued,) = script.do(cmd.Invite("t", Tier.LOW, DAY, 1))
     assert issued == ev.InvitationIssued("t", Tier.LOW, script.now + DAY, 1)
     return script
 
@@ -56,35 +57,35 @@ def test_the_same_enrolment_again_is_answered_as_before_and_costs_no_second_use(
         (enrol("t", tier=Tier.HIGH), "tier_not_invited"),
     ],
 )
-def test_who_is_not_invited_stays_outside(invited: Script, command: ev.Enrol, reason: str) -> None:
+def test_who_is_not_invited_stays_outside(invited: Script, command: cmd.Enrol, reason: str) -> None:
     assert refused(invited, command) == reason
 
 
 def test_an_invitation_ends_at_its_second(invited: Script) -> None:
     invited.now += DAY - 1
     assert invited.do(enrol("t", credential="c2"))
-    invited.do(ev.Invite("u", Tier.LOW, 1.0, 2))
+    invited.do(cmd.Invite("u", Tier.LOW, 1.0, 2))
     invited.now += 1.0
     assert refused(invited, enrol("u", credential="c3")) == "invitation_expired"
 
 
 def test_where_all_may_join_a_wrong_token_is_refused_all_the_same(begin: Begin) -> None:
     script = begin()
-    assert script.do(ev.Enrol("pi", Tier.LOW, 1, "c"))
-    assert refused(script, ev.Enrol("pi", Tier.LOW, 1, "d", "guess")) == "invitation_unknown"
+    assert script.do(cmd.Enrol("pi", Tier.LOW, 1, "c"))
+    assert refused(script, cmd.Enrol("pi", Tier.LOW, 1, "d", "guess")) == "invitation_unknown"
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        ev.Invite("t", Tier.LOW, 0.0, 1),
-        ev.Invite("t", Tier.LOW, float("nan"), 1),
-        ev.Invite("t", Tier.LOW, float("inf"), 1),
-        ev.Invite("t", Tier.LOW, 1.0, 0),
-        ev.Invite("t", Tier.LOW, 1.0, 1 << 31),
+        cmd.Invite("t", Tier.LOW, 0.0, 1),
+        cmd.Invite("t", Tier.LOW, float("nan"), 1),
+        cmd.Invite("t", Tier.LOW, float("inf"), 1),
+        cmd.Invite("t", Tier.LOW, 1.0, 0),
+        cmd.Invite("t", Tier.LOW, 1.0, 1 << 31),
     ],
 )
-def test_an_invitation_has_bounds(begin: Begin, command: ev.Invite) -> None:
+def test_an_invitation_has_bounds(begin: Begin, command: cmd.Invite) -> None:
     assert refused(begin(), command) == "invalid"
 
 
@@ -101,7 +102,7 @@ def test_the_round_no_longer_waits_for_a_revoked_client(begin: Begin) -> None:
     script = begin(clients=3, quorum=1.0)
     in_zeroth_order(script, "a", "b", "c")
     script.contribute("a", "b")
-    revoked, closed = script.do(ev.Revoke("c", "stolen"))
+    revoked, closed = script.do(cmd.Revoke("c", "stolen"))
     assert revoked == ev.ClientRevoked("c", "stolen")
     assert closed == ev.RoundClosed(script.state.round, "all 2 participants contributed")
     assert script.replayed().current == script.state.current
@@ -111,7 +112,7 @@ def test_what_a_revoked_client_gave_to_the_open_round_does_not_count(begin: Begi
     script = begin(clients=2, quorum=1.0)
     in_zeroth_order(script, "a", "b")
     script.contribute("a")
-    assert script.do(ev.Revoke("a", "stolen")) == [ev.ClientRevoked("a", "stolen")]
+    assert script.do(cmd.Revoke("a", "stolen")) == [ev.ClientRevoked("a", "stolen")]
     script.contribute("b")
     assert script.state.current is not None
     assert script.state.current.closed
@@ -124,15 +125,15 @@ def test_a_closed_round_keeps_what_it_has(begin: Begin) -> None:
     in_zeroth_order(script, "a", "b")
     script.contribute("a", "b")
     before = script.state.current
-    script.do(ev.Revoke("a", "stolen"))
+    script.do(cmd.Revoke("a", "stolen"))
     assert script.state.current == before
 
 
 def test_a_round_of_revoked_clients_only_is_abandoned(begin: Begin) -> None:
     script = begin(clients=2, quorum=1.0)
     in_zeroth_order(script, "a", "b")
-    script.do(ev.Revoke("a", "stolen"))
-    _, abandoned = script.do(ev.Revoke("b", "stolen"))
+    script.do(cmd.Revoke("a", "stolen"))
+    _, abandoned = script.do(cmd.Revoke("b", "stolen"))
     assert isinstance(abandoned, ev.RoundAbandoned)
     assert abandoned.reason == "every participant has been revoked"
 
@@ -141,9 +142,9 @@ def test_a_revoked_client_is_refused_whatever_it_says_and_never_drawn_again(begi
     script = begin(clients=2, quorum=1.0)
     in_zeroth_order(script, "a", "b")
     said = script.contribution("a")
-    script.do(ev.Revoke("a", "stolen"))
-    again = ev.Enrol("a", Tier.LOW, 100, script.state.clients["a"].credential_sha256)
-    for command in (ev.Hello("a", 99, 100), ev.Contribute("a", said), ev.Report("a", 1, "d" * 32, 1), again):
+    script.do(cmd.Revoke("a", "stolen"))
+    again = cmd.Enrol("a", Tier.LOW, 100, script.state.clients["a"].credential_sha256)
+    for command in (cmd.Hello("a", 99, 100), cmd.Contribute("a", said), cmd.Report("a", 1, "d" * 32, 1), again):
         assert refused(script, command) == "revoked"
     script.contribute("b")
     script.commit()
@@ -152,6 +153,6 @@ def test_a_revoked_client_is_refused_whatever_it_says_and_never_drawn_again(begi
     script.join("c")
     assert script.state.current is not None
     assert set(script.state.current.seeds) == {"b", "c"}
-    assert script.do(ev.Revoke("a", "again")) == []
-    assert script.do(ev.Goodbye("a", 1)) == []
-    assert refused(script, ev.Revoke("nobody", "x")) == "unknown_client"
+    assert script.do(cmd.Revoke("a", "again")) == []
+    assert script.do(cmd.Goodbye("a", 1)) == []
+    assert refused(script, cmd.Revoke("nobody", "x")) == "unknown_client"

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from zowarmup.common.work import Phase, Tier
-from zowarmup.server import events as ev
+from zowarmup.server import commands as cmd
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State
+from zowarmup.server.table import Table
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -32,7 +33,7 @@ def test_replaying_the_durable_events_gives_the_same_state(begin: Callable[..., 
                 case 2:
                     script.advance(chance.choice([0.1, 5.0, 70.0]))
                 case 3 if script.state.paused:
-                    script.do(ev.Resume())
+                    script.do(cmd.Resume())
                 case _ if current and current.closed:
                     script.commit()
                 case _ if current and name in current.seeds:
@@ -46,11 +47,13 @@ def test_replaying_the_durable_events_gives_the_same_state(begin: Callable[..., 
 def _durable(state: State) -> State:
     """What a restart must give back: everything but who was connected, and what they then said they hold."""
     clients = {name: replace(client, examples=0) for name, client in state.clients.items()}
-    return replace(state, presence={}, clients=clients)
+    return replace(state, presence=Table(), connected={}, clients=Table(clients))
 
 
 def _invariants(state: Any) -> None:
     current = state.current
+    assert state.eligible_count == len(state.eligible)
+    assert dict(state.credentials) == {client.credential_sha256: name for name, client in state.clients.items()}
     if current is not None:
         assert set(current.contributions) <= set(current.seeds)
         assert current.version == state.version

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from zowarmup.common.work import Delta, Phase, Scalars, Tier
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.decide import waiting, work_for
 from zowarmup.server.rejection import Rejected
@@ -69,10 +70,10 @@ def test_the_order_of_arrival_changes_nothing(begin: Begin) -> None:
     opened = []
     for order in ("abcd", "dcba", "bdac"):
         script = zeroth_order(begin, clients=3, minimum=0)
-        script.do(ev.Pause("until all are here"))
+        script.do(cmd.Pause("until all are here"))
         for name in order:
             script.join(name)
-        (_, event) = script.do(ev.Resume())
+        (_, event) = script.do(cmd.Resume())
         opened.append(event)
     assert opened[0] == opened[1] == opened[2]
     assert len(opened[0].participants) == 3
@@ -83,12 +84,12 @@ def test_a_contribution_sent_twice_counts_once(begin: Begin) -> None:
     script.join("a")
     script.join("b")
     first = script.contribution("a")
-    assert kinds(script.do(ev.Contribute("a", first))) == ["Contributed"]
-    assert script.do(ev.Contribute("a", first)) == [], "the same answer, no second event"
+    assert kinds(script.do(cmd.Contribute("a", first))) == ["Contributed"]
+    assert script.do(cmd.Contribute("a", first)) == [], "the same answer, no second event"
     script.contribute("b")
-    assert script.do(ev.Contribute("a", first)) == [], "also once the round is closed"
+    assert script.do(cmd.Contribute("a", first)) == [], "also once the round is closed"
     script.commit()
-    assert script.do(ev.Contribute("a", first)) == [], "and once the next one is open"
+    assert script.do(cmd.Contribute("a", first)) == [], "and once the next one is open"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_wrong_contribution_is_refused_and_changes_nothing(begin: Begin, contr
     script.join("b")
     before = script.state
     with pytest.raises(Rejected) as refused:
-        script.do(ev.Contribute("a", contribution))
+        script.do(cmd.Contribute("a", contribution))
     assert refused.value.reason == reason
     assert script.state is before
 
@@ -118,7 +119,7 @@ def test_only_those_drawn_may_contribute(begin: Begin) -> None:
     (outsider,) = {"a", "b", "c"} - set(script.state.current.seeds)
     assert work_for(script.state, outsider, script.now) is None
     with pytest.raises(Rejected, match="was not drawn"):
-        script.do(ev.Contribute(outsider, Scalars(1, (0.5, -0.25), (1.0,))))
+        script.do(cmd.Contribute(outsider, Scalars(1, (0.5, -0.25), (1.0,))))
 
 
 def test_a_round_closes_at_its_deadline_with_a_quorum(begin: Begin) -> None:
@@ -152,7 +153,7 @@ def test_a_round_without_a_quorum_is_abandoned_and_retried_with_new_seeds(begin:
     assert opened.version == 0
     assert not set(opened.seeds) & set(script.events[-3].seeds if hasattr(script.events[-3], "seeds") else ())
     with pytest.raises(Rejected, match="round 1 is over"):
-        script.do(ev.Contribute("b", Scalars(1, (0.5, -0.25), (1.0,))))
+        script.do(cmd.Contribute("b", Scalars(1, (0.5, -0.25), (1.0,))))
 
 
 def test_too_many_abandoned_rounds_pause_the_run_until_the_operator_resumes_it(begin: Begin) -> None:
@@ -164,7 +165,7 @@ def test_too_many_abandoned_rounds_pause_the_run_until_the_operator_resumes_it(b
     assert kinds(script.advance(10)) == ["RoundAbandoned", "RunPaused"]
     assert waiting(script.state, script.now).startswith("paused: 3 rounds in a row were abandoned")
     assert script.advance(1000) == []
-    assert kinds(script.do(ev.Resume())) == ["RunResumed", "RoundOpened"]
+    assert kinds(script.do(cmd.Resume())) == ["RunResumed", "RoundOpened"]
 
 
 def test_waiting_names_who_is_gone(begin: Begin) -> None:
@@ -180,7 +181,7 @@ def test_a_newer_stream_makes_the_older_ones_farewell_void(begin: Begin) -> None
     script = zeroth_order(begin)
     script.join("a")
     script.hello("a")
-    assert script.do(ev.Goodbye("a", 1)) == []
+    assert script.do(cmd.Goodbye("a", 1)) == []
     assert script.state.presence["a"].connected
 
 
@@ -188,7 +189,7 @@ def test_a_paused_run_ends_its_round_and_opens_no_other(begin: Begin) -> None:
     script = zeroth_order(begin)
     script.join("a")
     script.join("b")
-    script.do(ev.Pause("maintenance"))
+    script.do(cmd.Pause("maintenance"))
     script.contribute("a", "b")
     assert kinds(script.commit()) == ["Committed"]
     assert waiting(script.state, script.now) == "paused: maintenance"
@@ -197,14 +198,14 @@ def test_a_paused_run_ends_its_round_and_opens_no_other(begin: Begin) -> None:
 def test_the_operator_pivots_and_stops_between_rounds(begin: Begin) -> None:
     script = begin(warmup=100)
     script.join("jetson", Tier.HIGH)
-    assert kinds(script.do(ev.Pivot("good enough"))) == ["PivotRequested"]
+    assert kinds(script.do(cmd.Pivot("good enough"))) == ["PivotRequested"]
     script.contribute("jetson")
     _, pivoted = script.commit()
     assert pivoted == ev.Pivoted(1, "good enough")
     with pytest.raises(Rejected, match="the pivot is behind it"):
-        script.do(ev.Pivot("again"))
+        script.do(cmd.Pivot("again"))
     script.join("pi")
-    script.do(ev.Stop("lunch"))
+    script.do(cmd.Stop("lunch"))
     script.contribute("jetson", "pi")
     assert script.commit()[-1] == ev.RunFinished(2, "stopped: lunch")
 
@@ -216,6 +217,16 @@ def test_a_taken_name_gets_a_number(begin: Begin) -> None:
     assert set(script.state.clients) == {"pi", "pi-2", "pi-3"}
 
 
+def test_a_thousand_devices_of_one_name(begin: Begin) -> None:
+    """As from one image of a card; some of the numbers are names already."""
+    script = begin()
+    script.join("pi-7")
+    for _ in range(1000):
+        script.join("pi")
+    assert len(script.state.clients) == 1001
+    assert {"pi", "pi-2", "pi-7", "pi-999"} <= set(script.state.clients)
+
+
 def test_a_restart_gives_an_open_round_its_time_again(begin: Begin) -> None:
     script = zeroth_order(begin)
     script.join("a")
@@ -223,7 +234,7 @@ def test_a_restart_gives_an_open_round_its_time_again(begin: Begin) -> None:
     script.contribute("a")
     script.state = script.replayed()
     script.now += 3600
-    (extended,) = script.do(ev.Restart())
+    (extended,) = script.do(cmd.Restart())
     assert extended == ev.DeadlineExtended(1, script.now + 10, "the coordinator restarted")
     assert script.advance(1) == [], "nobody is connected, but the round is theirs until its deadline"
     script.hello("b")
@@ -238,4 +249,4 @@ def test_a_commit_that_does_not_follow_is_refused(begin: Begin) -> None:
     script.join("a")
     script.join("b")
     with pytest.raises(Rejected, match="does not follow"):
-        script.do(ev.CommitRound(1, 1, "0" * 32, (), None, ()))
+        script.do(cmd.CommitRound(1, 1, "0" * 32, (), None, ()))

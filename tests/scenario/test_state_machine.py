@@ -9,10 +9,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.scenario import conftest
 from zowarmup.common.run import Model, RunFile, Server, WarmUp, ZerothOrder
 from zowarmup.common.work import Delta, Phase, Scalars, Tier
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.decide import decide
+from zowarmup.server.evolve import evolve
 from zowarmup.server.rejection import Rejected
-from zowarmup.server.state import evolve, quorum
+from zowarmup.server.state import quorum
 
 NAMES = ["high-1", "high-2", "low-1", "low-2", "low-3"]
 
@@ -55,11 +57,11 @@ class Run(RuleBasedStateMachine):
         )
         program = ev.Program("b" * 64, 10, conftest.LAYOUT.to_json(), (3,), 2, 1, 1)
         initial = ev.Snapshot(0, "c" * 64, 20, "d" * 32)
-        (created,) = decide(None, ev.CreateRun("run", run_file, program, initial), 1000.0)
+        (created,) = decide(None, cmd.CreateRun("run", run_file, program, initial), 1000.0)
         assert isinstance(created, ev.RunCreated)
         self.script = conftest.Script(created, evolve(None, created))
 
-    def do(self, command: ev.Command) -> list[ev.Event]:
+    def do(self, command: cmd.Command) -> list[ev.Event]:
         caused = self.script.do(command)
         for event in caused:
             if isinstance(event, ev.RoundOpened):
@@ -86,21 +88,21 @@ class Run(RuleBasedStateMachine):
         if name in self.script.state.clients or self.script.state.phase is Phase.FINISHED:
             return
         tier = Tier.HIGH if name.startswith("high") else Tier.LOW
-        self.do(ev.Enrol(name, tier, 100, name.encode().hex().zfill(64)))
+        self.do(cmd.Enrol(name, tier, 100, name.encode().hex().zfill(64)))
         assert name in self.script.state.clients
 
     @rule(name=st.sampled_from(NAMES))
     def hello(self, name: str) -> None:
         if name in self.script.state.clients and not self.script.state.clients[name].revoked:
             self.script.epoch += 1
-            self.do(ev.Hello(name, self.script.epoch, 100))
+            self.do(cmd.Hello(name, self.script.epoch, 100))
 
     @rule(name=st.sampled_from(NAMES), stale=st.booleans())
     def goodbye(self, name: str, stale: bool) -> None:
         presence = self.script.state.presence.get(name)
         if presence is not None:
             was = presence.connected
-            self.do(ev.Goodbye(name, presence.epoch - stale))
+            self.do(cmd.Goodbye(name, presence.epoch - stale))
             assert self.script.state.presence[name].connected == (was and stale)
 
     @precondition(lambda self: self.script.state.current is not None)
@@ -123,7 +125,7 @@ class Run(RuleBasedStateMachine):
         caused: list[ev.Event] = []
         refused: Rejected | None
         try:
-            caused = self.do(ev.Contribute(name, given))
+            caused = self.do(cmd.Contribute(name, given))
         except Rejected as rejected:
             refused = rejected
         else:
@@ -152,28 +154,28 @@ class Run(RuleBasedStateMachine):
         snapshot = (
             ev.Snapshot(version, f"{version:064x}", 20, f"{version:032x}") if current.phase is Phase.WARM_UP else None
         )
-        self.do(ev.CommitRound(current.number, version, f"{version:032x}", (), snapshot, ()))
+        self.do(cmd.CommitRound(current.number, version, f"{version:032x}", (), snapshot, ()))
         assert self.script.state.version == state.version + 1
 
     @rule(seconds=st.sampled_from([0.1, 3.0, 11.0, 70.0]))
     def advance(self, seconds: float) -> None:
         self.script.now += seconds
-        self.do(ev.Tick())
+        self.do(cmd.Tick())
 
     @rule()
     def restart(self) -> None:
         """All that is soft is gone; the ledger's fold is the state."""
         self.script.state = self.script.replayed()
-        self.do(ev.Restart())
+        self.do(cmd.Restart())
 
-    @rule(verb=st.sampled_from([ev.Pause("why"), ev.Resume(), ev.Resume(), ev.Resume()]))
-    def verbs(self, verb: ev.Command) -> None:
+    @rule(verb=st.sampled_from([cmd.Pause("why"), cmd.Resume(), cmd.Resume(), cmd.Resume()]))
+    def verbs(self, verb: cmd.Command) -> None:
         self.do(verb)
 
     @rule(name=st.sampled_from(NAMES), dice=st.integers(0, 9))
     def revoke(self, name: str, dice: int) -> None:
         if dice == 0 and name in self.script.state.clients and not self.script.state.clients[name].revoked:
-            self.do(ev.Revoke(name, "lost"))
+            self.do(cmd.Revoke(name, "lost"))
 
     @invariant()
     def contributions_are_of_participants(self) -> None:
@@ -211,6 +213,13 @@ class Run(RuleBasedStateMachine):
             ):
                 assert getattr(replayed, name) == getattr(state, name), name
             assert set(replayed.clients) == set(state.clients)
+
+    @invariant()
+    def what_is_counted_is_there(self) -> None:
+        if hasattr(self, "script"):
+            state = self.script.state
+            assert state.eligible_count == len(state.eligible)
+            assert state.credentials == {client.credential_sha256: name for name, client in state.clients.items()}
 
 
 TestRun = Run.TestCase

@@ -66,3 +66,17 @@ def test_a_sweep_removes_what_a_crash_left_and_nothing_else(tmp_path: Path) -> N
     assert blobs.has(named) and not blobs.has(stale) and blobs.spooled("pi.half", 10) == 4
     assert blobs.sweep({named}, {kept}, spooling=False) == 2
     assert blobs.has(named) and blobs.has_upload(kept) and blobs.spooled("pi.half", 10) == 0
+
+
+def test_a_stored_upload_is_read_by_the_slice(tmp_path: Path) -> None:
+    blobs, values = Blobs(tmp_path), np.arange(10, dtype="<f4")
+    sha256 = hashlib.sha256(values.tobytes()).hexdigest()
+    with pytest.raises(BlobError, match="is missing: restore it"):
+        blobs.stored(sha256)
+    blobs.spool("pi.abc", 0, values.tobytes())
+    blobs.finish("pi.abc", sha256)
+    stored = blobs.stored(sha256)
+    assert stored.shape == (10,)
+    assert stored.dtype == np.float32
+    assert stored[3:7].tolist() == [3, 4, 5, 6]
+    assert stored[8:20].tolist() == [8, 9]

@@ -11,10 +11,17 @@ from torch import nn
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 
 from zowarmup.common.layout import Head
-from zowarmup.common.models import build, describe, flatten
+from zowarmup.common.models import build, describe, flatten, trainable
 from zowarmup.common.permutation import permutation
 from zowarmup.common.run import Model
-from zowarmup.common.tasks.classification import Diverging, correct, cross_entropy, head_gradient, train_locally
+from zowarmup.common.tasks.classification import (
+    Diverging,
+    correct,
+    cross_entropy,
+    head_gradient,
+    mean_gradient,
+    train_locally,
+)
 from zowarmup.data import Dataset, load
 
 
@@ -133,3 +140,25 @@ def test_training_that_diverges_says_so_and_names_the_rate() -> None:
     with pytest.raises(Diverging, match=r"in local epoch \d+: lower warmup\.rate \(1e\+20\)"):
         train_locally(module, load("digits:1/20"), epochs=3, batch=16, rate=1e20, seed=0)
     assert not module.training
+
+
+@pytest.mark.parametrize("micro_batch", [7, 1000])
+def test_mean_gradient_is_autograds_in_float64_and_touches_no_buffer(micro_batch: int) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3)
+    norm.get_buffer("running_mean").add_(0.3)
+    module = nn.Sequential(nn.Conv2d(1, 3, 3, bias=False), norm, nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * 36, 10))
+    layout = describe(module, (1, 8, 8))
+    data = load("digits:1/10")
+    before = flatten(module, layout).tobytes()
+    found = mean_gradient(module.train(), trainable(module, layout), data, micro_batch)
+    assert flatten(module, layout).tobytes() == before
+    wide = module.double().eval()
+    inputs = torch.from_numpy(data.batch(np.arange(len(data)))).double()
+    loss = torch_cross_entropy(wide(inputs), torch.from_numpy(data.labels))
+    assert found.shape == (layout.trainable,) and found.dtype == np.float64
+    names, parameters = zip(*wide.named_parameters(), strict=True)
+    gradients = dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+    for tensor in layout.tensors[: len(names)]:
+        wanted = gradients[tensor.name].numpy().ravel()
+        assert np.allclose(found[tensor.start : tensor.stop], wanted, rtol=1e-3, atol=1e-6), tensor.name

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -203,6 +204,15 @@ def test_status_json_is_plain_and_complete() -> None:
     assert plain["traffic"][0]["tier"] is None
     assert plain["replicas"] == {"agree": 3, "differ": 0, "silent": 0}
     assert plain["evaluation"] == {"version": 4, "accuracy": 0.95, "loss": 0.5, "examples": 360}
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_model_that_diverged_has_a_status_in_json(loss: float) -> None:
+    diverged = Evaluation(version=4, accuracy=0.1, loss=loss, examples=360)
+    status = replace(STATUS, evaluation=diverged, pivot_evaluation=diverged)
+    plain = json.loads(json.dumps(status.to_json(), allow_nan=False))
+    assert plain["evaluation"] == {"version": 4, "accuracy": 0.1, "loss": None, "examples": 360}
+    assert plain["pivot_evaluation"]["loss"] is None
 
 
 def test_the_sparkline_spans_the_run_and_marks_the_pivot() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zowarmup.client.faults import Final
-from zowarmup.client.state import Identity, StateDirectory, default_directory, write_whole
+from zowarmup.client.state import Identity, Records, StateDirectory, default_directory, write_whole
 from zowarmup.common.work import Tier
 
 IDENTITY = Identity("low-3", "00ff", "run-1", Tier.LOW, "low")
@@ -118,3 +118,11 @@ def test_the_coordinators_authority_is_kept(tmp_path: Path) -> None:
         assert state.authority() == b""
         state.keep_authority(b"pem")
         assert state.authority() == b"pem"
+
+
+def test_whoever_looks_sees_whether_a_client_holds_it_and_takes_nothing(tmp_path: Path) -> None:
+    records = Records(tmp_path / "state")
+    assert not records.in_use()
+    with StateDirectory(tmp_path / "state"):
+        assert records.in_use()
+    assert not records.in_use()

@@ -10,11 +10,13 @@ import pytest
 from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.work import Tier
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.coordinator import Coordinator, Unavailable
+from zowarmup.server.evolve import evolve
 from zowarmup.server.ledger import Ledger, LedgerError
 from zowarmup.server.rejection import Rejected
-from zowarmup.server.state import State, evolve
+from zowarmup.server.state import State
 
 LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (Block("all", 0, 4),))
 RUN = RunFile(name="x", model=Model(name="mlp"), warmup=WarmUp(rounds=1), zeroth_order=ZerothOrder(rounds=1))
@@ -47,8 +49,8 @@ def hashed(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def enrol(name: str) -> ev.Enrol:
-    return ev.Enrol(name, Tier.LOW, 1, hashed(name))
+def enrol(name: str) -> cmd.Enrol:
+    return cmd.Enrol(name, Tier.LOW, 1, hashed(name))
 
 
 def test_an_answer_means_that_it_is_on_disk(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_a_rejected_command_does_not_disturb_its_neighbours(tmp_path: Path) -> N
         coordinator, running = await _with(Ledger(tmp_path / "ledger"))
         good, bad, also_good = await asyncio.gather(
             coordinator.handle(enrol("a")),
-            coordinator.handle(ev.Hello("stranger", 1, 1)),
+            coordinator.handle(cmd.Hello("stranger", 1, 1)),
             coordinator.handle(enrol("b")),
             return_exceptions=True,
         )
@@ -117,7 +119,7 @@ def test_observers_see_the_state_that_the_events_led_to(tmp_path: Path) -> None:
         seen: list[tuple[float, int, State]] = []
         coordinator.observe(lambda now, events, state: seen.append((now, len(events), state)))
         await coordinator.handle(enrol("a"))
-        await coordinator.handle(ev.Tick())
+        await coordinator.handle(cmd.Tick())
         assert seen == [(5.0, 1, coordinator.state)]
         running.cancel()
 

@@ -17,7 +17,7 @@ from zowarmup.server.runfile import read_run_file
 from zowarmup.v1 import coordinator_pb2 as wire
 
 REPOSITORY = Path(__file__).parents[2]
-DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("deploy/**/*.md")])
 PROTOCOL = (REPOSITORY / "docs/protocol.md").read_text(encoding="utf-8")
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,24 @@ from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.work import Contribution, Delta, Scalars, Tier
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.effects import Effects
+from zowarmup.server.evolve import evolve
 from zowarmup.server.ledger import Ledger
-from zowarmup.server.state import evolve
 
 LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (Block("all", 0, 4),))
 
 
 class NoEvaluator:
     def evaluate(self, weights: object) -> tuple[float, float, int]:
-        return 0.5, math.nan, 1
+        return 0.5, 1.0, 1
 
 
 async def _after_one_round(
-    tmp_path: Path, warmup: int, content: bytes, contribution: Contribution, rate: float
+    tmp_path: Path, warmup: int, content: bytes, contribution: Contribution, rate: float, settle: bool = False
 ) -> tuple[Coordinator, Replica, list[ev.Event]]:
     run_file = RunFile(
         name="x",
@@ -58,11 +58,13 @@ async def _after_one_round(
     coordinator.observe(effects)
     coordinator.observe(lambda now, events, state: seen.extend(events))
     tasks = [asyncio.create_task(coordinator.run()), asyncio.create_task(effects.run())]
-    await coordinator.handle(ev.Enrol("pi", Tier.HIGH, 8, "0" * 64))
-    await coordinator.handle(ev.Hello("pi", 1, 8))
-    await coordinator.handle(ev.Contribute("pi", contribution))
+    await coordinator.handle(cmd.Enrol("pi", Tier.HIGH, 8, "0" * 64))
+    await coordinator.handle(cmd.Hello("pi", 1, 8))
+    await coordinator.handle(cmd.Contribute("pi", contribution))
     async with asyncio.timeout(20):
-        while not any(isinstance(event, ev.RoundAbandoned | ev.Committed) for event in seen):
+        while not any(isinstance(event, ev.RoundAbandoned | ev.Committed) for event in seen) or (
+            settle and coordinator.state.evaluation != ev.Evaluated(1, 0.5, 1.0, 1)
+        ):
             await asyncio.sleep(0.01)
             assert not any(task.done() for task in tasks)
     for task in tasks:
@@ -89,3 +91,16 @@ def test_a_step_too_long_for_the_grid_makes_a_snapshot_on_a_coarser_one(tmp_path
     assert any(isinstance(e, ev.Committed) and e.snapshot is not None for e in seen)
     assert replica.version == 1
     assert replica.grid.contains(replica.weights)
+
+
+@pytest.mark.parametrize(("replay_signs", "snapshots"), [(4, [1]), (5, [])])
+def test_a_snapshot_is_due_when_a_restart_would_replay_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replay_signs: int, snapshots: list[int]
+) -> None:
+    """One direction over four parameters is four signs."""
+    monkeypatch.setattr("zowarmup.server.effects.REPLAY_SIGNS", replay_signs)
+    contribution = Scalars(1, (1.0,), ())
+    coordinator, replica, _ = asyncio.run(_after_one_round(tmp_path, 0, b"", contribution, 1e-3, settle=True))
+    assert replica.version == 1
+    assert [version for version in coordinator.state.snapshots if version] == snapshots
+    assert coordinator.state.replay_signs == (0 if snapshots else 4)

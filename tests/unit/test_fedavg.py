@@ -1,5 +1,6 @@
 """FedAvg: the mean by examples, over the whole vector, in float64."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,25 @@ def test_pieces_do_not_show(piece: int, monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert found.tobytes() == expected.tobytes()
     assert found.dtype == np.float32
     assert np.array_equal(weights, kept)
+
+
+@pytest.mark.parametrize("parts", [[10], [1] * 10, [4, 5, 1], [0, 9, 1]])
+def test_a_length_is_the_same_however_its_vector_comes(parts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fedavg, "PIECE", 3)
+    whole, coming, start = vector(1) * 1e5, fedavg.Length(), 0
+    for size in parts:
+        coming.add(whole[start : start + size])
+        start += size
+    assert coming.value == fedavg.length(whole)
+    assert coming.value == pytest.approx(float(np.linalg.norm(whole.astype(np.float64))), rel=1e-12)
+
+
+def test_pieces_may_be_gone_through_by_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fedavg, "PIECE", 3)
+    weights, deltas = vector(0), [(1, vector(1)), (2, vector(2)), (4, vector(3))]
+    with ThreadPoolExecutor(2) as pool:
+        moved = method().combine(weights, deltas, each=pool.map)
+    assert moved.tobytes() == method().combine(weights, deltas).tobytes()
 
 
 def test_sums_are_float64() -> None:

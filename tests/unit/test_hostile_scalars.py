@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.methods.zeroth_order import Evaluated, ZOWarmUp
+from zowarmup.common.methods.protocol import Evaluated, Part
+from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.run import ZerothOrder
 from zowarmup.common.steps import apply_steps
 from zowarmup.common.work import Phase, Scalars, Work
@@ -50,7 +51,7 @@ def trained(hostile: bool, clip: float) -> tuple[float, int]:
             else:
                 work = Work(done + 1, Phase.ZEROTH_ORDER, done, seed, 60.0)
                 scalars = method.contribute(weights, grid, local, EXAMPLES, work)
-            contributions.append((seed, EXAMPLES, scalars))
+            contributions.append(Part(seed, EXAMPLES, scalars))
         clipped += method.clip(contributions)[1]
         apply_steps(weights, grid, method.combine(grid, done, contributions))
     return float(np.mean([local.loss for local in data])), clipped

@@ -51,7 +51,7 @@ def test_the_bare_install_is_the_low_tier_client() -> None:
 
 def test_every_dependency_has_a_tested_version() -> None:
     lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pinned = {name_of(line) for line in lines if re.fullmatch(r"[A-Za-z0-9_.-]+==[\w.]+", line)}
+    pinned = {name_of(line) for line in lines if re.fullmatch(r"[A-Za-z0-9_.-]+==(\d+!)?[\w.]+", line)}
     extras = PROJECT["project"]["optional-dependencies"]
     installed = PROJECT["project"]["dependencies"] + [line for e in ("torch", "server", "dev") for line in extras[e]]
     assert {name_of(line) for line in installed} - pinned == set()

@@ -9,7 +9,8 @@ import pytest
 
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Head, Layout, Tensor
-from zowarmup.common.methods.fedavg import FedAvg
+from zowarmup.common.methods.fedavg import FedAvg, length
+from zowarmup.common.methods.protocol import Part
 from zowarmup.common.methods.robust import bounds, median, scales
 from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.run import WarmUp, ZerothOrder
@@ -53,10 +54,10 @@ def test_lengths_beyond_the_median_are_scaled_to_the_limit() -> None:
 
 def test_outlying_scalars_are_clipped_and_counted_probes_and_projections_apart() -> None:
     contributions = [
-        (7, 10, Scalars(1, (1.0, 2.0), (100.0,))),
-        (8, 10, Scalars(1, (3.0, 4.0), (200.0,))),
-        (9, 10, Scalars(1, (1e6, -1e6), (300.0,))),
-        (10, 10, Scalars(1, (2.5, 2.5), (-1e6,))),
+        Part(7, 10, Scalars(1, (1.0, 2.0), (100.0,))),
+        Part(8, 10, Scalars(1, (3.0, 4.0), (200.0,))),
+        Part(9, 10, Scalars(1, (1e6, -1e6), (300.0,))),
+        Part(10, 10, Scalars(1, (2.5, 2.5), (-1e6,))),
     ]
     bounded, clipped = method().clip(contributions)
     # Probes: median 2.5; deviations 1.5 .5 .5 1.5 - - 0 0, so their median is the mean of .5 and 1.5.
@@ -70,9 +71,10 @@ def test_outlying_scalars_are_clipped_and_counted_probes_and_projections_apart()
 def test_clipping_twice_is_clipping_once_and_the_order_plays_no_part() -> None:
     chance = random.Random(3)
     contributions = [
-        (seed, 10, Scalars(1, (chance.gauss(0, 1), chance.gauss(0, 1)), (chance.gauss(0, 9),))) for seed in range(20)
+        Part(seed, 10, Scalars(1, (chance.gauss(0, 1), chance.gauss(0, 1)), (chance.gauss(0, 9),)))
+        for seed in range(20)
     ]
-    contributions[4] = (4, 10, Scalars(1, (1e6, 1e6), (1e6,)))
+    contributions[4] = Part(4, 10, Scalars(1, (1e6, 1e6), (1e6,)))
     once, clipped = method(clip=2.0).clip(contributions)
     again, none = method(clip=2.0).clip(once)
     assert again == once and none == 0 and clipped >= 3
@@ -80,15 +82,15 @@ def test_clipping_twice_is_clipping_once_and_the_order_plays_no_part() -> None:
     chance.shuffle(shuffled)
     reordered, count = method(clip=2.0).clip(shuffled)
     assert count == clipped
-    assert {seed: s for seed, _, s in reordered} == {seed: s for seed, _, s in once}
+    assert {part.seed: part for part in reordered} == {part.seed: part for part in once}
 
 
 def test_one_hostile_client_leaves_the_steps_of_the_others_almost_as_they_were() -> None:
     """A million in every scalar would shrink the others' part of a normalised step a million times."""
-    honest = [(seed, 10, Scalars(1, (1.0, -2.0), (0.5,))) for seed in range(9)]
+    honest = [Part(seed, 10, Scalars(1, (1.0, -2.0), (0.5,))) for seed in range(9)]
     for seed in range(0, 9, 2):
-        honest[seed] = (seed, 10, Scalars(1, (-1.5, 1.0), (-0.5,)))
-    hostile = (99, 10, Scalars(1, (1e6, 1e6), (1e6,)))
+        honest[seed] = Part(seed, 10, Scalars(1, (-1.5, 1.0), (-0.5,)))
+    hostile = Part(99, 10, Scalars(1, (1e6, 1e6), (1e6,)))
     grid = Grid(16)
     alone = method().combine(grid, 0, honest)
     with_it = method().combine(grid, 0, [*honest, hostile])
@@ -117,10 +119,12 @@ def test_an_outlying_delta_counts_as_ten_times_the_median() -> None:
     wild = np.zeros(20, np.float32)
     wild[2] = 3e6
     deltas = [(10, usual), (10, other), (20, wild)]
-    assert fedavg.scales(deltas) == (1.0, 1.0, 1e-5)
+    lengths = [length(delta) for _, delta in deltas]
+    assert lengths == [3.0, 3.0, 3e6]
+    assert fedavg.scales(lengths) == (1.0, 1.0, 1e-5)
     moved = fedavg.combine(weights, deltas)
     assert moved[:3].tolist() == [0.75, -0.75, 15.0]
-    assert np.array_equal(fedavg.combine(weights, deltas, fedavg.scales(deltas)), moved)
+    assert np.array_equal(fedavg.combine(weights, deltas, fedavg.scales(lengths)), moved)
     off = FedAvg(WarmUp(rounds=1, clip=0.0), LAYOUT)
     assert off.combine(weights, deltas)[2] == 1.5e6
     assert wild[2] == 3e6, "what was uploaded stays as it was"

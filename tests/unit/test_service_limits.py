@@ -16,22 +16,23 @@ from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.run import PROTOCOL, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Scalars, Tier
+from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.credentials import hash_secret
 from zowarmup.server.decide import decide
+from zowarmup.server.evolve import fold
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.rejection import Rejected
-from zowarmup.server.service import participate
+from zowarmup.server.service import bulk, participate
 from zowarmup.server.service.admission import Admission
 from zowarmup.server.service.limits import LONGEST_BYTES, SMALL_BYTES, Allowances, Bucket, Lengths
 from zowarmup.server.service.links import Switchboard
 from zowarmup.server.service.participate import CoordinatorService
 from zowarmup.server.service.uploads import Uploads
-from zowarmup.server.state import fold
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
@@ -59,7 +60,7 @@ class Desk:
 
     async def enrol(self, name: str, tier: Tier = Tier.LOW) -> tuple[tuple[str, str], ...]:
         """The metadata of a new member."""
-        await self.coordinator.handle(ev.Enrol(name, tier, 1, hash_secret(CREDENTIAL + name)))
+        await self.coordinator.handle(cmd.Enrol(name, tier, 1, hash_secret(CREDENTIAL + name)))
         return ("zowarmup-client", name), ("zowarmup-credential", CREDENTIAL + name)
 
     async def join(self, name: str, tier: Tier = Tier.LOW) -> Any:
@@ -85,7 +86,7 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
         ledger, blobs, history = Ledger(tmp_path / "ledger"), Blobs(tmp_path / "blobs"), History()
         created = decide(
             None,
-            ev.CreateRun(
+            cmd.CreateRun(
                 "run",
                 run,
                 ev.Program("b" * 64, 1, LAYOUT.to_json(), (1,), 2, 1, 1),
@@ -105,12 +106,14 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
             interceptors=(Lengths(refusals),), options=(("grpc.max_receive_message_length", LONGEST_BYTES),)
         )
         admission = Admission(coordinator, "", refusals=refusals)
-        service = CoordinatorService(coordinator, blobs, switchboard, Traffic(), admission, uploads, allowances)
+        service = CoordinatorService(
+            coordinator, blobs, switchboard, Traffic(lambda: coordinator.state.phase), admission, uploads, allowances
+        )
         services.add_CoordinatorServiceServicer_to_server(service, server)
         port = server.add_insecure_port("127.0.0.1:0")
         running = asyncio.create_task(coordinator.run())
         await server.start()
-        await coordinator.handle(ev.Tick())
+        await coordinator.handle(cmd.Tick())
         desk = Desk(coordinator, refusals, tmp_path / "blobs", f"127.0.0.1:{port}")
         try:
             async with asyncio.timeout(20):
@@ -224,9 +227,11 @@ def test_a_reader_that_stalls_holds_back_no_one_and_is_cut_off(tmp_path: Path, m
             assert current is not None
             (drawn,) = current.seeds
             contribution = Scalars(current.number, (1.0,), ())
-            await desk.coordinator.handle(ev.Contribute(drawn, contribution))
+            await desk.coordinator.handle(cmd.Contribute(drawn, contribution))
             step = Step(version, LAYOUT.blocks[0], (1 << 13,) * 200_000)
-            await desk.coordinator.handle(ev.CommitRound(current.number, version, f"{version:032x}", (step,), None, ()))
+            await desk.coordinator.handle(
+                cmd.CommitRound(current.number, version, f"{version:032x}", (step,), None, ())
+            )
         versions: list[int] = []
         async with asyncio.timeout(5):
             while 10 not in versions:
@@ -275,8 +280,8 @@ def test_uploads_have_a_quota_and_their_files_go_with_the_round(tmp_path: Path) 
         assert [path.name for path in (desk.blobs_dir / "spool").iterdir()] == []
         sha256 = hashlib.sha256(delta(3)).hexdigest()
         assert [path.name for path in (desk.blobs_dir / "uploads").iterdir()] == [sha256]
-        await desk.coordinator.handle(ev.Revoke("a", "test"))
-        await desk.coordinator.handle(ev.Revoke("b", "test"))
+        await desk.coordinator.handle(cmd.Revoke("a", "test"))
+        await desk.coordinator.handle(cmd.Revoke("b", "test"))
         assert list((desk.blobs_dir / "uploads").iterdir()) == [], "the round is over"
 
     served(tmp_path, script, warmup=1, quota=6 * SIZE)
@@ -305,3 +310,43 @@ def test_a_client_has_one_upload_at_a_time_the_newest(tmp_path: Path) -> None:
         assert await first.code() is grpc.StatusCode.ABORTED
 
     served(tmp_path, script, warmup=1)
+
+
+def test_a_link_is_measured_for_members_within_bounds(tmp_path: Path) -> None:
+    async def script(desk: Desk) -> None:
+        member = await desk.enrol("a")
+
+        async def measured(wanted: int, *fillers: int, who: Any = member) -> list[tuple[int, int]]:
+            async def messages() -> AsyncIterator[wire.MeasureLinkRequest]:
+                yield wire.MeasureLinkRequest(wanted_bytes=wanted)
+                for size in fillers:
+                    yield wire.MeasureLinkRequest(filler=bytes(size))
+
+            answers = desk.stub.MeasureLink(messages(), metadata=who)
+            return [(answer.received_bytes, len(answer.filler)) async for answer in answers]
+
+        assert await measured(0, 5, 6) == [(11, 0)]
+        assert await measured(70_000) == [(0, 0), (0, 1 << 16), (0, 70_000 - (1 << 16))]
+        for wanted, fillers, who, reason in (
+            (bulk.MEASURED_BYTES + 1, (), member, "invalid"),
+            (1, [60_000] * (bulk.MEASURED_BYTES // 60_000 + 1), member, "invalid"),
+            (1, (SMALL_BYTES + 1,), member, "too_long"),
+            (1, (), (), "unauthenticated"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await measured(wanted, *fillers, who=who)
+            trailing: Any = refused.value.trailing_metadata()
+            assert dict(trailing)["zowarmup-reason"] == reason
+
+    served(tmp_path, script, rate=100.0)
+
+
+def test_a_measurement_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "MEASURED_S", 0.2)
+
+    async def script(desk: Desk) -> None:
+        call = desk.stub.MeasureLink(metadata=await desk.enrol("a"))
+        await call.write(wire.MeasureLinkRequest(wanted_bytes=1))
+        assert await ending(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_slow")
+
+    served(tmp_path, script)

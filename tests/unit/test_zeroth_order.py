@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from zowarmup.common.directions import lanes
 from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.layout import Block, Head, Layout, Tensor
-from zowarmup.common.methods.zeroth_order import FLAT, STEEP, Evaluated, ZOWarmUp, project
+from zowarmup.common.methods.projection import project
+from zowarmup.common.methods.protocol import Evaluated, Part
+from zowarmup.common.methods.zeroth_order import FLAT, STEEP, ZOWarmUp
 from zowarmup.common.run import ZerothOrder
 from zowarmup.common.steps import Step, apply_steps
-from zowarmup.common.work import Phase, Scalars, Work
+from zowarmup.common.work import Phase, Scalars, Tier, Work
 
 GRID = Grid(20)
 ONE = 1 << 20  # ticks
@@ -267,7 +269,7 @@ def test_the_mean_over_seeds_is_the_gradient(slices: str, layout: Layout, projec
         scalars = zo.contribute(weights, GRID, forward, 10, work(seed))
         forward.asked.clear()
         moved = weights.copy()
-        apply_steps(moved, GRID, zo.combine(GRID, 0, [(seed, 10, scalars)]))
+        apply_steps(moved, GRID, zo.combine(GRID, 0, [Part(seed, 10, scalars)]))
         total -= moved.astype(np.float64) - weights
     error = np.linalg.norm(total / rounds - gradient) / np.linalg.norm(gradient)
     # Each of the 4 probes has an error of about sqrt(dimension) gradients, independent of the others.
@@ -283,7 +285,7 @@ def test_descent_along_the_estimate_lowers_the_loss() -> None:
     for done in range(100):
         losses.append(forward.differentiated(weights, np.arange(10))[0])
         scalars = zo.contribute(weights, GRID, forward, 10, work(done))
-        apply_steps(weights, GRID, zo.combine(GRID, done, [(done, 10, scalars)]))
+        apply_steps(weights, GRID, zo.combine(GRID, done, [Part(done, 10, scalars)]))
     assert losses[-1] < losses[0] / 2
 
 
@@ -291,7 +293,7 @@ def test_check_accepts_what_contribute_gives() -> None:
     weights = drawn()
     for examples in (1, 3, 10):
         forward = Classifier(weights)
-        method().check(work(), examples, method().contribute(weights, GRID, forward, examples, work()))
+        method().check(work(), Tier.LOW, examples, method().contribute(weights, GRID, forward, examples, work()))
 
 
 @pytest.mark.parametrize(
@@ -307,14 +309,14 @@ def test_check_accepts_what_contribute_gives() -> None:
 )
 def test_check_refuses(scalars: Scalars, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        method().check(work(), 10, scalars)
+        method().check(work(), Tier.LOW, 10, scalars)
 
 
 def test_check_counts_the_examples() -> None:
-    method().check(work(), 2, Scalars(3, (0.0,) * 2, (0.0,) * 5))
-    method(slices="whole").check(work(), 2, Scalars(3, (0.0,) * 4, (0.0,) * 5))
+    method().check(work(), Tier.LOW, 2, Scalars(3, (0.0,) * 2, (0.0,) * 5))
+    method(slices="whole").check(work(), Tier.LOW, 2, Scalars(3, (0.0,) * 4, (0.0,) * 5))
     with pytest.raises(ValueError, match="4 probes, 2 were asked for with 2 examples"):
-        method().check(work(), 2, Scalars(3, (0.0,) * 4, (0.0,) * 5))
+        method().check(work(), Tier.LOW, 2, Scalars(3, (0.0,) * 4, (0.0,) * 5))
 
 
 def ticks(steps: Sequence[Step]) -> list[tuple[int, str, tuple[int, ...]]]:
@@ -325,8 +327,8 @@ def test_combine_raw_exactly() -> None:
     """Clients of 6 and 2 examples weigh 3/4 and 1/4; slices of 2, 2, 1 and 1 examples 1/3, 1/3, 1/6 and 1/6."""
     zo = method(step="raw", rate=0.5, head_projections=2)
     contributions = [
-        (5, 6, Scalars(3, (3.0, -6.0, 12.0, 0.0), (4.0, -8.0))),
-        (9, 2, Scalars(3, (8.0, 16.0), (16.0, 0.0))),
+        Part(5, 6, Scalars(3, (3.0, -6.0, 12.0, 0.0), (4.0, -8.0))),
+        Part(9, 2, Scalars(3, (8.0, 16.0), (16.0, 0.0))),
     ]
     assert ticks(zo.combine(GRID, 9, contributions)) == [
         (5, "trunk", (round(-ONE * 3 / 8), round(ONE * 6 / 8), round(-ONE * 6 / 8), 0)),
@@ -337,7 +339,7 @@ def test_combine_raw_exactly() -> None:
 
 
 def test_combine_follows_the_order_given() -> None:
-    first, second = (5, 10, Scalars(3, (1.0, 2.0, 3.0, 4.0), ())), (9, 10, Scalars(3, (5.0, 6.0, 7.0, 8.0), ()))
+    first, second = Part(5, 10, Scalars(3, (1.0, 2.0, 3.0, 4.0), ())), Part(9, 10, Scalars(3, (5.0, 6.0, 7.0, 8.0), ()))
     zo = method(head_projections=0)
     assert zo.combine(GRID, 0, [first, second]) == zo.combine(GRID, 0, [second, first])[::-1]
     assert [step.seed for step in zo.combine(GRID, 0, [first, second])] == [5, 9]
@@ -345,7 +347,7 @@ def test_combine_follows_the_order_given() -> None:
 
 def test_uniform_weighting_and_whole_slices() -> None:
     zo = method(step="raw", weighting="uniform", slices="whole", probes=2, head_projections=0)
-    contributions = [(5, 6, Scalars(3, (1.0, -2.0), ())), (9, 2, Scalars(3, (4.0, 0.0), ()))]
+    contributions = [Part(5, 6, Scalars(3, (1.0, -2.0), ())), Part(9, 2, Scalars(3, (4.0, 0.0), ()))]
     assert ticks(zo.combine(GRID, 0, contributions)) == [
         (5, "all", (-ONE // 4, ONE // 2)),
         (9, "all", (-ONE, 0)),
@@ -355,7 +357,7 @@ def test_uniform_weighting_and_whole_slices() -> None:
 def test_the_normaliser_is_the_weighted_root_mean_square_of_the_probes_alone() -> None:
     """3/4 (1/2 1^2 + 1/2 7^2) + 1/4 25^2 = 175 for clients of 6 and 2 examples."""
     zo = method(probes=2, head_projections=1, rate=2.0)
-    contributions = [(5, 6, Scalars(3, (1.0, 7.0), (100.0,))), (9, 2, Scalars(3, (25.0, -25.0), (0.0,)))]
+    contributions = [Part(5, 6, Scalars(3, (1.0, 7.0), (100.0,))), Part(9, 2, Scalars(3, (25.0, -25.0), (0.0,)))]
     size = 175.0**0.5
     assert ticks(zo.combine(GRID, 0, contributions)) == [
         (5, "trunk", (round(-2 / size * 0.375 * 1 * ONE), round(-2 / size * 0.375 * 7 * ONE))),
@@ -369,18 +371,18 @@ def test_the_normaliser_is_the_weighted_root_mean_square_of_the_probes_alone() -
 def test_a_normalised_step_does_not_depend_on_the_losss_scale(scale: float) -> None:
     slopes, projections = (1.0, 2.0, -3.0, 4.0), (5.0, 6.0, 7.0, 8.0, 9.0)
     scaled = Scalars(3, tuple(scale * s for s in slopes), tuple(scale * p for p in projections))
-    assert method().combine(GRID, 4, [(5, 10, scaled)]) == method().combine(
-        GRID, 4, [(5, 10, Scalars(3, slopes, projections))]
+    assert method().combine(GRID, 4, [Part(5, 10, scaled)]) == method().combine(
+        GRID, 4, [Part(5, 10, Scalars(3, slopes, projections))]
     )
 
 
 @pytest.mark.parametrize(("done", "share"), [(0, 1.0), (5, 0.5), (9, 0.1)])
 def test_normalised_steps_are_annealed(done: int, share: float) -> None:
     zo = method(probes=1, head_projections=0)
-    (step,) = zo.combine(GRID, done, [(5, 10, Scalars(3, (-3.0,), ()))])
+    (step,) = zo.combine(GRID, done, [Part(5, 10, Scalars(3, (-3.0,), ()))])
     assert step.ticks == (round(share * ONE),)
     raw = method(probes=1, head_projections=0, step="raw")
-    assert raw.combine(GRID, done, [(5, 10, Scalars(3, (-3.0,), ()))])[0].ticks == (3 * ONE,)
+    assert raw.combine(GRID, done, [Part(5, 10, Scalars(3, (-3.0,), ()))])[0].ticks == (3 * ONE,)
 
 
 def test_tau_is_folded_in() -> None:
@@ -393,28 +395,28 @@ def test_tau_is_folded_in() -> None:
         weights = drawn()
         scalars = plain.contribute(weights, GRID, Classifier(weights), 10, work())
         assert folded.contribute(weights, GRID, Classifier(weights), 10, work()) == scalars
-        assert folded.combine(GRID, 2, [(7, 10, scalars)]) == plain.combine(GRID, 2, [(7, 10, scalars)])
+        assert folded.combine(GRID, 2, [Part(7, 10, scalars)]) == plain.combine(GRID, 2, [Part(7, 10, scalars)])
 
 
 def test_ticks_are_the_nearest_ties_to_even() -> None:
     zo = method(HEADLESS, step="raw", slices="whole", probes=8)
     halves = (1, 3, 5, -1, -3, -5, 2.98, 3.02)  # in half ticks
     slopes = tuple(-8 * half / 2 * GRID.tick for half in halves)
-    (step,) = zo.combine(GRID, 0, [(5, 10, Scalars(3, slopes, ()))])
+    (step,) = zo.combine(GRID, 0, [Part(5, 10, Scalars(3, slopes, ()))])
     assert step.ticks == (0, 2, 2, 0, -2, -2, 1, 2)
 
 
 @pytest.mark.parametrize("size", [0.0, FLAT / 2])
 def test_a_flat_loss_moves_nothing(size: float) -> None:
-    steps = method().combine(GRID, 0, [(5, 10, Scalars(3, (size,) * 4, (1.0,) * 5))])
+    steps = method().combine(GRID, 0, [Part(5, 10, Scalars(3, (size,) * 4, (1.0,) * 5))])
     assert ticks(steps) == [(5, "trunk", (0,) * 4), (5, "head", (0,) * 5)]
-    raw = method(step="raw").combine(GRID, 0, [(5, 10, Scalars(3, (0.0,) * 4, (0.0,) * 5))])
+    raw = method(step="raw").combine(GRID, 0, [Part(5, 10, Scalars(3, (0.0,) * 4, (0.0,) * 5))])
     assert ticks(raw) == [(5, "trunk", (0,) * 4), (5, "head", (0,) * 5)]
 
 
 def test_a_step_too_long_for_the_grid_is_refused() -> None:
     with pytest.raises(HeadroomExceeded, match="too long for the grid"):
-        method(step="raw").combine(GRID, 0, [(5, 10, Scalars(3, (STEEP,) * 4, (0.0,) * 5))])
+        method(step="raw").combine(GRID, 0, [Part(5, 10, Scalars(3, (STEEP,) * 4, (0.0,) * 5))])
 
 
 def test_what_combine_asks_for() -> None:
@@ -422,4 +424,4 @@ def test_what_combine_asks_for() -> None:
         method().combine(GRID, 0, [])
     for done in (-1, 10):
         with pytest.raises(ValueError, match=f"done = {done}: must be 0 to 9"):
-            method().combine(GRID, done, [(5, 10, Scalars(3, (1.0,) * 4, (1.0,) * 5))])
+            method().combine(GRID, done, [Part(5, 10, Scalars(3, (1.0,) * 4, (1.0,) * 5))])

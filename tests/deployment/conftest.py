@@ -1,0 +1,37 @@
+"""What deploy/ holds, and the tools that judge it."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.conftest import fleet
+
+__all__ = ["DEPLOY", "REPOSITORY", "documents", "fleet", "tool"]
+
+REPOSITORY = Path(__file__).parents[2]
+DEPLOY = REPOSITORY / "deploy"
+
+
+def documents(path: Path) -> list[Any]:
+    """The documents of a YAML file."""
+    return [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document is not None]
+
+
+@pytest.fixture
+def tool() -> Callable[[str], str]:
+    """Finds a program: of the environment that runs the tests, or of the system."""
+
+    def find(name: str) -> str:
+        folders = (str(Path(sys.executable).parent), str(REPOSITORY / ".build/systemd"), os.environ["PATH"])
+        found = shutil.which(name, path=":".join(folders))
+        if found is None:
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed here")
+        return found
+
+    return find

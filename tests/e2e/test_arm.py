@@ -1,0 +1,92 @@
+"""The same bits on another machine: aarch64, by user-mode emulation, against this one.
+
+`make arm` fetches that machine's packages (tests/arm/fetch.sh) and runs this. The fleet below is real, and trains here;
+the replica that one of its devices leaves behind is then taken up on either machine by tests/arm/exact.py.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.server.archive import open_archive
+
+REPOSITORY = Path(__file__).parents[2]
+ARM = REPOSITORY / ".build" / "arm"
+EXACT = REPOSITORY / "tests" / "arm" / "exact.py"
+WARM_UP_ROUNDS, ROUNDS = 2, 50
+RUN = RunFile(
+    name="arm",
+    seed=5,
+    model=Model(name="mlp"),
+    warmup=WarmUp(rounds=WARM_UP_ROUNDS, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=1),
+    zeroth_order=ZerothOrder(
+        rounds=ROUNDS, clients_per_round=3, quorum=1.0, learn_deadline=False, probes=9, head_projections=9
+    ),
+    evaluation=Evaluation(every=100),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What tests/arm/exact.py printed on one machine."""
+
+    machine: str
+    seconds: float
+    found: dict[str, Any]
+
+
+def answer(command: list[str], path: str, replica: Path, layout: Path) -> Answer:
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(EXACT), str(replica), str(layout)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return Answer(**json.loads(done.stdout))
+
+
+def test_aarch64_gives_the_same_bits(fleet: Callable, tmp_path: Path) -> None:  # type: ignore[type-arg]
+    if not (ARM / "ready").exists():
+        assert not os.environ.get("CI"), "continuous integration must have fetched it: make .build/arm/ready"
+        pytest.skip("there is no aarch64 in .build/arm: make arm (it needs Debian's apt and dpkg, on x86-64)")
+    mixed = fleet()
+    mixed.lead(RUN)
+    for shard, (name, tier) in enumerate({"high-1": "high", "low-1": "low", "low-2": "low"}.items(), 1):
+        mixed.join(name, f"digits:{shard}/3", tier)
+    mixed.finished(3)
+    archive = open_archive(mixed.data_dir)
+    layout = tmp_path / "layout.json"
+    layout.write_text(archive.layout.to_json())
+    kept = mixed.folder / "clients" / "low-1"
+
+    tree = str(REPOSITORY / ".build" / "python")
+    here = answer([sys.executable], tree, kept, layout)
+    python = str(next((ARM / "root" / "usr" / "bin").glob("python3.[0-9]*")))
+    there = answer([str(ARM / "qemu"), "-L", str(ARM / "root"), python], f"{tree}:{ARM / 'site'}", kept, layout)
+    print(f"{here.machine}: {here.seconds:.1f} s, {there.machine}: {there.seconds:.1f} s (emulated)")
+
+    assert there.machine == "aarch64"
+    assert here.machine != "aarch64", "this machine is one already: it has nothing to be compared with"
+    assert there.found == here.found
+    # And what both found is what it should be, rather than wrong alike.
+    vectors = json.loads((REPOSITORY / "tests" / "golden" / "vectors.json").read_text())
+    assert there.found["golden"]["lanes"] == [case["bytes"] for case in vectors["lanes"]]
+    for name in ("apply_steps", "apply_steps_large", "perturb"):
+        wanted = {key: vectors[name][key] for key in there.found["golden"][name]}
+        assert there.found["golden"][name] == wanted
+    probes = there.found["probes"]
+    assert probes["after"] == probes["before"]
+    assert len({probes["before"], *probes["displaced"]}) == 2 * ROUNDS + 1
+    fifty = there.found["coordinator"]
+    assert fifty["at_once"] == fifty["digests"][-1]
+    assert len(set(fifty["digests"])) == ROUNDS
+    versions = range(WARM_UP_ROUNDS, WARM_UP_ROUNDS + ROUNDS + 1)
+    assert there.found["device"]["digests"] == {str(version): archive.digest(version) for version in versions}
+    assert there.found["device"]["at_once"] == {str(versions[-1]): archive.digest(versions[-1])}

@@ -1,0 +1,82 @@
+"""`zowarmup fleet`: clients that share a process are the same clients, to the last bit, as those that have one each."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.work import Phase
+
+CLIENTS = 6
+RUN = RunFile(
+    name="fleet",
+    seed=5,
+    model=Model(name="mlp"),
+    warmup=WarmUp(rounds=2, clients_per_round=2, quorum=1.0, learn_deadline=False),
+    zeroth_order=ZerothOrder(
+        rounds=6, clients_per_round=5, quorum=1.0, learn_deadline=False, probes=8, head_projections=4
+    ),
+    evaluation=Evaluation(every=100),
+)
+SLOW = replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=40))
+DATA = "digits,alpha=0.5"
+SHAKY = """
+[[profile]]
+name = "shaky"
+slowdown = 1.5
+up_kbit_s = 500.0
+drop_out = 0.1
+away_s = 0.2
+[[profile]]
+name = "host"
+"""
+
+
+def command(fleet, *options: str) -> list[str]:  # type: ignore[no-untyped-def]
+    shared = ["fleet", "--server", fleet.address, "--clients", str(CLIENTS), "--high", "2", "--data", DATA]
+    return [*shared, "--state", str(fleet.folder / "state"), *options]
+
+
+def test_a_fleet_gives_the_bits_of_separate_processes(fleet: Callable) -> None:  # type: ignore[type-arg]
+    apart = fleet()
+    apart.lead(RUN)
+    for number in range(1, CLIENTS + 1):
+        apart.join(f"fleet-{number}", f"digits:{number}/{CLIENTS},alpha=0.5", "high" if number <= 2 else "low")
+    expected = apart.finished(CLIENTS)
+
+    together = fleet()
+    together.lead(RUN)
+    together.processes.start("fleet", "zowarmup.cli.main", command(together))
+    found = together.finished(CLIENTS)
+    assert found.digest == expected.digest
+    assert found.replicas.agree == expected.replicas.agree
+    assert together.code("fleet", 20) == 0
+    assert "6 clients of 6 with the run's own digest" in together.logged("fleet")
+
+
+def test_a_fleet_leaves_comes_back_and_outlives_its_coordinator(fleet: Callable) -> None:  # type: ignore[type-arg]
+    """Two processes of it; Ctrl-C, the same members again, on links that break, a coordinator killed in between."""
+    members = fleet()
+    members.lead(SLOW)
+    first = subprocess.Popen([sys.executable, "-m", "zowarmup.cli.main", *command(members, "--workers", "2")])
+    try:
+        members.until(lambda status: status.phase is Phase.ZEROTH_ORDER and status.round > 4, 60, "some rounds")
+        first.send_signal(signal.SIGINT)
+        assert first.wait(20) == 130
+    finally:
+        first.kill()
+        first.wait()
+    members.until(lambda status: not any(client.connected for client in status.clients), 20, "all to have left")
+
+    (members.folder / "devices.toml").write_text(SHAKY)
+    options = ["--workers", "2", "--profile", str(members.folder / "devices.toml"), "--verbose"]
+    members.processes.start("again", "zowarmup.cli.main", command(members, *options))
+    members.until(lambda status: any(client.connected for client in status.clients), 60, "them to come back")
+    members.signal("server", signal.SIGKILL)
+    members.lead(name="server-2")
+    status = members.finished(CLIENTS)
+    assert sorted(client.name for client in status.clients) == [f"fleet-{n}" for n in range(1, CLIENTS + 1)]
+    assert members.code("again", 20) == 0
+    assert "has dropped out of round" in members.logged("again")

@@ -1,0 +1,71 @@
+"""Each zeroth-order method with real processes: a short run on the digits, and the same bits everywhere."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from zowarmup.cli.run_status import payload
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.work import Phase, Tier
+from zowarmup.server.archive import open_archive
+from zowarmup.server.fsck import check
+
+NAMES = {"high-1": "high", "low-1": "low", "low-2": "low"}
+ROUNDS = 4
+METHODS: dict[str, dict[str, Any]] = {
+    "exact projections": {"probes": 8, "head_projections": 4, "gradient_projections": 24},
+    "decomfl, local steps": {"method": "decomfl", "probes": 8, "head_projections": 4, "local_steps": 2, "rate": 0.05},
+    "adam": {"probes": 8, "head_projections": 4, "step": "adam", "beta2": 0.9, "rate": 0.01},
+    "gaussian": {"probes": 8, "head_projections": 4, "directions": "gaussian", "rate": 0.1},
+    "mixed": {"probes": 8, "head_projections": 4, "high_tier": "fedavg", "rate": 0.1},
+    "fedkseed": {"method": "fedkseed", "pool": 64, "probes": 8, "head_projections": 0, "step": "raw", "rate": 1e-4},
+}
+
+
+def run_file(**settings: Any) -> RunFile:
+    everyone = {"clients_per_round": len(NAMES), "quorum": 1.0, "learn_deadline": False, "snapshot_every": 1000}
+    return RunFile(
+        name="methods",
+        seed=3,
+        model=Model(name="mlp"),
+        warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False),
+        zeroth_order=ZerothOrder(rounds=ROUNDS, **everyone, **settings),  # type: ignore[arg-type]
+        evaluation=Evaluation(every=1000),
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_moves_every_replica_alike(name: str, fleet: Callable[[], Any]) -> None:
+    settings = METHODS[name]
+    mixed = fleet()
+    mixed.lead(run_file(**settings))
+    for shard, (client, tier) in enumerate(NAMES.items(), 1):
+        mixed.join(client, f"digits:{shard}/{len(NAMES)}", tier)
+    status = mixed.finished(len(NAMES))
+    assert status.replicas.agree == tuple(NAMES), "the coordinator's and every client's digest are equal"
+    assert status.version == 1 + ROUNDS
+    archive = open_archive(mixed.data_dir)
+    stepped = sorted(archive.history.commits)
+    if "high_tier" in settings:
+        assert stepped == [], "a mean of deltas is a snapshot"
+        uploaded = payload(status.traffic, "up", Tier.HIGH, Phase.ZEROTH_ORDER, ("delta",))
+        assert uploaded == pytest.approx(ROUNDS * 4 * archive.layout.size, rel=0.02)
+    else:
+        assert sorted(archive.state.snapshots) == [0, 1, 1 + ROUNDS]
+        assert stepped == list(range(2, 2 + ROUNDS))
+    mixed.processes.stop()
+    report = check(mixed.data_dir)
+    assert (report.problems, report.notes) == ([], []), "every version comes out of its contributions again"
+    assert len(archive.state.moments) == (3 if settings.get("step") == "adam" else 0)
+    if settings.get("method") == "decomfl":
+        steps = [step for commit in archive.history.since(1, 1 + ROUNDS) or () for step in commit.steps]
+        assert [(step.block.name, len(step.ticks)) for step in steps] == [("trunk", 16), ("head", 8)] * ROUNDS
+    if settings.get("method") == "fedkseed":
+        steps = [step for commit in archive.history.since(1, 1 + ROUNDS) or () for step in commit.steps]
+        assert len(steps) == ROUNDS and len({step.seed for step in steps}) == 1
+        assert max(len(step.ticks) for step in steps) <= 64
+    if "gradient_projections" in settings:
+        up = {tier: payload(status.traffic, "up", tier, Phase.ZEROTH_ORDER, ("contribution",)) for tier in Tier}
+        assert up[Tier.HIGH] / ROUNDS == pytest.approx(4 * (24 + 4), abs=16)
+        assert up[Tier.LOW] / (2 * ROUNDS) == pytest.approx(4 * (8 + 4), abs=16)

@@ -1,0 +1,117 @@
+"""`zowarmup plan` against what it plans: each run is planned, then carried out by real processes, and laid beside it."""
+
+import json
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from zowarmup.cli.demo import free_port
+from zowarmup.cli.demo_settings import to_toml
+from zowarmup.cli.forecast import PING_BYTES, PING_S
+from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+
+BYTES, MEMORY = 0.05, 0.15
+Sums = Counter[tuple[str, str]]
+DIGITS = RunFile(
+    name="digits",
+    seed=3,
+    model=Model(name="mlp"),
+    warmup=WarmUp(rounds=3, clients_per_round=1, learn_deadline=False),
+    # Three of the four are drawn for a round, so that some only listen.
+    zeroth_order=ZerothOrder(rounds=40, clients_per_round=3, minimum_clients=3, learn_deadline=False, probes=16),
+    evaluation=Evaluation(every=100),
+)
+RESNET18 = RunFile(
+    name="resnet18",
+    model=Model(name="resnet18", norm="batch"),
+    warmup=WarmUp(rounds=1, clients_per_round=1, learn_deadline=False, epochs=1, batch=16, rate=0.01),
+    zeroth_order=ZerothOrder(
+        rounds=2, clients_per_round=2, quorum=1.0, learn_deadline=False, probes=2, rate=0.003, micro_batch=16
+    ),
+    evaluation=Evaluation(every=100),
+)
+
+
+def planned(fleet: Any, run: RunFile, *options: str) -> dict[str, Any]:
+    file = fleet.folder / "planned.toml"
+    file.write_text(to_toml(run))
+    done = fleet.run_once("zowarmup.cli.main", "plan", str(file), "--json", *options, seconds=120)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def compare(plan: dict[str, Any], fleet: Any, metrics: str, members: int, began: float) -> None:
+    """What the run has carried and taken, by tier and direction, is what was planned."""
+    status = fleet.finished(members, seconds=180)
+    payload: Sums = Counter()
+    for row in status.traffic:
+        payload[row.direction, str(row.tier or "none")] += row.payload_bytes
+    wire: Sums = Counter()
+    rest: Sums = Counter()
+    fedavg: Counter[str] = Counter()
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=10) as answer:
+        for family in text_string_to_metric_families(answer.read().decode()):
+            for sample in family.samples:
+                if sample.name == "zowarmup_wire_bytes_total":
+                    sums = rest if sample.labels["kind"] == "connection" else wire
+                    sums[sample.labels["direction"], sample.labels["tier"]] += int(sample.value)
+                elif sample.name == "zowarmup_fedavg_bytes_total":
+                    fedavg[sample.labels["direction"]] += int(sample.value)
+    assert summed(plan["traffic"], "payload_bytes") == about(payload, BYTES)
+    messages = [row for row in plan["traffic"] if row["kind"] != "connection"]
+    assert summed(messages, "wire_bytes") == about(wire, BYTES)
+    # Connections are pinged while nothing is said, and how long that is on a busy machine nobody can plan.
+    pings = 2 * PING_BYTES * members * (time.monotonic() - began) / PING_S
+    around = [row for row in plan["traffic"] if row["kind"] == "connection"]
+    assert summed(around, "wire_bytes") == pytest.approx({k: v for k, v in rest.items() if v}, rel=BYTES, abs=pings)
+    for direction, measured in fedavg.items():  # how often each tier was drawn was chance, how often both were was not
+        assert sum(row["payload_bytes"] for row in plan["fedavg"] if row["direction"] == direction) == measured
+    peaks: dict[str, int] = {}
+    for client in status.clients:
+        peaks[client.tier] = max(client.peak_memory_bytes, peaks.get(client.tier, 0))
+    assert plan["memory_bytes"] == about(peaks, MEMORY)
+
+
+def summed(rows: list[dict[str, Any]], unit: str) -> Sums:
+    sums: Sums = Counter()
+    for row in rows:
+        sums[row["direction"], row["tier"]] += row[unit]
+    return sums
+
+
+def about(measured: Any, share: float) -> Any:
+    return pytest.approx({key: value for key, value in measured.items() if value}, rel=share)
+
+
+def test_digits_cost_what_was_planned(fleet: Callable) -> None:  # type: ignore[type-arg]
+    real = fleet()
+    plan = planned(real, DIGITS, "--high", "1", "--low", "3", "--examples", "360")
+    metrics, began = f"127.0.0.1:{free_port()}", time.monotonic()
+    real.lead(replace(DIGITS, server=Server(metrics_address=metrics)))
+    for shard, name in enumerate(("high-1", "low-1", "low-2", "low-3"), 1):
+        real.join(name, f"digits:{shard}/4", name.split("-")[0])
+    compare(plan, real, metrics, 4, began)
+
+
+def test_resnet18_costs_what_was_planned(fleet: Callable, tmp_path: Path) -> None:  # type: ignore[type-arg]
+    chance = np.random.default_rng(1)
+    for part, count in (("high", 32), ("low", 32), ("held-out", 10)):
+        images = chance.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+        np.savez(tmp_path / f"{part}.npz", x=images, y=np.arange(count) % 10)
+    run = replace(RESNET18, evaluation=Evaluation(data=f"npz:{tmp_path / 'held-out.npz'}", every=100))
+    real = fleet()
+    plan = planned(real, run, "--high", "1", "--low", "1", "--examples", "32")
+    metrics, began = f"127.0.0.1:{free_port()}", time.monotonic()
+    real.lead(replace(run, server=Server(metrics_address=metrics)))
+    for tier in ("high", "low"):
+        real.join(tier, f"npz:{tmp_path / tier}.npz", tier)
+    compare(plan, real, metrics, 2, began)

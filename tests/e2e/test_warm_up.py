@@ -1,0 +1,59 @@
+"""A warm-up by an optimiser on the server, which ends by itself, with real processes.
+
+That a crash in its midst changes no bit is seen in `tests/scenario/test_crash_warm_up.py`.
+"""
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.work import Phase
+from zowarmup.server.archive import open_archive
+from zowarmup.server.fsck import check
+
+ROUNDS, LONGEST = 3, 400
+RUN = RunFile(
+    name="warm-up",
+    seed=3,
+    model=Model(name="mlp"),
+    warmup=WarmUp(
+        rounds=LONGEST,
+        clients_per_round=1,
+        quorum=1.0,
+        learn_deadline=False,
+        epochs=1,
+        method="fedadam",
+        server_rate=0.003,
+        pivot="auto",
+        patience=12,
+        least_improvement=0.3,
+    ),
+    zeroth_order=ZerothOrder(
+        rounds=ROUNDS, clients_per_round=2, quorum=1.0, learn_deadline=False, probes=8, head_projections=4
+    ),
+    evaluation=Evaluation(every=1000),
+)
+NAMES = {"high-1": "high", "low-1": "low"}
+
+
+def test_it_is_killed_in_its_midst_and_pivots_by_itself(fleet: Callable[[], Any]) -> None:
+    made = fleet()
+    made.lead(RUN)
+    for shard, (name, tier) in enumerate(NAMES.items(), 1):
+        made.join(name, f"digits:{shard}/2,alpha=100", tier)
+    seen = made.until(lambda status: status.version >= 1, 60, "version 1")
+    assert seen.phase is Phase.WARM_UP and not seen.pivot_reason
+    made.signal("server", signal.SIGKILL)
+    killed = open_archive(made.data_dir).state
+    assert killed.phase is Phase.WARM_UP and killed.snapshot.optimiser
+    made.lead(None, "server-again")
+
+    status = made.finished(len(NAMES))
+    assert status.replicas.agree == tuple(NAMES)
+    assert 24 < status.pivot_version < LONGEST and status.version == status.pivot_version + ROUNDS
+    assert status.pivot_reason.startswith("the held-out loss has not fallen by 30 %: ")
+    assert f"pivot at version {status.pivot_version}: {status.pivot_reason}" in made.logged("server-again")
+    assert status.pivot_evaluation is not None and status.pivot_evaluation.accuracy > 0.6
+    made.processes.stop()
+    assert check(made.data_dir).problems == []

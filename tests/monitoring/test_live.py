@@ -1,0 +1,129 @@
+"""What a real Prometheus finds in a real run, as rules, alerts and dashboards ask for it.
+
+The run (conftest.py) has lost its low tier for some seconds, and its coordinator to kill -9, and has gone on to its end.
+"""
+
+import math
+import subprocess
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+
+from deploy.grafana.asking import Dashboard, Drawn, read_all, substituted
+from tests.monitoring.conftest import RUN, Recorded
+from tests.monitoring.live import SHIPPED, tool
+
+DASHBOARDS = read_all()
+PANELS = [
+    pytest.param(panel, id=f"{board.title}: {panel.title}")
+    for board in DASHBOARDS
+    for panel in board.panels
+    if panel.targets
+]
+# As Grafana would fill them in at a scrape interval of a second, four of which are what it averages over at least.
+VARIABLES = {"job": "zowarmup", "run": RUN.name, "window": "10s", "__rate_interval": "4s"}
+RULES = [
+    rule
+    for path in sorted((SHIPPED / "rules").glob("*.yml"))
+    for group in yaml.safe_load(path.read_text())["groups"]
+    for rule in group["rules"]
+]
+
+
+def finite(series: list[dict[str, Any]]) -> int:
+    return sum(math.isfinite(float(value)) for one in series for _, value in one["values"])
+
+
+def test_prometheus_reads_every_line_without_complaint(recorded: Recorded) -> None:
+    checked = subprocess.run(
+        [tool("promtool"), "check", "metrics"],
+        input=recorded.fleet.scrape(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_every_panel_has_data(recorded: Recorded, panel: Drawn) -> None:
+    for target in panel.targets:
+        expr = substituted(target.expr, VARIABLES)
+        promql_parser.parse(expr)
+        series = recorded.prometheus.between(expr, recorded.start, recorded.end)
+        assert finite(series), f"no data: {expr}"
+        if target.instant:
+            assert recorded.prometheus.now(expr, recorded.end), f"nothing after the run: {expr}"
+
+
+@pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.title)
+def test_every_mark_has_data(recorded: Recorded, board: Dashboard) -> None:
+    for expr in board.marks.values():
+        asked = substituted(expr, VARIABLES)
+        promql_parser.parse(asked)
+        assert finite(recorded.prometheus.between(asked, recorded.start, recorded.end)), asked
+
+
+@pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.title)
+def test_the_variables_offer_this_run(recorded: Recorded, board: Dashboard) -> None:
+    chosen: dict[str, str] = {}
+    for name, query in board.variables.items():
+        metric, label = query.removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)
+        match = substituted(metric, {**VARIABLES, **chosen})
+        (chosen[name],) = recorded.prometheus.get(f"label/{label}/values", **{"match[]": match})
+    assert chosen == {"job": "zowarmup", "run": RUN.name}
+
+
+@pytest.mark.parametrize("rule", [r for r in RULES if "record" in r], ids=lambda rule: rule["record"])
+def test_every_recording_rule_records(recorded: Recorded, rule: dict[str, Any]) -> None:
+    if rule["record"] == "run_reason:zowarmup_refusals:increase10m":
+        assert recorded.prometheus.between(rule["record"], recorded.start, recorded.end)
+    else:
+        assert finite(recorded.prometheus.between(rule["record"], recorded.start, recorded.end))
+
+
+def test_every_rule_is_evaluated_without_error(recorded: Recorded) -> None:
+    groups = recorded.prometheus.get("rules")["groups"]
+    found = [rule for group in groups for rule in group["rules"]]
+    assert len(found) == len(RULES)
+    assert [rule["name"] for rule in found if rule["health"] != "ok" or rule.get("lastError")] == []
+
+
+@pytest.mark.parametrize("alert", [rule["alert"] for rule in RULES if "alert" in rule])
+def test_a_fault_fires_its_alert_and_no_other(recorded: Recorded, alert: str) -> None:
+    fault = {"ZowarmupTierLost": "low tier killed", "ZowarmupCoordinatorDown": "coordinator killed"}.get(alert)
+    firing = f'ALERTS{{alertname="{alert}", alertstate="firing"}}'
+    found = recorded.prometheus.between(firing, recorded.start, recorded.end)
+    if fault is None:
+        assert found == []
+        return
+    (one,) = found
+    assert one["metric"]["run"] == RUN.name
+    assert one["metric"].get("tier") == ("low" if alert == "ZowarmupTierLost" else None)
+    assert float(one["values"][-1][0]) > recorded.moments[fault]
+    assert recorded.prometheus.now(firing) == {}, "it is over"
+
+
+def test_the_pivot_is_where_the_ledger_has_it(recorded: Recorded) -> None:
+    (pivot,) = recorded.prometheus.now(f'zowarmup_pivot_version{{run="{RUN.name}"}}', recorded.end).values()
+    assert pivot == RUN.warmup.rounds
+
+
+@pytest.mark.parametrize(
+    "counter", ["payload_bytes", "wire_bytes", "fedavg_bytes", "rounds", "contributions", "dropouts"]
+)
+def test_no_counter_of_the_run_goes_back_when_the_coordinator_is_killed(recorded: Recorded, counter: str) -> None:
+    metric = f'zowarmup_{counter}_total{{run="{RUN.name}"}}'
+    fell = f"resets({metric}[{math.ceil(recorded.end - recorded.start) + 5}s])"
+    found = recorded.prometheus.now(fell, recorded.end)
+    assert found
+    assert [labels for labels, times in found.items() if times] == []
+
+
+def test_the_figures_go_on_when_the_coordinator_is_back(recorded: Recorded) -> None:
+    (up,) = recorded.prometheus.between('up{job="zowarmup"}', recorded.start, recorded.end)
+    killed = recorded.moments["coordinator killed"]
+    assert {value for time, value in up["values"] if time > killed} == {"0", "1"}
+    assert up["values"][-1][1] == "1"

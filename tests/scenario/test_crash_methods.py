@@ -1,0 +1,34 @@
+"""Crashes in a run of each zeroth-order method: what a method remembers, and what it makes of contributions, survives."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.small import TRIO, run_file
+from tests.scenario.test_crash_points import folder, outcome
+from zowarmup.server.coordinator import Coordinator
+
+__all__ = ["folder"]
+METHODS: dict[str, dict[str, Any]] = {
+    "exact projections": {"gradient_projections": 5},
+    "decomfl, local steps": {"method": "decomfl", "local_steps": 2},
+    "fedkseed": {"method": "fedkseed", "pool": 8, "head_projections": 0, "step": "raw", "rate": 1e-4},
+    "adam": {"step": "adam", "beta2": 0.8, "rate": 0.01},
+    "gaussian": {"directions": "gaussian"},
+    "mixed": {"high_tier": "fedavg"},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_model_comes_out_whatever_crashes_and_whoever_comes_first(folder: Path, name: str) -> None:
+    plain = run_file(TRIO)
+    settings = replace(plain, zeroth_order=replace(plain.zeroth_order, **METHODS[name]))
+    calm = outcome(folder / "calm", TRIO, settings=settings)
+    assert (calm.version, calm.lives, calm.lost) == (30, 1, 0)
+    places = random.Random(5).sample(range(1, len(calm.places) * 2 // 3), 12)
+    crashed = outcome(folder / "crashed", TRIO, places, Coordinator, settings)
+    assert crashed.lives >= 6
+    assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0)

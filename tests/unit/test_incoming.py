@@ -1,0 +1,153 @@
+"""Uploads as they come in: whole, checked and bounded in memory, however their chunks fall."""
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zowarmup.common.methods.fedavg import length
+from zowarmup.server import incoming
+from zowarmup.server.blobs import Blobs, DiskRefused
+from zowarmup.server.incoming import Incoming, Quay
+from zowarmup.server.rejection import Rejected
+
+VECTOR = np.random.default_rng(0).normal(size=200_000).astype("<f4")
+DATA = VECTOR.tobytes()
+SHA256 = hashlib.sha256(DATA).hexdigest()
+
+
+def on(root: Path, script: Callable[[Quay], Awaitable[None]], blobs: type[Blobs] = Blobs) -> Quay:
+    async def run() -> Quay:
+        quay = Quay(blobs(root))
+        await asyncio.wait_for(script(quay), 20)
+        quay.threads.shutdown()
+        return quay
+
+    return asyncio.run(run())
+
+
+async def sent(quay: Quay, data: bytes, sha256: str) -> None:
+    async with Incoming(quay, "pi.abc", sha256, 0) as upload:
+        await upload.add(data)
+        await upload.finish()
+
+
+@pytest.mark.parametrize("chunk", [len(DATA), 1 << 18, 99_999, 4097])
+def test_an_upload_comes_in_whole_however_it_is_cut(tmp_path: Path, chunk: int) -> None:
+    async def script(quay: Quay) -> None:
+        async with Incoming(quay, "pi.abc", SHA256, 0) as upload:
+            for start in range(0, len(DATA), chunk):
+                await upload.add(memoryview(DATA)[start : start + chunk])
+            await upload.finish()
+
+    quay = on(tmp_path, script)
+    assert quay.blobs.upload(SHA256).tobytes() == DATA
+    assert quay.lengths == {SHA256: length(VECTOR)}
+    assert (quay.blobs.stored(SHA256)[5:9] == VECTOR[5:9]).all()
+
+
+def test_what_an_earlier_call_brought_counts(tmp_path: Path) -> None:
+    async def script(quay: Quay) -> None:
+        async with Incoming(quay, "pi.abc", SHA256, 0) as upload:
+            await upload.add(DATA[:333_331])
+        assert quay.blobs.spooled("pi.abc", len(DATA)) == 333_331, "on leaving, what was added is written"
+        async with Incoming(quay, "pi.abc", SHA256, 333_331) as upload:
+            await upload.add(DATA[333_331:])
+            await upload.settle()
+        async with Incoming(quay, "pi.abc", SHA256, len(DATA)) as upload:
+            await upload.finish()
+
+    quay = on(tmp_path, script)
+    assert quay.blobs.upload(SHA256).tobytes() == DATA
+    assert quay.lengths == {SHA256: length(VECTOR)}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 2.0**20, -(2.0**20)])
+def test_values_that_no_training_makes_are_refused_and_dropped(tmp_path: Path, value: float) -> None:
+    bad = VECTOR.copy()
+    bad[123_456] = value
+    data = bad.tobytes()
+    name = hashlib.sha256(data).hexdigest()
+
+    async def script(quay: Quay) -> None:
+        with pytest.raises(Rejected, match="not finite or reach"):
+            await sent(quay, data, name)
+        assert quay.blobs.spooled("pi.abc", len(data)) == 0
+
+    assert on(tmp_path, script).lengths == {}
+
+
+def test_a_long_vector_of_moderate_values_is_taken(tmp_path: Path) -> None:
+    data = (np.sign(VECTOR) * np.float32(2.0**20 - 1)).tobytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+
+    async def script(quay: Quay) -> None:
+        await sent(quay, data, sha256)
+
+    assert on(tmp_path, script).blobs.upload(sha256).tobytes() == data
+
+
+def test_what_is_not_what_it_claimed_to_be_is_refused(tmp_path: Path) -> None:
+    async def script(quay: Quay) -> None:
+        with pytest.raises(Rejected, match="send it again"):
+            await sent(quay, DATA, "0" * 64)
+
+    assert on(tmp_path, script).lengths == {}
+
+
+def test_a_disk_that_refuses_is_heard_of_by_whoever_adds_next(tmp_path: Path) -> None:
+    class Full(Blobs):
+        def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
+            raise DiskRefused("no space")
+
+    async def script(quay: Quay) -> None:
+        async with Incoming(quay, "pi.abc", SHA256, 0) as upload:
+
+            async def add() -> None:
+                for start in range(0, len(DATA), 1000):
+                    await upload.add(DATA[start : start + 1000])
+                    await asyncio.sleep(0.001)
+
+            with pytest.raises(DiskRefused, match="no space"):
+                await add()
+            with pytest.raises(DiskRefused, match="no space"):
+                await upload.finish()
+
+    on(tmp_path, script, Full)
+
+
+def test_a_sender_waits_while_too_much_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "ROOM_BYTES", 10_000)
+    slow = threading.Event()
+
+    class Slow(Blobs):
+        def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
+            slow.wait()
+            super().spool(name, offset, *chunks)
+
+    async def script(quay: Quay) -> None:
+        async with Incoming(quay, "a", SHA256, 0) as upload, Incoming(quay, "b", SHA256, 0) as other:
+            added = 0
+
+            async def add() -> None:
+                nonlocal added
+                for start in range(0, len(DATA), 1000):
+                    await upload.add(DATA[start : start + 1000])
+                    added += 1000
+
+            adding = asyncio.create_task(add())
+            await asyncio.sleep(0.05)
+            assert added == 5000, "half of the room, and one chunk more is being added"
+            assert not adding.done()
+            slow.set()
+            await adding
+            await upload.finish()
+            await other.settle()
+
+    quay = on(tmp_path, script, Slow)
+    assert quay.blobs.upload(SHA256).tobytes() == DATA
+    assert quay.open == 0
