@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo chaos fuzz test lint typecheck format proto clean
+.PHONY: help demo bench chaos fuzz ray arm test pictures lint typecheck format proto clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -15,9 +15,14 @@ help:  ## Say what can be made
 demo: .build/ready  ## Train a fleet of ten on this machine and watch it; the report goes to demo/
 	@$(BIN)/zowarmup demo --out demo
 
-test: lint typecheck  ## Everything that continuous integration checks
+# Two at a time: real processes wait for each other more than they compute.
+WORKERS ?= 2
+test: lint typecheck .build/prometheus/ready .build/systemd/ready  ## Everything that continuous integration checks
 	@echo '== pytest'
-	@$(BIN)/pytest -q --durations=10
+	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --durations=10
+
+bench: .build/ready  ## What the system itself costs, beside its references: a table, and benchmarks/results/latest.json
+	@$(BIN)/python -m benchmarks $(if $(ONLY),--only '$(ONLY)')
 
 SCHEDULES ?= 100
 SEED ?= 0
@@ -29,6 +34,17 @@ fuzz: .build/ready  ## Hostile bytes for every decoder, hostile calls for the co
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
 	  $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	@$(BIN)/python -m tests.fuzz.run --runs $(RUNS)
+
+ray: .build/ready  ## A fleet on a Ray cluster of several nodes on this machine (installs Ray, 75 MB)
+	@$(BIN)/python -c 'import ray' 2>/dev/null || \
+	  $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	@$(BIN)/pytest -q tests/e2e/test_fleet_ray.py
+
+arm: .build/ready .build/arm/ready  ## The same bits on emulated aarch64 (fetches 95 MB of Debian packages, without root)
+	@$(BIN)/pytest -q -s tests/e2e/test_arm.py
+
+pictures: .build/ready .build/prometheus/ready  ## Record a run and draw the dashboards of docs/pictures from it
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.monitoring.pictures
 
 lint: .build/ready  ## Style of the Python and of the wire
 	@echo '== ruff check'
@@ -67,6 +83,19 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@echo '== Installing into $(VENV) what constraints.txt names: once, for some minutes; torch is the large part'
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[torch,server,dev]'
 	@touch $@
+
+# Emulated aarch64.
+.build/arm/ready: tests/arm/fetch.sh constraints.txt $(VENV)/ready
+	@echo '== Fetching an aarch64 to .build/arm'
+	@tests/arm/fetch.sh $(BIN)/python
+
+# Prometheus, for tests/monitoring.
+.build/prometheus/ready: tests/monitoring/fetch.sh
+	@tests/monitoring/fetch.sh
+
+# systemd-analyze, for tests/deployment.
+.build/systemd/ready: tests/deployment/fetch.sh
+	@tests/deployment/fetch.sh
 
 # The generated code.
 .build/ready: $(VENV)/ready hatch_build.py $(PROTOS)
