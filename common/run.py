@@ -63,7 +63,7 @@ class Server:
     `enrolment`: whether a device needs an invitation ("invited") or not ("open"); empty: open on loopback, invited on
     any other address. `tls_certificate` and `tls_key` are PEM files, and `client_ca` one with the authority whose
     certificates clients must show; empty: none. `spool_mb`: what uploads that are not yet part of a version may take
-    on disk. `messages_per_second`: what one client may send, beyond one message for each Work that it is given.
+    on disk. `messages_per_second`: what one client may send, beyond what its work takes.
 
     `metrics_address`: where Prometheus finds /metrics; empty: nowhere. It is HTTPS where there is a certificate, unless
     `metrics_plaintext`, which also allows plain HTTP on an address that is not loopback. `metrics_user` and the first

@@ -2,7 +2,7 @@
 
 A message that is too long is refused unread: gRPC's own limit, which holds for the whole server, has to let a delta's
 chunks through, so the limit of every other call is applied here, to the bytes as they arrive. Rates are token buckets;
-each piece of work that is handed out is worth a message more, so no honest client can meet its rate.
+each piece of work that is handed out is worth the messages that it takes, so no honest client can meet its rate.
 """
 
 import time
@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from zowarmup.common.codec import chunk_in
+from zowarmup.common.work import Phase
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.service.admission import Context, abort
@@ -27,6 +28,8 @@ BULK = "/zowarmup.v1.CoordinatorService/UploadDelta"
 BURST_S = 4.0
 SMALLEST_BURST = 20.0
 ENROLMENTS_PER_S, ENROLMENTS_AT_ONCE = 100.0, 5000.0
+TAKEN = {Phase.WARM_UP: 4, Phase.ZEROTH_ORDER: 1}
+"""Messages and calls that a piece of work takes: FetchSnapshot, GetUpload, UploadDelta and a contribution, or that alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,9 @@ class Bucket:
         self.left -= 1
         return True
 
-    def give(self) -> None:
-        """One token more."""
-        self.left = min(self.burst, self.left + 1)
+    def give(self, tokens: int) -> None:
+        """So many more, up to the burst."""
+        self.left = min(self.burst, self.left + tokens)
 
 
 @dataclass(slots=True)
@@ -95,9 +98,9 @@ class Allowances:
                 f"{client} sends more than {self.rate:g} messages a second (server.messages_per_second): slow down",
             )
 
-    def grant(self, client: str) -> None:
-        """Work was handed out, which will be answered."""
-        self._bucket(client).give()
+    def grant(self, client: str, messages: int) -> None:
+        """Something was asked of the client that it takes so many messages to do."""
+        self._bucket(client).give(messages)
 
     def enrol(self) -> None:
         """One enrolment, of anyone. Raises Rejected where they come too fast."""

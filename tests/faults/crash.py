@@ -8,7 +8,8 @@ log and torn files included) and raises Crash, which nothing in the coordinator 
 
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from zowarmup.server import events as ev
@@ -32,8 +33,8 @@ class Fuse:
         self.still = threading.RLock()
 
     def point(self, place: str, last_act: Callable[[], None] = lambda: None) -> None:
-        """A place to die at, having half done `last_act`. Writes hold `still` and every thread comes by here, so the
-        image is of one moment and nobody goes on after it."""
+        """A place to die at, having half done `last_act`. Whatever makes or removes a file holds `still`, and every
+        thread comes by here, so the image is of one moment and nobody goes on after it."""
         with self._lock:
             if self._burnt:
                 raise Crash
@@ -92,6 +93,17 @@ class CrashingBlobs(Blobs):
         self._fuse.point("put: renamed, not yet named by an event")
         return sha256
 
+    @contextmanager
+    def draft(self) -> Iterator[Draft]:
+        drafting = super().draft()
+        with self._fuse.still:
+            draft = drafting.__enter__()
+        try:
+            yield draft
+        finally:
+            with self._fuse.still:
+                drafting.__exit__(None, None, None)
+
     def keep(self, draft: Draft) -> str:
         self._fuse.point("keep: written, not yet a blob")
         with self._fuse.still:
@@ -111,10 +123,26 @@ class CrashingBlobs(Blobs):
             super().finish(name, sha256, found)
         self._fuse.point("finish: renamed, not yet named by an event")
 
+    def spooled(self, name: str, size_bytes: int) -> int:
+        with self._fuse.still:
+            return super().spooled(name, size_bytes)
+
+    def drop_part(self, name: str) -> None:
+        with self._fuse.still:
+            super().drop_part(name)
+
     def drop_upload(self, sha256: str) -> None:
         with self._fuse.still:
             super().drop_upload(sha256)
         self._fuse.point("drop: after")
+
+    def drop_uploads(self, named: Collection[str]) -> None:
+        with self._fuse.still:
+            super().drop_uploads(named)
+
+    def empty_bin(self) -> None:
+        with self._fuse.still:
+            super().empty_bin()
 
     def remove(self, sha256: str) -> None:
         with self._fuse.still:

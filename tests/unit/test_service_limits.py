@@ -148,17 +148,19 @@ def test_a_bucket_gives_what_has_come_back() -> None:
     assert [bucket.take(10.0) for _ in range(4)] == [True, True, True, False]
     assert [bucket.take(10.5), bucket.take(10.5)] == [True, False]
     assert not bucket.take(9.0), "a clock that goes back gives nothing"
-    bucket.give()
+    bucket.give(1)
     assert bucket.take(9.0)
     assert [bucket.take(1e6) for _ in range(4)] == [True, True, True, False], "never more than the burst"
 
 
-def test_work_is_worth_a_message() -> None:
+@pytest.mark.parametrize("messages", [1, 4])
+def test_work_is_worth_the_messages_that_it_takes(messages: int) -> None:
     allowances = Allowances(rate=1.0, clock=lambda: 5.0)
     for _ in range(1000):
-        allowances.grant("pi")
-        allowances.spend("pi")
-    for _ in range(19):
+        allowances.grant("pi", messages)
+        for _ in range(messages):
+            allowances.spend("pi")
+    for _ in range(20 - messages):  # of the burst, which the first of it was on top of
         allowances.spend("pi")
     with pytest.raises(Rejected) as refused:
         allowances.spend("pi")
