@@ -79,10 +79,11 @@ def experiment(
         keep=keep,
     )
     with held(folder), interrupts() as noted, _stage(console) as show:
-        found = Conductor(table, folder, wish, noted, show).run()
+        conductor = Conductor(table, folder, wish, noted, show)
+        found = conductor.run()
         noted.check()
         written = _write(table, found, str(table_file), results or folder, table_file.stem)
-    for path in written:
+    for path in (conductor.moment().line(), *written):
         console.print(str(path), markup=False, soft_wrap=True)
     if found.failed:
         told = "\n".join(found.failed.values())

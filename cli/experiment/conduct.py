@@ -83,7 +83,6 @@ class Conductor:
         finally:
             for running in self._running.values():
                 running.stop()
-        self._show(self.moment())
         return self.found
 
     def moment(self) -> Moment:
