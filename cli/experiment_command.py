@@ -103,7 +103,9 @@ def _write(table: "Table", found: "Found", source: str, folder: Path, name: str)
         for cell in done
     ]
     rows = [row_of(*pair) for pair in pairs]
-    curves = {(cell.method, cell.high_percent, cell.seed): curve_of(cell, outcome, first) for cell, outcome, first in pairs}
+    curves = {
+        (cell.method, cell.high_percent, cell.seed): curve_of(cell, outcome, first) for cell, outcome, first in pairs
+    }
     texts = {
         f"{name}.csv": rows_csv(rows),
         f"{name}_curves.csv": curves_csv(curves),

@@ -81,7 +81,12 @@ def test_a_fingerprint_tells_work_apart_and_not_where_it_is_done() -> None:
     moved = replace(job, run=replace(job.run, name="other", server=replace(job.run.server, address="127.0.0.1:1")))
     assert job.fingerprint("aa") == moved.fingerprint("aa")
     slower = replace(job, run=replace(job.run, zeroth_order=replace(job.run.zeroth_order, rate=0.1)))
-    others = [job.fingerprint("bb"), job.fingerprint(), slower.fingerprint("aa"), replace(job, high=2).fingerprint("aa")]
+    others = [
+        job.fingerprint("bb"),
+        job.fingerprint(),
+        slower.fingerprint("aa"),
+        replace(job, high=2).fingerprint("aa"),
+    ]
     assert len({job.fingerprint("aa"), *others}) == 5
 
 
@@ -131,8 +136,14 @@ def test_the_best_mean_is_chosen_and_of_equal_ones_the_first() -> None:
         ({"method": [{"name": "a"}, {"name": "A"}]}, "must be names that differ"),
         ({"method": [{"name": "a", "rate": 1}]}, "method.1.rate is not a setting; allowed here: name, model, warmup"),
         ({"method": [{"name": "a/b"}]}, "method.1.name = 'a/b': must be"),
-        ({"method": [{"name": "a", "tune": {"zeroth_order": {"rate": [1]}}}]}, "tune = None: must be given, since a tunes"),
-        ({"tune": {**TUNE, "evaluation": "digits:test"}}, "evaluation = 'digits:test': must be another than the test set"),
+        (
+            {"method": [{"name": "a", "tune": {"zeroth_order": {"rate": [1]}}}]},
+            "tune = None: must be given, since a tunes",
+        ),
+        (
+            {"tune": {**TUNE, "evaluation": "digits:test"}},
+            "evaluation = 'digits:test': must be another than the test set",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_table_is_named(changes: dict[str, Any], sentence: str) -> None:
