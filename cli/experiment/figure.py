@@ -23,7 +23,7 @@ COLOURS = ("#2b6f94", "#b4552d", "#4c8c4a", "#7d5ba6", "#c99a2e", "#8a3b52", "#5
 AXES = {
     "rounds": ("round", "round"),
     "uplink": ("uplink_bytes", "uploaded by all clients (payload)"),
-    "compute": ("client_forwards", "forward passes over examples, all clients (a training step: 3)"),
+    "compute": ("client_forwards", "forward passes over examples (a training step: 3)"),
     "high_percent": ("high_percent", "high-tier clients, %"),
     "pivot": ("pivot", "round of the pivot"),
     "probes": ("probes", "probes a contribution, S"),
@@ -92,6 +92,8 @@ def _curves(panel: Any, table: Table, curves: Curves, kind: str, percent: int) -
     if kind == "uplink":
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
+    if kind == "compute":
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g} M"))
     _plain(panel, label, f"{percent} % high-tier")
 
 

@@ -115,6 +115,17 @@ def said(choice: Choice) -> str:
     return " ".join(f"{section}.{name}={value}" for section, named in choice.items() for name, value in named.items())
 
 
+def at_the_edge(method: Method, choice: Choice) -> bool:
+    """Whether a number that was chosen is the smallest or the largest of those it was chosen from."""
+    for section, named in choice.items():
+        for name, value in named.items():
+            values = method.tune.get(section, {}).get(name, [])
+            numbers = [one for one in values if isinstance(one, int | float)]
+            if len(numbers) > 1 and value in (min(numbers), max(numbers)):
+                return True
+    return False
+
+
 def after_warm_up(job: Job, rounds: int) -> Job:
     """The job whose warm-up took so many rounds: where the total is fixed, the rest is what is left. Raises Usage where
     nothing is."""

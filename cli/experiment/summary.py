@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from zowarmup.cli.experiment.grid import Cell, said
+from zowarmup.cli.experiment.grid import Cell, at_the_edge, choices, said
 from zowarmup.cli.experiment.outcome import Outcome, Point
 from zowarmup.cli.experiment.table import Table
 from zowarmup.cli.units import size
@@ -159,10 +159,10 @@ def markdown(table: Table, rows: Sequence[Row], source: str) -> str:
     if tuned and table.tune:
         lines += [
             "",
-            f"Chosen on {table.tune.evaluation}, which no client holds and which is no part of the test set:",
+            f"Chosen on {table.tune.evaluation}, which is no part of the test set and which no client held then:",
             "",
         ]
-        lines += [f"- {method}: {settings}" for method, settings in tuned]
+        lines += [f"- {method}: {settings}{_edge(table, method, settings)}" for method, settings in tuned]
     return "\n".join(lines) + "\n"
 
 
@@ -177,6 +177,12 @@ def _grid(table: Table, text: Callable[[str, int], str]) -> list[str]:
         cells = [text(method.name, percent) for percent in table.high_percent]
         lines.append(f"| {method.name} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _edge(table: Table, name: str, settings: str) -> str:
+    method = next(method for method in table.method if method.name == name)
+    chosen = next((choice for choice in choices(method) if said(choice) == settings), {})
+    return " (at the edge of the values that were tried)" if at_the_edge(method, chosen) else ""
 
 
 def _accuracy(table: Table, places: Mapping[tuple[str, int], Sequence[Row]], method: str, percent: int) -> str:

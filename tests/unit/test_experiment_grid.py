@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zowarmup.cli.experiment.grid import after_warm_up, cells, choices, choose, said, trials
+from zowarmup.cli.experiment.grid import after_warm_up, at_the_edge, cells, choices, choose, said, trials
 from zowarmup.cli.experiment.table import Table, read_table, table_of
 from zowarmup.cli.failure import Usage
 
@@ -123,6 +123,7 @@ def test_the_best_mean_is_chosen_and_of_equal_ones_the_first() -> None:
     assert choose([(low, 0.7), (middle, 0.7)]) == low
     assert choose([(low, None), (low, 0.9), (high, 0.1), (high, 0.1)]) == high, "one that gave up is no choice"
     assert choose([(low, None), (high, None)]) == low
+    assert [at_the_edge(made.method[0], choice) for choice in (low, middle, high)] == [True, False, True]
 
 
 @pytest.mark.parametrize(

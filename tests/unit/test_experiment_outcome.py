@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_experiment_grid import table
+from tests.unit.test_experiment_grid import TUNE, table
 from zowarmup.cli.experiment.cost import forwards
 from zowarmup.cli.experiment.folders import BEGUN, CHECKPOINT, OUTCOME, Place, Resume, resume
 from zowarmup.cli.experiment.grid import Cell, cells
@@ -171,6 +171,16 @@ def test_the_table_has_means_and_says_what_is_missing() -> None:
     assert "| high only | - | 50.0 (0.0) |" in text
     assert "[n]: of so many seeds only" in text
     assert "digits:test" in text and "zowarmup experiment t.toml" in text
+
+
+def test_the_table_says_what_was_chosen_and_where_that_is_an_edge() -> None:
+    method = {"name": "x", "tune": {"zeroth_order": {"rate": [0.1, 0.2, 0.4]}}}
+    tuned = table(method=[method], tune=TUNE)
+    for rate, edge in ((0.2, ""), (0.4, " (at the edge of the values that were tried)")):
+        one = next(c for c in cells(tuned, tuned.method[0], {"zeroth_order": {"rate": rate}}) if c.high_percent == 50)
+        text = markdown(tuned, [row_of(one, outcome(0.9), outcome(0.3, rounds=10))], "t.toml")
+        assert "Chosen on digits:validation" in text
+        assert f"- x: zeroth_order.rate={rate}{edge}\n" in text
 
 
 def test_what_is_left_is_reckoned_by_kind() -> None:
