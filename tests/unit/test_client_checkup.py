@@ -109,7 +109,7 @@ def test_latency() -> None:
     ],
 )
 def test_bandwidth(link: Link, uploads: bool, verdict: Verdict, said: str) -> None:
-    found = checkup.bandwidth(link, 45 * MB, uploads, 120.0)
+    found = checkup.bandwidth(link, 45 * MB, uploads * 45 * MB, 120.0)
     assert found.verdict is verdict
     assert said in f"{found.found} -> {found.remedy}"
 
