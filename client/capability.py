@@ -55,9 +55,11 @@ def decide_tier(memory: Memory, needs: Needs, has_torch: bool) -> Decision:
 
 def torchless(tier: Tier, warmup: WarmUp) -> str:
     """Why a device without torch cannot be of that tier in a run, and the remedy; empty where it can."""
+    both = warmup.trains(Tier.LOW)
     if tier is Tier.HIGH:
-        return "the high tier needs torch, which is not installed: pip install 'zowarmup[torch]', or use --tier low"
-    if not warmup.trains(tier):
+        other = "" if both else ", or use --tier low"
+        return f"the high tier needs torch, which is not installed: pip install 'zowarmup[torch]'{other}"
+    if not both:
         return ""
     return (
         f'with warmup.method = "{warmup.method}" the low tier trains too, which needs torch, and it is not installed: '
