@@ -58,8 +58,10 @@ class Submodel:
         for corner in self._corners():
             low, high = max(start, corner.start), min(stop, corner.stop)
             if low < high:
-                row, column = np.divmod(np.arange(low - corner.start, high - corner.start), corner.columns)
-                found[low - start : high - start] = (row < corner.kept_rows) & (column < corner.kept_columns)
+                top, skipped = divmod(low - corner.start, corner.columns)
+                rows = np.zeros((-(-(high - corner.start) // corner.columns) - top, corner.columns), np.bool_)
+                rows[: max(0, corner.kept_rows - top), : corner.kept_columns] = True
+                found[low - start : high - start] = rows.reshape(-1)[skipped : skipped + high - low]
         return found
 
     def before(self, place: int) -> int:
