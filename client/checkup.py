@@ -161,14 +161,15 @@ def latency(seconds: float) -> Finding:
 
 
 def bandwidth(link: Link, model_bytes: int, update_bytes: int, deadline_s: float) -> Finding:
-    """`update_bytes`: of what this device has to send within `deadline_s` in a round of training; 0 where it never does."""
+    """`update_bytes`: what this device has to send within `deadline_s` in a round of training; 0 where it never does."""
     below = "below " if link.timed_out else ""
     found = f"{below}{amount(link.up)}/s up, {below}{amount(link.down)}/s down"
     upload_s, fetch_s = update_bytes / link.up, model_bytes / link.down
     if update_bytes:
         found += f": an update takes {upload_s:.0f} s"
         if upload_s > deadline_s:
-            remedy = f"it cannot arrive within warmup.deadline_s = {deadline_s:g}: a better link, or the low tier"
+            lower = ", or the low tier" if update_bytes == model_bytes else ""  # which sends a part, or nothing
+            remedy = f"it cannot arrive within warmup.deadline_s = {deadline_s:g}: a better link{lower}"
             return Finding("bandwidth", Verdict.FAIL, found, remedy)
         if upload_s > UPLOAD_WARN_SHARE * deadline_s:
             remedy = (

@@ -3,9 +3,9 @@
     python -m zowarmup.client.footprint high|low FOLDER EXAMPLES
 
 The coordinator starts one for each tier when it makes a run, since devices choose their tier by what this finds, and so
-does `zowarmup plan`. FOLDER holds a run's spec and, from some moment on, its weights, layout and program; a tier that trains
-does so as soon as there is a layout, while the program is still being exported, and then probes, as a client does whose
-torch stays loaded. EXAMPLES is how many the device holds, 0 where nobody knows: then its batches are full, and its data
+does `zowarmup plan`. FOLDER holds a run's spec and, from some moment on, its weights, layout and program; a tier that
+trains does so as soon as there is a layout, while the program is still being exported, and then probes, as a client does
+whose torch stays loaded. EXAMPLES is how many the device holds, 0 where nobody knows: then its batches are full, and its data
 is not counted. Printed are the peak resident memory, and how long the parts of the work take, as JSON.
 """
 
@@ -49,8 +49,9 @@ LIVE_BYTES = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Peak resident memory in bytes, and seconds with one thread on this machine: to train on an example (0 for a
-    tier that does not), to run one forward, to move the model along a direction, and to apply a step of 8 directions to all of it."""
+    """Peak resident memory in bytes, and seconds with one thread on this machine: to train on an example (0 for a tier
+    that does not), to run one forward, to move the model along a direction, and to apply a step of 8 directions to all
+    of it."""
 
     peak_bytes: int
     train_s: float
