@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from zowarmup.cli import fleet_command, verbs
+from zowarmup.cli import experiment_command, fleet_command, verbs
 from zowarmup.cli.connection import Reach, reaching
 from zowarmup.cli.demo_settings import DemoModel, demo_settings
 from zowarmup.cli.failure import Failure, Interrupted
@@ -202,3 +202,4 @@ def plan(
 
 verbs.register(app)
 fleet_command.register(app)
+experiment_command.register(app)

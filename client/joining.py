@@ -90,6 +90,10 @@ def choose_tier(asked: str, known: Identity | None, offer: Offer) -> tuple[Tier,
             )
         tier, reason = known.tier, "as it enrolled"
     else:
+        if asked == "auto" and not offer.low_memory_bytes:
+            raise Final(
+                f"the coordinator of {offer.name} has not measured what a device needs (--shelf): say --tier low or high"
+            )
         decision = decide_tier(
             memory_here(), Needs(offer.high_memory_bytes, offer.low_memory_bytes), torch_here := has_torch()
         )

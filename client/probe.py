@@ -17,7 +17,7 @@ from zowarmup.common.methods.protocol import Evaluated
 from zowarmup.common.phases import ZerothOrder
 from zowarmup.common.replica import Replica
 from zowarmup.common.steps import Weights
-from zowarmup.common.tasks.classification import cross_entropy, head_gradient
+from zowarmup.common.tasks.classification import cross_entropy, loss_and_head_gradient
 from zowarmup.common.work import Scalars, Work
 
 
@@ -76,15 +76,17 @@ class Prober:
             chosen = examples[start : start + self._micro_batch]
             labels = self._dataset.labels[chosen]
             logits, features = self._program.forward(self._dataset.batch(chosen))
-            loss += cross_entropy(logits, labels)
             if head_gradient:
-                part = self._gradient(logits, features, labels)
+                summed, part = self._with_gradient(logits, features, labels)
                 gradient = part if gradient is None else gradient + part
+            else:
+                summed = cross_entropy(logits, labels)
+            loss += summed
         return Evaluated(loss, gradient)
 
-    def _gradient(
+    def _with_gradient(
         self, logits: NDArray[np.float32], features: NDArray[np.float32] | None, labels: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+    ) -> tuple[float, NDArray[np.float64]]:
         if features is None or self._layout.head is None:
             raise ValueError("the head's gradient was asked of a model that has no linear classifier at its end")
-        return head_gradient(logits, features, labels, self._layout.head)
+        return loss_and_head_gradient(logits, features, labels, self._layout.head)

@@ -7,6 +7,7 @@ read off wherever it is needed. Keys are pairs, never sums, so no two streams sh
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.random import Philox
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 KEY_LIMIT = 1 << 64
 DIRECTIONS_PER_GROUP = 8
+REMEMBERED = 1 << 15
+"""Streams of at most so many bytes are remembered for a moment: making a generator takes longer than reading one."""
 _WORD = 8  # bytes of one word
 _COUNTER_STEP = 4  # words of one counter step
 
@@ -32,17 +35,28 @@ def lanes(seed: int, group: int, start: int, count: int) -> NDArray[np.uint8]:
 def walk(seed: int, group: int, start: int, stop: int, length: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Stream (seed, group) from `start` to `stop` in order: (place, bytes) of one piece after another.
 
-    Pieces end at multiples of `length`, itself a multiple of 8. One generator moves on from piece to piece, which is
-    cheaper than a `lanes` for each. Raises ValueError as `lanes` does.
+    Pieces end at multiples of `length`, itself a multiple of 8, and are only for reading. One generator moves on from
+    piece to piece, which is cheaper than a `lanes` for each. Raises ValueError as `lanes` does.
     """
     if length < _WORD or length % _WORD:
         raise ValueError(f"length = {length}: must be a positive multiple of {_WORD}")
+    if start < stop <= (start // length + 1) * length <= REMEMBERED:
+        yield start, _remembered(seed, group, start, stop)
+        return
     generator = _seek(seed, group, start)
     while start < stop:
         # A multiple of 8 is a word's edge, so the next piece begins with the generator's next word.
         end = min(stop, (start // length + 1) * length)
         yield start, _read(generator, start, end)
         start = end
+
+
+@lru_cache(maxsize=8)
+def _remembered(seed: int, group: int, start: int, stop: int) -> NDArray[np.uint8]:
+    """A short stream: a small model is moved along the eight directions of a group one after the other, there and back."""
+    found = lanes(seed, group, start, stop - start)
+    found.flags.writeable = False
+    return found
 
 
 def _seek(seed: int, group: int, start: int) -> Philox:

@@ -11,6 +11,7 @@ import numpy as np
 
 from zowarmup.common.permutation import permutation
 from zowarmup.data.dataset import DataError, Dataset
+from zowarmup.data.holdout import split
 from zowarmup.data.shards import shards
 
 CLASSES = 10
@@ -28,17 +29,21 @@ def everything() -> Dataset:
 
 
 def part(name: str) -> Dataset:
-    """`name` is "train" (1,437 examples) or "test" (360)."""
+    """`name` is "train" (1,437 examples) or "test" (360); or, of those that train, "validation" (143) or "rest"."""
     data = everything()
     order = permutation(_SPLIT_SEED, _SPLIT_STREAM, len(data))
-    return data.select(np.sort(order[:TRAIN] if name == "train" else order[TRAIN:]))
+    train, test = np.sort(order[:TRAIN]), np.sort(order[TRAIN:])
+    if name in ("train", "test"):
+        return data.select(train if name == "train" else test)
+    rest, validation = split(TRAIN)
+    return data.select(train[validation if name == "validation" else rest])
 
 
-def shard(index: int, clients: int, alpha: Fraction, seed: int) -> Dataset:
-    """The shard of client `index`, 1 to `clients`, of the training part: 1437 // clients examples."""
-    if not 1 <= clients <= TRAIN:
-        raise DataError(f"digits:{index}/{clients}: the number of shards must be 1 to {TRAIN}")
+def shard(index: int, clients: int, alpha: Fraction, seed: int, which: str = "train") -> Dataset:
+    """The shard of client `index`, 1 to `clients`, of a part: its number of examples // clients."""
+    whole = part(which)
+    if not 1 <= clients <= len(whole):
+        raise DataError(f"digits:{index}/{clients}: the number of shards must be 1 to {len(whole)}")
     if not 1 <= index <= clients:
         raise DataError(f"digits:{index}/{clients}: the shard must be 1 to {clients}")
-    train = part("train")
-    return train.select(shards(train.labels, clients, alpha, seed)[index - 1])
+    return whole.select(shards(whole.labels, clients, alpha, seed)[index - 1])

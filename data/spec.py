@@ -15,16 +15,18 @@ import numpy as np
 from zowarmup.data.dataset import DataError, Dataset
 
 FORMS = (
-    "digits:I/N[,alpha=0.1][,seed=0] (shard I of N), digits:train, digits:test, "
+    "digits:I/N[,alpha=0.1][,seed=0][,without=validation] (shard I of N), digits:train, digits:validation, digits:test, "
     "npz:PATH (arrays x and y), folder:PATH[,size=32][,channels=3] (class folders of images), "
-    "or cifar10:PATH:I/N[,alpha=0.1][,seed=0][,augment=crop-flip], cifar10:PATH:train and cifar10:PATH:test, "
+    "or cifar10:PATH:I/N[,alpha=0.1][,seed=0][,without=validation][,augment=crop-flip], cifar10:PATH:train, "
+    "cifar10:PATH:validation and cifar10:PATH:test, "
     "and the same for cifar100 and imagenet32 (their published files)"
 )
 WHOLE_FORMS = (
-    "digits, cifar10:PATH, cifar100:PATH, imagenet32:PATH, npz:PATH or folder:PATH, with [,alpha=0.1][,seed=0]"
+    "digits, cifar10:PATH, cifar100:PATH, imagenet32:PATH, npz:PATH or folder:PATH, with [,alpha=0.1][,seed=0], "
+    "and, but for npz and folder, [,without=validation]"
 )
 PUBLISHED = ("cifar10", "cifar100", "imagenet32")
-AUGMENT = "crop-flip"
+AUGMENT, VALIDATION = "crop-flip", "validation"
 _OPTIONS = re.compile(r"(?:,[a-z]+=[^,/]*)+$")
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _SEED_MAX = (1 << 63) - 1
@@ -75,10 +77,11 @@ def _whole(spec: str) -> tuple[Dataset, dict[str, str]]:
     if kind == "digits" and rest in ("", "train"):
         from zowarmup.data import digits
 
-        return digits.part("train"), _split(spec, spec, split)[1]
+        options = _split(spec, spec, (*split, "without"))[1]
+        return digits.part(_training(spec, options)), options
     kind, _, rest = spec.partition(":")
     if kind in PUBLISHED and rest:
-        path, options = _split(spec, rest, (*split, "augment"))
+        path, options = _split(spec, rest, (*split, "augment", "without"))
         return _read_published(spec, kind, path.removesuffix(":train"), "train", options), options
     if kind == "npz" and rest:
         from zowarmup.data import arrays
@@ -94,26 +97,35 @@ def _whole(spec: str) -> tuple[Dataset, dict[str, str]]:
 def _digits(spec: str, rest: str) -> Dataset:
     from zowarmup.data import digits
 
-    if rest in ("train", "test"):
+    if rest in ("train", "test", VALIDATION):
         return digits.part(rest)
-    which, options = _split(spec, rest, ("alpha", "seed"))
+    which, options = _split(spec, rest, ("alpha", "seed", "without"))
     match = _SHARD.fullmatch(which)
     if not match:
         raise DataError(f"data {spec!r} is not known: use {FORMS}")
     seed = _integer(spec, "seed", options.get("seed"), 0, 0, _SEED_MAX)
     assert seed is not None
-    return digits.shard(int(match[1]), int(match[2]), _alpha(spec, options.get("alpha", "0.1")), seed)
+    alpha = _alpha(spec, options.get("alpha", "0.1"))
+    return digits.shard(int(match[1]), int(match[2]), alpha, seed, _training(spec, options))
+
+
+def _training(spec: str, options: dict[str, str]) -> str:
+    """What there is to share out: all that trains, or what of it does not validate."""
+    if (without := options.get("without", VALIDATION)) != VALIDATION:
+        raise DataError(f"{spec}: without = {without!r}: must be {VALIDATION}, or left out")
+    return "rest" if "without" in options else "train"
 
 
 def _published(spec: str, kind: str, rest: str) -> Dataset:
-    body, options = _split(spec, rest, ("alpha", "seed", "augment"))
+    body, options = _split(spec, rest, ("alpha", "seed", "augment", "without"))
     path, _, which = body.rpartition(":")
-    if path and which in ("train", "test"):
+    if path and which in ("train", "test", VALIDATION):
         return _read_published(spec, kind, path, which, options)
     match = _SHARD.fullmatch(which)
     if not path or not match:
         raise DataError(
-            f"{spec}: say which of it after the path: {kind}:PATH:I/N, {kind}:PATH:train or {kind}:PATH:test"
+            f"{spec}: say which of it after the path: {kind}:PATH:I/N, {kind}:PATH:train, {kind}:PATH:validation or "
+            f"{kind}:PATH:test"
         )
     index, clients = int(match[1]), int(match[2])
     if not 1 <= index <= clients:
@@ -123,11 +135,15 @@ def _published(spec: str, kind: str, rest: str) -> Dataset:
 
 
 def _read_published(spec: str, kind: str, path: str, which: str, options: dict[str, str]) -> Dataset:
-    from zowarmup.data import published
+    from zowarmup.data import holdout, published
 
     if (augment := options.get("augment", AUGMENT)) != AUGMENT:
         raise DataError(f"{spec}: augment = {augment!r}: must be {AUGMENT}, or left out")
-    found = published.read(kind, Path(path).expanduser(), which)
+    wanted = _training(spec, options) if which == "train" else which
+    found = published.read(kind, Path(path).expanduser(), "test" if wanted == "test" else "train")
+    if wanted in ("rest", VALIDATION):
+        rest, validation = holdout.split(len(found))
+        found = found.select(validation if wanted == VALIDATION else rest)
     return replace(found, augmented="augment" in options)
 
 

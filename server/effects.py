@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 REGRID_BITS = 3
+# Where clients move their own replicas in a round, weights may be as large as this share of the grid's limit.
+STEPPED_SHARE = 0.25
 # What a restart may have to replay: some 2 s on one core of a server (0.15 ns a sign was measured).
 REPLAY_SIGNS = 15_000_000_000
 RETRY_S = 1.0
@@ -227,6 +229,7 @@ class Effects:
         if clipped:
             log.info("round %d: %d outlying scalars are clipped", closed.number, clipped)
         try:
+            self._check_room(state.run_file.zeroth_order.steps_locally)
             steps = steps_of(state, closed, replica.grid)
             apply_steps(replica.weights, replica.grid, steps)
         except HeadroomExceeded as error:
@@ -236,6 +239,14 @@ class Effects:
             return Combined(replica.digest().hex(), None, clipped, moments=moments)
         replica.version += 1
         return Combined(replica.digest().hex(), steps, clipped, moments=moments)
+
+    def _check_room(self, steps_locally: bool) -> None:
+        """Raises HeadroomExceeded where clients that move their own replicas would soon meet the grid's limit: they cannot
+        change it, and could not contribute."""
+        replica = self._replica
+        trainable = replica.weights[: replica.layout.trainable]
+        if steps_locally and max(-trainable.min(), trainable.max()) > STEPPED_SHARE * replica.grid.limit:
+            raise HeadroomExceeded(f"weights leave clients no room for steps of their own below {replica.grid.limit:g}")
 
     def _on_a_coarser_grid(self, steps_on: Callable[[Grid], tuple[Step, ...]]) -> tuple[Grid, NDArray[np.float32]]:
         """The finest grid that holds the moved weights, and those. Raises HeadroomExceeded where there is none."""

@@ -57,13 +57,14 @@ class Door:
         else:
             (data_dir / CA_FILE).unlink(missing_ok=True)
 
-    def describe(self) -> str:
-        """How to join, for the log."""
+    def describe(self, port: int) -> str:
+        """How to join at the port that was opened, for the log."""
+        address = f"{self.address.rpartition(':')[0]}:{port}"
         how = "plain text" if self.credentials is None else "TLS"
         how += ", clients show certificates" if self.mutual else ""
         if self.invited:
-            return f"listening on {self.address} ({how}); devices join by invitation: zowarmup invite"
-        return f"listening on {self.address} ({how}); join with: zowarmup-client --server {self.address} --data SPEC"
+            return f"listening on {address} ({how}); devices join by invitation: zowarmup invite"
+        return f"listening on {address} ({how}); join with: zowarmup-client --server {address} --data SPEC"
 
 
 def door(settings: Server, address: str, insecure: bool) -> Door:

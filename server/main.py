@@ -86,6 +86,12 @@ def main() -> int:
         "--insecure", action="store_true", help="allow plain text on an address that is not loopback (docs/security.md)"
     )
     parser.add_argument(
+        "--shelf",
+        metavar="DIR",
+        type=Path,
+        help="take the model from here, or build it and leave it here, and measure nothing (docs/experiments.md)",
+    )
+    parser.add_argument(
         "--exit-when-finished", action="store_true", help="leave when the run is over (exit code 3: it gave up)"
     )
     parser.add_argument("--verbose", action="store_true", help="log every round")
@@ -154,7 +160,7 @@ async def _serve(
     children = Children()
     try:
         state, history = await asyncio.to_thread(
-            open_run, run_file, held_out, arguments.data_dir, ledger, blobs, children
+            open_run, run_file, held_out, arguments.data_dir, ledger, blobs, children, arguments.shelf
         )
     except asyncio.CancelledError:
         children.end()  # so that the thread, which cannot be cancelled, ends now
@@ -220,7 +226,7 @@ async def _serve(
     if beside is not None:
         await beside.start()
     await healthy()
-    log.info("%s", way.describe())
+    log.info("%s", way.describe(port))
     if coordinator.state.phase is Phase.FINISHED:
         log.info("this run is finished: its status and versions are served until you stop the server")
 

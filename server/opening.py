@@ -31,6 +31,7 @@ from zowarmup.server.ledger import Ledger
 from zowarmup.server.preparation import Children, prepare
 from zowarmup.server.runfile import differences
 from zowarmup.server.sampling import pool_seed
+from zowarmup.server.shelf import from_shelf
 from zowarmup.server.state import State
 
 log = logging.getLogger("zowarmup.server")
@@ -59,10 +60,16 @@ def locked(data_dir: Path) -> Iterator[None]:
 
 
 def open_run(
-    run_file: RunFile, held_out: Dataset, data_dir: Path, ledger: Ledger, blobs: Blobs, children: Children
+    run_file: RunFile,
+    held_out: Dataset,
+    data_dir: Path,
+    ledger: Ledger,
+    blobs: Blobs,
+    children: Children,
+    shelf: Path | None = None,
 ) -> tuple[State, History]:
-    """The run in the data directory, made if there is none. Raises StartError where it is another one than the run
-    file says."""
+    """The run in the data directory, made if there is none; its model comes from `shelf` where there is one. Raises
+    StartError where it is another one than the run file says."""
     state, history = replay(ledger)
     if state is not None:
         if differing := differences(state.run_file, run_file):
@@ -86,8 +93,11 @@ def open_run(
         zeroth_order=run_file.zeroth_order,
         pool_seed=pool_seed(run_file.seed),
     )
-    with tempfile.TemporaryDirectory(prefix="preparation-", dir=data_dir) as folder:
-        prepared = prepare(spec, run_file.seed, Path(folder), children)
+    if shelf is not None:
+        prepared = from_shelf(spec, run_file.seed, shelf, children)
+    else:
+        with tempfile.TemporaryDirectory(prefix="preparation-", dir=data_dir) as folder:
+            prepared = prepare(spec, run_file.seed, Path(folder), children)
     grid = settle_on_grid(prepared.weights, prepared.layout.trainable)
     initial = ev.Snapshot(
         version=0,
@@ -111,12 +121,13 @@ def open_run(
     state = fold(None, events)
     assert state is not None
     log.info(
-        "run %s begins: %s, %d parameters; a round needs about %d MB on the high tier, %d MB on the low",
+        "run %s begins: %s, %d parameters; a round needs about %s",
         run_file.name,
         run_file.model.name,
         prepared.layout.trainable,
-        prepared.high.peak_bytes >> 20,
-        prepared.low.peak_bytes >> 20,
+        f"{prepared.high.peak_bytes >> 20} MB on the high tier, {prepared.low.peak_bytes >> 20} MB on the low"
+        if prepared.low.peak_bytes
+        else "what it does: nothing was measured (--shelf)",
     )
     _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])
     if prepared.layout.head is None and run_file.zeroth_order.head_projections:

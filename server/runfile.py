@@ -31,11 +31,17 @@ def read_run_file(path: Path) -> run.RunFile:
         raise RunFileError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunFileError(f"{path}: is not TOML: {error}") from error
+    return run_file_of(raw, str(path))
+
+
+def run_file_of(raw: dict[str, Any], source: str) -> run.RunFile:
+    """The run that `raw` says, as TOML is read; `source` is what to call it. Raises RunFileError, a line for each
+    reason."""
     try:
         # Through JSON, where strict means: no string for a number, but tables for dataclasses.
         return _ADAPTER.validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
-        raise RunFileError("\n".join(f"{path}: {_sentence(dict(e), raw)}" for e in error.errors())) from error
+        raise RunFileError("\n".join(f"{source}: {_sentence(dict(e), raw)}" for e in error.errors())) from error
 
 
 def differences(ledger: run.RunFile, file: run.RunFile) -> list[str]:

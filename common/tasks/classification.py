@@ -32,9 +32,7 @@ class Diverging(ArithmeticError):
 
 def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """The sum over examples of -log softmax(logits)[label], in nats; logits (n, classes), labels (n,)."""
-    shifted = _shifted(logits)
-    chosen = shifted[np.arange(len(labels)), labels]
-    return float(np.log(np.exp(shifted).sum(axis=1)).sum() - chosen.sum())
+    return _loss(logits, labels)[0]
 
 
 def correct(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> int:
@@ -42,21 +40,21 @@ def correct(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> int:
     return int(np.count_nonzero(logits.argmax(axis=1) == labels))
 
 
-def head_gradient(
+def loss_and_head_gradient(
     logits: NDArray[np.float32], features: NDArray[np.float32], labels: NDArray[np.int64], head: Head
-) -> NDArray[np.float64]:
-    """The gradient of `cross_entropy` (a sum, not a mean) in the head's parameters: float64, the weight
+) -> tuple[float, NDArray[np.float64]]:
+    """`cross_entropy`, and its gradient (of a sum, not a mean) in the head's parameters: float64, the weight
     (classes, features) row-major and then, where there is one, the bias (classes,).
 
     For logits = features W^T + b it is (softmax(logits) - onehot(labels))^T features, which the forward pass holds.
     """
-    residual: NDArray[np.float64] = np.exp(_shifted(logits))
-    residual /= residual.sum(axis=1, keepdims=True)
+    loss, residual, totals = _loss(logits, labels)
+    residual /= totals[:, np.newaxis]
     residual[np.arange(len(labels)), labels] -= 1
     parts: list[NDArray[np.float64]] = [(residual.T @ features.astype(np.float64)).ravel()]
     if head.bias_name is not None:
         parts.append(residual.sum(axis=0))
-    return np.concatenate(parts)
+    return loss, np.concatenate(parts)
 
 
 def train_locally(module: "nn.Module", dataset: Examples, *, epochs: int, batch: int, rate: float, seed: int) -> float:
@@ -124,6 +122,17 @@ def _batches(order: NDArray[np.int64], batch: int) -> list[NDArray[np.int64]]:
     if batch > 1 and len(starts) > 1 and len(order) - starts[-1] == 1:
         del starts[-1]
     return np.split(order, starts[1:])
+
+
+def _loss(
+    logits: NDArray[np.float32], labels: NDArray[np.int64]
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """The cross-entropy, and of softmax what is divided (n, classes) and by what (n,)."""
+    shifted = _shifted(logits)
+    chosen = shifted[np.arange(len(labels)), labels]
+    exponentials = np.exp(shifted)
+    totals = exponentials.sum(axis=1)
+    return float(np.log(totals).sum() - chosen.sum()), exponentials, totals
 
 
 def _shifted(logits: NDArray[np.float32]) -> NDArray[np.float64]:

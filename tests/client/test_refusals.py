@@ -163,6 +163,21 @@ def test_a_device_without_torch_is_refused_where_its_tier_trains(
     asyncio.run(scenario())
 
 
+def test_a_device_cannot_choose_where_nothing_was_measured(scripted: Scripted, start: Start) -> None:
+    async def scenario() -> None:
+        scripted.low_memory_bytes = scripted.high_memory_bytes = 0
+        scripted.parts = [idle]
+        async with scripted.listening() as port:
+            client = await start(port, tier="auto")
+            assert await client.ended() == 1
+            assert "has not measured what a device needs (--shelf): say --tier low or high" in one_sentence(client.log)
+            told = await start(port, tier="low")
+            await told.printed("joined digits as pi (tier low: as asked)")
+            assert await told.stopped() == 0
+
+    asyncio.run(scenario())
+
+
 def test_data_that_does_not_fit_the_run(scripted: Scripted, start: Start, tmp_path: Path) -> None:
     def data(name: str, shape: tuple[int, ...], classes: int) -> str:
         labels = np.arange(classes, dtype=np.int64)

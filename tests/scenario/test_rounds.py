@@ -55,6 +55,20 @@ def test_high_clients_alone_make_up_the_warm_up(begin: Begin) -> None:
     assert set(script.state.current.seeds) == {"z"}
 
 
+def test_a_round_may_wait_for_more_than_it_draws(begin: Begin) -> None:
+    """So whom it draws does not depend on who came first."""
+    drawn = []
+    for names in ("abcd", "dcba"):
+        script = zeroth_order(begin, clients=2, minimum=4)
+        for name in names[:3]:
+            script.join(name)
+        assert waiting(script.state, script.now) == "waiting: 3 of 4 clients connected"
+        script.join(names[3])
+        drawn.append(script.state.current.seeds)
+    assert len(drawn[0]) == 2
+    assert drawn[0] == drawn[1]
+
+
 def test_no_two_seeds_of_a_run_are_equal(begin: Begin) -> None:
     script = zeroth_order(begin, zeroth_order=20)
     script.join("a")

@@ -18,7 +18,7 @@ from zowarmup.common.tasks.classification import (
     Diverging,
     correct,
     cross_entropy,
-    head_gradient,
+    loss_and_head_gradient,
     mean_gradient,
     train_locally,
 )
@@ -69,7 +69,9 @@ def test_head_gradient_is_autograds(bias: bool) -> None:
     rounded = logits + (logits.detach().float().double() - logits.detach())
     torch_cross_entropy(rounded, torch.from_numpy(labels), reduction="sum").backward()  # type: ignore[no-untyped-call]
     head = Head("w", "b" if bias else None, 6, 4)
-    found = head_gradient(rounded.detach().float().numpy(), features, labels, head)
+    given = rounded.detach().float().numpy()
+    loss, found = loss_and_head_gradient(given, features, labels, head)
+    assert loss == cross_entropy(given, labels)
     wanted = torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None]).numpy()
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)

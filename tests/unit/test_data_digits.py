@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from zowarmup.common.permutation import permutation, words
-from zowarmup.data import DataError, load
+from zowarmup.data import DataError, Dataset, divide, load
 from zowarmup.data import shards as shards_module
 from zowarmup.data.digits import everything, part
 from zowarmup.data.shards import shards
@@ -126,7 +126,9 @@ def test_words_go_on_when_the_first_are_used_up(monkeypatch: pytest.MonkeyPatch)
         ("digits:1/10,alpha=-1", "alpha = '-1': must be a decimal above 0"),
         ("digits:1/10,alpha=1e3", "alpha = '1e3': must be a decimal above 0"),
         ("digits:1/10,seed=x", "seed = 'x': must be a whole number from 0"),
-        ("digits:1/10,size=8", "option size is not known: use alpha or seed"),
+        ("digits:1/10,size=8", "option size is not known: use alpha or seed or without"),
+        ("digits:1/10,without=test", "without = 'test': must be validation, or left out"),
+        ("digits:1/1300,without=validation", "the number of shards must be 1 to 1294"),
         ("digits:1/10,seed=1,seed=2", "option seed is given twice"),
         ("digits:1", "is not known: use digits:I/N"),
         ("digits:", "is not known: use digits:I/N"),
@@ -147,3 +149,16 @@ def test_options_change_the_shard() -> None:
     assert np.array_equal(plain.labels, load("digits:2/10,alpha=0.10,seed=0").labels)
     assert not np.array_equal(plain.labels, load("digits:2/10,seed=1").labels)
     assert not np.array_equal(plain.labels, load("digits:2/10,alpha=10").labels)
+
+
+def test_the_validation_set_is_a_tenth_of_what_trains_and_of_no_shard_without_it() -> None:
+    def rows(data: Dataset) -> list[bytes]:
+        return sorted(image.tobytes() + bytes([label]) for image, label in zip(data.inputs, data.labels, strict=True))
+
+    validation = load("digits:validation")
+    assert len(validation) == 143
+    shards = [load(f"digits:{index}/2,without=validation") for index in (1, 2)]
+    assert [len(shard) for shard in shards] == [647, 647]
+    assert sorted([*rows(validation), *rows(shards[0]), *rows(shards[1])]) == rows(load("digits:train"))
+    for own, divided in zip(shards, divide("digits,without=validation", 2, [0, 1]), strict=True):
+        np.testing.assert_array_equal(own.inputs, divided.inputs)

@@ -126,6 +126,17 @@ def test_a_shard_is_the_same_whether_one_loads_it_or_a_fleet_divides_the_set(tmp
     np.testing.assert_array_equal(load("digits:4/7").labels, middle.labels)
 
 
+def test_a_tenth_of_the_training_images_validates(tmp_path: Path) -> None:
+    cifar10(tmp_path)
+    validation, whole = load(f"cifar10:{tmp_path}:validation"), load(f"cifar10:{tmp_path}:train")
+    rest = divide(f"cifar10:{tmp_path},without=validation,augment=crop-flip", 1, [0])[0]
+    assert (len(validation), len(rest), rest.augmented) == (5 * EACH // 10, 5 * EACH - 5 * EACH // 10, True)
+    together = sorted(image.tobytes() for image in (*validation.inputs, *rest.inputs))
+    assert together == sorted(image.tobytes() for image in whole.inputs)
+    own = load(f"cifar10:{tmp_path}:1/3,without=validation")
+    np.testing.assert_array_equal(own.labels, divide(f"cifar10:{tmp_path},without=validation", 3, [0])[0].labels)
+
+
 def test_wrong_specs_and_missing_files_are_one_sentence(tmp_path: Path) -> None:
     source = "https://www.cs.toronto.edu/~kriz/cifar.html"
     assert source in refused(f"cifar10:{tmp_path}:train")

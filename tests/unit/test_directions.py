@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zowarmup.common.directions import KEY_LIMIT, lanes, walk
+from zowarmup.common.directions import KEY_LIMIT, REMEMBERED, lanes, walk
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 REFERENCE = runpy.run_path(str(GOLDEN / "reference.py"))
@@ -82,3 +82,13 @@ def test_places_that_do_not_exist_are_refused() -> None:
         lanes(0, 0, 0, -1)
     with pytest.raises(ValueError, match="length"):
         next(walk(0, 0, 0, 10, 12))
+
+
+@pytest.mark.parametrize("stop", [1, REMEMBERED, REMEMBERED + 1])
+def test_a_short_stream_that_is_remembered_is_the_same_bytes(stop: int) -> None:
+    for group in (*range(10), 0):
+        pieces = [piece for _, piece in walk(3, group, 0, stop, REMEMBERED)]
+        assert np.concatenate(pieces).tobytes() == lanes(3, group, 0, stop).tobytes()
+        if stop <= REMEMBERED:
+            with pytest.raises(ValueError, match="read-only"):
+                pieces[0][0] = 1

@@ -30,20 +30,29 @@ class NoEvaluator:
 
 
 async def _after_one_round(
-    tmp_path: Path, warmup: int, content: bytes, contribution: Contribution, rate: float, settle: bool = False
+    tmp_path: Path,
+    warmup: int,
+    content: bytes,
+    contribution: Contribution,
+    rate: float,
+    settle: bool = False,
+    local_steps: int = 1,
+    largest: float = 1.0,
 ) -> tuple[Coordinator, Replica, list[ev.Event]]:
     run_file = RunFile(
         name="x",
         model=Model(name="mlp"),
         warmup=WarmUp(rounds=warmup, clients_per_round=1),
-        zeroth_order=ZerothOrder(rounds=3, clients_per_round=1, probes=1, step="raw", rate=rate),
+        zeroth_order=ZerothOrder(
+            rounds=3, clients_per_round=1, probes=1, step="raw", rate=rate, local_steps=local_steps
+        ),
         evaluation=Evaluation(every=1),
     )
     blobs, ledger = Blobs(tmp_path / "blobs"), Ledger(tmp_path / "ledger")
     sha256 = hashlib.sha256(content).hexdigest()
     blobs.spool("pi", 0, content)
     blobs.finish("pi", sha256)
-    replica = Replica(LAYOUT, Grid(20), np.array([0.5, -0.25, 1.0, 0.0], np.float32), 0)
+    replica = Replica(LAYOUT, Grid(20), np.array([0.5, -0.25, largest, 0.0], np.float32), 0)
     created = ev.RunCreated(
         "run",
         run_file,
@@ -90,6 +99,21 @@ def test_a_step_too_long_for_the_grid_makes_a_snapshot_on_a_coarser_one(tmp_path
     # The model is lost, but the run is not.
     assert any(isinstance(e, ev.Committed) and e.snapshot is not None for e in seen)
     assert replica.version == 1
+    assert replica.grid.contains(replica.weights)
+
+
+@pytest.mark.parametrize(("local_steps", "largest", "exponent"), [(2, -3.0, 17), (2, 1.5, 20), (1, -3.0, 20)])
+def test_clients_that_step_by_themselves_are_left_room(
+    tmp_path: Path, local_steps: int, largest: float, exponent: int
+) -> None:
+    """The grid's limit is 8: weights of 3 leave too little for moves that only the client makes."""
+    contribution = Scalars(1, (1.0,) * local_steps, ())
+    _, replica, seen = asyncio.run(
+        _after_one_round(tmp_path, 0, b"", contribution, 1e-3, local_steps=local_steps, largest=largest)
+    )
+    (committed,) = (event for event in seen if isinstance(event, ev.Committed))
+    assert (committed.snapshot is not None) == (exponent != 20)
+    assert replica.grid == Grid(exponent)
     assert replica.grid.contains(replica.weights)
 
 

@@ -31,7 +31,7 @@ def tls(certs: Path) -> Server:
 def test_loopback_is_plain_and_open() -> None:
     way = door(Server(), LOOPBACK, insecure=False)
     assert (way.credentials, way.invited, way.guarded) == (None, False, False)
-    assert "plain text" in way.describe()
+    assert "plain text" in way.describe(7070)
 
 
 def test_invitations_can_be_asked_for_on_loopback() -> None:

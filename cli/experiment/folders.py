@@ -1,0 +1,105 @@
+"""An experiment on disk: a folder for each job, and what of it is kept at the next start.
+
+OUT/cells/NAME/begun       the fingerprint of the work that was begun here
+OUT/cells/NAME/outcome.json   what it came to, and its fingerprint: there only once it is over
+OUT/cells/NAME/checkpoint.safetensors   of a warm-up, the weights that others begin with
+OUT/cells/NAME/run.toml, server.log, fleet.log
+OUT/cells/NAME/server, fleet   the run itself, until it is over
+OUT/shelf                  models, built once (zowarmup-server --shelf)
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from zowarmup.cli.experiment.outcome import Outcome
+from zowarmup.cli.failure import Failure
+
+HELD = ".experiment"
+BEGUN, OUTCOME, CHECKPOINT = "begun", "outcome.json", "checkpoint.safetensors"
+RUNS = ("server", "fleet")
+
+
+class Resume(Enum):
+    """What becomes of a job whose folder may hold something already."""
+
+    KEEP = "it is over"
+    GO_ON = "it goes on where it was stopped"
+    ANEW = "it begins, and what else is there is removed"
+
+
+def resume(wanted: str, begun: str, over: str) -> Resume:
+    """By the fingerprints of the work that is wanted, that was begun here and that is over; empty where there is none."""
+    if over == wanted:
+        return Resume.KEEP
+    return Resume.GO_ON if begun == wanted and not over else Resume.ANEW
+
+
+@dataclass(frozen=True)
+class Place:
+    """A job's folder."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / CHECKPOINT
+
+    def find(self, wanted: str, checkpoint: bool) -> tuple[Resume, Outcome | None]:
+        """What to do with work of that fingerprint, and its outcome where it is over. `checkpoint`: whether others need
+        it."""
+        over, outcome = "", None
+        try:
+            raw = json.loads((self.path / OUTCOME).read_text(encoding="utf-8"))
+            outcome, over = Outcome.from_json(json.dumps(raw["outcome"])), str(raw["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        if checkpoint and not self.checkpoint.exists():
+            over, outcome = "", None
+        decision = resume(wanted, _text(self.path / BEGUN), over)
+        return decision, outcome if decision is Resume.KEEP else None
+
+    def begin(self, wanted: str, decision: Resume) -> None:
+        """Make it ready. Raises OSError."""
+        if decision is Resume.ANEW and self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / BEGUN).write_text(wanted, encoding="utf-8")
+
+    def settle(self, wanted: str, outcome: Outcome, keep: bool) -> None:
+        """It is over: its outcome stays and, unless `keep`, the run itself goes."""
+        said = {"fingerprint": wanted, "outcome": json.loads(outcome.to_json())}
+        partial = self.path / f"{OUTCOME}.new"
+        partial.write_text(json.dumps(said, indent=1), encoding="utf-8")
+        partial.replace(self.path / OUTCOME)
+        if not keep:
+            for name in RUNS:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """The experiment's folder, made if need be. Raises Failure where another experiment is at work in it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / HELD).open("w", encoding="utf-8")
+    except OSError as error:
+        raise Failure(f"--out {out}: {error.strerror or error}; name a folder that can be written") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Failure(f"another experiment is at work in {out}: name another folder with --out") from None
+        yield
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -1,0 +1,206 @@
+"""From a table to its cells, and from a cell to the runs that it takes: pure.
+
+A cell is one method at one share of high-tier clients with one seed. It is a run file, and a run of it from the first
+round to the last would give its number. But what cells have in common is run once: the warm-up of a cell with both phases
+is a run of its own, whose last weights (the checkpoint) the zeroth-order rounds begin with, in a run with
+`model.weights` and no warm-up. Two methods with the same warm-up, split and seed therefore start from the same bits, have
+the same shards, and draw the same clients and seeds in each round after the pivot, whose rounds count from 1.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from zowarmup.cli.experiment.table import Method, Section, Table, slug
+from zowarmup.cli.failure import Usage
+from zowarmup.common.run import RunFile, WarmUp, ZerothOrder
+from zowarmup.server.runfile import RunFileError, run_file_of
+
+# In an experiment everybody is there: a round that not all contribute to is one that has failed.
+ROUNDS: Section = {"quorum": 1.0, "learn_deadline": False}
+SERVER: Section = {"address": "127.0.0.1:0", "abandoned_limit": 1, "keep_snapshots": 1}
+EVERYONE = ("heterofl",)  # warm-ups in which the low tier trains, too
+
+Choice = Mapping[str, Mapping[str, Any]]
+"""Settings that were tuned, by section."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run: a coordinator with `run`, and a fleet of `clients`, the first `high` of which train, that shares out
+    `data`. `name` is its folder. `after`: the warm-up whose checkpoint it begins with; `total`: where that decides by
+    itself when it is over, how many rounds both have together. `shared`: whether it is such a warm-up."""
+
+    name: str
+    run: RunFile
+    data: str
+    clients: int
+    high: int
+    after: "Job | None" = None
+    total: int = 0
+    shared: bool = False
+
+    def beginning_with(self, weights: str) -> "Job":
+        """The same from the weights in a file."""
+        return replace(self, run=replace(self.run, model=replace(self.run.model, weights=weights)))
+
+    def fingerprint(self, checkpoint: str = "") -> str:
+        """Equal for equal work, beginning with the checkpoint of that digest."""
+        said = asdict(self.run)
+        del said["server"], said["name"]
+        text = json.dumps([said, self.data, self.clients, self.high, checkpoint], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """`choice`: the tuned settings that it has or, where it is a trial, that it tries."""
+
+    method: str
+    high_percent: int
+    seed: int
+    job: Job
+    choice: Choice
+    trial: bool = False
+
+
+def cells(table: Table, method: Method, choice: Choice) -> list[Cell]:
+    """A method's cells, by seed and split. Raises Usage where one cannot be run."""
+    return [
+        _cell(table, method, choice, percent, seed, table.data, "")
+        for seed in table.seeds
+        for percent in table.high_percent
+    ]
+
+
+def trials(table: Table, method: Method) -> list[Cell]:
+    """What a method tries before its settings are chosen; empty where it tunes nothing."""
+    tune = table.tune
+    if not method.tune or tune is None:
+        return []
+    return [
+        _cell(table, method, choice, percent, seed, tune.data, tune.evaluation)
+        for choice in choices(method)
+        for seed in tune.seeds
+        for percent in tune.high_percent
+    ]
+
+
+def choices(method: Method) -> Iterator[Choice]:
+    """Every combination of the values that a method tunes, in the order in which they are written."""
+    settings = [(section, name, values) for section, named in method.tune.items() for name, values in named.items()]
+    for combination in itertools.product(*(values for _, _, values in settings)):
+        choice: dict[str, dict[str, Any]] = {}
+        for (section, name, _), value in zip(settings, combination, strict=True):
+            choice.setdefault(section, {})[name] = value
+        yield choice
+
+
+def choose(tried: Sequence[tuple[Choice, float | None]]) -> Choice:
+    """The choice with the highest mean accuracy, of equal ones the first; one of whose runs came to nothing (None) is
+    taken only where all are such."""
+    means: dict[str, list[float]] = {}
+    known = {said(choice): choice for choice, _ in tried}
+    for choice, accuracy in tried:
+        means.setdefault(said(choice), []).append(-1e9 if accuracy is None else accuracy)
+    best = max(means, key=lambda key: sum(means[key]) / len(means[key]))
+    return known[best]
+
+
+def said(choice: Choice) -> str:
+    """A choice in words: zeroth_order.rate=0.4 warmup.rate=0.1."""
+    return " ".join(f"{section}.{name}={value}" for section, named in choice.items() for name, value in named.items())
+
+
+def after_warm_up(job: Job, rounds: int) -> Job:
+    """The job whose warm-up took so many rounds: where the total is fixed, the rest is what is left. Raises Usage where
+    nothing is."""
+    if not job.total:
+        return job
+    left = job.total - rounds
+    if left < 1:
+        raise Usage(f"{job.name}: its warm-up took {rounds} of {job.total} rounds: allow more in all")
+    return replace(job, run=replace(job.run, zeroth_order=replace(job.run.zeroth_order, rounds=left)))
+
+
+def _cell(table: Table, method: Method, choice: Choice, percent: int, seed: int, data: str, evaluation: str) -> Cell:
+    name = f"{slug(method.name)}-{percent}-{seed}"
+    if evaluation:
+        name = f"tuning-{name}-{slug(said(choice))}"
+    high = round(table.clients * percent / 100)
+    sections = table.sections(method)
+    for section, settings in choice.items():
+        sections[section] = {**sections[section], **settings}
+    if evaluation:
+        sections["evaluation"] = {**sections["evaluation"], "data": evaluation}
+    run = _run(table, name, seed, sections, high)
+    whole = Job(name=name, run=run, data=f"{data},seed={seed}", clients=table.clients, high=high)
+    return Cell(
+        method=method.name,
+        high_percent=percent,
+        seed=seed,
+        job=_divided(whole, table),
+        choice=choice,
+        trial=bool(evaluation),
+    )
+
+
+def _run(table: Table, name: str, seed: int, sections: Mapping[str, Section], high: int) -> RunFile:
+    """The run file of a whole cell. Raises Usage."""
+    warmup, rest = dict(sections["warmup"]), dict(sections["zeroth_order"])
+    trained = warmup.get("rounds", 0)
+    if table.rounds and isinstance(trained, int):
+        rest.setdefault("rounds", max(0, table.rounds - trained))
+    training = table.clients if warmup.get("method") in EVERYONE else high
+    for section, all_of_them in ((warmup, training), (rest, table.clients)):
+        drawn = min(table.participants or all_of_them, all_of_them)
+        section.update({**ROUNDS, "clients_per_round": max(drawn, 1), "minimum_clients": all_of_them, **section})
+    raw = {
+        "name": name[:64],
+        "seed": seed,
+        **sections,
+        "warmup": warmup,
+        "zeroth_order": rest,
+        "server": {**SERVER, **sections["server"]},
+    }
+    try:
+        run = run_file_of(raw, name)
+    except RunFileError as error:
+        raise Usage(str(error)) from error
+    if run.warmup.rounds and not training:
+        raise Usage(f"{name}: high_percent leaves no client of {table.clients} to train in the warm-up: raise it")
+    if not run.warmup.rounds + run.zeroth_order.rounds:
+        raise Usage(f"{name}: has no rounds: give warmup.rounds, zeroth_order.rounds, or rounds for both together")
+    return run
+
+
+def _divided(job: Job, table: Table) -> Job:
+    """The job, without its warm-up where it has both phases and starts from no weights of its own."""
+    run = job.run
+    if not run.warmup.rounds or not run.zeroth_order.rounds:
+        return job
+    waits = run.warmup.pivot == "auto"
+    if waits and not table.watched:
+        raise Usage(
+            f'{job.name}: warmup.pivot = "auto" decides on a held-out set: name one that is no test set as watched'
+        )
+    evaluation = replace(run.evaluation, data=table.watched) if waits else run.evaluation
+    training = RunFile(
+        name="warm-up",
+        seed=run.seed,
+        model=run.model,
+        warmup=run.warmup,
+        zeroth_order=ZerothOrder(rounds=0),
+        evaluation=evaluation,
+        server=run.server,
+    )
+    first = replace(job, run=training, shared=True)
+    first = replace(first, name=f"warm-up-{job.high}of{job.clients}-{run.seed}-{first.fingerprint()[:10]}")
+    none = WarmUp(rounds=0)
+    if run.zeroth_order.high_tier == "fedavg":  # which trains as the warm-up does
+        none = replace(run.warmup, rounds=0, pivot="rounds", patience=5, least_improvement=0.02)
+    total = table.rounds if waits and run.warmup.rounds + run.zeroth_order.rounds == table.rounds else 0
+    return replace(job, run=replace(run, warmup=none), after=first, total=total)

@@ -1,0 +1,61 @@
+"""Models made before, on a shelf that the coordinators of one experiment share.
+
+What takes a coordinator some seconds at the start of a run is building the model, exporting it and measuring it, and
+many runs of an experiment begin with the same one. So it is built once for a model, shape and seed, and left on the shelf
+in a folder of its own; coordinators that start side by side may build it twice, and the first to finish leaves it. Nothing
+is measured: who joins such a run says its tier.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from zowarmup.common.layout import Layout
+from zowarmup.common.run import ClientSpec
+from zowarmup.server.building import load_weights
+from zowarmup.server.preparation import LAYOUT, PROGRAM, SPEC, WEIGHTS, Children, Footprint, Prepared
+
+UNMEASURED = Footprint(0, 0.0, 0.0, 0.0, 0.0)
+
+
+def from_shelf(spec: ClientSpec, seed: int, shelf: Path, children: Children) -> Prepared:
+    """The model of a run, built if it is not on the shelf, with the weights of `model.weights` where that is given.
+    Raises PreparationError."""
+    place = shelf / place_of(spec, seed)
+    if not place.exists():
+        _build(spec, seed, shelf, place, children)
+    layout = Layout.from_json((place / LAYOUT).read_text())
+    weights = np.fromfile(place / WEIGHTS, dtype="<f4").astype(np.float32, copy=False)
+    if spec.model.weights:
+        load_weights(Path(spec.model.weights), layout, weights)
+    return Prepared(layout, (place / PROGRAM).read_bytes(), weights, UNMEASURED, UNMEASURED)
+
+
+def place_of(spec: ClientSpec, seed: int) -> str:
+    """The folder of a model on a shelf: equal for runs that begin with the same one. A factory's code is not looked at."""
+    model = spec.model
+    said = [version("zowarmup"), model.name, model.norm, spec.input_shape, spec.classes, seed]
+    name = model.name.replace(":", ".")
+    return f"{name}-{seed}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}"
+
+
+def _build(spec: ClientSpec, seed: int, shelf: Path, place: Path, children: Children) -> None:
+    shelf.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="building-", dir=shelf) as name:
+        folder = Path(name) / place.name
+        folder.mkdir()
+        (folder / SPEC).write_text(replace(spec, model=replace(spec.model, weights="")).to_json())
+        children.start("server.building", str(seed), str(folder)).finish()
+        try:
+            os.rename(folder, place)
+        except OSError:
+            if not place.exists():  # else another coordinator has left the same there meanwhile
+                raise
+            shutil.rmtree(folder)

@@ -1,0 +1,59 @@
+"""The paper's tables and figures, at full size and on the digits: each file is a table whose every cell can be run."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from zowarmup.cli.experiment.grid import cells, trials
+from zowarmup.cli.experiment.table import Table, table_of
+from zowarmup.common.run import WarmUp
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "paper"
+FILES = sorted(path.stem for path in FOLDER.glob("*.toml"))
+WARM_UPS = get_args(get_type_hints(WarmUp)["method"])
+
+
+def known(raw: dict[str, Any]) -> dict[str, Any]:
+    """A table without the methods whose warm-up this version does not have."""
+    methods = [m for m in raw["method"] if m.get("warmup", {}).get("method", "fedavg") in WARM_UPS]
+    return {**raw, "method": methods}
+
+
+def read(name: str) -> Table:
+    return table_of(known(tomllib.loads((FOLDER / f"{name}.toml").read_text())), name)
+
+
+def test_every_table_and_figure_has_a_file() -> None:
+    full = {"figure3", "figure4", "figure6", "figure7", *(f"table{n}" for n in range(2, 8))}
+    small = {f"digits_{n}" for n in ("table2", "table3", "table6", "table7", "figure4", "figure7")}
+    assert full | small | {"digits_defaults", "digits_projections"} <= set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_cell_of_a_file_can_be_run(name: str) -> None:
+    table = read(name)
+    made = [cell for method in table.method for cell in cells(table, method, {})]
+    tried = [cell for method in table.method for cell in trials(table, method)]
+    assert len(made) == len(table.method) * len(table.high_percent) * len(table.seeds)
+    names = {cell.job.name for cell in (*made, *tried)}
+    assert len(names) == len(made) + len(tried), "no two share a folder"
+    assert table.plots
+    for cell in made:
+        assert cell.job.run.evaluation.data.endswith(":test")
+    for cell in tried:
+        assert cell.job.run.evaluation.data.endswith(":validation")
+        assert "without=validation" in cell.job.data
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("digits_")])
+def test_full_size_is_the_papers(name: str) -> None:
+    table = read(name)
+    assert (table.clients, table.participants, table.rounds, len(table.seeds)) == (50, 10, 500, 5)
+    for method in table.method:
+        job = cells(table, method, {})[0].job
+        first = job.after.run if job.after else job.run
+        assert first.warmup.epochs == 3 and first.warmup.batch == 64
+        together = first.warmup.rounds + job.run.zeroth_order.rounds
+        assert together == 500

@@ -1,0 +1,54 @@
+"""A shelf of models: built once, equal to what a coordinator would build, and filled from weights without torch."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from zowarmup.common.models import build, describe, flatten
+from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
+from zowarmup.server.preparation import Children, PreparationError
+from zowarmup.server.shelf import UNMEASURED, from_shelf, place_of
+
+SPEC = ClientSpec(
+    model=Model(name="mlp"),
+    input_shape=(1, 8, 8),
+    classes=10,
+    warmup=WarmUp(rounds=1),
+    zeroth_order=ZerothOrder(rounds=1),
+)
+
+
+def test_a_model_is_built_once_and_is_the_runs(tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    made = from_shelf(SPEC, 5, shelf, Children())
+    module = build(SPEC.model, SPEC.input_shape, SPEC.classes, 5)
+    assert made.layout == describe(module, SPEC.input_shape)
+    np.testing.assert_array_equal(made.weights, flatten(module, made.layout))
+    assert (made.high, made.low) == (UNMEASURED, UNMEASURED)
+    assert [path.name for path in shelf.iterdir()] == [place_of(SPEC, 5)]
+
+    ended = Children()
+    ended.end()  # no child can be started any more, and none need be
+    again = from_shelf(SPEC, 5, shelf, ended)
+    assert again.program == made.program
+    with pytest.raises(PreparationError):
+        from_shelf(SPEC, 6, shelf, ended)
+
+    other = made.weights + 1
+    save_file(made.layout.views(other), tmp_path / "w.safetensors")
+    loaded = replace(SPEC, model=replace(SPEC.model, weights=str(tmp_path / "w.safetensors")))
+    np.testing.assert_array_equal(from_shelf(loaded, 5, shelf, ended).weights, other)
+
+
+def test_a_place_is_for_one_model_shape_and_seed() -> None:
+    others = [
+        place_of(SPEC, 6),
+        place_of(replace(SPEC, classes=9), 5),
+        place_of(replace(SPEC, model=Model(name="cnn")), 5),
+        place_of(replace(SPEC, input_shape=(1, 9, 9)), 5),
+    ]
+    assert len({place_of(SPEC, 5), *others}) == 5
+    assert place_of(replace(SPEC, warmup=WarmUp(rounds=9)), 5) == place_of(SPEC, 5)
