@@ -35,9 +35,7 @@ fuzz: .build/ready  ## Hostile bytes for every decoder, hostile calls for the co
 	  $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	@$(BIN)/python -m tests.fuzz.run --runs $(RUNS)
 
-ray: .build/ready  ## A fleet on a Ray cluster of several nodes on this machine (installs Ray, 75 MB)
-	@$(BIN)/python -c 'import ray' 2>/dev/null || \
-	  $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[ray]'
+ray: .build/ready .build/ray  ## A fleet on a Ray cluster of several nodes on this machine (installs Ray, 75 MB)
 	@$(BIN)/pytest -q tests/e2e/test_fleet_ray.py
 
 arm: .build/ready .build/arm/ready  ## The same bits on emulated aarch64 (fetches 95 MB of Debian packages, without root)
@@ -83,6 +81,11 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@echo '== Installing into $(VENV) what constraints.txt names: once, for some minutes; torch is the large part'
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[torch,server,dev]'
 	@touch $@
+
+# Ray, for fleets over several nodes.
+.build/ray: $(VENV)/ready
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[ray]'
+	@mkdir -p .build && touch $@
 
 # Emulated aarch64.
 .build/arm/ready: tests/arm/fetch.sh constraints.txt $(VENV)/ready

@@ -64,7 +64,7 @@ COMMENTS = {
     "warmup.rate": "Rate of local SGD.",
     "warmup.server_rate": "The model moves by so much of the mean delta.",
     "warmup.clip": "A delta longer than this times the round's median length is scaled down to it; 0: none is.",
-    "warmup.method": "fedavg, or an optimiser on the server: fedadam, fedyogi.",
+    "warmup.method": "fedavg, or an optimiser on the server: fedadam, fedyogi; heterofl: the low tier trains too.",
     "warmup.beta1": "Of fedadam and fedyogi: how much of the mean delta's past is kept in a round.",
     "warmup.beta2": "Of these: how much of its square's.",
     "warmup.tau": "Of these: added to the root of that, so that small ones do not count as much.",

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from zowarmup.cli.specimens import NAME, Conversation, Specimens
 from zowarmup.common.phases import Rounds
-from zowarmup.common.run import RunFile
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server.preparation import Footprint
 from zowarmup.server.traffic import Connection, Line, Traffic
@@ -99,7 +98,7 @@ class Bytes:
 @dataclass(frozen=True)
 class Forecast:
     """`traffic`: of the whole fleet and run. `a_round`: of one client, for one round that it takes part in. `fedavg`: of
-    the whole fleet and run, were every round one of FedAvg, model down and delta up. `participants`: expected in a round.
+    the whole fleet and run, were every round one of FedAvg, whole model down and whole delta up. `participants`: expected in a round.
     `round_s`: seconds of a round; `fedavg_round_s`: of one of FedAvg on the high tier; `run_s`: of all rounds."""
 
     fleet: Fleet
@@ -153,27 +152,25 @@ def forecast(specimens: Specimens, fleet: Fleet, wire: Wire, link: Link, work: M
     rules = {Phase.WARM_UP: run.warmup, Phase.ZEROTH_ORDER: run.zeroth_order}
     everyone = drawn(run.zeroth_order, fleet.size)
     participants = {(Phase.ZEROTH_ORDER, tier): everyone * fleet.of(tier) / fleet.size for tier in fleet.tiers}
-    participants[Phase.WARM_UP, Tier.HIGH] = float(drawn(run.warmup, fleet.high))
+    trained = [tier for tier in fleet.tiers if tier in run.warmup.tiers]
+    training = sum(map(fleet.of, trained))
+    participants |= {(Phase.WARM_UP, tier): drawn(run.warmup, training) * fleet.of(tier) / training for tier in trained}
     drawn_high = round(participants.get((Phase.ZEROTH_ORDER, Tier.HIGH), 0.0))
     mix = (Tier.HIGH,) * drawn_high + (Tier.LOW,) * (everyone - drawn_high)
 
     # What FedAvg costs is known whether or not there is a warm-up.
-    training = mean(
-        [counted(specimens.training(done + 1), Tier.HIGH, Phase.WARM_UP, wire) for done in warm_rounds(run)]
-    )
-    delta_up, model_down = (_summed(training, direction) for direction in ("up", "down"))
-    fedavg_round_s = link.seconds(delta_up.wire_bytes, model_down.wire_bytes) + (
-        run.warmup.epochs * specimens.examples * work[Tier.HIGH].train_s / link.speed
-    )
+    whole = _trained(specimens, Tier.HIGH, wire)
+    delta_up, model_down = (_summed(whole, direction) for direction in ("up", "down"))
+    fedavg_round_s = _training_s(specimens, whole, link, work[Tier.HIGH])
     traffic, a_round, fedavg = Bytes(), Bytes(), Bytes()
     round_s: dict[tuple[Phase, Tier], float] = {}
-    if run.warmup.rounds:
-        taking_part = participants[Phase.WARM_UP, Tier.HIGH]
-        traffic.add(training, run.warmup.rounds * taking_part)
-        reporting = counted(specimens.reporting(1), Tier.HIGH, Phase.WARM_UP, wire)
-        traffic.add(reporting, fleet.high * ever(taking_part / fleet.high, run.warmup.rounds))
-        a_round.add(training)
-        round_s[Phase.WARM_UP, Tier.HIGH] = fedavg_round_s
+    for tier in trained if run.warmup.rounds else ():
+        taking_part, part = participants[Phase.WARM_UP, tier], _trained(specimens, tier, wire)
+        traffic.add(part, run.warmup.rounds * taking_part)
+        reporting = counted(specimens.reporting(1), tier, Phase.WARM_UP, wire)
+        traffic.add(reporting, fleet.of(tier) * ever(taking_part / fleet.of(tier), run.warmup.rounds))
+        a_round.add(part)
+        round_s[Phase.WARM_UP, tier] = _training_s(specimens, part, link, work[tier])
     for tier in fleet.tiers:
         _add_membership(traffic, specimens, tier, fleet.of(tier), wire)
     if run.zeroth_order.rounds:
@@ -204,8 +201,16 @@ def forecast(specimens: Specimens, fleet: Fleet, wire: Wire, link: Link, work: M
     return Forecast(fleet, traffic, a_round, fedavg, participants, round_s, fedavg_round_s, run_s)
 
 
-def warm_rounds(run: RunFile) -> list[int]:
-    return sampled(max(1, run.warmup.rounds))
+def _trained(specimens: Specimens, tier: Tier, wire: Wire) -> Mapping[Row, Cost]:
+    """What a round of the warm-up costs a client of that tier."""
+    rounds = sampled(max(1, specimens.run.warmup.rounds))
+    return mean([counted(specimens.training(tier, done + 1), tier, Phase.WARM_UP, wire) for done in rounds])
+
+
+def _training_s(specimens: Specimens, part: Mapping[Row, Cost], link: Link, work: Footprint) -> float:
+    """How long it takes one that trains so fast."""
+    carried = link.seconds(*(_summed(part, direction).wire_bytes for direction in ("up", "down")))
+    return carried + specimens.run.warmup.epochs * specimens.examples * work.train_s / link.speed
 
 
 def _add_membership(traffic: Bytes, specimens: Specimens, tier: Tier, count: int, wire: Wire) -> None:
@@ -239,7 +244,7 @@ def _add_zeroth_order(
 
     def working(done: int) -> Mapping[Row, Cost]:
         trains = high and specimens.high_trains_on
-        part = specimens.training(warm + done + 1, False) if trains else specimens.probing(tier, warm + done + 1)
+        part = specimens.training(tier, warm + done + 1, False) if trains else specimens.probing(tier, warm + done + 1)
         return counted(part, tier, phase, wire)
 
     sometimes = count * ever(taking_part / count, rounds)

@@ -117,14 +117,17 @@ def make_plan(path: Path, high: int | None, low: int | None, examples: int, link
 def fleet_for(run: RunFile, high: int | None, low: int | None) -> Fleet:
     """The fleet asked for, checked against the run file. Raises Usage."""
     warm, zeroth = run.warmup, run.zeroth_order
+    low_trains = warm.trains(Tier.LOW)
     if high is None:
         high = warm.clients_per_round if warm.rounds else 0
     if low is None:
-        low = max(0, zeroth.clients_per_round - high) if zeroth.rounds else 0
+        asked = [rules.clients_per_round for rules, open_to in ((warm, low_trains), (zeroth, zeroth.rounds)) if open_to]
+        low = max(0, max(asked, default=0) - high)
     fleet = Fleet(high, low)
+    both = "--high and --low"
     for name, rules, have, option in (
-        ("warmup", warm, fleet.high, "--high"),
-        ("zeroth_order", zeroth, fleet.size, "--high and --low"),
+        ("warmup", warm, fleet.size if low_trains else fleet.high, both if low_trains else "--high"),
+        ("zeroth_order", zeroth, fleet.size, both),
     ):
         needed = rules.minimum_clients or rules.clients_per_round
         if rules.rounds and have < needed:

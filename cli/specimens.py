@@ -15,7 +15,7 @@ import numpy as np
 from zowarmup.common import codec
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
-from zowarmup.common.methods import zeroth_order_method
+from zowarmup.common.methods import warm_up_method, zeroth_order_method
 from zowarmup.common.methods.protocol import Part, ZerothOrderMethod
 from zowarmup.common.run import PROTOCOL, ClientSpec, RunFile
 from zowarmup.common.steps import Step
@@ -119,10 +119,13 @@ class Specimens:
             )
         )
 
-    def training(self, round: int, fetching: bool = True) -> Conversation:
-        """A participant's part in a round of FedAvg: the model, where it does not have that version, and a delta."""
-        chunks = _chunks(self.weights_bytes, UP_CHUNK_BYTES, lambda chunk: wire.UploadDeltaRequest(chunk=chunk))
-        header = wire.DeltaHeader(round=round, sha256=SHA256, size_bytes=self.weights_bytes)
+    def training(self, tier: Tier, round: int, fetching: bool = True) -> Conversation:
+        """A participant's part in a round of training: the model, where it does not have that version, and a delta of what
+        its tier trains."""
+        part = warm_up_method(self.run.warmup, self.layout).submodel(tier)
+        delta_bytes = 4 * part.layout.size if part else self.weights_bytes
+        chunks = _chunks(delta_bytes, UP_CHUNK_BYTES, lambda chunk: wire.UploadDeltaRequest(chunk=chunk))
+        header = wire.DeltaHeader(round=round, sha256=SHA256, size_bytes=delta_bytes)
         begin = wire.UploadDeltaRequest(header=header)
         upload = [Said("up", "delta", size) for size in (begin.ByteSize(), *chunks)]
         asked = wire.GetUploadRequest(round=round, sha256=SHA256)
@@ -132,7 +135,7 @@ class Specimens:
                 *(((self._snapshot(round - 1),),) if fetching else ()),
                 (
                     _call(_up(asked), _down(wire.GetUploadResponse())),
-                    _call(*upload, _down(wire.UploadDeltaResponse(stored_bytes=self.weights_bytes))),
+                    _call(*upload, _down(wire.UploadDeltaResponse(stored_bytes=delta_bytes))),
                 ),
             ),
             stream=(

@@ -117,9 +117,11 @@ def tls(shaken: Handshake, host: str, now_s: float) -> Finding:
     return Finding("tls", Verdict.FAIL, problem, remedy)
 
 
-def memory(here: Memory, needs: Needs, tier: Tier | None, has_torch: bool, running: bool = False) -> Finding:
+def memory(
+    here: Memory, needs: Needs, tier: Tier | None, has_torch: bool, running: bool = False, low_trains: bool = False
+) -> Finding:
     """`tier`: the one that this device has or asks for, None where it takes what it can. `running`: a client takes part
-    here now, so that what is free is what it has left."""
+    here now, so that what is free is what it has left. `low_trains`: the run's low tier needs torch, too."""
     decision = decide_tier(here, needs, has_torch)
     tier = tier or decision.tier
     needed = needs.high if tier is Tier.HIGH else needs.low
@@ -132,8 +134,9 @@ def memory(here: Memory, needs: Needs, tier: Tier | None, has_torch: bool, runni
         if tier is Tier.HIGH:
             remedy = "stop other programs or raise the limit, or enrol it in the low tier (a new --state-dir)"
         return Finding("memory", Verdict.FAIL, found, remedy)
-    if tier is Tier.HIGH and not has_torch:
-        return Finding("memory", Verdict.FAIL, f"{has}, and no torch", "pip install 'zowarmup[torch]', or --tier low")
+    if not has_torch and (tier is Tier.HIGH or low_trains):
+        remedy = "pip install 'zowarmup[torch]'" + ("" if low_trains else ", or --tier low")
+        return Finding("memory", Verdict.FAIL, f"{has}, and no torch", remedy)
     found = f"{has}; a round of the {tier} tier needs {amount(needed)}"
     if here.bytes < MEMORY_WARN_FACTOR * needed:
         return Finding("memory", Verdict.WARN, found, "leave it more room: other programs grow, too")
@@ -157,15 +160,16 @@ def latency(seconds: float) -> Finding:
     return Finding("latency", Verdict.WARN, found, "every round takes at least so long: look for a better link")
 
 
-def bandwidth(link: Link, model_bytes: int, uploads: bool, deadline_s: float) -> Finding:
-    """`uploads`: whether this device has whole updates to send within `deadline_s`."""
+def bandwidth(link: Link, model_bytes: int, update_bytes: int, deadline_s: float) -> Finding:
+    """`update_bytes`: what this device has to send within `deadline_s` in a round of training; 0 where it never does."""
     below = "below " if link.timed_out else ""
     found = f"{below}{amount(link.up)}/s up, {below}{amount(link.down)}/s down"
-    upload_s, fetch_s = model_bytes / link.up, model_bytes / link.down
-    if uploads:
+    upload_s, fetch_s = update_bytes / link.up, model_bytes / link.down
+    if update_bytes:
         found += f": an update takes {upload_s:.0f} s"
         if upload_s > deadline_s:
-            remedy = f"it cannot arrive within warmup.deadline_s = {deadline_s:g}: a better link, or the low tier"
+            lower = ", or the low tier" if update_bytes == model_bytes else ""  # which sends a part, or nothing
+            remedy = f"it cannot arrive within warmup.deadline_s = {deadline_s:g}: a better link{lower}"
             return Finding("bandwidth", Verdict.FAIL, found, remedy)
         if upload_s > UPLOAD_WARN_SHARE * deadline_s:
             remedy = (

@@ -1,8 +1,8 @@
 """What one client of a run holds, and what each message makes of it.
 
-Its data, its replica, the contribution that it made last, and the two kinds of work it can do: training (the high
-tier's warm-up) and probing. Contributions are kept until the coordinator has them, so that a stream that broke costs
-a message and not the work.
+Its data, its replica, the contribution that it made last, and the two kinds of work it can do: training (the warm-up's,
+mostly the high tier's) and probing. Contributions are kept until the coordinator has them, so that a stream that broke
+costs a message and not the work.
 """
 
 import logging
@@ -212,14 +212,14 @@ class Device:
         replica = self._replica.held
         if replica is None or replica.version != work.version:
             await self._fetch(work.version, f"round {work.round} of the warm-up starts from it")
-        trainer, before = await self._workshop.trainer(self._dataset), self._workshop.spent_s
+        trainer, before = await self._workshop.trainer(self._dataset, self._tier), self._workshop.spent_s
         delta, content = await self._at(work, trainer.contribute, work)
         return Made(work, delta, content, self._workshop.spent_s - before)
 
     async def _probe(self, work: Work) -> Made:
         replica = self._replica_at(work)
         if self._method.differentiates(self._tier):
-            trainer, before = await self._workshop.trainer(self._dataset), self._workshop.spent_s
+            trainer, before = await self._workshop.trainer(self._dataset, self._tier), self._workshop.spent_s
             scalars = await self._at(work, trainer.project, work, self._method)
             return Made(work, scalars, None, self._workshop.spent_s - before)
         if self._prober is None:

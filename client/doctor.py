@@ -26,6 +26,7 @@ from zowarmup.client.messages import Offer
 from zowarmup.client.session import CALL_S, Connection
 from zowarmup.client.state import Identity, Records, default_directory, default_name
 from zowarmup.client.trust import Trust, system_authorities
+from zowarmup.common.methods import warm_up_method
 from zowarmup.common.work import Tier
 from zowarmup.data import DataError, load
 
@@ -90,7 +91,8 @@ async def _findings(arguments: Namespace) -> AsyncIterator[Finding]:
     yield _membership(known, member, offer, folder)
     tier = member.tier if member else None if arguments.tier == "auto" else Tier(arguments.tier)
     needs = Needs(offer.high_memory_bytes, offer.low_memory_bytes)
-    yield checkup.memory(memory_here(), needs, tier, has_torch(), records.in_use())
+    low_trains = offer.spec.warmup.trains(Tier.LOW)
+    yield checkup.memory(memory_here(), needs, tier, has_torch(), records.in_use(), low_trains)
     yield checkup.disk(vitals.free_bytes(folder), 4 * offer.layout.size, offer.program_bytes, str(folder))
     yield await _bandwidth(arguments.server, trusted, offer, member, rtt)
     if arguments.data:
@@ -190,9 +192,11 @@ async def _bandwidth(server: str, trusted: Trust, offer: Offer, member: Identity
             link = await _link(connection, rtt)
     if failed:
         return failed[0]
-    rules = offer.spec.warmup
-    uploads = member.tier is Tier.HIGH and rules.rounds > 0
-    return checkup.bandwidth(link, 4 * offer.layout.size, uploads, rules.deadline_s)
+    rules, layout, update = offer.spec.warmup, offer.layout, 0
+    if rules.trains(member.tier):
+        part = warm_up_method(rules, layout).submodel(member.tier)
+        update = 4 * (part.layout if part else layout).size
+    return checkup.bandwidth(link, 4 * layout.size, update, rules.deadline_s)
 
 
 async def _link(connection: Connection, rtt: float) -> checkup.Link:

@@ -3,9 +3,9 @@
     python -m zowarmup.client.footprint high|low FOLDER EXAMPLES
 
 The coordinator starts one for each tier when it makes a run, since devices choose their tier by what this finds, and so
-does `zowarmup plan`. FOLDER holds a run's spec and, from some moment on, its weights, layout and program; the high tier
-trains as soon as there is a layout, while the program is still being exported, and then probes, as a client does whose
-torch stays loaded. EXAMPLES is how many the device holds, 0 where nobody knows: then its batches are full, and its data
+does `zowarmup plan`. FOLDER holds a run's spec and, from some moment on, its weights, layout and program; a tier that
+trains does so as soon as there is a layout, while the program is still being exported, and then probes, as a client does
+whose torch stays loaded. EXAMPLES is how many the device holds, 0 where nobody knows: then its batches are full, and its data
 is not counted. Printed are the peak resident memory, and how long the parts of the work take, as JSON.
 """
 
@@ -49,8 +49,9 @@ LIVE_BYTES = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Peak resident memory in bytes, and seconds with one thread on this machine: to train on an example (0 on the low
-    tier), to run one forward, to move the model along a direction, and to apply a step of 8 directions to all of it."""
+    """Peak resident memory in bytes, and seconds with one thread on this machine: to train on an example (0 for a tier
+    that does not), to run one forward, to move the model along a direction, and to apply a step of 8 directions to all
+    of it."""
 
     peak_bytes: int
     train_s: float
@@ -65,7 +66,8 @@ def measure(tier: Tier, folder: Path, examples: int) -> Footprint:
     spec = ClientSpec.from_json((folder / SPEC).read_text())
     data = made_up(spec, examples) if examples else None
     asyncio.run(connect())
-    if tier is Tier.HIGH:
+    trains = tier is Tier.HIGH or spec.warmup.trains(tier)
+    if trains:
         import zowarmup.client.trainer  # noqa: F401  (loads torch, for which it need not wait)
     layout = Layout.from_json(awaited(folder / LAYOUT).decode())
     weights = np.fromfile(folder / WEIGHTS, dtype="<f4")
@@ -73,7 +75,7 @@ def measure(tier: Tier, folder: Path, examples: int) -> Footprint:
     for piece in np.array_split(weights[: layout.trainable], max(1, layout.trainable >> 16)):
         piece[:] = grid.quantise(piece)  # a second copy of the weights would be the peak
     replica = Replica(layout, grid, weights, 0)
-    train_s = train(spec, replica, examples) if tier is Tier.HIGH else 0.0
+    train_s = train(tier, spec, replica, examples) if trains else 0.0
     forward_s, walk_s = probe(spec, replica, awaited(folder / PROGRAM), examples)
     forth, back = (Step(1, layout.block("all"), (ticks,) * 8) for ticks in (1, -1))
     apply_s = timed(lambda: apply_steps(weights, grid, [forth, back])) / 2
@@ -81,15 +83,15 @@ def measure(tier: Tier, folder: Path, examples: int) -> Footprint:
     return Footprint(peak_resident() + LIVE_BYTES, train_s, forward_s, walk_s, apply_s)
 
 
-def train(spec: ClientSpec, replica: Replica, examples: int) -> float:
-    """Rounds of the warm-up, each with a delta, as a device goes through them: the seconds for an example."""
+def train(tier: Tier, spec: ClientSpec, replica: Replica, examples: int) -> float:
+    """A tier's rounds of the warm-up, each with a delta, as a device goes through them: the seconds for an example."""
     from zowarmup.client.trainer import Trainer
 
     count = BATCHES * spec.warmup.batch
     count = min(count, examples) if examples else count
     # A rate that moves nothing, so that nothing diverges.
     settings = replace(spec, warmup=replace(spec.warmup, epochs=1, rate=1e-12))
-    trainer = Trainer(settings, replica.layout, made_up(spec, count), 1, threading.Event())
+    trainer = Trainer(settings, replica.layout, made_up(spec, count), 1, threading.Event(), tier)
     began = 0.0
     for number in range(1, ROUNDS + 1):
         began, made = time.perf_counter(), None  # frees the delta before, as a device does
@@ -97,7 +99,7 @@ def train(spec: ClientSpec, replica: Replica, examples: int) -> float:
     seconds = (time.perf_counter() - began) / count
     del made
     method = zeroth_order_method(spec.zeroth_order, replica.layout, spec.pool_seed)
-    if method.differentiates(Tier.HIGH):
+    if method.differentiates(tier):
         trainer.project(replica, Work(ROUNDS + 1, Phase.ZEROTH_ORDER, 0, 1, 1.0), method)
     return seconds
 

@@ -5,7 +5,7 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from zowarmup.client.capability import Needs, decide_tier, has_torch, memory_here
+from zowarmup.client.capability import Needs, decide_tier, has_torch, memory_here, torchless
 from zowarmup.client.faults import Final
 from zowarmup.client.messages import Offer
 from zowarmup.client.presence import patiently
@@ -100,14 +100,13 @@ def choose_tier(asked: str, known: Identity | None, offer: Offer) -> tuple[Tier,
         if asked == "auto":
             if decision.tier is None:
                 raise Final(f"this device cannot take part: {decision.reason}; --tier low tries all the same")
-            return decision.tier, decision.reason
-        tier, reason = Tier(asked), "as asked"
-        if decision.tier is None or (tier is Tier.HIGH and decision.tier is Tier.LOW and torch_here):
-            log.warning("tier %s as asked, though %s", tier, decision.reason)
-    if tier is Tier.HIGH and not has_torch():
-        raise Final(
-            "the high tier needs torch, which is not installed: pip install 'zowarmup[torch]', or use --tier low"
-        )
+            tier, reason = decision.tier, decision.reason
+        else:
+            tier, reason = Tier(asked), "as asked"
+            if decision.tier is None or (tier is Tier.HIGH and decision.tier is Tier.LOW and torch_here):
+                log.warning("tier %s as asked, though %s", tier, decision.reason)
+    if not has_torch() and (refusal := torchless(tier, offer.spec.warmup)):
+        raise Final(refusal)
     return tier, reason
 
 

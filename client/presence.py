@@ -103,13 +103,21 @@ class Presence:
         self._start()
 
     async def leave(self) -> None:
-        """Say nothing more and wait for the coordinator to end the stream. Raises Broken where it broke before."""
+        """Say nothing more and wait for the coordinator to end the stream, by which it has heard everything. Raises
+        Broken where it broke before, and then a new one is on its way."""
         if self._stream is None or self._task is None:
             raise Broken("not connected at the moment")
         self._leaving = True
         with contextlib.suppress(Broken):  # then it has ended already
             await self._stream.leave()
         await asyncio.wait({self._task}, timeout=LEAVE_S)
+        try:
+            if self._task.done():
+                self._task.result()
+        except Broken:
+            self._leaving = False
+            self._start()
+            raise
 
     def _start(self) -> None:
         self._task = asyncio.create_task(self._stay())
@@ -142,6 +150,8 @@ class Presence:
                         self._arrived.set()
                     reason = "it ended the stream"
             except Broken as fault:
+                if self._leaving:
+                    raise
                 reason = fault.reason
             finally:
                 self._stream = None

@@ -1,5 +1,5 @@
-"""The high tier's work by back-propagation on this device's data: local SGD in the warm-up and, where the run asks for
-it, exact projections of the gradient after the pivot.
+"""Work by back-propagation on this device's data: local SGD in the warm-up and, where the run asks for it, exact
+projections of the gradient after the pivot. It is the high tier's; in HeteroFL's warm-up the low tier has some too.
 
 It loads torch, so it is imported when the first such work arrives. The delta is a whole flat
 vector, buffers included, so that BatchNorm's running statistics are averaged with the weights.
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from zowarmup.client.faults import Final, Stopped
 from zowarmup.common import models
 from zowarmup.common.layout import Layout
+from zowarmup.common.methods import warm_up_method
 from zowarmup.common.methods.protocol import ZerothOrderMethod
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import ClientSpec
+from zowarmup.common.submodel import Submodel
 from zowarmup.common.tasks.classification import mean_gradient, train_locally
-from zowarmup.common.work import Delta, Scalars, Work
+from zowarmup.common.work import Delta, Scalars, Tier, Work
 from zowarmup.data import Dataset
 from zowarmup.data.augmentation import augment
 
@@ -30,31 +32,35 @@ VARIATIONS = 1 << 32
 
 
 class Trainer:
-    """Warm-up contributions of a dataset. `stop` ends training at the next batch. Raises Final where the model that
-    this device builds is not the coordinator's."""
+    """Contributions of one client by its tier and dataset. `stop` ends training at the next batch. What trains raises
+    Final where the model that this device builds is not the coordinator's."""
 
-    def __init__(self, spec: ClientSpec, layout: Layout, dataset: Dataset, threads: int, stop: threading.Event) -> None:
+    def __init__(
+        self, spec: ClientSpec, layout: Layout, dataset: Dataset, threads: int, stop: threading.Event, tier: Tier
+    ) -> None:
         torch.set_num_threads(threads)
-        self._spec, self._layout, self._dataset, self._stop = spec.warmup, layout, dataset, stop
-        self._micro_batch = spec.zeroth_order.micro_batch
-        self._module = built(spec, layout)
+        self._spec, self._layout, self._dataset, self._stop, self._tier = spec, layout, dataset, stop, tier
+        self._method = warm_up_method(spec.warmup, layout)
+        self._modules: dict[Submodel | None, torch.nn.Module] = {}
 
-    def over(self, dataset: Dataset) -> Self:
-        """The same trainer for another dataset: they share the model, so one at a time."""
+    def over(self, dataset: Dataset, tier: Tier) -> Self:
+        """The same trainer for another client: they share the models, so one at a time."""
         other = copy.copy(self)
-        other._dataset = dataset
+        other._dataset, other._tier = dataset, tier
         return other
 
     def contribute(self, replica: Replica, work: Work) -> tuple[Delta, memoryview]:
-        """Train from the replica's weights, which stay as they are; the delta and its bytes, little-endian float32.
-        Raises ArithmeticError where training does not stay finite."""
-        models.load_into(self._module, self._layout, replica.weights)
-        spec, batches = self._spec, _Varied(self._dataset, self._stop, work.seed)
-        loss = train_locally(
-            self._module, batches, epochs=spec.epochs, batch=spec.batch, rate=spec.rate, seed=work.seed
-        )
-        delta = models.flatten(self._module, self._layout)
-        delta -= replica.weights
+        """Train what this tier trains, from the replica's weights, which stay as they are; the delta and its bytes,
+        little-endian float32. Raises ArithmeticError where training does not stay finite."""
+        part = self._method.submodel(self._tier)
+        layout = part.layout if part else self._layout
+        start = part.take(replica.weights) if part else replica.weights
+        module = self._module(part)
+        models.load_into(module, layout, start)
+        spec, batches = self._spec.warmup, _Varied(self._dataset, self._stop, work.seed)
+        loss = train_locally(module, batches, epochs=spec.epochs, batch=spec.batch, rate=spec.rate, seed=work.seed)
+        delta = models.flatten(module, layout)
+        delta -= start
         if not np.isfinite(delta).all():
             raise ArithmeticError(f"the trained weights are not finite: lower warmup.rate ({spec.rate:g})")
         content = delta.data.cast("B")
@@ -63,15 +69,25 @@ class Trainer:
     def project(self, replica: Replica, work: Work, method: ZerothOrderMethod) -> Scalars:
         """The scalars of a zeroth-order round, from the exact gradient at the replica's weights, which stay as they
         are. Raises ValueError where one is not finite."""
-        models.load_into(self._module, self._layout, replica.weights)
-        parameters, batches = models.trainable(self._module, self._layout), _Watched(self._dataset, self._stop)
-        return method.project(mean_gradient(self._module, parameters, batches, self._micro_batch), work)
+        module = self._module(None)
+        models.load_into(module, self._layout, replica.weights)
+        parameters, batches = models.trainable(module, self._layout), _Watched(self._dataset, self._stop)
+        micro_batch = self._spec.zeroth_order.micro_batch
+        return method.project(mean_gradient(module, parameters, batches, micro_batch), work)
+
+    def _module(self, part: Submodel | None) -> torch.nn.Module:
+        """The module that trains a part of the model or all of it; built when it is first asked for."""
+        if part not in self._modules:
+            self._modules[part] = built(self._spec, self._layout, part)
+        return self._modules[part]
 
 
-def built(spec: ClientSpec, layout: Layout) -> torch.nn.Module:
-    """The run's model, at weights of its own. Raises Final where the model that this device builds is not the
-    coordinator's."""
+def built(spec: ClientSpec, layout: Layout, part: Submodel | None = None) -> torch.nn.Module:
+    """The run's model, or a part of it, at weights of its own. Raises Final where the model that this device builds is
+    not the coordinator's."""
     try:
+        if part is not None:
+            return models.build_part(spec.model, spec.input_shape, spec.classes, part)
         module = models.build(spec.model, spec.input_shape, spec.classes, 0)
         mine = models.describe(module, spec.input_shape)
     except models.ModelError as error:

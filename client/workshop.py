@@ -21,6 +21,7 @@ from zowarmup.client.probe import Examples, ForwardPass, Prober
 from zowarmup.client.state import StateDirectory
 from zowarmup.client.transfer import Transfers
 from zowarmup.common.replica import Replica
+from zowarmup.common.work import Tier
 from zowarmup.data import Dataset
 
 if TYPE_CHECKING:
@@ -92,17 +93,17 @@ class Workshop:
         examples = dataset if self._device == PROCESSOR else await self.compute(self._resident, dataset)
         return Prober(spec.zeroth_order, replica, self._tools.program, examples, self._stop, spec.pool_seed)
 
-    async def trainer(self, dataset: Dataset) -> "Trainer":
-        """What trains on a dataset. Raises Final where this device cannot."""
+    async def trainer(self, dataset: Dataset, tier: Tier) -> "Trainer":
+        """What trains on a dataset as a client of that tier does."""
         async with self._tools.making:
             if self._tools.trainer is None:
-                self._tools.trainer = await self.compute(self._new_trainer, dataset)
-            return self._tools.trainer.over(dataset)
+                self._tools.trainer = await self.compute(self._new_trainer, dataset, tier)
+            return self._tools.trainer.over(dataset, tier)
 
-    def _new_trainer(self, dataset: Dataset) -> "Trainer":
+    def _new_trainer(self, dataset: Dataset, tier: Tier) -> "Trainer":
         from zowarmup.client.trainer import Trainer  # loads torch
 
-        return Trainer(self._offer.spec, self._offer.layout, dataset, self._threads, self._stop)
+        return Trainer(self._offer.spec, self._offer.layout, dataset, self._threads, self._stop, tier)
 
     def _resident(self, dataset: Dataset) -> Examples:
         from zowarmup.client.accelerator import resident  # loads torch

@@ -7,6 +7,8 @@ refused by name. `common.methods` makes the method of a section.
 from dataclasses import dataclass
 from typing import Literal
 
+from zowarmup.common.work import Tier
+
 
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
     if not ok:
@@ -47,16 +49,17 @@ class Rounds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WarmUp(Rounds):
-    """Training among the high tier: `epochs` of local SGD in batches of `batch` examples at `rate`; the server moves by
+    """Training by back-propagation, by the clients of `tiers`: `epochs` of local SGD in batches of `batch` examples at `rate`; the server moves by
     `server_rate` times the example-weighted mean delta, in which a delta longer than `clip` times the round's median
     length is scaled down to that (0: none is). `method`: with fedadam and fedyogi, that mean is the gradient which Adam or
-    Yogi follows on the server, at `server_rate`, with `beta1`, `beta2` and `tau` for its epsilon.
+    Yogi follows on the server, at `server_rate`, with `beta1`, `beta2` and `tau` for its epsilon; with heterofl the low
+    tier trains too, a half-width part of the model.
 
     `pivot`: after `rounds` rounds ("rounds"), or earlier ("auto") once the held-out loss of the last `patience` rounds
     has not fallen by the share `least_improvement` from that of as many before (`server.plateau`).
     """
 
-    method: Literal["fedavg", "fedadam", "fedyogi"] = "fedavg"
+    method: Literal["fedavg", "fedadam", "fedyogi", "heterofl"] = "fedavg"
     epochs: int = 3
     batch: int = 64
     rate: float = 0.1
@@ -79,11 +82,20 @@ class WarmUp(Rounds):
         self._check_optimiser()
         self._check_pivot()
 
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """Whose clients take part in its rounds, and so need torch."""
+        return (Tier.HIGH, Tier.LOW) if self.method == "heterofl" else (Tier.HIGH,)
+
+    def trains(self, tier: Tier) -> bool:
+        """Whether there is any such round for clients of that tier."""
+        return self.rounds > 0 and tier in self.tiers
+
     def _check_optimiser(self) -> None:
         given = {"beta1": (self.beta1, 0.9), "beta2": (self.beta2, 0.999), "tau": (self.tau, 1e-3)}
-        if self.method == "fedavg":
+        if self.method in ("fedavg", "heterofl"):
             for name, (value, default) in given.items():
-                require(value == default, name, value, f'{default:g}, the default, with method "fedavg"')
+                require(value == default, name, value, f'{default:g}, the default, with method "{self.method}"')
             return
         rate = self.server_rate
         require(rate < 1, "server_rate", rate, f'below 1 with method "{self.method}": so far does each weight move')

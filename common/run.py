@@ -131,9 +131,20 @@ class RunFile:
     def __post_init__(self) -> None:
         require(0 < len(self.name) <= 64, "name", self.name, "1 to 64 characters")
         require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 to 2^63 - 1")
+        method = self.warmup.method
         if self.zeroth_order.high_tier == "fedavg":
-            method = self.warmup.method
             require(method == "fedavg", "warmup.method", method, '"fedavg" with zeroth_order.high_tier = "fedavg"')
+        if method == "heterofl":
+            _check_half_width(self.model)
+
+
+def _check_half_width(model: Model) -> None:
+    only = 'with warmup.method = "heterofl"'
+    known = model.name in ("mlp", "cnn", "resnet18")
+    allowed = f'"mlp", "cnn" or "resnet18" {only}: of no other is a half-width part known'
+    require(known, "model.name", model.name, allowed)
+    static = model.name != "resnet18" or model.norm == "group"
+    require(static, "model.norm", model.norm, f'"group" {only}: the two widths would not share BatchNorm\'s statistics')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from functools import singledispatch
 
-from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Work
+from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Tier, Work
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server import membership
@@ -57,7 +57,7 @@ def waiting(state: State, now: float) -> str:
     have = state.eligible_count
     if have >= needed:
         return ""
-    kind = "high-tier clients" if state.phase is Phase.WARM_UP else "clients"
+    kind = "high-tier clients" if Tier.LOW not in state.tiers else "clients"
     return f"waiting: {have} of {needed} {kind} connected{_gone(state, state.presence, now)}"
 
 

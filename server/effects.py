@@ -182,7 +182,8 @@ class Effects:
         method = self._coordinator.state.warm_up
         known = [self._lengths.get(delta.sha256) for _, delta in named]
         scales = method.scales(
-            [length(vector) if n is None else n for n, (_, vector) in zip(known, deltas, strict=True)]
+            [length(vector) if n is None else n for n, (_, vector) in zip(known, deltas, strict=True)],
+            [vector.shape[0] for _, vector in deltas],
         )
         for (client, _), scale in zip(named, scales, strict=True):
             if scale < 1:

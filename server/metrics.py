@@ -78,18 +78,19 @@ class Metrics(Collector):
             ("version", "protocol"),
             {(version("zowarmup"), str(PROTOCOL)): 1},
         )
-        yield from self._traffic()
+        yield from self._traffic(state)
         yield from self._rounds(state)
         yield from self._fleet(state)
         yield from self._model(state)
         yield from self._disk()
 
-    def _traffic(self) -> Iterator[Metric]:
+    def _traffic(self, state: State) -> Iterator[Metric]:
         shown = self._sources.traffic.counts()
         if self._sources.told is not None:
             self._sources.told.keep(shown)
         counts = {(c.direction, c.tier, c.phase, c.kind): c for c in shown}
-        keys = sorted({*OCCURRING, *counts})
+        deltas = {("up", str(tier), str(Phase.WARM_UP), "delta") for tier in state.run_file.warmup.tiers}
+        keys = sorted({*OCCURRING, *deltas, *counts})
         for name, text, of in (
             ("payload", "Serialised messages between clients and the coordinator.", "payload_bytes"),
             ("wire", "The same as sockets carry them: with gRPC, HTTP/2 and TLS.", "wire_bytes"),
@@ -117,7 +118,7 @@ class Metrics(Collector):
         )
 
     def _rounds(self, state: State) -> Iterator[Metric]:
-        tally, current = self._sources.history.tally, state.current
+        tally, current, trained = self._sources.history.tally, state.current, state.run_file.warmup.tiers
         yield self._told.counter(
             "zowarmup_rounds",
             "Rounds that have ended.",
@@ -135,7 +136,7 @@ class Metrics(Collector):
             ("dropouts", "Participants of rounds that have ended without their contribution.", tally.dropouts),
         ):
             sums = {(phase, tier): of.get((phase, tier), 0) for phase in WORKING for tier in Tier}
-            sums = {key: n for key, n in sums.items() if n or key != (Phase.WARM_UP, Tier.LOW)}
+            sums = {key: n for key, n in sums.items() if n or key[0] is not Phase.WARM_UP or key[1] in trained}
             yield self._told.counter(f"zowarmup_{name}", text, ("phase", "tier"), sums)
         yield self._told.gauge(
             "zowarmup_round_participants",

@@ -35,8 +35,8 @@ class PreparationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """A device's peak resident memory in bytes, and seconds with one thread of this machine: to train on an example (0 on
-    the low tier), to run one forward, to move the model along a direction, and to apply a step of 8 directions."""
+    """A device's peak resident memory in bytes, and seconds with one thread of this machine: to train on an example (0 for
+    a tier that does not), to run one forward, to move the model along a direction, and to apply a step of 8 directions."""
 
     peak_bytes: int
     train_s: float

@@ -147,23 +147,33 @@ class State:
         training = self.run_file.zeroth_order.high_tier == "fedavg" and self.clients[client].tier is Tier.HIGH
         return Phase.WARM_UP if training else self.phase
 
+    def delta_size(self, client: str) -> int:
+        """How many values a delta of that client has."""
+        part = self.warm_up.submodel(self.clients[client].tier)
+        return (part.layout if part else self.layout).size
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """Whose clients the present phase can use: in the warm-up those that train, then everyone's (paper,
+        section 3)."""
+        return self.run_file.warmup.tiers if self.phase is Phase.WARM_UP else tuple(Tier)
+
     @property
     def eligible(self) -> tuple[str, ...]:
-        """Connected clients that the present phase can use, in ascending order: the high tier in the warm-up, then
-        everyone (paper, section 3)."""
+        """Connected clients of these tiers, in ascending order."""
+        tiers = self.tiers
         return tuple(
             sorted(
                 name
                 for name, presence in self.presence.items()
-                if presence.connected and (self.phase is not Phase.WARM_UP or self.clients[name].tier is Tier.HIGH)
+                if presence.connected and self.clients[name].tier in tiers
             )
         )
 
     @property
     def eligible_count(self) -> int:
         """How many `eligible` holds, without a look at each of them."""
-        tiers = (Tier.HIGH,) if self.phase is Phase.WARM_UP else Tier
-        return sum(self.connected.get(tier, 0) for tier in tiers)
+        return sum(self.connected.get(tier, 0) for tier in self.tiers)
 
     @property
     def given_up(self) -> bool:

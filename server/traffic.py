@@ -40,7 +40,8 @@ OCCURRING: tuple[Key, ...] = tuple(
     for kind, tiers in kinds.items()
     for tier in tiers
 )
-"""(direction, tier, phase, kind) of all that may be counted."""
+"""(direction, tier, phase, kind) of all that may be counted in any run. Where the low tier trains (HeteroFL), so may its
+deltas."""
 MOST_CONNECTIONS = 50_000
 MOST_UNREAD_BYTES = 4096
 CHUNK_BYTES = 1 << 15

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from zowarmup.client.capability import has_torch, peak_resident
+from zowarmup.client.capability import has_torch, peak_resident, torchless
 from zowarmup.client.device import Device
 from zowarmup.client.faults import Final
 from zowarmup.client.fleet.allocator import give_back_at_once
@@ -108,6 +108,9 @@ class Host:
     async def _take_part(self, trusted: Trust) -> None:
         part = self._part
         offer = await ask(part.server, trusted)
+        tiers = {part.tier(number) for number in range(part.first, part.first + part.count)}
+        if not has_torch() and (refusal := next(filter(None, (torchless(t, offer.spec.warmup) for t in tiers)), "")):
+            raise Final(refusal)
         shards = await asyncio.to_thread(
             divide, part.data, part.clients, range(part.first - 1, part.first - 1 + part.count)
         )

@@ -9,11 +9,12 @@ from zowarmup.common.methods.decomfl import DeComFL
 from zowarmup.common.methods.fedavg import FedAvg
 from zowarmup.common.methods.fedkseed import FedKSeed
 from zowarmup.common.methods.fedopt import FedAdam, FedYogi
+from zowarmup.common.methods.heterofl import HeteroFL
 from zowarmup.common.methods.protocol import WarmUpMethod, ZerothOrderMethod
 from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.phases import WarmUp, ZerothOrder
 
-_WARM_UP = {"fedavg": FedAvg, "fedadam": FedAdam, "fedyogi": FedYogi}
+_WARM_UP = {"fedavg": FedAvg, "fedadam": FedAdam, "fedyogi": FedYogi, "heterofl": HeteroFL}
 _ZEROTH_ORDER = {"zowarmup": ZOWarmUp, "decomfl": DeComFL}
 
 

@@ -17,10 +17,13 @@ from zowarmup.common.layout import Layout
 from zowarmup.common.methods import robust
 from zowarmup.common.methods.vector import Each, Optimiser, Vector
 from zowarmup.common.phases import WarmUp
-from zowarmup.common.work import Delta, Work
+from zowarmup.common.submodel import Submodel
+from zowarmup.common.work import Delta, Tier, Work
 
 PIECE = 1 << 18
 """Parameters averaged at a time: what is held beyond the result is a few pieces, whatever the model and the clients."""
+Given = tuple[tuple[int, Vector], float]
+"""A client's examples and delta, and the factor that its delta counts by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,13 @@ class FedAvg:
         if delta.examples != examples:
             raise ValueError(f"delta: trained on {delta.examples} examples, the client said that it holds {examples}")
 
-    def scales(self, lengths: Sequence[float]) -> tuple[float, ...]:
-        """The factor for each delta, by their lengths (`Length`): less than 1 where it is too long beside the others."""
+    def submodel(self, tier: Tier) -> Submodel | None:
+        """What a client of that tier trains and uploads; None: all of the model."""
+        return None
+
+    def scales(self, lengths: Sequence[float], sizes: Sequence[int]) -> tuple[float, ...]:
+        """The factor for each delta, by their lengths (`Length`) and how many values they have: less than 1 where it is
+        too long beside the others."""
         return robust.scales(lengths, self.spec.clip)
 
     def combine(
@@ -64,24 +72,18 @@ class FedAvg:
         """
         if not deltas:
             raise ValueError("a round without deltas has no mean")
-        for vector in (weights, *(delta for _, delta in deltas)):
-            if vector.shape != (self.layout.size,) or vector.dtype != np.float32:
-                raise ValueError(
-                    f"fedavg: a vector is {vector.dtype} {vector.shape}, not float32 ({self.layout.size},)"
-                )
+        sizes = {(part.layout if part else self.layout).size for part in map(self.submodel, Tier)}
+        self._check(weights, {self.layout.size})
+        for _, delta in deltas:
+            self._check(delta, sizes)
         if scales is None:
-            scales = self.scales([length(delta) for _, delta in deltas])
-        total = sum(examples for examples, _ in deltas)
-        shares = [scale * (examples / total) for (examples, _), scale in zip(deltas, scales, strict=True)]
+            scales = self.scales([length(delta) for _, delta in deltas], [delta.shape[0] for _, delta in deltas])
+        given = list(zip(deltas, scales, strict=True))
         moved = np.empty_like(weights)
 
         def move(start: int) -> None:
             piece = slice(start, min(start + PIECE, weights.size))
-            mean = np.zeros(piece.stop - start)
-            part = np.empty_like(mean)
-            for (_, delta), share in zip(deltas, shares, strict=True):
-                mean += np.multiply(delta[piece], share, out=part, dtype=np.float64)
-            mean = self.step(piece, mean, optimiser)
+            mean = self.step(piece, self.mean(piece, given), optimiser)
             mean += weights[piece]
             with np.errstate(over="ignore"):  # becomes infinite
                 moved[piece] = mean
@@ -89,6 +91,20 @@ class FedAvg:
         for _ in each(move, range(0, weights.size, PIECE)):
             pass
         return moved
+
+    def _check(self, vector: Vector, sizes: set[int]) -> None:
+        if vector.shape not in {(size,) for size in sizes} or vector.dtype != np.float32:
+            allowed = " or ".join(f"({size},)" for size in sorted(sizes))
+            raise ValueError(f"{self.spec.method}: a vector is {vector.dtype} {vector.shape}, not float32 {allowed}")
+
+    def mean(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
+        """The mean delta in a piece of the weights, by examples, each times its scale."""
+        total = sum(examples for (examples, _), _ in given)
+        mean = np.zeros(piece.stop - piece.start)
+        part = np.empty_like(mean)
+        for (examples, delta), scale in given:
+            mean += np.multiply(delta[piece], scale * (examples / total), out=part, dtype=np.float64)
+        return mean
 
     def step(self, piece: slice, mean: NDArray[np.float64], optimiser: Optimiser | None) -> NDArray[np.float64]:
         """How far a piece of the weights moves, given the mean delta there, which may be written to."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from zowarmup.common.grid import Grid
 from zowarmup.common.methods.vector import Each, Optimiser, Vector
 from zowarmup.common.steps import Step, Weights
+from zowarmup.common.submodel import Submodel
 from zowarmup.common.work import Delta, Scalars, Tier, Work
 
 
@@ -48,7 +49,7 @@ Moments = tuple[float, ...]
 
 
 class WarmUpMethod(Protocol):
-    """A way to train among the high tier; local training is `tasks.classification`."""
+    """A way to train by back-propagation; local training is `tasks.classification`."""
 
     @property
     def remembered(self) -> int:
@@ -60,8 +61,14 @@ class WarmUpMethod(Protocol):
         examples. The vector itself is checked as it is uploaded."""
         ...
 
-    def scales(self, lengths: Sequence[float]) -> tuple[float, ...]:
-        """The factor for each delta, by their Euclidean norms: less than 1 where it is too long beside the others."""
+    def submodel(self, tier: Tier) -> Submodel | None:
+        """What a client of that tier trains and uploads; None: all of the model. Which tiers take part the run file says
+        (`WarmUp.tiers`)."""
+        ...
+
+    def scales(self, lengths: Sequence[float], sizes: Sequence[int]) -> tuple[float, ...]:
+        """The factor for each delta, by their Euclidean norms and how many values they have: less than 1 where it is too
+        long beside the others."""
         ...
 
     def combine(
@@ -73,7 +80,7 @@ class WarmUpMethod(Protocol):
         optimiser: Optimiser | None = None,
     ) -> NDArray[np.float32]:
         """The next weights, a new float32 (layout.size,) array that is not yet on a grid, from (examples, delta) in
-        ascending order of client, by pieces that `each` goes through. What float32 does not hold becomes infinite."""
+        ascending order of client, deltas of the whole model or of a tier's part, by pieces that `each` goes through. What float32 does not hold becomes infinite."""
         ...
 
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from zowarmup.common.layout import Layout
 from zowarmup.common.models.error import ModelError
 from zowarmup.common.run import Model
+from zowarmup.common.submodel import Submodel
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["ModelError", "build", "describe", "flatten", "load_into", "trainable"]
+__all__ = ["ModelError", "build", "build_part", "describe", "flatten", "load_into", "trainable"]
 
 
 def build(model: Model, input_shape: tuple[int, ...], classes: int, seed: int) -> "nn.Module":
@@ -25,6 +26,13 @@ def build(model: Model, input_shape: tuple[int, ...], classes: int, seed: int) -
     from zowarmup.common.models.construction import construct
 
     return construct(model, input_shape, classes, seed)
+
+
+def build_part(model: Model, input_shape: tuple[int, ...], classes: int, part: Submodel) -> "nn.Module":
+    """The half-width part of the named model, to be trained at weights of its own: see zowarmup.common.models.narrow."""
+    from zowarmup.common.models.narrow import narrow
+
+    return narrow(model, input_shape, classes, part)
 
 
 def describe(module: "nn.Module", input_shape: tuple[int, ...]) -> Layout:

@@ -6,6 +6,7 @@ between two passes over the same input, or that depend on the other examples of 
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -19,9 +20,11 @@ _PROBE = 3  # examples in the batch that a model is tried on
 _TOLERANCE = 1e-3  # relative to the largest logit; rounding moves them by about 1e-6
 
 
-def construct(model: Model, input_shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
-    """See zowarmup.common.models.build."""
-    factory = _factory(model)
+def construct(
+    model: Model, input_shape: tuple[int, ...], classes: int, seed: int, half_width: bool = False
+) -> nn.Module:
+    """See zowarmup.common.models.build. `half_width`: its half-width part, as a model like any other."""
+    factory = _half_width_factory(model) if half_width else _factory(model)
     _check_shape(model.name, input_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -89,6 +92,22 @@ def _factory(model: Model) -> Factory:
             f"model {model.name} is a {type(factory).__name__}: it must be callable as (input_shape, classes)"
         )
     return lambda input_shape, classes: _call(model.name, factory, input_shape, classes)
+
+
+def _half_width_factory(model: Model) -> Factory:
+    if model.name == "mlp":
+        from zowarmup.common.models.small import MLP_WIDTH, mlp
+
+        return partial(mlp, width=MLP_WIDTH // 2)
+    if model.name == "cnn":
+        from zowarmup.common.models.small import CNN_FILTERS, Cnn
+
+        return partial(Cnn, filters=CNN_FILTERS // 2)
+    if model.name == "resnet18" and model.norm == "group":
+        from zowarmup.common.models.resnet import GROUPS, WIDTH, ResNet18
+
+        return partial(ResNet18, norm=model.norm, width=WIDTH // 2, groups=GROUPS // 2)
+    raise ModelError(f"model {model.name} has no half-width part: use mlp, cnn, or resnet18 with group normalisation")
 
 
 def _call(name: str, factory: Factory, input_shape: tuple[int, ...], classes: int) -> nn.Module:

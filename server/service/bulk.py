@@ -81,7 +81,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
             if len(request.sha256) != 32:
                 raise Rejected("invalid", "get_upload: sha256 must be 32 bytes")
             work = self._work(name)
-            size, sha256 = 4 * self._coordinator.state.layout.size, request.sha256.hex()
+            size, sha256 = self._delta_bytes(name), request.sha256.hex()
             if request.round != work.round:
                 raise Rejected(
                     "late", f"the upload is for round {request.round}, the round in progress is {work.round}"
@@ -105,13 +105,13 @@ class BulkCalls(services.CoordinatorServiceServicer):
             first = await anext(aiter(requests), None)
             if not isinstance(first, wire.UploadDeltaRequest) or not first.HasField("header"):
                 raise Rejected("invalid", "the first message of an upload must hold a header")
-            header, work, size = first.header, self._work(name), 4 * self._coordinator.state.layout.size
+            header, work, size = first.header, self._work(name), self._delta_bytes(name)
             sha256 = header.sha256.hex()
             if header.round != work.round:
                 raise Rejected("late", f"the upload is for round {header.round}, the round in progress is {work.round}")
             if len(header.sha256) != 32 or header.size_bytes != size:
                 raise Rejected(
-                    "malformed", f"a delta has {size} bytes and a sha256 of 32, not {header.size_bytes} bytes"
+                    "malformed", f"a delta of {name} has {size} bytes and a sha256 of 32, not {header.size_bytes} bytes"
                 )
             spool = self._uploads.hold(name, sha256, size)
             have = self._blobs.spooled(spool, size)
@@ -170,16 +170,24 @@ class BulkCalls(services.CoordinatorServiceServicer):
             raise
         self._coordinator.trouble.clear("uploads")
 
-    def _check_uploaded(self, sha256: str) -> None:
-        """Raises Rejected where a contribution names a delta that is not here."""
+    def _check_uploaded(self, client: str, sha256: str) -> None:
+        """Raises Rejected where a client's contribution names a delta that is not here, or that is not as long as its
+        own are."""
         if not self._blobs.has_upload(sha256):
             raise Rejected("malformed", "the delta it names has not been uploaded")
+        if 4 * self._blobs.stored(sha256).shape[0] != self._delta_bytes(client):
+            raise Rejected(
+                "malformed", f"the delta it names has not the {self._delta_bytes(client)} bytes of {client}'s"
+            )
 
     def _caller(self, context: Context) -> tuple[str, Client, Line]:
         """The member of the fleet that is calling; the call counts as a message. Raises Rejected."""
         name, client = self._admission.client(context)
         self._allowances.spend(name)
         return name, client, self._traffic.call(context.peer(), client.tier, name)
+
+    def _delta_bytes(self, client: str) -> int:
+        return 4 * self._coordinator.state.delta_size(client)
 
     def _work(self, client: str) -> Work:
         state = self._coordinator.state

@@ -202,7 +202,7 @@ class CoordinatorService(BulkCalls):
             except ValueError as error:
                 raise Rejected("malformed", str(error)) from error
             if not scalars:
-                self._check_uploaded(message.delta_ready.sha256.hex())
+                self._check_uploaded(link.client, message.delta_ready.sha256.hex())
             await self._coordinator.handle(cmd.Contribute(link.client, given))
         except Rejected as rejected:
             self._admission.refusals.count(rejected.reason)

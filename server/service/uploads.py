@@ -24,7 +24,7 @@ class Uploads:
 
     def __init__(self, blobs: Blobs, quota_bytes: int) -> None:
         self._blobs, self._quota_bytes, self._quay = blobs, quota_bytes, Quay(blobs)
-        self._held: dict[str, str] = {}
+        self._held: dict[str, tuple[str, int]] = {}  # sha256 and size
         self._calls: dict[str, asyncio.Task[object]] = {}
 
     @property
@@ -59,18 +59,19 @@ class Uploads:
     def hold(self, client: str, sha256: str, size_bytes: int) -> str:
         """The name in the spool for the client's delta. Another one that it uploaded for this round is dropped. Raises
         Rejected where there is no room."""
-        before = self._held.get(client)
-        if before is None and (len(self._held) + 1) * size_bytes > self._quota_bytes:
+        before, _ = self._held.get(client, (None, 0))
+        taken = sum(size for _, size in self._held.values())
+        if before is None and taken + size_bytes > self._quota_bytes:
             raise Rejected(
                 "spool_full",
-                f"{len(self._held)} deltas of this round take {len(self._held) * size_bytes >> 20} of the "
+                f"{len(self._held)} deltas of this round take {taken >> 20} of the "
                 f"{self._quota_bytes >> 20} MB that server.spool_mb allows: try again later",
             )
         if before is not None and before != sha256:
             self._blobs.drop_part(spool_name(client, before))
-            if before not in (held for other, held in self._held.items() if other != client):
+            if before not in (held for other, (held, _) in self._held.items() if other != client):
                 self._blobs.drop_upload(before)
-        self._held[client] = sha256
+        self._held[client] = sha256, size_bytes
         return spool_name(client, sha256)
 
     def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
@@ -84,7 +85,7 @@ class Uploads:
             # What a commit was made of goes when it is made (`effects`), beside the event loop.
             if self._held and not any(isinstance(event, ev.Committed) for event in events):
                 self._blobs.drop_uploads(named)
-            self._held = {client: sha256 for client, sha256 in self._held.items() if sha256 in named}
+            self._held = {client: held for client, held in self._held.items() if held[0] in named}
 
 
 def spool_name(client: str, sha256: str) -> str:

@@ -5,6 +5,7 @@ import signal
 import socket
 from pathlib import Path
 
+import grpc
 import pytest
 
 from tests.client.conftest import Client, Run, Scripted, Start, Talk
@@ -76,6 +77,30 @@ def test_bulk_goes_on_where_it_broke_off(run: Run, scripted: Scripted, start: St
         ("program", 0, 0),
         ("program", 0, 200),
     ]
+
+
+def test_a_last_report_that_was_not_heard_is_made_again(run: Run, scripted: Scripted, start: Start) -> None:
+    async def deaf(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WELCOME)
+        await talk.say(fetch=FETCH)
+        await talk.say(finished={"version": 1, "digest": b"\0" * 16})
+        await talk.hear("report")
+        await talk.refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "slow down", "too_many")
+
+    async def again(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WELCOME)
+        await over(talk, run)
+
+    async def scenario() -> None:
+        scripted.parts = [deaf, again]
+        async with scripted.listening() as port:
+            client = await start(port)
+            assert await client.ended() == 0
+
+    asyncio.run(scenario())
+    assert scripted.parts == []
 
 
 def test_a_stream_that_breaks_during_a_long_fetch_does_not_begin_it_again(

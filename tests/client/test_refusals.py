@@ -1,6 +1,7 @@
 """What cannot be taken part in is said in one sentence, with the exit code of whose fault it is, and no traceback."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -120,6 +121,44 @@ def test_a_device_too_small_even_for_the_low_tier(scripted: Scripted, start: Sta
             await forced.printed("joined digits as pi (tier low: as asked)")
             assert "WARNING tier low as asked, though even forward passes need" in forced.log
             assert await forced.stopped() == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_device_without_torch_is_refused_where_its_tier_trains(
+    scripted: Scripted, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With HeteroFL that is the low tier, too, however it was chosen; in any other run the same device joins."""
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "bare"))
+    run = scripted.run
+    trains = replace(run, spec=replace(run.spec, warmup=replace(run.spec.warmup, method="heterofl")))
+    sentence = (
+        'with warmup.method = "heterofl" the low tier trains too, which needs torch, and it is not installed: '
+        "pip install 'zowarmup[torch]', or have the run use another warmup.method"
+    )
+
+    async def scenario() -> None:
+        scripted.parts = [idle]
+        async with scripted.listening() as port:
+            scripted.run = trains
+            for tier in ("low", "auto"):
+                client = await start(port, tier=tier)
+                assert await client.ended() == 1
+                assert one_sentence(client.log) == sentence
+            high = await start(port, tier="high")
+            assert await high.ended() == 1
+            assert "or use --tier low" not in one_sentence(high.log), "which would not help"
+            scripted.run = run
+            client = await start(port, tier="low")
+            await client.printed("joined digits as pi")
+            assert await client.stopped() == 0
+            scripted.run = trains
+            again = await start(port, tier="low")
+            assert await again.ended() == 1
+            assert one_sentence(again.log) == sentence
+        assert len(scripted.enrolments) == 1
 
     asyncio.run(scenario())
 

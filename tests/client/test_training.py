@@ -25,7 +25,7 @@ PROBE = Work(2, Phase.ZEROTH_ORDER, 2, 56, 60.0)
 
 
 def expected_delta(run: Run) -> tuple[bytes, float]:
-    trainer = Trainer(run.spec, run.layout, load(DATA), 1, threading.Event())
+    trainer = Trainer(run.spec, run.layout, load(DATA), 1, threading.Event(), Tier.HIGH)
     delta, content = trainer.contribute(Replica(run.layout, run.grid, run.weights.copy(), 1), TRAIN)
     return bytes(content), delta.loss
 

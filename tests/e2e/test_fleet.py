@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
+
 from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.work import Phase
 
@@ -21,6 +23,8 @@ RUN = RunFile(
     evaluation=Evaluation(every=100),
 )
 SLOW = replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=40))
+# Everyone, since whoever has arrived when the first round opens decides who is drawn.
+BOTH = replace(RUN, warmup=replace(RUN.warmup, method="heterofl", clients_per_round=CLIENTS))
 DATA = "digits,alpha=0.5"
 SHAKY = """
 [[profile]]
@@ -39,15 +43,16 @@ def command(fleet, *options: str) -> list[str]:  # type: ignore[no-untyped-def]
     return [*shared, "--state", str(fleet.folder / "state"), *options]
 
 
-def test_a_fleet_gives_the_bits_of_separate_processes(fleet: Callable) -> None:  # type: ignore[type-arg]
+@pytest.mark.parametrize("run", [RUN, BOTH], ids=["fedavg", "heterofl"])
+def test_a_fleet_gives_the_bits_of_separate_processes(run: RunFile, fleet: Callable) -> None:  # type: ignore[type-arg]
     apart = fleet()
-    apart.lead(RUN)
+    apart.lead(run)
     for number in range(1, CLIENTS + 1):
         apart.join(f"fleet-{number}", f"digits:{number}/{CLIENTS},alpha=0.5", "high" if number <= 2 else "low")
     expected = apart.finished(CLIENTS)
 
     together = fleet()
-    together.lead(RUN)
+    together.lead(run)
     together.processes.start("fleet", "zowarmup.cli.main", command(together))
     found = together.finished(CLIENTS)
     assert found.digest == expected.digest

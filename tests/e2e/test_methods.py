@@ -1,12 +1,14 @@
-"""Each zeroth-order method with real processes: a short run on the digits, and the same bits everywhere."""
+"""Each method with real processes: a short run on the digits, and the same bits everywhere."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from zowarmup.cli.run_status import payload
 from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.submodel import half_width
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server.archive import open_archive
 from zowarmup.server.fsck import check
@@ -69,3 +71,30 @@ def test_a_method_moves_every_replica_alike(name: str, fleet: Callable[[], Any])
         up = {tier: payload(status.traffic, "up", tier, Phase.ZEROTH_ORDER, ("contribution",)) for tier in Tier}
         assert up[Tier.HIGH] / ROUNDS == pytest.approx(4 * (24 + 4), abs=16)
         assert up[Tier.LOW] / (2 * ROUNDS) == pytest.approx(4 * (8 + 4), abs=16)
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_heterofl_trains_both_tiers_and_the_low_one_uploads_half(rounds: int, fleet: Callable[[], Any]) -> None:
+    """A run of HeteroFL alone ends after its warm-up; with zeroth-order rounds it goes on with them."""
+    both, trained = fleet(), 3
+    plain = run_file(probes=8, head_projections=4)
+    warmup = replace(plain.warmup, method="heterofl", rounds=trained, clients_per_round=len(NAMES))
+    both.lead(replace(plain, warmup=warmup, zeroth_order=replace(plain.zeroth_order, rounds=rounds)))
+    for shard, (client, tier) in enumerate(NAMES.items(), 1):
+        both.join(client, f"digits:{shard}/{len(NAMES)},alpha=1000", tier)
+    status = both.finished(len(NAMES))
+    assert status.replicas.agree == tuple(NAMES)
+    assert (status.version, status.pivot_version) == (trained + rounds, trained)
+    archive = open_archive(both.data_dir)
+    assert all(version in archive.state.snapshots for version in (trained, trained + rounds))
+    size = {Tier.HIGH: archive.layout.size, Tier.LOW: half_width(archive.layout).layout.size}
+    assert 0.25 < size[Tier.LOW] / size[Tier.HIGH] < 0.51
+    for tier, count in ((Tier.HIGH, 1), (Tier.LOW, 2)):
+        uploaded = payload(status.traffic, "up", tier, Phase.WARM_UP, ("delta",))
+        assert uploaded / (trained * count) == pytest.approx(4 * size[tier], rel=0.02)
+        fetched = payload(status.traffic, "down", tier, None, ("snapshot",))
+        assert fetched / count == pytest.approx((trained + 1) * 4 * archive.layout.size, rel=0.02), "whole models"
+    assert status.pivot_evaluation is not None and status.pivot_evaluation.accuracy > 0.8
+    both.processes.stop()
+    report = check(both.data_dir)
+    assert (report.problems, report.notes) == ([], [])

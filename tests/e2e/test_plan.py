@@ -29,6 +29,11 @@ DIGITS = RunFile(
     zeroth_order=ZerothOrder(rounds=40, clients_per_round=3, minimum_clients=3, learn_deadline=False, probes=16),
     evaluation=Evaluation(every=100),
 )
+BOTH = replace(
+    DIGITS,
+    warmup=replace(DIGITS.warmup, method="heterofl", clients_per_round=4),
+    zeroth_order=replace(DIGITS.zeroth_order, rounds=0),
+)
 RESNET18 = RunFile(
     name="resnet18",
     model=Model(name="resnet18", norm="batch"),
@@ -92,11 +97,12 @@ def about(measured: Any, share: float) -> Any:
     return pytest.approx({key: value for key, value in measured.items() if value}, rel=share)
 
 
-def test_digits_cost_what_was_planned(fleet: Callable) -> None:  # type: ignore[type-arg]
+@pytest.mark.parametrize("run", [DIGITS, BOTH], ids=["zowarmup", "heterofl alone"])
+def test_digits_cost_what_was_planned(run: RunFile, fleet: Callable) -> None:  # type: ignore[type-arg]
     real = fleet()
-    plan = planned(real, DIGITS, "--high", "1", "--low", "3", "--examples", "360")
+    plan = planned(real, run, "--high", "1", "--low", "3", "--examples", "360")
     metrics, began = f"127.0.0.1:{free_port()}", time.monotonic()
-    real.lead(replace(DIGITS, server=Server(metrics_address=metrics)))
+    real.lead(replace(run, server=Server(metrics_address=metrics)))
     for shard, name in enumerate(("high-1", "low-1", "low-2", "low-3"), 1):
         real.join(name, f"digits:{shard}/4", name.split("-")[0])
     compare(plan, real, metrics, 4, began)

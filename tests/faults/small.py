@@ -234,7 +234,9 @@ class Client:
     def _make(self, server: Life, work: Work) -> tuple[Work, Contribution, bytes]:
         replica = self._follow(server)
         if work.phase is Phase.WARM_UP:
-            delta = ((self.target - replica.weights) * np.float32(0.05)).astype("<f4").tobytes()
+            whole = ((self.target - replica.weights) * np.float32(0.05)).astype("<f4")
+            part = server.coordinator.state.warm_up.submodel(self.tier)
+            delta = (part.take(whole) if part else whole).tobytes()
             return work, Delta(work.round, hashlib.sha256(delta).hexdigest(), EXAMPLES, 0.5), delta
         method = server.coordinator.state.zeroth_order
         if method.differentiates(self.tier):

@@ -19,8 +19,7 @@ from typing import Any
 import grpc
 
 from tests.faults.small import LAYOUT, PAIR, Life, create, run_file
-from zowarmup.common.run import PROTOCOL, Server
-from zowarmup.common.work import Tier
+from zowarmup.common.run import PROTOCOL, RunFile, Server
 from zowarmup.server import commands as cmd
 from zowarmup.server.archive import BLOBS, LEDGER
 from zowarmup.server.blobs import Blobs
@@ -62,10 +61,10 @@ def durable(state: State) -> State:
 
 
 @contextlib.asynccontextmanager
-async def coordinator(folder: Path) -> AsyncIterator[tuple[Life, str, Refusals]]:
-    """Two members, and a warm-up round that waits for `high-1`."""
+async def coordinator(folder: Path, settings: RunFile | None = None) -> AsyncIterator[tuple[Life, str, Refusals]]:
+    """Two members, and a warm-up round that waits for `high-1`, and for `low-1` where it trains."""
     data_dir = folder / "server"
-    settings = run_file(PAIR)
+    settings = settings or run_file(PAIR)
     create(data_dir, replace(settings, server=Server(messages_per_second=1e6)))
     ledger, blobs = Ledger(data_dir / LEDGER), Blobs(data_dir / BLOBS)
     life = Life.start(ledger, blobs, data_dir / BLOBS)
@@ -86,7 +85,7 @@ async def coordinator(folder: Path) -> AsyncIterator[tuple[Life, str, Refusals]]
         await lead.handle(cmd.Restart())
         for number, (name, tier) in enumerate(PAIR.items(), 1):
             await lead.handle(cmd.Enrol(name, tier, 12, hash_secret(SECRETS[name])))
-            if tier is Tier.HIGH:
+            if tier in settings.warmup.tiers:
                 await lead.handle(cmd.Hello(name, number, 12))
         assert lead.state.current is not None
         await server.start()

@@ -1,4 +1,4 @@
-"""Crashes in a run of each zeroth-order method: what a method remembers, and what it makes of contributions, survives."""
+"""Crashes in a run of each method: what a method remembers, and what it makes of contributions, survives."""
 
 import random
 from dataclasses import replace
@@ -20,12 +20,19 @@ METHODS: dict[str, dict[str, Any]] = {
     "gaussian": {"directions": "gaussian"},
     "mixed": {"high_tier": "fedavg"},
 }
+WARM_UPS: dict[str, dict[str, Any]] = {
+    "heterofl": {"method": "heterofl", "clients_per_round": len(TRIO)},
+}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, *WARM_UPS])
 def test_the_same_model_comes_out_whatever_crashes_and_whoever_comes_first(folder: Path, name: str) -> None:
     plain = run_file(TRIO)
-    settings = replace(plain, zeroth_order=replace(plain.zeroth_order, **METHODS[name]))
+    settings = replace(
+        plain,
+        warmup=replace(plain.warmup, **WARM_UPS.get(name, {})),
+        zeroth_order=replace(plain.zeroth_order, **METHODS.get(name, {})),
+    )
     calm = outcome(folder / "calm", TRIO, settings=settings)
     assert (calm.version, calm.lives, calm.lost) == (30, 1, 0)
     places = random.Random(5).sample(range(1, len(calm.places) * 2 // 3), 12)

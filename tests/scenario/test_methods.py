@@ -11,7 +11,7 @@ from zowarmup.common.codec import work_from_wire, work_to_wire
 from zowarmup.common.work import Delta, Phase, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
-from zowarmup.server.decide import work_for
+from zowarmup.server.decide import waiting, work_for
 from zowarmup.server.rejection import Rejected
 
 
@@ -25,6 +25,24 @@ def running(begin: Callable[..., Script], **method: Any) -> Script:
     script.join("low")
     assert script.state.phase is Phase.ZEROTH_ORDER and script.state.current is not None
     return script
+
+
+def test_where_both_tiers_train_both_are_drawn_for_the_warm_up(begin: Callable[..., Script]) -> None:
+    script = begin(warmup=2, zeroth_order=0)
+    warmup = replace(script.state.run_file.warmup, method="heterofl", clients_per_round=2)
+    script.state = replace(script.state, run_file=replace(script.state.run_file, warmup=warmup))
+    script.join("low")
+    assert waiting(script.state, script.now) == "waiting: 1 of 2 clients connected"
+    script.join("high", Tier.HIGH)
+    given = {client: work_for(script.state, client, script.now) for client in ("high", "low")}
+    assert {client: work.phase for client, work in given.items() if work} == dict.fromkeys(given, Phase.WARM_UP)
+    assert [script.state.delta_size(client) for client in ("high", "low")] == [20, 12]
+    with pytest.raises(Rejected, match="a scalars does not belong in a warm-up round"):
+        script.do(cmd.Contribute("low", Scalars(1, (0.5,) * 2, (1.0,))))
+    for _ in range(2):
+        script.contribute("high", "low")
+        script.commit()
+    assert script.events[-1] == ev.RunFinished(2, "all 0 zeroth-order rounds are done")
 
 
 def opened(script: Script) -> list[ev.RoundOpened]:

@@ -223,4 +223,4 @@ class Run(RuleBasedStateMachine):
 
 
 TestRun = Run.TestCase
-TestRun.settings = settings(max_examples=40, stateful_step_count=60, deadline=None)
+TestRun.settings = settings(max_examples=40, stateful_step_count=60)

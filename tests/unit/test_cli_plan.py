@@ -9,12 +9,13 @@ from rich.console import Console
 
 from tests.faults.small import LAYOUT
 from zowarmup.cli.failure import Usage
-from zowarmup.cli.forecast import Fleet, Forecast, Link, drawn, forecast, sampled
+from zowarmup.cli.forecast import Fleet, Forecast, Link, Row, drawn, forecast, sampled
 from zowarmup.cli.plan import Plan, bits_per_second, fleet_for
 from zowarmup.cli.plan_view import plan_view
 from zowarmup.cli.specimens import Specimens
 from zowarmup.common.grid import Grid
 from zowarmup.common.run import ClientSpec, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.submodel import half_width
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server.preparation import Footprint, Prepared
 from zowarmup.server.wire import Wire
@@ -84,6 +85,29 @@ def test_where_the_high_tier_trains_on_every_version_is_a_whole_model() -> None:
     down = found.a_round.total("down", Tier.LOW, Phase.ZEROTH_ORDER).payload_bytes
     assert 4 * LAYOUT.size < down < 4 * LAYOUT.size + 300
     assert found.a_round.total("up", Tier.HIGH, Phase.ZEROTH_ORDER).payload_bytes > 4 * LAYOUT.size
+
+
+def test_where_both_tiers_train_the_low_one_uploads_its_half() -> None:
+    both = replace(RUN, warmup=replace(RUN.warmup, method="heterofl"))
+    found = reckoned(both, Fleet(high=10, low=40))
+    assert {tier: found.participants[Phase.WARM_UP, tier] for tier in Tier} == {Tier.HIGH: 1.0, Tier.LOW: 4.0}
+    for tier, size in ((Tier.HIGH, LAYOUT.size), (Tier.LOW, half_width(LAYOUT).layout.size)):
+        rows = found.a_round.rows
+        assert 4 * size < rows[Row("up", tier, Phase.WARM_UP, "delta")].payload_bytes < 4 * size + 100
+        assert (
+            4 * LAYOUT.size < rows[Row("down", tier, Phase.WARM_UP, "snapshot")].payload_bytes < 4 * LAYOUT.size + 100
+        )
+    up, down = (found.fedavg.total(way, Tier.LOW, Phase.WARM_UP).payload_bytes for way in ("up", "down"))
+    assert up == down == 10 * 4 * 4 * LAYOUT.size, "as FedAvg it had been whole models"
+    assert fleet_for(both, 1, None) == Fleet(1, 49)
+    warm_only = replace(both, zeroth_order=replace(both.zeroth_order, rounds=0))
+    assert (fleet_for(warm_only, 1, None), fleet_for(warm_only, None, None)) == (Fleet(1, 4), Fleet(5, 0))
+    with pytest.raises(
+        Usage, match=r"--high and --low: a round of \[warmup\] opens with 5 clients and there would be 4"
+    ):
+        fleet_for(warm_only, 0, 4)
+    everyone_low = reckoned(warm_only, Fleet(high=0, low=5))
+    assert everyone_low.participants == {(Phase.WARM_UP, Tier.LOW): 5.0, (Phase.ZEROTH_ORDER, Tier.LOW): 5.0}
 
 
 def test_a_fleet_is_as_large_as_a_round_asks_for_unless_told() -> None:

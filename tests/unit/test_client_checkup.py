@@ -81,6 +81,17 @@ def test_memory(has: int, tier: Tier | None, torch: bool, verdict: Verdict, said
     assert said in f"{found.found} -> {found.remedy}"
 
 
+def test_a_low_tier_that_trains_needs_torch() -> None:
+    for torch, verdict, remedy in ((True, OK, ""), (False, FAIL, "pip install 'zowarmup[torch]'")):
+        for tier in (None, Tier.LOW):
+            found = checkup.memory(
+                Memory(300 * MB, "available"), Needs(400 * MB, 100 * MB), tier, torch, low_trains=True
+            )
+            assert (found.verdict, found.remedy) == (verdict, remedy)
+    found = checkup.bandwidth(Link(0.1e6, 1e6), 45 * MB, 22 * MB, 120.0)
+    assert found.found.endswith("an update takes 220 s") and found.remedy.endswith("a better link")
+
+
 def test_a_client_that_runs_has_its_memory_already() -> None:
     found = checkup.memory(Memory(50 * MB, "available"), Needs(400 * MB, 100 * MB), Tier.LOW, False, running=True)
     assert (found.verdict, found.found) == (OK, "50 MB (available), beside the client that takes part here now")
@@ -109,7 +120,7 @@ def test_latency() -> None:
     ],
 )
 def test_bandwidth(link: Link, uploads: bool, verdict: Verdict, said: str) -> None:
-    found = checkup.bandwidth(link, 45 * MB, uploads, 120.0)
+    found = checkup.bandwidth(link, 45 * MB, uploads * 45 * MB, 120.0)
     assert found.verdict is verdict
     assert said in f"{found.found} -> {found.remedy}"
 

@@ -33,7 +33,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Around the edges of a byte, a word, a counter step and what is drawn at once.
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     SEEDS,
     SEEDS,

@@ -13,6 +13,7 @@ from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, digest
 from zowarmup.common.permutation import permutation, words
 from zowarmup.common.steps import Direction, Step, apply_steps, perturb
+from zowarmup.common.submodel import half_width
 from zowarmup.server.runfile import read_run_file
 from zowarmup.v1 import coordinator_pb2 as wire
 
@@ -99,3 +100,12 @@ def test_the_protocols_layout_is_one() -> None:
     (text,) = blocks(PROTOCOL, "json")
     layout = Layout.from_json(text)
     assert layout.head is not None
+
+
+def test_the_protocols_half_width_part() -> None:
+    layout = Layout.from_json(blocks(PROTOCOL, "json")[0])
+    part = half_width(layout).layout
+    assert f"Of the layout above the part has {part.size:,} of {layout.size:,} weights" in PROTOCOL
+    for whole, mine in zip(layout.tensors, part.tensors, strict=True):
+        cells = [f"{', '.join(map(str, tensor.shape))} at {tensor.start}" for tensor in (whole, mine)]
+        assert f"| `{whole.name}` | {cells[0]} | {cells[1]} |" in PROTOCOL

@@ -98,7 +98,7 @@ blocks = st.sampled_from([ALL, LAYOUT.block("trunk"), LAYOUT.block("head")])
 steps = st.builds(Step, st.integers(1, 3), blocks, st.lists(st.integers(-9, 9), min_size=1, max_size=20).map(tuple))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(steps, max_size=12))
 def test_merged_steps_move_every_bit_alike(taken: list[Step]) -> None:
     one, other = drawn(), drawn()

@@ -184,6 +184,15 @@ def test_every_combination_that_can_occur_is_there_from_the_beginning(tmp_path: 
     assert {reason for (reason,) in begun["zowarmup_refusals_total"]} == set(REASONS)
 
 
+def test_where_the_low_tier_trains_its_series_are_there_too(tmp_path: Path) -> None:
+    (at, created), *_ = story()
+    assert isinstance(created, ev.RunCreated)
+    both = replace(created, run_file=replace(RUN, warmup=replace(RUN.warmup, method="heterofl")))
+    begun = scrape(told([(at, both)], tmp_path))
+    assert ("up", "delta", "warm-up", "low") in begun["zowarmup_wire_bytes_total"]
+    assert begun["zowarmup_contributions_total"]["warm-up", "low"] == 0
+
+
 def test_the_table_in_the_documents_is_what_is_shown(tmp_path: Path) -> None:
     rows = re.findall(r"^\| `(zowarmup_(?!device)\w+)` \| (\w+) \|([^|]*)\| [^|]+ \|$", DOCUMENT, re.MULTILINE)
     documented = {name: (kind, {label.strip() for label in labels.split(",")} - {""}) for name, kind, labels in rows}

@@ -121,10 +121,10 @@ def test_an_outlying_delta_counts_as_ten_times_the_median() -> None:
     deltas = [(10, usual), (10, other), (20, wild)]
     lengths = [length(delta) for _, delta in deltas]
     assert lengths == [3.0, 3.0, 3e6]
-    assert fedavg.scales(lengths) == (1.0, 1.0, 1e-5)
+    assert fedavg.scales(lengths, [20] * 3) == (1.0, 1.0, 1e-5)
     moved = fedavg.combine(weights, deltas)
     assert moved[:3].tolist() == [0.75, -0.75, 15.0]
-    assert np.array_equal(fedavg.combine(weights, deltas, fedavg.scales(lengths)), moved)
+    assert np.array_equal(fedavg.combine(weights, deltas, fedavg.scales(lengths, [20] * 3)), moved)
     off = FedAvg(WarmUp(rounds=1, clip=0.0), LAYOUT)
     assert off.combine(weights, deltas)[2] == 1.5e6
     assert wild[2] == 3e6, "what was uploaded stays as it was"

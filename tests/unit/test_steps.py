@@ -42,7 +42,7 @@ TICKS = st.lists(st.integers(-2000, 2000), max_size=20).map(tuple)
 STEPS = st.lists(st.builds(Step, SEEDS, blocks(), TICKS), max_size=6)
 DIRECTIONS = st.builds(Direction, SEEDS, st.integers(0, 30), blocks())
 # Fixtures here only set constants, so one for all of a property's examples is right.
-properties = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+properties = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
 
 def drawn(seed: int = 0, size: int = SIZE, reach: int = LIMIT // 2) -> Vector:

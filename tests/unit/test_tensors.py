@@ -32,7 +32,7 @@ def blocks() -> st.SearchStrategy[Block]:
 
 TICKS = st.lists(st.integers(-2000, 2000), max_size=20).map(tuple)
 STEPS = st.lists(st.builds(Step, SEEDS, blocks(), TICKS), max_size=6)
-properties = settings(deadline=None, max_examples=60)
+properties = settings(max_examples=60)
 
 
 def drawn() -> NDArray[np.float32]:

@@ -147,7 +147,7 @@ def test_both_sides_of_every_probe_are_exact() -> None:
         assert np.array_equal(seen.astype(np.float64), before + move)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**64 - 1))
 def test_own_slices_partition_the_data(examples: int, probes: int, seed: int) -> None:
     weights = drawn()

@@ -1,0 +1,55 @@
+"""HeteroFL: in the warm-up's rounds both tiers train, the low one a half-width part of the model.
+
+Diao, Ding, Tarokh, "HeteroFL", arXiv 2010.01264, with two levels: clients of the high tier train the whole model, those of
+the low tier its half-width part (`submodel`), and upload deltas of what they have trained. Each parameter moves by the
+example-weighted mean of those who hold it,
+
+    w_p  <-  w_p + server_rate * sum_{i holds p} n_i delta_ip / sum_{i holds p} n_i
+
+and stays where nobody in the round does. A half-width model sums over half as many units, so its client scales what each
+layer reads from such by the width that is missing (`models.narrow`), and the global model is evaluated without. As there,
+every client trains on all the classes it has; its masked loss is not built, and its static BatchNorm is refused by
+`common.run`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.methods import robust
+from zowarmup.common.methods.fedavg import FedAvg, Given
+from zowarmup.common.submodel import Submodel, half_width
+from zowarmup.common.work import Tier
+
+
+@dataclass(frozen=True, slots=True)
+class HeteroFL(FedAvg):
+    """The warm-up by deltas of two sizes; what a round of whole deltas makes is FedAvg's, to the bit."""
+
+    def submodel(self, tier: Tier) -> Submodel | None:
+        """The half-width part for the low tier. Raises ValueError where the model has none."""
+        return half_width(self.layout) if tier is Tier.LOW else None
+
+    def scales(self, lengths: Sequence[float], sizes: Sequence[int]) -> tuple[float, ...]:
+        """As FedAvg's, by the root mean square of a delta's values instead of its length, which grows with their
+        number."""
+        return robust.scales([n / math.sqrt(size) for n, size in zip(lengths, sizes, strict=True)], self.spec.clip)
+
+    def mean(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
+        """The mean delta in a piece of the weights among those who hold a parameter; 0 where nobody does."""
+        narrow, size = half_width(self.layout), self.layout.size
+        held = narrow.held(piece.start, piece.stop)
+        part = slice(narrow.before(piece.start), narrow.before(piece.stop))
+        everyone = sum(examples for (examples, _), _ in given)
+        whole = sum(examples for (examples, delta), _ in given if delta.shape == (size,))
+        mean = np.zeros(piece.stop - piece.start)
+        for (examples, delta), scale in given:
+            if delta.shape == (size,):
+                share = np.where(held, scale * (examples / everyone), scale * (examples / whole))
+                mean += np.multiply(delta[piece], share, out=share, dtype=np.float64)
+            else:
+                mean[held] += np.multiply(delta[part], scale * (examples / everyone), dtype=np.float64)
+        return mean

@@ -1,0 +1,71 @@
+"""Where both tiers train, each uploads a delta of its own length and no other's: real calls to a coordinator here."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from tests.faults.small import EXAMPLES, LAYOUT, PAIR, run_file
+from tests.fuzz.hostile import SECRETS, coordinator
+from zowarmup.common.run import PROTOCOL
+from zowarmup.common.submodel import half_width
+from zowarmup.v1 import coordinator_pb2 as wire
+from zowarmup.v1 import coordinator_pb2_grpc as services
+
+PART = half_width(LAYOUT).layout.size
+HIGH, LOW = ((("zowarmup-client", name), ("zowarmup-credential", SECRETS[name])) for name in ("high-1", "low-1"))
+
+
+def delta(size: int) -> bytes:
+    return np.full(size, 0.5, "<f4").tobytes()
+
+
+def sha256(size: int) -> bytes:
+    return hashlib.sha256(delta(size)).digest()
+
+
+async def pieces(size: int) -> AsyncIterator[wire.UploadDeltaRequest]:
+    header = wire.DeltaHeader(round=1, sha256=sha256(size), size_bytes=4 * size)
+    yield wire.UploadDeltaRequest(header=header)
+    yield wire.UploadDeltaRequest(chunk=delta(size))
+
+
+def test_a_tier_uploads_and_names_deltas_of_its_own_length(tmp_path: Path) -> None:
+    base = run_file(PAIR)
+    settings = replace(base, warmup=replace(base.warmup, method="heterofl", clients_per_round=2))
+
+    async def script() -> None:
+        async with (
+            coordinator(tmp_path, settings) as (life, address, refusals),
+            grpc.aio.insecure_channel(address) as c,
+        ):
+            stub: Any = services.CoordinatorServiceStub(c)
+            for who, name, right, wrong in ((HIGH, "high-1", LAYOUT.size, PART), (LOW, "low-1", PART, LAYOUT.size)):
+                with pytest.raises(grpc.aio.AioRpcError, match=f"a delta of {name} has {4 * right} bytes"):
+                    await stub.UploadDelta(pieces(wrong), metadata=who)
+                assert (await stub.UploadDelta(pieces(right), metadata=who)).stored_bytes == 4 * right
+            stream = stub.Participate(metadata=LOW)
+            hello = wire.Hello(run_id=life.coordinator.state.run_id, protocol=PROTOCOL, examples=EXAMPLES)
+            await stream.write(wire.ParticipateRequest(hello=hello))
+            answers: list[Any] = []
+            for size in (LAYOUT.size, PART):
+                ready = wire.DeltaReady(round=1, sha256=sha256(size), examples=EXAMPLES, loss=0.5)
+                await stream.write(wire.ParticipateRequest(delta_ready=ready))
+            async with asyncio.timeout(20):
+                while len(answers) < 2:
+                    message = await stream.read()
+                    if message.WhichOneof("message") in ("accepted", "refused"):
+                        answers.append(message)
+            assert answers[0].refused.reason == "malformed"
+            assert answers[0].refused.detail == f"the delta it names has not the {4 * PART} bytes of low-1's"
+            assert answers[1].HasField("accepted")
+            assert dict(refusals.counts())["malformed"] == 3
+            stream.cancel()
+
+    asyncio.run(script())
