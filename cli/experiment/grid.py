@@ -17,12 +17,12 @@ from typing import Any
 from zowarmup.cli.experiment.table import Method, Section, Table, slug
 from zowarmup.cli.failure import Usage
 from zowarmup.common.run import RunFile, WarmUp, ZerothOrder
+from zowarmup.common.work import Tier
 from zowarmup.server.runfile import RunFileError, run_file_of
 
 # In an experiment everybody is there: a round that not all contribute to is one that has failed.
 ROUNDS: Section = {"quorum": 1.0, "learn_deadline": False}
 SERVER: Section = {"address": "127.0.0.1:0", "abandoned_limit": 1, "keep_snapshots": 1}
-EVERYONE = ("heterofl",)  # warm-ups in which the low tier trains, too
 
 Choice = Mapping[str, Mapping[str, Any]]
 """Settings that were tuned, by section."""
@@ -161,14 +161,10 @@ def _cell(table: Table, method: Method, choice: Choice, percent: int, seed: int,
 
 def _run(table: Table, name: str, seed: int, sections: Mapping[str, Section], high: int) -> RunFile:
     """The run file of a whole cell. Raises Usage."""
-    warmup, rest = dict(sections["warmup"]), dict(sections["zeroth_order"])
+    warmup, rest = {**ROUNDS, **sections["warmup"]}, {**ROUNDS, **sections["zeroth_order"]}
     trained = warmup.get("rounds", 0)
     if table.rounds and isinstance(trained, int):
         rest.setdefault("rounds", max(0, table.rounds - trained))
-    training = table.clients if warmup.get("method") in EVERYONE else high
-    for section, all_of_them in ((warmup, training), (rest, table.clients)):
-        drawn = min(table.participants or all_of_them, all_of_them)
-        section.update({**ROUNDS, "clients_per_round": max(drawn, 1), "minimum_clients": all_of_them, **section})
     raw = {
         "name": name[:64],
         "seed": seed,
@@ -178,6 +174,10 @@ def _run(table: Table, name: str, seed: int, sections: Mapping[str, Section], hi
         "server": {**SERVER, **sections["server"]},
     }
     try:
+        training = table.clients if Tier.LOW in run_file_of(raw, name).warmup.tiers else high
+        for section, all_of_them in ((warmup, training), (rest, table.clients)):
+            drawn = max(1, min(table.participants or all_of_them, all_of_them))
+            section.update({"clients_per_round": drawn, "minimum_clients": all_of_them, **section})
         run = run_file_of(raw, name)
     except RunFileError as error:
         raise Usage(str(error)) from error

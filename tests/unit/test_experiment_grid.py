@@ -76,6 +76,12 @@ def test_participants_are_drawn_once_everybody_is_there() -> None:
     assert (first.run.warmup.clients_per_round, first.run.warmup.minimum_clients) == (4, 5)
 
 
+def test_where_the_low_tier_trains_everybody_is_drawn() -> None:
+    both = table(method=[{"name": "heterofl", "warmup": {"method": "heterofl", "rounds": 40}}])
+    (run, *_) = (cell.job.run for cell in cells(both, both.method[0], {}))
+    assert (run.warmup.clients_per_round, run.warmup.minimum_clients) == (10, 10)
+
+
 def test_a_fingerprint_tells_work_apart_and_not_where_it_is_done() -> None:
     job = cells(table(), table().method[1], {})[0].job
     moved = replace(job, run=replace(job.run, name="other", server=replace(job.run.server, address="127.0.0.1:1")))
