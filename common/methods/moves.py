@@ -25,15 +25,21 @@ def steps_of(moves: Iterable[Move], grid: Grid) -> tuple[Step, ...]:
     gathered: dict[tuple[int, Block], dict[int, list[float]]] = {}
     for seed, block, direction, length in moves:
         gathered.setdefault((seed, block), {}).setdefault(direction, []).append(length)
-    return tuple(
-        Step(seed, block, _whole_ticks([math.fsum(along.get(k, ())) for k in range(max(along) + 1)], grid))
-        for (seed, block), along in gathered.items()
-    )
+    return tuple(Step(seed, block, _whole_ticks(_summed(along), grid)) for (seed, block), along in gathered.items())
+
+
+def _summed(along: dict[int, list[float]]) -> list[float]:
+    """By direction; of a pool's many directions, a client's own step goes along few."""
+    lengths = [0.0] * (max(along) + 1)
+    for direction, some in along.items():
+        lengths[direction] = math.fsum(some)
+    return lengths
 
 
 def _whole_ticks(lengths: list[float], grid: Grid) -> tuple[int, ...]:
     """The nearest whole ticks, ties to even."""
-    exact = [length / grid.tick for length in lengths]
+    tick = grid.tick
+    exact = [length / tick for length in lengths]
     if not math.fsum(map(abs, exact)) < (1 << 31) - len(exact):
         raise HeadroomExceeded(
             f"a step of {math.fsum(map(abs, lengths)):.3g} is too long for the grid 2^-{grid.exponent}"
