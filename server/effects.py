@@ -117,8 +117,10 @@ class Effects:
                 if ended is not None:
                     # At once: the next round may bring the same bytes again, and then they are not to be dropped.
                     self._drop_deltas(ended)
-                    await self._off_loop(self._blobs.empty_bin)
+                    await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
                 await self._keep_house()
+                if ended is not None:
+                    await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._pieces.shutdown(wait=False)
@@ -276,6 +278,13 @@ class Effects:
             if isinstance(contribution, Delta):
                 self._lengths.pop(contribution.sha256, None)
                 self._blobs.drop_upload(contribution.sha256)
+
+    def _spare(self, ended: Round) -> tuple[int, int]:
+        """How many of the files that are no longer needed the next round can use, and their size: as many as this one had
+        deltas, and one for the snapshot."""
+        deltas = sum(isinstance(contribution, Delta) for contribution in ended.contributions.values())
+        more = deltas and self._coordinator.state.phase is not Phase.FINISHED
+        return deltas + 1 if more else 0, self._replica.weights.nbytes
 
     async def _record(self, command: cmd.Command) -> None:
         """The replica is at the new version already, so there is no way back: try until the disk takes it."""

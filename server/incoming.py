@@ -45,11 +45,12 @@ class Quay:
 
 
 class Incoming:
-    """One upload to the place `spool`, where `have` bytes of it are. Used on the event loop, within its context, which
-    ends when all that was added is written."""
+    """One upload of `size` bytes to the place `spool`, where `have` of them are. Used on the event loop, within its
+    context, which ends when all that was added is written."""
 
-    def __init__(self, quay: Quay, spool: str, sha256: str, have: int) -> None:
+    def __init__(self, quay: Quay, spool: str, sha256: str, size: int, have: int) -> None:
         self._quay, self._blobs, self._spool, self._sha256 = quay, quay.blobs, spool, sha256
+        self._size = size
         self._have, self._taken = have, 0
         self._hash, self._length, self._odd = hashlib.sha256(), Length(), b""
         self._loop, self._lock = asyncio.get_running_loop(), threading.Lock()
@@ -118,6 +119,8 @@ class Incoming:
     def _work(self) -> None:
         """In a thread: what waits, in order, until nothing does."""
         self._take_up()
+        if not self._have:
+            self._blobs.lay_over(self._spool, self._size)
         size = 0
         while chunks := self._next(size):
             size = sum(map(len, chunks))

@@ -99,6 +99,11 @@ class CrashingBlobs(Blobs):
         self._fuse.point("keep: renamed, not yet named by an event")
         return sha256
 
+    def lay_over(self, name: str, size_bytes: int) -> None:
+        with self._fuse.still:
+            super().lay_over(name, size_bytes)
+        self._fuse.point("lay over: after")
+
     def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
         first = chunks[0]
         self._fuse.point("spool: torn", lambda: Blobs.spool(self, name, offset, first[: len(first) // 2]))
