@@ -56,7 +56,7 @@ class Blobs:
             with self._making_room(), disk(temporary, leave=False):
                 with temporary.open("r+b" if over else "wb", buffering=0) as file:
                     for start in range(0, len(data), _PIECE):
-                        write(file, start, data[start : start + _PIECE])
+                        write(file.fileno(), start, data[start : start + _PIECE])
                     os.fsync(file.fileno())
                 sha256 = hashing.result().hexdigest()
                 if self.has(sha256):

@@ -3,7 +3,6 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from io import FileIO
 from pathlib import Path
 
 _AHEAD = 8 << 20
@@ -29,16 +28,20 @@ def disk(path: Path, leave: bool = True) -> Iterator[None]:
         raise DiskRefused(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def write(file: FileIO, offset: int, data: memoryview | bytes) -> None:
-    """At the offset. What fills another so many bytes is sent on to the disk, so that little is left for the sync."""
-    file.seek(offset)
-    view, written = memoryview(data), 0
-    while written < len(view):
-        written += file.write(view[written:])
-    behind = (offset + len(view)) // _AHEAD * _AHEAD
-    if behind > offset and hasattr(os, "posix_fadvise"):
+def write(descriptor: int, offset: int, *pieces: memoryview | bytes) -> int:
+    """Write one after another from an offset on; the offset behind them. What fills another so many bytes is sent on to
+    the disk, so that little is left for the sync."""
+    begun = offset
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            offset, view = offset + written, view[written:]
+    behind, before = offset // _AHEAD * _AHEAD, begun // _AHEAD * _AHEAD
+    if behind > before and hasattr(os, "posix_fadvise"):
         # Begins to write these pages out; they stay in memory while they are dirty.
-        os.posix_fadvise(file.fileno(), max(0, behind - _AHEAD), _AHEAD, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(descriptor, before, behind - before, os.POSIX_FADV_DONTNEED)
+    return offset
 
 
 def adopt(path: Path, name: Path) -> None:

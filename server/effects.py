@@ -59,7 +59,7 @@ class Combined:
 
 class Effects:
     """Jobs for one coordinator. `traffic` gives the counts to save with a commit; `lengths` are the Euclidean norms of
-    uploads, by sha256, as far as they are known already."""
+    uploads, by sha256, roughly and as far as they are known already."""
 
     def __init__(
         self,
@@ -180,10 +180,10 @@ class Effects:
         named = [(client, d) for client, d in sorted(closed.contributions.items()) if isinstance(d, Delta)]
         deltas = [(delta.examples, self._blobs.stored(delta.sha256)) for _, delta in named]
         method = self._coordinator.state.warm_up
-        known = [self._lengths.get(delta.sha256) for _, delta in named]
-        scales = method.scales(
-            [length(vector) if n is None else n for n, (_, vector) in zip(known, deltas, strict=True)]
-        )
+        if method.takes_whole([self._lengths.get(delta.sha256) for _, delta in named]):
+            scales: tuple[float, ...] = (1.0,) * len(deltas)
+        else:
+            scales = method.scales(list(self._pieces.map(length, [vector for _, vector in deltas])))
         for (client, _), scale in zip(named, scales, strict=True):
             if scale < 1:
                 log.warning(

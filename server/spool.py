@@ -51,12 +51,14 @@ class Spool:
     def put(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
         """Put the next chunks of an upload at their offset. Raises DiskRefused, as `read` and `complete`."""
         path = self.path(name)
-        with disk(path), path.open("r+b" if path.exists() else "wb", buffering=0) as file:
-            for chunk in chunks:
-                write(file, offset, chunk)
-                offset += len(chunk)
-            if path == self._over(name):
-                write(file, os.fstat(file.fileno()).st_size - MARK.size, MARK.pack(offset))
+        with disk(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                offset = write(descriptor, offset, *chunks)
+                if path == self._over(name):
+                    write(descriptor, os.fstat(descriptor).st_size - MARK.size, MARK.pack(offset))
+            finally:
+                os.close(descriptor)
 
     def read(self, name: str, offset: int, count: int) -> bytes:
         """What an upload has brought, from an offset on."""

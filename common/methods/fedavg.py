@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.layout import Layout
-from zowarmup.common.methods import robust
+from zowarmup.common.methods import robust, rough
 from zowarmup.common.methods.vector import Each, Optimiser, Vector
 from zowarmup.common.phases import WarmUp
 from zowarmup.common.work import Delta, Work
@@ -46,6 +46,10 @@ class FedAvg:
     def scales(self, lengths: Sequence[float]) -> tuple[float, ...]:
         """The factor for each delta, by their lengths (`Length`): less than 1 where it is too long beside the others."""
         return robust.scales(lengths, self.spec.clip)
+
+    def takes_whole(self, lengths: Sequence[float | None]) -> bool:
+        """Whether `scales` are certainly all 1, by what is roughly known of the lengths (`RoughLength`)."""
+        return rough.none_too_long(lengths, self.spec.clip)
 
     def combine(
         self,

@@ -64,6 +64,10 @@ class WarmUpMethod(Protocol):
         """The factor for each delta, by their Euclidean norms: less than 1 where it is too long beside the others."""
         ...
 
+    def takes_whole(self, lengths: Sequence[float | None]) -> bool:
+        """Whether `scales` are certainly all 1, by rough norms (`rough.RoughLength`), None where one is not known."""
+        ...
+
     def combine(
         self,
         weights: NDArray[np.float32],

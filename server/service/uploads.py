@@ -29,7 +29,7 @@ class Uploads:
 
     @property
     def lengths(self) -> dict[str, float]:
-        """The Euclidean norms of uploads that came in whole since the coordinator started, by sha256."""
+        """The Euclidean norms of uploads that came in whole since the coordinator started, roughly, by sha256."""
         return self._quay.lengths
 
     def incoming(self, spool: str, sha256: str, size: int, have: int) -> Incoming:
