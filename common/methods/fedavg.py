@@ -84,7 +84,9 @@ class FedAvg:
             mean = np.zeros(piece.stop - start)
             part = np.empty_like(mean)
             for (_, delta), share in zip(deltas, shares, strict=True):
-                mean += np.multiply(delta[piece], share, out=part, dtype=np.float64)
+                part[:] = delta[piece]
+                part *= share
+                mean += part
             mean = self.step(piece, mean, optimiser)
             mean += weights[piece]
             with np.errstate(over="ignore"):  # becomes infinite
