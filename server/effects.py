@@ -119,8 +119,7 @@ class Effects:
                     self._drop_deltas(ended)
                     await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
                 await self._keep_house()
-                if ended is not None:
-                    await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
+                await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._pieces.shutdown(wait=False)
@@ -279,10 +278,11 @@ class Effects:
                 self._lengths.pop(contribution.sha256, None)
                 self._blobs.drop_upload(contribution.sha256)
 
-    def _spare(self, ended: Round) -> tuple[int, int]:
+    def _spare(self, ended: Round | None) -> tuple[int, int]:
         """How many of the files that are no longer needed the next round can use, and their size: as many as this one had
         deltas, and one for the snapshot."""
-        deltas = sum(isinstance(contribution, Delta) for contribution in ended.contributions.values())
+        given = ended.contributions.values() if ended is not None else ()
+        deltas = sum(isinstance(contribution, Delta) for contribution in given)
         more = deltas and self._coordinator.state.phase is not Phase.FINISHED
         return deltas + 1 if more else 0, self._replica.weights.nbytes
 
