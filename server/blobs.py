@@ -11,22 +11,18 @@ import itertools
 import os
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import FileIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.server.disk import BlobError, DiskRefused, adopt, disk, write
+from zowarmup.server.spares import Spares
+from zowarmup.server.spool import Spool
+
+__all__ = ["BlobError", "Blobs", "DiskRefused", "Draft", "Stored"]
+
 _PIECE = 1 << 20
-_AHEAD = 8 << 20
-
-
-class BlobError(Exception):
-    """A blob is missing or is not what its name says."""
-
-
-class DiskRefused(BlobError):
-    """The disk cannot take it now: it is full, or failing. Nothing has changed; trying again may help."""
 
 
 class Blobs:
@@ -34,8 +30,10 @@ class Blobs:
 
     def __init__(self, root: Path) -> None:
         self._root, self._spool, self._uploads, self._bin = root, root / "spool", root / "uploads", root / "bin"
+        self._spares = Spares(self._bin)
+        self._parts = Spool(self._spool, self._spares)
         self._numbers = itertools.count()
-        with _disk(root):
+        with disk(root):
             for folder in (self._spool, self._uploads, self._bin):
                 folder.mkdir(parents=True, exist_ok=True)
 
@@ -52,18 +50,19 @@ class Blobs:
     def put(self, data: memoryview | bytes) -> str:
         """Store bytes durably; their sha256 in hex. They are hashed while they are written."""
         temporary = self._spool / f"put-{self._unique()}"
+        over = self._spares.take(len(data), temporary)
         with ThreadPoolExecutor(1) as beside:
             hashing = beside.submit(hashlib.sha256, data)
-            with _disk(temporary, leave=False):
-                with temporary.open("wb", buffering=0) as file:
+            with self._making_room(), disk(temporary, leave=False):
+                with temporary.open("r+b" if over else "wb", buffering=0) as file:
                     for start in range(0, len(data), _PIECE):
-                        _write(file, start, data[start : start + _PIECE])
+                        write(file.fileno(), start, data[start : start + _PIECE])
                     os.fsync(file.fileno())
                 sha256 = hashing.result().hexdigest()
                 if self.has(sha256):
                     temporary.unlink()
                 else:
-                    _adopt(temporary, self._root / sha256)
+                    adopt(temporary, self._root / sha256)
         return sha256
 
     @contextlib.contextmanager
@@ -77,10 +76,10 @@ class Blobs:
 
     def keep(self, draft: "Draft") -> str:
         """Make what has been written a blob, durably; its sha256 in hex."""
-        with _disk(draft.path):
+        with disk(draft.path):
             sha256 = draft.finish()
             if not self.has(sha256):
-                _adopt(draft.path, self._root / sha256)
+                adopt(draft.path, self._root / sha256)
         return sha256
 
     def flat(self, sha256: str) -> "Stored":
@@ -91,45 +90,38 @@ class Blobs:
         """A blob of little-endian float32 as a read-only view of the file, paged in as it is read."""
         return np.memmap(self.path(sha256), dtype="<f4", mode="r")
 
+    def lay_over(self, name: str, size_bytes: int) -> None:
+        """Begin an upload of that size over a spare file, unless it has begun or there is none."""
+        self._parts.lay_over(name, size_bytes)
+
     def spooled(self, name: str, size_bytes: int) -> int:
         """How many bytes of an upload are on disk; an upload that outgrew its size is begun anew."""
-        path = self._spool / name
-        have = path.stat().st_size if path.exists() else 0
-        if have > size_bytes:
-            path.unlink()
-            return 0
-        return have
+        return self._parts.have(name, size_bytes)
 
     def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
         """Put the next chunks of an upload at their offset."""
-        path = self._spool / name
-        with _disk(path), path.open("r+b" if path.exists() else "wb", buffering=0) as file:
-            for chunk in chunks:
-                _write(file, offset, chunk)
-                offset += len(chunk)
+        with self._making_room():
+            self._parts.put(name, offset, *chunks)
 
     def spooled_bytes(self, name: str, offset: int, count: int) -> bytes:
         """What an upload has brought, from an offset on."""
-        path = self._spool / name
-        with _disk(path), path.open("rb", buffering=0) as file:
-            file.seek(offset)
-            return file.read(count)
+        return self._parts.read(name, offset, count)
 
     def drop_part(self, name: str) -> None:
-        (self._spool / name).unlink(missing_ok=True)
+        self._parts.drop(name)
 
     def finish(self, name: str, sha256: str, found: str = "") -> None:
         """Make a spooled upload a whole one. `found`: its sha256, where it was computed as it came. Raises BlobError,
         and drops it, where it is not what it claimed to be."""
-        path = self._spool / name
-        with _disk(path), path.open("rb") as file:
-            found = found or hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
+        path = self._parts.complete(name)
+        if not found:
+            with disk(path), path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256:
             path.unlink()
             raise BlobError(f"the upload's sha256 is {found}, its header said {sha256}: send it again")
-        with _disk(path):
-            _adopt(path, self._uploads / sha256)
+        with disk(path):
+            adopt(path, self._uploads / sha256)
 
     def has_upload(self, sha256: str) -> bool:
         """Whether an upload of this sha256 is here whole."""
@@ -149,7 +141,7 @@ class Blobs:
         return Stored(self._uploads / sha256)
 
     def drop_upload(self, sha256: str) -> None:
-        """It is no longer there; its room on disk is free once `empty_bin` has been called."""
+        """It is no longer there; `empty_bin` says what becomes of its file."""
         self._discard(self._uploads / sha256)
 
     def drop_uploads(self, named: Collection[str]) -> None:
@@ -158,13 +150,14 @@ class Blobs:
             if path.name not in named and not path.name.startswith("put-"):
                 self._discard(path)
 
-    def empty_bin(self) -> None:
-        """Remove what was dropped. For a thread: a large file takes its time to go."""
-        for path in self._bin.iterdir():
-            path.unlink(missing_ok=True)
+    def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
+        """Remove what was dropped, but for `keep` files of a size, which the next ones are written over. For a thread: a
+        large file takes its time to go."""
+        self._spares.empty(keep, size_bytes)
 
     def remove(self, sha256: str) -> None:
-        (self._root / sha256).unlink(missing_ok=True)
+        """As `drop_upload`, for a blob."""
+        self._discard(self._root / sha256)
 
     def sweep(self, named: Collection[str], uploads: Collection[str], spooling: bool) -> int:
         """Remove what a crash has left: blobs and whole uploads that are not among those named, and the spool unless
@@ -177,6 +170,16 @@ class Blobs:
         for path in stale:
             path.unlink(missing_ok=True)
         return len(stale)
+
+    @contextlib.contextmanager
+    def _making_room(self) -> Iterator[None]:
+        """What is spare is in nobody's way: where the disk refuses, it goes, for whoever tries again."""
+        try:
+            yield
+        except DiskRefused:
+            with contextlib.suppress(OSError):
+                self._spares.empty()
+            raise
 
     def _discard(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -191,12 +194,12 @@ class Draft:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _disk(path, leave=False):
+        with disk(path, leave=False):
             self._file = path.open("w+b", buffering=0)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Raises DiskRefused."""
-        with _disk(self.path):
+        with disk(self.path):
             while data:
                 written = os.pwrite(self._file.fileno(), data, offset)
                 offset, data = offset + written, data[written:]
@@ -226,36 +229,3 @@ class Stored:
     def __getitem__(self, part: slice) -> NDArray[np.float32]:
         start, stop, _ = part.indices(self.shape[0])
         return np.fromfile(self._path, self.dtype, stop - start, offset=4 * start)
-
-
-def _write(file: FileIO, offset: int, data: memoryview | bytes) -> None:
-    """At the offset. What fills another so many bytes is sent on to the disk, so that little is left for the sync."""
-    file.seek(offset)
-    view, written = memoryview(data), 0
-    while written < len(view):
-        written += file.write(view[written:])
-    behind = (offset + len(view)) // _AHEAD * _AHEAD
-    if behind > offset and hasattr(os, "posix_fadvise"):
-        # Begins to write these pages out; they stay in memory while they are dirty.
-        os.posix_fadvise(file.fileno(), max(0, behind - _AHEAD), _AHEAD, os.POSIX_FADV_DONTNEED)
-
-
-def _adopt(path: Path, name: Path) -> None:
-    os.replace(path, name)
-    folder = os.open(name.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextlib.contextmanager
-def _disk(path: Path, leave: bool = True) -> Iterator[None]:
-    """The system's refusals as DiskRefused; what was half written goes where it is of no use (`leave` is false)."""
-    try:
-        yield
-    except OSError as error:
-        if not leave:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-        raise DiskRefused(f"{path} cannot be written: {error.strerror or error}") from error

@@ -61,7 +61,7 @@ class Combined:
 
 class Effects:
     """Jobs for one coordinator. `traffic` gives the counts to save with a commit; `lengths` are the Euclidean norms of
-    uploads, by sha256, as far as they are known already."""
+    uploads, by sha256, roughly and as far as they are known already."""
 
     def __init__(
         self,
@@ -119,8 +119,9 @@ class Effects:
                 if ended is not None:
                     # At once: the next round may bring the same bytes again, and then they are not to be dropped.
                     self._drop_deltas(ended)
-                    await self._off_loop(self._blobs.empty_bin)
+                    await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
                 await self._keep_house()
+                await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._pieces.shutdown(wait=False)
@@ -180,11 +181,11 @@ class Effects:
         named = [(client, d) for client, d in sorted(closed.contributions.items()) if isinstance(d, Delta)]
         deltas = [(delta.examples, self._blobs.stored(delta.sha256)) for _, delta in named]
         method = self._coordinator.state.warm_up
-        known = [self._lengths.get(delta.sha256) for _, delta in named]
-        scales = method.scales(
-            [length(vector) if n is None else n for n, (_, vector) in zip(known, deltas, strict=True)],
-            [vector.shape[0] for _, vector in deltas],
-        )
+        sizes = [vector.shape[0] for _, vector in deltas]
+        if method.takes_whole([self._lengths.get(delta.sha256) for _, delta in named], sizes):
+            scales: tuple[float, ...] = (1.0,) * len(deltas)
+        else:
+            scales = method.scales(list(self._pieces.map(length, [vector for _, vector in deltas])), sizes)
         for (client, _), scale in zip(named, scales, strict=True):
             if scale < 1:
                 log.warning(
@@ -288,6 +289,14 @@ class Effects:
             if isinstance(contribution, Delta):
                 self._lengths.pop(contribution.sha256, None)
                 self._blobs.drop_upload(contribution.sha256)
+
+    def _spare(self, ended: Round | None) -> tuple[int, int]:
+        """How many of the files that are no longer needed the next round can use, and their size: as many as this one had
+        deltas, and one for the snapshot."""
+        given = ended.contributions.values() if ended is not None else ()
+        deltas = sum(isinstance(contribution, Delta) for contribution in given)
+        more = deltas and self._coordinator.state.phase is not Phase.FINISHED
+        return deltas + 1 if more else 0, self._replica.weights.nbytes
 
     async def _record(self, command: cmd.Command) -> None:
         """The replica is at the new version already, so there is no way back: try until the disk takes it."""

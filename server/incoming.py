@@ -15,7 +15,7 @@ from typing import Self
 
 import numpy as np
 
-from zowarmup.common.methods.fedavg import Length
+from zowarmup.common.methods.rough import RoughLength
 from zowarmup.server.blobs import BlobError, Blobs, DiskRefused
 from zowarmup.server.rejection import Rejected
 
@@ -30,7 +30,7 @@ that the coordinator cannot hold, and with it a round that fails anew after each
 
 
 class Quay:
-    """Where all uploads come in. `lengths`: the Euclidean norms of those that came in whole, by sha256."""
+    """Where all uploads come in. `lengths`: the Euclidean norms of those that came in whole, roughly, by sha256."""
 
     def __init__(self, blobs: Blobs) -> None:
         self.blobs = blobs
@@ -45,13 +45,14 @@ class Quay:
 
 
 class Incoming:
-    """One upload to the place `spool`, where `have` bytes of it are. Used on the event loop, within its context, which
-    ends when all that was added is written."""
+    """One upload of `size` bytes to the place `spool`, where `have` of them are. Used on the event loop, within its
+    context, which ends when all that was added is written."""
 
-    def __init__(self, quay: Quay, spool: str, sha256: str, have: int) -> None:
+    def __init__(self, quay: Quay, spool: str, sha256: str, size: int, have: int) -> None:
         self._quay, self._blobs, self._spool, self._sha256 = quay, quay.blobs, spool, sha256
+        self._size = size
         self._have, self._taken = have, 0
-        self._hash, self._length, self._odd = hashlib.sha256(), Length(), b""
+        self._hash, self._length, self._odd = hashlib.sha256(), RoughLength(), b""
         self._loop, self._lock = asyncio.get_running_loop(), threading.Lock()
         self._soon: asyncio.TimerHandle | None = None
         # Under the lock.
@@ -118,6 +119,8 @@ class Incoming:
     def _work(self) -> None:
         """In a thread: what waits, in order, until nothing does."""
         self._take_up()
+        if not self._have:
+            self._blobs.lay_over(self._spool, self._size)
         size = 0
         while chunks := self._next(size):
             size = sum(map(len, chunks))
@@ -168,7 +171,7 @@ class Incoming:
     def _finish(self) -> None:
         self._take_up()
         # No value is longer than the vector, so that few vectors need a second look.
-        if not self._length.value < LARGEST and not self._is_moderate():
+        if not self._length.value < LARGEST / 2 and not self._is_moderate():
             self._blobs.drop_part(self._spool)
             raise Rejected("too_large", f"the delta holds values that are not finite or reach {LARGEST:g}")
         try:

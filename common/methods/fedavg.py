@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.layout import Layout
-from zowarmup.common.methods import robust
+from zowarmup.common.methods import robust, rough
 from zowarmup.common.methods.vector import Each, Optimiser, Vector
 from zowarmup.common.phases import WarmUp
 from zowarmup.common.submodel import Submodel
@@ -54,6 +54,10 @@ class FedAvg:
         """The factor for each delta, by their lengths (`Length`) and how many values they have: less than 1 where it is
         too long beside the others."""
         return robust.scales(lengths, self.spec.clip)
+
+    def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int]) -> bool:
+        """Whether `scales` are certainly all 1, by what is roughly known of the lengths (`RoughLength`)."""
+        return rough.none_too_long(lengths, self.spec.clip)
 
     def combine(
         self,
@@ -103,7 +107,9 @@ class FedAvg:
         mean = np.zeros(piece.stop - piece.start)
         part = np.empty_like(mean)
         for (examples, delta), scale in given:
-            mean += np.multiply(delta[piece], scale * (examples / total), out=part, dtype=np.float64)
+            part[:] = delta[piece]
+            part *= scale * (examples / total)
+            mean += part
         return mean
 
     def step(self, piece: slice, mean: NDArray[np.float64], optimiser: Optimiser | None) -> NDArray[np.float64]:

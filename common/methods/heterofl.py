@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.methods import robust
+from zowarmup.common.methods import robust, rough
 from zowarmup.common.methods.fedavg import FedAvg, Given
 from zowarmup.common.submodel import Submodel, half_width
 from zowarmup.common.work import Tier
@@ -37,6 +37,11 @@ class HeteroFL(FedAvg):
         """As FedAvg's, by the root mean square of a delta's values instead of its length, which grows with their
         number."""
         return robust.scales([n / math.sqrt(size) for n, size in zip(lengths, sizes, strict=True)], self.spec.clip)
+
+    def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int]) -> bool:
+        return rough.none_too_long(
+            [n and n / math.sqrt(size) for n, size in zip(lengths, sizes, strict=True)], self.spec.clip
+        )
 
     def mean(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
         """The mean delta in a piece of the weights among those who hold a parameter; 0 where nobody does."""

@@ -71,6 +71,10 @@ class WarmUpMethod(Protocol):
         long beside the others."""
         ...
 
+    def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int]) -> bool:
+        """Whether `scales` are certainly all 1, by rough norms (`rough.RoughLength`), None where one is not known."""
+        ...
+
     def combine(
         self,
         weights: NDArray[np.float32],

@@ -90,7 +90,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
             have = size if self._blobs.has_upload(sha256) else self._blobs.spooled(spool, size)
             if have == size and not self._blobs.has_upload(sha256):
                 # All of it came, and the call broke before it was adopted.
-                async with self._uploads.incoming(spool, sha256, have) as incoming:
+                async with self._uploads.incoming(spool, sha256, size, have) as incoming:
                     await incoming.finish()
             answer = wire.GetUploadResponse(offset_bytes=have)
             line.down("control", answer.ByteSize())
@@ -119,7 +119,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 raise Rejected(
                     "offset", f"{have} bytes of this delta are here: go on from there, not {header.offset_bytes}"
                 )
-            incoming = await stack.enter_async_context(self._uploads.incoming(spool, sha256, have))
+            incoming = await stack.enter_async_context(self._uploads.incoming(spool, sha256, size, have))
             message: wire.UploadDeltaRequest | limits.Chunk | None = first
             while message is not None:
                 line.up("delta", message.size_bytes if isinstance(message, limits.Chunk) else message.ByteSize())

@@ -29,12 +29,12 @@ class Uploads:
 
     @property
     def lengths(self) -> dict[str, float]:
-        """The Euclidean norms of uploads that came in whole since the coordinator started, by sha256."""
+        """The Euclidean norms of uploads that came in whole since the coordinator started, roughly, by sha256."""
         return self._quay.lengths
 
-    def incoming(self, spool: str, sha256: str, have: int) -> Incoming:
+    def incoming(self, spool: str, sha256: str, size: int, have: int) -> Incoming:
         """An upload that is about to come in, `have` of its bytes here already."""
-        return Incoming(self._quay, spool, sha256, have)
+        return Incoming(self._quay, spool, sha256, size, have)
 
     @contextmanager
     def only(self, client: str) -> Iterator[None]:

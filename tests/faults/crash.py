@@ -111,6 +111,11 @@ class CrashingBlobs(Blobs):
         self._fuse.point("keep: renamed, not yet named by an event")
         return sha256
 
+    def lay_over(self, name: str, size_bytes: int) -> None:
+        with self._fuse.still:
+            super().lay_over(name, size_bytes)
+        self._fuse.point("lay over: after")
+
     def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
         first = chunks[0]
         self._fuse.point("spool: torn", lambda: Blobs.spool(self, name, offset, first[: len(first) // 2]))
@@ -140,9 +145,9 @@ class CrashingBlobs(Blobs):
         with self._fuse.still:
             super().drop_uploads(named)
 
-    def empty_bin(self) -> None:
+    def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
         with self._fuse.still:
-            super().empty_bin()
+            super().empty_bin(keep, size_bytes)
 
     def remove(self, sha256: str) -> None:
         with self._fuse.still:

@@ -224,6 +224,7 @@ class Client:
         if isinstance(contribution, Delta):
             spool = f"{self.name}.{contribution.sha256[:16]}"
             if not server.blobs.has_upload(contribution.sha256):
+                await asyncio.to_thread(server.blobs.lay_over, spool, len(content))
                 have = server.blobs.spooled(spool, len(content))
                 for start in range(have, len(content), CHUNK_BYTES):
                     await asyncio.to_thread(server.blobs.spool, spool, start, content[start : start + CHUNK_BYTES])

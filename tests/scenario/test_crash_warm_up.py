@@ -12,7 +12,7 @@ import pytest
 from tests.faults.small import LAYOUT, PAIR, Client, Life, create, live, run_file
 from tests.scenario.test_crash_points import Outcome, folder, outcome
 from zowarmup.common.run import RunFile, WarmUp
-from zowarmup.common.work import Work
+from zowarmup.common.work import Phase, Work
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, open_archive
 from zowarmup.server.backup import back_up
@@ -20,6 +20,7 @@ from zowarmup.server.blobs import Blobs, DiskRefused, Draft
 from zowarmup.server.fsck import check
 from zowarmup.server.ledger import Ledger
 from zowarmup.server.repair import repair
+from zowarmup.server.spares import LEASES
 
 __all__ = ["folder"]  # the fixture
 PIVOT, ROUNDS = 5, 3
@@ -122,6 +123,40 @@ def in_warm_up(folder: Path) -> Path:
     create(data_dir, settings())
     asyncio.run(asyncio.wait_for(warm_up(data_dir, 3), 60))
     return data_dir
+
+
+def test_files_are_kept_to_be_written_over_while_deltas_come_and_no_longer(folder: Path) -> None:
+    written_over: list[bool] = []
+    kept: list[int] = []
+
+    class Watched(Blobs):
+        def lay_over(self, name: str, size_bytes: int) -> None:
+            super().lay_over(name, size_bytes)
+            written_over.append((self._root / "spool" / f"{name}.over").exists())
+
+        def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
+            super().empty_bin(keep, size_bytes)
+            kept.append(keep)
+
+    class Patient(Client):
+        async def _contribute(self, server: Life, work: Work) -> None:
+            # The bin is emptied twice after a round: once its deltas are of no use, and once its snapshot is.
+            while work.phase is Phase.WARM_UP and kept.count(2) < 2 * work.version - 1:
+                await asyncio.sleep(0.002)
+            await super()._contribute(server, work)
+
+    async def whole() -> None:
+        ledger = Ledger(data_dir / LEDGER)
+        server = Life.start(ledger, Watched(data_dir / BLOBS), data_dir / BLOBS)
+        await live(server, [Patient(name, tier) for name, tier in PAIR.items()])
+        ledger.close()
+
+    data_dir = folder / "server"
+    create(data_dir, settings())
+    asyncio.run(asyncio.wait_for(whole(), 60))
+    assert written_over == [False] + [LEASES] * (PIVOT - 1)
+    assert set(kept) == {0, 2}, "of one delta and one snapshot"
+    assert kept[-1] == 0
 
 
 def test_fsck_and_backup_know_the_moments(folder: Path) -> None:
