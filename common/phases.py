@@ -49,11 +49,11 @@ class Rounds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WarmUp(Rounds):
-    """Training by back-propagation, by the clients of `tiers`: `epochs` of local SGD in batches of `batch` examples at `rate`; the server moves by
-    `server_rate` times the example-weighted mean delta, in which a delta longer than `clip` times the round's median
-    length is scaled down to that (0: none is). `method`: with fedadam and fedyogi, that mean is the gradient which Adam or
-    Yogi follows on the server, at `server_rate`, with `beta1`, `beta2` and `tau` for its epsilon; with heterofl the low
-    tier trains too, a half-width part of the model.
+    """Training by back-propagation, by the clients of `tiers`: `epochs` of local SGD in batches of `batch` examples at
+    `rate`; the server moves by `server_rate` times the example-weighted mean delta, in which a delta longer than `clip`
+    times the round's median length is scaled down to that (0: none is). `method`: with fedadam and fedyogi, that mean is
+    the gradient which Adam or Yogi follows on the server, at `server_rate`, with `beta1`, `beta2` and `tau` for its
+    epsilon; with heterofl the low tier trains too, a half-width part of the model.
 
     `pivot`: after `rounds` rounds ("rounds"), or earlier ("auto") once the held-out loss of the last `patience` rounds
     has not fallen by the share `least_improvement` from that of as many before (`server.plateau`).
@@ -121,20 +121,22 @@ class ZerothOrder(Rounds):
     decomfl (all have the same, so commits do not grow with the fleet) or fedkseed (a step of a client's own after each
     probe, along one of the `pool` directions that the whole run shares).
 
-    `probes` S directions a client and round, each on its own slice of the local data (`slices = "own"`) or on the
-    whole of it (`"whole"`, the paper's way); `head_projections` K exact projections of the head's gradient;
-    `directions`: of the probes, random signs or, for the paper's ablation, near enough normal variates.
-    `high_tier`: it sends scalars like everyone, or goes on with the warm-up's FedAvg ("fedavg", to compare with: every
-    version is then a snapshot). `local_steps`: a client probes so many times over, in between moving its own replica down what it has found at
-    `local_rate` (0: `rate`), and takes all of it back at the end; `gradient_projections`: instead of probing, a client of the high tier back-propagates and sends so many exact
-    projections of its gradient (0: it probes like everyone else); `eps` the
-    probe's length and `tau` the paper's redundant scale of z (folded into eps and rate). `step`: "normalized" divides
-    by the round's root-mean-square probe scalar and anneals the rate linearly to near zero; "raw" is the paper's; "adam" divides by what a running mean over the rounds, with
-    `beta2`, says that the estimate of a block's parameter is, so that `rate` is about how far each moves, and anneals.
-    `weighting` of clients in the mean. `clip`: a scalar further than so many robust standard deviations from the
-    round's median is moved to that bound (0: none is). `micro_batch`: examples a forward pass, which bounds a client's memory.
-    `snapshot_every`: at most so many zeroth-order versions between snapshots on the coordinator's disk; fewer where
-    the model is large, so that a restart replays no more than some seconds' worth.
+    What a client computes: `probes` S directions a round, each on its own slice of the local data (`slices = "own"`) or
+    on the whole of it (`"whole"`, the paper's way); `directions`: random signs or, for the paper's ablation, near enough
+    normal variates; `head_projections` K exact projections of the head's gradient. With `gradient_projections` (0: none)
+    a client of the high tier does not probe, but back-propagates and sends so many exact projections of its gradient.
+    With `high_tier` "fedavg" it goes on as in the warm-up instead of sending scalars (to compare with: every version is
+    then a snapshot). `local_steps`: a client probes so many times over, in between moving its own replica down what it
+    has found at `local_rate` (0: `rate`), and takes all of it back at the end. `eps`: a probe's length; `tau`: the
+    paper's redundant scale of z (folded into eps and rate). `micro_batch`: examples a forward pass, which bounds a
+    client's memory.
+
+    What moves the model: `step` "normalized" divides by the round's root-mean-square probe scalar and anneals `rate`
+    linearly to near zero; "raw" is the paper's; "adam" divides by what a running mean over the rounds, with `beta2`,
+    says that the estimate of a block's parameter is, so that `rate` is about how far each moves, and anneals.
+    `weighting` of clients in the mean. `clip`: a scalar further than so many robust standard deviations from the round's
+    median is moved to that bound (0: none is). `snapshot_every`: at most so many zeroth-order versions between snapshots
+    on the coordinator's disk; fewer where the model is large, so that a restart replays no more than some seconds' worth.
     """
 
     method: Literal["zowarmup", "decomfl", "fedkseed"] = "zowarmup"

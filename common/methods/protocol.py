@@ -84,7 +84,8 @@ class WarmUpMethod(Protocol):
         optimiser: Optimiser | None = None,
     ) -> NDArray[np.float32]:
         """The next weights, a new float32 (layout.size,) array that is not yet on a grid, from (examples, delta) in
-        ascending order of client, deltas of the whole model or of a tier's part, by pieces that `each` goes through. What float32 does not hold becomes infinite."""
+        ascending order of client, deltas of the whole model or of a tier's part, by pieces that `each` goes through.
+        What float32 does not hold becomes infinite."""
         ...
 
 
