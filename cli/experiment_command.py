@@ -82,7 +82,7 @@ def experiment(
         conductor = Conductor(table, folder, wish, noted, show)
         found = conductor.run()
         noted.check()
-        written = _write(table, found, str(table_file), results or folder, table_file.stem)
+        written = _write(table, found, os.path.relpath(table_file), results or folder, table_file.stem)
     for path in (conductor.moment().line(), *written):
         console.print(str(path), markup=False, soft_wrap=True)
     if found.failed:

@@ -128,6 +128,10 @@ def memory(
     has = f"{amount(here.bytes)} ({here.source})"
     if running:
         return Finding("memory", Verdict.OK, f"{has}, beside the client that takes part here now")
+    if not needed:
+        return Finding(
+            "memory", Verdict.SKIPPED, f"{has}; the coordinator has not measured what a device needs (--shelf)"
+        )
     if here.bytes < needed:
         found = f"{has}; a round of the {tier or Tier.LOW} tier needs {amount(needed)}"
         remedy = "stop other programs or raise the limit, or run a smaller model or micro_batch"

@@ -120,14 +120,12 @@ def open_run(
     history.record(now, events)
     state = fold(None, events)
     assert state is not None
+    needs = "what a device needs was not measured (--shelf)"
+    if prepared.low.peak_bytes:
+        high, low = prepared.high.peak_bytes >> 20, prepared.low.peak_bytes >> 20
+        needs = f"a round needs about {high} MB on the high tier, {low} MB on the low"
     log.info(
-        "run %s begins: %s, %d parameters; a round needs about %s",
-        run_file.name,
-        run_file.model.name,
-        prepared.layout.trainable,
-        f"{prepared.high.peak_bytes >> 20} MB on the high tier, {prepared.low.peak_bytes >> 20} MB on the low"
-        if prepared.low.peak_bytes
-        else "what it does: nothing was measured (--shelf)",
+        "run %s begins: %s, %d parameters; %s", run_file.name, run_file.model.name, prepared.layout.trainable, needs
     )
     _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])
     if prepared.layout.head is None and run_file.zeroth_order.head_projections:
@@ -139,10 +137,10 @@ def _warn_of_divergence(run_file: RunFile, weights: NDArray[np.float32]) -> None
     """A normalised step moves each weight by about rate / sqrt(directions a round), Adam's by about rate, whatever the
     model: too much for one with small weights, such as a deep one."""
     phase = run_file.zeroth_order
-    shared = 1.0 if phase.step == "adam" else math.sqrt(phase.clients_per_round * phase.probes)
-    move = phase.rate / shared
+    directions = phase.probes if phase.method == "decomfl" else phase.clients_per_round * phase.probes
+    move = phase.rate if phase.step == "adam" else phase.rate / math.sqrt(directions)
     usual = math.sqrt(np.mean(np.square(weights, dtype=np.float64)))
-    if phase.step != "raw" and move > usual:
+    if phase.rounds and phase.step != "raw" and move > usual:
         log.warning(
             "zeroth_order.rate = %g moves each weight by about %.2g in the first round, and their usual size is %.2g: "
             "the model will probably be lost; a rate of %.1g or less is worth trying",

@@ -9,7 +9,6 @@ is measured: who joins such a run says its tier.
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from dataclasses import replace
 from importlib.metadata import version
@@ -20,7 +19,7 @@ import numpy as np
 from zowarmup.common.layout import Layout
 from zowarmup.common.run import ClientSpec
 from zowarmup.server.building import load_weights
-from zowarmup.server.preparation import LAYOUT, PROGRAM, SPEC, WEIGHTS, Children, Footprint, Prepared
+from zowarmup.server.preparation import LAYOUT, PROGRAM, SPEC, WEIGHTS, Children, Footprint, PreparationError, Prepared
 
 UNMEASURED = Footprint(0, 0.0, 0.0, 0.0, 0.0)
 
@@ -29,13 +28,22 @@ def from_shelf(spec: ClientSpec, seed: int, shelf: Path, children: Children) -> 
     """The model of a run, built if it is not on the shelf, with the weights of `model.weights` where that is given.
     Raises PreparationError."""
     place = shelf / place_of(spec, seed)
-    if not place.exists():
-        _build(spec, seed, shelf, place, children)
-    layout = Layout.from_json((place / LAYOUT).read_text())
-    weights = np.fromfile(place / WEIGHTS, dtype="<f4").astype(np.float32, copy=False)
+    try:
+        if not place.exists():
+            _build(spec, seed, shelf, place, children)
+    except OSError as error:
+        raise PreparationError(f"--shelf {shelf} cannot be written ({error.strerror or error})") from error
+    try:
+        layout = Layout.from_json((place / LAYOUT).read_text())
+        weights = np.fromfile(place / WEIGHTS, dtype="<f4").astype(np.float32, copy=False)
+        program = (place / PROGRAM).read_bytes()
+        if weights.shape != (layout.size,):
+            raise ValueError("weights of another size")
+    except (OSError, ValueError) as error:
+        raise PreparationError(f"{place} is damaged ({error}): remove it, and it is built anew") from error
     if spec.model.weights:
         load_weights(Path(spec.model.weights), layout, weights)
-    return Prepared(layout, (place / PROGRAM).read_bytes(), weights, UNMEASURED, UNMEASURED)
+    return Prepared(layout, program, weights, UNMEASURED, UNMEASURED)
 
 
 def place_of(spec: ClientSpec, seed: int) -> str:
@@ -58,4 +66,3 @@ def _build(spec: ClientSpec, seed: int, shelf: Path, place: Path, children: Chil
         except OSError:
             if not place.exists():  # else another coordinator has left the same there meanwhile
                 raise
-            shutil.rmtree(folder)

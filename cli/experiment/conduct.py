@@ -154,6 +154,7 @@ class Conductor:
             if not running.over():
                 return
             outcome = running.outcome()
+            running.place.settle(running.wanted, outcome, self._wish.keep)
         except Failure as failure:
             del self._running[name]
             running.stop()
@@ -164,7 +165,6 @@ class Conductor:
             return
         del self._running[name]
         self._failures = 0
-        running.place.settle(running.wanted, outcome, self._wish.keep)
         self.found.outcomes[name] = outcome
         kind = next((cell.method for cell in self.found.cells if cell.job.name == name), "warm-up")
         self._took.setdefault(kind, []).append(time.monotonic() - running.since)

@@ -72,11 +72,14 @@ class Place:
         (self.path / BEGUN).write_text(wanted, encoding="utf-8")
 
     def settle(self, wanted: str, outcome: Outcome, keep: bool) -> None:
-        """It is over: its outcome stays and, unless `keep`, the run itself goes."""
+        """It is over: its outcome stays and, unless `keep`, the run itself goes. Raises Failure."""
         said = {"fingerprint": wanted, "outcome": json.loads(outcome.to_json())}
         partial = self.path / f"{OUTCOME}.new"
-        partial.write_text(json.dumps(said, indent=1), encoding="utf-8")
-        partial.replace(self.path / OUTCOME)
+        try:
+            partial.write_text(json.dumps(said, indent=1), encoding="utf-8")
+            partial.replace(self.path / OUTCOME)
+        except OSError as error:
+            raise Failure(f"{self.path} cannot be written: {error.strerror or error}; make room") from error
         if not keep:
             for name in RUNS:
                 shutil.rmtree(self.path / name, ignore_errors=True)

@@ -12,6 +12,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from typing import Any
 
 from zowarmup.cli.experiment.table import Method, Section, Table, slug
@@ -48,10 +49,11 @@ class Job:
         return replace(self, run=replace(self.run, model=replace(self.run.model, weights=weights)))
 
     def fingerprint(self, checkpoint: str = "") -> str:
-        """Equal for equal work, beginning with the checkpoint of that digest."""
+        """Equal for equal work by the same version of zowarmup, beginning with the checkpoint of that digest."""
         said = asdict(self.run)
         del said["server"], said["name"]
-        text = json.dumps([said, self.data, self.clients, self.high, checkpoint], sort_keys=True)
+        work = [version("zowarmup"), said, self.data, self.clients, self.high, checkpoint]
+        text = json.dumps(work, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -71,11 +71,14 @@ class Running:
             found = read_outcome(data_dir / LEDGER)
             if self.began and found.began != self.began:
                 raise Failure(f"{self.job.name}: began with {found.began}, and its warm-up ended with {self.began}")
-            self._check_replicas()
+            if not found.gave_up:
+                self._check_replicas()
             if self.job.shared and not found.gave_up:
                 _checkpoint(data_dir, found, self.place.checkpoint)
         except (LedgerError, ArchiveError) as error:
             raise Failure(f"{self.job.name}: {error}") from error
+        except OSError as error:
+            raise Failure(f"{self.place.path} cannot be written: {error.strerror or error}; make room") from error
         return found
 
     def stop(self) -> None:
@@ -97,9 +100,15 @@ class Running:
         self._fleet = True
 
     def _check_replicas(self) -> None:
-        for line in last_lines(self._processes.log(FLEET)):
-            if (found := _AGREE.search(line)) and found[1] != found[2]:
-                raise Failure(f"{self.job.name}: {line}; see {self._processes.log(FLEET)}")
+        """Raises Failure unless the fleet has said that all of its replicas are the run's."""
+        log = self._processes.log(FLEET)
+        lines = last_lines(log)
+        said = [(line, found) for line in lines if (found := _AGREE.search(line))]
+        if not said:
+            raise Failure(f"{self.job.name}: the fleet did not say how its replicas are:\n{indented(lines)}\nsee {log}")
+        line, found = said[-1]
+        if found[1] != found[2]:
+            raise Failure(f"{self.job.name}: {line}; see {log}")
 
     def _failed(self, ended: Ended) -> Failure:
         how = "left before the run was over" if ended.code == 0 else f"ended with code {ended.code}"

@@ -203,3 +203,8 @@ def test_zowarmup_doctor_needs_no_operators_packages(missing: str, tmp_path: Pat
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines()[-1].startswith("fail     connection   127.0.0.1:1: Connection refused")
     assert not (tmp_path / "state").exists()
+
+
+def test_what_a_device_needs_may_not_have_been_measured() -> None:
+    found = checkup.memory(Memory(50 * MB, "available"), Needs(0, 0), Tier.LOW, False)
+    assert found.verdict is SKIPPED and "has not measured what a device needs (--shelf)" in found.found

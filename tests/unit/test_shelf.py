@@ -52,3 +52,16 @@ def test_a_place_is_for_one_model_shape_and_seed() -> None:
     ]
     assert len({place_of(SPEC, 5), *others}) == 5
     assert place_of(replace(SPEC, warmup=WarmUp(rounds=9)), 5) == place_of(SPEC, 5)
+
+
+def test_a_damaged_model_and_a_shelf_that_cannot_be_written_are_sentences(tmp_path: Path) -> None:
+    shelf, ended = tmp_path / "shelf", Children()
+    ended.end()
+    place = shelf / place_of(SPEC, 5)
+    place.mkdir(parents=True)
+    (place / "layout.json").write_text("{")
+    with pytest.raises(PreparationError, match=r"is damaged \(.*\): remove it, and it is built anew"):
+        from_shelf(SPEC, 5, shelf, ended)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PreparationError, match=r"--shelf .* cannot be written"):
+        from_shelf(SPEC, 5, tmp_path / "file", ended)
