@@ -16,7 +16,7 @@ def machine() -> dict[str, Any]:
         "cpu": _after("/proc/cpuinfo", "model name") or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.release().split('-')[0]}, {' '.join(platform.libc_ver())}",
         "architecture": platform.machine(),
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},

@@ -1,8 +1,9 @@
 """What a device keeps on disk, and whose it is.
 
 One directory belongs to one client of one run: `identity.json` (its name in the run and its secret, mode 600; before
-it is a member, `enrolment.json`), `authority.pem` (who signs the coordinator's certificate), `lock`, the replica (`replica.py`) and the program. A lock keeps a second process out; every file is written to a
-temporary name, synced and renamed, so a power cut leaves the old file or the new one.
+it is a member, `enrolment.json`), `authority.pem` (who signs the coordinator's certificate), `lock`, the replica
+(`replica.py`) and the program. A lock keeps a second process out; every file is written to a temporary name, synced and
+renamed, so a power cut leaves the old file or the new one.
 """
 
 import contextlib

@@ -24,10 +24,10 @@ class Rounds:
     """Who takes part in a phase's rounds and how long they last.
 
     A round opens when `minimum_clients` eligible clients are connected (0: `clients_per_round`); where that is more than
-    a round draws, whom it draws does not depend on who came first. It needs at most
-    `clients_per_round` contributions and draws a share of `over_selection` more clients than that. It closes when so
-    many have contributed as it needs, or when `quorum` (a share of those) has and the rest are gone or the deadline is
-    over: `deadline_s`, or what past rounds show to be enough where `learn_deadline`, but never more than `deadline_s`.
+    a round draws, whom it draws does not depend on who came first. It needs at most `clients_per_round` contributions
+    and draws a share of `over_selection` more clients than that. It closes when so many have contributed as it needs, or
+    when `quorum` (a share of those) has and the rest are gone or the deadline is over: `deadline_s`, or what past rounds
+    show to be enough where `learn_deadline`, but never more than `deadline_s`.
     """
 
     rounds: int

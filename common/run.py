@@ -45,8 +45,9 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """`data`: the held-out set (digits:test, npz:PATH or folder:PATH), evaluated at every `every`-th version, at the
-    pivot and at the end, and after every round of a warm-up that ends by itself (`pivot = "auto"`)."""
+    """`data`: the held-out set (digits:test, digits:validation, npz:PATH, folder:PATH, cifar10:PATH:test and what else
+    `data.spec` knows), evaluated at every `every`-th version, at the pivot and at the end, and after every round of a
+    warm-up that ends by itself (`pivot = "auto"`)."""
 
     data: str = "digits:test"
     every: int = 10
@@ -57,8 +58,8 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
-    """`address` to listen on; `keep_snapshots`: how many of the newest to keep on disk beside the pivot's and the
-    last; `abandoned_limit`: so many abandoned rounds in a row pause the run.
+    """`address` to listen on; `keep_snapshots`: how many of the newest to keep on disk beside the pivot's;
+    `abandoned_limit`: so many abandoned rounds in a row pause the run.
 
     `enrolment`: whether a device needs an invitation ("invited") or not ("open"); empty: open on loopback, invited on
     any other address. `tls_certificate` and `tls_key` are PEM files, and `client_ca` one with the authority whose

@@ -13,7 +13,8 @@ The estimate is the weighted mean over clients of  sum_s (n_s / n) dL_s z_s  in 
 1/K sum_k p_k z_k  in the head's. The model steps down it by `rate`; a "normalized" step is divided by the root mean
 square of the round's slopes, in the same weighted mean (FZOO, arXiv 2506.09034, divides by the losses' spread), and
 annealed linearly. Before that, scalars far from the round's median are clipped (`robust`): one client, broken or
-hostile, cannot lead the model away. tau, the paper's magnitude of z's entries, is folded in: (eps, rate, tau) is (eps tau, rate tau^2, 1).
+hostile, cannot lead the model away. tau, the paper's magnitude of z's entries, is folded in: (eps, rate, tau) is
+(eps tau, rate tau^2, 1).
 
 Steps are whole ticks of the grid, and nothing is lost by it: a tick is one or two millionths of the largest weight, a
 direction's move is rounded by at most half of one, to either side and independently of the others, while the moves of
@@ -171,9 +172,9 @@ class ZOWarmUp:
         """The steps that a round's parts make: for each, in the order given, one in the probed block and, where there
         are projections, one in the head's. Outlying scalars are clipped first.
 
-        `done`: zeroth-order rounds committed before this one, less than `spec.rounds`; `before`: the moments then. Where the slopes that a step is
-        to be divided by are all but zero, there is nothing to follow and the ticks are zero. Raises ValueError without
-        parts, HeadroomExceeded where a step is too long for `grid`.
+        `done`: zeroth-order rounds committed before this one, less than `spec.rounds`; `before`: the moments then. Where
+        the slopes that a step is to be divided by are all but zero, there is nothing to follow and the ticks are zero.
+        Raises ValueError without parts, HeadroomExceeded where a step is too long for `grid`.
         """
         if not 0 <= done < self.spec.rounds:
             raise ValueError(
