@@ -23,6 +23,8 @@ from zowarmup.server.spool import Spool
 __all__ = ["BlobError", "Blobs", "DiskRefused", "Draft", "Stored"]
 
 _PIECE = 1 << 20
+_DRAFT = ".put-"
+"""How the coordinator's own files in the spool begin; no client's name does."""
 
 
 class Blobs:
@@ -49,7 +51,7 @@ class Blobs:
 
     def put(self, data: memoryview | bytes) -> str:
         """Store bytes durably; their sha256 in hex. They are hashed while they are written."""
-        temporary = self._spool / f"put-{self._unique()}"
+        temporary = self._spool / f"{_DRAFT}{self._unique()}"
         over = self._spares.take(len(data), temporary)
         with ThreadPoolExecutor(1) as beside:
             hashing = beside.submit(hashlib.sha256, data)
@@ -68,7 +70,7 @@ class Blobs:
     @contextlib.contextmanager
     def draft(self) -> Iterator["Draft"]:
         """A blob to be written piece by piece; `keep` makes it one, or else it goes with the end of the block."""
-        draft = Draft(self._spool / f"put-{self._unique()}")
+        draft = Draft(self._spool / f"{_DRAFT}{self._unique()}")
         try:
             yield draft
         finally:
@@ -121,7 +123,10 @@ class Blobs:
             path.unlink()
             raise BlobError(f"the upload's sha256 is {found}, its header said {sha256}: send it again")
         with disk(path):
-            adopt(path, self._uploads / sha256)
+            if self.has_upload(sha256):
+                path.unlink()
+            else:
+                adopt(path, self._uploads / sha256)
 
     def has_upload(self, sha256: str) -> bool:
         """Whether an upload of this sha256 is here whole."""
@@ -147,7 +152,7 @@ class Blobs:
     def drop_uploads(self, named: Collection[str]) -> None:
         """Drop every upload, whole or not, that is not among those named."""
         for path in (*self._uploads.iterdir(), *self._spool.iterdir()):
-            if path.name not in named and not path.name.startswith("put-"):
+            if path.name not in named and not path.name.startswith(_DRAFT):
                 self._discard(path)
 
     def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
@@ -165,7 +170,7 @@ class Blobs:
         stale = [path for path in self._root.iterdir() if path.is_file() and path.name not in named]
         if not spooling:
             stale += [path for path in self._uploads.iterdir() if path.name not in uploads]
-        stale += [path for path in self._spool.iterdir() if not spooling or path.name.startswith("put-")]
+        stale += [path for path in self._spool.iterdir() if not spooling or path.name.startswith(_DRAFT)]
         self.empty_bin()
         for path in stale:
             path.unlink(missing_ok=True)

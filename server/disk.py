@@ -45,9 +45,14 @@ def write(descriptor: int, offset: int, *pieces: memoryview | bytes) -> int:
 
 
 def adopt(path: Path, name: Path) -> None:
-    """Give a synced file its name, durably."""
+    """Give a synced file a name that none has, durably: where the disk refuses, it has its old name again."""
     os.replace(path, name)
-    sync_folder(name.parent)
+    try:
+        sync_folder(name.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.replace(name, path)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ again until it takes what must be written; the coordinator says meanwhile what i
 import asyncio
 import logging
 import os
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -70,12 +70,12 @@ class Effects:
         replica: Replica,
         evaluator: Evaluator,
         traffic: Callable[[], tuple[ev.TrafficCount, ...]],
-        lengths: MutableMapping[str, float] | None = None,
+        lengths: Mapping[str, float] | None = None,
     ) -> None:
         self._coordinator, self._blobs, self._replica = coordinator, blobs, replica
         self._evaluator, self._traffic = evaluator, traffic
         self._jobs: asyncio.Queue[Round | None] = asyncio.Queue()
-        self._lengths: MutableMapping[str, float] = {} if lengths is None else lengths
+        self._lengths: Mapping[str, float] = {} if lengths is None else lengths
         self._held: set[str] = set()  # blobs of snapshots that there have been, as far as they are still there
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="effects")
         self._pieces = ThreadPoolExecutor(PIECES_AT_ONCE, thread_name_prefix="pieces")
@@ -116,9 +116,6 @@ class Effects:
                 ended = await self._jobs.get()
                 if ended is not None and ended.closed:
                     await self._record(await self._outcome(ended))
-                if ended is not None:
-                    # At once: the next round may bring the same bytes again, and then they are not to be dropped.
-                    self._drop_deltas(ended)
                     await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
                 await self._keep_house()
                 await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
@@ -283,12 +280,6 @@ class Effects:
             except DiskRefused as error:
                 self._coordinator.trouble.tell("snapshot", f"{what}: {error}")
                 await asyncio.sleep(RETRY_S)
-
-    def _drop_deltas(self, closed: Round) -> None:
-        for contribution in closed.contributions.values():
-            if isinstance(contribution, Delta):
-                self._lengths.pop(contribution.sha256, None)
-                self._blobs.drop_upload(contribution.sha256)
 
     def _spare(self, ended: Round | None) -> tuple[int, int]:
         """How many of the files that are no longer needed the next round can use, and their size: as many as this one had

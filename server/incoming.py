@@ -55,6 +55,7 @@ class Incoming:
         self._hash, self._length, self._odd = hashlib.sha256(), RoughLength(), b""
         self._loop, self._lock = asyncio.get_running_loop(), threading.Lock()
         self._soon: asyncio.TimerHandle | None = None
+        self._finishing: asyncio.Future[None] | None = None
         # Under the lock.
         self._waiting: list[bytes | memoryview] = []
         self._waiting_bytes = 0
@@ -67,9 +68,16 @@ class Incoming:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        """However often the call is cancelled meanwhile: whoever comes next finds nobody at work on the file."""
         self._quay.open -= 1
-        with contextlib.suppress(Exception):  # it was raised before, or the upload has broken off
-            await self.settle()
+        leaving, cancelled = asyncio.ensure_future(self._leave()), False
+        while not leaving.done():
+            try:
+                await asyncio.shield(leaving)
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError
 
     async def add(self, chunk: bytes | memoryview) -> None:
         """Take the next bytes; waits while too many wait. Raises what an earlier chunk met: DiskRefused or Rejected."""
@@ -90,7 +98,15 @@ class Incoming:
     async def finish(self) -> None:
         """Make it a whole upload, durably. Raises Rejected, and drops it, where it is not what it should be; DiskRefused."""
         await self.settle()
-        await self._loop.run_in_executor(self._quay.threads, self._finish)
+        self._finishing = self._loop.run_in_executor(self._quay.threads, self._finish)
+        await asyncio.shield(self._finishing)
+
+    async def _leave(self) -> None:
+        if self._finishing is not None:
+            await asyncio.wait({self._finishing})
+            self._finishing.exception()  # seen: whoever waited for it has it, or is gone
+        with contextlib.suppress(Exception):  # it was raised before, or the upload has broken off
+            await self.settle()
 
     def _begin(self) -> None:
         """Let a thread take what waits, if none is at it."""
@@ -124,7 +140,12 @@ class Incoming:
         size = 0
         while chunks := self._next(size):
             size = sum(map(len, chunks))
-            self._blobs.spool(self._spool, self._have, *chunks)
+            try:
+                self._blobs.spool(self._spool, self._have, *chunks)
+            except DiskRefused:
+                raise
+            except BlobError as error:
+                raise Rejected("offset", f"{error}: ask GetUpload, and go on from there") from error
             self._have += size
             for chunk in chunks:
                 self._take(chunk)

@@ -172,7 +172,7 @@ async def _serve(
     told = Told(arguments.data_dir / "told.json")
     traffic = Traffic(lambda: coordinator.state.phase, told.or_larger(history.traffic.latest), way.wire)
     allowances = Allowances(run_file.server.messages_per_second)
-    uploads = Uploads(blobs, spool_bytes(run_file, state))
+    uploads = Uploads(blobs, spool_bytes(run_file, state), state)
     switchboard = Switchboard(history, allowances)
     effects = Effects(
         coordinator, blobs, replica, evaluator, lambda: traffic.since(history.traffic.latest), uploads.lengths

@@ -56,12 +56,21 @@ class Spares:
             with contextlib.suppress(OSError):
                 if _is_unread(found[1]):
                     if tail:
-                        with found[1].open("ab", buffering=0) as file:
-                            file.write(tail)
+                        _append(found[1], size_bytes, tail)
                     os.replace(found[1], name)
                     return True
             with contextlib.suppress(OSError):
                 found[1].unlink(missing_ok=True)
+
+
+def _append(path: Path, size_bytes: int, tail: bytes) -> None:
+    """Raises OSError where it is not there, or not of that size, any more."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        if os.fstat(descriptor).st_size != size_bytes or os.write(descriptor, tail) != len(tail):
+            raise OSError(f"{path} is not what it was")
+    finally:
+        os.close(descriptor)
 
 
 def _is_unread(path: Path) -> bool:

@@ -9,7 +9,7 @@ import os
 import struct
 from pathlib import Path
 
-from zowarmup.server.disk import disk, write
+from zowarmup.server.disk import BlobError, disk, write
 from zowarmup.server.spares import Spares
 
 MARK = struct.Struct("<Q")
@@ -49,10 +49,13 @@ class Spool:
         return have
 
     def put(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
-        """Put the next chunks of an upload at their offset. Raises DiskRefused, as `read` and `complete`."""
+        """Put the next chunks of an upload at their offset. Raises DiskRefused, as `read` and `complete`, and BlobError where
+        what came before them has been dropped."""
         path = self.path(name)
         with disk(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            if offset and not path.exists():
+                raise BlobError("what had come of this upload has been dropped")
+            descriptor = os.open(path, os.O_RDWR | (0 if offset else os.O_CREAT), 0o666)
             try:
                 offset = write(descriptor, offset, *chunks)
                 if path == self._over(name):
@@ -68,9 +71,12 @@ class Spool:
             return file.read(count)
 
     def complete(self, name: str) -> Path:
-        """The synced file of an upload that is whole, without its mark."""
+        """The synced file of an upload that is whole, without its mark. Where the disk refuses the sync, all of it goes: what
+        is in memory then says nothing of the disk, whatever the next sync says. Raises BlobError where it was dropped."""
         path = self.path(name)
-        with disk(path), path.open("r+b", buffering=0) as file:
+        if not path.exists():
+            raise BlobError("this upload has been dropped")
+        with disk(path, leave=False), path.open("r+b", buffering=0) as file:
             if path == self._over(name):
                 file.truncate(os.fstat(file.fileno()).st_size - MARK.size)
             os.fsync(file.fileno())

@@ -15,13 +15,15 @@ from zowarmup.server.outgoing import Outgoing
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.service import limits
 from zowarmup.server.service.admission import Admission, Context
-from zowarmup.server.service.uploads import Uploads, spool_name
+from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.state import Client
 from zowarmup.server.traffic import Line, Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
 MEASURED_BYTES, MEASURED_S = 4 << 20, 30.0
+SMALLEST_CHUNK_BYTES = 1 << 14
+"""A shorter piece of a delta, but for the last, counts as a message: it costs as much."""
 # Incompressible, for links that compress.
 FILLER = os.urandom(1 << 16)
 
@@ -86,12 +88,13 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 raise Rejected(
                     "late", f"the upload is for round {request.round}, the round in progress is {work.round}"
                 )
-            spool = spool_name(name, sha256)
-            have = size if self._blobs.has_upload(sha256) else self._blobs.spooled(spool, size)
-            if have == size and not self._blobs.has_upload(sha256):
-                # All of it came, and the call broke before it was adopted.
-                async with self._uploads.incoming(spool, sha256, size, have) as incoming:
-                    await incoming.finish()
+            async with self._uploads.only(name):
+                spool = self._uploads.hold(name, sha256, size)
+                have = size if self._blobs.has_upload(sha256) else self._blobs.spooled(spool, size)
+                if have == size and not self._blobs.has_upload(sha256):
+                    # All of it came, and the call broke before it was adopted.
+                    async with self._uploads.incoming(spool, sha256, size, have) as incoming:
+                        await incoming.finish()
             answer = wire.GetUploadResponse(offset_bytes=have)
             line.down("control", answer.ByteSize())
         return answer
@@ -101,7 +104,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
     ) -> wire.UploadDeltaResponse:
         async with self._admission.refusing(context), contextlib.AsyncExitStack() as stack:
             name, _, line = self._caller(context)
-            stack.enter_context(self._uploads.only(name))
+            await stack.enter_async_context(self._uploads.only(name))
             first = await anext(aiter(requests), None)
             if not isinstance(first, wire.UploadDeltaRequest) or not first.HasField("header"):
                 raise Rejected("invalid", "the first message of an upload must hold a header")
@@ -128,10 +131,14 @@ class BulkCalls(services.CoordinatorServiceServicer):
                     raise Rejected("malformed", f"a chunk of {len(chunk)} bytes is more than is left or allowed")
                 if self._work(name).round != work.round:
                     raise Rejected("late", f"round {work.round}, which the upload is for, is over")
+                if len(chunk) < SMALLEST_CHUNK_BYTES and have + len(chunk) < size and message is not first:
+                    self._allowances.spend(name)
                 if chunk:
                     await self._take(name, incoming, chunk)
                     have += len(chunk)
                 message = await anext(aiter(requests), None)
+            if self._work(name).round != work.round:
+                raise Rejected("late", f"round {work.round}, which the upload is for, is over")
             await (incoming.finish() if have == size else incoming.settle())
             answer = wire.UploadDeltaResponse(stored_bytes=have)
             line.down("control", answer.ByteSize())
@@ -169,16 +176,6 @@ class BulkCalls(services.CoordinatorServiceServicer):
             self._coordinator.trouble.tell("uploads", f"the upload of {client}: {error}")
             raise
         self._coordinator.trouble.clear("uploads")
-
-    def _check_uploaded(self, client: str, sha256: str) -> None:
-        """Raises Rejected where a client's contribution names a delta that is not here, or that is not as long as its
-        own are."""
-        if not self._blobs.has_upload(sha256):
-            raise Rejected("malformed", "the delta it names has not been uploaded")
-        if 4 * self._blobs.stored(sha256).shape[0] != self._delta_bytes(client):
-            raise Rejected(
-                "malformed", f"the delta it names has not the {self._delta_bytes(client)} bytes of {client}'s"
-            )
 
     def _caller(self, context: Context) -> tuple[str, Client, Line]:
         """The member of the fleet that is calling; the call counts as a message. Raises Rejected."""

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from zowarmup.common import codec
 from zowarmup.common.run import PROTOCOL, ClientSpec
+from zowarmup.common.work import Delta
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs
@@ -201,9 +202,11 @@ class CoordinatorService(BulkCalls):
                 )
             except ValueError as error:
                 raise Rejected("malformed", str(error)) from error
-            if not scalars:
-                self._check_uploaded(link.client, message.delta_ready.sha256.hex())
-            await self._coordinator.handle(cmd.Contribute(link.client, given))
+            with contextlib.ExitStack() as stack:
+                if isinstance(given, Delta):
+                    size_bytes = self._delta_bytes(link.client)
+                    stack.enter_context(self._uploads.naming(link.client, given.sha256, size_bytes))
+                await self._coordinator.handle(cmd.Contribute(link.client, given))
         except Rejected as rejected:
             self._admission.refusals.count(rejected.reason)
             refused = wire.Refused(round=round, reason=rejected.reason, detail=rejected.detail)

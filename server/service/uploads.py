@@ -1,13 +1,16 @@
-"""The room that uploads take: one upload at a time for each client, and a quota for all.
+"""The room that uploads take: one call at a time for each client, a quota for all, and whose delta is whose.
 
-What has been uploaded counts until its round is over, whether a contribution names it or not. The files of a round that
-has closed are removed, but for those that are being combined.
+A client may name only what it has uploaded itself. What has been uploaded counts until its round is over, whether a
+contribution names it or not, and only here are uploads dropped: those that a client has replaced by another, and at a
+round's end all but those that are being combined. What a contribution names, in the state or on its way there, stays.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from weakref import WeakValueDictionary
 
 from zowarmup.common.work import Delta
 from zowarmup.server import events as ev
@@ -20,12 +23,16 @@ log = logging.getLogger(__name__)
 
 
 class Uploads:
-    """`quota_bytes`: for the deltas of the round in progress, whole or not, each counted whole."""
+    """`quota_bytes`: for the deltas of the round in progress, whole or not, each counted whole; `state`: the run's as it
+    begins, or goes on."""
 
-    def __init__(self, blobs: Blobs, quota_bytes: int) -> None:
+    def __init__(self, blobs: Blobs, quota_bytes: int, state: State) -> None:
         self._blobs, self._quota_bytes, self._quay = blobs, quota_bytes, Quay(blobs)
         self._held: dict[str, tuple[str, int]] = {}  # sha256 and size
+        self._named = _named(state)
+        self._being_named: Counter[str] = Counter()
         self._calls: dict[str, asyncio.Task[object]] = {}
+        self._doors: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def lengths(self) -> dict[str, float]:
@@ -36,17 +43,19 @@ class Uploads:
         """An upload that is about to come in, `have` of its bytes here already."""
         return Incoming(self._quay, spool, sha256, size, have)
 
-    @contextmanager
-    def only(self, client: str) -> Iterator[None]:
-        """The client's call to upload, while it lasts. An older one, perhaps over a link that broke, is ended: it is
-        interrupted, and raises Rejected."""
+    @asynccontextmanager
+    async def only(self, client: str) -> AsyncIterator[None]:
+        """The client's one call about its upload. An older one, perhaps over a link that broke, is ended first, and what
+        it had added is written: it is interrupted, and raises Rejected."""
         task = asyncio.current_task()
         assert task is not None
         if older := self._calls.get(client):
             older.cancel()
         self._calls[client] = task
+        door = self._doors.setdefault(client, asyncio.Lock())
         try:
-            yield
+            async with door:
+                yield
         except asyncio.CancelledError:
             if self._calls.get(client) is task:
                 raise
@@ -69,23 +78,52 @@ class Uploads:
             )
         if before is not None and before != sha256:
             self._blobs.drop_part(spool_name(client, before))
-            if before not in (held for other, (held, _) in self._held.items() if other != client):
+            others = {held for other, (held, _) in self._held.items() if other != client}
+            if before not in others | self._kept:
                 self._blobs.drop_upload(before)
         self._held[client] = sha256, size_bytes
         return spool_name(client, sha256)
+
+    @contextmanager
+    def naming(self, client: str, sha256: str, size_bytes: int) -> Iterator[None]:
+        """While the client's contribution that names this delta is on its way into the state, the delta stays. Raises
+        Rejected where it is not one that the client has uploaded whole, or has not its length."""
+        held, _ = self._held.get(client, ("", 0))
+        if held != sha256 or not self._blobs.has_upload(sha256):
+            raise Rejected("malformed", f"{client} has not uploaded the delta it names: ask GetUpload")
+        if 4 * self._blobs.stored(sha256).shape[0] != size_bytes:
+            raise Rejected("malformed", f"the delta it names has not the {size_bytes} bytes of {client}'s")
+        self._being_named[sha256] += 1
+        try:
+            yield
+        finally:
+            self._being_named[sha256] -= 1
 
     def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
         """Observe."""
         for event in events:
             if isinstance(event, ev.ClientRevoked) and (call := self._calls.get(event.client)):
                 call.cancel()
+            if isinstance(event, ev.Contributed) and isinstance(event.contribution, Delta):
+                self._named.add(event.contribution.sha256)
         if any(isinstance(event, ev.RoundClosed | ev.RoundAbandoned | ev.Committed) for event in events):
-            current = state.current
-            named = {c.sha256 for c in current.contributions.values() if isinstance(c, Delta)} if current else set()
-            # What a commit was made of goes when it is made (`effects`), beside the event loop.
-            if self._held and not any(isinstance(event, ev.Committed) for event in events):
-                self._blobs.drop_uploads(named)
-            self._held = {client: held for client, held in self._held.items() if held[0] in named}
+            there_were = bool(self._held or self._named)
+            self._named = _named(state)
+            if there_were:
+                self._blobs.drop_uploads(self._kept)
+            self._held = {client: held for client, held in self._held.items() if held[0] in self._kept}
+            for sha256 in self.lengths.keys() - self._kept:
+                del self.lengths[sha256]
+
+    @property
+    def _kept(self) -> set[str]:
+        return self._named | {sha256 for sha256, count in self._being_named.items() if count}
+
+
+def _named(state: State) -> set[str]:
+    """The deltas that contributions to the round in progress name."""
+    contributions = state.current.contributions.values() if state.current else ()
+    return {contribution.sha256 for contribution in contributions if isinstance(contribution, Delta)}
 
 
 def spool_name(client: str, sha256: str) -> str:

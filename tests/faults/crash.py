@@ -82,7 +82,7 @@ class CrashingBlobs(Blobs):
         self._fuse = fuse
 
     def put(self, data: memoryview | bytes) -> str:
-        torn = self._spool / "put-torn"
+        torn = self._spool / ".put-torn"
 
         def tear() -> None:
             torn.write_bytes(bytes(data[: len(data) // 2]))
@@ -139,11 +139,11 @@ class CrashingBlobs(Blobs):
     def drop_upload(self, sha256: str) -> None:
         with self._fuse.still:
             super().drop_upload(sha256)
-        self._fuse.point("drop: after")
 
     def drop_uploads(self, named: Collection[str]) -> None:
         with self._fuse.still:
             super().drop_uploads(named)
+        self._fuse.point("drop: after")
 
     def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
         with self._fuse.still:

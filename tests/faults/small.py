@@ -31,6 +31,7 @@ from zowarmup.server.effects import Effects
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger
+from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.state import State
 
 LAYOUT = Layout(
@@ -134,6 +135,7 @@ class Life:
     effects: Effects
     history: History
     folder: Path
+    uploads: Uploads
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _notices: "set[asyncio.Task[None]]" = field(default_factory=set)
 
@@ -145,9 +147,10 @@ class Life:
         replica = restore(state, history, blobs, state.version)
         coordinator = kind(ledger, state)
         effects = Effects(coordinator, blobs, replica, NoEvaluator(), lambda: ())
-        server = cls(ledger, blobs, coordinator, effects, history, folder)
+        server = cls(ledger, blobs, coordinator, effects, history, folder, Uploads(blobs, 1 << 20, state))
         coordinator.observe(lambda now, events, after: history.record(now, events))
         coordinator.observe(effects)
+        coordinator.observe(server.uploads)
         coordinator.observe(lambda now, events, after: server._notice())
         return server
 

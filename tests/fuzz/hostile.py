@@ -32,7 +32,6 @@ from zowarmup.server.service.limits import Allowances, Lengths
 from zowarmup.server.service.links import Switchboard
 from zowarmup.server.service.operators import OperatorService
 from zowarmup.server.service.participate import CoordinatorService
-from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.state import State
 from zowarmup.server.table import Table
 from zowarmup.server.traffic import Traffic
@@ -61,7 +60,9 @@ def durable(state: State) -> State:
 
 
 @contextlib.asynccontextmanager
-async def coordinator(folder: Path, settings: RunFile | None = None) -> AsyncIterator[tuple[Life, str, Refusals]]:
+async def coordinator(
+    folder: Path, settings: RunFile | None = None, rate: float = 1e6
+) -> AsyncIterator[tuple[Life, str, Refusals]]:
     """Two members, and a warm-up round that waits for `high-1`, and for `low-1` where it trains."""
     data_dir = folder / "server"
     settings = settings or run_file(PAIR)
@@ -69,14 +70,13 @@ async def coordinator(folder: Path, settings: RunFile | None = None) -> AsyncIte
     ledger, blobs = Ledger(data_dir / LEDGER), Blobs(data_dir / BLOBS)
     life = Life.start(ledger, blobs, data_dir / BLOBS)
     lead, refusals = life.coordinator, Refusals()
-    allowances, uploads, traffic = Allowances(1e6), Uploads(blobs, 1 << 20), Traffic(lambda: lead.state.phase)
+    allowances, traffic = Allowances(rate), Traffic(lambda: lead.state.phase)
     switchboard = Switchboard(life.history, allowances)
     lead.observe(switchboard)
-    lead.observe(uploads)
     admission = Admission(lead, hash_secret("operator"), False, False, refusals)
     server = grpc.aio.server(interceptors=(Lengths(refusals),), options=OPTIONS)
     services.add_CoordinatorServiceServicer_to_server(
-        CoordinatorService(lead, blobs, switchboard, traffic, admission, uploads, allowances), server
+        CoordinatorService(lead, blobs, switchboard, traffic, admission, life.uploads, allowances), server
     )
     services.add_OperatorServiceServicer_to_server(OperatorService(lead, life.history, traffic, admission), server)
     port = server.add_insecure_port("127.0.0.1:0")

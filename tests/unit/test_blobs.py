@@ -56,7 +56,7 @@ def test_an_upload_longer_than_it_can_be_begins_anew(tmp_path: Path) -> None:
 def test_a_sweep_removes_what_a_crash_left_and_nothing_else(tmp_path: Path) -> None:
     blobs, data = Blobs(tmp_path), b"four"
     named, stale = blobs.put(b"named"), blobs.put(b"stale")
-    (tmp_path / "spool" / "put-torn").write_bytes(b"to")
+    (tmp_path / "spool" / ".put-torn").write_bytes(b"to")
     for name in ("pi.kept", "pi.late"):
         blobs.spool(name, 0, data + name.encode())
         blobs.finish(name, hashlib.sha256(data + name.encode()).hexdigest())

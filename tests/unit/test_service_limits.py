@@ -98,7 +98,7 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
         state = fold(None, created)
         assert state is not None
         coordinator, refusals, allowances = Coordinator(ledger, state), Refusals(), Allowances(rate)
-        uploads, switchboard = Uploads(blobs, quota), Switchboard(history, allowances)
+        uploads, switchboard = Uploads(blobs, quota, state), Switchboard(history, allowances)
         coordinator.observe(lambda now, events, after: history.record(now, events))
         coordinator.observe(switchboard)
         coordinator.observe(uploads)

@@ -54,14 +54,17 @@ def test_a_tier_uploads_and_names_deltas_of_its_own_length(tmp_path: Path) -> No
             hello = wire.Hello(run_id=life.coordinator.state.run_id, protocol=PROTOCOL, examples=EXAMPLES)
             await stream.write(wire.ParticipateRequest(hello=hello))
             answers: list[Any] = []
+            theirs = await stub.GetUpload(wire.GetUploadRequest(round=1, sha256=sha256(LAYOUT.size)), metadata=LOW)
+            assert theirs.offset_bytes == 4 * PART, "the bytes are here, whoever brought them"
             for size in (LAYOUT.size, PART):
+                if size == PART:  # its own went when it named another
+                    await stub.UploadDelta(pieces(PART), metadata=LOW)
                 ready = wire.DeltaReady(round=1, sha256=sha256(size), examples=EXAMPLES, loss=0.5)
                 await stream.write(wire.ParticipateRequest(delta_ready=ready))
-            async with asyncio.timeout(20):
-                while len(answers) < 2:
-                    message = await stream.read()
-                    if message.WhichOneof("message") in ("accepted", "refused"):
-                        answers.append(message)
+                async with asyncio.timeout(20):
+                    while (message := await stream.read()).WhichOneof("message") not in ("accepted", "refused"):
+                        pass
+                answers.append(message)
             assert answers[0].refused.reason == "malformed"
             assert answers[0].refused.detail == f"the delta it names has not the {4 * PART} bytes of low-1's"
             assert answers[1].HasField("accepted")

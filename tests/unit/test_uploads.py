@@ -1,0 +1,328 @@
+"""Whose delta is whose, and what of it stays on disk: real files, and calls that cross each other."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from tests.faults.small import EXAMPLES, LAYOUT, PAIR, run_file
+from tests.fuzz.hostile import SECRETS, coordinator
+from zowarmup.common.run import PROTOCOL
+from zowarmup.common.work import Delta, Phase, Tier
+from zowarmup.server import commands as cmd
+from zowarmup.server import disk
+from zowarmup.server import events as ev
+from zowarmup.server.blobs import Blobs, DiskRefused
+from zowarmup.server.decide import decide
+from zowarmup.server.evolve import fold
+from zowarmup.server.incoming import Incoming, Quay
+from zowarmup.server.rejection import Rejected
+from zowarmup.server.service.uploads import Uploads
+from zowarmup.server.state import State
+from zowarmup.v1 import coordinator_pb2 as wire
+from zowarmup.v1 import coordinator_pb2_grpc as services
+
+SIZE = 1 << 18
+QUOTA = 1 << 30
+
+
+def vector(seed: int, size: int = SIZE) -> bytes:
+    return np.random.default_rng(seed).standard_normal(size).astype("<f4").tobytes()
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def state() -> State:
+    program = ev.Program("b" * 64, 1, LAYOUT.to_json(), (20,), 4, 1, 1)
+    created = decide(None, cmd.CreateRun("run", run_file(PAIR), program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 0.0)
+    made = fold(None, created)
+    assert made is not None
+    return made
+
+
+async def upload(uploads: Uploads, client: str, data: bytes) -> str:
+    async with uploads.only(client):
+        spool = uploads.hold(client, sha(data), len(data))
+        async with uploads.incoming(spool, sha(data), len(data), 0) as incoming:
+            await incoming.add(data)
+            await incoming.finish()
+    return sha(data)
+
+
+def on(tmp_path: Path, state: State, script: Callable[[Blobs, Uploads], Awaitable[None]]) -> None:
+    async def run() -> None:
+        blobs = Blobs(tmp_path / "blobs")
+        async with asyncio.timeout(20):
+            await script(blobs, Uploads(blobs, QUOTA, state))
+
+    asyncio.run(run())
+
+
+def test_a_client_names_what_it_has_uploaded_and_nothing_else(tmp_path: Path, state: State) -> None:
+    async def script(blobs: Blobs, uploads: Uploads) -> None:
+        data = vector(1)
+        name = await upload(uploads, "a", data)
+        with (
+            pytest.raises(Rejected, match="b has not uploaded the delta it names"),
+            uploads.naming("b", name, len(data)),
+        ):
+            pass
+        uploads.hold("b", name, len(data))  # as GetUpload does, which finds that it is here
+        with uploads.naming("b", name, len(data)):
+            uploads.hold("a", sha(b"another"), len(data))
+        assert blobs.has_upload(name), "b holds it"
+
+    on(tmp_path, state, script)
+
+
+def test_what_a_contribution_names_stays_from_the_moment_it_is_looked_at(tmp_path: Path, state: State) -> None:
+    async def script(blobs: Blobs, uploads: Uploads) -> None:
+        data = vector(1)
+        name = await upload(uploads, "a", data)
+        with uploads.naming("a", name, len(data)):
+            uploads.hold("a", sha(b"another"), len(data))
+            uploads(0.0, [ev.Committed(1, 1, "d" * 32, (), None, ())], state)
+            assert blobs.has_upload(name), "on its way into the state"
+        given = Delta(1, name, EXAMPLES, 0.5)
+        uploads(0.0, [ev.Contributed("a", given, 1.0)], state)
+        uploads.hold("a", sha(b"a third"), len(data))
+        assert blobs.has_upload(name), "in the state"
+        uploads(0.0, [ev.RoundAbandoned(1, "test")], state)
+        assert not blobs.has_upload(name)
+        assert uploads.lengths == {}
+
+    on(tmp_path, state, script)
+
+
+def test_after_a_restart_what_the_ledger_names_stays(tmp_path: Path, state: State) -> None:
+    async def script(blobs: Blobs, _: Uploads) -> None:
+        data = vector(1)
+        name = sha(data)
+        blobs.spool("a", 0, data)
+        blobs.finish("a", name)
+        opened = ev.RoundOpened(1, Phase.WARM_UP, 0, ("a",), (1,), (EXAMPLES,), 9e9, "", 1, 0.0)
+        enrolled = decide(state, cmd.Enrol("a", Tier.HIGH, EXAMPLES, "5" * 64), 0.0)
+        later = fold(state, (*enrolled, opened, ev.Contributed("a", Delta(1, name, EXAMPLES, 0.5), 1.0)))
+        assert later is not None
+        again = Uploads(blobs, QUOTA, later)
+        for other in (name, sha(b"another")):
+            again.hold("b", other, len(data))
+        assert blobs.has_upload(name)
+
+    on(tmp_path, state, script)
+
+
+def test_a_superseded_call_has_written_its_last_before_the_next_begins(tmp_path: Path, state: State) -> None:
+    """The first call's thread is late; what it brings is not what the second hashes."""
+    wrong, right = vector(7)[: 1 << 19], vector(4)
+    late, begun = threading.Event(), threading.Event()
+
+    class Slow(Blobs):
+        def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
+            if bytes(chunks[0][:4]) == wrong[:4]:
+                begun.set()
+                late.wait(10)
+            super().spool(name, offset, *chunks)
+
+    async def run() -> None:
+        blobs = Slow(tmp_path)
+        uploads = Uploads(blobs, QUOTA, state)
+
+        async def first() -> None:
+            async with uploads.only("a"):
+                spool = uploads.hold("a", sha(right), len(right))
+                async with uploads.incoming(spool, sha(right), len(right), 0) as incoming:
+                    await incoming.add(wrong)
+                    await incoming.settle()
+
+        async def second() -> int:
+            async with uploads.only("a"):
+                spool = uploads.hold("a", sha(right), len(right))
+                have = blobs.spooled(spool, len(right))
+                async with uploads.incoming(spool, sha(right), len(right), have) as incoming:
+                    await incoming.add(right[have:])
+                    await incoming.finish()
+            return have
+
+        older = asyncio.create_task(first())
+        await asyncio.to_thread(begun.wait, 10)
+        waiting = asyncio.create_task(second())
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+        newer = asyncio.create_task(second())  # which supersedes the one that waits, and waits as that did
+        await asyncio.sleep(0.05)
+        late.set()
+        for superseded in (older, waiting):
+            with pytest.raises(Rejected, match="superseded"):
+                await superseded
+        with pytest.raises(Rejected, match="the upload's sha256 is"):
+            await newer  # it went on from the wrong bytes, and says so
+        assert not blobs.has_upload(sha(right))
+        assert await second() == 0
+        assert blobs.upload(sha(right)).tobytes() == right
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_two_calls_that_finish_the_same_upload_finish_it_once(tmp_path: Path, state: State) -> None:
+    data = vector(3)
+
+    async def script(blobs: Blobs, uploads: Uploads) -> None:
+        old = vector(9)
+        blobs.spool("old", 0, old)
+        blobs.finish("old", sha(old))
+        blobs.drop_upload(sha(old))
+        blobs.empty_bin(1, len(data))  # a spare to lie over, with a mark
+        async with uploads.only("a"):
+            spool = uploads.hold("a", sha(data), len(data))
+            async with uploads.incoming(spool, sha(data), len(data), 0) as incoming:
+                await incoming.add(data)
+
+        async def ask() -> None:
+            async with uploads.only("a"):
+                if not blobs.has_upload(sha(data)):
+                    have = blobs.spooled(spool, len(data))
+                    async with uploads.incoming(spool, sha(data), len(data), have) as incoming:
+                        await incoming.finish()
+
+        asked = await asyncio.gather(ask(), ask(), ask(), return_exceptions=True)
+        assert [type(answer) for answer in asked] == [Rejected, Rejected, type(None)]
+        assert blobs.upload(sha(data)).tobytes() == data
+
+    on(tmp_path, state, script)
+
+
+@pytest.mark.parametrize("before_the_last", [True, False])
+def test_what_is_dropped_underneath_an_upload_leaves_no_hole(tmp_path: Path, before_the_last: bool) -> None:
+    data = vector(2)
+
+    async def interrupted(blobs: Blobs) -> None:
+        async with Incoming(Quay(blobs), "a.part", sha(data), len(data), 0) as incoming:
+            await incoming.add(data[: SIZE * 2])
+            await incoming.settle()
+            if not before_the_last:
+                await incoming.add(data[SIZE * 2 :])
+                await incoming.settle()
+            blobs.drop_uploads(set())
+            if before_the_last:
+                await incoming.add(data[SIZE * 2 :])
+            await incoming.finish()
+
+    async def run() -> None:
+        blobs = Blobs(tmp_path)
+        with pytest.raises(Rejected, match="dropped") as refused:
+            await interrupted(blobs)
+        assert refused.value.reason == ("offset" if before_the_last else "damaged")
+        assert not blobs.has_upload(sha(data))
+        assert blobs.spooled("a.part", len(data)) == 0
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_a_sync_that_was_refused_is_not_made_good_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system could not write it may call clean."""
+    blobs, data = Blobs(tmp_path), vector(5)
+    blobs.spool("a", 0, data)
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", refuse)
+        with pytest.raises(DiskRefused):
+            blobs.finish("a", sha(data))
+    assert blobs.spooled("a", len(data)) == 0 and not blobs.has_upload(sha(data))
+
+
+def test_a_name_that_is_not_on_disk_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    blobs, data = Blobs(tmp_path), vector(6)
+    with monkeypatch.context() as broken:
+        broken.setattr(disk, "sync_folder", refuse)
+        with pytest.raises(DiskRefused):
+            blobs.put(data)
+    assert not blobs.has(sha(data))
+    assert blobs.put(data) == sha(data) and blobs.has(sha(data))
+
+
+def test_a_contribution_that_is_accepted_has_its_delta_whatever_is_uploaded_next(tmp_path: Path) -> None:
+    """Real calls: DeltaReady, and at once the header of another delta."""
+    base = run_file(PAIR)
+    settings = replace(base, warmup=replace(base.warmup, clients_per_round=1))
+    who = (("zowarmup-client", "high-1"), ("zowarmup-credential", SECRETS["high-1"]))
+    first, other = vector(1, LAYOUT.size), vector(2, LAYOUT.size)
+
+    async def whole() -> AsyncIterator[wire.UploadDeltaRequest]:
+        yield wire.UploadDeltaRequest(header=header(first))
+        yield wire.UploadDeltaRequest(chunk=first)
+
+    def header(data: bytes) -> wire.DeltaHeader:
+        return wire.DeltaHeader(round=1, sha256=bytes.fromhex(sha(data)), size_bytes=len(data))
+
+    async def run() -> None:
+        async with (
+            coordinator(tmp_path, settings) as (life, address, _),
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            stub: Any = services.CoordinatorServiceStub(channel)
+            await stub.UploadDelta(whole(), metadata=who)
+            stream = stub.Participate(metadata=who)
+            hello = wire.Hello(run_id=life.coordinator.state.run_id, protocol=PROTOCOL, examples=EXAMPLES)
+            await stream.write(wire.ParticipateRequest(hello=hello))
+            while (await stream.read()).WhichOneof("message") != "work":
+                pass
+            next_one = stub.UploadDelta(metadata=who)
+            ready = wire.DeltaReady(round=1, sha256=bytes.fromhex(sha(first)), examples=EXAMPLES, loss=0.5)
+            await stream.write(wire.ParticipateRequest(delta_ready=ready))
+            await next_one.write(wire.UploadDeltaRequest(header=header(other)))
+            assert (await stream.read()).WhichOneof("message") == "accepted"
+            assert life.blobs.has_upload(sha(first))
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await next_one.done_writing()
+                await next_one
+            assert life.blobs.has_upload(sha(first))
+            stream.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_small_pieces_of_a_delta_count_as_messages(tmp_path: Path) -> None:
+    base = run_file(PAIR)
+    who = (("zowarmup-client", "high-1"), ("zowarmup-credential", SECRETS["high-1"]))
+    data, said = vector(1, LAYOUT.size), 0
+
+    async def crumbs() -> AsyncIterator[wire.UploadDeltaRequest]:
+        nonlocal said
+        yield wire.UploadDeltaRequest(
+            header=wire.DeltaHeader(round=1, sha256=bytes.fromhex(sha(data)), size_bytes=len(data))
+        )
+        while True:
+            said += 1
+            yield wire.UploadDeltaRequest(chunk=b"")
+
+    async def run() -> None:
+        async with (
+            coordinator(tmp_path, base, rate=10.0) as (_, address, refusals),
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            stub: Any = services.CoordinatorServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.UploadDelta(crumbs(), metadata=who)
+            assert dict(refusals.counts()) == {"too_many": 1}
+
+    asyncio.run(asyncio.wait_for(run(), 30))
