@@ -132,6 +132,10 @@ class Blobs:
         """Whether an upload of this sha256 is here whole."""
         return (self._uploads / sha256).exists()
 
+    def uploads(self) -> frozenset[str]:
+        """The sha256 of every whole upload."""
+        return frozenset(path.name for path in self._uploads.iterdir())
+
     def upload(self, sha256: str) -> NDArray[np.float32]:
         """A whole upload, as `vector`. Raises BlobError where there is none."""
         path = self._uploads / sha256

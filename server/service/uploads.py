@@ -30,6 +30,8 @@ class Uploads:
         self._blobs, self._quota_bytes, self._quay = blobs, quota_bytes, Quay(blobs)
         self._held: dict[str, tuple[str, int]] = {}  # sha256 and size
         self._named = _named(state)
+        # There before a restart, brought by nobody knows whom: whoever names one has brought it.
+        self._found = blobs.uploads()
         self._being_named: Counter[str] = Counter()
         self._calls: dict[str, asyncio.Task[object]] = {}
         self._doors: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -79,7 +81,7 @@ class Uploads:
         if before is not None and before != sha256:
             self._blobs.drop_part(spool_name(client, before))
             others = {held for other, (held, _) in self._held.items() if other != client}
-            if before not in others | self._kept:
+            if before not in others | self._kept | self._found:
                 self._blobs.drop_upload(before)
         self._held[client] = sha256, size_bytes
         return spool_name(client, sha256)
@@ -88,7 +90,7 @@ class Uploads:
     def naming(self, client: str, sha256: str, size_bytes: int) -> Iterator[None]:
         """While the client's contribution that names this delta is on its way into the state, the delta stays. Raises
         Rejected where it is not one that the client has uploaded whole, or has not its length."""
-        held, _ = self._held.get(client, ("", 0))
+        held, _ = self._held.get(client, (sha256 if sha256 in self._found else "", 0))
         if held != sha256 or not self._blobs.has_upload(sha256):
             raise Rejected("malformed", f"{client} has not uploaded the delta it names: ask GetUpload")
         if 4 * self._blobs.stored(sha256).shape[0] != size_bytes:
@@ -107,8 +109,9 @@ class Uploads:
             if isinstance(event, ev.Contributed) and isinstance(event.contribution, Delta):
                 self._named.add(event.contribution.sha256)
         if any(isinstance(event, ev.RoundClosed | ev.RoundAbandoned | ev.Committed) for event in events):
-            there_were = bool(self._held or self._named)
+            there_were = bool(self._held or self._named or self._found)
             self._named = _named(state)
+            self._found = frozenset()
             if there_were:
                 self._blobs.drop_uploads(self._kept)
             self._held = {client: held for client, held in self._held.items() if held[0] in self._kept}

@@ -124,6 +124,26 @@ def test_after_a_restart_what_the_ledger_names_stays(tmp_path: Path, state: Stat
     on(tmp_path, state, script)
 
 
+def test_after_a_restart_a_client_may_name_what_it_had_uploaded(tmp_path: Path, state: State) -> None:
+    """Its stream may be back before it knows that the coordinator was gone."""
+
+    async def script(blobs: Blobs, uploads: Uploads) -> None:
+        data = vector(1)
+        name = await upload(uploads, "a", data)
+        again = Uploads(blobs, QUOTA, state)
+        with again.naming("a", name, len(data)):
+            pass
+        again.hold("b", name, len(data))
+        again.hold("b", sha(b"another"), len(data))
+        with again.naming("a", name, len(data)):
+            pass
+        again(0.0, [ev.RoundAbandoned(1, "test")], state)
+        with pytest.raises(Rejected), again.naming("a", name, len(data)):
+            pass
+
+    on(tmp_path, state, script)
+
+
 def test_a_superseded_call_has_written_its_last_before_the_next_begins(tmp_path: Path, state: State) -> None:
     """The first call's thread is late; what it brings is not what the second hashes."""
     wrong, right = vector(7)[: 1 << 19], vector(4)
