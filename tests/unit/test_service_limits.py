@@ -156,8 +156,8 @@ def test_a_bucket_gives_what_has_come_back() -> None:
 @pytest.mark.parametrize("messages", [1, 4])
 def test_work_is_worth_the_messages_that_it_takes(messages: int) -> None:
     allowances = Allowances(rate=1.0, clock=lambda: 5.0)
-    for _ in range(1000):
-        allowances.grant("pi", messages)
+    for number in range(1000):
+        allowances.grant("pi", "round", number, messages)
         for _ in range(messages):
             allowances.spend("pi")
     for _ in range(20 - messages):  # of the burst, which the first of it was on top of
@@ -166,6 +166,55 @@ def test_work_is_worth_the_messages_that_it_takes(messages: int) -> None:
         allowances.spend("pi")
     assert refused.value.reason == "too_many"
     allowances.spend("another")
+
+
+def test_what_is_asked_for_again_is_worth_nothing() -> None:
+    allowances = Allowances(rate=1.0, clock=lambda: 5.0)
+
+    def said() -> int:
+        """How many messages are left."""
+        count = 0
+        with contextlib.suppress(Rejected):
+            while True:
+                allowances.spend("pi")
+                count += 1
+        return count
+
+    assert said() == 20
+    for _ in range(3):
+        allowances.grant("pi", "round", 7, 4)
+        allowances.grant("pi", "snapshot", 0, 1)
+    allowances.grant("another", "round", 8, 4)
+    assert said() == 5
+    allowances.grant("pi", "round", 6, 4)
+    assert said() == 0
+    allowances.grant("pi", "round", 8, 4)
+    assert said() == 4
+
+
+def test_one_that_reconnects_again_and_again_is_slowed_down(tmp_path: Path) -> None:
+    """Each of its streams is told to fetch a snapshot, for its digest is wrong, and to work."""
+
+    async def script(desk: Desk) -> None:
+        metadata, stub = await desk.enrol("a"), desk.stub
+        hello = wire.Hello(run_id="run", protocol=PROTOCOL, examples=1, digest=bytes(16))
+        streams = 0
+        while True:
+            call = stub.Participate(metadata=metadata)
+            await call.write(wire.ParticipateRequest(hello=hello))
+            try:
+                told = [(await call.read()).WhichOneof("message") for _ in range(3)]
+            except grpc.aio.AioRpcError:
+                break
+            assert told == ["welcome", "fetch", "work"]
+            call.cancel()
+            streams += 1
+            assert streams < 60
+            await until(lambda: not desk.coordinator.state.presence["a"].connected)
+        assert streams >= 20
+        assert await ending(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_many")
+
+    served(tmp_path, script, rate=1.0)
 
 
 def test_a_message_that_is_too_long_is_refused_unparsed(tmp_path: Path) -> None:
