@@ -7,7 +7,6 @@ only once it is whole, and the newest version has been computed anew from it.
 """
 
 import hashlib
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from zowarmup.common.work import Delta
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, open_archive, restore
 from zowarmup.server.blobs import BlobError, Blobs
 from zowarmup.server.credentials import OPERATOR_CREDENTIAL
+from zowarmup.server.disk import sync_folder, sync_tree
 from zowarmup.server.ledger import Ledger
 from zowarmup.server.listening import CA_FILE
 from zowarmup.server.state import State
@@ -46,9 +46,9 @@ def back_up(data_dir: Path, out: Path) -> Copied:
     part.mkdir(parents=True, mode=0o700)
     try:
         copied = _copy(data_dir, part)
-        _sync(part)
+        sync_tree(part)
         part.rename(out)
-        _sync(out.absolute().parent)
+        sync_folder(out.absolute().parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return copied
@@ -75,7 +75,6 @@ def _copy(data_dir: Path, part: Path) -> Copied:
     for name in (OPERATOR_CREDENTIAL, CA_FILE):
         if (data_dir / name).exists():
             shutil.copy(data_dir / name, part / name)  # with its mode
-            _sync(part / name)
     replica = restore(archive.state, archive.history, Blobs(part / BLOBS), archive.state.version)
     for leftover in part.glob(f"{LEDGER}-*"):
         leftover.unlink()  # of having read it
@@ -97,15 +96,5 @@ def _copy_blobs(state: State, source: Path, target: Path) -> None:
             while piece := old.read(_PIECE):
                 digest.update(piece)
                 new.write(piece)
-            new.flush()
-            os.fsync(new.fileno())
         if digest.hexdigest() != name.name:
             raise BlobError(f"{source / name} is damaged: `zowarmup fsck {source.parent}` says what can be saved")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -57,7 +57,19 @@ def adopt(path: Path, name: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """What was renamed or removed in it is so after a power cut too."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def sync_tree(folder: Path) -> None:
+    """Everything under a folder is there after a power cut, though its own name may not be."""
+    for where, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _sync(Path(where, name))
+        _sync(Path(where))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

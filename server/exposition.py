@@ -1,8 +1,9 @@
 """/metrics over HTTP, in a thread and an event loop of its own, so that a scrape never holds up the fleet.
 
-Small on purpose: GET and HEAD of /metrics, nothing else; a request has `REQUEST_S` seconds in all and `LONGEST_BYTES`,
-and at most `AT_ONCE` of them are served at a time, so that whoever reaches the port can at worst keep others from
-scraping. TLS with the coordinator's own certificate, and a name and a password, where they are configured.
+Small on purpose: GET and HEAD of /metrics, nothing else; a request has `LONGEST_BYTES`, and `REQUEST_S` seconds in all
+until its answer has been read; at most `AT_ONCE` of them are served at a time, and connections beyond `CONNECTIONS` are
+closed, so that whoever reaches the port can at worst keep others from scraping. TLS with the coordinator's own
+certificate, and a name and a password, where they are configured.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 REQUEST_S = 10.0
 LONGEST_BYTES = 16384
 AT_ONCE = 16
+CONNECTIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Exposition:
         self._registry, self._window = registry, window
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="metrics", daemon=True)
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._slots, self._connected = asyncio.Semaphore(AT_ONCE), 0
         self._server: asyncio.Server | None = None
 
     def open(self) -> str:
@@ -131,13 +133,21 @@ class Exposition:
         self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connected += 1
+        try:
+            if self._connected <= CONNECTIONS:
+                await self._respond(reader, writer)
+        finally:
+            # Closing alone would keep what a peer does not read, and its socket, for as long as it likes.
+            writer.transport.abort()
+            self._connected -= 1
+
+    async def _respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            try:
-                async with asyncio.timeout(REQUEST_S), self._slots:
-                    writer.write(self._answer(await reader.readuntil(b"\r\n\r\n")))
-                    await writer.drain()
-            finally:
+            async with asyncio.timeout(REQUEST_S), self._slots:
+                writer.write(self._answer(await reader.readuntil(b"\r\n\r\n")))
                 writer.close()
+                await writer.wait_closed()
 
     def _answer(self, request: bytes) -> bytes:
         line, *rest = request.decode("latin-1").split("\r\n")

@@ -142,6 +142,16 @@ class Ledger:
             return str(error)
         return "" if found == ["ok"] else "; ".join(found)
 
+    def fold(self) -> None:
+        """Bring everything into the one file, durably, so that its write-ahead log may go. SQLite does this so that a
+        crash at any moment changes nothing. Raises LedgerError where the disk refuses."""
+        try:
+            busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            raise LedgerError(f"{self._path} cannot be written: {error}") from error
+        if busy:
+            raise LedgerError(f"{self._path} is in use by another program: stop it first")
+
     @property
     def _remedy(self) -> str:
         return f"`zowarmup fsck {self._path.parent}` says what can be saved"

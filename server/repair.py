@@ -1,9 +1,11 @@
 """Going back to the last good version of a damaged run.
 
 The ledger is written anew up to there, in a new file that then takes the old one's name. Before that, the old ledger
-and every blob are kept beside it in a folder of their own: nothing is destroyed.
+and every blob are kept beside it in a folder of their own: nothing is destroyed. A crash at any moment leaves the run as
+it was found or as it is mended, and never an older one.
 """
 
+import contextlib
 import os
 import shutil
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError
 from zowarmup.server.blobs import Blobs
+from zowarmup.server.disk import adopt, sync_folder, sync_tree
 from zowarmup.server.evolve import evolve
 from zowarmup.server.fsck import Good, Reading, Report, examine, trouble_with
 from zowarmup.server.ledger import Ledger, LedgerError
@@ -29,6 +32,8 @@ def repair(data_dir: Path) -> Report:
         )
     kept = data_dir / f"found-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
     _keep(data_dir, kept)
+    sync_tree(kept)
+    sync_folder(data_dir)
     _rewrite(data_dir, reading, good, bad, Blobs(data_dir / BLOBS))
     after, *_ = examine(data_dir)
     if after.problems:
@@ -81,12 +86,23 @@ def _rewrite(data_dir: Path, reading: Reading, good: Good, bad: set[int], blobs:
         closing.append(ev.RoundOpened(last_round, state.phase, state.version, (), (), (), now))
         closing.append(ev.RoundAbandoned(last_round, f"`zowarmup fsck` went back to version {state.version}"))
     ledger.append(closing, now)
+    ledger.fold()
     ledger.close()
-    for suffix in ("-wal", "-shm"):
-        (data_dir / f"{LEDGER}{suffix}").unlink(missing_ok=True)
-    os.replace(fresh, data_dir / LEDGER)
-    folder = os.open(data_dir, os.O_RDONLY)
+    _replace(data_dir / LEDGER, fresh)
+
+
+def _replace(old: Path, fresh: Path) -> None:
+    """Give the new ledger the old one's name, in one step. Raises LedgerError where the old one is in use."""
+    # Without its write-ahead log, the old file alone may be a sound ledger, and an older one: whoever starts on that
+    # sweeps away the blobs of the newer versions. Beside the log, the new file would be damaged by it.
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        ledger: Ledger | None = Ledger(old)
+    except LedgerError:
+        ledger = None  # nor does a coordinator start on it
+    if ledger is not None:
+        with contextlib.closing(ledger):
+            ledger.fold()
+    adopt(fresh, old)
+    for suffix in ("-wal", "-shm"):
+        Path(f"{old}{suffix}").unlink(missing_ok=True)
+    sync_folder(old.parent)

@@ -19,6 +19,7 @@ import numpy as np
 from zowarmup.common.layout import Layout
 from zowarmup.common.run import ClientSpec
 from zowarmup.server.building import load_weights
+from zowarmup.server.disk import sync_folder, sync_tree
 from zowarmup.server.preparation import LAYOUT, PROGRAM, SPEC, WEIGHTS, Children, Footprint, PreparationError, Prepared
 
 UNMEASURED = Footprint(0, 0.0, 0.0, 0.0, 0.0)
@@ -61,8 +62,10 @@ def _build(spec: ClientSpec, seed: int, shelf: Path, place: Path, children: Chil
         folder.mkdir()
         (folder / SPEC).write_text(replace(spec, model=replace(spec.model, weights="")).to_json())
         children.start("server.building", str(seed), str(folder)).finish()
+        sync_tree(folder)
         try:
             os.rename(folder, place)
+            sync_folder(shelf)
         except OSError:
             if not place.exists():  # else another coordinator has left the same there meanwhile
                 raise

@@ -5,16 +5,18 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from zowarmup.common.work import Phase, Work
 from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.decide import work_for
 from zowarmup.server.incoming import Incoming
-from zowarmup.server.outgoing import Outgoing
+from zowarmup.server.outgoing import Framed, Outgoing
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.service import limits
 from zowarmup.server.service.admission import Admission, Context
+from zowarmup.server.service.downloads import Downloads, taken
 from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.state import Client
 from zowarmup.server.traffic import Line, Traffic
@@ -24,6 +26,8 @@ from zowarmup.v1 import coordinator_pb2_grpc as services
 MEASURED_BYTES, MEASURED_S = 4 << 20, 30.0
 SMALLEST_CHUNK_BYTES = 1 << 14
 """A shorter piece of a delta, but for the last, counts as a message: it costs as much."""
+# Room for pieces of 4 kB; without a limit they could be empty.
+MEASURED_MESSAGES = 1024
 # Incompressible, for links that compress.
 FILLER = os.urandom(1 << 16)
 
@@ -42,12 +46,11 @@ class BulkCalls(services.CoordinatorServiceServicer):
     ) -> None:
         self._coordinator, self._blobs, self._traffic, self._admission = coordinator, blobs, traffic, admission
         self._uploads, self._allowances, self._outgoing = uploads, allowances, Outgoing()
+        self._downloads = Downloads()
 
-    async def FetchSnapshot(
-        self, request: wire.FetchSnapshotRequest, context: Context
-    ) -> AsyncIterator[wire.FetchSnapshotResponse | bytes]:
+    async def FetchSnapshot(self, request: wire.FetchSnapshotRequest, context: Context) -> None:
         async with self._admission.refusing(context):
-            *_, line = self._caller(context)
+            name, _, line = self._caller(context)
             snapshot = self._coordinator.state.snapshots.get(request.version)
             if snapshot is None:
                 kept = ", ".join(map(str, sorted(self._coordinator.state.snapshots)))
@@ -60,21 +63,17 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 size_bytes=path.stat().st_size,
             )
             answer = wire.FetchSnapshotResponse(header=header)
-            line.down("snapshot", answer.ByteSize())
-            yield answer
-            async with contextlib.aclosing(self._outgoing.messages(path, _snapshot, request.offset_bytes)) as messages:
-                async for message in messages:
-                    line.down("snapshot", len(message))
-                    yield message
+            with self._downloads.one(name):
+                line.down("snapshot", answer.ByteSize())
+                await taken(context, answer)
+                await self._send(path, _snapshot, request.offset_bytes, context, line, "snapshot")
 
-    async def FetchProgram(self, request: wire.FetchProgramRequest, context: Context) -> AsyncIterator[bytes]:
+    async def FetchProgram(self, request: wire.FetchProgramRequest, context: Context) -> None:
         async with self._admission.refusing(context):
-            *_, line = self._caller(context)
+            name, _, line = self._caller(context)
             path = self._blobs.path(self._coordinator.state.program.sha256)
-            async with contextlib.aclosing(self._outgoing.messages(path, _program, request.offset_bytes)) as messages:
-                async for message in messages:
-                    line.down("program", len(message))
-                    yield message
+            with self._downloads.one(name):
+                await self._send(path, _program, request.offset_bytes, context, line, "program")
 
     async def GetUpload(self, request: wire.GetUploadRequest, context: Context) -> wire.GetUploadResponse:
         async with self._admission.refusing(context):
@@ -146,28 +145,21 @@ class BulkCalls(services.CoordinatorServiceServicer):
 
     async def MeasureLink(
         self, requests: AsyncIterator[wire.MeasureLinkRequest | limits.TooLong], context: Context
-    ) -> AsyncIterator[wire.MeasureLinkResponse]:
+    ) -> None:
         async with self._admission.refusing(context):
-            *_, line = self._caller(context)
-            wanted, received = 0, 0
-            try:
-                async with asyncio.timeout(MEASURED_S):
-                    async for message in requests:
-                        if isinstance(message, limits.TooLong):
-                            raise message.rejected()
-                        line.up("measurement", message.ByteSize())
-                        wanted, received = wanted or message.wanted_bytes, received + len(message.filler)
-                        if max(wanted, received) > MEASURED_BYTES:
-                            raise Rejected(
-                                "invalid", f"a link is measured with at most {MEASURED_BYTES} bytes each way"
-                            )
-            except TimeoutError:
-                raise Rejected("too_slow", f"{received} bytes came in {MEASURED_S:g} s") from None
-            answers = [wire.MeasureLinkResponse(received_bytes=received)]
-            answers += [wire.MeasureLinkResponse(filler=FILLER[: wanted - n]) for n in range(0, wanted, len(FILLER))]
-            for answer in answers:
-                line.down("measurement", answer.ByteSize())
-                yield answer
+            name, _, line = self._caller(context)
+            with self._downloads.one(name):
+                wanted, received = await _measured(requests, line)
+                await _answer(wire.MeasureLinkResponse(received_bytes=received), context, line)
+                for start in range(0, wanted, len(FILLER)):
+                    await _answer(wire.MeasureLinkResponse(filler=FILLER[: wanted - start]), context, line)
+
+    async def _send(self, path: Path, framed: Framed, offset: int, context: Context, line: Line, kind: str) -> None:
+        """A blob, from an offset on."""
+        async with contextlib.aclosing(self._outgoing.messages(path, framed, offset)) as messages:
+            async for message in messages:
+                line.down(kind, len(message))
+                await taken(context, message)
 
     async def _take(self, client: str, incoming: Incoming, chunk: bytes | memoryview) -> None:
         try:
@@ -192,6 +184,32 @@ class BulkCalls(services.CoordinatorServiceServicer):
         if work is None or work.phase is not Phase.WARM_UP:
             raise Rejected("not_assigned", f"{client} has no delta to upload in round {state.round}")
         return work
+
+
+async def _measured(requests: AsyncIterator[wire.MeasureLinkRequest | limits.TooLong], line: Line) -> tuple[int, int]:
+    """How many bytes are wanted, and how many came. Raises Rejected beyond what a measurement may take."""
+    wanted, received, messages = 0, 0, 0
+    try:
+        async with asyncio.timeout(MEASURED_S):
+            async for message in requests:
+                if isinstance(message, limits.TooLong):
+                    raise message.rejected()
+                line.up("measurement", message.ByteSize())
+                messages += 1
+                wanted, received = wanted or message.wanted_bytes, received + len(message.filler)
+                if max(wanted, received) > MEASURED_BYTES or messages > MEASURED_MESSAGES:
+                    raise Rejected(
+                        "invalid",
+                        f"a link is measured with at most {MEASURED_BYTES} bytes each way, in {MEASURED_MESSAGES} messages",
+                    )
+    except TimeoutError:
+        raise Rejected("too_slow", f"{received} bytes came in {MEASURED_S:g} s") from None
+    return wanted, received
+
+
+async def _answer(answer: wire.MeasureLinkResponse, context: Context, line: Line) -> None:
+    line.down("measurement", answer.ByteSize())
+    await taken(context, answer)
 
 
 def _snapshot(chunk: bytes) -> bytes:

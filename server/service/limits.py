@@ -8,7 +8,7 @@ each piece of work that is handed out is worth the messages that it takes, so no
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -30,6 +30,8 @@ SMALLEST_BURST = 20.0
 ENROLMENTS_PER_S, ENROLMENTS_AT_ONCE = 100.0, 5000.0
 TAKEN = {Phase.WARM_UP: 4, Phase.ZEROTH_ORDER: 1}
 """Messages and calls that a piece of work takes: FetchSnapshot, GetUpload, UploadDelta and a contribution, or that alone."""
+
+Task = Literal["round", "snapshot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Allowances:
     rate: float
     clock: Callable[[], float] = time.monotonic
     _buckets: dict[str, Bucket] = field(default_factory=dict)
+    _granted: dict[tuple[str, Task], int] = field(default_factory=dict)
     _enrolments: Bucket | None = None
 
     def spend(self, client: str) -> None:
@@ -98,9 +101,13 @@ class Allowances:
                 f"{client} sends more than {self.rate:g} messages a second (server.messages_per_second): slow down",
             )
 
-    def grant(self, client: str, messages: int) -> None:
-        """Something was asked of the client that it takes so many messages to do."""
-        self._bucket(client).give(messages)
+    def grant(self, client: str, task: Task, number: int, messages: int) -> None:
+        """The work of a round, or a snapshot to fetch, was asked of the client, and takes so many messages to do. Numbers
+        only rise; what is asked for again grants nothing."""
+        # Else reconnecting would earn more messages than it costs.
+        if number > self._granted.get((client, task), -1):
+            self._granted[client, task] = number
+            self._bucket(client).give(messages)
 
     def enrol(self) -> None:
         """One enrolment, of anyone. Raises Rejected where they come too fast."""

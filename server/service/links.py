@@ -174,14 +174,14 @@ class Switchboard:
             self.catch_ups["steps" if way.snapshot is None else "snapshot"] += 1
         if way.snapshot is not None:
             link.send(wire.ParticipateResponse(fetch=wire.Fetch(version=way.snapshot, reason=way.reason)))
-            self._allowances.grant(link.client, 1)
+            self._allowances.grant(link.client, "snapshot", way.snapshot, 1)
         link.catch_up(way.commits)
         link.version, link.digest = state.version, state.digest
 
     def _assign(self, link: Link, state: State, now: float) -> None:
         if work := work_for(state, link.client, now):
             link.send(wire.ParticipateResponse(work=work_to_wire(work)))
-            self._allowances.grant(link.client, TAKEN[work.phase])
+            self._allowances.grant(link.client, "round", work.round, TAKEN[work.phase])
 
     def _finish(self, link: Link, state: State) -> None:
         finished = wire.Finished(version=state.version, digest=bytes.fromhex(state.digest))

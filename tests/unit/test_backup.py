@@ -1,6 +1,7 @@
 """Copies of a data directory that is in use: each is a run that goes on to the same end."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,29 @@ def test_a_copy_is_all_that_a_coordinator_needs(tmp_path: Path, data_dir: Path) 
     assert copied.digest == replayed_digest(out) == replayed_digest(data_dir)
     with pytest.raises(ArchiveError, match="exists already"):
         back_up(data_dir, out)
+
+
+def test_a_copy_is_on_disk_before_it_has_its_name(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, fsync, rename = set[int](), os.fsync, Path.rename
+    missed = list[str]()
+
+    def fsynced(file: int) -> None:
+        synced.add(os.fstat(file).st_ino)
+        fsync(file)
+
+    def renamed(path: Path, target: Path) -> None:
+        missed.extend(part.name for part in (path, *path.rglob("*")) if part.stat().st_ino not in synced)
+        rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsynced)
+        patched.setattr(Path, "rename", renamed)
+        back_up(data_dir, tmp_path / "out")
+    assert missed == []
+    assert (tmp_path / "out" / BLOBS).is_dir()
+    assert {path.stat().st_ino for path in (tmp_path, tmp_path / "out" / BLOBS)} <= synced
 
 
 def test_a_snapshot_that_is_pruned_while_copying_is_no_loss(

@@ -1,6 +1,7 @@
 """/metrics over real sockets: who gets it, in which form, and what a rude caller can do."""
 
 import base64
+import contextlib
 import gzip
 import socket
 import ssl
@@ -139,11 +140,56 @@ def test_those_who_say_nothing_or_too_much_are_left(show: Show, monkeypatch: pyt
     long.sendall(b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 2 * exposition.LONGEST_BYTES)
     for one in silent:
         one.settimeout(10)
-        assert one.recv(10) == b""  # the coordinator hangs up
+        with contextlib.suppress(ConnectionResetError):
+            assert one.recv(10) == b""  # the coordinator hangs up
         one.close()
     assert time.monotonic() >= began + 0.4
     long.close()
     assert get(url)[0] == 200
+
+
+def test_those_who_do_not_read_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition, "REQUEST_S", 0.5)
+    registry = CollectorRegistry()
+    gauge = Gauge("answer", "To every question.", ["question"], registry=registry)
+    for n in range(5000):
+        gauge.labels(str(n) + "?" * 1000).set(42)
+    shown = Exposition(registry, Window("127.0.0.1", 0))
+    port = int(shown.open().rpartition(":")[2].partition("/")[0])
+    try:
+        peer = socket.socket()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.connect(("127.0.0.1", port))
+        peer.settimeout(10)
+        peer.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        time.sleep(2)
+        read = 0
+        with contextlib.suppress(ConnectionResetError):
+            while piece := peer.recv(1 << 20):
+                read += len(piece)
+        peer.close()
+        assert read < 5_000_000, "the answer was kept for it"
+    finally:
+        shown.close()
+
+
+def test_too_many_at_once_are_turned_away(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition, "CONNECTIONS", 3)
+    url = show(Window("127.0.0.1", 0))
+    port = int(url.rpartition(":")[2].partition("/")[0])
+    silent = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(3)]
+    more = socket.create_connection(("127.0.0.1", port), timeout=5)
+    began = time.monotonic()
+    with contextlib.suppress(ConnectionResetError):
+        assert more.recv(10) == b""
+    assert time.monotonic() < began + exposition.REQUEST_S / 2
+    for one in (*silent, more):
+        one.close()
+    deadline, status = time.monotonic() + 5, 0
+    while status != 200 and time.monotonic() < deadline:
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            status = get(url)[0]
+    assert status == 200
 
 
 def test_a_collector_that_fails_is_no_end(show: Show, caplog: pytest.LogCaptureFixture) -> None:

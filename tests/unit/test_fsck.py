@@ -1,7 +1,9 @@
 """A data directory of a whole small run, damaged in every way we could think of."""
 
 import asyncio
+import contextlib
 import fcntl
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -158,6 +160,92 @@ def test_a_truncated_ledger_is_saved_as_far_as_it_can_be_read(data_dir: Path) ->
     assert (Path(repaired.kept) / LEDGER).stat().st_size == len(content) * 2 // 3
     finish(data_dir)
     assert open_archive(data_dir).state.version == LAST
+
+
+def leave_in_log(data_dir: Path, version: int) -> None:
+    """Let all that came after a version be in the ledger's write-ahead log alone."""
+    row = row_of(data_dir, version)
+    with contextlib.closing(sqlite3.connect(data_dir / LEDGER, isolation_level=None)) as db:
+        rows = db.execute(f"SELECT * FROM events WHERE id > {row}").fetchall()
+        db.execute(f"DELETE FROM events WHERE id > {row}")
+    with contextlib.closing(sqlite3.connect(data_dir / LEDGER, isolation_level=None)) as db:
+        db.execute("PRAGMA wal_autocheckpoint=0")
+        db.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", rows)
+        files = {name: (data_dir / name).read_bytes() for name in (LEDGER, f"{LEDGER}-wal")}
+    for name, content in files.items():  # as they are after a kill: closing has folded one into the other
+        (data_dir / name).write_bytes(content)
+
+
+def test_a_crash_while_repairing_leaves_what_was_found_or_what_is_mended(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older ledger, whose coordinator would sweep away what came later, must never be there alone."""
+    row = row_of(data_dir, 25)
+    sql(data_dir, f"UPDATE events SET body = replace(body, 'digest', 'digust') WHERE id = {row}")
+    leave_in_log(data_dir, 20)
+    shutil.copy(data_dir / LEDGER, tmp_path / LEDGER)
+    alone = Ledger(tmp_path / LEDGER)
+    state, _ = replay(alone)
+    alone.close()
+    assert state is not None and state.version == 20, "sound by itself"
+    found, synced = list[str](), set[int]()
+    kept_synced = list[bool]()
+    replace, unlink, fsync = os.replace, Path.unlink, os.fsync
+
+    def look() -> None:
+        """At what a coordinator would find that starts now."""
+        place = tmp_path / f"crash-{len(found)}"
+        place.mkdir()
+        for path in data_dir.glob(f"{LEDGER}*"):
+            shutil.copy(path, place / path.name)
+        ledger = Ledger(place / LEDGER)
+        try:
+            state, _ = replay(ledger)
+            assert state is not None
+            found.append(f"version {state.version}")
+        except LedgerError as error:
+            found.append("as it was found" if f"row {row}" in str(error) else str(error))
+        finally:
+            ledger.close()
+
+    def replaced(old: Path, new: Path) -> None:
+        (kept,) = data_dir.glob("found-*")
+        kept_synced.append({path.stat().st_ino for path in (data_dir, kept, *kept.rglob("*"))} <= synced)
+        look()
+        replace(old, new)
+        look()
+
+    def unlinked(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        if path.parent == data_dir:
+            look()
+
+    def fsynced(file: int) -> None:
+        synced.add(os.fstat(file).st_ino)
+        fsync(file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", replaced)
+        patched.setattr(Path, "unlink", unlinked)
+        patched.setattr(os, "fsync", fsynced)
+        repair(data_dir)
+    assert set(found) == {"as it was found", "version 24"}
+    assert found == sorted(found)
+    assert kept_synced == [True]
+    assert check(data_dir).problems == []
+
+
+def test_a_ledger_that_is_being_read_is_not_replaced(data_dir: Path) -> None:
+    row = row_of(data_dir, 25)
+    sql(data_dir, f"UPDATE events SET body = replace(body, 'digest', 'digust') WHERE id = {row}")
+    leave_in_log(data_dir, 20)
+    with contextlib.closing(sqlite3.connect(data_dir / LEDGER, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        before = reader.execute("SELECT count(*) FROM events").fetchone()
+        with pytest.raises(LedgerError, match="is in use by another program"):
+            repair(data_dir)
+        assert reader.execute("SELECT count(*) FROM events").fetchone() == before
+    assert f"row {row}" in check(data_dir).problems[0]
 
 
 def test_a_ledger_from_a_newer_version_is_refused(data_dir: Path) -> None:

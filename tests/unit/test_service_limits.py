@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.rejection import Rejected
-from zowarmup.server.service import bulk, participate
+from zowarmup.server.service import bulk, downloads, participate
 from zowarmup.server.service.admission import Admission
 from zowarmup.server.service.limits import LONGEST_BYTES, SMALL_BYTES, Allowances, Bucket, Lengths
 from zowarmup.server.service.links import Switchboard
@@ -156,8 +157,8 @@ def test_a_bucket_gives_what_has_come_back() -> None:
 @pytest.mark.parametrize("messages", [1, 4])
 def test_work_is_worth_the_messages_that_it_takes(messages: int) -> None:
     allowances = Allowances(rate=1.0, clock=lambda: 5.0)
-    for _ in range(1000):
-        allowances.grant("pi", messages)
+    for number in range(1000):
+        allowances.grant("pi", "round", number, messages)
         for _ in range(messages):
             allowances.spend("pi")
     for _ in range(20 - messages):  # of the burst, which the first of it was on top of
@@ -166,6 +167,55 @@ def test_work_is_worth_the_messages_that_it_takes(messages: int) -> None:
         allowances.spend("pi")
     assert refused.value.reason == "too_many"
     allowances.spend("another")
+
+
+def test_what_is_asked_for_again_is_worth_nothing() -> None:
+    allowances = Allowances(rate=1.0, clock=lambda: 5.0)
+
+    def said() -> int:
+        """How many messages are left."""
+        count = 0
+        with contextlib.suppress(Rejected):
+            while True:
+                allowances.spend("pi")
+                count += 1
+        return count
+
+    assert said() == 20
+    for _ in range(3):
+        allowances.grant("pi", "round", 7, 4)
+        allowances.grant("pi", "snapshot", 0, 1)
+    allowances.grant("another", "round", 8, 4)
+    assert said() == 5
+    allowances.grant("pi", "round", 6, 4)
+    assert said() == 0
+    allowances.grant("pi", "round", 8, 4)
+    assert said() == 4
+
+
+def test_one_that_reconnects_again_and_again_is_slowed_down(tmp_path: Path) -> None:
+    """Each of its streams is told to fetch a snapshot, for its digest is wrong, and to work."""
+
+    async def script(desk: Desk) -> None:
+        metadata, stub = await desk.enrol("a"), desk.stub
+        hello = wire.Hello(run_id="run", protocol=PROTOCOL, examples=1, digest=bytes(16))
+        streams = 0
+        while True:
+            call = stub.Participate(metadata=metadata)
+            await call.write(wire.ParticipateRequest(hello=hello))
+            try:
+                told = [(await call.read()).WhichOneof("message") for _ in range(3)]
+            except grpc.aio.AioRpcError:
+                break
+            assert told == ["welcome", "fetch", "work"]
+            call.cancel()
+            streams += 1
+            assert streams < 60
+            await until(lambda: not desk.coordinator.state.presence["a"].connected)
+        assert streams >= 20
+        assert await ending(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_many")
+
+    served(tmp_path, script, rate=1.0)
 
 
 def test_a_message_that_is_too_long_is_refused_unparsed(tmp_path: Path) -> None:
@@ -332,6 +382,7 @@ def test_a_link_is_measured_for_members_within_bounds(tmp_path: Path) -> None:
         for wanted, fillers, who, reason in (
             (bulk.MEASURED_BYTES + 1, (), member, "invalid"),
             (1, [60_000] * (bulk.MEASURED_BYTES // 60_000 + 1), member, "invalid"),
+            (1, [0] * bulk.MEASURED_MESSAGES, member, "invalid"),
             (1, (SMALL_BYTES + 1,), member, "too_long"),
             (1, (), (), "unauthenticated"),
         ):
@@ -341,6 +392,79 @@ def test_a_link_is_measured_for_members_within_bounds(tmp_path: Path) -> None:
             assert dict(trailing)["zowarmup-reason"] == reason
 
     served(tmp_path, script, rate=100.0)
+
+
+def lay_blobs(desk: Desk) -> None:
+    """The program and the first snapshot of the run, of more bytes than wait in any buffer."""
+    for name in ("b" * 64, "c" * 64):
+        with (desk.blobs_dir / name).open("wb") as file:
+            file.truncate(64 << 20)
+
+
+def test_the_newest_downloads_of_a_client_supersede_its_older_ones(tmp_path: Path) -> None:
+    async def script(desk: Desk) -> None:
+        lay_blobs(desk)
+        a, b = await desk.enrol("a"), await desk.enrol("b")
+        calls = [desk.stub.FetchSnapshot(wire.FetchSnapshotRequest(), metadata=b)]
+        await calls[0].read()
+        for _ in range(2):
+            calls.append(desk.stub.FetchSnapshot(wire.FetchSnapshotRequest(), metadata=a))
+            await calls[-1].read()
+            calls.append(desk.stub.FetchProgram(wire.FetchProgramRequest(), metadata=a))
+            await calls[-1].read()
+        link = desk.stub.MeasureLink(metadata=a)
+        await link.write(wire.MeasureLinkRequest(wanted_bytes=1))
+        # No status waits behind what a stalled reader has been sent: the stream may be reset.
+        ended = {grpc.StatusCode.ABORTED, grpc.StatusCode.CANCELLED}
+        assert [(await ending(call))[0] in ended for call in calls[1:4]] == [True] * 3
+        assert desk.refusals.counts() == ()
+        for call in (calls[0], calls[4]):
+            size = 0
+            while (message := await call.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
+                size += len(message.chunk)
+            assert size > 63 << 20 and await call.code() is grpc.StatusCode.OK
+        await link.done_writing()
+        assert await ending(link) == (grpc.StatusCode.OK, "")
+
+    served(tmp_path, script, rate=100.0)
+
+
+@pytest.mark.parametrize("kind", ["snapshot", "program", "link"])
+def test_a_download_that_nobody_reads_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(downloads, "STALLED_S", 0.5)
+    monkeypatch.setattr(bulk, "MEASURED_BYTES", 64 << 20)  # more than wait in any buffer
+
+    async def script(desk: Desk) -> None:
+        lay_blobs(desk)
+        a, stub = await desk.enrol("a"), desk.stub
+        if kind == "snapshot":
+            call = stub.FetchSnapshot(wire.FetchSnapshotRequest(), metadata=a)
+        elif kind == "program":
+            call = stub.FetchProgram(wire.FetchProgramRequest(), metadata=a)
+        else:
+            call = stub.MeasureLink(metadata=a)
+            await call.write(wire.MeasureLinkRequest(wanted_bytes=64 << 20))
+            await call.done_writing()
+        await call.read()
+        await until(lambda: desk.refusals.counts() == (("too_slow", 1),))
+        assert (await ending(call))[0] in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
+
+    served(tmp_path, script)
+
+
+def test_a_download_that_is_slow_is_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "STALLED_S", 1.0)
+
+    async def script(desk: Desk) -> None:
+        lay_blobs(desk)
+        call = desk.stub.FetchProgram(wire.FetchProgramRequest(), metadata=await desk.enrol("a"))
+        began = time.monotonic()
+        while await call.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.02)
+        assert await call.code() is grpc.StatusCode.OK
+        assert time.monotonic() > began + 2
+
+    served(tmp_path, script)
 
 
 def test_a_measurement_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

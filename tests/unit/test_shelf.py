@@ -1,5 +1,6 @@
 """A shelf of models: built once, equal to what a coordinator would build, and filled from weights without torch."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from safetensors.numpy import save_file
 
 from zowarmup.common.models import build, describe, flatten
 from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
-from zowarmup.server.preparation import Children, PreparationError
+from zowarmup.server.preparation import LAYOUT, PROGRAM, WEIGHTS, Children, PreparationError
 from zowarmup.server.shelf import UNMEASURED, from_shelf, place_of
 
 SPEC = ClientSpec(
@@ -41,6 +42,26 @@ def test_a_model_is_built_once_and_is_the_runs(tmp_path: Path) -> None:
     save_file(made.layout.views(other), tmp_path / "w.safetensors")
     loaded = replace(SPEC, model=replace(SPEC.model, weights=str(tmp_path / "w.safetensors")))
     np.testing.assert_array_equal(from_shelf(loaded, 5, shelf, ended).weights, other)
+
+
+def test_a_model_is_on_disk_before_it_has_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, fsync, rename = set[int](), os.fsync, os.rename
+    built = list[str]()
+
+    def fsynced(file: int) -> None:
+        synced.add(os.fstat(file).st_ino)
+        fsync(file)
+
+    def renamed(old: Path, new: Path) -> None:
+        assert {path.stat().st_ino for path in (old, *old.iterdir())} <= synced
+        built.extend(path.name for path in old.iterdir())
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", fsynced)
+    monkeypatch.setattr(os, "rename", renamed)
+    from_shelf(SPEC, 5, tmp_path / "shelf", Children())
+    assert {LAYOUT, PROGRAM, WEIGHTS} <= set(built)
+    assert (tmp_path / "shelf").stat().st_ino in synced
 
 
 def test_a_place_is_for_one_model_shape_and_seed() -> None:
