@@ -86,8 +86,8 @@ def _curves(panel: Any, table: Table, curves: Curves, kind: str, percent: int) -
         if points:
             xs, means, deviations = zip(*points, strict=True)
             panel.plot(xs, means, color=colour, linewidth=1.8, label=method.name)
-            lower = [mean - deviation for mean, deviation in zip(means, deviations, strict=True)]
-            upper = [mean + deviation for mean, deviation in zip(means, deviations, strict=True)]
+            lower = [max(0.0, mean - deviation) for mean, deviation in zip(means, deviations, strict=True)]
+            upper = [min(1.0, mean + deviation) for mean, deviation in zip(means, deviations, strict=True)]
             panel.fill_between(xs, lower, upper, color=colour, alpha=0.12, linewidth=0)
     if kind == "uplink":
         panel.set_xscale("log")

@@ -174,10 +174,9 @@ class Life:
         if not (state.phase is Phase.FINISHED and state.version in state.snapshots and evaluated):
             return False
         named = {state.program.sha256, *(snapshot.sha256 for snapshot in state.snapshots.values())}
-        keep = state.run_file.server.keep_snapshots + 1  # and the pivot's
-        return (
-            len(state.snapshots) <= keep and all(self.blobs.has(sha256) for sha256 in named) and not self.stale(named)
-        )
+        kept = {state.pivot_version, *sorted(state.snapshots)[-state.run_file.server.keep_snapshots :]}
+        whole = all(self.blobs.has(sha256) for sha256 in named)
+        return set(state.snapshots) == kept and whole and not self.stale(named)
 
     def stale(self, named: set[str]) -> bool:
         return any(path.is_file() and path.name not in named for path in self.folder.iterdir())
