@@ -115,7 +115,9 @@ def test_resnet18_costs_what_was_planned(fleet: Callable, tmp_path: Path) -> Non
         np.savez(tmp_path / f"{part}.npz", x=images, y=np.arange(count) % 10)
     run = replace(RESNET18, evaluation=Evaluation(data=f"npz:{tmp_path / 'held-out.npz'}", every=100))
     real = fleet()
-    plan = planned(real, run, "--high", "1", "--low", "1", "--examples", "32")
+    # On the link that it is carried out on: a slow one's long rounds would be planned with pings.
+    loopback = ("--up", "10000Mbit", "--down", "10000Mbit")
+    plan = planned(real, run, "--high", "1", "--low", "1", "--examples", "32", *loopback)
     metrics, began = f"127.0.0.1:{free_port()}", time.monotonic()
     real.lead(replace(run, server=Server(metrics_address=metrics)))
     for tier in ("high", "low"):
