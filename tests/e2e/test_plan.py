@@ -37,7 +37,8 @@ BOTH = replace(
 RESNET18 = RunFile(
     name="resnet18",
     model=Model(name="resnet18", norm="batch"),
-    warmup=WarmUp(rounds=1, clients_per_round=1, learn_deadline=False, epochs=1, batch=16, rate=0.01),
+    # Three rounds: memory has then been as large as it gets.
+    warmup=WarmUp(rounds=3, clients_per_round=1, learn_deadline=False, epochs=1, batch=16, rate=0.01),
     zeroth_order=ZerothOrder(
         rounds=2, clients_per_round=2, quorum=1.0, learn_deadline=False, probes=2, rate=0.003, micro_batch=16
     ),
