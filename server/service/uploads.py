@@ -6,7 +6,6 @@ round's end all but those that are being combined. What a contribution names, in
 """
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -18,8 +17,6 @@ from zowarmup.server.blobs import Blobs
 from zowarmup.server.incoming import Incoming, Quay
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State
-
-log = logging.getLogger(__name__)
 
 
 class Uploads:
@@ -99,7 +96,7 @@ class Uploads:
         try:
             yield
         finally:
-            self._being_named[sha256] -= 1
+            self._being_named -= Counter((sha256,))  # which forgets what nobody is naming any more
 
     def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
         """Observe."""
@@ -120,7 +117,7 @@ class Uploads:
 
     @property
     def _kept(self) -> set[str]:
-        return self._named | {sha256 for sha256, count in self._being_named.items() if count}
+        return self._named | self._being_named.keys()
 
 
 def _named(state: State) -> set[str]:

@@ -95,6 +95,7 @@ def test_what_a_contribution_names_stays_from_the_moment_it_is_looked_at(tmp_pat
             uploads.hold("a", sha(b"another"), len(data))
             uploads(0.0, [ev.Committed(1, 1, "d" * 32, (), None, ())], state)
             assert blobs.has_upload(name), "on its way into the state"
+        assert not uploads._being_named, "nothing is remembered of what has arrived"
         given = Delta(1, name, EXAMPLES, 0.5)
         uploads(0.0, [ev.Contributed("a", given, 1.0)], state)
         uploads.hold("a", sha(b"a third"), len(data))
