@@ -4,13 +4,14 @@ One loop starts jobs, looks at those that run, and takes down what they came to.
 next job starts, so the experiment can be stopped at any moment and goes on at its next start.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from zowarmup.cli.experiment.folders import Place
-from zowarmup.cli.experiment.grid import Cell, Job, after_warm_up, cells, choose, trials
+from zowarmup.cli.experiment.grid import Cell, Choice, Job, after_warm_up, cells, choose, choosing, trials
 from zowarmup.cli.experiment.outcome import Outcome
 from zowarmup.cli.experiment.progress import Moment, left_s
 from zowarmup.cli.experiment.running import Running
@@ -53,16 +54,15 @@ class Conductor:
         self._running: dict[str, Running] = {}
         self._took: dict[str, list[float]] = {}
         self._started = self._failures = 0
-        self._undecided: list[tuple[Method, list[Cell]]] = []
-        for method in table.method:
-            planned = [cell for cell in cells(table, method, {}) if wish.chosen(cell)]
-            tried = trials(table, method) if planned else []
+        self._undecided: list[tuple[Method, list[int], list[Cell]]] = []
+        self._unknown = 0
+        for method, splits in itertools.product(table.method, choosing(table)):
+            planned = self._wished(method, {}, splits)
+            tried = trials(table, method, splits) if planned else []
             self._add(tried or planned)
             if tried:
-                self._undecided.append((method, tried))
-        self._unknown = sum(
-            sum(wish.chosen(cell) for cell in cells(table, method, {})) for method, _ in self._undecided
-        )
+                self._undecided.append((method, splits, tried))
+                self._unknown += len(planned)
 
     def run(self) -> Found:
         """Until all that is wished for is over. Raises Interrupted where a signal has come, and Failure where too much
@@ -173,16 +173,19 @@ class Conductor:
         self.found.failed[name] = sentence
 
     def _decide(self) -> bool:
-        """Choose the settings of a method whose trials are over; whether there was one."""
-        for method, tried in self._undecided:
+        """Choose the settings of a method, for the splits whose trials are over; whether there was one."""
+        for method, splits, tried in self._undecided:
             if all(self._settled(cell.job.name) for cell in tried):
                 accuracies = [(cell.choice, accuracy(self.found.outcomes.get(cell.job.name))) for cell in tried]
-                chosen = [cell for cell in cells(self._table, method, choose(accuracies)) if self._wish.chosen(cell)]
-                self._undecided.remove((method, tried))
+                chosen = self._wished(method, choose(accuracies), splits)
+                self._undecided.remove((method, splits, tried))
                 self._unknown -= len(chosen)
                 self._add(chosen)
                 return True
         return False
+
+    def _wished(self, method: Method, choice: Choice, splits: list[int]) -> list[Cell]:
+        return [cell for cell in cells(self._table, method, choice, splits) if self._wish.chosen(cell)]
 
 
 def accuracy(outcome: Outcome | None) -> float | None:

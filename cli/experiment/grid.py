@@ -69,25 +69,34 @@ class Cell:
     trial: bool = False
 
 
-def cells(table: Table, method: Method, choice: Choice) -> list[Cell]:
-    """A method's cells, by seed and split. Raises Usage where one cannot be run."""
+def choosing(table: Table) -> list[list[int]]:
+    """The table's splits, those together for which a method chooses its settings once."""
+    by_itself = table.tune is not None and table.tune.high_percent is None
+    return [[percent] for percent in table.high_percent] if by_itself else [table.high_percent]
+
+
+def cells(table: Table, method: Method, choice: Choice, splits: Sequence[int] | None = None) -> list[Cell]:
+    """A method's cells at these of the table's splits (None: all), by seed and split. Raises Usage where one cannot be
+    run."""
     return [
         _cell(table, method, choice, percent, seed, table.data, "")
         for seed in table.seeds
-        for percent in table.high_percent
+        for percent in (table.high_percent if splits is None else splits)
     ]
 
 
-def trials(table: Table, method: Method) -> list[Cell]:
-    """What a method tries before its settings are chosen; empty where it tunes nothing."""
+def trials(table: Table, method: Method, splits: Sequence[int] | None = None) -> list[Cell]:
+    """What a method tries before its settings for these splits (None: all) are chosen; empty where it tunes nothing."""
     tune = table.tune
     if not method.tune or tune is None:
         return []
+    if tune.high_percent is not None:
+        splits = tune.high_percent
     return [
         _cell(table, method, choice, percent, seed, tune.data, tune.evaluation)
         for choice in choices(method)
         for seed in tune.seeds
-        for percent in tune.high_percent
+        for percent in (table.high_percent if splits is None else splits)
     ]
 
 

@@ -155,14 +155,20 @@ def markdown(table: Table, rows: Sequence[Row], source: str) -> str:
         "",
         *_grid(table, lambda method, percent: _cost(places.get((method, percent), []))),
     ]
-    tuned = {(row.method, row.settings): None for row in rows if row.settings}
+    tuned: dict[tuple[str, str], set[int]] = {}
+    for row in rows:
+        if row.settings:
+            tuned.setdefault((row.method, row.settings), set()).add(row.high_percent)
     if tuned and table.tune:
         lines += [
             "",
             f"Chosen on {table.tune.evaluation}, which is no part of the test set and which no client held then:",
             "",
         ]
-        lines += [f"- {method}: {settings}{_edge(table, method, settings)}" for method, settings in tuned]
+        by_itself = table.tune.high_percent is None
+        for (method, settings), splits in tuned.items():
+            where = f" at {', '.join(map(str, sorted(splits)))} %" if by_itself else ""
+            lines.append(f"- {method}{where}: {settings}{_edge(table, method, settings)}")
     return "\n".join(lines) + "\n"
 
 

@@ -48,15 +48,15 @@ class Method:
 @dataclass(frozen=True, kw_only=True)
 class Tune:
     """How methods with a `tune` choose: on `data` and `evaluation`, which know nothing of the test set, by the mean
-    accuracy over these splits and seeds."""
+    accuracy over these splits and seeds. `high_percent` left out (None): each of the table's splits chooses by itself."""
 
     data: str
     evaluation: str
-    high_percent: list[int]
     seeds: list[int]
+    high_percent: list[int] | None = None
 
     def __post_init__(self) -> None:
-        _require_splits(self.high_percent, self.seeds)
+        _require_splits([0] if self.high_percent is None else self.high_percent, self.seeds)
         require(not self.evaluation.endswith("test"), "evaluation", self.evaluation, "another than the test set")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zowarmup.cli.experiment.grid import after_warm_up, at_the_edge, cells, choices, choose, said, trials
+from zowarmup.cli.experiment.grid import after_warm_up, at_the_edge, cells, choices, choose, choosing, said, trials
 from zowarmup.cli.experiment.table import Table, read_table, table_of
 from zowarmup.cli.failure import Usage
 
@@ -120,6 +120,21 @@ def test_tuning_tries_every_combination_away_from_the_test_set() -> None:
     (cell, *_) = cells(made, made.method[0], {"zeroth_order": {"rate": 0.2}})
     assert (cell.job.run.zeroth_order.rate, cell.job.run.evaluation.data) == (0.2, "digits:test")
     assert said(cell.choice) == "zeroth_order.rate=0.2"
+
+
+def test_a_tuning_without_splits_is_one_for_each_of_the_tables() -> None:
+    tuned = {"name": "x", "tune": {"zeroth_order": {"rate": [0.1, 0.2]}}}
+    by_itself = {name: value for name, value in TUNE.items() if name != "high_percent"}
+    made, once = table(method=[tuned], tune=by_itself), table(method=[tuned], tune=TUNE)
+    assert choosing(made) == [[10], [50]]
+    assert choosing(once) == [[10, 50]]
+    for split in (10, 50):
+        tried = trials(made, made.method[0], [split])
+        assert len(tried) == 2 * 2
+        assert {cell.high_percent for cell in tried} == {split}
+        assert {cell.high_percent for cell in cells(made, made.method[0], {}, [split])} == {split}
+    assert {cell.high_percent for cell in trials(once, once.method[0], [10])} == {50}
+    assert len(trials(made, made.method[0])) == 2 * 2 * 2
 
 
 def test_the_best_mean_is_chosen_and_of_equal_ones_the_first() -> None:

@@ -183,6 +183,18 @@ def test_the_table_says_what_was_chosen_and_where_that_is_an_edge() -> None:
         assert f"- x: zeroth_order.rate={rate}{edge}\n" in text
 
 
+def test_the_table_says_where_each_choice_holds_if_splits_chose_by_themselves() -> None:
+    method = {"name": "x", "tune": {"zeroth_order": {"rate": [0.1, 0.2, 0.4]}}}
+    tuned = table(method=[method], tune={name: value for name, value in TUNE.items() if name != "high_percent"})
+    rows = [
+        row_of(cells(tuned, tuned.method[0], {"zeroth_order": {"rate": rate}}, [split])[0], outcome(0.9), None)
+        for split, rate in ((10, 0.4), (50, 0.2))
+    ]
+    text = markdown(tuned, rows, "t.toml")
+    assert "- x at 10 %: zeroth_order.rate=0.4 (at the edge of the values that were tried)\n" in text
+    assert "- x at 50 %: zeroth_order.rate=0.2\n" in text
+
+
 def test_what_is_left_is_reckoned_by_kind() -> None:
     assert left_s({}, ["a"], 2) is None
     assert left_s({"a": [10.0, 20.0], "b": [5.0]}, ["a", "b", "new"], 1) == pytest.approx(15 + 5 + 35 / 3)
