@@ -7,7 +7,6 @@ give them, so that a round can be timed from the moment when all of its clients 
 
 import asyncio
 import gc
-import hashlib
 import multiprocessing
 import os
 import random
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import grpc
+import xxhash
 
 from zowarmup.common.run import PROTOCOL
 from zowarmup.server.tuning import keep_pieces
@@ -330,7 +330,7 @@ class Clients:
                     if work.phase == wire.PHASE_WARM_UP:
                         self.tally.received_bytes += await bulk.download(work.version)
                         await bulk.upload(work.round)
-                        ready = wire.DeltaReady(round=work.round, sha256=bulk.sha256, examples=EXAMPLES, loss=1.0)
+                        ready = wire.DeltaReady(round=work.round, digest=bulk.digest, examples=EXAMPLES, loss=1.0)
                         await call.write(wire.ParticipateRequest(delta_ready=ready))
                     else:
                         await call.write(wire.ParticipateRequest(scalars=self._contribution(work.round)))
@@ -352,7 +352,7 @@ class Bulk:
 
     def __init__(self, channel: Any, metadata: Any, delta: bytes) -> None:
         self._channel, self._metadata, self._size = channel, metadata, len(delta)
-        self.sha256 = hashlib.sha256(delta).digest()
+        self.digest = xxhash.xxh3_128_digest(delta)
         self._chunks = [
             wire.UploadDeltaRequest(chunk=delta[start : start + CHUNK_BYTES]).SerializeToString()
             for start in range(0, len(delta), CHUNK_BYTES)
@@ -369,10 +369,10 @@ class Bulk:
         ask = self._channel.unary_unary(
             f"{SERVICE}/GetUpload", wire.GetUploadRequest.SerializeToString, wire.GetUploadResponse.FromString
         )
-        have = await ask(wire.GetUploadRequest(round=round, sha256=self.sha256), metadata=self._metadata)
+        have = await ask(wire.GetUploadRequest(round=round, digest=self.digest), metadata=self._metadata)
         if have.offset_bytes:
             raise RuntimeError(f"{have.offset_bytes} bytes of a delta are there that was never sent")
-        header = wire.DeltaHeader(round=round, sha256=self.sha256, size_bytes=self._size)
+        header = wire.DeltaHeader(round=round, digest=self.digest, size_bytes=self._size)
         messages = (wire.UploadDeltaRequest(header=header).SerializeToString(), *self._chunks)
         send = self._channel.stream_unary(f"{SERVICE}/UploadDelta", None, wire.UploadDeltaResponse.FromString)
         answer = await send(iter(messages), metadata=self._metadata)

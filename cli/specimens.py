@@ -125,11 +125,11 @@ class Specimens:
         part = warm_up_method(self.run.warmup, self.layout).submodel(tier)
         delta_bytes = 4 * part.layout.size if part else self.weights_bytes
         chunks = _chunks(delta_bytes, UP_CHUNK_BYTES, lambda chunk: wire.UploadDeltaRequest(chunk=chunk))
-        header = wire.DeltaHeader(round=round, sha256=SHA256, size_bytes=delta_bytes)
+        header = wire.DeltaHeader(round=round, digest=DIGEST, size_bytes=delta_bytes)
         begin = wire.UploadDeltaRequest(header=header)
         upload = [Said("up", "delta", size) for size in (begin.ByteSize(), *chunks)]
-        asked = wire.GetUploadRequest(round=round, sha256=SHA256)
-        delta = codec.delta_to_wire(Delta(round, HEX, self.examples, 1.5))
+        asked = wire.GetUploadRequest(round=round, digest=DIGEST)
+        delta = codec.delta_to_wire(Delta(round, DIGEST.hex(), self.examples, 1.5))
         return Conversation(
             calls=(
                 *(((self._snapshot(round - 1),),) if fetching else ()),

@@ -189,7 +189,7 @@ class Connection:
 
     async def uploaded(self, delta: Delta) -> int:
         """How many of a delta's bytes the coordinator has."""
-        request = wire.GetUploadRequest(round=delta.round, sha256=bytes.fromhex(delta.sha256))
+        request = wire.GetUploadRequest(round=delta.round, digest=bytes.fromhex(delta.digest))
         with faults(FINAL_IN_BULK, DECLINED_IN_BULK):
             answer = await self._stub.GetUpload(request, metadata=self._metadata, timeout=CALL_S)
         return int(answer.offset_bytes)
@@ -200,7 +200,7 @@ class Connection:
         def pieces() -> Iterator[wire.UploadDeltaRequest]:
             header = wire.DeltaHeader(
                 round=delta.round,
-                sha256=bytes.fromhex(delta.sha256),
+                digest=bytes.fromhex(delta.digest),
                 size_bytes=len(content),
                 offset_bytes=offset,
             )

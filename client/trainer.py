@@ -6,7 +6,6 @@ vector, buffers included, so that BatchNorm's running statistics are averaged wi
 """
 
 import copy
-import hashlib
 import threading
 from typing import Self
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from zowarmup.client.faults import Final, Stopped
 from zowarmup.common import models
-from zowarmup.common.layout import Layout
+from zowarmup.common.layout import Layout, digest
 from zowarmup.common.methods import warm_up_method
 from zowarmup.common.methods.protocol import ZerothOrderMethod
 from zowarmup.common.replica import Replica
@@ -64,7 +63,7 @@ class Trainer:
         if not np.isfinite(delta).all():
             raise ArithmeticError(f"the trained weights are not finite: lower warmup.rate ({spec.rate:g})")
         content = delta.data.cast("B")
-        return Delta(work.round, hashlib.sha256(content).hexdigest(), len(self._dataset.labels), loss), content
+        return Delta(work.round, digest(delta).hex(), len(self._dataset.labels), loss), content
 
     def project(self, replica: Replica, work: Work, method: ZerothOrderMethod) -> Scalars:
         """The scalars of a zeroth-order round, from the exact gradient at the replica's weights, which stay as they

@@ -77,12 +77,12 @@ def scalars_from_wire(message: wire.Scalars) -> Scalars:
 
 def delta_to_wire(delta: Delta) -> wire.DeltaReady:
     return wire.DeltaReady(
-        round=delta.round, sha256=bytes.fromhex(delta.sha256), examples=delta.examples, loss=delta.loss
+        round=delta.round, digest=bytes.fromhex(delta.digest), examples=delta.examples, loss=delta.loss
     )
 
 
 def delta_from_wire(message: wire.DeltaReady) -> Delta:
-    return Delta(message.round, message.sha256.hex(), message.examples, message.loss)
+    return Delta(message.round, message.digest.hex(), message.examples, message.loss)
 
 
 def commit_to_wire(commit: Commit, layout: Layout) -> wire.Commit:

@@ -182,3 +182,8 @@ def digest(weights: NDArray[np.float32]) -> bytes:
     It guards against accidents, not enemies.
     """
     return xxhash.xxh3_128_digest(np.ascontiguousarray(weights, dtype="<f4").data)
+
+
+def digesting() -> xxhash.xxh3_128:
+    """A digest under way: `update` it with a vector's bytes, piece by piece; its `hexdigest` is then that of `digest`."""
+    return xxhash.xxh3_128()

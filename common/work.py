@@ -71,17 +71,17 @@ class Scalars:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A warm-up contribution: the blob `sha256` (hex) holds local minus base weights, as one flat float32 vector.
+    """A warm-up contribution: local minus base weights, as one flat float32 vector whose digest is `digest` (hex).
     `loss` is the mean training loss of the last local epoch, nats per example."""
 
     round: int
-    sha256: str
+    digest: str
     examples: int
     loss: float
 
     def __post_init__(self) -> None:
-        if len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef"):
-            raise ValueError("delta: sha256 must be 64 lower-case hex digits")
+        if len(self.digest) != 32 or set(self.digest) - set("0123456789abcdef"):
+            raise ValueError("delta: digest must be 32 lower-case hex digits")
         if self.examples < 1:
             raise ValueError("delta: examples must be at least 1")
         if not math.isfinite(self.loss):

@@ -6,14 +6,13 @@ nothing can be missing, but for a snapshot that was pruned in between; then both
 only once it is whole, and the newest version has been computed anew from it.
 """
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from zowarmup.common.work import Delta
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, open_archive, restore
-from zowarmup.server.blobs import BlobError, Blobs
+from zowarmup.server.blobs import BlobError, Blobs, digest_of, sha256_of, upload_name
+from zowarmup.server.combining import deltas_of
 from zowarmup.server.credentials import OPERATOR_CREDENTIAL
 from zowarmup.server.disk import sync_folder, sync_tree
 from zowarmup.server.ledger import Ledger
@@ -21,7 +20,6 @@ from zowarmup.server.listening import CA_FILE
 from zowarmup.server.state import State
 
 ATTEMPTS = 5
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +83,11 @@ def _copy(data_dir: Path, part: Path) -> Copied:
 def _copy_blobs(state: State, source: Path, target: Path) -> None:
     """What a state names: the program, its snapshots, and the deltas of the round in progress. Raises FileNotFoundError
     where one is not there."""
-    named = {Path(state.program.sha256), *map(Path, state.snapshot_blobs)}
-    for contribution in state.current.contributions.values() if state.current else ():
-        if isinstance(contribution, Delta):
-            named.add(Path("uploads", contribution.sha256))
-    for name in named:
+    named = [(Path(sha256), sha256, sha256_of) for sha256 in {state.program.sha256, *state.snapshot_blobs}]
+    for client, delta in deltas_of(state.current).items():
+        named.append((Path("uploads", upload_name(client, delta.digest)), delta.digest, digest_of))
+    for name, expected, found in named:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
-        with (source / name).open("rb") as old, (target / name).open("wb") as new:
-            while piece := old.read(_PIECE):
-                digest.update(piece)
-                new.write(piece)
-        if digest.hexdigest() != name.name:
+        shutil.copyfile(source / name, target / name)
+        if found(target / name) != expected:
             raise BlobError(f"{source / name} is damaged: `zowarmup fsck {source.parent}` says what can be saved")

@@ -11,7 +11,8 @@ from zowarmup.common.methods.fedavg import PIECE
 from zowarmup.common.methods.protocol import Part
 from zowarmup.common.methods.vector import Each
 from zowarmup.common.steps import Step
-from zowarmup.common.work import Scalars
+from zowarmup.common.work import Delta, Scalars
+from zowarmup.server.spool import upload_name
 from zowarmup.server.state import Round, State
 
 
@@ -28,6 +29,17 @@ def parts_of(state: State, closed: Round) -> list[Part]:
         for client, scalars in sorted(closed.contributions.items())
         if isinstance(scalars, Scalars)
     ]
+
+
+def deltas_of(closed: Round | None) -> dict[str, Delta]:
+    """A round's contributions that are deltas, by client in ascending order."""
+    given = sorted(closed.contributions.items()) if closed else ()
+    return {client: delta for client, delta in given if isinstance(delta, Delta)}
+
+
+def uploads_of(closed: Round | None) -> dict[str, str]:
+    """The names of the uploads that those are, likewise."""
+    return {client: upload_name(client, delta.digest) for client, delta in deltas_of(closed).items()}
 
 
 def settle_on_grid(weights: NDArray[np.float32], trainable: int, each: Each = map) -> Grid:

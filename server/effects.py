@@ -28,7 +28,7 @@ from zowarmup.common.work import Delta, Phase
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.blobs import BlobError, Blobs, DiskRefused
-from zowarmup.server.combining import parts_of, settle_on_grid, steps_of
+from zowarmup.server.combining import deltas_of, parts_of, settle_on_grid, steps_of, uploads_of
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.remembering import remembering
@@ -61,7 +61,7 @@ class Combined:
 
 class Effects:
     """Jobs for one coordinator. `traffic` gives the counts to save with a commit; `lengths` are the Euclidean norms of
-    uploads, by sha256, roughly and as far as they are known already."""
+    uploads, by name, roughly and as far as they are known already."""
 
     def __init__(
         self,
@@ -95,14 +95,14 @@ class Effects:
         closed and not committed is combined again."""
         state = self._coordinator.state
         current = state.current
-        uploads = {c.sha256 for c in current.contributions.values() if isinstance(c, Delta)} if current else set()
+        uploads = uploads_of(current).values()
         resumable = (
             current is not None
             and not current.closed
             and any(state.work_of(client) is Phase.WARM_UP for client in current.seeds)
         )
         named = {state.program.sha256, *state.snapshot_blobs}
-        if swept := self._blobs.sweep(named, uploads, resumable):
+        if swept := self._blobs.sweep(named, set(uploads), resumable):
             log.info("%d files that an earlier stop had left half done are removed", swept)
         # An evaluation that the crash cut off comes before the version that follows: `plateau` counts on that.
         self._jobs.put_nowait(None)
@@ -175,15 +175,16 @@ class Effects:
 
     def _combine_deltas(self, closed: Round) -> Combined:
         replica = self._replica
-        named = [(client, d) for client, d in sorted(closed.contributions.items()) if isinstance(d, Delta)]
-        deltas = [(delta.examples, self._blobs.stored(delta.sha256)) for _, delta in named]
+        named = uploads_of(closed)
+        trained = [delta.examples for delta in deltas_of(closed).values()]
+        deltas = list(zip(trained, map(self._blobs.stored, named.values()), strict=True))
         method = self._coordinator.state.warm_up
         sizes = [vector.shape[0] for _, vector in deltas]
-        if method.takes_whole([self._lengths.get(delta.sha256) for _, delta in named], sizes):
+        if method.takes_whole([self._lengths.get(name) for name in named.values()], sizes):
             scales: tuple[float, ...] = (1.0,) * len(deltas)
         else:
             scales = method.scales(list(self._pieces.map(length, [vector for _, vector in deltas])), sizes)
-        for (client, _), scale in zip(named, scales, strict=True):
+        for client, scale in zip(named, scales, strict=True):
             if scale < 1:
                 log.warning(
                     "round %d: %s sent an outlying delta, which counts %.3g times", closed.number, client, scale
@@ -192,7 +193,7 @@ class Effects:
         with remembering(self._blobs, before, method.remembered) as optimiser:
             moved = method.combine(replica.weights, deltas, scales, self._pieces.map, optimiser)
             if closed.phase is Phase.ZEROTH_ORDER:
-                moved, clipped, moments = self._mixed(closed, moved, [examples for examples, _ in deltas])
+                moved, clipped, moments = self._mixed(closed, moved, trained)
             if not np.isfinite(moved[replica.layout.trainable :]).all():
                 raise HeadroomExceeded("the mean of the deltas is beyond what float32 holds")
             grid = settle_on_grid(moved, replica.layout.trainable, self._pieces.map)

@@ -7,7 +7,6 @@ the ledger has for it. What is found wrong ends in the newest version that is go
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 import tempfile
@@ -20,16 +19,14 @@ import numpy as np
 from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.replica import Replica
 from zowarmup.common.steps import Step, apply_steps
-from zowarmup.common.work import Delta, Phase
+from zowarmup.common.work import Phase
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError
-from zowarmup.server.blobs import BlobError, Blobs
-from zowarmup.server.combining import steps_of
+from zowarmup.server.blobs import BlobError, Blobs, digest_of, sha256_of, upload_name
+from zowarmup.server.combining import deltas_of, steps_of
 from zowarmup.server.evolve import evolve
 from zowarmup.server.ledger import Ledger, LedgerError, Row
 from zowarmup.server.state import Round, State
-
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +193,7 @@ def damage(blobs: Blobs, sha256: str) -> str:
         path = blobs.path(sha256)
     except BlobError:
         return "its file is missing"
-    return "" if _sha256(path) == sha256 else f"{path} is damaged"
+    return "" if sha256_of(path) == sha256 else f"{path} is damaged"
 
 
 def trouble_with(blobs: Blobs, snapshot: ev.Snapshot) -> str:
@@ -205,14 +202,6 @@ def trouble_with(blobs: Blobs, snapshot: ev.Snapshot) -> str:
         return trouble
     trouble = damage(blobs, snapshot.optimiser) if snapshot.optimiser else ""
     return f"of the warm-up's optimiser {trouble}" if trouble else ""
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _told(report: Report, blobs: Blobs, version: int, snapshot: ev.Snapshot) -> str:
@@ -224,13 +213,12 @@ def _told(report: Report, blobs: Blobs, version: int, snapshot: ev.Snapshot) -> 
 def _open_round_is_whole(blobs: Blobs, state: State, report: Report) -> bool:
     """Whether the deltas of the round in progress are there."""
     lost = []
-    for client, contribution in state.current.contributions.items() if state.current else ():
-        if isinstance(contribution, Delta):
-            try:
-                if hashlib.sha256(blobs.upload(contribution.sha256).data).hexdigest() != contribution.sha256:
-                    lost.append(f"the delta of {client} in the round in progress is damaged")
-            except (BlobError, ValueError):
-                lost.append(f"the delta of {client} in the round in progress is missing")
+    for client, delta in deltas_of(state.current).items():
+        try:
+            if digest_of(blobs.upload(upload_name(client, delta.digest))) != delta.digest:
+                lost.append(f"the delta of {client} in the round in progress is damaged")
+        except (BlobError, OSError):
+            lost.append(f"the delta of {client} in the round in progress is missing")
     report.problems += lost
     return not lost
 

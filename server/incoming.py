@@ -1,4 +1,4 @@
-"""Uploads as they come in: written, hashed, measured and checked beside the event loop.
+"""Uploads as they come in: written, digested, measured and checked beside the event loop.
 
 An upload's chunks queue here, and one of a few threads takes them to the disk in order while the next are on their way:
 when the last has come, little more than the sync is left to do. What waits in memory is bounded for all uploads
@@ -8,13 +8,13 @@ from where the upload is taken up again.
 
 import asyncio
 import contextlib
-import hashlib
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 import numpy as np
 
+from zowarmup.common.layout import digesting
 from zowarmup.common.methods.rough import RoughLength
 from zowarmup.server.blobs import BlobError, Blobs, DiskRefused
 from zowarmup.server.rejection import Rejected
@@ -30,7 +30,7 @@ that the coordinator cannot hold, and with it a round that fails anew after each
 
 
 class Quay:
-    """Where all uploads come in. `lengths`: the Euclidean norms of those that came in whole, roughly, by sha256."""
+    """Where all uploads come in. `lengths`: the Euclidean norms of those that came in whole, roughly, by name."""
 
     def __init__(self, blobs: Blobs) -> None:
         self.blobs = blobs
@@ -45,14 +45,14 @@ class Quay:
 
 
 class Incoming:
-    """One upload of `size` bytes to the place `spool`, where `have` of them are. Used on the event loop, within its
+    """The upload `name` of `size` bytes whose digest shall be `digest` (hex), of which `have` are here. Used on the event loop, within its
     context, which ends when all that was added is written."""
 
-    def __init__(self, quay: Quay, spool: str, sha256: str, size: int, have: int) -> None:
-        self._quay, self._blobs, self._spool, self._sha256 = quay, quay.blobs, spool, sha256
+    def __init__(self, quay: Quay, name: str, digest: str, size: int, have: int) -> None:
+        self._quay, self._blobs, self._name, self._digest = quay, quay.blobs, name, digest
         self._size = size
         self._have, self._taken = have, 0
-        self._hash, self._length, self._odd = hashlib.sha256(), RoughLength(), b""
+        self._hash, self._length, self._odd = digesting(), RoughLength(), b""
         self._loop, self._lock = asyncio.get_running_loop(), threading.Lock()
         self._soon: asyncio.TimerHandle | None = None
         self._finishing: asyncio.Future[None] | None = None
@@ -136,12 +136,12 @@ class Incoming:
         """In a thread: what waits, in order, until nothing does."""
         self._take_up()
         if not self._have:
-            self._blobs.lay_over(self._spool, self._size)
+            self._blobs.lay_over(self._name, self._size)
         size = 0
         while chunks := self._next(size):
             size = sum(map(len, chunks))
             try:
-                self._blobs.spool(self._spool, self._have, *chunks)
+                self._blobs.spool(self._name, self._have, *chunks)
             except DiskRefused:
                 raise
             except BlobError as error:
@@ -178,7 +178,7 @@ class Incoming:
     def _take_up(self) -> None:
         """What an earlier call brought."""
         while self._taken < self._have:
-            self._take(self._blobs.spooled_bytes(self._spool, self._taken, min(1 << 20, self._have - self._taken)))
+            self._take(self._blobs.spooled_bytes(self._name, self._taken, min(1 << 20, self._have - self._taken)))
 
     def _take(self, chunk: bytes | memoryview) -> None:
         self._taken += len(chunk)
@@ -193,20 +193,20 @@ class Incoming:
         self._take_up()
         # No value is longer than the vector, so that few vectors need a second look.
         if not self._length.value < LARGEST / 2 and not self._is_moderate():
-            self._blobs.drop_part(self._spool)
+            self._blobs.drop_part(self._name)
             raise Rejected("too_large", f"the delta holds values that are not finite or reach {LARGEST:g}")
         try:
-            self._blobs.finish(self._spool, self._sha256, self._hash.hexdigest())
+            self._blobs.finish(self._name, self._digest, self._hash.hexdigest())
         except DiskRefused:
             raise
         except BlobError as error:
             raise Rejected("damaged", str(error)) from error
-        self._quay.lengths[self._sha256] = self._length.value
+        self._quay.lengths[self._name] = self._length.value
 
     def _is_moderate(self) -> bool:
         """Whether every value is less than LARGEST in magnitude. NaN is not."""
         for start in range(0, self._have, 1 << 20):
-            values = np.frombuffer(self._blobs.spooled_bytes(self._spool, start, 1 << 20), dtype="<f4")
+            values = np.frombuffer(self._blobs.spooled_bytes(self._name, start, 1 << 20), dtype="<f4")
             if not (values.min() > -LARGEST and values.max() < LARGEST):
                 return False
         return True

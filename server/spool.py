@@ -2,7 +2,7 @@
 
 An upload is a file that grows: its length says how much is there. Or it lies over a spare file: that is as long as the
 whole upload already, and behind it stands a mark, which says how many bytes are the upload's and goes when all are.
-After a power cut a mark may be ahead of its bytes; then they have another sha256 in the end, and are sent again.
+After a power cut a mark may be ahead of its bytes; then they have another digest in the end, and are sent again.
 """
 
 import os
@@ -13,6 +13,12 @@ from zowarmup.server.disk import BlobError, disk, write
 from zowarmup.server.spares import Spares
 
 MARK = struct.Struct("<Q")
+
+
+def upload_name(client: str, digest: str) -> str:
+    """The file of one client's delta with that digest (hex), whole or not: no other client can name it or write to it, so
+    that digests have to tell apart only what one client sends."""
+    return f"{client}.{digest}"
 
 
 class Spool:

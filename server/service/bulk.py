@@ -79,20 +79,20 @@ class BulkCalls(services.CoordinatorServiceServicer):
         async with self._admission.refusing(context):
             name, _, line = self._caller(context)
             line.up("control", request.ByteSize())
-            if len(request.sha256) != 32:
-                raise Rejected("invalid", "get_upload: sha256 must be 32 bytes")
+            if len(request.digest) != 16:
+                raise Rejected("invalid", "get_upload: digest must be 16 bytes")
             work = self._work(name)
-            size, sha256 = self._delta_bytes(name), request.sha256.hex()
+            size, digest = self._delta_bytes(name), request.digest.hex()
             if request.round != work.round:
                 raise Rejected(
                     "late", f"the upload is for round {request.round}, the round in progress is {work.round}"
                 )
             async with self._uploads.only(name):
-                spool = self._uploads.hold(name, sha256, size)
-                have = size if self._blobs.has_upload(sha256) else self._blobs.spooled(spool, size)
-                if have == size and not self._blobs.has_upload(sha256):
+                upload = self._uploads.hold(name, digest, size)
+                have = size if self._blobs.has_upload(upload) else self._blobs.spooled(upload, size)
+                if have == size and not self._blobs.has_upload(upload):
                     # All of it came, and the call broke before it was adopted.
-                    async with self._uploads.incoming(spool, sha256, size, have) as incoming:
+                    async with self._uploads.incoming(upload, digest, size, have) as incoming:
                         await incoming.finish()
             answer = wire.GetUploadResponse(offset_bytes=have)
             line.down("control", answer.ByteSize())
@@ -108,20 +108,20 @@ class BulkCalls(services.CoordinatorServiceServicer):
             if not isinstance(first, wire.UploadDeltaRequest) or not first.HasField("header"):
                 raise Rejected("invalid", "the first message of an upload must hold a header")
             header, work, size = first.header, self._work(name), self._delta_bytes(name)
-            sha256 = header.sha256.hex()
+            digest = header.digest.hex()
             if header.round != work.round:
                 raise Rejected("late", f"the upload is for round {header.round}, the round in progress is {work.round}")
-            if len(header.sha256) != 32 or header.size_bytes != size:
+            if len(header.digest) != 16 or header.size_bytes != size:
                 raise Rejected(
-                    "malformed", f"a delta of {name} has {size} bytes and a sha256 of 32, not {header.size_bytes} bytes"
+                    "malformed", f"a delta of {name} has {size} bytes and a digest of 16, not {header.size_bytes} bytes"
                 )
-            spool = self._uploads.hold(name, sha256, size)
-            have = self._blobs.spooled(spool, size)
+            upload = self._uploads.hold(name, digest, size)
+            have = self._blobs.spooled(upload, size)
             if header.offset_bytes != have:
                 raise Rejected(
                     "offset", f"{have} bytes of this delta are here: go on from there, not {header.offset_bytes}"
                 )
-            incoming = await stack.enter_async_context(self._uploads.incoming(spool, sha256, size, have))
+            incoming = await stack.enter_async_context(self._uploads.incoming(upload, digest, size, have))
             message: wire.UploadDeltaRequest | limits.Chunk | None = first
             while message is not None:
                 line.up("delta", message.size_bytes if isinstance(message, limits.Chunk) else message.ByteSize())

@@ -204,8 +204,7 @@ class CoordinatorService(BulkCalls):
                 raise Rejected("malformed", str(error)) from error
             with contextlib.ExitStack() as stack:
                 if isinstance(given, Delta):
-                    size_bytes = self._delta_bytes(link.client)
-                    stack.enter_context(self._uploads.naming(link.client, given.sha256, size_bytes))
+                    stack.enter_context(self._uploads.naming(link.client, given.digest))
                 await self._coordinator.handle(cmd.Contribute(link.client, given))
         except Rejected as rejected:
             self._admission.refusals.count(rejected.reason)

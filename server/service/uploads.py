@@ -1,6 +1,6 @@
 """The room that uploads take: one call at a time for each client, a quota for all, and whose delta is whose.
 
-A client may name only what it has uploaded itself. What has been uploaded counts until its round is over, whether a
+A client may name only what it has uploaded itself: an upload's name has its client's in it. What has been uploaded counts until its round is over, whether a
 contribution names it or not, and only here are uploads dropped: those that a client has replaced by another, and at a
 round's end all but those that are being combined. What a contribution names, in the state or on its way there, stays.
 """
@@ -13,7 +13,8 @@ from weakref import WeakValueDictionary
 
 from zowarmup.common.work import Delta
 from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs
+from zowarmup.server.blobs import Blobs, upload_name
+from zowarmup.server.combining import uploads_of
 from zowarmup.server.incoming import Incoming, Quay
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State
@@ -25,22 +26,21 @@ class Uploads:
 
     def __init__(self, blobs: Blobs, quota_bytes: int, state: State) -> None:
         self._blobs, self._quota_bytes, self._quay = blobs, quota_bytes, Quay(blobs)
-        self._held: dict[str, tuple[str, int]] = {}  # sha256 and size
-        self._named = _named(state)
-        # There before a restart, brought by nobody knows whom: whoever names one has brought it.
-        self._found = blobs.uploads()
+        self._held: dict[str, tuple[str, int]] = {}  # its upload's name, and size
+        self._named = set(uploads_of(state.current).values())
+        self._left_over = True  # there may be what came before a restart, held by nobody
         self._being_named: Counter[str] = Counter()
         self._calls: dict[str, asyncio.Task[object]] = {}
         self._doors: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def lengths(self) -> dict[str, float]:
-        """The Euclidean norms of uploads that came in whole since the coordinator started, roughly, by sha256."""
+        """The Euclidean norms of uploads that came in whole since the coordinator started, roughly, by name."""
         return self._quay.lengths
 
-    def incoming(self, spool: str, sha256: str, size: int, have: int) -> Incoming:
+    def incoming(self, name: str, digest: str, size: int, have: int) -> Incoming:
         """An upload that is about to come in, `have` of its bytes here already."""
-        return Incoming(self._quay, spool, sha256, size, have)
+        return Incoming(self._quay, name, digest, size, have)
 
     @asynccontextmanager
     async def only(self, client: str) -> AsyncIterator[None]:
@@ -64,9 +64,10 @@ class Uploads:
             if self._calls.get(client) is task:
                 del self._calls[client]
 
-    def hold(self, client: str, sha256: str, size_bytes: int) -> str:
-        """The name in the spool for the client's delta. Another one that it uploaded for this round is dropped. Raises
+    def hold(self, client: str, digest: str, size_bytes: int) -> str:
+        """The name of the client's upload with that digest. Another one that it uploaded for this round is dropped. Raises
         Rejected where there is no room."""
+        name = upload_name(client, digest)
         before, _ = self._held.get(client, (None, 0))
         taken = sum(size for _, size in self._held.values())
         if before is None and taken + size_bytes > self._quota_bytes:
@@ -75,28 +76,26 @@ class Uploads:
                 f"{len(self._held)} deltas of this round take {taken >> 20} of the "
                 f"{self._quota_bytes >> 20} MB that server.spool_mb allows: try again later",
             )
-        if before is not None and before != sha256:
-            self._blobs.drop_part(spool_name(client, before))
-            others = {held for other, (held, _) in self._held.items() if other != client}
-            if before not in others | self._kept | self._found:
+        if before is not None and before != name:
+            self._blobs.drop_part(before)
+            if before not in self._kept:
                 self._blobs.drop_upload(before)
-        self._held[client] = sha256, size_bytes
-        return spool_name(client, sha256)
+        self._held[client] = name, size_bytes
+        return name
 
     @contextmanager
-    def naming(self, client: str, sha256: str, size_bytes: int) -> Iterator[None]:
+    def naming(self, client: str, digest: str) -> Iterator[None]:
         """While the client's contribution that names this delta is on its way into the state, the delta stays. Raises
-        Rejected where it is not one that the client has uploaded whole, or has not its length."""
-        held, _ = self._held.get(client, (sha256 if sha256 in self._found else "", 0))
-        if held != sha256 or not self._blobs.has_upload(sha256):
+        Rejected where it is not one that the client has uploaded whole."""
+        name = upload_name(client, digest)
+        # After a restart none is held that was whole before.
+        if self._held.get(client, (name, 0))[0] != name or not self._blobs.has_upload(name):
             raise Rejected("malformed", f"{client} has not uploaded the delta it names: ask GetUpload")
-        if 4 * self._blobs.stored(sha256).shape[0] != size_bytes:
-            raise Rejected("malformed", f"the delta it names has not the {size_bytes} bytes of {client}'s")
-        self._being_named[sha256] += 1
+        self._being_named[name] += 1
         try:
             yield
         finally:
-            self._being_named -= Counter((sha256,))  # which forgets what nobody is naming any more
+            self._being_named -= Counter((name,))  # which forgets what nobody is naming any more
 
     def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
         """Observe."""
@@ -104,28 +103,17 @@ class Uploads:
             if isinstance(event, ev.ClientRevoked) and (call := self._calls.get(event.client)):
                 call.cancel()
             if isinstance(event, ev.Contributed) and isinstance(event.contribution, Delta):
-                self._named.add(event.contribution.sha256)
+                self._named.add(upload_name(event.client, event.contribution.digest))
         if any(isinstance(event, ev.RoundClosed | ev.RoundAbandoned | ev.Committed) for event in events):
-            there_were = bool(self._held or self._named or self._found)
-            self._named = _named(state)
-            self._found = frozenset()
+            there_were = bool(self._held or self._named) or self._left_over
+            self._left_over = False
+            self._named = set(uploads_of(state.current).values())
             if there_were:
                 self._blobs.drop_uploads(self._kept)
             self._held = {client: held for client, held in self._held.items() if held[0] in self._kept}
-            for sha256 in self.lengths.keys() - self._kept:
-                del self.lengths[sha256]
+            for name in self.lengths.keys() - self._kept:
+                del self.lengths[name]
 
     @property
     def _kept(self) -> set[str]:
         return self._named | self._being_named.keys()
-
-
-def _named(state: State) -> set[str]:
-    """The deltas that contributions to the round in progress name."""
-    contributions = state.current.contributions.values() if state.current else ()
-    return {contribution.sha256 for contribution in contributions if isinstance(contribution, Delta)}
-
-
-def spool_name(client: str, sha256: str) -> str:
-    """Of one client's delta, so that no other can write to it."""
-    return f"{client}.{sha256[:16]}"

@@ -283,7 +283,7 @@ def test_a_revoked_client(house: House, run_id: str, member: Callable[[str], tup
         for call in (
             lambda: Voice(calls, run_id, lost).hear("welcome"),
             lambda: list(calls.FetchProgram(wire.FetchProgramRequest(), metadata=metadata(*lost), timeout=CALL_S)),
-            lambda: calls.GetUpload(wire.GetUploadRequest(sha256=bytes(32)), metadata=metadata(*lost), timeout=CALL_S),
+            lambda: calls.GetUpload(wire.GetUploadRequest(digest=bytes(16)), metadata=metadata(*lost), timeout=CALL_S),
         ):
             with refused(house, "revoked"):
                 call()

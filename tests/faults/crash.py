@@ -123,9 +123,9 @@ class CrashingBlobs(Blobs):
             super().spool(name, offset, *chunks)
         self._fuse.point("spool: after")
 
-    def finish(self, name: str, sha256: str, found: str = "") -> None:
+    def finish(self, name: str, digest: str, found: str = "") -> None:
         with self._fuse.still:
-            super().finish(name, sha256, found)
+            super().finish(name, digest, found)
         self._fuse.point("finish: renamed, not yet named by an event")
 
     def spooled(self, name: str, size_bytes: int) -> int:
@@ -136,9 +136,9 @@ class CrashingBlobs(Blobs):
         with self._fuse.still:
             super().drop_part(name)
 
-    def drop_upload(self, sha256: str) -> None:
+    def drop_upload(self, name: str) -> None:
         with self._fuse.still:
-            super().drop_upload(sha256)
+            super().drop_upload(name)
 
     def drop_uploads(self, named: Collection[str]) -> None:
         with self._fuse.still:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from zowarmup.common.codec import decode_commit
@@ -24,7 +25,7 @@ from zowarmup.common.work import Contribution, Delta, Phase, Tier, Work
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, replay, restore
-from zowarmup.server.blobs import Blobs
+from zowarmup.server.blobs import Blobs, upload_name
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.decide import decide, work_for
 from zowarmup.server.effects import Effects
@@ -224,13 +225,13 @@ class Client:
             self.made = self._make(server, work)
         _, contribution, content = self.made
         if isinstance(contribution, Delta):
-            spool = f"{self.name}.{contribution.sha256[:16]}"
-            if not server.blobs.has_upload(contribution.sha256):
-                await asyncio.to_thread(server.blobs.lay_over, spool, len(content))
-                have = server.blobs.spooled(spool, len(content))
+            name = upload_name(self.name, contribution.digest)
+            if not server.blobs.has_upload(name):
+                await asyncio.to_thread(server.blobs.lay_over, name, len(content))
+                have = server.blobs.spooled(name, len(content))
                 for start in range(have, len(content), CHUNK_BYTES):
-                    await asyncio.to_thread(server.blobs.spool, spool, start, content[start : start + CHUNK_BYTES])
-                await asyncio.to_thread(server.blobs.finish, spool, contribution.sha256)
+                    await asyncio.to_thread(server.blobs.spool, name, start, content[start : start + CHUNK_BYTES])
+                await asyncio.to_thread(server.blobs.finish, name, contribution.digest)
         await server.coordinator.handle(cmd.Contribute(self.name, contribution))
         self.acknowledged[work.round] = contribution
 
@@ -240,7 +241,7 @@ class Client:
             whole = ((self.target - replica.weights) * np.float32(0.05)).astype("<f4")
             part = server.coordinator.state.warm_up.submodel(self.tier)
             delta = (part.take(whole) if part else whole).tobytes()
-            return work, Delta(work.round, hashlib.sha256(delta).hexdigest(), EXAMPLES, 0.5), delta
+            return work, Delta(work.round, xxhash.xxh3_128_hexdigest(delta), EXAMPLES, 0.5), delta
         method = server.coordinator.state.zeroth_order
         if method.differentiates(self.tier):
             gradient = (replica.weights - self.target).astype(np.float64)

@@ -141,7 +141,7 @@ class Attacker:
             lambda: wire.ParticipateRequest(
                 delta_ready=wire.DeltaReady(
                     round=self.number(),
-                    sha256=self.junk(),
+                    digest=self.junk(),
                     examples=self.number(),
                     loss=self.chance.choice([NAN, 1]),
                 )
@@ -166,7 +166,7 @@ class Attacker:
     async def upload(self) -> None:
         header = wire.DeltaHeader(
             round=self.number(),
-            sha256=self.junk(),
+            digest=self.junk(),
             size_bytes=self.chance.choice([self.size, self.size, 0, 2**64 - 1]),
             offset_bytes=self.chance.choice([0, 0, 7, self.size, 2**63]),
         )
@@ -202,7 +202,7 @@ class Attacker:
             pass
 
     async def uploaded(self) -> None:
-        await self.stub.GetUpload(wire.GetUploadRequest(round=self.number(), sha256=self.junk()), metadata=self.who())
+        await self.stub.GetUpload(wire.GetUploadRequest(round=self.number(), digest=self.junk()), metadata=self.who())
 
     async def run(self) -> None:
         await self.stub.GetRun(wire.GetRunRequest(protocol=self.chance.choice([PROTOCOL, 0, 2**32 - 1])))

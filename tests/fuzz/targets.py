@@ -163,7 +163,7 @@ _WORK = Work(2, Phase.ZEROTH_ORDER, 1, 9, 3.0)
 TARGETS = {
     "commit": Target(commit, (_RECORD,)),
     "scalars": Target(scalars, (codec.scalars_to_wire(Scalars(2, (0.5, -1.0), (2.0,))).SerializeToString(),)),
-    "delta": Target(delta, (codec.delta_to_wire(Delta(1, "ab" * 32, 5, 0.5)).SerializeToString(),)),
+    "delta": Target(delta, (codec.delta_to_wire(Delta(1, "ab" * 16, 5, 0.5)).SerializeToString(),)),
     "work": Target(work, (codec.work_to_wire(_WORK).SerializeToString(),)),
     "answer": Target(
         answer,

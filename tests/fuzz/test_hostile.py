@@ -1,16 +1,17 @@
 """Hostile calls: a short form of what `make fuzz` ends with."""
 
 import asyncio
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import xxhash
 
 from tests.faults.small import LAYOUT
 from tests.fuzz.hostile import SECRETS, assault, coordinator
+from zowarmup.server.blobs import upload_name
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -36,14 +37,14 @@ def test_a_delta_that_no_model_survives_is_refused_before_it_counts(tmp_path: Pa
         async with coordinator(tmp_path) as (life, address, refusals), grpc.aio.insecure_channel(address) as channel:
             content = np.full(LAYOUT.size, value, "<f4").tobytes()
             header = wire.DeltaHeader(
-                round=1, sha256=hashlib.sha256(content).digest(), size_bytes=len(content), offset_bytes=0
+                round=1, digest=xxhash.xxh3_128_digest(content), size_bytes=len(content), offset_bytes=0
             )
             messages = [wire.UploadDeltaRequest(header=header), wire.UploadDeltaRequest(chunk=content)]
             stub: Any = services.CoordinatorServiceStub(channel)
             who = (("zowarmup-client", "high-1"), ("zowarmup-credential", SECRETS["high-1"]))
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stub.UploadDelta(iter(messages), metadata=who)
-            held = life.blobs.has_upload(header.sha256.hex())
+            held = life.blobs.has_upload(upload_name("high-1", header.digest.hex()))
             return refused.value.details() or "", dict(refusals.counts()), held
 
     details, reasons, held = asyncio.run(upload())

@@ -62,7 +62,7 @@ class Script:
         current = self.state.current
         assert current is not None
         if current.phase is Phase.WARM_UP:
-            return Delta(current.number, "a" * 64, current.examples[name], 1.5)
+            return Delta(current.number, "a" * 32, current.examples[name], 1.5)
         return Scalars(current.number, (0.5, -0.25), (1.0,))
 
     def contribute(self, *names: str) -> list[ev.Event]:

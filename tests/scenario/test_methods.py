@@ -93,7 +93,7 @@ def test_a_high_tier_that_goes_on_training_gets_the_warm_ups_work(begin: Callabl
         "high": Phase.WARM_UP,
         "low": Phase.ZEROTH_ORDER,
     }
-    scalars, delta = Scalars(1, (0.5,) * 2, (1.0,)), Delta(1, "a" * 64, 100, 1.5)
+    scalars, delta = Scalars(1, (0.5,) * 2, (1.0,)), Delta(1, "a" * 32, 100, 1.5)
     with pytest.raises(Rejected, match="a scalars does not belong in a zeroth-order round from the high tier"):
         script.do(cmd.Contribute("high", scalars))
     with pytest.raises(Rejected, match="a delta does not belong in a zeroth-order round"):

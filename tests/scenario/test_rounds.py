@@ -112,7 +112,7 @@ def test_a_contribution_sent_twice_counts_once(begin: Begin) -> None:
         (Scalars(9, (0.5, -0.25), (1.0,)), "late"),
         (Scalars(1, (0.5,), (1.0,)), "malformed"),
         (Scalars(1, (0.5, -0.25), ()), "malformed"),
-        (Delta(1, "a" * 64, 100, 1.0), "malformed"),
+        (Delta(1, "a" * 32, 100, 1.0), "malformed"),
     ],
 )
 def test_a_wrong_contribution_is_refused_and_changes_nothing(begin: Begin, contribution: Any, reason: str) -> None:

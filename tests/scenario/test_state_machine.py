@@ -117,7 +117,7 @@ class Run(RuleBasedStateMachine):
         assert current is not None
         number = max(1, current.number + off)
         given = (
-            Delta(number, "a" * 64, 100 + wrong, 1.5)
+            Delta(number, "a" * 32, 100 + wrong, 1.5)
             if current.phase is Phase.WARM_UP
             else Scalars(number, (0.5, -0.25) + (1.0,) * wrong, (1.0,))
         )

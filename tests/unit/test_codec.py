@@ -20,7 +20,7 @@ def test_a_chunk_alone_is_found_without_a_copy(size: int) -> None:
 
 
 def test_any_other_message_is_left_to_be_parsed() -> None:
-    header = wire.DeltaHeader(round=1, sha256=bytes(32), size_bytes=9)
+    header = wire.DeltaHeader(round=1, digest=bytes(16), size_bytes=9)
     both = wire.UploadDeltaRequest(header=header, chunk=b"chunk").SerializeToString()
     for data in (b"", b"\x12", both, wire.UploadDeltaRequest(header=header).SerializeToString()):
         assert chunk_in(data) is None

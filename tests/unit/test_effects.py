@@ -1,12 +1,12 @@
 """A round whose contributions combine to nothing is abandoned, and the replica stays as it was, bit for bit."""
 
 import asyncio
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, Tensor
@@ -15,7 +15,7 @@ from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.work import Contribution, Delta, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs
+from zowarmup.server.blobs import Blobs, upload_name
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.effects import Effects
 from zowarmup.server.evolve import evolve
@@ -49,9 +49,10 @@ async def _after_one_round(
         evaluation=Evaluation(every=1),
     )
     blobs, ledger = Blobs(tmp_path / "blobs"), Ledger(tmp_path / "ledger")
-    sha256 = hashlib.sha256(content).hexdigest()
-    blobs.spool("pi", 0, content)
-    blobs.finish("pi", sha256)
+    digest = xxhash.xxh3_128_hexdigest(content)
+    upload = upload_name("pi", digest)
+    blobs.spool(upload, 0, content)
+    blobs.finish(upload, digest)
     replica = Replica(LAYOUT, Grid(20), np.array([0.5, -0.25, largest, 0.0], np.float32), 0)
     created = ev.RunCreated(
         "run",
@@ -85,7 +86,7 @@ async def _after_one_round(
 @pytest.mark.parametrize("delta", [1e30, 3e38])
 def test_deltas_that_no_grid_holds(tmp_path: Path, delta: float) -> None:
     content = np.full(4, delta, "<f4").tobytes()
-    contribution = Delta(1, hashlib.sha256(content).hexdigest(), 8, 1.0)
+    contribution = Delta(1, xxhash.xxh3_128_hexdigest(content), 8, 1.0)
     coordinator, replica, seen = asyncio.run(_after_one_round(tmp_path, 1, content, contribution, 0.1))
     assert any(isinstance(e, ev.RoundAbandoned) and "cannot be combined" in e.reason for e in seen)
     assert coordinator.state.version == replica.version == 0

@@ -24,7 +24,7 @@ RUN = RunFile(
     warmup=WarmUp(rounds=1, epochs=3),
     zeroth_order=ZerothOrder(rounds=1, probes=8, slices="whole"),
 )
-DELTA = Delta(round=1, sha256="0" * 64, examples=100, loss=1.0)
+DELTA = Delta(round=1, digest="0" * 32, examples=100, loss=1.0)
 SCALARS = Scalars(round=2, probes=(0.5,) * 8, projections=())
 
 

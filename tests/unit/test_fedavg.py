@@ -113,8 +113,8 @@ def test_combine_refuses() -> None:
 
 def test_check() -> None:
     work = Work(2, Phase.WARM_UP, 1, 7, 60.0)
-    method().check(work, 143, Delta(2, "0" * 64, 143, 0.5))
+    method().check(work, 143, Delta(2, "0" * 32, 143, 0.5))
     with pytest.raises(ValueError, match="for round 1, the work was for round 2"):
-        method().check(work, 143, Delta(1, "0" * 64, 143, 0.5))
+        method().check(work, 143, Delta(1, "0" * 32, 143, 0.5))
     with pytest.raises(ValueError, match="trained on 9999 examples, the client said that it holds 143"):
-        method().check(work, 143, Delta(2, "0" * 64, 9999, 0.5))
+        method().check(work, 143, Delta(2, "0" * 32, 9999, 0.5))

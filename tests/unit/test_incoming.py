@@ -1,13 +1,13 @@
 """Uploads as they come in: whole, checked and bounded in memory, however their chunks fall."""
 
 import asyncio
-import hashlib
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 
 from zowarmup.common.methods.fedavg import length
 from zowarmup.common.methods.rough import TOLERANCE
@@ -18,7 +18,7 @@ from zowarmup.server.rejection import Rejected
 
 VECTOR = np.random.default_rng(0).normal(size=200_000).astype("<f4")
 DATA = VECTOR.tobytes()
-SHA256 = hashlib.sha256(DATA).hexdigest()
+DIGEST = xxhash.xxh3_128_hexdigest(DATA)
 
 
 def on(root: Path, script: Callable[[Quay], Awaitable[None]], blobs: type[Blobs] = Blobs) -> Quay:
@@ -31,8 +31,8 @@ def on(root: Path, script: Callable[[Quay], Awaitable[None]], blobs: type[Blobs]
     return asyncio.run(run())
 
 
-async def sent(quay: Quay, data: bytes, sha256: str) -> None:
-    async with Incoming(quay, "pi.abc", sha256, len(data), 0) as upload:
+async def sent(quay: Quay, data: bytes, digest: str) -> None:
+    async with Incoming(quay, "pi.abc", digest, len(data), 0) as upload:
         await upload.add(data)
         await upload.finish()
 
@@ -40,31 +40,31 @@ async def sent(quay: Quay, data: bytes, sha256: str) -> None:
 @pytest.mark.parametrize("chunk", [len(DATA), 1 << 18, 99_999, 4097])
 def test_an_upload_comes_in_whole_however_it_is_cut(tmp_path: Path, chunk: int) -> None:
     async def script(quay: Quay) -> None:
-        async with Incoming(quay, "pi.abc", SHA256, len(DATA), 0) as upload:
+        async with Incoming(quay, "pi.abc", DIGEST, len(DATA), 0) as upload:
             for start in range(0, len(DATA), chunk):
                 await upload.add(memoryview(DATA)[start : start + chunk])
             await upload.finish()
 
     quay = on(tmp_path, script)
-    assert quay.blobs.upload(SHA256).tobytes() == DATA
-    assert quay.lengths == {SHA256: pytest.approx(length(VECTOR), rel=TOLERANCE)}
-    assert (quay.blobs.stored(SHA256)[5:9] == VECTOR[5:9]).all()
+    assert quay.blobs.upload("pi.abc").read_bytes() == DATA
+    assert quay.lengths == {"pi.abc": pytest.approx(length(VECTOR), rel=TOLERANCE)}
+    assert (quay.blobs.stored("pi.abc")[5:9] == VECTOR[5:9]).all()
 
 
 def test_what_an_earlier_call_brought_counts(tmp_path: Path) -> None:
     async def script(quay: Quay) -> None:
-        async with Incoming(quay, "pi.abc", SHA256, len(DATA), 0) as upload:
+        async with Incoming(quay, "pi.abc", DIGEST, len(DATA), 0) as upload:
             await upload.add(DATA[:333_331])
         assert quay.blobs.spooled("pi.abc", len(DATA)) == 333_331, "on leaving, what was added is written"
-        async with Incoming(quay, "pi.abc", SHA256, len(DATA), 333_331) as upload:
+        async with Incoming(quay, "pi.abc", DIGEST, len(DATA), 333_331) as upload:
             await upload.add(DATA[333_331:])
             await upload.settle()
-        async with Incoming(quay, "pi.abc", SHA256, len(DATA), len(DATA)) as upload:
+        async with Incoming(quay, "pi.abc", DIGEST, len(DATA), len(DATA)) as upload:
             await upload.finish()
 
     quay = on(tmp_path, script)
-    assert quay.blobs.upload(SHA256).tobytes() == DATA
-    assert quay.lengths == {SHA256: pytest.approx(length(VECTOR), rel=TOLERANCE)}
+    assert quay.blobs.upload("pi.abc").read_bytes() == DATA
+    assert quay.lengths == {"pi.abc": pytest.approx(length(VECTOR), rel=TOLERANCE)}
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 2.0**20, -(2.0**20)])
@@ -72,11 +72,11 @@ def test_values_that_no_training_makes_are_refused_and_dropped(tmp_path: Path, v
     bad = VECTOR.copy()
     bad[123_456] = value
     data = bad.tobytes()
-    name = hashlib.sha256(data).hexdigest()
+    digest = xxhash.xxh3_128_hexdigest(data)
 
     async def script(quay: Quay) -> None:
         with pytest.raises(Rejected, match="not finite or reach"):
-            await sent(quay, data, name)
+            await sent(quay, data, digest)
         assert quay.blobs.spooled("pi.abc", len(data)) == 0
 
     assert on(tmp_path, script).lengths == {}
@@ -84,18 +84,18 @@ def test_values_that_no_training_makes_are_refused_and_dropped(tmp_path: Path, v
 
 def test_a_long_vector_of_moderate_values_is_taken(tmp_path: Path) -> None:
     data = (np.sign(VECTOR) * np.float32(2.0**20 - 1)).tobytes()
-    sha256 = hashlib.sha256(data).hexdigest()
+    digest = xxhash.xxh3_128_hexdigest(data)
 
     async def script(quay: Quay) -> None:
-        await sent(quay, data, sha256)
+        await sent(quay, data, digest)
 
-    assert on(tmp_path, script).blobs.upload(sha256).tobytes() == data
+    assert on(tmp_path, script).blobs.upload("pi.abc").read_bytes() == data
 
 
 def test_what_is_not_what_it_claimed_to_be_is_refused(tmp_path: Path) -> None:
     async def script(quay: Quay) -> None:
         with pytest.raises(Rejected, match="send it again"):
-            await sent(quay, DATA, "0" * 64)
+            await sent(quay, DATA, "0" * 32)
 
     assert on(tmp_path, script).lengths == {}
 
@@ -106,7 +106,7 @@ def test_a_disk_that_refuses_is_heard_of_by_whoever_adds_next(tmp_path: Path) ->
             raise DiskRefused("no space")
 
     async def script(quay: Quay) -> None:
-        async with Incoming(quay, "pi.abc", SHA256, len(DATA), 0) as upload:
+        async with Incoming(quay, "pi.abc", DIGEST, len(DATA), 0) as upload:
 
             async def add() -> None:
                 for start in range(0, len(DATA), 1000):
@@ -132,8 +132,8 @@ def test_a_sender_waits_while_too_much_waits_for_the_disk(tmp_path: Path, monkey
 
     async def script(quay: Quay) -> None:
         async with (
-            Incoming(quay, "a", SHA256, len(DATA), 0) as upload,
-            Incoming(quay, "b", SHA256, len(DATA), 0) as other,
+            Incoming(quay, "a", DIGEST, len(DATA), 0) as upload,
+            Incoming(quay, "b", DIGEST, len(DATA), 0) as other,
         ):
             added = 0
 
@@ -153,5 +153,5 @@ def test_a_sender_waits_while_too_much_waits_for_the_disk(tmp_path: Path, monkey
             await other.settle()
 
     quay = on(tmp_path, script, Slow)
-    assert quay.blobs.upload(SHA256).tobytes() == DATA
+    assert quay.blobs.upload("a").read_bytes() == DATA
     assert quay.open == 0

@@ -27,7 +27,7 @@ EVERY_KIND: list[ev.Event] = [
     ev.RoundOpened(1, Phase.ZEROTH_ORDER, 0, ("pi",), ((1 << 64) - 1,), (3,), 12.5),
     ev.DeadlineExtended(1, 13.5, "restart"),
     ev.Contributed("pi", Scalars(1, (0.1, -2.5e-8), (3.0,))),
-    ev.Contributed("pi", Delta(1, "a" * 64, 3, 0.25)),
+    ev.Contributed("pi", Delta(1, "a" * 32, 3, 0.25)),
     ev.RoundClosed(1, "all"),
     ev.RoundAbandoned(1, "none"),
     ev.Committed(

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import xxhash
 
 from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.run import PROTOCOL, Model, RunFile, WarmUp, ZerothOrder
@@ -19,7 +19,7 @@ from zowarmup.common.steps import Step
 from zowarmup.common.work import Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs
+from zowarmup.server.blobs import Blobs, upload_name
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.credentials import hash_secret
 from zowarmup.server.decide import decide
@@ -226,10 +226,10 @@ def test_a_message_that_is_too_long_is_refused_unparsed(tmp_path: Path) -> None:
         assert await ending(call) == (grpc.StatusCode.INVALID_ARGUMENT, "too_long")
         metadata = await desk.enrol("b")
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await desk.stub.GetUpload(wire.GetUploadRequest(sha256=bytes(SMALL_BYTES)), metadata=metadata)
+            await desk.stub.GetUpload(wire.GetUploadRequest(digest=bytes(SMALL_BYTES)), metadata=metadata)
         assert "at most 65536 are allowed here" in str(refused.value.details())
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await desk.stub.GetUpload(wire.GetUploadRequest(sha256=bytes(LONGEST_BYTES)), metadata=metadata)
+            await desk.stub.GetUpload(wire.GetUploadRequest(digest=bytes(LONGEST_BYTES)), metadata=metadata)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert desk.refusals.counts() == (("too_long", 2),)
         assert desk.coordinator.state.clients["a"] == before["a"]
@@ -309,7 +309,7 @@ def delta(seed: int) -> bytes:
 
 async def pieces(data: bytes, sent: bytes, offset: int = 0) -> AsyncIterator[wire.UploadDeltaRequest]:
     """A header for `data`, then the bytes `sent`."""
-    header = wire.DeltaHeader(round=1, sha256=hashlib.sha256(data).digest(), size_bytes=len(data), offset_bytes=offset)
+    header = wire.DeltaHeader(round=1, digest=xxhash.xxh3_128_digest(data), size_bytes=len(data), offset_bytes=offset)
     yield wire.UploadDeltaRequest(header=header)
     yield wire.UploadDeltaRequest(chunk=sent)
 
@@ -330,8 +330,8 @@ def test_uploads_have_a_quota_and_their_files_go_with_the_round(tmp_path: Path) 
         # Another delta of the same client takes the place of its first.
         assert (await stub.UploadDelta(pieces(delta(3), delta(3)), metadata=a)).stored_bytes == 4 * SIZE
         assert [path.name for path in (desk.blobs_dir / "spool").iterdir()] == []
-        sha256 = hashlib.sha256(delta(3)).hexdigest()
-        assert [path.name for path in (desk.blobs_dir / "uploads").iterdir()] == [sha256]
+        name = upload_name("a", xxhash.xxh3_128_hexdigest(delta(3)))
+        assert [path.name for path in (desk.blobs_dir / "uploads").iterdir()] == [name]
         await desk.coordinator.handle(cmd.Revoke("a", "test"))
         await desk.coordinator.handle(cmd.Revoke("b", "test"))
         assert list((desk.blobs_dir / "uploads").iterdir()) == [], "the round is over"

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from zowarmup.server import spares
 from zowarmup.server.blobs import BlobError, Blobs, DiskRefused
@@ -16,22 +17,21 @@ from zowarmup.server.spool import MARK
 
 needs_leases = pytest.mark.skipif(not LEASES, reason="only Linux says whether somebody has a file open")
 OLD, NEW = b"old!" * 1000, b"new?" * 1000
-NEW_SHA256 = hashlib.sha256(NEW).hexdigest()
+NEW_SHA256, NEW_DIGEST = hashlib.sha256(NEW).hexdigest(), xxhash.xxh3_128_hexdigest(NEW)
 
 
 def uploaded(blobs: Blobs, data: bytes = OLD) -> str:
-    sha256 = hashlib.sha256(data).hexdigest()
     blobs.spool("pi.old", 0, data)
-    blobs.finish("pi.old", sha256)
-    return sha256
+    blobs.finish("pi.old", xxhash.xxh3_128_hexdigest(data))
+    return "pi.old"
 
 
 def with_a_spare(root: Path) -> tuple[Blobs, int]:
     """Blobs with the spare file of an upload that was dropped, and its inode."""
     blobs = Blobs(root)
-    sha256 = uploaded(blobs)
-    inode = (root / "uploads" / sha256).stat().st_ino
-    blobs.drop_upload(sha256)
+    old = uploaded(blobs)
+    inode = (root / "uploads" / old).stat().st_ino
+    blobs.drop_upload(old)
     blobs.empty_bin(1, len(OLD))
     return blobs, inode
 
@@ -47,9 +47,9 @@ def test_an_upload_is_written_over_one_that_was_dropped(tmp_path: Path) -> None:
     blobs.spool("pi.new", 1500, NEW[1500:])
     assert blobs.spooled("pi.new", len(NEW)) == len(NEW)
     assert blobs.spooled_bytes("pi.new", 998, 4) == NEW[998:1002]
-    blobs.finish("pi.new", NEW_SHA256)
-    assert blobs.upload(NEW_SHA256).tobytes() == NEW
-    assert (tmp_path / "uploads" / NEW_SHA256).stat().st_ino == inode
+    blobs.finish("pi.new", NEW_DIGEST)
+    assert blobs.upload("pi.new").read_bytes() == NEW
+    assert (tmp_path / "uploads" / "pi.new").stat().st_ino == inode
     assert list((tmp_path / "spool").iterdir()) == []
 
 
@@ -76,8 +76,8 @@ def test_what_a_crash_leaves_of_an_upload_over_another_file_is_taken_up(tmp_path
     after.sweep([], [], spooling=True)
     assert after.spooled("pi.new", len(NEW)) == done
     after.spool("pi.new", done, NEW[done:])
-    after.finish("pi.new", NEW_SHA256)
-    assert after.upload(NEW_SHA256).tobytes() == NEW
+    after.finish("pi.new", NEW_DIGEST)
+    assert after.upload("pi.new").read_bytes() == NEW
 
 
 @needs_leases
@@ -88,8 +88,8 @@ def test_a_crash_between_the_end_of_an_upload_and_its_name_loses_nothing(tmp_pat
     os.truncate(tmp_path / "spool" / "pi.new.over", len(NEW))
     after = Blobs(tmp_path)
     assert after.spooled("pi.new", len(NEW)) == len(NEW)
-    after.finish("pi.new", NEW_SHA256)
-    assert after.upload(NEW_SHA256).tobytes() == NEW
+    after.finish("pi.new", NEW_DIGEST)
+    assert after.upload("pi.new").read_bytes() == NEW
 
 
 @needs_leases
@@ -101,21 +101,21 @@ def test_a_mark_that_a_power_cut_left_ahead_of_its_bytes_is_found_out(tmp_path: 
         file.write(MARK.pack(2000))
     blobs.spool("pi.new", 2000, NEW[2000:])
     with pytest.raises(BlobError, match="send it again"):
-        blobs.finish("pi.new", NEW_SHA256)
+        blobs.finish("pi.new", NEW_DIGEST)
     assert blobs.spooled("pi.new", len(NEW)) == 0
-    assert not blobs.has_upload(NEW_SHA256)
+    assert not blobs.has_upload("pi.new")
 
 
 @needs_leases
 @pytest.mark.parametrize("mapped", [False, True])
 def test_what_somebody_reads_is_not_written_over(tmp_path: Path, mapped: bool) -> None:
     blobs = Blobs(tmp_path)
-    sha256 = uploaded(blobs)
-    with (tmp_path / "uploads" / sha256).open("rb") as file:
+    old = uploaded(blobs)
+    with (tmp_path / "uploads" / old).open("rb") as file:
         reader = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if mapped else file
         if mapped:
             file.close()
-        blobs.drop_upload(sha256)
+        blobs.drop_upload(old)
         blobs.empty_bin(1, len(OLD))
         assert blobs.put(NEW) == NEW_SHA256
         assert reader.read() == OLD
@@ -150,9 +150,9 @@ def test_who_opens_a_file_while_it_is_looked_at_ends_nobody(tmp_path: Path, monk
 @needs_leases
 def test_what_has_another_name_is_not_written_over(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
-    sha256 = uploaded(blobs)
-    os.link(tmp_path / "uploads" / sha256, tmp_path / "copy")
-    blobs.drop_upload(sha256)
+    old = uploaded(blobs)
+    os.link(tmp_path / "uploads" / old, tmp_path / "copy")
+    blobs.drop_upload(old)
     blobs.empty_bin(1, len(OLD))
     blobs.put(NEW)
     assert (tmp_path / "copy").read_bytes() == OLD

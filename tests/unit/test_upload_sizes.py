@@ -1,7 +1,6 @@
 """Where both tiers train, each uploads a delta of its own length and no other's: real calls to a coordinator here."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import xxhash
 
 from tests.faults.small import EXAMPLES, LAYOUT, PAIR, run_file
 from tests.fuzz.hostile import SECRETS, coordinator
@@ -26,12 +26,12 @@ def delta(size: int) -> bytes:
     return np.full(size, 0.5, "<f4").tobytes()
 
 
-def sha256(size: int) -> bytes:
-    return hashlib.sha256(delta(size)).digest()
+def digest(size: int) -> bytes:
+    return xxhash.xxh3_128_digest(delta(size))
 
 
 async def pieces(size: int) -> AsyncIterator[wire.UploadDeltaRequest]:
-    header = wire.DeltaHeader(round=1, sha256=sha256(size), size_bytes=4 * size)
+    header = wire.DeltaHeader(round=1, digest=digest(size), size_bytes=4 * size)
     yield wire.UploadDeltaRequest(header=header)
     yield wire.UploadDeltaRequest(chunk=delta(size))
 
@@ -54,19 +54,19 @@ def test_a_tier_uploads_and_names_deltas_of_its_own_length(tmp_path: Path) -> No
             hello = wire.Hello(run_id=life.coordinator.state.run_id, protocol=PROTOCOL, examples=EXAMPLES)
             await stream.write(wire.ParticipateRequest(hello=hello))
             answers: list[Any] = []
-            theirs = await stub.GetUpload(wire.GetUploadRequest(round=1, sha256=sha256(LAYOUT.size)), metadata=LOW)
-            assert theirs.offset_bytes == 4 * PART, "the bytes are here, whoever brought them"
+            theirs = await stub.GetUpload(wire.GetUploadRequest(round=1, digest=digest(LAYOUT.size)), metadata=LOW)
+            assert theirs.offset_bytes == 0, "these bytes are another's"
             for size in (LAYOUT.size, PART):
                 if size == PART:  # its own went when it named another
                     await stub.UploadDelta(pieces(PART), metadata=LOW)
-                ready = wire.DeltaReady(round=1, sha256=sha256(size), examples=EXAMPLES, loss=0.5)
+                ready = wire.DeltaReady(round=1, digest=digest(size), examples=EXAMPLES, loss=0.5)
                 await stream.write(wire.ParticipateRequest(delta_ready=ready))
                 async with asyncio.timeout(20):
                     while (message := await stream.read()).WhichOneof("message") not in ("accepted", "refused"):
                         pass
                 answers.append(message)
             assert answers[0].refused.reason == "malformed"
-            assert answers[0].refused.detail == f"the delta it names has not the {4 * PART} bytes of low-1's"
+            assert answers[0].refused.detail == "low-1 has not uploaded the delta it names: ask GetUpload"
             assert answers[1].HasField("accepted")
             assert dict(refusals.counts())["malformed"] == 3
             stream.cancel()

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import xxhash
 
 from tests.faults.small import EXAMPLES, LAYOUT, PAIR, run_file
 from tests.fuzz.hostile import SECRETS, coordinator
@@ -21,7 +22,7 @@ from zowarmup.common.work import Delta, Phase, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import disk
 from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs, DiskRefused
+from zowarmup.server.blobs import Blobs, DiskRefused, upload_name
 from zowarmup.server.decide import decide
 from zowarmup.server.evolve import fold
 from zowarmup.server.incoming import Incoming, Quay
@@ -39,8 +40,12 @@ def vector(seed: int, size: int = SIZE) -> bytes:
     return np.random.default_rng(seed).standard_normal(size).astype("<f4").tobytes()
 
 
-def sha(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def digest(data: bytes) -> str:
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def file_of(client: str, data: bytes) -> str:
+    return upload_name(client, digest(data))
 
 
 @pytest.fixture
@@ -54,11 +59,11 @@ def state() -> State:
 
 async def upload(uploads: Uploads, client: str, data: bytes) -> str:
     async with uploads.only(client):
-        spool = uploads.hold(client, sha(data), len(data))
-        async with uploads.incoming(spool, sha(data), len(data), 0) as incoming:
+        name = uploads.hold(client, digest(data), len(data))
+        async with uploads.incoming(name, digest(data), len(data), 0) as incoming:
             await incoming.add(data)
             await incoming.finish()
-    return sha(data)
+    return name
 
 
 def on(tmp_path: Path, state: State, script: Callable[[Blobs, Uploads], Awaitable[None]]) -> None:
@@ -73,16 +78,18 @@ def on(tmp_path: Path, state: State, script: Callable[[Blobs, Uploads], Awaitabl
 def test_a_client_names_what_it_has_uploaded_and_nothing_else(tmp_path: Path, state: State) -> None:
     async def script(blobs: Blobs, uploads: Uploads) -> None:
         data = vector(1)
-        name = await upload(uploads, "a", data)
+        await upload(uploads, "a", data)
+        uploads.hold("b", digest(data), len(data))  # as GetUpload does
         with (
             pytest.raises(Rejected, match="b has not uploaded the delta it names"),
-            uploads.naming("b", name, len(data)),
+            uploads.naming("b", digest(data)),
         ):
             pass
-        uploads.hold("b", name, len(data))  # as GetUpload does, which finds that it is here
-        with uploads.naming("b", name, len(data)):
-            uploads.hold("a", sha(b"another"), len(data))
-        assert blobs.has_upload(name), "b holds it"
+        await upload(uploads, "b", data)
+        with uploads.naming("b", digest(data)):
+            uploads.hold("a", digest(b"another"), len(data))
+        assert not blobs.has_upload(file_of("a", data))
+        assert blobs.has_upload(file_of("b", data)), "each has its own"
 
     on(tmp_path, state, script)
 
@@ -91,14 +98,14 @@ def test_what_a_contribution_names_stays_from_the_moment_it_is_looked_at(tmp_pat
     async def script(blobs: Blobs, uploads: Uploads) -> None:
         data = vector(1)
         name = await upload(uploads, "a", data)
-        with uploads.naming("a", name, len(data)):
-            uploads.hold("a", sha(b"another"), len(data))
+        with uploads.naming("a", digest(data)):
+            uploads.hold("a", digest(b"another"), len(data))
             uploads(0.0, [ev.Committed(1, 1, "d" * 32, (), None, ())], state)
             assert blobs.has_upload(name), "on its way into the state"
         assert not uploads._being_named, "nothing is remembered of what has arrived"
-        given = Delta(1, name, EXAMPLES, 0.5)
+        given = Delta(1, digest(data), EXAMPLES, 0.5)
         uploads(0.0, [ev.Contributed("a", given, 1.0)], state)
-        uploads.hold("a", sha(b"a third"), len(data))
+        uploads.hold("a", digest(b"a third"), len(data))
         assert blobs.has_upload(name), "in the state"
         uploads(0.0, [ev.RoundAbandoned(1, "test")], state)
         assert not blobs.has_upload(name)
@@ -110,16 +117,16 @@ def test_what_a_contribution_names_stays_from_the_moment_it_is_looked_at(tmp_pat
 def test_after_a_restart_what_the_ledger_names_stays(tmp_path: Path, state: State) -> None:
     async def script(blobs: Blobs, _: Uploads) -> None:
         data = vector(1)
-        name = sha(data)
-        blobs.spool("a", 0, data)
-        blobs.finish("a", name)
+        name = file_of("a", data)
+        blobs.spool(name, 0, data)
+        blobs.finish(name, digest(data))
         opened = ev.RoundOpened(1, Phase.WARM_UP, 0, ("a",), (1,), (EXAMPLES,), 9e9, "", 1, 0.0)
         enrolled = decide(state, cmd.Enrol("a", Tier.HIGH, EXAMPLES, "5" * 64), 0.0)
-        later = fold(state, (*enrolled, opened, ev.Contributed("a", Delta(1, name, EXAMPLES, 0.5), 1.0)))
+        later = fold(state, (*enrolled, opened, ev.Contributed("a", Delta(1, digest(data), EXAMPLES, 0.5), 1.0)))
         assert later is not None
         again = Uploads(blobs, QUOTA, later)
-        for other in (name, sha(b"another")):
-            again.hold("b", other, len(data))
+        for other in (digest(data), digest(b"another")):
+            again.hold("a", other, len(data))
         assert blobs.has_upload(name)
 
     on(tmp_path, state, script)
@@ -130,16 +137,14 @@ def test_after_a_restart_a_client_may_name_what_it_had_uploaded(tmp_path: Path, 
 
     async def script(blobs: Blobs, uploads: Uploads) -> None:
         data = vector(1)
-        name = await upload(uploads, "a", data)
+        await upload(uploads, "a", data)
         again = Uploads(blobs, QUOTA, state)
-        with again.naming("a", name, len(data)):
+        with pytest.raises(Rejected), again.naming("b", digest(data)):
             pass
-        again.hold("b", name, len(data))
-        again.hold("b", sha(b"another"), len(data))
-        with again.naming("a", name, len(data)):
+        with again.naming("a", digest(data)):
             pass
         again(0.0, [ev.RoundAbandoned(1, "test")], state)
-        with pytest.raises(Rejected), again.naming("a", name, len(data)):
+        with pytest.raises(Rejected), again.naming("a", digest(data)):
             pass
 
     on(tmp_path, state, script)
@@ -163,16 +168,16 @@ def test_a_superseded_call_has_written_its_last_before_the_next_begins(tmp_path:
 
         async def first() -> None:
             async with uploads.only("a"):
-                spool = uploads.hold("a", sha(right), len(right))
-                async with uploads.incoming(spool, sha(right), len(right), 0) as incoming:
+                name = uploads.hold("a", digest(right), len(right))
+                async with uploads.incoming(name, digest(right), len(right), 0) as incoming:
                     await incoming.add(wrong)
                     await incoming.settle()
 
         async def second() -> int:
             async with uploads.only("a"):
-                spool = uploads.hold("a", sha(right), len(right))
-                have = blobs.spooled(spool, len(right))
-                async with uploads.incoming(spool, sha(right), len(right), have) as incoming:
+                name = uploads.hold("a", digest(right), len(right))
+                have = blobs.spooled(name, len(right))
+                async with uploads.incoming(name, digest(right), len(right), have) as incoming:
                     await incoming.add(right[have:])
                     await incoming.finish()
             return have
@@ -189,11 +194,11 @@ def test_a_superseded_call_has_written_its_last_before_the_next_begins(tmp_path:
         for superseded in (older, waiting):
             with pytest.raises(Rejected, match="superseded"):
                 await superseded
-        with pytest.raises(Rejected, match="the upload's sha256 is"):
+        with pytest.raises(Rejected, match="the upload's digest is"):
             await newer  # it went on from the wrong bytes, and says so
-        assert not blobs.has_upload(sha(right))
+        assert not blobs.has_upload(file_of("a", right))
         assert await second() == 0
-        assert blobs.upload(sha(right)).tobytes() == right
+        assert blobs.upload(file_of("a", right)).read_bytes() == right
 
     asyncio.run(asyncio.wait_for(run(), 20))
 
@@ -204,24 +209,24 @@ def test_two_calls_that_finish_the_same_upload_finish_it_once(tmp_path: Path, st
     async def script(blobs: Blobs, uploads: Uploads) -> None:
         old = vector(9)
         blobs.spool("old", 0, old)
-        blobs.finish("old", sha(old))
-        blobs.drop_upload(sha(old))
+        blobs.finish("old", digest(old))
+        blobs.drop_upload("old")
         blobs.empty_bin(1, len(data))  # a spare to lie over, with a mark
         async with uploads.only("a"):
-            spool = uploads.hold("a", sha(data), len(data))
-            async with uploads.incoming(spool, sha(data), len(data), 0) as incoming:
+            name = uploads.hold("a", digest(data), len(data))
+            async with uploads.incoming(name, digest(data), len(data), 0) as incoming:
                 await incoming.add(data)
 
         async def ask() -> None:
             async with uploads.only("a"):
-                if not blobs.has_upload(sha(data)):
-                    have = blobs.spooled(spool, len(data))
-                    async with uploads.incoming(spool, sha(data), len(data), have) as incoming:
+                if not blobs.has_upload(name):
+                    have = blobs.spooled(name, len(data))
+                    async with uploads.incoming(name, digest(data), len(data), have) as incoming:
                         await incoming.finish()
 
         asked = await asyncio.gather(ask(), ask(), ask(), return_exceptions=True)
         assert [type(answer) for answer in asked] == [Rejected, Rejected, type(None)]
-        assert blobs.upload(sha(data)).tobytes() == data
+        assert blobs.upload(name).read_bytes() == data
 
     on(tmp_path, state, script)
 
@@ -231,7 +236,7 @@ def test_what_is_dropped_underneath_an_upload_leaves_no_hole(tmp_path: Path, bef
     data = vector(2)
 
     async def interrupted(blobs: Blobs) -> None:
-        async with Incoming(Quay(blobs), "a.part", sha(data), len(data), 0) as incoming:
+        async with Incoming(Quay(blobs), "a.part", digest(data), len(data), 0) as incoming:
             await incoming.add(data[: SIZE * 2])
             await incoming.settle()
             if not before_the_last:
@@ -247,7 +252,7 @@ def test_what_is_dropped_underneath_an_upload_leaves_no_hole(tmp_path: Path, bef
         with pytest.raises(Rejected, match="dropped") as refused:
             await interrupted(blobs)
         assert refused.value.reason == ("offset" if before_the_last else "damaged")
-        assert not blobs.has_upload(sha(data))
+        assert not blobs.has_upload("a.part")
         assert blobs.spooled("a.part", len(data)) == 0
 
     asyncio.run(asyncio.wait_for(run(), 20))
@@ -264,8 +269,8 @@ def test_a_sync_that_was_refused_is_not_made_good_by_the_next(tmp_path: Path, mo
     with monkeypatch.context() as broken:
         broken.setattr(os, "fsync", refuse)
         with pytest.raises(DiskRefused):
-            blobs.finish("a", sha(data))
-    assert blobs.spooled("a", len(data)) == 0 and not blobs.has_upload(sha(data))
+            blobs.finish("a", digest(data))
+    assert blobs.spooled("a", len(data)) == 0 and not blobs.has_upload("a")
 
 
 def test_a_name_that_is_not_on_disk_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,8 +282,9 @@ def test_a_name_that_is_not_on_disk_is_taken_back(tmp_path: Path, monkeypatch: p
         broken.setattr(disk, "sync_folder", refuse)
         with pytest.raises(DiskRefused):
             blobs.put(data)
-    assert not blobs.has(sha(data))
-    assert blobs.put(data) == sha(data) and blobs.has(sha(data))
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert not blobs.has(sha256)
+    assert blobs.put(data) == sha256 and blobs.has(sha256)
 
 
 def test_a_contribution_that_is_accepted_has_its_delta_whatever_is_uploaded_next(tmp_path: Path) -> None:
@@ -293,7 +299,7 @@ def test_a_contribution_that_is_accepted_has_its_delta_whatever_is_uploaded_next
         yield wire.UploadDeltaRequest(chunk=first)
 
     def header(data: bytes) -> wire.DeltaHeader:
-        return wire.DeltaHeader(round=1, sha256=bytes.fromhex(sha(data)), size_bytes=len(data))
+        return wire.DeltaHeader(round=1, digest=bytes.fromhex(digest(data)), size_bytes=len(data))
 
     async def run() -> None:
         async with (
@@ -308,15 +314,15 @@ def test_a_contribution_that_is_accepted_has_its_delta_whatever_is_uploaded_next
             while (await stream.read()).WhichOneof("message") != "work":
                 pass
             next_one = stub.UploadDelta(metadata=who)
-            ready = wire.DeltaReady(round=1, sha256=bytes.fromhex(sha(first)), examples=EXAMPLES, loss=0.5)
+            ready = wire.DeltaReady(round=1, digest=bytes.fromhex(digest(first)), examples=EXAMPLES, loss=0.5)
             await stream.write(wire.ParticipateRequest(delta_ready=ready))
             await next_one.write(wire.UploadDeltaRequest(header=header(other)))
             assert (await stream.read()).WhichOneof("message") == "accepted"
-            assert life.blobs.has_upload(sha(first))
+            assert life.blobs.has_upload(file_of("high-1", first))
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await next_one.done_writing()
                 await next_one
-            assert life.blobs.has_upload(sha(first))
+            assert life.blobs.has_upload(file_of("high-1", first))
             stream.cancel()
 
     asyncio.run(asyncio.wait_for(run(), 30))
@@ -330,7 +336,7 @@ def test_small_pieces_of_a_delta_count_as_messages(tmp_path: Path) -> None:
     async def crumbs() -> AsyncIterator[wire.UploadDeltaRequest]:
         nonlocal said
         yield wire.UploadDeltaRequest(
-            header=wire.DeltaHeader(round=1, sha256=bytes.fromhex(sha(data)), size_bytes=len(data))
+            header=wire.DeltaHeader(round=1, digest=bytes.fromhex(digest(data)), size_bytes=len(data))
         )
         while True:
             said += 1
