@@ -1,4 +1,5 @@
-"""Many clients in one process beside ten: `python -m benchmarks.hosted --clients 1000`.
+"""Many clients in one process beside ten: `python -m benchmarks.hosted --clients 1000`; with `--nodes 2`, the many are on a
+Ray cluster of two nodes on this machine.
 
 Starts a real coordinator and `zowarmup fleet`, once with ten clients and once with many, and lets all of them take part
 in every zeroth-order round. Printed as one line of JSON: both peaks, what the many cost beyond the ten, how long a round
@@ -17,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +109,20 @@ def _round_seconds(ledger: Path) -> list[float]:
     return seconds
 
 
+@contextmanager
+def _cluster(nodes: int) -> Iterator[tuple[str, ...]]:
+    """The options for a fleet on a Ray cluster of so many nodes with room for one part each, while it lasts."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(nodes):
+            cluster.add_node(num_cpus=1)
+        yield "--engine", "ray", "--address", cluster.address, "--workers", str(nodes)
+    finally:
+        cluster.shutdown()
+
+
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -121,12 +138,11 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--participants", type=int, default=0, help="a round (all of them)")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("engine", nargs="*", help="further options of zowarmup fleet, after --")
+    parser.add_argument("--nodes", type=int, default=0, help="of a Ray cluster on this machine for the many (none)")
     arguments = parser.parse_args()
     few = measure(FEW, min(FEW, arguments.participants or FEW), arguments.rounds)
-    many = measure(
-        arguments.clients, arguments.participants or arguments.clients, arguments.rounds, tuple(arguments.engine)
-    )
+    with _cluster(arguments.nodes) if arguments.nodes else nullcontext(()) as engine:
+        many = measure(arguments.clients, arguments.participants or arguments.clients, arguments.rounds, engine)
     beyond = many["fleet_peak_mb"] - few["fleet_peak_mb"]
     print(json.dumps({"few": few, "many": many, "beyond_mb": round(beyond, 1), "holds": beyond <= 150}))
 
