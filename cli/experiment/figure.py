@@ -56,7 +56,7 @@ def draw(table: Table, rows: Sequence[Row], curves: Curves, path: Path) -> None:
         figure.legend(
             list(handles.values()), list(handles), loc="outside lower center", ncols=min(4, len(handles)), frameon=False
         )
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.15)  # a title or legend wider than the panels is not cut
 
 
 def mean_curve(curves: Sequence[Sequence[Point]], what: str) -> list[tuple[float, float, float]]:
