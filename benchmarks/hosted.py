@@ -1,5 +1,5 @@
-"""Many clients in one process beside ten: `python -m benchmarks.hosted --clients 1000`; with `--nodes 2`, the many are on a
-Ray cluster of two nodes on this machine.
+"""Many clients in one process beside ten: `python -m benchmarks.hosted --clients 1000`; with `--nodes 2`, both fleets are
+on a Ray cluster of two nodes on this machine, so that what each node's part is without any clients is in both.
 
 Starts a real coordinator and `zowarmup fleet`, once with ten clients and once with many, and lets all of them take part
 in every zeroth-order round. Printed as one line of JSON: both peaks, what the many cost beyond the ten, how long a round
@@ -140,8 +140,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--nodes", type=int, default=0, help="of a Ray cluster on this machine for the many (none)")
     arguments = parser.parse_args()
-    few = measure(FEW, min(FEW, arguments.participants or FEW), arguments.rounds)
     with _cluster(arguments.nodes) if arguments.nodes else nullcontext(()) as engine:
+        few = measure(FEW, min(FEW, arguments.participants or FEW), arguments.rounds, engine)
         many = measure(arguments.clients, arguments.participants or arguments.clients, arguments.rounds, engine)
     beyond = many["fleet_peak_mb"] - few["fleet_peak_mb"]
     print(json.dumps({"few": few, "many": many, "beyond_mb": round(beyond, 1), "holds": beyond <= 150}))
