@@ -23,7 +23,7 @@ from zowarmup.client.transfer import Transfers
 from zowarmup.client.workshop import Workshop
 from zowarmup.common.methods import zeroth_order_method
 from zowarmup.common.replica import Diverged, Replica
-from zowarmup.common.work import Commit, Contribution, Delta, Phase, Scalars, Tier, Work
+from zowarmup.common.work import Abstention, Commit, Contribution, Delta, Phase, Scalars, Tier, Work
 from zowarmup.data import Dataset
 
 log = logging.getLogger(__name__)
@@ -135,6 +135,7 @@ class Device:
             except (ValueError, ArithmeticError) as error:
                 # A loss that is not finite, a probe beyond the grid: this round goes on without this device.
                 log.warning("round %d: nothing to contribute (%s)", work.round, error)
+                await presence.say(Abstention.of(work.round, error))
                 return
             self._made = made
         elif made.said_on == presence.epoch:
@@ -145,6 +146,8 @@ class Device:
             except Declined as answer:
                 log.warning("round %d: the delta was declined (%s)", work.round, answer)
                 self._made = None
+                if answer.word != "late":  # else nobody waits for it any more
+                    await presence.say(Abstention.of(work.round, f"its delta was declined: {answer}"))
                 return
         epoch = presence.epoch
         said = await presence.say(made.contribution)

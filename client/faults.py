@@ -23,8 +23,12 @@ class Distrust(Broken):
 
 
 class Declined(Exception):
-    """The coordinator answered one request with no (a version it no longer keeps, a round that has closed). The
-    stream goes on and brings something newer."""
+    """The coordinator answered one request with no (a version it no longer keeps, a round that has closed), and `word` is
+    its word for that. The stream goes on and brings something newer."""
+
+    def __init__(self, sentence: str, word: str = "") -> None:
+        super().__init__(sentence)
+        self.word = word
 
 
 class Stopped(Exception):

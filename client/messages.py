@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from zowarmup.client.replica import Position
 from zowarmup.common.layout import Layout
 from zowarmup.common.run import ClientSpec
-from zowarmup.common.work import Commit, Delta, Phase, Scalars, Work
+from zowarmup.common.work import Abstention, Commit, Delta, Phase, Scalars, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +88,4 @@ class Finished:
 
 
 Message = Welcome | Work | Commit | Fetch | Accepted | Refused | Finished
-Saying = Scalars | Delta | Report
+Saying = Scalars | Delta | Abstention | Report

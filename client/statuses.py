@@ -54,7 +54,7 @@ def faults(final: AbstractSet[grpc.StatusCode], declined: AbstractSet[grpc.Statu
         if code in final:
             raise Final(details) from None
         if code in declined:
-            raise Declined(details) from None
+            raise Declined(details, reason or "") from None
         if code is grpc.StatusCode.UNAVAILABLE and (sentence := distrusted(details)):
             raise Distrust(sentence) from None
         if sentence := shut(details):

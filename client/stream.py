@@ -17,7 +17,7 @@ from zowarmup.client.messages import Accepted, Fetch, Finished, Message, Refused
 from zowarmup.client.statuses import FINAL, faults
 from zowarmup.common import codec
 from zowarmup.common.layout import Layout
-from zowarmup.common.work import Delta, Scalars
+from zowarmup.common.work import Abstention, Delta, Scalars
 from zowarmup.v1 import coordinator_pb2 as wire
 
 # How many commits a Reader remembers; streams that share one are at most some rounds apart.
@@ -47,6 +47,8 @@ class Stream:
                 request = wire.ParticipateRequest(scalars=codec.scalars_to_wire(saying))
             case Delta():
                 request = wire.ParticipateRequest(delta_ready=codec.delta_to_wire(saying))
+            case Abstention():
+                request = wire.ParticipateRequest(abstention=codec.abstention_to_wire(saying))
             case Report(position, peak):
                 report = wire.Report(version=position.version, digest=position.digest, peak_memory_bytes=peak)
                 request = wire.ParticipateRequest(report=report)

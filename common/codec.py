@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 
 from zowarmup.common.layout import Layout
 from zowarmup.common.steps import Step
-from zowarmup.common.work import Commit, Delta, Phase, Scalars, Tier, Work
+from zowarmup.common.work import Abstention, Commit, Delta, Phase, Scalars, Tier, Work
 from zowarmup.v1 import coordinator_pb2 as wire
 
 _TIERS = {Tier.HIGH: wire.TIER_HIGH, Tier.LOW: wire.TIER_LOW}
@@ -83,6 +83,14 @@ def delta_to_wire(delta: Delta) -> wire.DeltaReady:
 
 def delta_from_wire(message: wire.DeltaReady) -> Delta:
     return Delta(message.round, message.digest.hex(), message.examples, message.loss)
+
+
+def abstention_to_wire(abstention: Abstention) -> wire.Abstention:
+    return wire.Abstention(round=abstention.round, reason=abstention.reason)
+
+
+def abstention_from_wire(message: wire.Abstention) -> Abstention:
+    return Abstention(message.round, message.reason)
 
 
 def commit_to_wire(commit: Commit, layout: Layout) -> wire.Commit:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from zowarmup.common.steps import Step
 
 SEED_LIMIT = 1 << 64
+LONGEST_REASON = 200
 
 
 class Tier(StrEnum):
@@ -89,6 +90,26 @@ class Delta:
 
 
 Contribution = Scalars | Delta
+
+
+@dataclass(frozen=True, slots=True)
+class Abstention:
+    """In the place of a contribution: there is none, for a `reason` of 1 to LONGEST_REASON printable characters."""
+
+    round: int
+    reason: str
+
+    def __post_init__(self) -> None:
+        if self.round < 1:
+            raise ValueError(f"abstention: round {self.round} must be at least 1")
+        if not 1 <= len(self.reason) <= LONGEST_REASON or not self.reason.isprintable():
+            raise ValueError(f"abstention: reason must be 1 to {LONGEST_REASON} printable characters")
+
+    @classmethod
+    def of(cls, round: int, why: object) -> "Abstention":
+        """With whatever `why` prints as, made to fit."""
+        text = "".join(c if c.isprintable() else " " for c in str(why)).strip()
+        return cls(round, text[:LONGEST_REASON] or "it does not say why")
 
 
 @dataclass(frozen=True, slots=True)

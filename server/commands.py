@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from zowarmup.common.run import RunFile
 from zowarmup.common.steps import Step
-from zowarmup.common.work import Contribution, Tier
+from zowarmup.common.work import Abstention, Contribution, Tier
 from zowarmup.server.events import Program, Snapshot, TrafficCount
 
 
@@ -74,6 +74,12 @@ class Goodbye:
 class Contribute:
     client: str
     contribution: Contribution
+
+
+@dataclass(frozen=True, slots=True)
+class Abstain:
+    client: str
+    abstention: Abstention
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +165,7 @@ Command = (
     | Hello
     | Goodbye
     | Contribute
+    | Abstain
     | Report
     | Tick
     | CommitRound

@@ -7,7 +7,8 @@ possible: the same sentence goes to the log, to `zowarmup status` and to the wai
 
     opens    enough eligible clients are connected, and the run is neither paused nor stopped
     closes   as many have contributed as are needed | quorum has, and the missing are gone, or the deadline is over
-    abandoned  the deadline is over without a quorum | what was contributed cannot be combined
+    abandoned  so many abstain that there can be no quorum | the deadline is over without one | what was contributed cannot
+               be combined
     pivots   the warm-up's rounds are done | its loss no longer falls | the operator asked, between rounds
     finishes the zeroth-order rounds are done | the operator asked, between rounds
 """
@@ -26,7 +27,10 @@ from zowarmup.server.evolve import evolve, fold
 from zowarmup.server.plateau import plateau
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.sampling import draw, seeds
-from zowarmup.server.state import State, quorum
+from zowarmup.server.state import Round, State, quorum
+
+NAMED = 3
+"""So many clients by name in a sentence, and how many more."""
 
 
 def decide(state: State | None, command: cmd.Command, now: float) -> tuple[ev.Event, ...]:
@@ -58,11 +62,11 @@ def waiting(state: State, now: float) -> str:
     if have >= needed:
         return ""
     kind = "high-tier clients" if Tier.LOW not in state.tiers else "clients"
-    return f"waiting: {have} of {needed} {kind} connected{_gone(state, state.presence, now)}"
+    return f"waiting: {have} of {needed} {kind} connected{_parenthesis(_gone(state, state.presence, now))}"
 
 
 def work_for(state: State, client: str, now: float) -> Work | None:
-    """What a client still has to do in the round in progress."""
+    """What a client still has to do in the round in progress. One that has abstained may try again on a new stream."""
     current = state.current
     if current is None or current.closed or client not in current.seeds or client in current.contributions:
         return None
@@ -111,15 +115,20 @@ def _end_round(state: State, now: float) -> ev.Event | None:
     if have >= enough:
         return ev.RoundClosed(current.number, f"{have} of {participants} contributed, {enough} were needed")
     over = now >= current.deadline
-    if have < least and not over:
+    possible = participants - len(current.abstained)
+    if have < least <= possible and not over:
         return None
     if have >= least and (over or all(map(state.is_gone, current.waited_for()))):
-        cause, missing = "the deadline is over" if over else "the others are gone", current.missing
-        return ev.RoundClosed(
-            current.number, f"{have} of {participants} contributed{_gone(state, missing, now)}, {cause}"
-        )
+        cause = "the deadline is over" if over else "the others are gone or abstain"
+        detail = f"{have} of {participants} contributed{_absent(state, current, now)}, {cause}"
+        return ev.RoundClosed(current.number, detail)
+    if possible < least:
+        detail = f"{possible} of {participants} could contribute, quorum is {least}{_absent(state, current, now)}"
+        return ev.RoundAbandoned(current.number, detail)
     if over:
-        detail = f"{have} of {participants} contributed by the deadline, quorum is {least}{_gone(state, current.missing, now)}"
+        detail = (
+            f"{have} of {participants} contributed by the deadline, quorum is {least}{_absent(state, current, now)}"
+        )
         return ev.RoundAbandoned(current.number, detail)
     return None
 
@@ -149,15 +158,28 @@ def _open_round(state: State, now: float) -> ev.Event | None:
     )
 
 
-def _gone(state: State, clients: Iterable[str], now: float) -> str:
-    """ " (pi-3 gone for 42 s)" for those of the clients that were here and are not, at most three by name."""
+def _absent(state: State, current: Round, now: float) -> str:
+    """ " (pi-2 abstains: ..., pi-3 gone for 42 s)" for those that abstain and those that are gone."""
+    abstaining = sorted(current.abstained.items())
+    named = [f"{client} abstains: {reason}" for client, reason in abstaining[:NAMED]]
+    if len(abstaining) > NAMED:
+        named.append(f"{len(abstaining) - NAMED} more abstain")
+    return _parenthesis([*named, *_gone(state, current.missing, now)])
+
+
+def _gone(state: State, clients: Iterable[str], now: float) -> list[str]:
+    """["pi-3 gone for 42 s"] for those of the clients that were here and are not."""
     if sum(state.connected.values()) == len(state.presence):
-        return ""
+        return []
     gone = sorted(client for client in clients if state.is_gone(client))
-    named = [f"{c} gone for {now - state.presence[c].gone_at:.0f} s" for c in gone[:3]]
-    if len(gone) > 3:
-        named.append(f"{len(gone) - 3} more gone")
-    return f" ({', '.join(named)})" if named else ""
+    named = [f"{c} gone for {now - state.presence[c].gone_at:.0f} s" for c in gone[:NAMED]]
+    if len(gone) > NAMED:
+        named.append(f"{len(gone) - NAMED} more gone")
+    return named
+
+
+def _parenthesis(parts: list[str]) -> str:
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 @singledispatch
@@ -206,14 +228,10 @@ def _(command: cmd.Report, state: State, now: float) -> tuple[ev.Event, ...]:
 @_respond.register
 def _(command: cmd.Contribute, state: State, now: float) -> tuple[ev.Event, ...]:
     membership.check_member(state, command.client)
-    current, contribution = state.current, command.contribution
-    previous = state.previous
+    previous, contribution = state.previous, command.contribution
     if previous and contribution.round == previous.number and command.client in previous.contributions:
         return ()  # it counted; only the answer was lost
-    if current is None or contribution.round != current.number:
-        raise Rejected("late", f"round {contribution.round} is over; the last one is {state.round}")
-    if command.client not in current.seeds:
-        raise Rejected("not_assigned", f"{command.client} was not drawn for round {current.number}")
+    current = _drawn_for(state, command.client, contribution.round)
     if command.client in current.contributions:
         return ()  # sent again after a lost answer: it counts once and gets the same answer
     if current.closed:
@@ -223,6 +241,25 @@ def _(command: cmd.Contribute, state: State, now: float) -> tuple[ev.Event, ...]
     except ValueError as error:
         raise Rejected("malformed", str(error)) from error
     return (ev.Contributed(command.client, contribution, took(current, now)),)
+
+
+@_respond.register
+def _(command: cmd.Abstain, state: State, now: float) -> tuple[ev.Event, ...]:
+    membership.check_member(state, command.client)
+    current = _drawn_for(state, command.client, command.abstention.round)
+    if current.closed or command.client in current.contributions or command.client in current.abstained:
+        return ()
+    return (ev.Abstained(command.client, command.abstention),)
+
+
+def _drawn_for(state: State, client: str, number: int) -> Round:
+    """The round in progress. Raises Rejected where it is another one, or the client was not drawn for it."""
+    current = state.current
+    if current is None or number != current.number:
+        raise Rejected("late", f"round {number} is over; the last one is {state.round}")
+    if client not in current.seeds:
+        raise Rejected("not_assigned", f"{client} was not drawn for round {current.number}")
+    return current
 
 
 def _check(state: State, client: str, contribution: Contribution) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from zowarmup.common.run import RunFile
 from zowarmup.common.steps import Step
-from zowarmup.common.work import Contribution, Phase, Tier
+from zowarmup.common.work import Abstention, Contribution, Phase, Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,14 @@ class Contributed:
 
 
 @dataclass(frozen=True, slots=True)
+class Abstained:
+    """A participant has nothing to contribute to the round, which does not wait for it."""
+
+    client: str
+    abstention: Abstention
+
+
+@dataclass(frozen=True, slots=True)
 class RoundClosed:
     """No further contribution counts; those present are being combined."""
 
@@ -245,6 +253,7 @@ DurableEvent = (
     | RoundOpened
     | DeadlineExtended
     | Contributed
+    | Abstained
     | RoundClosed
     | RoundAbandoned
     | Committed

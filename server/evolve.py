@@ -80,6 +80,7 @@ def _(event: ev.ClientRevoked, state: State) -> State:
             seeds=_without(current.seeds, event.client),
             examples=_without(current.examples, event.client),
             contributions=current.contributions.without(event.client),
+            abstained=current.abstained.without(event.client),
         )
     return replace(
         state,
@@ -121,7 +122,15 @@ def _(event: ev.Contributed, state: State) -> State:
     if event.took_s:
         tier = state.clients[event.client].tier
         took = {**took, tier: (*took.get(tier, ()), event.took_s)[-REMEMBERED:]}
-    return replace(state, current=replace(current, contributions=contributions), took_s=took)
+    abstained = current.abstained.without(event.client)
+    return replace(state, current=replace(current, contributions=contributions, abstained=abstained), took_s=took)
+
+
+@_apply.register
+def _(event: ev.Abstained, state: State) -> State:
+    current = _current(state, event.abstention.round)
+    abstained = current.abstained.having(event.client, event.abstention.reason)
+    return replace(state, current=replace(current, abstained=abstained))
 
 
 @_apply.register

@@ -134,6 +134,7 @@ class Metrics(Collector):
         for name, text, of in (
             ("contributions", "Contributions that count.", tally.contributions),
             ("dropouts", "Participants of rounds that have ended without their contribution.", tally.dropouts),
+            ("abstentions", "Those of them that had none to give, and said so.", tally.abstentions),
         ):
             sums = {(phase, tier): of.get((phase, tier), 0) for phase in WORKING for tier in Tier}
             sums = {key: n for key, n in sums.items() if n or key[0] is not Phase.WARM_UP or key[1] in trained}
@@ -146,9 +147,9 @@ class Metrics(Collector):
         )
         yield self._told.gauge(
             "zowarmup_round_missing",
-            "Participants of the round in progress that have not contributed yet.",
+            "Participants of the round in progress that may still contribute.",
             (),
-            {(): len(current.seeds) - len(current.contributions) if current else 0},
+            {(): len(current.seeds) - len(current.contributions) - len(current.abstained) if current else 0},
         )
         refused = dict(self._sources.refusals.counts())
         yield self._told.counter(

@@ -48,6 +48,8 @@ class Narrator:
                 log.debug(text, event.round, event.phase, *counts, lasts_s, event.deadline_reason)
             case ev.DeadlineExtended():
                 log.info("round %d goes on: %s", event.round, event.reason)
+            case ev.Abstained():
+                log.warning("round %d: %s abstains: %s", event.abstention.round, event.client, event.abstention.reason)
             case ev.RoundClosed():
                 log.log(_routine(event.reason.startswith("all ")), "round %d closed: %s", event.round, event.reason)
             case ev.RoundAbandoned():

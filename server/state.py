@@ -61,7 +61,8 @@ REMEMBERED = 32
 @dataclass(frozen=True, slots=True)
 class Round:
     """A round in progress: open for contributions until `closed` holds the reason why it is not. It needs `needed` of
-    them. `opened_at`, unix seconds, is 0 where it says nothing, as after a restart in its midst."""
+    them. `opened_at`, unix seconds, is 0 where it says nothing, as after a restart in its midst. `abstained`: who has
+    nothing to contribute, and why."""
 
     number: int
     phase: Phase
@@ -73,16 +74,18 @@ class Round:
     needed: int
     opened_at: float
     contributions: Table[str, Contribution] = field(default_factory=Table)
+    abstained: Table[str, str] = field(default_factory=Table)
     closed: str = ""
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Participants that have not contributed, in ascending order."""
+        """Participants that may still contribute, in ascending order."""
         return tuple(self.waited_for())
 
     def waited_for(self) -> Iterator[str]:
         """`missing`, one by one: the first often settles a question, and rounds may have thousands."""
-        return (client for client in self.seeds if client not in self.contributions)
+        done, without = self.contributions, self.abstained
+        return (client for client in self.seeds if client not in done and client not in without)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,8 +60,8 @@ class _Open:
 
 
 class Tally:
-    """`rounds` by (phase, "committed" or "abandoned"); `durations` from opening to commit, by phase; `contributions`
-    and `dropouts` (participants of a round that ended without them) by (phase, tier); `fedavg_bytes` by (direction,
+    """`rounds` by (phase, "committed" or "abandoned"); `durations` from opening to commit, by phase; `contributions`,
+    `dropouts` (participants of a round that ended without theirs) and `abstentions` (those that said why) by (phase, tier); `fedavg_bytes` by (direction,
     tier, phase): what the committed rounds had cost as rounds of FedAvg, the model to each participant and a delta
     from each that contributed; `committed_at`: the last commit, unix seconds, 0 before the first."""
 
@@ -69,6 +69,7 @@ class Tally:
         self.rounds: Mapping[tuple[Phase, str], int] = {}
         self.durations: Mapping[Phase, Histogram] = {}
         self.contributions: Mapping[tuple[Phase, Tier], int] = {}
+        self.abstentions: Mapping[tuple[Phase, Tier], int] = {}
         self.dropouts: Mapping[tuple[Phase, Tier], int] = {}
         self.fedavg_bytes: Mapping[tuple[str, Tier, Phase], int] = {}
         self.committed_at = 0.0
@@ -92,6 +93,9 @@ class Tally:
                 self._open.contributed.add(event.client)
                 key = (self._open.phase, self._tiers[event.client])
                 self.contributions = _plus(self.contributions, {key: 1})
+            case ev.Abstained() if self._open:
+                key = (self._open.phase, self._tiers[event.client])
+                self.abstentions = _plus(self.abstentions, {key: 1})
             case ev.RoundAbandoned() if self._open:
                 self._end(self._open, "abandoned")
             case ev.Committed() if self._open:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from zowarmup.common import codec
 from zowarmup.common.run import PROTOCOL, ClientSpec
-from zowarmup.common.work import Delta
+from zowarmup.common.work import Abstention, Delta
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs
@@ -188,6 +188,8 @@ class CoordinatorService(BulkCalls):
             )
         elif contribution:
             await self._contribute(link, message)
+        elif kind == "abstention":
+            await self._abstain(link, message.abstention)
         else:
             raise Rejected("invalid", f"{kind or 'an unknown message'} has no place after Hello")
 
@@ -210,8 +212,22 @@ class CoordinatorService(BulkCalls):
             self._admission.refusals.count(rejected.reason)
             refused = wire.Refused(round=round, reason=rejected.reason, detail=rejected.detail)
             link.send(wire.ParticipateResponse(refused=refused))
+            if rejected.reason == "malformed" and round:
+                # Its round would wait for another one, and there will be none.
+                await self._give_up(link, Abstention.of(round, f"its contribution was refused: {rejected.detail}"))
         else:
             link.send(wire.ParticipateResponse(accepted=wire.Accepted(round=round)))
+
+    async def _abstain(self, link: Link, message: wire.Abstention) -> None:
+        try:
+            abstention = codec.abstention_from_wire(message)
+        except ValueError as error:
+            raise Rejected("invalid", str(error)) from error
+        await self._give_up(link, abstention)
+
+    async def _give_up(self, link: Link, abstention: Abstention) -> None:
+        with contextlib.suppress(Rejected):  # for a round that is over it says nothing any more
+            await self._coordinator.handle(cmd.Abstain(link.client, abstention))
 
     async def _farewell(self, link: Link) -> tuple[ev.Event, ...]:
         """However long the disk refuses: a round must not wait for one who has left."""

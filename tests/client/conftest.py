@@ -115,6 +115,7 @@ class Scripted(services.CoordinatorServiceServicer):
     delta: bytearray = field(default_factory=bytearray)
     failures: list[BaseException] = field(default_factory=list)
     refusal: tuple[str, grpc.StatusCode, str] | None = None
+    refusal_word: str = ""
     played: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event = field(default_factory=asyncio.Event)  # snapshots are held back until it is set
 
@@ -212,7 +213,7 @@ class Scripted(services.CoordinatorServiceServicer):
 
     async def _maybe_refuse(self, call: str, context: Any) -> None:
         if self.refusal is not None and self.refusal[0] == call:
-            await context.abort(*self.refusal[1:])
+            await context.abort(*self.refusal[1:], trailing_metadata=(("zowarmup-reason", self.refusal_word),))
 
 
 class Client:

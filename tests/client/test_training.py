@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 import xxhash
 
 from tests.client.conftest import DATA, Run, Scripted, Start, Talk, enrolled_as, one_sentence
@@ -77,12 +78,18 @@ def test_a_high_tier_client_trains_uploads_and_then_probes(run: Run, scripted: S
     assert [fetch[:2] for fetch in scripted.fetches] == [("snapshot", 1), ("snapshot", 2), ("program", 0)]
 
 
-def test_a_delta_for_a_round_that_has_closed_is_dropped(run: Run, scripted: Scripted, start: Start) -> None:
+@pytest.mark.parametrize("word", ["late", "too_large"])
+def test_a_delta_that_is_declined_is_dropped(run: Run, scripted: Scripted, start: Start, word: str) -> None:
+    """Where its round has closed nobody waits for it; otherwise the coordinator is told not to."""
+
     async def part(talk: Talk) -> None:
         await talk.hear("hello")
         await talk.say(welcome=WARM_UP)
         await talk.say(work=codec.work_to_wire(TRAIN))
-        await client_log("round 1: the delta was declined (round 1 is over)")
+        await client_log("round 1: the delta was declined (so it is)")
+        if word != "late":
+            abstention = await talk.hear("abstention")
+            assert (abstention.round, abstention.reason) == (1, "its delta was declined: so it is")
         scripted.refusal = None
         await talk.say(work=codec.work_to_wire(replace(TRAIN, round=2)))
         assert (await talk.hear("delta_ready")).round == 2
@@ -97,7 +104,7 @@ def test_a_delta_for_a_round_that_has_closed_is_dropped(run: Run, scripted: Scri
 
     async def scenario() -> None:
         scripted.parts = [part]
-        scripted.refusal = ("GetUpload", grpc.StatusCode.FAILED_PRECONDITION, "round 1 is over")
+        scripted.refusal, scripted.refusal_word = ("GetUpload", grpc.StatusCode.FAILED_PRECONDITION, "so it is"), word
         async with scripted.listening() as port:
             seen["client"] = client = await start(port, tier="high")
             assert await client.ended() == 0

@@ -4,11 +4,15 @@ import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from zowarmup.cli.run_status import payload
 from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
 from zowarmup.common.work import Tier
+from zowarmup.data import load
 from zowarmup.server import events as ev
 from zowarmup.server.archive import LEDGER
 from zowarmup.server.ledger import Ledger
@@ -72,7 +76,7 @@ def test_a_killed_client_delays_its_round_by_less_than_a_second_where_quorum_is_
         made.until(lambda status, after=after: status.version >= after, 60, "five more versions")
         made.join("low-2", "digits:3/3", "low", log="low-2" + "-again" * (attempt + 1))
     made.finished(3)
-    delays = waited(made, "the others are gone")
+    delays = waited(made, "the others are gone or abstain")
     print(
         f"{len(delays)} rounds closed without a killed client, the longest {max(d for _, d in delays or [(0, 0)]):.3f} s later"
     )
@@ -92,6 +96,23 @@ def test_a_frozen_client_delays_its_round_by_no_more_than_the_deadline(fleet: Ca
     delays = waited(made, "the deadline is over")
     print(f"{len(delays)} rounds closed at the deadline, the longest after {max(d for d, _ in delays):.3f} s")
     assert delays and all(from_opening < DEADLINE_S + 1.0 for from_opening, _ in delays)
+
+
+def test_a_client_whose_loss_is_not_finite_delays_nobody_and_says_why(fleet: Callable[[], Any], tmp_path: Path) -> None:
+    data = load("digits:3/3")
+    np.savez(tmp_path / "broken.npz", x=np.full(data.inputs.shape, 3e38, np.float32), y=data.labels)
+    made = fleet()
+    made.lead(replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=20, deadline_s=60.0)))
+    made.join("high-1", "digits:1/3", "high")
+    made.join("low-1", "digits:2/3", "low")
+    made.join("low-2", f"npz:{tmp_path / 'broken.npz'}", "low")
+    status = made.finished(3, seconds=40)
+    assert status.replicas.agree == tuple(NAMES), "it hears the others' steps all the same"
+    said = [event for _, event in ledger_of(made) if isinstance(event, ev.Abstained)]
+    assert {event.client for event in said} == {"low-2"}
+    assert len(said) > 10
+    assert "low-2 abstains: scalars: a value is not finite" in made.logged("server")
+    assert all(from_opening < 30 for from_opening, _ in waited(made, "low-2 abstains"))
 
 
 def test_a_run_that_gives_up_says_so_and_can_be_resumed_after_a_restart(fleet: Callable[[], Any]) -> None:

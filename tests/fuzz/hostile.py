@@ -147,6 +147,11 @@ class Attacker:
                 )
             ),
             lambda: wire.ParticipateRequest(report=wire.Report(version=self.number(), digest=self.junk())),
+            lambda: wire.ParticipateRequest(
+                abstention=wire.Abstention(
+                    round=self.number(), reason=self.chance.choice(["", "why", "a\nline", "x" * 9000])
+                )
+            ),
         ]
         return self.chance.choice(kinds)()
 

@@ -27,7 +27,7 @@ from zowarmup.common import codec
 from zowarmup.common.layout import Block, Head, Layout, Tensor
 from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
 from zowarmup.common.steps import Step
-from zowarmup.common.work import Commit, Delta, Phase, Scalars, Tier, Work
+from zowarmup.common.work import Abstention, Commit, Delta, Phase, Scalars, Tier, Work
 from zowarmup.server.ledger import Ledger, LedgerError, Row
 from zowarmup.server.runfile import RunFileError, read_run_file
 from zowarmup.v1 import coordinator_pb2 as wire
@@ -75,6 +75,14 @@ def delta(data: bytes) -> None:
     except (ValueError, DecodeError):
         return
     assert codec.delta_from_wire(codec.delta_to_wire(found)) == found
+
+
+def abstention(data: bytes) -> None:
+    try:
+        found = codec.abstention_from_wire(wire.Abstention.FromString(data))
+    except (ValueError, DecodeError):
+        return
+    assert codec.abstention_from_wire(codec.abstention_to_wire(found)) == found
 
 
 def work(data: bytes) -> None:
@@ -163,6 +171,9 @@ _WORK = Work(2, Phase.ZEROTH_ORDER, 1, 9, 3.0)
 TARGETS = {
     "commit": Target(commit, (_RECORD,)),
     "scalars": Target(scalars, (codec.scalars_to_wire(Scalars(2, (0.5, -1.0), (2.0,))).SerializeToString(),)),
+    "abstention": Target(
+        abstention, (codec.abstention_to_wire(Abstention(1, "a value is not finite")).SerializeToString(),)
+    ),
     "delta": Target(delta, (codec.delta_to_wire(Delta(1, "ab" * 16, 5, 0.5)).SerializeToString(),)),
     "work": Target(work, (codec.work_to_wire(_WORK).SerializeToString(),)),
     "answer": Target(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from zowarmup.common.work import Delta, Phase, Scalars, Tier
+from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.decide import waiting, work_for
@@ -153,7 +153,7 @@ def test_a_round_does_not_wait_for_the_gone_once_it_has_a_quorum(begin: Begin) -
     script.lose("b")
     assert script.state.current is not None, "without a quorum it waits: b may come back"
     (_, closed) = script.contribute("a")
-    assert closed == ev.RoundClosed(1, "1 of 2 contributed (b gone for 0 s), the others are gone")
+    assert closed == ev.RoundClosed(1, "1 of 2 contributed (b gone for 0 s), the others are gone or abstain")
 
 
 def test_a_round_without_a_quorum_is_abandoned_and_retried_with_new_seeds(begin: Begin) -> None:
@@ -180,6 +180,75 @@ def test_too_many_abandoned_rounds_pause_the_run_until_the_operator_resumes_it(b
     assert waiting(script.state, script.now).startswith("paused: 3 rounds in a row were abandoned")
     assert script.advance(1000) == []
     assert kinds(script.do(cmd.Resume())) == ["RunResumed", "RoundOpened"]
+
+
+def abstain(script: Any, client: str, reason: str = "a value is not finite") -> list[ev.Event]:
+    found: list[ev.Event] = script.do(cmd.Abstain(client, Abstention(script.state.current.number, reason)))
+    return found
+
+
+def test_a_round_does_not_wait_for_those_that_abstain_once_it_has_a_quorum(begin: Begin) -> None:
+    script = zeroth_order(begin, clients=3)
+    for name in ("a", "b", "c"):
+        script.join(name)
+    assert kinds(abstain(script, "b")) == ["Abstained"]
+    assert script.state.current.missing == ("a", "c")
+    script.lose("c")
+    assert script.state.current is not None, "without a quorum it waits: c may come back"
+    script.contribute("a")
+    script.hello("c")
+    closed = script.contribute("c")[-1]
+    cause = "2 of 3 contributed (b abstains: a value is not finite), the others are gone or abstain"
+    assert closed == ev.RoundClosed(1, cause)
+
+
+def test_a_round_that_can_have_no_quorum_is_abandoned_at_once(begin: Begin) -> None:
+    script = zeroth_order(begin, clients=5, quorum=1.0)
+    for name in "abcde":
+        script.join(name)
+    happened = abstain(script, "b")
+    cause = "4 of 5 could contribute, quorum is 5 (b abstains: a value is not finite)"
+    assert happened[1] == ev.RoundAbandoned(1, cause)
+    assert kinds(happened) == ["Abstained", "RoundAbandoned", "RoundOpened"]
+    assert script.state.abandoned == 1
+    for _ in range(2):
+        last = abstain(script, "a")
+    assert kinds(last) == ["Abstained", "RoundAbandoned", "RunPaused"], "and they do not retry for ever"
+
+
+def test_abstentions_are_counted_where_there_are_many(begin: Begin) -> None:
+    script = zeroth_order(begin, clients=6)
+    for name in "abcdef":
+        script.join(name)
+    for name in "abc":
+        abstain(script, name)
+    closed = abstain(script, "d")[1]
+    names = ", ".join(f"{name} abstains: a value is not finite" for name in "abc")
+    assert closed == ev.RoundAbandoned(1, f"2 of 6 could contribute, quorum is 3 ({names}, 1 more abstain)")
+
+
+def test_an_abstention_counts_once_and_gives_way_to_a_contribution(begin: Begin) -> None:
+    script = zeroth_order(begin, clients=3)
+    for name in ("a", "b", "c"):
+        script.join(name)
+    with pytest.raises(Rejected, match="round 9 is over"):
+        script.do(cmd.Abstain("b", Abstention(9, "why")))
+    assert kinds(abstain(script, "b")) == ["Abstained"]
+    assert abstain(script, "b") == []
+    assert kinds(script.contribute("b")) == ["Contributed"]
+    assert script.state.current.abstained == {}
+    assert abstain(script, "b") == [], "it has contributed"
+    assert kinds(script.contribute("a", "c")) == ["Contributed", "Contributed", "RoundClosed"]
+    assert abstain(script, "a") == [], "the round is closed"
+
+
+def test_only_those_drawn_may_abstain(begin: Begin) -> None:
+    script = zeroth_order(begin)
+    for name in ("a", "b", "c"):
+        script.join(name)
+    (outsider,) = {"a", "b", "c"} - set(script.state.current.seeds)
+    with pytest.raises(Rejected, match="was not drawn"):
+        abstain(script, outsider)
 
 
 def test_waiting_names_who_is_gone(begin: Begin) -> None:

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.scenario import conftest
 from zowarmup.common.run import Model, RunFile, Server, WarmUp, ZerothOrder
-from zowarmup.common.work import Delta, Phase, Scalars, Tier
+from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.decide import decide
@@ -141,6 +141,20 @@ class Run(RuleBasedStateMachine):
             assert name in current.seeds and number == current.number and not wrong
             self.acknowledged.setdefault(number, {})[name] = given
 
+    @precondition(lambda self: self.script.state.current is not None)
+    @rule(name=st.sampled_from(NAMES), off=st.sampled_from([0, 0, 0, 0, -1, 1]))
+    def abstain(self, name: str, off: int) -> None:
+        state = self.script.state
+        assert state.current is not None
+        number = max(1, state.current.number + off)
+        try:
+            caused = self.do(cmd.Abstain(name, Abstention(number, "why")))
+        except Rejected:
+            return
+        if any(isinstance(event, ev.Abstained) for event in caused):
+            assert name in state.current.seeds and number == state.current.number
+            assert name not in self.acknowledged.get(number, {}), "what is acknowledged counts"
+
     @precondition(lambda self: self.script.state.current is not None and self.script.state.current.closed)
     @rule()
     def commit(self) -> None:
@@ -181,6 +195,7 @@ class Run(RuleBasedStateMachine):
     def contributions_are_of_participants(self) -> None:
         if hasattr(self, "script") and (current := self.script.state.current):
             assert set(current.contributions) <= set(current.seeds)
+            assert set(current.abstained) <= set(current.seeds) - set(current.contributions)
             assert current.version == self.script.state.version and current.number == self.script.state.round
 
     @invariant()
@@ -193,6 +208,8 @@ class Run(RuleBasedStateMachine):
         if current is not None and not current.closed:
             assert self.script.now < current.deadline, "a tick past the deadline ends it"
             assert current.missing
+            least = quorum(state, min(current.needed, len(current.seeds)))
+            assert len(current.seeds) - len(current.abstained) >= least, "it can still have a quorum"
             if len(current.contributions) >= quorum(state, len(current.seeds)):
                 assert not all(state.is_gone(client) for client in current.missing)
 

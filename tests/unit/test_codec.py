@@ -1,10 +1,11 @@
-"""A chunk is found where it lies exactly where parsing would find it and nothing else."""
+"""A chunk is found where it lies exactly where parsing would find it and nothing else. A reason is one line, in bounds."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zowarmup.common.codec import chunk_in
+from zowarmup.common.codec import abstention_from_wire, abstention_to_wire, chunk_in
+from zowarmup.common.work import LONGEST_REASON, Abstention
 from zowarmup.v1 import coordinator_pb2 as wire
 
 
@@ -32,3 +33,17 @@ def test_what_is_found_in_any_bytes_is_what_parsing_finds(data: bytes) -> None:
         parsed = wire.UploadDeltaRequest.FromString(data)
         assert parsed.chunk == found
         assert not parsed.HasField("header")
+
+
+@given(st.integers(1, 2**64 - 1), st.text())
+def test_whatever_goes_wrong_fits_an_abstention(round: int, why: str) -> None:
+    made = Abstention.of(round, ValueError(why))
+    assert abstention_from_wire(abstention_to_wire(made)) == made
+    if why.strip().isprintable() and 0 < len(why.strip()) <= LONGEST_REASON:
+        assert made.reason == why.strip()
+
+
+@pytest.mark.parametrize("reason", ["", "two\nlines", "x" * (LONGEST_REASON + 1), "\x1b[2J"])
+def test_a_reason_that_would_spoil_a_log_is_refused(reason: str) -> None:
+    with pytest.raises(ValueError, match="reason must be 1 to 200 printable characters"):
+        abstention_from_wire(wire.Abstention(round=1, reason=reason))

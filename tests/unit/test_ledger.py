@@ -7,7 +7,7 @@ import pytest
 from zowarmup.common.layout import Block
 from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.steps import Step
-from zowarmup.common.work import Delta, Phase, Scalars, Tier
+from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.server import events as ev
 from zowarmup.server.ledger import Ledger, LedgerError
 
@@ -28,6 +28,7 @@ EVERY_KIND: list[ev.Event] = [
     ev.DeadlineExtended(1, 13.5, "restart"),
     ev.Contributed("pi", Scalars(1, (0.1, -2.5e-8), (3.0,))),
     ev.Contributed("pi", Delta(1, "a" * 32, 3, 0.25)),
+    ev.Abstained("pi", Abstention(1, "a value is not finite")),
     ev.RoundClosed(1, "all"),
     ev.RoundAbandoned(1, "none"),
     ev.Committed(

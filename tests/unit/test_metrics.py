@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.steps import Step
-from zowarmup.common.work import Delta, Phase, Scalars, Tier
+from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.server import events as ev
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.evolve import evolve
@@ -43,7 +43,7 @@ def digest(version: int) -> str:
 
 
 def story() -> list[Told]:
-    """A warm-up round of two, an abandoned one, the pivot, a zeroth-order round of three of whom one drops out."""
+    """A warm-up round of two, an abandoned one, the pivot, a zeroth-order round of three of whom one abstains."""
     program = ev.Program("b" * 64, 1, LAYOUT.to_json(), (1,), 2, 1, 1)
     traffic = (ev.TrafficCount("up", "high", "warm-up", "delta", 100, 2, 150),)
     return [
@@ -62,6 +62,7 @@ def story() -> list[Told]:
         (10.0, ev.RoundOpened(3, Phase.ZEROTH_ORDER, 1, ("h1", "l1", "l2"), (5, 6, 7), (10, 10, 10), 99.0)),
         (11.0, ev.Contributed("h1", Scalars(3, (0.5,), ()))),
         (11.0, ev.Contributed("l1", Scalars(3, (0.5,), ()))),
+        (11.5, ev.Abstained("l2", Abstention(3, "a value is not finite"))),
         (12.0, ev.RoundClosed(3, "quorum")),
         (13.0, ev.Committed(2, 3, digest(2), (Step(5, ALL, (1,)),), None, (), 3, 0)),
         (14.0, ev.Evaluated(2, 0.5, 1.25, 10)),
@@ -123,6 +124,7 @@ def test_sums_are_those_of_the_events(tmp_path: Path) -> None:
         ("zeroth-order", "high"): 0,
         ("zeroth-order", "low"): 1,
     }
+    assert {k: v for k, v in seen["zowarmup_abstentions_total"].items() if v} == {("zeroth-order", "low"): 1}
     assert seen["zowarmup_fedavg_bytes_total"] == {
         ("down", "warm-up", "high"): 2 * VECTOR,
         ("up", "warm-up", "high"): 2 * VECTOR,

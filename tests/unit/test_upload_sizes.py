@@ -38,7 +38,7 @@ async def pieces(size: int) -> AsyncIterator[wire.UploadDeltaRequest]:
 
 def test_a_tier_uploads_and_names_deltas_of_its_own_length(tmp_path: Path) -> None:
     base = run_file(PAIR)
-    settings = replace(base, warmup=replace(base.warmup, method="heterofl", clients_per_round=2))
+    settings = replace(base, warmup=replace(base.warmup, method="heterofl", clients_per_round=2, quorum=0.5))
 
     async def script() -> None:
         async with (
