@@ -5,16 +5,12 @@ changed. It first responds to the command itself, then lets the run settle: roun
 is made, the next round opens, the run finishes. Every settling step carries its reason, and `waiting` says why none is
 possible: the same sentence goes to the log, to `zowarmup status` and to the waiting client.
 
-    opens    enough eligible clients are connected, and the run is neither paused nor stopped
-    closes   as many have contributed as are needed | quorum has, and the missing are gone, or the deadline is over
-    abandoned  so many abstain that there can be no quorum | the deadline is over without one | what was contributed cannot
-               be combined
     pivots   the warm-up's rounds are done | its loss no longer falls | the operator asked, between rounds
     finishes the zeroth-order rounds are done | the operator asked, between rounds
+
+How a round opens and ends is in `round`.
 """
 
-import math
-from collections.abc import Iterable
 from dataclasses import fields
 from functools import singledispatch
 
@@ -22,15 +18,12 @@ from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Tier, Work
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server import membership
-from zowarmup.server.deadlines import lasts, took
+from zowarmup.server.deadlines import took
 from zowarmup.server.evolve import evolve, fold
 from zowarmup.server.plateau import plateau
 from zowarmup.server.rejection import Rejected
-from zowarmup.server.sampling import draw, seeds
-from zowarmup.server.state import Round, State, quorum
-
-NAMED = 3
-"""So many clients by name in a sentence, and how many more."""
+from zowarmup.server.round import end_round, gone, open_round, parenthesis
+from zowarmup.server.state import Round, State
 
 
 def decide(state: State | None, command: cmd.Command, now: float) -> tuple[ev.Event, ...]:
@@ -62,7 +55,7 @@ def waiting(state: State, now: float) -> str:
     if have >= needed:
         return ""
     kind = "high-tier clients" if Tier.LOW not in state.tiers else "clients"
-    return f"waiting: {have} of {needed} {kind} connected{_parenthesis(_gone(state, state.presence, now))}"
+    return f"waiting: {have} of {needed} {kind} connected{parenthesis(gone(state, state.presence, now))}"
 
 
 def work_for(state: State, client: str, now: float) -> Work | None:
@@ -80,7 +73,7 @@ def _settle(state: State, now: float) -> ev.Event | None:
     if state.phase is Phase.FINISHED:
         return None
     if state.current is not None:
-        return None if state.current.closed else _end_round(state, now)
+        return None if state.current.closed else end_round(state, now)
     if state.stop_requested:
         return ev.RunFinished(state.version, f"stopped: {state.stop_requested}")
     if state.phase is Phase.WARM_UP and (reason := _pivot(state)):
@@ -93,93 +86,13 @@ def _settle(state: State, now: float) -> ev.Event | None:
         return ev.RunPaused(
             f"{state.abandoned} rounds in a row were abandoned; check the clients, then `zowarmup resume`"
         )
-    return _open_round(state, now)
+    return open_round(state, now)
 
 
 def _pivot(state: State) -> str:
     if state.pivot_requested or state.rounds_done >= state.rules.rounds:
         return state.pivot_requested or f"{state.rounds_done} of {state.rules.rounds} warm-up rounds are done"
     return plateau(state.run_file.warmup, state.losses)
-
-
-def _end_round(state: State, now: float) -> ev.Event | None:
-    current = state.current
-    assert current is not None
-    participants, have = len(current.seeds), len(current.contributions)
-    enough = min(current.needed, participants)
-    least = quorum(state, enough)
-    if not participants:
-        return ev.RoundAbandoned(current.number, "every participant has been revoked")
-    if have == participants:
-        return ev.RoundClosed(current.number, f"all {participants} participants contributed")
-    if have >= enough:
-        return ev.RoundClosed(current.number, f"{have} of {participants} contributed, {enough} were needed")
-    over = now >= current.deadline
-    possible = participants - len(current.abstained)
-    if have < least <= possible and not over:
-        return None
-    if have >= least and (over or all(map(state.is_gone, current.waited_for()))):
-        cause = "the deadline is over" if over else "the others are gone or abstain"
-        detail = f"{have} of {participants} contributed{_absent(state, current, now)}, {cause}"
-        return ev.RoundClosed(current.number, detail)
-    if possible < least:
-        detail = f"{possible} of {participants} could contribute, quorum is {least}{_absent(state, current, now)}"
-        return ev.RoundAbandoned(current.number, detail)
-    if over:
-        detail = (
-            f"{have} of {participants} contributed by the deadline, quorum is {least}{_absent(state, current, now)}"
-        )
-        return ev.RoundAbandoned(current.number, detail)
-    return None
-
-
-def _open_round(state: State, now: float) -> ev.Event | None:
-    rules = state.rules
-    if state.eligible_count < (rules.minimum_clients or rules.clients_per_round):
-        return None
-    number = state.round + 1
-    drawn = math.ceil(rules.clients_per_round * (1 + rules.over_selection) - 1e-9)
-    participants = draw(state.run_file.seed, number, state.eligible, drawn)
-    drawn_seeds = seeds(state.run_file.seed, number, len(participants))
-    if state.phase is Phase.ZEROTH_ORDER and state.zeroth_order.shared_seeds:
-        drawn_seeds = drawn_seeds[:1] * len(participants)
-    lasts_s, reason = lasts(state, participants)
-    return ev.RoundOpened(
-        round=number,
-        phase=state.phase,
-        version=state.version,
-        participants=participants,
-        seeds=drawn_seeds,
-        examples=tuple(state.clients[client].examples for client in participants),
-        deadline=now + lasts_s,
-        deadline_reason=reason,
-        needed=min(rules.clients_per_round, len(participants)),
-        opened_at=now,
-    )
-
-
-def _absent(state: State, current: Round, now: float) -> str:
-    """ " (pi-2 abstains: ..., pi-3 gone for 42 s)" for those that abstain and those that are gone."""
-    abstaining = sorted(current.abstained.items())
-    named = [f"{client} abstains: {reason}" for client, reason in abstaining[:NAMED]]
-    if len(abstaining) > NAMED:
-        named.append(f"{len(abstaining) - NAMED} more abstain")
-    return _parenthesis([*named, *_gone(state, current.missing, now)])
-
-
-def _gone(state: State, clients: Iterable[str], now: float) -> list[str]:
-    """["pi-3 gone for 42 s"] for those of the clients that were here and are not."""
-    if sum(state.connected.values()) == len(state.presence):
-        return []
-    gone = sorted(client for client in clients if state.is_gone(client))
-    named = [f"{c} gone for {now - state.presence[c].gone_at:.0f} s" for c in gone[:NAMED]]
-    if len(gone) > NAMED:
-        named.append(f"{len(gone) - NAMED} more gone")
-    return named
-
-
-def _parenthesis(parts: list[str]) -> str:
-    return f" ({', '.join(parts)})" if parts else ""
 
 
 @singledispatch
