@@ -114,9 +114,10 @@ class Blobs:
     def drop_part(self, name: str) -> None:
         self._parts.drop(name)
 
-    def finish(self, name: str, digest: str, found: str = "") -> None:
-        """Make a spooled upload a whole one. `digest`: what its header said, in hex; `found`: its own, where that was
-        computed as it came. Raises BlobError, and drops it, where they differ."""
+    def finish(self, name: str, digest: str, found: str = "") -> bool:
+        """Make a spooled upload a whole one; whether it did: where one of that name is whole already, that one stays and
+        this one goes. `digest`: what its header said, in hex; `found`: its own, where that was computed as it came. Raises
+        BlobError, and drops it, where they differ."""
         path = self._parts.complete(name)
         if not found:
             with disk(path):
@@ -127,8 +128,9 @@ class Blobs:
         with disk(path):
             if self.has_upload(name):
                 path.unlink()
-            else:
-                adopt(path, self._uploads / name)
+                return False
+            adopt(path, self._uploads / name)
+        return True
 
     def has_upload(self, name: str) -> bool:
         """Whether this upload is here whole."""

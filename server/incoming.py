@@ -30,11 +30,13 @@ that the coordinator cannot hold, and with it a round that fails anew after each
 
 
 class Quay:
-    """Where all uploads come in. `lengths`: the Euclidean norms of those that came in whole, roughly, by name."""
+    """Where all uploads come in. `lengths`: the Euclidean norms of those that came in whole, roughly, by name;
+    `finishing`: those that a thread is making whole, which are not on the disk yet."""
 
     def __init__(self, blobs: Blobs) -> None:
         self.blobs = blobs
         self.lengths: dict[str, float] = {}
+        self.finishing: set[str] = set()
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="uploads")
         self.open = 0
 
@@ -45,8 +47,8 @@ class Quay:
 
 
 class Incoming:
-    """The upload `name` of `size` bytes whose digest shall be `digest` (hex), of which `have` are here. Used on the event loop, within its
-    context, which ends when all that was added is written."""
+    """The upload `name` of `size` bytes whose digest shall be `digest` (hex), of which `have` are here. Used on the event
+    loop, within its context, which ends when all that was added is written."""
 
     def __init__(self, quay: Quay, name: str, digest: str, size: int, have: int) -> None:
         self._quay, self._blobs, self._name, self._digest = quay, quay.blobs, name, digest
@@ -195,13 +197,17 @@ class Incoming:
         if not self._length.value < LARGEST / 2 and not self._is_moderate():
             self._blobs.drop_part(self._name)
             raise Rejected("too_large", f"the delta holds values that are not finite or reach {LARGEST:g}")
+        self._quay.finishing.add(self._name)
         try:
-            self._blobs.finish(self._name, self._digest, self._hash.hexdigest())
+            # Two deltas of one digest can be made: the length is that of the one that stays.
+            if self._blobs.finish(self._name, self._digest, self._hash.hexdigest()):
+                self._quay.lengths[self._name] = self._length.value
         except DiskRefused:
             raise
         except BlobError as error:
             raise Rejected("damaged", str(error)) from error
-        self._quay.lengths[self._name] = self._length.value
+        finally:
+            self._quay.finishing.discard(self._name)
 
     def _is_moderate(self) -> bool:
         """Whether every value is less than LARGEST in magnitude. NaN is not."""

@@ -16,8 +16,9 @@ MARK = struct.Struct("<Q")
 
 
 def upload_name(client: str, digest: str) -> str:
-    """The file of one client's delta with that digest (hex), whole or not: no other client can name it or write to it, so
-    that digests have to tell apart only what one client sends."""
+    """The file of one client's delta with that digest (hex), whole or not: no other client can name it or write to it. So
+    digests tell apart only what one client sends, and guard it against accidents: whoever wants to can make two deltas of
+    one digest, and only the first that is whole counts."""
     return f"{client}.{digest}"
 
 

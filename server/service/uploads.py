@@ -1,8 +1,9 @@
 """The room that uploads take: one call at a time for each client, a quota for all, and whose delta is whose.
 
-A client may name only what it has uploaded itself: an upload's name has its client's in it. What has been uploaded counts until its round is over, whether a
-contribution names it or not, and only here are uploads dropped: those that a client has replaced by another, and at a
-round's end all but those that are being combined. What a contribution names, in the state or on its way there, stays.
+A client may name only what it has uploaded itself: an upload's name has its client's in it. What has been uploaded counts
+until its round is over, whether a contribution names it or not, and only here are uploads dropped: those that a client has
+replaced by another, and at a round's end all but those that are being combined. What a contribution names, in the state or
+on its way there, stays. Two deltas of one digest can be made, so a whole upload is never replaced by another of its name.
 """
 
 import asyncio
@@ -80,16 +81,16 @@ class Uploads:
             self._blobs.drop_part(before)
             if before not in self._kept:
                 self._blobs.drop_upload(before)
+                self.lengths.pop(before, None)
         self._held[client] = name, size_bytes
         return name
 
     @contextmanager
     def naming(self, client: str, digest: str) -> Iterator[None]:
         """While the client's contribution that names this delta is on its way into the state, the delta stays. Raises
-        Rejected where it is not one that the client has uploaded whole."""
+        Rejected where it is not one that the client has uploaded, durably and whole."""
         name = upload_name(client, digest)
-        # After a restart none is held that was whole before.
-        if self._held.get(client, (name, 0))[0] != name or not self._blobs.has_upload(name):
+        if not self._blobs.has_upload(name) or name in self._quay.finishing:
             raise Rejected("malformed", f"{client} has not uploaded the delta it names: ask GetUpload")
         self._being_named[name] += 1
         try:

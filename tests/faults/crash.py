@@ -123,10 +123,11 @@ class CrashingBlobs(Blobs):
             super().spool(name, offset, *chunks)
         self._fuse.point("spool: after")
 
-    def finish(self, name: str, digest: str, found: str = "") -> None:
+    def finish(self, name: str, digest: str, found: str = "") -> bool:
         with self._fuse.still:
-            super().finish(name, digest, found)
+            made = super().finish(name, digest, found)
         self._fuse.point("finish: renamed, not yet named by an event")
+        return made
 
     def spooled(self, name: str, size_bytes: int) -> int:
         with self._fuse.still:

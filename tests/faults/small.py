@@ -137,6 +137,7 @@ class Life:
     history: History
     folder: Path
     uploads: Uploads
+    replica: Replica
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _notices: "set[asyncio.Task[None]]" = field(default_factory=set)
 
@@ -147,8 +148,9 @@ class Life:
         assert state is not None
         replica = restore(state, history, blobs, state.version)
         coordinator = kind(ledger, state)
-        effects = Effects(coordinator, blobs, replica, NoEvaluator(), lambda: ())
-        server = cls(ledger, blobs, coordinator, effects, history, folder, Uploads(blobs, 1 << 20, state))
+        uploads = Uploads(blobs, 1 << 20, state)
+        effects = Effects(coordinator, blobs, replica, NoEvaluator(), lambda: (), uploads.lengths)
+        server = cls(ledger, blobs, coordinator, effects, history, folder, uploads, replica)
         coordinator.observe(lambda now, events, after: history.record(now, events))
         coordinator.observe(effects)
         coordinator.observe(server.uploads)

@@ -11,7 +11,7 @@ import random
 import resource
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import grpc
 
 from tests.faults.small import LAYOUT, PAIR, Life, create, run_file
 from zowarmup.common.run import PROTOCOL, RunFile, Server
+from zowarmup.common.work import Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server.archive import BLOBS, LEDGER
 from zowarmup.server.blobs import Blobs
@@ -38,7 +39,12 @@ from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
-SECRETS = {name: hashlib.sha256(name.encode()).hexdigest() for name in PAIR}
+
+def secret(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+SECRETS = {name: secret(name) for name in PAIR}
 AT_ONCE = 8
 NAN = float("nan")
 
@@ -61,9 +67,9 @@ def durable(state: State) -> State:
 
 @contextlib.asynccontextmanager
 async def coordinator(
-    folder: Path, settings: RunFile | None = None, rate: float = 1e6
+    folder: Path, settings: RunFile | None = None, rate: float = 1e6, fleet: Mapping[str, Tier] = PAIR
 ) -> AsyncIterator[tuple[Life, str, Refusals]]:
-    """Two members, and a warm-up round that waits for `high-1`, and for `low-1` where it trains."""
+    """A fleet, and a warm-up round that waits for those of it that train."""
     data_dir = folder / "server"
     settings = settings or run_file(PAIR)
     create(data_dir, replace(settings, server=Server(messages_per_second=1e6)))
@@ -83,8 +89,8 @@ async def coordinator(
     running = asyncio.create_task(lead.run())
     try:
         await lead.handle(cmd.Restart())
-        for number, (name, tier) in enumerate(PAIR.items(), 1):
-            await lead.handle(cmd.Enrol(name, tier, 12, hash_secret(SECRETS[name])))
+        for number, (name, tier) in enumerate(fleet.items(), 1):
+            await lead.handle(cmd.Enrol(name, tier, 12, hash_secret(secret(name))))
             if tier in settings.warmup.tiers:
                 await lead.handle(cmd.Hello(name, number, 12))
         assert lead.state.current is not None

@@ -1,4 +1,4 @@
-"""Hostile calls: a short form of what `make fuzz` ends with."""
+"""Hostile calls: a short form of what `make fuzz` ends with. And one client that knows how its deltas are digested."""
 
 import asyncio
 from pathlib import Path
@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import xxhash
 
-from tests.faults.small import LAYOUT
-from tests.fuzz.hostile import SECRETS, assault, coordinator
+from tests.faults.small import EXAMPLES, LAYOUT, run_file
+from tests.fuzz.hostile import SECRETS, assault, coordinator, secret
+from zowarmup.common.run import PROTOCOL
+from zowarmup.common.work import Tier
 from zowarmup.server.blobs import upload_name
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
@@ -50,3 +52,74 @@ def test_a_delta_that_no_model_survives_is_refused_before_it_counts(tmp_path: Pa
     details, reasons, held = asyncio.run(upload())
     assert "not finite or reach" in details
     assert reasons == {"too_large": 1} and not held
+
+
+XXH3_SECRET = bytes.fromhex("b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671f")
+
+
+def two_of_one_digest(seed: int) -> tuple[bytes, bytes]:
+    """An enormous delta and an ordinary one. In a stripe of 64 bytes the low half of the first word meets eight bytes of
+    XXH3's default secret: where it cancels them, of the high halves only the sum over the stripes counts."""
+    ordinary = np.random.default_rng(seed).normal(0, 0.01, LAYOUT.size).astype("<f4")
+    enormous = ordinary.copy()
+    for words, high in ((ordinary.view("<u4"), (0x12E00000, 0x80000000)), (enormous.view("<u4"), (0x49700000,) * 2)):
+        for stripe in range(2):
+            words[16 * stripe] = int.from_bytes(XXH3_SECRET[8 * stripe : 8 * stripe + 4], "little")
+            words[16 * stripe + 1] = high[stripe]
+    return enormous.tobytes(), ordinary.tobytes()
+
+
+@pytest.mark.parametrize("sent", ["ordinary", "enormous", "enormous ordinary", "ordinary enormous", "other ways round"])
+def test_an_outlier_is_an_outlier_however_it_is_uploaded(tmp_path: Path, sent: str) -> None:
+    """Five clients, real calls; what the last one uploads before it contributes is enormous, ordinary, or both in turn."""
+    fleet = {f"high-{number}": Tier.HIGH for number in range(1, 6)}
+    enormous, ordinary = two_of_one_digest(5)
+    assert xxhash.xxh3_128_digest(enormous) == xxhash.xxh3_128_digest(ordinary) and enormous != ordinary
+    third = two_of_one_digest(6)[1]
+    uploads = {
+        "ordinary": [ordinary],
+        "enormous": [enormous],
+        "enormous ordinary": [enormous, ordinary],  # the first one stays
+        "ordinary enormous": [ordinary, enormous],
+        "other ways round": [ordinary, third, enormous],  # the third takes the first one's place
+    }[sent]
+    outlier = sent not in ("ordinary", "ordinary enormous")
+
+    async def upload(stub: Any, name: str, data: bytes) -> None:
+        header = wire.DeltaHeader(round=1, digest=xxhash.xxh3_128_digest(data), size_bytes=len(data))
+        messages = [wire.UploadDeltaRequest(header=header), wire.UploadDeltaRequest(chunk=data)]
+        await stub.UploadDelta(iter(messages), metadata=who(name))
+
+    def who(name: str) -> tuple[tuple[str, str], ...]:
+        return (("zowarmup-client", name), ("zowarmup-credential", secret(name)))
+
+    async def round_of_five() -> tuple[int, float]:
+        async with (
+            coordinator(tmp_path, run_file(fleet), fleet=fleet) as (life, address, _),
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            lead, before = life.coordinator, life.replica.weights.copy()
+            combining = asyncio.create_task(life.effects.run())
+            stub: Any = services.CoordinatorServiceStub(channel)
+            streams = []
+            for number, name in enumerate(fleet, 1):
+                given = uploads if name == "high-5" else [two_of_one_digest(number)[1]]
+                for data in given:
+                    await upload(stub, name, data)
+                streams.append(stream := stub.Participate(metadata=who(name)))
+                hello = wire.Hello(run_id=lead.state.run_id, protocol=PROTOCOL, examples=EXAMPLES)
+                await stream.write(wire.ParticipateRequest(hello=hello))
+                named = xxhash.xxh3_128_digest(given[-1])
+                ready = wire.DeltaReady(round=1, digest=named, examples=EXAMPLES, loss=0.5)
+                await stream.write(wire.ParticipateRequest(delta_ready=ready))
+                while (message := await stream.read()).WhichOneof("message") not in ("accepted", "refused"):
+                    pass
+                assert message.HasField("accepted"), message
+            await life.until(lambda state: state.version == 1)
+            for task in (*streams, combining):
+                task.cancel()
+            return lead.state.clipped_deltas, float(np.abs(life.replica.weights - before).max())
+
+    clipped, moved = asyncio.run(asyncio.wait_for(round_of_five(), 30))
+    assert clipped == outlier
+    assert moved < 1

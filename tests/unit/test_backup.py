@@ -151,6 +151,34 @@ def test_what_is_not_whole_is_not_copied(harm: str, tmp_path: Path, data_dir: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["server"], "nothing half done is left"
 
 
+@dataclass
+class Latecomer(Copyist):
+    """It copies when the other one that trains has contributed."""
+
+    async def _contribute(self, server: Life, work: Work) -> None:
+        if work.round in self.rounds:
+            await server.until(lambda state: state.current is not None and "high-1" in state.current.contributions)
+        await super()._contribute(server, work)
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged"])
+def test_the_deltas_of_the_round_in_progress_are_looked_at_too(harm: str, tmp_path: Path) -> None:
+    source = tmp_path / "server"
+    create(source, run_file(TRIO))
+    lead(source, Latecomer("high-2", Tier.HIGH, data_dir=source, out=tmp_path, rounds=(2,)))
+    open_round = tmp_path / "copy-2"
+    (delta,) = (open_round / BLOBS / "uploads").iterdir()
+    assert delta.name.startswith("high-1.")
+    assert check(open_round).problems == []
+    if harm == "missing":
+        delta.unlink()
+    else:
+        delta.write_bytes(bytes(delta.stat().st_size))
+    assert check(open_round).problems == [f"the delta of high-1 in the round in progress is {harm}"]
+    with pytest.raises(ArchiveError if harm == "missing" else BlobError, match=f"{delta.name} is {harm}"):
+        back_up(open_round, tmp_path / "out")
+
+
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="holds no run"):
         back_up(tmp_path, tmp_path / "out")

@@ -90,8 +90,56 @@ def test_a_client_names_what_it_has_uploaded_and_nothing_else(tmp_path: Path, st
             uploads.hold("a", digest(b"another"), len(data))
         assert not blobs.has_upload(file_of("a", data))
         assert blobs.has_upload(file_of("b", data)), "each has its own"
+        assert uploads.lengths.keys() == {file_of("b", data)}
 
     on(tmp_path, state, script)
+
+
+def test_an_upload_may_be_named_only_once_it_is_on_the_disk(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file has its name before the folder is synced, and loses it again where that fails."""
+
+    async def script(blobs: Blobs, uploads: Uploads) -> None:
+        data, seen = vector(1), []
+
+        def sync_folder(folder: Path) -> None:
+            assert blobs.has_upload(file_of("a", data))
+            try:
+                with uploads.naming("a", digest(data)):
+                    seen.append("named")
+            except Rejected as rejected:
+                seen.append(rejected.reason)
+
+        with monkeypatch.context() as slow:
+            slow.setattr(disk, "sync_folder", sync_folder)
+            await upload(uploads, "a", data)
+        assert seen == ["malformed"]
+        with uploads.naming("a", digest(data)):
+            pass
+
+    on(tmp_path, state, script)
+
+
+@pytest.mark.parametrize("length", [0, 15, 17, 32])
+def test_a_digest_has_sixteen_bytes(tmp_path: Path, length: int) -> None:
+    """It makes the name of a file."""
+    who = (("zowarmup-client", "high-1"), ("zowarmup-credential", SECRETS["high-1"]))
+
+    async def run() -> None:
+        async with (
+            coordinator(tmp_path) as (life, address, _),
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            stub: Any = services.CoordinatorServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError, match="digest must be 16 bytes"):
+                await stub.GetUpload(wire.GetUploadRequest(round=1, digest=bytes(length)), metadata=who)
+            header = wire.DeltaHeader(round=1, digest=bytes(length), size_bytes=4 * LAYOUT.size)
+            with pytest.raises(grpc.aio.AioRpcError, match="a digest of 16"):
+                await stub.UploadDelta(iter([wire.UploadDeltaRequest(header=header)]), metadata=who)
+            assert not life.uploads._held
+
+    asyncio.run(asyncio.wait_for(run(), 30))
 
 
 def test_what_a_contribution_names_stays_from_the_moment_it_is_looked_at(tmp_path: Path, state: State) -> None:
