@@ -12,10 +12,12 @@ log = logging.getLogger("zowarmup.run")
 
 
 class Narrator:
-    """An observer of the coordinator. Routine rounds are logged at debug, every tenth at info."""
+    """An observer of the coordinator. Routine rounds are logged at debug, every tenth at info; why a client abstains, as a
+    warning when it begins to or has another reason."""
 
     def __init__(self) -> None:
         self._waiting = ""
+        self._abstaining: dict[str, str] = {}
 
     def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
         for event in events:
@@ -48,8 +50,19 @@ class Narrator:
                 log.debug(text, event.round, event.phase, *counts, lasts_s, event.deadline_reason)
             case ev.DeadlineExtended():
                 log.info("round %d goes on: %s", event.round, event.reason)
+            case ev.Contributed():
+                self._abstaining.pop(event.client, None)
             case ev.Abstained():
-                log.warning("round %d: %s abstains: %s", event.abstention.round, event.client, event.abstention.reason)
+                number, reason = event.abstention.round, event.abstention.reason
+                known = self._abstaining.get(event.client) == reason
+                log.log(
+                    logging.DEBUG if known else logging.WARNING,
+                    "round %d: %s abstains: %s",
+                    number,
+                    event.client,
+                    reason,
+                )
+                self._abstaining[event.client] = reason
             case ev.RoundClosed():
                 log.log(_routine(event.reason.startswith("all ")), "round %d closed: %s", event.round, event.reason)
             case ev.RoundAbandoned():
