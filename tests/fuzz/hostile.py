@@ -24,6 +24,7 @@ from zowarmup.common.work import Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server.archive import BLOBS, LEDGER
 from zowarmup.server.blobs import Blobs
+from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.credentials import hash_secret
 from zowarmup.server.ledger import Ledger
 from zowarmup.server.main import OPTIONS
@@ -62,7 +63,14 @@ class Assault:
 
 
 def durable(state: State) -> State:
-    return replace(state, presence=Table(), connected={})
+    """What no hostile call may change. A member may say that it has nothing to contribute to the round it was drawn for, and
+    so end it; the next one opens, on the same version."""
+    rounds = [round for round in (state.current, state.previous) if round is not None]
+    assert not any(round.contributions for round in rounds), "nothing of it counts"
+    assert not state.abandoned or (state.previous is not None and state.previous.abstained), (
+        "it takes a word of its own"
+    )
+    return replace(state, presence=Table(), connected={}, round=0, current=None, previous=None, abandoned=0)
 
 
 @contextlib.asynccontextmanager
@@ -72,7 +80,7 @@ async def coordinator(
     """A fleet, and a warm-up round that waits for those of it that train."""
     data_dir = folder / "server"
     settings = settings or run_file(PAIR)
-    create(data_dir, replace(settings, server=Server(messages_per_second=1e6)))
+    create(data_dir, replace(settings, server=Server(messages_per_second=1e6, abandoned_limit=10**9)))
     ledger, blobs = Ledger(data_dir / LEDGER), Blobs(data_dir / BLOBS)
     life = Life.start(ledger, blobs, data_dir / BLOBS)
     lead, refusals = life.coordinator, Refusals()
@@ -105,13 +113,12 @@ async def coordinator(
 
 
 class Attacker:
-    def __init__(self, address: str, state: State, chance: random.Random) -> None:
+    def __init__(self, address: str, lead: Coordinator, chance: random.Random) -> None:
         self.channel = grpc.aio.insecure_channel(address, options=[("grpc.max_send_message_length", 64 << 20)])
         self.stub: Any = services.CoordinatorServiceStub(self.channel)
         self.operator: Any = services.OperatorServiceStub(self.channel)
-        self.chance, self.run_id = chance, state.run_id
-        assert state.current is not None
-        self.round, self.size = state.current.number, 4 * LAYOUT.size
+        self.chance, self.run_id = chance, lead.state.run_id
+        self.lead, self.size = lead, 4 * LAYOUT.size
 
     def who(self) -> tuple[tuple[str, str], ...]:
         """A member, more often than not, with the right secret, more often than not."""
@@ -120,7 +127,8 @@ class Attacker:
         return (("zowarmup-client", name), ("zowarmup-credential", secret)) if self.chance.random() < 0.95 else ()
 
     def number(self) -> int:
-        return self.chance.choice([0, 1, self.round, self.round + 1, 2**31, 2**63, 2**64 - 1])
+        now = self.lead.state.round
+        return self.chance.choice([0, 1, now, now + 1, 2**31, 2**63, 2**64 - 1])
 
     def junk(self, longest: int = 64) -> bytes:
         return self.chance.randbytes(self.chance.choice([0, 1, 16, 32, longest]))
@@ -257,7 +265,7 @@ async def assault(calls: int, seed: int) -> Assault:
     with tempfile.TemporaryDirectory() as folder:
         async with coordinator(Path(folder)) as (life, address, refusals):
             chance = random.Random(seed)
-            attacker = Attacker(address, life.coordinator.state, chance)
+            attacker = Attacker(address, life.coordinator, chance)
             before = durable(life.coordinator.state)
             kinds: list[Callable[[], Awaitable[None]]] = [
                 attacker.participate,
