@@ -1,7 +1,7 @@
 """What is asked of the coordinator: commands, in the imperative.
 
-`decide` turns a command into events, or rejects it. A command carries no clock and no randomness: `decide` is given the
-time, and secrets come hashed.
+`decide` turns a command into events, or rejects it. A command carries no randomness, and secrets come hashed. `decide` is
+given the time; only invitations, whose validity people read on a calendar, need a date, and their commands carry it.
 """
 
 from dataclasses import dataclass
@@ -27,17 +27,19 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Invite:
-    """`expires_s`: seconds from now."""
+    """`expires_s`: seconds from now; `date`: now, seconds since 1970 by the calendar."""
 
     token_sha256: str
     tier: Tier
     expires_s: float
     uses: int
+    date: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Enrol:
-    """`token_sha256` is empty where there is no token; `invited`: whether one is needed here."""
+    """`token_sha256` is empty where there is no token; `invited`: whether one is needed here; `date`: now, seconds since
+    1970 by the calendar, for an invitation's validity."""
 
     name: str
     tier: Tier
@@ -45,6 +47,7 @@ class Enrol:
     credential_sha256: str
     token_sha256: str = ""
     invited: bool = False
+    date: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

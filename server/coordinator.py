@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
+from zowarmup.server.clock import steady_clock
 from zowarmup.server.decide import decide
 from zowarmup.server.evolve import fold
 from zowarmup.server.ledger import Ledger, LedgerError
@@ -57,11 +58,19 @@ class Trouble:
 
 class Coordinator:
     """`state` is what the ledger holds, never ahead of it. Observers are called on the event loop, in order, after
-    their events are durable and never during a replay."""
+    their events are durable and never during a replay. `clock` measures what waits and never jumps, `date` is the calendar's
+    (both: seconds since 1970); `written_at`: the date of the events that observers are being told."""
 
-    def __init__(self, ledger: Ledger, state: State, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        state: State,
+        clock: Callable[[], float] | None = None,
+        date: Callable[[], float] = time.time,
+    ) -> None:
         self.state = state
-        self.clock = clock
+        self.clock, self.date = clock or steady_clock(date), date
+        self.written_at = 0.0
         self.trouble = Trouble()
         self._ledger = ledger
         self._observers: list[Observer] = []
@@ -89,7 +98,7 @@ class Coordinator:
             self._writer.shutdown()  # a write that has begun ends: whoever closes the ledger next finds it idle
 
     async def _decide(self, batch: list[tuple[cmd.Command, asyncio.Future[tuple[ev.Event, ...]]]]) -> None:
-        now, ahead = self.clock(), self.state
+        now, date, ahead = self.clock(), self.date(), self.state
         events: list[ev.Event] = []
         answers: list[tuple[ev.Event, ...] | Exception] = []
         for command, _ in batch:
@@ -105,13 +114,13 @@ class Coordinator:
                 answers.append(error)
         try:
             if any(map(ev.is_durable, events)):
-                await asyncio.get_running_loop().run_in_executor(self._writer, self._ledger.append, events, now)
+                await asyncio.get_running_loop().run_in_executor(self._writer, self._ledger.append, events, date)
                 self.trouble.clear("ledger")
         except LedgerError as error:
             self.trouble.tell("ledger", str(error))
             answers = [Unavailable(str(error))] * len(batch)
         else:
-            self.state = ahead
+            self.state, self.written_at = ahead, date
             for observer in self._observers if events else ():
                 observer(now, events, ahead)
         for (_, future), answer in zip(batch, answers, strict=True):

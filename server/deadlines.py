@@ -16,8 +16,8 @@ SHORTEST_S = 1e-3
 
 def took(current: Round, now: float) -> float:
     """Seconds since the round was opened, or 0 where that tells nothing about a client: a restart interrupted the
-    round, or the clock was set back."""
-    return max(SHORTEST_S, now - current.opened_at) if 0 < current.opened_at <= now else 0.0
+    round."""
+    return max(SHORTEST_S, now - current.opened_at) if current.opened_at else 0.0
 
 
 def lasts(state: State, participants: tuple[str, ...]) -> tuple[float, str]:

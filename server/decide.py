@@ -27,7 +27,7 @@ from zowarmup.server.state import Round, State
 
 
 def decide(state: State | None, command: cmd.Command, now: float) -> tuple[ev.Event, ...]:
-    """The events that follow from a command at unix time `now`, seconds. Raises Rejected."""
+    """The events that follow from a command at `now`, seconds by a clock that never jumps (`clock`). Raises Rejected."""
     if isinstance(command, cmd.CreateRun):
         if state is not None:
             raise Rejected("exists", f"run {state.run_id} exists already")
@@ -115,7 +115,7 @@ def _(command: cmd.Restart, state: State, now: float) -> tuple[ev.Event, ...]:
 
 @_respond.register
 def _(command: cmd.Invite | cmd.Enrol | cmd.Revoke, state: State, now: float) -> tuple[ev.Event, ...]:
-    return membership.respond(command, state, now)
+    return membership.respond(command, state)
 
 
 @_respond.register

@@ -68,12 +68,14 @@ class RunCreated:
 
 @dataclass(frozen=True, slots=True)
 class InvitationIssued:
-    """Whoever knows the token (stored hashed only) may enrol in `tier` until `expires_at`, unix seconds, `uses` times."""
+    """Whoever knows the token (stored hashed only) may enrol in `tier` from `issued_at` until `expires_at`, unix seconds by
+    the calendar, `uses` times."""
 
     token_sha256: str
     tier: Tier
     expires_at: float
     uses: int
+    issued_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,8 @@ class ClientRevoked:
 @dataclass(frozen=True, slots=True)
 class RoundOpened:
     """`participants` in ascending order, each with its seed and number of examples at the same place in `seeds` and
-    `examples`; `deadline`: unix seconds, with why it is then. The round closes when `needed` have contributed (0: all),
-    and took `opened_at`, unix seconds, as its beginning (0: not known)."""
+    `examples`. It may last from `opened_at` until `deadline`, both in seconds by the coordinator's clock that never jumps
+    (`clock`: unix time as of the coordinator's start), with why so long; it closes when `needed` have contributed."""
 
     round: int
     phase: Phase

@@ -52,7 +52,7 @@ def _apply(event: object, state: State) -> State:
 
 @_apply.register
 def _(event: ev.InvitationIssued, state: State) -> State:
-    invitation = Invitation(event.tier, event.expires_at, event.uses)
+    invitation = Invitation(event.tier, event.expires_at, event.uses, event.issued_at)
     return replace(state, invitations=state.invitations.having(event.token_sha256, invitation))
 
 

@@ -177,7 +177,7 @@ async def _serve(
     effects = Effects(
         coordinator, blobs, replica, evaluator, lambda: traffic.since(history.traffic.latest), uploads.lengths
     )
-    coordinator.observe(lambda now, events, after: history.record(now, events))
+    coordinator.observe(lambda now, events, after: history.record(coordinator.written_at, events))
     coordinator.observe(switchboard)
     coordinator.observe(effects)
     coordinator.observe(uploads)

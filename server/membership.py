@@ -1,6 +1,6 @@
 """Who belongs to the fleet: the decisions about invitations, enrolment and revocation.
 
-Pure, as all of `decide`: secrets come hashed, and the time is given. An enrolment that is sent again with the same
+Pure, as all of `decide`: secrets come hashed, and the date is given. An invitation is valid until a date on the calendar. An enrolment that is sent again with the same
 credential is the same one, so a device whose answer was lost is not a second client and does not need a second token.
 """
 
@@ -11,17 +11,19 @@ from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State
 
 LONGEST_INVITATION_S = 366 * 86400.0
+SET_BACK_S = 86400.0
+"""A clock that was corrected by up to this much leaves invitations valid; set back further, it would prolong them."""
 MOST_USES = 100_000
 MOST_MEMBERS = 200_000
 
 
-def respond(command: cmd.Invite | cmd.Enrol | cmd.Revoke, state: State, now: float) -> tuple[ev.Event, ...]:
-    """The events that follow from a command at unix time `now`. Raises Rejected."""
+def respond(command: cmd.Invite | cmd.Enrol | cmd.Revoke, state: State) -> tuple[ev.Event, ...]:
+    """The events that follow from a command. Raises Rejected."""
     match command:
         case cmd.Invite():
-            return _invite(command, now)
+            return _invite(command)
         case cmd.Enrol():
-            return _enrol(command, state, now)
+            return _enrol(command, state)
         case cmd.Revoke():
             return _revoke(command, state)
 
@@ -44,22 +46,23 @@ def revoked(client: str, reason: str) -> Rejected:
     return Rejected("revoked", f"{client} has been revoked ({reason}): it can take part again only as a new client")
 
 
-def _invite(command: cmd.Invite, now: float) -> tuple[ev.Event, ...]:
+def _invite(command: cmd.Invite) -> tuple[ev.Event, ...]:
     if not 0 < command.expires_s <= LONGEST_INVITATION_S:
         raise Rejected("invalid", f"expires_s = {command.expires_s:g}: must be above 0 and at most 366 days")
     if not 1 <= command.uses <= MOST_USES:
         raise Rejected("invalid", f"uses = {command.uses}: must be 1 to {MOST_USES}")
-    return (ev.InvitationIssued(command.token_sha256, command.tier, now + command.expires_s, command.uses),)
+    until = command.date + command.expires_s
+    return (ev.InvitationIssued(command.token_sha256, command.tier, until, command.uses, command.date),)
 
 
-def _enrol(command: cmd.Enrol, state: State, now: float) -> tuple[ev.Event, ...]:
+def _enrol(command: cmd.Enrol, state: State) -> tuple[ev.Event, ...]:
     if (known := member_with(state, command.credential_sha256)) is not None:
         check_member(state, known)
         return ()
     if state.phase is Phase.FINISHED:
         raise Rejected("finished", "this run is finished; there is nothing left to join")
     if command.token_sha256 or command.invited:
-        _check_invitation(state, command, now)
+        _check_invitation(state, command)
     if len(state.clients) >= MOST_MEMBERS:
         raise Rejected("fleet_full", f"{MOST_MEMBERS} clients have enrolled, and a run has no room for more")
     name = _free(state, command.name)
@@ -83,14 +86,17 @@ def _free(state: State, name: str) -> str:
     return f"{name}-{free}"
 
 
-def _check_invitation(state: State, command: cmd.Enrol, now: float) -> None:
+def _check_invitation(state: State, command: cmd.Enrol) -> None:
     again = "ask the operator for a new one (zowarmup invite)"
     if not command.token_sha256:
         raise Rejected("invitation_missing", f"this run is joined by invitation, and none was shown: {again}")
     invitation = state.invitations.get(command.token_sha256)
     if invitation is None:
         raise Rejected("invitation_unknown", f"this coordinator issued no such invitation: {again}")
-    if now >= invitation.expires_at:
+    if command.date < invitation.issued_at - SET_BACK_S:
+        found = "the coordinator's clock shows a date before the invitation was issued"
+        raise Rejected("invitation_expired", f"{found}, so it may have expired: have that clock set, or {again}")
+    if command.date >= invitation.expires_at:
         raise Rejected("invitation_expired", f"the invitation has expired: {again}")
     if invitation.used >= invitation.uses:
         times = "once" if invitation.uses == 1 else f"{invitation.uses} times"

@@ -31,11 +31,13 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """Good for the tier until `expires_at`, unix seconds, `uses` times, of which `used` are gone."""
+    """Good for the tier from `issued_at` until `expires_at`, unix seconds by the calendar, `uses` times, of which `used` are
+    gone."""
 
     tier: Tier
     expires_at: float
     uses: int
+    issued_at: float
     used: int = 0
 
 
@@ -61,7 +63,7 @@ REMEMBERED = 32
 @dataclass(frozen=True, slots=True)
 class Round:
     """A round in progress: open for contributions until `closed` holds the reason why it is not. It needs `needed` of
-    them. `opened_at`, unix seconds, is 0 where it says nothing, as after a restart in its midst. `abstained`: who has
+    them. `opened_at`, as `deadline` by the coordinator's clock, is 0 where it says nothing, as after a restart in its midst. `abstained`: who has
     nothing to contribute, and why."""
 
     number: int

@@ -102,7 +102,8 @@ class OperatorService(services.OperatorServiceServicer):
         async with self._admission.refusing(context):
             self._admission.operator(context)
             token, tier = secrets.token_hex(32), codec.tier_from_wire(request.tier)
-            command = cmd.Invite(hash_secret(token), tier, request.expires_s, request.uses)
+            today = self._coordinator.date()
+            command = cmd.Invite(hash_secret(token), tier, request.expires_s, request.uses, today)
             (issued, *_) = await self._coordinator.handle(command)
             assert isinstance(issued, ev.InvitationIssued)
         return wire.InviteResponse(token=token, expires_at_s=issued.expires_at)

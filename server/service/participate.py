@@ -77,7 +77,7 @@ class CoordinatorService(BulkCalls):
             program_bytes=program.size_bytes,
             high_memory_bytes=program.high_memory_bytes,
             low_memory_bytes=program.low_memory_bytes,
-            now_s=self._coordinator.clock(),
+            now_s=self._coordinator.date(),
             software=SOFTWARE,
         )
         line = self._traffic.call(context.peer())
@@ -99,8 +99,9 @@ class CoordinatorService(BulkCalls):
             credential = request.credential or secrets.token_hex(32)
             hashed = hash_secret(credential)
             token = hash_secret(request.token) if request.token else ""
+            today, invited = self._coordinator.date(), self._admission.invited
             await self._coordinator.handle(
-                cmd.Enrol(request.name, tier, request.examples, hashed, token, self._admission.invited)
+                cmd.Enrol(request.name, tier, request.examples, hashed, token, invited, today)
             )
             client = member_with(self._coordinator.state, hashed)
             assert client is not None

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -26,15 +26,19 @@ LAYOUT = Layout(
 
 @dataclass
 class Script:
-    """`events` is all that has happened; `do` and `advance` return what just did."""
+    """`events` is all that has happened; `do` and `advance` return what just did. `set_back_s`: how far the calendar's clock
+    is behind the one that never jumps."""
 
     created: ev.RunCreated
     state: State
     now: float = 1000.0
     events: list[ev.Event] = field(default_factory=list)
     epoch: int = 0
+    set_back_s: float = 0.0
 
     def do(self, command: cmd.Command) -> list[ev.Event]:
+        if isinstance(command, cmd.Invite | cmd.Enrol):
+            command = replace(command, date=self.now - self.set_back_s)
         caused = decide(self.state, command, self.now)
         state = fold(self.state, caused)
         assert state is not None

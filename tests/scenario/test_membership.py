@@ -31,7 +31,7 @@ def refused(script: Script, command: cmd.Command) -> str:
 def invited(begin: Begin) -> Script:
     script = begin()
     (issued,) = script.do(cmd.Invite("t", Tier.LOW, DAY, 1))
-    assert issued == ev.InvitationIssued("t", Tier.LOW, script.now + DAY, 1)
+    assert issued == ev.InvitationIssued("t", Tier.LOW, script.now + DAY, 1, script.now)
     return script
 
 
@@ -67,6 +67,22 @@ def test_an_invitation_ends_at_its_second(invited: Script) -> None:
     invited.do(cmd.Invite("u", Tier.LOW, 1.0, 2))
     invited.now += 1.0
     assert refused(invited, enrol("u", credential="c3")) == "invitation_expired"
+
+
+@pytest.mark.parametrize(
+    ("set_back_s", "after_s", "reason"),
+    [
+        (0.5 * DAY, DAY, ""),  # a clock that was corrected a little leaves it valid
+        (1.5 * DAY, 0.0, "invitation_expired"),  # set back further, it would be valid for too long
+        (400 * 365 * DAY, 5 * DAY, "invitation_expired"),
+        (-2 * DAY, 0.0, "invitation_expired"),  # what the calendar says counts, also where it has just jumped
+    ],
+)
+def test_an_invitation_is_valid_by_the_calendar_and_no_clock_set_back_prolongs_it_much(
+    invited: Script, set_back_s: float, after_s: float, reason: str
+) -> None:
+    invited.now, invited.set_back_s = invited.now + after_s, set_back_s
+    assert refused(invited, enrol("t")) == reason if reason else invited.do(enrol("t"))
 
 
 def test_where_all_may_join_a_wrong_token_is_refused_all_the_same(begin: Begin) -> None:

@@ -41,7 +41,7 @@ class CountingLedger(Ledger):
 
 
 async def _with(ledger: Ledger) -> tuple[Coordinator, "asyncio.Task[None]"]:
-    coordinator = Coordinator(ledger, evolve(None, CREATED), clock=lambda: 5.0)
+    coordinator = Coordinator(ledger, evolve(None, CREATED), clock=lambda: 7.0, date=lambda: 5.0)
     return coordinator, asyncio.create_task(coordinator.run())
 
 
@@ -120,7 +120,7 @@ def test_observers_see_the_state_that_the_events_led_to(tmp_path: Path) -> None:
         coordinator.observe(lambda now, events, state: seen.append((now, len(events), state)))
         await coordinator.handle(enrol("a"))
         await coordinator.handle(cmd.Tick())
-        assert seen == [(5.0, 1, coordinator.state)]
+        assert seen == [(7.0, 1, coordinator.state)]
         running.cancel()
 
     asyncio.run(script())
