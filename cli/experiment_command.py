@@ -55,7 +55,7 @@ def experiment(
     from zowarmup.cli.experiment.grid import cells, trials
     from zowarmup.cli.experiment.progress import default_jobs
     from zowarmup.cli.experiment.table import read_table
-    from zowarmup.client.capability import memory_here
+    from zowarmup.data.memory import memory_here
 
     table = read_table(table_file)
     folder = out or Path("experiments") / table_file.stem

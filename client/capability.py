@@ -6,15 +6,15 @@ for, never imported, since importing it costs more memory than a low-tier client
 """
 
 import importlib.util
-import os
 import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from zowarmup.client.amount import amount
+from zowarmup.common.amount import amount
 from zowarmup.common.phases import WarmUp
 from zowarmup.common.work import Tier
+from zowarmup.data.memory import Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,6 @@ class Needs:
 
     high: int
     low: int
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """How many bytes this device can give one process, and which limit says so (words for the log)."""
-
-    bytes: int
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,78 +64,16 @@ def has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def memory_here(root: Path = Path("/")) -> Memory:
-    """The smaller of the memory that is free on this machine and the limit of each control group this process is in.
-
-    `root` stands for / in every path read (Linux); elsewhere the physical memory is taken.
-    """
-    found = _free(root)
-    for limit, source in [*_limits_v2(root), *_limits_v1(root)]:
-        if limit < found.bytes:
-            found = Memory(limit, source)
-    return found
-
-
-def _free(root: Path) -> Memory:
-    # MemAvailable, not MemFree: what the page cache would give back counts. Kernels before 3.14 have only MemTotal.
-    amounts = {}
-    for line in _read(root / "proc/meminfo").splitlines():
-        name, _, rest = line.partition(":")
-        words = rest.split()
-        if words and words[0].isdigit():
-            amounts[name] = int(words[0]) * 1024
-    if "MemAvailable" in amounts:
-        return Memory(amounts["MemAvailable"], "available memory")
-    if "MemTotal" in amounts:
-        return Memory(amounts["MemTotal"], "physical memory")
-    return Memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "physical memory")
-
-
-def _limits_v2(root: Path) -> list[tuple[int, str]]:
-    """memory.max of this process's group and of each group above it: the tightest one counts."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        if line.startswith("0::"):
-            # A hybrid host mounts version 2 one folder down.
-            for mount in (root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"):
-                if limits := _upwards(mount, line[3:], "memory.max"):
-                    return limits
-    return []
-
-
-def _limits_v1(root: Path) -> list[tuple[int, str]]:
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number != "0" and "memory" in controllers.split(","):
-            return _upwards(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
-    return []
-
-
-def _upwards(mount: Path, path: str, file: str) -> list[tuple[int, str]]:
-    # Inside a container the path may be the host's and not exist here; the mount's own root then holds the limit.
-    inside = Path(path.lstrip("/"))
-    groups = [inside, *inside.parents] if ".." not in inside.parts else [Path()]
-    limits = []
-    for group in groups:
-        text = _read(mount / group / file).strip()
-        if text.isdigit():  # "max" is no limit; version 1 says so by a number above any machine's memory
-            limits.append((int(text), f"limit of control group /{'' if group == Path() else group}"))
-    return limits
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
-
-
 def peak_resident() -> int:
     """The most memory this process has held, in bytes.
 
     VmHWM where there is /proc: ru_maxrss would include what a large parent held when it started this process.
     """
-    for line in _read(Path("/proc/self/status")).splitlines():
+    try:
+        lines = Path("/proc/self/status").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from zowarmup.client.amount import amount
-from zowarmup.client.capability import Memory, Needs, decide_tier
+from zowarmup.client.capability import Needs, decide_tier
+from zowarmup.common.amount import amount
 from zowarmup.common.work import Tier
+from zowarmup.data.memory import Memory
 
 DAY_S = 86400.0
 # Logs of several machines are read side by side; certificates are judged by the device's own clock.

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
-from zowarmup.client.amount import amount
 from zowarmup.client.capability import peak_resident
 from zowarmup.client.faults import Broken, Declined, Final
 from zowarmup.client.lean import give_back_code
@@ -21,6 +20,7 @@ from zowarmup.client.probe import Prober
 from zowarmup.client.replica import HeldReplica, Position
 from zowarmup.client.transfer import Transfers
 from zowarmup.client.workshop import Workshop
+from zowarmup.common.amount import amount
 from zowarmup.common.methods import zeroth_order_method
 from zowarmup.common.replica import Diverged, Replica
 from zowarmup.common.work import Abstention, Commit, Contribution, Delta, Phase, Scalars, Tier, Work

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from zowarmup.client import checkup, vitals
-from zowarmup.client.capability import Needs, has_torch, memory_here
+from zowarmup.client.capability import Needs, has_torch
 from zowarmup.client.checkup import Finding, Verdict
 from zowarmup.client.faults import Broken, Final
 from zowarmup.client.joining import check_data, invited, know
@@ -29,6 +29,7 @@ from zowarmup.client.trust import Trust, system_authorities
 from zowarmup.common.methods import warm_up_method
 from zowarmup.common.work import Tier
 from zowarmup.data import DataError, load
+from zowarmup.data.memory import memory_here
 
 CONNECT_S = 10.0
 ASKED = 4

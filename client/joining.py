@@ -5,7 +5,7 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from zowarmup.client.capability import Needs, decide_tier, has_torch, memory_here, torchless
+from zowarmup.client.capability import Needs, decide_tier, has_torch, torchless
 from zowarmup.client.faults import Final
 from zowarmup.client.messages import Offer
 from zowarmup.client.presence import patiently
@@ -15,6 +15,7 @@ from zowarmup.client.trust import Trust, TrustError, read_authority, trust
 from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.work import Tier
 from zowarmup.data import Dataset
+from zowarmup.data.memory import memory_here
 
 log = logging.getLogger(__name__)
 

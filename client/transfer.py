@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from zowarmup.client.amount import amount
 from zowarmup.client.backoff import Backoff
 from zowarmup.client.faults import Broken, Declined, Final
 from zowarmup.client.replica import Header
 from zowarmup.client.session import Connection
 from zowarmup.client.state import settle
+from zowarmup.common.amount import amount
 from zowarmup.common.work import Delta
 
 log = logging.getLogger(__name__)

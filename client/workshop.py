@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
-from zowarmup.client.amount import amount
 from zowarmup.client.faults import Final
 from zowarmup.client.lean import load_program
 from zowarmup.client.messages import Offer
 from zowarmup.client.probe import Examples, ForwardPass, Prober
 from zowarmup.client.state import StateDirectory
 from zowarmup.client.transfer import Transfers
+from zowarmup.common.amount import amount
 from zowarmup.common.replica import Replica
 from zowarmup.common.work import Tier
 from zowarmup.data import Dataset

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from zowarmup.client.amount import amount
 from zowarmup.client.fleet.profiles import Mix
 from zowarmup.client.workshop import PROCESSOR
+from zowarmup.common.amount import amount
 from zowarmup.common.work import Tier
 
 

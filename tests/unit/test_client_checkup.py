@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from zowarmup.client import checkup, vitals
-from zowarmup.client.capability import Memory, Needs
+from zowarmup.client.capability import Needs
 from zowarmup.client.checkup import DAY_S, DISK_SLACK_BYTES, Finding, Handshake, Link, Throttling, Verdict
 from zowarmup.common.work import Tier
+from zowarmup.data.memory import Memory
 
 OK, WARN, FAIL, SKIPPED = Verdict.OK, Verdict.WARN, Verdict.FAIL, Verdict.SKIPPED
 MB = 1_000_000

@@ -2,7 +2,7 @@
 
 import pytest
 
-from zowarmup.client.amount import amount
+from zowarmup.common.amount import amount
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""How much memory this device can give one process, and whether a data set fits into it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from zowarmup.common.amount import amount
+from zowarmup.data.dataset import DataError
+
+ROOT = Path("/")
+"""What stands for / in every path read here; a test puts a tree of its own in its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """How many bytes this device can give one process, and which limit says so (words for the log)."""
+
+    bytes: int
+    source: str
+
+
+def memory_here(root: Path | None = None) -> Memory:
+    """The smaller of the memory that is free on this machine and the limit of each control group this process is in.
+
+    Args:
+        root: stands for / in every path read (Linux); ROOT where it is not given.
+
+    Returns:
+        The limit and its name; where there is no /proc, the physical memory.
+    """
+    root = root or ROOT
+    found = _free(root)
+    for limit, source in [*_limits_v2(root), *_limits_v1(root)]:
+        if limit < found.bytes:
+            found = Memory(limit, source)
+    return found
+
+
+def require_memory(what: str, needed: int, remedy: str) -> None:
+    """Refuse data that does not fit, before it is read.
+
+    Args:
+        what: the file or spec, as the sentence begins.
+        needed: bytes that the examples take in memory.
+        remedy: what to do, as the sentence ends.
+
+    Raises:
+        DataError: this device has less memory than `needed`; the sentence has both sizes.
+    """
+    here = memory_here()
+    if needed > here.bytes:
+        raise DataError(
+            f"{what}: its examples take {amount(needed)} of memory and this device has {amount(here.bytes)} "
+            f"({here.source}): {remedy}"
+        )
+
+
+def _free(root: Path) -> Memory:
+    # MemAvailable, not MemFree: what the page cache would give back counts. Kernels before 3.14 have only MemTotal.
+    amounts = {}
+    for line in _read(root / "proc/meminfo").splitlines():
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if words and words[0].isdigit():
+            amounts[name] = int(words[0]) * 1024
+    if "MemAvailable" in amounts:
+        return Memory(amounts["MemAvailable"], "available memory")
+    if "MemTotal" in amounts:
+        return Memory(amounts["MemTotal"], "physical memory")
+    return Memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "physical memory")
+
+
+def _limits_v2(root: Path) -> list[tuple[int, str]]:
+    """memory.max of this process's group and of each group above it: the tightest one counts."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        if line.startswith("0::"):
+            # A hybrid host mounts version 2 one folder down.
+            for mount in (root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"):
+                if limits := _upwards(mount, line[3:], "memory.max"):
+                    return limits
+    return []
+
+
+def _limits_v1(root: Path) -> list[tuple[int, str]]:
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number != "0" and "memory" in controllers.split(","):
+            return _upwards(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
+    return []
+
+
+def _upwards(mount: Path, path: str, file: str) -> list[tuple[int, str]]:
+    # Inside a container the path may be the host's and not exist here; the mount's own root then holds the limit.
+    inside = Path(path.lstrip("/"))
+    groups = [inside, *inside.parents] if ".." not in inside.parts else [Path()]
+    limits = []
+    for group in groups:
+        text = _read(mount / group / file).strip()
+        if text.isdigit():  # "max" is no limit; version 1 says so by a number above any machine's memory
+            limits.append((int(text), f"limit of control group /{'' if group == Path() else group}"))
+    return limits
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
