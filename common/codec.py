@@ -90,7 +90,8 @@ def abstention_to_wire(abstention: Abstention) -> wire.Abstention:
 
 
 def abstention_from_wire(message: wire.Abstention) -> Abstention:
-    return Abstention(message.round, message.reason)
+    """Any reason is made to fit: an exception's text may be empty, long or of several lines."""
+    return Abstention.of(message.round, message.reason)
 
 
 def commit_to_wire(commit: Commit, layout: Layout) -> wire.Commit:

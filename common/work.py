@@ -109,7 +109,7 @@ class Abstention:
     def of(cls, round: int, why: object) -> "Abstention":
         """With whatever `why` prints as, made to fit."""
         text = "".join(c if c.isprintable() else " " for c in str(why)).strip()
-        return cls(round, text[:LONGEST_REASON] or "it does not say why")
+        return cls(round, text[:LONGEST_REASON].strip() or "it does not say why")
 
 
 @dataclass(frozen=True, slots=True)

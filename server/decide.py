@@ -165,11 +165,19 @@ def _(command: cmd.Abstain, state: State, now: float) -> tuple[ev.Event, ...]:
     return (ev.Abstained(command.client, command.abstention),)
 
 
+def another_round(state: State, number: int) -> Rejected:
+    """The refusal of what is for round `number`, which is not the round in progress: over, or never opened."""
+    last = f"the last one is {state.round}" if state.round else "none has been opened yet"
+    if 1 <= number <= state.round:
+        return Rejected("late", f"round {number} is over; {last}")
+    return Rejected("not_assigned", f"there has been no round {number}; {last}")
+
+
 def _drawn_for(state: State, client: str, number: int) -> Round:
     """The round in progress. Raises Rejected where it is another one, or the client was not drawn for it."""
     current = state.current
     if current is None or number != current.number:
-        raise Rejected("late", f"round {number} is over; the last one is {state.round}")
+        raise another_round(state, number)
     if client not in current.seeds:
         raise Rejected("not_assigned", f"{client} was not drawn for round {current.number}")
     return current

@@ -83,7 +83,7 @@ class History:
                     self.commits[event.version] = encode_commit(commit, self._layout)
             case ev.Pivoted():
                 self._phase = Phase.ZEROTH_ORDER
-            case ev.ClientReported():
+            case ev.ClientReported() if event.digest:
                 known = self.versions.get(event.version)
                 self.disagreements += event.digest != (known.digest if known else "")
             case ev.Evaluated():

@@ -10,7 +10,7 @@ from pathlib import Path
 from zowarmup.common.work import Phase, Work
 from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.coordinator import Coordinator
-from zowarmup.server.decide import work_for
+from zowarmup.server.decide import another_round, work_for
 from zowarmup.server.incoming import Incoming
 from zowarmup.server.outgoing import Framed, Outgoing
 from zowarmup.server.rejection import Rejected
@@ -84,9 +84,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
             work = self._work(name)
             size, digest = self._delta_bytes(name), request.digest.hex()
             if request.round != work.round:
-                raise Rejected(
-                    "late", f"the upload is for round {request.round}, the round in progress is {work.round}"
-                )
+                raise another_round(self._coordinator.state, request.round)
             async with self._uploads.only(name):
                 upload = self._uploads.hold(name, digest, size)
                 have = size if self._blobs.has_upload(upload) else self._blobs.spooled(upload, size)
@@ -110,7 +108,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
             header, work, size = first.header, self._work(name), self._delta_bytes(name)
             digest = header.digest.hex()
             if header.round != work.round:
-                raise Rejected("late", f"the upload is for round {header.round}, the round in progress is {work.round}")
+                raise another_round(self._coordinator.state, header.round)
             if len(header.digest) != 16 or header.size_bytes != size:
                 raise Rejected(
                     "malformed", f"a delta of {name} has {size} bytes and a digest of 16, not {header.size_bytes} bytes"

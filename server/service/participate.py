@@ -182,10 +182,11 @@ class CoordinatorService(BulkCalls):
         line.up("contribution" if contribution else "control", message.ByteSize())
         if kind == "report":
             report = message.report
-            if len(report.digest) != 16:
-                raise Rejected("invalid", "report: the digest must be 16 bytes")
+            if len(report.digest) not in (0, 16):
+                raise Rejected("invalid", "report: the digest must be 16 bytes, or none where there is no replica")
+            version = report.version if report.digest else 0
             await self._coordinator.handle(
-                cmd.Report(link.client, report.version, report.digest.hex(), report.peak_memory_bytes)
+                cmd.Report(link.client, version, report.digest.hex(), report.peak_memory_bytes)
             )
         elif contribution:
             await self._contribute(link, message)
@@ -210,9 +211,7 @@ class CoordinatorService(BulkCalls):
                     stack.enter_context(self._uploads.naming(link.client, given.digest))
                 await self._coordinator.handle(cmd.Contribute(link.client, given))
         except Rejected as rejected:
-            self._admission.refusals.count(rejected.reason)
-            refused = wire.Refused(round=round, reason=rejected.reason, detail=rejected.detail)
-            link.send(wire.ParticipateResponse(refused=refused))
+            self._refuse(link, round, rejected)
             if rejected.reason == "malformed" and round:
                 # Its round would wait for another one, and there will be none.
                 await self._give_up(link, Abstention.of(round, f"its contribution was refused: {rejected.detail}"))
@@ -223,8 +222,15 @@ class CoordinatorService(BulkCalls):
         try:
             abstention = codec.abstention_from_wire(message)
         except ValueError as error:
-            raise Rejected("invalid", str(error)) from error
-        await self._give_up(link, abstention)
+            self._refuse(link, message.round, Rejected("malformed", str(error)))
+        else:
+            await self._give_up(link, abstention)
+
+    def _refuse(self, link: Link, round: int, rejected: Rejected) -> None:
+        """Answer a contribution or an abstention; the stream goes on."""
+        self._admission.refusals.count(rejected.reason)
+        refused = wire.Refused(round=round, reason=rejected.reason, detail=rejected.detail)
+        link.send(wire.ParticipateResponse(refused=refused))
 
     async def _give_up(self, link: Link, abstention: Abstention) -> None:
         with contextlib.suppress(Rejected):  # for a round that is over it says nothing any more

@@ -1,10 +1,13 @@
 """The exact core once more, as plainly as it can be said: whole numbers, one parameter at a time, no NumPy.
 
 It is what the golden vectors are made by, and a text to follow when writing a client in another language:
-`python tests/golden/reference.py > tests/golden/vectors.json`. The tests hold it, the vectors and the core together.
+`python tests/golden/reference.py > tests/golden/vectors.json`. Below it is what a client does in a zeroth-order round, in
+float64, for a model small enough to write out: `python tests/golden/reference.py contributions >
+tests/golden/contributions.json`. The tests hold it, the vectors and the core together.
 """
 
 import json
+import math
 import struct
 import sys
 from typing import Any
@@ -117,6 +120,143 @@ def vectors() -> dict[str, Any]:
     }
 
 
+EXPONENT = 8
+TRUNK, HEAD, ALL = (0, 4), (4, 10), (0, 10)
+WEIGHTS = [128, -64, 32, 96, 64, -32, -128, 96, 16, -16]
+"""In ticks of 2^-8: W (features, inputs), V (classes, features), b (classes,), each row-major."""
+INPUTS, LABELS = [[1.0, 2.0], [-1.0, 0.5], [0.5, -2.0]], [0, 1, 1]
+
+
+def forward(ticks: list[int], example: int) -> tuple[float, list[float]]:
+    """An example's loss, and its gradient by the head: features = W x, logits = V features + b, cross-entropy in nats."""
+    w, x, label = [tick * 2.0**-EXPONENT for tick in ticks], INPUTS[example], LABELS[example]
+    features = [w[0] * x[0] + w[1] * x[1], w[2] * x[0] + w[3] * x[1]]
+    logits = [w[4] * features[0] + w[5] * features[1] + w[8], w[6] * features[0] + w[7] * features[1] + w[9]]
+    total = sum(math.exp(logit) for logit in logits)
+    residual = [math.exp(logit) / total - (label == index) for index, logit in enumerate(logits)]
+    return math.log(total) - logits[label], [r * feature for r in residual for feature in features] + residual
+
+
+def words(seed: int, number: int, count: int) -> list[int]:
+    """The first words of stream (seed, 2^63 + number)."""
+    return [word for block in range(-(-count // 4)) for word in philox(seed, 2**63 + number, block + 1)][:count]
+
+
+def slices(seed: int, number: int, probes: int) -> list[list[int]]:
+    """The examples of each probe with `slices = "own"`: the first ones have one more, where they cannot be equal."""
+    drawn = words(seed, number, len(INPUTS))
+    order, longer = sorted(range(len(INPUTS)), key=lambda example: (drawn[example], example)), len(INPUTS) % probes
+    sizes = [len(INPUTS) // probes + (index < longer) for index in range(probes)]
+    return [order[sum(sizes[:index]) :][:size] for index, size in enumerate(sizes)]
+
+
+def along(seed: int, direction: int, block: tuple[int, int], ticks: int, gaussian: bool) -> dict[str, Any]:
+    """The step of so many ticks along one direction. A Gaussian one is of 16 directions, each of which moves by as many."""
+    moves = [0] * (16 * direction) + [ticks] * 16 if gaussian else [0] * direction + [ticks]
+    return {"seed": str(seed), "start": block[0], "stop": block[1], "ticks": moves}
+
+
+def contribution(spec: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A zeroth-order contribution with `slices = "own"` and tau 1, and everything on the way. `spec` is what `spec_json`
+    says under `zeroth_order`, with the pool's seed and what `Work.done` says."""
+    pool, gaussian = spec.get("pool", 0), spec.get("directions") == "gaussian"
+    count, projections = spec["probes"], spec["head_projections"]
+    block = TRUNK if projections else ALL
+    signs = 4 if gaussian else 1  # a Gaussian direction is a quarter of the sum of 16
+    ticks = max(1, round(spec["eps"] * 2**EXPONENT / signs))
+    length = signs * ticks * 2.0**-EXPONENT
+    # What is probed before each step of the client's own: (direction's seed, direction, examples).
+    times = [
+        [(seed, time * count + index, chosen) for index, chosen in enumerate(slices(seed, time, count))]
+        for time in range(spec.get("local_steps", 1))
+    ]
+    if pool:
+        drawn = [word % pool for word in words(seed, 1, count)]
+        times = [[(int(spec["pool_seed"]), d, chosen)] for d, (_, _, chosen) in zip(drawn, times[0], strict=True)]
+    here, steps, probed, found, projected = list(WEIGHTS), list[Any](), list[Any](), list[float](), list[float]()
+    mean_square = 0.0
+    for time, probes in enumerate(times):
+        gradient = [0.0] * (HEAD[1] - HEAD[0])
+        for source, direction, chosen in probes:
+            losses = []
+            for side in (ticks, -ticks):
+                there = moved(here, [along(source, direction, block, side, gaussian)])
+                passes = [forward(there, example) for example in chosen]
+                losses.append(sum(loss for loss, _ in passes) / len(chosen))
+                for _, part in passes:
+                    gradient = [total + value for total, value in zip(gradient, part, strict=True)]
+            found.append((losses[0] - losses[1]) / (2 * length))
+            probed.append(
+                {
+                    "seed": str(source),
+                    "direction": direction,
+                    "examples": chosen,
+                    "above": losses[0],
+                    "below": losses[1],
+                }
+            )
+        # The mean over all examples of all passes of this time.
+        mean = [value / (2 * sum(len(chosen) for _, _, chosen in probes)) for value in gradient]
+        for direction in range(time * projections, (time + 1) * projections):
+            ones = moved([0] * 10, [along(seed, direction, HEAD, 1, False)])[HEAD[0] :]
+            projected.append(sum(value * sign for value, sign in zip(mean, ones, strict=True)))
+        if time + 1 == len(times):
+            break
+        # A step of the client's own: as the round will move the model, at `local_rate` (0: `rate`).
+        shares = [len(chosen) / sum(len(chosen) for _, _, chosen in probes) for _, _, chosen in probes]
+        latest = found[-len(probes) :]
+        mean_square += sum(share * slope * slope for share, slope in zip(shares, latest, strict=True))
+        down = -(spec.get("local_rate", 0) or spec["rate"])
+        if spec["step"] == "normalized":
+            down *= (1 - spec["done"] / spec["rounds"]) / math.sqrt(mean_square / (time + 1))
+        taken = [
+            along(source, direction, block, round(down * share * slope * 2**EXPONENT / signs), gaussian)
+            for (source, direction, _), share, slope in zip(probes, shares, latest, strict=True)
+        ]
+        for direction in range(time * projections, (time + 1) * projections):
+            ahead = round(down * projected[direction] / projections * 2**EXPONENT)
+            taken.append(along(seed, direction, HEAD, ahead, False))
+        here = moved(here, taken)
+        steps.append(here)
+    return {
+        "zeroth_order": spec,
+        "seed": str(seed),
+        "ticks": ticks,
+        "probed": probed,
+        "weights_after_local_steps": steps,
+        "probes": found,
+        "projections": projected,
+    }
+
+
+def contributions() -> dict[str, Any]:
+    """One for each way to probe."""
+    seed = 9876543210987654321
+    plain = {"probes": 2, "head_projections": 3, "eps": 0.015625, "rate": 0.25, "step": "normalized"}
+    pooled = {
+        "method": "fedkseed",
+        "pool": 5,
+        "pool_seed": "16674047419643964532",
+        "head_projections": 0,
+        "probes": 3,
+        "step": "raw",
+        "local_rate": 0.0625,
+    }
+    return {
+        "exponent": EXPONENT,
+        "blocks": {"all": ALL, "trunk": TRUNK, "head": HEAD},
+        "weights": WEIGHTS,
+        "inputs": INPUTS,
+        "labels": LABELS,
+        "cases": {
+            "signs": contribution(plain, seed),
+            "gaussian": contribution({**plain, "directions": "gaussian"}, seed),
+            "local_steps": contribution({**plain, "local_steps": 2, "rounds": 10, "done": 4}, seed),
+            "pool": contribution({**plain, **pooled}, seed),
+        },
+    }
+
+
 if __name__ == "__main__":
-    json.dump(vectors(), sys.stdout, indent=1)
+    json.dump(contributions() if sys.argv[1:] == ["contributions"] else vectors(), sys.stdout, indent=1)
     print()

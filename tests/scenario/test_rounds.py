@@ -109,7 +109,7 @@ def test_a_contribution_sent_twice_counts_once(begin: Begin) -> None:
 @pytest.mark.parametrize(
     ("contribution", "reason"),
     [
-        (Scalars(9, (0.5, -0.25), (1.0,)), "late"),
+        (Scalars(9, (0.5, -0.25), (1.0,)), "not_assigned"),
         (Scalars(1, (0.5,), (1.0,)), "malformed"),
         (Scalars(1, (0.5, -0.25), ()), "malformed"),
         (Delta(1, "a" * 32, 100, 1.0), "malformed"),
@@ -231,7 +231,7 @@ def test_an_abstention_counts_once_and_gives_way_to_a_contribution(begin: Begin)
     script = zeroth_order(begin, clients=3)
     for name in ("a", "b", "c"):
         script.join(name)
-    with pytest.raises(Rejected, match="round 9 is over"):
+    with pytest.raises(Rejected, match="there has been no round 9; the last one is 1"):
         script.do(cmd.Abstain("b", Abstention(9, "why")))
     assert kinds(abstain(script, "b")) == ["Abstained"]
     assert abstain(script, "b") == []
