@@ -5,20 +5,30 @@ for each class. A device without examples of a class has an empty folder for it.
 """
 
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.data.dataset import DataError, Dataset
+from zowarmup.data.image_file import BYTE, Form, header
+from zowarmup.data.image_file import read as read_image
+from zowarmup.data.memory import require_memory
 
-_BYTE = 255.0
 
+def read(root: Path, form: Form) -> Dataset:
+    """The images of a folder.
 
-def read(root: Path, size: int | None, channels: int) -> Dataset:
-    """Inputs uint8 (n, channels, H, W): grey for 1 channel, RGB for 3. With `size` every image is resized to
-    size x size; without, all must have one size."""
-    pillow = _pillow()
+    Args:
+        root: the folder of the class folders.
+        form: what every image becomes; without a size all must have one size.
+
+    Returns:
+        Inputs (n, channels, H, W): uint8, or float32 from 0 to 1 where any image is deeper than 8 bits.
+
+    Raises:
+        DataError: with one sentence that names the folder or file and the remedy.
+    """
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder")
     folders = [entry for entry in _entries(root) if entry.is_dir()]
@@ -27,15 +37,33 @@ def read(root: Path, size: int | None, channels: int) -> Dataset:
     files = [(file, label) for label, folder in enumerate(folders) for file in _files(folder)]
     if not files:
         raise DataError(f"{root}: no class folder holds an image")
-    first = _image(pillow, files[0][0], size, channels)
-    images = np.empty((len(files), *first.shape), dtype=np.uint8)
-    for place, (file, _) in enumerate(files):
-        image = _image(pillow, file, size, channels)
-        if image.shape != first.shape:
-            (_, h, w), (_, h0, w0) = image.shape, first.shape
+    images = _images(root, [file for file, _ in files], form)
+    labels = np.array([label for _, label in files], dtype=np.int64)
+    return Dataset(images, labels, len(folders), BYTE if images.dtype == np.uint8 else 1.0)
+
+
+def _images(root: Path, files: list[Path], form: Form) -> NDArray[Any]:
+    headers = [header(file) for file in files]
+    deep = any(each.deep for each in headers)
+    kind: type[np.uint8 | np.float32] = np.float32 if deep else np.uint8
+    pixels = form.size**2 if form.size else headers[0].height * headers[0].width
+    needed = len(files) * form.channels * pixels * np.dtype(kind).itemsize
+    needed += max(each.decoding_bytes for each in headers)
+    remedy = (
+        "give this device fewer images" if form.size else "give it fewer images, or add ,size=N to make them smaller"
+    )
+    require_memory(str(root), needed, remedy)
+    images: NDArray[Any] | None = None
+    for place, (file, each) in enumerate(zip(files, headers, strict=True)):
+        image = read_image(file, form)
+        if images is None:
+            images = np.empty((len(files), *image.shape), kind)
+        if image.shape != images.shape[1:]:
+            (_, h, w), (_, h0, w0) = image.shape, images.shape[1:]
             raise DataError(f"{file}: is {w} x {h} but the first image is {w0} x {h0}: add ,size=N to resize all")
-        images[place] = image
-    return Dataset(images, np.array([label for _, label in files], dtype=np.int64), len(folders), _BYTE)
+        images[place] = image.astype(np.float32) / np.float32(BYTE) if deep and not each.deep else image
+    assert images is not None
+    return images
 
 
 def _files(folder: Path) -> list[Path]:
@@ -49,26 +77,9 @@ def _files(folder: Path) -> list[Path]:
 def _entries(folder: Path) -> list[Path]:
     """What is visible in a folder, by name, in the order of code points, which is the same everywhere."""
     try:
-        return sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=lambda e: e.name)
+        entries = sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
         raise DataError(f"{folder}: this folder may not be read: change its permissions") from error
-
-
-def _image(pillow: ModuleType, file: Path, size: int | None, channels: int) -> NDArray[np.uint8]:
-    try:
-        with pillow.open(file) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
-            if size is not None:
-                image = image.resize((size, size), pillow.Resampling.BILINEAR)
-            pixels = np.asarray(image, dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
-        raise DataError(f"{file}: this image cannot be read: replace it or move it out of the class folder") from error
-    return pixels[np.newaxis] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _pillow() -> ModuleType:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise DataError("reading folders of images needs Pillow: pip install 'zowarmup[images]'") from error
-    return Image
+    if broken := [entry for entry in entries if entry.is_symlink() and not entry.exists()]:
+        raise DataError(f"{broken[0]}: this link leads to nothing: mend it or remove it")
+    return entries

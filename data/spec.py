@@ -16,7 +16,7 @@ from zowarmup.data.dataset import DataError, Dataset
 
 FORMS = (
     "digits:I/N[,alpha=0.1][,seed=0][,without=validation] (shard I of N), digits:train, digits:validation, digits:test, "
-    "npz:PATH (arrays x and y), folder:PATH[,size=32][,channels=3] (class folders of images), "
+    "npz:PATH (arrays x and y), folder:PATH[,size=32][,channels=3][,fit=crop|squash|pad] (class folders of images), "
     "or cifar10:PATH:I/N[,alpha=0.1][,seed=0][,without=validation][,augment=crop-flip], cifar10:PATH:train, "
     "cifar10:PATH:validation and cifar10:PATH:test, "
     "and the same for cifar100 and imagenet32 (their published files)"
@@ -27,6 +27,7 @@ WHOLE_FORMS = (
 )
 PUBLISHED = ("cifar10", "cifar100", "imagenet32")
 AUGMENT, VALIDATION = "crop-flip", "validation"
+_FOLDER = ("size", "channels", "fit")
 _OPTIONS = re.compile(r"(?:,[a-z]+=[^,/]*)+$")
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _SEED_MAX = (1 << 63) - 1
@@ -40,7 +41,7 @@ def load(spec: str) -> Dataset:
 
         return arrays.read(Path(rest).expanduser())
     if kind == "folder" and rest:
-        path, options = _split(spec, rest, ("size", "channels"))
+        path, options = _split(spec, rest, _FOLDER)
         return _folder(spec, path, options)
     if kind == "digits" and rest:
         return _digits(spec, rest)
@@ -89,7 +90,7 @@ def _whole(spec: str) -> tuple[Dataset, dict[str, str]]:
         path, options = _split(spec, rest, split)
         return arrays.read(Path(path).expanduser()), options
     if kind == "folder" and rest:
-        path, options = _split(spec, rest, (*split, "size", "channels"))
+        path, options = _split(spec, rest, (*split, *_FOLDER))
         return _folder(spec, path, options), options
     raise DataError(f"data {spec!r} cannot be shared out: use {WHOLE_FORMS}")
 
@@ -149,12 +150,17 @@ def _read_published(spec: str, kind: str, path: str, which: str, options: dict[s
 
 def _folder(spec: str, path: str, options: dict[str, str]) -> Dataset:
     from zowarmup.data import images
+    from zowarmup.data.image_file import FITS, Form
 
     size = _integer(spec, "size", options.get("size"), None, 1, 4096)
     channels = _integer(spec, "channels", options.get("channels"), 3, 1, 3)
     if channels not in (1, 3):
         raise DataError(f"{spec}: channels must be 1 (grey) or 3 (RGB)")
-    return images.read(Path(path).expanduser(), size, channels)
+    if (fit := next((known for known in FITS if known == options.get("fit", FITS[0])), None)) is None:
+        raise DataError(f"{spec}: fit = {options['fit']!r}: must be {', '.join(FITS[:-1])} or {FITS[-1]}")
+    if size is None and "fit" in options:
+        raise DataError(f"{spec}: fit says how images are resized: add ,size=N, or leave it out")
+    return images.read(Path(path).expanduser(), Form(size, channels, fit))
 
 
 def _split(spec: str, rest: str, allowed: tuple[str, ...]) -> tuple[str, dict[str, str]]:

@@ -53,7 +53,7 @@ FILES = {
     "common/models": rule("common", "numpy torch"),
     "common/models/__init__.py": rule("common", "numpy", lazily="torch"),
     "common/tasks": rule("common", "numpy", lazily="torch", pure=True),
-    "data/images.py": rule("common data", "numpy", lazily="PIL"),
+    "data/image_file.py": rule("common data", "numpy", lazily="PIL"),
     "server/exposition.py": rule("common server", "prometheus_client"),
     "server/families.py": rule("server", "prometheus_client"),
     "server/listening.py": rule("common server", "grpc", lazily="cryptography"),

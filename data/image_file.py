@@ -1,0 +1,198 @@
+"""One image file as the pixels that a person sees: turned as EXIF says, transparency on white, its values from 0 to 1.
+
+What Pillow knows as 8 bits stays bytes. Deeper greys (16 bits, and floats from 0 to 1) become float32 from 0 to 1 by the
+range of their type, never by what one image happens to hold: the same light must be the same number in every image. Of a
+file with several images the first counts.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.data.dataset import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Fit = Literal["crop", "squash", "pad"]
+FITS: tuple[Fit, ...] = ("crop", "squash", "pad")
+BYTE = 255.0
+_SIXTEEN_BITS = 65535.0
+_DECODED_BYTES = 8  # a pixel's, at most, while its image is decoded and turned
+# Tags of TIFF: bits of a sample; how grey is stored, and the value for which 0 is white.
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What every image of a folder becomes.
+
+    Args:
+        size: height and width in pixels; None: as they are.
+        channels: 1 (grey) or 3 (RGB).
+        fit: how an image that is not square becomes so: "crop" scales its shorter side to `size` and takes the centre,
+            "pad" scales its longer side and puts white around it, "squash" scales each side by itself.
+    """
+
+    size: int | None = None
+    channels: int = 3
+    fit: Fit = "crop"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says before it is decoded: its size in pixels, and whether its grey is deeper than 8 bits."""
+
+    width: int
+    height: int
+    deep: bool
+
+    @property
+    def decoding_bytes(self) -> int:
+        """About how much memory decoding it takes."""
+        return _DECODED_BYTES * self.width * self.height
+
+
+def header(file: Path) -> Header:
+    """Raises DataError where the file is no image, or larger than Pillow's limit."""
+    with _opened(file) as image:
+        return Header(image.width, image.height, _is_deep(image))
+
+
+def read(file: Path, form: Form) -> NDArray[Any]:
+    """An image's pixels.
+
+    Returns:
+        uint8 (channels, H, W) from 0 to 255, or float32 from 0 to 1 where the image is deep.
+
+    Raises:
+        DataError: the file cannot be decoded, or nothing says which of its values is white.
+    """
+    with _opened(file) as opened:
+        image = _upright(opened)
+        deep = _is_deep(opened)
+        image = _deep(file, opened, image) if deep else _shallow(image, form.channels)
+        if form.size is not None:
+            image = _fitted(image, form.size, form.fit, 1.0 if deep else "white")
+        pixels = np.asarray(image, np.float32 if deep else np.uint8)
+    if pixels.ndim == 3:
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return np.repeat(pixels[np.newaxis], form.channels, axis=0)
+
+
+@contextmanager
+def _opened(file: Path) -> "Iterator[Image]":
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise DataError("reading folders of images needs Pillow: pip install 'zowarmup[images]'") from error
+    remedy = "replace it or move it out of the class folder"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(file) as image:
+                yield image
+        except DataError:
+            raise
+        except PermissionError as error:
+            raise DataError(f"{file}: this image may not be read: change its permissions") from error
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            limit = f"{Image.MAX_IMAGE_PIXELS:,}"
+            raise DataError(f"{file}: this image has more than {limit} pixels: make it smaller") from error
+        except MemoryError as error:
+            raise DataError(f"{file}: this image does not fit into this device's memory: make it smaller") from error
+        except UnidentifiedImageError as error:
+            raise DataError(f"{file}: this image cannot be read (no kind that Pillow knows): {remedy}") from error
+        except Exception as error:  # what a decoder raises over a damaged file is anything
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"{file}: this image cannot be read ({said}): {remedy}") from error
+
+
+def _is_deep(image: "Image") -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _upright(image: "Image") -> "Image":
+    """As it is shown. EXIF that is damaged says nothing, as in every viewer."""
+    from PIL import ImageOps
+
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  (what a damaged block raises is anything)
+        return image
+
+
+def _shallow(image: "Image", channels: int) -> "Image":
+    """8-bit grey or RGB, what is transparent on white."""
+    from PIL import Image
+
+    if image.has_transparency_data:
+        if image.mode == "La":  # premultiplied, which converts to LA alone
+            image = image.convert("LA")
+        seen = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _deep(file: Path, opened: "Image", image: "Image") -> "Image":
+    """Grey from 0 to 1 by the range of its type. `opened`: the file itself, whose header says what the type does not."""
+    from PIL import Image
+
+    white = _white(opened)
+    if white is None:
+        raise DataError(
+            f"{file}: mode {opened.mode} (32-bit integers) does not say which value is white: store it as 16-bit grey "
+            "(0 to 65535), or as float from 0 to 1"
+        )
+    stored = np.asarray(image)
+    grey = stored.astype(np.float32)
+    if not np.isfinite(grey).all() or grey.min() < 0 or grey.max() > white:
+        raise DataError(
+            f"{file}: mode {opened.mode} has values from {stored.min():g} to {stored.max():g}, which must be 0 to "
+            f"{white:g}: store it as 16-bit grey, or as float from 0 to 1"
+        )
+    grey /= np.float32(white)
+    if opened.format == "TIFF" and _tag(opened, _PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grey = 1 - grey
+    if isinstance(clear := opened.info.get("transparency"), int):
+        grey[stored == clear] = 1
+    return Image.fromarray(grey)
+
+
+def _white(image: "Image") -> float | None:
+    """The stored value that stands for white; None where the file does not say."""
+    if image.mode == "F":
+        return 1.0
+    if image.mode == "I":  # 16 bits in these files, whose values Pillow brings to the whole range
+        return _SIXTEEN_BITS if image.format in ("PNG", "PPM") else None
+    bits = _tag(image, _BITS) if image.format == "TIFF" else None
+    return float((1 << bits[0]) - 1) if isinstance(bits, tuple) else _SIXTEEN_BITS
+
+
+def _tag(image: "Image", number: int) -> Any:
+    return getattr(image, "tag_v2", {}).get(number)
+
+
+def _fitted(image: "Image", size: int, fit: Fit, white: float | str) -> "Image":
+    from PIL import Image, ImageOps
+
+    square, method = (size, size), Image.Resampling.BILINEAR
+    if fit == "squash":
+        return image.resize(square, method)
+    if fit == "crop":
+        return ImageOps.fit(image, square, method)
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    padded = Image.new(image.mode, square, white)
+    padded.paste(image.resize((width, height), method), ((size - width) // 2, (size - height) // 2))
+    return padded
