@@ -4,10 +4,12 @@ Byte images stay bytes (a quarter of their float32 size), which is what lets a s
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from zowarmup.common.data_card import normalised_axis, usual_axes
 
 
 class DataError(ValueError):
@@ -18,7 +20,12 @@ class DataError(ValueError):
 class Dataset:
     """`inputs` uint8 or float32 (n, *shape), `labels` int64 (n,) in 0 .. classes - 1. `scale` is the stored value that
     stands for 1.0: batches are divided by it. `mean` and `deviation`, one number for each channel, are then taken off
-    and divided by; empty: they are not. `augmented`: whether training varies the images (`augmentation`)."""
+    and divided by; empty: they are not. `augmented`: whether training varies the images (`augmentation`).
+
+    `class_names`: what the labels stand for, by label, in Unicode's composed form; empty: they are only numbers.
+    `every_class`: all classes are named, those without examples too; if not, other devices may hold further ones. `axes`:
+    what the axes of an example are called; empty: by their number. `stands_for_bytes`: the inputs are float32 from 0 to 1
+    and stand for bytes divided by 255, more finely."""
 
     inputs: NDArray[Any]
     labels: NDArray[np.int64]
@@ -27,6 +34,10 @@ class Dataset:
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
     augmented: bool = False
+    class_names: tuple[str, ...] = ()
+    every_class: bool = True
+    axes: tuple[str, ...] = ()
+    stands_for_bytes: bool = False
 
     def __post_init__(self) -> None:
         if self.inputs.dtype not in (np.uint8, np.float32):
@@ -41,16 +52,33 @@ class Dataset:
             )
         if not self.scale > 0:
             raise DataError(f"scale is {self.scale}: must be above 0")
-        if len(self.mean) != len(self.deviation) or (self.mean and len(self.mean) != self.inputs.shape[1]):
-            raise DataError("mean and deviation must be one number for each channel, or none")
+        if len(self.mean) != len(self.deviation) or (
+            self.mean and len(self.mean) != self.shape[self.mean_shape.index(-1)]
+        ):
+            raise DataError("mean and deviation must be one number for each channel or feature, or none")
+        if self.class_names and len(self.class_names) != self.classes:
+            raise DataError(f"there are {len(self.class_names)} class names and {self.classes} classes")
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one example: (channels, height, width)."""
+        """The shape of one example, such as (channels, height, width) or (features,)."""
         return self.inputs.shape[1:]
+
+    @property
+    def stored(self) -> tuple[Literal["uint8", "float32"], float]:
+        """The type of the stored values, and which of them stands for 1.0."""
+        if self.stands_for_bytes:
+            return "uint8", 255.0
+        return "uint8" if self.inputs.dtype == np.uint8 else "float32", float(self.scale)
+
+    @property
+    def mean_shape(self) -> tuple[int, ...]:
+        """The shape in which `mean` and `deviation` broadcast to one example, with -1 along its channels or features."""
+        along = normalised_axis(self.axes or usual_axes(self.shape))
+        return tuple(-1 if place == along else 1 for place in range(len(self.shape)))
 
     def batch(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """The inputs at `indices` as a new contiguous float32 array (len(indices), *shape)."""
@@ -58,9 +86,8 @@ class Dataset:
         if self.scale != 1:
             rows /= np.float32(self.scale)
         if self.mean:
-            each = (1, -1, *(1 for _ in self.shape[1:]))
-            rows -= np.array(self.mean, np.float32).reshape(each)
-            rows /= np.array(self.deviation, np.float32).reshape(each)
+            rows -= np.array(self.mean, np.float32).reshape(self.mean_shape)
+            rows /= np.array(self.deviation, np.float32).reshape(self.mean_shape)
         return rows
 
     def select(self, indices: NDArray[np.int64]) -> "Dataset":

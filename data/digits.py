@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zowarmup.common.data_card import numbers
 from zowarmup.common.permutation import permutation
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.holdout import split
@@ -25,7 +26,7 @@ def everything() -> Dataset:
     """All 1,797 digits in the published order: inputs uint8 (1797, 1, 8, 8)."""
     with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as archive:
         images, labels = archive["x"], archive["y"]
-    return Dataset(images[:, np.newaxis], labels.astype(np.int64), CLASSES, _WHITE)
+    return Dataset(images[:, np.newaxis], labels.astype(np.int64), CLASSES, _WHITE, class_names=numbers(CLASSES))
 
 
 def part(name: str) -> Dataset:

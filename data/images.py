@@ -1,7 +1,8 @@
 """folder:PATH: one folder of images for each class.
 
-Classes are numbered in the order of the folders' names, so they are numbered alike on every device that has a folder
-for each class. A device without examples of a class has an empty folder for it.
+Classes are numbered in the order of the folders' names in Unicode's composed form, so they are numbered alike on every
+device that has a folder for each class, whatever its file system makes of the names. A device without examples of a class
+has an empty folder for it.
 """
 
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.common.data_card import normalised
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.image_file import BYTE, Form, header
 from zowarmup.data.image_file import read as read_image
+from zowarmup.data.leftovers import is_leftover
 from zowarmup.data.memory import require_memory
 
 
@@ -31,15 +34,16 @@ def read(root: Path, form: Form) -> Dataset:
     """
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder")
-    folders = [entry for entry in _entries(root) if entry.is_dir()]
-    if not folders:
-        raise DataError(f"{root}: holds no class folders: put the images of each class into a folder of its own")
-    files = [(file, label) for label, folder in enumerate(folders) for file in _files(folder)]
+    folders = _class_folders(root)
+    files = [(file, label) for label, folder in enumerate(folders.values()) for file in _files(folder)]
     if not files:
         raise DataError(f"{root}: no class folder holds an image")
     images = _images(root, [file for file, _ in files], form)
     labels = np.array([label for _, label in files], dtype=np.int64)
-    return Dataset(images, labels, len(folders), BYTE if images.dtype == np.uint8 else 1.0)
+    deep = images.dtype == np.float32
+    return Dataset(
+        images, labels, len(folders), 1.0 if deep else BYTE, class_names=tuple(folders), stands_for_bytes=deep
+    )
 
 
 def _images(root: Path, files: list[Path], form: Form) -> NDArray[Any]:
@@ -66,6 +70,23 @@ def _images(root: Path, files: list[Path], form: Form) -> NDArray[Any]:
     return images
 
 
+def _class_folders(root: Path) -> dict[str, Path]:
+    """By class name, in the order of labels."""
+    found: dict[str, Path] = {}
+    for folder in _entries(root):
+        if not folder.is_dir():
+            continue
+        name = normalised(folder.name)
+        if not name.isprintable():
+            raise DataError(f"{str(folder)!r}: this name cannot be a class name: rename the folder")
+        if name in found:
+            raise DataError(f"{root}: two folders are both named {name}, in two spellings of Unicode: merge them")
+        found[name] = folder
+    if not found:
+        raise DataError(f"{root}: holds no class folders: put the images of each class into a folder of its own")
+    return dict(sorted(found.items()))
+
+
 def _files(folder: Path) -> list[Path]:
     entries = _entries(folder)
     files = [entry for entry in entries if entry.is_file()]
@@ -75,9 +96,9 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is visible in a folder, by name, in the order of code points, which is the same everywhere."""
+    """What people put into a folder, by name, in the order of code points, which is the same everywhere."""
     try:
-        entries = sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=lambda e: e.name)
+        entries = sorted((e for e in folder.iterdir() if not is_leftover(e.name)), key=lambda e: e.name)
     except OSError as error:
         raise DataError(f"{folder}: this folder may not be read: change its permissions") from error
     if broken := [entry for entry in entries if entry.is_symlink() and not entry.exists()]:

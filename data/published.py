@@ -26,7 +26,8 @@ _BYTE = 255.0
 @dataclass(frozen=True, slots=True)
 class Published:
     """`train` and `test`: the names of its files, of which an npz may take the place of a pickle; `labels` is the key in
-    them, and `first` the label of the first class. `archive` and `folder`: what is downloaded and what is in it."""
+    them, and `first` the label of the first class. `archive` and `folder`: what is downloaded and what is in it. `class_names`: by label, where
+    its page lists them."""
 
     name: str
     classes: int
@@ -39,6 +40,7 @@ class Published:
     source: str
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
+    class_names: tuple[str, ...] = ()
 
 
 _CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -55,6 +57,10 @@ SETS = {
         source=_CIFAR,
         mean=(0.4914, 0.4822, 0.4465),
         deviation=(0.2470, 0.2435, 0.2616),
+        class_names=(
+            *("airplane", "automobile", "bird", "cat", "deer"),
+            *("dog", "frog", "horse", "ship", "truck"),
+        ),
     ),
     "cifar100": Published(
         name="CIFAR-100",
@@ -91,7 +97,15 @@ def read(kind: str, path: Path, which: str) -> Dataset:
     found = [_batch(published, path, name) for name in getattr(published, which)]
     images = np.concatenate([images for images, _ in found]) if len(found) > 1 else found[0][0]
     labels = np.concatenate([labels for _, labels in found])
-    return Dataset(images, labels, published.classes, _BYTE, published.mean, published.deviation)
+    return Dataset(
+        images,
+        labels,
+        published.classes,
+        _BYTE,
+        published.mean,
+        published.deviation,
+        class_names=published.class_names,
+    )
 
 
 def _batch(published: Published, path: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

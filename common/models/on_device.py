@@ -20,8 +20,8 @@ from zowarmup.common.tensors import Vector
 
 class Resident:
     """Labelled examples whose inputs are on the device in the type they were stored in: uint8 or float32 (n, *shape).
-    `scale` is the stored value that stands for 1.0; `mean` and `deviation`, one for each channel, are then taken off and
-    divided by, where there are any."""
+    `scale` is the stored value that stands for 1.0; `mean` and `deviation`, which broadcast
+    to one example in the shape `mean_shape`, are then taken off and divided by, where there are any."""
 
     def __init__(
         self,
@@ -31,11 +31,11 @@ class Resident:
         device: torch.device,
         mean: Sequence[float] = (),
         deviation: Sequence[float] = (),
+        mean_shape: tuple[int, ...] = (),
     ) -> None:
         self._inputs, self.labels, self._scale = torch.from_numpy(inputs).to(device), labels, scale
-        each = (1, -1, *(1 for _ in inputs.shape[2:]))
         self._mean, self._deviation = (
-            torch.tensor(values, dtype=torch.float32, device=device).view(each) if values else None
+            torch.tensor(values, dtype=torch.float32, device=device).view(mean_shape) if values else None
             for values in (mean, deviation)
         )
 

@@ -1,0 +1,161 @@
+"""The data card: what a run's labels and inputs mean, for every device and for whoever has only an exported model.
+
+The coordinator makes it from the held-out set when a run is made. It travels to the clients in the run's spec, each of
+which compares its own data with it, and it is in the metadata of exported files. `inputs` of the model are
+(stored / scale - mean) / deviation in float32, where mean and deviation are given for each channel or feature.
+"""
+
+import json
+import math
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self
+
+CHANNELS, HEIGHT, WIDTH, FEATURES, LENGTH = "channels", "height", "width", "features", "length"
+# By number of axes: images, rows, sequences.
+_AXES = {3: (CHANNELS, HEIGHT, WIDTH), 1: (FEATURES,), 2: (LENGTH, CHANNELS)}
+_ALLOWED = {*_AXES.values(), (CHANNELS, LENGTH)}
+CLASS_LIMIT = 1 << 16
+
+
+def normalised(name: str) -> str:
+    """A class name in Unicode's composed form (NFC): file systems spell one name in several ways."""
+    return unicodedata.normalize("NFC", name)
+
+
+def numbers(classes: int) -> tuple[str, ...]:
+    """The names of classes that are only numbered: "0", "1", and so on."""
+    return tuple(str(label) for label in range(classes))
+
+
+def usual_axes(shape: tuple[int, ...]) -> tuple[str, ...]:
+    """What the axes of an example are called if its reader does not say: by their number."""
+    return _AXES.get(len(shape), tuple(f"axis{place}" for place in range(len(shape))))
+
+
+@dataclass(frozen=True, slots=True)
+class InputSummary:
+    """Held-out inputs as the model reads them, all axes together: the least and greatest value, mean and standard
+    deviation; and `stored_size`, the root mean square of the values as they are stored."""
+
+    least: float
+    greatest: float
+    mean: float
+    deviation: float
+    stored_size: float
+
+    def __post_init__(self) -> None:
+        every = (self.least, self.greatest, self.mean, self.deviation, self.stored_size)
+        if not all(math.isfinite(value) for value in every):
+            raise ValueError("data card: inputs has a value that is not finite")
+        if not self.least <= self.greatest or self.deviation < 0 or self.stored_size < 0:
+            raise ValueError("data card: inputs must have least <= greatest, deviation >= 0 and stored_size >= 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataCard:
+    """`classes`: how many there are; label k is `class_names[k]`, in NFC, or a number alone where there are no names.
+    `shape` of one example and what its `axes` are called; `element`: the type in which values are stored; `scale`: the
+    stored value that stands for 1.0; `mean` and `deviation` are then taken off and divided by, one number for each
+    channel or feature, or none at all. `inputs` sums up the held-out ones; None: not known.
+
+    Raises ValueError naming the field."""
+
+    classes: int
+    shape: tuple[int, ...]
+    class_names: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
+    element: Literal["uint8", "float32"] = "float32"
+    scale: float = 1.0
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+    inputs: InputSummary | None = None
+
+    def __post_init__(self) -> None:
+        if not self.axes:
+            object.__setattr__(self, "axes", usual_axes(self.shape))
+        _require(1 <= self.classes <= CLASS_LIMIT, "classes", self.classes, f"1 to {CLASS_LIMIT}")
+        _require(bool(self.shape) and min(self.shape) >= 1, "shape", self.shape, "extents of at least 1")
+        known = self.axes in _ALLOWED or self.axes == usual_axes(self.shape)
+        _require(
+            known and len(self.axes) == len(self.shape), "axes", self.axes, "one known name for each axis of shape"
+        )
+        _require(self.element in ("uint8", "float32"), "element", self.element, "uint8 or float32")
+        _require(self.scale > 0 and math.isfinite(self.scale), "scale", self.scale, "above 0 and finite")
+        self._check_names()
+        each = self.shape[normalised_axis(self.axes)]
+        for field, values in (("mean", self.mean), ("deviation", self.deviation)):
+            finite = all(math.isfinite(value) for value in values)
+            _require(finite and len(values) in (0, each), field, values, f"{each} finite numbers, or none")
+        _require(len(self.mean) == len(self.deviation), "deviation", self.deviation, "given together with mean")
+        _require(all(value > 0 for value in self.deviation), "deviation", self.deviation, "above 0")
+
+    def _check_names(self) -> None:
+        names = self.class_names
+        _require(len(names) in (0, self.classes), "class_names", names, f"{self.classes} names, or none")
+        _require(len(set(names)) == len(names) and all(names), "class_names", names, "different and not empty")
+        composed = all(name == normalised(name) for name in names)
+        _require(composed, "class_names", names, "in Unicode's composed form (NFC)")
+        _require(all(name.isprintable() for name in names), "class_names", names, "without control characters")
+
+    @property
+    def stored_as(self) -> str:
+        """The stored values in words: "uint8, divided by 255"."""
+        return f"{self.element}, " + ("as they are" if self.scale == 1 else f"divided by {self.scale:g}")
+
+    @property
+    def shaped_as(self) -> str:
+        """The shape in words: "1 x 8 x 8 (channels x height x width)"."""
+        return f"{' x '.join(map(str, self.shape))} ({' x '.join(self.axes)})"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises ValueError naming the field where the text is not a data card."""
+        try:
+            return cls.from_raw(json.loads(text))
+        except RecursionError as error:
+            raise ValueError(f"data card: {error}") from error
+
+    @classmethod
+    def from_raw(cls, raw: Any) -> Self:
+        """The card from what its JSON says. Raises ValueError naming the field."""
+        try:
+            if unknown := set(raw) - {field.name for field in fields(cls)}:
+                raise ValueError(f"data card: there is no field {min(unknown)!r}")
+            inputs = raw.get("inputs")
+            return cls(
+                classes=int(raw["classes"]),
+                shape=tuple(int(extent) for extent in raw["shape"]),
+                class_names=tuple(str(name) for name in raw["class_names"]),
+                axes=tuple(str(axis) for axis in raw["axes"]),
+                element=raw["element"],
+                scale=float(raw["scale"]),
+                mean=tuple(float(value) for value in raw["mean"]),
+                deviation=tuple(float(value) for value in raw["deviation"]),
+                inputs=None
+                if inputs is None
+                else InputSummary(**{name: float(value) for name, value in inputs.items()}),
+            )
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"data card: {error}") from error
+
+
+def normalised_axis(axes: tuple[str, ...]) -> int:
+    """The axis of an example along which mean and deviation go: its channels or features, else its first."""
+    return next((place for place, axis in enumerate(axes) if axis in (CHANNELS, FEATURES)), 0)
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names for a sentence: "cat, dog, wolf", cut after `most` of them."""
+    every = list(names)
+    rest = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + rest
+
+
+def _require(holds: bool, field: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"data card: {field} = {value!r}: must be {allowed}")

@@ -1,0 +1,180 @@
+"""The data card of a held-out set, and a device's data beside the run's card.
+
+What would make labels or inputs mean something else on one device than on the others is refused, with one sentence that
+says what both sides have. What a device may lack, or have in another order, is put right: classes are matched by name,
+and mean and deviation are the run's.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.data_card import DataCard, InputSummary, listed, numbers
+from zowarmup.data.dataset import DataError, Dataset
+
+# Examples, evenly spread: enough to see a wrong unit. VALUES are looked at together: little memory for a small device.
+SAMPLED, VALUES = 4096, 1 << 18
+# Distances from the held-out mean, in held-out deviations, averaged over all values. Of the held-out inputs themselves it
+# is at most 1; of a device with its own mix of classes it may be 2; of bytes beside values in 0 to 1 it is some 50 and more.
+WARN_DISTANCE, REFUSE_DISTANCE = 3.0, 10.0
+# One value counts as no farther than so many deviations, so that a single wild one does not decide.
+FARTHEST = 1000.0
+# A device's own deviation and the size of its stored values, in held-out ones: values in 0 to 1 beside bytes have 0.004 of
+# both. A device that sees little change has a small deviation alone, and one that sees nothing has 0.
+WARN_SPREAD, REFUSE_SPREAD = 0.1, 0.01
+
+
+def card_of(held_out: Dataset, source: str) -> DataCard:
+    """The card of a run that is evaluated on `held_out`; `source` is what to call it in a sentence. Raises DataError
+    where the held-out set shows that its labels begin at 1, or that its names cannot be used."""
+    found = np.bincount(held_out.labels, minlength=held_out.classes)
+    if not held_out.class_names and not found[0]:
+        raise DataError(
+            f"{source}: its labels go from {held_out.labels.min()} to {held_out.labels.max()} and class 0 never occurs: "
+            "labels begin at 0; subtract 1 from those of every device, and of this one, if they begin at 1"
+        )
+    try:
+        return DataCard(
+            classes=held_out.classes,
+            shape=held_out.shape,
+            class_names=held_out.class_names,
+            axes=held_out.axes,
+            element=held_out.stored[0],
+            scale=held_out.stored[1],
+            mean=tuple(map(float, held_out.mean)),
+            deviation=tuple(map(float, held_out.deviation)),
+            inputs=summary(held_out),
+        )
+    except ValueError as error:
+        raise DataError(f"{source}: {error}") from error
+
+
+def summary(data: Dataset) -> InputSummary:
+    """Of the inputs of up to SAMPLED examples, evenly spread."""
+    count, total, squares, stored = 0, 0.0, 0.0, 0.0
+    least, greatest = np.inf, -np.inf
+    for rows, values in _sampled(data):
+        count += rows.size
+        total += float(rows.sum(dtype=np.float64))
+        squares += float(np.square(rows, dtype=np.float64).sum())
+        stored += float(np.square(values, dtype=np.float64).sum())
+        least, greatest = min(least, float(rows.min())), max(greatest, float(rows.max()))
+    mean = total / count
+    deviation = max(0.0, squares / count - mean * mean) ** 0.5
+    stored_size = (stored / count) ** 0.5 / data.scale * data.stored[1]
+    return InputSummary(least, greatest, mean, deviation, stored_size)
+
+
+def fitted(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list[str]]:
+    """A device's data as the run's card reads it: labels by the run's classes, inputs by the run's mean and deviation; and
+    what is worth a warning, a sentence each. `source` is what to call the data. Raises DataError where they do not fit."""
+    if data.shape != card.shape:
+        own = " x ".join(map(str, data.shape))
+        raise DataError(f"the examples of {source} are {own} and the run's {card.shaped_as}: give --data of that shape")
+    own_card = replace(card, element=data.stored[0], scale=data.stored[1])
+    if own_card != card:
+        raise DataError(
+            f"the values of {source} are {own_card.stored_as}, and the run's are {card.stored_as}: store them alike"
+        )
+    labels, remarks = _labels(data, card, source)
+    data = replace(
+        data,
+        labels=labels,
+        classes=card.classes,
+        class_names=card.class_names,
+        mean=card.mean,
+        deviation=card.deviation,
+        axes=card.axes,
+    )
+    if remark := _range(data, card, source):
+        remarks.append(remark)
+    return data, remarks
+
+
+def _labels(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[np.int64], list[str]]:
+    """The labels by the run's classes, and what is worth a warning. Raises DataError where they mean others."""
+    theirs, mine = card.class_names, data.class_names
+    # Where one side has only numbers and the other names its classes by them, these are names like any other.
+    if theirs and not mine and set(theirs) == set(numbers(card.classes)) and data.classes <= card.classes:
+        mine = numbers(data.classes)
+        data = replace(data, class_names=mine, every_class=False)
+    elif mine and not theirs and set(mine) == set(numbers(card.classes)):
+        theirs = numbers(card.classes)
+    if mine and theirs:
+        missing, unknown = [n for n in theirs if n not in mine], [n for n in mine if n not in theirs]
+        if unknown or (missing and data.every_class):
+            raise DataError(f"{source} has other classes than the run: {_unlike(mine, theirs, missing, unknown)}")
+        places = np.array([theirs.index(name) for name in mine], dtype=np.int64)
+        return (data.labels if mine == theirs else places[data.labels]), []
+    if data.classes > card.classes or (mine and data.classes != card.classes):
+        low, high = int(data.labels.min()), int(data.labels.max())
+        if not mine and low >= 1 and high == card.classes:
+            raise DataError(
+                f"the labels of {source} go from {low} to {high}, and those of the run's {card.classes} classes from 0 "
+                f"to {card.classes - 1}: they begin at 1; subtract 1 from each"
+            )
+        raise DataError(
+            f"{source} has {data.classes} classes and the run {card.classes}: "
+            + ("make one folder for each of them, empty ones too" if mine else "give --data of the run's classes")
+        )
+    if mine and not data.every_class:
+        raise DataError(f"{source} names its classes ({listed(mine)}) and the run's are only numbers: store numbers")
+    if mine or theirs:
+        named = listed(f"{label} = {name}" for label, name in enumerate(mine or theirs))
+        whose = "the run's classes are only numbers" if mine else f"{source} has no class names"
+        return data.labels, [f"{whose}: its labels are taken to be {named}"]
+    return data.labels, []
+
+
+def _unlike(mine: tuple[str, ...], theirs: tuple[str, ...], missing: list[str], unknown: list[str]) -> str:
+    """What differs between two lists of class names, and what to do."""
+    said = f"it has {listed(mine)}, the run {listed(theirs)}"
+    if missing:
+        said += f"; missing here: {listed(missing)}"
+    if unknown:
+        said += f"; unknown to the run: {listed(unknown)}"
+    by_case = {name.casefold(): name for name in missing}
+    if alike := [f"{name} for {by_case[name.casefold()]}" for name in unknown if name.casefold() in by_case]:
+        return f"{said} (they differ only in case: {listed(alike)}): name them as the run does"
+    if missing and not unknown:
+        return f"{said}: make a folder for each of them, empty ones too"
+    return f"{said}: name them as the run does, one for each class, empty ones too"
+
+
+def _range(data: Dataset, card: DataCard, source: str) -> str:
+    """A warning where the inputs are unlike the held-out ones; empty where they are not. Raises DataError where they are
+    in another unit."""
+    held = card.inputs
+    if held is None or not held.deviation:
+        return ""
+    distances = count = 0.0
+    for rows, _ in _sampled(data):
+        away = np.abs(rows - np.float32(held.mean)) / np.float32(held.deviation)
+        distances += float(np.minimum(away, FARTHEST).sum(dtype=np.float64))
+        count += rows.size
+    own = summary(data)
+    distance, spread = distances / count, own.deviation / held.deviation
+    smaller = held.stored_size and 0 < own.stored_size / held.stored_size < REFUSE_SPREAD
+    said = (
+        f"the inputs of {source} go from {own.least:.3g} to {own.greatest:.3g} (mean {own.mean:.3g}, deviation "
+        f"{own.deviation:.3g}), the run's held-out ones from {held.least:.3g} to {held.greatest:.3g} (mean "
+        f"{held.mean:.3g}, deviation {held.deviation:.3g})"
+    )
+    if distance > REFUSE_DISTANCE or (spread < REFUSE_SPREAD and smaller):
+        raise DataError(f"{said}: store the values in the run's unit")
+    if distance > WARN_DISTANCE or spread < WARN_SPREAD:
+        return f"{said}: see that the values are in the run's unit"
+    return ""
+
+
+def _sampled(data: Dataset) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
+    """Of evenly spread examples, a batch at a time: the inputs as the model reads them, and as they are stored."""
+    count = min(SAMPLED, len(data))
+    chosen = np.arange(count, dtype=np.int64) * len(data) // count
+    batch = max(1, VALUES // max(1, data.inputs[0].size))
+    for start in range(0, count, batch):
+        indices = chosen[start : start + batch]
+        yield data.batch(indices), data.inputs[indices]

@@ -1,0 +1,290 @@
+"""The data card: made from the held-out set, kept as JSON, and compared with what a device holds."""
+
+import json
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from zowarmup.common.data_card import DataCard, InputSummary
+from zowarmup.data import DataError, Dataset, divide, load
+from zowarmup.data.card import card_of, fitted
+
+PETS = ("cat", "dog", "wolf")
+
+
+def made(
+    names: tuple[str, ...] = (),
+    classes: int = 3,
+    factor: float = 1.0,
+    offset: float = 0.0,
+    every_class: bool = True,
+    labels: Any = None,
+    shape: tuple[int, ...] = (1, 4, 4),
+) -> Dataset:
+    """60 examples with values spread evenly over offset to offset + factor."""
+    x = (offset + factor * np.random.default_rng(0).random((60, *shape))).astype(np.float32)
+    y = np.arange(60, dtype=np.int64) % classes if labels is None else np.asarray(labels, dtype=np.int64)
+    return Dataset(x, y, classes, class_names=names, every_class=every_class)
+
+
+def refused(data: Dataset, card: DataCard) -> str:
+    with pytest.raises(DataError) as caught:
+        fitted(data, card, "npz:mine")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+names = st.text(st.characters(categories=("L", "N", "Zs", "S")), min_size=1).map(
+    lambda text: unicodedata.normalize("NFC", text)
+)
+numbers = st.floats(-1e6, 1e6)
+
+
+@given(
+    st.lists(names.filter(str.isprintable), min_size=1, max_size=5, unique=True),
+    st.sampled_from(["uint8", "float32"]),
+    st.floats(1e-3, 1e6),
+    st.lists(st.tuples(numbers, st.floats(1e-6, 1e6)), min_size=3, max_size=3),
+)
+def test_a_card_survives_json_exactly(
+    named: list[str], element: Any, scale: float, normal: list[tuple[float, float]]
+) -> None:
+    card = DataCard(
+        classes=len(named),
+        class_names=tuple(named),
+        shape=(3, 4, 5),
+        element=element,
+        scale=scale,
+        mean=tuple(m for m, _ in normal),
+        deviation=tuple(d for _, d in normal),
+        inputs=InputSummary(-1.0, 2.5, 0.1, 0.3, 0.7),
+    )
+    assert DataCard.from_json(card.to_json()) == card
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"classes": 0}, "data card: classes = 0"),
+        ({"class_names": ["cat"]}, "class_names"),
+        ({"class_names": ["cat", "cat"]}, "class_names"),
+        ({"class_names": ["cat", "d\nog"]}, "without control characters"),
+        ({"class_names": ["cat", unicodedata.normalize("NFD", "zèbre")]}, "composed form"),
+        ({"shape": [0, 2, 2]}, "shape"),
+        ({"axes": ["height", "width"]}, "axes"),
+        ({"element": "float64"}, "element"),
+        ({"scale": 0}, "scale"),
+        ({"scale": float("inf")}, "scale"),
+        ({"mean": [1.0]}, "mean"),
+        ({"mean": [0.1], "deviation": [0.0], "shape": [1, 2, 2]}, "deviation"),
+        ({"colour": 1}, "no field 'colour'"),
+        ({"shape": None}, "data card"),
+        ({"inputs": {"least": 0}}, "data card"),
+    ],
+)
+def test_what_is_no_card_is_refused_by_field(change: dict[str, Any], sentence: str) -> None:
+    whole = json.loads(DataCard(classes=2, shape=(2, 3, 3)).to_json())
+    with pytest.raises(ValueError, match=sentence):
+        DataCard.from_json(json.dumps(whole | change))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (7,), (20, 3)])
+def test_axes_follow_from_their_number(shape: tuple[int, ...]) -> None:
+    card = DataCard(classes=2, shape=shape)
+    assert len(card.axes) == len(shape)
+    each = {3: 3, 1: 7, 2: 3}[len(shape)]  # channels, features, channels
+    assert replace(card, mean=(0.5,) * each, deviation=(2.0,) * each).mean
+
+
+def test_mean_and_deviation_of_a_sequence_go_along_its_channels() -> None:
+    x = np.ones((2, 5, 3), np.float32)
+    data = Dataset(x, np.array([0, 1]), 2, mean=(0.0, 1.0, 2.0), deviation=(1.0, 2.0, 4.0))
+    np.testing.assert_allclose(data.batch(np.arange(2))[1, 4], [1.0, 0.0, -0.25])
+
+
+def test_the_digits_card_says_what_is_written_nowhere_else() -> None:
+    card = card_of(load("digits:test"), "digits:test")
+    assert (card.classes, card.shape, card.element, card.scale) == (10, (1, 8, 8), "uint8", 16.0)
+    assert card.stored_as == "uint8, divided by 16"
+    assert card.shaped_as == "1 x 8 x 8 (channels x height x width)"
+    assert card.inputs is not None
+    assert (card.inputs.least, card.inputs.greatest) == (0.0, 1.0)
+    for shard in divide("digits,alpha=0.1", 50, range(50)):
+        assert fitted(shard, card, "digits")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("mine", "said"),
+    [
+        (("ant", "cat", "dog"), ["ant, cat, dog", "cat, dog, wolf", "missing here: wolf", "unknown to the run: ant"]),
+        (("Wolf", "cat", "dog"), ["differ only in case: Wolf for wolf"]),
+        (("cat", "dog"), ["missing here: wolf", "make a folder for each"]),
+        (("cat", "dog", "owl", "wolf"), ["unknown to the run: owl"]),
+    ],
+)
+def test_other_class_names_are_refused_with_both_lists(mine: tuple[str, ...], said: list[str]) -> None:
+    found = refused(made(mine, len(mine)), card_of(made(PETS), "held"))
+    assert all(part in found for part in said), found
+
+
+def test_long_lists_of_names_are_cut() -> None:
+    many = tuple(f"class {n:03}" for n in range(60))
+    found = refused(made(tuple(f"other {n:03}" for n in range(60)), 60), card_of(made(many, 60), "held"))
+    assert "and 48 more" in found
+    assert len(found) < 1200
+
+
+def test_labels_are_matched_by_name() -> None:
+    data, remarks = fitted(
+        made(("wolf", "dog", "cat"), labels=[0] * 20 + [1] * 20 + [2] * 20), card_of(made(PETS), "h"), "x"
+    )
+    assert data.labels.tolist() == [2] * 20 + [1] * 20 + [0] * 20
+    assert (data.class_names, remarks) == (PETS, [])
+
+
+def test_a_table_need_not_hold_every_class() -> None:
+    data, _ = fitted(made(("dog", "wolf"), 2, every_class=False), card_of(made(PETS), "held"), "csv:x")
+    assert (data.classes, sorted(set(data.labels.tolist()))) == (3, [1, 2])
+    assert "unknown to the run: owl" in refused(made(("dog", "owl"), 2, every_class=False), card_of(made(PETS), "held"))
+
+
+def test_names_that_are_numbers_are_numbers() -> None:
+    """Folders "0" to "11" are in the order 0, 1, 10, 11, 2, ...; the labels of an archive are not."""
+    folders = tuple(sorted(str(n) for n in range(12)))
+    plain, named = made((), 12), made(folders, 12)
+    from_archive, remarks = fitted(plain, card_of(named, "held"), "npz:x")
+    assert [folders[label] for label in from_archive.labels[:12]] == [str(n) for n in range(12)]
+    from_folder, more = fitted(named, card_of(plain, "held"), "folder:x")
+    assert [int(folders[label]) for label in named.labels[:12]] == from_folder.labels[:12].tolist()
+    assert remarks == more == []
+
+
+def test_where_one_side_has_no_names_the_count_decides_and_it_is_said() -> None:
+    data, remarks = fitted(made(classes=3), card_of(made(PETS), "held"), "npz:x")
+    assert data.labels.tolist() == made(classes=3).labels.tolist()
+    assert remarks == ["npz:x has no class names: its labels are taken to be 0 = cat, 1 = dog, 2 = wolf"]
+    assert "0 = cat" in fitted(made(PETS), card_of(made(), "held"), "folder:x")[1][0]
+    assert "has 4 classes and the run 3" in refused(made(classes=4), card_of(made(PETS), "held"))
+    assert "has 2 classes and the run 3" in refused(made(("a", "b"), 2), card_of(made(), "held"))
+    assert "the run's are only numbers" in refused(made(PETS, every_class=False), card_of(made(), "held"))
+
+
+def test_labels_that_begin_at_1_are_told_on_both_sides() -> None:
+    ones = made(classes=4, labels=1 + np.arange(60) % 3)
+    with pytest.raises(DataError, match=r"npz:held: its labels go from 1 to 3 and class 0 never occurs.*subtract 1"):
+        card_of(ones, "npz:held")
+    assert "they begin at 1; subtract 1 from each" in refused(ones, card_of(made(), "held"))
+
+
+def test_other_shapes_and_stored_types_are_refused() -> None:
+    card = card_of(load("digits:test"), "digits:test")
+    bytes_255 = Dataset(np.zeros((3, 1, 8, 8), np.uint8), np.arange(3), 3, 255.0)
+    assert "uint8, divided by 255, and the run's are uint8, divided by 16" in refused(bytes_255, card)
+    assert "float32, as they are, and the run's are uint8, divided by 16" in refused(made(shape=(1, 8, 8)), card)
+    assert "are 8 and the run's 1 x 8 x 8 (channels x height x width)" in refused(made(shape=(8,)), card)
+
+
+def test_mean_and_deviation_are_the_runs() -> None:
+    held = replace(made(), mean=(0.5,), deviation=(0.25,))
+    data, _ = fitted(made(), card_of(held, "held"), "npz:x")
+    np.testing.assert_array_equal(data.batch(np.arange(60)), held.batch(np.arange(60)))
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(255, 0), (1 / 255, 0), (1, 30), (-40, 0), (1e6, 0), (16, 0)])
+def test_inputs_in_another_unit_are_refused_with_both_ranges(factor: float, offset: float) -> None:
+    found = refused(made(factor=factor, offset=offset), card_of(made(), "held"))
+    assert "the run's held-out ones from" in found
+    assert "in the run's unit" in found
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(3.0, 0.0), (2, -1), (0.05, 0), (0, 0), (0, 0.5)])
+def test_inputs_that_are_merely_unlike_are_allowed_with_a_warning_at_most(factor: float, offset: float) -> None:
+    remarks = fitted(made(factor=factor, offset=offset), card_of(made(), "held"), "npz:x")[1]
+    assert len(remarks) <= 1
+    assert fitted(made(factor=0.5, offset=0.2), card_of(made(), "held"), "npz:x")[1] == []
+    if factor < 0.1:
+        assert "see that the values are in the run's unit" in remarks[0]
+
+
+def test_one_wild_value_decides_nothing() -> None:
+    wild = made()
+    wild.inputs[7, 0, 1, 1] = 1e30
+    assert fitted(wild, card_of(made(), "held"), "npz:x")[0].labels.tolist() == made().labels.tolist()
+
+
+# Folders of images ------------------------------------------------------------------------------------------
+
+
+def folders(root: Path, names: list[str]) -> str:
+    for number, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        Image.new("L", (4, 4), 40 * number).save(root / name / "1.png")
+    return f"folder:{root},channels=1"
+
+
+def test_composed_and_decomposed_names_give_the_same_labels(tmp_path: Path) -> None:
+    french = ["école", "zèbre", "abeille"]
+    found = [
+        load(folders(tmp_path / form, [unicodedata.normalize(form, name) for name in french]))
+        for form in ("NFC", "NFD")
+    ]
+    assert found[0].class_names == found[1].class_names == ("abeille", "zèbre", "école")
+    for data in found:  # which image is which, whatever the files' order
+        colours = dict(zip(data.labels.tolist(), data.inputs[:, 0, 0, 0].tolist(), strict=True))
+        assert colours == {2: 0, 1: 40, 0: 80}
+
+
+def test_one_name_in_two_spellings_is_refused(tmp_path: Path) -> None:
+    spec = folders(tmp_path, [unicodedata.normalize(form, "zèbre") for form in ("NFC", "NFD")])
+    with pytest.raises(DataError, match="two spellings of Unicode: merge them"):
+        load(spec)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "bell\a", b"\xff\xfe".decode("utf-8", "surrogateescape")])
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="rename the folder") as caught:
+        load(folders(tmp_path, ["cat", name]))
+    assert str(caught.value).encode()
+    assert "\n" not in str(caught.value)
+
+
+LEFTOVERS = [
+    "__MACOSX",
+    ".DS_Store",
+    ".Trashes",
+    ".fseventsd",
+    "._cat",
+    "Network Trash Folder",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "RECYCLER",
+    "FOUND.000",
+    "lost+found",
+    "LOST.DIR",
+    "@eaDir",
+    "#recycle",
+    "#snapshot",
+    "@Recycle",
+    "~snapshot",
+    ".git",
+    ".ipynb_checkpoints",
+    "__pycache__",
+    "Thumbs.db",
+]
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_what_systems_leave_is_neither_a_class_nor_an_image(tmp_path: Path, name: str) -> None:
+    spec = folders(tmp_path, ["cat", "dog"])
+    (tmp_path / name / "inner").mkdir(parents=True)
+    (tmp_path / "cat" / name).write_text("no image")
+    (tmp_path / "dog" / name).mkdir()
+    data = load(spec)
+    assert (data.class_names, data.labels.tolist()) == (("cat", "dog"), [0, 1])
