@@ -288,3 +288,14 @@ def test_what_systems_leave_is_neither_a_class_nor_an_image(tmp_path: Path, name
     (tmp_path / "dog" / name).mkdir()
     data = load(spec)
     assert (data.class_names, data.labels.tolist()) == (("cat", "dog"), [0, 1])
+
+
+def test_deep_and_plain_images_are_in_one_unit(tmp_path: Path) -> None:
+    plain = load(folders(tmp_path / "plain", ["cat", "dog"]))
+    spec = folders(tmp_path / "deep", ["cat", "dog"])
+    ramp = np.linspace(0, 65535, 16).astype(np.uint16).reshape(4, 4)
+    Image.fromarray(ramp).save(tmp_path / "deep" / "dog" / "16.png")
+    deep = load(spec)
+    assert deep.inputs.dtype == np.float32
+    for held, mine in ((plain, deep), (deep, plain)):
+        assert fitted(mine, card_of(held, "held"), "folder:x")[0].labels.tolist() == mine.labels.tolist()
