@@ -5,6 +5,7 @@ mostly the high tier's) and probing. Contributions are kept until the coordinato
 costs a message and not the work.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
 from zowarmup.client.capability import peak_resident
-from zowarmup.client.faults import Broken, Declined, Final
+from zowarmup.client.faults import Broken, Declined, Final, Setback, Stopped
 from zowarmup.client.lean import give_back_code
 from zowarmup.client.messages import Accepted, Fetch, Finished, Hello, Offer, Refused, Report, Welcome
 from zowarmup.client.presence import Presence
@@ -22,6 +23,7 @@ from zowarmup.client.transfer import Transfers
 from zowarmup.client.workshop import Workshop
 from zowarmup.common.amount import amount
 from zowarmup.common.methods import zeroth_order_method
+from zowarmup.common.raised import in_words, out_of_memory, where
 from zowarmup.common.replica import Diverged, Replica
 from zowarmup.common.work import Abstention, Commit, Contribution, Delta, Phase, Scalars, Tier, Work
 from zowarmup.data import Dataset
@@ -121,7 +123,7 @@ class Device:
 
     async def contribute(self, work: Work, presence: Presence) -> None:
         """Do the work, unless it is done, and bring the result to the coordinator. Raises Broken where the stream is
-        down: the contribution is kept for the next one."""
+        down: the contribution is kept for the next one; and Setback where the work failed, after saying so."""
         if self._phase is not Phase.ZEROTH_ORDER:  # in which a client may be given the warm-up's work
             self._enter(work.phase)
         made = self._made
@@ -132,10 +134,11 @@ class Device:
             except Overtaken:
                 log.debug("round %d was over before its turn came", work.round)
                 return
-            except (ValueError, ArithmeticError) as error:
-                # A loss that is not finite, a probe beyond the grid: this round goes on without this device.
-                log.warning("round %d: nothing to contribute (%s)", work.round, error)
-                await presence.say(Abstention.of(work.round, error))
+            except (Broken, Declined, OutOfStep, Diverged, Final, Stopped):
+                raise
+            except Exception as error:  # the round goes on without this device
+                log.debug("round %d failed", work.round, exc_info=True)
+                await self._abstain(work, error, presence)
                 return
             self._made = made
         elif made.said_on == presence.epoch:
@@ -189,6 +192,13 @@ class Device:
             log.info("the run is over at version %d; this device never held a replica", finished.version)
         await presence.leave()
 
+    async def distrust(self) -> None:
+        """After a failure in the midst of something: forget a replica whose weights are not those of its position."""
+        position = self._replica.position
+        if not await self._workshop.compute(self._replica.intact):
+            log.warning("the replica at version %d was left half-way: fetching it anew", position.version)
+            await self._workshop.compute(self._replica.drop)
+
     async def disown(self, fault: Exception, presence: Presence) -> None:
         """Report a replica that is not the run's, and forget it."""
         position = self._replica.position
@@ -210,6 +220,21 @@ class Device:
             )
         await self._workshop.compute(self._replica.load, header)
         log.info("fetched snapshot %d (%s) in %.2f s: %s", version, amount(received), time.monotonic() - start, reason)
+
+    async def _abstain(self, work: Work, error: Exception, presence: Presence) -> None:
+        """Raises Setback where it is no matter of this round's numbers, but of this device."""
+        if isinstance(error, ValueError | ArithmeticError) and not where(error):
+            # A loss that is not finite, a probe beyond the grid.
+            log.warning("round %d: nothing to contribute (%s)", work.round, error)
+            await presence.say(Abstention.of(work.round, error))
+            return
+        reason = in_words(error)
+        if out_of_memory(error):
+            self._prober = None
+            self._workshop.clear()
+        with contextlib.suppress(Broken):
+            await presence.say(Abstention.of(work.round, reason))
+        raise Setback(f"round {work.round}: nothing to contribute: {reason}") from None
 
     async def _train(self, work: Work) -> Made:
         replica = self._replica.held

@@ -33,3 +33,12 @@ class Declined(Exception):
 
 class Stopped(Exception):
     """The process was told to end while it was computing."""
+
+
+class Setback(Exception):
+    """This device could not do what it was asked, for a reason of its own: `reason`, one line. It takes no part for a
+    while and then tries again."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

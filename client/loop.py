@@ -1,28 +1,34 @@
 """The device's part of a run: do what the coordinator says until it says that the run is over.
 
 Messages are handled one after the other; computing and disk run in a thread, so that the stream is kept alive
-meanwhile. Whatever goes wrong with the replica, the remedy is the same: forget it and say hello without one.
+meanwhile. Whatever goes wrong with the replica, the remedy is the same: forget it and say hello without one. Where the
+work itself fails, the device is absent for a while, longer each time, so that no round waits for it.
 """
 
 import asyncio
 import logging
 
 from zowarmup.client.agenda import Commits, Task
+from zowarmup.client.backoff import Backoff
 from zowarmup.client.device import Device, OutOfStep
-from zowarmup.client.faults import Broken, Declined
+from zowarmup.client.faults import Broken, Declined, Final, Setback, Stopped
 from zowarmup.client.messages import Accepted, Fetch, Finished, Refused, Welcome
 from zowarmup.client.presence import Presence
 from zowarmup.common.grid import HeadroomExceeded
+from zowarmup.common.raised import in_words
 from zowarmup.common.replica import Diverged
 from zowarmup.common.work import Work
 
 log = logging.getLogger(__name__)
 # How long to try to bring the last report home when the coordinator is gone after the end of the run.
 FAREWELL_S = 10.0
+# How long a device that failed is absent, at first and at most.
+ABSENT_S, LONGEST_ABSENT_S = 2.0, 120.0
 
 
 async def take_part(device: Device, presence: Presence) -> None:
     """Take part until the run is over. Raises Final where this device cannot go on."""
+    absences, done = Backoff(ABSENT_S, LONGEST_ABSENT_S), presence.contributions
     try:
         async with asyncio.timeout(None) as patience:
             over = False
@@ -41,6 +47,18 @@ async def take_part(device: Device, presence: Presence) -> None:
                     log.error("THE REPLICA IS NOT THE RUN'S: %s; fetching it anew", fault)
                     await device.disown(fault, presence)
                     await presence.restart()
+                except (Final, Stopped):
+                    raise
+                except Exception as error:  # whatever it is, the device stays in the fleet
+                    log.debug("%s failed", type(task).__name__, exc_info=True)
+                    if presence.contributions > done:
+                        absences.reset()
+                        done = presence.contributions
+                    absent = absences.next_s()
+                    reason = error.reason if isinstance(error, Setback) else in_words(error)
+                    log.warning("%s; will try again in %.0f s", reason, absent)
+                    await device.distrust()
+                    await presence.absent(absent)
     except TimeoutError:
         log.warning("the run is over and the coordinator is gone: leaving without a last report")
 

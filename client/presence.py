@@ -19,6 +19,7 @@ from zowarmup.client.messages import Hello, Message, Saying, Welcome
 from zowarmup.client.session import Connection
 from zowarmup.client.stream import Stream
 from zowarmup.common.layout import Layout
+from zowarmup.common.raised import in_words
 from zowarmup.common.work import Delta, Scalars
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,16 @@ class Presence:
         await asyncio.sleep(self._restarts.next_s())
         self._start()
 
+    async def absent(self, seconds: float) -> None:
+        """End the stream once the coordinator has heard what was said, and open it anew after so long."""
+        with contextlib.suppress(Broken):
+            await self.leave()
+        self._leaving = False
+        await self._end()
+        self._inbox.clear()
+        await asyncio.sleep(seconds)
+        self._start()
+
     async def leave(self) -> None:
         """Say nothing more and wait for the coordinator to end the stream, by which it has heard everything. Raises
         Broken where it broke before, and then a new one is on its way."""
@@ -153,6 +164,11 @@ class Presence:
                 if self._leaving:
                     raise
                 reason = fault.reason
+            except Final:
+                raise
+            except Exception as error:
+                log.debug("the stream failed", exc_info=True)
+                reason = in_words(error)
             finally:
                 self._stream = None
                 if stream is not None:

@@ -67,6 +67,7 @@ class HeldReplica(Protocol):
     def incoming(self, version: int) -> Path: ...
     def load(self, header: Header) -> None: ...
     def apply(self, commits: Sequence[Commit]) -> None: ...
+    def intact(self) -> bool: ...
     def drop(self) -> None: ...
 
 
@@ -140,6 +141,11 @@ class LocalReplica:
             raise self._disk(error) from None
         if self._log.bytes > max(LOG_SHARE * self.weights.nbytes, LOG_FLOOR_BYTES) or self._replay_s > REPLAY_S:
             self._compact(self.held)
+
+    def intact(self) -> bool:
+        """Whether the weights are those of `position`, as they are between any two changes that were carried through."""
+        held, at = self.held, self.position
+        return held is None or (held.version, held.digest()) == (at.version, at.digest)
 
     def drop(self) -> None:
         """Forget the replica, on disk too."""

@@ -61,17 +61,25 @@ class Workshop:
         bench._alone, bench.spent_s = False, 0.0
         return bench
 
+    def clear(self) -> None:
+        """Give back the memory of the tools; the next work makes them anew."""
+        self._tools.program = self._tools.trainer = None
+
     def close(self) -> None:
         """What is being computed ends at its next batch, with Stopped."""
         self._stop.set()
 
     async def compute(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Call a function in the thread for that. A thread cannot be cancelled: it looks at a flag between batches."""
+        """Call a function in the thread for that; whatever it raises is an Exception. A thread cannot be cancelled: it looks at a flag between batches."""
 
         def timed() -> _T:
             start = time.monotonic()
             try:
                 return function(*args, **kwargs)
+            except (StopIteration, SystemExit, KeyboardInterrupt) as error:
+                # Signals come to the main thread, so a model's own code raised it. Out of a thread the first would
+                # never be heard of, and the others would end the process.
+                raise RuntimeError(f"{type(error).__name__} was raised").with_traceback(error.__traceback__) from None
             finally:
                 self.spent_s += time.monotonic() - start
 
@@ -88,10 +96,11 @@ class Workshop:
         async with self._tools.making:
             if self._alone:
                 self._tools.trainer = None
-            if self._tools.program is None:
-                self._tools.program = await self._program(replica)
+            program = self._tools.program
+            if program is None:
+                program = self._tools.program = await self._program(replica)
         examples = dataset if self._device == PROCESSOR else await self.compute(self._resident, dataset)
-        return Prober(spec.zeroth_order, replica, self._tools.program, examples, self._stop, spec.pool_seed)
+        return Prober(spec.zeroth_order, replica, program, examples, self._stop, spec.pool_seed)
 
     async def trainer(self, dataset: Dataset, tier: Tier) -> "Trainer":
         """What trains on a dataset as a client of that tier does."""

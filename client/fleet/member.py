@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from zowarmup.client.agenda import Commits, Task
 from zowarmup.client.device import Device
-from zowarmup.client.faults import Final
+from zowarmup.client.faults import Final, Stopped
 from zowarmup.client.fleet.profiles import Mix, Profile
 from zowarmup.client.fleet.replica import SharedReplica, View
 from zowarmup.client.loop import take_part
@@ -22,6 +22,7 @@ from zowarmup.client.session import Connection
 from zowarmup.client.stream import Meter
 from zowarmup.client.workshop import Workshop
 from zowarmup.common.layout import Layout
+from zowarmup.common.raised import in_words
 from zowarmup.common.work import Delta, Phase, Scalars, Work
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,12 @@ class Member:
         except Final as fault:
             self.lost = fault
             log.warning("%s cannot go on: %s", self.client, fault)
+        except Stopped:
+            raise
+        except Exception as error:  # one client's failure is its own
+            self.lost = Final(in_words(error))
+            log.warning("%s cannot go on: %s", self.client, self.lost)
+            log.debug("%s failed", self.client, exc_info=True)
 
     def _hello(self) -> Hello:
         self._view.greet()

@@ -126,6 +126,9 @@ class View:
         self._shared.apply(commits)
         self.position = Position(commits[-1].version, commits[-1].digest)
 
+    def intact(self) -> bool:
+        return self._shared.local.intact()
+
     def drop(self) -> None:
         self._shared.drop(self._generation)
         self.position = Position()

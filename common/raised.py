@@ -1,0 +1,64 @@
+"""An exception as one line: its type, what it says, and the file and line of foreign code that raised it.
+
+Foreign is what belongs neither to this package nor to the libraries that it calls: a user's model, and what that uses.
+"""
+
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
+
+LONGEST = 200  # characters, as in an abstention
+LONGEST_FILE = 80
+_PACKAGE = __file__.rpartition("/common/")[0]
+_OURS = tuple(f"{_PACKAGE}/{room}/" for room in ("common", "data", "client", "server", "cli"))
+_STANDARD = traceback.__file__.rpartition("/")[0] + "/"
+_INSTALLED = "/site-packages/"
+# They raise on behalf of whoever calls them.
+_LIBRARIES = ("torch", "torchgen", "functorch", "numpy", "onnx", "onnxscript", "onnxruntime", "google", "grpc")
+
+
+def in_words(error: BaseException) -> str:
+    """One line of printable characters, at most LONGEST of them, such as "KeyError: 'loss' (my_models.py, line 12)"."""
+    kind = type(error).__name__
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if out_of_memory(error):
+        kind = f"out of memory ({kind})"
+    place = f" ({found})" if (found := where(error)) else ""
+    text = "".join(c if c.isprintable() else " " for c in (f"{kind}: {said}" if said else kind))
+    return text[: LONGEST - len(place)] + place
+
+
+def where(error: BaseException) -> str:
+    """The file and line of the innermost foreign code that the exception came through: "FILE, line N", or nothing."""
+    if isinstance(error, SyntaxError) and error.filename and is_foreign(error.filename):
+        return f"{error.filename[-LONGEST_FILE:]}, line {error.lineno}"
+    found = ""
+    for file, line in _frames(error.__traceback__):
+        if is_foreign(file):
+            found = f"{file[-LONGEST_FILE:]}, line {line}"
+    return found
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory was refused: Python's own, torch's on any device, or ONNX Runtime's."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        words in said for words in ("can't allocate memory", "not enough memory", "out of memory", "failed to allocate")
+    )
+
+
+def is_foreign(file: str) -> bool:
+    """Whether a source file belongs neither to this package nor to the libraries that it calls."""
+    if not file or file.startswith("<") or file.startswith(_OURS):
+        return False
+    if _INSTALLED in file:
+        return not file.rpartition(_INSTALLED)[2].startswith(tuple(f"{name}/" for name in _LIBRARIES))
+    return not file.startswith(_STANDARD)
+
+
+def _frames(trace: TracebackType | None) -> Iterator[tuple[str, int]]:
+    while trace is not None:
+        yield trace.tb_frame.f_code.co_filename, trace.tb_lineno
+        trace = trace.tb_next
