@@ -47,7 +47,7 @@ PAPER_MODE = {
 COMMENTS = {
     "name": "Shown in status and reports.",
     "seed": "Decides the initial weights, who takes part in a round, and every direction.",
-    "model.name": "mlp, cnn, resnet18, vit, or package.module:factory for your own.",
+    "model.name": "mlp, cnn, cnn1d, resnet18, vit, or package.module:factory for your own.",
     "model.norm": "Normalisation of resnet18: group or batch.",
     "model.weights": "A safetensors file to start from; empty: random weights from the seed.",
     "warmup": 'The warm-up: the high tier trains and uploads deltas (with "heterofl" both tiers).',

@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """`name`: mlp, cnn, resnet18, vit or package.module:factory. `norm`: the normalisation of resnet18 (group is the
+    """`name`: mlp, cnn, cnn1d, resnet18, vit or package.module:factory. `norm`: the normalisation of resnet18 (group is the
     paper's choice with FedAdam, batch with FedAvg). `weights`: a safetensors file to start from, else random from the
     run's seed."""
 
@@ -39,8 +39,8 @@ class Model:
     weights: str = ""
 
     def __post_init__(self) -> None:
-        known = self.name in ("mlp", "cnn", "resnet18", "vit") or self.name.count(":") == 1
-        require(known, "model.name", self.name, '"mlp", "cnn", "resnet18", "vit" or "package.module:factory"')
+        known = self.name in ("mlp", "cnn", "cnn1d", "resnet18", "vit") or self.name.count(":") == 1
+        require(known, "model.name", self.name, '"mlp", "cnn", "cnn1d", "resnet18", "vit" or "package.module:factory"')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,8 +141,8 @@ class RunFile:
 
 def _check_half_width(model: Model) -> None:
     only = 'with warmup.method = "heterofl"'
-    known = model.name in ("mlp", "cnn", "resnet18")
-    allowed = f'"mlp", "cnn" or "resnet18" {only}: of no other is a half-width part known'
+    known = model.name in ("mlp", "cnn", "cnn1d", "resnet18")
+    allowed = f'"mlp", "cnn", "cnn1d" or "resnet18" {only}: of no other is a half-width part known'
     require(known, "model.name", model.name, allowed)
     static = model.name != "resnet18" or model.norm == "group"
     require(static, "model.norm", model.norm, f'"group" {only}: the two widths would not share BatchNorm\'s statistics')

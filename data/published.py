@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from zowarmup.data import pickles
 from zowarmup.data.dataset import DataError, Dataset
+from zowarmup.data.memory import require_memory
 
 SIDE = 32
 _BYTE = 255.0
@@ -26,8 +27,8 @@ _BYTE = 255.0
 @dataclass(frozen=True, slots=True)
 class Published:
     """`train` and `test`: the names of its files, of which an npz may take the place of a pickle; `labels` is the key in
-    them, and `first` the label of the first class. `archive` and `folder`: what is downloaded and what is in it. `class_names`: by label, where
-    its page lists them."""
+    them, and `first` the label of the first class. `examples`: how many each of the two has. `archive` and `folder`: what is
+    downloaded and what is in it. `class_names`: by label, where its page lists them."""
 
     name: str
     classes: int
@@ -35,6 +36,7 @@ class Published:
     test: tuple[str, ...]
     labels: str
     first: int
+    examples: tuple[int, int]
     folder: str
     archive: str
     source: str
@@ -52,6 +54,7 @@ SETS = {
         test=("test_batch",),
         labels="labels",
         first=0,
+        examples=(50_000, 10_000),
         folder="cifar-10-batches-py",
         archive="cifar-10-python.tar.gz",
         source=_CIFAR,
@@ -69,6 +72,7 @@ SETS = {
         test=("test",),
         labels="fine_labels",
         first=0,
+        examples=(50_000, 10_000),
         folder="cifar-100-python",
         archive="cifar-100-python.tar.gz",
         source=_CIFAR,
@@ -82,6 +86,7 @@ SETS = {
         test=("val_data",),
         labels="labels",
         first=1,
+        examples=(1_281_167, 50_000),
         folder="imagenet32",
         archive="",
         source="https://image-net.org/download-images (ImageNet32x32, for members)",
@@ -94,6 +99,9 @@ SETS = {
 def read(kind: str, path: Path, which: str) -> Dataset:
     """All of `which`, "train" or "test": inputs uint8 (n, 3, 32, 32)."""
     published = SETS[kind]
+    batches, examples = len(getattr(published, which)), published.examples[which == "test"]
+    held = 2 if batches > 1 else 1  # while the batches are joined they are there twice
+    require_memory(f"{kind} ({which})", held * 3 * SIDE**2 * examples, "store this device's part of it as npz")
     found = [_batch(published, path, name) for name in getattr(published, which)]
     images = np.concatenate([images for images, _ in found]) if len(found) > 1 else found[0][0]
     labels = np.concatenate([labels for _, labels in found])

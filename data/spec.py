@@ -16,7 +16,7 @@ from zowarmup.data.dataset import DataError, Dataset
 
 FORMS = (
     "digits:I/N[,alpha=0.1][,seed=0][,without=validation] (shard I of N), digits:train, digits:validation, digits:test, "
-    "npz:PATH (arrays x and y), folder:PATH[,size=32][,channels=3][,fit=crop|squash|pad] (class folders of images), "
+    "npz:PATH[,kind=sequence] (arrays x and y), folder:PATH[,size=32][,channels=3][,fit=crop|squash|pad] (class folders of images), "
     "or cifar10:PATH:I/N[,alpha=0.1][,seed=0][,without=validation][,augment=crop-flip], cifar10:PATH:train, "
     "cifar10:PATH:validation and cifar10:PATH:test, "
     "and the same for cifar100 and imagenet32 (their published files)"
@@ -27,7 +27,8 @@ WHOLE_FORMS = (
 )
 PUBLISHED = ("cifar10", "cifar100", "imagenet32")
 AUGMENT, VALIDATION = "crop-flip", "validation"
-_FOLDER = ("size", "channels", "fit")
+SEQUENCE = "sequence"
+_FOLDER, _NPZ = ("size", "channels", "fit"), ("kind",)
 _OPTIONS = re.compile(r"(?:,[a-z]+=[^,/]*)+$")
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _SEED_MAX = (1 << 63) - 1
@@ -35,11 +36,16 @@ _SEED_MAX = (1 << 63) - 1
 
 def load(spec: str) -> Dataset:
     """The examples that `spec` names: see FORMS. Raises DataError with one sentence that says what to change."""
+    try:
+        return _loaded(spec)
+    except MemoryError as error:
+        raise DataError(f"{spec} does not fit into this device's memory: give it fewer examples") from error
+
+
+def _loaded(spec: str) -> Dataset:
     kind, _, rest = spec.partition(":")
     if kind == "npz" and rest:
-        from zowarmup.data import arrays
-
-        return arrays.read(Path(rest).expanduser())
+        return _npz(spec, *_split(spec, rest, _NPZ))
     if kind == "folder" and rest:
         path, options = _split(spec, rest, _FOLDER)
         return _folder(spec, path, options)
@@ -55,7 +61,10 @@ def divide(spec: str, clients: int, wanted: Sequence[int]) -> list[Dataset]:
     in size. They are views of one array that holds them one after the other. Raises DataError."""
     from zowarmup.data.shards import shards
 
-    whole, options = _whole(spec)
+    try:
+        whole, options = _whole(spec)
+    except MemoryError as error:
+        raise DataError(f"{spec} does not fit into this machine's memory: give fewer examples") from error
     if not 1 <= clients <= len(whole):
         raise DataError(f"{spec} has {len(whole)} examples: it can be shared by 1 to {len(whole)} clients")
     alpha, seed = (
@@ -85,10 +94,8 @@ def _whole(spec: str) -> tuple[Dataset, dict[str, str]]:
         path, options = _split(spec, rest, (*split, "augment", "without"))
         return _read_published(spec, kind, path.removesuffix(":train"), "train", options), options
     if kind == "npz" and rest:
-        from zowarmup.data import arrays
-
-        path, options = _split(spec, rest, split)
-        return arrays.read(Path(path).expanduser()), options
+        path, options = _split(spec, rest, (*split, *_NPZ))
+        return _npz(spec, path, options), options
     if kind == "folder" and rest:
         path, options = _split(spec, rest, (*split, *_FOLDER))
         return _folder(spec, path, options), options
@@ -146,6 +153,14 @@ def _read_published(spec: str, kind: str, path: str, which: str, options: dict[s
         rest, validation = holdout.split(len(found))
         found = found.select(validation if wanted == VALIDATION else rest)
     return replace(found, augmented="augment" in options)
+
+
+def _npz(spec: str, path: str, options: dict[str, str]) -> Dataset:
+    from zowarmup.data import arrays
+
+    if (kind := options.get("kind", SEQUENCE)) != SEQUENCE:
+        raise DataError(f"{spec}: kind = {kind!r}: must be {SEQUENCE}, or left out for rows and images")
+    return arrays.read(Path(path).expanduser(), sequence="kind" in options)
 
 
 def _folder(spec: str, path: str, options: dict[str, str]) -> Dataset:

@@ -17,6 +17,7 @@ from zowarmup.common.run import Model
 Factory = Callable[[tuple[int, ...], int], nn.Module]
 
 _PROBE = 3  # examples in the batch that a model is tried on
+_LEAST_LENGTH = 4  # of a sequence, for a convolution along it
 _TOLERANCE = 1e-3  # relative to the largest logit; rounding moves them by about 1e-6
 
 
@@ -74,6 +75,10 @@ def _factory(model: Model) -> Factory:
         from zowarmup.common.models.small import Cnn
 
         return Cnn
+    if model.name == "cnn1d":
+        from zowarmup.common.models.small import Cnn1d
+
+        return Cnn1d
     if model.name == "resnet18":
         from zowarmup.common.models.resnet import ResNet18
 
@@ -103,11 +108,17 @@ def _half_width_factory(model: Model) -> Factory:
         from zowarmup.common.models.small import CNN_FILTERS, Cnn
 
         return partial(Cnn, filters=CNN_FILTERS // 2)
+    if model.name == "cnn1d":
+        from zowarmup.common.models.small import CNN_FILTERS, Cnn1d
+
+        return partial(Cnn1d, filters=CNN_FILTERS // 2)
     if model.name == "resnet18" and model.norm == "group":
         from zowarmup.common.models.resnet import GROUPS, WIDTH, ResNet18
 
         return partial(ResNet18, norm=model.norm, width=WIDTH // 2, groups=GROUPS // 2)
-    raise ModelError(f"model {model.name} has no half-width part: use mlp, cnn, or resnet18 with group normalisation")
+    raise ModelError(
+        f"model {model.name} has no half-width part: use mlp, cnn, cnn1d, or resnet18 with group normalisation"
+    )
 
 
 def _call(name: str, factory: Factory, input_shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -119,10 +130,29 @@ def _call(name: str, factory: Factory, input_shape: tuple[int, ...], classes: in
 
 def _check_shape(name: str, input_shape: tuple[int, ...]) -> None:
     """What the models made here ask of their inputs."""
+    if name == "cnn1d":
+        if len(input_shape) != 2 or input_shape[1] < _LEAST_LENGTH:
+            raise ModelError(
+                f"model cnn1d needs sequences (channels, length) of at least {_LEAST_LENGTH} steps, not {input_shape}: "
+                f"{_suggested(input_shape)}"
+            )
+        return
     least = {"cnn": 4, "resnet18": 8, "vit": 4}.get(name)
     if least is None:
         return
-    if len(input_shape) != 3 or min(input_shape[1:]) < least:
+    if len(input_shape) != 3:
+        wanted = f"images (channels, H, W) of at least {least}x{least}"
+        raise ModelError(f"model {name} needs {wanted}, not {input_shape}: {_suggested(input_shape)}")
+    if min(input_shape[1:]) < least:
         raise ModelError(f"model {name} needs inputs (channels, H, W) of at least {least}x{least}, not {input_shape}")
     if name == "vit" and (input_shape[1] % 4 or input_shape[2] % 4):
         raise ModelError(f"model vit needs H and W that are multiples of 4, its patch: not {input_shape}")
+
+
+def _suggested(input_shape: tuple[int, ...]) -> str:
+    """Which model suits inputs of a shape, as a sentence ends."""
+    if len(input_shape) == 2:
+        return "for these sequences use cnn1d" if input_shape[1] >= _LEAST_LENGTH else "for sequences so short use mlp"
+    if len(input_shape) == 1:
+        return "for rows use mlp"
+    return "for images use cnn; if they are sequences (n, length, channels), read them with npz:PATH,kind=sequence"

@@ -1,6 +1,7 @@
 """npz archives and folders of images: what they may hold, and one clear sentence where they hold something else."""
 
 import builtins
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zowarmup.data import DataError, Dataset, load
+from zowarmup.data import DataError, Dataset, load, memory
 
 PIXELS = np.arange(4 * 6 * 5 * 3, dtype=np.uint16).reshape(4, 6, 5, 3).astype(np.uint8)
 LABELS = np.array([0, 2, 1, 2])
@@ -37,6 +38,78 @@ def test_bytes_with_channels_last_are_turned_and_scaled(tmp_path: Path) -> None:
     np.testing.assert_array_equal(batch[0], PIXELS[3].transpose(2, 0, 1).astype(np.float32) / np.float32(255))
 
 
+def test_rows_are_features(tmp_path: Path) -> None:
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    data = load(saved(tmp_path, x=x, y=LABELS))
+    assert (data.shape, data.classes) == ((3,), 3)
+    np.testing.assert_array_equal(data.batch(np.array([2, 0])), x[[2, 0]])
+
+
+def test_sequences_are_meant_by_the_spec_and_become_channels_first(tmp_path: Path) -> None:
+    x = np.arange(4 * 7 * 3, dtype=np.float32).reshape(4, 7, 3)
+    spec = saved(tmp_path, x=x, y=LABELS)
+    assert load(spec).shape == (1, 7, 3), "without it, these are grey images"
+    data = load(f"{spec},kind=sequence")
+    assert data.shape == (3, 7)
+    np.testing.assert_array_equal(data.batch(np.array([1])), x[[1]].transpose(0, 2, 1))
+    assert load(f"{saved(tmp_path, x=x[:, :, 0], y=LABELS)},kind=sequence").shape == (1, 7)
+
+
+def test_wrong_sequences_are_refused(tmp_path: Path) -> None:
+    spec = saved(tmp_path, x=PIXELS, y=LABELS)
+    assert "it must be (n, length, channels) with kind=sequence" in refused(f"{spec},kind=sequence")
+    assert "kind = 'rows': must be sequence, or left out for rows and images" in refused(f"{spec},kind=rows")
+    assert "option size is not known: use kind" in refused(f"{spec},size=3")
+
+
+def small_device(folder: Path, monkeypatch: pytest.MonkeyPatch, kilobytes: int) -> None:
+    (folder / "proc").mkdir()
+    (folder / "proc" / "meminfo").write_text(f"MemAvailable: {kilobytes} kB\n")
+    monkeypatch.setattr(memory, "ROOT", folder)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_archive_larger_than_memory_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str) -> None:
+    x = np.asarray(np.random.default_rng(0).random((4, 9, 5, 3), np.float32), order=order)  # type: ignore[call-overload]
+    spec = saved(tmp_path, x=x, y=LABELS)
+    read = load(spec)
+    assert not isinstance(read.inputs.base, np.memmap)
+    small_device(tmp_path, monkeypatch, 1)
+    mapped = load(spec)
+    base: Any = mapped.inputs
+    while not isinstance(base, np.memmap):
+        assert base is not None, "no array on the way is a mapping"
+        base = base.base
+    np.testing.assert_array_equal(mapped.inputs, read.inputs)
+    assert mapped.batch(np.array([3, 1])).tobytes() == read.batch(np.array([3, 1])).tobytes()
+
+
+def test_a_compressed_archive_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "data.npz", x=np.zeros((4, 500, 500), np.float32), y=LABELS)
+    small_device(tmp_path, monkeypatch, 2000)
+    said = refused(f"npz:{tmp_path}/data.npz")
+    assert (
+        "its examples take 4 MB of memory and this device has 2.05 MB (available memory): save it with np.sav" in said
+    )
+
+
+def test_what_claims_to_be_larger_than_any_memory_is_refused(tmp_path: Path) -> None:
+    """A header may say anything."""
+    path = Path(saved(tmp_path, x=PIXELS, y=LABELS).partition(":")[2])
+    header = np.lib.format.header_data_from_array_1_0(PIXELS) | {"shape": (1 << 60, 6, 5, 3)}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, header)
+    with zipfile.ZipFile(path, "a") as archive, archive.open("y.npy", "w") as member:
+        np.lib.format.write_array(member, LABELS)
+    assert "of memory and this device has" in refused(f"npz:{path}")
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert "this file is damaged" in refused(f"npz:{path}")
+
+
 @pytest.mark.parametrize(
     ("shape", "example"),
     [((4, 6, 5), (1, 6, 5)), ((4, 3, 6, 5), (3, 6, 5)), ((4, 1, 6, 3), (1, 6, 3)), ((4, 6, 5, 1), (1, 6, 5))],
@@ -54,7 +127,9 @@ def test_floats_are_taken_as_they_are(tmp_path: Path) -> None:
     ("arrays", "sentence"),
     [
         ({"x": PIXELS.astype(np.float64), "y": LABELS}, "x is float64: store it as uint8"),
-        ({"x": PIXELS[0, 0], "y": LABELS}, "x has shape (5, 3): it must be (n, H, W)"),
+        ({"x": PIXELS[:, 0, 0, 0], "y": LABELS}, "x has shape (4,): it must be (n, features), (n, H, W), (n, C, H, W)"),
+        ({"x": PIXELS[None], "y": LABELS}, "(n, H, W, C); sequences need ,kind=sequence"),
+        ({"x": PIXELS[:, 0, 0, :0], "y": LABELS}, "x has shape (4, 0)"),
         ({"x": PIXELS[:0], "y": LABELS[:0]}, "x has shape (0, 6, 5, 3)"),
         ({"x": PIXELS, "y": LABELS[:3]}, "one label for each of the 4 examples"),
         ({"x": PIXELS, "y": LABELS.astype(np.float32)}, "labels must be integers from 0"),

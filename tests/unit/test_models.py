@@ -14,7 +14,7 @@ from zowarmup.common.models import ModelError, build, describe, flatten, load_in
 from zowarmup.common.models.construction import check
 from zowarmup.common.run import Model
 
-DIGIT, COLOUR = (1, 8, 8), (3, 32, 32)
+DIGIT, COLOUR, ROW, SEQUENCE = (1, 8, 8), (3, 32, 32), (6,), (3, 128)
 
 
 class Net(nn.Module):
@@ -41,6 +41,8 @@ def sequence(*parts: nn.Module) -> nn.Module:
         (Model(name="mlp"), DIGIT, 9_610, 0),
         (Model(name="cnn"), DIGIT, 9_930, 0),
         (Model(name="cnn"), COLOUR, 10_218, 0),
+        (Model(name="mlp"), ROW, 2_186, 0),
+        (Model(name="cnn1d"), SEQUENCE, 5_418, 0),
         (Model(name="resnet18"), COLOUR, 11_173_962, 0),  # as in Legate et al., arXiv 2509.03503
         (Model(name="resnet18", norm="batch"), COLOUR, 11_173_962, 9_600),
         (Model(name="vit"), COLOUR, 18_936_330, 0),  # the paper says 18.94 M
@@ -230,3 +232,24 @@ def test_a_factory_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_shapes_a_model_cannot_take(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match=f"model {name} needs"):
         build(Model(name=name), shape, 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "remedy"),
+    [
+        ("cnn", (6,), "images (channels, H, W) of at least 4x4, not (6,): for rows use mlp"),
+        ("resnet18", (3, 128), "images (channels, H, W) of at least 8x8, not (3, 128): for these sequences use cnn1d"),
+        ("vit", (3, 2), "for sequences so short use mlp"),
+        ("cnn1d", (6,), "sequences (channels, length) of at least 4 steps, not (6,): for rows use mlp"),
+        ("cnn1d", (3, 3), "not (3, 3): for sequences so short use mlp"),
+        (
+            "cnn1d",
+            (1, 128, 6),
+            "for images use cnn; if they are sequences (n, length, channels), read them with npz:PATH",
+        ),
+    ],
+)
+def test_the_model_that_suits_the_shape_is_named(name: str, shape: tuple[int, ...], remedy: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        build(Model(name=name), shape, 10, 0)
+    assert remedy in str(caught.value)

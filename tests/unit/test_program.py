@@ -40,6 +40,8 @@ def assert_agrees(module: nn.Module, program: Program, shape: tuple[int, ...]) -
         (Model(name="mlp"), DIGIT),
         (Model(name="cnn"), DIGIT),
         (Model(name="cnn"), COLOUR),
+        (Model(name="mlp"), (5,)),
+        (Model(name="cnn1d"), (3, 37)),
         (Model(name="resnet18"), SMALL_COLOUR),
         (Model(name="resnet18", norm="batch"), SMALL_COLOUR),
         (Model(name="vit"), SMALL_COLOUR),

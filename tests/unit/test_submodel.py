@@ -102,6 +102,7 @@ def test_without_a_head_there_is_none() -> None:
         ("cnn", (1, 8, 8), (9_930, 3_818)),
         ("cnn", (3, 32, 32), (10_218, 3_962)),
         ("cnn", (1, 14, 11), (16_010, 6_858)),
+        ("cnn1d", (3, 128), (5_418, 2_074)),
         ("resnet18", (3, 32, 32), (11_173_962, 2_797_610)),
     ],
 )
@@ -115,13 +116,15 @@ def test_every_such_model_at_half_its_width_has_the_parts_layout(
     assert (layout.size, part.layout.size) == sizes
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet18"])
-def test_where_the_other_half_is_alike_the_part_says_what_the_whole_does(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("mlp", (1, 8, 8)), ("mlp", (9,)), ("cnn", (1, 8, 8)), ("cnn1d", (3, 40)), ("resnet18", (1, 8, 8))],
+)
+def test_where_the_other_half_is_alike_the_part_says_what_the_whole_does(name: str, shape: tuple[int, ...]) -> None:
     """A whole model in which each hidden layer's second half repeats the first, channel by channel, gives the logits that
     the scaled part gives: the parts' flattened features, groups of channels and scale are the whole's."""
     import torch
 
-    shape = (1, 8, 8)
     model, images = Model(name=name), torch.rand(5, *shape, generator=torch.Generator().manual_seed(2))
     whole = build(model, shape, 10, 3)
     layout = describe(whole, shape)
