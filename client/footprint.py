@@ -140,9 +140,11 @@ async def connect() -> None:
 
 
 def made_up(spec: ClientSpec, examples: int) -> Dataset:
-    """As images are stored, in memory that is really there."""
+    """Images as bytes, rows and sequences as float32, in memory that is really there."""
     labels = np.arange(examples, dtype=np.int64) % spec.classes
-    return Dataset(np.ones((examples, *spec.input_shape), np.uint8), labels, spec.classes, 255.0)
+    image = len(spec.input_shape) == 3
+    inputs = np.ones((examples, *spec.input_shape), np.uint8 if image else np.float32)
+    return Dataset(inputs, labels, spec.classes, 255.0 if image else 1.0)
 
 
 def awaited(file: Path) -> bytes:

@@ -15,10 +15,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.common.data_card import CHANNELS, LENGTH
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.memory import memory_here, require_memory
 
-_CHANNELS = (1, 3, 4)
+_CHANNELS = (1, 3, 4)  # how many images have
 _BYTE = 255.0
 _CHECKED_BYTES = 1 << 22  # of examples looked at together, so that checking needs little memory
 _CLASS_LIMIT = 1 << 16
@@ -58,7 +59,8 @@ def read(path: Path, sequence: bool = False) -> Dataset:
         _check_finite(path, x)
     labels = y.astype(np.int64)
     scale = _BYTE if x.dtype == np.uint8 else 1.0
-    return Dataset(_channels_first(x, sequence), labels, int(labels.max()) + 1, scale)
+    axes = (CHANNELS, LENGTH) if sequence else ()
+    return Dataset(_channels_first(x, sequence), labels, int(labels.max()) + 1, scale, axes=axes)
 
 
 def _channels_first(x: NDArray[Any], sequence: bool) -> NDArray[Any]:
@@ -109,6 +111,8 @@ def _mapped(path: Path, archive: zipfile.ZipFile) -> NDArray[Any] | None:
     with archive.open(info) as member:
         shape, fortran, kind = _header(member)
         needed = kind.itemsize * int(np.prod(shape, dtype=object))
+        if info.compress_type == zipfile.ZIP_STORED and needed > info.file_size:
+            raise ValueError(f"{info.filename} is shorter than its header says")
         if needed <= memory_here().bytes:
             return None
         if info.compress_type != zipfile.ZIP_STORED or kind.hasobject:

@@ -73,7 +73,9 @@ def fitted(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list[st
     what is worth a warning, a sentence each. `source` is what to call the data. Raises DataError where they do not fit."""
     if data.shape != card.shape:
         own = " x ".join(map(str, data.shape))
-        raise DataError(f"the examples of {source} are {own} and the run's {card.shaped_as}: give --data of that shape")
+        meant = len(card.shape) == 2 and len(data.shape) == 3 and source.startswith("npz:")
+        remedy = f"say {source},kind=sequence" if meant else "give --data of that shape"
+        raise DataError(f"the examples of {source} are {own} and the run's {card.shaped_as}: {remedy}")
     own_card = replace(card, element=data.stored[0], scale=data.stored[1])
     if own_card != card:
         raise DataError(

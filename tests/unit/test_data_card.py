@@ -299,3 +299,11 @@ def test_deep_and_plain_images_are_in_one_unit(tmp_path: Path) -> None:
     assert deep.inputs.dtype == np.float32
     for held, mine in ((plain, deep), (deep, plain)):
         assert fitted(mine, card_of(held, "held"), "folder:x")[0].labels.tolist() == mine.labels.tolist()
+
+
+def test_sequences_read_as_images_are_told_how_to_be_read() -> None:
+    card = card_of(replace(made(shape=(3, 20)), axes=("channels", "length")), "held-out")
+    said = refused(made(shape=(1, 20, 3)), card)
+    assert said == (
+        "the examples of npz:mine are 1 x 20 x 3 and the run's 3 x 20 (channels x length): say npz:mine,kind=sequence"
+    )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from zowarmup.data import DataError, divide, load, pickles
+from zowarmup.data import DataError, divide, load, memory, pickles
 from zowarmup.data.augmentation import BORDER, augment
 
 EACH = 12
@@ -55,6 +55,18 @@ def refused(spec: str, act: Callable[..., object] = load, *arguments: Any) -> st
         act(spec, *arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_a_set_that_does_not_fit_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text("MemAvailable: 100000 kB\n")
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    said = refused(f"cifar10:{tmp_path}:1/10")
+    assert said.startswith(
+        "cifar10 (train): its examples take 307 MB of memory and this device has 102 MB (available mem"
+    )
+    assert said.endswith("store this device's part of it as npz")
+    assert "there is no cifar-10-python.tar.gz" in refused(f"cifar10:{tmp_path}:test"), "which fits, were it there"
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
