@@ -256,13 +256,16 @@ data = load("digits:1/10")
 program = Program((folder / "program.onnx").read_bytes(), layout, np.zeros(layout.size, np.float32))
 logits, _ = program.forward(data.batch(np.arange(64)))
 assert abs(cross_entropy(logits, data.labels[:64]) / 64 - np.log(10)) < 1e-6
-(peak,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
-print(int(peak.split()[1]) // 1024, sorted({name.split(".")[0] for name in sys.modules}))
+status = dict(line.split(":") for line in open("/proc/self/status"))
+own = int(status["VmHWM"].split()[0]) - int(status["RssFile"].split()[0])
+print(own // 1024, sorted({name.split(".")[0] for name in sys.modules}))
 """
     output = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
     ).stdout
-    peak, _, modules = output.partition(" ")
+    own, _, modules = output.partition(" ")
     for heavy in ("torch", "onnx", "pydantic", "typer", "rich", "matplotlib", "PIL"):
         assert f"'{heavy}'" not in modules
-    assert int(peak) < 80
+    # Some 45 MB of files on top, or 65 where they have just been written: how much the kernel maps around a page that is
+    # used depends on how it has cached them.
+    assert int(own) < 42
