@@ -17,11 +17,10 @@ from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
 from zowarmup.common.methods import warm_up_method, zeroth_order_method
 from zowarmup.common.methods.protocol import Part, ZerothOrderMethod
-from zowarmup.common.run import PROTOCOL, ClientSpec, RunFile
+from zowarmup.common.run import PROTOCOL, SOFTWARE, ClientSpec, RunFile
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Commit, Delta, Phase, Scalars, Tier, Work
 from zowarmup.server.outgoing import CHUNK_BYTES as DOWN_CHUNK_BYTES
-from zowarmup.server.service.participate import SOFTWARE
 from zowarmup.v1 import coordinator_pb2 as wire
 
 UP_CHUNK_BYTES = 1 << 18
@@ -105,7 +104,7 @@ class Specimens:
         )
         hello = wire.Hello(run_id=HEX[:32], protocol=PROTOCOL, examples=self.examples)
         phase = Phase.WARM_UP if self.run.warmup.rounds else Phase.ZEROTH_ORDER
-        welcome = wire.Welcome(epoch=1, phase=codec.phase_to_wire(phase), waiting=WAITING)
+        welcome = wire.Welcome(epoch=1, phase=codec.phase_to_wire(phase), waiting=WAITING, software=SOFTWARE)
         return Conversation(
             calls=(
                 (_call(_up(wire.GetRunRequest(protocol=PROTOCOL)), _down(offer), named=False, member=False),),

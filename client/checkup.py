@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from zowarmup.client.capability import Needs, decide_tier
+from zowarmup.client.upgrade import REMEDY, due
 from zowarmup.common.amount import amount
 from zowarmup.common.work import Tier
 from zowarmup.data.memory import Memory
@@ -94,7 +95,8 @@ def versions(ours: str, theirs: str) -> Finding:
     if theirs in (ours, ""):
         return Finding("version", Verdict.OK, ours + (", as the coordinator's" if theirs else ""))
     found = f"{ours} here, {theirs} on the coordinator; they speak the same protocol"
-    return Finding("version", Verdict.WARN, found, "install the coordinator's version when it suits you")
+    remedy = REMEDY if due(theirs, ours) else "upgrade the coordinator when it suits you: docs/operators-guide.md"
+    return Finding("version", Verdict.WARN, found, remedy)
 
 
 def tls(shaken: Handshake, host: str, now_s: float) -> Finding:

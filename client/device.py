@@ -20,11 +20,13 @@ from zowarmup.client.presence import Presence
 from zowarmup.client.probe import Prober
 from zowarmup.client.replica import HeldReplica, Position
 from zowarmup.client.transfer import Transfers
+from zowarmup.client.upgrade import REMEDY, due
 from zowarmup.client.workshop import Workshop
 from zowarmup.common.amount import amount
 from zowarmup.common.methods import zeroth_order_method
 from zowarmup.common.raised import in_words, out_of_memory, where
 from zowarmup.common.replica import Diverged, Replica
+from zowarmup.common.run import SOFTWARE
 from zowarmup.common.work import Abstention, Commit, Contribution, Delta, Phase, Scalars, Tier, Work
 from zowarmup.data import Dataset
 
@@ -77,6 +79,7 @@ class Device:
         self._phase: Phase | None = None
         self._told: Phase | None = None
         self._count = 0
+        self._software = ""
 
     def hello(self) -> Hello:
         """What to open a stream with now."""
@@ -87,6 +90,9 @@ class Device:
             log.info("%s", self._joined)
             self._joined = ""
             give_back_code()  # what has started; it may be a while until there is work
+        if welcome.software != self._software and due(welcome.software):
+            log.warning("the coordinator runs %s and this device %s: %s", welcome.software, SOFTWARE, REMEDY)
+        self._software = welcome.software
         self._enter(welcome.phase)
         if welcome.waiting:
             log.info("the run waits: %s", welcome.waiting)

@@ -14,7 +14,6 @@ from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 from zowarmup.client import checkup, vitals
@@ -27,6 +26,7 @@ from zowarmup.client.session import CALL_S, Connection
 from zowarmup.client.state import Identity, Records, default_directory, default_name
 from zowarmup.client.trust import Trust, system_authorities
 from zowarmup.common.methods import warm_up_method
+from zowarmup.common.run import SOFTWARE
 from zowarmup.common.work import Tier
 from zowarmup.data import DataError, load
 from zowarmup.data.memory import memory_here
@@ -85,7 +85,7 @@ async def _findings(arguments: Namespace) -> AsyncIterator[Finding]:
         yield failed[0]
         return
     yield Finding("coordinator", Verdict.OK, f"trains {offer.name} (run {offer.run_id[:8]})")
-    yield checkup.versions(f"zowarmup {version('zowarmup')}", offer.software)
+    yield checkup.versions(SOFTWARE, offer.software)
     yield checkup.latency(rtt)
     yield checkup.clock(ahead, rtt / 2)
     member = known if known is not None and known.run_id == offer.run_id else None

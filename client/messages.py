@@ -47,12 +47,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """Answers Hello: where the run is; `waiting` says what for, empty when a round is in progress."""
+    """Answers Hello: where the run is; `waiting` says what for, empty when a round is in progress. `software`: the
+    coordinator's."""
 
     epoch: int
     phase: Phase
     version: int
     waiting: str
+    software: str = ""
 
 
 @dataclass(frozen=True, slots=True)

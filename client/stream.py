@@ -117,7 +117,8 @@ def _message(answer: wire.ParticipateResponse, layout: Layout) -> Message:
     match answer.WhichOneof("message"):
         case "welcome":
             welcome = answer.welcome
-            return Welcome(welcome.epoch, codec.phase_from_wire(welcome.phase), welcome.version, welcome.waiting)
+            phase = codec.phase_from_wire(welcome.phase)
+            return Welcome(welcome.epoch, phase, welcome.version, welcome.waiting, welcome.software)
         case "work":
             return codec.work_from_wire(answer.work)
         case "commit":

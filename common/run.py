@@ -13,6 +13,8 @@ from zowarmup.common.phases import Rounds, WarmUp, ZerothOrder, require
 
 __all__ = [
     "PROTOCOL",
+    "SOFTWARE",
+    "VERSION",
     "ClientSpec",
     "Evaluation",
     "Model",
@@ -24,6 +26,9 @@ __all__ = [
 ]
 
 PROTOCOL = 1
+VERSION = "0.1.0"
+"""As in pyproject.toml: reading it from the installed package costs a device 2 MB."""
+SOFTWARE = f"zowarmup {VERSION}"
 
 _T = TypeVar("_T")
 

@@ -11,12 +11,11 @@ import logging
 import signal
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import grpc
 
-from zowarmup.common.run import PROTOCOL, RunFile
+from zowarmup.common.run import PROTOCOL, SOFTWARE, RunFile
 from zowarmup.common.steps import allow_compiled
 from zowarmup.common.work import Phase
 from zowarmup.data import DataError, Dataset, load
@@ -95,7 +94,7 @@ def main() -> int:
         "--exit-when-finished", action="store_true", help="leave when the run is over (exit code 3: it gave up)"
     )
     parser.add_argument("--verbose", action="store_true", help="log every round")
-    parser.add_argument("--version", action="version", version=f"zowarmup {version('zowarmup')}, protocol {PROTOCOL}")
+    parser.add_argument("--version", action="version", version=f"{SOFTWARE}, protocol {PROTOCOL}")
     arguments = parser.parse_args()
     logging.basicConfig(
         level=logging.DEBUG if arguments.verbose else logging.INFO,

@@ -11,14 +11,13 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from zowarmup.common.run import PROTOCOL
+from zowarmup.common.run import PROTOCOL, VERSION
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.families import Families
@@ -76,7 +75,7 @@ class Metrics(Collector):
             "zowarmup_build_info",
             "1; the labels say what runs.",
             ("version", "protocol"),
-            {(version("zowarmup"), str(PROTOCOL)): 1},
+            {(VERSION, str(PROTOCOL)): 1},
         )
         yield from self._traffic(state)
         yield from self._rounds(state)

@@ -11,13 +11,12 @@ import json
 import os
 import tempfile
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from zowarmup.common.layout import Layout
-from zowarmup.common.run import ClientSpec
+from zowarmup.common.run import VERSION, ClientSpec
 from zowarmup.server.building import load_weights
 from zowarmup.server.disk import sync_folder, sync_tree
 from zowarmup.server.preparation import LAYOUT, PROGRAM, SPEC, WEIGHTS, Children, Footprint, PreparationError, Prepared
@@ -50,7 +49,7 @@ def from_shelf(spec: ClientSpec, seed: int, shelf: Path, children: Children) -> 
 def place_of(spec: ClientSpec, seed: int) -> str:
     """The folder of a model on a shelf: equal for runs that begin with the same one. A factory's code is not looked at."""
     model = spec.model
-    said = [version("zowarmup"), model.name, model.norm, spec.input_shape, spec.classes, seed]
+    said = [VERSION, model.name, model.norm, spec.input_shape, spec.classes, seed]
     name = model.name.replace(":", ".")
     return f"{name}-{seed}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}"
 

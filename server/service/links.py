@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from zowarmup.common.codec import phase_to_wire, work_to_wire
+from zowarmup.common.run import SOFTWARE
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server import events as ev
 from zowarmup.server.decide import waiting, work_for
@@ -132,6 +133,7 @@ class Switchboard:
                     phase=phase_to_wire(state.phase),
                     version=state.version,
                     waiting=waiting(state, now),
+                    software=SOFTWARE,
                 )
             )
         )

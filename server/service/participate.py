@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 import secrets
-from importlib.metadata import version
 
 from zowarmup.common import codec
-from zowarmup.common.run import PROTOCOL, ClientSpec
+from zowarmup.common.run import PROTOCOL, SOFTWARE, ClientSpec
 from zowarmup.common.work import Abstention, Delta
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
@@ -33,7 +32,6 @@ from zowarmup.v1 import coordinator_pb2 as wire
 
 RETRY_S = 1.0
 HELLO_S = 20.0
-SOFTWARE = f"zowarmup {version('zowarmup')}"
 STALLED_S = 60.0
 
 

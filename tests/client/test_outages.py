@@ -8,8 +8,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.client.conftest import Client, Run, Scripted, Start, Talk
+from tests.client.conftest import Client, Part, Run, Scripted, Start, Talk
 from zowarmup.common import codec
+from zowarmup.common.run import SOFTWARE
 from zowarmup.common.work import Phase, Work
 
 GIVEN = Work(1, Phase.ZEROTH_ORDER, 1, 77, 60.0)
@@ -101,6 +102,33 @@ def test_a_last_report_that_was_not_heard_is_made_again(run: Run, scripted: Scri
 
     asyncio.run(scenario())
     assert scripted.parts == []
+
+
+def test_a_coordinator_that_was_upgraded_is_told_of_once(run: Run, scripted: Scripted, start: Start) -> None:
+    def runs(software: str, last: bool = False) -> Part:
+        async def part(talk: Talk) -> None:
+            await talk.hear("hello")
+            await talk.say(welcome={**WELCOME, "software": software})
+            if last:
+                await talk.say(fetch=FETCH)
+            await (over(talk, run) if last else talk.refuse(grpc.StatusCode.UNAVAILABLE, "restarting", "stopping"))
+
+        return part
+
+    async def scenario() -> None:
+        scripted.parts = [
+            runs(SOFTWARE),
+            runs("zowarmup 99.1"),
+            runs("zowarmup 99.1"),
+            runs("zowarmup 99.1", last=True),
+        ]
+        async with scripted.listening() as port:
+            client = await start(port)
+            assert await client.ended() == 0
+        said = f"the coordinator runs zowarmup 99.1 and this device {SOFTWARE}: install the newer wheel here"
+        assert client.log.count(said) == client.log.count("99.1") == 1
+
+    asyncio.run(scenario())
 
 
 def test_a_stream_that_breaks_during_a_long_fetch_does_not_begin_it_again(

@@ -9,6 +9,7 @@ import pytest
 from zowarmup.client import checkup, vitals
 from zowarmup.client.capability import Needs
 from zowarmup.client.checkup import DAY_S, DISK_SLACK_BYTES, Finding, Handshake, Link, Throttling, Verdict
+from zowarmup.client.upgrade import due
 from zowarmup.common.work import Tier
 from zowarmup.data.memory import Memory
 
@@ -35,10 +36,34 @@ def test_clock(ahead_s: float, give_or_take_s: float, verdict: Verdict, said: st
 
 
 @pytest.mark.parametrize(
-    ("theirs", "verdict"), [("zowarmup 1.0", OK), ("", OK), ("zowarmup 1.1", WARN), ("another 1.0", WARN)]
+    ("theirs", "verdict", "said"),
+    [
+        ("zowarmup 1.0", OK, ""),
+        ("", OK, ""),
+        ("zowarmup 1.1", WARN, "install the newer wheel here"),
+        ("zowarmup 0.9", WARN, "upgrade the coordinator"),
+        ("another 1.1", WARN, "upgrade the coordinator"),
+    ],
 )
-def test_versions(theirs: str, verdict: Verdict) -> None:
-    assert checkup.versions("zowarmup 1.0", theirs).verdict is verdict
+def test_versions(theirs: str, verdict: Verdict, said: str) -> None:
+    found = checkup.versions("zowarmup 1.0", theirs)
+    assert found.verdict is verdict and found.remedy.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        ("zowarmup 0.9", "zowarmup 0.10", True),
+        ("zowarmup 0.9", "zowarmup 0.9.1", True),
+        ("zowarmup 0.9.1", "zowarmup 0.9", False),
+        ("zowarmup 0.9", "zowarmup 1.0rc1", True),
+        ("zowarmup 0.9", "zowarmup", False),
+        ("zowarmup 0.9", "another 1.0", False),
+        ("", "zowarmup 1.0", False),
+    ],
+)
+def test_an_upgrade_is_due_where_the_coordinators_version_is_later(ours: str, theirs: str, expected: bool) -> None:
+    assert due(theirs, ours) is expected
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 import zowarmup.v1.coordinator_pb2 as messages
 import zowarmup.v1.coordinator_pb2_grpc as services
+from zowarmup.common.run import VERSION
 
 REPOSITORY = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
@@ -36,6 +37,10 @@ def test_runtime_floors_match_the_generated_code() -> None:
     assert stamped
     assert floor("protobuf") == stamped[1]
     assert floor("grpcio") == services.GRPC_GENERATED_VERSION
+
+
+def test_the_code_knows_its_version() -> None:
+    assert PROJECT["project"]["version"] == VERSION
 
 
 def test_one_version_of_the_generator_is_named() -> None:
