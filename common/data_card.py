@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 CHANNELS, HEIGHT, WIDTH, FEATURES, LENGTH = "channels", "height", "width", "features", "length"
+IMAGE = (CHANNELS, HEIGHT, WIDTH)
 # By number of axes: images, rows, sequences.
-_AXES = {3: (CHANNELS, HEIGHT, WIDTH), 1: (FEATURES,), 2: (LENGTH, CHANNELS)}
+_AXES = {3: IMAGE, 1: (FEATURES,), 2: (LENGTH, CHANNELS)}
 _ALLOWED = {*_AXES.values(), (CHANNELS, LENGTH)}
 CLASS_LIMIT = 1 << 16
 
@@ -58,7 +59,8 @@ class DataCard:
     """`classes`: how many there are; label k is `class_names[k]`, in NFC, or a number alone where there are no names.
     `shape` of one example and what its `axes` are called; `element`: the type in which values are stored; `scale`: the
     stored value that stands for 1.0; `mean` and `deviation` are then taken off and divided by, one number for each
-    channel or feature, or none at all. `inputs` sums up the held-out ones; None: not known.
+    channel or feature, or none at all. `feature_names`: what the features of rows are called, where they have names; devices
+    match them by these. `inputs` sums up the held-out ones; None: not known.
 
     Raises ValueError naming the field."""
 
@@ -70,6 +72,7 @@ class DataCard:
     scale: float = 1.0
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
+    feature_names: tuple[str, ...] = ()
     inputs: InputSummary | None = None
 
     def __post_init__(self) -> None:
@@ -92,12 +95,16 @@ class DataCard:
         _require(all(value > 0 for value in self.deviation), "deviation", self.deviation, "above 0")
 
     def _check_names(self) -> None:
-        names = self.class_names
-        _require(len(names) in (0, self.classes), "class_names", names, f"{self.classes} names, or none")
-        _require(len(set(names)) == len(names) and all(names), "class_names", names, "different and not empty")
-        composed = all(name == normalised(name) for name in names)
-        _require(composed, "class_names", names, "in Unicode's composed form (NFC)")
-        _require(all(name.isprintable() for name in names), "class_names", names, "without control characters")
+        features = self.shape[0] if self.axes == (FEATURES,) else 0
+        for field, names, count in (
+            ("class_names", self.class_names, self.classes),
+            ("feature_names", self.feature_names, features),
+        ):
+            _require(len(names) in (0, count), field, names, f"{count} names, or none")
+            _require(len(set(names)) == len(names) and all(names), field, names, "different and not empty")
+            composed = all(name == normalised(name) for name in names)
+            _require(composed, field, names, "in Unicode's composed form (NFC)")
+            _require(all(name.isprintable() for name in names), field, names, "without control characters")
 
     @property
     def stored_as(self) -> str:
@@ -131,6 +138,7 @@ class DataCard:
                 classes=int(raw["classes"]),
                 shape=tuple(int(extent) for extent in raw["shape"]),
                 class_names=tuple(str(name) for name in raw["class_names"]),
+                feature_names=tuple(str(name) for name in raw["feature_names"]),
                 axes=tuple(str(axis) for axis in raw["axes"]),
                 element=raw["element"],
                 scale=float(raw["scale"]),

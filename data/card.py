@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from zowarmup.common.data_card import DataCard, InputSummary, listed, numbers
 from zowarmup.data.dataset import DataError, Dataset
+from zowarmup.data.standard import standardised
 
 # Examples, evenly spread: enough to see a wrong unit. VALUES are looked at together: little memory for a small device.
 SAMPLED, VALUES = 4096, 1 << 18
@@ -29,7 +30,9 @@ WARN_SPREAD, REFUSE_SPREAD = 0.1, 0.01
 
 def card_of(held_out: Dataset, source: str) -> DataCard:
     """The card of a run that is evaluated on `held_out`; `source` is what to call it in a sentence. Raises DataError
-    where the held-out set shows that its labels begin at 1, or that its names cannot be used."""
+    where the held-out set shows that its labels begin at 1, or that its names cannot be used. Of rows and sequences the mean
+    and deviation of each feature or channel are the held-out ones."""
+    held_out = standardised(held_out)
     found = np.bincount(held_out.labels, minlength=held_out.classes)
     if not held_out.class_names and not found[0]:
         raise DataError(
@@ -46,6 +49,7 @@ def card_of(held_out: Dataset, source: str) -> DataCard:
             scale=held_out.stored[1],
             mean=tuple(map(float, held_out.mean)),
             deviation=tuple(map(float, held_out.deviation)),
+            feature_names=held_out.feature_names,
             inputs=summary(held_out),
         )
     except ValueError as error:
@@ -71,6 +75,7 @@ def summary(data: Dataset) -> InputSummary:
 def fitted(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list[str]]:
     """A device's data as the run's card reads it: labels by the run's classes, inputs by the run's mean and deviation; and
     what is worth a warning, a sentence each. `source` is what to call the data. Raises DataError where they do not fit."""
+    data, unnamed = _features(data, card, source)
     if data.shape != card.shape:
         own = " x ".join(map(str, data.shape))
         meant = len(card.shape) == 2 and len(data.shape) == 3 and source.startswith("npz:")
@@ -90,10 +95,32 @@ def fitted(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list[st
         mean=card.mean,
         deviation=card.deviation,
         axes=card.axes,
+        feature_names=card.feature_names,
     )
     if remark := _range(data, card, source):
         remarks.append(remark)
-    return data, remarks
+    return data, unnamed + remarks
+
+
+def _features(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list[str]]:
+    """Rows with their features in the run's order, and what is worth a warning. Raises DataError where they are others."""
+    theirs, mine = card.feature_names, data.feature_names
+    if not theirs or not mine:
+        if data.shape != card.shape or not (theirs or mine):
+            return data, []
+        whose = f"{source} has no names of features" if theirs else "the run has no names of features"
+        named = listed(f"{place} = {name}" for place, name in enumerate(theirs or mine, 1))
+        return replace(data, feature_names=theirs), [f"{whose}: they are taken to be, by their place, {named}"]
+    missing, unknown = [n for n in theirs if n not in set(mine)], [n for n in mine if n not in set(theirs)]
+    if missing or unknown:
+        said = f"; missing here: {listed(missing)}" if missing else ""
+        said += f"; unknown to the run: {listed(unknown)}" if unknown else ""
+        raise DataError(f"{source} has other columns than the run{said}: name them as the run does, and have no others")
+    if mine == theirs:
+        return data, []
+    places = {name: place for place, name in enumerate(mine)}
+    inputs = data.inputs[:, [places[name] for name in theirs]]
+    return replace(data, inputs=inputs, feature_names=theirs), []
 
 
 def _labels(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[np.int64], list[str]]:
@@ -108,7 +135,8 @@ def _labels(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[np.int6
     if mine and theirs:
         missing, unknown = [n for n in theirs if n not in mine], [n for n in mine if n not in theirs]
         if unknown or (missing and data.every_class):
-            raise DataError(f"{source} has other classes than the run: {_unlike(mine, theirs, missing, unknown)}")
+            said = _unlike(mine, theirs, missing, unknown, data.every_class)
+            raise DataError(f"{source} has other classes than the run: {said}")
         places = np.array([theirs.index(name) for name in mine], dtype=np.int64)
         return (data.labels if mine == theirs else places[data.labels]), []
     if data.classes > card.classes or (mine and data.classes != card.classes):
@@ -131,10 +159,10 @@ def _labels(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[np.int6
     return data.labels, []
 
 
-def _unlike(mine: tuple[str, ...], theirs: tuple[str, ...], missing: list[str], unknown: list[str]) -> str:
-    """What differs between two lists of class names, and what to do."""
+def _unlike(mine: tuple[str, ...], theirs: tuple[str, ...], missing: list[str], unknown: list[str], every: bool) -> str:
+    """What differs between two lists of class names, and what to do. `every`: a device has to name all of the run's."""
     said = f"it has {listed(mine)}, the run {listed(theirs)}"
-    if missing:
+    if missing and every:
         said += f"; missing here: {listed(missing)}"
     if unknown:
         said += f"; unknown to the run: {listed(unknown)}"
@@ -143,6 +171,8 @@ def _unlike(mine: tuple[str, ...], theirs: tuple[str, ...], missing: list[str], 
         return f"{said} (they differ only in case: {listed(alike)}): name them as the run does"
     if missing and not unknown:
         return f"{said}: make a folder for each of them, empty ones too"
+    if not every:
+        return f"{said}: name them as the run does, whose held-out set has to hold every class"
     return f"{said}: name them as the run does, one for each class, empty ones too"
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.data_card import normalised_axis, usual_axes
+from zowarmup.common.data_card import IMAGE, normalised_axis, usual_axes
 
 
 class DataError(ValueError):
@@ -24,7 +24,8 @@ class Dataset:
 
     `class_names`: what the labels stand for, by label, in Unicode's composed form; empty: they are only numbers.
     `every_class`: all classes are named, those without examples too; if not, other devices may hold further ones. `axes`:
-    what the axes of an example are called; empty: by their number. `stands_for_bytes`: the inputs are float32 from 0 to 1
+    what the axes of an example are called; empty: by their number. `feature_names`: of rows, what each feature is called, in
+    Unicode's composed form; empty: they are known by their place. `stands_for_bytes`: the inputs are float32 from 0 to 1
     and stand for bytes divided by 255, more finely."""
 
     inputs: NDArray[Any]
@@ -38,6 +39,7 @@ class Dataset:
     every_class: bool = True
     axes: tuple[str, ...] = ()
     stands_for_bytes: bool = False
+    feature_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.inputs.dtype not in (np.uint8, np.float32):
@@ -58,6 +60,10 @@ class Dataset:
             raise DataError("mean and deviation must be one number for each channel or feature, or none")
         if self.class_names and len(self.class_names) != self.classes:
             raise DataError(f"there are {len(self.class_names)} class names and {self.classes} classes")
+        if self.feature_names and (len(self.feature_names),) != self.shape:
+            raise DataError(f"there are {len(self.feature_names)} feature names and examples of shape {self.shape}")
+        if self.augmented and len(self.shape) != len(IMAGE):
+            raise DataError(f"examples of shape {self.shape} are no images: only images can be augmented")
 
     def __len__(self) -> int:
         return len(self.labels)

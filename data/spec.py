@@ -16,19 +16,19 @@ from zowarmup.data.dataset import DataError, Dataset
 
 FORMS = (
     "digits:I/N[,alpha=0.1][,seed=0][,without=validation] (shard I of N), digits:train, digits:validation, digits:test, "
-    "npz:PATH[,kind=sequence] (arrays x and y), folder:PATH[,size=32][,channels=3][,fit=crop|squash|pad] (class folders of images), "
+    "npz:PATH[,kind=sequence] (arrays x and y), csv:PATH,label=COLUMN (a table with a line of names), folder:PATH[,size=32][,channels=3][,fit=crop|squash|pad] (class folders of images), "
     "or cifar10:PATH:I/N[,alpha=0.1][,seed=0][,without=validation][,augment=crop-flip], cifar10:PATH:train, "
     "cifar10:PATH:validation and cifar10:PATH:test, "
     "and the same for cifar100 and imagenet32 (their published files)"
 )
 WHOLE_FORMS = (
-    "digits, cifar10:PATH, cifar100:PATH, imagenet32:PATH, npz:PATH or folder:PATH, with [,alpha=0.1][,seed=0], "
-    "and, but for npz and folder, [,without=validation]"
+    "digits, cifar10:PATH, cifar100:PATH, imagenet32:PATH, npz:PATH, csv:PATH,label=COLUMN or folder:PATH, with [,alpha=0.1][,seed=0], "
+    "and, but for npz, csv and folder, [,without=validation]"
 )
 PUBLISHED = ("cifar10", "cifar100", "imagenet32")
 AUGMENT, VALIDATION = "crop-flip", "validation"
 SEQUENCE = "sequence"
-_FOLDER, _NPZ = ("size", "channels", "fit"), ("kind",)
+_FOLDER, _NPZ, _CSV = ("size", "channels", "fit"), ("kind",), ("label",)
 _OPTIONS = re.compile(r"(?:,[a-z]+=[^,/]*)+$")
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _SEED_MAX = (1 << 63) - 1
@@ -46,6 +46,8 @@ def _loaded(spec: str) -> Dataset:
     kind, _, rest = spec.partition(":")
     if kind == "npz" and rest:
         return _npz(spec, *_split(spec, rest, _NPZ))
+    if kind == "csv" and rest:
+        return _csv(spec, *_split(spec, rest, _CSV))
     if kind == "folder" and rest:
         path, options = _split(spec, rest, _FOLDER)
         return _folder(spec, path, options)
@@ -96,6 +98,9 @@ def _whole(spec: str) -> tuple[Dataset, dict[str, str]]:
     if kind == "npz" and rest:
         path, options = _split(spec, rest, (*split, *_NPZ))
         return _npz(spec, path, options), options
+    if kind == "csv" and rest:
+        path, options = _split(spec, rest, (*split, *_CSV))
+        return _csv(spec, path, options), options
     if kind == "folder" and rest:
         path, options = _split(spec, rest, (*split, *_FOLDER))
         return _folder(spec, path, options), options
@@ -161,6 +166,14 @@ def _npz(spec: str, path: str, options: dict[str, str]) -> Dataset:
     if (kind := options.get("kind", SEQUENCE)) != SEQUENCE:
         raise DataError(f"{spec}: kind = {kind!r}: must be {SEQUENCE}, or left out for rows and images")
     return arrays.read(Path(path).expanduser(), sequence="kind" in options)
+
+
+def _csv(spec: str, path: str, options: dict[str, str]) -> Dataset:
+    from zowarmup.data import tables
+
+    if not options.get("label"):
+        raise DataError(f"{spec}: say which column holds the labels: csv:PATH,label=COLUMN")
+    return tables.read(Path(path).expanduser(), options["label"])
 
 
 def _folder(spec: str, path: str, options: dict[str, str]) -> Dataset:

@@ -1,0 +1,227 @@
+"""csv:PATH,label=COLUMN: a table of numbers with a line of column names, one example a line.
+
+The delimiter is the comma, semicolon, tab or bar that the first line has most of; text is UTF-8, or UTF-16 with its mark;
+a file compressed by gzip is read as it is. Columns are known by name, so their order may differ between devices. Labels are
+names or whole numbers: the classes are those that occur, in the order of the numbers, or else of the names.
+"""
+
+import csv
+import gzip
+import io
+import math
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.data_card import CLASS_LIMIT, listed, normalised
+from zowarmup.data.dataset import DataError, Dataset
+from zowarmup.data.memory import require_memory
+
+_DELIMITERS = ",;\t|"
+_MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-"}
+_VALUES = 1 << 16  # turned into numbers together
+_COUNTED_BYTES = 1 << 20
+_WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
+_FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]+(?:[eE][+-]?[0-9]+)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
+
+
+def read(path: Path, label: str) -> Dataset:
+    """The examples of a table.
+
+    Args:
+        path: the file.
+        label: the name of the column that holds the labels.
+
+    Returns:
+        Inputs float32 (n, features) with the names of features and classes. Other devices may hold further classes.
+
+    Raises:
+        DataError: with one sentence that names the file, and the line and column where it is about one.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    try:
+        with _opened(path) as file:
+            lines = _lines(file)
+        with _text(path) as text:
+            return _table(path, label, text, lines)
+    except PermissionError as error:
+        raise DataError(f"{path}: this file may not be read: change its permissions") from error
+    except UnicodeError as error:
+        raise DataError(f"{path}: this file is not in UTF-8: save it as that") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: this file is damaged or cannot be read ({error}): make it again") from error
+
+
+@dataclass(slots=True)
+class _Columns:
+    """The table's columns by name, and the place of the labels among them."""
+
+    path: Path
+    names: list[str]
+    label: int
+    features: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.features = tuple(name for place, name in enumerate(self.names) if place != self.label)
+
+    def at(self, line: int, place: int) -> str:
+        return f"{self.path}: line {line}, column {self.names[place]}"
+
+
+def _table(path: Path, label: str, text: TextIO, lines: int) -> Dataset:
+    first = text.readline()
+    outside = "".join(first.split('"')[::2])
+    text.seek(0)
+    reader = csv.reader(text, delimiter=max(_DELIMITERS, key=outside.count), skipinitialspace=True, strict=True)
+    try:
+        columns = _columns(path, label, next(reader, []))
+        require_memory(str(path), 4 * lines * len(columns.features), "give this device fewer lines")
+        return _examples(columns, ((reader.line_num, row) for row in reader), lines)
+    except csv.Error as error:
+        where = f"{path}: line {reader.line_num}"
+        raise DataError(f"{where}: this is no line of a table ({error}): see to its quotes and delimiters") from error
+
+
+def _columns(path: Path, label: str, first: list[str]) -> _Columns:
+    names = [normalised(name.strip()) for name in first]
+    if not names:
+        raise DataError(f"{path}: the first line is empty: it must name the columns")
+    if all(_number(name) for name in names):
+        raise DataError(f"{path}: the first line holds only numbers: it must name the columns")
+    for place, name in enumerate(names, 1):
+        if not name:
+            raise DataError(f"{path}: column {place} has no name: name it, or leave it out")
+        if not name.isprintable():
+            raise DataError(f"{path}: the name of column {place}, {name!r}, has control characters: rename it")
+    if twice := [name for name in names if names.count(name) > 1] if len(set(names)) < len(names) else []:
+        raise DataError(f"{path}: two columns are named {twice[0]}: rename one")
+    if (wanted := normalised(label.strip())) not in names:
+        raise DataError(f"{path}: there is no column {wanted} (found: {listed(names)}): give its name as label=COLUMN")
+    if len(names) == 1:
+        raise DataError(f"{path}: there is no column beside {wanted}: the features must be in columns of their own")
+    return _Columns(path, names, names.index(wanted))
+
+
+def _examples(columns: _Columns, rows: Iterator[tuple[int, list[str]]], lines: int) -> Dataset:
+    inputs = np.empty((lines, len(columns.features)), np.float32)
+    labels, known = np.empty(lines, np.int64), dict[str, int]()
+    held: list[tuple[int, list[str]]] = []
+    count, block = 0, max(1, _VALUES // len(columns.names))
+    for line, row in rows:
+        if not row:
+            continue
+        if len(row) != len(columns.names):
+            raise DataError(
+                f"{columns.path}: line {line} has {len(row)} fields and the first line {len(columns.names)}: mend it"
+            )
+        labels[count + len(held)] = known.setdefault(_class(columns, line, row.pop(columns.label)), len(known))
+        held.append((line, row))
+        if len(held) == block:
+            inputs[count : count + block] = _numbers(columns, held)
+            count, held = count + block, []
+    if held:
+        inputs[count : count + len(held)] = _numbers(columns, held)
+        count += len(held)
+    if not count:
+        raise DataError(f"{columns.path}: there are no lines below the first: it needs an example a line")
+    if len(known) > CLASS_LIMIT:
+        raise DataError(
+            f"{columns.path}: column {columns.names[columns.label]} has {len(known)} different labels: there may be "
+            f"{CLASS_LIMIT}"
+        )
+    names = sorted(known, key=int) if all(_WHOLE.fullmatch(name) for name in known) else sorted(known)
+    place = np.empty(len(known), np.int64)
+    place[[known[name] for name in names]] = np.arange(len(names))
+    return Dataset(
+        inputs[:count],
+        place[labels[:count]],
+        len(names),
+        class_names=tuple(names),
+        every_class=False,
+        feature_names=columns.features,
+    )
+
+
+def _numbers(columns: _Columns, rows: list[tuple[int, list[str]]]) -> NDArray[np.float32]:
+    """The features of some lines. Raises DataError where one is no finite number."""
+    try:
+        values = np.array([[float(text) for text in row] for _, row in rows])
+        with np.errstate(over="ignore"):
+            found = values.astype(np.float32)
+    except ValueError:
+        found = None
+    if found is None or not np.isfinite(found).all():
+        raise DataError(next(said for line, row in rows for said in _wrong(columns, line, row)))
+    return found
+
+
+def _wrong(columns: _Columns, line: int, row: list[str]) -> Iterator[str]:
+    """A sentence for each feature of a line that is no finite number in float32."""
+    for place, text in enumerate(row):
+        where, said = columns.at(line, place + (place >= columns.label)), text.strip()
+        if said.lower() in _MISSING:
+            yield f"{where}: the value is missing: fill it in, or remove the line"
+        elif _DECIMAL_COMMA.fullmatch(said):
+            yield f"{where} holds {said!r}: write numbers with a decimal point"
+        elif not _number(said):
+            yield f"{where} holds {said!r}, which is no number: leave the column out, or write it as numbers"
+        elif not abs(float(said)) <= float(np.finfo(np.float32).max):
+            yield f"{where} holds {said}: numbers must be finite in 32 bits"
+
+
+def _number(text: str) -> bool:
+    try:
+        return not math.isnan(float(text))
+    except ValueError:
+        return False
+
+
+def _class(columns: _Columns, line: int, text: str) -> str:
+    """The name of a class as every device writes it: 3, 3.0 and 03 are one."""
+    name = normalised(text.strip())
+    if _WHOLE.fullmatch(name):
+        return str(int(name.partition(".")[0]))
+    where = columns.at(line, columns.label)
+    if name.lower() in _MISSING:
+        raise DataError(f"{where}: the label is missing: fill it in, or remove the line")
+    if _FRACTION.fullmatch(name):
+        raise DataError(f"{where}: the label is {name}: labels must be names or whole numbers, one for each class")
+    if not name.isprintable():
+        raise DataError(f"{where}: the label is {name!r}: it may not have control characters")
+    return name
+
+
+def _lines(file: io.BufferedReader | gzip.GzipFile) -> int:
+    """At least as many as there are examples: the ends of lines, whichever kind they are of, and the last one."""
+    found = [0, 0]
+    while piece := file.read(_COUNTED_BYTES):
+        for place, end in enumerate((b"\n", b"\r")):
+            found[place] += piece.count(end)
+    return max(found) + 1
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
+    """The bytes of the table, unpacked."""
+    with path.open("rb") as raw:
+        if raw.peek(2)[:2] != b"\x1f\x8b":
+            yield raw
+            return
+        with gzip.GzipFile(fileobj=raw) as unpacked:
+            yield unpacked
+
+
+@contextmanager
+def _text(path: Path) -> Iterator[TextIO]:
+    with _opened(path) as file:
+        marked = file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
+        yield io.TextIOWrapper(file, encoding="utf-16" if marked else "utf-8-sig", newline="")
