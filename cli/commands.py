@@ -38,8 +38,6 @@ def run() -> int:
     except Failure as failure:
         print(f"zowarmup: {failure}", file=sys.stderr)
         return failure.exit_code
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 

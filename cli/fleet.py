@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import secrets
 import signal
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -21,10 +22,11 @@ from zowarmup.client.fleet.part import Part, Progress, together
 from zowarmup.client.fleet.profiles import BUILT_IN, Mix, parse
 from zowarmup.client.fleet.quiet import quieten
 from zowarmup.client.state import write_whole
+from zowarmup.common.system.stopping import GRACE_S
+from zowarmup.common.system.tether import end_with_parent
 from zowarmup.data import DataError
 
 SECRET = "fleet.secret"
-GRACE_S = 10.0
 Hear = Callable[[Progress], None]
 
 
@@ -103,8 +105,9 @@ def carry_beside(parts: Sequence[Part], hear: Hear, verbose: bool) -> Progress:
     finally:
         for connection in carriers:
             connection.close()  # which is how they hear that it is over
+        end = time.monotonic() + GRACE_S
         for process in carriers.values():
-            process.join(GRACE_S)
+            process.join(max(0.0, end - time.monotonic()))
             process.kill()
             process.join()
 
@@ -112,6 +115,8 @@ def carry_beside(parts: Sequence[Part], hear: Hear, verbose: bool) -> Progress:
 def _carry(part: Part, parent: Connection, verbose: bool) -> None:
     """In a process of its own: progress, at last None, or a sentence where it failed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to decide
+    if (started_by := multiprocessing.parent_process()) is not None and started_by.pid:
+        end_with_parent(started_by.pid)
     quieten(verbose)
 
     def tell(progress: Progress) -> None:

@@ -5,6 +5,9 @@ The bare install, meant for low-tier devices, has neither typer nor rich, so not
 
 import os
 import sys
+from signal import Signals
+
+from zowarmup.common.system.stopping import COMMAND, Stopped, Stopping
 
 EXTRA = ("typer", "rich", "pydantic", "cryptography", "matplotlib", "safetensors", "onnx", "grpc_health")
 
@@ -16,10 +19,14 @@ def main() -> int:
         from zowarmup.client.main import main as client
 
         return client(["--doctor", *sys.argv[2:]])
+    Stopping(COMMAND)
     try:
         from zowarmup.cli.commands import run
 
         return run()
+    except Stopped as stopped:
+        print(f"zowarmup: stopped by {Signals(stopped.number).name}", file=sys.stderr)
+        return stopped.code
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise

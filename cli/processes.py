@@ -10,26 +10,40 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from zowarmup.cli import tether
 from zowarmup.cli.failure import Failure, Interrupted
+from zowarmup.common.system.stopping import COMMAND, GRACE_S, force_after
+from zowarmup.common.system.tether import tethered
 
-GRACE_S = 5.0
+UNHURRIED_S = 5.0
+"""How long processes have to end where no signal asks us to."""
 TAIL_LINES = 8
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """Counts the signals that asked us to stop."""
+    """Counts the signals that asked us to stop. `last_resort`: called before this process is ended by force, as it is some
+    time after the first signal where something does not let it come to an end."""
 
     def __init__(self) -> None:
         self.received: list[int] = []
+        self.last_resort: list[Callable[[], None]] = []
+        self.over = False
+
+    def note(self, number: int) -> None:
+        self.received.append(number)
+        if len(self.received) == 1:
+            force_after(GRACE_S + 0.4, COMMAND[signal.Signals(number)], self._last)
+
+    def _last(self) -> bool:
+        for end in () if self.over else self.last_resort:
+            end()
+        return not self.over
 
     def check(self) -> None:
         """Raises Interrupted where one has come."""
@@ -51,12 +65,13 @@ def interrupts() -> Iterator[Interrupts]:
     noted = Interrupts()
 
     def note(number: int, frame: FrameType | None) -> None:
-        noted.received.append(number)
+        noted.note(number)
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    before = {number: signal.signal(number, note) for number in COMMAND}
     try:
         yield noted
     finally:
+        noted.over = True
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -86,6 +101,7 @@ class Processes:
         self._environment = {**os.environ, **environment}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._peaks: dict[str, int] = {}
+        noted.last_resort.append(lambda: self._signal(signal.SIGKILL))
 
     def __enter__(self) -> Self:
         return self
@@ -104,11 +120,10 @@ class Processes:
     def start(self, name: str, module: str, arguments: Sequence[str]) -> None:
         """Start `python -m module arguments` under a name. Raises Interrupted where we were asked to stop."""
         self._noted.check()
-        shim = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
         try:
             with self.log(name).open("wb") as log:
                 self._running[name] = subprocess.Popen(
-                    [*shim, sys.executable, "-m", module, *arguments],
+                    tethered(sys.executable, "-m", module, *arguments),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -134,7 +149,7 @@ class Processes:
         """End all of them, and wait until they have ended."""
         already = len(self._noted.received)
         self._signal(signal.SIGTERM)
-        end = time.monotonic() + GRACE_S
+        end = time.monotonic() + (GRACE_S + 0.1 if already else UNHURRIED_S)
         while time.monotonic() < end and len(self._noted.received) == already:
             if all(process.poll() is not None for process in self._running.values()):
                 break

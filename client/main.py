@@ -8,12 +8,14 @@ import asyncio
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
+from signal import Signals
+
+from zowarmup.common.system.stopping import SERVICE, Stopped, Stopping
 
 log = logging.getLogger("zowarmup.client")
 
@@ -21,6 +23,7 @@ log = logging.getLogger("zowarmup.client")
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 when the run is over or on SIGTERM, 1 with a sentence where this device cannot take part, 2 for a
     wrong command line, 130 on Ctrl-C."""
+    stopping = Stopping(SERVICE)
     _settle_libraries()
     try:
         arguments = _arguments(argv)
@@ -34,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from zowarmup.client.doctor import examine
 
             return examine(arguments)
-        return _take_part(arguments)
-    except KeyboardInterrupt:
-        return 130
+        return _take_part(arguments, stopping)
+    except Stopped as stopped:
+        return stopped.code
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -128,36 +131,30 @@ def _settle_libraries() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
-def _take_part(arguments: argparse.Namespace) -> int:
-    from zowarmup.client.faults import Final, Stopped
+def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
+    from zowarmup.client.faults import Final
+    from zowarmup.client.faults import Stopped as WorkStopped
     from zowarmup.data import DataError
-
-    caught: list[int] = []
 
     async def until_stopped() -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         # One thread, so that computing and disk go in order and memory is one thread's.
         loop.set_default_executor(ThreadPoolExecutor(max_workers=1))
 
-        def stop(number: int) -> None:
-            caught.append(number)
-            if task is not None:
-                task.cancel()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop, number)
-        await _compose(arguments)
+        assert task is not None
+        with stopping.told(lambda: loop.call_soon_threadsafe(task.cancel)):
+            await _compose(arguments)
 
     try:
         asyncio.run(until_stopped())
     except (Final, DataError) as fault:
         print(f"zowarmup-client: {fault}", file=sys.stderr)
         return 1
-    except (asyncio.CancelledError, Stopped):
-        if not caught:
+    except (asyncio.CancelledError, WorkStopped):
+        if not stopping.number:
             raise
-        log.info("stopped by %s", signal.Signals(caught[0]).name)
-        return 130 if caught[0] == signal.SIGINT else 0
+        log.info("stopped by %s", Signals(stopping.number).name)
+        return stopping.code
     return 0
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from zowarmup.common.layout import Layout
 from zowarmup.common.run import ClientSpec
-from zowarmup.server.preparation import LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError, end_with_parent
+from zowarmup.server.preparation import LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
 
 
 def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
@@ -55,7 +55,6 @@ def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> No
 
 
 def main() -> int:
-    end_with_parent()
     seed, folder = int(sys.argv[1]), Path(sys.argv[2])
     try:
         build_run(ClientSpec.from_json((folder / SPEC).read_text()), seed, folder)

@@ -6,15 +6,20 @@ imported before we know.
 
 import sys
 
+from zowarmup.common.system.stopping import SERVICE, Stopped, Stopping
+
 EXTRA = ("grpc_health", "grpc_reflection", "pydantic")
 
 
 def main() -> int:
     """Exit code: that of `zowarmup.server.main`, 2 where the server's packages are missing."""
+    stopping = Stopping(SERVICE)
     try:
         from zowarmup.server.main import main as serve
-    except KeyboardInterrupt:
-        return 130
+
+        return serve(stopping)
+    except Stopped as stopped:
+        return stopped.code
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
@@ -23,4 +28,3 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    return serve()

@@ -8,15 +8,17 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 
+from zowarmup.common.replica import Replica
 from zowarmup.common.run import PROTOCOL, SOFTWARE, RunFile
 from zowarmup.common.steps import allow_compiled
+from zowarmup.common.system.stopping import GRACE_S, SERVICE, Stopped, Stopping
 from zowarmup.common.work import Phase
 from zowarmup.data import DataError, Dataset, load
 from zowarmup.server import commands as cmd
@@ -27,6 +29,7 @@ from zowarmup.server.credentials import CredentialError, operator_sha256
 from zowarmup.server.effects import Effects
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.exposition import Exposition, Window, window
+from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger, LedgerError
 from zowarmup.server.listening import Door, ListeningError, bystander, door
 from zowarmup.server.metrics import APPEND_S, Sources, registry
@@ -72,7 +75,10 @@ OPTIONS = (
 )
 
 
-def main() -> int:
+def main(stopping: Stopping | None = None) -> int:
+    """Exit code: 0 when stopped by SIGTERM or left as asked, 1 where something stands in the way, 2 for a wrong command line,
+    3 for a run that gave up, 130 on Ctrl-C."""
+    stopping = stopping or Stopping(SERVICE)
     keep_pieces()
     parser = argparse.ArgumentParser(prog="zowarmup-server", description="Lead one run of federated training.")
     parser.add_argument(
@@ -119,7 +125,7 @@ def main() -> int:
         way = door(run_file.server, address, arguments.insecure)
         shown = window(run_file.server, metrics_address, arguments.insecure)
         with locked(arguments.data_dir):
-            return asyncio.run(_serve(run_file, held_out, arguments, way, shown))
+            return asyncio.run(_serve(run_file, held_out, arguments, way, shown, stopping))
     except (
         StartError,
         ListeningError,
@@ -141,12 +147,31 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except Stopped as stopped:
+        return stopped.code
 
 
 async def _serve(
-    run_file: RunFile, held_out: Dataset, arguments: argparse.Namespace, way: Door, shown: Window | None
+    run_file: RunFile,
+    held_out: Dataset,
+    arguments: argparse.Namespace,
+    way: Door,
+    shown: Window | None,
+    stopping: Stopping,
+) -> int:
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[int] = loop.create_future()
+    with stopping.told(lambda: loop.call_soon_threadsafe(_settle, stopped, stopping.code)):
+        return await _lead(run_file, held_out, arguments, way, shown, stopped)
+
+
+async def _lead(
+    run_file: RunFile,
+    held_out: Dataset,
+    arguments: argparse.Namespace,
+    way: Door,
+    shown: Window | None,
+    stopped: "asyncio.Future[int]",
 ) -> int:
     refusals = Refusals()
     server = grpc.aio.server(interceptors=(Lengths(refusals),), options=OPTIONS)
@@ -157,14 +182,21 @@ async def _serve(
     appends = Durations(APPEND_S)
     ledger, blobs = Ledger(arguments.data_dir / LEDGER, took=appends.add), Blobs(arguments.data_dir / BLOBS)
     children = Children()
-    try:
-        state, history = await asyncio.to_thread(
-            open_run, run_file, held_out, arguments.data_dir, ledger, blobs, children, arguments.shelf
-        )
-    except asyncio.CancelledError:
+
+    def take_up() -> tuple[State, History, Replica]:
+        state, history = open_run(run_file, held_out, arguments.data_dir, ledger, blobs, children, arguments.shelf)
+        return state, history, restore(state, history, blobs, state.version)
+
+    opening = asyncio.create_task(asyncio.to_thread(take_up))
+    either: set[asyncio.Future[Any]] = {opening, stopped}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if stopped.done():
         children.end()  # so that the thread, which cannot be cancelled, ends now
-        raise
-    replica = await asyncio.to_thread(restore, state, history, blobs, state.version)
+        log.info("stopped before the run was ready; start again with the same --data-dir")
+        await asyncio.wait({opening}, timeout=GRACE_S)
+        opening.add_done_callback(lambda over: over.cancelled() or over.exception())  # what it met was our doing
+        return stopped.result()
+    state, history, replica = opening.result()
     evaluator = Evaluator(blobs.path(state.program.sha256).read_bytes(), state.layout, held_out)
 
     coordinator = Coordinator(ledger, state)
@@ -209,9 +241,6 @@ async def _serve(
         exposition = Exposition(registry(sources), shown)
         log.info("metrics at %s", exposition.open())
 
-    stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
-        asyncio.get_running_loop().add_signal_handler(number, _settle, stopped, status)
     loops = [asyncio.create_task(job) for job in (coordinator.run(), effects.run(), _tick(coordinator))]
     correcting = asyncio.create_task(keep_correct(traffic, port))
     if arguments.exit_when_finished:
@@ -234,7 +263,7 @@ async def _serve(
     if exposition is not None:
         exposition.close()
     switchboard.close_all()
-    await server.stop(grace=2.0)
+    await server.stop(grace=GRACE_S / 2)
     if beside is not None:
         await beside.stop(None)
     for task in (*loops, correcting):

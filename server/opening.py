@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import logging
 import math
+import shutil
 import tempfile
 import time
 import uuid
@@ -35,6 +36,8 @@ from zowarmup.server.shelf import from_shelf
 from zowarmup.server.state import State
 
 log = logging.getLogger("zowarmup.server")
+
+PREPARATION = "preparation-"
 
 
 class StartError(Exception):
@@ -96,7 +99,9 @@ def open_run(
     if shelf is not None:
         prepared = from_shelf(spec, run_file.seed, shelf, children)
     else:
-        with tempfile.TemporaryDirectory(prefix="preparation-", dir=data_dir) as folder:
+        for leftover in data_dir.glob(f"{PREPARATION}*"):  # of a coordinator that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=PREPARATION, dir=data_dir) as folder:
             prepared = prepare(spec, run_file.seed, Path(folder), children)
     grid = settle_on_grid(prepared.weights, prepared.layout.trainable)
     initial = ev.Snapshot(

@@ -5,11 +5,9 @@ the run keeps (`building`); two more are clients, which measure what a round of 
 (`zowarmup.client.footprint`): only what a client does itself is what it needs, so the coordinator does not do it for it.
 """
 
-import ctypes
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -21,12 +19,12 @@ from numpy.typing import NDArray
 
 from zowarmup.common.layout import Layout
 from zowarmup.common.run import ClientSpec
+from zowarmup.common.system.tether import tethered
 from zowarmup.common.work import Tier
 
 log = logging.getLogger(__name__)
 
 SPEC, LAYOUT, PROGRAM, WEIGHTS = "spec.json", "layout.json", "program.onnx", "weights.bin"
-_PR_SET_PDEATHSIG = 1
 
 
 class PreparationError(Exception):
@@ -119,12 +117,6 @@ class _Child:
 
 def _start(module: str, *arguments: str) -> _Child:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"zowarmup.{module}", *arguments]
+    command = tethered(sys.executable, "-m", f"zowarmup.{module}", *arguments)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     return _Child(" ".join((module, *arguments[:1])), process)
-
-
-def end_with_parent() -> None:
-    """In a child, on Linux: be killed when the coordinator is, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -6,10 +6,14 @@ in a folder of its own; coordinators that start side by side may build it twice,
 is measured: who joins such a run says its tier.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +25,7 @@ from zowarmup.server.building import load_weights
 from zowarmup.server.disk import sync_folder, sync_tree
 from zowarmup.server.preparation import LAYOUT, PROGRAM, SPEC, WEIGHTS, Children, Footprint, PreparationError, Prepared
 
+BUILDING = "building-"
 UNMEASURED = Footprint(0, 0.0, 0.0, 0.0, 0.0)
 
 
@@ -54,10 +59,34 @@ def place_of(spec: ClientSpec, seed: int) -> str:
     return f"{name}-{seed}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}"
 
 
+@contextlib.contextmanager
+def _workplace(shelf: Path) -> Iterator[Path]:
+    """A folder to build in. Those left by coordinators that were killed are removed: whoever builds holds a lock on his."""
+    with _locked(shelf):
+        for left in shelf.glob(f"{BUILDING}*"):
+            with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
+                shutil.rmtree(left, ignore_errors=True)
+        made = tempfile.TemporaryDirectory(prefix=BUILDING, dir=shelf)
+        held = contextlib.ExitStack()
+        held.enter_context(_locked(Path(made.name)))
+    with held, made as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, how: int = 0) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _build(spec: ClientSpec, seed: int, shelf: Path, place: Path, children: Children) -> None:
     shelf.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="building-", dir=shelf) as name:
-        folder = Path(name) / place.name
+    with _workplace(shelf) as workplace:
+        folder = workplace / place.name
         folder.mkdir()
         (folder / SPEC).write_text(replace(spec, model=replace(spec.model, weights="")).to_json())
         children.start("server.building", str(seed), str(folder)).finish()

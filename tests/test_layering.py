@@ -49,6 +49,7 @@ FILES = {
     "common/codec.py": rule("common", "google", pure=True),
     "common/compiled.py": rule("common", "llvmlite numba numpy", pure=True),
     "common/program.py": rule("common", "numpy", lazily="onnxruntime", pure=True),
+    "common/system": rule("common"),
     "common/tensors.py": rule("common", "numpy torch", pure=True),
     "common/models": rule("common", "numpy torch"),
     "common/models/__init__.py": rule("common", "numpy", lazily="torch"),

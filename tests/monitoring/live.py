@@ -14,7 +14,6 @@ import shutil
 import signal
 import ssl
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -28,11 +27,12 @@ import grpc
 import pytest
 import yaml
 
-from zowarmup.cli import certificates, tether
+from zowarmup.cli import certificates
 from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
 from zowarmup.cli.demo_settings import to_toml
 from zowarmup.cli.processes import Interrupts, Processes
 from zowarmup.common.run import RunFile
+from zowarmup.common.system.tether import tethered
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "deploy" / "prometheus"
@@ -144,8 +144,7 @@ def prometheus(folder: Path, target: str, interval: str = "1s") -> Iterator[Prom
         "--log.level=warn",
     ]
     with (folder / "prometheus.log").open("wb") as log:
-        shim = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
-        running = subprocess.Popen([*shim, program, *arguments], stdout=log, stderr=log, start_new_session=True)
+        running = subprocess.Popen(tethered(program, *arguments), stdout=log, stderr=log, start_new_session=True)
     try:
         answering = Prometheus(address)
         for _ in range(100):
