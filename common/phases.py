@@ -51,7 +51,7 @@ class Rounds:
 class WarmUp(Rounds):
     """Training by back-propagation, by the clients of `tiers`: `epochs` of local SGD in batches of `batch` examples at
     `rate`; the server moves by `server_rate` times the example-weighted mean delta, in which a delta longer than `clip`
-    times the round's median length is scaled down to that (0: none is). `method`: with fedadam and fedyogi, that mean is
+    times the others' (`methods.robust`) is scaled down to that (0: none is). `method`: with fedadam and fedyogi, that mean is
     the gradient which Adam or Yogi follows on the server, at `server_rate`, with `beta1`, `beta2` and `tau` for its
     epsilon; with heterofl the low tier trains too, a half-width part of the model.
 
@@ -64,7 +64,7 @@ class WarmUp(Rounds):
     batch: int = 64
     rate: float = 0.1
     server_rate: float = 1.0
-    clip: float = 10.0
+    clip: float = 5.0
     beta1: float = 0.9
     beta2: float = 0.999
     tau: float = 1e-3
@@ -134,8 +134,8 @@ class ZerothOrder(Rounds):
     What moves the model: `step` "normalized" divides by the round's root-mean-square probe scalar and anneals `rate`
     linearly to near zero; "raw" is the paper's; "adam" divides by what a running mean over the rounds, with `beta2`,
     says that the estimate of a block's parameter is, so that `rate` is about how far each moves, and anneals.
-    `weighting` of clients in the mean. `clip`: a scalar further than so many robust standard deviations from the round's
-    median is moved to that bound (0: none is). `snapshot_every`: at most so many zeroth-order versions between snapshots
+    `weighting` of clients in the mean. `clip`: a client's scalars whose root mean square is beyond so many times that
+    of the others (`methods.robust`) are scaled down to it (0: none are). `snapshot_every`: at most so many zeroth-order versions between snapshots
     on the coordinator's disk; fewer where the model is large, so that a restart replays no more than some seconds' worth.
     """
 
@@ -155,7 +155,7 @@ class ZerothOrder(Rounds):
     step: Literal["normalized", "raw", "adam"] = "normalized"
     beta2: float = 0.99
     weighting: Literal["examples", "uniform"] = "examples"
-    clip: float = 10.0
+    clip: float = 3.0
     micro_batch: int = 64
     snapshot_every: int = 50
 

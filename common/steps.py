@@ -117,7 +117,7 @@ def apply_steps(weights: Weights, grid: Grid, steps: Sequence[Step]) -> None:
     _check_vector(weights)
     check_steps(weights.size, steps)
     regions = list(_regions(steps))
-    add_up = _cheaper(sum(step.block.size * -(-len(step.ticks) // DIRECTIONS_PER_GROUP) for step in steps))
+    add_up = _cheaper(_work(steps))
     for done, (start, stop) in enumerate(regions):
         moved = _moves(grid, steps, start, stop, add_up)
         moved += weights[start:stop]
@@ -151,6 +151,22 @@ def cross(weights: Weights, grid: Grid, leaving: Direction, entering: Direction,
         _add(weights, grid, ticks, leaving, entering)
     else:
         weights.cross(grid, leaving, entering, ticks)
+
+
+def mean_square(steps: Sequence[Step]) -> float:
+    """How far `steps`, of one block each alike, move a parameter of it: the mean square, in ticks, the same on every machine.
+
+    Raises ValueError where they can move one by 2^23 ticks or more: squares are summed exactly, in 64 bits.
+    """
+    block, reach = steps[0].block, sum(step.reach for step in steps)
+    if reach >= LIMIT:
+        raise ValueError(f"steps reach {reach} ticks: squares below {LIMIT} are summed")
+    add_up = _cheaper(_work(steps))
+    total = 0
+    for start, stop in _regions(steps):
+        sums = _sums(steps, start, stop, add_up).astype(np.int64)
+        total += sum(int(piece @ piece) for piece in np.split(sums, range(PIECE, sums.size, PIECE)))
+    return total / block.size
 
 
 def spans(steps: Sequence[Step]) -> Iterator[tuple[int, int]]:
@@ -194,6 +210,11 @@ def _regions(steps: Sequence[Step]) -> Iterator[tuple[int, int]]:
             yield start, min(start + REGION, high)
 
 
+def _work(steps: Sequence[Step]) -> int:
+    """The bytes of signs that `steps` read."""
+    return sum(step.block.size * -(-len(step.ticks) // DIRECTIONS_PER_GROUP) for step in steps)
+
+
 def _cheaper(work: int) -> AddUp:
     """What to add up so many bytes of signs with."""
     if not _Compiled.allowed:
@@ -211,6 +232,13 @@ def _cheaper(work: int) -> AddUp:
 
 def _moves(grid: Grid, steps: Sequence[Step], start: int, stop: int, add_up: AddUp) -> NDArray[np.float32]:
     """What `steps` add to the parameters start .. stop - 1, a range of `_regions`: float32 (stop - start,)."""
+    moves = _sums(steps, start, stop, add_up).astype(np.float32)
+    moves *= np.float32(grid.tick)
+    return moves
+
+
+def _sums(steps: Sequence[Step], start: int, stop: int, add_up: AddUp) -> NDArray[Any]:
+    """The same in ticks: int32 or int64 (stop - start,)."""
     active = [step for step in steps if step.block.start <= start < step.block.stop]
     integer = np.int32 if sum(step.reach for step in active) < 1 << 31 else np.int64
     sums = np.zeros(stop - start, dtype=integer)
@@ -219,9 +247,7 @@ def _moves(grid: Grid, steps: Sequence[Step], start: int, stop: int, add_up: Add
             if table is _STILL:
                 continue  # of a pool's many directions a step moves along few
             add_up(sums, step.seed, group, start, table.astype(integer))
-    moves = sums.astype(np.float32)
-    moves *= np.float32(grid.tick)
-    return moves
+    return sums
 
 
 def _by_numpy(sums: NDArray[Any], seed: int, group: int, start: int, table: NDArray[Any]) -> None:

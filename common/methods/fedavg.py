@@ -2,7 +2,7 @@
 
 McMahan et al., arXiv 1602.05629, as Legate et al., arXiv 2509.03503, use it before the pivot: the model moves by
 `server_rate` times the example-weighted mean of the deltas, w + server_rate sum_i (n_i / N) delta_i. Buffers (running
-mean and variance of BatchNorm) are part of the vector and averaged with it. A delta far longer than the round's median
+mean and variance of BatchNorm) are part of the vector and averaged with it. A delta far longer than the others'
 is scaled down first (`robust`): one client, broken or hostile, cannot lead the model away.
 """
 

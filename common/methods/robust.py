@@ -1,39 +1,41 @@
-"""What one contribution may do to a round: bounds that the other contributions set.
+"""What one contribution may do to a round: a bound that the other contributions set.
 
-Values that lie far from the round's median, counted in robust standard deviations, are moved to the bound; nothing is
-dropped, so a client that is merely unusual still counts. Up to half of a round's values can be anything without moving
-the median or the median absolute deviation beyond the others (Huber, Robust Statistics, 1981). A clipped value keeps its
-place in the order, so clipping twice is clipping once, and the order of the values plays no part.
+What a client sends has a length: the root mean square of its scalars, the norm of its delta. One that is longer than
+`clip` times the reference is scaled down to that; nothing is dropped, so a client that is merely unusual still counts,
+and its values keep their proportions. The reference is a trimmed mean: the root mean square over all clients but the
+quarter, and at least the one, with the longest. So many can send anything without raising it beyond what honest clients
+sent. It is taken over clients, since the values of one client are of one kind, whether honest or not. It is no median, nor
+a median absolute deviation: half of the clients and more may fit the model already, as they often do where the data differ,
+and a median is then nearly zero and says nothing about the others. The order in which clients come plays no part.
 """
 
 import math
 from collections.abc import Sequence
 
-DEVIATION = 1.4826
-"""Median absolute deviations of a normal distribution are this much smaller than its standard deviation."""
-FEWEST_VALUES = 4
 FEWEST_LENGTHS = 3
+SHARE = 4
+"""One in so many clients, and at least one, does not count for the reference."""
 
 
-def bounds(values: Sequence[float], clip: float) -> tuple[float, float]:
-    """What lies within `clip` robust standard deviations of the median. Everything does with `clip` 0, with fewer than
-    4 values, or where more than half of them are equal."""
-    if not clip or len(values) < FEWEST_VALUES:
-        return -math.inf, math.inf
-    middle = median(values)
-    reach = clip * DEVIATION * median([abs(value - middle) for value in values])
-    return (middle - reach, middle + reach) if reach > 0 else (-math.inf, math.inf)
+def reference(lengths: Sequence[float], floor: float = 0.0) -> float:
+    """The root mean square of all lengths but the longest quarter.
+
+    Args:
+        lengths: One for each client's contribution, at least 0, in any order.
+        floor: Lengths of at most this say nothing about others: they are left out.
+
+    Returns:
+        In the unit of the lengths, above `floor`; infinity with fewer than 3, among which no one is an outlier.
+    """
+    telling = sorted(length for length in lengths if length > floor)
+    if len(telling) < FEWEST_LENGTHS:
+        return math.inf
+    kept = telling[: -max(1, len(telling) // SHARE)]
+    # By the largest, so that no square vanishes or overflows.
+    return kept[-1] * math.sqrt(math.fsum((length / kept[-1]) ** 2 for length in kept) / len(kept))
 
 
-def scales(lengths: Sequence[float], clip: float) -> tuple[float, ...]:
-    """The factor for each length, at most 1, that leaves none above `clip` times the median. All are 1 with `clip` 0,
-    with fewer than 3 lengths, or where the median is 0."""
-    limit = clip * median(lengths) if clip and len(lengths) >= FEWEST_LENGTHS else 0.0
-    return tuple(limit / length if 0 < limit < length else 1.0 for length in lengths)
-
-
-def median(values: Sequence[float]) -> float:
-    """The middle value, or the mean of the middle two. Raises IndexError without values."""
-    ascending = sorted(values)
-    half = len(ascending) // 2
-    return ascending[half] if len(ascending) % 2 else (ascending[half - 1] + ascending[half]) / 2
+def scales(lengths: Sequence[float], clip: float, floor: float = 0.0) -> tuple[float, ...]:
+    """The factor for each length, at most 1, that leaves none above `clip` times the `reference`. All are 1 with `clip` 0."""
+    limit = clip * reference(lengths, floor) if clip else math.inf
+    return tuple(limit / length if length > limit else 1.0 for length in lengths)

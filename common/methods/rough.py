@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.methods.robust import FEWEST_LENGTHS, median
+from zowarmup.common.methods.robust import FEWEST_LENGTHS, reference
 
 ROW = 4096
 TOLERANCE = 1e-3
@@ -48,4 +48,4 @@ def none_too_long(rough: Sequence[float | None], clip: float) -> bool:
     known = [length for length in rough if length is not None and SMALLEST <= length <= LARGEST]
     if len(known) < len(rough):
         return False
-    return max(known) * (1 + TOLERANCE) <= clip * median(known) * (1 - TOLERANCE)
+    return max(known) * (1 + TOLERANCE) <= clip * reference(known) * (1 - TOLERANCE)

@@ -12,8 +12,9 @@ projections of the trunk's gradient in the place of probes (`gradient_projection
 The estimate is the weighted mean over clients of  sum_s (n_s / n) dL_s z_s  in the probed block and of
 1/K sum_k p_k z_k  in the head's. The model steps down it by `rate`; a "normalized" step is divided by the root mean
 square of the round's slopes, in the same weighted mean (FZOO, arXiv 2506.09034, divides by the losses' spread), and
-annealed linearly. Before that, scalars far from the round's median are clipped (`robust`): one client, broken or
-hostile, cannot lead the model away. tau, the paper's magnitude of z's entries, is folded in: (eps, rate, tau) is
+annealed linearly; in the head's block by that of the projections where it is the larger. So no parameter moves further in
+a round than the rate. Before that, the scalars of a client far longer than the others' are scaled down (`robust`): one
+client, broken or hostile, cannot lead the model away. tau, the paper's magnitude of z's entries, is folded in: (eps, rate, tau) is
 (eps tau, rate tau^2, 1).
 
 Steps are whole ticks of the grid, and nothing is lost by it: a tick is one or two millionths of the largest weight, a
@@ -34,7 +35,7 @@ from zowarmup.common.layout import Block, Layout
 from zowarmup.common.merging import merged
 from zowarmup.common.methods import gaussian, robust
 from zowarmup.common.methods.adam import advanced, mean_squares, sizes
-from zowarmup.common.methods.moves import Move, steps_of
+from zowarmup.common.methods.moves import Move, held, steps_of
 from zowarmup.common.methods.probing import Probe, measure
 from zowarmup.common.methods.projection import as_float32, project
 from zowarmup.common.methods.protocol import Forward, Moments, Part
@@ -43,9 +44,9 @@ from zowarmup.common.phases import ZerothOrder
 from zowarmup.common.steps import Direction, Step, Weights, apply_steps
 from zowarmup.common.work import Scalars, Tier, Work
 
-FLAT, STEEP = 2.0**-40, 2.0**32
-"""Slopes, nats per unit of weight. A root mean square below FLAT is what rounding leaves of a loss that does not change;
-beyond STEEP no loss is that anything is learnt from."""
+FLAT, STEEPEST, STEEP = 2.0**-40, 2.0**12, 2.0**32
+"""Slopes, nats per unit of weight. A root mean square below FLAT is what rounding leaves of a loss that does not change. A
+step that is not divided by it is as long, at most, as with STEEPEST. Beyond STEEP no loss is that anything is learnt from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +143,24 @@ class ZOWarmUp:
                 raise ValueError(f"scalars: one of the {name} is beyond {STEEP:g}; no loss is as steep")
 
     def clip(self, parts: Sequence[Part]) -> tuple[tuple[Part, ...], int]:
-        """The parts with their outlying scalars clipped, and how many were. The probes' bounds come from all of the
-        round's probes, the projections' from all of its projections."""
-        probed = robust.bounds([v for part in parts for v in part.scalars.probes], self.spec.clip)
-        projected = robust.bounds([v for part in parts for v in part.scalars.projections], self.spec.clip)
+        """The parts with outlying clients' scalars scaled down, and how many scalars that are: a client's probes by what
+        the round's clients have for probes, its projections by what they have for projections."""
+        factors = zip(
+            robust.scales([root_mean_square(part.scalars.probes) for part in parts], self.spec.clip, FLAT),
+            robust.scales([root_mean_square(part.scalars.projections) for part in parts], self.spec.clip, FLAT),
+            strict=True,
+        )
         clipped = 0
         bounded: list[Part] = []
-        for part in parts:
-            scalars = part.scalars
-            beyond = _beyond(scalars.probes, probed) + _beyond(scalars.projections, projected)
-            if beyond:
-                clipped += beyond
-                within = _within(scalars.probes, probed), _within(scalars.projections, projected)
-                part = part._replace(scalars=Scalars(scalars.round, *within))
+        for part, scales in zip(parts, factors, strict=True):
+            given = part.scalars.probes, part.scalars.projections
+            outlying = [scale < 1 for scale in scales]
+            if any(outlying):
+                clipped += sum(len(values) for values, beyond in zip(given, outlying, strict=True) if beyond)
+                probes, projections = (
+                    tuple(scale * value for value in values) for scale, values in zip(scales, given, strict=True)
+                )
+                part = part._replace(scalars=Scalars(part.scalars.round, probes, projections))
             bounded.append(part)
         return tuple(bounded), clipped
 
@@ -182,22 +188,14 @@ class ZOWarmUp:
             )
         parts, _ = self.clip(parts)
         shares = self._shares([part.examples for part in parts])
-        mean_square = math.fsum(
-            share * (weight / self._local_steps(part)) * slope * slope
-            for share, part in zip(shares, parts, strict=True)
-            for (_, weight), slope in zip(self._directions(part), part.scalars.probes, strict=True)
-        )
-        if self.spec.step == "adam":
-            probed, *rest = (self._descent(self.spec.rate, done, size) for size in sizes(self.moments(before, parts)))
-            head = rest[0] if rest else 0.0
-        else:
-            probed = head = self._descent(self.spec.rate, done, math.sqrt(mean_square))
+        sizes = self._adam_sizes(before, parts) if self.spec.step == "adam" else self._sizes(shares, parts)
+        factors = [self._descent(self.spec.rate, done, size) for size in sizes]
         moves = [
             move
             for share, part in zip(shares, parts, strict=True)
-            for move in self._moves(part, probed * share, head * share)
+            for move in self._moves(part, *(factor * share for factor in factors))
         ]
-        return steps_of(moves, grid)
+        return steps_of(held(moves, self._limit(done, parts)), grid)
 
     @property
     def _normal(self) -> bool:
@@ -215,12 +213,39 @@ class ZOWarmUp:
         for index, projection in enumerate(part.scalars.projections):
             yield Move(part.seed, self.layout.block("head"), index, head * projection / self.projections())
 
+    def _sizes(self, shares: Sequence[float], parts: Sequence[Part]) -> tuple[float, float]:
+        """What a normalised step is divided by, in the probed block and in the head's: the root mean square of the probes;
+        of the projections where that is more. So in neither does a parameter move further than the rate."""
+        probed = math.fsum(share * self._mean_square(part) for share, part in zip(shares, parts, strict=True))
+        head = math.fsum(
+            share * root_mean_square(part.scalars.projections) ** 2 for share, part in zip(shares, parts, strict=True)
+        )
+        return math.sqrt(probed), math.sqrt(max(probed, head)) if probed >= FLAT**2 else 0.0
+
+    def _mean_square(self, part: Part) -> float:
+        """Of a part's probes, as they weigh."""
+        weights = [weight for _, weight in self._directions(part)]
+        squares = [weight * slope * slope for weight, slope in zip(weights, part.scalars.probes, strict=True)]
+        return math.fsum(squares) / math.fsum(weights)
+
+    def _adam_sizes(self, before: Moments, parts: Sequence[Part]) -> tuple[float, float]:
+        probed, *head = sizes(self.moments(before, parts))
+        return probed, head[0] if head else 0.0
+
     def _descent(self, rate: float, done: int, size: float) -> float:
         """What slopes are multiplied with, given what a normalised step is divided by."""
-        descent = -rate * self.spec.tau**2
         if self.spec.step == "raw":
-            return descent
-        return descent * (1 - done / self.spec.rounds) / size if size >= FLAT else 0.0
+            return -rate * self.spec.tau**2
+        return -self._annealed(rate, done) / size if size >= FLAT else 0.0
+
+    def _annealed(self, rate: float, done: int) -> float:
+        return rate * self.spec.tau**2 * (1.0 if self.spec.step == "raw" else 1 - done / self.spec.rounds)
+
+    def _limit(self, done: int, parts: Sequence[Part]) -> float:
+        """The furthest that a round moves a block, root mean square over its parameters: the learning rate, once for each
+        local step; times STEEPEST where it is not divided by the slopes."""
+        local_steps = max(self._local_steps(part) for part in parts)
+        return self._annealed(self.spec.rate, done) * local_steps * (STEEPEST if self.spec.step == "raw" else 1)
 
     def _plan(self, seed: int, examples: int) -> list[list[Probe]]:
         """What to probe before each local step: every slice along a direction of its own."""
@@ -261,12 +286,9 @@ class ZOWarmUp:
         """What a client moves its own replica by after local step `number`, of whose probes there are `latest`: down
         their estimate, as the round will move, at a rate of its own. `given`: all that it has measured."""
         rate = self.spec.local_rate or self.spec.rate
-        directions, slopes = self._directions(given), given.scalars.probes
-        mean_square = math.fsum(w * slope * slope for (_, w), slope in zip(directions, slopes, strict=True))
-        length = self._descent(rate, done, math.sqrt(mean_square / (number + 1)))
-        moves = list(self._moves(given, length, length))
+        moves = list(self._moves(given, *(self._descent(rate, done, size) for size in self._sizes([1.0], [given]))))
         each = gaussian.SIGNS if self._normal else 1
-        probed = len(slopes) * each
+        probed = len(given.scalars.probes) * each
         return steps_of(moves[probed - latest * each : probed] + moves[len(moves) - self.projections() :], grid)
 
     def _shares(self, examples: Sequence[int]) -> list[float]:
@@ -279,11 +301,6 @@ class ZOWarmUp:
         return [count / total for count in examples]
 
 
-def _beyond(values: Sequence[float], bounds: tuple[float, float]) -> int:
-    low, high = bounds
-    return sum(not low <= value <= high for value in values)
-
-
-def _within(values: Sequence[float], bounds: tuple[float, float]) -> tuple[float, ...]:
-    low, high = bounds
-    return tuple(min(max(value, low), high) for value in values)
+def root_mean_square(values: Sequence[float]) -> float:
+    """0 where there are none."""
+    return math.sqrt(math.fsum(value * value for value in values) / len(values)) if values else 0.0

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Head, Layout, Tensor
 from zowarmup.common.methods.fedavg import FedAvg, length
 from zowarmup.common.methods.protocol import Part
-from zowarmup.common.methods.robust import bounds, median, scales
+from zowarmup.common.methods.robust import reference, scales
 from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.run import WarmUp, ZerothOrder
 from zowarmup.common.work import Scalars
@@ -23,49 +25,61 @@ LAYOUT = Layout(
     blocks=(Block("all", 0, 20), Block("trunk", 0, 12), Block("head", 12, 20)),
     head=Head("head.weight", "head.bias", 3, 2),
 )
-UNBOUNDED = (-math.inf, math.inf)
 
 
 def method(**options: Any) -> ZOWarmUp:
     return ZOWarmUp(ZerothOrder(rounds=10, **{"probes": 2, "head_projections": 1, **options}), LAYOUT)
 
 
-def test_bounds_lie_at_so_many_robust_deviations_from_the_median() -> None:
-    low, high = bounds([1.0, 2.0, 3.0, 4.0, 100.0], 10.0)
-    assert (low, high) == (3 - 10 * 1.4826, 3 + 10 * 1.4826), "median 3, median absolute deviation 1"
-    assert median([4.0, 1.0, 3.0, 2.0]) == 2.5
+def test_the_reference_is_the_root_mean_square_of_all_but_the_longest_quarter() -> None:
+    assert reference([3.0, 1e9, 4.0]) == pytest.approx(12.5**0.5), "always one"
+    assert reference([1.0] * 8 + [1e9] * 2) == 1.0, "two of ten"
+    assert reference([1.0] * 7 + [1e9] * 3) > 1e8, "three of ten are beyond it"
+    assert reference([1e200, 1e200, 1e300]) == pytest.approx(1e200)
+    assert reference([1e-200, 1e-200, 1e-200]) == pytest.approx(1e-200)
 
 
-@pytest.mark.parametrize("values", [[], [1.0, 2.0, 1e9], [5.0, 5.0, 5.0, 1e9], [0.0] * 7])
-def test_too_few_or_equal_values_bound_nothing(values: list[float]) -> None:
-    assert bounds(values, 10.0) == UNBOUNDED
+@pytest.mark.parametrize("lengths", [[], [1.0, 1e9], [0.0, 0.0, 0.0, 2.0, 1e9]])
+def test_of_two_nobody_can_say_which_is_the_outlier_nor_does_nothing_set_a_bound(lengths: list[float]) -> None:
+    assert reference(lengths) == math.inf
+    assert set(scales(lengths, 5.0)) <= {1.0}
+
+
+@pytest.mark.parametrize("fitting", [0.3, 0.5, 0.6, 0.7])
+@given(tiny=st.floats(0, 1e-3), seed=st.integers(0, 2**32))
+def test_those_whom_the_model_fits_set_no_bound_for_the_others(fitting: float, tiny: float, seed: int) -> None:
+    """What collapsed a good model: most clients' scalars are all but zero, and that says nothing about the rest."""
+    chance = random.Random(seed)
+    fits = round(40 * fitting)
+    lengths = [tiny * chance.random() for _ in range(fits)] + [chance.uniform(4, 12) for _ in range(40 - fits)]
+    assert reference(lengths) > 1.0
+    assert min(scales(lengths, 5.0)) > 0.4
 
 
 def test_zero_is_off() -> None:
-    assert bounds([1.0, 2.0, 3.0, 4.0, 100.0], 0.0) == UNBOUNDED
     assert scales([1.0, 1.0, 1e9], 0.0) == (1.0, 1.0, 1.0)
 
 
-def test_lengths_beyond_the_median_are_scaled_to_the_limit() -> None:
-    assert scales([1.0, 2.0, 40.0], 10.0) == (1.0, 1.0, 0.5)
-    assert scales([1.0, 40.0], 10.0) == (1.0, 1.0), "of two nobody can say which is the outlier"
-    assert scales([0.0, 0.0, 40.0], 10.0) == (1.0, 1.0, 1.0)
+def test_lengths_beyond_the_limit_are_scaled_to_it() -> None:
+    assert scales([2.0, 2.0, 40.0], 10.0) == (1.0, 1.0, 0.5)
+    assert scales([1.0, 40.0], 10.0) == (1.0, 1.0)
 
 
-def test_outlying_scalars_are_clipped_and_counted_probes_and_projections_apart() -> None:
+def test_outlying_scalars_are_scaled_down_and_counted_probes_and_projections_apart() -> None:
     contributions = [
-        Part(7, 10, Scalars(1, (1.0, 2.0), (100.0,))),
-        Part(8, 10, Scalars(1, (3.0, 4.0), (200.0,))),
-        Part(9, 10, Scalars(1, (1e6, -1e6), (300.0,))),
-        Part(10, 10, Scalars(1, (2.5, 2.5), (-1e6,))),
+        Part(7, 10, Scalars(1, (3.0, -3.0), (200.0,))),
+        Part(8, 10, Scalars(1, (3.0, 3.0), (200.0,))),
+        Part(9, 10, Scalars(1, (1e6, -1e6), (200.0,))),
+        Part(10, 10, Scalars(1, (0.0, 3.0), (-1e6,))),
     ]
-    bounded, clipped = method().clip(contributions)
-    # Probes: median 2.5; deviations 1.5 .5 .5 1.5 - - 0 0, so their median is the mean of .5 and 1.5.
-    # Projections: median 150; deviations 50 50 150 1000150, so 100.
+    bounded, clipped = method(clip=10.0).clip(contributions)
+    # Probes: root mean squares 3, 3, 2.12 without the longest. Projections: 200.
+    limit = 10 * (22.5 / 3) ** 0.5
     assert clipped == 3
     assert bounded[0] == contributions[0] and bounded[1] == contributions[1]
-    assert bounded[2][2].probes == (2.5 + 10 * 1.4826, 2.5 - 10 * 1.4826)
-    assert bounded[3][2] == Scalars(1, (2.5, 2.5), (150 - 10 * 1.4826 * 100,))
+    assert bounded[2].scalars.probes == pytest.approx((limit, -limit))
+    assert bounded[2].scalars.projections == (200.0,)
+    assert bounded[3].scalars == Scalars(1, (0.0, 3.0), (-2000.0,))
 
 
 def test_clipping_twice_is_clipping_once_and_the_order_plays_no_part() -> None:
@@ -75,12 +89,12 @@ def test_clipping_twice_is_clipping_once_and_the_order_plays_no_part() -> None:
         for seed in range(20)
     ]
     contributions[4] = Part(4, 10, Scalars(1, (1e6, 1e6), (1e6,)))
-    once, clipped = method(clip=2.0).clip(contributions)
-    again, none = method(clip=2.0).clip(once)
-    assert again == once and none == 0 and clipped >= 3
+    once, clipped = method(clip=3.0).clip(contributions)
+    again, none = method(clip=3.0).clip(once)
+    assert again == once and none == 0 and clipped == 3
     shuffled = contributions[:]
     chance.shuffle(shuffled)
-    reordered, count = method(clip=2.0).clip(shuffled)
+    reordered, count = method(clip=3.0).clip(shuffled)
     assert count == clipped
     assert {part.seed: part for part in reordered} == {part.seed: part for part in once}
 
@@ -109,8 +123,8 @@ def _ratios(steps: Any, reference: Any) -> list[float]:
     ]
 
 
-def test_an_outlying_delta_counts_as_ten_times_the_median() -> None:
-    fedavg = FedAvg(WarmUp(rounds=1), LAYOUT)
+def test_an_outlying_delta_counts_as_ten_times_the_others() -> None:
+    fedavg = FedAvg(WarmUp(rounds=1, clip=10.0), LAYOUT)
     weights = np.zeros(20, np.float32)
     usual = np.zeros(20, np.float32)
     usual[0] = 3.0

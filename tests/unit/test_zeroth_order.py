@@ -354,17 +354,19 @@ def test_uniform_weighting_and_whole_slices() -> None:
     ]
 
 
-def test_the_normaliser_is_the_weighted_root_mean_square_of_the_probes_alone() -> None:
-    """3/4 (1/2 1^2 + 1/2 7^2) + 1/4 25^2 = 175 for clients of 6 and 2 examples."""
+def test_the_normaliser_is_the_weighted_root_mean_square_of_the_probes_and_of_longer_projections_theirs() -> None:
+    """3/4 (1/2 1^2 + 1/2 7^2) + 1/4 25^2 = 175 for clients of 6 and 2 examples; of the projections, 3/4 100^2."""
     zo = method(probes=2, head_projections=1, rate=2.0)
     contributions = [Part(5, 6, Scalars(3, (1.0, 7.0), (100.0,))), Part(9, 2, Scalars(3, (25.0, -25.0), (0.0,)))]
     size = 175.0**0.5
     assert ticks(zo.combine(GRID, 0, contributions)) == [
         (5, "trunk", (round(-2 / size * 0.375 * 1 * ONE), round(-2 / size * 0.375 * 7 * ONE))),
-        (5, "head", (round(-2 / size * 0.75 * 100 * ONE),)),
+        (5, "head", (round(-2 / 7500**0.5 * 0.75 * 100 * ONE),)),
         (9, "trunk", (round(-2 / size * 0.125 * 25 * ONE), round(2 / size * 0.125 * 25 * ONE))),
         (9, "head", (0,)),
     ]
+    shorter = [Part(5, 6, Scalars(3, (1.0, 7.0), (10.0,))), contributions[1]]
+    assert ticks(zo.combine(GRID, 0, shorter))[1] == (5, "head", (round(-2 / size * 0.75 * 10 * ONE),))
 
 
 @pytest.mark.parametrize("scale", [2.0**-30, 1.0, 2.0**20])
