@@ -81,7 +81,7 @@ def test_honest_clients_are_hardly_clipped() -> None:
 def test_one_of_ten_does_not_lead_the_model_away(hostile: Callable[[Scalars], Scalars]) -> None:
     bounded, clipped = trained(hostile, DEFAULT)
     assert bounded < 0.05 * BEGAN
-    assert clipped == ROUNDS * PROBES
+    assert clipped >= ROUNDS * PROBES
 
 
 def test_what_the_bound_is_for() -> None:

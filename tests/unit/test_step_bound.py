@@ -89,7 +89,8 @@ def test_a_burst_after_quiet_rounds_moves_adam_by_the_rate_at_most() -> None:
     wide = Block("all", 0, 3000)
     layout = Layout((Tensor("w", (3000,), 0),), 3000, 3000, (wide,))
     zo = zeroth_order_method(ZerothOrder(rounds=1000, step="adam", rate=0.5, probes=8, head_projections=0), layout, 0)
-    chance, moments = np.random.default_rng(0), ()
+    chance = np.random.default_rng(0)
+    moments: Moments = ()
     for number in range(300):
         quiet = Scalars(1, tuple(chance.normal(0, 1e-3, 8).tolist()), ())
         moments = zo.moments(moments, [Part(number, 80, quiet)])
