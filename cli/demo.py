@@ -167,6 +167,8 @@ class _Observer:
             self._ask()
             now = time.monotonic()
             status = self._status
+            if status is not None and status.gave_up:
+                raise Failure(f"the run gave up: {status.gave_up}")
             if status is not None and status.phase is Phase.FINISHED:
                 finished = finished or now
                 bad = [end for end in ended if end.code != 0]

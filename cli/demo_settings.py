@@ -9,7 +9,9 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Literal
 
-from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
+
+Section = Model | WarmUp | ZerothOrder | Evaluation | Guard | Server
 
 
 class DemoModel(StrEnum):
@@ -93,6 +95,9 @@ COMMENTS = {
     "evaluation": "The held-out set.",
     "evaluation.data": "digits:test, digits:validation, npz:PATH, folder:PATH or, say, cifar10:PATH:test.",
     "evaluation.every": "Versions between evaluations.",
+    "guard": "What becomes of a version that is no good: the run goes back and halves its learning rate.",
+    "guard.factor": "A held-out loss of so many times the lowest so far is no good; 0: the guard is off.",
+    "guard.rollbacks": "After so many returns the next one ends the run.",
     "server.address": "Where to listen. The demo says --address instead, with a port that was free.",
     "server.keep_snapshots": "How many of the newest to keep, beside the pivot's.",
     "server.abandoned_limit": "So many abandoned rounds in a row pause the run.",
@@ -154,11 +159,12 @@ def to_toml(run: RunFile) -> str:
         "",
         *_fields(run, ""),
     ]
-    parts: tuple[tuple[str, Model | WarmUp | ZerothOrder | Evaluation | Server], ...] = (
+    parts: tuple[tuple[str, Section], ...] = (
         ("model", run.model),
         ("warmup", run.warmup),
         ("zeroth_order", run.zeroth_order),
         ("evaluation", run.evaluation),
+        ("guard", run.guard),
         ("server", run.server),
     )
     for table, part in parts:
@@ -169,7 +175,7 @@ def to_toml(run: RunFile) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _fields(part: RunFile | Model | WarmUp | ZerothOrder | Evaluation | Server, table: str) -> list[str]:
+def _fields(part: Section | RunFile, table: str) -> list[str]:
     lines = []
     for item in fields(part):
         value = getattr(part, item.name)

@@ -60,7 +60,8 @@ class Replicas:
 @dataclass(frozen=True, slots=True)
 class Status:
     """Where the run is. `digest` is hex; `pivot_version` and `final_version` are where the phases end or ended;
-    `pivot_reason` is why the warm-up ended, empty before; `refusals` counts what was refused since the coordinator's
+    `pivot_reason` is why the warm-up ended, empty before; `rollbacks` how often the run went back to its last good version,
+    since when learning rates are multiplied by `rate_factor`; `gave_up` why it ended before its time, else empty; `refusals` counts what was refused since the coordinator's
     start, by reason."""
 
     name: str
@@ -83,6 +84,9 @@ class Status:
     clipped_scalars: int = 0
     clipped_deltas: int = 0
     pivot_reason: str = ""
+    rollbacks: int = 0
+    rate_factor: float = 1.0
+    gave_up: str = ""
     refusals: Mapping[str, int] = field(default_factory=dict)
 
     @property

@@ -100,6 +100,9 @@ class Session:
                 clipped_scalars=answer.clipped_scalars,
                 clipped_deltas=answer.clipped_deltas,
                 pivot_reason=answer.pivot_reason,
+                rollbacks=answer.rollbacks,
+                rate_factor=answer.rate_factor,
+                gave_up=answer.gave_up,
             )
 
     def health(self) -> str:

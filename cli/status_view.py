@@ -43,6 +43,9 @@ def facts(status: Status) -> Table:
         rows.add_row("revoked", _some(revoked))
     if status.refusals:
         rows.add_row("refused", ", ".join(f"{count} {reason}" for reason, count in status.refusals.items()))
+    if status.rollbacks:
+        times = counted(status.rollbacks, "time")
+        rows.add_row("went back", f"{times} to the last good version; learning rates are x {status.rate_factor:g}")
     if status.clipped_scalars or status.clipped_deltas:
         scalars, deltas = counted(status.clipped_scalars, "scalar"), counted(status.clipped_deltas, "delta")
         rows.add_row("clipped", f"{scalars} and {deltas}, as outliers in their round")
@@ -58,6 +61,8 @@ def phase_text(status: Status) -> Text:
 
 
 def activity_text(status: Status) -> Text:
+    if status.gave_up:
+        return Text(f"gave up: {status.gave_up}", style="red")
     if status.paused:
         return Text(f"paused: {status.paused}", style="yellow")
     return Text(status.activity or "nothing is being waited for")

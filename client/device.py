@@ -183,6 +183,8 @@ class Device:
         """Report the replica and leave. Raises Broken where the stream is down."""
         position, peak = self._replica.position, peak_resident()
         self._enter(Phase.FINISHED)
+        if finished.gave_up:
+            log.warning("the run has given up: %s", finished.gave_up)
         if position.digest:
             same = "the run's own" if position.digest == finished.digest else "NOT the run's"
             log.info(

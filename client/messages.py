@@ -83,10 +83,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """No further version will come."""
+    """No further version will come. `gave_up`: why the run ended before its time; empty where it did not."""
 
     version: int
     digest: bytes
+    gave_up: str = ""
 
 
 Message = Welcome | Work | Commit | Fetch | Accepted | Refused | Finished

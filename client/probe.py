@@ -56,15 +56,14 @@ class Prober:
         stop: threading.Event,
         pool_seed: int = 0,
     ) -> None:
-        self._method = zeroth_order_method(spec, replica.layout, pool_seed)
+        self._spec, self._pool_seed = spec, pool_seed
         self._layout, self._program, self._dataset, self._stop = replica.layout, program, dataset, stop
         self._micro_batch = spec.micro_batch
 
     def contribute(self, replica: Replica, work: Work) -> Scalars:
         """The scalars for a round; the replica is afterwards as it was. Raises ValueError where one is not finite."""
-        return self._method.contribute(
-            self._program.load(replica.weights), replica.grid, self, len(self._dataset), work
-        )
+        method = zeroth_order_method(self._spec.slowed(work.rate_factor), self._layout, self._pool_seed)
+        return method.contribute(self._program.load(replica.weights), replica.grid, self, len(self._dataset), work)
 
     def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> Evaluated:
         """The summed loss of some examples at the weights as they are now and, where asked for, the summed gradient of

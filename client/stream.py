@@ -130,5 +130,5 @@ def _message(answer: wire.ParticipateResponse, layout: Layout) -> Message:
         case "refused":
             return Refused(answer.refused.round, answer.refused.reason, answer.refused.detail)
         case "finished":
-            return Finished(answer.finished.version, answer.finished.digest)
+            return Finished(answer.finished.version, answer.finished.digest, answer.finished.gave_up)
     raise ValueError("a message of a kind it does not know")

@@ -56,7 +56,7 @@ class Trainer:
         start = part.take(replica.weights) if part else replica.weights
         module = self._module(part)
         models.load_into(module, layout, start)
-        spec, batches = self._spec.warmup, _Varied(self._dataset, self._stop, work.seed)
+        spec, batches = self._spec.warmup.slowed(work.rate_factor), _Varied(self._dataset, self._stop, work.seed)
         loss = train_locally(module, batches, epochs=spec.epochs, batch=spec.batch, rate=spec.rate, seed=work.seed)
         delta = models.flatten(module, layout)
         delta -= start

@@ -53,6 +53,7 @@ def work_to_wire(work: Work) -> wire.Work:
         seed=work.seed,
         deadline_s=work.deadline_s,
         done=work.done,
+        rate_factor=work.rate_factor if work.rate_factor != 1 else 0.0,
     )
 
 
@@ -64,6 +65,7 @@ def work_from_wire(message: wire.Work) -> Work:
         seed=message.seed,
         deadline_s=message.deadline_s,
         done=message.done,
+        rate_factor=message.rate_factor or 1.0,
     )
 
 

@@ -4,8 +4,8 @@ Each checks itself; which settings belong to which method is said there too, so 
 refused by name. `common.methods` makes the method of a section.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from zowarmup.common.work import Tier
 
@@ -90,6 +90,15 @@ class WarmUp(Rounds):
     def trains(self, tier: Tier) -> bool:
         """Whether there is any such round for clients of that tier."""
         return self.rounds > 0 and tier in self.tiers
+
+    def slowed(self, factor: float) -> Self:
+        """The same at `factor` (above 0) times the learning rate: that of local SGD or, where Adam or Yogi on the server
+        makes a step whose length does not depend on it, theirs."""
+        if factor == 1:
+            return self
+        if self.method in ("fedadam", "fedyogi"):
+            return replace(self, server_rate=self.server_rate * factor)
+        return replace(self, rate=self.rate * factor)
 
     def _check_optimiser(self) -> None:
         given = {"beta1": (self.beta1, 0.9), "beta2": (self.beta2, 0.999), "tau": (self.tau, 1e-3)}
@@ -200,6 +209,12 @@ class ZerothOrder(Rounds):
     def steps_locally(self) -> bool:
         """Whether a client moves its own replica between probes, and so has to know how far the run is."""
         return self.local_steps > 1 or self.method == "fedkseed"
+
+    def slowed(self, factor: float) -> Self:
+        """The same at `factor` (above 0) times the learning rate, that of clients' own steps included."""
+        if factor == 1:
+            return self
+        return replace(self, rate=self.rate * factor, local_rate=self.local_rate * factor)
 
     def _check_pool(self) -> None:
         if self.method != "fedkseed":

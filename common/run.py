@@ -17,6 +17,7 @@ __all__ = [
     "VERSION",
     "ClientSpec",
     "Evaluation",
+    "Guard",
     "Model",
     "Rounds",
     "RunFile",
@@ -59,6 +60,25 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         require(self.every >= 1, "every", self.every, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guard:
+    """The guard on progress (`server.guard`). A version whose held-out loss is not finite, or more than `factor` times
+    the lowest so far (0: the guard is off), is rejected: the run goes back to the last good version and halves its
+    learning rate. It does so `rollbacks` times; the next time it goes back once more and gives up."""
+
+    factor: float = 10.0
+    rollbacks: int = 5
+
+    def __post_init__(self) -> None:
+        ok = self.factor == 0 or 1.1 <= self.factor <= 1e6
+        require(ok, "factor", self.factor, "0 (off) or 1.1 to 1e6")
+        require(0 <= self.rollbacks <= 30, "rollbacks", self.rollbacks, "0 to 30")
+
+    @property
+    def on(self) -> bool:
+        return self.factor > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +152,7 @@ class RunFile:
     warmup: WarmUp
     zeroth_order: ZerothOrder
     evaluation: Evaluation = field(default_factory=Evaluation)
+    guard: Guard = field(default_factory=Guard)
     server: Server = field(default_factory=Server)
 
     def __post_init__(self) -> None:

@@ -61,6 +61,11 @@ class Step:
             raise ValueError(f"step: ticks add up to {self.reach}, the most is 2^31 - 1")
 
     @property
+    def reverse(self) -> "Step":
+        """The step that takes this one back."""
+        return Step(self.seed, self.block, tuple(-tick for tick in self.ticks))
+
+    @property
     def reach(self) -> int:
         """The most ticks by which this can move a parameter."""
         return sum(map(abs, self.ticks))

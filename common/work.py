@@ -36,6 +36,7 @@ class Work:
     `version` is the one its replica must be at; `seed` (64 bits) is the key of all randomness in it: directions,
     slices, shuffles. `deadline_s`: seconds from now until the round closes without it. `done`: zeroth-order rounds
     committed so far, where the method has a client take steps of its own, which are annealed as the run's are; else 0.
+    `rate_factor`: what the learning rates of the client's own training or steps are multiplied by (`slowed`).
     """
 
     round: int
@@ -44,8 +45,11 @@ class Work:
     seed: int
     deadline_s: float
     done: int = 0
+    rate_factor: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.rate_factor <= 1:
+            raise ValueError(f"work: rate_factor {self.rate_factor} must be above 0 and at most 1")
         if self.round < 1 or self.version < 0:
             raise ValueError(f"work: round {self.round} must be at least 1 and version {self.version} at least 0")
         if not 0 <= self.seed < SEED_LIMIT:

@@ -140,6 +140,17 @@ class RecordEvaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class RollBack:
+    """The replica is back at the last good version's weights, as a new version: by `steps` or a `snapshot`."""
+
+    version: int
+    digest: str
+    steps: tuple[Step, ...]
+    snapshot: Snapshot | None
+    traffic: tuple[TrafficCount, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     reason: str
 
@@ -176,6 +187,7 @@ Command = (
     | RecordSnapshot
     | PruneSnapshots
     | RecordEvaluation
+    | RollBack
     | Pause
     | Resume
     | Pivot

@@ -5,9 +5,11 @@ changed. It first responds to the command itself, then lets the run settle: roun
 is made, the next round opens, the run finishes. Every settling step carries its reason, and `waiting` says why none is
 possible: the same sentence goes to the log, to `zowarmup status` and to the waiting client.
 
+    goes back an evaluated version is not good (`guard`); after some such times the run gives up
     pivots   the warm-up's rounds are done | its loss no longer falls | the operator asked, between rounds
     finishes the zeroth-order rounds are done | the operator asked, between rounds
 
+With the guard on it pivots and finishes only at a version that has been evaluated, so neither from a model that is lost.
 How a round opens and ends is in `round`.
 """
 
@@ -20,6 +22,7 @@ from zowarmup.server import events as ev
 from zowarmup.server import membership
 from zowarmup.server.deadlines import took
 from zowarmup.server.evolve import evolve, fold
+from zowarmup.server.guard import SLOWER, fault, gives_up
 from zowarmup.server.plateau import plateau
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.round import end_round, gone, open_round, parenthesis
@@ -45,7 +48,11 @@ def decide(state: State | None, command: cmd.Command, now: float) -> tuple[ev.Ev
 def waiting(state: State, now: float) -> str:
     """What the run is waiting for and why, as a sentence; empty while contributions are being computed or combined."""
     if state.phase is Phase.FINISHED:
-        return f"finished: {state.finished}"
+        return state.finished if state.gave_up else f"finished: {state.finished}"
+    if state.progress.rejected:
+        return f"going back to the last good version: {state.progress.rejected}"
+    if awaits_evaluation(state):
+        return f"waiting: version {state.version} is being evaluated"
     if state.paused:
         return f"paused: {state.paused}"
     if state.current is not None:
@@ -64,8 +71,10 @@ def work_for(state: State, client: str, now: float) -> Work | None:
     if current is None or current.closed or client not in current.seeds or client in current.contributions:
         return None
     done = state.rounds_done if state.run_file.zeroth_order.steps_locally and state.phase is Phase.ZEROTH_ORDER else 0
-    left_s = max(0.0, current.deadline - now)
-    return Work(current.number, state.work_of(client), current.version, current.seeds[client], left_s, done)
+    left_s, phase = max(0.0, current.deadline - now), state.work_of(client)
+    moves = phase is Phase.WARM_UP or state.run_file.zeroth_order.steps_locally
+    factor = state.progress.rate_factor if moves else 1.0
+    return Work(current.number, phase, current.version, current.seeds[client], left_s, done, factor)
 
 
 def _settle(state: State, now: float) -> ev.Event | None:
@@ -74,12 +83,12 @@ def _settle(state: State, now: float) -> ev.Event | None:
         return None
     if state.current is not None:
         return None if state.current.closed else end_round(state, now)
-    if state.stop_requested:
-        return ev.RunFinished(state.version, f"stopped: {state.stop_requested}")
-    if state.phase is Phase.WARM_UP and (reason := _pivot(state)):
-        return ev.Pivoted(state.version, reason)
-    if state.phase is Phase.ZEROTH_ORDER and state.rounds_done >= state.rules.rounds:
-        return ev.RunFinished(state.version, f"all {state.rules.rounds} zeroth-order rounds are done")
+    if state.progress.rejected:
+        return None
+    if reason := gives_up(state.run_file.guard, state.progress):
+        return ev.RunGaveUp(state.version, reason)
+    if (turn := _turn(state)) is not None:
+        return None if awaits_evaluation(state) else turn
     if state.paused:
         return None
     if state.abandoned >= state.run_file.server.abandoned_limit:
@@ -87,6 +96,27 @@ def _settle(state: State, now: float) -> ev.Event | None:
             f"{state.abandoned} rounds in a row were abandoned; check the clients, then `zowarmup resume`"
         )
     return open_round(state, now)
+
+
+def awaits_evaluation(state: State) -> bool:
+    """Whether the phase is over and its end waits for the present version's evaluation."""
+    if not state.run_file.guard.on or state.current is not None or state.progress.rejected:
+        return False
+    evaluated = state.evaluation is not None and state.evaluation.version == state.version
+    return not evaluated and _turn(state) is not None
+
+
+def _turn(state: State) -> ev.Event | None:
+    """The end of the phase, where it is due between two rounds."""
+    if state.phase is Phase.FINISHED:
+        return None
+    if state.stop_requested:
+        return ev.RunFinished(state.version, f"stopped: {state.stop_requested}")
+    if state.phase is Phase.WARM_UP and (reason := _pivot(state)):
+        return ev.Pivoted(state.version, reason)
+    if state.phase is Phase.ZEROTH_ORDER and state.rounds_done >= state.rules.rounds:
+        return ev.RunFinished(state.version, f"all {state.rules.rounds} zeroth-order rounds are done")
+    return None
 
 
 def _pivot(state: State) -> str:
@@ -229,7 +259,35 @@ def _(command: cmd.PruneSnapshots, state: State, now: float) -> tuple[ev.Event, 
 
 @_respond.register
 def _(command: cmd.RecordEvaluation, state: State, now: float) -> tuple[ev.Event, ...]:
-    return (ev.Evaluated(command.version, command.accuracy, command.loss, command.examples),)
+    given = command.version, command.accuracy, command.loss, command.examples
+    guard, progress, classes = state.run_file.guard, state.progress, state.program.classes
+    wrong = fault(guard, progress, classes, command.version, command.loss)
+    if not wrong or state.phase is Phase.FINISHED:
+        return (ev.Evaluated(*given),)
+    current, good = state.current, progress.good
+    closing: tuple[ev.Event, ...] = ()
+    if current is not None:
+        closing = (ev.RoundAbandoned(current.number, f"it began at a version that is rejected: {wrong}"),)
+    if good is None:
+        return (
+            ev.Evaluated(*given),
+            *closing,
+            ev.RunGaveUp(state.version, f"there is no version to go back to: {wrong}"),
+        )
+    return (ev.Evaluated(*given, wrong), *closing)
+
+
+@_respond.register
+def _(command: cmd.RollBack, state: State, now: float) -> tuple[ev.Event, ...]:
+    progress = state.progress
+    if not progress.rejected or command.version != state.version + 1:
+        raise Rejected("stale", f"version {command.version} does not go back from {state.version}")
+    good = progress.good
+    if good is None or command.digest != good.digest:
+        raise Rejected("malformed", f"version {command.version} is not the last good one's weights")
+    fields_of = {field.name: getattr(command, field.name) for field in fields(cmd.RollBack)}
+    slower = progress.rate_factor * SLOWER
+    return (ev.RolledBack(**fields_of, to=good.version, rate_factor=slower, reason=progress.rejected),)
 
 
 @_respond.register

@@ -4,12 +4,14 @@ A closed round becomes a job: combine its contributions (sorted by client, so th
 arrival) into the next version of the coordinator's replica, write what must outlive a crash, and hand the result back
 as a command. The same inputs give the same bits, so a job that a crash cut off is simply done again. Contributions
 that no version follows from (a model that diverges) abandon the round, and the replica stays as it was. Snapshots,
-pruning and evaluation are jobs of the same queue: the replica is only ever touched here. A disk that refuses is tried
+pruning, evaluation and the way back from a version that is no good are jobs of the same queue: the replica is only ever
+touched here, and an evaluation is on record before the next version is. A disk that refuses is tried
 again until it takes what must be written; the coordinator says meanwhile what it waits for.
 """
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +29,13 @@ from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import Delta, Phase
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
+from zowarmup.server.archive import restore
 from zowarmup.server.blobs import BlobError, Blobs, DiskRefused
 from zowarmup.server.combining import deltas_of, parts_of, settle_on_grid, steps_of, uploads_of
 from zowarmup.server.coordinator import Coordinator, Unavailable
+from zowarmup.server.decide import awaits_evaluation
 from zowarmup.server.evaluation import Evaluator
+from zowarmup.server.history import History
 from zowarmup.server.remembering import remembering
 from zowarmup.server.state import Round, State
 
@@ -43,6 +48,8 @@ STEPPED_SHARE = 0.25
 # What a restart may have to replay: some 2 s on one core of a server (0.15 ns a sign was measured).
 REPLAY_SIGNS = 15_000_000_000
 RETRY_S = 1.0
+# After these there may be something to evaluate, or to write.
+HOUSEKEEPING = ev.Pivoted | ev.RunFinished | ev.RunGaveUp | ev.PivotRequested | ev.StopRequested
 PIECES_AT_ONCE = min(4, os.cpu_count() or 1)
 
 
@@ -69,11 +76,12 @@ class Effects:
         blobs: Blobs,
         replica: Replica,
         evaluator: Evaluator,
+        history: History,
         traffic: Callable[[], tuple[ev.TrafficCount, ...]],
         lengths: Mapping[str, float] | None = None,
     ) -> None:
         self._coordinator, self._blobs, self._replica = coordinator, blobs, replica
-        self._evaluator, self._traffic = evaluator, traffic
+        self._evaluator, self._history, self._traffic = evaluator, history, traffic
         self._jobs: asyncio.Queue[Round | None] = asyncio.Queue()
         self._lengths: Mapping[str, float] = {} if lengths is None else lengths
         self._held: set[str] = set()  # blobs of snapshots that there have been, as far as they are still there
@@ -87,7 +95,7 @@ class Effects:
         elif any(isinstance(event, ev.RoundAbandoned) for event in events):
             # One that had been closed is at work already.
             self._jobs.put_nowait(state.previous if state.previous and not state.previous.closed else None)
-        elif any(isinstance(event, ev.Pivoted | ev.RunFinished) for event in events):
+        elif any(isinstance(event, HOUSEKEEPING) for event in events):
             self._jobs.put_nowait(None)
 
     def resume(self) -> None:
@@ -101,10 +109,11 @@ class Effects:
             and not current.closed
             and any(state.work_of(client) is Phase.WARM_UP for client in current.seeds)
         )
+        self._held |= state.snapshot_blobs
         named = {state.program.sha256, *state.snapshot_blobs}
         if swept := self._blobs.sweep(named, set(uploads), resumable):
             log.info("%d files that an earlier stop had left half done are removed", swept)
-        # An evaluation that the crash cut off comes before the version that follows: `plateau` counts on that.
+        # An evaluation that the crash cut off comes before the version that follows: `plateau` and `guard` count on that.
         self._jobs.put_nowait(None)
         if current is not None and current.closed:
             self._jobs.put_nowait(current)
@@ -114,7 +123,7 @@ class Effects:
         try:
             while True:
                 ended = await self._jobs.get()
-                if ended is not None and ended.closed:
+                if ended is not None and ended.closed and self._is_current(ended):
                     await self._record(await self._outcome(ended))
                     await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
                 await self._keep_house()
@@ -122,6 +131,11 @@ class Effects:
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._pieces.shutdown(wait=False)
+
+    def _is_current(self, closed: Round) -> bool:
+        """Whether a closed round still is to be combined: it is abandoned where the version before it is rejected."""
+        current = self._coordinator.state.current
+        return current is not None and current.number == closed.number
 
     async def _keep_house(self) -> None:
         state, version = self._coordinator.state, self._replica.version
@@ -132,16 +146,52 @@ class Effects:
             await self._record(cmd.RecordSnapshot(await self._snapshot(state.digest)))
         evaluated = state.evaluation and state.evaluation.version == version
         watched = state.phase is Phase.WARM_UP and settings.warmup.pivot == "auto"
+        at_turn |= awaits_evaluation(self._coordinator.state)
         if not evaluated and (at_turn or watched or version % settings.evaluation.every == 0):
-            accuracy, loss, examples = await self._off_loop(self._evaluator.evaluate, self._replica.weights)
+            accuracy, loss, examples = await self._off_loop(self._evaluate)
             await self._record(cmd.RecordEvaluation(version, accuracy, loss, examples))
+        if self._coordinator.state.progress.rejected:
+            await self._go_back()
         await self._prune()
+
+    def _evaluate(self) -> tuple[float, float, int]:
+        """Accuracy, loss and number of examples; a loss that is no number where the model cannot be evaluated."""
+        try:
+            return self._evaluator.evaluate(self._replica.weights)
+        except (MemoryError, OSError):
+            raise  # which says nothing about the model
+        except Exception as error:  # noqa: BLE001  whatever a runtime makes of such weights
+            log.error("version %d cannot be evaluated: %s", self._replica.version, error)
+            return 0.0, math.nan, 0
+
+    async def _go_back(self) -> None:
+        """To the last good version's weights, as a new version: by the steps since, taken back, which cost clients as
+        little as they did; or by a snapshot where steps alone do not lead from there."""
+        state, replica = self._coordinator.state, self._replica
+        good = state.progress.good
+        assert good is not None
+        commits = self._history.since(good.version, state.version)
+        snapshot, steps = None, tuple[Step, ...]()
+        if commits is not None:
+            steps = tuple(step.reverse for commit in commits for step in commit.steps)
+            await self._off_loop(apply_steps, replica.weights, replica.grid, steps)
+        else:
+            restored = await self._off_loop(restore, state, self._history, self._blobs, good.version)
+            replica.grid, replica.weights[:] = restored.grid, restored.weights
+        replica.version = state.version + 1
+        if commits is None:
+            kept = state.snapshots.get(good.version)
+            snapshot = await self._snapshot(good.digest, kept.optimiser if kept else "")
+        digest = (await self._off_loop(replica.digest)).hex()
+        await self._record(cmd.RollBack(replica.version, digest, steps, snapshot, self._traffic()))
 
     async def _prune(self) -> None:
         state = self._coordinator.state
         snapshots = state.snapshots
         self._held |= state.snapshot_blobs
         keep = {state.pivot_version, *sorted(snapshots)[-state.run_file.server.keep_snapshots :]}
+        if good := state.progress.good:  # there must be a way back to it
+            keep.add(max((version for version in snapshots if version <= good.version), default=None))
         if stale := tuple(version for version in snapshots if version not in keep):
             await self._record(cmd.PruneSnapshots(stale))
         kept = self._coordinator.state.snapshot_blobs

@@ -191,10 +191,29 @@ class Pivoted:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
+    """`accuracy` (0 to 1) and mean `loss` (nats per example) on so many held-out examples; 0, not a number and 0 where
+    the version cannot be evaluated. `rejected`: why the run goes back from this version; empty where it does not."""
+
     version: int
     accuracy: float
     loss: float
     examples: int
+    rejected: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """The model is at the weights of version `to` again, as a new `version` with the same `digest`: by `steps`, those
+    since `to` taken back, or by a `snapshot`. From now on learning rates are multiplied by `rate_factor`."""
+
+    version: int
+    to: int
+    digest: str
+    steps: tuple[Step, ...]
+    snapshot: Snapshot | None
+    traffic: tuple[TrafficCount, ...]
+    rate_factor: float
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +238,14 @@ class StopRequested:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
+    version: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunGaveUp:
+    """The run is over before its time, at the last good version's weights."""
+
     version: int
     reason: str
 
@@ -263,11 +290,13 @@ DurableEvent = (
     | SnapshotsPruned
     | Pivoted
     | Evaluated
+    | RolledBack
     | RunPaused
     | RunResumed
     | PivotRequested
     | StopRequested
     | RunFinished
+    | RunGaveUp
 )
 SoftEvent = ClientConnected | ClientDisconnected | ClientReported
 Event = DurableEvent | SoftEvent

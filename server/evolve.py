@@ -147,22 +147,12 @@ def _(event: ev.RoundAbandoned, state: State) -> State:
 @_apply.register
 def _(event: ev.Committed, state: State) -> State:
     previous = _current(state, event.round)
-    if event.version != state.version + 1:
-        raise ValueError(f"version {event.version} committed after {state.version}")
-    snapshots = state.snapshots if event.snapshot is None else {**state.snapshots, event.version: event.snapshot}
-    signs = sum(len(step.ticks) * (step.block.stop - step.block.start) for step in event.steps)
-    if state.run_file.zeroth_order.pool:
-        signs = 0  # all that is replayed adds up to one step along the pool, whatever the number of commits
     return replace(
-        state,
-        version=event.version,
-        digest=event.digest,
-        snapshots=snapshots,
+        _at_version(state, event),
         current=None,
         previous=previous,
         abandoned=0,
         moments=event.moments,
-        replay_signs=0 if event.snapshot else state.replay_signs + signs,
         rounds_done=state.rounds_done + 1,
         clipped_scalars=state.clipped_scalars + event.clipped_scalars,
         clipped_deltas=state.clipped_deltas + event.clipped_deltas,
@@ -206,7 +196,24 @@ def _(event: ev.Evaluated, state: State) -> State:
     losses = state.losses
     if state.phase is Phase.WARM_UP:
         losses = with_loss(state.run_file.warmup, losses, event.version, event.loss)
-    return replace(state, evaluation=event, losses=losses)
+    progress = state.progress.evaluated(event, state.version, state.digest, state.moments)
+    return replace(state, evaluation=event, losses=losses, progress=progress)
+
+
+@_apply.register
+def _(event: ev.RolledBack, state: State) -> State:
+    good = state.progress.good
+    if good is None or good.version != event.to or good.digest != event.digest or state.current is not None:
+        raise ValueError(f"version {event.version} goes back to {event.to}, which is not the last good one")
+    progress = state.progress.rolled_back(event)
+    return replace(
+        _at_version(state, event),
+        abandoned=0,
+        moments=good.moments,
+        losses=(),
+        evaluation=progress.good.evaluation if progress.good else None,
+        progress=progress,
+    )
 
 
 @_apply.register
@@ -232,6 +239,11 @@ def _(event: ev.StopRequested, state: State) -> State:
 @_apply.register
 def _(event: ev.RunFinished, state: State) -> State:
     return replace(state, phase=Phase.FINISHED, finished=event.reason)
+
+
+@_apply.register
+def _(event: ev.RunGaveUp, state: State) -> State:
+    return replace(state, phase=Phase.FINISHED, finished=f"gave up: {event.reason}", gave_up=event.reason)
 
 
 @_apply.register
@@ -267,6 +279,22 @@ def _(event: ev.ClientReported, state: State) -> State:
         peak_memory_bytes=event.peak_memory_bytes,
     )
     return replace(state, presence=state.presence.having(event.client, told))
+
+
+def _at_version(state: State, event: ev.Committed | ev.RolledBack) -> State:
+    """The state with the model at the event's version."""
+    if event.version != state.version + 1:
+        raise ValueError(f"version {event.version} committed after {state.version}")
+    signs = sum(len(step.ticks) * (step.block.stop - step.block.start) for step in event.steps)
+    if state.run_file.zeroth_order.pool:
+        signs = 0  # all that is replayed adds up to one step along the pool, whatever the number of commits
+    return replace(
+        state,
+        version=event.version,
+        digest=event.digest,
+        snapshots=state.snapshots if event.snapshot is None else {**state.snapshots, event.version: event.snapshot},
+        replay_signs=0 if event.snapshot else state.replay_signs + signs,
+    )
 
 
 def _connected(state: State, client: str, now: bool) -> Mapping[Tier, int]:

@@ -62,7 +62,7 @@ class _Commit:
     steps: tuple[Step, ...]
     snapshot: ev.Snapshot | None
     before: State
-    closed: Round
+    closed: Round | None  # of which round; None where the run went back
 
 
 @dataclass(slots=True)
@@ -178,8 +178,8 @@ def _note(reading: Reading, row: Row, event: ev.Event, before: State | None) -> 
             reading.snapshots[event.initial.version] = event.initial
         case ev.SnapshotTaken():
             reading.snapshots[event.snapshot.version] = event.snapshot
-        case ev.Committed():
-            assert before is not None and before.current is not None
+        case ev.Committed() | ev.RolledBack():
+            assert before is not None
             if event.snapshot is not None:
                 reading.snapshots[event.version] = event.snapshot
             reading.commits.append(
@@ -265,8 +265,11 @@ def _step(replica: Replica | None, commit: _Commit | None, report: Report) -> Re
     """The replica one version on, None where steps do not lead there."""
     if replica is None or commit is None or commit.snapshot is not None:
         return None
-    if commit.closed.phase is Phase.ZEROTH_ORDER and commit.steps != steps_of(
-        commit.before, commit.closed, replica.grid
+    closed = commit.closed
+    if (
+        closed is not None
+        and closed.phase is Phase.ZEROTH_ORDER
+        and commit.steps != steps_of(commit.before, closed, replica.grid)
     ):
         report.notes.append(
             f"version {commit.version}: this zowarmup would make other steps of its contributions than were committed"

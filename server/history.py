@@ -18,7 +18,8 @@ from zowarmup.server.traffic import TrafficLog
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of the model and how it came about."""
+    """One version of the model and how it came about; `round` is 0 for the initial weights, and for a return to earlier
+    ones."""
 
     version: int
     round: int
@@ -73,21 +74,31 @@ class History:
             case ev.Contributed():
                 self._contributions += 1
             case ev.Committed():
-                assert self._layout is not None
-                self.versions[event.version] = Version(
-                    event.version, event.round, self._phase, event.digest, self._contributions, at
-                )
-                self.traffic.record(event.version, event.traffic)
-                if event.snapshot is None:
-                    commit = Commit(event.version, bytes.fromhex(event.digest), event.steps)
-                    self.commits[event.version] = encode_commit(commit, self._layout)
+                self._commit(at, event, event.round, self._contributions)
+            case ev.RolledBack():
+                self._commit(at, event, 0, 0)
+                known = self.versions[event.to].evaluation
+                if known is not None:
+                    self._evaluate(replace(known, version=event.version))
             case ev.Pivoted():
                 self._phase = Phase.ZEROTH_ORDER
             case ev.ClientReported() if event.digest:
-                known = self.versions.get(event.version)
-                self.disagreements += event.digest != (known.digest if known else "")
+                reported = self.versions.get(event.version)
+                self.disagreements += event.digest != (reported.digest if reported else "")
             case ev.Evaluated():
-                self.versions[event.version] = replace(self.versions[event.version], evaluation=event)
+                self._evaluate(event)
+
+    def _commit(self, at: float, event: ev.Committed | ev.RolledBack, round: int, contributions: int) -> None:
+        assert self._layout is not None
+        version = event.version
+        self.versions[version] = Version(version, round, self._phase, event.digest, contributions, at)
+        self.traffic.record(version, event.traffic)
+        if event.snapshot is None:
+            commit = Commit(version, bytes.fromhex(event.digest), event.steps)
+            self.commits[version] = encode_commit(commit, self._layout)
+
+    def _evaluate(self, event: ev.Evaluated) -> None:
+        self.versions[event.version] = replace(self.versions[event.version], evaluation=event)
 
     def since(self, version: int, present: int) -> list[Commit] | None:
         """The commits after `version` up to `present`, or None where steps alone do not lead there."""

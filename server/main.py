@@ -57,7 +57,7 @@ log = logging.getLogger("zowarmup.server")
 TICK_S = 0.25
 REPORTS_S = 10.0
 LOOKED_S = 3.0
-GIVEN_UP = 3  # the exit code of a run that has paused itself
+GIVEN_UP = 3  # the exit code of a run that has paused itself, or ended before its time
 # Measured: a burst of 2,000 clients is shed by the defaults; the ping option is the one that grpc heeds. A call may be
 # sent so much ahead of its reader: left to itself, grpc finds a fast link out and takes 9 MB of every upload into memory.
 OPTIONS = (
@@ -206,7 +206,7 @@ async def _lead(
     uploads = Uploads(blobs, spool_bytes(run_file, state), state)
     switchboard = Switchboard(history, allowances)
     effects = Effects(
-        coordinator, blobs, replica, evaluator, lambda: traffic.since(history.traffic.latest), uploads.lengths
+        coordinator, blobs, replica, evaluator, history, lambda: traffic.since(history.traffic.latest), uploads.lengths
     )
     coordinator.observe(lambda now, events, after: history.record(coordinator.written_at, events))
     coordinator.observe(switchboard)
@@ -255,10 +255,18 @@ async def _lead(
         await beside.start()
     await healthy()
     log.info("%s", way.describe(port))
-    if coordinator.state.phase is Phase.FINISHED:
+    if coordinator.state.gave_up:
+        log.error(
+            "this run has given up: %s; `zowarmup export` its model and begin another run from it (model.weights), at a "
+            "lower rate",
+            coordinator.state.gave_up,
+        )
+    elif coordinator.state.phase is Phase.FINISHED:
         log.info("this run is finished: its status and versions are served until you stop the server")
 
     status = await stopped
+    if coordinator.state.gave_up and not status:
+        status = GIVEN_UP
     log.info("stopping at version %d; start again with the same --data-dir to go on", coordinator.state.version)
     if exposition is not None:
         exposition.close()

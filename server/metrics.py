@@ -7,6 +7,7 @@ a client's name: a fleet of 10,000 costs as much as one of ten. Every combinatio
 scrape on, so that rates and ratios are never without one of their sides. docs/metrics.md has the table.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from zowarmup.common.run import PROTOCOL, VERSION
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.families import Families
+from zowarmup.server.guard import limit
 from zowarmup.server.history import History
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.rejection import REASONS
@@ -30,7 +32,7 @@ from zowarmup.server.told import Told
 from zowarmup.server.traffic import OCCURRING, Traffic
 
 WORKING = (Phase.WARM_UP, Phase.ZEROTH_ORDER)
-WAITING = ("clients", "contributions", "combining", "opening", "paused", "gave-up", "disk", "finished")
+WAITING = ("clients", "contributions", "combining", "opening", "paused", "gave-up", "lost", "disk", "finished")
 APPEND_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 CATCH_UPS = ("steps", "snapshot")
 
@@ -227,6 +229,26 @@ class Metrics(Collector):
             yield self._told.gauge(
                 "zowarmup_evaluated_version", "The version that these are of.", (), {(): evaluation.version}
             )
+        progress = state.progress
+        if math.isfinite(progress.best):
+            yield self._told.gauge(
+                "zowarmup_lowest_loss", "The lowest loss on the held-out set so far, nats.", (), {(): progress.best}
+            )
+            yield self._told.gauge(
+                "zowarmup_loss_limit",
+                "The loss above which a version is rejected, nats; +Inf where the guard is off.",
+                (),
+                {(): limit(state.run_file.guard, progress, state.program.classes)},
+            )
+        yield self._told.counter(
+            "zowarmup_rollbacks", "Returns to the last good version.", (), {(): progress.rollbacks}
+        )
+        yield self._told.gauge(
+            "zowarmup_learning_rate_factor",
+            "What learning rates are multiplied by since the last return.",
+            (),
+            {(): progress.rate_factor},
+        )
 
     def _disk(self) -> Iterator[Metric]:
         of = self._sources
@@ -263,7 +285,7 @@ def waits_for(state: State, disk_refuses: bool) -> str:
     if disk_refuses:
         return "disk"
     if state.phase is Phase.FINISHED:
-        return "finished"
+        return "lost" if state.gave_up else "finished"
     if state.current is not None:
         return "combining" if state.current.closed else "contributions"
     if state.paused:

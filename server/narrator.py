@@ -75,6 +75,18 @@ class Narrator:
             case ev.Evaluated():
                 text = "version %d: accuracy %.1f %%, loss %.3f nats on %d held-out examples"
                 log.info(text, event.version, 100 * event.accuracy, event.loss, event.examples)
+                if event.rejected:
+                    log.warning("going back to the last good version: %s", event.rejected)
+            case ev.RolledBack():
+                log.warning(
+                    "version %d has the weights of version %d, the last good one; learning rates are now %g times those "
+                    "of the run file (return %d of %d before the run gives up)",
+                    event.version,
+                    event.to,
+                    event.rate_factor,
+                    state.progress.rollbacks,
+                    state.run_file.guard.rollbacks,
+                )
             case ev.SnapshotTaken():
                 log.debug("snapshot of version %d taken", event.snapshot.version)
             case ev.RunPaused():
@@ -85,6 +97,8 @@ class Narrator:
                 log.info("%s: %s", type(event).__name__, event.reason)
             case ev.RunFinished():
                 log.info("run finished at version %d, digest %s: %s", event.version, state.digest, event.reason)
+            case ev.RunGaveUp():
+                log.error("the run gave up at version %d, digest %s: %s", event.version, state.digest, event.reason)
 
 
 def _routine(routine: bool) -> int:

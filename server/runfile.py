@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from zowarmup.common import run
 
-_SECTIONS = (run.Model, run.WarmUp, run.ZerothOrder, run.Evaluation, run.Server, run.RunFile)
+_SECTIONS = (run.Model, run.WarmUp, run.ZerothOrder, run.Evaluation, run.Guard, run.Server, run.RunFile)
 for _section in _SECTIONS:
     with_config(ConfigDict(extra="forbid"))(_section)
 _ADAPTER = TypeAdapter(run.RunFile)

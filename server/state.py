@@ -14,6 +14,7 @@ from zowarmup.common.methods.protocol import WarmUpMethod, ZerothOrderMethod
 from zowarmup.common.run import Rounds, RunFile
 from zowarmup.common.work import Contribution, Phase, Tier
 from zowarmup.server import events as ev
+from zowarmup.server.guard import Progress
 from zowarmup.server.plateau import Losses
 from zowarmup.server.sampling import pool_seed
 from zowarmup.server.table import Table
@@ -95,7 +96,8 @@ class State:
     """Where a run is. `round` counts openings, `version` commits; a retried round has a new number, so no seed is
     ever used twice. `previous` is the round before `current`; `rounds_done` counts the commits of the present phase,
     `abandoned` the abandoned rounds in a row; `moments`: what its method remembers of them;
-    `losses`: of the warm-up's last rounds, where they decide when it ends.
+    `losses`: of the warm-up's last rounds, where they decide when it ends; `progress`: what the guard knows.
+    `finished`: why the run is over, and `gave_up` where that is before its time.
     `replay_signs`: the signs, one a parameter and direction, that a replay of the commits since the newest snapshot looks
     up. `took_s`: how long each tier's last contributions to the present phase took, seconds, oldest first. `credentials`:
     the client of each credential's hash; `connected`: how many of a tier are."""
@@ -124,6 +126,7 @@ class State:
     clipped_scalars: int = 0
     clipped_deltas: int = 0
     losses: Losses = ()
+    progress: Progress = field(default_factory=Progress)
     pivot_version: int | None = None
     pivot_reason: str = ""
     paused: str = ""
@@ -131,6 +134,7 @@ class State:
     stop_requested: str = ""
     evaluation: ev.Evaluated | None = None
     finished: str = ""
+    gave_up: str = ""
 
     @property
     def rules(self) -> Rounds:
@@ -139,13 +143,14 @@ class State:
 
     @property
     def warm_up(self) -> WarmUpMethod:
-        """The warm-up's method."""
-        return warm_up_method(self.run_file.warmup, self.layout)
+        """The warm-up's method, at the learning rate that it has now."""
+        return warm_up_method(self.run_file.warmup.slowed(self.progress.rate_factor), self.layout)
 
     @property
     def zeroth_order(self) -> ZerothOrderMethod:
-        """The zeroth-order phase's method."""
-        return zeroth_order_method(self.run_file.zeroth_order, self.layout, pool_seed(self.run_file.seed))
+        """The zeroth-order phase's method, at the learning rate that it has now."""
+        spec = self.run_file.zeroth_order.slowed(self.progress.rate_factor)
+        return zeroth_order_method(spec, self.layout, pool_seed(self.run_file.seed))
 
     def work_of(self, client: str) -> Phase:
         """The phase whose work a client does in this one's rounds: this one's, unless the high tier goes on training."""

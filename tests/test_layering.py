@@ -72,6 +72,7 @@ FILES = {
     "server/state.py": rule("common server", pure=True),
     "server/decide.py": rule("common server", pure=True),
     "server/membership.py": rule("common server", pure=True),
+    "server/guard.py": rule("common server", pure=True),
     "server/deadlines.py": rule("common server", pure=True),
     "server/round.py": rule("common server", pure=True),
     "server/plateau.py": rule("common server", pure=True),

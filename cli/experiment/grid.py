@@ -182,6 +182,7 @@ def _run(table: Table, name: str, seed: int, sections: Mapping[str, Section], hi
         **sections,
         "warmup": warmup,
         "zeroth_order": rest,
+        "guard": {"factor": 0.0},  # methods are compared as they are
         "server": {**SERVER, **sections["server"]},
     }
     try:
@@ -217,6 +218,7 @@ def _divided(job: Job, table: Table) -> Job:
         warmup=run.warmup,
         zeroth_order=ZerothOrder(rounds=0),
         evaluation=evaluation,
+        guard=run.guard,
         server=run.server,
     )
     first = replace(job, run=training, shared=True)

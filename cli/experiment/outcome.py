@@ -94,7 +94,7 @@ class _Fold:
                 self._at[event.version] = self._traffic("up"), self._spent
             case ev.Evaluated():
                 self._evaluated[event.version] = event
-            case ev.RunPaused():
+            case ev.RunPaused() | ev.RunGaveUp():
                 self._gave_up = event.reason
             case ev.RunResumed() | ev.RunFinished():
                 self._gave_up = ""

@@ -31,6 +31,7 @@ from zowarmup.v1 import coordinator_pb2 as wire
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 4096
+TOLD = ev.Committed | ev.RolledBack | ev.Pivoted | ev.RoundOpened | ev.RunFinished | ev.RunGaveUp
 
 
 @dataclass(eq=False, slots=True)
@@ -149,7 +150,7 @@ class Switchboard:
         for event in events:
             if isinstance(event, ev.ClientRevoked) and (link := self._links.get(event.client)):
                 link.sever(revoked(event.client, event.reason))
-        if not any(isinstance(e, ev.Committed | ev.Pivoted | ev.RoundOpened | ev.RunFinished) for e in events):
+        if not any(isinstance(event, TOLD) for event in events):
             return
         opened = any(isinstance(e, ev.RoundOpened) for e in events)
         self._ways.clear()
@@ -186,7 +187,7 @@ class Switchboard:
             self._allowances.grant(link.client, "round", work.round, TAKEN[work.phase])
 
     def _finish(self, link: Link, state: State) -> None:
-        finished = wire.Finished(version=state.version, digest=bytes.fromhex(state.digest))
+        finished = wire.Finished(version=state.version, digest=bytes.fromhex(state.digest), gave_up=state.gave_up)
         link.send(wire.ParticipateResponse(finished=finished))
 
 

@@ -62,6 +62,9 @@ class OperatorService(services.OperatorServiceServicer):
             uptime_s=now - self._started,
             clipped_scalars=state.clipped_scalars,
             clipped_deltas=state.clipped_deltas,
+            rollbacks=state.progress.rollbacks,
+            rate_factor=state.progress.rate_factor,
+            gave_up=state.gave_up,
             refusals=[wire.Refusal(reason=r, count=count) for r, count in self._admission.refusals.counts()],
         )
 
@@ -120,10 +123,13 @@ class OperatorService(services.OperatorServiceServicer):
 
 def planned(state: State) -> tuple[int, int]:
     """The versions at which the warm-up and the run end, as far as is known now."""
-    pivot = state.pivot_version
-    if pivot is None:
-        pivot = state.version + max(0, state.run_file.warmup.rounds - state.rounds_done)
-    return pivot, pivot + state.run_file.zeroth_order.rounds
+    if state.phase is Phase.FINISHED:
+        return state.version if state.pivot_version is None else state.pivot_version, state.version
+    left = max(0, state.rules.rounds - state.rounds_done)
+    if state.pivot_version is None:
+        pivot = state.version + left
+        return pivot, pivot + state.run_file.zeroth_order.rounds
+    return state.pivot_version, state.version + left
 
 
 def activity(state: State, now: float) -> str:

@@ -25,13 +25,14 @@ from zowarmup.common.work import Contribution, Delta, Phase, Tier, Work
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, replay, restore
-from zowarmup.server.blobs import Blobs, upload_name
+from zowarmup.server.blobs import BlobError, Blobs, upload_name
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.decide import decide, work_for
 from zowarmup.server.effects import Effects
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger
+from zowarmup.server.rejection import Rejected
 from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.state import State
 
@@ -100,6 +101,20 @@ class NoEvaluator(Evaluator):
         return 0.5, float(np.square(weights, dtype=np.float64).sum()), 1
 
 
+class TrueEvaluator(Evaluator):
+    """The loss of the pair's clients, in the mean."""
+
+    def __init__(self) -> None:
+        pass
+
+    def evaluate(self, weights: NDArray[np.float32]) -> tuple[float, float, int]:
+        every = np.arange(EXAMPLES)
+        losses = [
+            Bowl(weights, Client(name, tier).target).evaluate(every, False).loss_sum for name, tier in PAIR.items()
+        ]
+        return 0.5, sum(losses) / (len(losses) * EXAMPLES), EXAMPLES
+
+
 @dataclass
 class Bowl:
     """A loss with its minimum at `target`; each example weighs the same."""
@@ -142,14 +157,21 @@ class Life:
     _notices: "set[asyncio.Task[None]]" = field(default_factory=set)
 
     @classmethod
-    def start(cls, ledger: Ledger, blobs: Blobs, folder: Path, kind: type[Coordinator] = Coordinator) -> "Life":
+    def start(
+        cls,
+        ledger: Ledger,
+        blobs: Blobs,
+        folder: Path,
+        kind: type[Coordinator] = Coordinator,
+        evaluator: Callable[[], Evaluator] = NoEvaluator,
+    ) -> "Life":
         """As `server.main` puts it together; `folder` is where the blobs are."""
         state, history = replay(ledger)
         assert state is not None
         replica = restore(state, history, blobs, state.version)
         coordinator = kind(ledger, state)
         uploads = Uploads(blobs, 1 << 20, state)
-        effects = Effects(coordinator, blobs, replica, NoEvaluator(), lambda: (), uploads.lengths)
+        effects = Effects(coordinator, blobs, replica, evaluator(), history, lambda: (), uploads.lengths)
         server = cls(ledger, blobs, coordinator, effects, history, folder, uploads, replica)
         coordinator.observe(lambda now, events, after: history.record(now, events))
         coordinator.observe(effects)
@@ -177,7 +199,7 @@ class Life:
         if not (state.phase is Phase.FINISHED and state.version in state.snapshots and evaluated):
             return False
         named = {state.program.sha256, *(snapshot.sha256 for snapshot in state.snapshots.values())}
-        kept = {state.pivot_version, *sorted(state.snapshots)[-state.run_file.server.keep_snapshots :]}
+        kept = {state.pivot_version, *sorted(state.snapshots)[-state.run_file.server.keep_snapshots :]} - {None}
         whole = all(self.blobs.has(sha256) for sha256 in named)
         return set(state.snapshots) == kept and whole and not self.stale(named)
 
@@ -226,21 +248,30 @@ class Client:
         if self.made is None or (self.made[0].round, self.made[0].seed) != (work.round, work.seed):
             self.made = self._make(server, work)
         _, contribution, content = self.made
-        if isinstance(contribution, Delta):
-            name = upload_name(self.name, contribution.digest)
-            if not server.blobs.has_upload(name):
-                await asyncio.to_thread(server.blobs.lay_over, name, len(content))
-                have = server.blobs.spooled(name, len(content))
-                for start in range(have, len(content), CHUNK_BYTES):
-                    await asyncio.to_thread(server.blobs.spool, name, start, content[start : start + CHUNK_BYTES])
-                await asyncio.to_thread(server.blobs.finish, name, contribution.digest)
-        await server.coordinator.handle(cmd.Contribute(self.name, contribution))
+        try:
+            if isinstance(contribution, Delta):
+                await self._upload(server, contribution, content)
+            await server.coordinator.handle(cmd.Contribute(self.name, contribution))
+        except (BlobError, Rejected):
+            current = server.coordinator.state.current
+            if current is not None and current.number == work.round:
+                raise
+            return  # the run goes back from the version that this round began at
         self.acknowledged[work.round] = contribution
+
+    async def _upload(self, server: Life, delta: Delta, content: bytes) -> None:
+        name = upload_name(self.name, delta.digest)
+        if not server.blobs.has_upload(name):
+            await asyncio.to_thread(server.blobs.lay_over, name, len(content))
+            have = server.blobs.spooled(name, len(content))
+            for start in range(have, len(content), CHUNK_BYTES):
+                await asyncio.to_thread(server.blobs.spool, name, start, content[start : start + CHUNK_BYTES])
+            await asyncio.to_thread(server.blobs.finish, name, delta.digest)
 
     def _make(self, server: Life, work: Work) -> tuple[Work, Contribution, bytes]:
         replica = self._follow(server)
         if work.phase is Phase.WARM_UP:
-            whole = ((self.target - replica.weights) * np.float32(0.05)).astype("<f4")
+            whole = ((self.target - replica.weights) * np.float32(0.05 * work.rate_factor)).astype("<f4")
             part = server.coordinator.state.warm_up.submodel(self.tier)
             delta = (part.take(whole) if part else whole).tobytes()
             return work, Delta(work.round, xxhash.xxh3_128_hexdigest(delta), EXAMPLES, 0.5), delta

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from zowarmup.common.layout import Block, Head, Layout, Tensor
-from zowarmup.common.run import Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Guard, Model, RunFile, Server, WarmUp, ZerothOrder
 from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
@@ -22,6 +22,8 @@ LAYOUT = Layout(
     blocks=(Block("all", 0, 20), Block("trunk", 0, 12), Block("head", 12, 20)),
     head=Head("head.weight", "head.bias", 3, 2),
 )
+# Phases then end without an evaluation, which few scenarios are about.
+UNGUARDED = Guard(factor=0)
 
 
 @dataclass
@@ -100,6 +102,7 @@ def begin() -> Callable[..., Script]:
         deadline_s: float = 10.0,
         learn_deadline: bool = True,
         over_selection: float = 0.0,
+        guard: Guard = UNGUARDED,
     ) -> Script:
         run_file = RunFile(
             name="scenario",
@@ -117,6 +120,7 @@ def begin() -> Callable[..., Script]:
                 probes=2,
                 head_projections=1,
             ),
+            guard=guard,
             server=Server(abandoned_limit=3),
         )
         program = ev.Program("b" * 64, 10, LAYOUT.to_json(), (3,), 2, 1, 1)

@@ -6,7 +6,7 @@ import functools
 import random
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from tests.faults.small import (
     Client,
     Fleet,
     Life,
+    NoEvaluator,
     OneByOne,
     contributed,
     create,
@@ -29,6 +30,7 @@ from tests.faults.small import (
 from zowarmup.common.run import RunFile
 from zowarmup.server.archive import BLOBS, LEDGER
 from zowarmup.server.coordinator import Coordinator
+from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.ledger import Ledger
 
 # Points are shared out over so many tests, so that a failure comes soon and says which part of the run it is.
@@ -52,6 +54,7 @@ def outcome(
     at: Collection[int] = (),
     kind: type[Coordinator] = OneByOne,
     settings: RunFile | None = None,
+    evaluator: Callable[[], Evaluator] = NoEvaluator,
 ) -> Outcome:
     """The run in `folder`, with crashes at the numbered places."""
     data_dir = folder / "server"
@@ -62,7 +65,7 @@ def outcome(
     async def one_life() -> tuple[str, int]:
         ledger = CrashingLedger(data_dir / LEDGER, fuse)
         try:
-            server = Life.start(ledger, CrashingBlobs(data_dir / BLOBS, fuse), data_dir / BLOBS, kind)
+            server = Life.start(ledger, CrashingBlobs(data_dir / BLOBS, fuse), data_dir / BLOBS, kind, evaluator)
             await asyncio.wait_for(live(server, clients), 60)
             return server.coordinator.state.digest, server.coordinator.state.version
         finally:

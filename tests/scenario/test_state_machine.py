@@ -1,5 +1,6 @@
 """decide and evolve against a simple model, by whatever order of commands hypothesis thinks of."""
 
+import math
 from typing import Any
 
 import hypothesis.strategies as st
@@ -7,7 +8,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.scenario import conftest
-from zowarmup.common.run import Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Guard, Model, RunFile, Server, WarmUp, ZerothOrder
 from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
@@ -27,6 +28,7 @@ class Run(RuleBasedStateMachine):
         self.acknowledged: dict[int, dict[str, Any]] = {}
         self.seeds: set[int] = set()
         self.versions = [0]
+        self.losses: list[float] = []
         self.rounds: list[int] = []
         self.open_since: float | None = None
 
@@ -53,6 +55,7 @@ class Run(RuleBasedStateMachine):
                 head_projections=1,
                 over_selection=over,
             ),
+            guard=Guard(factor=3.0, rollbacks=2),
             server=Server(abandoned_limit=3),
         )
         program = ev.Program("b" * 64, 10, conftest.LAYOUT.to_json(), (3,), 2, 1, 1)
@@ -77,7 +80,7 @@ class Run(RuleBasedStateMachine):
                 assert event.reason
             elif isinstance(event, ev.RoundClosed):
                 assert event.reason
-            elif isinstance(event, ev.Committed):
+            elif isinstance(event, ev.Committed | ev.RolledBack):
                 self.open_since = None
                 assert event.version == self.versions[-1] + 1, "no version is skipped"
                 self.versions.append(event.version)
@@ -171,6 +174,32 @@ class Run(RuleBasedStateMachine):
         self.do(cmd.CommitRound(current.number, version, f"{version:032x}", (), snapshot, ()))
         assert self.script.state.version == state.version + 1
 
+    @rule(loss=st.sampled_from([1.0, 1.0, 1.0, 2.0, 9.0, math.nan]))
+    def evaluate(self, loss: float) -> None:
+        state = self.script.state
+        unevaluated = state.evaluation is None or state.evaluation.version != state.version
+        if unevaluated and state.phase is not Phase.FINISHED:
+            before = state.progress.good
+            self.do(cmd.RecordEvaluation(state.version, 0.5, loss, 10))
+            now = self.script.state
+            lost = math.isnan(loss) or loss > 3 * min(self.losses, default=math.inf)
+            assert bool(now.progress.rejected) == (lost and before is not None)
+            assert bool(now.gave_up) == (lost and before is None)
+            if not lost:
+                self.losses.append(loss)
+
+    @precondition(lambda self: self.script.state.progress.rejected)
+    @rule()
+    def go_back(self) -> None:
+        state = self.script.state
+        good = state.progress.good
+        assert good is not None and state.current is None
+        self.do(cmd.RollBack(state.version + 1, good.digest, (), None, ()))
+        now = self.script.state
+        assert (now.digest, now.rounds_done) == (good.digest, state.rounds_done) or now.phase is not state.phase
+        assert now.progress.rate_factor == 0.5**now.progress.rollbacks
+        assert bool(now.gave_up) == (now.progress.rollbacks == 3)
+
     @rule(seconds=st.sampled_from([0.1, 3.0, 11.0, 70.0]))
     def advance(self, seconds: float) -> None:
         self.script.now += seconds
@@ -197,6 +226,14 @@ class Run(RuleBasedStateMachine):
             assert set(current.contributions) <= set(current.seeds)
             assert set(current.abstained) <= set(current.seeds) - set(current.contributions)
             assert current.version == self.script.state.version and current.number == self.script.state.round
+
+    @invariant()
+    def no_phase_ends_in_a_model_that_is_lost(self) -> None:
+        if hasattr(self, "script") and not self.script.state.gave_up:
+            state = self.script.state
+            if state.phase is Phase.FINISHED or state.pivot_version == state.version:
+                assert state.evaluation is not None and state.evaluation.version == state.version
+                assert not state.evaluation.rejected and math.isfinite(state.evaluation.loss)
 
     @invariant()
     def rounds_end(self) -> None:
@@ -227,6 +264,8 @@ class Run(RuleBasedStateMachine):
                 "abandoned",
                 "paused",
                 "finished",
+                "progress",
+                "gave_up",
             ):
                 assert getattr(replayed, name) == getattr(state, name), name
             assert set(replayed.clients) == set(state.clients)

@@ -6,7 +6,7 @@ import pytest
 
 from zowarmup.cli.demo import Plan
 from zowarmup.cli.demo_settings import DemoModel, demo_settings, run_file, to_toml
-from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
 from zowarmup.common.work import Tier
 from zowarmup.server.runfile import read_run_file
 
@@ -18,7 +18,14 @@ def test_the_run_file_written_is_the_run_meant(model: DemoModel, paper_mode: boo
     written = to_toml(run)
     raw = tomllib.loads(written)
     assert raw == asdict(run)
-    tables = {"model": Model, "warmup": WarmUp, "zeroth_order": ZerothOrder, "evaluation": Evaluation, "server": Server}
+    tables = {
+        "model": Model,
+        "warmup": WarmUp,
+        "zeroth_order": ZerothOrder,
+        "evaluation": Evaluation,
+        "guard": Guard,
+        "server": Server,
+    }
     assert RunFile(**{**raw, **{name: kind(**raw[name]) for name, kind in tables.items()}}) == run
     (tmp_path / "run.toml").write_text(written, encoding="utf-8")
     assert read_run_file(tmp_path / "run.toml") == run

@@ -1,0 +1,101 @@
+"""The guard on progress: whether an evaluated version is good, and which one the run goes back to where it is not.
+
+A version is rejected where its held-out loss is not finite, or more than `factor` times the lowest so far. The run then
+goes back to the last good version: versions only move forward, so that is a new one with the good one's weights. Where
+the loss is small, many times as much is still a good model: the lowest loss counts as no less than a share of what
+guessing costs, the logarithm of the number of classes.
+
+What is decided is an event (`Evaluated.rejected`, `RolledBack`, `RunGaveUp`), and an evaluation is on record before the
+next version is (`effects`), so a restart decides nothing anew.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from zowarmup.common.run import Guard
+from zowarmup.server import events as ev
+
+GUESSING_SHARE = 0.1
+"""The lowest loss counts as no less than this share of the loss of guessing."""
+SLOWER = 0.5
+"""What the learning rate is multiplied by whenever the run goes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Good:
+    """The last good version: its evaluation, its digest, and what the zeroth-order method remembered then."""
+
+    evaluation: ev.Evaluated
+    digest: str
+    moments: tuple[float, ...]
+
+    @property
+    def version(self) -> int:
+        return self.evaluation.version
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`best`: the lowest held-out loss so far, nats. `good` is None before the first evaluation. `rejected`: why the
+    present version is not good, while the run has yet to go back from it. `rollbacks`: how often it has; `rate_factor`:
+    what its learning rates are multiplied by since; `reason`: why it went back last."""
+
+    best: float = math.inf
+    good: Good | None = None
+    rejected: str = ""
+    rollbacks: int = 0
+    rate_factor: float = 1.0
+    reason: str = ""
+
+    def evaluated(self, event: ev.Evaluated, present: int, digest: str, moments: tuple[float, ...]) -> "Progress":
+        """After an evaluation, at the version `present`, which has that digest and those moments."""
+        if event.rejected:
+            return replace(self, rejected=event.rejected)
+        if not math.isfinite(event.loss) or event.version != present:
+            return self
+        return replace(self, best=min(self.best, event.loss), good=Good(event, digest, moments))
+
+    def rolled_back(self, event: ev.RolledBack) -> "Progress":
+        """Once the run is at the good version's weights again."""
+        assert self.good is not None
+        evaluation = replace(self.good.evaluation, version=event.version)
+        return replace(
+            self,
+            good=replace(self.good, evaluation=evaluation),
+            rejected="",
+            rollbacks=self.rollbacks + 1,
+            rate_factor=event.rate_factor,
+            reason=event.reason,
+        )
+
+
+def limit(rules: Guard, progress: Progress, classes: int) -> float:
+    """The largest held-out loss, nats, that a version may have; infinite before the first evaluation and where the guard
+    is off."""
+    if not rules.on:
+        return math.inf
+    return rules.factor * max(progress.best, GUESSING_SHARE * math.log(classes))
+
+
+def fault(rules: Guard, progress: Progress, classes: int, version: int, loss: float) -> str:
+    """Why a version with this held-out loss is rejected, as a sentence; empty where it is not, where the run goes back
+    already, and where the version is not one that the present one descends from."""
+    good = progress.good
+    if not rules.on or progress.rejected or (good is not None and version <= good.version):
+        return ""
+    if not math.isfinite(loss):
+        return f"the held-out loss of version {version} is not finite ({loss})"
+    most = limit(rules, progress, classes)
+    if loss <= most:
+        return ""
+    return (
+        f"the held-out loss of version {version} is {loss:.4g} nats, the lowest so far {progress.best:.4g}, "
+        f"and with guard.factor = {rules.factor:g} at most {most:.4g} is allowed"
+    )
+
+
+def gives_up(rules: Guard, progress: Progress) -> str:
+    """Why the run ends before its time, as a sentence; empty while it does not."""
+    if not rules.on or progress.rollbacks <= rules.rollbacks:
+        return ""
+    return f"it went back {progress.rollbacks} times, to half the learning rate each time, and last because {progress.reason}"

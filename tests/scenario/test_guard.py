@@ -1,0 +1,204 @@
+"""The guard on progress: evaluations in, and how the run goes back, gives up, or goes on."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.scenario.conftest import Script
+from zowarmup.common.run import Guard
+from zowarmup.common.work import Phase, Tier
+from zowarmup.server import commands as cmd
+from zowarmup.server import events as ev
+from zowarmup.server.decide import waiting, work_for
+from zowarmup.server.rejection import Rejected
+
+Begin = Callable[..., Script]
+GUARD = Guard(factor=3.0, rollbacks=2)
+
+
+def evaluate(script: Script, loss: float, version: int | None = None) -> list[ev.Event]:
+    at = script.state.version if version is None else version
+    return script.do(cmd.RecordEvaluation(at, 0.5, loss, 10))
+
+
+def started(begin: Begin, *, warmup: int = 0, zeroth_order: int = 20) -> Script:
+    script = begin(warmup=warmup, zeroth_order=zeroth_order, clients=1, guard=GUARD)
+    script.join("pi", Tier.HIGH)
+    evaluate(script, 2.0)
+    return script
+
+
+def round_of(script: Script, loss: float | None = None) -> list[ev.Event]:
+    """A round is committed and, once the next one is open, evaluated."""
+    script.contribute("pi")
+    caused = script.commit()
+    return caused if loss is None else caused + evaluate(script, loss)
+
+
+def go_back(script: Script) -> list[ev.Event]:
+    """What the effects would hand back."""
+    good, version = script.state.progress.good, script.state.version + 1
+    assert good is not None
+    snapshot = ev.Snapshot(version, "e" * 64, 20, good.digest) if script.state.phase is Phase.WARM_UP else None
+    return script.do(cmd.RollBack(version, good.digest, (), snapshot, ()))
+
+
+def kinds(events: list[ev.Event]) -> list[str]:
+    return [type(event).__name__ for event in events]
+
+
+@pytest.mark.parametrize("loss", [7.0, math.inf, -math.inf, math.nan])
+def test_a_rejected_version_ends_the_round_that_began_at_it_and_the_run_goes_back(begin: Begin, loss: float) -> None:
+    script = started(begin)
+    round_of(script, 1.9)
+    digest = script.state.digest
+    round_of(script)
+    caused = evaluate(script, loss)
+    assert kinds(caused) == ["Evaluated", "RoundAbandoned"], "and no other round opens meanwhile"
+    assert "held-out loss of version 2" in waiting(script.state, script.now)
+    assert script.advance(1000) == []
+    back = go_back(script)
+    assert kinds(back) == ["RolledBack", "RoundOpened"]
+    assert isinstance(back[0], ev.RolledBack)
+    assert (back[0].version, back[0].to, back[0].rate_factor) == (3, 1, 0.5)
+    state = script.state
+    assert (state.version, state.digest, state.rounds_done) == (3, digest, 2), "rounds taken back are not given anew"
+    assert state.evaluation == ev.Evaluated(3, 0.5, 1.9, 10)
+    assert state.zeroth_order.spec.rate == state.run_file.zeroth_order.rate / 2  # type: ignore[attr-defined]
+    assert script.replayed().progress == state.progress
+
+
+def test_three_times_the_lowest_loss_is_the_limit(begin: Begin) -> None:
+    script = started(begin)
+    for loss in (1.0, 3.0, 1.5, 3.0):
+        assert "RoundAbandoned" not in kinds(round_of(script, loss))
+    assert "RoundAbandoned" in kinds(round_of(script, 3.0001))
+    assert script.state.progress.good is not None
+    assert script.state.progress.good.version == 4, "the last good one, not the best"
+
+
+def test_a_small_loss_may_be_three_times_as_large(begin: Begin) -> None:
+    """Of two classes; a tenth of ln 2 is 0.0693."""
+    script = started(begin)
+    round_of(script, 0.001)
+    assert "RoundAbandoned" not in kinds(round_of(script, 0.2))
+    assert "RoundAbandoned" in kinds(round_of(script, 0.21))
+
+
+def test_clients_of_the_abandoned_round_get_other_work_at_the_lower_rate(begin: Begin) -> None:
+    script = started(begin, warmup=5)
+    round_of(script, 1.0)
+    before = work_for(script.state, "pi", script.now)
+    assert before is not None and before.rate_factor == 1
+    round_of(script, 100.0)
+    assert work_for(script.state, "pi", script.now) is None
+    go_back(script)
+    work = work_for(script.state, "pi", script.now)
+    assert work is not None and (work.version, work.rate_factor) == (3, 0.5)
+    assert work.round > before.round and work.seed != before.seed
+    assert script.state.warm_up.spec.rate == script.state.run_file.warmup.rate / 2  # type: ignore[attr-defined]
+
+
+def test_after_so_many_returns_the_next_one_gives_up_at_the_good_version(begin: Begin) -> None:
+    script = started(begin)
+    digest = script.state.digest
+    for returns in range(1, 4):
+        round_of(script, 1000.0)
+        caused = go_back(script)
+        assert script.state.progress.rollbacks == returns
+        assert script.state.progress.rate_factor == 0.5**returns
+    assert kinds(caused) == ["RolledBack", "RunGaveUp"]
+    state = script.state
+    assert (state.phase, state.digest) == (Phase.FINISHED, digest)
+    assert "went back 3 times" in state.gave_up and "1000 nats" in state.gave_up
+    assert waiting(state, script.now) == f"gave up: {state.gave_up}" == state.finished
+    assert script.advance(100) == [] and script.replayed().gave_up == state.gave_up
+
+
+def test_a_run_that_begins_with_a_model_that_is_no_good_gives_up_at_once(begin: Begin) -> None:
+    script = begin(warmup=3, guard=GUARD)
+    script.join("pi", Tier.HIGH)
+    assert kinds(evaluate(script, math.nan)) == ["Evaluated", "RoundAbandoned", "RunGaveUp"]
+    assert "no version to go back to" in script.state.gave_up
+
+
+def test_neither_pivot_nor_end_comes_from_a_version_that_is_not_evaluated(begin: Begin) -> None:
+    script = started(begin, warmup=2, zeroth_order=2)
+    round_of(script)
+    assert kinds(round_of(script)) == ["Committed"]
+    assert waiting(script.state, script.now) == "waiting: version 2 is being evaluated"
+    assert kinds(evaluate(script, 50.0)) == ["Evaluated"]
+    assert kinds(go_back(script)) == ["RolledBack", "Pivoted", "RoundOpened"]
+    assert script.state.pivot_version == 3 and script.state.progress.good is not None
+    round_of(script)
+    assert kinds(round_of(script)) == ["Committed"]
+    evaluate(script, math.nan)
+    assert kinds(go_back(script)) == ["RolledBack", "RunFinished"]
+    assert script.state.finished == "all 2 zeroth-order rounds are done" and not script.state.gave_up
+
+
+def test_a_stop_is_obeyed_once_the_model_is_good_again(begin: Begin) -> None:
+    script = started(begin)
+    round_of(script)
+    assert kinds(script.do(cmd.Stop("enough"))) == ["StopRequested"]
+    evaluate(script, 50.0)
+    assert kinds(go_back(script)) == ["RolledBack", "RunFinished"]
+
+
+def test_a_stop_between_rounds_waits_for_the_evaluation(begin: Begin) -> None:
+    script = started(begin)
+    round_of(script)
+    script.do(cmd.Pause("hold on"))
+    script.contribute("pi")
+    script.commit()
+    assert kinds(script.do(cmd.Stop("enough"))) == ["StopRequested"]
+    assert kinds(evaluate(script, 1.0)) == ["Evaluated", "RunFinished"]
+
+
+def test_an_evaluation_that_comes_late_counts_for_the_versions_that_descend_from_it(begin: Begin) -> None:
+    script = started(begin)
+    round_of(script)
+    round_of(script)
+    assert kinds(evaluate(script, 90.0, version=1)) == ["Evaluated", "RoundAbandoned"]
+    go_back(script)
+    assert script.state.version == 3
+    assert kinds(evaluate(script, 90.0, version=2)) == ["Evaluated"], "it goes back from that one already"
+    assert script.state.progress.rollbacks == 1
+
+
+def test_the_optimiser_goes_on_with_what_it_remembered_at_the_good_version(begin: Begin) -> None:
+    script = started(begin)
+    for moments, loss in (((0.5, 1.0), 1.0), ((0.25, 9.0), 99.0)):
+        script.contribute("pi")
+        current, version = script.state.current, script.state.version + 1
+        assert current is not None
+        commit = cmd.CommitRound(current.number, version, f"{version:032x}", (), None, ())
+        script.do(replace(commit, moments=moments))
+        evaluate(script, loss)
+    go_back(script)
+    assert script.state.moments == (0.5, 1.0)
+
+
+def test_only_the_good_version_is_gone_back_to_and_only_once(begin: Begin) -> None:
+    script = started(begin)
+    good = script.state.digest
+    with pytest.raises(Rejected, match="does not go back"):
+        script.do(cmd.RollBack(1, good, (), None, ()))
+    round_of(script, 1000.0)
+    with pytest.raises(Rejected, match="not the last good one"):
+        script.do(cmd.RollBack(2, "f" * 32, (), None, ()))
+    go_back(script)
+    with pytest.raises(Rejected, match="does not go back"):
+        script.do(cmd.RollBack(2, good, (), None, ()))
+
+
+def test_switched_off_it_lets_everything_pass(begin: Begin) -> None:
+    script = begin(warmup=0, clients=1)
+    script.join("pi", Tier.HIGH)
+    evaluate(script, 1.0)
+    for loss in (1e9, math.nan):
+        round_of(script, loss)
+    assert "RoundAbandoned" not in kinds(script.events)
+    assert script.state.phase is Phase.FINISHED and not script.state.gave_up
