@@ -25,7 +25,7 @@ from zowarmup.server.evolve import evolve, fold
 from zowarmup.server.guard import SLOWER, fault, gives_up
 from zowarmup.server.plateau import plateau
 from zowarmup.server.rejection import Rejected
-from zowarmup.server.round import end_round, gone, open_round, parenthesis
+from zowarmup.server.round import RETURN_S, absence, end_round, gone, grace, open_round, parenthesis
 from zowarmup.server.state import Round, State
 
 
@@ -46,7 +46,8 @@ def decide(state: State | None, command: cmd.Command, now: float) -> tuple[ev.Ev
 
 
 def waiting(state: State, now: float) -> str:
-    """What the run is waiting for and why, as a sentence; empty while contributions are being computed or combined."""
+    """What the run is waiting for and why, as a sentence; empty while contributions are computed or combined: a round is said to wait once every participant
+    that is connected has done its part."""
     if state.phase is Phase.FINISHED:
         return state.finished if state.gave_up else f"finished: {state.finished}"
     if state.progress.rejected:
@@ -56,9 +57,8 @@ def waiting(state: State, now: float) -> str:
     if state.paused:
         return f"paused: {state.paused}"
     if state.current is not None:
-        return ""
-    needed = state.rules.minimum_clients or state.rules.clients_per_round
-    have = state.eligible_count
+        return "" if state.current.closed else absence(state, state.current, now)
+    needed, have = state.minimum, state.eligible_count
     if have >= needed:
         return ""
     kind = "high-tier clients" if Tier.LOW not in state.tiers else "clients"
@@ -140,7 +140,7 @@ def _(command: cmd.Restart, state: State, now: float) -> tuple[ev.Event, ...]:
     if state.current is None or state.current.closed:
         return ()
     deadline = now + state.rules.deadline_s
-    return (ev.DeadlineExtended(state.current.number, deadline, "the coordinator restarted"),)
+    return (ev.DeadlineExtended(state.current.number, deadline, "the coordinator restarted", now + RETURN_S),)
 
 
 @_respond.register
@@ -159,7 +159,7 @@ def _(command: cmd.Goodbye, state: State, now: float) -> tuple[ev.Event, ...]:
     presence = state.presence.get(command.client)
     if presence is None or presence.epoch != command.epoch or not presence.connected:
         return ()  # a newer stream has superseded that one
-    return (ev.ClientDisconnected(command.client, now),)
+    return (ev.ClientDisconnected(command.client, now, now + grace(state)),)
 
 
 @_respond.register

@@ -117,9 +117,13 @@ class RoundOpened:
 
 @dataclass(frozen=True, slots=True)
 class DeadlineExtended:
+    """`return_by`, unix seconds: until then the round waits for the participants that are not connected (0: until the
+    deadline)."""
+
     round: int
     deadline: float
     reason: str
+    return_by: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,9 +264,12 @@ class ClientConnected:
 
 @dataclass(frozen=True, slots=True)
 class ClientDisconnected:
+    """`return_by`, unix seconds: until then a round that it takes part in waits for it."""
+
     soft: ClassVar[bool] = True
     client: str
     at: float
+    return_by: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from zowarmup.common.work import Phase, Tier
 from zowarmup.server import events as ev
 from zowarmup.server.plateau import with_loss
 from zowarmup.server.state import REMEMBERED, Client, Invitation, Presence, Round, State
+from zowarmup.server.table import Table
 
 _T = TypeVar("_T")
 
@@ -87,6 +88,7 @@ def _(event: ev.ClientRevoked, state: State) -> State:
         clients=state.clients.having(event.client, client),
         presence=state.presence.without(event.client),
         connected=_connected(state, event.client, False),
+        absent=state.absent.without(event.client),
         current=current,
     )
 
@@ -104,14 +106,15 @@ def _(event: ev.RoundOpened, state: State) -> State:
         needed=event.needed or len(event.participants),
         opened_at=event.opened_at,
     )
-    return replace(state, round=event.round, current=opened)
+    return replace(state, round=event.round, current=opened, absent=Table())
 
 
 @_apply.register
 def _(event: ev.DeadlineExtended, state: State) -> State:
     current = _current(state, event.round)
     extended = replace(current, deadline=event.deadline, deadline_reason=event.reason, opened_at=0.0)
-    return replace(state, current=extended)
+    absent = dict.fromkeys(current.waited_for(), event.return_by) if event.return_by else {}
+    return replace(state, current=extended, absent=Table(absent))
 
 
 @_apply.register
@@ -256,17 +259,21 @@ def _(event: ev.ClientConnected, state: State) -> State:
         state,
         presence=state.presence.having(event.client, replace(before, epoch=event.epoch, gone_at=0.0)),
         connected=_connected(state, event.client, True),
+        absent=state.absent.without(event.client),
         clients=clients,
     )
 
 
 @_apply.register
 def _(event: ev.ClientDisconnected, state: State) -> State:
-    gone = replace(state.presence[event.client], gone_at=event.at)
+    gone, absent = replace(state.presence[event.client], gone_at=event.at), state.absent
+    if state.current is not None and event.client in state.current.seeds:
+        absent = absent.having(event.client, event.return_by)
     return replace(
         state,
         presence=state.presence.having(event.client, gone),
         connected=_connected(state, event.client, False),
+        absent=absent,
     )
 
 

@@ -100,7 +100,8 @@ class State:
     `finished`: why the run is over, and `gave_up` where that is before its time.
     `replay_signs`: the signs, one a parameter and direction, that a replay of the commits since the newest snapshot looks
     up. `took_s`: how long each tier's last contributions to the present phase took, seconds, oldest first. `credentials`:
-    the client of each credential's hash; `connected`: how many of a tier are."""
+    the client of each credential's hash; `connected`: how many of a tier are. `absent`: participants of the open round
+    that have no stream, and until when it waits for each, unix seconds (soft, as presence is)."""
 
     run_id: str
     run_file: RunFile
@@ -114,6 +115,7 @@ class State:
     credentials: Table[str, str] = field(default_factory=Table)
     presence: Table[str, Presence] = field(default_factory=Table)
     connected: Mapping[Tier, int] = field(default_factory=dict)
+    absent: Table[str, float] = field(default_factory=Table)
     round: int = 0
     version: int = 0
     rounds_done: int = 0
@@ -151,6 +153,11 @@ class State:
         """The zeroth-order phase's method, at the learning rate that it has now."""
         spec = self.run_file.zeroth_order.slowed(self.progress.rate_factor)
         return zeroth_order_method(spec, self.layout, pool_seed(self.run_file.seed))
+
+    @property
+    def minimum(self) -> int:
+        """How many eligible clients must be connected for a round to open."""
+        return self.rules.minimum_clients or self.rules.clients_per_round
 
     def work_of(self, client: str) -> Phase:
         """The phase whose work a client does in this one's rounds: this one's, unless the high tier goes on training."""

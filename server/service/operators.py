@@ -139,6 +139,8 @@ def activity(state: State, now: float) -> str:
         return waiting(state, now) or "opening a round"
     if current.closed:
         return f"round {current.number}: combining {len(current.contributions)} contributions ({current.closed})"
+    if sentence := waiting(state, now):
+        return sentence
     missing = current.missing
     named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     left = max(0.0, current.deadline - now)

@@ -47,7 +47,7 @@ def test_replaying_the_durable_events_gives_the_same_state(begin: Callable[..., 
 def _durable(state: State) -> State:
     """What a restart must give back: everything but who was connected, and what they then said they hold."""
     clients = {name: replace(client, examples=0) for name, client in state.clients.items()}
-    return replace(state, presence=Table(), connected={}, clients=Table(clients))
+    return replace(state, presence=Table(), connected={}, absent=Table(), clients=Table(clients))
 
 
 def _invariants(state: Any) -> None:

@@ -247,8 +247,11 @@ class Run(RuleBasedStateMachine):
             assert current.missing
             least = quorum(state, min(current.needed, len(current.seeds)))
             assert len(current.seeds) - len(current.abstained) >= least, "it can still have a quorum"
-            if len(current.contributions) >= quorum(state, len(current.seeds)):
-                assert not all(state.is_gone(client) for client in current.missing)
+            may_come = [c for c in current.missing if state.absent.get(c, self.script.now + 1) > self.script.now]
+            if len(current.contributions) >= least:
+                assert may_come, "it waits for those who may still come, and for nobody else"
+            if len(current.contributions) + len(may_come) < least - len(state.absent):
+                assert state.eligible_count < state.minimum, "or for the lost, where no other round could open"
 
     @invariant()
     def replay_is_the_state(self) -> None:
