@@ -92,6 +92,9 @@ def _files(folder: Path) -> list[Path]:
     files = [entry for entry in entries if entry.is_file()]
     if entries and not files:
         raise DataError(f"{folder}: holds folders and no images: give the folder that holds the class folders")
+    if other := [entry for entry in entries if not entry.is_file()]:
+        what = "a folder in a class folder, and its images would be left out" if other[0].is_dir() else "no file"
+        raise DataError(f"{other[0]}: this is {what}: move it out of the class folder, or its images into that")
     return files
 
 

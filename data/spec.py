@@ -5,7 +5,8 @@ the shards of many devices out of it, the same ones that each would load by itse
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -36,10 +37,19 @@ _SEED_MAX = (1 << 63) - 1
 
 def load(spec: str) -> Dataset:
     """The examples that `spec` names: see FORMS. Raises DataError with one sentence that says what to change."""
-    try:
+    with _refusing(spec):
         return _loaded(spec)
+
+
+@contextmanager
+def _refusing(spec: str) -> Iterator[None]:
+    """What any reader may meet."""
+    try:
+        yield
     except MemoryError as error:
-        raise DataError(f"{spec} does not fit into this device's memory: give it fewer examples") from error
+        raise DataError(f"{spec} does not fit into the memory here: give fewer examples") from error
+    except OSError as error:
+        raise DataError(f"{spec} cannot be read ({error.strerror or error}): check its path and permissions") from error
 
 
 def _loaded(spec: str) -> Dataset:
@@ -63,10 +73,8 @@ def divide(spec: str, clients: int, wanted: Sequence[int]) -> list[Dataset]:
     in size. They are views of one array that holds them one after the other. Raises DataError."""
     from zowarmup.data.shards import shards
 
-    try:
+    with _refusing(spec):
         whole, options = _whole(spec)
-    except MemoryError as error:
-        raise DataError(f"{spec} does not fit into this machine's memory: give fewer examples") from error
     if not 1 <= clients <= len(whole):
         raise DataError(f"{spec} has {len(whole)} examples: it can be shared by 1 to {len(whole)} clients")
     alpha, seed = (
@@ -105,6 +113,13 @@ def _whole(spec: str) -> tuple[Dataset, dict[str, str]]:
         path, options = _split(spec, rest, (*split, *_FOLDER))
         return _folder(spec, path, options), options
     raise DataError(f"data {spec!r} cannot be shared out: use {WHOLE_FORMS}")
+
+
+def _path(spec: str, text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{spec}: there is no such home folder here: give the whole path in place of ~") from error
 
 
 def _digits(spec: str, rest: str) -> Dataset:
@@ -153,7 +168,7 @@ def _read_published(spec: str, kind: str, path: str, which: str, options: dict[s
     if (augment := options.get("augment", AUGMENT)) != AUGMENT:
         raise DataError(f"{spec}: augment = {augment!r}: must be {AUGMENT}, or left out")
     wanted = _training(spec, options) if which == "train" else which
-    found = published.read(kind, Path(path).expanduser(), "test" if wanted == "test" else "train")
+    found = published.read(kind, _path(spec, path), "test" if wanted == "test" else "train")
     if wanted in ("rest", VALIDATION):
         rest, validation = holdout.split(len(found))
         found = found.select(validation if wanted == VALIDATION else rest)
@@ -165,15 +180,16 @@ def _npz(spec: str, path: str, options: dict[str, str]) -> Dataset:
 
     if (kind := options.get("kind", SEQUENCE)) != SEQUENCE:
         raise DataError(f"{spec}: kind = {kind!r}: must be {SEQUENCE}, or left out for rows and images")
-    return arrays.read(Path(path).expanduser(), sequence="kind" in options)
+    return arrays.read(_path(spec, path), sequence="kind" in options)
 
 
 def _csv(spec: str, path: str, options: dict[str, str]) -> Dataset:
     from zowarmup.data import tables
 
     if not options.get("label"):
-        raise DataError(f"{spec}: say which column holds the labels: csv:PATH,label=COLUMN")
-    return tables.read(Path(path).expanduser(), options["label"])
+        unsuited = " (a name without comma or slash)" if ",label=" in path else ""
+        raise DataError(f"{spec}: say which column holds the labels{unsuited}: csv:PATH,label=COLUMN")
+    return tables.read(_path(spec, path), options["label"])
 
 
 def _folder(spec: str, path: str, options: dict[str, str]) -> Dataset:
@@ -188,7 +204,7 @@ def _folder(spec: str, path: str, options: dict[str, str]) -> Dataset:
         raise DataError(f"{spec}: fit = {options['fit']!r}: must be {', '.join(FITS[:-1])} or {FITS[-1]}")
     if size is None and "fit" in options:
         raise DataError(f"{spec}: fit says how images are resized: add ,size=N, or leave it out")
-    return images.read(Path(path).expanduser(), Form(size, channels, fit))
+    return images.read(_path(spec, path), Form(size, channels, fit))
 
 
 def _split(spec: str, rest: str, allowed: tuple[str, ...]) -> tuple[str, dict[str, str]]:

@@ -1,6 +1,7 @@
 """npz archives and folders of images: what they may hold, and one clear sentence where they hold something else."""
 
 import builtins
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -209,6 +210,27 @@ def test_wrong_folders_are_refused(animals: Path) -> None:
 def test_folders_in_a_class_folder_are_no_images(animals: Path) -> None:
     draw(animals / "owl" / "young" / "a.png", (1, 1, 1))
     assert "owl: holds folders and no images" in refused(f"folder:{animals}")
+
+
+def test_what_a_class_folder_holds_beside_images_is_refused(animals: Path) -> None:
+    os.mkfifo(animals / "dog" / "pipe")
+    assert "dog/pipe: this is no file: move it out of the class folder" in refused(f"folder:{animals}")
+    (animals / "dog" / "pipe").unlink()
+    draw(animals / "dog" / "young" / "a.png", (1, 1, 1))
+    assert "dog/young: this is a folder in a class folder, and its images would be left out" in refused(
+        f"folder:{animals}"
+    )
+
+
+@pytest.mark.parametrize("kind", ["npz", "csv", "folder", "cifar10"])
+def test_paths_that_no_reader_can_use_are_refused(tmp_path: Path, kind: str) -> None:
+    after = {"csv": ",label=y", "cifar10": ":test"}.get(kind, "")
+    assert "there is no such home folder here" in refused(f"{kind}:~nobody-of-this-name/x{after}")
+    assert "cannot be read (File name too long): check its path" in refused(f"{kind}:{tmp_path}/{'x' * 300}{after}")
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert refused(f"{kind}:{loop}/x{after}")
+    assert refused(f"{kind}:{tmp_path}/\0{after}")
 
 
 def test_only_empty_classes_are_refused(tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ def test_wrong_specs_are_refused(tmp_path: Path) -> None:
 
     assert "say which column holds the labels: csv:PATH,label=COLUMN" in said(f"csv:{tmp_path}/data.csv")
     assert "say which column holds the labels" in said(f"csv:{tmp_path}/data.csv,label=")
+    assert "the labels (a name without comma or slash): csv:" in said(f"csv:{tmp_path}/data.csv,label=mg/l")
     assert "there is no such file" in said(f"csv:{tmp_path}/gone.csv,label=y")
     assert "there is no such file" in said(f"csv:{tmp_path},label=y")
     assert "option kind is not known: use label" in said(f"csv:{tmp_path}/data.csv,kind=sequence")
