@@ -23,6 +23,7 @@ from zowarmup.common.replica import Replica
 from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
 from zowarmup.common.work import Phase, Tier, Work
 from zowarmup.data import load
+from zowarmup.data.card import card_of
 from zowarmup.server.combining import settle_on_grid
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.sampling import seeds
@@ -35,8 +36,7 @@ def run(model: str, method: str, clients: int, high: int, alpha: float, seed: in
     held_out = load("digits:test")
     spec = ClientSpec(
         model=Model(name=model),
-        input_shape=held_out.shape,
-        classes=held_out.classes,
+        card=card_of(held_out, "digits:test"),
         warmup=WarmUp(rounds=max(shown), method="heterofl" if method == "heterofl" else "fedavg"),
         zeroth_order=ZerothOrder(rounds=0),
     )

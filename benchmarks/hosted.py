@@ -40,6 +40,7 @@ quorum = 1.0
 deadline_s = 600.0
 learn_deadline = false
 [evaluation]
+data = "digits:test"
 every = 1000000
 """
 

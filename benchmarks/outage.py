@@ -46,6 +46,7 @@ probes = 8
 head_projections = 0
 rate = 0.001
 [evaluation]
+data = "digits:test"
 every = 1000000
 """
 EXAMPLES, PROBES = 100, 8

@@ -15,8 +15,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.work import Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
@@ -43,8 +44,9 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
         model=Model(name="mlp"),
         warmup=WarmUp(rounds=0),
         zeroth_order=ZerothOrder(rounds=1, clients_per_round=clients + 1),
+        evaluation=Evaluation(data="digits:test"),
     )
-    program = ev.Program("b" * 64, 1, layout.to_json(), (1,), 2, 1, 1)
+    program = ev.Program("b" * 64, 1, layout.to_json(), DataCard(shape=(1,), classes=2), 1, 1)
     created = decide(None, cmd.CreateRun("run", run, program, ev.Snapshot(0, "c" * 64, 20, "0" * 32)), 0.0)
     state, history, ledger = fold(None, created), History(), Ledger(folder / "ledger.sqlite")
     assert state is not None

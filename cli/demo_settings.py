@@ -147,7 +147,7 @@ def run_file(name: str, seed: int, model: str, high: int, low: int, settings: De
             head_projections=settings.head_projections,
             rate=settings.rate,
         ),
-        evaluation=Evaluation(every=settings.evaluate_every),
+        evaluation=Evaluation(data="digits:test", every=settings.evaluate_every),
     )
 
 

@@ -18,6 +18,7 @@ from zowarmup.common.grid import Grid
 from zowarmup.common.run import ClientSpec, RunFile
 from zowarmup.common.work import Phase, Tier
 from zowarmup.data import DataError, load
+from zowarmup.data.card import card_of
 from zowarmup.server.preparation import Children, PreparationError, Prepared, prepare
 from zowarmup.server.runfile import RunFileError, read_run_file
 from zowarmup.server.sampling import pool_seed
@@ -86,7 +87,7 @@ def make_plan(path: Path, high: int | None, low: int | None, examples: int, link
     would ever open."""
     try:
         run = read_run_file(path)
-        held_out = load(run.evaluation.data)
+        card = card_of(load(run.evaluation.data), f"evaluation.data = {run.evaluation.data!r}")
     except RunFileError as error:
         raise Usage(str(error)) from error
     except DataError as error:
@@ -94,8 +95,7 @@ def make_plan(path: Path, high: int | None, low: int | None, examples: int, link
     fleet = fleet_for(run, high, low)
     spec = ClientSpec(
         model=run.model,
-        input_shape=held_out.shape,
-        classes=held_out.classes,
+        card=card,
         warmup=run.warmup,
         zeroth_order=run.zeroth_order,
         pool_seed=pool_seed(run.seed),

@@ -20,7 +20,7 @@ from zowarmup.client import checkup, vitals
 from zowarmup.client.capability import Needs, has_torch
 from zowarmup.client.checkup import Finding, Verdict
 from zowarmup.client.faults import Broken, Final
-from zowarmup.client.joining import check_data, invited, know
+from zowarmup.client.joining import invited, know
 from zowarmup.client.messages import Offer
 from zowarmup.client.session import CALL_S, Connection
 from zowarmup.client.state import Identity, Records, default_directory, default_name
@@ -29,6 +29,7 @@ from zowarmup.common.methods import warm_up_method
 from zowarmup.common.run import SOFTWARE
 from zowarmup.common.work import Tier
 from zowarmup.data import DataError, load
+from zowarmup.data.card import fitted
 from zowarmup.data.memory import memory_here
 
 CONNECT_S = 10.0
@@ -215,7 +216,9 @@ async def _link(connection: Connection, rtt: float) -> checkup.Link:
 def _data(spec: str, offer: Offer) -> Finding:
     try:
         dataset = load(spec)
-        check_data(spec, dataset, offer)
-    except (DataError, Final) as fault:
+        dataset, remarks = fitted(dataset, offer.spec.card, spec)
+    except DataError as fault:
         return Finding("data", Verdict.FAIL, str(fault))
+    if remarks:
+        return Finding("data", Verdict.WARN, "; ".join(remarks), "check that labels and values mean what the run's do")
     return Finding("data", Verdict.OK, f"{len(dataset)} examples")

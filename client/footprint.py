@@ -140,11 +140,11 @@ async def connect() -> None:
 
 
 def made_up(spec: ClientSpec, examples: int) -> Dataset:
-    """Images as bytes, rows and sequences as float32, in memory that is really there."""
+    """As the run's data is stored, in memory that is really there."""
     labels = np.arange(examples, dtype=np.int64) % spec.classes
-    image = len(spec.input_shape) == 3
-    inputs = np.ones((examples, *spec.input_shape), np.uint8 if image else np.float32)
-    return Dataset(inputs, labels, spec.classes, 255.0 if image else 1.0)
+    card = spec.card
+    inputs = np.ones((examples, *card.shape), np.dtype(card.element))
+    return Dataset(inputs, labels, card.classes, card.scale, card.mean, card.deviation, axes=card.axes)
 
 
 def awaited(file: Path) -> bytes:

@@ -14,7 +14,8 @@ from zowarmup.client.state import Identity, Records, StateDirectory
 from zowarmup.client.trust import Trust, TrustError, read_authority, trust
 from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.work import Tier
-from zowarmup.data import Dataset
+from zowarmup.data import DataError, Dataset
+from zowarmup.data.card import fitted
 from zowarmup.data.memory import memory_here
 
 log = logging.getLogger(__name__)
@@ -62,22 +63,16 @@ def know(arguments: Namespace, invitation: Invitation | None, state: Records) ->
         raise Final(str(error)) from None
 
 
-def check_data(spec: str, dataset: Dataset, offer: Offer) -> None:
-    """Raises Final where the data does not fit the run's model."""
-    wanted = offer.spec
-    if dataset.shape != wanted.input_shape:
-        raise Final(
-            f"the examples of {spec} have shape {dataset.shape} and the run {offer.name} trains on "
-            f"{wanted.input_shape}: give --data of that shape"
-        )
-    # A folder of class folders numbers its classes by their names, so all of them must be there; elsewhere a device
-    # need not hold every class.
-    exact = spec.startswith("folder:")
-    if dataset.classes > wanted.classes or (exact and dataset.classes != wanted.classes):
-        raise Final(
-            f"{spec} has {dataset.classes} classes and the run {offer.name} {wanted.classes}: "
-            + ("make one folder for each of them, empty ones too" if exact else "give --data of the run's classes")
-        )
+def fit_data(spec: str, dataset: Dataset, offer: Offer) -> Dataset:
+    """The data of a spec as the run reads it; what is worth a warning goes to the log. Raises Final where the data does not
+    fit the run's data card."""
+    try:
+        data, remarks = fitted(dataset, offer.spec.card, spec)
+    except DataError as error:
+        raise Final(f"run {offer.name}: {error}") from None
+    for remark in remarks:
+        log.warning("%s", remark)
+    return data
 
 
 def choose_tier(asked: str, known: Identity | None, offer: Offer) -> tuple[Tier, str]:

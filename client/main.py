@@ -162,7 +162,7 @@ async def _compose(arguments: argparse.Namespace) -> None:
     """Who this device is, what it holds, and its part in the run."""
     from zowarmup.client.device import Device
     from zowarmup.client.faults import Final
-    from zowarmup.client.joining import ask, check_data, choose_tier, enrol, invited, know
+    from zowarmup.client.joining import ask, choose_tier, enrol, fit_data, invited, know
     from zowarmup.client.loop import take_part
     from zowarmup.client.presence import Presence
     from zowarmup.client.replica import LocalReplica
@@ -183,7 +183,7 @@ async def _compose(arguments: argparse.Namespace) -> None:
         offer = await ask(server, trusted)
         if authority:
             state.keep_authority(authority)
-        check_data(arguments.data, dataset, offer)
+        dataset = fit_data(arguments.data, dataset, offer)
         known = state.identity_for(offer.run_id, offer.name)
         tier, reason = choose_tier(arguments.tier, known, offer)
         if tier is Tier.HIGH:

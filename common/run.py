@@ -6,9 +6,11 @@ follow Legate et al., arXiv 2509.03503 (`docs/method.md`).
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self, TypeVar
 
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.phases import Rounds, WarmUp, ZerothOrder, require
 
 __all__ = [
@@ -55,7 +57,7 @@ class Evaluation:
     `data.spec` knows), evaluated at every `every`-th version, at the pivot and at the end, and after every round of a
     warm-up that ends by itself (`pivot = "auto"`)."""
 
-    data: str = "digits:test"
+    data: str
     every: int = 10
 
     def __post_init__(self) -> None:
@@ -151,7 +153,7 @@ class RunFile:
     model: Model
     warmup: WarmUp
     zeroth_order: ZerothOrder
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    evaluation: Evaluation
     guard: Guard = field(default_factory=Guard)
     server: Server = field(default_factory=Server)
 
@@ -176,31 +178,54 @@ def _check_half_width(model: Model) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClientSpec:
-    """What a client must know of a run: the model's name, the shape (without the batch axis) and number of classes of
-    its data, how each phase works, and the stream of the directions that the whole run shares (`sampling.pool_seed`)."""
+    """What a client must know of a run: the model's name, what its labels and inputs mean, how each phase works, and the
+    stream of the directions that the whole run shares (`sampling.pool_seed`)."""
 
     model: Model
-    input_shape: tuple[int, ...]
-    classes: int
+    card: DataCard
     warmup: WarmUp
     zeroth_order: ZerothOrder
     pool_seed: int = 0
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example, without the batch axis."""
+        return self.card.shape
+
+    @property
+    def classes(self) -> int:
+        return self.card.classes
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        """Numbers of 64 bits are strings, as protobuf's JSON has them: many readers take a number for a float64.
+        `input_shape` and `classes` are the card's, for clients that read no more of it."""
+        return json.dumps(
+            {
+                "model": asdict(self.model),
+                "input_shape": self.input_shape,
+                "classes": self.classes,
+                "card": asdict(self.card),
+                "warmup": asdict(self.warmup),
+                "zeroth_order": asdict(self.zeroth_order),
+                "pool_seed": str(self.pool_seed),
+            },
+            sort_keys=True,
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Raises ValueError naming the field where the text is not a ClientSpec."""
         try:
             raw = json.loads(text)
+            seed = raw["pool_seed"]
+            if not isinstance(seed, str) or not re.fullmatch(r"[0-9]{1,20}", seed) or int(seed) >= 1 << 64:
+                raise ValueError(f"run spec: pool_seed = {seed!r}: must be a string of digits below 2^64")
             return cls(
                 model=_build(Model, raw["model"]),
-                input_shape=tuple(raw["input_shape"]),
-                classes=int(raw["classes"]),
+                card=DataCard.from_raw(raw["card"]),
                 warmup=_build(WarmUp, raw["warmup"]),
                 zeroth_order=_build(ZerothOrder, raw["zeroth_order"]),
-                pool_seed=int(raw.get("pool_seed", 0)),
+                pool_seed=int(seed),
             )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"run spec: {error}") from error

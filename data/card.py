@@ -81,12 +81,12 @@ def fitted(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list[st
         meant = len(card.shape) == 2 and len(data.shape) == 3 and source.startswith("npz:")
         remedy = f"say {source},kind=sequence" if meant else "give --data of that shape"
         raise DataError(f"the examples of {source} are {own} and the run's {card.shaped_as}: {remedy}")
+    labels, remarks = _labels(data, card, source)
     own_card = replace(card, element=data.stored[0], scale=data.stored[1])
     if own_card != card:
         raise DataError(
             f"the values of {source} are {own_card.stored_as}, and the run's are {card.stored_as}: store them alike"
         )
-    labels, remarks = _labels(data, card, source)
     data = replace(
         data,
         labels=labels,

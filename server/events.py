@@ -8,6 +8,7 @@ nobody is.
 from dataclasses import dataclass
 from typing import ClassVar
 
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.run import RunFile
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Abstention, Contribution, Phase, Tier
@@ -33,13 +34,13 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What a run trains: blob `sha256` is the ONNX forward pass, `layout` its layout as JSON."""
+    """What a run trains: blob `sha256` is the ONNX forward pass, `layout` its layout as JSON, `card` what its labels and
+    inputs mean."""
 
     sha256: str
     size_bytes: int
     layout: str
-    input_shape: tuple[int, ...]
-    classes: int
+    card: DataCard
     high_memory_bytes: int
     low_memory_bytes: int
 

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from zowarmup.server import events as ev
 
-FORMAT = 1
+FORMAT = 2
 # A model that diverges has an infinite loss, or none: JSON has no word for these but as strings.
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     cls.__name__: TypeAdapter(with_config(ConfigDict(ser_json_inf_nan="strings"))(cls))

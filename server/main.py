@@ -34,7 +34,7 @@ from zowarmup.server.ledger import Ledger, LedgerError
 from zowarmup.server.listening import Door, ListeningError, bystander, door
 from zowarmup.server.metrics import APPEND_S, Sources, registry
 from zowarmup.server.narrator import Narrator
-from zowarmup.server.opening import StartError, locked, open_run, spool_bytes
+from zowarmup.server.opening import StartError, evaluated, locked, open_run, spool_bytes
 from zowarmup.server.preparation import Children, PreparationError
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.runfile import RunFileError, read_run_file
@@ -197,7 +197,7 @@ async def _lead(
         opening.add_done_callback(lambda over: over.cancelled() or over.exception())  # what it met was our doing
         return stopped.result()
     state, history, replica = opening.result()
-    evaluator = Evaluator(blobs.path(state.program.sha256).read_bytes(), state.layout, held_out)
+    evaluator = Evaluator(blobs.path(state.program.sha256).read_bytes(), state.layout, evaluated(held_out, state))
 
     coordinator = Coordinator(ledger, state)
     told = Told(arguments.data_dir / "told.json")

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from zowarmup.common.layout import digest
 from zowarmup.common.run import ClientSpec, Rounds, RunFile
-from zowarmup.data import Dataset
+from zowarmup.data import DataError, Dataset
+from zowarmup.data.card import card_of, fitted
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.archive import replay
@@ -72,7 +73,8 @@ def open_run(
     shelf: Path | None = None,
 ) -> tuple[State, History]:
     """The run in the data directory, made if there is none; its model comes from `shelf` where there is one. Raises
-    StartError where it is another one than the run file says."""
+    StartError where it is another one than the run file says, DataError where `held_out` cannot be what a run is
+    evaluated on."""
     state, history = replay(ledger)
     if state is not None:
         if differing := differences(state.run_file, run_file):
@@ -80,18 +82,12 @@ def open_run(
                 f"{data_dir} holds a run that began otherwise: {'; '.join(differing)}. "
                 "Use another --data-dir, or the run file it began with"
             )
-        if (held_out.shape, held_out.classes) != (state.program.input_shape, state.program.classes):
-            raise StartError(
-                f"evaluation.data = {run_file.evaluation.data!r} now has examples of shape {held_out.shape} and "
-                f"{held_out.classes} classes, the run began with {state.program.input_shape} and "
-                f"{state.program.classes}: restore the data, or use another --data-dir"
-            )
         log.info("run %s goes on at version %d (%s)", state.run_file.name, state.version, state.phase)
         return state, history
+    card = card_of(held_out, _evaluation_data(run_file))
     spec = ClientSpec(
         model=run_file.model,
-        input_shape=held_out.shape,
-        classes=held_out.classes,
+        card=card,
         warmup=run_file.warmup,
         zeroth_order=run_file.zeroth_order,
         pool_seed=pool_seed(run_file.seed),
@@ -114,8 +110,7 @@ def open_run(
         sha256=blobs.put(prepared.program),
         size_bytes=len(prepared.program),
         layout=prepared.layout.to_json(),
-        input_shape=spec.input_shape,
-        classes=spec.classes,
+        card=card,
         high_memory_bytes=prepared.high.peak_bytes,
         low_memory_bytes=prepared.low.peak_bytes,
     )
@@ -136,6 +131,20 @@ def open_run(
     if prepared.layout.head is None and run_file.zeroth_order.head_projections:
         log.info("this model does not end in a linear classifier: clients will probe every parameter")
     return state, history
+
+
+def evaluated(held_out: Dataset, state: State) -> Dataset:
+    """The held-out set as the run's card reads it. Raises StartError where it is another than the run began with."""
+    try:
+        return fitted(held_out, state.program.card, _evaluation_data(state.run_file))[0]
+    except DataError as error:
+        raise StartError(
+            f"{error}. The run began with other data: restore what it began with, or use another --data-dir"
+        ) from error
+
+
+def _evaluation_data(run_file: RunFile) -> str:
+    return f"evaluation.data = {run_file.evaluation.data!r}"
 
 
 def _warn_of_divergence(run_file: RunFile, weights: NDArray[np.float32]) -> None:

@@ -19,6 +19,10 @@ _ADAPTER = TypeAdapter(run.RunFile)
 _CHANGEABLE = {"server"}
 
 
+_HELD_OUT = ': name the held-out set, such as data = "npz:held-out.npz" under [evaluation]'
+_REMEDIES = {"evaluation": _HELD_OUT, "evaluation.data": _HELD_OUT}
+
+
 class RunFileError(Exception):
     """The run file cannot be used: the message has a line for each reason."""
 
@@ -69,7 +73,7 @@ def _sentence(error: dict[str, Any], raw: dict[str, Any]) -> str:
         case "unexpected_keyword_argument":
             return f"{field} is not a setting; allowed here: {', '.join(_allowed(location[:-1]))}"
         case "missing" | "missing_argument":
-            return f"{field} is missing{_choices(location)}"
+            return f"{field} is missing{_REMEDIES.get(field) or _choices(location)}"
         case "value_error":
             prefix = f"{field}." if field else ""
             return f"{prefix}{error['ctx']['error']}".replace(f"{field}.{field}.", f"{field}.")

@@ -134,7 +134,7 @@ def markdown(table: Table, rows: Sequence[Row], source: str) -> str:
         f"# {table.title}",
         "",
         (
-            f"Accuracy on {table.evaluation.get('data', 'digits:test')} in percent, mean (standard deviation, n - 1) over "
+            f"Accuracy on {table.evaluation.get('data', 'the held-out set')} in percent, mean (standard deviation, n - 1) over "
             f"{seeds} seeds, after the last round; columns: the share of the {table.clients} clients that is high-tier. The "
             "highest mean of each column is bold. Made by"
         ),

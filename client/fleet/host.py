@@ -15,7 +15,7 @@ from zowarmup.client.fleet.lines import Line, SharedConnection, lines
 from zowarmup.client.fleet.member import Member
 from zowarmup.client.fleet.part import Part, Progress
 from zowarmup.client.fleet.replica import SharedReplica, SharedTransfers, View
-from zowarmup.client.joining import ask, check_data
+from zowarmup.client.joining import ask, fit_data
 from zowarmup.client.messages import Offer
 from zowarmup.client.presence import patiently
 from zowarmup.client.replica import LocalReplica
@@ -114,8 +114,7 @@ class Host:
         shards = await asyncio.to_thread(
             divide, part.data, part.clients, range(part.first - 1, part.first - 1 + part.count)
         )
-        for shard in shards:
-            check_data(part.data, shard, offer)
+        shards = [fit_data(part.data, shard, offer) for shard in shards]
         self._waiting = ""
         with StateDirectory(part.state / offer.run_id[:16]) as state:
             replica = LocalReplica(state.path, offer.layout)

@@ -59,8 +59,7 @@ class CoordinatorService(BulkCalls):
         run, program = state.run_file, state.program
         spec = ClientSpec(
             model=run.model,
-            input_shape=program.input_shape,
-            classes=program.classes,
+            card=program.card,
             warmup=run.warmup,
             zeroth_order=run.zeroth_order,
             pool_seed=pool_seed(run.seed),

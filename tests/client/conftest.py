@@ -28,6 +28,8 @@ from zowarmup.common.layout import Layout, digest
 from zowarmup.common.models.export import export_program
 from zowarmup.common.run import PROTOCOL, ClientSpec, Model, WarmUp, ZerothOrder
 from zowarmup.common.work import Tier
+from zowarmup.data import load
+from zowarmup.data.card import card_of
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -51,8 +53,7 @@ def prepared(model: Model) -> Run:
     """A model on digits at random weights on a grid, as a coordinator would ship it."""
     spec = ClientSpec(
         model=model,
-        input_shape=(1, 8, 8),
-        classes=10,
+        card=card_of(load("digits:test"), "digits:test"),
         warmup=WarmUp(rounds=2, epochs=2, batch=16),
         zeroth_order=ZerothOrder(rounds=3, probes=8, head_projections=4),
     )

@@ -188,8 +188,9 @@ def test_data_that_does_not_fit_the_run(scripted: Scripted, start: Start, tmp_pa
         ("digits:11/10", "digits:11/10"),
         ("nonsense", "nonsense"),
         (f"npz:{tmp_path}/none.npz", "none.npz"),
-        (data("wide", (1, 9, 9), 10), "have shape (1, 9, 9) and the run digits trains on (1, 8, 8)"),
-        (data("many", (1, 8, 8), 11), "has 11 classes and the run digits 10"),
+        (data("wide", (1, 9, 9), 10), "are 1 x 9 x 9 and the run's 1 x 8 x 8 (channels x height x width)"),
+        (data("many", (1, 8, 8), 11), "has 11 classes and the run 10"),
+        (data("few", (1, 8, 8), 4), "are float32, as they are, and the run's are uint8, divided by 16"),
     ]
 
     async def scenario() -> None:
@@ -199,7 +200,7 @@ def test_data_that_does_not_fit_the_run(scripted: Scripted, start: Start, tmp_pa
                 assert await client.ended() == 1
                 assert expected in one_sentence(client.log)
             scripted.parts = [idle]
-            fewer = await start(port, data=data("few", (1, 8, 8), 4))
+            fewer = await start(port, data="digits:1/200,alpha=0.01")
             await fewer.printed("joined digits as pi")
             assert await fewer.stopped() == 0
 

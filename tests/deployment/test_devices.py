@@ -14,7 +14,7 @@ import pytest
 from tests.deployment.conftest import DEPLOY, REPOSITORY
 from tests.deployment.sandbox import settings
 from tests.e2e.conftest import Fleet
-from zowarmup.common.run import Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
 
 DEVICES = ("raspberry-pi", "jetson")
 SECRET = "zw1." + "A" * 43 + "."
@@ -25,6 +25,7 @@ RUN = RunFile(
     warmup=WarmUp(rounds=0),
     zeroth_order=ZerothOrder(rounds=3, clients_per_round=1, probes=4, head_projections=4),
     server=Server(enrolment="invited"),
+    evaluation=Evaluation(data="digits:test"),
 )
 
 

@@ -30,7 +30,7 @@ RUN = RunFile(
     zeroth_order=ZerothOrder(
         rounds=ROUNDS, clients_per_round=3, quorum=1.0, learn_deadline=False, probes=9, head_projections=9
     ),
-    evaluation=Evaluation(every=100),
+    evaluation=Evaluation(data="digits:test", every=100),
 )
 
 

@@ -3,7 +3,6 @@
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -16,20 +15,20 @@ LARGE = RunFile(
     model=Model(name="resnet18"),
     warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, deadline_s=600.0, epochs=1),
     zeroth_order=ZerothOrder(rounds=0, clients_per_round=1),
-    evaluation=Evaluation(every=1000),
+    evaluation=Evaluation(data="digits:test", every=1000),
 )
 SMALL = RunFile(
     name="small",
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0),
     zeroth_order=ZerothOrder(rounds=400, clients_per_round=2, minimum_clients=1, quorum=0.5, deadline_s=600.0),
-    evaluation=Evaluation(every=1000),
+    evaluation=Evaluation(data="digits:test", every=1000),
 )
 DELTA_BYTES = 44_700_000
 
 
 @pytest.mark.timeout(600)
-def test_a_delta_of_45_mb_arrives_over_a_link_that_resets_every_8_mb(fleet: Callable, tmp_path: Path) -> None:  # type: ignore[type-arg]
+def test_a_delta_of_45_mb_arrives_over_a_link_that_resets_every_8_mb(fleet: Callable) -> None:  # type: ignore[type-arg]
     made = fleet()
     made.lead(LARGE)
     made.until(lambda status: True, 240, "the coordinator to listen")
@@ -37,23 +36,12 @@ def test_a_delta_of_45_mb_arrives_over_a_link_that_resets_every_8_mb(fleet: Call
         link.bytes_per_second = 10e6
         link.reset_after(8_000_000, again=True)
         server, made.address = made.address, link.address
-        made.join("high-1", "npz:" + _examples(tmp_path), "high")
+        made.join("high-1", "digits:1/200", "high")
         made.address = server
         made.until(lambda status: status.version == 1, 240, "the delta to arrive")
         assert link.resets >= 4
         assert DELTA_BYTES < link.bytes_up < 1.2 * DELTA_BYTES, f"{link.bytes_up} bytes went up"
     assert "will go on from there" in made.logged("high-1")
-
-
-def _examples(folder) -> str:  # type: ignore[no-untyped-def]
-    """A few examples of the shape of digits: what is tried is the upload, not the training."""
-    import numpy as np
-
-    from zowarmup.data import load
-
-    digits = load("digits:1/200")
-    np.savez(folder / "few.npz", x=digits.inputs[:8], y=digits.labels[:8])
-    return str(folder / "few.npz")
 
 
 @pytest.mark.timeout(300)

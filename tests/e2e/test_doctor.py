@@ -15,7 +15,7 @@ from cryptography import x509
 
 from zowarmup.cli import certificates
 from zowarmup.cli.demo import free_port
-from zowarmup.common.run import Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
 
 from .conftest import Fleet, wait_until
 
@@ -30,6 +30,7 @@ RUN = RunFile(
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=0),
     zeroth_order=ZerothOrder(rounds=100_000, clients_per_round=1, minimum_clients=1),
+    evaluation=Evaluation(data="digits:test"),
 )
 
 
@@ -47,7 +48,15 @@ def doctor(address: str, *options: str, before: str = "") -> tuple[int, dict[str
 def serving(fleet: Fleet, name: str, server: Server) -> None:
     """Start the coordinator, or start it again with other certificates."""
     fleet.lead(
-        RunFile(name="digits", model=RUN.model, warmup=RUN.warmup, zeroth_order=RUN.zeroth_order, server=server), name
+        RunFile(
+            name="digits",
+            model=RUN.model,
+            warmup=RUN.warmup,
+            zeroth_order=RUN.zeroth_order,
+            server=server,
+            evaluation=Evaluation(data="digits:test"),
+        ),
+        name,
     )
     health = ["health", "--server", server.health_address]
     wait_until(lambda: fleet.run_once("zowarmup.cli.main", *health).returncode == 0, 60, "the coordinator to serve")

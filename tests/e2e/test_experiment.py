@@ -31,6 +31,7 @@ rounds = 2
 probes = 8
 rate = 0.1
 [evaluation]
+data = "digits:test"
 every = 10
 [[method]]
 name = "sliced"

@@ -20,7 +20,7 @@ RUN = RunFile(
     zeroth_order=ZerothOrder(
         rounds=6, clients_per_round=5, quorum=1.0, learn_deadline=False, probes=8, head_projections=4
     ),
-    evaluation=Evaluation(every=100),
+    evaluation=Evaluation(data="digits:test", every=100),
 )
 SLOW = replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=40))
 # Everyone, since whoever has arrived when the first round opens decides who is drawn.

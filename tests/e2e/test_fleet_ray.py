@@ -20,7 +20,7 @@ RUN = RunFile(
     zeroth_order=ZerothOrder(
         rounds=4, clients_per_round=CLIENTS, quorum=1.0, learn_deadline=False, probes=4, head_projections=4
     ),
-    evaluation=Evaluation(every=100),
+    evaluation=Evaluation(data="digits:test", every=100),
 )
 
 

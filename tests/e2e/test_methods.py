@@ -33,7 +33,7 @@ def run_file(**settings: Any) -> RunFile:
         model=Model(name="mlp"),
         warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False),
         zeroth_order=ZerothOrder(rounds=ROUNDS, **everyone, **settings),  # type: ignore[arg-type]
-        evaluation=Evaluation(every=1000),
+        evaluation=Evaluation(data="digits:test", every=1000),
     )
 
 

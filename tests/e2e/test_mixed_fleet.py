@@ -21,7 +21,7 @@ RUN = RunFile(
     zeroth_order=ZerothOrder(
         rounds=6, clients_per_round=4, quorum=1.0, learn_deadline=False, probes=8, head_projections=4
     ),
-    evaluation=Evaluation(every=100),
+    evaluation=Evaluation(data="digits:test", every=100),
 )
 NAMES = {"high-1": "high", "low-1": "low", "low-2": "low", "low-3": "low"}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 
 CAUGHT = 97
 # Python imports a module of this name when it starts.
@@ -72,6 +72,7 @@ def test_no_process_of_a_run_takes_a_digest_on_its_loop(fleet: Callable) -> None
             model=Model(name="mlp"),
             warmup=WarmUp(rounds=1, clients_per_round=1, epochs=1),
             zeroth_order=ZerothOrder(rounds=25, clients_per_round=2, probes=4, learn_deadline=False),
+            evaluation=Evaluation(data="digits:test"),
         )
     )
     whole.join("high", "digits:1/10", "high")

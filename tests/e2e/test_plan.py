@@ -28,7 +28,7 @@ DIGITS = RunFile(
     warmup=WarmUp(rounds=3, clients_per_round=1, learn_deadline=False),
     # Three of the four are drawn for a round, so that some only listen.
     zeroth_order=ZerothOrder(rounds=40, clients_per_round=3, minimum_clients=3, learn_deadline=False, probes=16),
-    evaluation=Evaluation(every=100),
+    evaluation=Evaluation(data="digits:test", every=100),
 )
 BOTH = replace(
     DIGITS,
@@ -43,7 +43,7 @@ RESNET18 = RunFile(
     zeroth_order=ZerothOrder(
         rounds=2, clients_per_round=2, quorum=1.0, learn_deadline=False, probes=2, rate=0.003, micro_batch=16
     ),
-    evaluation=Evaluation(every=100),
+    evaluation=Evaluation(data="digits:test", every=100),
 )
 
 

@@ -17,7 +17,7 @@ RUN = RunFile(
     zeroth_order=ZerothOrder(
         rounds=60, clients_per_round=3, quorum=1.0, learn_deadline=False, probes=8, head_projections=4, snapshot_every=7
     ),
-    evaluation=Evaluation(every=100),
+    evaluation=Evaluation(data="digits:test", every=100),
 )
 NAMES = {"high-1": "high", "low-1": "low", "low-2": "low"}
 

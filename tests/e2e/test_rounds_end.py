@@ -33,7 +33,7 @@ RUN = RunFile(
         probes=8,
         head_projections=4,
     ),
-    evaluation=Evaluation(every=1000),
+    evaluation=Evaluation(data="digits:test", every=1000),
 )
 NAMES = {"high-1": "high", "low-1": "low", "low-2": "low"}
 
@@ -99,13 +99,19 @@ def test_a_frozen_client_delays_its_round_by_no_more_than_the_deadline(fleet: Ca
 
 
 def test_a_client_whose_loss_is_not_finite_delays_nobody_and_says_why(fleet: Callable[[], Any], tmp_path: Path) -> None:
-    data = load("digits:3/3")
-    np.savez(tmp_path / "broken.npz", x=np.full(data.inputs.shape, 3e38, np.float32), y=data.labels)
+    specs = {"high-1": "digits:1/3", "low-1": "digits:2/3", "low-2": "digits:3/3", "held-out": "digits:test"}
+    for name, spec in specs.items():
+        data = load(spec)
+        inputs = data.batch(np.arange(len(data)))
+        if name == "low-2":  # a few wild values, which do not keep it from joining
+            inputs[:5, 0, 3, 3] = 3e38
+        np.savez(tmp_path / f"{name}.npz", x=inputs, y=data.labels)
     made = fleet()
-    made.lead(replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=20, deadline_s=60.0)))
-    made.join("high-1", "digits:1/3", "high")
-    made.join("low-1", "digits:2/3", "low")
-    made.join("low-2", f"npz:{tmp_path / 'broken.npz'}", "low")
+    rules = replace(RUN.zeroth_order, rounds=20, deadline_s=60.0)
+    held_out = replace(RUN.evaluation, data=f"npz:{tmp_path / 'held-out.npz'}")
+    made.lead(replace(RUN, zeroth_order=rules, evaluation=held_out))
+    for name in NAMES:
+        made.join(name, f"npz:{tmp_path / name}.npz", "high" if name == "high-1" else "low")
     status = made.finished(3, seconds=40)
     assert status.replicas.agree == tuple(NAMES), "it hears the others' steps all the same"
     said = [event for _, event in ledger_of(made) if isinstance(event, ev.Abstained)]

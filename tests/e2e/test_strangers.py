@@ -66,7 +66,7 @@ class House:
             zeroth_order=ZerothOrder(
                 rounds=50, clients_per_round=2, quorum=1.0, deadline_s=600, probes=2, head_projections=1
             ),
-            evaluation=Evaluation(every=1000),
+            evaluation=Evaluation(data="digits:test", every=1000),
             server=Server(
                 address=self.address,
                 enrolment="invited",

@@ -32,7 +32,7 @@ RUN = RunFile(
     zeroth_order=ZerothOrder(
         rounds=ROUNDS, clients_per_round=2, quorum=1.0, learn_deadline=False, probes=8, head_projections=4
     ),
-    evaluation=Evaluation(every=1000),
+    evaluation=Evaluation(data="digits:test", every=1000),
 )
 NAMES = {"high-1": "high", "low-1": "low"}
 

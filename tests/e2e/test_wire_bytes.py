@@ -99,7 +99,7 @@ def test_two_hundred_contributions(fleet: Callable[[], Fleet], secure: bool) -> 
         model=Model(name="mlp"),
         warmup=WarmUp(rounds=0),
         zeroth_order=ZerothOrder(rounds=200, clients_per_round=1, probes=16, head_projections=16),
-        evaluation=Evaluation(every=1000),
+        evaluation=Evaluation(data="digits:test", every=1000),
     )
     url, authority = lead(it, run, secure)
     with Link(it.address) as link:
@@ -144,7 +144,7 @@ def test_an_upload_of_45_mb(fleet: Callable[[], Fleet], monkeypatch: pytest.Monk
         model=Model(name="wide:model"),
         warmup=WarmUp(rounds=9, clients_per_round=1, epochs=1, batch=4),
         zeroth_order=ZerothOrder(rounds=1, micro_batch=8),
-        evaluation=Evaluation(every=1000),
+        evaluation=Evaluation(data="digits:test", every=1000),
     )
     kept: Scraped = {}
     for life, secure in (("server", False), ("again", True)):

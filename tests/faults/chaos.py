@@ -48,7 +48,7 @@ RUN = RunFile(
         head_projections=8,
         snapshot_every=6,
     ),
-    evaluation=Evaluation(every=100),
+    evaluation=Evaluation(data="digits:test", every=100),
     server=Server(abandoned_limit=1000),
 )
 FLEET = {"high-1": "high", "low-1": "low", "low-2": "low", "low-3": "low"}

@@ -16,6 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from zowarmup.common.codec import decode_commit
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Head, Layout, Tensor, digest
 from zowarmup.common.methods.protocol import Evaluated
@@ -76,7 +77,7 @@ def run_file(fleet: Fleet) -> RunFile:
             rate=0.05,
             snapshot_every=4,
         ),
-        evaluation=Evaluation(every=7),
+        evaluation=Evaluation(data="digits:test", every=7),
         server=Server(keep_snapshots=2),
     )
 
@@ -86,7 +87,7 @@ def create(data_dir: Path, settings: RunFile) -> None:
     blobs = Blobs(data_dir / BLOBS)
     grid = Grid(18)
     weights = grid.quantise(np.random.default_rng(3).normal(0, 0.5, LAYOUT.size).astype(np.float32))
-    program = ev.Program(blobs.put(b"program"), 7, LAYOUT.to_json(), (20,), 4, 1, 1)
+    program = ev.Program(blobs.put(b"program"), 7, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1)
     initial = ev.Snapshot(0, blobs.put(weights.data.cast("B")), grid.exponent, digest(weights).hex())
     ledger = Ledger(data_dir / LEDGER)
     ledger.append(decide(None, cmd.CreateRun("small-run", settings, program, initial), 1.0), 1.0)

@@ -24,6 +24,7 @@ from zowarmup.client.replica import _read_header as read_header
 from zowarmup.client.state import IDENTITY, StateDirectory
 from zowarmup.client.stream import Reader
 from zowarmup.common import codec
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Head, Layout, Tensor
 from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
 from zowarmup.common.steps import Step
@@ -162,7 +163,10 @@ _LEDGER = Ledger(_FOLDER / "ledger.sqlite")
 _COMMIT = Commit(3, b"d" * 16, (Step(7, LAYOUT.blocks[1], (1, -2, 3)), Step(7, LAYOUT.blocks[2], (5,))))
 _RECORD = codec.encode_commit(_COMMIT, LAYOUT)
 _SPEC = ClientSpec(
-    model=Model(name="mlp"), input_shape=(8, 8), classes=10, warmup=WarmUp(rounds=1), zeroth_order=ZerothOrder(rounds=2)
+    model=Model(name="mlp"),
+    card=DataCard(shape=(8, 8), classes=10),
+    warmup=WarmUp(rounds=1),
+    zeroth_order=ZerothOrder(rounds=2),
 )
 _HEADER = {"version": 1, "grid_exponent": 20, "digest": "00" * 16, "size_bytes": 80}
 _IDENTITY = {"client": "pi", "credential": "00", "run_id": "r", "tier": str(Tier.LOW), "name": "pi"}
@@ -190,7 +194,10 @@ TARGETS = {
     "header": Target(header, (json.dumps(_HEADER).encode(),)),
     "identity": Target(identity, (json.dumps(_IDENTITY).encode(),)),
     "run_file": Target(
-        run_file, (b'name = "x"\n[model]\nname = "mlp"\n[warmup]\nrounds = 1\n[zeroth_order]\nrounds = 2\n',)
+        run_file,
+        (
+            b'name = "x"\n[model]\nname = "mlp"\n[warmup]\nrounds = 1\n[zeroth_order]\nrounds = 2\n[evaluation]\ndata = "digits:test"\n',
+        ),
     ),
     "ledger_row": Target(
         ledger_row,

@@ -22,7 +22,7 @@ RUN = RunFile(
     zeroth_order=ZerothOrder(
         rounds=100, clients_per_round=HIGH + LOW, quorum=1.0, learn_deadline=False, probes=16, head_projections=16
     ),
-    evaluation=Evaluation(every=10),
+    evaluation=Evaluation(data="digits:test", every=10),
 )
 
 

@@ -27,7 +27,7 @@ RUN = RunFile(
         rounds=250, clients_per_round=HIGH + LOW, minimum_clients=8, quorum=0.7, deadline_s=3.0, learn_deadline=False,
         probes=32, head_projections=32, rate=0.5,
     ),
-    evaluation=Evaluation(every=5),
+    evaluation=Evaluation(data="digits:test", every=5),
     server=Server(abandoned_limit=50),
 )  # fmt: skip
 VARIABLES = {"job": "zowarmup", "run": RUN.name, "window": "15s", "__rate_interval": "5s"}

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Head, Layout, Tensor
-from zowarmup.common.run import Guard, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
 from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
@@ -122,8 +123,9 @@ def begin() -> Callable[..., Script]:
             ),
             guard=guard,
             server=Server(abandoned_limit=3),
+            evaluation=Evaluation(data="digits:test"),
         )
-        program = ev.Program("b" * 64, 10, LAYOUT.to_json(), (3,), 2, 1, 1)
+        program = ev.Program("b" * 64, 10, LAYOUT.to_json(), DataCard(shape=(3,), classes=2), 1, 1)
         (created,) = decide(
             None, cmd.CreateRun("run", run_file, program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 1000.0
         )

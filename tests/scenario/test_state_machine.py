@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.scenario import conftest
-from zowarmup.common.run import Guard, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.data_card import DataCard
+from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
 from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
@@ -57,8 +58,9 @@ class Run(RuleBasedStateMachine):
             ),
             guard=Guard(factor=3.0, rollbacks=2),
             server=Server(abandoned_limit=3),
+            evaluation=Evaluation(data="digits:test"),
         )
-        program = ev.Program("b" * 64, 10, conftest.LAYOUT.to_json(), (3,), 2, 1, 1)
+        program = ev.Program("b" * 64, 10, conftest.LAYOUT.to_json(), DataCard(shape=(3,), classes=2), 1, 1)
         initial = ev.Snapshot(0, "c" * 64, 20, "d" * 32)
         (created,) = decide(None, cmd.CreateRun("run", run_file, program, initial), 1000.0)
         assert isinstance(created, ev.RunCreated)

@@ -13,9 +13,10 @@ from safetensors import safe_open
 
 from zowarmup.cli.export import complete, export, ranges
 from zowarmup.cli.failure import Failure, Usage
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, Tensor, digest
-from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import Phase, Scalars, Tier
 from zowarmup.server import events as ev
@@ -25,6 +26,14 @@ from zowarmup.server.ledger import Ledger
 
 LAYOUT = Layout((Tensor("weight", (3, 4), 0), Tensor("bias", (3,), 12)), 15, 15, (Block("all", 0, 15),))
 GRID = Grid(18)
+CARD = DataCard(
+    shape=(4,),
+    classes=3,
+    class_names=("abeille", "zèbre", "école"),
+    scale=2.0,
+    mean=(0.0, 1.0, 2.0, 3.0),
+    deviation=(1.0, 2.0, 3.0, 4.0),
+)
 LAST = 3
 
 
@@ -59,8 +68,9 @@ def run(tmp_path: Path) -> Run:
         model=Model(name="a:b"),
         warmup=WarmUp(rounds=0),
         zeroth_order=ZerothOrder(rounds=LAST, clients_per_round=1),
+        evaluation=Evaluation(data="digits:test"),
     )
-    told = ev.Program(blobs.put(program()), 10, LAYOUT.to_json(), (4,), 3, 1, 1)
+    told = ev.Program(blobs.put(program()), 10, LAYOUT.to_json(), CARD, 1, 1)
     events: list[ev.Event] = [
         ev.RunCreated("r1", run_file, told, ev.Snapshot(0, sha256, GRID.exponent, known)),
         ev.ClientEnrolled("pi", Tier.LOW, 5, "e" * 64),

@@ -13,8 +13,9 @@ from zowarmup.cli.forecast import Fleet, Forecast, Link, Row, drawn, forecast, s
 from zowarmup.cli.plan import Plan, bits_per_second, fleet_for
 from zowarmup.cli.plan_view import plan_view
 from zowarmup.cli.specimens import Specimens
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.grid import Grid
-from zowarmup.common.run import ClientSpec, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import ClientSpec, Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.submodel import half_width
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server.preparation import Footprint, Prepared
@@ -25,6 +26,7 @@ RUN = RunFile(
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=10, clients_per_round=5, epochs=2),
     zeroth_order=ZerothOrder(rounds=100, clients_per_round=50, probes=8, head_projections=8),
+    evaluation=Evaluation(data="digits:test"),
 )
 FLEET = Fleet(high=5, low=195)
 LINK = Link(up_bps=1e6, down_bps=8e6, speed=0.5)
@@ -33,7 +35,9 @@ EXAMPLES = 100
 
 
 def specimens(run: RunFile) -> Specimens:
-    spec = ClientSpec(model=run.model, input_shape=(20,), classes=4, warmup=run.warmup, zeroth_order=run.zeroth_order)
+    spec = ClientSpec(
+        model=run.model, card=DataCard(shape=(20,), classes=4), warmup=run.warmup, zeroth_order=run.zeroth_order
+    )
     return Specimens(run, spec, LAYOUT, Grid(18), b"program" * 100, EXAMPLES)
 
 

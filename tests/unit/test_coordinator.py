@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.work import Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
@@ -19,9 +20,18 @@ from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State
 
 LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (Block("all", 0, 4),))
-RUN = RunFile(name="x", model=Model(name="mlp"), warmup=WarmUp(rounds=1), zeroth_order=ZerothOrder(rounds=1))
+RUN = RunFile(
+    name="x",
+    model=Model(name="mlp"),
+    warmup=WarmUp(rounds=1),
+    zeroth_order=ZerothOrder(rounds=1),
+    evaluation=Evaluation(data="digits:test"),
+)
 CREATED = ev.RunCreated(
-    "run", RUN, ev.Program("b" * 64, 1, LAYOUT.to_json(), (1,), 2, 1, 1), ev.Snapshot(0, "c" * 64, 20, "d" * 32)
+    "run",
+    RUN,
+    ev.Program("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1),
+    ev.Snapshot(0, "c" * 64, 20, "d" * 32),
 )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xxhash
 
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.replica import Replica
@@ -47,7 +48,7 @@ async def _after_one_round(
         zeroth_order=ZerothOrder(
             rounds=3, clients_per_round=1, probes=1, step="raw", rate=rate, local_steps=local_steps
         ),
-        evaluation=Evaluation(every=1),
+        evaluation=Evaluation(data="digits:test", every=1),
         guard=Guard(factor=0),  # nobody evaluates the version that the run begins with
     )
     blobs, ledger = Blobs(tmp_path / "blobs"), Ledger(tmp_path / "ledger")
@@ -59,7 +60,7 @@ async def _after_one_round(
     created = ev.RunCreated(
         "run",
         run_file,
-        ev.Program("b" * 64, 1, LAYOUT.to_json(), (1,), 2, 1, 1),
+        ev.Program("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1),
         ev.Snapshot(0, blobs.put(replica.weights.tobytes()), 20, replica.digest().hex()),
     )
     ledger.append([created], 0.0)

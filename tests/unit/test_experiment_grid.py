@@ -20,6 +20,7 @@ RAW: dict[str, Any] = {
     "model": {"name": "mlp"},
     "warmup": {"rounds": 10, "epochs": 2},
     "zeroth_order": {"probes": 8},
+    "evaluation": {"data": "digits:test"},
     "method": [
         {"name": "high only", "warmup": {"rounds": 40}},
         {"name": "Ours", "zeroth_order": {"rate": 0.8}},
@@ -179,6 +180,7 @@ def test_what_is_wrong_with_a_table_is_named(changes: dict[str, Any], sentence: 
     [
         ({"zeroth_order": {"prbes": 3}}, "zeroth_order.prbes is not a setting; allowed here: rounds"),
         ({"model": {}}, "ours-10-0: model.name is missing"),
+        ({"evaluation": {}}, "ours-10-0: evaluation.data is missing: name the held-out set"),
         ({"warmup": {"rounds": 10, "rate": -1.0}}, "warmup.rate = -1.0: must be above 0"),
         ({"high_percent": [0]}, "high_percent leaves no client of 10 to train"),
         ({"rounds": 0, "warmup": {"rounds": 0}, "zeroth_order": {"rounds": 0}}, "has no rounds"),

@@ -14,7 +14,8 @@ from zowarmup.cli.experiment.grid import Cell, cells
 from zowarmup.cli.experiment.outcome import Outcome, Point, outcome_of
 from zowarmup.cli.experiment.progress import Moment, default_jobs, left_s
 from zowarmup.cli.experiment.summary import curve_of, markdown, row_of, rows_csv, spread
-from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.data_card import DataCard
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Tier
 from zowarmup.server import events as ev
 
@@ -23,6 +24,7 @@ RUN = RunFile(
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=1, epochs=3),
     zeroth_order=ZerothOrder(rounds=1, probes=8, slices="whole"),
+    evaluation=Evaluation(data="digits:test"),
 )
 DELTA = Delta(round=1, digest="0" * 32, examples=100, loss=1.0)
 SCALARS = Scalars(round=2, probes=(0.5,) * 8, projections=())
@@ -47,7 +49,7 @@ def test_passes_are_counted_by_what_the_settings_ask(
 
 
 def ledger(*last: ev.Event) -> list[tuple[float, ev.Event]]:
-    program = ev.Program("", 0, "", (1, 8, 8), 10, 0, 0)
+    program = ev.Program("", 0, "", DataCard(shape=(1, 8, 8), classes=10), 0, 0)
     up = ev.TrafficCount("up", "high", "warm-up", "delta", 400, 1)
     events: list[ev.Event] = [
         ev.RunCreated("id", RUN, program, ev.Snapshot(0, "", 20, "d0")),

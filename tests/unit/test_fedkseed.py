@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from tests.unit.test_zeroth_order import GRID, HEADLESS, LAYOUT, ONE, Classifier, Quadratic, drawn, signs, ticks, work
 from zowarmup.common.codec import decode_commit, encode_commit
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.merging import merged
 from zowarmup.common.methods import zeroth_order_method
 from zowarmup.common.methods.fedkseed import FedKSeed
 from zowarmup.common.methods.protocol import Part
 from zowarmup.common.replica import Replica
-from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import Commit, Scalars, Tier
 from zowarmup.server import events as ev
@@ -148,8 +149,14 @@ def test_a_replica_comes_back_by_one_commit_for_many_rounds() -> None:
 def test_what_a_catch_up_sends_is_bounded_by_the_pool() -> None:
     _, commits = rounds(200)
     told = History()
-    run = RunFile(name="x", model=Model(name="mlp"), warmup=WarmUp(rounds=1), zeroth_order=ZerothOrder(**SPEC))
-    program = ev.Program("b" * 64, 1, LAYOUT.to_json(), (1,), 2, 1, 1)
+    run = RunFile(
+        name="x",
+        model=Model(name="mlp"),
+        warmup=WarmUp(rounds=1),
+        zeroth_order=ZerothOrder(**SPEC),
+        evaluation=Evaluation(data="digits:test"),
+    )
+    program = ev.Program("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1)
     told.record(0.0, [ev.RunCreated("run", run, program, ev.Snapshot(0, "c" * 64, 20, "d" * 32))])
     costs = {}
     for commit in commits:

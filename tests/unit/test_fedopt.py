@@ -14,7 +14,7 @@ from zowarmup.common.grid import HeadroomExceeded
 from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.methods import fedavg, warm_up_method
 from zowarmup.common.methods.fedopt import FedAdam
-from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 
 SIZE, TRAINED = 10, 8
 LAYOUT = Layout(
@@ -182,5 +182,9 @@ def test_mixed_rounds_are_fedavgs() -> None:
         ValueError, match=r'warmup\.method = \'fedadam\': must be "fedavg" with zeroth_order\.high_tier'
     ):
         RunFile(
-            name="x", model=Model(name="mlp"), warmup=warmup, zeroth_order=ZerothOrder(rounds=1, high_tier="fedavg")
+            name="x",
+            model=Model(name="mlp"),
+            warmup=warmup,
+            zeroth_order=ZerothOrder(rounds=1, high_tier="fedavg"),
+            evaluation=Evaluation(data="digits:test"),
         )

@@ -16,7 +16,7 @@ from zowarmup.cli.fsck import fsck, told
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, open_archive, replay
 from zowarmup.server.blobs import Blobs
 from zowarmup.server.fsck import check
-from zowarmup.server.ledger import Ledger, LedgerError
+from zowarmup.server.ledger import FORMAT, Ledger, LedgerError
 from zowarmup.server.repair import repair
 
 LAST = 30
@@ -249,7 +249,7 @@ def test_a_ledger_that_is_being_read_is_not_replaced(data_dir: Path) -> None:
 
 
 def test_a_ledger_from_a_newer_version_is_refused(data_dir: Path) -> None:
-    sql(data_dir, "PRAGMA user_version=2")
+    sql(data_dir, f"PRAGMA user_version={FORMAT + 1}")
     with pytest.raises(Failure, match="use the zowarmup that wrote it"):
         fsck(data_dir, mend=True)
 

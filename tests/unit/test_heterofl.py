@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tests.unit.test_submodel import laid_out
 from zowarmup.client.trainer import Trainer
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
 from zowarmup.common.methods import fedavg, warm_up_method
@@ -20,7 +21,7 @@ from zowarmup.common.methods.heterofl import HeteroFL
 from zowarmup.common.models import build, describe, flatten
 from zowarmup.common.permutation import permutation
 from zowarmup.common.replica import Replica
-from zowarmup.common.run import ClientSpec, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import ClientSpec, Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.submodel import half_width
 from zowarmup.common.work import Phase, Tier, Work
 from zowarmup.data import load
@@ -142,7 +143,11 @@ def test_who_trains_what() -> None:
 def test_models_without_a_known_half_are_refused_by_name(model: Model, sentence: str) -> None:
     def begin(model: Model) -> RunFile:
         return RunFile(
-            name="x", model=model, warmup=WarmUp(rounds=1, method="heterofl"), zeroth_order=ZerothOrder(rounds=0)
+            name="x",
+            model=model,
+            warmup=WarmUp(rounds=1, method="heterofl"),
+            zeroth_order=ZerothOrder(rounds=0),
+            evaluation=Evaluation(data="digits:test"),
         )
 
     with pytest.raises(ValueError, match=sentence):
@@ -158,7 +163,11 @@ def test_settings_that_do_not_fit_are_refused_by_name() -> None:
         ValueError, match=r'warmup\.method = \'heterofl\': must be "fedavg" with zeroth_order\.high_tier'
     ):
         RunFile(
-            name="x", model=Model(name="mlp"), warmup=warmup, zeroth_order=ZerothOrder(rounds=1, high_tier="fedavg")
+            name="x",
+            model=Model(name="mlp"),
+            warmup=warmup,
+            zeroth_order=ZerothOrder(rounds=1, high_tier="fedavg"),
+            evaluation=Evaluation(data="digits:test"),
         )
 
 
@@ -167,7 +176,10 @@ def test_a_low_clients_delta_is_that_of_a_scaled_half_trained_in_float64() -> No
     shape, data = (1, 8, 8), load("digits:1/10")
     warmup = WarmUp(rounds=1, method="heterofl", epochs=2, batch=32, rate=0.05)
     spec = ClientSpec(
-        model=Model(name="mlp"), input_shape=shape, classes=10, warmup=warmup, zeroth_order=ZerothOrder(rounds=0)
+        model=Model(name="mlp"),
+        card=DataCard(shape=shape, classes=10),
+        warmup=warmup,
+        zeroth_order=ZerothOrder(rounds=0),
     )
     module = build(spec.model, shape, 10, 4)
     layout = describe(module, shape)

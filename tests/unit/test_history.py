@@ -1,5 +1,6 @@
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Phase
 from zowarmup.server import events as ev
@@ -7,7 +8,13 @@ from zowarmup.server.history import History
 
 ALL = Block("all", 0, 4)
 LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (ALL,))
-RUN = RunFile(name="x", model=Model(name="mlp"), warmup=WarmUp(rounds=1), zeroth_order=ZerothOrder(rounds=9))
+RUN = RunFile(
+    name="x",
+    model=Model(name="mlp"),
+    warmup=WarmUp(rounds=1),
+    zeroth_order=ZerothOrder(rounds=9),
+    evaluation=Evaluation(data="digits:test"),
+)
 
 
 def digest(version: int) -> str:
@@ -22,7 +29,7 @@ def committed(version: int, snapshot: bool = False) -> ev.Committed:
 def history() -> History:
     """Version 1 is the warm-up's snapshot, 2 to 6 are steps, 7 changes the grid, 8 and 9 are steps."""
     told = History()
-    program = ev.Program("b" * 64, 1, LAYOUT.to_json(), (1,), 2, 1, 1)
+    program = ev.Program("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1)
     told.record(0.0, [ev.RunCreated("run", RUN, program, ev.Snapshot(0, "c" * 64, 20, digest(0)))])
     told.record(1.0, [committed(1, snapshot=True), ev.Pivoted(1, "done")])
     for version in range(2, 10):

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block
-from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.server import events as ev
@@ -16,9 +17,13 @@ EVERY_KIND: list[ev.Event] = [
     ev.RunCreated(
         "run",
         RunFile(
-            name="x", model=Model(name="cnn"), warmup=WarmUp(rounds=1), zeroth_order=ZerothOrder(rounds=2, eps=0.1)
+            name="x",
+            model=Model(name="cnn"),
+            warmup=WarmUp(rounds=1),
+            zeroth_order=ZerothOrder(rounds=2, eps=0.1),
+            evaluation=Evaluation(data="digits:test"),
         ),
-        ev.Program("b" * 64, 10, "{}", (1, 8, 8), 10, 1, 2),
+        ev.Program("b" * 64, 10, "{}", DataCard(shape=(1, 8, 8), classes=10), 1, 2),
         SNAPSHOT,
     ),
     ev.InvitationIssued("1" * 64, Tier.LOW, 99.5, 2),
@@ -102,7 +107,7 @@ def test_a_ledger_of_another_format_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "ledger.sqlite") as other:
         other.execute("PRAGMA user_version=9")
     other.close()
-    with pytest.raises(LedgerError, match=r"has ledger format 9, this version reads 1"):
+    with pytest.raises(LedgerError, match=r"has ledger format 9, this version reads 2"):
         Ledger(tmp_path / "ledger.sqlite")
 
 

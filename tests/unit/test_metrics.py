@@ -14,8 +14,9 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.server import events as ev
@@ -34,7 +35,13 @@ DOCUMENT = (REPOSITORY / "docs/metrics.md").read_text(encoding="utf-8")
 ALL = Block("all", 0, 4)
 LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (ALL,))
 VECTOR = 16
-RUN = RunFile(name="x", model=Model(name="mlp"), warmup=WarmUp(rounds=1), zeroth_order=ZerothOrder(rounds=9))
+RUN = RunFile(
+    name="x",
+    model=Model(name="mlp"),
+    warmup=WarmUp(rounds=1),
+    zeroth_order=ZerothOrder(rounds=9),
+    evaluation=Evaluation(data="digits:test"),
+)
 Told = tuple[float, ev.Event]
 
 
@@ -44,7 +51,7 @@ def digest(version: int) -> str:
 
 def story() -> list[Told]:
     """A warm-up round of two, an abandoned one, the pivot, a zeroth-order round of three of whom one abstains."""
-    program = ev.Program("b" * 64, 1, LAYOUT.to_json(), (1,), 2, 1, 1)
+    program = ev.Program("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1)
     traffic = (ev.TrafficCount("up", "high", "warm-up", "delta", 100, 2, 150),)
     return [
         (0.0, ev.RunCreated("run", RUN, program, ev.Snapshot(0, "c" * 64, 20, digest(0)))),

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import xxhash
 
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.run import PROTOCOL, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import PROTOCOL, Evaluation, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Scalars, Tier
 from zowarmup.server import commands as cmd
@@ -81,6 +82,7 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
         model=Model(name="mlp"),
         warmup=WarmUp(rounds=warmup, clients_per_round=2),
         zeroth_order=ZerothOrder(rounds=1000, clients_per_round=1, probes=1),
+        evaluation=Evaluation(data="digits:test"),
     )
 
     async def serve() -> None:
@@ -90,7 +92,7 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
             cmd.CreateRun(
                 "run",
                 run,
-                ev.Program("b" * 64, 1, LAYOUT.to_json(), (1,), 2, 1, 1),
+                ev.Program("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1),
                 ev.Snapshot(0, "c" * 64, 20, "d" * 32),
             ),
             0.0,

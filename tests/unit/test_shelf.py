@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.models import build, describe, flatten
 from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
 from zowarmup.server.preparation import LAYOUT, PROGRAM, WEIGHTS, Children, PreparationError
@@ -15,8 +16,7 @@ from zowarmup.server.shelf import UNMEASURED, from_shelf, place_of
 
 SPEC = ClientSpec(
     model=Model(name="mlp"),
-    input_shape=(1, 8, 8),
-    classes=10,
+    card=DataCard(shape=(1, 8, 8), classes=10),
     warmup=WarmUp(rounds=1),
     zeroth_order=ZerothOrder(rounds=1),
 )
@@ -67,9 +67,9 @@ def test_a_model_is_on_disk_before_it_has_its_place(tmp_path: Path, monkeypatch:
 def test_a_place_is_for_one_model_shape_and_seed() -> None:
     others = [
         place_of(SPEC, 6),
-        place_of(replace(SPEC, classes=9), 5),
+        place_of(replace(SPEC, card=replace(SPEC.card, classes=9)), 5),
         place_of(replace(SPEC, model=Model(name="cnn")), 5),
-        place_of(replace(SPEC, input_shape=(1, 9, 9)), 5),
+        place_of(replace(SPEC, card=replace(SPEC.card, shape=(1, 9, 9))), 5),
     ]
     assert len({place_of(SPEC, 5), *others}) == 5
     assert place_of(replace(SPEC, warmup=WarmUp(rounds=9)), 5) == place_of(SPEC, 5)

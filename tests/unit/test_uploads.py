@@ -17,6 +17,7 @@ import xxhash
 
 from tests.faults.small import EXAMPLES, LAYOUT, PAIR, run_file
 from tests.fuzz.hostile import SECRETS, coordinator
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.run import PROTOCOL
 from zowarmup.common.work import Delta, Phase, Tier
 from zowarmup.server import commands as cmd
@@ -50,7 +51,7 @@ def file_of(client: str, data: bytes) -> str:
 
 @pytest.fixture
 def state() -> State:
-    program = ev.Program("b" * 64, 1, LAYOUT.to_json(), (20,), 4, 1, 1)
+    program = ev.Program("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1)
     created = decide(None, cmd.CreateRun("run", run_file(PAIR), program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 0.0)
     made = fold(None, created)
     assert made is not None
