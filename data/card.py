@@ -184,8 +184,8 @@ def _range(data: Dataset, card: DataCard, source: str) -> str:
         return ""
     distances = count = 0.0
     for rows, _ in _sampled(data):
-        away = np.abs(rows - np.float32(held.mean)) / np.float32(held.deviation)
-        distances += float(np.minimum(away, FARTHEST).sum(dtype=np.float64))
+        away = np.minimum(np.abs(rows - np.float32(held.mean)), FARTHEST * held.deviation)
+        distances += float(away.sum(dtype=np.float64)) / held.deviation
         count += rows.size
     own = summary(data)
     distance, spread = distances / count, own.deviation / held.deviation

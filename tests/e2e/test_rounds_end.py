@@ -112,7 +112,8 @@ def test_a_client_whose_loss_is_not_finite_delays_nobody_and_says_why(fleet: Cal
     made.lead(replace(RUN, zeroth_order=rules, evaluation=held_out))
     for name in NAMES:
         made.join(name, f"npz:{tmp_path / name}.npz", "high" if name == "high-1" else "low")
-    status = made.finished(3, seconds=40)
+    made.until(lambda status: status.version >= 1, 240, "the warm-up")
+    status = made.finished(3, seconds=120)
     assert status.replicas.agree == tuple(NAMES), "it hears the others' steps all the same"
     said = [event for _, event in ledger_of(made) if isinstance(event, ev.Abstained)]
     assert {event.client for event in said} == {"low-2"}
