@@ -238,7 +238,7 @@ class Metrics(Collector):
                 "zowarmup_loss_limit",
                 "The loss above which a version is rejected, nats; +Inf where the guard is off.",
                 (),
-                {(): limit(state.run_file.guard, progress, state.program.classes)},
+                {(): limit(state.run_file.guard, progress, state.program.card.classes)},
             )
         yield self._told.counter(
             "zowarmup_rollbacks", "Returns to the last good version.", (), {(): progress.rollbacks}

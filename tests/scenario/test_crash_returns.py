@@ -27,7 +27,7 @@ def diverging(rollbacks: int) -> RunFile:
         plain,
         warmup=replace(plain.warmup, server_rate=80.0),
         zeroth_order=replace(plain.zeroth_order, step="raw", rate=0.4, clip=0.0),
-        evaluation=Evaluation(every=3),
+        evaluation=Evaluation(data="digits:test", every=3),
         guard=Guard(factor=3.0, rollbacks=rollbacks),
     )
 
