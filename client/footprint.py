@@ -6,11 +6,11 @@ The coordinator starts one for each tier when it makes a run, since devices choo
 does `zowarmup plan`. FOLDER holds a run's spec and, from some moment on, its weights, layout and program; a tier that
 trains does so as soon as there is a layout, while the program is still being exported, and then probes, as a client does
 whose torch stays loaded. EXAMPLES is how many the device holds, 0 where nobody knows: then its batches are full, and its data
-is not counted. Printed are the peak resident memory, and how long the parts of the work take, as JSON.
+is not counted. The peak resident memory, and how long the parts of the work take, are left in a file of FOLDER as
+`common.models.apart` says.
 """
 
 import asyncio
-import json
 import os
 import sys
 import threading
@@ -33,6 +33,7 @@ from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
 from zowarmup.common.methods import zeroth_order_method
 from zowarmup.common.methods.projection import project
+from zowarmup.common.models.apart import carry_out
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import ClientSpec
 from zowarmup.common.steps import Direction, Step, apply_steps, perturb
@@ -152,7 +153,7 @@ def awaited(file: Path) -> bytes:
     parent = os.getppid()
     while not file.exists():
         if os.getppid() != parent:
-            sys.exit(1)
+            os._exit(1)  # nobody reads what comes of it
         time.sleep(POLL_S)
     return file.read_bytes()
 
@@ -166,17 +167,19 @@ def timed(job: Callable[[], object]) -> float:
 
 def main() -> int:
     tier, folder, examples = Tier(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    try:
-        # In a thread, as a client computes: it has a heap of its own.
-        with ThreadPoolExecutor(1) as thread:
-            print(json.dumps(asdict(thread.submit(measure, tier, folder, examples).result())))
-    except (ValueError, ArithmeticError, Final) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except ImportError as error:
-        print(f"measuring a model needs {error.name}: pip install 'zowarmup[server,torch]'", file=sys.stderr)
-        return 1
-    return 0
+    name = ClientSpec.from_json((folder / SPEC).read_text()).model.name
+
+    def job() -> dict[str, float]:
+        try:
+            # In a thread, as a client computes: it has a heap of its own.
+            with ThreadPoolExecutor(1) as thread:
+                return asdict(thread.submit(measure, tier, folder, examples).result())
+        except (ArithmeticError, Final) as error:
+            raise ValueError(str(error)) from None
+        except ImportError as error:
+            raise ValueError(f"measuring a model needs {error.name}: pip install 'zowarmup[server,torch]'") from None
+
+    return carry_out(folder / f"{tier}.json", name, job)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A child of the preparation: build the model, lay it out, export it.
 
 `python -m zowarmup.server.building SEED FOLDER` reads FOLDER/spec.json and writes the layout, the ONNX program and the
-initial weights beside it. A failure is one sentence on standard error.
+initial weights beside it. A failure is one sentence, left in a file as `common.models.apart` says.
 """
 
 import sys
@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.layout import Layout
+from zowarmup.common.models.apart import carry_out
+from zowarmup.common.models.error import foreign_code
 from zowarmup.common.run import ClientSpec
-from zowarmup.server.preparation import LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
+from zowarmup.server.preparation import BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
 
 
 def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
@@ -21,14 +23,17 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
     from zowarmup.common.models.export import export_program
 
     module = build(spec.model, spec.input_shape, spec.classes, seed)
-    layout = describe(module, spec.input_shape)
-    weights = flatten(module, layout)
+    with foreign_code(f"model {spec.model.name}:"):
+        layout = describe(module, spec.input_shape)
+        weights = flatten(module, layout)
     if spec.model.weights:
         load_weights(Path(spec.model.weights), layout, weights)
     # In this order: somebody waits for the layout, who reads the weights then, and for the program.
     (folder / WEIGHTS).write_bytes(weights.astype("<f4").tobytes())
     _write_whole(folder / LAYOUT, layout.to_json().encode())
-    _write_whole(folder / PROGRAM, export_program(module, layout, spec.input_shape))
+    with foreign_code(f"model {spec.model.name}:"):
+        program = export_program(module, layout, spec.input_shape)
+    _write_whole(folder / PROGRAM, program)
 
 
 def _write_whole(file: Path, content: bytes) -> None:
@@ -56,15 +61,17 @@ def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> No
 
 def main() -> int:
     seed, folder = int(sys.argv[1]), Path(sys.argv[2])
-    try:
-        build_run(ClientSpec.from_json((folder / SPEC).read_text()), seed, folder)
-    except (PreparationError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except ImportError as error:
-        print(f"preparing a model needs {error.name}: pip install 'zowarmup[server,torch]'", file=sys.stderr)
-        return 1
-    return 0
+    spec = ClientSpec.from_json((folder / SPEC).read_text())
+
+    def job() -> None:
+        try:
+            build_run(spec, seed, folder)
+        except ImportError as error:
+            raise PreparationError(
+                f"preparing a model needs {error.name}: pip install 'zowarmup[server,torch]'"
+            ) from None
+
+    return carry_out(folder / BUILT, spec.model.name, job)
 
 
 if __name__ == "__main__":

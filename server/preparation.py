@@ -5,19 +5,23 @@ the run keeps (`building`); two more are clients, which measure what a round of 
 (`zowarmup.client.footprint`): only what a client does itself is what it needs, so the coordinator does not do it for it.
 """
 
-import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.layout import Layout
+from zowarmup.common.models.apart import STUCK_S, innermost, is_at, outcome_in
 from zowarmup.common.run import ClientSpec
 from zowarmup.common.system.tether import tethered
 from zowarmup.common.work import Tier
@@ -25,9 +29,12 @@ from zowarmup.common.work import Tier
 log = logging.getLogger(__name__)
 
 SPEC, LAYOUT, PROGRAM, WEIGHTS = "spec.json", "layout.json", "program.onnx", "weights.bin"
+BUILT = "built.json"
+# Of what a child prints, so many lines are logged and so many kept, of so many characters.
+LOGGED_LINES, KEPT_LINES, LINE = 20, 200, 200
 
 
-class PreparationError(Exception):
+class PreparationError(ValueError):
     """The run cannot be made; the sentence says why."""
 
 
@@ -59,13 +66,14 @@ class Children:
 
     def __init__(self) -> None:
         self._lock, self._ended = threading.Lock(), False
-        self._started: list[_Child] = []
+        self._started: list[Child] = []
 
-    def start(self, module: str, *arguments: str) -> "_Child":
+    def start(self, module: str, file: Path, model: str, *arguments: str) -> "Child":
+        """A process of `module` that leaves its outcome in `file` and runs the code of a model."""
         with self._lock:
             if self._ended:
                 raise PreparationError("the preparation was stopped")
-            child = _start(module, *arguments)
+            child = _start(module, file, model, *arguments)
             self._started.append(child)
         return child
 
@@ -83,13 +91,11 @@ def prepare(spec: ClientSpec, seed: int, folder: Path, children: Children, examp
     (folder / SPEC).write_text(spec.to_json())
     log.info("preparing the model: building, exporting and measuring it (some seconds)")
     try:
-        building, high = (
-            children.start("server.building", str(seed), str(folder)),
-            children.start("client.footprint", Tier.HIGH, str(folder), str(examples)),
-        )
+        building = building_of(spec, seed, folder, children)
+        high = _measuring(Tier.HIGH, spec, folder, children, examples)
         building.finish()
-        low = children.start("client.footprint", Tier.LOW, str(folder), str(examples))
-        found = [Footprint(**json.loads(child.finish())) for child in (high, low)]
+        low = _measuring(Tier.LOW, spec, folder, children, examples)
+        found = [Footprint(**child.finish()) for child in (high, low)]
     finally:
         children.end()
     return Prepared(
@@ -101,22 +107,73 @@ def prepare(spec: ClientSpec, seed: int, folder: Path, children: Children, examp
     )
 
 
-@dataclass(frozen=True)
-class _Child:
-    what: str
-    process: "subprocess.Popen[str]"
-
-    def finish(self) -> str:
-        """What it printed. Raises PreparationError with its last sentence where it failed."""
-        out, err = self.process.communicate()
-        if self.process.returncode:
-            lines = err.strip().splitlines()
-            raise PreparationError(lines[-1] if lines else f"{self.what} ended with status {self.process.returncode}")
-        return out
+def building_of(spec: ClientSpec, seed: int, folder: Path, children: Children) -> "Child":
+    """The child that builds the model of `folder`'s spec there."""
+    return children.start("server.building", folder / BUILT, spec.model.name, str(seed), str(folder))
 
 
-def _start(module: str, *arguments: str) -> _Child:
+def _measuring(tier: Tier, spec: ClientSpec, folder: Path, children: Children, examples: int) -> "Child":
+    file = folder / f"{tier}.json"
+    return children.start("client.footprint", file, spec.model.name, tier, str(folder), str(examples))
+
+
+class Child:
+    """A process that leaves its outcome in `file`. What it prints is the model's own code's, and is logged as that."""
+
+    def __init__(self, module: str, file: Path, model: str, process: "subprocess.Popen[bytes]") -> None:
+        self.process, self._file, self._model = process, file, model
+        self._doing = "building" if module == "server.building" else "measuring"
+        self._printed: deque[str] = deque(maxlen=KEPT_LINES)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def finish(self) -> Any:
+        """Its result. Raises PreparationError with the sentence where it failed."""
+        began = time.monotonic()
+        while True:
+            try:
+                status = self.process.wait(STUCK_S)
+                break
+            except subprocess.TimeoutExpired:
+                place = f", now at {at}" if (at := is_at(self._file)) else ""
+                log.info("%s model %s for %.0f s%s", self._doing, self._model, time.monotonic() - began, place)
+        self._reader.join(1.0)  # a process that the model's code started may hold the pipe open
+        outcome = outcome_in(self._file)
+        if outcome is None:
+            raise PreparationError(self._death(status))
+        if outcome.failure:
+            raise PreparationError(outcome.failure)
+        return outcome.result
+
+    def _death(self, status: int) -> str:
+        what = f"{self._doing} model {self._model} ended without a result"
+        if status == -signal.SIGKILL:
+            return f"{what}: it was killed, most often for want of memory (journalctl -k says so): try a smaller model"
+        place = f" at {at}" if (at := innermost("\n".join(self._printed))) else ""
+        how = f"by signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"with exit status {status}"
+        return f"{what}: its own code, or a library that it uses, ended the process {how}{place}"
+
+    def _read(self) -> None:
+        source = self.process.stdout
+        assert source is not None
+        # What comes with the package prints nothing of its own; each of the others' children prints the same.
+        level = logging.INFO if ":" in self._model and self._doing == "building" else logging.DEBUG
+        lines = 0
+        with source:
+            while raw := source.readline(1 << 16):
+                text = "".join(c if c.isprintable() else " " for c in raw.decode(errors="replace").rstrip())[:LINE]
+                lines += 1
+                self._printed.append(text)
+                if lines <= LOGGED_LINES and text:
+                    log.log(level, "model %s printed: %s", self._model, text)
+        if lines > LOGGED_LINES:
+            log.log(level, "model %s printed %d more lines", self._model, lines - LOGGED_LINES)
+
+
+def _start(module: str, file: Path, model: str, *arguments: str) -> Child:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = tethered(sys.executable, "-m", f"zowarmup.{module}", *arguments)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    return _Child(" ".join((module, *arguments[:1])), process)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+    )
+    return Child(module, file, model, process)

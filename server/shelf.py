@@ -23,7 +23,17 @@ from zowarmup.common.layout import Layout
 from zowarmup.common.run import VERSION, ClientSpec
 from zowarmup.server.building import load_weights
 from zowarmup.server.disk import sync_folder, sync_tree
-from zowarmup.server.preparation import LAYOUT, PROGRAM, SPEC, WEIGHTS, Children, Footprint, PreparationError, Prepared
+from zowarmup.server.preparation import (
+    LAYOUT,
+    PROGRAM,
+    SPEC,
+    WEIGHTS,
+    Children,
+    Footprint,
+    PreparationError,
+    Prepared,
+    building_of,
+)
 
 BUILDING = "building-"
 UNMEASURED = Footprint(0, 0.0, 0.0, 0.0, 0.0)
@@ -89,7 +99,7 @@ def _build(spec: ClientSpec, seed: int, shelf: Path, place: Path, children: Chil
         folder = workplace / place.name
         folder.mkdir()
         (folder / SPEC).write_text(replace(spec, model=replace(spec.model, weights="")).to_json())
-        children.start("server.building", str(seed), str(folder)).finish()
+        building_of(spec, seed, folder, children).finish()
         sync_tree(folder)
         try:
             os.rename(folder, place)

@@ -10,8 +10,9 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from zowarmup.common.models.error import ModelError
+from zowarmup.common.models.error import ModelError, foreign_code
 from zowarmup.common.run import Model
 
 Factory = Callable[[tuple[int, ...], int], nn.Module]
@@ -29,9 +30,7 @@ def construct(
     _check_shape(model.name, input_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = factory(input_shape, classes)
-        if not isinstance(module, nn.Module):
-            raise ModelError(f"model {model.name}: the factory gave a {type(module).__name__}, not a torch.nn.Module")
+        module = _module(model.name, factory(input_shape, classes))
         module.eval()
         check(model.name, module, input_shape, classes)
     return module
@@ -39,26 +38,63 @@ def construct(
 
 def check(name: str, module: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
     """Raises ModelError unless the module, in eval mode, gives finite float32 logits (n, classes), one by one."""
+    _check_parameters(name, module)
     inputs = sample(input_shape, _PROBE)
+    accepts = f"model {name} does not accept inputs of shape {input_shape}:"
     with torch.no_grad():
-        try:
+        with foreign_code(accepts):
             logits = module(inputs)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"model {name} does not accept inputs of shape {input_shape}: {reason}") from error
         if not isinstance(logits, torch.Tensor) or logits.shape != (_PROBE, classes) or logits.dtype != torch.float32:
-            found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits)
-            raise ModelError(f"model {name} gives {found} for {_PROBE} examples: it must be float32 (n, {classes})")
+            tensor = isinstance(logits, torch.Tensor)
+            found = f"{logits.dtype} {tuple(logits.shape)}" if tensor else f"a {type(logits).__name__}"
+            wanted = f"it must be {'' if tensor else 'one tensor, '}float32 (n, {classes}), the logits"
+            raise ModelError(f"model {name} gives {found} for {_PROBE} examples: {wanted}")
         if not torch.isfinite(logits).all():
             raise ModelError(f"model {name} gives logits that are not finite at its initial weights")
-        if not torch.equal(logits, module(inputs)):
+        with foreign_code(f"{accepts} the second time"):
+            again = module(inputs)
+        if not torch.equal(logits, again):
             raise ModelError(f"model {name} gives other logits the second time: dropout must be off in eval mode")
-        fewer = module(inputs[:-1])
-        if (fewer - logits[:-1]).abs().max() > _TOLERANCE * (1e-3 + logits.abs().max()):
+        with foreign_code(f"model {name} accepts {_PROBE} examples at once and not {_PROBE - 1}:"):
+            fewer = module(inputs[:-1])
+        if fewer.shape != (_PROBE - 1, classes) or (fewer - logits[:-1]).abs().max() > _TOLERANCE * (
+            1e-3 + logits.abs().max()
+        ):
             raise ModelError(
                 f"model {name} gives an example other logits in other company: normalise over the example, or with "
                 "running statistics, not over the batch"
             )
+
+
+def _module(name: str, made: object) -> nn.Module:
+    """What a factory made, if it is a module."""
+    if isinstance(made, type) and issubclass(made, nn.Module):
+        raise ModelError(f"model {name}: the factory gave the class {made.__name__}: it must return an object of it")
+    if not isinstance(made, nn.Module):
+        kind = type(made).__name__
+        hint = ": does it end without a return?" if made is None else ""
+        raise ModelError(f"model {name}: the factory gave a {kind}, not a torch.nn.Module{hint}")
+    if isinstance(made, torch.jit.ScriptModule):
+        raise ModelError(
+            f"model {name} is a TorchScript module, which cannot be exported: return the module before that"
+        )
+    compiled = getattr(made, "_orig_mod", None)  # torch.compile's: the same weights under longer names
+    return compiled if isinstance(compiled, nn.Module) else made
+
+
+def _check_parameters(name: str, module: nn.Module) -> None:
+    """Raises ModelError where a parameter or buffer is not one of numbers in this machine's memory."""
+    for of, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+            continue  # a lazy module's, which its first forward pass makes
+        if tensor.device.type == "meta":
+            raise ModelError(f"model {name}: {of} is on the meta device and has no values: make the model on the CPU")
+        if tensor.device.type != "cpu":
+            raise ModelError(
+                f"model {name}: {of} is on {tensor.device}: leave .to(...) out, and give --device to clients"
+            )
+        if isinstance(tensor, nn.Parameter) and tensor.dtype != torch.float32:
+            raise ModelError(f"model {name}: parameter {of} is {tensor.dtype}: all parameters must be float32")
 
 
 def sample(input_shape: tuple[int, ...], count: int) -> torch.Tensor:
@@ -88,10 +124,8 @@ def _factory(model: Model) -> Factory:
 
         return ViT
     path, _, attribute = model.name.partition(":")
-    try:
+    with foreign_code(f"model {model.name} cannot be imported:"):
         factory = getattr(importlib.import_module(path), attribute)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-        raise ModelError(f"model {model.name} cannot be imported: {error}") from error
     if not callable(factory):
         raise ModelError(
             f"model {model.name} is a {type(factory).__name__}: it must be callable as (input_shape, classes)"
@@ -122,10 +156,8 @@ def _half_width_factory(model: Model) -> Factory:
 
 
 def _call(name: str, factory: Factory, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    try:
+    with foreign_code(f"model {name}: factory({input_shape}, {classes}) raised"):
         return factory(input_shape, classes)
-    except Exception as error:  # a stranger's code: whatever it raises is told in one sentence
-        raise ModelError(f"model {name}: factory({input_shape}, {classes}) raised {error!r}") from error
 
 
 def _check_shape(name: str, input_shape: tuple[int, ...]) -> None:

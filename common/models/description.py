@@ -111,6 +111,21 @@ def _head(module: nn.Module, input_shape: tuple[int, ...], tensors: dict[str, to
     return None
 
 
+def everywhere(module: nn.Module, named: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Values for the module's tensors, also under the further names of those that several layers share. A layer that is
+    there under several names is taken once: torch, asked to replace its tensors twice, does not put them back."""
+    values: dict[int, torch.Tensor | None] = {}
+    found: dict[str, torch.Tensor] = {}
+    for prefix, layer in module.named_modules():
+        own = (*layer.named_parameters("", False, False), *layer.named_buffers("", False, False))
+        for name, tensor in own:
+            path = f"{prefix}.{name}" if prefix else name
+            value = values.setdefault(id(tensor), named.get(path))
+            if value is not None:
+                found[path] = value
+    return found
+
+
 def head_module(module: nn.Module, layout: Layout) -> nn.Linear:
     """The layer that the layout's head is."""
     assert layout.head is not None

@@ -6,6 +6,7 @@ The graph is then run beside the module, at other weights than the exported ones
 """
 
 import logging
+import re
 import warnings
 from typing import Any
 
@@ -16,9 +17,10 @@ from torch import nn
 from zowarmup.common.layout import Layout
 from zowarmup.common.models import flatten
 from zowarmup.common.models.construction import sample
-from zowarmup.common.models.description import head_module, tensors_of
+from zowarmup.common.models.description import everywhere, head_module, tensors_of
 from zowarmup.common.models.error import ModelError
 from zowarmup.common.program import Program
+from zowarmup.common.raised import in_words, where
 
 _OPSET = 21  # the first with group normalisation as an operator
 _TRACED = 2  # examples in the traced batch; the axis is dynamic
@@ -52,7 +54,7 @@ def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ..
                 output_names=outputs,
                 dynamic_shapes={"inputs": {0: torch.export.Dim("n")}, "weights": tuple({} for _ in weights)},
             )
-    except Exception as error:  # the exporter's errors share no base; what it says first is the cause
+    except (Exception, SystemExit) as error:  # the exporter's errors share no base
         raise ModelError(f"the model cannot be exported to ONNX: {_cause(error)}") from error
     finally:
         log.setLevel(level)
@@ -74,22 +76,40 @@ class _Function(nn.Module):
 
     def forward(self, inputs: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
         module, head = self.__dict__["_module"], self.__dict__["_head"]
-        named = dict(zip(self._names, weights, strict=True))
+        named = everywhere(module, dict(zip(self._names, weights, strict=True)))
         if head is None:
-            return (torch.func.functional_call(module, named, (inputs,)),)
+            return (torch.func.functional_call(module, named, (inputs,), tie_weights=False),)
         features: list[torch.Tensor] = []
         handle = head.register_forward_pre_hook(lambda _, args: features.append(args[0]))
         try:
-            logits = torch.func.functional_call(module, named, (inputs,))
+            logits = torch.func.functional_call(module, named, (inputs,), tie_weights=False)
         finally:
             handle.remove()
         return (logits, features[0])
 
 
 def _cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
+    """What the exporter stumbled on, where in the model's code, and what to do about it."""
+    causes, around = _chain(error, False), _chain(error, True)
+    place = next((found for link in reversed(around) if (found := where(link))), "")
+    at = f" at {place}" if place else ""
+    names, said = {type(link).__name__ for link in around}, in_words(causes[-1])
+    if "GuardOnDataDependentSymNode" in names:
+        return (
+            f"its forward decides by the values of its inputs{at}, as `if x.sum() > 0` or .item() does: compute both ways "
+            "and choose with torch.where, or decide by shapes"
+        )
+    if missing := re.search(r"No ONNX function found for .*?(aten\.\w+)", str(causes[-1])):
+        return f"ONNX has no operator for torch's {missing[1]}: use another layer in its place"
+    return f"{said if place in said else said + at}; only torch's own operations on tensors can be exported"
+
+
+def _chain(error: BaseException, contexts: bool) -> list[BaseException]:
+    """An error and what caused it; with `contexts`, also what it was raised in the handling of."""
+    links = [error]
+    while (link := links[-1].__cause__ or (links[-1].__context__ if contexts else None)) and link not in links:
+        links.append(link)
+    return links
 
 
 def _bare(model: Any) -> bytes:

@@ -1,0 +1,73 @@
+"""A model's own code in a process apart: what comes of it goes by a file, so that the code may print what it likes.
+
+The child calls `carry_out`, which leaves the result, or a sentence, in a file. Every `STUCK_S` seconds it notes beside
+it where its code is, so that whoever waits can say what it waits for; what ends the process at once leaves its trace on
+standard error.
+"""
+
+import faulthandler
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zowarmup.common.raised import in_words, is_foreign, where
+
+STUCK_S = 30.0
+_LINE = re.compile(r'^ *File "(.+)", line (\d+) in', re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`result`: JSON values; `failure`: a sentence, empty where it went well."""
+
+    result: Any = None
+    failure: str = ""
+
+
+def carry_out(file: Path, name: str, job: Callable[[], object]) -> int:
+    """In the child: do the job of the model `name` and leave its Outcome in `file`. What is raised that is no ValueError
+    is the model's own code or a library's, and named as such. The exit code."""
+    faulthandler.enable()
+    with _stack(file).open("w") as stack:
+        faulthandler.dump_traceback_later(STUCK_S, repeat=True, file=stack)
+        try:
+            said = Outcome(job())
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            ours = isinstance(error, ValueError) and not where(error)
+            said = Outcome(failure=str(error) if ours else f"model {name} raised {in_words(error)}")
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    partial = file.with_name(file.name + ".part")
+    partial.write_text(json.dumps({"result": said.result, "failure": said.failure}), encoding="utf-8")
+    partial.replace(file)
+    sys.stdout.flush()
+    return 1 if said.failure else 0
+
+
+def outcome_in(file: Path) -> Outcome | None:
+    """What a child left, None where it ended without leaving anything."""
+    try:
+        return Outcome(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_at(file: Path) -> str:
+    """Where the code of a child that has taken long was when it last looked: "FILE, line N", or nothing."""
+    try:
+        return innermost(_stack(file).read_text(encoding="utf-8", errors="replace").rpartition("Timeout (")[2])
+    except OSError:
+        return ""
+
+
+def innermost(trace: str) -> str:
+    """The first line of foreign code in a trace of faulthandler's, innermost first: "FILE, line N", or nothing."""
+    return next((f"{file}, line {line}" for file, line in _LINE.findall(trace) if is_foreign(file)), "")
+
+
+def _stack(file: Path) -> Path:
+    return file.with_name(file.name + ".stack")

@@ -1,0 +1,97 @@
+"""A model's own code, in the real child process that builds it: it may print what it likes and end how it likes."""
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from zowarmup.common.models import apart
+from zowarmup.common.models.apart import carry_out, innermost, is_at, outcome_in
+from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
+from zowarmup.server.preparation import LOGGED_LINES, SPEC, Children, PreparationError, building_of
+
+NET = """
+import atexit, ctypes, logging, os, signal, subprocess, sys, warnings
+from torch import nn
+def net(shape, classes):
+    {code}
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, classes))
+"""
+PRINTS = """print("to stdout"); print("to stderr", file=sys.stderr); logging.warning("logged"); warnings.warn("warned")
+    os.write(1, b"by the system\\n"); ctypes.CDLL(None).puts(b"by C")
+    atexit.register(print, '{"result": null}'); sys.stdout.write("no newline")
+    subprocess.run(["echo", "by another process"])"""
+
+
+def build(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / f"{name}.py").write_text(NET.replace("{code}", code))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    spec = ClientSpec(
+        model=Model(name=f"{name}:net"),
+        input_shape=(1, 8, 8),
+        classes=10,
+        warmup=WarmUp(rounds=1),
+        zeroth_order=ZerothOrder(rounds=1),
+    )
+    (tmp_path / SPEC).write_text(spec.to_json())
+    children = Children()
+    try:
+        building_of(spec, 0, tmp_path, children).finish()
+    finally:
+        children.end()
+
+
+def test_what_it_prints_is_in_the_log_as_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    build(PRINTS + "\n    for i in range(5000): print('x' * 5000)", tmp_path, monkeypatch, "chatty")
+    said = [record.getMessage() for record in caplog.records]
+    assert all(line.startswith("model chatty:net printed") for line in said)
+    assert len(said) == LOGGED_LINES + 1
+    assert max(map(len, said)) < 300
+    assert {"to stderr", "by C"} & {line.rpartition(": ")[2] for line in said}
+    assert "more lines" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("sys.exit(0)", r"model ending:net: factory.* raised SystemExit: 0 \(.*ending\.py, line 5\)"),
+        ("os._exit(0)", "building model ending:net ended without a result: its own code.* with exit status 0"),
+        ("ctypes.string_at(0)", r"ended the process by signal 11 .* at .*ending\.py, line 5"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "it was killed, most often for want of memory"),
+        ("input()", r"raised EOFError: .*ending\.py, line 5"),
+        ("bytearray(1 << 55)", r"raised out of memory \(MemoryError\).*ending\.py, line 5"),
+    ],
+)
+def test_how_it_ends_the_process_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
+    with pytest.raises(PreparationError, match=words) as failed:
+        build(code, tmp_path, monkeypatch, "ending")
+    assert len(str(failed.value).splitlines()) == 1
+
+
+def test_where_it_is_stuck_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "STUCK_S", 0.05)
+    file, until = tmp_path / "out.json", time.monotonic() + 60
+
+    def stuck() -> str:
+        while not (found := is_at(file)) and time.monotonic() < until:
+            time.sleep(0.01)
+        return found
+
+    assert carry_out(file, "m:f", stuck) == 0
+    assert outcome_in(file) == apart.Outcome(is_at(file))
+    assert is_at(file).startswith(f"{__file__}, line ")
+
+
+def test_a_trace_without_foreign_code_names_nothing(tmp_path: Path) -> None:
+    assert innermost("") == ""
+    assert innermost(f'  File "{os.__file__}", line 3 in f\n  File "/m.py", line 7 in g\n') == "/m.py, line 7"
+    assert outcome_in(tmp_path / "none") is None
+    (tmp_path / "half").write_text('{"result"')
+    assert outcome_in(tmp_path / "half") is None
