@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.models import apart
 from zowarmup.common.models.apart import carry_out, innermost, is_at, outcome_in
 from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
@@ -30,8 +31,7 @@ def build(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     spec = ClientSpec(
         model=Model(name=f"{name}:net"),
-        input_shape=(1, 8, 8),
-        classes=10,
+        card=DataCard(shape=(1, 8, 8), classes=10),
         warmup=WarmUp(rounds=1),
         zeroth_order=ZerothOrder(rounds=1),
     )
