@@ -158,6 +158,11 @@ class Session:
             yield
         except grpc.RpcError as error:
             details = error.details() or ""
+            trailing: Any = error.trailing_metadata() if isinstance(error, grpc.Call) else ()
+            if dict(trailing or ()).get("zowarmup-reason") == "preparing":
+                raise NoAnswer(
+                    f"the coordinator at {self.address} cannot be asked yet: {details}; try again"
+                ) from error
             if sentence := distrusted(details):
                 raise Failure(f"the coordinator at {self.address} is not trusted: {sentence}") from error
             if sentence := shut(details):

@@ -17,6 +17,10 @@ class Broken(Exception):
         self.reason = reason
 
 
+class Preparing(Broken):
+    """The coordinator is there and not yet ready: it answers soon, and there is no need to wait ever longer."""
+
+
 class Distrust(Broken):
     """One side did not accept the other's certificate. Joining ends with it; a member tries again, for what answers may
     be something else in passing."""

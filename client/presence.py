@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 
 from zowarmup.client.agenda import Task, agenda
 from zowarmup.client.backoff import Backoff
-from zowarmup.client.faults import Broken, Distrust, Final
+from zowarmup.client.faults import Broken, Distrust, Final, Preparing
 from zowarmup.client.messages import Hello, Message, Saying, Welcome
 from zowarmup.client.session import Connection
 from zowarmup.client.stream import Stream
@@ -40,6 +40,8 @@ async def patiently(address: str, ask: Callable[[], Awaitable[_T]]) -> _T:
             if not told:
                 log.info("waiting for %s (%s); will join when it answers", address, fault.reason)
                 told = True
+            if isinstance(fault, Preparing):
+                delays.reset()
             await asyncio.sleep(delays.next_s())
 
 
@@ -164,6 +166,8 @@ class Presence:
                 if self._leaving:
                     raise
                 reason = fault.reason
+                if isinstance(fault, Preparing):
+                    delays.reset()
             except Final:
                 raise
             except Exception as error:

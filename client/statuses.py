@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from zowarmup.client.faults import Broken, Declined, Distrust, Final
+from zowarmup.client.faults import Broken, Declined, Distrust, Final, Preparing
 from zowarmup.client.trust import distrusted, shut
 
 FINAL = {
@@ -49,6 +49,8 @@ def faults(final: AbstractSet[grpc.StatusCode], declined: AbstractSet[grpc.Statu
             raise Final(
                 f"no coordinator of this kind answers there ({details}): check --server and both versions"
             ) from None
+        if reason == "preparing":
+            raise Preparing(details) from None
         if reason == "offset":  # more had arrived than it said: ask where to go on
             raise Broken(details) from None
         if code in final:

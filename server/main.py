@@ -39,11 +39,12 @@ from zowarmup.server.preparation import Children, PreparationError
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.runfile import RunFileError, read_run_file
 from zowarmup.server.service.admission import Admission
-from zowarmup.server.service.assembly import add_services
+from zowarmup.server.service.assembly import Health, add_services
 from zowarmup.server.service.limits import LONGEST_BYTES, Allowances, Lengths
 from zowarmup.server.service.links import Switchboard
 from zowarmup.server.service.operators import OperatorService
 from zowarmup.server.service.participate import CoordinatorService
+from zowarmup.server.service.preparing import Preparing
 from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.sockets import keep_correct
 from zowarmup.server.state import State
@@ -162,7 +163,8 @@ async def _serve(
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
     with stopping.told(lambda: loop.call_soon_threadsafe(_settle, stopped, stopping.code)):
-        return await _lead(run_file, held_out, arguments, way, shown, stopped)
+        async with contextlib.AsyncExitStack() as listening:
+            return await _lead(run_file, held_out, arguments, way, shown, stopped, listening)
 
 
 async def _lead(
@@ -172,11 +174,15 @@ async def _lead(
     way: Door,
     shown: Window | None,
     stopped: "asyncio.Future[int]",
+    listening: contextlib.AsyncExitStack,
 ) -> int:
     refusals = Refusals()
-    server = grpc.aio.server(interceptors=(Lengths(refusals),), options=OPTIONS)
+    preparing = Preparing()
+    server = grpc.aio.server(interceptors=(preparing, Lengths(refusals)), options=OPTIONS)
     port = way.open(server)
     beside = bystander(run_file.server.health_address)
+    health = Health(server, beside)
+    await health.declare(serving=False)
     way.publish(arguments.data_dir)
     operator = operator_sha256(arguments.data_dir)
     appends = Durations(APPEND_S)
@@ -187,6 +193,9 @@ async def _lead(
         state, history = open_run(run_file, held_out, arguments.data_dir, ledger, blobs, children, arguments.shelf)
         return state, history, restore(state, history, blobs, state.version)
 
+    for early in filter(None, (server, beside)):
+        await early.start()
+        listening.push_async_callback(early.stop, None)
     opening = asyncio.create_task(asyncio.to_thread(take_up))
     either: set[asyncio.Future[Any]] = {opening, stopped}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -216,11 +225,10 @@ async def _lead(
 
     admission = Admission(coordinator, operator, way.invited, way.guarded, refusals)
     looked = [0.0]
-    healthy = add_services(
+    add_services(
         server,
         CoordinatorService(coordinator, blobs, switchboard, traffic, admission, uploads, allowances),
         OperatorService(coordinator, history, traffic, admission, lambda: looked.__setitem__(0, time.monotonic())),
-        beside,
     )
 
     exposition: Exposition | None = None
@@ -250,10 +258,8 @@ async def _lead(
     await coordinator.handle(cmd.Restart())
     effects.resume()
     rarely_collect()
-    await server.start()
-    if beside is not None:
-        await beside.start()
-    await healthy()
+    preparing.ready.set()
+    await health.declare(serving=True)
     log.info("%s", way.describe(port))
     if coordinator.state.gave_up:
         log.error(

@@ -1,0 +1,40 @@
+"""What a coordinator answers while it prepares: that it does, to whatever is asked.
+
+The port is open from the start, so that one that is taken is found before a model is built, and stays open through a replay of
+a long ledger. A call that comes before the run is ready waits a moment for it, and is then refused as UNAVAILABLE with the
+reason "preparing"; whoever called tries again. Health answers at once, with NOT_SERVING.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from zowarmup.server.service.admission import Context
+
+HELD_S = 2.0
+"""Most runs are ready soon, and then nobody has to come again. Shorter than any caller's patience."""
+SENTENCE = "it is preparing the model and will answer when that is done"
+_HEALTH = "/grpc.health."
+
+
+class Preparing(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Holds calls back until `ready` is set."""
+
+    def __init__(self) -> None:
+        self.ready = asyncio.Event()
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        if not self.ready.is_set() and not details.method.startswith(_HEALTH):
+            try:
+                async with asyncio.timeout(HELD_S):
+                    await self.ready.wait()
+            except TimeoutError:
+                return grpc.stream_stream_rpc_method_handler(_refuse)
+        return await continuation(details)
+
+
+async def _refuse(requests: object, context: Context) -> None:
+    """The answer to a call of any kind: it ends before anything is read."""
+    await context.abort(grpc.StatusCode.UNAVAILABLE, SENTENCE, (("zowarmup-reason", "preparing"),))

@@ -1,0 +1,107 @@
+"""What is answered while the coordinator prepares, at its open port: by a real server, to a client and to the operator."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+import pytest
+
+from zowarmup.cli.failure import NoAnswer
+from zowarmup.cli.session import Session
+from zowarmup.client import faults
+from zowarmup.client.presence import patiently
+from zowarmup.client.session import Connection
+from zowarmup.client.trust import PLAIN
+from zowarmup.common.work import Tier
+from zowarmup.server.service import preparing
+from zowarmup.server.service.assembly import Health
+from zowarmup.server.service.preparing import SENTENCE, Preparing
+from zowarmup.v1 import coordinator_pb2 as wire
+from zowarmup.v1 import coordinator_pb2_grpc as services
+
+
+class Ready(services.CoordinatorServiceServicer):
+    """Answers, once it is there, with what nobody can mistake for a run."""
+
+    async def GetRun(self, request: wire.GetRunRequest, context: object) -> wire.GetRunResponse:
+        return wire.GetRunResponse(protocol=12345)
+
+
+@dataclass
+class House:
+    address: str
+    gate: Preparing
+    health: Health
+    server: grpc.aio.Server
+
+    async def open(self) -> None:
+        """As the coordinator does: services are added to the server that runs."""
+        services.add_CoordinatorServiceServicer_to_server(Ready(), self.server)
+        self.gate.ready.set()
+        await self.health.declare(serving=True)
+
+
+@contextlib.asynccontextmanager
+async def house() -> AsyncIterator[House]:
+    gate = Preparing()
+    server = grpc.aio.server(interceptors=(gate,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    health = Health(server)
+    await health.declare(serving=False)
+    await server.start()
+    try:
+        yield House(f"127.0.0.1:{port}", gate, health, server)
+    finally:
+        await server.stop(None)
+
+
+def test_everyone_hears_the_sentence_before_their_patience_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "HELD_S", 0.01)
+
+    async def scenario() -> None:
+        async with house() as made:
+            with Session(made.address) as session:
+                for ask in (session.run, session.status, session.versions, lambda: session.invite(Tier.LOW, 9.0, 1)):
+                    with pytest.raises(NoAnswer, match=SENTENCE):
+                        await asyncio.to_thread(ask)
+                assert await asyncio.to_thread(session.health) == "NOT_SERVING"
+                async with Connection(made.address, PLAIN) as connection:
+                    with pytest.raises(faults.Preparing, match=SENTENCE):
+                        await connection.get_run()
+                await made.open()
+                assert await asyncio.to_thread(session.health) == "SERVING"
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_waits_is_answered_as_soon_as_the_run_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "HELD_S", 60.0)
+
+    async def scenario() -> None:
+        async with house() as made, grpc.aio.insecure_channel(made.address) as channel:
+            call = services.CoordinatorServiceStub(channel).GetRun(wire.GetRunRequest())
+            await channel.channel_ready()
+            await made.open()
+            assert (await call).protocol == 12345
+
+    asyncio.run(scenario())
+
+
+def test_a_device_comes_back_soon_however_often_it_was_told_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("zowarmup.client.presence.asyncio.sleep", sleep)
+    answers = [faults.Preparing(SENTENCE)] * 50 + [faults.Broken("gone")] * 50
+
+    async def ask() -> str:
+        if answers:
+            raise answers.pop(0)
+        return "answered"
+
+    assert asyncio.run(patiently("127.0.0.1:1", ask)) == "answered"
+    assert max(waited[:50]) <= 0.6 < max(waited[50:])
