@@ -13,7 +13,11 @@ from zowarmup.common.data_card import IMAGE, normalised_axis, usual_axes
 
 
 class DataError(ValueError):
-    """Data that cannot be used, said in one sentence that names the spec or file and the remedy."""
+    """Data that cannot be used, said in one sentence that names the spec or file and the remedy, on one line: a name or a
+    library's words in it may have several."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(" ".join(line.strip() for line in sentence.splitlines()))
 
 
 @dataclass(frozen=True, eq=False, slots=True)

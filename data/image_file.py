@@ -24,7 +24,8 @@ Fit = Literal["crop", "squash", "pad"]
 FITS: tuple[Fit, ...] = ("crop", "squash", "pad")
 BYTE = 255.0
 _SIXTEEN_BITS = 65535.0
-_DECODED_BYTES = 8  # a pixel's, at most, while its image is decoded and turned
+# A pixel's, at most, while its image is decoded and turned; and then put on white, or scaled from deeper values.
+_PLAIN_BYTES, _LAYERED_BYTES = 8, 20
 # Tags of TIFF: bits of a sample; how grey is stored, and the value for which 0 is white.
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
@@ -47,22 +48,21 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says before it is decoded: its size in pixels, and whether its grey is deeper than 8 bits."""
+    """What a file says before it is decoded: its size in pixels, whether its grey is deeper than 8 bits, and about how many
+    bytes decoding it takes."""
 
     width: int
     height: int
     deep: bool
-
-    @property
-    def decoding_bytes(self) -> int:
-        """About how much memory decoding it takes."""
-        return _DECODED_BYTES * self.width * self.height
+    decoding_bytes: int
 
 
 def header(file: Path) -> Header:
     """Raises DataError where the file is no image, or larger than Pillow's limit."""
     with _opened(file) as image:
-        return Header(image.width, image.height, _is_deep(image))
+        deep = _is_deep(image)
+        each = _LAYERED_BYTES if deep or image.has_transparency_data else _PLAIN_BYTES
+        return Header(image.width, image.height, deep, each * image.width * image.height)
 
 
 def read(file: Path, form: Form) -> NDArray[Any]:

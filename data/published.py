@@ -5,8 +5,6 @@ are bytes, normalised by each channel's mean and deviation over the training ima
 """
 
 import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,9 +121,11 @@ def _batch(published: Published, path: Path, name: str) -> tuple[NDArray[np.uint
             images, labels = np.asarray(found["data"]), np.asarray(found[published.labels])
         except KeyError as error:
             raise DataError(f"{said}: this is no batch of {published.name}: it lacks {error}") from None
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  (what unpacking a damaged file raises is anything)
             raise DataError(f"{said}: this file is damaged or no batch of {published.name} ({error})") from None
-    if images.dtype != np.uint8 or images.shape != (len(images), 3 * SIDE * SIDE) or not len(images):
+    if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3 * SIDE * SIDE or not len(images):
         raise DataError(f"{said}: its images are {images.dtype} {images.shape}: they must be uint8 (n, 3072)")
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{said}: its labels must be one whole number for each of the {len(images)} images")
@@ -160,7 +160,9 @@ def _opened(published: Published, path: Path, name: str) -> Iterator[tuple[IO[by
             yield member, f"{archive}, {name}"
     except KeyError:
         raise DataError(f"{archive}: it does not hold {published.folder}/{name}: download it again") from None
-    except (tarfile.TarError, OSError, EOFError, zlib.error):
+    except (DataError, MemoryError):
+        raise
+    except Exception:  # noqa: BLE001  (what unpacking a damaged archive raises is anything)
         raise DataError(f"{archive}: this archive is damaged: download it again") from None
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from tests.fuzz.data_files import VALID, reader
 from zowarmup.client.commitlog import _whole as whole_records
 from zowarmup.client.faults import Final
 from zowarmup.client.replica import _read_header as read_header
@@ -208,3 +209,4 @@ TARGETS = {
         ),
     ),
 }
+TARGETS |= {name: Target(reader(_FOLDER, file, spec), valid) for name, (file, spec, valid) in VALID.items()}
