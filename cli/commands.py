@@ -120,13 +120,17 @@ def export(
     out: Annotated[Path, typer.Option(metavar="PREFIX", help="Writes PREFIX.safetensors and PREFIX.onnx.")],
     version: Annotated[int | None, typer.Option(metavar="N", min=0, help="The newest if not given.")] = None,
 ) -> None:
-    """Write a version of a run's model as safetensors and as ONNX."""
+    """Write a version of a run's model as safetensors and as ONNX, with what its inputs and labels mean."""
     from zowarmup.cli.export import export as write
+    from zowarmup.common.data_card import listed
 
     done = write(data_dir, version, out)
     for path in done.files:
         print(path)
     print(f"version {done.version}, digest {done.digest}")
+    print(f"inputs: {done.card.recipe}")
+    names = done.card.class_names
+    print(f"classes: {listed(f'{label} = {name}' for label, name in enumerate(names)) or done.card.classes}")
 
 
 @app.command()

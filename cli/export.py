@@ -1,8 +1,9 @@
 """A version of a run's model, as files that other programs read.
 
 PREFIX.safetensors holds the named tensors; PREFIX.onnx is the run's forward pass with those weights as initialisers,
-so ONNX Runtime needs nothing else. Both say where they come from: run, version, digest, grid. Reads the coordinator's
-data directory and changes nothing in it.
+so ONNX Runtime needs nothing else. The metadata of both say where they come from (run, version, digest, grid), what the
+labels and inputs mean (`data_card`, as JSON), and how `inputs` are made (in words). Reads the coordinator's data directory and
+changes nothing in it.
 """
 
 import os
@@ -15,6 +16,7 @@ from onnx import numpy_helper
 from safetensors.numpy import save
 
 from zowarmup.cli.failure import Failure, Usage
+from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import digest
 from zowarmup.server.archive import ArchiveError, open_archive
 
@@ -26,6 +28,7 @@ class Exported:
     version: int
     digest: str
     files: tuple[Path, ...]
+    card: DataCard
 
 
 def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
@@ -48,19 +51,21 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
             f"version {chosen} in {data_dir} has digest {found}, the run has {archive.digest(chosen)}: "
             "its files are damaged; restore them from a backup or export another version"
         )
-    tensors = archive.layout.views(weights)
+    tensors, card = archive.layout.views(weights), archive.state.program.card
     origin = {
         "run": archive.name,
         "run_id": archive.state.run_id,
         "version": str(chosen),
         "digest": found,
         "grid": str(grid.exponent),
+        "data_card": card.to_json(),
+        "inputs": card.recipe,
     }
     files = (
         _written(Path(f"{prefix}.safetensors"), save(tensors, metadata=origin)),
         _written(Path(f"{prefix}.onnx"), complete(program, tensors, origin)),
     )
-    return Exported(chosen, found, files)
+    return Exported(chosen, found, files, card)
 
 
 def complete(program: bytes, tensors: dict[str, Any], origin: dict[str, str]) -> bytes:

@@ -116,6 +116,15 @@ class DataCard:
         """The shape in words: "1 x 8 x 8 (channels x height x width)"."""
         return f"{' x '.join(map(str, self.shape))} ({' x '.join(self.axes)})"
 
+    @property
+    def recipe(self) -> str:
+        """How the model's `inputs` are made of stored values, in words."""
+        said = f"float32 (n, {', '.join(map(str, self.shape))}), {' x '.join(self.axes)}: stored as {self.stored_as}"
+        if not self.mean:
+            return said
+        each = "feature" if FEATURES in self.axes else "channel"
+        return f"{said}; then less the {each}'s mean, divided by its deviation (both in data_card)"
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
 

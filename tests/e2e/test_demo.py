@@ -98,11 +98,22 @@ def test_a_demo_trains_reports_and_can_be_exported(tmp_path: Path) -> None:
         check=True,
     )
     assert f"version 22, digest {report['digest']}" in done.stdout
+    assert "inputs: float32 (n, 1, 8, 8), channels x height x width: stored as uint8, divided by 16" in done.stdout
+    assert "classes: 0 = 0, 1 = 1," in done.stdout
+
+    # With nothing but the file: its metadata say how raw digits become inputs, and what a label stands for.
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    held_out = load("digits:test")
-    inputs = held_out.batch(np.arange(len(held_out)))
+    card = json.loads(session.get_modelmeta().custom_metadata_map["data_card"])
+    raw = load("digits:test")
+    assert raw.inputs.dtype == card["element"]
+    inputs = (raw.inputs.reshape(-1, *card["shape"]) / card["scale"]).astype(np.float32)
+    assert card["mean"] == card["deviation"] == []
     logits = session.run(["logits"], {"inputs": inputs})[0]
-    assert np.mean(np.argmax(logits, axis=1) == held_out.labels) == report["accuracy"]["final"]
+    found = [card["class_names"][label] for label in np.argmax(logits, axis=1)]
+    assert (
+        np.mean([name == str(label) for name, label in zip(found, raw.labels, strict=True)])
+        == report["accuracy"]["final"]
+    )
 
 
 MOMENTS: list[tuple[str, signal.Signals, Callable[[Path], object]]] = [

@@ -105,6 +105,9 @@ def test_both_files_hold_the_replica_and_say_where_it_is_from(run: Run, version:
         "version": str(done.version),
         "digest": done.digest,
         "grid": "18",
+        "data_card": CARD.to_json(),
+        "inputs": "float32 (n, 4), features: stored as float32, divided by 2; then less the feature's mean, divided by its "
+        "deviation (both in data_card)",
     }
     with safe_open(done.files[0], framework="numpy") as tensors:
         assert tensors.metadata() == origin
@@ -112,6 +115,7 @@ def test_both_files_hold_the_replica_and_say_where_it_is_from(run: Run, version:
         for name, view in LAYOUT.views(expected).items():
             np.testing.assert_array_equal(tensors.get_tensor(name), view)
     assert {p.key: p.value for p in onnx.load(done.files[1]).metadata_props} == origin
+    assert DataCard.from_json(origin["data_card"]) == CARD == done.card
     ready = onnxruntime.InferenceSession(done.files[1], providers=["CPUExecutionProvider"])
     assert [value.name for value in ready.get_inputs()] == ["inputs"]
     inputs = np.arange(8, dtype=np.float32).reshape(2, 4)
