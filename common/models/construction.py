@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from zowarmup.common.models.error import ModelError, foreign_code
+from zowarmup.common.models.outputs import require_logits
 from zowarmup.common.run import Model
 
 Factory = Callable[[tuple[int, ...], int], nn.Module]
@@ -64,6 +65,7 @@ def check(name: str, module: nn.Module, input_shape: tuple[int, ...], classes: i
                 f"model {name} gives an example other logits in other company: normalise over the example, or with "
                 "running statistics, not over the batch"
             )
+        require_logits(name, module, inputs, logits)
 
 
 def _module(name: str, made: object) -> nn.Module:

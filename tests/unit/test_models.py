@@ -166,6 +166,68 @@ def refusal(module: nn.Module) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("end", "what"),
+    [
+        (nn.Softmax(dim=1), "a softmax"),
+        (Net(lambda _, z: z.exp() / z.exp().sum(1, keepdim=True)), "a softmax"),
+        (Net(lambda _, z: torch.log_softmax(z, 1).exp()), "a softmax"),
+        (nn.Sequential(nn.Softmax(dim=1), nn.Identity()), "a softmax"),
+        (nn.Sigmoid(), "a sigmoid"),
+        (nn.Hardsigmoid(), "a sigmoid"),
+        (Net(lambda _, z: (torch.tanh(z) + 1) / 2), "a sigmoid"),
+        (nn.Hardtanh(0.0, 1.0), "a sigmoid"),
+    ],
+)
+@pytest.mark.parametrize("trunk", [nn.Linear(64, 3), nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3))])
+def test_outputs_that_have_been_through_a_softmax_or_sigmoid_are_refused(
+    trunk: nn.Module, end: nn.Module, what: str
+) -> None:
+    before = [parameter.clone() for parameter in trunk.parameters()]
+    said = refusal(sequence(trunk, end))
+    assert f"as {what} at its end does: leave that out and return logits" in said
+    assert all(torch.equal(now, was) for now, was in zip(trunk.parameters(), before, strict=True))
+
+
+def small_and_positive(width: int, classes: int) -> nn.Linear:
+    """Logits that lie in 0 to 1 at the initial weights."""
+    layer = nn.Linear(width, classes)
+    with torch.no_grad():
+        layer.weight.abs_().mul_(1e-3)
+        layer.bias.fill_(0.5)
+    return layer
+
+
+def zeros(width: int, classes: int) -> nn.Linear:
+    layer = nn.Linear(width, classes)
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.zero_()
+    return layer
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        zeros(64, 3),
+        small_and_positive(64, 3),
+        nn.Sequential(zeros(64, 3), nn.LogSoftmax(dim=1)),  # of which softmax is the same
+        nn.Sequential(nn.LayerNorm(64), zeros(64, 3)),
+        nn.Sequential(nn.Linear(64, 64), nn.Softmax(dim=1), small_and_positive(64, 3)),  # attention has one inside
+        nn.Sequential(small_and_positive(64, 3), nn.ReLU()),
+        nn.Sequential(*(nn.Linear(64, 64) for _ in range(40)), zeros(64, 3)),  # overflows at large weights
+    ],
+)
+def test_logits_that_happen_to_lie_between_0_and_1_are_logits(last: nn.Module) -> None:
+    check("net", sequence(last), DIGIT, 3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_model_of_two_classes_is_mistaken(seed: int) -> None:
+    build(Model(name="cnn"), DIGIT, 2, seed)
+    build(Model(name="mlp"), DIGIT, 2, seed)
+
+
 def test_what_would_let_replicas_differ_is_refused() -> None:
     last = nn.Linear(64, 3)
     assert "dropout must be off" in refusal(Net(lambda s, x: nn.functional.dropout(s.last(x.flatten(1))), last=last))
