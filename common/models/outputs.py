@@ -7,7 +7,7 @@ the weights are changed, by more each time, until an output leaves that range. F
 import torch
 from torch import nn
 
-from zowarmup.common.models.error import ModelError
+from zowarmup.common.models.error import ModelError, foreign_code
 
 _DRAWS = 24
 _NOISE = (0.02, 0.1, 0.5)  # beside three times the weights with random signs; deep models overflow at the last
@@ -35,11 +35,12 @@ def require_logits(name: str, module: nn.Module, inputs: torch.Tensor, outputs: 
         noise = _NOISE[draw % len(_NOISE)]
         changed = {key: _changed(tensor, noise, chance) for key, tensor in trainable.items()}
         try:
-            outputs = torch.func.functional_call(module, changed, (inputs,))
-        except Exception:  # a stranger's code, at weights that it was not made for
-            continue
+            with foreign_code(f"model {name}"):
+                outputs = torch.func.functional_call(module, changed, (inputs,))
+        except ModelError:
+            continue  # it does not like these weights
         if not torch.isfinite(outputs).all():
-            continue  # weights of no use to the question
+            continue
         if not _within(outputs):
             return
         seen.append(outputs)
