@@ -4,6 +4,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.random import Philox
+from numpy.typing import NDArray
+
 from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.layout import Block
 from zowarmup.common.steps import Step, mean_square
@@ -11,6 +15,8 @@ from zowarmup.common.steps import Step, mean_square
 _MEASURED_BITS = 22
 _MARGIN = 2.0**-13
 """What the measuring, in numbers of so many bits, may be wrong by."""
+_GOLDEN = 0x9E3779B97F4A7C15
+"""2^64 times the golden section, odd."""
 
 
 class Move(NamedTuple):
@@ -22,11 +28,28 @@ class Move(NamedTuple):
     length: float
 
 
-def steps_of(moves: Iterable[Move], grid: Grid) -> tuple[Step, ...]:
-    """A step for each stream and block, in the order in which they first occur. Moves along one direction are summed
-    before they are rounded, and the order in which they come plays no part in that. Raises HeadroomExceeded where a
-    step is too long for `grid`."""
-    return tuple(Step(seed, block, _whole_ticks(lengths, grid)) for (seed, block), lengths in _gathered(moves).items())
+def steps_of(moves: Iterable[Move], grid: Grid, turn: int) -> tuple[Step, ...]:
+    """The steps that moves make on a grid.
+
+    Moves along one direction are summed before they are rounded, and the order in which they come plays no part in that. A
+    length between two whole ticks becomes either of them, so that it is itself in the mean: of a tenth of a tick, one in
+    ten is a tick. Which it becomes follows from the stream, the block, the direction and the turn, and from nothing else.
+
+    Args:
+        moves: In units of a weight.
+        grid: That the weights they move lie on.
+        turn: Of the rounds, or local steps, that follow each other with moves of the same streams; at least 0.
+
+    Returns:
+        One for each stream and block, in the order in which these first occur.
+
+    Raises:
+        HeadroomExceeded: A step is too long for `grid`.
+    """
+    return tuple(
+        Step(seed, block, _whole_ticks(lengths, grid, _thresholds(seed, block, len(lengths), turn)))
+        for (seed, block), lengths in _gathered(moves).items()
+    )
 
 
 def held(moves: Sequence[Move], limit: float) -> list[Move]:
@@ -70,12 +93,26 @@ def _gathered(moves: Iterable[Move]) -> dict[tuple[int, Block], list[float]]:
     }
 
 
-def _whole_ticks(lengths: list[float], grid: Grid) -> tuple[int, ...]:
-    """The nearest whole ticks, ties to even."""
-    tick = grid.tick
-    exact = [length / tick for length in lengths]
-    if not math.fsum(map(abs, exact)) < (1 << 31) - len(exact):
+def _whole_ticks(lengths: list[float], grid: Grid, thresholds: NDArray[np.uint64]) -> tuple[int, ...]:
+    """Of each length the whole ticks below or, where the rest is above the threshold, above it."""
+    exact = np.array(lengths) / grid.tick
+    if not math.fsum(np.abs(exact)) < (1 << 31) - len(lengths):
         raise HeadroomExceeded(
             f"a step of {math.fsum(map(abs, lengths)):.3g} is too long for the grid 2^-{grid.exponent}"
         )
-    return tuple(map(round, exact))
+    below = np.floor(exact)
+    # The upper 53 bits, as a number from 0 to below 1.
+    up = (thresholds >> np.uint64(11)) * 2.0**-53 < exact - below
+    return tuple((below.astype(np.int64) + up).tolist())
+
+
+def _thresholds(seed: int, block: Block, count: int, turn: int) -> NDArray[np.uint64]:
+    """Uniform 64-bit numbers for directions 0, 1, ... of a stream in a block: uint64 (count,).
+
+    They come from the stream's seed, far from the places that its directions and permutations use. From turn to turn
+    they advance by the golden section of their range, which spreads those of a stream that is used again and again (a
+    pool's) more evenly than chance would.
+    """
+    place = np.array([0, 0, block.start, 1], dtype=np.uint64)
+    words = Philox(key=np.array([seed, 0], dtype=np.uint64), counter=place).random_raw(count)
+    return words + np.uint64(turn * _GOLDEN % (1 << 64))

@@ -17,9 +17,9 @@ a round than the rate. Before that, the scalars of a client far longer than the 
 client, broken or hostile, cannot lead the model away. tau, the paper's magnitude of z's entries, is folded in: (eps, rate, tau) is
 (eps tau, rate tau^2, 1).
 
-Steps are whole ticks of the grid, and nothing is lost by it: a tick is one or two millionths of the largest weight, a
-direction's move is rounded by at most half of one, to either side and independently of the others, while the moves of
-the rates that train are hundreds of ticks long and the estimate's own noise is many times the gradient.
+Steps are whole ticks of the grid. The rates that suit pretrained weights, some of which are large, move a direction by
+tenths of a tick; so ticks are rounded stochastically (`moves.steps_of`), by numbers that follow from the round alone: in the
+mean every length is kept, and whoever combines the same contributions finds the same ticks.
 """
 
 import math
@@ -195,7 +195,7 @@ class ZOWarmUp:
             for share, part in zip(shares, parts, strict=True)
             for move in self._moves(part, *(factor * share for factor in factors))
         ]
-        return steps_of(held(moves, self._limit(done, parts)), grid)
+        return steps_of(held(moves, self._limit(done, parts)), grid, done)
 
     @property
     def _normal(self) -> bool:
@@ -289,7 +289,8 @@ class ZOWarmUp:
         moves = list(self._moves(given, *(self._descent(rate, done, size) for size in self._sizes([1.0], [given]))))
         each = gaussian.SIGNS if self._normal else 1
         probed = len(given.scalars.probes) * each
-        return steps_of(moves[probed - latest * each : probed] + moves[len(moves) - self.projections() :], grid)
+        latest_moves = moves[probed - latest * each : probed] + moves[len(moves) - self.projections() :]
+        return steps_of(latest_moves, grid, number)
 
     def _shares(self, examples: Sequence[int]) -> list[float]:
         """The weight of each client in the mean; they add up to 1."""
