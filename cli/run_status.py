@@ -83,6 +83,7 @@ class Status:
     uptime_s: float
     clipped_scalars: int = 0
     clipped_deltas: int = 0
+    rounds_below_tick: int = 0
     pivot_reason: str = ""
     rollbacks: int = 0
     rate_factor: float = 1.0

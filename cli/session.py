@@ -99,6 +99,7 @@ class Session:
                 refusals={row.reason: row.count for row in answer.refusals},
                 clipped_scalars=answer.clipped_scalars,
                 clipped_deltas=answer.clipped_deltas,
+                rounds_below_tick=answer.rounds_below_tick,
                 pivot_reason=answer.pivot_reason,
                 rollbacks=answer.rollbacks,
                 rate_factor=answer.rate_factor,

@@ -49,6 +49,10 @@ def facts(status: Status) -> Table:
     if status.clipped_scalars or status.clipped_deltas:
         scalars, deltas = counted(status.clipped_scalars, "scalar"), counted(status.clipped_deltas, "delta")
         rows.add_row("clipped", f"{scalars} and {deltas}, as outliers in their round")
+    if status.rounds_below_tick:
+        rows.add_row(
+            "small steps", f"{counted(status.rounds_below_tick, 'round')} moved no direction by more than a tick"
+        )
     rows.add_row("up for", duration(status.uptime_s))
     return rows
 

@@ -177,6 +177,11 @@ class Committed:
     clipped_deltas: int = 0
     moments: tuple[float, ...] = ()
 
+    @property
+    def below_tick(self) -> bool:
+        """Whether it has steps, and none of them moves along a direction by more than one tick."""
+        return bool(self.steps) and all(abs(tick) <= 1 for step in self.steps for tick in step.ticks)
+
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTaken:

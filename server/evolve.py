@@ -159,6 +159,7 @@ def _(event: ev.Committed, state: State) -> State:
         rounds_done=state.rounds_done + 1,
         clipped_scalars=state.clipped_scalars + event.clipped_scalars,
         clipped_deltas=state.clipped_deltas + event.clipped_deltas,
+        rounds_below_tick=state.rounds_below_tick + event.below_tick,
     )
 
 

@@ -165,6 +165,12 @@ class Metrics(Collector):
             ("kind",),
             {("scalar",): state.clipped_scalars, ("delta",): state.clipped_deltas},
         )
+        yield self._told.counter(
+            "zowarmup_rounds_below_tick",
+            "Committed rounds in which no direction moved by more than one tick of the grid.",
+            (),
+            {(): state.rounds_below_tick},
+        )
         if self._sources.history.tally.committed_at:
             yield self._told.gauge(
                 "zowarmup_last_round_timestamp_seconds",

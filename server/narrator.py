@@ -70,6 +70,13 @@ class Narrator:
             case ev.Committed():
                 level = _routine(event.version % 10 != 0)
                 log.log(level, "version %d committed by round %d", event.version, event.round)
+                if event.below_tick and str(state.rounds_below_tick).strip("0") == "1":  # 1, 10, 100, ...
+                    log.warning(
+                        "version %d: no direction moved by more than one tick of the grid, in %d rounds so far; if the loss "
+                        "does not fall, raise zeroth_order.rate",
+                        event.version,
+                        state.rounds_below_tick,
+                    )
             case ev.Pivoted():
                 log.info("pivot at version %d: %s", event.version, event.reason)
             case ev.Evaluated():

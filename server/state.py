@@ -127,6 +127,7 @@ class State:
     took_s: Mapping[Tier, tuple[float, ...]] = field(default_factory=dict)
     clipped_scalars: int = 0
     clipped_deltas: int = 0
+    rounds_below_tick: int = 0
     losses: Losses = ()
     progress: Progress = field(default_factory=Progress)
     pivot_version: int | None = None

@@ -62,6 +62,7 @@ class OperatorService(services.OperatorServiceServicer):
             uptime_s=now - self._started,
             clipped_scalars=state.clipped_scalars,
             clipped_deltas=state.clipped_deltas,
+            rounds_below_tick=state.rounds_below_tick,
             rollbacks=state.progress.rollbacks,
             rate_factor=state.progress.rate_factor,
             gave_up=state.gave_up,

@@ -142,6 +142,7 @@ def test_sums_are_those_of_the_events(tmp_path: Path) -> None:
         ("down", "zeroth-order", "low"): 2 * VECTOR,
         ("up", "zeroth-order", "low"): VECTOR,
     }
+    assert seen["zowarmup_rounds_below_tick_total"] == {(): 1}
     assert seen["zowarmup_clipped_total"] == {("scalar",): 3, ("delta",): 1}
     assert seen["zowarmup_round_duration_seconds_sum"] == {("warm-up",): 3.5, ("zeroth-order",): 3.0}
     assert seen["zowarmup_round_duration_seconds_bucket"]["2.5", "warm-up"] == 0
