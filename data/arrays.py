@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from zowarmup.common.data_card import CHANNELS, LENGTH
 from zowarmup.data.dataset import DataError, Dataset
+from zowarmup.data.labels import class_numbers
 from zowarmup.data.memory import memory_here, require_memory
 
 _CHANNELS = (1, 3, 4)  # how many images have
 _BYTE = 255.0
 _CHECKED_BYTES = 1 << 22  # of examples looked at together, so that checking needs little memory
-_CLASS_LIMIT = 1 << 16
 _SHAPES = "(n, features), (n, H, W), (n, C, H, W) or (n, H, W, C)"
 
 
@@ -48,15 +48,9 @@ def read(path: Path, sequence: bool = False) -> Dataset:
             "(n, length, channels) with kind=sequence" if sequence else f"{_SHAPES}; sequences need ,kind=sequence"
         )
         raise DataError(f"{path}: x has shape {x.shape}: it must be {allowed}")
-    if y.ndim != 1 or len(y) != len(x):
-        raise DataError(f"{path}: y has shape {y.shape}: it must be one label for each of the {len(x)} examples in x")
-    if not np.issubdtype(y.dtype, np.integer):
-        raise DataError(f"{path}: y is {y.dtype}: labels must be integers from 0")
-    if y.min() < 0 or y.max() >= _CLASS_LIMIT:
-        raise DataError(f"{path}: y goes from {y.min()} to {y.max()}: labels must be 0 to {_CLASS_LIMIT - 1}")
+    labels = class_numbers(y, len(x), f"{path}: y")
     if x.dtype == np.float32:
         _check_finite(path, x)
-    labels = y.astype(np.int64)
     scale = _BYTE if x.dtype == np.uint8 else 1.0
     axes = (CHANNELS, LENGTH) if sequence else ()
     return Dataset(_channels_first(x, sequence), labels, int(labels.max()) + 1, scale, axes=axes)

@@ -56,6 +56,19 @@ def card_of(held_out: Dataset, source: str) -> DataCard:
         raise DataError(f"{source}: {error}") from error
 
 
+def absence(held_out: Dataset, source: str) -> str:
+    """A warning where a held-out set lacks examples of some classes; empty where it does not."""
+    missing = [str(label) for label in np.flatnonzero(np.bincount(held_out.labels, minlength=held_out.classes) == 0)]
+    if held_out.class_names:
+        missing = [held_out.class_names[int(label)] for label in missing]
+    if not missing:
+        return ""
+    return (
+        f"{source} has no example of {listed(missing)}, of {held_out.classes} classes: the accuracy says nothing of them; "
+        "see that its labels are meant so"
+    )
+
+
 def summary(data: Dataset) -> InputSummary:
     """Of the inputs of up to SAMPLED examples, evenly spread."""
     count, total, squares, stored = 0, 0.0, 0.0, 0.0
@@ -130,7 +143,7 @@ def _labels(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[np.int6
     if theirs and not mine and set(theirs) == set(numbers(card.classes)) and data.classes <= card.classes:
         mine = numbers(data.classes)
         data = replace(data, class_names=mine, every_class=False)
-    elif mine and not theirs and set(mine) == set(numbers(card.classes)):
+    elif mine and not theirs and _numbered(data, card.classes):
         theirs = numbers(card.classes)
     if mine and theirs:
         missing, unknown = [n for n in theirs if n not in mine], [n for n in mine if n not in theirs]
@@ -152,11 +165,19 @@ def _labels(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[np.int6
         )
     if mine and not data.every_class:
         raise DataError(f"{source} names its classes ({listed(mine)}) and the run's are only numbers: store numbers")
+    if not mine and card.classes > 2 and np.array_equal(np.unique(data.labels), np.arange(1, card.classes)):
+        return data.labels, [f"{source} has examples of every class but 0: see that its labels do not begin at 1"]
     if mine or theirs:
         named = listed(f"{label} = {name}" for label, name in enumerate(mine or theirs))
         whose = "the run's classes are only numbers" if mine else f"{source} has no class names"
         return data.labels, [f"{whose}: its labels are taken to be {named}"]
     return data.labels, []
+
+
+def _numbered(data: Dataset, classes: int) -> bool:
+    """Whether the names of a data set are the numbers of so many classes."""
+    mine, known = set(data.class_names), set(numbers(classes))
+    return mine == known or (not data.every_class and mine <= known)
 
 
 def _unlike(mine: tuple[str, ...], theirs: tuple[str, ...], missing: list[str], unknown: list[str], every: bool) -> str:

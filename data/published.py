@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from zowarmup.data import pickles
 from zowarmup.data.dataset import DataError, Dataset
+from zowarmup.data.labels import class_numbers
 from zowarmup.data.memory import require_memory
 
 SIDE = 32
@@ -127,9 +128,9 @@ def _batch(published: Published, path: Path, name: str) -> tuple[NDArray[np.uint
             raise DataError(f"{said}: this file is damaged or no batch of {published.name} ({error})") from None
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3 * SIDE * SIDE or not len(images):
         raise DataError(f"{said}: its images are {images.dtype} {images.shape}: they must be uint8 (n, 3072)")
-    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{said}: its labels must be one whole number for each of the {len(images)} images")
-    return images.reshape(-1, 3, SIDE, SIDE), labels.astype(np.int64) - published.first
+    return images.reshape(-1, 3, SIDE, SIDE), class_numbers(
+        labels, len(images), f"{said}: its labels"
+    ) - published.first
 
 
 def _from_npz(file: IO[bytes]) -> dict[str, Any]:

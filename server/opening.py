@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from zowarmup.common.layout import digest
 from zowarmup.common.run import ClientSpec, Rounds, RunFile
 from zowarmup.data import DataError, Dataset
-from zowarmup.data.card import card_of, fitted
+from zowarmup.data.card import absence, card_of, fitted
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.archive import replay
@@ -85,6 +85,8 @@ def open_run(
         log.info("run %s goes on at version %d (%s)", state.run_file.name, state.version, state.phase)
         return state, history
     card = card_of(held_out, _evaluation_data(run_file))
+    if remark := absence(held_out, _evaluation_data(run_file)):
+        log.warning("%s", remark)
     spec = ClientSpec(
         model=run_file.model,
         card=card,

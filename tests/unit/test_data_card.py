@@ -14,7 +14,7 @@ from PIL import Image
 
 from zowarmup.common.data_card import DataCard, InputSummary
 from zowarmup.data import DataError, Dataset, divide, load
-from zowarmup.data.card import card_of, fitted
+from zowarmup.data.card import absence, card_of, fitted
 
 PETS = ("cat", "dog", "wolf")
 
@@ -181,6 +181,16 @@ def test_labels_that_begin_at_1_are_told_on_both_sides() -> None:
     with pytest.raises(DataError, match=r"npz:held: its labels go from 1 to 3 and class 0 never occurs.*subtract 1"):
         card_of(ones, "npz:held")
     assert "they begin at 1; subtract 1 from each" in refused(ones, card_of(made(), "held"))
+    perhaps = made(labels=1 + np.arange(60) % 2)
+    assert fitted(perhaps, card_of(made(), "held"), "npz:x")[1] == [
+        "npz:x has examples of every class but 0: see that its labels do not begin at 1"
+    ]
+
+
+def test_classes_without_held_out_examples_are_named() -> None:
+    assert absence(made(), "held") == ""
+    assert "held has no example of 1, 3, of 5 classes" in absence(made(classes=5, labels=np.arange(60) % 3 * 2), "held")
+    assert "no example of wolf, of 3 classes" in absence(made(PETS, labels=np.arange(60) % 2), "held")
 
 
 def test_other_shapes_and_stored_types_are_refused() -> None:
@@ -307,3 +317,48 @@ def test_sequences_read_as_images_are_told_how_to_be_read() -> None:
     assert said == (
         "the examples of npz:mine are 1 x 20 x 3 and the run's 3 x 20 (channels x length): say npz:mine,kind=sequence"
     )
+
+
+def test_a_table_of_numbered_classes_fits_a_run_of_numbers() -> None:
+    data, remarks = fitted(made(("1", "2"), 2, every_class=False), card_of(made(), "held"), "csv:x")
+    assert (sorted(set(data.labels.tolist())), remarks) == ([1, 2], [])
+
+
+def prepared_by_hand(card: dict[str, Any], stored: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Inputs from stored values by nothing but a card's JSON, as somebody does who has only an exported file."""
+    inputs = stored.astype(np.float32) / np.float32(card["scale"])
+    if card["mean"]:
+        along = next(place for place, axis in enumerate(card["axes"]) if axis in ("channels", "features"))
+        each = [-1 if place == along else 1 for place in range(len(card["axes"]))]
+        inputs = (inputs - np.array(card["mean"], np.float32).reshape(each)) / np.array(
+            card["deviation"], np.float32
+        ).reshape(each)
+    return inputs
+
+
+@pytest.mark.parametrize("kind", ["digits", "folder", "bytes", "floats", "rows", "sequence", "table", "colour"])
+def test_a_card_is_all_that_is_needed_to_make_inputs(kind: str, tmp_path: Path) -> None:
+    chance = np.random.default_rng(1)
+    file, y = tmp_path / "data.npz", np.arange(12) % 3
+    shapes = {"bytes": (12, 5, 4), "floats": (12, 3, 5, 4), "rows": (12, 4), "sequence": (12, 9, 2)}
+    match kind:
+        case "digits":
+            data = load("digits:test")
+        case "folder":
+            data = load(folders(tmp_path, ["cat", "dog"]))
+        case "table":
+            (tmp_path / "t.csv").write_text("a,b,kind\n" + "".join(f"{i},{i * i},{'xy'[i % 2]}\n" for i in range(9)))
+            data = load(f"csv:{tmp_path}/t.csv,label=kind")
+        case "colour":
+            pixels = chance.integers(0, 256, (12, 3, 4, 4), dtype=np.uint8)
+            data = Dataset(pixels, y, 3, 255.0, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+        case _:
+            x = 100 * chance.random(shapes[kind])
+            np.savez(file, x=x.astype(np.uint8 if kind == "bytes" else np.float32), y=y)
+            data = load(f"npz:{file}" + (",kind=sequence" if kind == "sequence" else ""))
+    card = card_of(data, kind)
+    mine, remarks = fitted(data, card, kind)
+    every = np.arange(len(mine))
+    np.testing.assert_array_equal(prepared_by_hand(json.loads(card.to_json()), mine.inputs), mine.batch(every))
+    assert list(card.shape) == list(mine.batch(every).shape[1:])
+    assert remarks == []
