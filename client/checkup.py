@@ -4,7 +4,7 @@
 long; a warning is about what is near that, or costs speed. The bounds stand here, with their reasons.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -25,6 +25,9 @@ UPLOAD_WARN_SHARE = 0.5
 FETCH_WARN_S = 600.0
 # Single-board computers slow themselves down from 80 to 85 degrees on.
 HOT_C, TOO_HOT_C = 75.0, 85.0
+WEAR_LEAST_S = 3600.0
+# A day: a card of 32 GB that bears each place to be written 500 times is then worn out in four years.
+WEAR_WARN_BYTES = 10e9
 # Free memory comes and goes with the other programs of a device.
 MEMORY_WARN_FACTOR, DISK_WARN_FACTOR = 1.25, 2.0
 # Beside replica and program: the log of commits, and the file system's own.
@@ -76,6 +79,23 @@ class Throttling:
     now: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     power: bool = False
+
+
+class MemoryController(StrEnum):
+    """Whether the kernel limits memory. `refused`: it was asked to on its command line, and does not."""
+
+    ON = "on"
+    OFF = "off"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a client has written to its disk in so many seconds; `flash`: the disk is an SD card."""
+
+    bytes: int
+    seconds: float
+    flash: bool
 
 
 def clock(ahead_s: float, give_or_take_s: float) -> Finding:
@@ -209,6 +229,62 @@ def throttling(seen: Throttling | None) -> Finding:
     )
     remedy = "cool it, and give it the power supply that its maker sells"
     return Finding("throttling", Verdict.FAIL if seen.power else Verdict.WARN, found, remedy)
+
+
+def memory_limit(controller: MemoryController | None) -> Finding:
+    """Whether the limit of the client's service holds."""
+    if controller is None:
+        return Finding("memory-limit", Verdict.SKIPPED, "this system does not say")
+    if controller is MemoryController.ON:
+        return Finding("memory-limit", Verdict.OK, "the kernel limits the memory of services")
+    found = (
+        "the kernel limits no service's memory (cgroup_disable=memory), so MemoryMax of zowarmup-client does not hold"
+    )
+    remedy = "append cgroup_enable=memory to the one line of /boot/firmware/cmdline.txt, and reboot"
+    if controller is MemoryController.REFUSED:
+        remedy = "its command line asks for it, in vain: upgrade the kernel (sudo apt full-upgrade), and reboot"
+    return Finding("memory-limit", Verdict.WARN, found, remedy)
+
+
+def wifi(power_saving: Mapping[str, bool | None]) -> Finding:
+    """`power_saving`: whether each Wi-Fi interface saves power, None where it is not known."""
+    if saving := [name for name, saves in power_saving.items() if saves]:
+        name = saving[0]
+        found = f"{name} saves power: messages wait until it wakes, and some access points lose it"
+        remedy = (
+            f"sudo iw dev {name} set power_save off, and for good: sudo nmcli connection modify "
+            f'"$(nmcli -g GENERAL.CONNECTION device show {name})" 802-11-wireless.powersave 2'
+        )
+        return Finding("wi-fi", Verdict.WARN, found, remedy)
+    if not power_saving:
+        return Finding("wi-fi", Verdict.OK, "none is in use")
+    if unknown := [name for name, saves in power_saving.items() if saves is None]:
+        return Finding("wi-fi", Verdict.SKIPPED, f"whether {unknown[0]} saves power, iw knows: sudo apt install iw")
+    return Finding("wi-fi", Verdict.OK, f"{', '.join(power_saving)} does not save power")
+
+
+def time_sync(synchronised: bool | None) -> Finding:
+    if synchronised is None:
+        return Finding("time-sync", Verdict.SKIPPED, "this system does not say")
+    if synchronised:
+        return Finding("time-sync", Verdict.OK, "the network sets this device's clock")
+    remedy = "sudo timedatectl set-ntp true, and let UDP port 123 out; without a clock, certificates cannot be judged"
+    return Finding("time-sync", Verdict.WARN, "nothing sets this device's clock", remedy)
+
+
+def wear(written: Written | None) -> Finding:
+    """What the client writes a day, which wears out an SD card."""
+    if written is None:
+        return Finding("wear", Verdict.SKIPPED, "is measured as the client's user, beside a client that takes part")
+    where = "to an SD card" if written.flash else "to disk"
+    found = f"{amount(written.bytes)} written {where} in {written.seconds / 3600:.1f} h"
+    if written.seconds < WEAR_LEAST_S:  # what it fetched when it joined would count for all days
+        return Finding("wear", Verdict.SKIPPED, f"{found}: ask again after an hour")
+    a_day = written.bytes * DAY_S / written.seconds
+    found += f": {amount(a_day)} a day"
+    if not written.flash or a_day <= WEAR_WARN_BYTES:
+        return Finding("wear", Verdict.OK, found)
+    return Finding("wear", Verdict.WARN, found, "put --state-dir on another disk, such as a USB drive")
 
 
 def passed(findings: Sequence[Finding]) -> bool:

@@ -23,7 +23,7 @@ from zowarmup.client.faults import Broken, Final
 from zowarmup.client.joining import invited, know
 from zowarmup.client.messages import Offer
 from zowarmup.client.session import CALL_S, Connection
-from zowarmup.client.state import Identity, Records, default_directory, default_name
+from zowarmup.client.state import LOCK, Identity, Records, default_directory, default_name
 from zowarmup.client.trust import Trust, system_authorities
 from zowarmup.common.methods import warm_up_method
 from zowarmup.common.run import SOFTWARE
@@ -61,6 +61,9 @@ async def _gather(arguments: Namespace) -> list[Finding]:
 async def _findings(arguments: Namespace) -> AsyncIterator[Finding]:
     yield checkup.temperature(vitals.temperature())
     yield checkup.throttling(vitals.throttling())
+    yield checkup.memory_limit(vitals.memory_controller())
+    yield checkup.wifi(vitals.power_saving())
+    yield checkup.time_sync(vitals.synchronised())
     folder = arguments.state_dir or default_directory(arguments.name or default_name())
     with _failing("state") as failed:
         records = Records(folder)
@@ -96,6 +99,7 @@ async def _findings(arguments: Namespace) -> AsyncIterator[Finding]:
     low_trains = offer.spec.warmup.trains(Tier.LOW)
     yield checkup.memory(memory_here(), needs, tier, has_torch(), records.in_use(), low_trains)
     yield checkup.disk(vitals.free_bytes(folder), 4 * offer.layout.size, offer.program_bytes, str(folder))
+    yield checkup.wear(vitals.written(folder, folder / LOCK))
     yield await _bandwidth(arguments.server, trusted, offer, member, rtt)
     if arguments.data:
         yield await asyncio.to_thread(_data, arguments.data, offer)

@@ -1,16 +1,19 @@
-"""How a device is: temperature, throttling, disk, as far as Linux and its maker let them be read.
+"""How a device is: temperature, throttling, disk, clock and radio, as far as Linux and its maker let them be read.
 
 `root` stands for / in every path, so that the files of a Raspberry Pi or a Jetson can be shown to these functions
 elsewhere. What cannot be read is None.
 """
 
+import contextlib
+import ctypes
 import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
-from zowarmup.client.checkup import Throttling
+from zowarmup.client.checkup import MemoryController, Throttling, Written
 
 # The firmware's get_throttled in /sys, and vcgencmd get_throttled: these bits for now, 16 higher for
 # once since the start (Raspberry Pi's documentation of vcgencmd).
@@ -62,15 +65,78 @@ def writable(folder: Path) -> bool:
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
+def memory_controller(root: Path = Path("/")) -> MemoryController | None:
+    """Whether the kernel can limit the memory of a service (control groups of version 2 or 1)."""
+    controllers = _read(root / "sys/fs/cgroup/cgroup.controllers")
+    if not controllers:
+        return MemoryController.ON if (root / "sys/fs/cgroup/memory/memory.limit_in_bytes").exists() else None
+    if "memory" in controllers.split():
+        return MemoryController.ON
+    # The kernel takes these in turn, so the last one counts.
+    told = [word for word in _read(root / "proc/cmdline").split() if word.startswith("cgroup_")]
+    asked = [word for word in told if word in ("cgroup_disable=memory", "cgroup_enable=memory")]
+    return MemoryController.REFUSED if asked[-1:] == ["cgroup_enable=memory"] else MemoryController.OFF
+
+
+def power_saving(root: Path = Path("/")) -> dict[str, bool | None]:
+    """The Wi-Fi interfaces that are up, and whether each saves power; None where nothing says so (`iw` is missing)."""
+    found: dict[str, bool | None] = {}
+    for interface in sorted((root / "sys/class/net").glob("*")):
+        if (interface / "phy80211").exists() and _read(interface / "operstate") == "up":
+            told = _output(root, "iw", "dev", interface.name, "get", "power_save")
+            found[interface.name] = told.endswith("on") if told.startswith("Power save:") else None
+    return found
+
+
+def synchronised(root: Path = Path("/")) -> bool | None:
+    """Whether the system's clock is set by the network: as systemd-timesyncd says, else as the kernel does."""
+    if (root / "run/systemd/timesync/synchronized").exists():
+        return True
+    if root != Path("/") or sys.platform != "linux":
+        return None
+    with contextlib.suppress(OSError, AttributeError):
+        # A struct timex of zeros only asks; it has 208 bytes. The answer is the clock's state: 5, TIME_ERROR, where nobody
+        # sets it.
+        state = int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)))
+        return None if state < 0 else state != 5
+    return None
+
+
+def written(folder: Path, lock: Path, root: Path = Path("/")) -> Written | None:
+    """What the client that holds `lock` has written since it started. None where none runs, or this user may not see."""
+    try:
+        device, inode = lock.stat().st_dev, lock.stat().st_ino
+        place = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
+        (pid,) = {words[4] for line in _read(root / "proc/locks").splitlines() if place in (words := line.split())}
+        counted = dict(line.split(": ") for line in _read(root / f"proc/{pid}/io").splitlines())
+        # In clock ticks since the system started; the name of the command before it may hold anything.
+        began = int(_read(root / f"proc/{pid}/stat").rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        seconds = float(_read(root / "proc/uptime").split()[0]) - began
+        return Written(int(counted["write_bytes"]), max(1.0, seconds), _flash(folder, root))
+    except (OSError, ValueError, LookupError):
+        return None
+
+
+def _flash(folder: Path, root: Path) -> bool:
+    """Whether a folder is on an SD card, or the like."""
+    device = folder.stat().st_dev
+    return "/mmcblk" in os.path.realpath(root / f"sys/dev/block/{os.major(device)}:{os.minor(device)}")
+
+
 def _vcgencmd(root: Path) -> str:
-    command = root / "usr/bin/vcgencmd"
-    if not command.exists():
+    return _output(root, "vcgencmd", "get_throttled").removeprefix("throttled=")
+
+
+def _output(root: Path, name: str, *arguments: str) -> str:
+    """What a command of the system prints, empty where it is missing or fails to answer."""
+    command = next((file for bin in ("usr/bin", "usr/sbin", "sbin") if (file := root / bin / name).exists()), None)
+    if command is None:
         return ""
     try:
-        told = subprocess.run([command, "get_throttled"], capture_output=True, text=True, timeout=5, check=False).stdout
+        told = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=5, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return told.strip().removeprefix("throttled=")
+    return told.strip()
 
 
 def _read(file: Path) -> str:

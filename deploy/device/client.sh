@@ -9,7 +9,7 @@
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-ROOT='' DRY='' WHEEL='' WHEELHOUSE='' SERVER='' DATA='' TIER='' NAME='' JOIN_FILE='' TORCH='' START=yes UNINSTALL='' PURGE='' WANTED=''
+ROOT='' DRY='' WHEEL='' WHEELHOUSE='' SERVER='' DATA='' TIER='' NAME='' JOIN_FILE='' TORCH='' START=yes LIMIT='' UNINSTALL='' PURGE='' WANTED=''
 JOIN=${ZOWARMUP_JOIN:-}
 unset ZOWARMUP_JOIN
 
@@ -49,6 +49,7 @@ usage() {
     --wheel FILE         zowarmup-*.whl (looked for in dist/, and where you are)
     --wheelhouse DIR     the packages as wheels, for a device without the internet
     --torch WHAT         for --tier high: a wheel, or what pip calls it
+    --limit-memory       let the kernel limit memory from the next start on, where it does not (a Raspberry Pi's)
     --no-start           leave the service stopped, and the doctor out
     --dry-run            say what would be done
     --root DIR           install below DIR, and leave this system's users and services alone
@@ -67,6 +68,7 @@ options() {
         esac
         shift 2
         ;;
+      --limit-memory) LIMIT=yes && shift ;;
       --no-start) START='' && shift ;;
       --dry-run) DRY=yes && shift ;;
       --uninstall) UNINSTALL=yes && shift ;;
@@ -188,6 +190,32 @@ EOF
   if live; then run systemctl daemon-reload; fi
 }
 
+# A Raspberry Pi's firmware starts the kernel with cgroup_disable=memory. What cmdline.txt says comes after that, and counts.
+memory_limit() {
+  local controllers=$ROOT/sys/fs/cgroup/cgroup.controllers cmdline=$ROOT/boot/firmware/cmdline.txt line answer=''
+  if [ ! -r "$controllers" ] || grep -qw memory "$controllers"; then return; fi
+  step "Memory limit"
+  say "this kernel limits no service's memory (cgroup_disable=memory): MemoryMax of zowarmup-client does not hold yet"
+  if [ ! -f "$cmdline" ]; then
+    say "start the kernel with cgroup_enable=memory"
+    return
+  fi
+  line=$(cat "$cmdline")
+  if [[ " $line " == *" cgroup_enable=memory "* ]]; then
+    say "$cmdline asks for it: reboot; if it still does not, upgrade the kernel (sudo apt full-upgrade)"
+    return
+  fi
+  if [ -z "$LIMIT$DRY" ] && [ -t 0 ]; then
+    read -rp "Append cgroup_enable=memory to the line in $cmdline now? [y/N] " answer
+  fi
+  if [ -n "$LIMIT" ] || [[ $answer == [yY]* ]]; then
+    put "$(stat -c %a "$cmdline")" "$cmdline" <<<"$line cgroup_enable=memory"
+    say "cgroup_enable=memory is in $cmdline: reboot, and the limit holds"
+  else
+    say "append cgroup_enable=memory to the one line of $cmdline and reboot, or run this again with --limit-memory"
+  fi
+}
+
 start() {
   if live; then
     step "Start"
@@ -238,6 +266,7 @@ main() {
   add_user
   packages
   configure
+  memory_limit
   if [ -n "$START" ]; then
     start
     doctor

@@ -97,6 +97,38 @@ def test_a_pi_that_trains_gets_a_torch_without_cuda_and_a_jetson_nvidias(wheel: 
 
 
 @pytest.mark.parametrize(
+    ("controllers", "cmdline", "options", "said", "after"),
+    [
+        ("cpu memory pids", "root=x rootwait", (), "", "root=x rootwait"),
+        ("cpu pids", "root=x rootwait", (), "append cgroup_enable=memory to the one line of", "root=x rootwait"),
+        ("cpu pids", "root=x", ("--limit-memory",), "reboot, and the limit holds", "root=x cgroup_enable=memory"),
+        ("cpu pids", "root=x cgroup_enable=memory", ("--limit-memory",), "upgrade the kernel", ""),
+        ("cpu pids", None, ("--limit-memory",), "start the kernel with cgroup_enable=memory", None),
+    ],
+)
+def test_a_kernel_that_limits_no_memory_is_told_of_and_mended_where_asked(
+    tmp_path: Path, controllers: str, cmdline: str | None, options: tuple[str, ...], said: str, after: str | None
+) -> None:
+    """The part of the installer alone, on the files of a Pi."""
+    line = tmp_path / "boot/firmware/cmdline.txt"
+    for file, text in ((tmp_path / "sys/fs/cgroup/cgroup.controllers", controllers), (line, cmdline)):
+        if text is not None:
+            file.parent.mkdir(parents=True)
+            file.write_text(f"{text}\n")
+    script = f"source {DEPLOY}/device/client.sh; options --root {tmp_path} {' '.join(options)}; memory_limit"
+    for _ in range(2):
+        done = subprocess.run(
+            ["bash", "-c", script], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert said in done.stdout and bool(said) == ("limits no service's memory" in done.stdout)
+        if after is not None:
+            assert line.read_text() == f"{after or cmdline}\n"
+        if after != cmdline:
+            said = "reboot; if it still does not"
+
+
+@pytest.mark.parametrize(
     ("options", "join", "said"),
     [
         (("--server", "x:1"), "", "say what this device's data is"),
