@@ -17,7 +17,7 @@ demo: .build/ready  ## Train a fleet of ten on this machine and watch it; the re
 
 # Two at a time: real processes wait for each other more than they compute.
 WORKERS ?= 2
-test: lint typecheck .build/prometheus/ready .build/systemd/ready  ## Everything that continuous integration checks
+test: lint typecheck .build/prometheus/ready .build/systemd/ready .build/ansible/ready  ## Everything that continuous integration checks
 	@echo '== pytest'
 	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --durations=10
 
@@ -99,6 +99,13 @@ $(VENV)/ready: pyproject.toml constraints.txt
 # systemd-analyze, for tests/deployment.
 .build/systemd/ready: tests/deployment/fetch.sh
 	@tests/deployment/fetch.sh
+
+# Ansible, for tests/deployment.
+.build/ansible/ready: tests/deployment/ansible.txt $(VENV)/ready
+	@echo '== Installing Ansible to .build/ansible (90 MB, once)'
+	@$(BIN)/python -m venv --clear .build/ansible
+	@.build/ansible/bin/python -m pip install --disable-pip-version-check -q -r tests/deployment/ansible.txt
+	@touch $@
 
 # The generated code.
 .build/ready: $(VENV)/ready hatch_build.py $(PROTOS)

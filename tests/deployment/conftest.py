@@ -16,6 +16,8 @@ __all__ = ["DEPLOY", "REPOSITORY", "documents", "fleet", "tool"]
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
+TOOLS = ("systemd", "ansible/bin")
+"""In .build, fetched by make."""
 
 
 def documents(path: Path) -> list[Any]:
@@ -28,7 +30,11 @@ def tool() -> Callable[[str], str]:
     """Finds a program: of the environment that runs the tests, or of the system."""
 
     def find(name: str) -> str:
-        folders = (str(Path(sys.executable).parent), str(REPOSITORY / ".build/systemd"), os.environ["PATH"])
+        folders = (
+            str(Path(sys.executable).parent),
+            *(str(REPOSITORY / ".build" / name) for name in TOOLS),
+            os.environ["PATH"],
+        )
         found = shutil.which(name, path=":".join(folders))
         if found is None:
             (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed here")
