@@ -7,7 +7,7 @@ from tests.e2e.test_doctor import doctor
 from zowarmup.client import vitals
 from zowarmup.client.checkup import Written
 from zowarmup.client.state import LOCK
-from zowarmup.common.run import Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 
 ROUNDS = 200
 # The log's record of a commit, its share of the snapshots that the log is folded into, and what the first fetch brought.
@@ -16,6 +16,7 @@ BYTES_A_ROUND = 3000
 RUN = RunFile(
     name="digits",
     model=Model(name="mlp"),
+    evaluation=Evaluation(data="digits:test"),
     warmup=WarmUp(rounds=0),
     zeroth_order=ZerothOrder(rounds=100_000, clients_per_round=2, minimum_clients=2, probes=8, head_projections=8),
 )
