@@ -1,8 +1,9 @@
 """The documents say what is true: links lead somewhere, run files load, worked examples come out."""
 
+import json
 import re
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,13 @@ from zowarmup.common.directions import lanes
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, digest
 from zowarmup.common.permutation import permutation, words
+from zowarmup.common.run import ClientSpec
 from zowarmup.common.steps import Direction, Step, apply_steps, perturb
 from zowarmup.common.submodel import half_width
+from zowarmup.data import load
+from zowarmup.data.card import card_of
 from zowarmup.server.runfile import read_run_file
+from zowarmup.server.sampling import pool_seed
 from zowarmup.v1 import coordinator_pb2 as wire
 
 REPOSITORY = Path(__file__).parents[2]
@@ -119,9 +124,21 @@ def test_the_protocols_permutation_comes_out() -> None:
 
 
 def test_the_protocols_layout_is_one() -> None:
-    (text,) = blocks(PROTOCOL, "json")
-    layout = Layout.from_json(text)
+    layout = Layout.from_json(blocks(PROTOCOL, "json")[0])
     assert layout.head is not None
+
+
+def test_the_protocols_spec_is_one_of_the_digits() -> None:
+    text = blocks(PROTOCOL, "json")[1]
+    spec, raw = ClientSpec.from_json(text), json.loads(text)
+    made = card_of(load("digits:test"), "digits:test")
+    assert replace(spec.card, inputs=None) == replace(made, inputs=None)
+    assert spec.card.inputs and made.inputs
+    assert asdict(spec.card.inputs) == pytest.approx(asdict(made.inputs))
+    assert spec.pool_seed == pool_seed(0)
+    assert set(raw) == set(json.loads(spec.to_json()))
+    for name in ("model", "card", "warmup", "zeroth_order"):
+        assert set(raw[name]) == {field.name for field in fields(getattr(spec, name))}
 
 
 def test_the_protocols_half_width_part() -> None:
