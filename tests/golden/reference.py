@@ -150,10 +150,17 @@ def slices(seed: int, number: int, probes: int) -> list[list[int]]:
     return [order[sum(sizes[:index]) :][:size] for index, size in enumerate(sizes)]
 
 
-def along(seed: int, direction: int, block: tuple[int, int], ticks: int, gaussian: bool) -> dict[str, Any]:
-    """The step of so many ticks along one direction. A Gaussian one is of 16 directions, each of which moves by as many."""
-    moves = [0] * (16 * direction) + [ticks] * 16 if gaussian else [0] * direction + [ticks]
+def along(seed: int, direction: int, block: tuple[int, int], ticks: list[int]) -> dict[str, Any]:
+    """The step of so many ticks along a direction or, of as many numbers, those that a Gaussian one is made of."""
+    moves = [0] * (len(ticks) * direction) + ticks
     return {"seed": str(seed), "start": block[0], "stop": block[1], "ticks": moves}
+
+
+def rounded(length: float, seed: int, block: tuple[int, int], direction: int, turn: int) -> int:
+    """A length in ticks as one of the two whole numbers beside it, the upper one as often as the rest says."""
+    word = philox(seed, 0, (1 << 192) + (block[0] << 128) + direction // 4 + 1)[direction % 4]
+    threshold = (word + turn * 0x9E3779B97F4A7C15 & MASK) >> 11
+    return math.floor(length) + (threshold * 2.0**-53 < length - math.floor(length))
 
 
 def contribution(spec: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -162,9 +169,9 @@ def contribution(spec: dict[str, Any], seed: int) -> dict[str, Any]:
     pool, gaussian = spec.get("pool", 0), spec.get("directions") == "gaussian"
     count, projections = spec["probes"], spec["head_projections"]
     block = TRUNK if projections else ALL
-    signs = 4 if gaussian else 1  # a Gaussian direction is a quarter of the sum of 16
-    ticks = max(1, round(spec["eps"] * 2**EXPONENT / signs))
-    length = signs * ticks * 2.0**-EXPONENT
+    signs, root = (16, 4) if gaussian else (1, 1)  # a Gaussian direction is a quarter of the sum of 16
+    ticks = max(1, round(spec["eps"] * 2**EXPONENT / root))
+    length = root * ticks * 2.0**-EXPONENT
     # What is probed before each step of the client's own: (direction's seed, direction, examples).
     times = [
         [(seed, time * count + index, chosen) for index, chosen in enumerate(slices(seed, time, count))]
@@ -180,7 +187,7 @@ def contribution(spec: dict[str, Any], seed: int) -> dict[str, Any]:
         for source, direction, chosen in probes:
             losses = []
             for side in (ticks, -ticks):
-                there = moved(here, [along(source, direction, block, side, gaussian)])
+                there = moved(here, [along(source, direction, block, [side] * signs)])
                 passes = [forward(there, example) for example in chosen]
                 losses.append(sum(loss for loss, _ in passes) / len(chosen))
                 for _, part in passes:
@@ -198,7 +205,7 @@ def contribution(spec: dict[str, Any], seed: int) -> dict[str, Any]:
         # The mean over all examples of all passes of this time.
         mean = [value / (2 * sum(len(chosen) for _, _, chosen in probes)) for value in gradient]
         for direction in range(time * projections, (time + 1) * projections):
-            ones = moved([0] * 10, [along(seed, direction, HEAD, 1, False)])[HEAD[0] :]
+            ones = moved([0] * 10, [along(seed, direction, HEAD, [1])])[HEAD[0] :]
             projected.append(sum(value * sign for value, sign in zip(mean, ones, strict=True)))
         if time + 1 == len(times):
             break
@@ -206,16 +213,20 @@ def contribution(spec: dict[str, Any], seed: int) -> dict[str, Any]:
         shares = [len(chosen) / sum(len(chosen) for _, _, chosen in probes) for _, _, chosen in probes]
         latest = found[-len(probes) :]
         mean_square += sum(share * slope * slope for share, slope in zip(shares, latest, strict=True))
-        down = -(spec.get("local_rate", 0) or spec["rate"])
+        probed_down = head_down = -(spec.get("local_rate", 0) or spec["rate"]) * 2**EXPONENT
         if spec["step"] == "normalized":
-            down *= (1 - spec["done"] / spec["rounds"]) / math.sqrt(mean_square / (time + 1))
-        taken = [
-            along(source, direction, block, round(down * share * slope * 2**EXPONENT / signs), gaussian)
-            for (source, direction, _), share, slope in zip(probes, shares, latest, strict=True)
-        ]
+            annealed, trunk = 1 - spec["done"] / spec["rounds"], mean_square / (time + 1)
+            head = sum(projection**2 for projection in projected) / len(projected)
+            probed_down *= annealed / math.sqrt(trunk)
+            head_down *= annealed / math.sqrt(max(trunk, head))
+        taken = []
+        for (source, direction, _), share, slope in zip(probes, shares, latest, strict=True):
+            far = probed_down * share * slope / root
+            parts = [rounded(far, source, block, signs * direction + part, time) for part in range(signs)]
+            taken.append(along(source, direction, block, parts))
         for direction in range(time * projections, (time + 1) * projections):
-            ahead = round(down * projected[direction] / projections * 2**EXPONENT)
-            taken.append(along(seed, direction, HEAD, ahead, False))
+            far = head_down * projected[direction] / projections
+            taken.append(along(seed, direction, HEAD, [rounded(far, seed, HEAD, direction, time)]))
         here = moved(here, taken)
         steps.append(here)
     return {
