@@ -146,12 +146,14 @@ def _labels(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[np.int6
     elif mine and not theirs and _numbered(data, card.classes):
         theirs = numbers(card.classes)
     if mine and theirs:
-        missing, unknown = [n for n in theirs if n not in mine], [n for n in mine if n not in theirs]
+        label_of = {name: label for label, name in enumerate(theirs)}
+        here = set(mine)
+        missing, unknown = [n for n in theirs if n not in here], [n for n in mine if n not in label_of]
         if unknown or (missing and data.every_class):
             said = _unlike(mine, theirs, missing, unknown, data.every_class)
             raise DataError(f"{source} has other classes than the run: {said}")
-        places = np.array([theirs.index(name) for name in mine], dtype=np.int64)
-        return (data.labels if mine == theirs else places[data.labels]), []
+        labels = np.array([label_of[name] for name in mine], dtype=np.int64)
+        return (data.labels if mine == theirs else labels[data.labels]), []
     if data.classes > card.classes or (mine and data.classes != card.classes):
         low, high = int(data.labels.min()), int(data.labels.max())
         if not mine and low >= 1 and high == card.classes:

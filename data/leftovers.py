@@ -1,35 +1,26 @@
-"""Files and folders that systems leave beside people's own: on archives, network shares and memory cards."""
+"""Files and folders that systems leave beside people's own: on archives, network shares and memory cards.
+
+Only names that nobody would give a class are here: one that is taken for a leftover is passed over in silence.
+"""
 
 import re
 
-_NAMES = {
-    # macOS, and shares that it has written to
-    *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder", "icon\r"),
-    # Windows
-    *("$recycle.bin", "recycler", "recycled", "system volume information", "$extend", "msocache", "config.msi"),
-    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
-    # Linux and Android
-    *("lost+found", "lost.dir", "aquota.user", "aquota.group"),
-    # Synology, QNAP and NetApp
-    *(
-        "@eadir",
-        "@tmp",
-        "@sharebin",
-        "@sharesnap",
-        "#recycle",
-        "#snapshot",
-        "@recycle",
-        "@recently-snapshot",
-        "~snapshot",
-    ),
-    # Python
-    "__pycache__",
+_BY_SYSTEM = {
+    "macOS": "__macosx|network trash folder|temporary items|thevolumesettingsfolder|icon\r|desktop db|desktop df",
+    "Windows": "$recycle.bin|system volume information|$extend|$windows.~bt|msocache|config.msi",
+    "its files": "thumbs.db|ehthumbs.db|ehthumbs_vista.db|desktop.ini|picasa.ini",
+    "Linux and Android": "lost+found|lost.dir|aquota.user|aquota.group",
+    "Synology": "@eadir|@tmp|@sharebin|@sharesnap|#recycle|#snapshot",
+    "QNAP and NetApp": "@recycle|@recently-snapshot|@__thumb|~snapshot",
+    "Python": "__pycache__",
 }
-_CHECKED_DISK = re.compile(r"found\.\d{3}")  # Windows' chkdsk
+_NAMES = {name for names in _BY_SYSTEM.values() for name in names.split("|")}
+# Windows' chkdsk; and what Windows and Synology's shares keep of a file beside it.
+_PATTERN = re.compile(r"found\.\d{3}|.+(:zone\.identifier|:encryptable|@synoeastream|@synoresource)", re.DOTALL)
 
 
 def is_leftover(name: str) -> bool:
     """Whether a file or folder of this name is a system's and not its user's: hidden ones are, and those known by name,
     in whatever case."""
     folded = name.casefold()
-    return name.startswith(".") or folded in _NAMES or bool(_CHECKED_DISK.fullmatch(folded))
+    return name.startswith(".") or folded in _NAMES or bool(_PATTERN.fullmatch(folded))

@@ -274,7 +274,6 @@ LEFTOVERS = [
     "Network Trash Folder",
     "$RECYCLE.BIN",
     "System Volume Information",
-    "RECYCLER",
     "FOUND.000",
     "lost+found",
     "LOST.DIR",
@@ -287,6 +286,9 @@ LEFTOVERS = [
     ".ipynb_checkpoints",
     "__pycache__",
     "Thumbs.db",
+    "dog.png:Zone.Identifier",
+    "dog.png@SynoEAStream",
+    "@__thumb",
 ]
 
 
@@ -362,3 +364,10 @@ def test_a_card_is_all_that_is_needed_to_make_inputs(kind: str, tmp_path: Path) 
     np.testing.assert_array_equal(prepared_by_hand(json.loads(card.to_json()), mine.inputs), mine.batch(every))
     assert list(card.shape) == list(mine.batch(every).shape[1:])
     assert remarks == []
+
+
+@pytest.mark.parametrize(
+    "name", ["recycled", "found", "temporary", "trash", "@", "#1", "$100", "~", "snapshot", "icon", "lost"]
+)
+def test_names_that_people_give_are_classes(tmp_path: Path, name: str) -> None:
+    assert name in load(folders(tmp_path, ["cat", name])).class_names

@@ -17,7 +17,7 @@ from zowarmup.common.program import Program
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import Model
 from zowarmup.common.work import Phase, Scalars, Work
-from zowarmup.data import load
+from zowarmup.data import Dataset, load
 
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
 on_every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_CUDA)])
@@ -70,3 +70,21 @@ def test_a_device_that_is_not_there_is_named(run: Run) -> None:
     for device in ("cuda:99", "nonsense"):
         with pytest.raises(Final, match=f"--device {device}: torch cannot use it here"):
             load_on(device, run.spec, run.layout)
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((3, 4, 4), ()), ((2, 9), ("channels", "length")), ((5,), ())])
+@on_every_device
+def test_inputs_on_a_device_are_normalised_as_here(device: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> None:
+    each = shape[0]
+    chance = np.random.default_rng(0)
+    data = Dataset(
+        chance.integers(0, 256, (7, *shape), dtype=np.uint8),
+        np.arange(7) % 2,
+        2,
+        255.0,
+        tuple(np.linspace(0.2, 0.6, each).tolist()),
+        tuple(np.linspace(0.5, 2.0, each).tolist()),
+        axes=axes,
+    )
+    indices = np.array([3, 0, 6])
+    np.testing.assert_allclose(resident(device, data).batch(indices).cpu(), data.batch(indices), rtol=1e-6, atol=1e-6)
