@@ -4,6 +4,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# An environment keeps the Python that it was made with.
+ifeq ($(origin PYTHON)$(filter clean,$(MAKECMDGOALS)),command line)
+ifneq ($(wildcard $(BIN)/python),)
+ifneq ($(shell $(PYTHON) --version),$(shell $(BIN)/python --version))
+$(error $(VENV) is of $(shell $(BIN)/python --version), and $(PYTHON) is $(shell $(PYTHON) --version): `make clean` first, or take another clone)
+endif
+endif
+endif
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help

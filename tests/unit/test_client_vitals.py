@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,16 @@ from zowarmup.client.checkup import MemoryController, Verdict, Written
 
 OK, WARN, SKIPPED = Verdict.OK, Verdict.WARN, Verdict.SKIPPED
 PI = "coherent_pool=1M cgroup_disable=memory snd_bcm2835.enable_hdmi=1 console=tty1 root=PARTUUID=0-2 rootwait"
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_guide_has_every_check_of_the_doctor() -> None:
+    code = (ROOT / "client/checkup.py").read_text() + (ROOT / "client/doctor.py").read_text()
+    checks = {*re.findall(r"Finding\(\s*\"([a-z-]+)\"", code), *re.findall(r"_failing\(\"([a-z]+)\"\)", code)}
+    guide = (ROOT / "docs/operators-guide.md").read_text()
+    assert len(checks) >= 18 and [check for check in sorted(checks) if f"\n| {check} |" not in guide] == []
 
 
 def put(root: Path, name: str, text: str, mode: int = 0o644) -> None:
