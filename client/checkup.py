@@ -246,8 +246,10 @@ def memory_limit(controller: MemoryController | None) -> Finding:
     return Finding("memory-limit", Verdict.WARN, found, remedy)
 
 
-def wifi(power_saving: Mapping[str, bool | None]) -> Finding:
+def wifi(power_saving: Mapping[str, bool | None] | None) -> Finding:
     """`power_saving`: whether each Wi-Fi interface saves power, None where it is not known."""
+    if power_saving is None:
+        return Finding("wi-fi", Verdict.SKIPPED, "this system does not say")
     if saving := [name for name, saves in power_saving.items() if saves]:
         name = saving[0]
         found = f"{name} saves power: messages wait until it wakes, and some access points lose it"

@@ -78,8 +78,11 @@ def memory_controller(root: Path = Path("/")) -> MemoryController | None:
     return MemoryController.REFUSED if asked[-1:] == ["cgroup_enable=memory"] else MemoryController.OFF
 
 
-def power_saving(root: Path = Path("/")) -> dict[str, bool | None]:
-    """The Wi-Fi interfaces that are up, and whether each saves power; None where nothing says so (`iw` is missing)."""
+def power_saving(root: Path = Path("/")) -> dict[str, bool | None] | None:
+    """The Wi-Fi interfaces that are up, and whether each saves power; None where nothing says so (`iw` is missing), or
+    where the system does not say which interfaces it has."""
+    if not (root / "sys/class/net").is_dir():
+        return None
     found: dict[str, bool | None] = {}
     for interface in sorted((root / "sys/class/net").glob("*")):
         if (interface / "phy80211").exists() and _read(interface / "operstate") == "up":

@@ -71,6 +71,7 @@ def radio(root: Path, name: str, state: str) -> None:
 
 
 def test_power_saving_is_asked_of_the_wifi_that_is_in_use(tmp_path: Path) -> None:
+    assert vitals.power_saving(tmp_path) is None
     radio(tmp_path, "wlan0", "up\n")
     radio(tmp_path, "wlan1", "down\n")
     put(tmp_path, "sys/class/net/eth0/operstate", "up\n")
@@ -86,13 +87,14 @@ def test_power_saving_is_asked_of_the_wifi_that_is_in_use(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("saves", "verdict", "said"),
     [
+        (None, SKIPPED, "does not say"),
         ({}, OK, "none is in use"),
         ({"wlan0": False}, OK, "wlan0 does not save power"),
         ({"wlan0": None}, SKIPPED, "apt install iw"),
         ({"wlan0": None, "wlan1": True}, WARN, "sudo iw dev wlan1 set power_save off"),
     ],
 )
-def test_wifi(saves: dict[str, bool | None], verdict: Verdict, said: str) -> None:
+def test_wifi(saves: dict[str, bool | None] | None, verdict: Verdict, said: str) -> None:
     found = checkup.wifi(saves)
     assert found.verdict is verdict and said in f"{found.found} {found.remedy}"
 
