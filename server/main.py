@@ -273,7 +273,8 @@ async def _lead(
     status = await stopped
     if coordinator.state.gave_up and not status:
         status = GIVEN_UP
-    log.info("stopping at version %d; start again with the same --data-dir to go on", coordinator.state.version)
+    more = "" if coordinator.state.phase is Phase.FINISHED else "; start again with the same --data-dir to go on"
+    log.info("stopping at version %d%s", coordinator.state.version, more)
     if exposition is not None:
         exposition.close()
     switchboard.close_all()
