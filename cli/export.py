@@ -19,6 +19,7 @@ from zowarmup.cli.failure import Failure, Usage
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import digest
 from zowarmup.server.archive import ArchiveError, open_archive
+from zowarmup.server.continuation import Left
 
 RUNS_SHOWN = 8
 
@@ -60,6 +61,8 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         "grid": str(grid.exponent),
         "data_card": card.to_json(),
         "inputs": card.recipe,
+        "phase": archive.history.versions[chosen].phase,
+        **Left.by(archive, chosen).metadata(),
     }
     files = (
         _written(Path(f"{prefix}.safetensors"), save(tensors, metadata=origin)),

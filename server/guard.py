@@ -47,6 +47,10 @@ class Progress:
     rate_factor: float = 1.0
     reason: str = ""
 
+    def factor_after(self, rollbacks: int) -> float:
+        """What learning rates are multiplied by after so many returns."""
+        return SLOWER**rollbacks
+
     def evaluated(self, event: ev.Evaluated, present: int, digest: str, moments: tuple[float, ...]) -> "Progress":
         """After an evaluation, at the version `present`, which has that digest and those moments."""
         if event.rejected:

@@ -26,6 +26,7 @@ from zowarmup.server import events as ev
 from zowarmup.server.archive import replay
 from zowarmup.server.blobs import Blobs
 from zowarmup.server.combining import settle_on_grid
+from zowarmup.server.continuation import advice
 from zowarmup.server.decide import decide
 from zowarmup.server.evolve import fold
 from zowarmup.server.history import History
@@ -129,6 +130,8 @@ def open_run(
     log.info(
         "run %s begins: %s, %d parameters; %s", run_file.name, run_file.model.name, prepared.layout.trainable, needs
     )
+    if said := advice(run_file):
+        log.warning("%s", said)
     _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])
     if prepared.layout.head is None and run_file.zeroth_order.head_projections:
         log.info("this model does not end in a linear classifier: clients will probe every parameter")

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from zowarmup.common import run
+from zowarmup.server.continuation import ContinuationError, carried_on
 
 _SECTIONS = (run.Model, run.WarmUp, run.ZerothOrder, run.Evaluation, run.Guard, run.Server, run.RunFile)
 for _section in _SECTIONS:
@@ -35,7 +36,10 @@ def read_run_file(path: Path) -> run.RunFile:
         raise RunFileError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunFileError(f"{path}: is not TOML: {error}") from error
-    return run_file_of(raw, str(path))
+    try:
+        return run_file_of(carried_on(raw), str(path))
+    except ContinuationError as error:
+        raise RunFileError(f"{path}: {error}") from error
 
 
 def run_file_of(raw: dict[str, Any], source: str) -> run.RunFile:

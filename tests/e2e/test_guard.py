@@ -31,7 +31,7 @@ RUN = RunFile(
         rate=2.0,
         clip=0.0,
     ),
-    evaluation=Evaluation(every=1),
+    evaluation=Evaluation(data="digits:test", every=1),
     guard=Guard(rollbacks=30),
 )
 NAMES = {"high-1": "high", "low-1": "low", "low-2": "low"}

@@ -106,6 +106,11 @@ def test_both_files_hold_the_replica_and_say_where_it_is_from(run: Run, version:
         "digest": done.digest,
         "grid": "18",
         "data_card": CARD.to_json(),
+        "phase": "zeroth-order" if done.version else "warm-up",
+        "zeroth_order.rate": "0.4",
+        "zeroth_order.rate_annealed": f"{0.4 * (1 - done.version / LAST):.6g}",
+        "zeroth_order.rounds_done": str(done.version),
+        "zeroth_order.step": "normalized",
         "inputs": "float32 (n, 4), features: stored as float32, divided by 2; then less the feature's mean, divided by its "
         "deviation (both in data_card)",
     }
