@@ -220,9 +220,12 @@ BOUGHT = Row(
         ),
         Panel(
             title="Loss by time",
-            says="On the held-out set, in nats an example.",
+            says="On the held-out set, in nats an example, beside the lowest so far.",
             unit="suffix: nats",
-            queries=(Query(f"max(zowarmup_loss{{{SELECTED}}})", "loss"),),
+            queries=(
+                Query(f"max(zowarmup_loss{{{SELECTED}}})", "loss"),
+                Query(f"max(zowarmup_lowest_loss{{{SELECTED}}})", "lowest"),
+            ),
             kind="steps",
             width=8,
             lowest=0,
