@@ -5,6 +5,7 @@ import os
 import pickle
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,25 @@ def refused(spec: str, act: Callable[..., object] = load, *arguments: Any) -> st
         act(spec, *arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        b"r" + (1 << 30).to_bytes(4, "little"),  # LONG_BINPUT: a place in the memo
+        b"\x96" + (1 << 34).to_bytes(8, "little"),  # BYTEARRAY8: 16 GB
+        b"\x8e" + (1 << 34).to_bytes(8, "little"),  # BINBYTES8
+        b"\x95" + (1 << 34).to_bytes(8, "little"),  # FRAME
+    ],
+)
+def test_no_room_is_made_for_what_a_damaged_pickle_only_claims(claim: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"\w"):
+            pickles.load(io.BytesIO(b"\x80\x05}" + claim))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_set_that_does_not_fit_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
