@@ -18,6 +18,7 @@ from zowarmup.cli.connection import Reach, reaching
 from zowarmup.cli.demo_settings import DemoModel, demo_settings
 from zowarmup.cli.failure import Failure, Interrupted
 from zowarmup.cli.processes import interrupts
+from zowarmup.common.addresses import DATA_DIR_VARIABLE
 
 app = typer.Typer(
     name="zowarmup",
@@ -54,7 +55,7 @@ def demo(
     ] = 0.1,
     paper_mode: Annotated[bool, typer.Option("--paper-mode", help="Probe as the paper does (docs/method.md).")] = False,
 ) -> None:
-    """Train a fleet of real processes on this machine and write a report. Ctrl-C stops all of it."""
+    """Train a fleet of processes on this machine. It writes a report; Ctrl-C stops all of it."""
     from zowarmup.cli.demo import Plan, conduct
     from zowarmup.cli.demo_view import result_view, stage
     from zowarmup.cli.report import write_report
@@ -88,7 +89,7 @@ def status(
     reach: Reach,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """Where a run is: phase, round, clients, what is being waited for and why, accuracy, bytes."""
+    """Where a run is, and what it waits for and why. Also its clients, accuracy and bytes."""
     from zowarmup.cli.status_view import status_view
 
     reach.session.run()  # refuses a coordinator of another protocol
@@ -101,8 +102,25 @@ def status(
 
 @app.command()
 @reaching
+def clients(
+    reach: Reach,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Every client: state, replica, memory, bytes on the wire."""
+    from zowarmup.cli.clients import clients_text
+
+    reach.session.run()
+    found = reach.session.clients()
+    if as_json:
+        print(json.dumps([client.to_json() for client in found], indent=2, allow_nan=False))
+    else:
+        print(clients_text(found, Console().width if sys.stdout.isatty() else None))
+
+
+@app.command()
+@reaching
 def watch(reach: Reach) -> None:
-    """The same, live, until the run is finished or you press Ctrl-C."""
+    """The status, live, with the curve and the time left. It ends with the run, or with Ctrl-C."""
     from zowarmup.cli.watch import watch as follow
 
     with interrupts() as noted:
@@ -116,11 +134,14 @@ def watch(reach: Reach) -> None:
 
 @app.command()
 def export(
-    data_dir: Annotated[Path, typer.Option("--data-dir", metavar="DIR", help="The coordinator's data directory.")],
+    data_dir: Annotated[
+        Path,
+        typer.Option("--data-dir", envvar=DATA_DIR_VARIABLE, metavar="DIR", help="The coordinator's data directory."),
+    ],
     out: Annotated[Path, typer.Option(metavar="PREFIX", help="Writes PREFIX.safetensors and PREFIX.onnx.")],
     version: Annotated[int | None, typer.Option(metavar="N", min=0, help="The newest if not given.")] = None,
 ) -> None:
-    """Write a version of a run's model as safetensors and as ONNX, with what its inputs and labels mean."""
+    """Write the model as safetensors and as ONNX. Both say what its inputs and labels mean."""
     from zowarmup.cli.export import export as write
     from zowarmup.common.data_card import listed
 
@@ -135,11 +156,13 @@ def export(
 
 @app.command()
 def fsck(
-    data_dir: Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's data directory.")],
+    data_dir: Annotated[
+        Path, typer.Argument(envvar=DATA_DIR_VARIABLE, metavar="DIR", help="The coordinator's data directory.")
+    ],
     repair: Annotated[bool, typer.Option("--repair", help="Go back to the last good version if need be.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """Check a run on disk: every event, every file, and every version computed anew. Needs no server."""
+    """Check a run on disk, and repair it. Every event, every file, and every version computed anew; needs no server."""
     from zowarmup.cli.fsck import fsck as look
     from zowarmup.cli.fsck import told
 
@@ -154,7 +177,7 @@ def backup(
     data_dir: Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's data directory.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The copy: a folder that does not exist yet.")],
 ) -> None:
-    """Copy a run on disk, whole and checked, also while its coordinator goes on. The copy is a data directory."""
+    """Copy a run on disk while its coordinator goes on. The copy is whole, checked, and a data directory."""
     from zowarmup.cli.fsck import backup as copy
 
     copied = copy(data_dir, out)
@@ -163,13 +186,13 @@ def backup(
 
 @app.command(add_help_option=False)
 def doctor() -> None:
-    """What keeps this device from taking part, and what to do: zowarmup-client --doctor. Needs no operator's packages."""
+    """What keeps this device from taking part. The same as zowarmup-client --doctor; needs no operator's packages."""
     raise AssertionError("unreachable: zowarmup.cli.main hands it to the client, whose options it has")
 
 
 @app.command()
 def version() -> None:
-    """The versions of zowarmup, its protocol, and what it stands on."""
+    """The versions of zowarmup and of what it stands on."""
     from zowarmup.cli.versions import installed
 
     for name, text in installed().items():
@@ -189,7 +212,7 @@ def plan(
     ] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """What a run will cost: bytes and time of its rounds and memory of its devices, by tier, beside FedAvg."""
+    """What a run will cost, by tier, beside FedAvg at equal rounds. Bytes and time of its rounds, memory of its devices."""
     from zowarmup.cli.forecast import Link
     from zowarmup.cli.plan import bits_per_second, make_plan
     from zowarmup.cli.plan_view import plan_view

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zowarmup.cli.failure import Usage
+from zowarmup.common.addresses import DATA_DIR_VARIABLE, SERVER_VARIABLE
 
 if TYPE_CHECKING:
     from zowarmup.cli.session import Session
@@ -32,13 +33,18 @@ def _file(name: str, help: str) -> Any:
 
 OPTIONS: dict[str, tuple[Any, Any]] = {
     "server": (
-        Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The coordinator.")],
+        Annotated[str, typer.Option("--server", envvar=SERVER_VARIABLE, metavar="HOST:PORT", help="The coordinator.")],
         DEFAULT_ADDRESS,
     ),
     "data_dir": (
         Annotated[
             Path | None,
-            typer.Option("--data-dir", metavar="DIR", help="Its data directory, with the operator's credential."),
+            typer.Option(
+                "--data-dir",
+                envvar=DATA_DIR_VARIABLE,
+                metavar="DIR",
+                help="Its data directory, with the operator's credential.",
+            ),
         ],
         None,
     ),

@@ -48,7 +48,7 @@ def experiment(
         bool, typer.Option("--keep", help="Keep each run's ledger and weights, not only its results.")
     ] = False,
 ) -> None:
-    """Run a table of a paper, or what is missing of it: every cell a real coordinator and fleet. Ctrl-C stops; the next
+    """Run a table of a paper, or what is missing of it. Every cell is a real coordinator and fleet. Ctrl-C stops; the next
     start goes on."""
     from zowarmup.cli.experiment.conduct import Conductor, Wish
     from zowarmup.cli.experiment.folders import held

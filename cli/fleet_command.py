@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from zowarmup.cli.connection import DEFAULT_ADDRESS
 from zowarmup.cli.failure import Failure, Usage
 from zowarmup.cli.processes import Interrupts, interrupts
 from zowarmup.cli.units import counted, percent, size
+from zowarmup.common.addresses import SERVER_VARIABLE
 
 if TYPE_CHECKING:
     from zowarmup.client.fleet.part import Progress
@@ -35,7 +37,9 @@ def fleet(
         str,
         typer.Option(metavar="SPEC", help="What they share: digits, cifar10:PATH, npz:PATH, ... [,alpha=0.1][,seed=0]"),
     ],
-    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The coordinator.")] = "127.0.0.1:7070",
+    server: Annotated[
+        str, typer.Option(envvar=SERVER_VARIABLE, metavar="HOST:PORT", help="The coordinator.")
+    ] = DEFAULT_ADDRESS,
     high: Annotated[int | None, typer.Option(metavar="N", min=0, help="How many of them train.")] = None,
     high_share: Annotated[
         float | None, typer.Option("--high-share", metavar="S", min=0.0, max=1.0, help="Which share of them trains.")

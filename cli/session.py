@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import grpc
 
+from zowarmup.cli.clients import Participant
 from zowarmup.cli.failure import Failure, NoAnswer, Usage
 from zowarmup.cli.run_status import Client, Evaluation, Issued, Run, Status, Traffic, Version
 from zowarmup.client.trust import PLAIN, Trust, distrusted, shut
@@ -79,20 +80,20 @@ class Session:
                 wire.GetStatusRequest(), timeout=self._deadline_s, metadata=self._metadata
             )
             return Status(
-                name=answer.name,
+                name=_printable(answer.name),
                 run_id=answer.run_id,
                 phase=phase_from_wire(answer.phase),
                 round=answer.round,
                 version=answer.version,
                 digest=answer.digest.hex(),
-                activity=answer.activity,
+                activity=_printable(answer.activity),
                 pivot_version=answer.pivot_version,
                 final_version=answer.final_version,
                 clients=tuple(_client(client) for client in answer.clients),
                 traffic=tuple(_traffic(row) for row in answer.traffic),
                 evaluation=_evaluation(answer.evaluation) if answer.HasField("evaluation") else None,
                 pivot_evaluation=_evaluation(answer.pivot_evaluation) if answer.HasField("pivot_evaluation") else None,
-                paused=answer.paused,
+                paused=_printable(answer.paused),
                 participants=answer.participants,
                 contributed=answer.contributed,
                 uptime_s=answer.uptime_s,
@@ -100,10 +101,10 @@ class Session:
                 clipped_scalars=answer.clipped_scalars,
                 clipped_deltas=answer.clipped_deltas,
                 rounds_below_tick=answer.rounds_below_tick,
-                pivot_reason=answer.pivot_reason,
+                pivot_reason=_printable(answer.pivot_reason),
                 rollbacks=answer.rollbacks,
                 rate_factor=answer.rate_factor,
-                gave_up=answer.gave_up,
+                gave_up=_printable(answer.gave_up),
             )
 
     def health(self) -> str:
@@ -121,6 +122,14 @@ class Session:
             request = wire.ListVersionsRequest(from_version=from_version)
             rows = self._operator.ListVersions(request, timeout=self._deadline_s, metadata=self._metadata)
             return [_version(row) for row in rows]
+
+    def clients(self) -> list[Participant]:
+        """All that have enrolled, by name, and what they did last."""
+        with self._sentences():
+            rows = self._operator.ListClients(
+                wire.ListClientsRequest(), timeout=self._deadline_s, metadata=self._metadata
+            )
+            return [_participant(row) for row in rows]
 
     def pause(self, reason: str) -> None:
         """Open no further round until resumed."""
@@ -202,9 +211,35 @@ class Session:
                 return Failure(f"the coordinator at {self.address} failed ({code.name}): {details or 'see its log'}")
 
 
+def _printable(text: str) -> str:
+    """A coordinator's words for a terminal: what would move its cursor or change its colours is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _participant(message: wire.ListClientsResponse) -> Participant:
+    return Participant(
+        name=_printable(message.client),
+        tier=tier_from_wire(message.tier),
+        connected=message.connected,
+        since_s=message.since_s if message.HasField("since_s") else None,
+        revoked=_printable(message.revoked),
+        round=message.round,
+        contributed=message.contributed,
+        abstained=_printable(message.abstained),
+        version=message.version,
+        agrees=message.agrees if message.HasField("agrees") else None,
+        software=_printable(message.software),
+        contributed_s=message.contributed_s if message.HasField("contributed_s") else None,
+        peak_memory_bytes=message.peak_memory_bytes,
+        up_bytes=message.up_bytes,
+        down_bytes=message.down_bytes,
+        examples=message.examples,
+    )
+
+
 def _client(message: wire.ClientStatus) -> Client:
     return Client(
-        name=message.client,
+        name=_printable(message.client),
         tier=tier_from_wire(message.tier),
         connected=message.connected,
         examples=message.examples,
@@ -212,7 +247,7 @@ def _client(message: wire.ClientStatus) -> Client:
         digest=message.digest.hex(),
         peak_memory_bytes=message.peak_memory_bytes,
         gone_s=message.gone_s,
-        revoked=message.revoked,
+        revoked=_printable(message.revoked),
     )
 
 

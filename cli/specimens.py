@@ -102,7 +102,7 @@ class Specimens:
             token=HEX if self.invited else "",
             credential=HEX,
         )
-        hello = wire.Hello(run_id=HEX[:32], protocol=PROTOCOL, examples=self.examples)
+        hello = wire.Hello(run_id=HEX[:32], protocol=PROTOCOL, examples=self.examples, software=SOFTWARE)
         phase = Phase.WARM_UP if self.run.warmup.rounds else Phase.ZEROTH_ORDER
         welcome = wire.Welcome(epoch=1, phase=codec.phase_to_wire(phase), waiting=WAITING, software=SOFTWARE)
         return Conversation(

@@ -4,6 +4,8 @@ One block of facts, each with its unit, and one table of bytes by tier and phase
 eye: a paused run, a replica that differs.
 """
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,16 +17,16 @@ from zowarmup.common.work import Phase, Tier
 NAMES_SHOWN = 3
 
 
-def status_view(status: Status) -> RenderableType:
-    """All of a status; for `zowarmup status` and `watch`."""
-    return Group(heading(status), Text(), facts(status), Text(), bytes_table(status))
+def status_view(status: Status, further: Sequence[tuple[str, str]] = ()) -> RenderableType:
+    """All of a status; for `zowarmup status` and `watch`, which has `further` rows (name, text)."""
+    return Group(heading(status), Text(), facts(status, further), Text(), bytes_table(status))
 
 
 def heading(status: Status) -> Text:
     return Text.assemble((status.name, "bold"), ("  run ", "dim"), (status.run_id, "dim"))
 
 
-def facts(status: Status) -> Table:
+def facts(status: Status, further: Sequence[tuple[str, str]] = ()) -> Table:
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="dim", no_wrap=True)
     rows.add_column(overflow="fold")
@@ -34,6 +36,8 @@ def facts(status: Status) -> Table:
         rows.add_row("pivot", status.pivot_reason)
     rows.add_row("now", activity_text(status))
     rows.add_row("accuracy", accuracy_text(status))
+    for name, text in further:
+        rows.add_row(name, Text(text))
     for tier in status.tiers:
         rows.add_row(f"{tier} tier", clients_text(status, tier))
     if not status.tiers:
@@ -97,9 +101,11 @@ def replicas_text(status: Status) -> Text:
     total = len(status.fleet)
     if replicas.differ:
         return Text(f"{_some(replicas.differ)} of {total} differ at version {status.version}", style="red")
+    if status.phase is not Phase.FINISHED:
+        return Text("no difference is reported; each checks the digest of every commit")
     text = Text(f"{len(replicas.agree)} of {total} report the coordinator's digest at version {status.version}")
-    if replicas.silent and status.phase is not Phase.FINISHED:
-        text.append("; replicas report at the end", style="dim")
+    if replicas.silent:
+        text.append(f" ({_some(replicas.silent)} did not)")
     return text
 
 

@@ -18,11 +18,11 @@ ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Sho
 FolderOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the authority is, or will be.")]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
-certs = typer.Typer(help="Certificates for TLS: an authority of your own and what it signs.", no_args_is_help=True)
+certs = typer.Typer(help="Certificates for TLS, by an authority of your own.", no_args_is_help=True)
 
 
 def health(reach: Reach) -> None:
-    """Whether a coordinator serves, as gRPC's health service says it: for probes. The exit code is 0 or 1."""
+    """Whether a coordinator serves, for probes. gRPC's health service says it; the exit code is 0 or 1."""
     if (said := reach.session.health()) != "SERVING":
         raise Failure(f"the coordinator at {reach.session.address} does not serve: it says {said}")
     print("serving")
@@ -57,7 +57,7 @@ def revoke(
     client: Annotated[str, typer.Argument(metavar="CLIENT", help="Its name in the run.")],
     reason: ReasonOption = "",
 ) -> None:
-    """Shut a client out for ever: its stream ends at once, and its credential is worth nothing from now on."""
+    """Shut a client out for ever. Its stream ends at once, and its credential is worth nothing from now on."""
     reach.session.revoke(client, reason)
     print(f"{client} is revoked")
 

@@ -4,6 +4,7 @@ On a terminal it is redrawn in place; into a file or a pipe goes one line for ea
 for a while (restarted, say) is waited for; that it was there to begin with is the caller's to know.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from zowarmup.cli.failure import NoAnswer
+from zowarmup.cli.pace import Pace
 from zowarmup.cli.processes import Interrupts
 from zowarmup.cli.run_status import Status
 from zowarmup.cli.session import Session
@@ -26,8 +28,9 @@ def watch(session: Session, noted: Interrupts, console: Console) -> None:
     """Raises Interrupted where a signal ended it."""
     status = session.status()
     if console.is_terminal:
-        with Live(status_view(status), console=console, auto_refresh=False) as live:
-            _follow(session, noted, status, lambda seen, lost: live.update(_view(seen, lost), refresh=True))
+        drawn = _Drawing(session, console)
+        with Live(console=console, auto_refresh=False) as live:
+            _follow(session, noted, status, lambda seen, lost: live.update(drawn(seen, lost), refresh=True))
     else:
         _follow(session, noted, status, _Teller(console))
 
@@ -36,7 +39,8 @@ def _follow(session: Session, noted: Interrupts, status: Status, show: Callable[
     heard = time.monotonic()
     lost = ""
     while True:
-        show(status, lost)
+        with contextlib.suppress(NoAnswer):  # the next look at the status says so
+            show(status, lost)
         if status.phase is Phase.FINISHED and not lost:
             return
         noted.sleep(EVERY_S)
@@ -46,8 +50,18 @@ def _follow(session: Session, noted: Interrupts, status: Status, show: Callable[
             lost = f"no answer from {session.address} for {duration(time.monotonic() - heard)}; waiting for it"
 
 
-def _view(status: Status, lost: str) -> RenderableType:
-    return Group(status_view(status), Text(lost, style="yellow")) if lost else status_view(status)
+class _Drawing:
+    """The status with the curve so far. A version's evaluation comes a moment after it, so the last are asked for again."""
+
+    def __init__(self, session: Session, console: Console) -> None:
+        self._session, self._pace = session, Pace()
+        self._ascii_only = not console.encoding.lower().startswith("utf")
+
+    def __call__(self, status: Status, lost: str) -> RenderableType:
+        if not lost:
+            self._pace = self._pace.following(self._session.versions(self._pace.since(status.version)))
+        view = status_view(status, self._pace.rows(status, self._ascii_only))
+        return Group(view, Text(lost, style="yellow")) if lost else view
 
 
 class _Teller:

@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    from zowarmup.common.addresses import SERVER_VARIABLE
     from zowarmup.common.invitation import JOIN_VARIABLE
     from zowarmup.data.spec import FORMS
 
@@ -51,7 +52,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Take part in a coordinator's run with the data of this device.",
         allow_abbrev=False,
     )
-    parser.add_argument("--server", required=True, type=_address, metavar="HOST:PORT", help="the coordinator")
+    known = os.environ.get(SERVER_VARIABLE) or None
+    parser.add_argument(
+        "--server",
+        required=known is None,
+        default=known,
+        type=_address,
+        metavar="HOST:PORT",
+        help=f"the coordinator (or in {SERVER_VARIABLE})",
+    )
     parser.add_argument("--data", metavar="SPEC", help=FORMS.replace("%", "%%"))
     parser.add_argument(
         "--tier",

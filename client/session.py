@@ -21,7 +21,7 @@ from zowarmup.client.stream import Meter, Reader, Stream
 from zowarmup.client.trust import Trust
 from zowarmup.common import codec
 from zowarmup.common.layout import Layout
-from zowarmup.common.run import PROTOCOL, ClientSpec
+from zowarmup.common.run import PROTOCOL, SOFTWARE, ClientSpec
 from zowarmup.common.work import Delta, Tier
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc
@@ -157,6 +157,7 @@ class Connection:
                         version=hello.position.version,
                         digest=hello.position.digest,
                         examples=hello.examples,
+                        software=SOFTWARE,
                     )
                 )
             )

@@ -2,6 +2,10 @@
 
 import ipaddress
 
+SERVER_VARIABLE = "ZOWARMUP_SERVER"
+DATA_DIR_VARIABLE = "ZOWARMUP_DATA_DIR"
+"""Environment variables that stand in for the options --server and --data-dir of every command that has them."""
+
 
 def is_loopback(address: str) -> bool:
     """Whether HOST:PORT is on this machine's loopback: 127.0.0.0/8, ::1 or localhost. Names are not looked up."""

@@ -58,11 +58,15 @@ class Revoke:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A client opened a stream. `epoch` is larger for every stream the coordinator accepts."""
+    """A client opened a stream. `epoch` is larger for every stream the coordinator accepts. `version` and `digest` (hex,
+    empty where it holds no replica) are its replica's; `software`: what it runs."""
 
     client: str
     epoch: int
     examples: int
+    version: int = 0
+    digest: str = ""
+    software: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,8 @@ def decide(state: State | None, command: cmd.Command, now: float) -> tuple[ev.Ev
 
 
 def waiting(state: State, now: float) -> str:
-    """What the run is waiting for and why, as a sentence; empty while contributions are computed or combined: a round is said to wait once every participant
-    that is connected has done its part."""
+    """What the run is waiting for and why, as a sentence; empty while contributions are computed or combined: a round
+    waits once every participant that is connected has done its part."""
     if state.phase is Phase.FINISHED:
         return state.finished if state.gave_up else f"finished: {state.finished}"
     if state.progress.rejected:
@@ -151,7 +151,7 @@ def _(command: cmd.Invite | cmd.Enrol | cmd.Revoke, state: State, now: float) ->
 @_respond.register
 def _(command: cmd.Hello, state: State, now: float) -> tuple[ev.Event, ...]:
     membership.check_member(state, command.client)
-    return (ev.ClientConnected(command.client, command.epoch, command.examples),)
+    return (ev.ClientConnected(**{field.name: getattr(command, field.name) for field in fields(command)}),)
 
 
 @_respond.register

@@ -262,10 +262,15 @@ class RunGaveUp:
 
 @dataclass(frozen=True, slots=True)
 class ClientConnected:
+    """`version` and `digest` (hex, empty where it holds no replica) are its replica's; `software`: what it runs."""
+
     soft: ClassVar[bool] = True
     client: str
     epoch: int
     examples: int
+    version: int = 0
+    digest: str = ""
+    software: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from zowarmup.common.layout import Layout
 from zowarmup.common.merging import merged
 from zowarmup.common.work import Commit, Phase
 from zowarmup.server import events as ev
+from zowarmup.server.participation import Participations
 from zowarmup.server.tally import Tally
 from zowarmup.server.traffic import TrafficLog
 
@@ -43,12 +44,13 @@ class CatchUp:
 
 class History:
     """`versions` by number; `commits` as they travel, by the version they lead to; `traffic` as of each commit;
-    `disagreements`: how many replicas were seen, since the coordinator started, that are not the run's."""
+    `participations`: what each client did last; `disagreements`: how many replicas were seen, since the coordinator started, that are not the run's."""
 
     def __init__(self) -> None:
         self.versions: dict[int, Version] = {}
         self.commits: dict[int, bytes] = {}
         self.tally = Tally()
+        self.participations = Participations(self._digest_of)
         self._pooled = False
         self.traffic = TrafficLog()
         self.disagreements = 0
@@ -61,6 +63,7 @@ class History:
         for event in events:
             self._record(at, event)
             self.tally.record(at, event)
+            self.participations.record(at, event)
 
     def _record(self, at: float, event: ev.Event) -> None:
         match event:
@@ -83,10 +86,13 @@ class History:
             case ev.Pivoted():
                 self._phase = Phase.ZEROTH_ORDER
             case ev.ClientReported() if event.digest:
-                reported = self.versions.get(event.version)
-                self.disagreements += event.digest != (reported.digest if reported else "")
+                self.disagreements += event.digest != self._digest_of(event.version)
             case ev.Evaluated():
                 self._evaluate(event)
+
+    def _digest_of(self, version: int) -> str:
+        known = self.versions.get(version)
+        return known.digest if known else ""
 
     def _commit(self, at: float, event: ev.Committed | ev.RolledBack, round: int, contributions: int) -> None:
         assert self._layout is not None

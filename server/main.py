@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import grpc
 
+from zowarmup.common.addresses import DATA_DIR_VARIABLE
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import PROTOCOL, SOFTWARE, RunFile
 from zowarmup.common.steps import allow_compiled
@@ -85,7 +87,15 @@ def main(stopping: Stopping | None = None) -> int:
     parser.add_argument(
         "run_file", metavar="RUN.toml", type=Path, help="what to train, and how (examples/digits.toml names all)"
     )
-    parser.add_argument("--data-dir", metavar="DIR", type=Path, required=True, help="where the run lives on disk")
+    known = os.environ.get(DATA_DIR_VARIABLE) or None
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        type=Path,
+        required=known is None,
+        default=known,
+        help=f"where the run lives on disk (or in {DATA_DIR_VARIABLE})",
+    )
     parser.add_argument("--address", metavar="HOST:PORT", help="listen here instead of the run file's address")
     parser.add_argument("--metrics-address", metavar="HOST:PORT", help="the same for the run file's metrics_address")
     parser.add_argument(

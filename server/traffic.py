@@ -50,10 +50,11 @@ CHUNK_BYTES = 1 << 15
 
 @dataclass(slots=True)
 class Connection:
-    """A socket's bytes that have been counted. `tier`: of whom it was last called by. `carried`: what the system said of
-    it last."""
+    """A socket's bytes that have been counted. `tier`: of whom it was last called by; `name`: the client whose it is,
+    empty where that is not known yet, None where several share it. `carried`: what the system said of it last."""
 
     tier: Tier | None
+    name: str | None = ""
     up: int = 0
     down: int = 0
     carried: tuple[int, int] = (0, 0)
@@ -70,20 +71,28 @@ class Traffic:
             (c.direction, c.tier, c.phase, c.kind): (c.payload_bytes, c.messages, c.wire_bytes) for c in saved
         }
         self._connections: OrderedDict[str, Connection] = OrderedDict()
+        self._clients: dict[str, tuple[int, int]] = {}
 
     def call(self, peer: str, tier: Tier | None = None, name: str = "") -> "Line":
         """A call has come in from `peer` (as gRPC writes it), by the client `name` of a tier, or by a stranger."""
         known = self._connections.get(peer)
         if known is None:
-            known = self._connections[peer] = Connection(tier)
+            known = self._connections[peer] = Connection(tier, name)
             self._rest(known, *self._wire.connection)
             while len(self._connections) > MOST_CONNECTIONS:
                 self._connections.popitem(last=False)
             self._rest(known, *self._wire.call(len(name), first=True))
         else:
             known.tier = tier or known.tier
+            if name and known.name != name:
+                known.name = None if known.name != "" else name
             self._rest(known, *self._wire.call(len(name), first=False))
-        return Line(self, known, tier)
+        return Line(self, known, tier, name)
+
+    def of(self, client: str) -> tuple[int, int]:
+        """Wire bytes (up, down) of a client since the coordinator started: its messages, and the rest of its connections
+        where it does not share them."""
+        return self._clients.get(client, (0, 0))
 
     def peers(self) -> tuple[str, ...]:
         """Those that are connected, as far as is known."""
@@ -116,6 +125,12 @@ class Traffic:
         connection.down += down
         self._add("up", connection.tier, "connection", 0, 0, up)
         self._add("down", connection.tier, "connection", 0, 0, down)
+        self._credit(connection.name, up, down)
+
+    def _credit(self, client: str | None, up: int, down: int) -> None:
+        if client:
+            before = self._clients.get(client, (0, 0))
+            self._clients[client] = (before[0] + up, before[1] + down)
 
     def _add(self, direction: str, tier: Tier | None, kind: str, payload: int, messages: int, wire: int) -> None:
         key = (direction, str(tier or ""), str(self._phase()), kind)
@@ -126,16 +141,17 @@ class Traffic:
 class Line:
     """One call's messages. `tier` is None until it is known."""
 
-    __slots__ = ("_connection", "_traffic", "tier")
+    __slots__ = ("_connection", "_name", "_traffic", "tier")
 
-    def __init__(self, traffic: Traffic, connection: Connection, tier: Tier | None) -> None:
-        self._traffic, self._connection, self.tier = traffic, connection, tier
+    def __init__(self, traffic: Traffic, connection: Connection, tier: Tier | None, name: str = "") -> None:
+        self._traffic, self._connection, self.tier, self._name = traffic, connection, tier, name
 
     def up(self, kind: str, payload_bytes: int) -> None:
         """A message from the client."""
         traffic, connection = self._traffic, self._connection
         wire = traffic._wire.message(payload_bytes)
         connection.up += wire
+        traffic._credit(self._name, wire, 0)
         traffic._add("up", self.tier, kind, payload_bytes, 1, wire)
         if payload_bytes < CHUNK_BYTES:
             traffic._rest(connection, traffic._wire.windows, traffic._wire.windows)
@@ -144,6 +160,7 @@ class Line:
         """A message to the client."""
         wire = self._traffic._wire.message(payload_bytes)
         self._connection.down += wire
+        self._traffic._credit(self._name, 0, wire)
         self._traffic._add("down", self.tier, kind, payload_bytes, 1, wire)
 
 

@@ -76,6 +76,7 @@ FILES = {
     "server/guard.py": rule("common server", pure=True),
     "server/deadlines.py": rule("common server", pure=True),
     "server/round.py": rule("common server", pure=True),
+    "server/participation.py": rule("common server", pure=True),
     "server/plateau.py": rule("common server", pure=True),
     "server/rejection.py": rule("common server", pure=True),
     "server/sampling.py": rule("common server", pure=True),

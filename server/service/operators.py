@@ -11,6 +11,7 @@ from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.credentials import hash_secret
 from zowarmup.server.decide import waiting
 from zowarmup.server.history import History
+from zowarmup.server.participation import Participation
 from zowarmup.server.service.admission import Admission, Context
 from zowarmup.server.state import Presence, State
 from zowarmup.server.traffic import Traffic
@@ -85,6 +86,15 @@ class OperatorService(services.OperatorServiceServicer):
                     evaluation=_evaluation(version.evaluation),
                     traffic=_traffic(self._history.traffic.at(number)),
                 )
+
+    async def ListClients(
+        self, request: wire.ListClientsRequest, context: Context
+    ) -> AsyncIterator[wire.ListClientsResponse]:
+        async with self._admission.refusing(context):
+            self._admission.onlooker(context)
+        state, now = self._coordinator.state, self._coordinator.date()
+        for name in sorted(state.clients):
+            yield _participation(state, name, self._history.participations[name], self._traffic.of(name), now)
 
     async def Pause(self, request: wire.PauseRequest, context: Context) -> wire.PauseResponse:
         await self._verb(context, cmd.Pause(request.reason[:200] or "by the operator"))
@@ -166,6 +176,33 @@ def _client(state: State, name: str, now: float) -> wire.ClientStatus:
         gone_s=now - presence.gone_at if presence.gone_at else 0.0,
         revoked=client.revoked,
     )
+
+
+def _participation(
+    state: State, name: str, did: Participation, carried: tuple[int, int], now: float
+) -> wire.ListClientsResponse:
+    client, presence, current = state.clients[name], state.presence.get(name, Presence()), state.current
+    takes_part = current is not None and name in current.seeds
+    row = wire.ListClientsResponse(
+        client=name,
+        tier=codec.tier_to_wire(client.tier),
+        connected=presence.connected,
+        since_s=max(0.0, now - did.changed_at) if did.changed_at else None,
+        revoked=client.revoked,
+        round=current.number if current is not None and takes_part else 0,
+        contributed=current is not None and name in current.contributions,
+        abstained=did.abstained,
+        version=did.version,
+        software=did.software,
+        contributed_s=max(0.0, now - did.contributed_at) if did.contributed_at else None,
+        peak_memory_bytes=presence.peak_memory_bytes,
+        up_bytes=carried[0],
+        down_bytes=carried[1],
+        examples=client.examples,
+    )
+    if did.agrees is not None:
+        row.agrees = did.agrees
+    return row
 
 
 def _traffic(counts: tuple[ev.TrafficCount, ...]) -> list[wire.Traffic]:

@@ -33,6 +33,7 @@ from zowarmup.v1 import coordinator_pb2 as wire
 RETRY_S = 1.0
 HELLO_S = 20.0
 STALLED_S = 60.0
+LONGEST_SOFTWARE = 64
 
 
 class CoordinatorService(BulkCalls):
@@ -123,7 +124,7 @@ class CoordinatorService(BulkCalls):
             link = self._switchboard.open(name, client.tier, hello.version, hello.digest.hex())
             reader: asyncio.Task[None] | None = None
             try:
-                await self._coordinator.handle(cmd.Hello(name, link.epoch, hello.examples))
+                await self._coordinator.handle(self._hello(link, hello))
                 self._switchboard.welcome(link, self._coordinator.state, self._coordinator.clock())
                 reader = asyncio.create_task(self._read(link, line, context))
                 await link.until_severed(self._write(link, line, context), STALLED_S)
@@ -134,6 +135,10 @@ class CoordinatorService(BulkCalls):
                 self._say_goodbye(link)
         if link.ended is not None:
             await self._admission.refuse(context, link.ended)
+
+    def _hello(self, link: Link, hello: wire.Hello) -> cmd.Hello:
+        software = "".join(c if c.isprintable() else " " for c in hello.software[:LONGEST_SOFTWARE])
+        return cmd.Hello(link.client, link.epoch, hello.examples, hello.version, hello.digest.hex(), software)
 
     async def _first(self, context: Context) -> object:
         """The first message of a stream, which must come soon."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from zowarmup.cli.run_status import payload
+from zowarmup.cli.session import Session
 from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
 from zowarmup.common.work import Tier
 from zowarmup.data import load
@@ -115,6 +116,14 @@ def test_a_client_whose_loss_is_not_finite_delays_nobody_and_says_why(fleet: Cal
     made.until(lambda status: status.version >= 1, 240, "the warm-up")
     status = made.finished(3, seconds=120)
     assert status.replicas.agree == tuple(NAMES), "it hears the others' steps all the same"
+    with Session(made.address) as session:
+        clients = {client.name: client for client in session.clients()}
+    assert set(clients) == set(NAMES)
+    assert all(client.agrees and client.version == status.version for client in clients.values())
+    assert all(client.software.startswith("zowarmup ") and client.peak_memory_bytes for client in clients.values())
+    assert all(client.up_bytes > 1000 and client.down_bytes > 1000 for client in clients.values())
+    assert "scalars: " in clients["low-2"].abstained
+    assert [name for name, client in clients.items() if client.contributed_s is None] == ["low-2"]
     said = [event for _, event in ledger_of(made) if isinstance(event, ev.Abstained)]
     assert {event.client for event in said} == {"low-2"}
     assert len(said) > 10

@@ -348,6 +348,7 @@ def test_the_operators_calls_need_the_operators_credential(
             for call in (
                 lambda said=said: calls.GetStatus(wire.GetStatusRequest(), metadata=said, timeout=CALL_S),
                 lambda said=said: list(calls.ListVersions(wire.ListVersionsRequest(), metadata=said, timeout=CALL_S)),
+                lambda said=said: list(calls.ListClients(wire.ListClientsRequest(), metadata=said, timeout=CALL_S)),
             ):
                 with refused(house, "operator_credential"):
                     call()
@@ -363,6 +364,7 @@ def test_the_operators_calls_need_the_operators_credential(
             *requests,
             "GetStatus",
             "ListVersions",
+            "ListClients",
         }
         for name, request in requests.items():
             with refused(house, "operator_credential"):

@@ -1,5 +1,6 @@
 """The command itself, as a process: exit codes, one sentence instead of a traceback, nothing heavy imported."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,35 @@ def test_a_bare_install_says_what_to_install(missing: str) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("install it with: pip install 'zowarmup[server]'\n")
     assert done.stderr.count("\n") == 1
+
+
+def test_each_line_of_the_help_is_a_whole_sentence() -> None:
+    commands = zowarmup("--help").stdout.partition("Commands:")[2]
+    assert "clients" in commands
+    assert "..." not in commands
+
+
+def test_where_a_coordinator_is_may_be_in_the_environment(tmp_path: Path) -> None:
+    known = {**os.environ, "ZOWARMUP_SERVER": "127.0.0.1:1", "ZOWARMUP_DATA_DIR": str(tmp_path / "nothing")}
+    for command, said in (
+        (["zowarmup", "status"], str(tmp_path / "nothing")),
+        (["zowarmup", "fsck"], str(tmp_path / "nothing")),
+        (["zowarmup", "export", "--out", "model"], str(tmp_path / "nothing")),
+        (["zowarmup", "doctor", "--state-dir", str(tmp_path / "state")], "127.0.0.1:1"),
+    ):
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / command[0]), *command[1:]],
+            env=known, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode != 0
+        assert said in done.stdout + done.stderr, command
+        assert "Missing option" not in done.stderr
+    for program, option in (("zowarmup-client", "ZOWARMUP_SERVER"), ("zowarmup-server", "ZOWARMUP_DATA_DIR")):
+        shown = subprocess.run(
+            [str(Path(sys.executable).parent / program), "--help"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert option in shown.stdout

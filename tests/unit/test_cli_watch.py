@@ -29,6 +29,18 @@ class Operator(services.OperatorServiceServicer):
             context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
         return answer
 
+    def ListVersions(
+        self, request: wire.ListVersionsRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.ListVersionsResponse]:
+        for version in range(request.from_version, 3):
+            yield wire.ListVersionsResponse(
+                version=version,
+                round=version,
+                phase=wire.PHASE_ZEROTH_ORDER,
+                committed_at_s=1000.0 + 90 * version,
+                evaluation=wire.Evaluation(version=version, accuracy=0.25 + 0.25 * version, loss=2.0 - 0.5 * version),
+            )
+
 
 @contextmanager
 def serving(operator: Operator) -> Iterator[Session]:
@@ -64,7 +76,11 @@ def test_on_a_terminal_it_is_drawn_in_place() -> None:
     with serving(Operator(at(2), None, at(3, wire.PHASE_FINISHED))) as session:
         watch(session, Interrupts(), console)
     assert isinstance(console.file, io.StringIO)
-    assert "no answer from" in console.file.getvalue()
+    drawn = console.file.getvalue()
+    assert "no answer from" in drawn
+    assert "▁▅█  25.0 % to 75.0 %" in drawn, "the curve"
+    assert "█▅▁  2.00 to 1.00 nats, versions 0 to 2" in drawn
+    assert "about 1 min 30 s: 1 round, of which the last took 1 min 30 s each" in drawn
 
 
 def test_a_signal_ends_it() -> None:
