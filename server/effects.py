@@ -11,7 +11,6 @@ again until it takes what must be written; the coordinator says meanwhile what i
 
 import asyncio
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,14 +28,14 @@ from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import Delta, Phase
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
-from zowarmup.server.archive import restore
 from zowarmup.server.blobs import BlobError, Blobs, DiskRefused
 from zowarmup.server.combining import deltas_of, parts_of, settle_on_grid, steps_of, uploads_of
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.decide import awaits_evaluation
-from zowarmup.server.evaluation import Evaluator
+from zowarmup.server.evaluation import Evaluator, measured
 from zowarmup.server.history import History
 from zowarmup.server.remembering import remembering
+from zowarmup.server.returning import go_back
 from zowarmup.server.state import Round, State
 
 log = logging.getLogger(__name__)
@@ -148,42 +147,24 @@ class Effects:
         watched = state.phase is Phase.WARM_UP and settings.warmup.pivot == "auto"
         at_turn |= awaits_evaluation(self._coordinator.state)
         if not evaluated and (at_turn or watched or version % settings.evaluation.every == 0):
-            accuracy, loss, examples = await self._off_loop(self._evaluate)
+            accuracy, loss, examples = await self._off_loop(measured, self._evaluator, self._replica)
             await self._record(cmd.RecordEvaluation(version, accuracy, loss, examples))
         if self._coordinator.state.progress.rejected:
             await self._go_back()
         await self._prune()
 
-    def _evaluate(self) -> tuple[float, float, int]:
-        """Accuracy, loss and number of examples; a loss that is no number where the model cannot be evaluated."""
-        try:
-            return self._evaluator.evaluate(self._replica.weights)
-        except (MemoryError, OSError):
-            raise  # which says nothing about the model
-        except Exception as error:  # noqa: BLE001  whatever a runtime makes of such weights
-            log.error("version %d cannot be evaluated: %s", self._replica.version, error)
-            return 0.0, math.nan, 0
-
     async def _go_back(self) -> None:
-        """To the last good version's weights, as a new version: by the steps since, taken back, which cost clients as
-        little as they did; or by a snapshot where steps alone do not lead from there."""
+        """To the last good version's weights, as a new version."""
         state, replica = self._coordinator.state, self._replica
         good = state.progress.good
         assert good is not None
-        commits = self._history.since(good.version, state.version)
-        snapshot, steps = None, tuple[Step, ...]()
-        if commits is not None:
-            steps = tuple(step.reverse for commit in commits for step in commit.steps)
-            await self._off_loop(apply_steps, replica.weights, replica.grid, steps)
-        else:
-            restored = await self._off_loop(restore, state, self._history, self._blobs, good.version)
-            replica.grid, replica.weights[:] = restored.grid, restored.weights
-        replica.version = state.version + 1
-        if commits is None:
+        steps = await self._off_loop(go_back, replica, state, good, self._history, self._blobs)
+        snapshot = None
+        if steps is None:
             kept = state.snapshots.get(good.version)
             snapshot = await self._snapshot(good.digest, kept.optimiser if kept else "")
         digest = (await self._off_loop(replica.digest)).hex()
-        await self._record(cmd.RollBack(replica.version, digest, steps, snapshot, self._traffic()))
+        await self._record(cmd.RollBack(replica.version, digest, steps or (), snapshot, self._traffic()))
 
     async def _prune(self) -> None:
         state = self._coordinator.state

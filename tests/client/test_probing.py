@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ class Reference:
         apply_steps(self.replica.weights, self.run.grid, steps)
         self.replica.version += 1
         return Commit(self.replica.version, self.replica.digest(), steps)
+
+
+def test_work_at_a_lower_rate_is_probed_as_if_the_run_file_said_so(run: Run) -> None:
+    """Where a client moves its own replica between probes, it has to know."""
+    stepping = replace(run.spec.zeroth_order, local_steps=2, rate=0.4)
+    slow = replace(stepping, rate=0.1)
+    made = []
+    for spec, factor in ((stepping, 0.25), (slow, 1.0), (stepping, 1.0)):
+        replica = Replica(run.layout, run.grid, run.weights.copy(), 1)
+        program = Program(run.program, run.layout, replica.weights)
+        prober = Prober(spec, replica, program, load(DATA), threading.Event())
+        made.append(prober.contribute(replica, replace(work(1, 1), rate_factor=factor)))
+    assert made[0] == made[1] != made[2]
 
 
 def work(number: int, version: int) -> Work:

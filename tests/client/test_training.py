@@ -31,6 +31,15 @@ def expected_delta(run: Run) -> tuple[bytes, float]:
     return bytes(content), delta.loss
 
 
+def test_work_at_a_lower_rate_is_trained_as_if_the_run_file_said_so(run: Run) -> None:
+    slow = replace(run.spec, warmup=replace(run.spec.warmup, rate=run.spec.warmup.rate / 4))
+    made = []
+    for spec, work in ((run.spec, replace(TRAIN, rate_factor=0.25)), (slow, TRAIN), (run.spec, TRAIN)):
+        trainer = Trainer(spec, run.layout, load(DATA), 1, threading.Event(), Tier.HIGH)
+        made.append(trainer.contribute(Replica(run.layout, run.grid, run.weights.copy(), 1), work)[0].digest)
+    assert made[0] == made[1] != made[2]
+
+
 def loaded(pid: int) -> bool:
     return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
 

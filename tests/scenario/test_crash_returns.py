@@ -5,14 +5,19 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from tests.faults.small import PAIR, TrueEvaluator, run_file
+from tests.faults.small import PAIR, TRIO, TrueEvaluator, run_file
+from tests.scenario.test_crash_methods import METHODS, WARM_UPS
 from tests.scenario.test_crash_points import folder, outcome
+from zowarmup.common.layout import digest
 from zowarmup.common.run import Evaluation, Guard, RunFile
 from zowarmup.server import events as ev
 from zowarmup.server.archive import LEDGER
 from zowarmup.server.coordinator import Coordinator
+from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.fsck import check
 from zowarmup.server.ledger import Ledger
 
@@ -74,3 +79,52 @@ def test_many_crashes_in_a_run_that_recovers_lead_to_the_same_model(folder: Path
     assert crashed.lives >= 12
     assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0)
     assert check(folder / "many" / "server").problems == []
+
+
+class Fickle(Evaluator):
+    """Rejects a third of all weights, always the same ones."""
+
+    def __init__(self) -> None:
+        pass
+
+    def evaluate(self, weights: NDArray[np.float32]) -> tuple[float, float, int]:
+        return 0.5, 100.0 if digest(weights)[0] % 3 == 0 else 1.0, 1
+
+
+class Failing(Fickle):
+    """Cannot run the model with such weights at all."""
+
+    def evaluate(self, weights: NDArray[np.float32]) -> tuple[float, float, int]:
+        accuracy, loss, examples = super().evaluate(weights)
+        if loss > 1:
+            raise RuntimeError("the program does not like these weights")
+        return accuracy, loss, examples
+
+
+def test_a_version_that_cannot_be_evaluated_is_no_good(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = replace(run_file(PAIR), evaluation=Evaluation(data="digits:test", every=2), guard=Guard(rollbacks=30))
+    found = outcome(folder, PAIR, settings=settings, evaluator=Failing)
+    made = returns(folder / "server")
+    assert made and found.version == 30 + len(made)
+    assert all("is not finite" in back.reason for back in made)
+    assert f"version {made[0].version - 1} cannot be evaluated: the program does not like these weights" in caplog.text
+
+
+@pytest.mark.parametrize("name", [*METHODS, *WARM_UPS])
+def test_replicas_are_equal_after_returns_of_any_method_whatever_crashes(folder: Path, name: str) -> None:
+    plain = run_file(TRIO)
+    settings = replace(
+        plain,
+        warmup=replace(plain.warmup, **WARM_UPS.get(name, {})),
+        zeroth_order=replace(plain.zeroth_order, **METHODS.get(name, {})),
+        evaluation=Evaluation(data="digits:test", every=2),
+        guard=Guard(rollbacks=30),
+        server=replace(plain.server, keep_snapshots=1),
+    )
+    calm = outcome(folder / "calm", TRIO, settings=settings, evaluator=Fickle)
+    made = returns(folder / "calm" / "server")
+    assert made and calm.version == 30 + len(made) and calm.lost == 0
+    places = random.Random(5).sample(range(1, len(calm.places) * 2 // 3), 10)
+    crashed = outcome(folder / "crashed", TRIO, places, Coordinator, settings, Fickle)
+    assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0)
+    assert check(folder / "crashed" / "server").problems == []
