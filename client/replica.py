@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from zowarmup.client.commitlog import CommitLog
 from zowarmup.client.faults import Final
-from zowarmup.client.state import settle, write_whole
+from zowarmup.client.state import remove, settle, write_whole
 from zowarmup.common.codec import decode_commit, encode_commit
 from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.layout import Layout, digest
@@ -105,9 +105,7 @@ class LocalReplica:
     def incoming(self, version: int) -> Path:
         """Where a fetch of this version gathers its bytes; it goes on from the bytes that are there."""
         wanted = self._directory / f"snapshot-{version}.part"
-        for other in self._directory.glob("snapshot-*.part"):
-            if other != wanted:
-                other.unlink(missing_ok=True)
+        remove(self._directory, "snapshot-*.part", but=lambda file: file == wanted)
         return wanted
 
     def load(self, header: Header) -> None:
@@ -197,13 +195,8 @@ class LocalReplica:
             self._log = None
 
     def _sweep(self, keep: int) -> None:
-        try:
-            for pattern in ("snapshot-*.json", "snapshot-*.bin", "commits-*.log"):
-                for file in self._directory.glob(pattern):
-                    if _version(file) != keep:
-                        file.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._disk(error) from None
+        patterns = ("snapshot-*.json", "snapshot-*.bin", "commits-*.log")
+        remove(self._directory, *patterns, but=lambda file: _version(file) == keep)
 
     def _snapshot(self, version: int) -> Path:
         return self._directory / f"snapshot-{version}.bin"

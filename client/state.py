@@ -9,16 +9,20 @@ renamed, so a power cut leaves the old file or the new one.
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import re
 import secrets
 import socket
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
 from zowarmup.client.faults import Final
 from zowarmup.common.work import Tier
+
+log = logging.getLogger(__name__)
 
 IDENTITY = "identity.json"
 ENROLMENT = "enrolment.json"
@@ -143,7 +147,7 @@ class StateDirectory(Records):
     def keep(self, identity: Identity) -> None:
         """Make the identity durable, readable for this user only. Raises Final where the disk refuses."""
         write_whole(self.path / IDENTITY, json.dumps(asdict(identity), indent=1).encode())
-        (self.path / ENROLMENT).unlink(missing_ok=True)
+        remove(self.path, ENROLMENT)
 
     def credential_for(self, run_id: str, tier: Tier) -> str:
         """The secret to enrol with: the one of an enrolment of the same kind that got no answer, else a new one, durable
@@ -168,10 +172,20 @@ class StateDirectory(Records):
     def program(self, sha256: bytes) -> Path:
         """Where the program of this hash is or will be. Programs of other hashes are removed."""
         wanted = self.path / f"program-{sha256.hex()[:16]}.onnx"
-        for other in self.path.glob("program-*.onnx*"):
-            if not other.name.startswith(wanted.name):
-                other.unlink(missing_ok=True)
+        remove(self.path, "program-*.onnx*", but=lambda file: file.name.startswith(wanted.name))
         return wanted
+
+
+def remove(folder: Path, *patterns: str, but: Callable[[Path], bool] = lambda file: False) -> None:
+    """Remove files that are no longer needed. Where the system refuses they stay until the next time, and that is logged:
+    no work is worth less for them."""
+    try:
+        for pattern in patterns:
+            for file in folder.glob(pattern):
+                if not but(file):
+                    file.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("cannot remove what is no longer needed in %s (%s): it is tried again later", folder, error)
 
 
 def write_whole(file: Path, content: bytes | memoryview) -> None:

@@ -34,6 +34,7 @@ from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.decide import awaits_evaluation
 from zowarmup.server.evaluation import Evaluator, measured
 from zowarmup.server.history import History
+from zowarmup.server.housekeeping import Housekeeping, passes
 from zowarmup.server.remembering import remembering
 from zowarmup.server.returning import go_back
 from zowarmup.server.state import Round, State
@@ -83,6 +84,7 @@ class Effects:
         self._evaluator, self._history, self._traffic = evaluator, history, traffic
         self._jobs: asyncio.Queue[Round | None] = asyncio.Queue()
         self._lengths: Mapping[str, float] = {} if lengths is None else lengths
+        self._housekeeping = Housekeeping()
         self._held: set[str] = set()  # blobs of snapshots that there have been, as far as they are still there
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="effects")
         self._pieces = ThreadPoolExecutor(PIECES_AT_ONCE, thread_name_prefix="pieces")
@@ -110,8 +112,9 @@ class Effects:
         )
         self._held |= state.snapshot_blobs
         named = {state.program.sha256, *state.snapshot_blobs}
-        if swept := self._blobs.sweep(named, set(uploads), resumable):
-            log.info("%d files that an earlier stop had left half done are removed", swept)
+        with self._housekeeping.attempt("remove what an earlier stop left half done"):
+            if swept := self._blobs.sweep(named, set(uploads), resumable):
+                log.info("%d files that an earlier stop had left half done are removed", swept)
         # An evaluation that the crash cut off comes before the version that follows: `plateau` and `guard` count on that.
         self._jobs.put_nowait(None)
         if current is not None and current.closed:
@@ -124,9 +127,9 @@ class Effects:
                 ended = await self._jobs.get()
                 if ended is not None and ended.closed and self._is_current(ended):
                     await self._record(await self._outcome(ended))
-                    await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
+                    await self._empty_bin(ended)
                 await self._keep_house()
-                await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
+                await self._empty_bin(ended)
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._pieces.shutdown(wait=False)
@@ -135,6 +138,10 @@ class Effects:
         """Whether a closed round still is to be combined: it is abandoned where the version before it is rejected."""
         current = self._coordinator.state.current
         return current is not None and current.number == closed.number
+
+    async def _empty_bin(self, ended: Round | None) -> None:
+        with self._housekeeping.attempt("remove files that are no longer needed"):
+            await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
 
     async def _keep_house(self) -> None:
         state, version = self._coordinator.state, self._replica.version
@@ -177,13 +184,14 @@ class Effects:
             await self._record(cmd.PruneSnapshots(stale))
         kept = self._coordinator.state.snapshot_blobs
         for sha256 in sorted(self._held - kept):
-            await self._off_loop(self._blobs.remove, sha256)
-        self._held = set(kept)
+            with self._housekeeping.attempt("remove old snapshots"):
+                await self._off_loop(self._blobs.remove, sha256)
+                self._held.discard(sha256)
 
     async def _outcome(self, closed: Round) -> cmd.CommitRound | cmd.AbandonRound:
         try:
             combined = await self._until_taken(lambda: self._combine(closed), f"what round {closed.number} comes to")
-        except (ValueError, ArithmeticError, BlobError) as error:
+        except (ValueError, ArithmeticError, BlobError, OSError) as error:
             return cmd.AbandonRound(closed.number, f"its contributions cannot be combined: {error}")
         snapshot = None if combined.steps is not None else await self._snapshot(combined.digest, combined.optimiser)
         return cmd.CommitRound(
@@ -309,7 +317,9 @@ class Effects:
                 done = await self._off_loop(write)
                 self._coordinator.trouble.clear("snapshot")
                 return done
-            except DiskRefused as error:
+            except (DiskRefused, OSError) as error:
+                if not passes(error):
+                    raise
                 self._coordinator.trouble.tell("snapshot", f"{what}: {error}")
                 await asyncio.sleep(RETRY_S)
 

@@ -53,13 +53,15 @@ from zowarmup.server.state import State
 from zowarmup.server.tally import Durations
 from zowarmup.server.told import Told
 from zowarmup.server.traffic import Traffic
-from zowarmup.server.tuning import keep_pieces, rarely_collect
+from zowarmup.server.tuning import connections, keep_pieces, raise_file_limit, rarely_collect
 
 log = logging.getLogger("zowarmup.server")
 
 TICK_S = 0.25
 REPORTS_S = 10.0
 LOOKED_S = 3.0
+FEW = 2048
+"""A limit of connections that a fleet may meet."""
 GIVEN_UP = 3  # the exit code of a run that has paused itself, or ended before its time
 # Measured: a burst of 2,000 clients is shed by the defaults; the ping option is the one that grpc heeds. A call may be
 # sent so much ahead of its reader: left to itself, grpc finds a fast link out and takes 9 MB of every upload into memory.
@@ -75,6 +77,10 @@ OPTIONS = (
     ("grpc.max_receive_message_length", LONGEST_BYTES),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 1 << 19),
+    # Whoever connects and says nothing, or has said nothing for long, is cut off. Measured: the first holds until a
+    # connection has sent its HTTP/2 settings, the second for one without a call from then on (a device has its stream).
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.max_connection_idle_ms", 60_000),
 )
 
 
@@ -188,7 +194,13 @@ async def _lead(
 ) -> int:
     refusals = Refusals()
     preparing = Preparing()
-    server = grpc.aio.server(interceptors=(preparing, Lengths(refusals)), options=OPTIONS)
+    most = connections(raise_file_limit())
+    server = grpc.aio.server(
+        interceptors=(preparing, Lengths(refusals)),
+        options=(*OPTIONS, ("grpc.max_allowed_incoming_connections", most)),
+    )
+    if most < FEW:
+        log.warning("at most %d connections are possible here: raise the limit on open files (ulimit -Hn)", most)
     port = way.open(server)
     beside = bystander(run_file.server.health_address)
     health = Health(server, beside)

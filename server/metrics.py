@@ -7,6 +7,7 @@ a client's name: a fleet of 10,000 costs as much as one of ten. Every combinatio
 scrape on, so that rates and ratios are never without one of their sides. docs/metrics.md has the table.
 """
 
+import contextlib
 import math
 import os
 import shutil
@@ -270,13 +271,14 @@ class Metrics(Collector):
             "zowarmup_blobs_size_bytes",
             "Snapshots, the program and uploads on disk.",
             (),
-            {(): sum(_size(path) for path in of.blobs.rglob("*"))},
+            _blobs_size(of.blobs),
         )
-        disk = shutil.disk_usage(of.data_dir)
-        yield self._told.gauge(
-            "zowarmup_disk_free_bytes", "Free on the data directory's file system.", (), {(): disk.free}
-        )
-        yield self._told.gauge("zowarmup_disk_size_bytes", "Size of that file system.", (), {(): disk.total})
+        with contextlib.suppress(OSError):  # without these two, where the disk fails
+            disk = shutil.disk_usage(of.data_dir)
+            yield self._told.gauge(
+                "zowarmup_disk_free_bytes", "Free on the data directory's file system.", (), {(): disk.free}
+            )
+            yield self._told.gauge("zowarmup_disk_size_bytes", "Size of that file system.", (), {(): disk.total})
         if of.certificate_expires_at is not None:
             yield self._told.gauge(
                 "zowarmup_certificate_expiry_timestamp_seconds",
@@ -298,6 +300,14 @@ def waits_for(state: State, disk_refuses: bool) -> str:
         return "gave-up" if state.given_up else "paused"
     enough = state.eligible_count >= (state.rules.minimum_clients or state.rules.clients_per_round)
     return "opening" if enough else "clients"
+
+
+def _blobs_size(folder: Path) -> dict[tuple[()], float]:
+    """Nothing where it cannot be listed now, as where no file descriptor is left."""
+    try:
+        return {(): sum(_size(path) for path in folder.rglob("*"))}
+    except OSError:
+        return {}
 
 
 def _size(path: Path) -> int:

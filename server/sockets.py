@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 
+from zowarmup.server.housekeeping import passes
 from zowarmup.server.traffic import Traffic
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,9 @@ async def keep_correct(traffic: Traffic, port: int) -> None:
         try:
             traffic.correct(asked, await asyncio.to_thread(carried, port))
         except Untold as error:
+            if isinstance(error.__cause__, Exception) and passes(error.__cause__):
+                await asyncio.sleep(EVERY_S)
+                continue
             log.info("wire bytes are reckoned, without pings: the system does not tell what sockets carry (%s)", error)
             return
         await asyncio.sleep(max(EVERY_S, SHARE * (time.monotonic() - began)))

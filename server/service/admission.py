@@ -79,6 +79,11 @@ class Admission:
             await self.refuse(context, Rejected("disk_full", f"{error}; nothing has changed, try again"))
         except BlobError as error:
             await self.refuse(context, Rejected("not_found", str(error)))
+        except TimeoutError:
+            raise
+        except OSError as error:  # no descriptor is left, say: passing, and nothing of the caller's
+            found = error.strerror or str(error)
+            await self.refuse(context, Rejected("unavailable", f"{found}; nothing has changed, try again"))
         except Unavailable as error:
             await self.refuse(context, Rejected("unavailable", f"{error}; nothing has changed, try again"))
 

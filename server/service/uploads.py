@@ -16,6 +16,7 @@ from zowarmup.common.work import Delta
 from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs, upload_name
 from zowarmup.server.combining import uploads_of
+from zowarmup.server.housekeeping import Housekeeping
 from zowarmup.server.incoming import Incoming, Quay
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State
@@ -29,6 +30,7 @@ class Uploads:
         self._blobs, self._quota_bytes, self._quay = blobs, quota_bytes, Quay(blobs)
         self._held: dict[str, tuple[str, int]] = {}  # its upload's name, and size
         self._named = set(uploads_of(state.current).values())
+        self._housekeeping = Housekeeping()
         self._left_over = True  # there may be what came before a restart, held by nobody
         self._being_named: Counter[str] = Counter()
         self._calls: dict[str, asyncio.Task[object]] = {}
@@ -78,10 +80,11 @@ class Uploads:
                 f"{self._quota_bytes >> 20} MB that server.spool_mb allows: try again later",
             )
         if before is not None and before != name:
-            self._blobs.drop_part(before)
-            if before not in self._kept:
-                self._blobs.drop_upload(before)
-                self.lengths.pop(before, None)
+            with self._housekeeping.attempt("drop an upload that another has replaced"):
+                self._blobs.drop_part(before)
+                if before not in self._kept:
+                    self._blobs.drop_upload(before)
+                    self.lengths.pop(before, None)
         self._held[client] = name, size_bytes
         return name
 
@@ -107,10 +110,12 @@ class Uploads:
                 self._named.add(upload_name(event.client, event.contribution.digest))
         if any(isinstance(event, ev.RoundClosed | ev.RoundAbandoned | ev.Committed) for event in events):
             there_were = bool(self._held or self._named) or self._left_over
-            self._left_over = False
             self._named = set(uploads_of(state.current).values())
+            self._left_over = there_were
             if there_were:
-                self._blobs.drop_uploads(self._kept)
+                with self._housekeeping.attempt("drop the uploads of rounds that are over"):
+                    self._blobs.drop_uploads(self._kept)
+                    self._left_over = False
             self._held = {client: held for client, held in self._held.items() if held[0] in self._kept}
             for name in self.lengths.keys() - self._kept:
                 del self.lengths[name]

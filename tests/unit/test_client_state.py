@@ -1,5 +1,6 @@
 """A device's directory: its identity, its lock, and what is said when it cannot be used."""
 
+import errno
 import json
 import stat
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from zowarmup.client.faults import Final
-from zowarmup.client.state import Identity, Records, StateDirectory, default_directory, write_whole
+from zowarmup.client.state import Identity, Records, StateDirectory, default_directory, remove, write_whole
 from zowarmup.common.work import Tier
 
 IDENTITY = Identity("low-3", "00ff", "run-1", Tier.LOW, "low")
@@ -126,3 +127,20 @@ def test_whoever_looks_sees_whether_a_client_holds_it_and_takes_nothing(tmp_path
     with StateDirectory(tmp_path / "state"):
         assert records.in_use()
     assert not records.in_use()
+
+
+def test_what_cannot_be_removed_stays_and_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "program-0123.onnx").write_bytes(b"old")
+    (tmp_path / "program-4567.onnx").write_bytes(b"new")
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuse)
+        remove(tmp_path, "program-*", but=lambda file: "4567" in file.name)
+    assert "cannot remove" in caplog.text and "Input/output error" in caplog.text
+    remove(tmp_path, "program-*", but=lambda file: "4567" in file.name)
+    assert [file.name for file in tmp_path.iterdir()] == ["program-4567.onnx"]
