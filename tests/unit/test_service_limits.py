@@ -15,7 +15,7 @@ import xxhash
 
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.run import PROTOCOL, Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import PROTOCOL, Evaluation, Guard, Model, RunFile, WarmUp, ZerothOrder
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Scalars, Tier
 from zowarmup.server import commands as cmd
@@ -83,6 +83,7 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
         warmup=WarmUp(rounds=warmup, clients_per_round=2),
         zeroth_order=ZerothOrder(rounds=1000, clients_per_round=1, probes=1),
         evaluation=Evaluation(data="digits:test"),
+        guard=Guard(factor=0),  # nobody evaluates anything here
     )
 
     async def serve() -> None:
