@@ -183,7 +183,7 @@ def _replicas(result: Result) -> Text:
 
 
 def _uplink(result: Result) -> str:
-    text = f"{size(result.uplink_bytes)} from all; FedAvg by everyone: {size(result.fedavg_uplink_bytes)}"
+    text = f"{size(result.uplink_bytes)} from all; FedAvg at equal rounds: {size(result.fedavg_uplink_bytes)}"
     if result.uplink_bytes:
         text += f", {result.fedavg_uplink_bytes / result.uplink_bytes:.0f} times as much"
     return text

@@ -98,7 +98,7 @@ class Bytes:
 @dataclass(frozen=True)
 class Forecast:
     """`traffic`: of the whole fleet and run. `a_round`: of one client, for one round that it takes part in. `fedavg`: of
-    the whole fleet and run, were every round one of FedAvg, whole model down and whole delta up. `participants`:
+    the whole fleet and run at equal rounds, were each one of FedAvg, whole model down and whole delta up. `participants`:
     expected in a round. `round_s`: seconds of a round; `fedavg_round_s`: of one of FedAvg on the high tier; `run_s`: of
     all rounds."""
 

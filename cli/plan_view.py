@@ -96,7 +96,8 @@ def _notes(plan: Plan) -> Text:
     link = plan.link
     wire = "with gRPC, HTTP/2 and TLS" if plan.tls else "with gRPC and HTTP/2, without TLS"
     return Text(
-        f"Bytes are those on the wire, {wire}. Memory is what a client's process was seen to take here, "
+        f"Bytes are those on the wire, {wire}. FedAvg is of the same clients at equal rounds; for the same accuracy it may "
+        f"need fewer. Memory is what a client's process was seen to take here, "
         f"with {plan.examples:,} examples. A round's time is for {rate(link.up_bps)} up, {rate(link.down_bps)} down and "
         f"{link.speed:g} of the speed of one thread here; all rounds take about {duration(plan.forecast.run_s)}.",
         style="dim",

@@ -1,7 +1,7 @@
 """report.png: accuracy and what was uploaded for it, over the rounds, as one slide.
 
 Two panels share the rounds. Lines are labelled where they end rather than in a box; the pivot runs through both. The
-dashed line is what the same contributions would have uploaded had everyone sent FedAvg deltas.
+dashed line is what as many rounds of FedAvg would have uploaded, from the same clients.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def subtitle(result: Result) -> str:
     return (
         f"Handwritten digits, {result.model.upper()} of {result.parameters:,} parameters; {fleet} "
         f"{'client' if sum(result.clients.values()) == 1 else 'clients'}. FedAvg by everyone would upload "
-        f"{saved:.0f} times as much."
+        f"{saved:.0f} times as much in as many rounds."
     )
 
 
@@ -135,10 +135,10 @@ def _uplink(axes: Any, result: Result) -> None:
         if total:
             rounds.append(version.version)
             sums.append(float(total))
-    lines.append(("FedAvg by everyone", QUIET, rounds, sums))
+    lines.append(("FedAvg, equal rounds", QUIET, rounds, sums))
     drawn = [line for line in lines if line[2]]
     for name, colour, x, y in drawn:
-        dashed = name == "FedAvg by everyone"
+        dashed = name == "FedAvg, equal rounds"
         axes.plot(x, y, color=colour, linewidth=1.8 if dashed else 2.6, linestyle=(0, (4, 3)) if dashed else "-",
                   solid_capstyle="round", zorder=2 if dashed else 3)  # fmt: skip
     if drawn:

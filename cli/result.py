@@ -48,14 +48,14 @@ class Result:
 
     @property
     def fedavg_uplink_bytes(self) -> int:
-        """What the same contributions would have uploaded as FedAvg deltas: a float32 for each parameter."""
+        """At equal rounds: what the same contributions would have uploaded as FedAvg deltas, a float32 for each parameter."""
         return 4 * self.parameters * self.contributions
 
     def uplink_per_contribution(self, tier: Tier, phase: Phase) -> float | None:
         return bytes_per_contribution(self.status.traffic, tier, phase)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of report.json: bytes are payload bytes, memory is in MB of 10^6 bytes, accuracies are shares."""
+        """The content of report.json: bytes are payload bytes, those of FedAvg at equal rounds, memory is in MB of 10^6 bytes, accuracies are shares."""
         return {
             "model": self.model,
             "seed": self.seed,

@@ -109,7 +109,7 @@ class Metrics(Collector):
         cost = self._sources.history.tally.fedavg_bytes
         yield self._told.counter(
             "zowarmup_fedavg_bytes",
-            "What the committed rounds had cost as rounds of FedAvg: model down, delta up.",
+            "What as many rounds of FedAvg had cost as were committed, by the same clients: model down, delta up.",
             ("direction", "tier", "phase"),
             {
                 (d, tier, phase): cost.get((d, tier, phase), 0)

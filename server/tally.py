@@ -62,7 +62,7 @@ class _Open:
 class Tally:
     """`rounds` by (phase, "committed" or "abandoned"); `durations` from opening to commit, by phase; `contributions`,
     `dropouts` (participants of a round that ended without theirs) and `abstentions` (those that said why) by (phase, tier); `fedavg_bytes` by (direction,
-    tier, phase): what the committed rounds had cost as rounds of FedAvg, the model to each participant and a delta
+    tier, phase): what the same number of rounds had cost as FedAvg, the model to each participant and a delta
     from each that contributed; `committed_at`: the last commit, unix seconds, 0 before the first."""
 
     def __init__(self) -> None:

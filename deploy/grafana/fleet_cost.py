@@ -13,12 +13,19 @@ SPENT = f"sum(zowarmup_payload_bytes_total{{{UP}}})"
 FEDAVG = f"sum(zowarmup_fedavg_bytes_total{{{UP}}})"
 POINTS = f"(100 * max(zowarmup_accuracy_ratio{{{SELECTED}}}))"
 
+
+def _per_contribution(direction: str) -> str:
+    """Wire bytes by tier and phase, of the phases in which there are contributions."""
+    carried = f'zowarmup_wire_bytes_total{{{SELECTED}, direction="{direction}", tier!="none"}}'
+    return f"sum by (tier, phase) ({carried}) / sum by (tier, phase) (zowarmup_contributions_total{{{SELECTED}}} > 0)"
+
+
 TOTALS = Row(
     "The run so far",
     (
         Panel(
-            title="Saving against FedAvg",
-            says="How many times more the same contributions had cost on the uplink, had every round been one of FedAvg.",
+            title="Saving at equal rounds",
+            says="How many times more FedAvg had sent up in the same rounds, of which it may need fewer for the same accuracy.",
             unit=TIMES,
             queries=(Query(f"{FEDAVG} / {SPENT}", "whole run"),),
             kind="number",
@@ -28,7 +35,7 @@ TOTALS = Row(
         ),
         Panel(
             title="Saving since the pivot",
-            says="The same for the zeroth-order rounds alone, where clients answer with scalars.",
+            says="The same, at equal rounds, for the zeroth-order phase alone, where clients answer with scalars.",
             unit=TIMES,
             queries=(
                 Query(
@@ -52,8 +59,8 @@ TOTALS = Row(
             height=4,
         ),
         Panel(
-            title="Uplink, had it been FedAvg",
-            says="A full update from each contribution to a committed round, which is what FedAvg sends.",
+            title="FedAvg at equal rounds",
+            says="A full update from each contribution to a committed round, which is what FedAvg sends up.",
             unit="decbytes",
             queries=(Query(FEDAVG, "FedAvg"),),
             kind="number",
@@ -125,15 +132,15 @@ UPLINK = Row(
             kind="areas",
         ),
         Panel(
-            title="Uplink against FedAvg, cumulative",
-            says="What clients have sent, and what FedAvg had made them send for the same contributions.",
+            title="Uplink against FedAvg at equal rounds",
+            says="What clients have sent since the run began, and what FedAvg had made them send in the same rounds.",
             unit="decbytes",
-            queries=(Query(SPENT, "as it was"), Query(FEDAVG, "had it been FedAvg")),
+            queries=(Query(SPENT, "as it was"), Query(FEDAVG, "FedAvg at equal rounds")),
             logarithmic=True,
         ),
         Panel(
-            title="Saving by tier and phase",
-            says="The ratio of those two for each tier and phase, over the whole run so far: 1 is what FedAvg costs.",
+            title="Saving at equal rounds, by tier and phase",
+            says="The ratio of those two for each tier and phase, over the whole run so far: 1 is what FedAvg sends.",
             unit=TIMES,
             queries=(
                 Query(
@@ -202,6 +209,36 @@ WIRE = Row(
             kind="bars",
             width=8,
         ),
+        Panel(
+            title="Wire bytes per contribution, uplink",
+            says="All that sockets have carried up from a tier for each contribution that counts, since the phase began, "
+            "which is what a tariff counts but for the headers of TCP and IP.",
+            unit="decbytes",
+            queries=(Query(_per_contribution("up"), "{{tier}} tier, {{phase}}"),),
+            width=8,
+            logarithmic=True,
+        ),
+        Panel(
+            title="Wire bytes per contribution, downlink",
+            says="The same down to a tier: snapshots, commits, small talk, and what connections take.",
+            unit="decbytes",
+            queries=(Query(_per_contribution("down"), "{{tier}} tier, {{phase}}"),),
+            width=8,
+            logarithmic=True,
+        ),
+        Panel(
+            title="Wire bytes, cumulative",
+            says="What sockets have carried both ways since the run began, by tier.",
+            unit="decbytes",
+            queries=(
+                Query(
+                    f'sum by (tier, direction) (zowarmup_wire_bytes_total{{{SELECTED}, tier!="none"}}) > 0',
+                    "{{tier}} tier, {{direction}}",
+                ),
+            ),
+            kind="areas",
+            width=8,
+        ),
     ),
 )
 
@@ -232,9 +269,9 @@ BOUGHT = Row(
         ),
         Panel(
             title="Uplink per point of accuracy",
-            says="Payload sent for each percentage point of accuracy, beside what FedAvg had made of the same contributions.",
+            says="Payload that clients have sent for each percentage point of accuracy that the model had by then.",
             unit="decbytes",
-            queries=(Query(f"{SPENT} / {POINTS}", "as it was"), Query(f"{FEDAVG} / {POINTS}", "had it been FedAvg")),
+            queries=(Query(f"{SPENT} / {POINTS}", "as it was"),),
             width=8,
             logarithmic=True,
         ),
@@ -244,7 +281,7 @@ BOUGHT = Row(
 FLEET_COST = Board(
     "zowarmup-fleet-cost",
     "Fleet cost",
-    "What a run of zowarmup costs on the network by tier and phase, against what FedAvg had cost, and what it has bought.",
+    "What a run of zowarmup costs on the network by tier and phase, against FedAvg at equal rounds, and what it has bought.",
     (TOTALS, UPLINK, WIRE, BOUGHT),
     (PIVOT,),
 )

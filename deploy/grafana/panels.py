@@ -24,7 +24,7 @@ COLOURS = {
     "low tier, connected": "#2b6f94",
     "low tier, away": "#b9d4e2",
     "as it was": "#2b6f94",
-    "had it been FedAvg": "#b4552d",
+    "FedAvg at equal rounds": "#b4552d",
 }
 """Of series that mean the same on several panels, by what they are called."""
 
