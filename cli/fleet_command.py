@@ -17,7 +17,7 @@ from zowarmup.cli.connection import DEFAULT_ADDRESS
 from zowarmup.cli.failure import Failure, Usage
 from zowarmup.cli.processes import Interrupts, interrupts
 from zowarmup.cli.units import counted, percent, size
-from zowarmup.common.addresses import SERVER_VARIABLE
+from zowarmup.common.addresses import SERVER_VARIABLE, host_and_port
 
 if TYPE_CHECKING:
     from zowarmup.client.fleet.part import Progress
@@ -76,6 +76,15 @@ def fleet(
     ] = None,
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM: the key of --certificate.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Send everything, secrets too, in plain text.")] = False,
+    connect_timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--connect-timeout",
+            metavar="S",
+            min=0.0,
+            help="Give up where nobody answers, s (60 on a terminal; 0: never).",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log what each client says.")] = False,
 ) -> None:
     """Take part with many clients at once. Each is a real one; all of a process share one replica. Ctrl-C leaves."""
@@ -85,7 +94,7 @@ def fleet(
     from zowarmup.cli.fleet import carry_beside, carry_here, mix, secret
     from zowarmup.client.fleet.part import Part, parts
     from zowarmup.client.fleet.quiet import quieten
-    from zowarmup.client.joining import invited
+    from zowarmup.client.joining import invited, patience_s
     from zowarmup.client.state import default_directory
     from zowarmup.client.trust import read_authority
     from zowarmup.common.work import Tier
@@ -97,6 +106,10 @@ def fleet(
         raise Usage(f"--high {training}: must be at most --clients {clients}")
     if workers > clients:
         raise Usage(f"--workers {workers}: must be at most --clients {clients}")
+    try:
+        host_and_port(server)
+    except ValueError as error:
+        raise Usage(f"--server {error}") from None
     dealt = mix(profile)
     folder = state or default_directory(name)
     with _sentences():
@@ -121,6 +134,7 @@ def fleet(
         certificate=certificate,
         key=key,
         insecure=insecure,
+        connect_timeout_s=patience_s(connect_timeout),
         tokens={tier: found.secret for tier, found in shown.items() if found},
     )
     carried = parts(whole, workers)

@@ -3,7 +3,6 @@
 The bare install, meant for low-tier devices, has neither typer nor rich, so nothing is imported before we know.
 """
 
-import os
 import sys
 from signal import Signals
 
@@ -14,7 +13,6 @@ EXTRA = ("typer", "rich", "pydantic", "cryptography", "matplotlib", "safetensors
 
 def main() -> int:
     """Exit code: 0, 1 where something could not be done, 2 for a wrong command line, 128 + the number of a signal."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its log is for its makers; errors reach us as errors
     if sys.argv[1:2] == ["doctor"]:  # the client's, which a bare install has, too
         from zowarmup.client.main import main as client
 

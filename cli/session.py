@@ -13,7 +13,9 @@ import grpc
 from zowarmup.cli.clients import Participant
 from zowarmup.cli.failure import Failure, NoAnswer, Usage
 from zowarmup.cli.run_status import Client, Evaluation, Issued, Run, Status, Traffic, Version
-from zowarmup.client.trust import PLAIN, Trust, distrusted, shut
+from zowarmup.client.contact import Found, look
+from zowarmup.client.trust import PLAIN, Trust, dialling, distrusted, shut
+from zowarmup.common.addresses import host_and_port
 from zowarmup.common.codec import phase_from_wire, tier_from_wire, tier_to_wire
 from zowarmup.common.layout import Layout
 from zowarmup.common.run import PROTOCOL
@@ -22,6 +24,7 @@ from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1.coordinator_pb2_grpc import CoordinatorServiceStub, OperatorServiceStub
 
 DEADLINE_S = 5.0
+LOOK_S = 2.0
 
 
 class Session:
@@ -32,18 +35,18 @@ class Session:
     def __init__(
         self, address: str, deadline_s: float = DEADLINE_S, trust: Trust = PLAIN, credential: str = ""
     ) -> None:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-            raise Usage(f"--server {address}: must be HOST:PORT, such as 127.0.0.1:7070")
+        try:
+            host_and_port(address)
+        except ValueError as error:
+            raise Usage(f"--server {error}") from None
         self.address = address
-        self._deadline_s = deadline_s
-        options: list[tuple[str, int]] = [
+        self._deadline_s, self._trust = deadline_s, trust
+        options = [
+            *dialling(address),
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", 1000),
             ("grpc.max_receive_message_length", 64 << 20),
         ]
-        if host in ("localhost", "[::1]") or host.startswith("127."):
-            options.append(("grpc.enable_http_proxy", 0))  # a proxy cannot reach this machine's loopback
         if trust.credentials is None:
             self._channel = grpc.insecure_channel(address, options=options)
         else:
@@ -173,9 +176,11 @@ class Session:
                 raise NoAnswer(
                     f"the coordinator at {self.address} cannot be asked yet: {details}; try again"
                 ) from error
-            if sentence := distrusted(details):
-                raise Failure(f"the coordinator at {self.address} is not trusted: {sentence}") from error
-            if sentence := shut(details):
+            if sentence := distrusted(details) or shut(details):
+                contact = look(self.address, self._trust, LOOK_S)
+                sentence = sentence if contact.found is Found.COORDINATOR else contact.sentence
+                if distrusted(details):
+                    raise Failure(f"the coordinator at {self.address} is not trusted: {sentence}") from error
                 raise NoAnswer(f"the coordinator at {self.address} cannot be talked to: {sentence}") from error
             raise self._sentence(error.code(), details) from error
         except ValueError as error:  # a message that is not one of ours
@@ -186,10 +191,13 @@ class Session:
     def _sentence(self, code: grpc.StatusCode, details: str) -> Failure:
         match code:
             case grpc.StatusCode.UNAVAILABLE:
-                return NoAnswer(
-                    f"no coordinator answers at {self.address}: start one with zowarmup-server, "
-                    "or say where it is with --server HOST:PORT"
-                )
+                contact = look(self.address, self._trust, LOOK_S)
+                found = f"{contact.sentence} (gRPC: {details})"
+                if contact.found is not Found.COORDINATOR:
+                    found = contact.sentence
+                if contact.found is Found.REFUSED:
+                    found = "start one with zowarmup-server, or say where it is with --server HOST:PORT"
+                return NoAnswer(f"no coordinator answers at {self.address}: {found}")
             case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED:
                 return NoAnswer(
                     f"the coordinator at {self.address} did not answer within {self._deadline_s:g} s: "

@@ -129,7 +129,9 @@ def tls(shaken: Handshake, host: str, now_s: float) -> Finding:
             return Finding("tls", Verdict.WARN, found, "renew it on the coordinator: docs/security.md")
         return Finding("tls", Verdict.OK, f"trusted for {host}, for another {left / DAY_S:.0f} days")
     remedy = "compare the address with the coordinator's log: one of the two is not what it should be"
-    if "expired" in problem or "not yet valid" in problem:
+    if "not yet valid" in problem:
+        remedy = "set this device's clock: sudo timedatectl set-ntp true, and let UDP port 123 out"
+    elif "expired" in problem:
         remedy = "if this device's clock is right, renew the certificate on the coordinator: docs/security.md"
     elif "mismatch" in problem:
         remedy = f"call it by a name that its certificate has, or make one for {host}: zowarmup certs init --host"

@@ -7,8 +7,6 @@ package that a low-tier device does not have.
 
 import asyncio
 import json
-import socket
-import ssl
 import time
 from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator
@@ -19,12 +17,14 @@ from pathlib import Path
 from zowarmup.client import checkup, vitals
 from zowarmup.client.capability import Needs, has_torch
 from zowarmup.client.checkup import Finding, Verdict
-from zowarmup.client.faults import Broken, Final
+from zowarmup.client.contact import Found, Lookout, Unreachable, connected, look
+from zowarmup.client.faults import Broken, Final, Unreached
 from zowarmup.client.joining import invited, know
 from zowarmup.client.messages import Offer
 from zowarmup.client.session import CALL_S, Connection
 from zowarmup.client.state import LOCK, Identity, Records, default_directory, default_name
-from zowarmup.client.trust import Trust, system_authorities
+from zowarmup.client.trust import PLAIN, Trust
+from zowarmup.common.addresses import host_and_port
 from zowarmup.common.methods import warm_up_method
 from zowarmup.common.run import SOFTWARE
 from zowarmup.common.work import Tier
@@ -67,7 +67,7 @@ async def _findings(arguments: Namespace) -> AsyncIterator[Finding]:
     folder = arguments.state_dir or default_directory(arguments.name or default_name())
     with _failing("state") as failed:
         records = Records(folder)
-        authority, trusted = know(arguments, invited(arguments.join_file), records)
+        _, trusted = know(arguments, invited(arguments.join_file), records)
         known = records.identity()
         if not vitals.writable(folder):
             raise Final(f"{folder} cannot be written by this user: run the doctor as the client, or give --state-dir")
@@ -80,11 +80,14 @@ async def _findings(arguments: Namespace) -> AsyncIterator[Finding]:
     if failed:
         return
     if trusted.secure:
-        yield (shaken := await asyncio.to_thread(_shake, arguments, authority))
+        yield (shaken := await asyncio.to_thread(_shake, arguments, trusted))
         if shaken.verdict is Verdict.FAIL:
             return
     with _failing("coordinator") as failed:
-        offer, rtt, ahead = await _ask(arguments.server, trusted)
+        try:
+            offer, rtt, ahead = await _ask(arguments.server, trusted)
+        except Unreached as fault:
+            raise Final(await Lookout(arguments.server, trusted).why(fault.reason)) from None
     if failed:
         yield failed[0]
         return
@@ -118,51 +121,21 @@ def _failing(check: str) -> Iterator[list[Finding]]:
 
 
 def _connect(server: str) -> float:
-    """How long a TCP connection takes, seconds."""
+    """How long a connection takes, seconds. Raises Final."""
     start = time.monotonic()
     try:
-        with socket.create_connection(_host_port(server), CONNECT_S):
-            return time.monotonic() - start
-    except socket.gaierror as error:
-        raise Final(
-            f"{server}: its name is not known here ({error.strerror}): check --server, or give its IP"
-        ) from None
-    except TimeoutError:
-        raise Final(
-            f"{server} does not answer within {CONNECT_S:g} s: check --server, and that no firewall is in between"
-        ) from None
-    except OSError as error:
-        raise Final(
-            f"{server}: {error.strerror or error}: check --server (name and port), and that the coordinator is running"
-        ) from None
+        connected(server, CONNECT_S).close()
+    except Unreachable:
+        raise Final(f"{server}: {look(server, PLAIN, CONNECT_S).sentence}") from None
+    return time.monotonic() - start
 
 
-def _host_port(server: str) -> tuple[str, int]:
-    host, _, port = server.rpartition(":")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _shake(arguments: Namespace, authority: bytes) -> Finding:
+def _shake(arguments: Namespace, trusted: Trust) -> Finding:
     """A handshake of Python's own: grpc's words do not say what is wrong with a certificate."""
-    host, port = _host_port(arguments.server)
-    pem = authority or system_authorities() or b""
-    context = ssl.create_default_context(cadata=pem.decode("ascii", errors="ignore") or None)
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as grpc, which asks less
-    context.set_alpn_protocols(["h2"])
-    if arguments.certificate and arguments.key:
-        context.load_cert_chain(arguments.certificate, arguments.key)
-    try:
-        with (
-            socket.create_connection((host, port), CONNECT_S) as raw,
-            context.wrap_socket(raw, server_hostname=host) as shaken,
-        ):
-            peer = shaken.getpeercert() or {}
-            found = checkup.Handshake(expires_at_s=ssl.cert_time_to_seconds(str(peer["notAfter"])))
-    except ssl.SSLCertVerificationError as error:
-        found = checkup.Handshake(problem=error.verify_message)
-    except OSError as error:  # ssl.SSLError is one
-        found = checkup.Handshake(problem=getattr(error, "reason", None) or error.strerror or str(error))
-    return checkup.tls(found, host, time.time())
+    contact, host = look(arguments.server, trusted, CONNECT_S), host_and_port(arguments.server)[0]
+    if contact.found is Found.COORDINATOR or contact.problem:
+        return checkup.tls(checkup.Handshake(contact.problem, contact.expires_at_s), host, time.time())
+    return Finding("tls", Verdict.FAIL, contact.sentence)
 
 
 async def _ask(server: str, trusted: Trust) -> tuple[Offer, float, float]:

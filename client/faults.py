@@ -21,6 +21,10 @@ class Preparing(Broken):
     """The coordinator is there and not yet ready: it answers soon, and there is no need to wait ever longer."""
 
 
+class Unreached(Broken):
+    """No word came from a coordinator: the network, or something else at its address."""
+
+
 class Distrust(Broken):
     """One side did not accept the other's certificate. Joining ends with it; a member tries again, for what answers may
     be something else in passing."""

@@ -1,11 +1,14 @@
 """Becoming a member of a run: ask what is trained, see whether this device's data fits, choose the tier, enrol."""
 
 import logging
+import math
 import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 from zowarmup.client.capability import Needs, decide_tier, has_torch, torchless
+from zowarmup.client.contact import Lookout
 from zowarmup.client.faults import Final
 from zowarmup.client.messages import Offer
 from zowarmup.client.presence import patiently
@@ -19,16 +22,25 @@ from zowarmup.data.card import fitted
 from zowarmup.data.memory import memory_here
 
 log = logging.getLogger(__name__)
+LOOKED_ON_S = 60.0
 
 
-async def ask(server: str, trust: Trust) -> Offer:
-    """What the coordinator at HOST:PORT trains, however long it takes to answer."""
+def patience_s(asked_s: float | None) -> float:
+    """How long to wait for a coordinator that does not answer, seconds: as asked for (0: for ever), else for ever as a
+    service and a minute where somebody looks on."""
+    if asked_s is None:
+        return LOOKED_ON_S if sys.stdin and sys.stdin.isatty() and sys.stderr.isatty() else math.inf
+    return asked_s or math.inf
+
+
+async def ask(server: str, trust: Trust, lookout: Lookout, give_up_s: float) -> Offer:
+    """What the coordinator at HOST:PORT trains, however long it takes to answer, up to `give_up_s`. Raises Final."""
 
     async def once() -> Offer:
         async with Connection(server, trust) as connection:
             return await connection.get_run()
 
-    return await patiently(server, once)
+    return await patiently(server, once, lookout, give_up_s)
 
 
 def invited(file: Path | None) -> Invitation | None:
@@ -107,7 +119,15 @@ def choose_tier(asked: str, known: Identity | None, offer: Offer) -> tuple[Tier,
 
 
 async def enrol(
-    server: str, trust: Trust, offer: Offer, name: str, tier: Tier, examples: int, token: str, state: StateDirectory
+    server: str,
+    trust: Trust,
+    offer: Offer,
+    name: str,
+    tier: Tier,
+    examples: int,
+    token: str,
+    state: StateDirectory,
+    lookout: Lookout,
 ) -> Identity:
     """Become a member and keep the identity on disk. The credential is there before the coordinator hears of it, so
     whatever breaks in between, asking again makes no second member and needs no second invitation."""
@@ -117,7 +137,7 @@ async def enrol(
         async with Connection(server, trust) as connection:
             return await connection.enrol(offer.run_id, name, tier, examples, token, proposed)
 
-    client, credential = await patiently(server, once)
+    client, credential = await patiently(server, once, lookout)
     identity = Identity(client, credential, offer.run_id, tier, name)
     state.keep(identity)
     return identity

@@ -98,6 +98,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--metrics-address", type=_address, metavar="HOST:PORT", help="show this device's figures to Prometheus there"
     )
+    parser.add_argument(
+        "--connect-timeout",
+        type=_seconds,
+        metavar="S",
+        help="give up where no coordinator answers for so many seconds at the start, 0: never (60 on a terminal, else 0)",
+    )
     parser.add_argument("--verbose", action="store_true", help="log more")
     parser.add_argument(
         "--doctor",
@@ -112,10 +118,19 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or "/" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} must be HOST:PORT, such as 192.168.1.10:7070")
+    from zowarmup.common.addresses import host_and_port
+
+    try:
+        host_and_port(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} must be seconds, such as 60, or 0 for no limit")
+    return float(text)
 
 
 def _name(text: str) -> str:
@@ -133,11 +148,10 @@ def _threads(text: str) -> int:
 
 
 def _settle_libraries() -> None:
-    """Before the first import of numpy and grpc. A pool of threads for the few products that numpy computes here costs
-    memory (ONNX Runtime and torch are told their threads), and grpc's own log is for its makers."""
+    """Before the first import of numpy. A pool of threads for the few products that numpy computes here costs memory (ONNX
+    Runtime and torch are told their threads)."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
@@ -169,9 +183,10 @@ def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
 
 async def _compose(arguments: argparse.Namespace) -> None:
     """Who this device is, what it holds, and its part in the run."""
+    from zowarmup.client.contact import Lookout
     from zowarmup.client.device import Device
     from zowarmup.client.faults import Final
-    from zowarmup.client.joining import ask, choose_tier, enrol, fit_data, invited, know
+    from zowarmup.client.joining import ask, choose_tier, enrol, fit_data, invited, know, patience_s
     from zowarmup.client.loop import take_part
     from zowarmup.client.presence import Presence
     from zowarmup.client.replica import LocalReplica
@@ -189,7 +204,8 @@ async def _compose(arguments: argparse.Namespace) -> None:
     with StateDirectory(arguments.state_dir or default_directory(name)) as state:
         invitation = invited(arguments.join_file)
         authority, trusted = know(arguments, invitation, state)
-        offer = await ask(server, trusted)
+        lookout = Lookout(server, trusted)
+        offer = await ask(server, trusted, lookout, patience_s(arguments.connect_timeout))
         if authority:
             state.keep_authority(authority)
         dataset = fit_data(arguments.data, dataset, offer)
@@ -200,7 +216,7 @@ async def _compose(arguments: argparse.Namespace) -> None:
         elif arguments.device != PROCESSOR:
             raise Final(f"--device {arguments.device} is for the high tier, which has torch, and this is the low tier")
         token = invitation.secret if invitation else ""
-        identity = known or await enrol(server, trusted, offer, name, tier, len(dataset), token, state)
+        identity = known or await enrol(server, trusted, offer, name, tier, len(dataset), token, state, lookout)
 
         def connect() -> Connection:
             return Connection(server, trusted, (identity.client, identity.credential), meter)
@@ -213,7 +229,7 @@ async def _compose(arguments: argparse.Namespace) -> None:
         workshop = Workshop(offer, state, transfers, arguments.threads, arguments.device)
         device = Device(offer, dataset, replica, transfers, workshop, joined, tier)
         async with AsyncExitStack() as stack:
-            presence = await stack.enter_async_context(Presence(server, connect, layout, device.hello))
+            presence = await stack.enter_async_context(Presence(server, connect, layout, device.hello, lookout))
             if arguments.metrics_address:
                 from zowarmup.client.metrics import Figures, shown
 

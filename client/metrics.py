@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from zowarmup.client.capability import peak_resident
 from zowarmup.client.faults import Final
+from zowarmup.common.addresses import host_and_port
 
 log = logging.getLogger(__name__)
 
@@ -68,15 +69,13 @@ async def shown(address: str, labels: Mapping[str, str], figures: Callable[[], F
             finally:
                 writer.close()
 
-    host, _, port = address.rpartition(":")
+    host, port = host_and_port(address, listening=True)
     try:
-        server = await asyncio.start_server(
-            serve, host.removeprefix("[").removesuffix("]"), int(port), limit=LONGEST_BYTES
-        )
+        server = await asyncio.start_server(serve, host, port, limit=LONGEST_BYTES)
     except OSError as error:
         raise Final(f"cannot show metrics on {address} ({error.strerror or error}): change --metrics-address") from None
     async with server:
-        url = f"http://{host}:{server.sockets[0].getsockname()[1]}/metrics"
+        url = f"http://{address.rpartition(':')[0]}:{server.sockets[0].getsockname()[1]}/metrics"
         log.info("metrics at %s", url)
         yield url
 

@@ -8,13 +8,15 @@ thrown away. Computing goes on meanwhile: a device that loses its network for a 
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Self, TypeVar
 
 from zowarmup.client.agenda import Task, agenda
 from zowarmup.client.backoff import Backoff
-from zowarmup.client.faults import Broken, Distrust, Final, Preparing
+from zowarmup.client.contact import Found, Lookout
+from zowarmup.client.faults import Broken, Distrust, Final, Preparing, Unreached
 from zowarmup.client.messages import Hello, Message, Saying, Welcome
 from zowarmup.client.session import Connection
 from zowarmup.client.stream import Stream
@@ -26,23 +28,53 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 # How long the coordinator may take to end a stream that the client has left.
 LEAVE_S = 10.0
+# How often at most another reason is said for which the coordinator does not answer.
+SAY_EVERY_S = 10.0
 
 
-async def patiently(address: str, ask: Callable[[], Awaitable[_T]]) -> _T:
-    """Ask until the coordinator answers, saying once that it does not yet. Raises Final where it refuses."""
-    delays, told = Backoff(), False
+async def patiently(
+    address: str, ask: Callable[[], Awaitable[_T]], lookout: Lookout, give_up_s: float = math.inf
+) -> _T:
+    """Ask until the coordinator answers, saying why it does not yet when that changes. Raises Final where it refuses, or
+    gives no answer within `give_up_s`."""
+    delays, missing, began = Backoff(), Missing(), time.monotonic()
     while True:
+        left_s = began + give_up_s - time.monotonic()
         try:
-            return await ask()
+            async with asyncio.timeout(left_s if left_s < math.inf else None):
+                return await ask()
         except Distrust as fault:
-            raise Final(f"cannot join {address}: {fault.reason}") from None
+            found = await lookout.contact()
+            reason = found.sentence if found.problem else fault.reason
+            if found.found is not Found.NOT_YET_VALID:  # a device without a clock of its own is told the time later
+                raise Final(f"cannot join {address}: {reason}") from None
+        except Unreached as fault:
+            reason = await lookout.why(fault.reason)
         except Broken as fault:
-            if not told:
-                log.info("waiting for %s (%s); will join when it answers", address, fault.reason)
-                told = True
-            if isinstance(fault, Preparing):
+            reason = fault.reason
+            if isinstance(fault, Preparing):  # it has answered
                 delays.reset()
-            await asyncio.sleep(delays.next_s())
+                began = time.monotonic()
+        except TimeoutError:
+            reason = await lookout.why("it does not answer")
+        if (waited_s := time.monotonic() - began) >= give_up_s:
+            raise Final(f"no coordinator answered at {address} within {give_up_s:g} s (--connect-timeout): {reason}")
+        if missing.worth_saying(reason, waited_s):
+            log.warning("waiting for %s (%s); will join when it answers", address, reason)
+        await asyncio.sleep(max(0.0, min(delays.next_s(), give_up_s - waited_s)))
+
+
+class Missing:
+    """What is said of a coordinator that does not answer: the reason, and another reason, but not all the time."""
+
+    def __init__(self) -> None:
+        self._reason, self._said_at = "", -math.inf
+
+    def worth_saying(self, reason: str, now_s: float) -> bool:
+        if reason == self._reason or now_s - self._said_at < SAY_EVERY_S:
+            return False
+        self._reason, self._said_at = reason, now_s
+        return True
 
 
 class Presence:
@@ -50,8 +82,14 @@ class Presence:
     `contributions`: how many have been said."""
 
     def __init__(
-        self, address: str, connect: Callable[[], Connection], layout: Layout, hello: Callable[[], Hello]
+        self,
+        address: str,
+        connect: Callable[[], Connection],
+        layout: Layout,
+        hello: Callable[[], Hello],
+        lookout: Lookout,
     ) -> None:
+        self._lookout = lookout
         self._address, self._connect, self._layout, self._hello = address, connect, layout, hello
         self._inbox: list[Message] = []
         self._arrived = asyncio.Event()
@@ -144,9 +182,10 @@ class Presence:
                 self._task.exception()  # seen: whoever ends the stream has a reason of its own
 
     async def _stay(self) -> None:
-        delays, lost_at = Backoff(), 0.0
+        delays, lost_at, missing = Backoff(), 0.0, Missing()
         while True:
             stream: Stream | None = None
+            unreached = False
             try:
                 async with self._connect() as connection:
                     self.greeted = self._hello()
@@ -158,14 +197,14 @@ class Presence:
                             delays.reset()
                             if lost_at:
                                 log.info("back with %s after %.1f s", self._address, time.monotonic() - lost_at)
-                                lost_at = 0.0
+                                lost_at, missing = 0.0, Missing()
                         self._inbox.append(message)
                         self._arrived.set()
                     reason = "it ended the stream"
             except Broken as fault:
                 if self._leaving:
                     raise
-                reason = fault.reason
+                reason, unreached = fault.reason, isinstance(fault, Unreached)
                 if isinstance(fault, Preparing):
                     delays.reset()
             except Final:
@@ -179,7 +218,12 @@ class Presence:
                     stream.cancel()
             if self._leaving:
                 return
+            now, delay_s = time.monotonic(), delays.next_s()
             if not lost_at:
-                lost_at = time.monotonic()
+                lost_at = now
                 log.warning("lost %s (%s); will rejoin when it answers", self._address, reason)
-            await asyncio.sleep(delays.next_s())
+            elif unreached:
+                reason = await self._lookout.why(reason)
+                if missing.worth_saying(reason, now):
+                    log.warning("still no answer from %s (%s)", self._address, reason)
+            await asyncio.sleep(max(0.0, delay_s - (time.monotonic() - now)))

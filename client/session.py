@@ -18,7 +18,7 @@ from zowarmup.client.messages import Hello, Offer
 from zowarmup.client.replica import Header
 from zowarmup.client.statuses import DECLINED_IN_BULK, FINAL, FINAL_IN_BULK, faults
 from zowarmup.client.stream import Meter, Reader, Stream
-from zowarmup.client.trust import Trust
+from zowarmup.client.trust import Trust, dialling
 from zowarmup.common import codec
 from zowarmup.common.layout import Layout
 from zowarmup.common.run import PROTOCOL, SOFTWARE, ClientSpec
@@ -50,9 +50,10 @@ PARTICIPATE = "/zowarmup.v1.CoordinatorService/Participate"
 
 def channel(address: str, trust: Trust, *options: tuple[str, int]) -> grpc.aio.Channel:
     """A channel to HOST:PORT, with options of gRPC's beyond the usual."""
+    chosen = [*OPTIONS, *dialling(address), *options]
     if trust.credentials is None:
-        return grpc.aio.insecure_channel(address, options=[*OPTIONS, *options])
-    return grpc.aio.secure_channel(address, trust.credentials, options=[*OPTIONS, *options])
+        return grpc.aio.insecure_channel(address, options=chosen)
+    return grpc.aio.secure_channel(address, trust.credentials, options=chosen)
 
 
 class Connection:

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from zowarmup.client.faults import Broken, Declined, Distrust, Final, Preparing
+from zowarmup.client.faults import Broken, Declined, Distrust, Final, Preparing, Unreached
 from zowarmup.client.trust import distrusted, shut
 
 FINAL = {
@@ -29,6 +29,14 @@ DECLINED_IN_BULK = {
     grpc.StatusCode.OUT_OF_RANGE,
     grpc.StatusCode.ALREADY_EXISTS,
     grpc.StatusCode.ABORTED,
+}
+
+# Without a word for programs beside them, these are grpc's own: nobody answered.
+SILENT = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
 }
 
 
@@ -60,6 +68,7 @@ def faults(final: AbstractSet[grpc.StatusCode], declined: AbstractSet[grpc.Statu
         if code is grpc.StatusCode.UNAVAILABLE and (sentence := distrusted(details)):
             raise Distrust(sentence) from None
         if sentence := shut(details):
-            raise Broken(sentence) from None
+            raise Unreached(sentence) from None
+        kind = Broken if reason or code not in SILENT else Unreached
         # When a connection cannot be made, grpc's long sentence ends in the system's short one.
-        raise Broken(details.rpartition(": ")[2] if "last error: " in details else details) from None
+        raise kind(details.rpartition(": ")[2] if "last error: " in details else details) from None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 
-from zowarmup.common.addresses import is_loopback
+from zowarmup.common.addresses import is_loopback, proxy_for
 
 # Where systems keep their authorities as one file, beside where their OpenSSL says.
 BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
@@ -23,9 +23,13 @@ class TrustError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """`credentials`: None for plain text."""
+    """`credentials`: None for plain text; they are made of `authority` (PEM, empty for the system's), and of the files of
+    this side's own certificate."""
 
     credentials: grpc.ChannelCredentials | None = field(default=None, repr=False)
+    authority: bytes = field(default=b"", repr=False)
+    certificate: Path | None = None
+    key: Path | None = None
 
     @property
     def secure(self) -> bool:
@@ -61,8 +65,19 @@ def trust(
             root_certificates=authority or system_authorities(),
             private_key=read(key, "--key") if key else None,
             certificate_chain=read(certificate, "--certificate") if certificate else None,
-        )
+        ),
+        authority,
+        certificate,
+        key,
     )
+
+
+def dialling(address: str) -> list[tuple[str, int | str]]:
+    """The options by which a channel of gRPC's reaches HOST:PORT: through a proxy only where one is named for gRPC."""
+    proxy = proxy_for(address, os.environ)
+    if not proxy:
+        return [("grpc.enable_http_proxy", 0)]
+    return [("grpc.enable_http_proxy", 1), ("grpc.http_proxy", proxy if "://" in proxy else f"http://{proxy}")]
 
 
 def read(file: Path, option: str) -> bytes:

@@ -10,6 +10,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self, TypeVar
 
+from zowarmup.common.addresses import host_and_port
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.phases import Rounds, WarmUp, ZerothOrder, require
 
@@ -140,8 +141,11 @@ class Server:
 
 
 def _is_address(text: str) -> bool:
-    host, _, port = text.rpartition(":")
-    return bool(host) and port.isascii() and port.isdigit() and int(port) < 65536
+    try:
+        host_and_port(text, listening=True)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from zowarmup.client.capability import has_torch, peak_resident, torchless
+from zowarmup.client.contact import Lookout
 from zowarmup.client.device import Device
 from zowarmup.client.faults import Final
 from zowarmup.client.fleet.allocator import give_back_at_once
@@ -107,7 +108,8 @@ class Host:
 
     async def _take_part(self, trusted: Trust) -> None:
         part = self._part
-        offer = await ask(part.server, trusted)
+        self._lookout = Lookout(part.server, trusted)
+        offer = await ask(part.server, trusted, self._lookout, part.connect_timeout_s)
         tiers = {part.tier(number) for number in range(part.first, part.first + part.count)}
         if not has_torch() and (refusal := next(filter(None, (torchless(t, offer.spec.warmup) for t in tiers)), "")):
             raise Final(refusal)
@@ -120,7 +122,7 @@ class Host:
             replica = LocalReplica(state.path, offer.layout)
             await asyncio.to_thread(replica.open)
             shared = SharedReplica(replica)
-            held = lines(part.server, trusted, part.count)
+            held = lines(part.server, trusted, part.count, self._lookout)
             workshop = self._workshop(offer, state, trusted)
             try:
                 await self._live(offer, shards, shared, held, workshop, trusted)
@@ -159,7 +161,7 @@ class Host:
             transfers = SharedTransfers(connect, shared, meter, bench)
             device = Device(offer, dataset, view, transfers, bench, "", part.tier(number))
             member = Member(number, client, device, view, shared, profiles[number - 1], part.mix, part.seed)
-            member.on(part.server, connect, offer.layout, bench, meter)
+            member.on(part.server, connect, offer.layout, bench, meter, self._lookout)
             self.members.append(member)
             self._meters.append(meter)
             await member.take_part()
@@ -182,7 +184,7 @@ class Host:
                 name, token = f"{part.name}-{number}", part.tokens.get(tier, "")
                 return (await connection.enrol(offer.run_id, name, tier, examples, token, credential))[0]
 
-        return await patiently(part.server, once)
+        return await patiently(part.server, once, self._lookout)
 
     def _workshop(self, offer: Offer, state: StateDirectory, trusted: Trust) -> Workshop:
         """For all of them; its program is fetched by whoever needs it first, as a member of the fleet."""

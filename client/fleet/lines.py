@@ -5,15 +5,20 @@ it answers, the clients come back one after the other.
 """
 
 import asyncio
+import logging
 import random
+import time
 from typing import Self
 
 import grpc
 
+from zowarmup.client.contact import Lookout
+from zowarmup.client.presence import Missing
 from zowarmup.client.session import Connection, channel
 from zowarmup.client.stream import Meter, Reader
 from zowarmup.client.trust import Trust
 
+log = logging.getLogger(__name__)
 CLIENTS_A_LINE = 250
 # How many clients a second come back when the coordinator answers again.
 RETURNS_PER_S = 500.0
@@ -31,8 +36,9 @@ _PATIENCE = (
 class Line:
     """One connection for `clients`, made anew whenever it breaks."""
 
-    def __init__(self, address: str, trust: Trust, clients: int) -> None:
+    def __init__(self, address: str, trust: Trust, clients: int, lookout: Lookout) -> None:
         self.channel = channel(address, trust, *_PATIENCE)
+        self._address, self._lookout = address, lookout
         self._clients = clients
         self._connecting: asyncio.Task[None] | None = None
 
@@ -46,7 +52,12 @@ class Line:
         await asyncio.sleep(random.uniform(0, self._clients / RETURNS_PER_S))
 
     async def _connect(self) -> None:
+        missing = Missing()
         while (state := self.channel.get_state(True)) is not grpc.ChannelConnectivity.READY:
+            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                reason = await self._lookout.why("it does not answer")
+                if missing.worth_saying(reason, time.monotonic()):
+                    log.warning("no answer from %s (%s)", self._address, reason)
             await self.channel.wait_for_state_change(state)
 
     async def close(self) -> None:
@@ -69,7 +80,7 @@ class SharedConnection(Connection):
         return self
 
 
-def lines(address: str, trust: Trust, clients: int) -> list[Line]:
+def lines(address: str, trust: Trust, clients: int, lookout: Lookout) -> list[Line]:
     """As many as so many clients share."""
     count = -(-clients // CLIENTS_A_LINE)
-    return [Line(address, trust, clients) for _ in range(count)]
+    return [Line(address, trust, clients, lookout) for _ in range(count)]

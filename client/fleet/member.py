@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from zowarmup.client.agenda import Commits, Task
+from zowarmup.client.contact import Lookout
 from zowarmup.client.device import Device
 from zowarmup.client.faults import Final, Stopped
 from zowarmup.client.fleet.profiles import Mix, Profile
@@ -46,8 +47,9 @@ class Link(Presence):
         bench: Workshop,
         meter: Meter,
         notice: Callable[[Task], None],
+        lookout: Lookout,
     ) -> None:
-        super().__init__(address, connect, layout, hello)
+        super().__init__(address, connect, layout, hello, lookout)
         self._profile, self._bench, self._meter, self._notice = profile, bench, meter, notice
         self._charged_s, self._charged = 0.0, Meter()
 
@@ -96,10 +98,16 @@ class Member:
         self.lost: Final | None = None
 
     def on(
-        self, address: str, connect: Callable[[], Connection], layout: Layout, bench: Workshop, meter: Meter
+        self,
+        address: str,
+        connect: Callable[[], Connection],
+        layout: Layout,
+        bench: Workshop,
+        meter: Meter,
+        lookout: Lookout,
     ) -> None:
         """Give it its link."""
-        self._link = Link(address, connect, layout, self._hello, self._profile, bench, meter, self._notice)
+        self._link = Link(address, connect, layout, self._hello, self._profile, bench, meter, self._notice, lookout)
 
     @property
     def connected(self) -> bool:

@@ -1,5 +1,6 @@
 """What one process of a fleet carries, and how far it is: plain values, so that they can travel to it and back."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ class Part:
 
     `data`: what all of them share, as `data.divide` takes it. `state`: where the replica is kept. `secret`: 32 bytes, from
     which the members' credentials follow, so the same fleet is the same members again. `authority`, `certificate`, `key`,
-    `insecure`, `threads`, `device`: as of a single client; `tokens`: the invitation's secret for each tier.
+    `insecure`, `threads`, `device`, `connect_timeout_s`: as of a single client; `tokens`: the invitation's secret for each tier.
     """
 
     server: str
@@ -36,6 +37,7 @@ class Part:
     certificate: Path | None = None
     key: Path | None = None
     insecure: bool = False
+    connect_timeout_s: float = math.inf
     tokens: Mapping[Tier, str] = field(default_factory=dict, repr=False)
 
     def tier(self, number: int) -> Tier:

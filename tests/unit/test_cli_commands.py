@@ -19,7 +19,7 @@ def zowarmup(*arguments: str, before: str = "") -> subprocess.CompletedProcess[s
     ("arguments", "code", "said"),
     [
         ((), 2, "Usage: zowarmup"),
-        (("status", "--server", "nowhere"), 2, "--server nowhere: must be HOST:PORT"),
+        (("status", "--server", "nowhere"), 2, "--server 'nowhere' must be HOST:PORT"),
         (("status", "--server", "127.0.0.1:1"), 1, "no coordinator answers at 127.0.0.1:1"),
         (("watch", "--server", "127.0.0.1:1"), 1, "no coordinator answers at 127.0.0.1:1"),
         (("demo", "--high", "0"), 2, "--high"),

@@ -72,7 +72,7 @@ def test_an_upgrade_is_due_where_the_coordinators_version_is_later(ours: str, th
         (Handshake(expires_at_s=131 * DAY_S), OK, "trusted for pi.local, for another 31 days"),
         (Handshake(expires_at_s=129 * DAY_S), WARN, "expires in 29 days"),
         (Handshake("certificate has expired"), FAIL, "if this device's clock is right, renew"),
-        (Handshake("certificate is not yet valid"), FAIL, "if this device's clock is right, renew"),
+        (Handshake("certificate is not yet valid"), FAIL, "set this device's clock"),
         (Handshake("Hostname mismatch, certificate is not valid for 'pi.local'."), FAIL, "certs init --host"),
         (Handshake("self-signed certificate in certificate chain"), FAIL, "give --ca, or the invitation"),
         (Handshake("unable to get local issuer certificate"), FAIL, "give --ca, or the invitation"),
@@ -227,7 +227,9 @@ def test_zowarmup_doctor_needs_no_operators_packages(missing: str, tmp_path: Pat
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.splitlines()[-1].startswith("fail     connection   127.0.0.1:1: Connection refused")
+    assert done.stdout.splitlines()[-1].startswith(
+        "fail     connection   127.0.0.1:1: nothing listens there (Connection refused)"
+    )
     assert not (tmp_path / "state").exists()
 
 

@@ -149,11 +149,12 @@ def test_what_a_thousand_say_at_once_is_said_once() -> None:
 
 def test_a_line_is_asked_for_by_one_for_all() -> None:
     """A coordinator that is not there: every client waits on the same attempt."""
+    from zowarmup.client.contact import Lookout
     from zowarmup.client.fleet.lines import Line
     from zowarmup.client.trust import PLAIN
 
     async def run() -> None:
-        line = Line("127.0.0.1:1", PLAIN, 3)
+        line = Line("127.0.0.1:1", PLAIN, 3, Lookout("127.0.0.1:1", PLAIN))
         waiting = [asyncio.create_task(line.up()) for _ in range(3)]
         await asyncio.sleep(0.1)
         attempt = line._connecting

@@ -11,6 +11,7 @@ import pytest
 from zowarmup.cli.failure import NoAnswer
 from zowarmup.cli.session import Session
 from zowarmup.client import faults
+from zowarmup.client.contact import Lookout
 from zowarmup.client.presence import patiently
 from zowarmup.client.session import Connection
 from zowarmup.client.trust import PLAIN
@@ -103,5 +104,5 @@ def test_a_device_comes_back_soon_however_often_it_was_told_to_wait(monkeypatch:
             raise answers.pop(0)
         return "answered"
 
-    assert asyncio.run(patiently("127.0.0.1:1", ask)) == "answered"
+    assert asyncio.run(patiently("127.0.0.1:1", ask, Lookout("127.0.0.1:1", PLAIN))) == "answered"
     assert max(waited[:50]) <= 0.6 < max(waited[50:])

@@ -1,0 +1,265 @@
+"""What is at a coordinator's address, found with a plain socket where a call has failed: grpc's words do not say.
+
+A look resolves the name, connects, and says the first words of HTTP/2, under TLS where that is asked for; it sends nothing
+that a coordinator would count as a call. What was heard is judged by `heard`; the sentences stand in one table.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import ssl
+import threading
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+from zowarmup.client.trust import Trust, system_authorities
+from zowarmup.common.addresses import PROXY_VARIABLE, host_and_port, is_loopback, proxy_for
+
+LOOK_S = 5.0
+# A look is shared by all who ask within so long.
+LOOK_EVERY_S = 20.0
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # the preface, and empty settings
+_SETTINGS, _TLS_ALERT, _TLS_HANDSHAKE = 4, 21, 22
+
+
+class Found(StrEnum):
+    COORDINATOR = "something that speaks HTTP/2, as a coordinator does"
+    UNKNOWN_NAME = "the name {host} is not known here ({detail}): check --server, or give an IP address"
+    NO_NAME_SERVICE = (
+        "the name {host} cannot be looked up at the moment ({detail}): check this device's network and DNS"
+    )
+    REFUSED = "nothing listens there ({detail}): check --server (name and port), and that the coordinator is running"
+    NO_ROUTE = "there is no way to it from here ({detail}): check this device's network"
+    NO_LOOPBACK = "there is no way to it from here ({detail}): the loopback interface is down (ip link set lo up)"
+    TIMED_OUT = "it does not answer within {detail}: check --server, and that no firewall is in between"
+    FAILED = "the connection fails ({detail})"
+    PROXY = "the proxy {detail}; it is named by {variable}"
+    SILENT = "something listens there and says nothing: a coordinator answers at once; check the port"
+    HANGS_UP = "it hangs up at once; if that lasts, no coordinator listens there, or it asks for TLS or a certificate"
+    HTTP = "a web server answers there ({detail}), no coordinator: check the port (its metrics have another)"
+    OTHER = "another program answers there ({detail}), no coordinator: check the port"
+    TLS = "it speaks TLS, and this side plain text: give the invitation or --ca of the coordinator, and leave --insecure out"
+    PLAIN = "it speaks plain text where TLS was expected: check --server, or give --insecure if that is meant"
+    NOT_YET_VALID = "its certificate is not yet valid by this device's clock ({detail}): set the clock (sudo timedatectl set-ntp true)"
+    EXPIRED = (
+        "its certificate has expired by this device's clock ({detail}): if that is right, renew the certificate on the "
+        "coordinator (docs/security.md)"
+    )
+    ANOTHER_NAME = (
+        "its certificate is not one that this device trusts for that address ({detail}): call it by a name that its "
+        "certificate has, or make one for {host} (zowarmup certs init --host)"
+    )
+    ANOTHER_AUTHORITY = (
+        "its certificate is not one that this device trusts for that address ({detail}): give --ca or the invitation of this "
+        "very coordinator; whoever answers there is signed by another authority"
+    )
+    CERTIFICATE_WANTED = (
+        "it asks for a certificate of this side's: give --certificate and --key that its authority signed"
+    )
+    NO_HANDSHAKE = "the TLS handshake fails ({detail})"
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """`problem`: OpenSSL's words for what is wrong with a certificate; `expires_at_s`, unix seconds, where it is good."""
+
+    found: Found
+    sentence: str
+    problem: str = ""
+    expires_at_s: float = 0.0
+
+
+class Unreachable(Exception):
+    """A connection that could not be made: what `look` finds then."""
+
+    def __init__(self, found: Found, detail: str = "", problem: str = "") -> None:
+        super().__init__(found.name)
+        self.found, self.detail, self.problem = found, detail, problem
+
+
+def look(address: str, trust: Trust, timeout_s: float = LOOK_S) -> Contact:
+    """What is at HOST:PORT. It takes a few times `timeout_s` at most, beside the looking up of the name."""
+    host = host_and_port(address)[0]
+    try:
+        with connected(address, timeout_s) as plain:
+            if trust.secure:
+                return _shaken(plain, host, trust, address, timeout_s)
+            found, detail = _greeted(plain)
+        if found is Found.HANGS_UP and _takes_tls(address, timeout_s):
+            found = Found.TLS
+    except Unreachable as fault:
+        return _contact(fault.found, host, fault.detail, fault.problem)
+    return _contact(found, host, detail)
+
+
+def connected(address: str, timeout_s: float = LOOK_S) -> socket.socket:
+    """A connection to HOST:PORT, through a proxy where one is named. Raises Unreachable."""
+    host, port = host_and_port(address)
+    if proxy := proxy_for(address, os.environ):
+        return _through(proxy, host, port, timeout_s)
+    try:
+        return socket.create_connection((host, port), timeout_s)
+    except (OSError, UnicodeError) as error:
+        raise Unreachable(*_unreachable(error, address, timeout_s)) from None
+
+
+def heard(said: bytes) -> tuple[Found, str]:
+    """What speaks like this when it is greeted in HTTP/2, and its first words for people."""
+    if not said:
+        return Found.HANGS_UP, ""
+    first = "".join(c if c.isprintable() else " " for c in said[:200].decode("ascii", "replace").splitlines()[0])[:60]
+    if len(said) >= 9 and said[3] == _SETTINGS and said[:3] < b"\0\x40\0":
+        return Found.COORDINATOR, ""
+    if said[0] in (_TLS_ALERT, _TLS_HANDSHAKE) and said[1:2] == b"\x03":
+        return Found.TLS, ""
+    if said.startswith((b"HTTP/", b"<")):
+        return Found.HTTP, first
+    return Found.OTHER, first.strip() or f"{len(said)} bytes"
+
+
+def _greeted(link: socket.socket) -> tuple[Found, str]:
+    """Say the first words and hear the first."""
+    try:
+        link.sendall(_GREETING)
+        return heard(link.recv(4096))
+    except TimeoutError:
+        return Found.SILENT, ""
+    except ssl.SSLError as error:
+        if "CERTIFICATE_REQUIRED" in (reason := error.reason or str(error)) or "HANDSHAKE_FAILURE" in reason:
+            return Found.CERTIFICATE_WANTED, ""
+        return Found.NO_HANDSHAKE, reason
+    except OSError:
+        return Found.HANGS_UP, ""
+
+
+def _takes_tls(address: str, timeout_s: float) -> bool:
+    """Whether a handshake goes well, whoever it is with."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with connected(address, timeout_s) as plain, context.wrap_socket(plain):
+            return True
+    except OSError as error:  # ssl.SSLError is one
+        return "ALERT" in (getattr(error, "reason", None) or "")
+
+
+def _shaken(plain: socket.socket, host: str, trust: Trust, address: str, timeout_s: float) -> Contact:
+    """A handshake of Python's own, with what grpc would be given."""
+    pem = trust.authority or system_authorities() or b""
+    context = ssl.create_default_context(cadata=pem.decode("ascii", errors="ignore") or None)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as grpc, which asks less
+    context.set_alpn_protocols(["h2"])
+    if trust.certificate and trust.key:
+        context.load_cert_chain(trust.certificate, trust.key)
+    try:
+        with context.wrap_socket(plain, server_hostname=host) as secure:
+            peer = secure.getpeercert() or {}
+            found, detail = _greeted(secure)
+            expires = ssl.cert_time_to_seconds(str(peer["notAfter"])) if "notAfter" in peer else 0.0
+            return _contact(found, host, detail, expires_at_s=expires)
+    except ssl.SSLCertVerificationError as error:
+        problem = error.verify_message
+        raise Unreachable(_distrusted(problem), problem, problem) from None
+    except TimeoutError:
+        raise Unreachable(Found.SILENT) from None
+    except OSError as error:  # ssl.SSLError is one
+        problem = getattr(error, "reason", None) or error.strerror or str(error)
+    # What else speaks there is asked in plain text.
+    with connected(address, timeout_s) as again:
+        found, detail = _greeted(again)
+    if found is Found.COORDINATOR:
+        raise Unreachable(Found.PLAIN, problem=problem)
+    if found in (Found.TLS, Found.HANGS_UP):
+        found, detail = (Found.CERTIFICATE_WANTED, "") if "ALERT" in problem else (Found.NO_HANDSHAKE, problem)
+    raise Unreachable(found, detail, problem)
+
+
+def _distrusted(problem: str) -> Found:
+    if "not yet valid" in problem:
+        return Found.NOT_YET_VALID
+    if "expired" in problem:
+        return Found.EXPIRED
+    return Found.ANOTHER_NAME if "mismatch" in problem else Found.ANOTHER_AUTHORITY
+
+
+def _unreachable(error: Exception, address: str, timeout_s: float) -> tuple[Found, str]:
+    detail = str(getattr(error, "strerror", None) or error)
+    if isinstance(error, socket.gaierror):
+        return Found.NO_NAME_SERVICE if error.errno == socket.EAI_AGAIN else Found.UNKNOWN_NAME, detail
+    if isinstance(error, UnicodeError):
+        return Found.UNKNOWN_NAME, "no valid name"
+    if isinstance(error, TimeoutError):
+        return Found.TIMED_OUT, f"{timeout_s:g} s"
+    if isinstance(error, ConnectionRefusedError):
+        return Found.REFUSED, detail
+    if isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL):
+        return Found.NO_LOOPBACK if is_loopback(address) else Found.NO_ROUTE, detail
+    return Found.FAILED, detail
+
+
+def _through(proxy: str, host: str, port: int, timeout_s: float) -> socket.socket:
+    """A tunnel through an HTTP proxy, as grpc makes it."""
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        found = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        link = socket.create_connection((found.hostname or "", found.port or 80), timeout_s)
+        try:
+            link.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+            answer = link.recv(4096).split(b"\r\n")[0].decode("ascii", "replace")
+            if answer.split(" ")[1:2] == ["200"]:
+                return link
+        except BaseException:
+            link.close()
+            raise
+        link.close()
+        problem = f"answers {answer!r}"
+    except (OSError, ValueError) as error:
+        problem = f"fails ({getattr(error, 'strerror', None) or error})"
+    raise Unreachable(Found.PROXY, f"{proxy.rpartition('@')[2]} {problem}")
+
+
+def _contact(found: Found, host: str, detail: str = "", problem: str = "", expires_at_s: float = 0.0) -> Contact:
+    if found in (Found.NOT_YET_VALID, Found.EXPIRED):
+        detail = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    sentence = found.value.format(host=host, detail=detail, variable=PROXY_VARIABLE)
+    return Contact(found, sentence, problem, expires_at_s)
+
+
+class Lookout:
+    """Looks at one address for all of a process who miss it, once in LOOK_EVERY_S however many ask."""
+
+    def __init__(self, address: str, trust: Trust) -> None:
+        self._address, self._trust = address, trust
+        self._looking: asyncio.Future[Contact] | None = None
+        self._looked_at = 0.0
+
+    async def contact(self) -> Contact:
+        """What is there now, or was lately."""
+        now = time.monotonic()
+        if self._looking is None or (self._looking.done() and now - self._looked_at > LOOK_EVERY_S):
+            self._looking, self._looked_at = asyncio.get_running_loop().create_future(), now
+            # In a thread of its own: the process computes in the other one, and nothing waits for this one at the end.
+            threading.Thread(target=self._look, args=(self._looking,), daemon=True).start()
+        return await asyncio.shield(self._looking)
+
+    async def why(self, otherwise: str) -> str:
+        """A sentence on why the coordinator is not reached; `otherwise` where it seems to be there."""
+        found = await self.contact()
+        return otherwise if found.found is Found.COORDINATOR else found.sentence
+
+    def _look(self, future: "asyncio.Future[Contact]") -> None:
+        try:
+            found = look(self._address, self._trust)
+        except Exception as error:  # noqa: BLE001
+            found = Contact(Found.FAILED, Found.FAILED.value.format(detail=error))
+
+        def told() -> None:
+            if not future.done():
+                future.set_result(found)
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            future.get_loop().call_soon_threadsafe(told)
