@@ -43,7 +43,7 @@ def run(model: str, method: str, clients: int, high: int, alpha: float, seed: in
     module = build(spec.model, held_out.shape, held_out.classes, seed)
     layout = describe(module, held_out.shape)
     weights = flatten(module, layout)
-    replica = Replica(layout, settle_on_grid(weights, layout.trainable), weights, 0)
+    replica = Replica(layout, settle_on_grid(weights, layout), weights, 0)
     combining = warm_up_method(spec.warmup, layout)
     evaluator = Evaluator(export_program(module, layout, held_out.shape), layout, held_out)
     trainers = []
@@ -62,7 +62,7 @@ def run(model: str, method: str, clients: int, high: int, alpha: float, seed: in
             means.setdefault(tier, []).append(length(delta) / delta.size**0.5)
             sizes[tier] = delta.nbytes
         moved = combining.combine(replica.weights, deltas)
-        replica.grid, replica.version = settle_on_grid(moved, layout.trainable), number
+        replica.grid, replica.version = settle_on_grid(moved, layout), number
         replica.weights[:] = moved
         if len(means) == 2:
             ratios.append(float(np.median(means[Tier.LOW]) / np.median(means[Tier.HIGH])))

@@ -84,7 +84,6 @@ def _script(folder: Path, commits: int) -> _Script:
     import numpy as np
 
     from benchmarks.fleet import Run, coordinator
-    from zowarmup.common.grid import Grid
     from zowarmup.common.work import Scalars, Tier
     from zowarmup.server import commands as cmd
     from zowarmup.server import events as ev
@@ -114,7 +113,7 @@ def _script(folder: Path, commits: int) -> _Script:
     assert state is not None
     snapshot, now = state.snapshot, time.time()
     weights = np.array(Blobs(folder / "server" / BLOBS).vector(snapshot.sha256))
-    script, batch = _Script(weights, Grid(snapshot.exponent), []), list[ev.Event]()
+    script, batch = _Script(weights, snapshot.grid, []), list[ev.Event]()
 
     def do(command: cmd.Command) -> None:
         nonlocal state, now

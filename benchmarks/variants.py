@@ -50,7 +50,7 @@ class Warm:
         self.layout = describe(module, held_out.shape)
         self.onnx = export_program(module, self.layout, held_out.shape)
         weights = flatten(module, self.layout)
-        settle_on_grid(weights, self.layout.trainable)
+        settle_on_grid(weights, self.layout)
         trained = sorted(name for name in self.data if name.startswith("high"))
         method = warm_up_method(run.warmup, self.layout)
         for number in range(1, run.warmup.rounds + 1):
@@ -61,7 +61,7 @@ class Warm:
                 train_locally(module, self.data[name], epochs=spec.epochs, batch=spec.batch, rate=spec.rate, seed=seed)
                 deltas.append((len(self.data[name]), flatten(module, self.layout) - weights))
             weights = method.combine(weights, deltas)
-            self.grid = settle_on_grid(weights, self.layout.trainable)
+            self.grid = settle_on_grid(weights, self.layout)
         self.weights = weights
         self.held_out: Dataset = held_out
 

@@ -58,7 +58,7 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         "run_id": archive.state.run_id,
         "version": str(chosen),
         "digest": found,
-        "grid": str(grid.exponent),
+        "grid": ",".join([str(grid.exponent), *(f"{start}:{exponent}" for start, exponent in grid.ranges)]),
         "data_card": card.to_json(),
         "inputs": card.recipe,
         "phase": archive.history.versions[chosen].phase,

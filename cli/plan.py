@@ -106,7 +106,11 @@ def make_plan(path: Path, high: int | None, low: int | None, examples: int, link
     except PreparationError as error:
         raise Failure(str(error)) from error
     invited = run.server.enrolment == "invited" or (not run.server.enrolment and not is_loopback(run.server.address))
-    grid = Grid.choose(prepared.weights[: prepared.layout.trainable], GROWTH if run.warmup.rounds else 8.0)
+    grid = Grid.choose(
+        prepared.weights[: prepared.layout.trainable],
+        GROWTH if run.warmup.rounds else 8.0,
+        prepared.layout.edges,
+    )
     specimens = Specimens(run, spec, prepared.layout, grid, prepared.program, examples, invited)
     tls = bool(run.server.tls_certificate)
     wire = Wire(True, CERTIFICATE_BYTES) if tls else Wire()

@@ -207,7 +207,11 @@ class Specimens:
 
     def _snapshot(self, version: int) -> Call:
         header = wire.SnapshotHeader(
-            version=version, grid_exponent=self.grid.exponent, digest=DIGEST, size_bytes=self.weights_bytes
+            version=version,
+            grid_exponent=self.grid.exponent,
+            grid_ranges=[wire.GridRange(start=start, exponent=exponent) for start, exponent in self.grid.ranges],
+            digest=DIGEST,
+            size_bytes=self.weights_bytes,
         )
         first = wire.FetchSnapshotResponse(header=header).ByteSize()
         rest = _chunks(self.weights_bytes, DOWN_CHUNK_BYTES, lambda chunk: wire.FetchSnapshotResponse(chunk=chunk))

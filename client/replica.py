@@ -34,16 +34,23 @@ REPLAY_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a snapshot is: its version, its grid's exponent, the digest of the whole vector (16 bytes), its size."""
+    """What a snapshot is: its version, its grid's exponent, the digest of the whole vector (16 bytes), its size, and where
+    the grid has other exponents (`Grid.ranges`)."""
 
     version: int
     grid_exponent: int
     digest: bytes
     size_bytes: int
+    grid_ranges: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.version < 0 or len(self.digest) != 16:
             raise ValueError("snapshot header: version must be at least 0 and digest 16 bytes")
+        Grid(self.grid_exponent, self.grid_ranges)  # which checks itself
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.grid_exponent, self.grid_ranges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +168,7 @@ class LocalReplica:
 
     def _take(self, header: Header) -> None:
         self._log = CommitLog(self._directory / f"commits-{header.version}.log")
-        self.held = Replica(self.layout, Grid(header.grid_exponent), self.weights, header.version)
+        self.held = Replica(self.layout, header.grid, self.weights, header.version)
         self.position = Position(header.version, header.digest)
         self._replay_s = 0.0
         self._sweep(keep=header.version)
@@ -178,7 +185,9 @@ class LocalReplica:
             self.position = Position(commits[-1].version, commits[-1].digest)
 
     def _compact(self, held: Replica) -> None:
-        header = Header(self.position.version, held.grid.exponent, self.position.digest, self.weights.nbytes)
+        header = Header(
+            self.position.version, held.grid.exponent, self.position.digest, self.weights.nbytes, held.grid.ranges
+        )
         write_whole(self._snapshot(header.version), self.weights.data.cast("B"))
         self._write_header(header)
         if self._log is not None:
@@ -205,6 +214,7 @@ class LocalReplica:
         raw = {
             "version": header.version,
             "grid_exponent": header.grid_exponent,
+            "grid_ranges": header.grid_ranges,
             "digest": header.digest.hex(),
             "size_bytes": header.size_bytes,
         }
@@ -224,7 +234,11 @@ def _read_header(file: Path) -> Header:
     try:
         raw = json.loads(file.read_text())
         return Header(
-            int(raw["version"]), int(raw["grid_exponent"]), bytes.fromhex(raw["digest"]), int(raw["size_bytes"])
+            int(raw["version"]),
+            int(raw["grid_exponent"]),
+            bytes.fromhex(raw["digest"]),
+            int(raw["size_bytes"]),
+            tuple((int(start), int(exponent)) for start, exponent in raw["grid_ranges"]),
         )
     except (KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file}: {error}") from error

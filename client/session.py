@@ -175,7 +175,8 @@ class Connection:
                 if answer.HasField("header"):
                     header = answer.header
                     try:
-                        yield Header(header.version, header.grid_exponent, header.digest, header.size_bytes)
+                        ranges = tuple((part.start, part.exponent) for part in header.grid_ranges)
+                        yield Header(header.version, header.grid_exponent, header.digest, header.size_bytes, ranges)
                     except ValueError as error:
                         raise Broken(str(error)) from None
                 if answer.chunk:

@@ -3,10 +3,15 @@
 Weights are whole ticks of 2^-exponent, fewer than 2^23 either way, and every probe and step is whole ticks too. Sums of
 such numbers below 2^24 ticks are exact in float32, so they can be added in any order, taken back in place without a
 second copy, and come out alike on every machine. What would leave the grid is refused, never rounded or wrapped.
+
+A vector's blocks may lie on grids of different exponents, so that the large weights of one do not make the ticks of another
+coarse. What moves several of them at once is in ticks of the coarsest, which are whole ticks of each.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -17,6 +22,8 @@ LIMIT = 1 << 23
 FINEST, COARSEST = 23, -64
 """The exponents a grid may have. At the finest, weights still have room up to 1, however small they begin; within both,
 no weight on the grid is subnormal, so machines that flush those to zero agree with those that do not."""
+WORTH_BITS = 3
+"""A block has an exponent of its own where it can be finer by so many bits, a factor of 8, than the coarsest block's."""
 
 
 class HeadroomExceeded(ArithmeticError):
@@ -25,17 +32,55 @@ class HeadroomExceeded(ArithmeticError):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Multiples of 2^-exponent below 2^(23 - exponent) in magnitude. Raises ValueError outside COARSEST .. FINEST."""
+    """Multiples of 2^-exponent below 2^(23 - exponent) in magnitude.
+
+    `ranges`: pairs (place, exponent), in ascending order of the place in the flat vector from which on another exponent holds;
+    none, where one holds for all. Raises ValueError outside COARSEST .. FINEST, or where the ranges are not like that.
+    """
 
     exponent: int
+    ranges: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if not COARSEST <= self.exponent <= FINEST:
-            raise ValueError(f"grid exponent = {self.exponent}: must be {COARSEST} to {FINEST}")
+        for (place, _), (other, _) in pairwise(((0, self.exponent), *self.ranges)):
+            if other <= place:
+                raise ValueError(f"grid ranges = {self.ranges}: places must be above 0 and ascend")
+        for exponent in (self.exponent, *(exponent for _, exponent in self.ranges)):
+            if not COARSEST <= exponent <= FINEST:
+                raise ValueError(f"grid exponent = {exponent}: must be {COARSEST} to {FINEST}")
+
+    def within(self, start: int, stop: int) -> Iterator[tuple[int, int, Self]]:
+        """The parts of [start, stop) that have one exponent: (start, stop, the grid there), in ascending order."""
+        if not self.ranges:
+            yield start, stop, self
+            return
+        places = (0, *(place for place, _ in self.ranges), max(stop, self.ranges[-1][0]))
+        for (low, high), exponent in zip(
+            pairwise(places), (self.exponent, *(exponent for _, exponent in self.ranges)), strict=True
+        ):
+            if max(low, start) < min(high, stop):
+                yield max(low, start), min(high, stop), type(self)(exponent)
+
+    def over(self, start: int, stop: int) -> Self:
+        """The grid of one exponent in whose ticks [start, stop) moves as a whole: the coarsest of those there."""
+        if not self.ranges:
+            return self
+        return type(self)(min(part.exponent for _, _, part in self.within(start, stop)))
+
+    def bits_over(self, start: int, stop: int) -> int:
+        """By how many bits the finest exponent in [start, stop) is above the coarsest."""
+        exponents = [part.exponent for _, _, part in self.within(start, stop)]
+        return max(exponents) - min(exponents)
+
+    def coarser(self, bits: int) -> Self:
+        """The grid whose ticks are 2^bits times as large everywhere. Raises ValueError where there is none."""
+        return type(self)(self.exponent - bits, tuple((place, exponent - bits) for place, exponent in self.ranges))
 
     @property
     def tick(self) -> float:
-        """The distance between neighbours, in units of a weight."""
+        """The distance between neighbours, in units of a weight. Raises ValueError where it differs within the vector."""
+        if self.ranges:
+            raise ValueError("a grid of several exponents has several ticks: ask `over` a range")
         return 2.0**-self.exponent
 
     @property
@@ -44,11 +89,29 @@ class Grid:
         return LIMIT * self.tick
 
     @classmethod
-    def choose(cls, weights: NDArray[np.float32], headroom: float = 8.0) -> Self:
-        """The finest grid on which the largest of `weights` (any shape) could grow by `headroom` (at least 1).
+    def choose(cls, weights: NDArray[np.float32], headroom: float = 8.0, edges: Sequence[int] = ()) -> Self:
+        """The finest grid on which the largest weights could grow.
 
-        Raises HeadroomExceeded where a weight is not finite or no grid is coarse enough.
+        Args:
+            weights: Of any shape, float32; flat where there are edges.
+            headroom: By what factor they could grow, at least 1.
+            edges: Places, above 0 and ascending, from which on the exponent may be another: where that is finer by
+                WORTH_BITS.
+
+        Raises:
+            HeadroomExceeded: A weight is not finite or no grid is coarse enough.
         """
+        if edges:
+            bounds = (0, *edges, weights.size)
+            chosen = [cls.choose(weights[low:high], headroom).exponent for low, high in pairwise(bounds)]
+            coarsest = min(chosen)
+            first, *others = (own if own - coarsest >= WORTH_BITS else coarsest for own in chosen)
+            last, ranges = first, list[tuple[int, int]]()
+            for place, exponent in zip(edges, others, strict=True):
+                if exponent != last:
+                    ranges.append((place, exponent))
+                last = exponent
+            return cls(first, tuple(ranges))
         if not 1 <= headroom < math.inf:
             raise ValueError(f"headroom = {headroom}: must be at least 1, and finite")
         low, high = float(weights.min(initial=0.0)), float(weights.max(initial=0.0))
@@ -60,12 +123,16 @@ class Grid:
             raise HeadroomExceeded(f"weights as large as {max(-low, high):.3g} fit no grid")
         return cls(min(23 - power, FINEST))
 
-    def quantise(self, values: ArrayLike) -> NDArray[np.float32]:
-        """`values` (float32 or float64, any shape) at the nearest places of the grid, ties to even: a new array.
+    def quantise(self, values: ArrayLike, start: int = 0) -> NDArray[np.float32]:
+        """`values` (float32 or float64, any shape; flat, from place `start` of the vector on, where there are ranges) at
+        the nearest places of the grid, ties to even: a new array.
 
         Zero is always +0. Raises HeadroomExceeded where a result is not below `limit` in magnitude, or not finite.
         """
         given = np.asarray(values)
+        if self.ranges:
+            parts = self.within(start, start + given.size)
+            return np.concatenate([part.quantise(given[low - start : high - start]) for low, high, part in parts])
         precision = np.float64 if given.dtype == np.float64 else np.float32
         ticks: NDArray[np.floating] = np.multiply(given, 2.0**self.exponent, dtype=precision)
         np.rint(ticks, out=ticks)
@@ -77,7 +144,8 @@ class Grid:
         return ticks.astype(np.float32, copy=False)
 
     def contains(self, weights: NDArray[np.float32]) -> bool:
-        """Whether all of `weights` (float32, any shape) lie on the grid and within its limit."""
+        """Whether all of `weights` (float32, any shape; flat, where there are ranges) lie on the grid and within its
+        limit."""
         try:
             return bool((self.quantise(weights).view(np.uint32) == weights.view(np.uint32)).all())
         except HeadroomExceeded:

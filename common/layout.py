@@ -129,6 +129,11 @@ class Layout:
                 return block
         raise ValueError(f"layout: no block {name!r}, there are {', '.join(block.name for block in self.blocks)}")
 
+    @property
+    def edges(self) -> tuple[int, ...]:
+        """Where in the trainable range a block begins, but for its start: the grid's exponent may change there."""
+        return tuple(sorted({block.start for block in self.blocks} - {0}))
+
     def views(self, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Each tensor's name and its view, in its shape, of `weights`: float32 (size,), contiguous.
 

@@ -10,7 +10,7 @@ has taken as long: it then never takes more than twice the time of knowing befor
 """
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -26,6 +26,9 @@ REGION = 1 << 18
 """Parameters whose sums of ticks are held at a time. Larger, a stream's seek costs less; smaller, they stay in cache."""
 PIECE = 1 << 15
 """Parameters that one NumPy call works on, so that its scratch stays in the nearest caches."""
+
+_SUMMED = 1 << 62
+"""Sums of ticks stay below this, well within 64 bits."""
 
 LOADING = 3_000_000_000
 """Signs' bytes that NumPy adds up in about the time that loading and compiling takes, a few seconds."""
@@ -121,17 +124,18 @@ def apply_steps(weights: Weights, grid: Grid, steps: Sequence[Step]) -> None:
         return
     _check_vector(weights)
     check_steps(weights.size, steps)
-    regions = list(_regions(steps))
+    regions = list(_regions(steps, grid))
+    exponents = step_exponents(steps, grid)
     add_up = _cheaper(_work(steps))
-    for done, (start, stop) in enumerate(regions):
-        moved = _moves(grid, steps, start, stop, add_up)
+    for done, (start, stop, here) in enumerate(regions):
+        moved = _moves(here, steps, start, stop, add_up, exponents)
         moved += weights[start:stop]
         # The sums may be beyond what float32 holds exactly, but rounding never brings one back below the limit.
-        if not (moved.min() > -grid.limit and moved.max() < grid.limit):
+        if not (moved.min() > -here.limit and moved.max() < here.limit):
             # The same exact sums, taken back, undo what is done.
-            for low, high in regions[:done]:
-                weights[low:high] -= _moves(grid, steps, low, high, add_up)
-            raise HeadroomExceeded(f"a weight would reach {grid.limit:g}, the limit of the grid 2^-{grid.exponent}")
+            for low, high, there in regions[:done]:
+                weights[low:high] -= _moves(there, steps, low, high, add_up, exponents)
+            raise HeadroomExceeded(f"a weight would reach {here.limit:g}, the limit of the grid 2^-{here.exponent}")
         weights[start:stop] = moved
 
 
@@ -168,19 +172,33 @@ def mean_square(steps: Sequence[Step]) -> float:
         raise ValueError(f"steps reach {reach} ticks: squares below {LIMIT} are summed")
     add_up = _cheaper(_work(steps))
     total = 0
-    for start, stop in _regions(steps):
-        sums = _sums(steps, start, stop, add_up).astype(np.int64)
+    for start, stop, here in _regions(steps, Grid(0)):
+        sums = _sums(here, steps, start, stop, add_up, {}).astype(np.int64)
         total += sum(int(piece @ piece) for piece in np.split(sums, range(PIECE, sums.size, PIECE)))
     return total / block.size
 
 
-def spans(steps: Sequence[Step]) -> Iterator[tuple[int, int]]:
-    """The ranges that some step moves, in order, cut at every block's edges: a step moves all of a range or nothing."""
+def spans(steps: Sequence[Step], grid: Grid) -> Iterator[tuple[int, int, Grid]]:
+    """The ranges that some step moves, in order, with the grid there, cut at every block's edges and where the grid's
+    exponent changes: a step moves all of a range or nothing."""
     blocks = {step.block for step in steps}
     edges = sorted({edge for block in blocks for edge in (block.start, block.stop)})
     for low, high in pairwise(edges):
         if any(block.start <= low < block.stop for block in blocks):
-            yield low, high
+            yield from grid.within(low, high)
+
+
+def step_exponents(steps: Sequence[Step], grid: Grid) -> dict[Block, int]:
+    """By block, the exponent in whose ticks its steps are, where the grid has several; nothing where it has one. Raises
+    HeadroomExceeded where steps are longer than 64 bits hold in ticks of the finest part that they move."""
+    if not grid.ranges:
+        return {}
+    blocks = {step.block for step in steps}
+    for block in blocks:
+        reach = sum(step.reach for step in steps if step.block == block)
+        if reach << grid.bits_over(block.start, block.stop) >= _SUMMED // max(1, len(blocks)):
+            raise HeadroomExceeded(f"steps of {reach} ticks are too long for the finest part of block {block.name}")
+    return {block: grid.over(block.start, block.stop).exponent for block in blocks}
 
 
 def tables(step: Step) -> Iterator[NDArray[np.int64]]:
@@ -197,22 +215,23 @@ def check_steps(size: int, steps: Sequence[Step]) -> None:
         _check_block(size, step.block)
 
 
-def check_probe(size: int, ticks: int, directions: Sequence[Direction]) -> Block:
-    """The block of directions that a vector of `size` weights may be moved along at once, by so many ticks. Raises as
-    `perturb` does."""
+def check_probe(size: int, grid: Grid, ticks: int, directions: Sequence[Direction]) -> tuple[Block, float]:
+    """The block of directions that a vector of `size` weights may be moved along at once, and how far that is with so many
+    of the block's ticks, in units of a weight. Raises as `perturb` does."""
     blocks = sorted({direction.block for direction in directions}, key=lambda block: block.start)
     if len(blocks) > 1:
         raise ValueError(f"cross: directions of two blocks, {blocks[0].name} and {blocks[1].name}")
     _check_block(size, blocks[0])
-    if abs(ticks) > LIMIT:
+    start, stop = blocks[0].start, blocks[0].stop
+    if abs(ticks) << grid.bits_over(start, stop) > LIMIT:
         raise HeadroomExceeded(f"a probe of {ticks} ticks is beyond {LIMIT}, the limit of a grid")
-    return blocks[0]
+    return blocks[0], ticks * grid.over(start, stop).tick
 
 
-def _regions(steps: Sequence[Step]) -> Iterator[tuple[int, int]]:
-    for low, high in spans(steps):
+def _regions(steps: Sequence[Step], grid: Grid) -> Iterator[tuple[int, int, Grid]]:
+    for low, high, here in spans(steps, grid):
         for start in range(low, high, REGION):
-            yield start, min(start + REGION, high)
+            yield start, min(start + REGION, high), here
 
 
 def _work(steps: Sequence[Step]) -> int:
@@ -235,23 +254,32 @@ def _cheaper(work: int) -> AddUp:
     return add_up
 
 
-def _moves(grid: Grid, steps: Sequence[Step], start: int, stop: int, add_up: AddUp) -> NDArray[np.float32]:
-    """What `steps` add to the parameters start .. stop - 1, a range of `_regions`: float32 (stop - start,)."""
-    moves = _sums(steps, start, stop, add_up).astype(np.float32)
-    moves *= np.float32(grid.tick)
+def _moves(
+    here: Grid, steps: Sequence[Step], start: int, stop: int, add_up: AddUp, exponents: Mapping[Block, int]
+) -> NDArray[np.float32]:
+    """What `steps` add to the parameters start .. stop - 1, a range of `_regions` whose grid is `here`: float32
+    (stop - start,). `exponents`: `step_exponents`."""
+    moves = _sums(here, steps, start, stop, add_up, exponents).astype(np.float32)
+    moves *= np.float32(here.tick)
     return moves
 
 
-def _sums(steps: Sequence[Step], start: int, stop: int, add_up: AddUp) -> NDArray[Any]:
-    """The same in ticks: int32 or int64 (stop - start,)."""
-    active = [step for step in steps if step.block.start <= start < step.block.stop]
-    integer = np.int32 if sum(step.reach for step in active) < 1 << 31 else np.int64
+def _sums(
+    here: Grid, steps: Sequence[Step], start: int, stop: int, add_up: AddUp, exponents: Mapping[Block, int]
+) -> NDArray[Any]:
+    """The same in ticks of `here`: int32 or int64 (stop - start,)."""
+    active = [
+        (step, here.exponent - exponents.get(step.block, here.exponent))
+        for step in steps
+        if step.block.start <= start < step.block.stop
+    ]
+    integer = np.int32 if sum(step.reach << finer for step, finer in active) < 1 << 31 else np.int64
     sums = np.zeros(stop - start, dtype=integer)
-    for step in active:
+    for step, finer in active:
         for group, table in enumerate(tables(step)):
             if table is _STILL:
                 continue  # of a pool's many directions a step moves along few
-            add_up(sums, step.seed, group, start, table.astype(integer))
+            add_up(sums, step.seed, group, start, (table << finer).astype(integer))
     return sums
 
 
@@ -273,8 +301,8 @@ def _by_numpy(sums: NDArray[Any], seed: int, group: int, start: int, table: NDAr
 def _add(weights: NDArray[np.float32], grid: Grid, ticks: int, *directions: Direction) -> None:
     """Add `ticks` ticks times the sum of `directions`, which share one block, in one walk."""
     _check_vector(weights)
-    block = check_probe(weights.size, ticks, directions)
-    length = np.float32(ticks * grid.tick)
+    block, moved = check_probe(weights.size, grid, ticks, directions)
+    length = np.float32(moved)
     # Neighbouring directions mostly share a stream: each is walked once.
     keys = [(direction.seed, direction.index // DIRECTIONS_PER_GROUP) for direction in directions]
     bits = [np.uint8(direction.index % DIRECTIONS_PER_GROUP) for direction in directions]

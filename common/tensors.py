@@ -6,7 +6,7 @@ float32, which no order of adding and no fused multiply-add can change. A device
 stream are kept: eight neighbouring directions, and both sides of a probe, draw them once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from zowarmup.common.directions import DIRECTIONS_PER_GROUP, KEY_LIMIT
 from zowarmup.common.grid import Grid, HeadroomExceeded
-from zowarmup.common.steps import Direction, Step, check_probe, check_steps, spans, tables
+from zowarmup.common.layout import Block
+from zowarmup.common.steps import Direction, Step, check_probe, check_steps, spans, step_exponents, tables
 
 _COUNTER = 32  # bytes of one counter step
 _ROUNDS = 10
@@ -91,33 +92,42 @@ class Vector:
     def apply_steps(self, grid: Grid, steps: Sequence[Step]) -> None:
         """See `steps.apply_steps`."""
         check_steps(len(self.tensor), steps)
-        moved = [(start, stop, self._moved(grid, steps, start, stop)) for start, stop in spans(steps)]
-        for _, _, part in moved:
+        exponents = step_exponents(steps, grid)
+        moved = [
+            (start, stop, here, self._moved(here, steps, start, stop, exponents))
+            for start, stop, here in spans(steps, grid)
+        ]
+        for _, _, here, part in moved:
             low, high = (float(end) for end in torch.aminmax(part))
-            if not (low > -grid.limit and high < grid.limit):
-                raise HeadroomExceeded(f"a weight would reach {grid.limit:g}, the limit of the grid 2^-{grid.exponent}")
-        for start, stop, part in moved:
+            if not (low > -here.limit and high < here.limit):
+                raise HeadroomExceeded(f"a weight would reach {here.limit:g}, the limit of the grid 2^-{here.exponent}")
+        for start, stop, _, part in moved:
             self.tensor[start:stop] = part
 
-    def _moved(self, grid: Grid, steps: Sequence[Step], start: int, stop: int) -> torch.Tensor:
+    def _moved(
+        self, here: Grid, steps: Sequence[Step], start: int, stop: int, exponents: Mapping[Block, int]
+    ) -> torch.Tensor:
         """What the weights start .. stop - 1, one of the steps' `spans`, are after them."""
-        active = [step for step in steps if step.block.start <= start < step.block.stop]
-        integer = torch.int32 if sum(step.reach for step in active) < 1 << 31 else torch.int64
+        active = [
+            (step, here.exponent - exponents.get(step.block, here.exponent))
+            for step in steps
+            if step.block.start <= start < step.block.stop
+        ]
+        integer = torch.int32 if sum(step.reach << finer for step, finer in active) < 1 << 31 else torch.int64
         sums = torch.zeros(stop - start, dtype=integer, device=self.tensor.device)
-        for step in active:
+        for step, finer in active:
             for group, table in enumerate(tables(step)):
                 if not table.any():
                     continue
                 places = self._lanes_of(step.seed, group, start, stop - start).int()
-                sums += torch.from_numpy(table).to(self.tensor.device, integer).index_select(0, places)
+                sums += torch.from_numpy(table << finer).to(self.tensor.device, integer).index_select(0, places)
         moved = sums.to(torch.float32)
-        moved *= grid.tick
+        moved *= here.tick
         moved += self.tensor[start:stop]
         return moved
 
     def _add(self, grid: Grid, ticks: int, *directions: Direction) -> None:
-        block = check_probe(len(self.tensor), ticks, directions)
-        length = ticks * grid.tick
+        block, length = check_probe(len(self.tensor), grid, ticks, directions)
         positive = torch.zeros(block.size, dtype=torch.uint8, device=self.tensor.device)
         for direction in directions:
             group, bit = divmod(direction.index, DIRECTIONS_PER_GROUP)

@@ -47,7 +47,7 @@ def restore(state: State, history: History, blobs: Blobs, version: int) -> Repli
         snapshot = state.snapshots[start]
         try:
             weights = np.fromfile(blobs.path(snapshot.sha256), dtype="<f4").astype(np.float32, copy=False)
-            replica = Replica(state.layout, Grid(snapshot.exponent), weights, start)
+            replica = Replica(state.layout, snapshot.grid, weights, start)
             if replica.digest().hex() != snapshot.digest:
                 raise ArchiveError(f"{blobs.path(snapshot.sha256)} is damaged; {REMEDY}")
             replica.apply(commits)

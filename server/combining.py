@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.grid import Grid
+from zowarmup.common.layout import Layout
 from zowarmup.common.methods.fedavg import PIECE
 from zowarmup.common.methods.protocol import Part
 from zowarmup.common.methods.vector import Each
@@ -42,14 +43,16 @@ def uploads_of(closed: Round | None) -> dict[str, str]:
     return {client: upload_name(client, delta.digest) for client, delta in deltas_of(closed).items()}
 
 
-def settle_on_grid(weights: NDArray[np.float32], trainable: int, each: Each = map) -> Grid:
-    """Choose a grid for the trainable part of a flat vector and round it to that, in place, by pieces that `each` goes
-    through. Buffers stay: no step touches them. Raises HeadroomExceeded, the weights unchanged, where no grid fits."""
-    grid = Grid.choose(weights[:trainable])
+def settle_on_grid(weights: NDArray[np.float32], layout: Layout, each: Each = map) -> Grid:
+    """Choose a grid for the trainable part of a flat vector, block by block, and round it to that, in place, by pieces that
+    `each` goes through. Buffers stay: no step touches them. Raises HeadroomExceeded, the weights unchanged, where no grid
+    fits."""
+    trainable = layout.trainable
+    grid = Grid.choose(weights[:trainable], edges=layout.edges)
 
     def settle(start: int) -> None:
         piece = weights[start : min(start + PIECE, trainable)]
-        piece[:] = grid.quantise(piece)
+        piece[:] = grid.quantise(piece, start)
 
     for _ in each(settle, range(0, trainable, PIECE)):
         pass

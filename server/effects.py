@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.grid import COARSEST, Grid, HeadroomExceeded
+from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.methods.fedavg import PIECE, length
 from zowarmup.common.methods.mixed import mixed, share_of_trained
 from zowarmup.common.replica import Replica
@@ -235,7 +235,7 @@ class Effects:
                 moved, clipped, moments = self._mixed(closed, moved, trained)
             if not np.isfinite(moved[replica.layout.trainable :]).all():
                 raise HeadroomExceeded("the mean of the deltas is beyond what float32 holds")
-            grid = settle_on_grid(moved, replica.layout.trainable, self._pieces.map)
+            grid = settle_on_grid(moved, replica.layout, self._pieces.map)
         replica.grid, replica.weights[:] = grid, moved
         replica.version += 1
         scaled = sum(scale < 1 for scale in scales)
@@ -282,15 +282,21 @@ class Effects:
         """Raises HeadroomExceeded where clients that move their own replicas would soon meet the grid's limit: they cannot
         change it, and could not contribute."""
         replica = self._replica
-        trainable = replica.weights[: replica.layout.trainable]
-        if steps_locally and max(-trainable.min(), trainable.max()) > STEPPED_SHARE * replica.grid.limit:
-            raise HeadroomExceeded(f"weights leave clients no room for steps of their own below {replica.grid.limit:g}")
+        for start, stop, here in replica.grid.within(0, replica.layout.trainable):
+            part = replica.weights[start:stop]
+            if steps_locally and max(-part.min(), part.max()) > STEPPED_SHARE * here.limit:
+                raise HeadroomExceeded(f"weights leave clients no room for steps of their own below {here.limit:g}")
 
     def _on_a_coarser_grid(self, steps_on: Callable[[Grid], tuple[Step, ...]]) -> tuple[Grid, NDArray[np.float32]]:
-        """The finest grid that holds the moved weights, and those. Raises HeadroomExceeded where there is none."""
-        replica = self._replica
-        for exponent in range(replica.grid.exponent - REGRID_BITS, COARSEST - 1, -REGRID_BITS):
-            grid, moved = Grid(exponent), replica.weights.copy()
+        """The finest grid that holds the moved weights, and those; coarser in every block alike. Raises HeadroomExceeded
+        where there is none."""
+        replica, grid = self._replica, self._replica.grid
+        while True:
+            try:
+                grid = grid.coarser(REGRID_BITS)
+            except ValueError:
+                raise HeadroomExceeded("no grid is coarse enough for the step") from None
+            moved = replica.weights.copy()
             trainable = moved[: replica.layout.trainable]
             try:
                 trainable[:] = grid.quantise(trainable)
@@ -298,7 +304,6 @@ class Effects:
             except HeadroomExceeded:
                 continue
             return grid, moved
-        raise HeadroomExceeded("no grid is coarse enough for the step")
 
     async def _snapshot(self, digest: str, optimiser: str = "") -> ev.Snapshot:
         """The replica, whose digest (hex) is known, on disk, beside the blob that the method remembers by. Like `_record`,
@@ -306,7 +311,7 @@ class Effects:
         replica = self._replica
         weights, what = replica.weights.data.cast("B"), f"the snapshot of version {replica.version}"
         sha256 = await self._until_taken(lambda: self._blobs.put(weights), what)
-        snapshot = ev.Snapshot(replica.version, sha256, replica.grid.exponent, digest, optimiser)
+        snapshot = ev.Snapshot(replica.version, sha256, replica.grid.exponent, digest, optimiser, replica.grid.ranges)
         self._held.update(snapshot.blobs)
         return snapshot
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from zowarmup.common.data_card import DataCard
+from zowarmup.common.grid import Grid
 from zowarmup.common.run import RunFile
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Abstention, Contribution, Phase, Tier
@@ -16,8 +17,8 @@ from zowarmup.common.work import Abstention, Contribution, Phase, Tier
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Full weights on disk: blob `sha256` holds version `version` as little-endian float32 on grid 2^-`exponent`, with
-    xxh3-128 `digest` (both digests hex). Blob `optimiser` holds, in the same form, what the warm-up's method remembers then;
+    """Full weights on disk: blob `sha256` holds version `version` as little-endian float32 on grid 2^-`exponent`
+    (in places on others: `ranges`, as `Grid` has them), with xxh3-128 `digest` (both digests hex). Blob `optimiser` holds, in the same form, what the warm-up's method remembers then;
     empty where it remembers nothing."""
 
     version: int
@@ -25,6 +26,11 @@ class Snapshot:
     exponent: int
     digest: str
     optimiser: str = ""
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.exponent, self.ranges)
 
     @property
     def blobs(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zowarmup.common.grid import Grid, HeadroomExceeded
+from zowarmup.common.grid import HeadroomExceeded
 from zowarmup.common.replica import Replica
 from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import Phase
@@ -246,7 +246,7 @@ def _replay(reading: Reading, blobs: Blobs, report: Report, bad: set[int]) -> tu
             snapshot = usable[version]
             weights = np.fromfile(blobs.path(snapshot.sha256), dtype="<f4").astype(np.float32, copy=False)
             with contextlib.suppress(ValueError):
-                replica = Replica(state.layout, Grid(snapshot.exponent), weights, version)
+                replica = Replica(state.layout, snapshot.grid, weights, version)
         if replica is None:
             continue
         report.checked += 1

@@ -102,12 +102,13 @@ def open_run(
             shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=PREPARATION, dir=data_dir) as folder:
             prepared = prepare(spec, run_file.seed, Path(folder), children)
-    grid = settle_on_grid(prepared.weights, prepared.layout.trainable)
+    grid = settle_on_grid(prepared.weights, prepared.layout)
     initial = ev.Snapshot(
         version=0,
         sha256=blobs.put(prepared.weights.data.cast("B")),
         exponent=grid.exponent,
         digest=digest(prepared.weights).hex(),
+        ranges=grid.ranges,
     )
     program = ev.Program(
         sha256=blobs.put(prepared.program),

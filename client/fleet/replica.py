@@ -68,7 +68,9 @@ class SharedReplica:
     def header(self, version: int) -> Header | None:
         """Of a version that need not be fetched. Raises Declined where the replica has left it behind."""
         if self.local.held is not None and version in self._digests:
-            return Header(version, self.local.held.grid.exponent, self._digests[version], self.local.weights.nbytes)
+            grid = self.local.held.grid
+            size_bytes = self.local.weights.nbytes
+            return Header(version, grid.exponent, self._digests[version], size_bytes, grid.ranges)
         if version < self.local.position.version:
             raise Declined(f"snapshot {version} is older than what the others have")
         return None

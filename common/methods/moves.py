@@ -47,7 +47,11 @@ def steps_of(moves: Iterable[Move], grid: Grid, turn: int) -> tuple[Step, ...]:
         HeadroomExceeded: A step is too long for `grid`.
     """
     return tuple(
-        Step(seed, block, _whole_ticks(lengths, grid, _thresholds(seed, block, len(lengths), turn)))
+        Step(
+            seed,
+            block,
+            _whole_ticks(lengths, grid.over(block.start, block.stop), _thresholds(seed, block, len(lengths), turn)),
+        )
         for (seed, block), lengths in _gathered(moves).items()
     )
 

@@ -49,7 +49,9 @@ def measure(
     HeadroomExceeded where eps is beyond the grid, and whatever `forward` raises.
     """
     root = gaussian.ROOT if normal else 1
-    ticks = grid.whole_ticks(eps / root)
+    block = probes[0].direction.block
+    unit = grid.over(block.start, block.stop)
+    ticks = unit.whole_ticks(eps / root)
     slopes: list[float] = []
     gradient: NDArray[np.float64] | float = 0.0
     previous, displaced = probes[0], 0
@@ -62,7 +64,7 @@ def measure(
             _move(weights, grid, probe.direction, -2 * ticks, normal)
             displaced = -ticks
             below = forward.evaluate(probe.examples, head)
-            slopes.append((above.loss_sum - below.loss_sum) / len(probe.examples) / (2 * root * ticks * grid.tick))
+            slopes.append((above.loss_sum - below.loss_sum) / len(probe.examples) / (2 * root * ticks * unit.tick))
             if above.head_gradient_sum is not None and below.head_gradient_sum is not None:
                 gradient = gradient + above.head_gradient_sum + below.head_gradient_sum
     finally:

@@ -59,6 +59,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
             header = wire.SnapshotHeader(
                 version=snapshot.version,
                 grid_exponent=snapshot.exponent,
+                grid_ranges=[wire.GridRange(start=start, exponent=exponent) for start, exponent in snapshot.ranges],
                 digest=bytes.fromhex(snapshot.digest),
                 size_bytes=path.stat().st_size,
             )

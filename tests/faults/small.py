@@ -294,7 +294,7 @@ class Client:
             assert way.snapshot is not None
             snapshot = state.snapshots[way.snapshot]
             weights = np.array(server.blobs.vector(snapshot.sha256))
-            held = self.replica = Replica(LAYOUT, Grid(snapshot.exponent), weights, snapshot.version)
+            held = self.replica = Replica(LAYOUT, snapshot.grid, weights, snapshot.version)
         held.apply([decode_commit(commit, LAYOUT) for commit in way.commits])
         assert held.digest().hex() == state.digest
         return held

@@ -169,7 +169,7 @@ _SPEC = ClientSpec(
     warmup=WarmUp(rounds=1),
     zeroth_order=ZerothOrder(rounds=2),
 )
-_HEADER = {"version": 1, "grid_exponent": 20, "digest": "00" * 16, "size_bytes": 80}
+_HEADER = {"version": 1, "grid_exponent": 20, "grid_ranges": [[5, 23]], "digest": "00" * 16, "size_bytes": 80}
 _IDENTITY = {"client": "pi", "credential": "00", "run_id": "r", "tier": str(Tier.LOW), "name": "pi"}
 _WORK = Work(2, Phase.ZEROTH_ORDER, 1, 9, 3.0)
 
