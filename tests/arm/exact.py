@@ -72,9 +72,9 @@ def golden() -> dict[str, Any]:
         ]
     }
 
-    def stepped(weights: NDArray[np.float32], case: dict[str, Any]) -> NDArray[np.float32]:
+    def stepped(weights: NDArray[np.float32], case: dict[str, Any], grid: Grid | None = None) -> NDArray[np.float32]:
         steps = [Step(int(s["seed"]), Block("b", s["start"], s["stop"]), tuple(s["ticks"])) for s in case["steps"]]
-        apply_steps(weights, Grid(case["exponent"]), steps)
+        apply_steps(weights, grid or Grid(case["exponent"]), steps)
         return weights
 
     case = given["apply_steps"]
@@ -83,6 +83,12 @@ def golden() -> dict[str, Any]:
     case = given["apply_steps_large"]
     patterned = [place * 2654435761 % 2**32 % 2001 - 1000 for place in range(case["size"])]
     found["apply_steps_large"] = {"digest_after": digest(stepped(_weights(patterned, case["exponent"]), case)).hex()}
+    case = given["apply_steps_in_ranges"]
+    grid, edge = Grid(case["exponent"], tuple(map(tuple, case["ranges"]))), case["ranges"][0][0]
+    parts = (_weights(case["weights"][:edge], grid.exponent), _weights(case["weights"][edge:], case["ranges"][0][1]))
+    moved = stepped(np.concatenate(parts), case, grid)
+    result = _ticks(moved[:edge], grid.exponent) + _ticks(moved[edge:], case["ranges"][0][1])
+    found["apply_steps_in_ranges"] = {"result": result, "digest_after": digest(moved).hex()}
     case = given["perturb"]
     moved, block = _weights(case["weights"], case["exponent"]), Block("b", case["start"], case["stop"])
     perturb(moved, Grid(case["exponent"]), Direction(int(case["seed"]), case["index"], block), case["ticks"])

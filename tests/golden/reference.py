@@ -48,6 +48,20 @@ def moved(ticks: list[int], steps: list[dict[str, Any]]) -> list[int]:
     return ticks
 
 
+def moved_in_ranges(ticks: list[int], exponents: list[int], steps: list[dict[str, Any]]) -> list[int]:
+    """The same where parameters have exponents of their own, and their ticks: a step is in ticks of the smallest exponent of
+    its block."""
+    ticks = list(ticks)
+    for step in steps:
+        alone = moved([0] * len(ticks), [step])
+        coarsest = min(exponents[step["start"] : step["stop"]])
+        ticks = [
+            tick + (move << exponent - coarsest if move else 0)
+            for tick, move, exponent in zip(ticks, alone, exponents, strict=True)
+        ]
+    return ticks
+
+
 def patterned(size: int) -> list[int]:
     """Weights in ticks that a vector too long to be written out begins with."""
     return [place * 2654435761 % 2**32 % 2001 - 1000 for place in range(size)]
@@ -55,7 +69,13 @@ def patterned(size: int) -> list[int]:
 
 def digest(ticks: list[int], exponent: int) -> str:
     """xxh3-128 of the weights ticks * 2^-exponent as little-endian float32."""
-    return xxhash.xxh3_128_hexdigest(struct.pack(f"<{len(ticks)}f", *(tick * 2.0**-exponent for tick in ticks)))
+    return digest_in_ranges(ticks, [exponent] * len(ticks))
+
+
+def digest_in_ranges(ticks: list[int], exponents: list[int]) -> str:
+    """The same where parameters have exponents of their own."""
+    weights = [tick * 2.0**-exponent for tick, exponent in zip(ticks, exponents, strict=True)]
+    return xxhash.xxh3_128_hexdigest(struct.pack(f"<{len(ticks)}f", *weights))
 
 
 def vectors() -> dict[str, Any]:
@@ -79,6 +99,13 @@ def vectors() -> dict[str, Any]:
         {"seed": "18446744073709551615", "start": 0, "stop": 29, "ticks": [-100]},
         {"seed": "7", "start": 29, "stop": 40, "ticks": [1000, 0, -1000]},
     ]
+    exponents = [14] * 25 + [20] * 15
+    ranged_steps = [
+        {"seed": "7", "start": 0, "stop": 40, "ticks": [3, -1, 4, 1, -5, 9, -2, 6, 5, -3, 5]},
+        {"seed": "8", "start": 0, "stop": 25, "ticks": [-100, 7]},
+        {"seed": "8", "start": 25, "stop": 40, "ticks": [1000, 0, -1001]},
+    ]
+    ranged = moved_in_ranges(small, exponents, ranged_steps)
     large = 200_000
     large_steps = [
         {"seed": "11", "start": 0, "stop": 199_001, "ticks": [12, -7, 0, 3, 5, -8, 13, 21, -34]},
@@ -105,6 +132,14 @@ def vectors() -> dict[str, Any]:
             "digest_before": digest(patterned(large), 20),
             "steps": large_steps,
             "digest_after": digest(moved(patterned(large), large_steps), 20),
+        },
+        "apply_steps_in_ranges": {
+            "exponent": 14,
+            "ranges": [[25, 20]],
+            "weights": small,
+            "steps": ranged_steps,
+            "result": ranged,
+            "digest_after": digest_in_ranges(ranged, exponents),
         },
         "perturb": {
             "exponent": 18,
