@@ -11,6 +11,7 @@ coarse. What moves several of them at once is in ticks of the coarsest, which ar
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Self
 
@@ -65,12 +66,14 @@ class Grid:
         """The grid of one exponent in whose ticks [start, stop) moves as a whole: the coarsest of those there."""
         if not self.ranges:
             return self
-        return type(self)(min(part.exponent for _, _, part in self.within(start, stop)))
+        return type(self)(_extremes(self, start, stop)[0])
 
     def bits_over(self, start: int, stop: int) -> int:
         """By how many bits the finest exponent in [start, stop) is above the coarsest."""
-        exponents = [part.exponent for _, _, part in self.within(start, stop)]
-        return max(exponents) - min(exponents)
+        if not self.ranges:
+            return 0
+        coarsest, finest = _extremes(self, start, stop)
+        return finest - coarsest
 
     def coarser(self, bits: int) -> Self:
         """The grid whose ticks are 2^bits times as large everywhere. Raises ValueError where there is none."""
@@ -161,3 +164,10 @@ class Grid:
         if length > self.limit:
             raise HeadroomExceeded(f"a length of {length:g} is beyond {self.limit:g}, the limit of the grid")
         return max(1, round(length * 2.0**self.exponent))
+
+
+@lru_cache(maxsize=64)
+def _extremes(grid: Grid, start: int, stop: int) -> tuple[int, int]:
+    """The coarsest and the finest exponent of a grid with ranges in [start, stop). Asked at every probe."""
+    exponents = [part.exponent for _, _, part in grid.within(start, stop)]
+    return min(exponents), max(exponents)

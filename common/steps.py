@@ -279,7 +279,7 @@ def _sums(
         for group, table in enumerate(tables(step)):
             if table is _STILL:
                 continue  # of a pool's many directions a step moves along few
-            add_up(sums, step.seed, group, start, (table << finer).astype(integer))
+            add_up(sums, step.seed, group, start, (table << finer if finer else table).astype(integer))
     return sums
 
 
