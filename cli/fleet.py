@@ -22,6 +22,7 @@ from zowarmup.client.fleet.part import Part, Progress, together
 from zowarmup.client.fleet.profiles import BUILT_IN, Mix, parse
 from zowarmup.client.fleet.quiet import quieten
 from zowarmup.client.state import write_whole
+from zowarmup.common.system.folders import strangers
 from zowarmup.common.system.stopping import GRACE_S
 from zowarmup.common.system.tether import end_with_parent
 from zowarmup.data import DataError
@@ -53,6 +54,10 @@ def secret(folder: Path) -> bytes:
     """What the members' credentials follow from: the same for the same folder. Raises Failure."""
     file = folder / SECRET
     try:
+        if not file.exists() and (others := strangers(folder, (f"{SECRET}*",))):
+            raise Failure(
+                f"--state {folder} is not empty and holds no fleet's state ({others}): name a new or an empty folder"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists():
             write_whole(file, secrets.token_bytes(32))

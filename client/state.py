@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from zowarmup.client.faults import Final
+from zowarmup.common.system.folders import strangers
 from zowarmup.common.work import Tier
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ IDENTITY = "identity.json"
 ENROLMENT = "enrolment.json"
 AUTHORITY = "authority.pem"
 LOCK = "lock"
+OURS = (IDENTITY, ENROLMENT, AUTHORITY, LOCK, "*.new", "snapshot-*", "commits-*.log", "program-*.onnx*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,12 @@ class StateDirectory(Records):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:
+            known = (path / IDENTITY).exists() or (path / ENROLMENT).exists()
+            if not known and (found := strangers(path, OURS)):
+                raise Final(
+                    f"the state directory {path} is not empty and holds no client's state ({found}): name a new or an "
+                    "empty folder with --state-dir"
+                )
             path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:

@@ -10,6 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from zowarmup.common.system.folders import strangers
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, open_archive, restore
 from zowarmup.server.blobs import BlobError, Blobs, digest_of, sha256_of, upload_name
 from zowarmup.server.combining import deltas_of
@@ -40,6 +41,8 @@ def back_up(data_dir: Path, out: Path) -> Copied:
     if not (data_dir / LEDGER).exists():
         raise ArchiveError(f"{data_dir} holds no run: {data_dir / LEDGER} does not exist")
     part = out.with_name(out.name + ".part")
+    if found := strangers(part, (f"{LEDGER}*", BLOBS, CA_FILE, OPERATOR_CREDENTIAL)):
+        raise ArchiveError(f"{part}, where the copy would be made, holds other files ({found}): name another folder")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True, mode=0o700)
     try:

@@ -19,18 +19,21 @@ from numpy.typing import NDArray
 
 from zowarmup.common.layout import digest
 from zowarmup.common.run import ClientSpec, Rounds, RunFile
+from zowarmup.common.system.folders import strangers
 from zowarmup.data import DataError, Dataset
 from zowarmup.data.card import absence, card_of, fitted
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
-from zowarmup.server.archive import replay
+from zowarmup.server.archive import BLOBS, LEDGER, replay
 from zowarmup.server.blobs import Blobs
 from zowarmup.server.combining import settle_on_grid
 from zowarmup.server.continuation import advice
+from zowarmup.server.credentials import OPERATOR_CREDENTIAL
 from zowarmup.server.decide import decide
 from zowarmup.server.evolve import fold
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger
+from zowarmup.server.listening import CA_FILE
 from zowarmup.server.preparation import Children, prepare
 from zowarmup.server.runfile import differences
 from zowarmup.server.sampling import pool_seed
@@ -40,6 +43,8 @@ from zowarmup.server.state import State
 log = logging.getLogger("zowarmup.server")
 
 PREPARATION = "preparation-"
+OURS = (f"{LEDGER}*", BLOBS, "lock", f"{OPERATOR_CREDENTIAL}*", CA_FILE, "told.*", f"{PREPARATION}*")
+"""What a start leaves that ended before there was a run."""
 
 
 class StartError(Exception):
@@ -48,8 +53,13 @@ class StartError(Exception):
 
 @contextlib.contextmanager
 def locked(data_dir: Path) -> Iterator[None]:
-    """The data directory, made if need be and held: two coordinators on one would fork the run. Raises StartError."""
+    """The data directory, made if need be and held: two coordinators on one would fork the run. Nothing in it is touched
+    where it is neither empty nor a run's. Raises StartError."""
     try:
+        if not (data_dir / LEDGER).exists() and (found := strangers(data_dir, OURS)):
+            raise StartError(
+                f"--data-dir {data_dir} is not empty and holds no run ({found}): name a new or an empty folder"
+            )
         data_dir.mkdir(parents=True, exist_ok=True)
         lock = (data_dir / "lock").open("w")
     except OSError as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from zowarmup.cli.experiment.outcome import Outcome
 from zowarmup.cli.failure import Failure
+from zowarmup.common.system.folders import strangers
 
 HELD = ".experiment"
 BEGUN, OUTCOME, CHECKPOINT = "begun", "outcome.json", "checkpoint.safetensors"
@@ -89,6 +90,10 @@ class Place:
 def held(out: Path) -> Iterator[None]:
     """The experiment's folder, made if need be. Raises Failure where another experiment is at work in it."""
     try:
+        if not (out / HELD).exists() and (found := strangers(out, ())):
+            raise Failure(
+                f"--out {out} is not empty, and not from an earlier experiment ({found}): name another folder"
+            )
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / HELD).open("w", encoding="utf-8")
     except OSError as error:

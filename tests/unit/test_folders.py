@@ -1,0 +1,108 @@
+"""A folder with a stranger's files in it is refused in one sentence, by everything that would make it its own, and stays as
+it was; so is one that is a file or cannot be written."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zowarmup.cli.experiment.folders import held
+from zowarmup.cli.failure import Failure
+from zowarmup.cli.fleet import secret
+from zowarmup.client.faults import Final
+from zowarmup.client.state import StateDirectory
+from zowarmup.common.system.folders import strangers
+from zowarmup.server.archive import LEDGER, ArchiveError
+from zowarmup.server.backup import back_up
+from zowarmup.server.opening import StartError, locked
+
+
+def lead(folder: Path) -> None:
+    with locked(folder):
+        pass
+
+
+def take_part(folder: Path) -> None:
+    StateDirectory(folder).close()
+
+
+def carry(folder: Path) -> None:
+    secret(folder)
+
+
+def experiment(folder: Path) -> None:
+    with held(folder):
+        pass
+
+
+TAKERS: list[Callable[[Path], None]] = [lead, take_part, carry, experiment]
+REFUSALS = (StartError, Final, Failure)
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("take", TAKERS)
+@pytest.mark.parametrize("names", [["thesis.tex"], ["a", "b", "c", "d", "e"], ["notes/lock"], ["snapshots.zip"]])
+def test_a_strangers_files_are_named_and_not_touched(
+    tmp_path: Path, take: Callable[[Path], None], names: list[str]
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    before = everything(tmp_path)
+    with pytest.raises(REFUSALS) as refused:
+        take(tmp_path)
+    sentence = str(refused.value)
+    assert str(tmp_path) in sentence and names[0].split("/")[0] in sentence and "\n" not in sentence
+    assert ("and 2 more" in sentence) == (len(names) == 5)
+    assert everything(tmp_path) == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted({name.split("/")[0] for name in names})
+
+
+@pytest.mark.parametrize("take", TAKERS)
+def test_a_new_an_empty_and_an_own_folder_are_taken(tmp_path: Path, take: Callable[[Path], None]) -> None:
+    take(tmp_path / "new" / "deep")
+    (tmp_path / "disk" / "lost+found").mkdir(parents=True)
+    (tmp_path / "disk" / ".DS_Store").write_bytes(b"")
+    take(tmp_path / "disk")
+    take(tmp_path / "disk")
+
+
+@pytest.mark.parametrize("take", TAKERS)
+def test_one_that_is_a_file_or_below_a_file_is_refused(tmp_path: Path, take: Callable[[Path], None]) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(REFUSALS) as refused:
+            take(path)
+        assert str(path) in str(refused.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("take", TAKERS)
+def test_one_that_cannot_be_read_is_refused(tmp_path: Path, take: Callable[[Path], None]) -> None:
+    tmp_path.chmod(0o000)
+    try:
+        with pytest.raises(REFUSALS):
+            take(tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_what_lies_where_a_backup_would_be_made_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LEDGER).write_bytes(b"")
+    (tmp_path / "copy.part").mkdir()
+    (tmp_path / "copy.part" / "thesis.tex").write_text("mine")
+    with pytest.raises(ArchiveError, match=r"thesis\.tex"):
+        back_up(tmp_path / "run", tmp_path / "copy")
+    assert (tmp_path / "copy.part" / "thesis.tex").read_text() == "mine"
+
+
+def test_a_folder_that_is_not_there_holds_nobodys_files(tmp_path: Path) -> None:
+    assert strangers(tmp_path / "none", ()) == ""
+    (tmp_path / "ledger-wal").write_bytes(b"")
+    assert strangers(tmp_path, ("ledger*",)) == ""
