@@ -120,6 +120,8 @@ class DataCard:
     def recipe(self) -> str:
         """How the model's `inputs` are made of stored values, in words."""
         said = f"float32 (n, {', '.join(map(str, self.shape))}), {' x '.join(self.axes)}: stored as {self.stored_as}"
+        if self.feature_names:
+            said += f"; the features are {', '.join(self.feature_names)}"
         if not self.mean:
             return said
         each = "feature" if FEATURES in self.axes else "channel"

@@ -1,10 +1,12 @@
 """Measurements as a sensor has them, with real processes: tables of numbers, and sequences of several channels."""
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -83,6 +85,35 @@ def test_measurements_are_learnt(fleet: Callable, tmp_path: Path, model: str, sp
     assert status.replicas.agree == tuple(TIERS)
     assert status.version == 16
     assert status.evaluation.accuracy > 0.85
+    exported = whole.run_once(
+        "zowarmup.cli.main", "export", "--data-dir", str(whole.data_dir), "--out", str(tmp_path / "out"), seconds=120
+    )
+    assert exported.returncode == 0, exported.stderr
+    x, names = values(tmp_path / Path(held_out.partition(":")[2].partition(",")[0]).name)
+    assert np.mean(predicted(tmp_path / "out.onnx", x) == names) == pytest.approx(status.evaluation.accuracy, abs=1e-6)
+
+
+def values(file: Path) -> tuple[NDArray[np.float64], list[str]]:
+    """What was measured, as somebody has it who knows no more than the exported file, and the right answers."""
+    if file.suffix == ".npz":
+        with np.load(file) as archive:
+            return archive["x"].transpose(0, 2, 1).astype(np.float64), [str(label) for label in archive["y"]]
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return np.array([[float(row[name]) for name in NAMES] for row in rows]), [row["room"] for row in rows]
+
+
+def predicted(onnx: Path, x: NDArray[np.float64]) -> NDArray[np.str_]:
+    """The classes that an exported model tells, by what its own metadata says of labels and inputs."""
+    session = onnxruntime.InferenceSession(str(onnx))
+    card = json.loads(session.get_modelmeta().custom_metadata_map["data_card"])
+    along = [1, -1] + [1] * (x.ndim - 2)
+    mean, deviation = (np.reshape(card[name], along) for name in ("mean", "deviation"))
+    assert tuple(card["feature_names"]) in (NAMES, ())
+    logits = session.run(["logits"], {"inputs": ((x - mean) / deviation).astype(np.float32)})[0]
+    classes = card["class_names"] or [str(label) for label in range(card["classes"])]
+    found: NDArray[np.str_] = np.array(classes)[logits.argmax(axis=1)]
+    return found
 
 
 def test_a_table_of_other_columns_is_refused(fleet: Callable, tmp_path: Path) -> None:  # type: ignore[type-arg]
