@@ -135,7 +135,10 @@ def test_who_trains_what() -> None:
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        (Model(name="vit"), r"model\.name = 'vit': must be \"mlp\", \"cnn\" or \"resnet18\" with warmup\.method"),
+        (
+            Model(name="vit"),
+            r"model\.name = 'vit': must be \"mlp\", \"cnn\", \"cnn1d\" or \"resnet18\" with warmup\.method",
+        ),
         (Model(name="my_models:tiny"), r"model\.name = 'my_models:tiny': .* of no other is a half-width part known"),
         (Model(name="resnet18", norm="batch"), r"model\.norm = 'batch': must be \"group\" with warmup\.method"),
     ],
