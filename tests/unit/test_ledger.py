@@ -54,6 +54,8 @@ EVERY_KIND: list[ev.Event] = [
     ev.PivotRequested("why"),
     ev.StopRequested("why"),
     ev.RunFinished(2, "done"),
+    ev.RolledBack(9, 7, "d" * 32, (), None, (), 0.5, "the loss of version 8 is not finite"),
+    ev.RunGaveUp(9, "it went back 6 times"),
 ]
 
 
