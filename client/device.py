@@ -27,7 +27,17 @@ from zowarmup.common.methods import zeroth_order_method
 from zowarmup.common.raised import in_words, out_of_memory, where
 from zowarmup.common.replica import Diverged, Replica
 from zowarmup.common.run import SOFTWARE
-from zowarmup.common.work import Abstention, Commit, Contribution, Delta, Phase, Scalars, Tier, Work
+from zowarmup.common.work import (
+    LONGEST_REASON,
+    Abstention,
+    Commit,
+    Contribution,
+    Delta,
+    Phase,
+    Scalars,
+    Tier,
+    Work,
+)
 from zowarmup.data import Dataset
 
 log = logging.getLogger(__name__)
@@ -236,7 +246,8 @@ class Device:
             log.warning("round %d: nothing to contribute (%s)", work.round, error)
             await presence.say(Abstention.of(work.round, error))
             return
-        reason = in_words(error)
+        whose = f"model {self._offer.spec.model.name}: "[:60] if where(error) else ""
+        reason = whose + in_words(error, LONGEST_REASON - len(whose))
         if out_of_memory(error):
             self._prober = None
             self._workshop.clear()

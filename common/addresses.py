@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 
 SERVER_VARIABLE = "ZOWARMUP_SERVER"
+DATA_DIR_VARIABLE = "ZOWARMUP_DATA_DIR"
+"""Environment variables that stand in for the options --server and --data-dir of every command that has them."""
 PROXY_VARIABLE = "grpc_proxy"
 EXEMPT_VARIABLES = ("no_grpc_proxy", "no_proxy")
 
@@ -54,10 +56,6 @@ def _problem(address: str, listening: bool) -> str:
     if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.removesuffix(".").split(".")):
         return "its host is no name of a machine"
     return ""
-
-
-DATA_DIR_VARIABLE = "ZOWARMUP_DATA_DIR"
-"""Environment variables that stand in for the options --server and --data-dir of every command that has them."""
 
 
 def is_loopback(address: str) -> bool:

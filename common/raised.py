@@ -17,15 +17,15 @@ _INSTALLED = "/site-packages/"
 _LIBRARIES = ("torch", "torchgen", "functorch", "numpy", "onnx", "onnxscript", "onnxruntime", "google", "grpc")
 
 
-def in_words(error: BaseException) -> str:
-    """One line of printable characters, at most LONGEST of them, such as "KeyError: 'loss' (my_models.py, line 12)"."""
+def in_words(error: BaseException, longest: int = LONGEST) -> str:
+    """One line of printable characters, at most `longest` of them, such as "KeyError: 'loss' (my_models.py, line 12)"."""
     kind = type(error).__name__
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if out_of_memory(error):
         kind = f"out of memory ({kind})"
     place = f" ({found})" if (found := where(error)) else ""
     text = "".join(c if c.isprintable() else " " for c in (f"{kind}: {said}" if said else kind))
-    return text[: LONGEST - len(place)] + place
+    return text[: longest - len(place)] + place
 
 
 def where(error: BaseException) -> str:

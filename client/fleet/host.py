@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from zowarmup.client.capability import has_torch, peak_resident, torchless
 from zowarmup.client.contact import Lookout
 from zowarmup.client.device import Device
-from zowarmup.client.faults import Final
+from zowarmup.client.faults import Final, Stopped
 from zowarmup.client.fleet.allocator import give_back_at_once
 from zowarmup.client.fleet.lines import Line, SharedConnection, lines
 from zowarmup.client.fleet.member import Member
@@ -26,6 +26,7 @@ from zowarmup.client.stream import Meter, Reader
 from zowarmup.client.transfer import Transfers
 from zowarmup.client.trust import Trust, TrustError, trust
 from zowarmup.client.workshop import PROCESSOR, Workshop
+from zowarmup.common.raised import in_words
 from zowarmup.common.work import Tier
 from zowarmup.data import Dataset, divide
 
@@ -166,9 +167,19 @@ class Host:
             self._meters.append(meter)
             await member.take_part()
 
+        async def alone(number: int, dataset: Dataset, line: Line) -> None:
+            try:
+                await one(number, dataset, line)
+            except Stopped:
+                raise
+            except Exception as error:  # one client's failure is its own
+                log.debug("client %d failed", number, exc_info=True)
+                self._barred.append(Final(in_words(error)))
+                log.warning("a client cannot go on: %s", self._barred[-1])
+
         async with asyncio.TaskGroup() as group:
             for place, shard in enumerate(shards):
-                group.create_task(one(part.first + place, shard, held[place % len(held)]))
+                group.create_task(alone(part.first + place, shard, held[place % len(held)]))
         faults = [*self._barred, *(member.lost for member in self.members if member.lost)]
         if len(faults) == len(shards):
             raise faults[0]

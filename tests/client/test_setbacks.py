@@ -64,6 +64,7 @@ def test_work_that_raises_is_abstained_from_and_tried_again_later(
     assert HOW[how] in reason
     assert len(reason) <= LONGEST_REASON
     assert reason.isprintable()
+    assert reason.startswith("model tests.client.failing_models:Failing: ")
     assert "failing_models.py, line " in reason
     assert f"round 1: nothing to contribute: {reason}; will try again in " in log
     assert "Traceback" not in log

@@ -1,5 +1,6 @@
 """`zowarmup fleet`: clients that share a process are the same clients, to the last bit, as those that have one each."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -85,3 +86,23 @@ def test_a_fleet_leaves_comes_back_and_outlives_its_coordinator(fleet: Callable)
     assert sorted(client.name for client in status.clients) == [f"fleet-{n}" for n in range(1, CLIENTS + 1)]
     assert members.code("again", 20) == 0
     assert "has dropped out of round" in members.logged("again")
+
+
+def test_work_that_fails_for_one_client_ends_neither_the_others_nor_the_process(fleet: Callable) -> None:  # type: ignore[type-arg]
+    members = fleet()
+    model = Model(name="tests.client.failing_models:Failing")
+    members.lead(replace(RUN, model=model), "server", "--shelf", str(members.folder / "shelf"))
+    environment = {**os.environ, "FAILS": "key once", "FAILED": str(members.folder / "failed")}
+    ran = subprocess.run(
+        [sys.executable, "-m", "zowarmup.cli.main", *command(members)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "6 clients of 6 with the run's own digest" in ran.stdout
+    assert "nothing to contribute: model tests.client.failing_models:Failing: KeyError: 'aux_loss'" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert "abstains: model tests.client.failing_models:Failing: KeyError: 'aux_loss'" in members.logged("server")
