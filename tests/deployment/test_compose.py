@@ -120,7 +120,7 @@ def test_its_own_commands_make_a_fleet(services: dict[str, Any], tmp_path: Path)
         start("server")
         healthy = [here(word) for word in services["server"]["healthcheck"]["test"][1:]]
         wait_until(
-            lambda: subprocess.run(healthy, env=path, check=False, capture_output=True).returncode == 0, 60, "health"
+            lambda: subprocess.run(healthy, env=path, check=False, capture_output=True).returncode == 0, 180, "health"
         )
         once("invitations")
         once("invitations")

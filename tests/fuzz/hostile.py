@@ -70,7 +70,9 @@ def durable(state: State) -> State:
     assert not state.abandoned or (state.previous is not None and state.previous.abstained), (
         "it takes a word of its own"
     )
-    return replace(state, presence=Table(), connected={}, round=0, current=None, previous=None, abandoned=0)
+    return replace(
+        state, presence=Table(), connected={}, absent=Table(), round=0, current=None, previous=None, abandoned=0
+    )
 
 
 @contextlib.asynccontextmanager
