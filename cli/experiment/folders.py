@@ -90,7 +90,7 @@ class Place:
 def held(out: Path) -> Iterator[None]:
     """The experiment's folder, made if need be. Raises Failure where another experiment is at work in it."""
     try:
-        if not (out / HELD).exists() and (found := strangers(out, ())):
+        if not (out / HELD).exists() and (found := strangers(out, ("shelf",))):
             raise Failure(
                 f"--out {out} is not empty, and not from an earlier experiment ({found}): name another folder"
             )
