@@ -4,6 +4,7 @@
 long; a warning is about what is near that, or costs speed. The bounds stand here, with their reasons.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -130,6 +131,8 @@ def tls(shaken: Handshake, host: str, now_s: float) -> Finding:
         return Finding("tls", Verdict.OK, f"trusted for {host}, for another {left / DAY_S:.0f} days")
     remedy = "compare the address with the coordinator's log: one of the two is not what it should be"
     if "not yet valid" in problem:
+        date = time.strftime("%Y-%m-%d", time.gmtime(now_s))
+        problem = f"this device's clock says {date}, which is before the coordinator's certificate became valid"
         remedy = "set this device's clock: sudo timedatectl set-ntp true, and let UDP port 123 out"
     elif "expired" in problem:
         remedy = "if this device's clock is right, renew the certificate on the coordinator: docs/security.md"

@@ -44,7 +44,10 @@ class Found(StrEnum):
     OTHER = "another program answers there ({detail}), no coordinator: check the port"
     TLS = "it speaks TLS, and this side plain text: give the invitation or --ca of the coordinator, and leave --insecure out"
     PLAIN = "it speaks plain text where TLS was expected: check --server, or give --insecure if that is meant"
-    NOT_YET_VALID = "its certificate is not yet valid by this device's clock ({detail}): set the clock (sudo timedatectl set-ntp true)"
+    NOT_YET_VALID = (
+        "this device's clock says {detail}, which is before its certificate became valid: set the clock (sudo timedatectl "
+        "set-ntp true, and let UDP port 123 out)"
+    )
     EXPIRED = (
         "its certificate has expired by this device's clock ({detail}): if that is right, renew the certificate on the "
         "coordinator (docs/security.md)"

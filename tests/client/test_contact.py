@@ -1,6 +1,7 @@
 """What is at the coordinator's address is said in plain words: real sockets, and real clients that meet them."""
 
 import asyncio
+import datetime
 import http.server
 import os
 import pty
@@ -19,6 +20,7 @@ import pytest
 
 from tests.client.conftest import HEARING_S, Scripted, Start, Talk, one_sentence
 from tests.client.test_outages import free_port, idle
+from zowarmup.cli import certificates
 from zowarmup.cli.failure import NoAnswer
 from zowarmup.cli.session import Session
 from zowarmup.client.contact import Contact, Found, Lookout, heard, look
@@ -152,7 +154,22 @@ def test_a_certificate_and_the_clock() -> None:
 
         sentence = _contact(_distrusted(problem), "pi").sentence
         assert _distrusted(problem) is Found[found]
-        assert " UTC)" in sentence
+        assert " UTC" in sentence
+
+
+def test_a_device_whose_clock_is_in_the_past_is_told_the_date_that_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To it, every certificate is from the future: here one is."""
+    monkeypatch.setattr(certificates, "BACKDATED", datetime.timedelta(days=-2))
+    certificates.init(tmp_path, ["127.0.0.1"])
+    with answering(secure(tmp_path, closes)) as port:
+        address = f"127.0.0.1:{port}"
+        found = look(address, trust(address, (tmp_path / "ca.crt").read_bytes()), 5.0)
+    today = datetime.datetime.now(datetime.UTC)
+    assert found.found is Found.NOT_YET_VALID
+    assert found.sentence.startswith(f"this device's clock says {today:%Y-%m-}")
+    assert "timedatectl" in found.sentence
 
 
 def test_nothing_that_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:

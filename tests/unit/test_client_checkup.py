@@ -72,6 +72,7 @@ def test_an_upgrade_is_due_where_the_coordinators_version_is_later(ours: str, th
         (Handshake(expires_at_s=131 * DAY_S), OK, "trusted for pi.local, for another 31 days"),
         (Handshake(expires_at_s=129 * DAY_S), WARN, "expires in 29 days"),
         (Handshake("certificate has expired"), FAIL, "if this device's clock is right, renew"),
+        (Handshake("certificate is not yet valid"), FAIL, "this device's clock says 1970-04-11, which is before"),
         (Handshake("certificate is not yet valid"), FAIL, "set this device's clock"),
         (Handshake("Hostname mismatch, certificate is not valid for 'pi.local'."), FAIL, "certs init --host"),
         (Handshake("self-signed certificate in certificate chain"), FAIL, "give --ca, or the invitation"),
