@@ -1,11 +1,20 @@
 """The list of clients: one line each, aligned, within the terminal's width."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent import futures
 from dataclasses import replace
 
+import grpc
 import pytest
 
 from zowarmup.cli.clients import Participant, clients_text
+from zowarmup.common.layout import Block, Layout, Tensor
+from zowarmup.common.run import PROTOCOL
 from zowarmup.common.work import Tier
+from zowarmup.v1 import coordinator_pb2 as wire
+from zowarmup.v1 import coordinator_pb2_grpc as services
 
 PI = Participant(
     name="pi-2",
@@ -96,3 +105,40 @@ def test_two_thousand_that_abstain_are_two_thousand_lines_and_twenty_reasons() -
 
 def test_nobody_yet() -> None:
     assert clients_text([], 80) == "no client has enrolled yet"
+
+
+class Fleet(services.CoordinatorServiceServicer, services.OperatorServiceServicer):
+    """Two thousand clients, one with a name that would clear the screen."""
+
+    def GetRun(self, request: wire.GetRunRequest, context: grpc.ServicerContext) -> wire.GetRunResponse:
+        layout = Layout((Tensor("weight", (3,), 0),), 3, 3, (Block("all", 0, 3),)).to_json()
+        return wire.GetRunResponse(protocol=PROTOCOL, run_id="r1", name="digits", layout_json=layout, spec_json="{}")
+
+    def ListClients(
+        self, request: wire.ListClientsRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.ListClientsResponse]:
+        for number in range(2000):
+            name = "a\x1b[2J" if number == 0 else f"pi-{number}"
+            yield wire.ListClientsResponse(client=name, tier=wire.TIER_LOW, software="zowarmup 0.1.0")
+
+
+def test_two_thousand_clients_into_head() -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    services.add_CoordinatorServiceServicer_to_server(Fleet(), server)
+    services.add_OperatorServiceServicer_to_server(Fleet(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        command = f"'{sys.executable}' -m zowarmup.cli.main clients --server 127.0.0.1:{port}"
+        for piped in (command, f"{command} --json"):
+            done = subprocess.run(
+                ["sh", "-c", f"{piped} | head -n 3"], capture_output=True, text=True, timeout=60, check=False
+            )
+            assert done.stderr == ""
+            assert done.stdout.count("\n") == 3
+            assert "\x1b" not in done.stdout
+        whole = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True)
+        assert len(whole.stdout.splitlines()) == 2002
+        assert "a\\x1b[2J" in whole.stdout
+    finally:
+        server.stop(None).wait()
