@@ -9,6 +9,7 @@ import faulthandler
 import json
 import re
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,20 +33,33 @@ def carry_out(file: Path, name: str, job: Callable[[], object]) -> int:
     """In the child: do the job of the model `name` and leave its Outcome in `file`. What is raised that is no ValueError
     is the model's own code or a library's, and named as such. The exit code."""
     faulthandler.enable()
-    with _stack(file).open("w") as stack:
-        faulthandler.dump_traceback_later(STUCK_S, repeat=True, file=stack)
-        try:
-            said = Outcome(job())
-        except (Exception, SystemExit) as error:  # noqa: BLE001
-            ours = isinstance(error, ValueError) and not where(error)
-            said = Outcome(failure=str(error) if ours else f"model {name} raised {in_words(error)}")
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+    done = threading.Event()
+    threading.Thread(target=_watch, args=(threading.get_ident(), _stack(file), done), daemon=True).start()
+    try:
+        said = Outcome(job())
+    except (Exception, SystemExit) as error:  # noqa: BLE001
+        ours = isinstance(error, ValueError) and not where(error)
+        said = Outcome(failure=str(error) if ours else f"model {name} raised {in_words(error)}")
+    finally:
+        done.set()
     partial = file.with_name(file.name + ".part")
     partial.write_text(json.dumps({"result": said.result, "failure": said.failure}), encoding="utf-8")
     partial.replace(file)
     sys.stdout.flush()
     return 1 if said.failure else 0
+
+
+def _watch(thread: int, file: Path, done: threading.Event) -> None:
+    """Note where a thread is, innermost first, as faulthandler does. Its `dump_traceback_later` looks at frames that are
+    running without holding the interpreter's lock, and now and then that ends the process."""
+    while not done.wait(STUCK_S):
+        frame, lines = sys._current_frames().get(thread), list[str]()
+        while frame is not None:
+            lines.append(f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}\n')
+            frame = frame.f_back
+        partial = file.with_name(file.name + ".part")
+        partial.write_text("".join(lines), encoding="utf-8", errors="replace")
+        partial.replace(file)
 
 
 def outcome_in(file: Path) -> Outcome | None:
@@ -59,7 +73,7 @@ def outcome_in(file: Path) -> Outcome | None:
 def is_at(file: Path) -> str:
     """Where the code of a child that has taken long was when it last looked: "FILE, line N", or nothing."""
     try:
-        return innermost(_stack(file).read_text(encoding="utf-8", errors="replace").rpartition("Timeout (")[2])
+        return innermost(_stack(file).read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return ""
 

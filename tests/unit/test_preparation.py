@@ -43,6 +43,23 @@ def build(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str)
         children.end()
 
 
+def test_looking_where_code_is_never_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second of running code that is looked at a thousand times."""
+    monkeypatch.setattr(apart, "STUCK_S", 0.0005)
+    until = time.monotonic() + 0.5
+
+    def deep(depth: int) -> int:
+        return depth and deep(depth - 1) + len(os.path.join("a", "b"))
+
+    def job() -> None:
+        while time.monotonic() < until:
+            deep(50)
+
+    file = tmp_path / "outcome.json"
+    assert carry_out(file, "own", job) == 0
+    assert outcome_in(file) == apart.Outcome()
+
+
 def test_what_it_prints_is_in_the_log_as_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
