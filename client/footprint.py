@@ -12,6 +12,7 @@ is not counted. The peak resident memory, and how long the parts of the work tak
 
 import asyncio
 import os
+import signal
 import sys
 import threading
 import time
@@ -166,6 +167,7 @@ def timed(job: Callable[[], object]) -> float:
 
 
 def main() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear, which then ends this process
     tier, folder, examples = Tier(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     name = ClientSpec.from_json((folder / SPEC).read_text()).model.name
 

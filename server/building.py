@@ -4,6 +4,7 @@
 initial weights beside it. A failure is one sentence, left in a file as `common.models.apart` says.
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> No
 
 
 def main() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear, which then ends this process
     seed, folder = int(sys.argv[1]), Path(sys.argv[2])
     spec = ClientSpec.from_json((folder / SPEC).read_text())
 

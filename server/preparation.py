@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.layout import Layout
-from zowarmup.common.models.apart import STUCK_S, innermost, is_at, outcome_in
+from zowarmup.common.models.apart import innermost, is_at, outcome_in
 from zowarmup.common.run import ClientSpec
 from zowarmup.common.system.tether import tethered
 from zowarmup.common.work import Tier
@@ -32,6 +32,8 @@ SPEC, LAYOUT, PROGRAM, WEIGHTS = "spec.json", "layout.json", "program.onnx", "we
 BUILT = "built.json"
 # Of what a child prints, so many lines are logged and so many kept, of so many characters.
 LOGGED_LINES, KEPT_LINES, LINE = 20, 200, 200
+# How often it is said that a child takes long, and where its code is.
+SAY_EVERY_S = 30.0
 
 
 class PreparationError(ValueError):
@@ -132,7 +134,7 @@ class Child:
         began = time.monotonic()
         while True:
             try:
-                status = self.process.wait(STUCK_S)
+                status = self.process.wait(SAY_EVERY_S)
                 break
             except subprocess.TimeoutExpired:
                 place = f", now at {at}" if (at := is_at(self._file)) else ""

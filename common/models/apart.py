@@ -17,7 +17,7 @@ from typing import Any
 
 from zowarmup.common.raised import in_words, is_foreign, where
 
-STUCK_S = 30.0
+STUCK_S = 10.0
 _LINE = re.compile(r'^ *File "(.+)", line (\d+) in', re.MULTILINE)
 
 
