@@ -32,6 +32,7 @@ from zowarmup.server.effects import Effects
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.exposition import Exposition, Window, window
 from zowarmup.server.history import History
+from zowarmup.server.leaving import GIVEN_UP, TICK_S, leave, settle
 from zowarmup.server.ledger import Ledger, LedgerError
 from zowarmup.server.listening import Door, ListeningError, bystander, door
 from zowarmup.server.metrics import APPEND_S, Sources, registry
@@ -57,12 +58,8 @@ from zowarmup.server.tuning import connections, keep_pieces, raise_file_limit, r
 
 log = logging.getLogger("zowarmup.server")
 
-TICK_S = 0.25
-REPORTS_S = 10.0
-LOOKED_S = 3.0
 FEW = 2048
 """A limit of connections that a fleet may meet."""
-GIVEN_UP = 3  # the exit code of a run that has paused itself, or ended before its time
 # Measured: a burst of 2,000 clients is shed by the defaults; the ping option is the one that grpc heeds. A call may be
 # sent so much ahead of its reader: left to itself, grpc finds a fast link out and takes 9 MB of every upload into memory.
 OPTIONS = (
@@ -113,9 +110,7 @@ def main(stopping: Stopping | None = None) -> int:
         type=Path,
         help="take the model from here, or build it and leave it here, and measure nothing (docs/experiments.md)",
     )
-    parser.add_argument(
-        "--exit-when-finished", action="store_true", help="leave when the run is over (exit code 3: it gave up)"
-    )
+    parser.add_argument("--exit-when-finished", action="store_true", help="leave when the run is over")
     parser.add_argument("--verbose", action="store_true", help="log every round")
     parser.add_argument("--version", action="version", version=f"{SOFTWARE}, protocol {PROTOCOL}")
     arguments = parser.parse_args()
@@ -178,7 +173,7 @@ async def _serve(
 ) -> int:
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
-    with stopping.told(lambda: loop.call_soon_threadsafe(_settle, stopped, stopping.code)):
+    with stopping.told(lambda: loop.call_soon_threadsafe(settle, stopped, stopping.code)):
         async with contextlib.AsyncExitStack() as listening:
             return await _lead(run_file, held_out, arguments, way, shown, stopped, listening)
 
@@ -273,8 +268,8 @@ async def _lead(
 
     loops = [asyncio.create_task(job) for job in (coordinator.run(), effects.run(), _tick(coordinator))]
     correcting = asyncio.create_task(keep_correct(traffic, port))
-    if arguments.exit_when_finished:
-        loops.append(asyncio.create_task(_leave(coordinator, looked, stopped)))
+    scraped = exposition is not None
+    loops.append(asyncio.create_task(leave(coordinator, looked, stopped, arguments.exit_when_finished, scraped)))
     for task in loops:
         task.add_done_callback(lambda task: _failed(task, stopped))
     await coordinator.handle(cmd.Restart())
@@ -317,43 +312,11 @@ async def _tick(coordinator: Coordinator) -> None:
         await asyncio.sleep(TICK_S)
 
 
-async def _leave(coordinator: Coordinator, looked: list[float], stopped: "asyncio.Future[int]") -> None:
-    """Once the run is finished and evaluated, every client has said what it holds (or had time to), and nobody is
-    looking at the status any more; or once the run has paused itself. Started again after that, it waits to be
-    resumed."""
-    resumable = coordinator.state.given_up
-    while coordinator.state.phase is not Phase.FINISHED or _unevaluated(coordinator.state):
-        resumable = resumable and coordinator.state.given_up
-        if coordinator.state.given_up and not resumable:
-            log.error("leaving, as nobody is here to resume it: %s", coordinator.state.paused)
-            _settle(stopped, GIVEN_UP)
-            return
-        await asyncio.sleep(TICK_S)
-    finished = time.monotonic()
-    while time.monotonic() < finished + REPORTS_S:
-        presence = coordinator.state.presence.values()
-        if all((p.digest and p.version == coordinator.state.version) or not p.connected for p in presence):
-            break
-        await asyncio.sleep(TICK_S)
-    while time.monotonic() < looked[0] + LOOKED_S:
-        await asyncio.sleep(TICK_S)
-    _settle(stopped, 0)
-
-
-def _unevaluated(state: State) -> bool:
-    return state.evaluation is None or state.evaluation.version != state.version
-
-
-def _settle(stopped: "asyncio.Future[int]", status: int) -> None:
-    if not stopped.done():
-        stopped.set_result(status)
-
-
 def _failed(task: "asyncio.Task[None]", stopped: "asyncio.Future[int]") -> None:
     """A part of the coordinator that ends by itself has failed: stop, rather than go on half alive."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("the coordinator cannot go on: %s", error, exc_info=error)
-        _settle(stopped, 1)
+        settle(stopped, 1)
 
 
 if __name__ == "__main__":
