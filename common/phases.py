@@ -164,7 +164,7 @@ class ZerothOrder(Rounds):
     step: Literal["normalized", "raw", "adam"] = "normalized"
     beta2: float = 0.99
     weighting: Literal["examples", "uniform"] = "examples"
-    clip: float = 3.0
+    clip: float = 2.5
     micro_batch: int = 64
     snapshot_every: int = 50
 

@@ -74,7 +74,7 @@ DEFAULT = ZerothOrder(rounds=1).clip
 def test_honest_clients_are_hardly_clipped() -> None:
     honest, clipped = trained(None, DEFAULT)
     assert honest < 0.01 * BEGAN
-    assert clipped < 0.005 * ROUNDS * CLIENTS * PROBES
+    assert clipped < 0.02 * ROUNDS * CLIENTS * PROBES
 
 
 @pytest.mark.parametrize("hostile", [million, uphill])
