@@ -1,9 +1,10 @@
 """The guard on progress: whether an evaluated version is good, and which one the run goes back to where it is not.
 
-A version is rejected where its held-out loss is not finite, or more than `factor` times the lowest so far. The run then
-goes back to the last good version: versions only move forward, so that is a new one with the good one's weights. Where
-the loss is small, many times as much is still a good model: the lowest loss counts as no less than a share of what
-guessing costs, the logarithm of the number of classes.
+A version is rejected where its held-out loss is not finite, or more than `factor` times the lowest so far while its
+accuracy is also well below the highest, or more than the square of `factor` times the lowest. A model trained on data with
+few classes is often sure of what it gets wrong, so its loss may be large, and grow, while it is right as often as before. The run then goes back to the last good version: versions only move
+forward, so that is a new one with the good one's weights. Where the loss is small, many times as much is still a good
+model: the lowest loss counts as no less than a share of what guessing costs, the logarithm of the number of classes.
 
 What is decided is an event (`Evaluated.rejected`, `RolledBack`, `RunGaveUp`), and an evaluation is on record before the
 next version is (`effects`), so a restart decides nothing anew.
@@ -17,6 +18,8 @@ from zowarmup.server import events as ev
 
 GUESSING_SHARE = 0.1
 """The lowest loss counts as no less than this share of the loss of guessing."""
+KEPT_SHARE = 0.9
+"""A version that keeps this share of the highest accuracy so far is not lost where its loss alone is large."""
 SLOWER = 0.5
 """What the learning rate is multiplied by whenever the run goes back."""
 
@@ -36,11 +39,12 @@ class Good:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`best`: the lowest held-out loss so far, nats. `good` is None before the first evaluation. `rejected`: why the
+    """`best`: the lowest held-out loss so far, nats; `highest`: the highest accuracy, 0 to 1. `good` is None before the first evaluation. `rejected`: why the
     present version is not good, while the run has yet to go back from it. `rollbacks`: how often it has; `rate_factor`:
     what its learning rates are multiplied by since; `reason`: why it went back last."""
 
     best: float = math.inf
+    highest: float = 0.0
     good: Good | None = None
     rejected: str = ""
     rollbacks: int = 0
@@ -57,7 +61,8 @@ class Progress:
             return replace(self, rejected=event.rejected)
         if not math.isfinite(event.loss) or event.version != present:
             return self
-        return replace(self, best=min(self.best, event.loss), good=Good(event, digest, moments))
+        best, highest = min(self.best, event.loss), max(self.highest, event.accuracy)
+        return replace(self, best=best, highest=highest, good=Good(event, digest, moments))
 
     def rolled_back(self, event: ev.RolledBack) -> "Progress":
         """Once the run is at the good version's weights again."""
@@ -74,14 +79,14 @@ class Progress:
 
 
 def limit(rules: Guard, progress: Progress, classes: int) -> float:
-    """The largest held-out loss, nats, that a version may have; infinite before the first evaluation and where the guard
+    """The largest held-out loss, nats, that a version may have whose accuracy has fallen; infinite before the first evaluation and where the guard
     is off."""
     if not rules.on:
         return math.inf
     return rules.factor * max(progress.best, GUESSING_SHARE * math.log(classes))
 
 
-def fault(rules: Guard, progress: Progress, classes: int, version: int, loss: float) -> str:
+def fault(rules: Guard, progress: Progress, classes: int, version: int, accuracy: float, loss: float) -> str:
     """Why a version with this held-out loss is rejected, as a sentence; empty where it is not, where the run goes back
     already, and where the version is not one that the present one descends from."""
     good = progress.good
@@ -90,11 +95,13 @@ def fault(rules: Guard, progress: Progress, classes: int, version: int, loss: fl
     if not math.isfinite(loss):
         return f"the held-out loss of version {version} is not finite ({loss})"
     most = limit(rules, progress, classes)
-    if loss <= most:
+    kept = accuracy >= KEPT_SHARE * progress.highest and loss <= rules.factor * most
+    if loss <= most or kept:
         return ""
     return (
         f"the held-out loss of version {version} is {loss:.4g} nats, the lowest so far {progress.best:.4g}, "
-        f"and with guard.factor = {rules.factor:g} at most {most:.4g} is allowed"
+        f"and with guard.factor = {rules.factor:g} at most {most:.4g} is allowed; its accuracy is {accuracy:.1%}, the "
+        f"highest so far {progress.highest:.1%}"
     )
 
 

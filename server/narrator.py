@@ -87,7 +87,7 @@ class Narrator:
             case ev.RolledBack():
                 log.warning(
                     "version %d has the weights of version %d, the last good one; learning rates are now %g times those "
-                    "of the run file (this is return %d, and guard.rollbacks = %d)",
+                    "of the run file (return number %d; guard.rollbacks = %d are followed by rounds)",
                     event.version,
                     event.to,
                     event.rate_factor,

@@ -56,7 +56,11 @@ BATCH = {"data": np.arange(2 * 3072, dtype=np.uint8).reshape(2, 3072), "labels":
 VALID = {
     "npz": ("x.npz", "npz:FOLDER/x.npz", (archive(False), archive(True))),
     "sequence": ("x.npz", "npz:FOLDER/x.npz,kind=sequence", (archive(False), archive(True))),
-    "csv": ("x.csv", "csv:FOLDER/x.csv,label=kind", (TABLE, gzip.compress(TABLE), TABLE.decode().encode("utf-16"))),
+    "csv": (
+        "x.csv",
+        "csv:FOLDER/x.csv,label=kind",
+        (TABLE, gzip.compress(TABLE, mtime=0), TABLE.decode().encode("utf-16")),
+    ),
     "image": (
         "images/a/x",
         "folder:FOLDER/images,size=4",

@@ -19,8 +19,13 @@ GUARD = Guard(factor=3.0, rollbacks=2)
 
 
 def evaluate(script: Script, loss: float, version: int | None = None) -> list[ev.Event]:
+    """The accuracy is that of a model that is right as often as its loss says."""
     at = script.state.version if version is None else version
-    return script.do(cmd.RecordEvaluation(at, 0.5, loss, 10))
+    return script.do(cmd.RecordEvaluation(at, right(loss), loss, 10))
+
+
+def right(loss: float) -> float:
+    return math.exp(-loss) if math.isfinite(loss) else 0.0
 
 
 def started(begin: Begin, *, warmup: int = 0, zeroth_order: int = 20) -> Script:
@@ -65,7 +70,7 @@ def test_a_rejected_version_ends_the_round_that_began_at_it_and_the_run_goes_bac
     assert (back[0].version, back[0].to, back[0].rate_factor) == (3, 1, 0.5)
     state = script.state
     assert (state.version, state.digest, state.rounds_done) == (3, digest, 2), "rounds taken back are not given anew"
-    assert state.evaluation == ev.Evaluated(3, 0.5, 1.9, 10)
+    assert state.evaluation == ev.Evaluated(3, right(1.9), 1.9, 10)
     assert state.zeroth_order.spec.rate == state.run_file.zeroth_order.rate / 2  # type: ignore[attr-defined]
     assert script.replayed().progress == state.progress
 
@@ -85,6 +90,25 @@ def test_a_small_loss_may_be_three_times_as_large(begin: Begin) -> None:
     round_of(script, 0.001)
     assert "RoundAbandoned" not in kinds(round_of(script, 0.2))
     assert "RoundAbandoned" in kinds(round_of(script, 0.21))
+
+
+def test_a_model_that_is_right_as_often_as_before_is_not_lost_however_sure_it_is_where_it_is_wrong(
+    begin: Begin,
+) -> None:
+    script = started(begin)
+    round_of(script, 1.0)
+    for accuracy, loss in ((0.34, 8.9), (0.33, 2.9)):  # the highest so far is exp(-1) = 0.368
+        round_of(script)
+        assert kinds(script.do(cmd.RecordEvaluation(script.state.version, accuracy, loss, 10))) == ["Evaluated"]
+    round_of(script)
+    assert "RoundAbandoned" in kinds(script.do(cmd.RecordEvaluation(script.state.version, 0.33, 8.9, 10)))
+
+
+def test_a_loss_beyond_the_square_of_the_factor_is_no_accuracys_to_excuse(begin: Begin) -> None:
+    script = started(begin)
+    round_of(script, 1.0)
+    round_of(script)
+    assert "RoundAbandoned" in kinds(script.do(cmd.RecordEvaluation(script.state.version, 1.0, 9.1, 10)))
 
 
 def test_clients_of_the_abandoned_round_get_other_work_at_the_lower_rate(begin: Begin) -> None:

@@ -182,7 +182,8 @@ class Run(RuleBasedStateMachine):
         unevaluated = state.evaluation is None or state.evaluation.version != state.version
         if unevaluated and state.phase is not Phase.FINISHED:
             before = state.progress.good
-            self.do(cmd.RecordEvaluation(state.version, 0.5, loss, 10))
+            accuracy = 0.5 if loss <= 2 else 0.1
+            self.do(cmd.RecordEvaluation(state.version, accuracy, loss, 10))
             now = self.script.state
             lost = math.isnan(loss) or loss > 3 * min(self.losses, default=math.inf)
             assert bool(now.progress.rejected) == (lost and before is not None)
