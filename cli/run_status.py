@@ -145,10 +145,11 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """An invitation: its secret (hex), and until when it is good, seconds since 1970."""
+    """An invitation: its secret (hex), until when it is good, seconds since 1970, and its name for `uninvite`."""
 
     token: str = field(repr=False)
     expires_at_s: float
+    invitation: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import grpc
 
 from zowarmup.cli.clients import Participant
 from zowarmup.cli.failure import Failure, NoAnswer, Usage
+from zowarmup.cli.invitations import Invitation
 from zowarmup.cli.run_status import Client, Evaluation, Issued, Run, Status, Traffic, Version
 from zowarmup.client.contact import Found, look
 from zowarmup.client.trust import PLAIN, Trust, dialling, distrusted, shut
@@ -154,11 +155,25 @@ class Session:
         """A secret with which devices may enrol. It is shown this once."""
         request = wire.InviteRequest(tier=tier_to_wire(tier), expires_s=expires_s, uses=uses)
         answer = self._verb(self._operator.Invite, request)
-        return Issued(answer.token, answer.expires_at_s)
+        return Issued(answer.token, answer.expires_at_s, answer.invitation)
 
-    def revoke(self, client: str, reason: str) -> None:
-        """Shut a client out for ever."""
-        self._verb(self._operator.Revoke, wire.RevokeRequest(client=client, reason=reason))
+    def revoke(self, client: str, reason: str, with_invitation: bool) -> tuple[Invitation | None, bool]:
+        """Shut a client out for ever: the invitation that it came by, and whether devices may enrol without one."""
+        request = wire.RevokeRequest(client=client, reason=reason, with_invitation=with_invitation)
+        answer = self._verb(self._operator.Revoke, request)
+        return _invitation(answer.invitation) if answer.HasField("invitation") else None, answer.open_enrolment
+
+    def invitations(self) -> list[Invitation]:
+        """All that were issued, in order."""
+        with self._sentences():
+            request = wire.ListInvitationsRequest()
+            rows = self._operator.ListInvitations(request, timeout=self._deadline_s, metadata=self._metadata)
+            return [_invitation(row) for row in rows]
+
+    def uninvite(self, invitation: str, reason: str) -> Invitation:
+        """Revoke an invitation."""
+        request = wire.UninviteRequest(invitation=invitation, reason=reason)
+        return _invitation(self._verb(self._operator.Uninvite, request).invitation)
 
     def _verb(self, call: Any, request: Any) -> Any:
         with self._sentences():
@@ -242,6 +257,18 @@ def _participant(message: wire.ListClientsResponse) -> Participant:
         up_bytes=message.up_bytes,
         down_bytes=message.down_bytes,
         examples=message.examples,
+    )
+
+
+def _invitation(message: wire.ListInvitationsResponse) -> Invitation:
+    return Invitation(
+        name=_printable(message.invitation),
+        tier=tier_from_wire(message.tier),
+        uses=message.uses,
+        used=message.used,
+        expires_at_s=message.expires_at_s,
+        closed=_printable(message.closed),
+        clients=tuple(map(_printable, message.clients)),
     )
 
 

@@ -1,5 +1,6 @@
 """The operator's verbs: what changes a run or its fleet, and the certificates that protect both."""
 
+import json
 import re
 import sys
 from datetime import datetime
@@ -10,6 +11,7 @@ import typer
 
 from zowarmup.cli.connection import Reach, reaching
 from zowarmup.cli.failure import Failure, Usage
+from zowarmup.cli.invitations import invitations_text, listed, revoked_text
 from zowarmup.common.addresses import is_loopback
 from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.work import Tier
@@ -56,10 +58,37 @@ def revoke(
     reach: Reach,
     client: Annotated[str, typer.Argument(metavar="CLIENT", help="Its name in the run.")],
     reason: ReasonOption = "",
+    with_invitation: Annotated[
+        bool, typer.Option("--with-invitation", help="Revoke what is left of the invitation that it came by, too.")
+    ] = False,
 ) -> None:
-    """Shut a client out for ever. Its stream ends at once, and its credential is worth nothing from now on."""
-    reach.session.revoke(client, reason)
-    print(f"{client} is revoked")
+    """Shut a client out for ever. Its stream and transfers end at once, and its credential is worth nothing."""
+    invitation, open_enrolment = reach.session.revoke(client, reason, with_invitation)
+    print(revoked_text(client, invitation, open_enrolment))
+
+
+def invitations(
+    reach: Reach,
+    every: Annotated[bool, typer.Option("--all", help="Also those that nobody can use any more.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="All, as JSON, for programs.")] = False,
+) -> None:
+    """The open invitations, and who came by them. Their secrets are not among what it says."""
+    found = reach.session.invitations()
+    if as_json:
+        print(json.dumps([invitation.to_json() for invitation in found], indent=2, allow_nan=False))
+    else:
+        print(invitations_text(found, every))
+
+
+def uninvite(
+    reach: Reach,
+    invitation: Annotated[str, typer.Argument(metavar="ID", help="As `zowarmup invitations` and `invite` say it.")],
+    reason: ReasonOption = "",
+) -> None:
+    """Revoke an invitation. Nobody can join by it any more; who came by it stays a member (`zowarmup revoke`)."""
+    revoked = reach.session.uninvite(invitation, reason)
+    came = f"; {listed(revoked.clients)} came by it and may stay" if revoked.clients else ""
+    print(f"invitation {revoked.name} is revoked{came}")
 
 
 def invite(
@@ -82,6 +111,7 @@ def invite(
     until = datetime.fromtimestamp(issued.expires_at_s).astimezone()
     times = "once" if uses == 1 else f"{uses} times"
     notes = [f"Good {times} until {until:%Y-%m-%d %H:%M %Z}, for the {tier} tier. It is not shown again."]
+    notes.append(f"`zowarmup uninvite {issued.invitation}` revokes it, `zowarmup invitations` lists what is open.")
     if data == "SPEC":
         notes.append("Replace SPEC by the device's data (zowarmup-client --help).")
     if is_loopback(address):
@@ -123,7 +153,7 @@ def client(
 
 def register(app: typer.Typer) -> None:
     """Add them all to the command."""
-    for verb in (health, pause, resume, pivot, stop, invite, revoke):
+    for verb in (health, pause, resume, pivot, stop, invite, revoke, invitations, uninvite):
         app.command()(reaching(verb))
     app.add_typer(certs, name="certs")
 

@@ -52,7 +52,18 @@ class Enrol:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
+    """`with_invitation`: revoke also the invitation that it came by, so that it cannot come again by what is left of it."""
+
     client: str
+    reason: str
+    with_invitation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Uninvite:
+    """`invitation`: the token's hash, or its first digits (`membership.identifier`)."""
+
+    invitation: str
     reason: str
 
 
@@ -180,6 +191,7 @@ Command = (
     | Invite
     | Enrol
     | Revoke
+    | Uninvite
     | Hello
     | Goodbye
     | Contribute

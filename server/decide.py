@@ -144,7 +144,7 @@ def _(command: cmd.Restart, state: State, now: float) -> tuple[ev.Event, ...]:
 
 
 @_respond.register
-def _(command: cmd.Invite | cmd.Enrol | cmd.Revoke, state: State, now: float) -> tuple[ev.Event, ...]:
+def _(command: cmd.Invite | cmd.Enrol | cmd.Revoke | cmd.Uninvite, state: State, now: float) -> tuple[ev.Event, ...]:
     return membership.respond(command, state)
 
 

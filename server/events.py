@@ -86,6 +86,14 @@ class InvitationIssued:
 
 
 @dataclass(frozen=True, slots=True)
+class InvitationRevoked:
+    """Nobody can enrol with that token any more. Those who came by it stay members."""
+
+    token_sha256: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClientEnrolled:
     """`invitation`: the hash of the token that it came with; empty where it came without."""
 
@@ -301,6 +309,7 @@ class ClientReported:
 DurableEvent = (
     RunCreated
     | InvitationIssued
+    | InvitationRevoked
     | ClientEnrolled
     | ClientRevoked
     | RoundOpened

@@ -58,8 +58,14 @@ def _(event: ev.InvitationIssued, state: State) -> State:
 
 
 @_apply.register
+def _(event: ev.InvitationRevoked, state: State) -> State:
+    invitation = replace(state.invitations[event.token_sha256], revoked=event.reason)
+    return replace(state, invitations=state.invitations.having(event.token_sha256, invitation))
+
+
+@_apply.register
 def _(event: ev.ClientEnrolled, state: State) -> State:
-    client = Client(event.tier, event.examples, event.credential_sha256)
+    client = Client(event.tier, event.examples, event.credential_sha256, invitation=event.invitation)
     invitations = state.invitations
     if event.invitation:
         invitation = invitations[event.invitation]

@@ -1,23 +1,28 @@
 """Who belongs to the fleet: the decisions about invitations, enrolment and revocation.
 
-Pure, as all of `decide`: secrets come hashed, and the date is given. An invitation is valid until a date on the calendar. An enrolment that is sent again with the same
+Pure, as all of `decide`: secrets come hashed, and the date is given. An invitation is valid until a date on the calendar,
+or until it is revoked. An enrolment that is sent again with the same
 credential is the same one, so a device whose answer was lost is not a second client and does not need a second token.
 """
+
+from collections import defaultdict
+from collections.abc import Mapping
 
 from zowarmup.common.work import Phase
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.rejection import Rejected
-from zowarmup.server.state import State
+from zowarmup.server.state import Invitation, State
 
 LONGEST_INVITATION_S = 366 * 86400.0
 SET_BACK_S = 86400.0
 """A clock that was corrected by up to this much leaves invitations valid; set back further, it would prolong them."""
+IDENTIFIER_DIGITS = 12
 MOST_USES = 100_000
 MOST_MEMBERS = 200_000
 
 
-def respond(command: cmd.Invite | cmd.Enrol | cmd.Revoke, state: State) -> tuple[ev.Event, ...]:
+def respond(command: cmd.Invite | cmd.Enrol | cmd.Revoke | cmd.Uninvite, state: State) -> tuple[ev.Event, ...]:
     """The events that follow from a command. Raises Rejected."""
     match command:
         case cmd.Invite():
@@ -26,6 +31,34 @@ def respond(command: cmd.Invite | cmd.Enrol | cmd.Revoke, state: State) -> tuple
             return _enrol(command, state)
         case cmd.Revoke():
             return _revoke(command, state)
+        case cmd.Uninvite():
+            token_sha256 = invitation_named(state, command.invitation)
+            return _withdraw(state, token_sha256, command.reason)
+
+
+def identifier(token_sha256: str) -> str:
+    """An invitation's name for people: the first digits of its token's hash, which say nothing of the token."""
+    return token_sha256[:IDENTIFIER_DIGITS]
+
+
+def came_by(state: State) -> Mapping[str, list[str]]:
+    """The clients, revoked or not, that enrolled with an invitation, in ascending order, by the hash of its token."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(state.clients):
+        if token_sha256 := state.clients[name].invitation:
+            found[token_sha256].append(name)
+    return found
+
+
+def closed(invitation: Invitation, date: float) -> str:
+    """Why nobody can enrol with an invitation (any more): a clause; empty while it is open."""
+    if invitation.revoked:
+        return f"revoked: {invitation.revoked}"
+    if invitation.used >= invitation.uses:
+        return "used up"
+    if date >= invitation.expires_at:
+        return "expired"
+    return "the coordinator's clock is set back" if date < invitation.issued_at - SET_BACK_S else ""
 
 
 def member_with(state: State, credential_sha256: str) -> str | None:
@@ -93,6 +126,8 @@ def _check_invitation(state: State, command: cmd.Enrol) -> None:
     invitation = state.invitations.get(command.token_sha256)
     if invitation is None:
         raise Rejected("invitation_unknown", f"this coordinator issued no such invitation: {again}")
+    if invitation.revoked:
+        raise Rejected("invitation_revoked", f"the invitation has been revoked ({invitation.revoked}): {again}")
     if command.date < invitation.issued_at - SET_BACK_S:
         found = "the coordinator's clock shows a date before the invitation was issued"
         raise Rejected("invitation_expired", f"{found}, so it may have expired: have that clock set, or {again}")
@@ -112,4 +147,19 @@ def _revoke(command: cmd.Revoke, state: State) -> tuple[ev.Event, ...]:
     client = state.clients.get(command.client)
     if client is None:
         raise Rejected("unknown_client", f"client {command.client[:80]!r} is not enrolled in this run")
-    return () if client.revoked else (ev.ClientRevoked(command.client, command.reason),)
+    shut_out = () if client.revoked else (ev.ClientRevoked(command.client, command.reason),)
+    if not command.with_invitation or not client.invitation:
+        return shut_out
+    return (*shut_out, *_withdraw(state, client.invitation, f"{command.client} came by it: {command.reason}"))
+
+
+def invitation_named(state: State, given: str) -> str:
+    """The token's hash of the invitation with that identifier. Raises Rejected where there is none."""
+    found = [token for token in state.invitations if token.startswith(given)]
+    if len(given) < IDENTIFIER_DIGITS or len(found) != 1:
+        raise Rejected("not_found", f"there is no invitation {given[:80]!r}: `zowarmup invitations --all` lists them")
+    return found[0]
+
+
+def _withdraw(state: State, token_sha256: str, reason: str) -> tuple[ev.Event, ...]:
+    return () if state.invitations[token_sha256].revoked else (ev.InvitationRevoked(token_sha256, reason),)

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from zowarmup.server import events as ev
 from zowarmup.server.decide import waiting
+from zowarmup.server.membership import identifier
 from zowarmup.server.state import State
 
 log = logging.getLogger("zowarmup.run")
@@ -34,6 +35,8 @@ class Narrator:
                 until = datetime.fromtimestamp(event.expires_at).astimezone()
                 times = "once" if event.uses == 1 else f"{event.uses} times"
                 log.info("invitation for the %s tier issued, good %s until %s", event.tier, times, f"{until:%F %H:%M}")
+            case ev.InvitationRevoked():
+                log.warning("invitation %s revoked: %s", identifier(event.token_sha256), event.reason)
             case ev.ClientEnrolled():
                 by = " by invitation" if event.invitation else ""
                 log.info("%s enrolled%s (tier %s, %d examples)", event.client, by, event.tier, event.examples)

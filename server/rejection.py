@@ -10,6 +10,7 @@ REASONS = (
     "invalid",
     "invitation_expired",
     "invitation_missing",
+    "invitation_revoked",
     "invitation_unknown",
     "invitation_used",
     "late",

@@ -22,24 +22,27 @@ from zowarmup.server.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A member of the fleet, until `revoked` holds the reason why it is not."""
+    """A member of the fleet, until `revoked` holds the reason why it is not. `invitation`: the hash of the token that it
+    came with; empty where it came without."""
 
     tier: Tier
     examples: int
     credential_sha256: str
     revoked: str = ""
+    invitation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
     """Good for the tier from `issued_at` until `expires_at`, unix seconds by the calendar, `uses` times, of which `used` are
-    gone."""
+    gone, or until `revoked` holds the reason why it is not."""
 
     tier: Tier
     expires_at: float
     uses: int
     issued_at: float
     used: int = 0
+    revoked: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ _STATUS = {
     "invitation_unknown": grpc.StatusCode.PERMISSION_DENIED,
     "invitation_expired": grpc.StatusCode.PERMISSION_DENIED,
     "invitation_used": grpc.StatusCode.PERMISSION_DENIED,
+    "invitation_revoked": grpc.StatusCode.PERMISSION_DENIED,
     "tier_not_invited": grpc.StatusCode.PERMISSION_DENIED,
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
     "malformed": grpc.StatusCode.INVALID_ARGUMENT,

@@ -47,6 +47,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
         self._coordinator, self._blobs, self._traffic, self._admission = coordinator, blobs, traffic, admission
         self._uploads, self._allowances, self._outgoing = uploads, allowances, Outgoing()
         self._downloads = Downloads()
+        coordinator.observe(self._downloads)
 
     async def FetchSnapshot(self, request: wire.FetchSnapshotRequest, context: Context) -> None:
         async with self._admission.refusing(context):

@@ -1,12 +1,15 @@
 """The calls that send a client much: a few at a time for each, and none that nobody reads."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from zowarmup.server import events as ev
+from zowarmup.server.membership import revoked
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.service.admission import Context
+from zowarmup.server.state import State
 
 AT_ONCE = 2
 """For each client: one, and an older one over a link that broke unnoticed."""
@@ -15,15 +18,24 @@ STALLED_S = 120.0
 
 
 class Downloads:
-    """The downloads of all clients."""
+    """The downloads of all clients. Observing the coordinator's events, it ends those of who is revoked."""
 
     def __init__(self) -> None:
         self._calls: dict[str, list[asyncio.Task[object]]] = {}
+        self._revoked: dict[asyncio.Task[object], Rejected] = {}
+
+    def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
+        """Observe."""
+        for event in events:
+            if isinstance(event, ev.ClientRevoked):
+                for task in self._calls.get(event.client, ()):
+                    self._revoked[task] = revoked(event.client, event.reason)
+                    task.cancel()
 
     @contextmanager
     def one(self, client: str) -> Iterator[None]:
-        """A client's call to download, while it lasts. Where it has too many, the oldest is ended: it is interrupted, and
-        raises Rejected."""
+        """A client's call to download, while it lasts. Where it has too many, the oldest is ended, and where it is revoked,
+        all are: they are interrupted, and raise Rejected."""
         task = asyncio.current_task()
         assert task is not None
         calls = self._calls.setdefault(client, [])
@@ -33,11 +45,14 @@ class Downloads:
         try:
             yield
         except asyncio.CancelledError:
-            if task in calls:
+            if task in calls and task not in self._revoked:
                 raise
             task.uncancel()
+            if (shut_out := self._revoked.get(task)) is not None:
+                raise shut_out from None
             raise Rejected("superseded", f"{AT_ONCE} newer downloads of {client} have superseded this one") from None
         finally:
+            self._revoked.pop(task, None)
             if task in calls:
                 calls.remove(task)
                 if not calls:

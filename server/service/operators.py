@@ -1,7 +1,7 @@
 """Status, history and the operator's verbs."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from zowarmup.common import codec
 from zowarmup.common.work import Phase, Tier
@@ -11,6 +11,7 @@ from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.credentials import hash_secret
 from zowarmup.server.decide import waiting
 from zowarmup.server.history import History
+from zowarmup.server.membership import came_by, closed, identifier, invitation_named
 from zowarmup.server.participation import Participation
 from zowarmup.server.service.admission import Admission, Context
 from zowarmup.server.state import Presence, State
@@ -120,11 +121,38 @@ class OperatorService(services.OperatorServiceServicer):
             command = cmd.Invite(hash_secret(token), tier, request.expires_s, request.uses, today)
             (issued, *_) = await self._coordinator.handle(command)
             assert isinstance(issued, ev.InvitationIssued)
-        return wire.InviteResponse(token=token, expires_at_s=issued.expires_at)
+        return wire.InviteResponse(
+            token=token, expires_at_s=issued.expires_at, invitation=identifier(issued.token_sha256)
+        )
 
     async def Revoke(self, request: wire.RevokeRequest, context: Context) -> wire.RevokeResponse:
-        await self._verb(context, cmd.Revoke(request.client, request.reason[:200] or "by the operator"))
-        return wire.RevokeResponse()
+        reason = request.reason[:200] or "by the operator"
+        await self._verb(context, cmd.Revoke(request.client, reason, request.with_invitation))
+        token_sha256 = self._coordinator.state.clients[request.client].invitation
+        return wire.RevokeResponse(
+            invitation=self._invitation(token_sha256) if token_sha256 else None,
+            open_enrolment=not self._admission.invited,
+        )
+
+    async def ListInvitations(
+        self, request: wire.ListInvitationsRequest, context: Context
+    ) -> AsyncIterator[wire.ListInvitationsResponse]:
+        async with self._admission.refusing(context):
+            self._admission.operator(context)
+        state, today = self._coordinator.state, self._coordinator.date()
+        clients = came_by(state)
+        for token_sha256 in state.invitations:
+            yield _invitation(state, token_sha256, clients.get(token_sha256, []), today)
+
+    async def Uninvite(self, request: wire.UninviteRequest, context: Context) -> wire.UninviteResponse:
+        reason = request.reason[:200] or "by the operator"
+        await self._verb(context, cmd.Uninvite(request.invitation, reason))
+        token_sha256 = invitation_named(self._coordinator.state, request.invitation)
+        return wire.UninviteResponse(invitation=self._invitation(token_sha256))
+
+    def _invitation(self, token_sha256: str) -> wire.ListInvitationsResponse:
+        state = self._coordinator.state
+        return _invitation(state, token_sha256, came_by(state).get(token_sha256, []), self._coordinator.date())
 
     async def _verb(self, context: Context, command: cmd.Command) -> None:
         async with self._admission.refusing(context):
@@ -203,6 +231,19 @@ def _participation(
     if did.agrees is not None:
         row.agrees = did.agrees
     return row
+
+
+def _invitation(state: State, token_sha256: str, clients: Sequence[str], now: float) -> wire.ListInvitationsResponse:
+    invitation = state.invitations[token_sha256]
+    return wire.ListInvitationsResponse(
+        invitation=identifier(token_sha256),
+        tier=codec.tier_to_wire(invitation.tier),
+        uses=invitation.uses,
+        used=invitation.used,
+        expires_at_s=invitation.expires_at,
+        closed=closed(invitation, now),
+        clients=clients,
+    )
 
 
 def _traffic(counts: tuple[ev.TrafficCount, ...]) -> list[wire.Traffic]:

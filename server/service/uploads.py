@@ -18,6 +18,7 @@ from zowarmup.server.blobs import Blobs, upload_name
 from zowarmup.server.combining import uploads_of
 from zowarmup.server.housekeeping import Housekeeping
 from zowarmup.server.incoming import Incoming, Quay
+from zowarmup.server.membership import revoked
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State
 
@@ -34,6 +35,7 @@ class Uploads:
         self._left_over = True  # there may be what came before a restart, held by nobody
         self._being_named: Counter[str] = Counter()
         self._calls: dict[str, asyncio.Task[object]] = {}
+        self._revoked: dict[asyncio.Task[object], Rejected] = {}
         self._doors: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -48,7 +50,7 @@ class Uploads:
     @asynccontextmanager
     async def only(self, client: str) -> AsyncIterator[None]:
         """The client's one call about its upload. An older one, perhaps over a link that broke, is ended first, and what
-        it had added is written: it is interrupted, and raises Rejected."""
+        it had added is written: it is interrupted, and raises Rejected, as it does where the client is revoked."""
         task = asyncio.current_task()
         assert task is not None
         if older := self._calls.get(client):
@@ -59,11 +61,15 @@ class Uploads:
             async with door:
                 yield
         except asyncio.CancelledError:
-            if self._calls.get(client) is task:
+            shut_out = self._revoked.get(task)
+            if self._calls.get(client) is task and shut_out is None:
                 raise
             task.uncancel()
+            if shut_out is not None:
+                raise shut_out from None
             raise Rejected("superseded", f"a newer upload of {client} has superseded this one") from None
         finally:
+            self._revoked.pop(task, None)
             if self._calls.get(client) is task:
                 del self._calls[client]
 
@@ -105,6 +111,7 @@ class Uploads:
         """Observe."""
         for event in events:
             if isinstance(event, ev.ClientRevoked) and (call := self._calls.get(event.client)):
+                self._revoked[call] = revoked(event.client, event.reason)
                 call.cancel()
             if isinstance(event, ev.Contributed) and isinstance(event.contribution, Delta):
                 self._named.add(upload_name(event.client, event.contribution.digest))

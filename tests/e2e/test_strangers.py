@@ -30,6 +30,7 @@ from zowarmup.client.trust import trust
 from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.run import PROTOCOL, Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
 from zowarmup.server import events as ev
+from zowarmup.server.credentials import hash_secret
 from zowarmup.server.ledger import Ledger
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1.coordinator_pb2_grpc import CoordinatorServiceStub, OperatorServiceStub
@@ -103,6 +104,12 @@ class House:
         assert done.stdout.count("\n") == 1
         word = done.stdout.split(" ")[0].removeprefix(f"{JOIN_VARIABLE}=")
         return Invitation.from_word(word)
+
+    def invitations(self) -> list[dict[str, Any]]:
+        done = self.zowarmup("invitations", "--json")
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return found
 
     def status(self) -> Status:
         trusted = trust(self.address, (self.certs / "ca.crt").read_bytes())
@@ -292,6 +299,45 @@ def test_a_revoked_client(house: House, run_id: str, member: Callable[[str], tup
     assert not shown.connected
 
 
+def test_a_revoked_client_and_what_is_left_of_its_invitation(house: House) -> None:
+    """`--uses 3`: the line outlives the client, unless it is revoked with it."""
+    token = house.invite("--uses", "3").secret
+    house.enrol(token, "thief")
+    house.enrol(token, "neighbour")
+    (listed,) = [row for row in house.invitations() if "thief" in row["clients"]]
+    assert (listed["left"], listed["closed"], listed["clients"]) == (1, "", ["neighbour", "thief"])
+    done = house.zowarmup("revoke", "thief", "--reason", "stolen")
+    assert (
+        f"good for 1 more device, and so for whoever has that line: `zowarmup uninvite {listed['name']}`" in done.stdout
+    )
+    assert "neighbour came by the same invitation" in done.stdout
+    done = house.zowarmup("revoke", "thief", "--reason", "stolen", "--with-invitation")
+    assert done.returncode == 0, done.stderr
+    with refused(house, "invitation_revoked"):
+        house.enrol(token, "thief")
+    (listed,) = [row for row in house.invitations() if "thief" in row["clients"]]
+    assert (listed["left"], listed["closed"]) == (0, "revoked: thief came by it: stolen")
+    assert [shown.revoked for shown in house.status().clients if shown.name == "neighbour"] == [""]
+
+
+def test_an_invitation_that_is_revoked(house: House) -> None:
+    token = house.invite().secret
+    name = hash_secret(token)[:12]
+    assert name in house.zowarmup("invitations").stdout
+    done = house.zowarmup("uninvite", name, "--reason", "sent to the wrong address")
+    assert done.stdout == f"invitation {name} is revoked\n"
+    with refused(house, "invitation_revoked"):
+        house.enrol(token)
+    assert "the invitation has been revoked (sent to the wrong address)" in house.refused_device(
+        word=Invitation(token, (house.certs / "ca.crt").read_bytes()).word, name="addressee"
+    )
+    assert name not in house.zowarmup("invitations").stdout
+    assert name in house.zowarmup("invitations", "--all").stdout
+    done = house.zowarmup("uninvite", "0" * 12)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "there is no invitation '000000000000'" in done.stderr
+
+
 def test_a_replayed_contribution(house: House, run_id: str, member: Callable[[str], tuple[str, str]]) -> None:
     first, second, third = member("first"), member("second"), member("third")
     with house.calls() as calls:
@@ -349,6 +395,9 @@ def test_the_operators_calls_need_the_operators_credential(
                 lambda said=said: calls.GetStatus(wire.GetStatusRequest(), metadata=said, timeout=CALL_S),
                 lambda said=said: list(calls.ListVersions(wire.ListVersionsRequest(), metadata=said, timeout=CALL_S)),
                 lambda said=said: list(calls.ListClients(wire.ListClientsRequest(), metadata=said, timeout=CALL_S)),
+                lambda said=said: list(
+                    calls.ListInvitations(wire.ListInvitationsRequest(), metadata=said, timeout=CALL_S)
+                ),
             ):
                 with refused(house, "operator_credential"):
                     call()
@@ -359,12 +408,14 @@ def test_the_operators_calls_need_the_operators_credential(
             "Stop": wire.StopRequest(),
             "Invite": wire.InviteRequest(tier=wire.TIER_LOW, expires_s=60, uses=1),
             "Revoke": wire.RevokeRequest(client=client[0]),
+            "Uninvite": wire.UninviteRequest(invitation="0" * 12),
         }
         assert {method.name for method in wire.DESCRIPTOR.services_by_name["OperatorService"].methods} == {
             *requests,
             "GetStatus",
             "ListVersions",
             "ListClients",
+            "ListInvitations",
         }
         for name, request in requests.items():
             with refused(house, "operator_credential"):

@@ -8,6 +8,7 @@ from tests.scenario.conftest import Script
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
+from zowarmup.server.membership import came_by, closed, identifier
 from zowarmup.server.rejection import Rejected
 
 DAY = 86400.0
@@ -16,6 +17,10 @@ Begin = Callable[..., Script]
 
 def enrol(token: str, name: str = "pi", tier: Tier = Tier.LOW, credential: str = "c1") -> cmd.Enrol:
     return cmd.Enrol(name, tier, 100, credential, token, invited=True)
+
+
+def kinds(events: list[ev.Event]) -> list[str]:
+    return [type(event).__name__ for event in events]
 
 
 def refused(script: Script, command: cmd.Command) -> str:
@@ -103,6 +108,66 @@ def test_where_all_may_join_a_wrong_token_is_refused_all_the_same(begin: Begin) 
 )
 def test_an_invitation_has_bounds(begin: Begin, command: cmd.Invite) -> None:
     assert refused(begin(), command) == "invalid"
+
+
+def test_a_revoked_client_does_not_come_again_by_what_is_left_of_its_invitation(begin: Begin) -> None:
+    script = begin()
+    script.do(cmd.Invite("t", Tier.LOW, DAY, 3))
+    script.do(cmd.Invite("other", Tier.LOW, DAY, 3))
+    script.do(enrol("t", "thief", credential="c1"))
+    script.do(enrol("t", "pi", credential="c2"))
+    script.do(enrol("other", "else", credential="c3"))
+    revoked, withdrawn = script.do(cmd.Revoke("thief", "stolen", with_invitation=True))
+    assert revoked == ev.ClientRevoked("thief", "stolen")
+    assert withdrawn == ev.InvitationRevoked("t", "thief came by it: stolen")
+    assert refused(script, enrol("t", "thief", credential="c4")) == "invitation_revoked"
+    assert script.do(enrol("t", "pi", credential="c2")) == [], "who came by it before stays"
+    assert script.do(enrol("other", "more", credential="c5")), "another invitation is as good as before"
+    assert script.do(cmd.Revoke("thief", "stolen", with_invitation=True)) == []
+    assert came_by(script.state) == {"t": ["pi", "thief"], "other": ["else", "more"]}
+    replayed = script.replayed()
+    assert (replayed.invitations, replayed.clients) == (script.state.invitations, script.state.clients)
+
+
+def test_without_its_invitation_a_revoked_client_may_come_again(begin: Begin) -> None:
+    """Which the command says, with what to do: the line is not always in the wrong hands."""
+    script = begin()
+    script.do(cmd.Invite("t", Tier.LOW, DAY, 3))
+    script.do(enrol("t", "thief", credential="c1"))
+    script.do(cmd.Revoke("thief", "stolen"))
+    assert script.do(enrol("t", "thief", credential="c2")) == [ev.ClientEnrolled("thief-2", Tier.LOW, 100, "c2", "t")]
+    assert kinds(script.do(cmd.Revoke("thief", "late", with_invitation=True))) == ["InvitationRevoked"]
+    assert refused(script, enrol("t", "thief", credential="c3")) == "invitation_revoked"
+
+
+def test_one_that_came_without_an_invitation_is_revoked_all_the_same(begin: Begin) -> None:
+    script = begin()
+    script.join("a")
+    assert kinds(script.do(cmd.Revoke("a", "stolen", with_invitation=True))) == ["ClientRevoked"]
+
+
+def test_an_invitation_is_revoked_by_its_identifier(begin: Begin) -> None:
+    script, token, other = begin(), "ab" * 32, "ab" * 5 + "cd" * 27
+    script.do(cmd.Invite(token, Tier.LOW, DAY, 3))
+    script.do(cmd.Invite(other, Tier.LOW, DAY, 3))
+    for given in ("", "ab", "ab" * 5, "f" * 12, "f" * 64, token + "ab"):
+        assert refused(script, cmd.Uninvite(given, "leaked")) == "not_found"
+    assert script.do(cmd.Uninvite(identifier(token), "leaked")) == [ev.InvitationRevoked(token, "leaked")]
+    assert script.do(cmd.Uninvite(token, "again")) == []
+    assert refused(script, enrol(token)) == "invitation_revoked"
+    assert script.do(enrol(other))
+
+
+def test_why_an_invitation_is_closed(begin: Begin) -> None:
+    script = begin()
+    for token in ("a", "b", "c" * 64):
+        script.do(cmd.Invite(token, Tier.LOW, DAY, 1))
+    script.do(enrol("b"))
+    script.do(cmd.Uninvite("c" * 64, "leaked"))
+    invitations = script.state.invitations
+    assert [closed(invitation, script.now) for invitation in invitations.values()] == ["", "used up", "revoked: leaked"]
+    assert closed(invitations["a"], script.now + DAY) == "expired"
+    assert closed(invitations["a"], script.now - 2 * DAY) == "the coordinator's clock is set back"
 
 
 def in_zeroth_order(script: Script, *names: str) -> None:

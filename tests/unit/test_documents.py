@@ -52,6 +52,25 @@ def test_run_files_in_documents_load(document: Path, tmp_path: Path) -> None:
         read_run_file(tmp_path / "run.toml")
 
 
+def test_no_sample_hands_out_a_line_for_long_or_for_many() -> None:
+    """Whoever copies it leaves a way into the run open that nobody remembers."""
+    files = [*DOCUMENTS, *(path for path in REPOSITORY.glob("deploy/**/*") if path.is_file())]
+    found = [
+        (path.name, int(uses or 1), expires)
+        for path in files
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"(zowarmup|zw|\$server) invite --", line)
+        for uses, expires in [(_option(line, "uses", r"\d+"), _option(line, "expires", r"\w+"))]
+    ]
+    assert len(found) >= 8
+    assert [sample for sample in found if sample[1] > 20 or sample[2] not in ("", "1d", "7d")] == []
+
+
+def _option(line: str, name: str, value: str) -> str:
+    matched = re.search(rf"--{name} ({value})", line)
+    return matched[1] if matched else ""
+
+
 # Which section of docs/structure.md has a folder's files, and what it says before their names.
 SECTIONS = {
     "common": ("The common files", ""),

@@ -27,6 +27,7 @@ EVERY_KIND: list[ev.Event] = [
         SNAPSHOT,
     ),
     ev.InvitationIssued("1" * 64, Tier.LOW, 99.5, 2),
+    ev.InvitationRevoked("1" * 64, "leaked"),
     ev.ClientEnrolled("pi", Tier.LOW, 3, "e" * 64, "1" * 64),
     ev.ClientRevoked("pi", "stolen"),
     ev.RoundOpened(1, Phase.ZEROTH_ORDER, 0, ("pi",), ((1 << 64) - 1,), (3,), 12.5),

@@ -432,6 +432,56 @@ def test_the_newest_downloads_of_a_client_supersede_its_older_ones(tmp_path: Pat
     served(tmp_path, script, rate=100.0)
 
 
+@pytest.mark.parametrize("kind", ["snapshot", "program", "link", "upload"])
+def test_a_transfer_ends_with_the_revocation(tmp_path: Path, kind: str) -> None:
+    """That of the client which is revoked, and nobody else's."""
+
+    async def begun(desk: Desk, who: tuple[tuple[str, str], ...]) -> Any:
+        if kind == "snapshot":
+            call = desk.stub.FetchSnapshot(wire.FetchSnapshotRequest(), metadata=who)
+        elif kind == "program":
+            call = desk.stub.FetchProgram(wire.FetchProgramRequest(), metadata=who)
+        elif kind == "link":
+            call = desk.stub.MeasureLink(metadata=who)
+            await call.write(wire.MeasureLinkRequest(wanted_bytes=1))
+            return call
+        else:
+            call = desk.stub.UploadDelta(metadata=who)
+            header = wire.DeltaHeader(round=1, digest=bytes(16), size_bytes=4 * SIZE)
+            await call.write(wire.UploadDeltaRequest(header=header))
+            await call.write(wire.UploadDeltaRequest(chunk=bytes(4)))
+            return call
+        await call.read()
+        return call
+
+    async def script(desk: Desk) -> None:
+        lay_blobs(desk)
+        tier = Tier.HIGH if kind == "upload" else Tier.LOW
+        streams = [await desk.join(name, tier) for name in ("thief", "other")]
+        for stream in streams:
+            await stream.read()
+        who = {n: (("zowarmup-client", n), ("zowarmup-credential", CREDENTIAL + n)) for n in ("thief", "other")}
+        call, other = await begun(desk, who["thief"]), await begun(desk, who["other"])
+        if kind == "upload":
+            await until(lambda: len(list((desk.blobs_dir / "spool").iterdir())) >= 2)
+        await desk.coordinator.handle(cmd.Revoke("thief", "stolen"))
+        # A status does not wait behind what a reader has not taken: the call may be reset instead.
+        reset = kind in ("snapshot", "program")
+        if kind == "upload":
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            said: Any = caught.value.trailing_metadata()
+            code, reason = caught.value.code(), dict(said)["zowarmup-reason"]
+        else:
+            code, reason = await ending(call)
+        refused = (grpc.StatusCode.PERMISSION_DENIED, "revoked")
+        assert (code, reason) == refused or (reset and code is grpc.StatusCode.CANCELLED), (code, reason)
+        assert dict(desk.refusals.counts())["revoked"] >= 1
+        assert not other.done()
+
+    served(tmp_path, script, warmup=1 if kind == "upload" else 0, rate=100.0)
+
+
 @pytest.mark.parametrize("kind", ["snapshot", "program", "link"])
 def test_a_download_that_nobody_reads_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(downloads, "STALLED_S", 0.5)
