@@ -48,11 +48,45 @@ class Rounds:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WarmUp(Rounds):
+class Aggregation(Rounds):
+    """How a round's contributions become one (`methods.aggregation`).
+
+    `weighting`: a client counts with the examples that it claims to hold ("examples"), at most `most_examples` (0: no
+    limit) and at most `most_times_median` times the median claim of the round's contributors (0: no limit); or all count alike
+    ("uniform"). `aggregate`: the weighted mean ("mean"); or coordinate by coordinate, without weights, the mean of all values
+    but the share `trim` at either end ("trimmed") or the median ("median").
+    """
+
+    weighting: Literal["examples", "uniform"] = "examples"
+    most_examples: int = 0
+    most_times_median: float = 3.0
+    aggregate: Literal["mean", "trimmed", "median"] = "mean"
+    trim: float = 0.25
+
+    def __post_init__(self) -> None:
+        Rounds.__post_init__(self)
+        most, times = self.most_examples, self.most_times_median
+        require(0 <= most < 1 << 48, "most_examples", most, "0 (no limit) or 1 to 2^48 - 1")
+        require(times == 0 or 1 <= times <= 1e6, "most_times_median", times, "0 (no limit) or 1 to 1e6")
+        uniform = self.weighting == "uniform"
+        if uniform:
+            only = 'the default, with weighting = "uniform", which no claim changes'
+            require(most == 0, "most_examples", most, f"0, {only}")
+            require(times == 3, "most_times_median", times, f"3, {only}")
+        if self.aggregate != "mean":
+            require(uniform, "weighting", self.weighting, f'"uniform" with aggregate = "{self.aggregate}"')
+        if self.aggregate == "trimmed":
+            require(0 < self.trim < 0.5, "trim", self.trim, "above 0 and below 0.5")
+        else:
+            require(self.trim == 0.25, "trim", self.trim, '0.25, the default, unless aggregate = "trimmed"')
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WarmUp(Aggregation):
     """Training by back-propagation, by the clients of `tiers`: `epochs` of local SGD in batches of `batch` examples at
-    `rate`; the server moves by `server_rate` times the example-weighted mean delta, in which a delta longer than `clip`
-    times the others' (`methods.robust`) is scaled down to that (0: none is). `method`: with fedadam and fedyogi, that mean is
-    the gradient which Adam or Yogi follows on the server, at `server_rate`, with `beta1`, `beta2` and `tau` for its
+    `rate`; the server moves by `server_rate` times the aggregate of the deltas, in which a delta longer than `clip`
+    times the others' or than the model itself (`methods.robust`) is scaled down to that (0: none is). `method`: with fedadam and
+    fedyogi, that aggregate is the gradient which Adam or Yogi follows on the server, at `server_rate`, with `beta1`, `beta2` and `tau` for its
     epsilon; with heterofl the low tier trains too, a half-width part of the model.
 
     `pivot`: after `rounds` rounds ("rounds"), or earlier ("auto") once the held-out loss of the last `patience` rounds
@@ -73,7 +107,7 @@ class WarmUp(Rounds):
     least_improvement: float = 0.02
 
     def __post_init__(self) -> None:
-        Rounds.__post_init__(self)
+        Aggregation.__post_init__(self)
         require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         require(1 <= self.batch <= 65536, "batch", self.batch, "1 to 65536")
         require(0 < self.rate <= 1000, "rate", self.rate, "above 0 and at most 1000")
@@ -125,7 +159,7 @@ class WarmUp(Rounds):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ZerothOrder(Rounds):
+class ZerothOrder(Aggregation):
     """Zeroth-order rounds among everyone, by `method`: zowarmup (the paper's; each client has directions of its own),
     decomfl (all have the same, so commits do not grow with the fleet) or fedkseed (a step of a client's own after each
     probe, along one of the `pool` directions that the whole run shares).
@@ -143,7 +177,7 @@ class ZerothOrder(Rounds):
     What moves the model: `step` "normalized" divides by the round's root-mean-square probe scalar and anneals `rate`
     linearly to near zero; "raw" is the paper's; "adam" divides by what a running mean over the rounds, with `beta2`,
     says that the estimate of a block's parameter is, so that `rate` is about how far each moves, and anneals.
-    `weighting` of clients in the mean. `clip`: a client's scalars whose root mean square is beyond so many times that
+    `clip`: a client's scalars whose root mean square is beyond so many times that
     of the others (`methods.robust`) are scaled down to it (0: none are). `snapshot_every`: at most so many zeroth-order versions between snapshots
     on the coordinator's disk; fewer where the model is large, so that a restart replays no more than some seconds' worth.
     """
@@ -163,13 +197,12 @@ class ZerothOrder(Rounds):
     rate: float = 0.4
     step: Literal["normalized", "raw", "adam"] = "normalized"
     beta2: float = 0.99
-    weighting: Literal["examples", "uniform"] = "examples"
     clip: float = 2.5
     micro_batch: int = 64
     snapshot_every: int = 50
 
     def __post_init__(self) -> None:
-        Rounds.__post_init__(self)
+        Aggregation.__post_init__(self)
         require(1 <= self.probes <= 4096, "probes", self.probes, "1 to 4096")
         require(0 <= self.head_projections <= 4096, "head_projections", self.head_projections, "0 to 4096")
         exact = self.gradient_projections
@@ -177,6 +210,7 @@ class ZerothOrder(Rounds):
         training = self.high_tier == "fedavg"
         require(not (training and exact), "gradient_projections", exact, '0 with high_tier = "fedavg"')
         self._check_pool()
+        self._check_aggregate()
         require(1 <= self.local_steps <= 1024, "local_steps", self.local_steps, "1 to 1024")
         longest = self.local_steps * max(self.probes, self.head_projections)
         require(
@@ -225,3 +259,15 @@ class ZerothOrder(Rounds):
         require(self.head_projections == 0, "head_projections", self.head_projections, f"0 {only}")
         require(self.gradient_projections == 0, "gradient_projections", self.gradient_projections, f"0 {only}")
         require(self.local_steps == 1, "local_steps", self.local_steps, f"1 {only}, which takes one after every probe")
+
+    def _check_aggregate(self) -> None:
+        if self.aggregate == "mean":
+            return
+        own = "whose clients probe directions of their own, so that no two of their scalars can be compared"
+        require(self.method != "zowarmup", "aggregate", self.aggregate, f'"mean" with method "zowarmup", {own}')
+        if self.method == "fedkseed":
+            enough = self.clients_per_round * self.probes >= 4 * self.pool
+            few = (
+                "so few that clients_per_round * probes is at least 4 times as many: fewer than 3 values of a direction"
+            )
+            require(enough, "pool", self.pool, f"{few} have no {self.aggregate} aggregate")

@@ -151,7 +151,10 @@ def _(command: cmd.Invite | cmd.Enrol | cmd.Revoke | cmd.Uninvite, state: State,
 @_respond.register
 def _(command: cmd.Hello, state: State, now: float) -> tuple[ev.Event, ...]:
     membership.check_member(state, command.client)
-    return (ev.ClientConnected(**{field.name: getattr(command, field.name) for field in fields(command)}),)
+    before = state.clients[command.client].examples
+    changed = (ev.ExamplesChanged(command.client, command.examples, before),) if command.examples != before else ()
+    given = {field.name: getattr(command, field.name) for field in fields(ev.ClientConnected)}
+    return (*changed, ev.ClientConnected(**given))
 
 
 @_respond.register

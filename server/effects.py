@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.methods.fedavg import PIECE, length
 from zowarmup.common.methods.mixed import mixed, share_of_trained
+from zowarmup.common.methods.rough import rough_length
 from zowarmup.common.replica import Replica
 from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import Delta, Phase
@@ -219,10 +220,12 @@ class Effects:
         deltas = list(zip(trained, map(self._blobs.stored, named.values()), strict=True))
         method = self._coordinator.state.warm_up
         sizes = [vector.shape[0] for _, vector in deltas]
-        if method.takes_whole([self._lengths.get(name) for name in named.values()], sizes):
+        rough = [self._lengths.get(name) for name in named.values()]
+        if method.takes_whole(rough, sizes, rough_length(replica.weights)):
             scales: tuple[float, ...] = (1.0,) * len(deltas)
         else:
-            scales = method.scales(list(self._pieces.map(length, [vector for _, vector in deltas])), sizes)
+            lengths = list(self._pieces.map(length, [vector for _, vector in deltas]))
+            scales = method.scales(lengths, sizes, length(replica.weights))
         for client, scale in zip(named, scales, strict=True):
             if scale < 1:
                 log.warning(
@@ -252,7 +255,7 @@ class Effects:
         _, clipped = state.zeroth_order.clip(parts)
         probed = replica.weights.copy()
         apply_steps(probed, replica.grid, steps_of(state, closed, replica.grid))
-        share = share_of_trained(state.run_file.zeroth_order.weighting, trained, [part.examples for part in parts])
+        share = share_of_trained(trained, [part.examples for part in parts], state.run_file.zeroth_order)
         return (
             mixed(averaged, probed, share, PIECE, self._pieces.map),
             clipped,

@@ -105,6 +105,15 @@ class ClientEnrolled:
 
 
 @dataclass(frozen=True, slots=True)
+class ExamplesChanged:
+    """A member now claims to hold another number of `examples` than `before`."""
+
+    client: str
+    examples: int
+    before: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClientRevoked:
     """It is no longer a member, and no round waits for it or counts it. It never becomes one again."""
 
@@ -311,6 +320,7 @@ DurableEvent = (
     | InvitationIssued
     | InvitationRevoked
     | ClientEnrolled
+    | ExamplesChanged
     | ClientRevoked
     | RoundOpened
     | DeadlineExtended

@@ -79,6 +79,12 @@ def _(event: ev.ClientEnrolled, state: State) -> State:
 
 
 @_apply.register
+def _(event: ev.ExamplesChanged, state: State) -> State:
+    client = replace(state.clients[event.client], examples=event.examples)
+    return replace(state, clients=state.clients.having(event.client, client))
+
+
+@_apply.register
 def _(event: ev.ClientRevoked, state: State) -> State:
     client, current = replace(state.clients[event.client], revoked=event.reason), state.current
     if current is not None and not current.closed:
@@ -258,16 +264,12 @@ def _(event: ev.RunGaveUp, state: State) -> State:
 
 @_apply.register
 def _(event: ev.ClientConnected, state: State) -> State:
-    before, client = state.presence.get(event.client, Presence()), state.clients[event.client]
-    clients = state.clients
-    if client.examples != event.examples:
-        clients = clients.having(event.client, replace(client, examples=event.examples))
+    before = state.presence.get(event.client, Presence())
     return replace(
         state,
         presence=state.presence.having(event.client, replace(before, epoch=event.epoch, gone_at=0.0)),
         connected=_connected(state, event.client, True),
         absent=state.absent.without(event.client),
-        clients=clients,
     )
 
 

@@ -40,6 +40,9 @@ class Narrator:
             case ev.ClientEnrolled():
                 by = " by invitation" if event.invitation else ""
                 log.info("%s enrolled%s (tier %s, %d examples)", event.client, by, event.tier, event.examples)
+            case ev.ExamplesChanged():
+                now, before = event.examples, event.before
+                log.warning("%s now claims to hold %d examples; it claimed %d before", event.client, now, before)
             case ev.ClientRevoked():
                 log.warning("%s revoked: %s", event.client, event.reason)
             case ev.ClientConnected():

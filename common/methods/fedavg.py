@@ -1,9 +1,10 @@
 """FedAvg: the warm-up phase, in which clients of the high tier train locally and send their full deltas.
 
 McMahan et al., arXiv 1602.05629, as Legate et al., arXiv 2509.03503, use it before the pivot: the model moves by
-`server_rate` times the example-weighted mean of the deltas, w + server_rate sum_i (n_i / N) delta_i. Buffers (running
-mean and variance of BatchNorm) are part of the vector and averaged with it. A delta far longer than the others'
-is scaled down first (`robust`): one client, broken or hostile, cannot lead the model away.
+`server_rate` times the example-weighted mean of the deltas, w + server_rate sum_i (n_i / N) delta_i, or another aggregate
+of them (`aggregation`). Buffers (running mean and variance of BatchNorm) are part of the vector and averaged with it. A delta
+far longer than the others', or than the model itself, is scaled down first (`robust`): one client, broken or hostile, cannot
+lead the model away.
 """
 
 import math
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from zowarmup.common.layout import Layout
 from zowarmup.common.methods import robust, rough
+from zowarmup.common.methods.aggregation import counted, left_out, trimmed_mean
 from zowarmup.common.methods.vector import Each, Optimiser, Vector
 from zowarmup.common.phases import WarmUp
 from zowarmup.common.submodel import Submodel
@@ -22,8 +24,10 @@ from zowarmup.common.work import Delta, Tier, Work
 
 PIECE = 1 << 18
 """Parameters averaged at a time: what is held beyond the result is a few pieces, whatever the model and the clients."""
+LEAST_PIECE = 1 << 10
+"""Where every client's values are held at once, a piece is shorter the more clients there are, down to this."""
 Given = tuple[tuple[int, Vector], float]
-"""A client's examples and delta, and the factor that its delta counts by."""
+"""What a client counts with, its delta, and the factor that its delta counts by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +54,23 @@ class FedAvg:
         """What a client of that tier trains and uploads; None: all of the model."""
         return None
 
-    def scales(self, lengths: Sequence[float], sizes: Sequence[int]) -> tuple[float, ...]:
-        """The factor for each delta, by their lengths (`Length`) and how many values they have: less than 1 where it is
-        too long beside the others."""
-        return robust.scales(lengths, self.spec.clip)
+    def scales(self, lengths: Sequence[float], sizes: Sequence[int], model: float) -> tuple[float, ...]:
+        """The factor for each delta: less than 1 where it is too long beside the others, or beside the model.
 
-    def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int]) -> bool:
+        Args:
+            lengths: The deltas' Euclidean norms (`Length`).
+            sizes: How many values each has.
+            model: The norm of the weights that they are added to.
+        """
+        return robust.scales(lengths, self.spec.clip, most=self._most(model) * math.sqrt(self.layout.size))
+
+    def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int], model: float) -> bool:
         """Whether `scales` are certainly all 1, by what is roughly known of the lengths (`RoughLength`)."""
-        return rough.none_too_long(lengths, self.spec.clip)
+        return rough.none_too_long(lengths, self.spec.clip, self._most(model) * math.sqrt(self.layout.size))
+
+    def _most(self, model: float) -> float:
+        """The largest root mean square of a delta beside weights of that norm."""
+        return robust.furthest(model / math.sqrt(self.layout.size))
 
     def combine(
         self,
@@ -69,30 +82,34 @@ class FedAvg:
     ) -> NDArray[np.float32]:
         """The next weights, a new float32 (layout.size,) array that is not yet on a grid.
 
-        `deltas`: (examples, float32 (layout.size,)), read piece by piece, so that those on disk stay there; summed in
-        float64 in the order given, each times its scale (`scales` where they are known already). `each`: goes through
+        `deltas`: (claimed examples, float32 (layout.size,)), read piece by piece, so that those on disk stay there; aggregated in
+        float64, summed in the order given, each times its scale (`scales` where they are known already). `each`: goes through
         the pieces, such as `map` of a pool of threads. `optimiser`: where the method remembers something, `remembered`
         values. Raises ValueError without deltas or where a vector has another shape or type.
         """
         if not deltas:
             raise ValueError("a round without deltas has no mean")
-        sizes = {(part.layout if part else self.layout).size for part in map(self.submodel, Tier)}
+        allowed = {(part.layout if part else self.layout).size for part in map(self.submodel, Tier)}
         self._check(weights, {self.layout.size})
         for _, delta in deltas:
-            self._check(delta, sizes)
+            self._check(delta, allowed)
         if scales is None:
-            scales = self.scales([length(delta) for _, delta in deltas], [delta.shape[0] for _, delta in deltas])
-        given = list(zip(deltas, scales, strict=True))
+            lengths, sizes = [length(delta) for _, delta in deltas], [delta.shape[0] for _, delta in deltas]
+            scales = self.scales(lengths, sizes, length(weights))
+        counts = counted([examples for examples, _ in deltas], self.spec)
+        vectors = [delta for _, delta in deltas]
+        given = list(zip(zip(counts, vectors, strict=True), scales, strict=True))
+        extent = PIECE if self.spec.aggregate == "mean" else max(LEAST_PIECE, PIECE // len(deltas))
         moved = np.empty_like(weights)
 
         def move(start: int) -> None:
-            piece = slice(start, min(start + PIECE, weights.size))
-            mean = self.step(piece, self.mean(piece, given), optimiser)
+            piece = slice(start, min(start + extent, weights.size))
+            mean = self.step(piece, self.aggregate(piece, given), optimiser)
             mean += weights[piece]
             with np.errstate(over="ignore"):  # becomes infinite
                 moved[piece] = mean
 
-        for _ in each(move, range(0, weights.size, PIECE)):
+        for _ in each(move, range(0, weights.size, extent)):
             pass
         return moved
 
@@ -101,8 +118,21 @@ class FedAvg:
             allowed = " or ".join(f"({size},)" for size in sorted(sizes))
             raise ValueError(f"{self.spec.method}: a vector is {vector.dtype} {vector.shape}, not float32 {allowed}")
 
+    def aggregate(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
+        """What the deltas, each times its scale, come to in a piece of the weights."""
+        if self.spec.aggregate == "mean":
+            return self.mean(piece, given)
+        return self.trimmed([(delta[piece], scale) for (_, delta), scale in given])
+
+    def trimmed(self, given: Sequence[tuple[NDArray[np.float32], float]]) -> NDArray[np.float64]:
+        """The trimmed mean, or the median, of at least one client's values, float32 (n,) of each, times its scale."""
+        values = np.empty((len(given), given[0][0].size))
+        for row, (delta, scale) in zip(values, given, strict=True):
+            np.multiply(delta, scale, out=row, dtype=np.float64)
+        return trimmed_mean(values, left_out(len(given), self.spec))
+
     def mean(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
-        """The mean delta in a piece of the weights, by examples, each times its scale."""
+        """The mean delta in a piece of the weights, by what clients count with, each times its scale."""
         total = sum(examples for (examples, _), _ in given)
         mean = np.zeros(piece.stop - piece.start)
         part = np.empty_like(mean)

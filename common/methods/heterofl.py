@@ -6,7 +6,7 @@ example-weighted mean of those who hold it,
 
     w_p  <-  w_p + server_rate * sum_{i holds p} n_i delta_ip / sum_{i holds p} n_i
 
-and stays where nobody in the round does. A half-width model sums over half as many units, so its client scales what each
+and stays where nobody in the round does. A trimmed mean and a median are taken among those who hold it, too. A half-width model sums over half as many units, so its client scales what each
 layer reads from such by the width that is missing (`models.narrow`), and the global model is evaluated without. As there,
 every client trains on all the classes it has; its masked loss is not built, and its static BatchNorm is refused by
 `common.run`.
@@ -33,15 +33,30 @@ class HeteroFL(FedAvg):
         """The half-width part for the low tier. Raises ValueError where the model has none."""
         return half_width(self.layout) if tier is Tier.LOW else None
 
-    def scales(self, lengths: Sequence[float], sizes: Sequence[int]) -> tuple[float, ...]:
+    def scales(self, lengths: Sequence[float], sizes: Sequence[int], model: float) -> tuple[float, ...]:
         """As FedAvg's, by the root mean square of a delta's values instead of its length, which grows with their
         number."""
-        return robust.scales([n / math.sqrt(size) for n, size in zip(lengths, sizes, strict=True)], self.spec.clip)
+        means = [n / math.sqrt(size) for n, size in zip(lengths, sizes, strict=True)]
+        return robust.scales(means, self.spec.clip, most=self._most(model))
 
-    def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int]) -> bool:
-        return rough.none_too_long(
-            [n and n / math.sqrt(size) for n, size in zip(lengths, sizes, strict=True)], self.spec.clip
-        )
+    def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int], model: float) -> bool:
+        means = [n and n / math.sqrt(size) for n, size in zip(lengths, sizes, strict=True)]
+        return rough.none_too_long(means, self.spec.clip, self._most(model))
+
+    def aggregate(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
+        """As FedAvg's, of each parameter among those who hold it; 0 where nobody does."""
+        if self.spec.aggregate == "mean":
+            return self.mean(piece, given)
+        narrow, size = half_width(self.layout), self.layout.size
+        held = narrow.held(piece.start, piece.stop)
+        part = slice(narrow.before(piece.start), narrow.before(piece.stop))
+        whole = [(delta[piece], scale) for (_, delta), scale in given if delta.shape == (size,)]
+        narrower = [(delta[part], scale) for (_, delta), scale in given if delta.shape != (size,)]
+        moved = np.zeros(held.size)
+        moved[held] = self.trimmed([*((delta[held], scale) for delta, scale in whole), *narrower])
+        if whole:
+            moved[~held] = self.trimmed([(delta[~held], scale) for delta, scale in whole])
+        return moved
 
     def mean(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
         """The mean delta in a piece of the weights among those who hold a parameter; 0 where nobody does."""

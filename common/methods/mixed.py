@@ -5,19 +5,20 @@ kind of contribution makes the next weights on its own, from the clients that se
 the two by their weights. A mean of deltas is a whole vector, so every such version is a snapshot, which everybody fetches.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.common.methods.aggregation import counted
 from zowarmup.common.methods.vector import Each
+from zowarmup.common.phases import Aggregation
 
 
-def share_of_trained(weighting: str, trained: Iterable[int], probed: Iterable[int]) -> float:
-    """What those who trained weigh against those who probed, each with so many examples: 0 to 1."""
-    counts = [[1 if weighting == "uniform" else examples for examples in group] for group in (trained, probed)]
-    mine, others = map(sum, counts)
-    return mine / (mine + others)
+def share_of_trained(trained: Sequence[int], probed: Sequence[int], spec: Aggregation) -> float:
+    """What those who trained weigh against those who probed, each claiming so many examples: 0 to 1."""
+    counts = counted([*trained, *probed], spec)
+    return sum(counts[: len(trained)]) / sum(counts)
 
 
 def mixed(

@@ -66,12 +66,12 @@ class WarmUpMethod(Protocol):
         (`WarmUp.tiers`)."""
         ...
 
-    def scales(self, lengths: Sequence[float], sizes: Sequence[int]) -> tuple[float, ...]:
-        """The factor for each delta, by their Euclidean norms and how many values they have: less than 1 where it is too
-        long beside the others."""
+    def scales(self, lengths: Sequence[float], sizes: Sequence[int], model: float) -> tuple[float, ...]:
+        """The factor for each delta, by their Euclidean norms, how many values they have and the norm of the weights they are
+        added to: less than 1 where it is too long beside the others, or beside the model."""
         ...
 
-    def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int]) -> bool:
+    def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int], model: float) -> bool:
         """Whether `scales` are certainly all 1, by rough norms (`rough.RoughLength`), None where one is not known."""
         ...
 

@@ -1,4 +1,4 @@
-"""What one contribution may do to a round: a bound that the other contributions set.
+"""What one contribution may do to a round: a bound that the other contributions set, and one that the model sets.
 
 What a client sends has a length: the root mean square of its scalars, the norm of its delta. One that is longer than
 `clip` times the reference is scaled down to that; nothing is dropped, so a client that is merely unusual still counts,
@@ -7,6 +7,10 @@ quarter, and at least the one, with the longest. So many can send anything witho
 sent. It is taken over clients, since the values of one client are of one kind, whether honest or not. It is no median, nor
 a median absolute deviation: half of the clients and more may fit the model already, as they often do where the data differ,
 and a median is then nearly zero and says nothing about the others. The order in which clients come plays no part.
+
+Of fewer than three nobody can say which is the outlier. For deltas a bound of another kind always holds, therefore: the root
+mean square of a delta's values is scaled down to that of the model's weights (`furthest`). How far scalars move the model the
+learning rate bounds, whoever sent them (`moves.held`).
 """
 
 import math
@@ -15,6 +19,8 @@ from collections.abc import Sequence
 FEWEST_LENGTHS = 3
 SHARE = 4
 """One in so many clients, and at least one, does not count for the reference."""
+SMALLEST_MODEL = 2.0**-5
+"""A model whose weights are smaller than this, root mean square, counts as one whose are: from zeros one must get away."""
 
 
 def reference(lengths: Sequence[float], floor: float = 0.0) -> float:
@@ -35,7 +41,20 @@ def reference(lengths: Sequence[float], floor: float = 0.0) -> float:
     return kept[-1] * math.sqrt(math.fsum((length / kept[-1]) ** 2 for length in kept) / len(kept))
 
 
-def scales(lengths: Sequence[float], clip: float, floor: float = 0.0) -> tuple[float, ...]:
-    """The factor for each length, at most 1, that leaves none above `clip` times the `reference`. All are 1 with `clip` 0."""
-    limit = clip * reference(lengths, floor) if clip else math.inf
+def furthest(model: float) -> float:
+    """The largest root mean square of a delta's values that counts in full.
+
+    Args:
+        model: That of the weights to which it is added.
+
+    Returns:
+        In the same unit. Honest deltas on the digits were at most 0.4 times as large at usual rates (docs/method.md).
+    """
+    return max(model, SMALLEST_MODEL)
+
+
+def scales(lengths: Sequence[float], clip: float, floor: float = 0.0, most: float = math.inf) -> tuple[float, ...]:
+    """The factor for each length, at most 1, that leaves none above `clip` times the `reference`, nor above `most`. All are 1
+    with `clip` 0."""
+    limit = min(clip * reference(lengths, floor), most) if clip else math.inf
     return tuple(limit / length if length > limit else 1.0 for length in lengths)

@@ -5,12 +5,13 @@ squares are summed in float32, in the order that the machine likes best, by rows
 of the exact one. No weight depends on it: where it cannot rule an outlier out, the exact norms are taken.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.methods.robust import FEWEST_LENGTHS, reference
+from zowarmup.common.methods.robust import reference
 
 ROW = 4096
 TOLERANCE = 1e-3
@@ -40,12 +41,25 @@ class RoughLength:
         return float(self._squares**0.5)
 
 
-def none_too_long(rough: Sequence[float | None], clip: float) -> bool:
-    """Whether `robust.scales` of the exact norms are certainly all 1. `rough`: a `RoughLength` of each, None where it is
-    not known."""
-    if not clip or len(rough) < FEWEST_LENGTHS:
+def none_too_long(rough: Sequence[float | None], clip: float, most: float = math.inf) -> bool:
+    """Whether `robust.scales` of the exact norms are certainly all 1.
+
+    Args:
+        rough: A `RoughLength` of each, None where it is not known.
+        clip: As there.
+        most: As there, within TOLERANCE.
+    """
+    if not clip:
         return True
     known = [length for length in rough if length is not None and SMALLEST <= length <= LARGEST]
     if len(known) < len(rough):
         return False
-    return max(known) * (1 + TOLERANCE) <= clip * reference(known) * (1 - TOLERANCE)
+    limit = min(clip * reference(known), most) * (1 - TOLERANCE)
+    return max(known) * (1 + TOLERANCE) <= limit
+
+
+def rough_length(vector: NDArray[np.float32]) -> float:
+    """The norm of a flat float32 vector that is held whole."""
+    whole = RoughLength()
+    whole.add(vector)
+    return whole.value

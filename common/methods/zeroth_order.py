@@ -35,6 +35,7 @@ from zowarmup.common.layout import Block, Layout
 from zowarmup.common.merging import merged
 from zowarmup.common.methods import gaussian, robust
 from zowarmup.common.methods.adam import advanced, mean_squares, sizes
+from zowarmup.common.methods.aggregation import counted, left_out, trimmed_moves
 from zowarmup.common.methods.moves import Move, held, steps_of
 from zowarmup.common.methods.probing import Probe, measure
 from zowarmup.common.methods.projection import as_float32, project
@@ -170,9 +171,7 @@ class ZOWarmUp:
         if self.spec.step != "adam":
             return ()
         parts, _ = self.clip(parts)
-        shares = self._shares([part.examples for part in parts])
-        moves = [move for share, part in zip(shares, parts, strict=True) for move in self._moves(part, share, share)]
-        return advanced(before, mean_squares(moves, self._blocks()), self.spec.beta2)
+        return advanced(before, mean_squares(self._aggregate(parts, 1.0, 1.0), self._blocks()), self.spec.beta2)
 
     def combine(self, grid: Grid, done: int, parts: Sequence[Part], before: Moments = ()) -> tuple[Step, ...]:
         """The steps that a round's parts make: for each, in the order given, one in the probed block and, where there
@@ -186,15 +185,12 @@ class ZOWarmUp:
             raise ValueError(
                 f"done = {done}: must be 0 to {self.spec.rounds - 1}, the run has {self.spec.rounds} rounds"
             )
+        if not parts:
+            raise ValueError("a round without contributions has no estimate")
         parts, _ = self.clip(parts)
-        shares = self._shares([part.examples for part in parts])
-        sizes = self._adam_sizes(before, parts) if self.spec.step == "adam" else self._sizes(shares, parts)
-        factors = [self._descent(self.spec.rate, done, size) for size in sizes]
-        moves = [
-            move
-            for share, part in zip(shares, parts, strict=True)
-            for move in self._moves(part, *(factor * share for factor in factors))
-        ]
+        sizes = self._adam_sizes(before, parts) if self.spec.step == "adam" else self._sizes(parts)
+        probed, head = (self._descent(self.spec.rate, done, size) for size in sizes)
+        moves = self._aggregate(parts, probed, head)
         return steps_of(held(moves, self._limit(done, parts)), grid, done)
 
     @property
@@ -205,6 +201,13 @@ class ZOWarmUp:
         """The block that is probed and, where it is projected, the head's."""
         return [self.probed, self.layout.block("head")] if self.projections() else [self.probed]
 
+    def _aggregate(self, parts: Sequence[Part], probed: float, head: float) -> list[Move]:
+        """Along the round's estimate, so many times it in the probed block and so many in the head's."""
+        if self.spec.aggregate == "mean":
+            shares = zip(self._shares(parts), parts, strict=True)
+            return [move for share, part in shares for move in self._moves(part, probed * share, head * share)]
+        return trimmed_moves([list(self._moves(part, probed, head)) for part in parts], self.spec)
+
     def _moves(self, part: Part, probed: float, head: float) -> Iterator[Move]:
         """Along a part's estimate, so many times it in the probed block and so many in the head's."""
         for ((seed, index), weight), slope in zip(self._directions(part), part.scalars.probes, strict=True):
@@ -213,14 +216,20 @@ class ZOWarmUp:
         for index, projection in enumerate(part.scalars.projections):
             yield Move(part.seed, self.layout.block("head"), index, head * projection / self.projections())
 
-    def _sizes(self, shares: Sequence[float], parts: Sequence[Part]) -> tuple[float, float]:
+    def _sizes(self, parts: Sequence[Part]) -> tuple[float, float]:
         """What a normalised step is divided by, in the probed block and in the head's: the root mean square of the probes;
         of the projections where that is more. So in neither does a parameter move further than the rate."""
-        probed = math.fsum(share * self._mean_square(part) for share, part in zip(shares, parts, strict=True))
-        head = math.fsum(
-            share * root_mean_square(part.scalars.projections) ** 2 for share, part in zip(shares, parts, strict=True)
-        )
+        probed = self._mean([self._mean_square(part) for part in parts], parts)
+        head = self._mean([root_mean_square(part.scalars.projections) ** 2 for part in parts], parts)
         return math.sqrt(probed), math.sqrt(max(probed, head)) if probed >= FLAT**2 else 0.0
+
+    def _mean(self, values: Sequence[float], parts: Sequence[Part]) -> float:
+        """Of one value of each client, aggregated as the estimate is."""
+        if self.spec.aggregate == "mean":
+            return math.fsum(share * value for share, value in zip(self._shares(parts), values, strict=True))
+        out = left_out(len(values), self.spec)
+        kept = sorted(values)[out : len(values) - out]
+        return math.fsum(kept) / len(kept)
 
     def _mean_square(self, part: Part) -> float:
         """Of a part's probes, as they weigh."""
@@ -286,20 +295,17 @@ class ZOWarmUp:
         """What a client moves its own replica by after local step `number`, of whose probes there are `latest`: down
         their estimate, as the round will move, at a rate of its own. `given`: all that it has measured."""
         rate = self.spec.local_rate or self.spec.rate
-        moves = list(self._moves(given, *(self._descent(rate, done, size) for size in self._sizes([1.0], [given]))))
+        moves = list(self._moves(given, *(self._descent(rate, done, size) for size in self._sizes([given]))))
         each = gaussian.SIGNS if self._normal else 1
         probed = len(given.scalars.probes) * each
         latest_moves = moves[probed - latest * each : probed] + moves[len(moves) - self.projections() :]
         return steps_of(latest_moves, grid, number)
 
-    def _shares(self, examples: Sequence[int]) -> list[float]:
+    def _shares(self, parts: Sequence[Part]) -> list[float]:
         """The weight of each client in the mean; they add up to 1."""
-        if not examples:
-            raise ValueError("a round without contributions has no estimate")
-        if self.spec.weighting == "uniform":
-            return [1 / len(examples)] * len(examples)
-        total = sum(examples)
-        return [count / total for count in examples]
+        counts = counted([part.examples for part in parts], self.spec)
+        total = sum(counts)
+        return [count / total for count in counts]
 
 
 def root_mean_square(values: Sequence[float]) -> float:

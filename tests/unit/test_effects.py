@@ -40,11 +40,12 @@ async def _after_one_round(
     settle: bool = False,
     local_steps: int = 1,
     largest: float = 1.0,
+    clip: float = 5.0,
 ) -> tuple[Coordinator, Replica, list[ev.Event]]:
     run_file = RunFile(
         name="x",
         model=Model(name="mlp"),
-        warmup=WarmUp(rounds=warmup, clients_per_round=1),
+        warmup=WarmUp(rounds=warmup, clients_per_round=1, clip=clip),
         zeroth_order=ZerothOrder(
             rounds=3, clients_per_round=1, probes=1, step="raw", rate=rate, local_steps=local_steps
         ),
@@ -90,11 +91,23 @@ async def _after_one_round(
 def test_deltas_that_no_grid_holds(tmp_path: Path, delta: float) -> None:
     content = np.full(4, delta, "<f4").tobytes()
     contribution = Delta(1, xxhash.xxh3_128_hexdigest(content), 8, 1.0)
-    coordinator, replica, seen = asyncio.run(_after_one_round(tmp_path, 1, content, contribution, 0.1))
+    coordinator, replica, seen = asyncio.run(_after_one_round(tmp_path, 1, content, contribution, 0.1, clip=0.0))
     assert any(isinstance(e, ev.RoundAbandoned) and "cannot be combined" in e.reason for e in seen)
     assert coordinator.state.version == replica.version == 0
     assert coordinator.state.round == 2, "the next round opens"
     assert replica.weights.tolist() == [0.5, -0.25, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("delta", [10.0, 1e30])
+def test_the_only_delta_of_a_round_moves_the_model_by_its_own_size_at_most(tmp_path: Path, delta: float) -> None:
+    """Nobody else's says what is too long."""
+    content = np.full(4, -delta, "<f4").tobytes()
+    contribution = Delta(1, xxhash.xxh3_128_hexdigest(content), 8, 1.0)
+    _, replica, seen = asyncio.run(_after_one_round(tmp_path, 1, content, contribution, 0.1))
+    (committed,) = (event for event in seen if isinstance(event, ev.Committed))
+    assert committed.clipped_deltas == 1
+    size = np.sqrt(np.mean(np.square([0.5, -0.25, 1.0, 0.0])))
+    assert replica.weights == pytest.approx(np.array([0.5, -0.25, 1.0, 0.0]) - size, abs=1e-5)
 
 
 def test_a_step_too_long_for_the_grid_makes_a_snapshot_on_a_coarser_one(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ LAYOUT = Layout(
 
 
 def method(server_rate: float = 1.0) -> FedAvg:
-    return FedAvg(WarmUp(rounds=5, server_rate=server_rate), LAYOUT)
+    """Unbounded: what bounds deltas is in test_robust."""
+    return FedAvg(WarmUp(rounds=5, server_rate=server_rate, clip=0), LAYOUT)
 
 
 def vector(seed: int) -> NDArray[np.float32]:

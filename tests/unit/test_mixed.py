@@ -8,9 +8,14 @@ from zowarmup.common.run import ZerothOrder
 
 
 def test_the_kinds_weigh_as_their_clients_do() -> None:
-    assert share_of_trained("examples", [30, 10], [60, 100]) == 0.2
-    assert share_of_trained("uniform", [30, 10], [60, 100, 7]) == 0.4
-    assert share_of_trained("examples", [30], []) == 1.0
+    by_examples, uniform = ZerothOrder(rounds=1), ZerothOrder(rounds=1, weighting="uniform")
+    assert share_of_trained([30, 10], [30, 50], by_examples) == 40 / 120
+    assert share_of_trained([30, 10], [60, 100, 7], uniform) == 0.4
+    assert share_of_trained([30], [], by_examples) == 1.0
+
+
+def test_a_claim_moves_the_share_by_three_medians_at_most() -> None:
+    assert share_of_trained([1 << 47], [10, 20, 10, 20], ZerothOrder(rounds=1)) == 60 / 120
 
 
 @pytest.mark.parametrize("piece", [1, 7, 100])

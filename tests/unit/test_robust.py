@@ -125,7 +125,7 @@ def _ratios(steps: Any, reference: Any) -> list[float]:
 
 def test_an_outlying_delta_counts_as_ten_times_the_others() -> None:
     fedavg = FedAvg(WarmUp(rounds=1, clip=10.0), LAYOUT)
-    weights = np.zeros(20, np.float32)
+    weights = np.full(20, 1e6, np.float32)
     usual = np.zeros(20, np.float32)
     usual[0] = 3.0
     other = np.zeros(20, np.float32)
@@ -135,10 +135,10 @@ def test_an_outlying_delta_counts_as_ten_times_the_others() -> None:
     deltas = [(10, usual), (10, other), (20, wild)]
     lengths = [length(delta) for _, delta in deltas]
     assert lengths == [3.0, 3.0, 3e6]
-    assert fedavg.scales(lengths, [20] * 3) == (1.0, 1.0, 1e-5)
+    assert fedavg.scales(lengths, [20] * 3, 4e6) == (1.0, 1.0, 1e-5)
     moved = fedavg.combine(weights, deltas)
-    assert moved[:3].tolist() == [0.75, -0.75, 15.0]
-    assert np.array_equal(fedavg.combine(weights, deltas, fedavg.scales(lengths, [20] * 3)), moved)
+    assert (moved - weights)[:3].tolist() == [0.75, -0.75, 15.0]
+    assert np.array_equal(fedavg.combine(weights, deltas, fedavg.scales(lengths, [20] * 3, 4e6)), moved)
     off = FedAvg(WarmUp(rounds=1, clip=0.0), LAYOUT)
-    assert off.combine(weights, deltas)[2] == 1.5e6
+    assert off.combine(weights, deltas)[2] == 2.5e6
     assert wild[2] == 3e6, "what was uploaded stays as it was"

@@ -50,7 +50,9 @@ def test_only_what_is_certain_is_said() -> None:
     assert not none_too_long([1.0, 1.0, 9.99], CLIP), "with 0.1 % it may be 10.0001 times the median"
     assert not none_too_long([1.0, 1.0, None], CLIP)
     assert not none_too_long([0.0, 0.0, 0.0], CLIP), "squares may have vanished"
-    assert none_too_long([1.0, None], CLIP), "two are never clipped"
+    assert none_too_long([1.0, 1e9], CLIP), "the others set no bound for two"
+    assert not none_too_long([1.0, None], CLIP, 5.0), "but the model does"
+    assert none_too_long([1.0, 4.98], CLIP, 5.0) and not none_too_long([1.0, 4.999], CLIP, 5.0)
     assert none_too_long([1.0, 1.0, 1e9], 0)
 
 
