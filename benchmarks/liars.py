@@ -3,7 +3,7 @@
     python benchmarks/liars.py --seeds 0 1 2 --out benchmarks/results/liars.csv
     python benchmarks/liars.py --table benchmarks/results/liars.csv
 
-Ten clients of the high tier train the demo's MLP by FedAvg on shards of the digits, for 30 rounds with everyone in each.
+Ten clients of the high tier train the demo's MLP by FedAvg on shards of the digits, for 20 rounds with everyone in each.
 Training and aggregation are the processes' own code. The last clients lie, as `ATTACKS` says. A row for each aggregate,
 attack, number of liars and seed: held-out accuracy after the last round, in percent.
 """
@@ -151,7 +151,7 @@ def main() -> None:
         description="Members that lie, by how contributions are aggregated, on the digits."
     )
     parser.add_argument("--alpha", type=float, nargs="+", default=[1.0], help="how unlike the clients' data are")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, help="the rows, as CSV; otherwise on standard output")
     parser.add_argument("--table", type=Path, metavar="CSV", help="print the table of such a file instead")

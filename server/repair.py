@@ -19,6 +19,8 @@ from zowarmup.server.evolve import evolve
 from zowarmup.server.fsck import Good, Reading, Report, examine, trouble_with
 from zowarmup.server.ledger import Ledger, LedgerError
 
+_OF_MEMBERS = ev.InvitationIssued | ev.ClientEnrolled | ev.ExamplesChanged | ev.ClientRevoked
+
 
 def repair(data_dir: Path) -> Report:
     """Check, and where something is wrong go back to the last good version. `kept` then says where everything is as
@@ -71,7 +73,7 @@ def _rewrite(data_dir: Path, reading: Reading, good: Good, bad: set[int], blobs:
             continue
         if isinstance(event, ev.RoundOpened):
             last_round = max(last_round, event.round)
-        if row.id > good.row and not isinstance(event, ev.InvitationIssued | ev.ClientEnrolled | ev.ClientRevoked):
+        if row.id > good.row and not isinstance(event, _OF_MEMBERS):
             continue
         try:
             state = evolve(state, event)

@@ -237,3 +237,24 @@ def test_a_revoked_client_is_refused_whatever_it_says_and_never_drawn_again(begi
     assert script.do(cmd.Revoke("a", "again")) == []
     assert script.do(cmd.Goodbye("a", 1)) == []
     assert refused(script, cmd.Revoke("nobody", "x")) == "unknown_client"
+
+
+def test_a_member_that_claims_another_count_is_on_record(begin: Begin) -> None:
+    script = begin(warmup=0)
+    script.join("a", examples=100)
+    assert script.hello("a", 100)[0] == ev.ClientConnected("a", 2, 100), "nothing new"
+    changed, connected = script.hello("a", (1 << 48) - 1)[:2]
+    assert changed == ev.ExamplesChanged("a", (1 << 48) - 1, 100)
+    assert isinstance(connected, ev.ClientConnected)
+    assert script.state.clients["a"].examples == script.replayed().clients["a"].examples == (1 << 48) - 1
+
+
+def test_what_a_member_claims_in_the_midst_of_a_round_is_for_the_next(begin: Begin) -> None:
+    script = begin(warmup=0)
+    script.join("a")
+    script.join("b")
+    script.hello("a", 5000)
+    assert script.state.current is not None and script.state.current.examples["a"] == 100
+    script.contribute("a", "b")
+    script.commit()
+    assert script.state.current is not None and script.state.current.examples["a"] == 5000

@@ -29,6 +29,7 @@ EVERY_KIND: list[ev.Event] = [
     ev.InvitationIssued("1" * 64, Tier.LOW, 99.5, 2),
     ev.InvitationRevoked("1" * 64, "leaked"),
     ev.ClientEnrolled("pi", Tier.LOW, 3, "e" * 64, "1" * 64),
+    ev.ExamplesChanged("pi", 4, 3),
     ev.ClientRevoked("pi", "stolen"),
     ev.RoundOpened(1, Phase.ZEROTH_ORDER, 0, ("pi",), ((1 << 64) - 1,), (3,), 12.5),
     ev.DeadlineExtended(1, 13.5, "restart"),
