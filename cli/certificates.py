@@ -4,7 +4,8 @@
     ca.key      its key: keep it on the operator's machine, it is needed for nothing but new certificates
     server.crt, server.key      the coordinator's certificate, for the names that devices call it by
 
-EC P-256 throughout; keys are written with mode 600.
+EC P-256 throughout; keys are written with mode 600. `server` renews the last two under the same authority: devices go on
+as they are, and a coordinator that reads these files takes the new ones into use without a restart.
 """
 
 import datetime
@@ -25,41 +26,100 @@ DAYS = 3650
 BACKDATED = datetime.timedelta(days=1)
 
 
-def init(out: Path, hosts: Sequence[str]) -> list[Path]:
-    """Make an authority and a server certificate for hosts (names or IP addresses) in a folder; the files. Raises
-    Failure where one of them is there already or the folder cannot be written, Usage where a host is not one."""
+def init(out: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
+    """Make an authority and a server certificate, the latter for hosts (names or IP addresses) and so many days, in a
+    folder; the files. Raises Failure where one of them is there already or the folder cannot be written, Usage where a host is not one."""
     names = [_alternative(host) for host in hosts]
     files = [out / name for name in ("ca.key", "ca.crt", "server.key", "server.crt")]
     _make_folder(out, files)
     authority_key, server_key = _new_key(), _new_key()
     authority = _sign("zowarmup authority", authority_key, None, authority_key, [])
-    server = _sign(hosts[0], server_key, authority, authority_key, names, ExtendedKeyUsageOID.SERVER_AUTH)
+    server = _sign(hosts[0], server_key, authority, authority_key, names, ExtendedKeyUsageOID.SERVER_AUTH, days)
     contents = (_pem_key(authority_key), _pem(authority), _pem_key(server_key), _pem(server))
     for file, content in zip(files, contents, strict=True):
         _write(file, content)
     return files
 
 
-def client(folder: Path, name: str) -> list[Path]:
-    """Make a certificate for a device or an operator, signed by the authority in a folder; the files. Raises Failure."""
+def server(folder: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
+    """Make a new server key and certificate under the authority in a folder, in the place of those that are there.
+
+    Args:
+        folder: where ca.crt and ca.key are.
+        hosts: names or IP addresses that devices call the coordinator by; empty: those of the server.crt in the folder.
+        days: how long the certificate is good; it never outlives its authority.
+
+    Returns:
+        The two files, each replaced whole.
+
+    Raises:
+        Failure: the authority is missing or damaged, or a file cannot be read or written.
+        Usage: a host is not one.
+    """
+    names = [_alternative(host) for host in hosts]
+    authority, authority_key = _authority(folder)
+    files = [folder / "server.key", folder / "server.crt"]
+    if not names:
+        try:
+            former = x509.load_pem_x509_certificate(files[1].read_bytes())
+            names = list(former.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        except (OSError, ValueError, x509.ExtensionNotFound) as error:
+            raise Failure(
+                f"{files[1]} does not say for whom it is good ({error}): give --host NAME[,NAME..]"
+            ) from error
+    key = _new_key()
+    subject = hosts[0] if hosts else str(names[0].value)
+    certificate = _sign(subject, key, authority, authority_key, names, ExtendedKeyUsageOID.SERVER_AUTH, days)
+    for file, content in zip(files, (_pem_key(key), _pem(certificate)), strict=True):
+        new = file.with_name(f"new-{file.name}")
+        try:
+            new.unlink(missing_ok=True)
+        except OSError as error:
+            raise Failure(f"{new} cannot be removed: {error.strerror}") from error
+        _write(new, content)
+    for file in files:
+        try:
+            file.with_name(f"new-{file.name}").replace(file)
+        except OSError as error:
+            raise Failure(f"{file} cannot be replaced: {error.strerror}") from error
+    return files
+
+
+def client(folder: Path, name: str, days: int = DAYS) -> list[Path]:
+    """Make a certificate for a device or an operator, signed by the authority in a folder, good for so many days; the
+    files. Raises Failure."""
+    authority, authority_key = _authority(folder)
+    files = [folder / f"{name}.key", folder / f"{name}.crt"]
+    _make_folder(folder, files)
+    key = _new_key()
+    usage = ExtendedKeyUsageOID.CLIENT_AUTH
+    certificate = _sign(name, key, authority, authority_key, [x509.DNSName(name)], usage, days)
+    for file, content in zip(files, (_pem_key(key), _pem(certificate)), strict=True):
+        _write(file, content)
+    return files
+
+
+def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """The authority in a folder and its key. Raises Failure."""
     try:
         authority = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
-        authority_key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+        key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
     except OSError as error:
         raise Failure(
             f"{error.filename} cannot be read ({error.strerror}): make it with `zowarmup certs init`"
         ) from error
     except (ValueError, TypeError) as error:
         raise Failure(f"{folder / 'ca.crt'} or {folder / 'ca.key'} is damaged: {error}") from error
-    if not isinstance(authority_key, ec.EllipticCurvePrivateKey):
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise Failure(f"{folder / 'ca.key'} is not a key that `zowarmup certs init` made")
-    files = [folder / f"{name}.key", folder / f"{name}.crt"]
-    _make_folder(folder, files)
-    key = _new_key()
-    certificate = _sign(name, key, authority, authority_key, [x509.DNSName(name)], ExtendedKeyUsageOID.CLIENT_AUTH)
-    for file, content in zip(files, (_pem_key(key), _pem(certificate)), strict=True):
-        _write(file, content)
-    return files
+    if key.public_key() != authority.public_key():
+        raise Failure(f"{folder / 'ca.key'} is not the key of {folder / 'ca.crt'}: put the two of one authority there")
+    if authority.not_valid_after_utc <= datetime.datetime.now(datetime.UTC):
+        raise Failure(
+            f"the authority in {folder} has expired: make another with `zowarmup certs init --out ANOTHER` "
+            "(docs/security.md)"
+        )
+    return authority, key
 
 
 def _alternative(host: str) -> x509.GeneralName:
@@ -82,10 +142,12 @@ def _sign(
     authority_key: ec.EllipticCurvePrivateKey,
     names: list[x509.GeneralName],
     usage: x509.ObjectIdentifier | None = None,
+    days: int | None = None,
 ) -> x509.Certificate:
     """A certificate for a key; one without `authority` signs itself and may sign others."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
     now = datetime.datetime.now(datetime.UTC)
+    until = now + datetime.timedelta(days=days or DAYS)
     authority_public = authority_key.public_key()
     builder = (
         x509.CertificateBuilder()
@@ -94,7 +156,7 @@ def _sign(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + datetime.timedelta(days=DAYS))
+        .not_valid_after(min(until, authority.not_valid_after_utc) if authority else until)
         .add_extension(x509.BasicConstraints(ca=authority is None, path_length=0 if authority is None else None), True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_public), False)

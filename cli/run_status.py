@@ -61,8 +61,9 @@ class Replicas:
 class Status:
     """Where the run is. `digest` is hex; `pivot_version` and `final_version` are where the phases end or ended;
     `pivot_reason` is why the warm-up ended, empty before; `rollbacks` how often the run went back to its last good version,
-    since when learning rates are multiplied by `rate_factor`; `gave_up` why it ended before its time, else empty; `refusals` counts what was refused since the coordinator's
-    start, by reason."""
+    since when learning rates are multiplied by `rate_factor`; `gave_up` why it ended before its time, else empty;
+    `certificate_expires_at_s`: when the coordinator's certificate expires, seconds since 1970, 0 without TLS; `refusals`
+    counts what was refused since the coordinator's start, by reason."""
 
     name: str
     run_id: str
@@ -84,6 +85,7 @@ class Status:
     clipped_scalars: int = 0
     clipped_deltas: int = 0
     rounds_below_tick: int = 0
+    certificate_expires_at_s: float = 0.0
     pivot_reason: str = ""
     rollbacks: int = 0
     rate_factor: float = 1.0

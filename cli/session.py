@@ -105,6 +105,7 @@ class Session:
                 clipped_scalars=answer.clipped_scalars,
                 clipped_deltas=answer.clipped_deltas,
                 rounds_below_tick=answer.rounds_below_tick,
+                certificate_expires_at_s=answer.certificate_expires_at_s,
                 pivot_reason=_printable(answer.pivot_reason),
                 rollbacks=answer.rollbacks,
                 rate_factor=answer.rate_factor,

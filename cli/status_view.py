@@ -4,6 +4,7 @@ One block of facts, each with its unit, and one table of bytes by tier and phase
 eye: a paused run, a replica that differs.
 """
 
+import time
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -15,6 +16,7 @@ from zowarmup.cli.units import counted, duration, percent, size
 from zowarmup.common.work import Phase, Tier
 
 NAMES_SHOWN = 3
+CERTIFICATE_S = 30 * 86400
 
 
 def status_view(status: Status, further: Sequence[tuple[str, str]] = ()) -> RenderableType:
@@ -57,8 +59,21 @@ def facts(status: Status, further: Sequence[tuple[str, str]] = ()) -> Table:
         rows.add_row(
             "small steps", f"{counted(status.rounds_below_tick, 'round')} moved no direction by more than a tick"
         )
+    if said := certificate_text(status, time.time()):
+        rows.add_row("certificate", Text(said, style="red"))
     rows.add_row("up for", duration(status.uptime_s))
     return rows
+
+
+def certificate_text(status: Status, now: float) -> str:
+    """That the coordinator's certificate expires within 30 days, or has; empty while it is good for longer, and without
+    TLS. `now`: seconds since 1970."""
+    left = status.certificate_expires_at_s - now
+    if not status.certificate_expires_at_s or left > CERTIFICATE_S:
+        return ""
+    date = time.strftime("%Y-%m-%d", time.gmtime(status.certificate_expires_at_s))
+    when = f"expires in {left / 86400:.0f} days, on {date}" if left > 0 else f"expired on {date}"
+    return f"{when}: devices refuse it then; renew it with zowarmup certs server, without a restart"
 
 
 def phase_text(status: Status) -> Text:

@@ -18,6 +18,7 @@ from zowarmup.common.work import Tier
 
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Shown in status and the log.")]
 FolderOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the authority is, or will be.")]
+DaysOption = Annotated[int, typer.Option("--days", metavar="N", min=1, max=3650, help="How long it is good.")]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 certs = typer.Typer(help="Certificates for TLS, by an authority of your own.", no_args_is_help=True)
@@ -125,14 +126,34 @@ def invite(
 def init(
     out: FolderOption,
     host: Annotated[str, typer.Option(metavar="NAME[,NAME..]", help="What devices call the coordinator: names, IPs.")],
+    days: DaysOption = 3650,
 ) -> None:
-    """Make an authority and the coordinator's certificate. Nothing is overwritten."""
+    """Make an authority and the coordinator's certificate. Nothing is overwritten. The authority is good for ten years."""
     from zowarmup.cli.certificates import init as make
 
-    for file in make(out, [name.strip() for name in host.split(",")]):
+    for file in make(out, [name.strip() for name in host.split(",")], days):
         print(file)
     print(
         f'In the run file\'s [server]: tls_certificate = "{out / "server.crt"}", tls_key = "{out / "server.key"}"',
+        file=sys.stderr,
+    )
+
+
+@certs.command("server")
+def server(
+    out: FolderOption,
+    host: Annotated[
+        str, typer.Option(metavar="NAME[,NAME..]", help="As for init; those of the former certificate if left out.")
+    ] = "",
+    days: DaysOption = 3650,
+) -> None:
+    """Renew the coordinator's certificate and key under the same authority. They take the place of the former ones."""
+    from zowarmup.cli.certificates import server as make
+
+    for file in make(out, [name.strip() for name in host.split(",")] if host else [], days):
+        print(file)
+    print(
+        "Where the run file names these files, they are in use within seconds, without a restart; elsewhere copy both there.",
         file=sys.stderr,
     )
 
@@ -141,13 +162,14 @@ def init(
 def client(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the files are called.")],
     out: FolderOption,
+    days: DaysOption = 3650,
 ) -> None:
     """Make a certificate for a device or an operator, for coordinators that ask for one (server.client_ca)."""
     from zowarmup.cli.certificates import client as make
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name) or name in ("ca", "server"):
         raise Usage(f"{name!r} must be 1 to 63 letters, digits, '.', '_' or '-', and neither ca nor server")
-    for file in make(out, name):
+    for file in make(out, name, days):
         print(file)
 
 

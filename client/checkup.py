@@ -137,7 +137,7 @@ def tls(shaken: Handshake, host: str, now_s: float) -> Finding:
     elif "expired" in problem:
         remedy = "if this device's clock is right, renew the certificate on the coordinator: docs/security.md"
     elif "mismatch" in problem:
-        remedy = f"call it by a name that its certificate has, or make one for {host}: zowarmup certs init --host"
+        remedy = f"call it by a name that its certificate has, or make one for {host}: zowarmup certs server --host"
     elif "self-signed" in problem or "self signed" in problem or "issuer" in problem:
         remedy = "give --ca, or the invitation, of this very coordinator; whoever answers there is signed by another"
     elif "WRONG_VERSION_NUMBER" in problem:

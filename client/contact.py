@@ -54,7 +54,7 @@ class Found(StrEnum):
     )
     ANOTHER_NAME = (
         "its certificate is not one that this device trusts for that address ({detail}): call it by a name that its "
-        "certificate has, or make one for {host} (zowarmup certs init --host)"
+        "certificate has, or make one for {host} (zowarmup certs server --host)"
     )
     ANOTHER_AUTHORITY = (
         "its certificate is not one that this device trusts for that address ({detail}): give --ca or the invitation of this "

@@ -36,12 +36,21 @@ CONNECTIONS = 64
 @dataclass(frozen=True, slots=True)
 class Window:
     """Where metrics are shown. `authorization`: what the header must be; empty: none is asked for. `tls` is None for
-    plain HTTP."""
+    plain HTTP; `files`: those of its certificate and key."""
 
     host: str
     port: int
     authorization: str = field(default="", repr=False)
     tls: ssl.SSLContext | None = None
+    files: tuple[str, str] = ("", "")
+
+    def renew(self) -> None:
+        """Show the certificate that the files hold by now, from the next handshake on."""
+        if self.tls is not None:
+            try:
+                self.tls.load_cert_chain(*self.files, password=lambda: "")
+            except (OSError, ValueError) as error:
+                log.warning("the new certificate cannot be used for metrics (%s)", error)
 
 
 def window(settings: Server, address: str, insecure: bool) -> Window | None:
@@ -65,15 +74,15 @@ def window(settings: Server, address: str, insecure: bool) -> Window | None:
     if plain and not is_loopback(address):
         what = "figures and the password" if authorization else "figures"
         log.warning("metrics at %s are plain HTTP: whoever is on the way reads the %s", address, what)
-    tls = None
+    tls, files = None, (settings.tls_certificate, settings.tls_key)
     if not plain:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            tls.load_cert_chain(settings.tls_certificate, settings.tls_key, password=lambda: "")
+            tls.load_cert_chain(*files, password=lambda: "")
         except (OSError, ValueError) as error:
             raise ListeningError(f"server.tls_certificate cannot be used for metrics: {error}") from error
-    return Window(host.removeprefix("[").removesuffix("]"), int(port), authorization, tls)
+    return Window(host.removeprefix("[").removesuffix("]"), int(port), authorization, tls, files)
 
 
 def _password(path: str) -> str:
@@ -119,6 +128,10 @@ class Exposition:
         port = self._server.sockets[0].getsockname()[1]
         host = f"[{where.host}]" if ":" in where.host else where.host
         return f"{'https' if where.tls else 'http'}://{host}:{port}/metrics"
+
+    def renew(self) -> None:
+        """Show a new certificate. In the thread where handshakes begin, which is not to see half of it."""
+        self._loop.call_soon_threadsafe(self._window.renew)
 
     def close(self) -> None:
         async def end() -> None:

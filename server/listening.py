@@ -5,7 +5,6 @@ said otherwise, but not in silence.
 """
 
 import logging
-import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import grpc
 
 from zowarmup.common.addresses import is_loopback
 from zowarmup.common.run import Server
+from zowarmup.server.certificate import CertificateError, Certificates
 from zowarmup.server.wire import Wire
 
 log = logging.getLogger(__name__)
@@ -26,24 +26,31 @@ class ListeningError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """`credentials` is None for plain text. `ca`: PEM of the authority that signed the coordinator's certificate, where
-    it is private: clients are told it with their invitation. `invited`, `guarded`: as in Admission."""
+    """`certificates` is None for plain text. `invited`, `guarded`: as in Admission."""
 
     address: str
     invited: bool
     guarded: bool
-    credentials: grpc.ServerCredentials | None = field(default=None, repr=False)
-    ca: bytes = b""
-    mutual: bool = False
-    expires_at: float | None = None
+    certificates: Certificates | None = field(default=None, repr=False)
     wire: Wire = field(default_factory=Wire)
+
+    @property
+    def ca(self) -> bytes:
+        """PEM of the authority that signed the coordinator's certificate, where it is private: clients are told it with
+        their invitation."""
+        return self.certificates.current.authority if self.certificates else b""
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the certificate in use expires, seconds since 1970; None for plain text."""
+        return self.certificates.current.expires_at if self.certificates else None
 
     def open(self, server: grpc.aio.Server) -> int:
         """The port. Raises ListeningError where it is taken."""
         try:
-            if self.credentials is None:
+            if self.certificates is None:
                 return server.add_insecure_port(self.address)
-            return server.add_secure_port(self.address, self.credentials)
+            return server.add_secure_port(self.address, self.certificates.credentials())
         except RuntimeError as error:
             raise ListeningError(
                 f"cannot listen on {self.address}: another program uses the port, or the host is not this machine's; "
@@ -60,8 +67,8 @@ class Door:
     def describe(self, port: int) -> str:
         """How to join at the port that was opened, for the log."""
         address = f"{self.address.rpartition(':')[0]}:{port}"
-        how = "plain text" if self.credentials is None else "TLS"
-        how += ", clients show certificates" if self.mutual else ""
+        how = "plain text" if self.certificates is None else "TLS"
+        how += ", clients show certificates" if self.certificates and self.certificates.current.client_ca else ""
         if self.invited:
             return f"listening on {address} ({how}); devices join by invitation: zowarmup invite"
         return f"listening on {address} ({how}); join with: zowarmup-client --server {address} --data SPEC"
@@ -90,30 +97,11 @@ def door(settings: Server, address: str, insecure: bool) -> Door:
         return Door(address, invited, guarded)
     if not loopback and not invited:
         log.warning('server.enrolment = "open": whoever reaches %s can join this run', address)
-    # Loaded when used: a coordinator on the loopback does without.
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    certificate, key, client_ca = (
-        _read(name, path)
-        for name, path in (
-            ("tls_certificate", settings.tls_certificate),
-            ("tls_key", settings.tls_key),
-            ("client_ca", settings.client_ca),
-        )
-    )
-    _check(settings)
-    credentials = grpc.ssl_server_credentials(
-        [(key, certificate)],
-        root_certificates=client_ca or None,
-        require_client_auth=bool(client_ca),
-    )
-    beside = Path(settings.tls_certificate).with_name("ca.crt")
-    ca = beside.read_bytes() if beside.exists() else b""
-    chain = x509.load_pem_x509_certificates(certificate)
-    expires_at = min(one.not_valid_after_utc for one in chain).timestamp()
-    shown = sum(len(one.public_bytes(Encoding.DER)) for one in chain)
-    return Door(address, invited, guarded, credentials, ca, bool(client_ca), expires_at, Wire(True, shown))
+    try:
+        certificates = Certificates(settings)
+    except CertificateError as error:
+        raise ListeningError(str(error)) from error
+    return Door(address, invited, guarded, certificates, Wire(True, certificates.current.shown_bytes))
 
 
 def bystander(address: str) -> grpc.aio.Server | None:
@@ -129,30 +117,3 @@ def bystander(address: str) -> grpc.aio.Server | None:
             f"server.health_address = {address!r}: another program uses the port, or the host is not this machine's"
         ) from error
     return server
-
-
-def _read(name: str, path: str) -> bytes:
-    if not path:
-        return b""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ListeningError(f"server.{name} = {path!r} cannot be read: {error.strerror}") from error
-
-
-def _check(settings: Server) -> None:
-    """What grpc would only refuse at the first handshake."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password=lambda: "")
-    except (ssl.SSLError, ValueError) as error:
-        raise ListeningError(
-            f"server.tls_certificate = {settings.tls_certificate!r} and server.tls_key = {settings.tls_key!r} cannot be "
-            f"used ({getattr(error, 'reason', None) or error}): they must be a certificate and its own key without a "
-            "password, as PEM"
-        ) from error
-    if settings.client_ca:
-        try:
-            context.load_verify_locations(settings.client_ca)
-        except ssl.SSLError as error:
-            raise ListeningError(f"server.client_ca = {settings.client_ca!r} holds no certificate as PEM") from error

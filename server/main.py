@@ -245,7 +245,14 @@ async def _lead(
     add_services(
         server,
         CoordinatorService(coordinator, blobs, switchboard, traffic, admission, uploads, allowances),
-        OperatorService(coordinator, history, traffic, admission, lambda: looked.__setitem__(0, time.monotonic())),
+        OperatorService(
+            coordinator,
+            history,
+            traffic,
+            admission,
+            lambda: looked.__setitem__(0, time.monotonic()),
+            lambda: way.expires_at or 0.0,
+        ),
     )
 
     exposition: Exposition | None = None
@@ -258,7 +265,7 @@ async def _lead(
             arguments.data_dir,
             arguments.data_dir / LEDGER,
             arguments.data_dir / BLOBS,
-            way.expires_at,
+            lambda: way.expires_at,
             switchboard.catch_ups,
             appends,
             told,
@@ -266,7 +273,14 @@ async def _lead(
         exposition = Exposition(registry(sources), shown)
         log.info("metrics at %s", exposition.open())
 
+    def renewed() -> None:
+        way.publish(arguments.data_dir)
+        if exposition is not None:
+            exposition.renew()
+
     loops = [asyncio.create_task(job) for job in (coordinator.run(), effects.run(), _tick(coordinator))]
+    if way.certificates is not None:
+        loops.append(asyncio.create_task(way.certificates.watch(renewed)))
     correcting = asyncio.create_task(keep_correct(traffic, port))
     scraped = exposition is not None
     loops.append(asyncio.create_task(leave(coordinator, looked, stopped, arguments.exit_when_finished, scraped)))

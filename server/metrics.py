@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,8 +40,8 @@ CATCH_UPS = ("steps", "snapshot")
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the figures come from. `catch_ups` by way, `appends` of the ledger; `certificate_expires_at`: unix seconds,
-    None without TLS; `told` keeps what was shown of the traffic."""
+    """Where the figures come from. `catch_ups` by way, `appends` of the ledger; `certificate_expires_at`:
+    unix seconds, None without TLS; `told` keeps what was shown of the traffic."""
 
     coordinator: Coordinator
     history: History
@@ -50,7 +50,7 @@ class Sources:
     data_dir: Path
     ledger: Path
     blobs: Path
-    certificate_expires_at: float | None = None
+    certificate_expires_at: Callable[[], float | None] = lambda: None
     catch_ups: Mapping[str, int] = field(default_factory=dict)
     appends: Durations = field(default_factory=lambda: Durations(APPEND_S))
     told: Told | None = None
@@ -279,12 +279,12 @@ class Metrics(Collector):
                 "zowarmup_disk_free_bytes", "Free on the data directory's file system.", (), {(): disk.free}
             )
             yield self._told.gauge("zowarmup_disk_size_bytes", "Size of that file system.", (), {(): disk.total})
-        if of.certificate_expires_at is not None:
+        if (expires_at := of.certificate_expires_at()) is not None:
             yield self._told.gauge(
                 "zowarmup_certificate_expiry_timestamp_seconds",
                 "When the coordinator's certificate expires.",
                 (),
-                {(): of.certificate_expires_at},
+                {(): expires_at},
             )
 
 

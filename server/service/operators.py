@@ -21,7 +21,8 @@ from zowarmup.v1 import coordinator_pb2_grpc as services
 
 
 class OperatorService(services.OperatorServiceServicer):
-    """What an operator needs of a coordinator. `looked` is called at every look at the status."""
+    """What an operator needs of a coordinator. `looked` is called at every look at the status.
+    `expires_at`: when the coordinator's certificate expires, seconds since 1970, 0 without TLS."""
 
     def __init__(
         self,
@@ -30,9 +31,10 @@ class OperatorService(services.OperatorServiceServicer):
         traffic: Traffic,
         admission: Admission,
         looked: Callable[[], None] = lambda: None,
+        expires_at: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._coordinator, self._history, self._traffic, self._looked = coordinator, history, traffic, looked
-        self._admission = admission
+        self._admission, self._expires_at = admission, expires_at
         self._started = coordinator.clock()
 
     async def GetStatus(self, request: wire.GetStatusRequest, context: Context) -> wire.GetStatusResponse:
@@ -68,6 +70,7 @@ class OperatorService(services.OperatorServiceServicer):
             rollbacks=state.progress.rollbacks,
             rate_factor=state.progress.rate_factor,
             gave_up=state.gave_up,
+            certificate_expires_at_s=self._expires_at(),
             refusals=[wire.Refusal(reason=r, count=count) for r, count in self._admission.refusals.counts()],
         )
 

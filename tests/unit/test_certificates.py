@@ -8,7 +8,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from zowarmup.cli.certificates import client, init
+from zowarmup.cli import certificates
+from zowarmup.cli.certificates import client, init, server
 from zowarmup.cli.failure import Failure, Usage
 
 
@@ -64,3 +65,52 @@ def test_a_client_certificate_needs_the_authority(tmp_path: Path) -> None:
     (tmp_path / "ca.key").write_text("x")
     with pytest.raises(Failure, match="damaged"):
         client(tmp_path, "pi")
+
+
+def test_a_renewed_certificate_is_for_the_same_hosts_of_the_same_authority_and_of_another_key(tmp_path: Path) -> None:
+    init(tmp_path, ["coordinator.local", "192.0.2.7"])
+    former, former_key = load(tmp_path / "server.crt"), (tmp_path / "server.key").read_bytes()
+    authority = (tmp_path / "ca.crt").read_bytes()
+    assert server(tmp_path, [], days=30) == [tmp_path / "server.key", tmp_path / "server.crt"]
+    renewed = load(tmp_path / "server.crt")
+    renewed.verify_directly_issued_by(load(tmp_path / "ca.crt"))
+    names = x509.SubjectAlternativeName
+    assert (
+        renewed.extensions.get_extension_for_class(names).value
+        == former.extensions.get_extension_for_class(names).value
+    )
+    assert renewed.serial_number != former.serial_number and renewed.public_key() != former.public_key()
+    assert (tmp_path / "server.key").read_bytes() != former_key
+    assert (tmp_path / "server.key").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "ca.crt").read_bytes() == authority
+    left = renewed.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+    assert datetime.timedelta(days=29) < left <= datetime.timedelta(days=30)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["ca.crt", "ca.key", "server.crt", "server.key"]
+    server(tmp_path, ["other.local"])
+    assert load(tmp_path / "server.crt").extensions.get_extension_for_class(names).value.get_values_for_type(
+        x509.DNSName
+    ) == ["other.local"]
+
+
+def test_a_renewed_certificate_does_not_outlive_its_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificates, "DAYS", 100)
+    init(tmp_path, ["host"], days=10)
+    server(tmp_path, [], days=3650)
+    assert load(tmp_path / "server.crt").not_valid_after_utc == load(tmp_path / "ca.crt").not_valid_after_utc
+
+
+def test_what_cannot_be_renewed_stays_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="zowarmup certs init"):
+        server(tmp_path, ["host"])
+    init(tmp_path / "one", ["host"])
+    init(tmp_path / "two", ["host"])
+    (tmp_path / "one" / "ca.key").write_bytes((tmp_path / "two" / "ca.key").read_bytes())
+    before = (tmp_path / "one" / "server.crt").read_bytes()
+    with pytest.raises(Failure, match=r"ca\.key is not the key of .*ca\.crt"):
+        server(tmp_path / "one", [])
+    with pytest.raises(Usage, match="--host"):
+        server(tmp_path / "two", ["a b"])
+    (tmp_path / "two" / "server.crt").unlink()
+    with pytest.raises(Failure, match="give --host"):
+        server(tmp_path / "two", [])
+    assert (tmp_path / "one" / "server.crt").read_bytes() == before

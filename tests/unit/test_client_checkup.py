@@ -74,7 +74,7 @@ def test_an_upgrade_is_due_where_the_coordinators_version_is_later(ours: str, th
         (Handshake("certificate has expired"), FAIL, "if this device's clock is right, renew"),
         (Handshake("certificate is not yet valid"), FAIL, "this device's clock says 1970-04-11, which is before"),
         (Handshake("certificate is not yet valid"), FAIL, "set this device's clock"),
-        (Handshake("Hostname mismatch, certificate is not valid for 'pi.local'."), FAIL, "certs init --host"),
+        (Handshake("Hostname mismatch, certificate is not valid for 'pi.local'."), FAIL, "certs server --host"),
         (Handshake("self-signed certificate in certificate chain"), FAIL, "give --ca, or the invitation"),
         (Handshake("unable to get local issuer certificate"), FAIL, "give --ca, or the invitation"),
         (Handshake("WRONG_VERSION_NUMBER"), FAIL, "speaks plain text"),

@@ -30,7 +30,7 @@ def tls(certs: Path) -> Server:
 
 def test_loopback_is_plain_and_open() -> None:
     way = door(Server(), LOOPBACK, insecure=False)
-    assert (way.credentials, way.invited, way.guarded) == (None, False, False)
+    assert (way.certificates, way.invited, way.guarded) == (None, False, False)
     assert "plain text" in way.describe(7070)
 
 
@@ -46,13 +46,13 @@ def test_elsewhere_it_refuses_to_start_without_a_certificate() -> None:
 
 def test_insecure_says_what_it_risks(caplog: pytest.LogCaptureFixture) -> None:
     way = door(Server(), ANYWHERE, insecure=True)
-    assert (way.credentials, way.invited, way.guarded) == (None, True, True)
+    assert (way.certificates, way.invited, way.guarded) == (None, True, True)
     assert "can read and change everything" in caplog.text
 
 
 def test_elsewhere_it_is_tls_and_by_invitation(tls: Server, certs: Path, tmp_path: Path) -> None:
     way = door(tls, ANYWHERE, insecure=False)
-    assert way.credentials is not None
+    assert way.certificates is not None
     assert (way.invited, way.guarded) == (True, True)
     way.publish(tmp_path)
     assert (tmp_path / "ca.pem").read_bytes() == (certs / "ca.crt").read_bytes()

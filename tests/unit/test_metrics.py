@@ -98,7 +98,7 @@ def told(events: Sequence[Told], folder: Path, *soft: ev.Event) -> CollectorRegi
             folder,
             folder / "ledger.sqlite",
             folder,
-            certificate_expires_at=9e9,
+            certificate_expires_at=lambda: 9e9,
         )
     )
 

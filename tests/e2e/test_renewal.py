@@ -1,0 +1,188 @@
+"""Keys that change under a running fleet: a renewal that nobody notices, and a new authority after a theft."""
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from zowarmup.cli import certificates
+from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
+from zowarmup.cli.demo_settings import to_toml
+from zowarmup.cli.processes import Interrupts, Processes
+from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+
+ENVIRONMENT = {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"}
+SLOW_S = 120.0
+
+
+class House:
+    """A coordinator with TLS, for calls and for metrics, whose one round waits for more clients than there are."""
+
+    def __init__(self, folder: Path, processes: Processes) -> None:
+        self.folder, self.processes, self.certs = folder, processes, folder / "certs"
+        self.address, self.metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        run = RunFile(
+            name="renewal",
+            model=Model(name="mlp"),
+            warmup=WarmUp(rounds=0, clients_per_round=1),
+            zeroth_order=ZerothOrder(rounds=50, clients_per_round=3, deadline_s=600, probes=2),
+            evaluation=Evaluation(data="digits:test", every=1000),
+            server=Server(
+                address=self.address,
+                metrics_address=self.metrics,
+                tls_certificate=str(self.certs / "server.crt"),
+                tls_key=str(self.certs / "server.key"),
+            ),
+        )
+        (folder / "run.toml").write_text(to_toml(run))
+        arguments = [str(folder / "run.toml"), "--data-dir", str(folder / "server"), "--verbose"]
+        arguments += ["--shelf", str(folder / "shelf")]
+        processes.start("server", "zowarmup.server.main", arguments)
+        self.until(lambda: "metrics at https" in self.log("server") and "listening on" in self.log("server"))
+
+    def log(self, name: str) -> str:
+        return self.processes.log(name).read_text(errors="replace")
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + SLOW_S
+        while not condition():
+            assert time.monotonic() < end, self.log("server")
+            time.sleep(0.1)
+
+    def device(self, name: str, *arguments: str) -> list[str]:
+        state = ["--state-dir", str(self.folder / name), "--name", name]
+        return ["--server", self.address, "--data", "digits:1/3", "--tier", "low", *state, *arguments]
+
+    def join(self, name: str, *arguments: str, log: str = "") -> None:
+        log = log or name
+        self.processes.start(log, "zowarmup.client.main", self.device(name, *arguments))
+        self.until(lambda: f"as {name}" in self.log(log))
+
+    def stop(self, name: str) -> None:
+        os.kill(self.processes.pid(name), signal.SIGTERM)
+        self.until(lambda: name in {ended.name for ended in self.processes.ended()})
+
+    def status(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "zowarmup.cli.main", "status", "--server", self.address, *arguments]
+        done = subprocess.run(
+            [*command, "--data-dir", str(self.folder / "server")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def shown(address: str) -> int:
+    """The serial number of the certificate that a handshake shows, whoever has signed it."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), 20) as plain, context.wrap_socket(plain) as secure:
+        return x509.load_der_x509_certificate(secure.getpeercert(True) or b"").serial_number
+
+
+def serial(file: Path) -> int:
+    return x509.load_pem_x509_certificate(file.read_bytes()).serial_number
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("house")
+    (folder / "logs").mkdir()
+    certificates.init(folder / "certs", ["127.0.0.1"])
+    with Processes(folder / "logs", Interrupts(), ENVIRONMENT) as processes:
+        yield House(folder, processes)
+
+
+def test_a_renewed_certificate_is_shown_to_everyone_who_comes_and_nobody_is_cut_off(house: House) -> None:
+    house.join("pi", "--ca", str(house.certs / "ca.crt"))
+    assert shown(house.address) == shown(house.metrics) == serial(house.certs / "server.crt")
+    assert "certificate" not in house.status()
+    command = [sys.executable, "-m", "zowarmup.cli.main", "certs", "server", "--out", str(house.certs), "--days", "20"]
+    subprocess.run(command, check=True, timeout=60, capture_output=True)
+    renewed = serial(house.certs / "server.crt")
+    house.until(lambda: shown(house.address) == shown(house.metrics) == renewed)
+    # Its end is near, and is announced.
+    assert "expires in 20 days" in house.log("server")
+    assert "expires in 20 days" in " ".join(house.status().split())
+    status = json.loads(house.status("--json"))
+    assert 19 * 86400 < status["certificate_expires_at_s"] - time.time() < 20 * 86400
+    # A newcomer comes in, and the member has had the same stream all the while.
+    house.join("pi-2", "--ca", str(house.certs / "ca.crt"))
+    assert [client["connected"] for client in json.loads(house.status("--json"))["clients"]] == [True, True]
+    log = house.log("server")
+    assert log.count("pi connected") == 1 and "pi disconnected" not in log, log
+
+
+def test_after_a_theft_a_new_authority_shuts_the_thief_out_of_every_device_that_has_it(house: House) -> None:
+    """The steps of docs/security.md, "A key was stolen"."""
+    house.join("careful", "--ca", str(house.certs / "ca.crt"))
+    members = [client["name"] for client in json.loads(house.status("--json"))["clients"]]
+    stolen = [(house.certs / name).read_bytes() for name in ("server.crt", "server.key")]
+    certificates.init(house.folder / "certs-2", ["127.0.0.1"])
+    for name in ("ca.crt", "server.key", "server.crt"):
+        (house.certs / name).write_bytes((house.folder / "certs-2" / name).read_bytes())
+    house.until(lambda: shown(house.address) == serial(house.folder / "certs-2" / "server.crt"))
+    # The operator's commands find the new authority in the data directory.
+    assert "renewal" in house.status()
+    house.stop("careful")
+    # A device that was not told trusts the old authority, and does not speak to the coordinator.
+    house.processes.start("untold", "zowarmup.client.main", house.device("careful"))
+    house.until(lambda: "its certificate is not one that this device trusts" in house.log("untold"))
+    house.stop("untold")
+    # Told once, it keeps the new authority and is the member that it was.
+    house.join("careful", "--ca", str(house.certs / "ca.crt"), log="told")
+    house.stop("told")
+    house.join("careful", log="again")
+    house.stop("again")
+    assert [client["name"] for client in json.loads(house.status("--json"))["clients"]] == [
+        *members,
+    ]
+    # And has nothing to say to who answers with the stolen key.
+    with impostor(house.folder, *stolen) as address:
+        fooled = subprocess.run(
+            [sys.executable, "-m", "zowarmup.client.main", "--doctor", *house.device("careful"), "--server", address],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, **ENVIRONMENT},
+        )
+    assert fooled.returncode == 1 and "signed by another" in fooled.stdout, fooled.stdout
+
+
+@contextmanager
+def impostor(folder: Path, chain: bytes, key: bytes) -> Iterator[str]:
+    """A port that shakes hands with a certificate and says nothing."""
+    (folder / "stolen.crt").write_bytes(chain)
+    (folder / "stolen.key").write_bytes(key)
+    port = free_port()
+    command = ["openssl", "s_server", "-quiet", "-accept", f"127.0.0.1:{port}", "-alpn", "h2"]
+    command += ["-cert", str(folder / "stolen.crt"), "-key", str(folder / "stolen.key")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as listening:
+        try:
+            end = time.monotonic() + 20
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), 1).close()
+                    break
+                except OSError:
+                    assert time.monotonic() < end
+                    time.sleep(0.05)
+            yield f"127.0.0.1:{port}"
+        finally:
+            listening.kill()
