@@ -9,7 +9,8 @@ possible: the same sentence goes to the log, to `zowarmup status` and to the wai
     pivots   the warm-up's rounds are done | its loss no longer falls | the operator asked, between rounds
     finishes the zeroth-order rounds are done | the operator asked, between rounds
 
-With the guard on it pivots and finishes only at a version that has been evaluated, so neither from a model that is lost.
+With the guard on it pivots, finishes and pauses itself only at a version that has been evaluated, so none of it with a model
+that is lost.
 How a round opens and ends is in `round`.
 """
 
@@ -91,7 +92,9 @@ def _settle(state: State, now: float) -> ev.Event | None:
         return None if awaits_evaluation(state) else turn
     if state.paused:
         return None
-    if state.abandoned >= state.run_file.server.abandoned_limit:
+    if _abandons(state):
+        if awaits_evaluation(state):
+            return None
         return ev.RunPaused(
             f"{state.abandoned} rounds in a row were abandoned; check the clients, then `zowarmup resume`"
         )
@@ -99,23 +102,31 @@ def _settle(state: State, now: float) -> ev.Event | None:
 
 
 def awaits_evaluation(state: State) -> bool:
-    """Whether the phase is over and its end waits for the present version's evaluation."""
+    """Whether the present version is evaluated before the run does anything else: the phase is over, or so many rounds in
+    a row were abandoned that it would pause. With a model that is lost, clients have no finite loss and abstain."""
     if not state.run_file.guard.on or state.current is not None or state.progress.rejected:
         return False
-    evaluated = state.evaluation is not None and state.evaluation.version == state.version
-    return not evaluated and _turn(state) is not None
+    if state.phase is Phase.FINISHED or (state.evaluation is not None and state.evaluation.version == state.version):
+        return False
+    return _turn(state) is not None or (_abandons(state) and not state.paused)
+
+
+def _abandons(state: State) -> bool:
+    """Whether as many rounds in a row were abandoned as pause the run."""
+    return state.abandoned >= state.run_file.server.abandoned_limit
 
 
 def _turn(state: State) -> ev.Event | None:
     """The end of the phase, where it is due between two rounds."""
     if state.phase is Phase.FINISHED:
         return None
+    taken_back = state.progress.taken_back(state.version)
     if state.stop_requested:
-        return ev.RunFinished(state.version, f"stopped: {state.stop_requested}")
+        return ev.RunFinished(state.version, f"stopped: {state.stop_requested}{taken_back}")
     if state.phase is Phase.WARM_UP and (reason := _pivot(state)):
         return ev.Pivoted(state.version, reason)
     if state.phase is Phase.ZEROTH_ORDER and state.rounds_done >= state.rules.rounds:
-        return ev.RunFinished(state.version, f"all {state.rules.rounds} zeroth-order rounds are done")
+        return ev.RunFinished(state.version, f"all {state.rules.rounds} zeroth-order rounds are done{taken_back}")
     return None
 
 

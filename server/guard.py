@@ -41,7 +41,8 @@ class Good:
 class Progress:
     """`best`: the lowest held-out loss so far, nats; `highest`: the highest accuracy, 0 to 1. `good` is None before the first evaluation. `rejected`: why the
     present version is not good, while the run has yet to go back from it. `rollbacks`: how often it has; `rate_factor`:
-    what its learning rates are multiplied by since; `reason`: why it went back last."""
+    what its learning rates are multiplied by since; `reason`: why it went back last; `returned`: the version that was made
+    then, and the one whose weights it has."""
 
     best: float = math.inf
     highest: float = 0.0
@@ -50,6 +51,7 @@ class Progress:
     rollbacks: int = 0
     rate_factor: float = 1.0
     reason: str = ""
+    returned: tuple[int, int] | None = None
 
     def factor_after(self, rollbacks: int) -> float:
         """What learning rates are multiplied by after so many returns."""
@@ -75,7 +77,14 @@ class Progress:
             rollbacks=self.rollbacks + 1,
             rate_factor=event.rate_factor,
             reason=event.reason,
+            returned=(event.version, event.to),
         )
+
+    def taken_back(self, version: int) -> str:
+        """Whose weights a version has that a return has made, as the end of a sentence; empty for any other."""
+        if self.returned is None or self.returned[0] != version:
+            return ""
+        return f", but the model is that of version {self.returned[1]}: what followed was rejected"
 
 
 def limit(rules: Guard, progress: Progress, classes: int) -> float:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.faults.small import PAIR, TRIO, TrueEvaluator, run_file
+from tests.faults.small import PAIR, TRIO, WARM_UP_ROUNDS, TrueEvaluator, run_file
 from tests.scenario.test_crash_methods import METHODS, WARM_UPS
 from tests.scenario.test_crash_points import folder, outcome
 from zowarmup.common.layout import digest
 from zowarmup.common.run import Evaluation, Guard, RunFile
 from zowarmup.server import events as ev
-from zowarmup.server.archive import LEDGER
+from zowarmup.server.archive import LEDGER, open_archive
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.fsck import check
@@ -79,6 +79,24 @@ def test_many_crashes_in_a_run_that_recovers_lead_to_the_same_model(folder: Path
     assert crashed.lives >= 12
     assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0)
     assert check(folder / "many" / "server").problems == []
+
+
+def test_a_return_is_told_by_the_shorter_of_steps_and_snapshot(folder: Path) -> None:
+    """Of many steps since the good version there may be more than there are weights."""
+    plain = diverging(rollbacks=2)
+    settings = replace(
+        plain,
+        zeroth_order=replace(plain.zeroth_order, probes=12, head_projections=400),
+        evaluation=replace(plain.evaluation, every=6),
+    )
+    found = outcome(folder, PAIR, settings=settings, evaluator=TrueEvaluator)
+    history = open_archive(folder / "server").history
+    made = [back for back in returns(folder / "server") if back.to > WARM_UP_ROUNDS]
+    assert made and all(back.snapshot is not None for back in made)
+    assert any(set(range(back.to + 1, back.version)) <= set(history.commits) for back in made), (
+        "steps alone lead there too"
+    )
+    assert found.lost == 0 and check(folder / "server").problems == []
 
 
 class Fickle(Evaluator):

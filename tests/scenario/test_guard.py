@@ -8,7 +8,7 @@ import pytest
 
 from tests.scenario.conftest import Script
 from zowarmup.common.run import Guard
-from zowarmup.common.work import Phase, Tier
+from zowarmup.common.work import Abstention, Phase, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.decide import waiting, work_for
@@ -160,7 +160,38 @@ def test_neither_pivot_nor_end_comes_from_a_version_that_is_not_evaluated(begin:
     assert kinds(round_of(script)) == ["Committed"]
     evaluate(script, math.nan)
     assert kinds(go_back(script)) == ["RolledBack", "RunFinished"]
-    assert script.state.finished == "all 2 zeroth-order rounds are done" and not script.state.gave_up
+    taken_back = "the model is that of version 3: what followed was rejected"
+    assert script.state.finished == f"all 2 zeroth-order rounds are done, but {taken_back}" and not script.state.gave_up
+
+
+def all_abstain(script: Script) -> list[ev.Event]:
+    """Round after round, until there is none to abstain from."""
+    caused: list[ev.Event] = []
+    while (current := script.state.current) is not None:
+        caused += script.do(cmd.Abstain("pi", Abstention(current.number, "its loss is not finite")))
+    return caused
+
+
+def test_a_version_at_which_everyone_abstains_is_evaluated_before_the_run_pauses(begin: Begin) -> None:
+    """Where evaluations are rare, a model that is lost first shows in clients whose losses are not finite."""
+    script = started(begin)
+    round_of(script, 1.9)
+    round_of(script)
+    caused = all_abstain(script)
+    assert {*kinds(caused)} == {"Abstained", "RoundAbandoned", "RoundOpened"}
+    assert waiting(script.state, script.now) == "waiting: version 2 is being evaluated"
+    assert kinds(evaluate(script, math.nan)) == ["Evaluated"]
+    assert kinds(go_back(script)) == ["RolledBack", "RoundOpened"]
+    assert script.state.version == 3 and script.state.abandoned == 0
+
+
+def test_where_everyone_abstains_from_a_good_model_the_run_pauses(begin: Begin) -> None:
+    script = started(begin)
+    round_of(script)
+    all_abstain(script)
+    assert kinds(evaluate(script, 1.9)) == ["Evaluated", "RunPaused"]
+    script.do(cmd.Resume())
+    assert kinds(all_abstain(script))[-1] == "RunPaused", "it is known to be good already"
 
 
 def test_a_stop_is_obeyed_once_the_model_is_good_again(begin: Begin) -> None:
