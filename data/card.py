@@ -5,6 +5,7 @@ says what both sides have. What a device may lack, or have in another order, is 
 and mean and deviation are the run's.
 """
 
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.data_card import DataCard, InputSummary, listed, numbers
+from zowarmup.common.data_card import FEATURES, IMAGE, DataCard, InputSummary, listed, numbers
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.standard import standardised
 
@@ -26,6 +27,10 @@ FARTHEST = 1000.0
 # A device's own deviation and the size of its stored values, in held-out ones: values in 0 to 1 beside bytes have 0.004 of
 # both. A device that sees little change has a small deviation alone, and one that sees nothing has 0.
 WARN_SPREAD, REFUSE_SPREAD = 0.1, 0.01
+# The same of one feature: a hundredth of the held-out deviation and size, as metres have beside centimetres.
+FEATURE_SPREAD = 0.02
+# Images whose values go below zero by this share of the held-out deviation, beside others that do not, are in another unit.
+NEGATIVE_SHARE = 0.1
 
 
 def card_of(held_out: Dataset, source: str) -> DataCard:
@@ -189,14 +194,19 @@ def _unlike(mine: tuple[str, ...], theirs: tuple[str, ...], missing: list[str], 
         said += f"; missing here: {listed(missing)}"
     if unknown:
         said += f"; unknown to the run: {listed(unknown)}"
-    by_case = {name.casefold(): name for name in missing}
-    if alike := [f"{name} for {by_case[name.casefold()]}" for name in unknown if name.casefold() in by_case]:
-        return f"{said} (they differ only in case: {listed(alike)}): name them as the run does"
+    meant = {_folded(name): name for name in missing or theirs}
+    if alike := [f"{name!r} for {meant[_folded(name)]!r}" for name in unknown if _folded(name) in meant]:
+        return f"{said} (they differ only in case, spaces or the form of letters: {listed(alike)}): name them as the run does"
     if missing and not unknown:
         return f"{said}: make a folder for each of them, empty ones too"
     if not every:
         return f"{said}: name them as the run does, whose held-out set has to hold every class"
     return f"{said}: name them as the run does, one for each class, empty ones too"
+
+
+def _folded(name: str) -> str:
+    """What is left of a name without case, spaces and the compatibility forms of letters."""
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _range(data: Dataset, card: DataCard, source: str) -> str:
@@ -218,11 +228,43 @@ def _range(data: Dataset, card: DataCard, source: str) -> str:
         f"{own.deviation:.3g}), the run's held-out ones from {held.least:.3g} to {held.greatest:.3g} (mean "
         f"{held.mean:.3g}, deviation {held.deviation:.3g})"
     )
+    unlike = _unlike_features(data, card) if len(card.shape) < len(IMAGE) else ""
+    said = f"{source}: {unlike}" if unlike else said
     if distance > REFUSE_DISTANCE or (spread < REFUSE_SPREAD and smaller):
         raise DataError(f"{said}: store the values in the run's unit")
-    if distance > WARN_DISTANCE or spread < WARN_SPREAD:
+    below = -NEGATIVE_SHARE * held.deviation
+    one_sided = len(card.shape) == len(IMAGE) and (own.least < below) != (held.least < below)
+    if distance > WARN_DISTANCE or spread < WARN_SPREAD or one_sided or unlike:
         return f"{said}: see that the values are in the run's unit"
     return ""
+
+
+def _unlike_features(data: Dataset, card: DataCard) -> str:
+    """The features of rows, or channels of sequences, that are in another unit than the held-out ones by the look of them,
+    with what both sides have; empty where none is."""
+    along = data.mean_shape.index(-1)
+    others = tuple(axis for axis in range(len(data.inputs.shape)) if axis != along + 1)
+    count, width = 0, data.shape[along]
+    total, squares, distances = np.zeros(width), np.zeros(width), np.zeros(width)
+    for rows, _ in _sampled(data):
+        count += rows.size // width
+        total += rows.sum(axis=others, dtype=np.float64)
+        squares += np.square(rows, dtype=np.float64).sum(axis=others)
+        distances += np.minimum(np.abs(rows), FARTHEST).sum(axis=others, dtype=np.float64)
+    # In held-out deviations from the held-out mean; then as they are stored, and how large they are beside the held-out ones.
+    mean, deviation = total / count, np.sqrt(np.maximum(0.0, squares / count - np.square(total / count)))
+    held_mean, held_deviation = np.array(card.mean), np.array(card.deviation)
+    stored_mean, stored_deviation = mean * held_deviation + held_mean, deviation * held_deviation
+    size = np.hypot(stored_mean, stored_deviation) / np.maximum(np.hypot(held_mean, held_deviation), 1e-30)
+    smaller = (deviation > 0) & (deviation < FEATURE_SPREAD) & (size < FEATURE_SPREAD)
+    odd = np.flatnonzero((distances / count > REFUSE_DISTANCE) | smaller)
+    kind = (card.axes[along] if card.axes else FEATURES).removesuffix("s")
+    named = card.feature_names or tuple(f"{kind} {number}" for number in range(1, width + 1))
+    return listed(
+        f"{named[place]} has mean {stored_mean[place]:.3g} and deviation {stored_deviation[place]:.3g} (in the run "
+        f"{held_mean[place]:.3g} and {held_deviation[place]:.3g})"
+        for place in odd
+    )
 
 
 def _sampled(data: Dataset) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:

@@ -5,6 +5,7 @@ device that has a folder for each class, whatever its file system makes of the n
 has an empty folder for it.
 """
 
+import mimetypes
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,10 @@ def _images(root: Path, files: list[Path], form: Form) -> NDArray[Any]:
 def _class_folders(root: Path) -> dict[str, Path]:
     """By class name, in the order of labels."""
     found: dict[str, Path] = {}
+    beside: list[Path] = []
     for folder in _entries(root):
         if not folder.is_dir():
+            beside.append(folder)
             continue
         name = normalised(folder.name)
         if not name.isprintable():
@@ -84,6 +87,9 @@ def _class_folders(root: Path) -> dict[str, Path]:
         found[name] = folder
     if not found:
         raise DataError(f"{root}: holds no class folders: put the images of each class into a folder of its own")
+    for file in beside:
+        if (mimetypes.guess_type(file.name)[0] or "").startswith("image/"):
+            raise DataError(f"{file}: this image is in no class folder: move it into one, or out of {root}")
     return dict(sorted(found.items()))
 
 

@@ -64,7 +64,7 @@ def test_folders_of_other_classes_are_refused_and_the_same_classes_in_another_sp
             ["chat", "école", "loup"],
             "it has chat, loup, école, the run chat, zèbre, école; missing here: zèbre; unknown",
         ),
-        (["Chat", "école", "zèbre"], "differ only in case: Chat for chat"),
+        (["Chat", "école", "zèbre"], "'Chat' for 'chat'"),
         (["chat", "école"], "missing here: zèbre: make a folder for each of them"),
     ):
         code, line, found = asked(made, tmp_path / "no", folders(tmp_path / other[0] / other[-1], other))

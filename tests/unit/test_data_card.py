@@ -1,6 +1,7 @@
 """The data card: made from the held-out set, kept as JSON, and compared with what a device holds."""
 
 import json
+import re
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_the_digits_card_says_what_is_written_nowhere_else() -> None:
     ("mine", "said"),
     [
         (("ant", "cat", "dog"), ["ant, cat, dog", "cat, dog, wolf", "missing here: wolf", "unknown to the run: ant"]),
-        (("Wolf", "cat", "dog"), ["differ only in case: Wolf for wolf"]),
+        (("Wolf", "cat", "dog"), ["'Wolf' for 'wolf'"]),
         (("cat", "dog"), ["missing here: wolf", "make a folder for each"]),
         (("cat", "dog", "owl", "wolf"), ["unknown to the run: owl"]),
     ],
@@ -132,6 +133,12 @@ def test_the_digits_card_says_what_is_written_nowhere_else() -> None:
 def test_other_class_names_are_refused_with_both_lists(mine: tuple[str, ...], said: list[str]) -> None:
     found = refused(made(mine, len(mine)), card_of(made(PETS), "held"))
     assert all(part in found for part in said), found
+
+
+@pytest.mark.parametrize("name", ["Cat", "cat ", "c at", "\uff43at"])
+def test_names_that_look_alike_are_shown_with_quotes(name: str) -> None:
+    said = refused(made((name, "dog", "wolf")), card_of(made(PETS), "held-out"))
+    assert f"{name!r} for 'cat'" in said
 
 
 def test_long_lists_of_names_are_cut() -> None:
@@ -221,6 +228,41 @@ def test_inputs_that_are_merely_unlike_are_allowed_with_a_warning_at_most(factor
     assert fitted(made(factor=0.5, offset=0.2), card_of(made(), "held"), "npz:x")[1] == []
     if factor < 0.1:
         assert "see that the values are in the run's unit" in remarks[0]
+
+
+@pytest.mark.parametrize("width", [2, 30])
+@pytest.mark.parametrize("sequence", [False, True])
+@pytest.mark.parametrize("factor", [1e3, 100, 0.01, 1e-3])
+def test_one_feature_in_another_unit_is_named(factor: float, sequence: bool, width: int) -> None:
+    """However many others there are: in the mean over all of them it would not show."""
+    held = made(shape=(width, 8) if sequence else (width,), offset=1.0)
+    held = replace(held, axes=("channels", "length") if sequence else ())
+    card = card_of(held, "held-out")
+    assert fitted(held, card, "npz:mine")[1] == []
+    inputs = held.inputs.copy()
+    inputs[:, 1] *= np.float32(factor)
+    try:
+        _, remarks = fitted(replace(held, inputs=inputs), card, "npz:mine")
+    except DataError as error:
+        remarks = [str(error)]
+    (said,) = remarks
+    told = re.search(r"(feature|channel) 2 has mean (\S+) and deviation \S+ \(in the run (\S+) and", said)
+    assert told and float(told[2]) == pytest.approx(factor * float(told[3]), rel=0.01), said
+    assert said.count("has mean") == 1 and "the run's unit" in said
+
+
+def test_a_feature_that_does_not_change_on_a_device_is_no_matter_of_units() -> None:
+    held = made(shape=(3,), offset=1.0)
+    inputs = held.inputs.copy()
+    inputs[:, 0] = 1.2
+    assert fitted(replace(held, inputs=inputs), card_of(held, "held-out"), "npz:mine")[1] == []
+
+
+@pytest.mark.parametrize(("run", "mine"), [((2.0, -1.0), (1.0, 0.0)), ((1.0, 0.0), (2.0, -1.0))])
+def test_images_from_0_to_1_beside_images_from_minus_1_are_worth_a_warning(run: Any, mine: Any) -> None:
+    card = card_of(made(factor=run[0], offset=run[1]), "held-out")
+    (said,) = fitted(made(factor=mine[0], offset=mine[1]), card, "npz:mine")[1]
+    assert "the run's unit" in said
 
 
 def test_one_wild_value_decides_nothing() -> None:

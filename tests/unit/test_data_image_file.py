@@ -315,3 +315,14 @@ def test_turning_is_pillows(folder: Path) -> None:
     data: Dataset = load(f"folder:{folder}")
     shown = ImageOps.exif_transpose(Image.open(folder / "a" / "x.jpg"))
     np.testing.assert_array_equal(data.inputs[0], np.asarray(shown).transpose(2, 0, 1))
+
+
+def test_an_image_beside_the_class_folders_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    for name in ("cat/0.png", "dog/0.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "README.txt").write_text("cats and dogs")
+    assert len(load(f"folder:{tmp_path}")) == 2
+    Image.new("RGB", (4, 4)).save(tmp_path / "2.JPG", "JPEG")
+    with pytest.raises(DataError, match=r"2\.JPG: this image is in no class folder"):
+        load(f"folder:{tmp_path}")

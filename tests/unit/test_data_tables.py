@@ -216,7 +216,7 @@ def test_another_device_may_have_its_columns_in_another_order(tmp_path: Path) ->
             "a,b,y\n1,20,yak\n",
             "it has yak, the run cat, dog, emu; unknown to the run: yak: name them as the run does, who",
         ),
-        ("a,b,y\n1,20,Cat\n", "(they differ only in case: Cat for cat): name them as the run does"),
+        ("a,b,y\n1,20,Cat\n", "'Cat' for 'cat'): name them as the run does"),
         ("a,b,y\n1e5,2e5,cat\n", "store the values in the run's unit"),
     ],
 )
