@@ -50,7 +50,8 @@ def _problem(address: str, listening: bool) -> str:
             "" if host.endswith("]") and _is_ip(inside, 6) and ("%" not in host or zone) else "no IPv6 address is in []"
         )
     if ":" in host:
-        return "an IPv6 address must stand in []"
+        one = _is_ip(host.partition("%")[0], 6)
+        return "an IPv6 address must stand in []" if one else "one host and one port, with one colon between them"
     if re.fullmatch(r"[0-9.]+", host):
         return "" if _is_ip(host, 4) else "its host is no IPv4 address"
     if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.removesuffix(".").split(".")):

@@ -42,7 +42,7 @@ from zowarmup.server.preparation import Children, PreparationError
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.runfile import RunFileError, read_run_file
 from zowarmup.server.service.admission import Admission
-from zowarmup.server.service.assembly import Health, add_services
+from zowarmup.server.service.assembly import Health, Services
 from zowarmup.server.service.limits import LONGEST_BYTES, Allowances, Lengths
 from zowarmup.server.service.links import Switchboard
 from zowarmup.server.service.operators import OperatorService
@@ -199,6 +199,7 @@ async def _lead(
     port = way.open(server)
     beside = bystander(run_file.server.health_address)
     health = Health(server, beside)
+    services = Services(server)
     await health.declare(serving=False)
     way.publish(arguments.data_dir)
     operator = operator_sha256(arguments.data_dir)
@@ -242,8 +243,7 @@ async def _lead(
 
     admission = Admission(coordinator, operator, way.invited, way.guarded, refusals)
     looked = [0.0]
-    add_services(
-        server,
+    services.add(
         CoordinatorService(coordinator, blobs, switchboard, traffic, admission, uploads, allowances),
         OperatorService(
             coordinator,

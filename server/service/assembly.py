@@ -1,24 +1,43 @@
 """The services of one coordinator, registered on a gRPC server together with health and reflection."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from zowarmup.server.service.operators import OperatorService
-from zowarmup.server.service.participate import CoordinatorService
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
 _NAMES = [service.full_name for service in wire.DESCRIPTOR.services_by_name.values()]
 
 
-def add_services(server: grpc.aio.Server, coordinator: CoordinatorService, operator: OperatorService) -> None:
-    """Register all but health, on a server that may have been started already."""
-    services.add_CoordinatorServiceServicer_to_server(coordinator, server)
-    services.add_OperatorServiceServicer_to_server(operator, server)
-    reflection.enable_server_reflection([*_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+class Services(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+    """Reflection and the services of the run, which are added after the server has started: gRPC takes no registration
+    then, so it is given this handler before, and looks methods up in it at each call."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._handlers: list[grpc.GenericRpcHandler[Any, Any]] = []
+        server.add_generic_rpc_handlers((self,))
+        reflection.enable_server_reflection([*_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+
+    def add(self, coordinator: services.CoordinatorServiceServicer, operator: services.OperatorServiceServicer) -> None:
+        """From now on these answer."""
+        services.add_CoordinatorServiceServicer_to_server(coordinator, self)
+        services.add_OperatorServiceServicer_to_server(operator, self)
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        """The handler of a call's method, as gRPC asks for it; None where there is none (yet)."""
+        found = (handler.service(details) for handler in self._handlers)
+        return next((method for method in found if method is not None), None)
+
+    def add_generic_rpc_handlers(self, handlers: "Iterable[grpc.GenericRpcHandler[Any, Any]]") -> None:
+        """What the generated code calls on a server, to register a service."""
+        self._handlers.extend(handlers)
+
+    def add_registered_method_handlers(self, service: str, methods: object) -> None:
+        """The generated code calls this as well, for the same methods."""
 
 
 class Health:
