@@ -18,7 +18,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from zowarmup.cli.failure import Failure, Interrupted
-from zowarmup.common.system.stopping import COMMAND, GRACE_S, force_after
+from zowarmup.common.system.stopping import COMMAND, GRACE_S, force_after, unheard
 from zowarmup.common.system.tether import tethered
 
 UNHURRIED_S = 5.0
@@ -61,13 +61,13 @@ class Interrupts:
 
 @contextmanager
 def interrupts() -> Iterator[Interrupts]:
-    """Within it SIGINT, SIGTERM and SIGHUP are only noted."""
+    """Within it SIGINT, SIGTERM and SIGHUP are only noted; a SIGHUP that is ignored, as nohup asks, stays so."""
     noted = Interrupts()
 
     def note(number: int, frame: FrameType | None) -> None:
         noted.note(number)
 
-    before = {number: signal.signal(number, note) for number in COMMAND}
+    before = {number: signal.signal(number, note) for number in COMMAND if not unheard(number)}
     try:
         yield noted
     finally:

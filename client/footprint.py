@@ -34,7 +34,7 @@ from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
 from zowarmup.common.methods import zeroth_order_method
 from zowarmup.common.methods.projection import project
-from zowarmup.common.models.apart import carry_out
+from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import ClientSpec
 from zowarmup.common.steps import Direction, Step, apply_steps, perturb
@@ -185,4 +185,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

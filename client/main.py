@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from signal import Signals
 
-from zowarmup.common.system.stopping import SERVICE, Stopped, Stopping
+from zowarmup.common.system.stopping import GRACE_S, SERVICE, Stopped, Stopping, force_after
 
 log = logging.getLogger("zowarmup.client")
 
@@ -37,9 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             from zowarmup.client.doctor import examine
 
             return examine(arguments)
-        return _take_part(arguments, stopping)
+        code = _take_part(arguments, stopping)
     except Stopped as stopped:
-        return stopped.code
+        code = stopped.code
+    force_after(GRACE_S, code)  # a model's own code may have left threads that never end
+    return code
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

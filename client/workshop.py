@@ -76,9 +76,11 @@ class Workshop:
             start = time.monotonic()
             try:
                 return function(*args, **kwargs)
-            except (StopIteration, SystemExit, KeyboardInterrupt) as error:
-                # Signals come to the main thread, so a model's own code raised it. Out of a thread the first would
-                # never be heard of, and the others would end the process.
+            except BaseException as error:
+                if isinstance(error, Exception) and not isinstance(error, StopIteration):
+                    raise
+                # Signals come to the main thread, so a model's own code raised it. Out of a thread a StopIteration would
+                # never be heard of, and what is no Exception would end the process.
                 raise RuntimeError(f"{type(error).__name__} was raised").with_traceback(error.__traceback__) from None
             finally:
                 self.spent_s += time.monotonic() - start

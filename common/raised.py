@@ -20,7 +20,7 @@ _LIBRARIES = ("torch", "torchgen", "functorch", "numpy", "onnx", "onnxscript", "
 def in_words(error: BaseException, longest: int = LONGEST) -> str:
     """One line of printable characters, at most `longest` of them, such as "KeyError: 'loss' (my_models.py, line 12)"."""
     kind = type(error).__name__
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    said = next((line.strip() for line in _text(error).splitlines() if line.strip()), "")
     if out_of_memory(error):
         kind = f"out of memory ({kind})"
     place = f" ({found})" if (found := where(error)) else ""
@@ -43,10 +43,18 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether it says that memory was refused: Python's own, torch's on any device, or ONNX Runtime's."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    said = str(error).lower()
+    said = _text(error).lower()
     return isinstance(error, RuntimeError) and any(
         words in said for words in ("can't allocate memory", "not enough memory", "out of memory", "failed to allocate")
     )
+
+
+def _text(error: BaseException) -> str:
+    """What it says of itself; nothing where its own code for that fails."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001
+        return ""
 
 
 def is_foreign(file: str) -> bool:

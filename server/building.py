@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.layout import Layout
-from zowarmup.common.models.apart import carry_out
+from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.models.error import foreign_code
 from zowarmup.common.run import ClientSpec
 from zowarmup.server.preparation import BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
@@ -77,4 +77,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -13,11 +13,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from zowarmup.common.raised import in_words, is_foreign, where
+from zowarmup.common.system.stopping import force_after
 
 STUCK_S = 10.0
+LINGER_S = 2.0
+"""How long a child has for its orderly end once the outcome is there: threads and exit handlers of the model's own code
+may take for ever."""
 _LINE = re.compile(r'^ *File "(.+)", line (\d+) in', re.MULTILINE)
 
 
@@ -37,7 +41,7 @@ def carry_out(file: Path, name: str, job: Callable[[], object]) -> int:
     threading.Thread(target=_watch, args=(threading.get_ident(), _stack(file), done), daemon=True).start()
     try:
         said = Outcome(job())
-    except (Exception, SystemExit) as error:  # noqa: BLE001
+    except BaseException as error:  # noqa: BLE001
         ours = isinstance(error, ValueError) and not where(error)
         said = Outcome(failure=str(error) if ours else f"model {name} raised {in_words(error)}")
     finally:
@@ -47,6 +51,12 @@ def carry_out(file: Path, name: str, job: Callable[[], object]) -> int:
     partial.replace(file)
     sys.stdout.flush()
     return 1 if said.failure else 0
+
+
+def end(code: int) -> NoReturn:
+    """Leave the child with an exit code, within LINGER_S whatever the model's code has left behind."""
+    force_after(LINGER_S, code)
+    sys.exit(code)
 
 
 def _watch(thread: int, file: Path, done: threading.Event) -> None:

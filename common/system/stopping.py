@@ -38,7 +38,7 @@ class Stopping:
         self._notify: Callable[[], object] | None = None
         self.number = 0
         for number in codes:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup asks
+            if not unheard(number):
                 signal.signal(number, self._handle)
 
     @property
@@ -66,6 +66,11 @@ class Stopping:
         if self._notify is None:
             raise Stopped(number, self.code)
         self._notify()
+
+
+def unheard(number: int) -> bool:
+    """Whether a signal must stay ignored: a SIGHUP where nohup asks for that."""
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
 
 
 def force_after(seconds: float, code: int, wanted: Callable[[], bool] = lambda: True) -> None:

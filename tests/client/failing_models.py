@@ -1,5 +1,6 @@
 """A model whose own code fails where it trains, in the way that the variable FAILS names."""
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -34,6 +35,8 @@ def fail(how: str) -> None:
                 raise KeyError("aux_loss")
         case "exit":
             sys.exit(3)
+        case "cancel":
+            raise asyncio.CancelledError
         case "stop":
             next(iter(()))
         case "odd":

@@ -19,6 +19,7 @@ HOW = {
     "torch memory": "out of memory (RuntimeError)",
     "exit": "SystemExit",
     "stop": "StopIteration",
+    "cancel": "CancelledError",
     "odd": "RuntimeError: ",
 }
 

@@ -117,6 +117,19 @@ def test_a_signal_is_noted_and_nothing_more_is_started(
     assert not (tmp_path / "late.log").exists()
 
 
+def test_a_hangup_that_nohup_ignores_is_not_noted() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupts() as noted:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+            until(lambda: noted.received)
+        assert noted.received == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_one_that_cannot_be_started_is_named(tmp_path: Path, noted: Interrupts) -> None:
     with Processes(tmp_path / "none", noted, {}) as processes, pytest.raises(Failure, match="low-1 cannot be started"):
         processes.start("low-1", "sleeper", [])

@@ -11,7 +11,7 @@ from zowarmup.common.data_card import DataCard
 from zowarmup.common.models import apart
 from zowarmup.common.models.apart import carry_out, innermost, is_at, outcome_in
 from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
-from zowarmup.server.preparation import LOGGED_LINES, SPEC, Children, PreparationError, building_of
+from zowarmup.server.preparation import BUILT, LOGGED_LINES, SPEC, Children, PreparationError, building_of
 
 NET = """
 import atexit, ctypes, logging, os, signal, subprocess, sys, warnings
@@ -64,6 +64,7 @@ def test_what_it_prints_is_in_the_log_as_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr("zowarmup.server.preparation.SAY_EVERY_S", 1000.0)  # on a busy machine it takes long
     build(PRINTS + "\n    for i in range(5000): print('x' * 5000)", tmp_path, monkeypatch, "chatty")
     said = [record.getMessage() for record in caplog.records]
     assert all(line.startswith("model chatty:net printed") for line in said)
@@ -74,6 +75,21 @@ def test_what_it_prints_is_in_the_log_as_its_own(
 
 
 @pytest.mark.parametrize(
+    "code",
+    [
+        "import threading; threading.Thread(target=threading.Event().wait).start()",
+        "atexit.register(__import__('threading').Event().wait)",
+        "atexit.register(ctypes.string_at, 0)",
+        "subprocess.Popen(['sleep', '30'])",
+    ],
+)
+def test_what_it_leaves_running_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr("zowarmup.server.preparation.SAY_EVERY_S", 1000.0)
+    build(code, tmp_path, monkeypatch, "leaving")
+    assert outcome_in(tmp_path / BUILT) == apart.Outcome()
+
+
+@pytest.mark.parametrize(
     ("code", "words"),
     [
         ("sys.exit(0)", r"model ending:net: factory.* raised SystemExit: 0 \(.*ending\.py, line 5\)"),
@@ -81,6 +97,12 @@ def test_what_it_prints_is_in_the_log_as_its_own(
         ("ctypes.string_at(0)", r"ended the process by signal 11 .* at .*ending\.py, line 5"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "it was killed, most often for want of memory"),
         ("input()", r"raised EOFError: .*ending\.py, line 5"),
+        ("raise KeyboardInterrupt", r"raised KeyboardInterrupt \(.*ending\.py, line 5\)"),
+        ("raise type('Own', (BaseException,), {})", r"raised Own \(.*ending\.py, line 5\)"),
+        (
+            "raise type('Mute', (Exception,), {'__str__': lambda self: 1 / 0})",
+            r"raised Mute \(.*ending\.py, line 5\)",
+        ),
         ("bytearray(1 << 55)", r"raised out of memory \(MemoryError\).*ending\.py, line 5"),
     ],
 )
