@@ -26,7 +26,7 @@ from zowarmup.data import load
 from zowarmup.data.card import card_of
 from zowarmup.server.combining import settle_on_grid
 from zowarmup.server.evaluation import Evaluator
-from zowarmup.server.sampling import seeds
+from zowarmup.server.sampling import Draws
 
 METHODS = ("fedavg", "heterofl")
 
@@ -55,7 +55,7 @@ def run(model: str, method: str, clients: int, high: int, alpha: float, seed: in
     accuracy, ratios, sizes = [], [], {}
     for number in range(1, max(shown) + 1):
         deltas, means = [], dict[Tier, list[float]]()
-        for (tier, examples, trainer), drawn in zip(trainers, seeds(seed, number, len(trainers)), strict=True):
+        for (tier, examples, trainer), drawn in zip(trainers, Draws(seed).seeds(number, len(trainers)), strict=True):
             _, content = trainer.contribute(replica, Work(number, Phase.WARM_UP, replica.version, drawn, 0.0))
             delta = np.frombuffer(content, np.float32)
             deltas.append((examples, delta))

@@ -31,7 +31,7 @@ from zowarmup.data import Dataset, load
 from zowarmup.data.card import card_of
 from zowarmup.server.combining import settle_on_grid
 from zowarmup.server.evaluation import Evaluator
-from zowarmup.server.sampling import seeds
+from zowarmup.server.sampling import Draws
 
 CLIENTS = 10
 Values = NDArray[np.float32]
@@ -92,7 +92,7 @@ def trained(aggregate: str, attack: Attack, liars: int, alpha: float, rounds: in
     chance = np.random.default_rng(seed)
     for number in range(1, rounds + 1):
         deltas = []
-        for client, drawn in enumerate(seeds(seed, number, CLIENTS)):
+        for client, drawn in enumerate(Draws(seed).seeds(number, CLIENTS)):
             work = Work(number, Phase.WARM_UP, replica.version, drawn, 0.0)
             delta = np.frombuffer(trainers[client].contribute(replica, work)[1], np.float32)
             lies = client >= honest

@@ -41,6 +41,7 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
     layout = Layout((Tensor("w", (4,), 0),), 4, 4, (Block("all", 0, 4),))
     run = RunFile(
         name="scrape",
+        draws="seed",
         model=Model(name="mlp"),
         warmup=WarmUp(rounds=0),
         zeroth_order=ZerothOrder(rounds=1, clients_per_round=clients + 1),

@@ -29,7 +29,7 @@ from zowarmup.common.work import Phase, Work
 from zowarmup.data import Dataset, load
 from zowarmup.server.combining import settle_on_grid
 from zowarmup.server.evaluation import Evaluator
-from zowarmup.server.sampling import pool_seed, seeds
+from zowarmup.server.sampling import Draws, pool_seed
 
 HIGH, LOW = 1, 9
 
@@ -55,7 +55,7 @@ class Warm:
         method = warm_up_method(run.warmup, self.layout)
         for number in range(1, run.warmup.rounds + 1):
             deltas = []
-            for name, seed in zip(trained, seeds(run.seed, number, len(trained)), strict=True):
+            for name, seed in zip(trained, Draws(run.seed).seeds(number, len(trained)), strict=True):
                 load_into(module, self.layout, weights)
                 spec = run.warmup
                 train_locally(module, self.data[name], epochs=spec.epochs, batch=spec.batch, rate=spec.rate, seed=seed)
@@ -81,7 +81,7 @@ class Warm:
         for done in range(spec.rounds):
             number = start + done + 1
             contributions = []
-            for name, seed in zip(names, seeds(self.run.seed, number, len(names)), strict=True):
+            for name, seed in zip(names, Draws(self.run.seed).seeds(number, len(names)), strict=True):
                 work = Work(number, Phase.ZEROTH_ORDER, start + done, seed, 0.0)
                 contributions.append(Part(seed, len(self.data[name]), probers[name].contribute(replica, work)))
             apply_steps(replica.weights, replica.grid, method.combine(replica.grid, done, contributions))

@@ -48,7 +48,8 @@ PAPER_MODE = {
 
 COMMENTS = {
     "name": "Shown in status and reports.",
-    "seed": "Decides the initial weights, who takes part in a round, and every direction.",
+    "seed": "Decides the initial weights.",
+    "draws": "seed: it also decides who takes part and every direction; secret: random bits of the coordinator's do.",
     "model.name": "mlp, cnn, cnn1d, resnet18, vit, or package.module:factory for your own.",
     "model.norm": "Normalisation of resnet18: group or batch.",
     "model.weights": "A safetensors file to start from; empty: random weights from the seed.",
@@ -130,6 +131,7 @@ def run_file(name: str, seed: int, model: str, high: int, low: int, settings: De
     return RunFile(
         name=name,
         seed=seed,
+        draws="seed",
         model=Model(name=model),
         warmup=WarmUp(
             rounds=settings.warmup_rounds,

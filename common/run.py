@@ -150,10 +150,18 @@ def _is_address(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFile:
-    """All of one run, as its TOML file says it."""
+    """All of one run, as its TOML file says it.
+
+    Args:
+        seed: Of the initial weights and of the directions that the whole run shares.
+        draws: What decides who takes part in a round, and along which directions: "secret", random bits that only the
+            coordinator has, or "seed", so that the same clients make the same run again. Whoever knows the seed can then
+            compute all of it beforehand, and a device can choose a name that is drawn more often.
+    """
 
     name: str
     seed: int = 0
+    draws: Literal["secret", "seed"] = "secret"
     model: Model
     warmup: WarmUp
     zeroth_order: ZerothOrder
@@ -164,6 +172,7 @@ class RunFile:
     def __post_init__(self) -> None:
         require(0 < len(self.name) <= 64, "name", self.name, "1 to 64 characters")
         require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 to 2^63 - 1")
+        require(self.draws in ("secret", "seed"), "draws", self.draws, '"secret" or "seed"')
         method = self.warmup.method
         if self.zeroth_order.high_tier == "fedavg":
             require(method == "fedavg", "warmup.method", method, '"fedavg" with zeroth_order.high_tier = "fedavg"')

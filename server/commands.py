@@ -1,10 +1,10 @@
 """What is asked of the coordinator: commands, in the imperative.
 
-`decide` turns a command into events, or rejects it. A command carries no randomness, and secrets come hashed. `decide` is
+`decide` turns a command into events, or rejects it. A command carries no randomness but the secret of a new run, and other secrets come hashed. `decide` is
 given the time; only invitations, whose validity people read on a calendar, need a date, and their commands carry it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from zowarmup.common.run import RunFile
 from zowarmup.common.steps import Step
@@ -14,10 +14,13 @@ from zowarmup.server.events import Program, Snapshot, TrafficCount
 
 @dataclass(frozen=True, slots=True)
 class CreateRun:
+    """`secret`: 64 random hex digits, which the draws follow from; empty where the run file has `draws = "seed"`."""
+
     run_id: str
     run_file: RunFile
     program: Program
     initial: Snapshot
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

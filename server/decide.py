@@ -35,7 +35,9 @@ def decide(state: State | None, command: cmd.Command, now: float) -> tuple[ev.Ev
     if isinstance(command, cmd.CreateRun):
         if state is not None:
             raise Rejected("exists", f"run {state.run_id} exists already")
-        return (ev.RunCreated(command.run_id, command.run_file, command.program, command.initial),)
+        if bool(command.secret) != (command.run_file.draws == "secret"):
+            raise Rejected("invalid", f'draws = {command.run_file.draws!r}: only with "secret" is there a secret')
+        return (ev.RunCreated(**{field.name: getattr(command, field.name) for field in fields(command)}),)
     if state is None:
         raise Rejected("no_run", "there is no run yet")
     events = list(_respond(command, state, now))

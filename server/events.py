@@ -5,7 +5,7 @@ over the ledger. Those marked soft, about who is connected just now, are folded 
 nobody is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from zowarmup.common.data_card import DataCard
@@ -67,10 +67,13 @@ class TrafficCount:
 
 @dataclass(frozen=True, slots=True)
 class RunCreated:
+    """`secret`: what the draws follow from, 64 hex digits; empty where the run file says that they follow from its seed."""
+
     run_id: str
     run_file: RunFile
     program: Program
     initial: Snapshot
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

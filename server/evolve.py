@@ -40,6 +40,7 @@ def evolve(state: State | None, event: ev.Event) -> State:
             digest=event.initial.digest,
             snapshots={event.initial.version: event.initial},
             version=event.initial.version,
+            secret=event.secret,
         )
     if state is None:
         raise ValueError(f"{type(event).__name__} before RunCreated")

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import logging
 import math
+import secrets
 import shutil
 import tempfile
 import time
@@ -129,7 +130,8 @@ def open_run(
         low_memory_bytes=prepared.low.peak_bytes,
     )
     now = time.time()
-    events = decide(None, cmd.CreateRun(uuid.uuid4().hex, run_file, program, initial), now)
+    secret = secrets.token_hex(32) if run_file.draws == "secret" else ""
+    events = decide(None, cmd.CreateRun(uuid.uuid4().hex, run_file, program, initial, secret), now)
     ledger.append(events, now)
     history.record(now, events)
     state = fold(None, events)
@@ -141,6 +143,10 @@ def open_run(
     log.info(
         "run %s begins: %s, %d parameters; %s", run_file.name, run_file.model.name, prepared.layout.trainable, needs
     )
+    if run_file.draws == "seed":
+        log.info(
+            'draws = "seed": whoever knows the seed can compute who takes part in each round, and with which directions'
+        )
     if said := advice(run_file):
         log.warning("%s", said)
     _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])

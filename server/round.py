@@ -20,7 +20,6 @@ from collections.abc import Iterable
 from zowarmup.common.work import Phase
 from zowarmup.server import events as ev
 from zowarmup.server.deadlines import lasts
-from zowarmup.server.sampling import draw, seeds
 from zowarmup.server.state import Round, State, quorum
 
 NAMED = 3
@@ -40,8 +39,8 @@ def open_round(state: State, now: float) -> ev.Event | None:
         return None
     number = state.round + 1
     drawn = math.ceil(rules.clients_per_round * (1 + rules.over_selection) - 1e-9)
-    participants = draw(state.run_file.seed, number, state.eligible, drawn)
-    drawn_seeds = seeds(state.run_file.seed, number, len(participants))
+    participants = state.draws.participants(number, state.eligible, drawn)
+    drawn_seeds = state.draws.seeds(number, len(participants))
     if state.phase is Phase.ZEROTH_ORDER and state.zeroth_order.shared_seeds:
         drawn_seeds = drawn_seeds[:1] * len(participants)
     lasts_s, reason = lasts(state, participants)

@@ -16,7 +16,7 @@ from zowarmup.common.work import Contribution, Phase, Tier
 from zowarmup.server import events as ev
 from zowarmup.server.guard import Progress
 from zowarmup.server.plateau import Losses
-from zowarmup.server.sampling import pool_seed
+from zowarmup.server.sampling import Draws, pool_seed
 from zowarmup.server.table import Table
 
 
@@ -104,7 +104,8 @@ class State:
     `replay_signs`: the signs, one a parameter and direction, that a replay of the commits since the newest snapshot looks
     up. `took_s`: how long each tier's last contributions to the present phase took, seconds, oldest first. `credentials`:
     the client of each credential's hash; `connected`: how many of a tier are. `absent`: participants of the open round
-    that have no stream, and until when it waits for each, unix seconds (soft, as presence is)."""
+    that have no stream, and until when it waits for each, unix seconds (soft, as presence is). `secret`: of the draws, hex;
+    empty where they follow from the run file's seed."""
 
     run_id: str
     run_file: RunFile
@@ -141,6 +142,12 @@ class State:
     evaluation: ev.Evaluated | None = None
     finished: str = ""
     gave_up: str = ""
+    secret: str = field(default="", repr=False)
+
+    @property
+    def draws(self) -> Draws:
+        """How participants and seeds are drawn."""
+        return Draws(self.run_file.seed, self.secret)
 
     @property
     def rules(self) -> Rounds:

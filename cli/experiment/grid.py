@@ -179,6 +179,7 @@ def _run(table: Table, name: str, seed: int, sections: Mapping[str, Section], hi
     raw = {
         "name": name[:64],
         "seed": seed,
+        "draws": "seed",
         **sections,
         "warmup": warmup,
         "zeroth_order": rest,
@@ -214,6 +215,7 @@ def _divided(job: Job, table: Table) -> Job:
     training = RunFile(
         name="warm-up",
         seed=run.seed,
+        draws=run.draws,
         model=run.model,
         warmup=run.warmup,
         zeroth_order=ZerothOrder(rounds=0),

@@ -25,6 +25,7 @@ WARM_UP_ROUNDS, ROUNDS = 2, 50
 RUN = RunFile(
     name="arm",
     seed=5,
+    draws="seed",
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=WARM_UP_ROUNDS, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=1),
     zeroth_order=ZerothOrder(

@@ -11,6 +11,7 @@ from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
 FIRST = RunFile(
     name="first",
     seed=1,
+    draws="seed",
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=6, clients_per_round=1, quorum=1.0, learn_deadline=False),
     zeroth_order=ZerothOrder(rounds=60, clients_per_round=4, quorum=1.0, learn_deadline=False, rate=0.5),

@@ -16,6 +16,7 @@ CLIENTS = 6
 RUN = RunFile(
     name="fleet",
     seed=5,
+    draws="seed",
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=2, clients_per_round=2, quorum=1.0, learn_deadline=False),
     zeroth_order=ZerothOrder(

@@ -15,6 +15,7 @@ CLIENTS = 6
 RUN = RunFile(
     name="ray",
     seed=5,
+    draws="seed",
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False),
     zeroth_order=ZerothOrder(

@@ -18,6 +18,7 @@ ROUNDS = 40
 RUN = RunFile(
     name="too fast",
     seed=3,
+    draws="seed",
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=2, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=1),
     zeroth_order=ZerothOrder(

@@ -30,6 +30,7 @@ def run_file(**settings: Any) -> RunFile:
     return RunFile(
         name="methods",
         seed=3,
+        draws="seed",
         model=Model(name="mlp"),
         warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False),
         zeroth_order=ZerothOrder(rounds=ROUNDS, **everyone, **settings),  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from zowarmup.server.archive import open_archive
 RUN = RunFile(
     name="e2e",
     seed=3,
+    draws="seed",
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=2, clients_per_round=1, quorum=1.0, learn_deadline=False),
     zeroth_order=ZerothOrder(

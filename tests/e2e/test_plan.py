@@ -24,6 +24,7 @@ Sums = Counter[tuple[str, str]]
 DIGITS = RunFile(
     name="digits",
     seed=3,
+    draws="seed",
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=3, clients_per_round=1, learn_deadline=False),
     # Three of the four are drawn for a round, so that some only listen.

@@ -12,6 +12,7 @@ from zowarmup.server.backup import back_up
 RUN = RunFile(
     name="restart",
     seed=5,
+    draws="seed",
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False),
     zeroth_order=ZerothOrder(

@@ -22,6 +22,7 @@ DEADLINE_S = 4.0
 RUN = RunFile(
     name="rounds",
     seed=5,
+    draws="seed",
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0),
     zeroth_order=ZerothOrder(

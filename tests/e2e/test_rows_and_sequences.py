@@ -25,6 +25,7 @@ def run(model: str, held_out: str) -> RunFile:
     return RunFile(
         name=model,
         seed=3,
+        draws="seed",
         model=Model(name=model),
         warmup=WarmUp(rounds=4, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=3, batch=16, rate=0.1),
         zeroth_order=ZerothOrder(rounds=12, clients_per_round=3, quorum=1.0, learn_deadline=False, probes=8, rate=0.1),

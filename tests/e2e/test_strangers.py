@@ -7,6 +7,7 @@ be: in the arguments of every process, in every log, in every error.
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import time
@@ -338,6 +339,46 @@ def test_an_invitation_that_is_revoked(house: House) -> None:
     assert "there is no invitation '000000000000'" in done.stderr
 
 
+def test_what_decides_the_draws_never_leaves_the_coordinator(
+    house: House, run_id: str, member: Callable[[str], tuple[str, str]], tmp_path: Path
+) -> None:
+    created = house.ledger()[0]
+    assert isinstance(created, ev.RunCreated) and created.run_file.draws == "secret"
+    secret, client = created.secret, member("curious-about-draws")
+    assert re.fullmatch("[0-9a-f]{64}", secret)
+    said = [house.zowarmup(verb, "--json").stdout for verb in ("status", "clients", "invitations")]
+    credentials = grpc.ssl_channel_credentials((house.certs / "ca.crt").read_bytes())
+    with house.calls() as calls, grpc.secure_channel(house.address, credentials) as channel:
+        said.append(str(calls.GetRun(wire.GetRunRequest(protocol=PROTOCOL), timeout=CALL_S)))
+        stream = Voice(calls, run_id, client)
+        said.append(str(stream.hear("welcome")))
+        stream.leave()
+        operator = (("zowarmup-operator", house.operator),)
+        versions = OperatorServiceStub(channel).ListVersions(wire.ListVersionsRequest(), metadata=operator)
+        said += [str(row) for row in versions]
+    done = house.processes.log("server").read_text()
+    exported = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "zowarmup.cli.main",
+            "export",
+            "--data-dir",
+            house.data_dir,
+            "--out",
+            tmp_path / "model",
+        ],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    files = [file.read_bytes() for file in tmp_path.iterdir()]
+    assert len(files) == 2
+    for held in (*files, exported.stdout, done.encode(), *(text.encode() for text in said)):
+        assert held
+        assert secret.encode() not in held and bytes.fromhex(secret) not in held
+
+
 def test_a_replayed_contribution(house: House, run_id: str, member: Callable[[str], tuple[str, str]]) -> None:
     first, second, third = member("first"), member("second"), member("third")
     with house.calls() as calls:
@@ -473,7 +514,9 @@ def test_a_real_device_joins_once_and_comes_back_without_its_word(house: House) 
 
 def find_secrets(house: House, *words: str) -> list[str]:
     """Everything that must not be seen: in each of the forms that it has."""
-    found = [house.operator, *words, *(word.split(".")[1] for word in words)]
+    created = house.ledger()[0]
+    assert isinstance(created, ev.RunCreated)
+    found = [house.operator, created.secret, *words, *(word.split(".")[1] for word in words)]
     found += [Invitation.from_word(word).secret for word in words]
     for name in ("identity.json", "enrolment.json"):
         found += [json.loads(file.read_text())["credential"] for file in house.folder.glob(f"devices/*/{name}")]

@@ -16,6 +16,7 @@ ROUNDS, LONGEST = 3, 400
 RUN = RunFile(
     name="warm-up",
     seed=3,
+    draws="seed",
     model=Model(name="mlp"),
     warmup=WarmUp(
         rounds=LONGEST,

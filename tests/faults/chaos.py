@@ -36,6 +36,7 @@ from zowarmup.server.ledger import Ledger
 RUN = RunFile(
     name="chaos",
     seed=3,
+    draws="seed",
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=2, clients_per_round=1, quorum=1.0, deadline_s=20.0, epochs=1),
     zeroth_order=ZerothOrder(

@@ -58,6 +58,7 @@ def run_file(fleet: Fleet) -> RunFile:
     return RunFile(
         name="small",
         seed=11,
+        draws="seed",
         model=Model(name="mlp"),
         warmup=WarmUp(
             rounds=WARM_UP_ROUNDS,

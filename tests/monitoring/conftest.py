@@ -17,6 +17,7 @@ HIGH, LOW = 2, 2
 RUN = RunFile(
     name="watched",
     seed=3,
+    draws="seed",
     model=Model(name="mlp"),
     warmup=WarmUp(rounds=3, clients_per_round=HIGH, quorum=1.0, learn_deadline=False, epochs=1),
     zeroth_order=ZerothOrder(

@@ -21,6 +21,7 @@ HIGH, LOW = 3, 7
 RUN = RunFile(
     name="digits",
     seed=0,
+    draws="seed",
     model=Model(name="cnn"),
     warmup=WarmUp(rounds=8, clients_per_round=HIGH, quorum=1.0, learn_deadline=False, epochs=2),
     zeroth_order=ZerothOrder(

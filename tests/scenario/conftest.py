@@ -108,6 +108,7 @@ def begin() -> Callable[..., Script]:
         run_file = RunFile(
             name="scenario",
             seed=7,
+            draws="seed",
             model=Model(name="mlp"),
             warmup=WarmUp(rounds=warmup, clients_per_round=1, quorum=1.0, deadline_s=60.0),
             zeroth_order=ZerothOrder(

@@ -44,6 +44,7 @@ class Run(RuleBasedStateMachine):
         run_file = RunFile(
             name="machine",
             seed=7,
+            draws="seed",
             model=Model(name="mlp"),
             warmup=WarmUp(rounds=warmup, clients_per_round=1, quorum=1.0, deadline_s=60.0, over_selection=over),
             zeroth_order=ZerothOrder(

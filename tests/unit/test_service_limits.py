@@ -79,6 +79,7 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
     """Run a script against a coordinator whose rounds have one participant."""
     run = RunFile(
         name="x",
+        draws="seed",
         model=Model(name="mlp"),
         warmup=WarmUp(rounds=warmup, clients_per_round=2),
         zeroth_order=ZerothOrder(rounds=1000, clients_per_round=1, probes=1),
