@@ -139,7 +139,8 @@ class Device:
 
     async def contribute(self, work: Work, presence: Presence) -> None:
         """Do the work, unless it is done, and bring the result to the coordinator. Raises Broken where the stream is
-        down: the contribution is kept for the next one; and Setback where the work failed, after saying so."""
+        down: the contribution is kept for the next one; and, after saying so, Setback where the work failed and Final where
+        this device cannot do it or will not."""
         if self._phase is not Phase.ZEROTH_ORDER:  # in which a client may be given the warm-up's work
             self._enter(work.phase)
         made = self._made
@@ -150,7 +151,12 @@ class Device:
             except Overtaken:
                 log.debug("round %d was over before its turn came", work.round)
                 return
-            except (Broken, Declined, OutOfStep, Diverged, Final, Stopped):
+            except Final as fault:  # it leaves, and the coordinator hears why
+                with contextlib.suppress(Broken):
+                    await presence.say(Abstention.of(work.round, fault))
+                    await presence.leave()
+                raise
+            except (Broken, Declined, OutOfStep, Diverged, Stopped):
                 raise
             except Exception as error:  # the round goes on without this device
                 log.debug("round %d failed", work.round, exc_info=True)

@@ -20,6 +20,7 @@ from zowarmup.client.probe import Examples, ForwardPass, Prober
 from zowarmup.client.state import StateDirectory
 from zowarmup.client.transfer import Transfers
 from zowarmup.common.amount import amount
+from zowarmup.common.graph import Refused
 from zowarmup.common.replica import Replica
 from zowarmup.common.work import Tier
 from zowarmup.data import Dataset
@@ -138,5 +139,7 @@ class Workshop:
             log.info("this model does not end in a linear classifier: probing every parameter")
         try:
             return await self.compute(load_program, onnx, replica, self._threads)
+        except Refused as error:
+            raise Final(f"this device does not run the coordinator's {error}") from None
         except ValueError as error:
             raise Final(f"cannot run the run's forward pass ({error}): install the coordinator's onnxruntime") from None

@@ -48,6 +48,7 @@ ROOMS = {
 FILES = {
     "common/codec.py": rule("common", "google", pure=True),
     "common/compiled.py": rule("common", "llvmlite numba numpy", pure=True),
+    "common/graph.py": rule("common", "google", pure=True),
     "common/program.py": rule("common", "numpy", lazily="onnxruntime", pure=True),
     "common/system": rule("common"),
     "common/tensors.py": rule("common", "numpy torch", pure=True),
@@ -104,7 +105,9 @@ FILES = {
     "cli/report_figure.py": rule("common cli", "matplotlib"),
 }
 # The only files and folders that touch generated protobuf code.
-WIRE_FILES = words("common/codec.py server/service client/session.py client/stream.py cli/session.py cli/specimens.py")
+WIRE_FILES = words(
+    "common/codec.py common/graph.py server/service client/session.py client/stream.py cli/session.py cli/specimens.py"
+)
 # The bare install, which is all that a low-tier device has; and what each process may have loaded once it has started,
 # before anything is asked of it. A coordinator needs torch in a child, once, and never in itself.
 BARE = words("google grpc numpy onnxruntime xxhash")

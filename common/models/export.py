@@ -19,10 +19,10 @@ from zowarmup.common.models import flatten
 from zowarmup.common.models.construction import sample
 from zowarmup.common.models.description import everywhere, head_module, tensors_of
 from zowarmup.common.models.error import ModelError
+from zowarmup.common.operators import OPSET
 from zowarmup.common.program import Program
 from zowarmup.common.raised import in_words, where
 
-_OPSET = 21  # the first with group normalisation as an operator
 _TRACED = 2  # examples in the traced batch; the axis is dynamic
 _TOLERANCE = 1e-4
 
@@ -49,7 +49,7 @@ def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ..
                 (sample(input_shape, _TRACED), *weights),
                 dynamo=True,
                 verbose=False,
-                opset_version=_OPSET,
+                opset_version=OPSET,
                 input_names=["inputs", *(tensor.name for tensor in layout.tensors)],
                 output_names=outputs,
                 dynamic_shapes={"inputs": {0: torch.export.Dim("n")}, "weights": tuple({} for _ in weights)},

@@ -187,7 +187,27 @@ EOF
   else
     run rm -f "$UNITS/zowarmup-client.service.d/high-tier.conf"
   fi
+  local path
+  path=$(data_path)
+  if [ -n "$path" ]; then
+    put 0644 "$UNITS/zowarmup-client.service.d/data.conf" <<<"[Service]"$'\n'"BindReadOnlyPaths=$path"
+  else
+    run rm -f "$UNITS/zowarmup-client.service.d/data.conf"
+  fi
   if live; then run systemctl daemon-reload; fi
+}
+
+# The file or folder that the service would not see: an absolute one outside /srv/zowarmup.
+data_path() {
+  local path
+  case $DATA in
+    *:/srv/zowarmup/*) ;;
+    *:/*)
+      path=${DATA#*:}
+      path=${path%%[,:]*}
+      printf '%s' "$path"
+      ;;
+  esac
 }
 
 # A Raspberry Pi's firmware starts the kernel with cgroup_disable=memory. What cmdline.txt says comes after that, and counts.

@@ -76,12 +76,13 @@ class Talk:
     def __init__(self, context: Any) -> None:
         self._context = context
 
-    async def hear(self, kind: str) -> Any:
-        """The next message, which must be of this kind."""
+    async def hear(self, *kinds: str) -> Any:
+        """The next message, which must be of one of these kinds."""
         message = await asyncio.wait_for(self._context.read(), HEARING_S)
-        assert message is not grpc.aio.EOF, f"the client ended the stream instead of a {kind}"  # type: ignore[attr-defined]
-        assert message.WhichOneof("message") == kind, message
-        return getattr(message, kind)
+        wanted = " or ".join(kinds)
+        assert message is not grpc.aio.EOF, f"the client ended the stream instead of a {wanted}"  # type: ignore[attr-defined]
+        assert message.WhichOneof("message") in kinds, message
+        return getattr(message, message.WhichOneof("message"))
 
     async def end(self) -> None:
         """The client says nothing more."""

@@ -49,6 +49,8 @@ def test_no_image_runs_as_root_and_the_low_tiers_has_no_torch() -> None:
     stages = {stage.split("\n")[0].split(" AS ")[1]: stage for stage in text.split("\nFROM ")[1:]}
     assert {"server", "client-low", "client-high"} <= set(stages)
     assert "USER 10001:10001" in stages["runtime"]
+    assert "install -d -m 0555 /nothing" in stages["runtime"]
+    assert stages["runtime"].rstrip().endswith("WORKDIR /nothing"), "a name without a folder would be found in /"
     for name in ("server", "client-low", "client-high"):
         assert stages[name].startswith("runtime AS ")
         assert "USER" not in stages[name]

@@ -69,6 +69,17 @@ def test_a_run_that_paused_itself_is_left_alone_and_memory_is_bounded() -> None:
     assert "ZOWARMUP_JOIN" not in client["ExecStart"], "a secret would be seen in a list of processes"
 
 
+def test_a_client_begins_where_there_is_nothing_and_sees_its_data_and_state_alone() -> None:
+    lines = list(settings((SYSTEMD / UNITS[1]).read_text(encoding="utf-8")))
+    client = dict(lines)
+    assert client["WorkingDirectory"] == f"/run/{client['RuntimeDirectory']}"
+    hidden = {path.removesuffix(":ro") for path in client["TemporaryFileSystem"].split()}
+    assert {"/var", "/srv", "/media", "/mnt"} <= hidden
+    assert client["ProtectHome"] == "tmpfs"
+    seen = client["BindPaths"].split() + client["BindReadOnlyPaths"].split()
+    assert seen == [f"/var/lib/{client['StateDirectory']}", "-/srv/zowarmup", "-/var/lib/ca-certificates"]
+
+
 def test_a_run_under_the_units_limits(fleet: Callable[[], Fleet], tool: Callable[[str], str], tmp_path: Path) -> None:
     """A convolution, so that torch in the coordinator, and in a client of the high tier, has something to compile. The
     coordinator is stopped half-way and comes back, which is all that a unit asks of it."""

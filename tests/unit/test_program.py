@@ -191,7 +191,7 @@ def mlp() -> tuple[Layout, bytes]:
 def test_what_does_not_fit_together_is_refused(mlp: tuple[Layout, bytes]) -> None:
     layout, onnx = mlp
     weights = np.zeros(layout.size, np.float32)
-    with pytest.raises(ValueError, match="ONNX Runtime cannot load it"):
+    with pytest.raises(ValueError, match="it is not an ONNX graph"):
         Program(b"not a graph", layout, weights)
     with pytest.raises(ValueError, match="weights are float32"):
         Program(onnx, layout, weights[:-1])
@@ -201,7 +201,7 @@ def test_what_does_not_fit_together_is_refused(mlp: tuple[Layout, bytes]) -> Non
         Program(onnx, cnn, np.zeros(cnn.size, np.float32))
     raw = json.loads(layout.to_json())
     raw["tensors"][0]["shape"].reverse()
-    with pytest.raises(ValueError, match=r"tensor 1\.weight is .*in the layout float32 \(64, 128\)"):
+    with pytest.raises(ValueError, match=r"tensor 1\.weight has shape \(128, 64\), in the layout float32 \(64, 128\)"):
         Program(onnx, Layout.from_json(json.dumps(raw)), weights)
     raw = json.loads(layout.to_json())
     raw.update(head=None, blocks=raw["blocks"][:1])
