@@ -133,7 +133,7 @@ def _script(folder: Path, commits: int) -> _Script:
             scalars = tuple(map(float, chance.normal(0, 1, PROBES).astype(np.float32)))
             do(cmd.Contribute(client, Scalars(current.number, scalars, ())))
         assert state.current is not None
-        made = steps_of(state, state.current, script.grid)
+        made = steps_of(state, state.current, script.grid, weights)
         script.steps += made
         found = f"{version:032x}"  # only the last one's is looked at
         if version == snapshot.version + commits:

@@ -59,7 +59,7 @@ class Aggregation(Rounds):
 
     weighting: Literal["examples", "uniform"] = "examples"
     most_examples: int = 0
-    most_times_median: float = 3.0
+    most_times_median: float = 2.0
     aggregate: Literal["mean", "trimmed", "median"] = "mean"
     trim: float = 0.25
 
@@ -72,7 +72,7 @@ class Aggregation(Rounds):
         if uniform:
             only = 'the default, with weighting = "uniform", which no claim changes'
             require(most == 0, "most_examples", most, f"0, {only}")
-            require(times == 3, "most_times_median", times, f"3, {only}")
+            require(times == 2, "most_times_median", times, f"2, {only}")
         if self.aggregate != "mean":
             require(uniform, "weighting", self.weighting, f'"uniform" with aggregate = "{self.aggregate}"')
         if self.aggregate == "trimmed":

@@ -3,12 +3,14 @@
 Functions of the state and the contributions alone, so that a check of the ledger can ask again.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
-from zowarmup.common.methods.fedavg import PIECE
+from zowarmup.common.methods.fedavg import PIECE, length
 from zowarmup.common.methods.protocol import Part
 from zowarmup.common.methods.vector import Each
 from zowarmup.common.steps import Step
@@ -17,10 +19,27 @@ from zowarmup.server.spool import upload_name
 from zowarmup.server.state import Round, State
 
 
-def steps_of(state: State, closed: Round, grid: Grid) -> tuple[Step, ...]:
-    """The steps that a closed zeroth-order round's contributions make on a grid: the same whenever it is asked, so a
-    check of the ledger can ask again. `state`: as the round closed. Raises HeadroomExceeded."""
-    return state.zeroth_order.combine(grid, state.rounds_done, parts_of(state, closed), state.moments)
+def steps_of(state: State, closed: Round, grid: Grid, weights: NDArray[np.float32]) -> tuple[Step, ...]:
+    """The steps that a closed zeroth-order round's contributions make.
+
+    Args:
+        state: As the round closed.
+        closed: The round.
+        grid: That the steps are to be on.
+        weights: Those of the version that it began at, float32 (layout.size,).
+
+    Returns:
+        The same whenever it is asked, so a check of the ledger can ask again.
+
+    Raises:
+        HeadroomExceeded: A step is too long for the grid.
+    """
+    parts = parts_of(state, closed)
+
+    def model() -> float:
+        return length(weights) / math.sqrt(weights.size)
+
+    return state.zeroth_order.combine(grid, state.rounds_done, parts, state.moments, model)
 
 
 def parts_of(state: State, closed: Round) -> list[Part]:

@@ -254,7 +254,7 @@ class Effects:
             return averaged, 0, state.moments
         _, clipped = state.zeroth_order.clip(parts)
         probed = replica.weights.copy()
-        apply_steps(probed, replica.grid, steps_of(state, closed, replica.grid))
+        apply_steps(probed, replica.grid, steps_of(state, closed, replica.grid, replica.weights))
         share = share_of_trained(trained, [part.examples for part in parts], state.run_file.zeroth_order)
         return (
             mixed(averaged, probed, share, PIECE, self._pieces.map),
@@ -271,11 +271,13 @@ class Effects:
             log.info("round %d: %d outlying scalars are clipped", closed.number, clipped)
         try:
             self._check_room(state.run_file.zeroth_order.steps_locally)
-            steps = steps_of(state, closed, replica.grid)
+            steps = steps_of(state, closed, replica.grid, replica.weights)
             apply_steps(replica.weights, replica.grid, steps)
         except HeadroomExceeded as error:
             log.warning("%s: the next version is a snapshot on a coarser grid", error)
-            replica.grid, replica.weights[:] = self._on_a_coarser_grid(lambda grid: steps_of(state, closed, grid))
+            replica.grid, replica.weights[:] = self._on_a_coarser_grid(
+                lambda grid: steps_of(state, closed, grid, replica.weights)
+            )
             replica.version += 1
             return Combined(replica.digest().hex(), None, clipped, moments=moments)
         replica.version += 1

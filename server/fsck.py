@@ -269,7 +269,7 @@ def _step(replica: Replica | None, commit: _Commit | None, report: Report) -> Re
     if (
         closed is not None
         and closed.phase is Phase.ZEROTH_ORDER
-        and commit.steps != steps_of(commit.before, closed, replica.grid)
+        and commit.steps != steps_of(commit.before, closed, replica.grid, replica.weights)
     ):
         report.notes.append(
             f"version {commit.version}: this zowarmup would make other steps of its contributions than were committed"

@@ -5,7 +5,7 @@ Whatever a method does, what it commits are steps on the grid or a whole vector 
 which contributions arrive plays no part in it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -126,7 +126,14 @@ class ZerothOrderMethod(Protocol):
         first), to make the steps of the next."""
         ...
 
-    def combine(self, grid: Grid, done: int, parts: Sequence[Part], before: Moments = ()) -> tuple[Step, ...]:
+    def combine(
+        self,
+        grid: Grid,
+        done: int,
+        parts: Sequence[Part],
+        before: Moments = (),
+        model: Callable[[], float] | None = None,
+    ) -> tuple[Step, ...]:
         """The steps that a round makes, from its parts in ascending order of client. `done`: zeroth-order rounds
-        committed before; `before`: the moments then. Raises HeadroomExceeded where a step is too long for `grid`."""
+        committed before; `before`: the moments then; `model`: gives the root mean square of the weights. Raises HeadroomExceeded where a step is too long for `grid`."""
         ...

@@ -23,7 +23,7 @@ mean every length is kept, and whoever combines the same contributions finds the
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -173,12 +173,19 @@ class ZOWarmUp:
         parts, _ = self.clip(parts)
         return advanced(before, mean_squares(self._aggregate(parts, 1.0, 1.0), self._blocks()), self.spec.beta2)
 
-    def combine(self, grid: Grid, done: int, parts: Sequence[Part], before: Moments = ()) -> tuple[Step, ...]:
+    def combine(
+        self,
+        grid: Grid,
+        done: int,
+        parts: Sequence[Part],
+        before: Moments = (),
+        model: Callable[[], float] | None = None,
+    ) -> tuple[Step, ...]:
         """The steps that a round's parts make: for each, in the order given, one in the probed block and, where there
         are projections, one in the head's. Outlying scalars are clipped first.
 
-        `done`: zeroth-order rounds committed before this one, less than `spec.rounds`; `before`: the moments then. Where
-        the slopes that a step is to be divided by are all but zero, there is nothing to follow and the ticks are zero.
+        `done`: zeroth-order rounds committed before this one, less than `spec.rounds`; `before`: the moments then; `model`: gives
+        the root mean square of the weights that are moved, where a raw step is to be bounded by it. Where the slopes that a step is to be divided by are all but zero, there is nothing to follow and the ticks are zero.
         Raises ValueError without parts, HeadroomExceeded where a step is too long for `grid`.
         """
         if not 0 <= done < self.spec.rounds:
@@ -191,7 +198,7 @@ class ZOWarmUp:
         sizes = self._adam_sizes(before, parts) if self.spec.step == "adam" else self._sizes(parts)
         probed, head = (self._descent(self.spec.rate, done, size) for size in sizes)
         moves = self._aggregate(parts, probed, head)
-        return steps_of(held(moves, self._limit(done, parts)), grid, done)
+        return steps_of(held(moves, self._limit(done, parts, model)), grid, done)
 
     @property
     def _normal(self) -> bool:
@@ -250,11 +257,17 @@ class ZOWarmUp:
     def _annealed(self, rate: float, done: int) -> float:
         return rate * self.spec.tau**2 * (1.0 if self.spec.step == "raw" else 1 - done / self.spec.rounds)
 
-    def _limit(self, done: int, parts: Sequence[Part]) -> float:
+    def _limit(self, done: int, parts: Sequence[Part], model: Callable[[], float] | None) -> float:
         """The furthest that a round moves a block, root mean square over its parameters: the learning rate, once for each
-        local step; times STEEPEST where it is not divided by the slopes."""
-        local_steps = max(self._local_steps(part) for part in parts)
-        return self._annealed(self.spec.rate, done) * local_steps * (STEEPEST if self.spec.step == "raw" else 1)
+        local step; times STEEPEST where it is not divided by the slopes, and then, where no client could be called an
+        outlier, no further than the model is large."""
+        limit = self._annealed(self.spec.rate, done) * max(self._local_steps(part) for part in parts)
+        if self.spec.step != "raw":
+            return limit
+        kinds = [[part.scalars.probes for part in parts], [part.scalars.projections for part in parts]]
+        references = [robust.reference(list(map(root_mean_square, kind)), FLAT) for kind in kinds if any(kind)]
+        alone = model is not None and self.spec.clip > 0 and math.inf in references
+        return min(limit * STEEPEST, robust.furthest(model()) if model and alone else math.inf)
 
     def _plan(self, seed: int, examples: int) -> list[list[Probe]]:
         """What to probe before each local step: every slice along a direction of its own."""

@@ -36,10 +36,10 @@ def warmup(**settings: Any) -> WarmUp:
 # What clients count with.
 
 
-def test_a_claim_counts_up_to_three_times_the_median_of_the_round() -> None:
-    assert counted([100, 100, MOST], warmup()) == [100, 100, 300]
-    assert counted([50, MOST], warmup()) == [50, 150], "of two the lower one is the median"
-    assert counted([10, 20, MOST, MOST], warmup()) == [10, 20, 60, 60]
+def test_a_claim_counts_up_to_twice_the_median_of_the_round() -> None:
+    assert counted([100, 100, MOST], warmup()) == [100, 100, 200]
+    assert counted([50, MOST], warmup()) == [50, 100], "of two the lower one is the median"
+    assert counted([10, 20, MOST, MOST], warmup()) == [10, 20, 40, 40]
     assert counted([70, 143, 200], warmup()) == [70, 143, 200], "ordinary differences stay"
     assert counted([7], warmup()) == [7]
 
@@ -53,12 +53,12 @@ def test_the_run_may_say_more() -> None:
 
 
 @given(honest=st.lists(st.integers(1, 10_000), min_size=1, max_size=20), claims=CLAIMS)
-def test_fewer_liars_than_others_count_three_times_the_largest_honest_claim_at_most(
+def test_fewer_liars_than_others_count_twice_the_largest_honest_claim_at_most(
     honest: list[int], claims: list[int]
 ) -> None:
     liars = claims[: len(honest) - 1] if len(honest) > 1 else []
     counts = counted([*honest, *liars], warmup())
-    assert max(counts) <= 3 * max(honest)
+    assert max(counts) <= 2 * max(honest)
     assert all(1 <= count <= claim for count, claim in zip(counts, [*honest, *liars], strict=True))
 
 
@@ -71,14 +71,14 @@ def test_the_order_plays_no_part_in_what_clients_count_with(claims: list[int], s
 
 
 @pytest.mark.parametrize("name", ["fedavg", "heterofl"])
-def test_one_of_three_that_claims_all_the_examples_there_are_has_three_fifths_of_the_mean(name: str) -> None:
+def test_one_of_three_that_claims_all_the_examples_there_are_has_half_of_the_mean(name: str) -> None:
     """The attack: with a delta as long as the others', by the claim alone it moved the model by all of it."""
     weights, usual = np.full(TINY.size, 10, np.float32), np.zeros(TINY.size, np.float32)
     liar = np.ones(TINY.size, np.float32)
     usual[0] = np.sqrt(TINY.size)  # as long
     method = warm_up_method(warmup(method=name), TINY)
     moved = method.combine(weights, [(100, usual), (100, usual), (MOST, liar)])
-    assert moved[1:] - weights[1:] == pytest.approx(0.6)
+    assert moved[1:] - weights[1:] == pytest.approx(0.5)
     uniform = warm_up_method(warmup(method=name, weighting="uniform"), TINY)
     moved = uniform.combine(weights, [(100, usual), (100, usual), (MOST, liar)])
     assert moved[1:] - weights[1:] == pytest.approx(1 / 3)
@@ -102,7 +102,25 @@ def test_nor_do_scalars_count_for_more_by_a_claim(name: str) -> None:
 
     alone = displacement([100, 100, 100], [0.0, 0.0, 1.0])  # a third
     lying = displacement([100, 100, MOST], [0.0, 0.0, 1.0])
-    assert np.linalg.norm(lying) == pytest.approx(1.8 * np.linalg.norm(alone), rel=0.01), "three fifths"
+    assert np.linalg.norm(lying) == pytest.approx(1.5 * np.linalg.norm(alone), rel=0.01), "half"
+
+
+@pytest.mark.parametrize("members", [1, 2, 3])
+@pytest.mark.parametrize("name", ["zowarmup", "decomfl", "fedkseed"])
+def test_a_raw_step_is_bounded_by_the_model_where_the_others_cannot_bound_it(name: str, members: int) -> None:
+    """The third sends zeros, as one may that the model fits."""
+    only = {"pool": 4} if name == "fedkseed" else {}
+    spec = ZerothOrder(rounds=10, method=name, probes=4, head_projections=0, step="raw", rate=1.0, **only)  # type: ignore[arg-type]
+    zo = zeroth_order_method(spec, LAYOUT, 7)
+    parts = [Part(5, 10, Scalars(1, (value,) * 4, ())) for value in (2.0**32, 1.0, 0.0)[:members]]
+
+    def size(**given: Any) -> float:
+        moved = np.zeros(LAYOUT.size, np.float32)
+        apply_steps(moved, Grid(8), zo.combine(Grid(8), 0, parts, **given))
+        return float(np.sqrt(np.mean(np.square(moved[: LAYOUT.trainable].astype(np.float64)))))
+
+    assert size(model=lambda: 0.5) <= 0.5 + 16 * Grid(8).tick
+    assert size() > 100
 
 
 # What is left out.
@@ -289,8 +307,8 @@ def test_a_pools_direction_moves_by_the_share_of_those_who_drew_it_and_not_for_f
         ),
         (lambda: warmup(weighting="uniform", most_examples=5), "most_examples = 5: must be 0, the default, with"),
         (
-            lambda: warmup(weighting="uniform", most_times_median=2),
-            "most_times_median = 2: must be 3, the default, with",
+            lambda: warmup(weighting="uniform", most_times_median=3),
+            "most_times_median = 3: must be 2, the default, with",
         ),
         (lambda: warmup(most_times_median=0.5), r"most_times_median = 0.5: must be 0 \(no limit\) or 1 to 1e6"),
         (lambda: warmup(most_examples=-1), "most_examples = -1: must be"),

@@ -47,7 +47,7 @@ async def _after_one_round(
         model=Model(name="mlp"),
         warmup=WarmUp(rounds=warmup, clients_per_round=1, clip=clip),
         zeroth_order=ZerothOrder(
-            rounds=3, clients_per_round=1, probes=1, step="raw", rate=rate, local_steps=local_steps
+            rounds=3, clients_per_round=1, probes=1, step="raw", rate=rate, local_steps=local_steps, clip=clip
         ),
         evaluation=Evaluation(data="digits:test", every=1),
         guard=Guard(factor=0),  # nobody evaluates the version that the run begins with
@@ -110,9 +110,18 @@ def test_the_only_delta_of_a_round_moves_the_model_by_its_own_size_at_most(tmp_p
     assert replica.weights == pytest.approx(np.array([0.5, -0.25, 1.0, 0.0]) - size, abs=1e-5)
 
 
-def test_a_step_too_long_for_the_grid_makes_a_snapshot_on_a_coarser_one(tmp_path: Path) -> None:
+def test_the_only_scalars_of_a_round_make_a_raw_step_as_long_as_the_model_is_large_at_most(tmp_path: Path) -> None:
     contribution = Scalars(1, (2.0**32,), ())
     _, replica, seen = asyncio.run(_after_one_round(tmp_path, 0, b"", contribution, 1000.0))
+    (committed,) = (event for event in seen if isinstance(event, ev.Committed))
+    assert committed.snapshot is None and committed.steps
+    size = np.sqrt(np.mean(np.square([0.5, -0.25, 1.0, 0.0])))
+    assert np.abs(replica.weights - np.array([0.5, -0.25, 1.0, 0.0])) == pytest.approx(np.full(4, size), rel=1e-3)
+
+
+def test_a_step_too_long_for_the_grid_makes_a_snapshot_on_a_coarser_one(tmp_path: Path) -> None:
+    contribution = Scalars(1, (2.0**32,), ())
+    _, replica, seen = asyncio.run(_after_one_round(tmp_path, 0, b"", contribution, 1000.0, clip=0.0))
     # The model is lost, but the run is not.
     assert any(isinstance(e, ev.Committed) and e.snapshot is not None for e in seen)
     assert replica.version == 1
