@@ -216,8 +216,14 @@ def _range(data: Dataset, card: DataCard, source: str) -> str:
     if held is None or not held.deviation:
         return ""
     distances = count = 0.0
-    for rows, _ in _sampled(data):
-        away = np.minimum(np.abs(rows - np.float32(held.mean)), FARTHEST * held.deviation)
+    for rows, values in _sampled(data):
+        if not np.isfinite(rows).all():
+            wild = values.flat[int(np.argmax(np.abs(values)))]
+            raise DataError(
+                f"{source} holds {wild:g}, which is beyond 32 bits once the run's mean is taken off and it is divided by the "
+                "run's deviation: leave such examples out, if the value stands for a missing one"
+            )
+        away = np.minimum(np.abs(rows.astype(np.float64) - held.mean), FARTHEST * held.deviation)
         distances += float(away.sum(dtype=np.float64)) / held.deviation
         count += rows.size
     own = summary(data)

@@ -97,7 +97,8 @@ class Dataset:
             rows /= np.float32(self.scale)
         if self.mean:
             rows -= np.array(self.mean, np.float32).reshape(self.mean_shape)
-            rows /= np.array(self.deviation, np.float32).reshape(self.mean_shape)
+            with np.errstate(over="ignore"):  # `data.card` refuses what is not finite
+                rows /= np.array(self.deviation, np.float32).reshape(self.mean_shape)
         return rows
 
     def select(self, indices: NDArray[np.int64]) -> "Dataset":

@@ -251,6 +251,16 @@ def test_one_feature_in_another_unit_is_named(factor: float, sequence: bool, wid
     assert said.count("has mean") == 1 and "the run's unit" in said
 
 
+@pytest.mark.parametrize("value", [-3.4028235e38, 3e38])
+def test_a_value_that_stands_for_a_missing_one_is_named(value: float) -> None:
+    held = made(shape=(3,), factor=1e-3)
+    inputs = held.inputs.copy()
+    inputs[5, 1] = value
+    assert f"holds {value:g}, which is beyond 32 bits" in refused(
+        replace(held, inputs=inputs), card_of(held, "held-out")
+    )
+
+
 def test_a_feature_that_does_not_change_on_a_device_is_no_matter_of_units() -> None:
     held = made(shape=(3,), offset=1.0)
     inputs = held.inputs.copy()
