@@ -30,7 +30,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.grid import Grid
+from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.layout import Block, Layout
 from zowarmup.common.merging import merged
 from zowarmup.common.methods import gaussian, robust
@@ -84,7 +84,7 @@ class ZOWarmUp:
 
     def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
         """The scalars of one round from the gradient of the mean local loss in all that is trainable: float64
-        (layout.trainable,). Raises ValueError where one is not finite."""
+        (layout.trainable,). Raises ValueError where one is not finite, or beyond STEEP."""
         counts = (self.spec.gradient_projections * (gaussian.SIGNS if self._normal else 1), self.projections())
         found = [
             project(gradient[block.start : block.stop], work.seed, block, count)
@@ -92,14 +92,16 @@ class ZOWarmUp:
         ]
         if self._normal:
             found[0] = gaussian.summed(found[0])
-        return Scalars(work.round, as_float32(found[0]), as_float32(found[1] if len(found) > 1 else ()))
+        scalars = Scalars(work.round, as_float32(found[0]), as_float32(found[1] if len(found) > 1 else ()))
+        _check_steepness(scalars)
+        return scalars
 
     def contribute(self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work) -> Scalars:
         """Probe the model on `examples` local examples (at least 1): the scalars of one round.
 
         `weights`, float32 (layout.size,) on `grid` in the trainable part, are moved in place under `forward` and are
         bit for bit what they were when this returns or raises. Raises HeadroomExceeded where eps, or a local step, is
-        beyond the grid, ValueError where a scalar is not finite, and whatever `forward` raises.
+        beyond the grid, ValueError where a scalar is not finite or beyond STEEP, and whatever `forward` raises.
         """
         eps, head = self.spec.eps * self.spec.tau, self.projections() > 0
         slopes: list[float] = []
@@ -117,14 +119,20 @@ class ZOWarmUp:
                     )
                 if number + 1 < len(plan):
                     given = Part(work.seed, examples, Scalars(work.round, tuple(slopes), tuple(projected)))
-                    steps = self._local_step(grid, work.done, given, number, len(probes))
-                    apply_steps(weights, grid, steps)
+                    try:
+                        steps = self._local_step(grid, work.done, given, number, len(probes))
+                        apply_steps(weights, grid, steps)
+                    except HeadroomExceeded as error:
+                        rate = "local_rate" if self.spec.local_rate else "rate"
+                        raise HeadroomExceeded(f"zeroth_order.{rate} is too high for local steps: {error}") from error
                     moved += steps
         finally:
             # The same exact sums, taken back.
             back = [replace(step, ticks=tuple(-tick for tick in step.ticks)) for step in merged(moved)]
             apply_steps(weights, grid, back)
-        return Scalars(work.round, as_float32(slopes), as_float32(projected))
+        scalars = Scalars(work.round, as_float32(slopes), as_float32(projected))
+        _check_steepness(scalars)
+        return scalars
 
     def check(self, work: Work, tier: Tier, examples: int, contribution: Scalars) -> None:
         """Raises ValueError, saying what is wrong, where this cannot be what `contribute` gives for that work."""
@@ -140,8 +148,7 @@ class ZOWarmUp:
                 raise ValueError(
                     f"scalars: {len(values)} {name}, {asked} were asked for with {examples} examples in the {tier} tier"
                 )
-            if any(abs(value) > STEEP for value in values):
-                raise ValueError(f"scalars: one of the {name} is beyond {STEEP:g}; no loss is as steep")
+        _check_steepness(contribution)
 
     def clip(self, parts: Sequence[Part]) -> tuple[tuple[Part, ...], int]:
         """The parts with outlying clients' scalars scaled down, and how many scalars that are: a client's probes by what
@@ -319,6 +326,12 @@ class ZOWarmUp:
         counts = counted([part.examples for part in parts], self.spec)
         total = sum(counts)
         return [count / total for count in counts]
+
+
+def _check_steepness(scalars: Scalars) -> None:
+    for name, values in (("probes", scalars.probes), ("projections", scalars.projections)):
+        if any(abs(value) > STEEP for value in values):
+            raise ValueError(f"scalars: one of the {name} is beyond {STEEP:g}; no loss is as steep")
 
 
 def root_mean_square(values: Sequence[float]) -> float:

@@ -18,7 +18,7 @@ from zowarmup.common.methods.protocol import Moments, Part
 from zowarmup.common.methods.zeroth_order import STEEP, STEEPEST
 from zowarmup.common.run import ZerothOrder
 from zowarmup.common.steps import apply_steps
-from zowarmup.common.work import Scalars
+from zowarmup.common.work import Scalars, Tier
 
 GRID, EXAMPLES, ROUNDS = Grid(14), 10, 10
 METHODS: list[dict[str, Any]] = [
@@ -36,6 +36,9 @@ METHODS: list[dict[str, Any]] = [
     {"step": "adam"},
     {"step": "adam", "clip": 0.0, "directions": "gaussian"},
     {"step": "adam", "method": "decomfl", "clip": 0.0},
+    {"local_steps": 3, "directions": "gaussian", "clip": 0.0},
+    {"gradient_projections": 6},
+    {"method": "fedkseed", "pool": 3, "head_projections": 0, "step": "raw", "rate": 0.001},
 ]
 # What float32 holds and `check` lets pass: zeros and subnormal numbers, ordinary ones and the steepest.
 SCALARS = st.one_of(
@@ -56,10 +59,11 @@ def test_no_round_moves_a_block_further_than_the_learning_rate_allows(settings: 
         parts = []
         for client in range(clients):
             examples = data.draw(st.integers(1, EXAMPLES))
-            probes, projections = zo.counts(Part(0, 1, Scalars(1, (), ())).tier, examples)
+            tier = data.draw(st.sampled_from(Tier))
+            probes, projections = zo.counts(tier, examples)
             drawn = [tuple(data.draw(st.lists(SCALARS, min_size=n, max_size=n))) for n in (probes, projections)]
             seed = 1000 * number + (0 if zo.shared_seeds else client)
-            parts.append(Part(seed, examples, Scalars(1, drawn[0], drawn[1])))
+            parts.append(Part(seed, examples, Scalars(1, drawn[0], drawn[1]), tier))
         steps = zo.combine(GRID, done, parts, moments)
         moments = zo.moments(moments, parts)
         moved = np.zeros(LAYOUT.size, np.float32)

@@ -222,6 +222,17 @@ def test_a_probe_beyond_the_grid_changes_nothing() -> None:
     assert not weights.any()
 
 
+@pytest.mark.parametrize(("rate", "local_rate", "named"), [(0.5, 1000.0, "local_rate"), (1000.0, 0.0, "rate")])
+def test_local_steps_beyond_the_grid_name_the_rate(rate: float, local_rate: float, named: str) -> None:
+    weights = drawn()
+    before = weights.tobytes()
+    with pytest.raises(HeadroomExceeded, match=rf"^zeroth_order\.{named} is too high for local steps: "):
+        method(local_steps=2, rate=rate, local_rate=local_rate).contribute(
+            weights, GRID, Classifier(weights), 10, work()
+        )
+    assert weights.tobytes() == before
+
+
 @pytest.mark.parametrize("count", [1, 5, 8, 21])
 @pytest.mark.parametrize("slices", ["own", "whole"])
 def test_projections_are_of_the_heads_gradient(count: int, slices: str) -> None:
@@ -427,3 +438,21 @@ def test_what_combine_asks_for() -> None:
     for done in (-1, 10):
         with pytest.raises(ValueError, match=f"done = {done}: must be 0 to 9"):
             method().combine(GRID, done, [Part(5, 10, Scalars(3, (1.0,) * 4, (1.0,) * 5))])
+
+
+def test_a_client_abstains_where_the_coordinator_would_refuse_its_scalars() -> None:
+    """At a model that is lost. Refused, it would be waited for until the deadline."""
+    weights = drawn()
+    before = weights.copy()
+    forward = Classifier(weights)
+
+    class Lost:
+        def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> Evaluated:
+            found = forward.evaluate(examples, head_gradient)
+            return Evaluated(1e12 * found.loss_sum, found.head_gradient_sum)
+
+    with pytest.raises(ValueError, match="one of the probes is beyond"):
+        method().contribute(weights, GRID, Lost(), 10, work())
+    np.testing.assert_array_equal(weights, before)
+    with pytest.raises(ValueError, match="one of the probes is beyond"):
+        method(gradient_projections=4).project(np.full(LAYOUT.trainable, 1e12), work())
