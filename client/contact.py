@@ -124,9 +124,18 @@ def heard(said: bytes) -> tuple[Found, str]:
     return Found.OTHER, first.strip() or f"{len(said)} bytes"
 
 
-def _greeted(link: socket.socket) -> tuple[Found, str]:
-    """Say the first words and hear the first."""
+def _greeted(link: socket.socket, first_s: float = 0.0) -> tuple[Found, str]:
+    """Say the first words and hear the first; but hear for `first_s` before anything is said. A coordinator speaks
+    unasked, and what refuses is heard for certain only where nothing is under way to it: a connection that is closed with
+    words unread is reset, and a reset overtakes the refusal."""
     try:
+        if first_s:
+            usual = link.gettimeout()
+            link.settimeout(first_s)
+            try:
+                return heard(link.recv(4096))
+            except TimeoutError:
+                link.settimeout(usual)
         link.sendall(_GREETING)
         return heard(link.recv(4096))
     except TimeoutError:
@@ -161,7 +170,11 @@ def _shaken(plain: socket.socket, host: str, trust: Trust, address: str, timeout
     try:
         with context.wrap_socket(plain, server_hostname=host) as secure:
             peer = secure.getpeercert() or {}
-            found, detail = _greeted(secure)
+            found, detail = _greeted(secure, timeout_s / 2)
+            if (
+                found is Found.HANGS_UP
+            ):  # so a coordinator does, without a word, that this side's certificate does not suit
+                found = Found.CERTIFICATE_WANTED
             expires = ssl.cert_time_to_seconds(str(peer["notAfter"])) if "notAfter" in peer else 0.0
             return _contact(found, host, detail, expires_at_s=expires)
     except ssl.SSLCertVerificationError as error:

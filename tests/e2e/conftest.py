@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
 from zowarmup.cli.demo_settings import to_toml
 from zowarmup.cli.failure import NoAnswer
@@ -105,7 +106,7 @@ class Fleet:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE * seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
         time.sleep(0.1)

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from tests.patience import PATIENCE
 from zowarmup.data import load
 
 ZOWARMUP = [sys.executable, "-m", "zowarmup.cli.main"]
@@ -38,7 +39,7 @@ def belonging_to(out: Path) -> list[int]:
 
 
 def until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE * seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
         time.sleep(0.05)

@@ -27,6 +27,7 @@ import grpc
 import pytest
 import yaml
 
+from tests.patience import PATIENCE
 from zowarmup.cli import certificates
 from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
 from zowarmup.cli.demo_settings import to_toml
@@ -115,7 +116,7 @@ class Prometheus:
 
     def until(self, expr: str, seconds: float, check: Callable[[], None] = lambda: None) -> float:
         """Wait until an expression has a value that is not 0; the time. `check` may fail earlier."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE * seconds
         while not any(self.now(expr).values()):
             check()
             assert time.monotonic() < end, f"waited {seconds:g} s for {expr}"

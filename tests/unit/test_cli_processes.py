@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from zowarmup.cli.failure import Failure, Interrupted
 from zowarmup.cli.processes import Interrupts, Processes, interrupts
 
@@ -36,7 +37,7 @@ def noted() -> Iterator[Interrupts]:
 
 
 def until(condition: object, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE * seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "did not happen in time"
         time.sleep(0.02)
