@@ -5,6 +5,7 @@ power cut tears off is found by length or checksum, cut away, and asked of the c
 an SD card than a sync a round.
 """
 
+import contextlib
 import struct
 import zlib
 from collections.abc import Sequence
@@ -31,7 +32,9 @@ class CommitLog:
         self.bytes += len(data)
 
     def close(self) -> None:
-        self._out.close()
+        """What the disk still refuses is lost, as after a power cut."""
+        with contextlib.suppress(OSError):
+            self._out.close()
 
 
 def _whole(data: bytes) -> tuple[list[bytes], int]:

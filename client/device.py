@@ -253,7 +253,8 @@ class Device:
             await presence.say(Abstention.of(work.round, error))
             return
         whose = f"model {self._offer.spec.model.name}: "[:60] if where(error) else ""
-        reason = whose + in_words(error, LONGEST_REASON - len(whose))
+        said = error.reason if isinstance(error, Setback) else in_words(error, LONGEST_REASON - len(whose))
+        reason = (whose + said)[:LONGEST_REASON]
         if out_of_memory(error):
             self._prober = None
             self._workshop.clear()

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.client.commitlog import CommitLog
-from zowarmup.client.faults import Final
-from zowarmup.client.state import remove, settle, write_whole
+from zowarmup.client.faults import Setback
+from zowarmup.client.state import remove, settle, write_durably
 from zowarmup.common.codec import decode_commit, encode_commit
 from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.layout import Layout, digest
@@ -92,8 +92,8 @@ class LocalReplica:
         self._replay_s = 0.0
 
     def open(self) -> None:
-        """Take up what the disk holds: the newest sound snapshot and the commits after it. Raises Final where the
-        disk cannot be read or written; what is damaged is left out, and asked of the coordinator again."""
+        """Take up what the disk holds: the newest sound snapshot and the commits after it. What is
+        damaged, or cannot be read, is left out and asked of the coordinator again."""
         for file in sorted(self._directory.glob("snapshot-*.json"), key=_version, reverse=True):
             try:
                 header = _read_header(file)
@@ -117,7 +117,7 @@ class LocalReplica:
 
     def load(self, header: Header) -> None:
         """Replace the replica by the snapshot that `incoming` now holds. Raises Diverged where its bytes are not those
-        of the header (there is no replica then), Final where the disk fails."""
+        of the header (there is no replica then), Setback where the disk fails."""
         part = self.incoming(header.version)
         self._forget()
         try:
@@ -133,7 +133,8 @@ class LocalReplica:
 
     def apply(self, commits: Sequence[Commit]) -> None:
         """Move on by consecutive commits and note them on disk. Raises ValueError where they do not follow (nothing is
-        changed), Diverged or HeadroomExceeded where the replica is not the run's (`drop` it then)."""
+        changed), Diverged or HeadroomExceeded where the replica is not the run's (`drop` it then), Setback where the
+        disk fails: the replica has moved on all the same."""
         if self.held is None or self._log is None:
             raise ValueError("there is no replica yet to apply a commit to")
         start = time.monotonic()
@@ -188,11 +189,11 @@ class LocalReplica:
         header = Header(
             self.position.version, held.grid.exponent, self.position.digest, self.weights.nbytes, held.grid.ranges
         )
-        write_whole(self._snapshot(header.version), self.weights.data.cast("B"))
-        self._write_header(header)
-        if self._log is not None:
-            self._log.close()
         try:
+            write_durably(self._snapshot(header.version), self.weights.data.cast("B"))
+            self._write_header(header)
+            if self._log is not None:
+                self._log.close()
             self._take(header)
         except OSError as error:
             raise self._disk(error) from None
@@ -218,10 +219,10 @@ class LocalReplica:
             "digest": header.digest.hex(),
             "size_bytes": header.size_bytes,
         }
-        write_whole(self._snapshot(header.version).with_suffix(".json"), json.dumps(raw).encode())
+        write_durably(self._snapshot(header.version).with_suffix(".json"), json.dumps(raw).encode())
 
-    def _disk(self, error: OSError) -> Final:
-        return Final(f"cannot keep the replica in {self._directory} ({error.strerror or error}): make room there")
+    def _disk(self, error: OSError) -> Setback:
+        return Setback(f"cannot keep the replica in {self._directory} ({error.strerror or error}): make room there")
 
 
 def _version(file: Path) -> int:

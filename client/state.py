@@ -197,7 +197,17 @@ def remove(folder: Path, *patterns: str, but: Callable[[Path], bool] = lambda fi
 
 
 def write_whole(file: Path, content: bytes | memoryview) -> None:
-    """Write a file that is there whole or not at all, mode 600. Raises Final where the disk refuses."""
+    """The same as `write_durably`. Raises Final where the disk refuses."""
+    try:
+        write_durably(file, content)
+    except OSError as error:
+        raise Final(
+            f"cannot write {file} ({error.strerror or error}): free space or give another --state-dir"
+        ) from None
+
+
+def write_durably(file: Path, content: bytes | memoryview) -> None:
+    """Write a file that is there whole or not at all, mode 600. Raises OSError where the disk refuses."""
     temporary = file.with_name(file.name + ".new")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -205,12 +215,10 @@ def write_whole(file: Path, content: bytes | memoryview) -> None:
             os.fchmod(descriptor, 0o600)  # a leftover of an older run may have had another mode
             out.write(content)
         settle(temporary, file)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise Final(
-            f"cannot write {file} ({error.strerror or error}): free space or give another --state-dir"
-        ) from None
+        raise
 
 
 def settle(temporary: Path, file: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from zowarmup.client.backoff import Backoff
-from zowarmup.client.faults import Broken, Declined, Final
+from zowarmup.client.faults import Broken, Declined, Final, Setback
 from zowarmup.client.replica import Header
 from zowarmup.client.session import Connection
 from zowarmup.client.state import settle
@@ -49,7 +49,7 @@ class Transfers:
 
     async def program(self, sha256: bytes, size: int, file: Path) -> tuple[bytes, int]:
         """The program's bytes, from `file` where it is there already, and how many came over the network. Raises Final
-        where what the coordinator sends is not what it announced."""
+        where what the coordinator sends is not what it announced, Setback where the disk fails."""
         part, received = file.with_name(file.name + ".part"), 0
         for _ in range(2):  # what is on disk may be damaged, what comes anew may not
             try:
@@ -61,7 +61,7 @@ class Transfers:
                     return content, received
                 file.unlink()
             except OSError as error:
-                raise Final(f"cannot keep {file} ({error.strerror or error}): make room there") from None
+                raise Setback(f"cannot keep {file} ({error.strerror or error}): make room there") from None
         raise Final("the coordinator sends another program than it announced (its sha256 differs): restart it")
 
     async def upload(self, delta: Delta, content: memoryview) -> None:
@@ -111,7 +111,7 @@ class Transfers:
                     raise
                 continue  # what was gathered before does not fit: begin again
             except OSError as error:
-                raise Final(f"cannot write {part} ({error.strerror or error}): make room there") from None
+                raise Setback(f"cannot write {part} ({error.strerror or error}): make room there") from None
             except Broken as fault:
                 reason = fault.reason
             log.warning(

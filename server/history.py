@@ -58,12 +58,13 @@ class History:
         self._phase = Phase.WARM_UP
         self._contributions = 0
 
-    def record(self, at: float, events: Iterable[ev.Event]) -> None:
-        """Fold events, stamped `at` (unix seconds), in."""
+    def record(self, at: float, events: Iterable[ev.Event], now: float | None = None) -> None:
+        """Fold events, stamped `at` (unix seconds), in. `now`: the reading of the clock that waits follow, where they have
+        just come about."""
         for event in events:
             self._record(at, event)
             self.tally.record(at, event)
-            self.participations.record(at, event)
+            self.participations.record(at if now is None else now, event)
 
     def _record(self, at: float, event: ev.Event) -> None:
         match event:

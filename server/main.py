@@ -235,7 +235,7 @@ async def _lead(
     effects = Effects(
         coordinator, blobs, replica, evaluator, history, lambda: traffic.since(history.traffic.latest), uploads.lengths
     )
-    coordinator.observe(lambda now, events, after: history.record(coordinator.written_at, events))
+    coordinator.observe(lambda now, events, after: history.record(coordinator.written_at, events, now))
     coordinator.observe(switchboard)
     coordinator.observe(effects)
     coordinator.observe(uploads)

@@ -14,7 +14,7 @@ from zowarmup.server import events as ev
 @dataclass(slots=True)
 class Participation:
     """`changed_at`: when its stream opened or closed, 0 where it has had none since the coordinator started;
-    `contributed_at`: when it last contributed, 0 for never; both unix seconds. `version`: of its replica, as last known;
+    `contributed_at`: when it last contributed, 0 for never; both as the coordinator's clock reads, which never jumps (before its start: dates). `version`: of its replica, as last known;
     `agrees`: whether the digest that it last reported is the run's, None where it has reported none. `abstained`: why it
     last abstained, empty once it has contributed again. `software`: what it runs, in its own words."""
 

@@ -96,7 +96,7 @@ class OperatorService(services.OperatorServiceServicer):
     ) -> AsyncIterator[wire.ListClientsResponse]:
         async with self._admission.refusing(context):
             self._admission.onlooker(context)
-        state, now = self._coordinator.state, self._coordinator.date()
+        state, now = self._coordinator.state, self._coordinator.clock()
         for name in sorted(state.clients):
             yield _participation(state, name, self._history.participations[name], self._traffic.of(name), now)
 

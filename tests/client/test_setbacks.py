@@ -94,6 +94,39 @@ def test_the_traceback_is_in_the_verbose_log(failing: Run, start: Start, monkeyp
     asyncio.run(scenario())
 
 
+def test_a_disk_that_refuses_for_a_while_ends_no_client(scripted: Scripted, start: Start, tmp_path: Path) -> None:
+    """A folder in the way of a file that is to be written: it fails as a full disk does, for root too."""
+    obstacle = tmp_path / "state" / "snapshot-1.part"
+
+    async def refused(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WELCOME)
+        await talk.say(fetch={"version": 1, "reason": "the pivot"})
+        await talk.end()
+
+    async def again(talk: Talk) -> None:
+        assert (await talk.hear("hello")).version == 0
+        await talk.say(welcome=WELCOME)
+        await talk.say(fetch={"version": 1, "reason": "the pivot"})
+        await talk.say(finished={"version": 1, "digest": b"\0" * 16})
+        assert (await talk.hear("report")).version == 1
+        await talk.end()
+
+    async def scenario() -> str:
+        scripted.parts = [refused, again]
+        async with scripted.listening() as port:
+            client = await start(port)
+            await client.printed("will try again in ")
+            obstacle.rmdir()
+            assert await client.ended() == 0
+        return client.log
+
+    obstacle.mkdir(parents=True)
+    log = asyncio.run(scenario())
+    assert f"cannot write {obstacle} (Is a directory): make room there; will try again in " in log
+    assert "Traceback" not in log
+
+
 def test_a_replica_that_was_left_half_way_is_known(run: Run, tmp_path: Path) -> None:
     replica = LocalReplica(tmp_path, run.layout)
     assert replica.intact()  # there is none

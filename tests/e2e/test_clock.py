@@ -54,6 +54,9 @@ def test_a_round_ends_at_its_deadline_whatever_is_done_to_the_clock(tmp_path: Pa
             )
             assert time.monotonic() - hung > DEADLINE_S / 3, "not early: the round was opened shortly before"
             with Session(f"127.0.0.1:{stage.port}", deadline_s=30) as session:
-                status = session.status()
-            assert 0 <= status.uptime_s <= time.monotonic() - began
+                status, (row,) = session.status(), session.clients()
+            elapsed_s = time.monotonic() - began
+            assert 0 <= status.uptime_s <= elapsed_s
+            assert row.since_s is not None and 0 <= row.since_s <= elapsed_s
+            assert row.contributed_s is not None and 0 < row.contributed_s <= elapsed_s
             assert "7200" not in status.activity and "-" not in status.activity.partition("(")[0]

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for proce
 
 SOON_S = 2.0
 BUSY_S = 4.0  # what a machine with other work may add to it
+LONG_S = 600.0  # nothing here takes so long: a model is built in a minute where ten others are
 AS_PROCESS_1 = (
     "import os, signal, sys; signal.signal(int(sys.argv[1]), signal.SIG_IGN); os.execv(sys.argv[2], sys.argv[2:])"
 )
@@ -110,7 +111,7 @@ class Stage:
         return (self.folder / f"{name}.log").read_text()
 
     def printed(self, name: str, words: str) -> None:
-        wait_until(lambda: words in self.log(name), 60, f"{name} to say {words!r}")
+        wait_until(lambda: words in self.log(name), LONG_S, f"{name} to say {words!r}")
 
     def group(self, process: "subprocess.Popen[bytes]") -> list[str]:
         """The command lines of all that is left of a process's group."""
@@ -123,7 +124,7 @@ class Stage:
         return found
 
     def child_of(self, process: "subprocess.Popen[bytes]", words: str) -> None:
-        wait_until(lambda: any(words in line for line in self.group(process)), 60, f"a child {words}")
+        wait_until(lambda: any(words in line for line in self.group(process)), LONG_S, f"a child {words}")
 
 
 @pytest.fixture

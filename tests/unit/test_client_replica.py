@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from zowarmup.client import replica as module
-from zowarmup.client.faults import Final
+from zowarmup.client.faults import Setback
 from zowarmup.client.replica import Header, LocalReplica, Position
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, Tensor, digest
@@ -200,5 +200,10 @@ def test_a_disk_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "REPLAY_S", -1.0)
     local = fetched(tmp_path)
     (tmp_path / "snapshot-4.bin.new").mkdir()
-    with pytest.raises(Final, match=r"cannot write .*snapshot-4.bin .*--state-dir"):
+    with pytest.raises(Setback, match=r"cannot keep the replica in .*: make room there"):
         local.apply(history(3, 1))
+    assert local.intact(), "it goes on from there once there is room"
+    (tmp_path / "snapshot-4.bin.new").rmdir()
+    local.apply(history(4, 1))
+    again = opened(tmp_path)
+    assert (again.position, again.weights.tobytes()) == (local.position, local.weights.tobytes())
