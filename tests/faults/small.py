@@ -22,7 +22,7 @@ from zowarmup.common.layout import Block, Head, Layout, Tensor, digest
 from zowarmup.common.methods.protocol import Evaluated
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
-from zowarmup.common.work import Contribution, Delta, Phase, Tier, Work
+from zowarmup.common.work import Abstention, Contribution, Delta, Phase, Tier, Work
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, replay, restore
@@ -233,22 +233,26 @@ class Client:
         self.epoch += 1
         await handle(cmd.Hello(self.name, self.epoch, EXAMPLES))
         while server.coordinator.state.phase is not Phase.FINISHED:
-            state = server.coordinator.state
-            work = work_for(state, self.name, server.coordinator.clock())
-            if work is not None:
+            if (work := self._work(server)) is not None:
                 await self._contribute(server, work)
             else:
-                await server.until(
-                    lambda state: (
-                        state.phase is Phase.FINISHED
-                        or work_for(state, self.name, server.coordinator.clock()) is not None
-                    )
-                )
+                await server.until(lambda state: state.phase is Phase.FINISHED or self._work(server) is not None)
         self._follow(server)
+
+    def _work(self, server: Life) -> Work | None:
+        """What it still has to do, unless it has abstained from it."""
+        state = server.coordinator.state
+        if state.current is not None and self.name in state.current.abstained:
+            return None
+        return work_for(state, self.name, server.coordinator.clock())
 
     async def _contribute(self, server: Life, work: Work) -> None:
         if self.made is None or (self.made[0].round, self.made[0].seed) != (work.round, work.seed):
-            self.made = self._make(server, work)
+            try:
+                self.made = self._make(server, work)
+            except (ValueError, ArithmeticError) as error:
+                await server.coordinator.handle(cmd.Abstain(self.name, Abstention.of(work.round, error)))
+                return
         _, contribution, content = self.made
         try:
             if isinstance(contribution, Delta):

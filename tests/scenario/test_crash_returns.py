@@ -81,6 +81,20 @@ def test_many_crashes_in_a_run_that_recovers_lead_to_the_same_model(folder: Path
     assert check(folder / "many" / "server").problems == []
 
 
+def test_a_model_that_is_lost_between_two_evaluations_is_found_by_those_who_abstain(folder: Path) -> None:
+    """Nobody's slopes can be told any more, and the next evaluation would be at the end."""
+    plain = diverging(rollbacks=8)
+    settings = replace(
+        plain, zeroth_order=replace(plain.zeroth_order, rate=40.0), evaluation=replace(plain.evaluation, every=1000)
+    )
+    calm = outcome(folder / "calm", PAIR, settings=settings, evaluator=TrueEvaluator)
+    made = returns(folder / "calm" / "server")
+    assert any(back.version < calm.version for back in made), "the run went on after a return"
+    crashed = outcome(folder / "many", PAIR, range(20, 400, 15), Coordinator, settings, TrueEvaluator)
+    assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0)
+    assert check(folder / "many" / "server").problems == []
+
+
 def test_a_return_is_told_by_the_shorter_of_steps_and_snapshot(folder: Path) -> None:
     """Of many steps since the good version there may be more than there are weights."""
     plain = diverging(rollbacks=2)
