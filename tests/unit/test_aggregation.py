@@ -207,7 +207,7 @@ def test_of_partial_deltas_each_parameter_is_aggregated_among_those_who_hold_it(
     chance = np.random.default_rng(3)
     sizes = [TINY.size] * 3 + [PART.layout.size] * 4
     deltas = [(1, chance.normal(size=size).astype(np.float32)) for size in sizes]
-    method = heterofl(aggregate=aggregate, weighting="uniform", clip=0)
+    method = heterofl(aggregate=aggregate, weighting="uniform", most_times_median=2, clip=0)
     weights = np.zeros(TINY.size, np.float32)
     moved = method.combine(weights, deltas)
     held, place = PART.held(0, TINY.size), 0

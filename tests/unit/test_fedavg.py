@@ -23,8 +23,8 @@ LAYOUT = Layout(
 
 
 def method(server_rate: float = 1.0) -> FedAvg:
-    """Unbounded: what bounds deltas is in test_robust."""
-    return FedAvg(WarmUp(rounds=5, server_rate=server_rate, clip=0), LAYOUT)
+    """Unbounded: what bounds deltas and claims is in test_robust and test_aggregation."""
+    return FedAvg(WarmUp(rounds=5, server_rate=server_rate, clip=0, most_times_median=0), LAYOUT)
 
 
 def vector(seed: int) -> NDArray[np.float32]:

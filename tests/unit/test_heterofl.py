@@ -32,7 +32,7 @@ Vector = NDArray[np.float32]
 
 
 def method(layout: Layout = TINY, **settings: Any) -> HeteroFL:
-    made = warm_up_method(WarmUp(rounds=5, **{"method": "heterofl", **settings}), layout)
+    made = warm_up_method(WarmUp(rounds=5, **{"method": "heterofl", "most_times_median": 0, **settings}), layout)
     assert isinstance(made, HeteroFL)
     return made
 
@@ -94,7 +94,7 @@ def test_rounds_are_those_of_the_float64_reference(piece: int, monkeypatch: pyte
     weights = chance.normal(size=TINY.size).astype(np.float32)
     kept = weights.copy()
     with ThreadPoolExecutor(3) as pool:
-        moved = method(server_rate=0.25, most_times_median=0).combine(weights, deltas, scales, pool.map)
+        moved = method(server_rate=0.25).combine(weights, deltas, scales, pool.map)
     assert moved.tolist() == reference(weights, deltas, scales)
     assert np.array_equal(weights, kept)
 

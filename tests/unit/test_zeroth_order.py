@@ -343,7 +343,7 @@ def require_nearly(steps: Sequence[Step], expected: list[tuple[int, str, tuple[f
 
 def test_combine_raw_exactly() -> None:
     """Clients of 6 and 2 examples weigh 3/4 and 1/4; slices of 2, 2, 1 and 1 examples 1/3, 1/3, 1/6 and 1/6."""
-    zo = method(step="raw", rate=0.5, head_projections=2)
+    zo = method(step="raw", rate=0.5, head_projections=2, most_times_median=0)
     contributions = [
         Part(5, 6, Scalars(3, (3.0, -6.0, 12.0, 0.0), (4.0, -8.0))),
         Part(9, 2, Scalars(3, (8.0, 16.0), (16.0, 0.0))),
@@ -374,7 +374,7 @@ def test_uniform_weighting_and_whole_slices() -> None:
 
 def test_the_normaliser_is_the_weighted_root_mean_square_of_the_probes_and_of_longer_projections_theirs() -> None:
     """3/4 (1/2 1^2 + 1/2 7^2) + 1/4 25^2 = 175 for clients of 6 and 2 examples; of the projections, 3/4 100^2."""
-    zo = method(probes=2, head_projections=1, rate=2.0)
+    zo = method(probes=2, head_projections=1, rate=2.0, most_times_median=0)
     contributions = [Part(5, 6, Scalars(3, (1.0, 7.0), (100.0,))), Part(9, 2, Scalars(3, (25.0, -25.0), (0.0,)))]
     size = 175.0**0.5
     expected = [
