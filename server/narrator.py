@@ -93,7 +93,7 @@ class Narrator:
             case ev.RolledBack():
                 log.warning(
                     "version %d has the weights of version %d, the last good one; learning rates are now %g times those "
-                    "of the run file (return number %d; guard.rollbacks = %d are followed by rounds)",
+                    "of the run file (return %d; guard.rollbacks = %d, and one more ends the run)",
                     event.version,
                     event.to,
                     event.rate_factor,
