@@ -19,6 +19,7 @@ from zowarmup.cli.demo_settings import DemoModel, demo_settings
 from zowarmup.cli.failure import Failure, Interrupted
 from zowarmup.cli.processes import interrupts
 from zowarmup.common.addresses import DATA_DIR_VARIABLE
+from zowarmup.common.printable import printable_lines
 
 app = typer.Typer(
     name="zowarmup",
@@ -37,7 +38,7 @@ def run() -> int:
     try:
         app()
     except Failure as failure:
-        print(f"zowarmup: {failure}", file=sys.stderr)
+        print(printable_lines(f"zowarmup: {failure}"), file=sys.stderr)
         return failure.exit_code
     return 0
 
@@ -71,7 +72,7 @@ def demo(
         settings=settings,
         paper_mode=paper_mode,
     )
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     with interrupts() as noted:
         with stage(console) as show:
             result = conduct(plan, noted, show)
@@ -97,7 +98,7 @@ def status(
     if as_json:
         print(json.dumps(found.to_json(), indent=2, allow_nan=False))
     else:
-        Console(highlight=False).print(status_view(found))
+        Console(highlight=False, markup=False).print(status_view(found))
 
 
 @app.command()
@@ -126,7 +127,7 @@ def watch(reach: Reach) -> None:
     with interrupts() as noted:
         reach.session.run()
         try:
-            follow(reach.session, noted, Console(highlight=False))
+            follow(reach.session, noted, Console(highlight=False, markup=False))
         except Interrupted as interrupted:
             if interrupted.number != signal.SIGINT:  # Ctrl-C is how one leaves
                 raise
@@ -167,7 +168,8 @@ def fsck(
     from zowarmup.cli.fsck import told
 
     report = look(data_dir, repair)
-    print(told(report, data_dir, as_json))
+    text = told(report, data_dir, as_json)
+    print(text if as_json else printable_lines(text))
     if report.problems and not report.kept:
         raise Failure(f"{data_dir} is damaged")
 
@@ -222,7 +224,7 @@ def plan(
     if as_json:
         print(json.dumps(made.to_json(), indent=2))
     else:
-        Console(highlight=False).print(plan_view(made))
+        Console(highlight=False, markup=False).print(plan_view(made))
 
 
 verbs.register(app)

@@ -59,7 +59,7 @@ def experiment(
 
     table = read_table(table_file)
     folder = out or Path("experiments") / table_file.stem
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
 
     def chosen(cell: "Cell") -> bool:
         return not only or any(fnmatchcase(cell.job.name, pattern) for pattern in only)

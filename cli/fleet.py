@@ -22,7 +22,7 @@ from zowarmup.client.fleet.part import Part, Progress, together
 from zowarmup.client.fleet.profiles import BUILT_IN, Mix, parse
 from zowarmup.client.fleet.quiet import quieten
 from zowarmup.client.state import write_whole
-from zowarmup.common.system.folders import strangers
+from zowarmup.common.system.folders import make_private, strangers
 from zowarmup.common.system.stopping import GRACE_S
 from zowarmup.common.system.tether import end_with_parent
 from zowarmup.data import DataError
@@ -58,7 +58,7 @@ def secret(folder: Path) -> bytes:
             raise Failure(
                 f"--state {folder} is not empty and holds no fleet's state ({others}): name a new or an empty folder"
             )
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         if not file.exists():
             write_whole(file, secrets.token_bytes(32))
         found = file.read_bytes()

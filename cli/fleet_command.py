@@ -138,7 +138,7 @@ def fleet(
         tokens={tier: found.secret for tier, found in shown.items() if found},
     )
     carried = parts(whole, workers)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     with interrupts() as noted, _line(console, noted) as hear:
         quieten(verbose)
         if engine is Engine.RAY:

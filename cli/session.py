@@ -19,6 +19,7 @@ from zowarmup.client.trust import PLAIN, Trust, dialling, distrusted, shut
 from zowarmup.common.addresses import host_and_port
 from zowarmup.common.codec import phase_from_wire, tier_from_wire, tier_to_wire
 from zowarmup.common.layout import Layout
+from zowarmup.common.printable import printable
 from zowarmup.common.run import PROTOCOL
 from zowarmup.common.work import Phase, Tier
 from zowarmup.v1 import coordinator_pb2 as wire
@@ -76,7 +77,7 @@ class Session:
                     f"the coordinator at {self.address} speaks protocol {answer.protocol}, this zowarmup speaks "
                     f"{PROTOCOL}: install the version of zowarmup that the coordinator has"
                 )
-            return Run(answer.name, answer.run_id, Layout.from_json(answer.layout_json).size)
+            return Run(printable(answer.name), printable(answer.run_id), Layout.from_json(answer.layout_json).size)
 
     def status(self) -> Status:
         with self._sentences():
@@ -84,32 +85,32 @@ class Session:
                 wire.GetStatusRequest(), timeout=self._deadline_s, metadata=self._metadata
             )
             return Status(
-                name=_printable(answer.name),
-                run_id=answer.run_id,
+                name=printable(answer.name),
+                run_id=printable(answer.run_id),
                 phase=phase_from_wire(answer.phase),
                 round=answer.round,
                 version=answer.version,
                 digest=answer.digest.hex(),
-                activity=_printable(answer.activity),
+                activity=printable(answer.activity),
                 pivot_version=answer.pivot_version,
                 final_version=answer.final_version,
                 clients=tuple(_client(client) for client in answer.clients),
                 traffic=tuple(_traffic(row) for row in answer.traffic),
                 evaluation=_evaluation(answer.evaluation) if answer.HasField("evaluation") else None,
                 pivot_evaluation=_evaluation(answer.pivot_evaluation) if answer.HasField("pivot_evaluation") else None,
-                paused=_printable(answer.paused),
+                paused=printable(answer.paused),
                 participants=answer.participants,
                 contributed=answer.contributed,
                 uptime_s=answer.uptime_s,
-                refusals={row.reason: row.count for row in answer.refusals},
+                refusals={printable(row.reason): row.count for row in answer.refusals},
                 clipped_scalars=answer.clipped_scalars,
                 clipped_deltas=answer.clipped_deltas,
                 rounds_below_tick=answer.rounds_below_tick,
                 certificate_expires_at_s=answer.certificate_expires_at_s,
-                pivot_reason=_printable(answer.pivot_reason),
+                pivot_reason=printable(answer.pivot_reason),
                 rollbacks=answer.rollbacks,
                 rate_factor=answer.rate_factor,
-                gave_up=_printable(answer.gave_up),
+                gave_up=printable(answer.gave_up),
             )
 
     def health(self) -> str:
@@ -156,7 +157,7 @@ class Session:
         """A secret with which devices may enrol. It is shown this once."""
         request = wire.InviteRequest(tier=tier_to_wire(tier), expires_s=expires_s, uses=uses)
         answer = self._verb(self._operator.Invite, request)
-        return Issued(answer.token, answer.expires_at_s, answer.invitation)
+        return Issued(printable(answer.token), answer.expires_at_s, printable(answer.invitation))
 
     def revoke(self, client: str, reason: str, with_invitation: bool) -> tuple[Invitation | None, bool]:
         """Shut a client out for ever: the invitation that it came by, and whether devices may enrol without one."""
@@ -186,7 +187,7 @@ class Session:
         try:
             yield
         except grpc.RpcError as error:
-            details = error.details() or ""
+            details = printable(error.details() or "")
             trailing: Any = error.trailing_metadata() if isinstance(error, grpc.Call) else ()
             if dict(trailing or ()).get("zowarmup-reason") == "preparing":
                 raise NoAnswer(
@@ -235,24 +236,19 @@ class Session:
                 return Failure(f"the coordinator at {self.address} failed ({code.name}): {details or 'see its log'}")
 
 
-def _printable(text: str) -> str:
-    """A coordinator's words for a terminal: what would move its cursor or change its colours is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 def _participant(message: wire.ListClientsResponse) -> Participant:
     return Participant(
-        name=_printable(message.client),
+        name=printable(message.client),
         tier=tier_from_wire(message.tier),
         connected=message.connected,
         since_s=message.since_s if message.HasField("since_s") else None,
-        revoked=_printable(message.revoked),
+        revoked=printable(message.revoked),
         round=message.round,
         contributed=message.contributed,
-        abstained=_printable(message.abstained),
+        abstained=printable(message.abstained),
         version=message.version,
         agrees=message.agrees if message.HasField("agrees") else None,
-        software=_printable(message.software),
+        software=printable(message.software),
         contributed_s=message.contributed_s if message.HasField("contributed_s") else None,
         peak_memory_bytes=message.peak_memory_bytes,
         up_bytes=message.up_bytes,
@@ -263,19 +259,19 @@ def _participant(message: wire.ListClientsResponse) -> Participant:
 
 def _invitation(message: wire.ListInvitationsResponse) -> Invitation:
     return Invitation(
-        name=_printable(message.invitation),
+        name=printable(message.invitation),
         tier=tier_from_wire(message.tier),
         uses=message.uses,
         used=message.used,
         expires_at_s=message.expires_at_s,
-        closed=_printable(message.closed),
-        clients=tuple(map(_printable, message.clients)),
+        closed=printable(message.closed),
+        clients=tuple(map(printable, message.clients)),
     )
 
 
 def _client(message: wire.ClientStatus) -> Client:
     return Client(
-        name=_printable(message.client),
+        name=printable(message.client),
         tier=tier_from_wire(message.tier),
         connected=message.connected,
         examples=message.examples,
@@ -283,16 +279,16 @@ def _client(message: wire.ClientStatus) -> Client:
         digest=message.digest.hex(),
         peak_memory_bytes=message.peak_memory_bytes,
         gone_s=message.gone_s,
-        revoked=_printable(message.revoked),
+        revoked=printable(message.revoked),
     )
 
 
 def _traffic(message: wire.Traffic) -> Traffic:
     return Traffic(
-        direction=message.direction,
+        direction=printable(message.direction),
         tier=tier_from_wire(message.tier) if message.tier else None,
         phase=phase_from_wire(message.phase),
-        kind=message.kind,
+        kind=printable(message.kind),
         payload_bytes=message.payload_bytes,
         messages=message.messages,
     )

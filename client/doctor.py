@@ -26,6 +26,7 @@ from zowarmup.client.state import LOCK, Identity, Records, default_directory, de
 from zowarmup.client.trust import PLAIN, Trust
 from zowarmup.common.addresses import host_and_port
 from zowarmup.common.methods import warm_up_method
+from zowarmup.common.printable import printable
 from zowarmup.common.run import SOFTWARE
 from zowarmup.common.work import Tier
 from zowarmup.data import DataError, load
@@ -52,9 +53,9 @@ async def _gather(arguments: Namespace) -> list[Finding]:
     async for finding in _findings(arguments):
         findings.append(finding)
         if not arguments.json:
-            print(f"{finding.verdict:<8} {finding.check:<12} {finding.found}", flush=True)
+            print(printable(f"{finding.verdict:<8} {finding.check:<12} {finding.found}"), flush=True)
             if finding.remedy:
-                print(f"{'':<21} -> {finding.remedy}", flush=True)
+                print(printable(f"{'':<21} -> {finding.remedy}"), flush=True)
     return findings
 
 

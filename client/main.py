@@ -15,6 +15,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from signal import Signals
 
+from zowarmup.common.printable import printable
+from zowarmup.common.system.folders import PRIVATE
+from zowarmup.common.system.logs import log_to
 from zowarmup.common.system.stopping import GRACE_S, SERVICE, Stopped, Stopping, force_after
 
 log = logging.getLogger("zowarmup.client")
@@ -27,11 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _settle_libraries()
     try:
         arguments = _arguments(argv)
-        logging.basicConfig(
-            stream=sys.stderr,
-            level=logging.DEBUG if arguments.verbose else logging.INFO,
-            format="%(asctime)s %(levelname)s %(message)s",
-        )
+        os.umask(PRIVATE)
+        log_to(sys.stderr, "%(asctime)s %(levelname)s %(message)s", arguments.verbose)
         logging.getLogger("asyncio").setLevel(logging.WARNING)
         if arguments.doctor:
             from zowarmup.client.doctor import examine
@@ -173,7 +173,7 @@ def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
     try:
         asyncio.run(until_stopped())
     except (Final, DataError) as fault:
-        print(f"zowarmup-client: {fault}", file=sys.stderr)
+        print(printable(f"zowarmup-client: {fault}"), file=sys.stderr)
         return 1
     except (asyncio.CancelledError, WorkStopped):
         if not stopping.number:

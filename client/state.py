@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from zowarmup.client.faults import Final
-from zowarmup.common.system.folders import strangers
+from zowarmup.common.system.folders import OpenFolder, make_private, strangers
 from zowarmup.common.work import Tier
 
 log = logging.getLogger(__name__)
@@ -127,8 +127,13 @@ class StateDirectory(Records):
                     f"the state directory {path} is not empty and holds no client's state ({found}): name a new or an "
                     "empty folder with --state-dir"
                 )
-            path.mkdir(parents=True, exist_ok=True)
+            make_private(path)
             self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OpenFolder as error:
+            raise Final(
+                f"cannot use the state directory {path}: {error.strerror}; give one in it that does not exist yet, or one "
+                "of this user's, with --state-dir"
+            ) from None
         except OSError as error:
             raise Final(
                 f"cannot use the state directory {path} ({error.strerror or error}): give one that this user can "

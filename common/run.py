@@ -7,7 +7,7 @@ follow Legate et al., arXiv 2509.03503 (`docs/method.md`).
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, TypeVar
 
 from zowarmup.common.addresses import host_and_port
@@ -50,6 +50,11 @@ class Model:
     def __post_init__(self) -> None:
         known = self.name in ("mlp", "cnn", "cnn1d", "resnet18", "vit") or self.name.count(":") == 1
         require(known, "model.name", self.name, '"mlp", "cnn", "cnn1d", "resnet18", "vit" or "package.module:factory"')
+
+    @property
+    def told(self) -> Self:
+        """What others are told of it: without the path of the weights, which is the coordinator's own business."""
+        return replace(self, weights="")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

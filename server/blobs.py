@@ -18,11 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.layout import digesting
-from zowarmup.server.disk import BlobError, DiskRefused, adopt, disk, write
+from zowarmup.server.disk import BlobError, DiskRefused, UploadError, adopt, disk, write
 from zowarmup.server.spares import Spares
 from zowarmup.server.spool import Spool, upload_name
 
-__all__ = ["BlobError", "Blobs", "DiskRefused", "Draft", "Stored", "digest_of", "sha256_of", "upload_name"]
+__all__ = [
+    "BlobError",
+    "Blobs",
+    "DiskRefused",
+    "Draft",
+    "Stored",
+    "UploadError",
+    "digest_of",
+    "sha256_of",
+    "upload_name",
+]
 
 _PIECE = 1 << 20
 _DRAFT = ".put-"
@@ -124,7 +134,7 @@ class Blobs:
                 found = digest_of(path)
         if found != digest:
             path.unlink()
-            raise BlobError(f"the upload's digest is {found}, its header said {digest}: send it again")
+            raise UploadError(f"the upload's digest is {found}, its header said {digest}: send it again")
         with disk(path):
             if self.has_upload(name):
                 path.unlink()

@@ -12,6 +12,10 @@ class BlobError(Exception):
     """A blob is missing or is not what its name says."""
 
 
+class UploadError(BlobError):
+    """An upload is not what its client said; the sentence names no file, and is for the client."""
+
+
 class DiskRefused(BlobError):
     """The disk cannot take it now: it is full, or failing. Nothing has changed; trying again may help."""
 

@@ -17,9 +17,12 @@ from typing import Any
 import grpc
 
 from zowarmup.common.addresses import DATA_DIR_VARIABLE
+from zowarmup.common.printable import printable_lines
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import PROTOCOL, SOFTWARE, RunFile
 from zowarmup.common.steps import allow_compiled
+from zowarmup.common.system.folders import PRIVATE
+from zowarmup.common.system.logs import log_to
 from zowarmup.common.system.stopping import GRACE_S, SERVICE, Stopped, Stopping
 from zowarmup.common.work import Phase
 from zowarmup.data import DataError, Dataset, load
@@ -114,10 +117,8 @@ def main(stopping: Stopping | None = None) -> int:
     parser.add_argument("--verbose", action="store_true", help="log every round")
     parser.add_argument("--version", action="version", version=f"{SOFTWARE}, protocol {PROTOCOL}")
     arguments = parser.parse_args()
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-    )
+    os.umask(PRIVATE)
+    log_to(sys.stderr, "%(asctime)s %(levelname)-7s %(message)s", arguments.verbose)
     for noisy in ("asyncio", "grpc", "grpc._cython.cygrpc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     allow_compiled()
@@ -130,7 +131,7 @@ def main(stopping: Stopping | None = None) -> int:
         if arguments.metrics_address:
             metrics_address = type(run_file.server)(metrics_address=arguments.metrics_address).metrics_address
     except (RunFileError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(printable_lines(str(error)), file=sys.stderr)
         return 2
     try:
         held_out = load(run_file.evaluation.data)
@@ -149,7 +150,7 @@ def main(stopping: Stopping | None = None) -> int:
         BlobError,
         Unavailable,
     ) as error:
-        print(f"zowarmup-server: {error}", file=sys.stderr)
+        print(printable_lines(f"zowarmup-server: {error}"), file=sys.stderr)
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

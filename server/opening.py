@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from zowarmup.common.layout import digest
 from zowarmup.common.run import ClientSpec, Rounds, RunFile
-from zowarmup.common.system.folders import strangers
+from zowarmup.common.system.folders import OpenFolder, make_private, strangers
 from zowarmup.data import DataError, Dataset
 from zowarmup.data.card import absence, card_of, fitted
 from zowarmup.server import commands as cmd
@@ -61,8 +61,12 @@ def locked(data_dir: Path) -> Iterator[None]:
             raise StartError(
                 f"--data-dir {data_dir} is not empty and holds no run ({found}): name a new or an empty folder"
             )
-        data_dir.mkdir(parents=True, exist_ok=True)
+        make_private(data_dir)
         lock = (data_dir / "lock").open("w")
+    except OpenFolder as error:
+        raise StartError(
+            f"--data-dir {data_dir}: {error.strerror}; name a folder in it that does not exist yet, or one of this user's"
+        ) from error
     except OSError as error:
         raise StartError(
             f"--data-dir {data_dir} cannot be written: {error.strerror}; name a folder that this user can write"

@@ -98,7 +98,7 @@ def _build(spec: ClientSpec, seed: int, shelf: Path, place: Path, children: Chil
     with _workplace(shelf) as workplace:
         folder = workplace / place.name
         folder.mkdir()
-        (folder / SPEC).write_text(replace(spec, model=replace(spec.model, weights="")).to_json())
+        (folder / SPEC).write_text(replace(spec, model=spec.model.told).to_json())
         building_of(spec, seed, folder, children).finish()
         sync_tree(folder)
         try:

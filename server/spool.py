@@ -9,7 +9,7 @@ import os
 import struct
 from pathlib import Path
 
-from zowarmup.server.disk import BlobError, disk, write
+from zowarmup.server.disk import UploadError, disk, write
 from zowarmup.server.spares import Spares
 
 MARK = struct.Struct("<Q")
@@ -61,7 +61,7 @@ class Spool:
         path = self.path(name)
         with disk(path):
             if offset and not path.exists():
-                raise BlobError("what had come of this upload has been dropped")
+                raise UploadError("what had come of this upload has been dropped")
             descriptor = os.open(path, os.O_RDWR | (0 if offset else os.O_CREAT), 0o666)
             try:
                 offset = write(descriptor, offset, *chunks)
@@ -82,7 +82,7 @@ class Spool:
         is in memory then says nothing of the disk, whatever the next sync says. Raises BlobError where it was dropped."""
         path = self.path(name)
         if not path.exists():
-            raise BlobError("this upload has been dropped")
+            raise UploadError("this upload has been dropped")
         with disk(path, leave=False), path.open("r+b", buffering=0) as file:
             if path == self._over(name):
                 file.truncate(os.fstat(file.fileno()).st_size - MARK.size)

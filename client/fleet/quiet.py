@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from zowarmup.common.system.logs import Lines
+
 EVERY_S = 10.0
 
 
@@ -44,7 +46,7 @@ class _Errors(logging.StreamHandler):  # type: ignore[type-arg]
 def quieten(verbose: bool) -> None:
     """Log to standard error: everything where `verbose`, else warnings, rarely."""
     handler = _Errors()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(Lines("%(asctime)s %(levelname)s %(message)s"))
     if not verbose:
         handler.addFilter(Rarely())
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, handlers=[handler], force=True)

@@ -7,6 +7,7 @@ show their secrets in metadata; only hashes are kept, and compared in constant t
 
 import asyncio
 import hmac
+import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,13 +16,15 @@ from typing import Any
 
 import grpc
 
-from zowarmup.server.blobs import BlobError, DiskRefused
+from zowarmup.server.blobs import BlobError, DiskRefused, UploadError
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.credentials import hash_secret
 from zowarmup.server.membership import check_member
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import Client
+
+log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -50,6 +53,7 @@ _STATUS = {
     "stopping": grpc.StatusCode.UNAVAILABLE,
     "unavailable": grpc.StatusCode.UNAVAILABLE,
 }
+DISK = "the coordinator's disk refuses to write"
 # How long a refusal may wait for its reader.
 STATUS_S = 1.0
 # The ends of a stream that are nobody's fault.
@@ -69,24 +73,27 @@ class Admission:
 
     @asynccontextmanager
     async def refusing(self, context: Context) -> AsyncIterator[None]:
-        """Turn domain errors raised inside into the call's status."""
+        """Turn domain errors raised inside into the call's status. Names of the coordinator's files stay in its log."""
         try:
             yield
         except Rejected as rejected:
             await self.refuse(context, rejected)
         except ValueError as error:
             await self.refuse(context, Rejected("invalid", str(error)))
-        except DiskRefused as error:
-            await self.refuse(context, Rejected("disk_full", f"{error}; nothing has changed, try again"))
-        except BlobError as error:
+        except UploadError as error:
             await self.refuse(context, Rejected("not_found", str(error)))
+        except DiskRefused:  # which whoever writes has logged
+            await self.refuse(context, Rejected("disk_full", f"{DISK}; nothing has changed, try again"))
+        except BlobError as error:
+            log.warning("a call is refused: %s", error)
+            await self.refuse(context, Rejected("not_found", "it is not on the coordinator's disk; its log says more"))
         except TimeoutError:
             raise
         except OSError as error:  # no descriptor is left, say: passing, and nothing of the caller's
-            found = error.strerror or str(error)
+            found = error.strerror or type(error).__name__
             await self.refuse(context, Rejected("unavailable", f"{found}; nothing has changed, try again"))
-        except Unavailable as error:
-            await self.refuse(context, Rejected("unavailable", f"{error}; nothing has changed, try again"))
+        except Unavailable:  # which the coordinator has logged
+            await self.refuse(context, Rejected("unavailable", f"{DISK}; nothing has changed, try again"))
 
     async def refuse(self, context: Context, rejected: Rejected) -> None:
         """End the call with the status of a refusal. Always raises."""

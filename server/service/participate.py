@@ -59,7 +59,7 @@ class CoordinatorService(BulkCalls):
         state = self._coordinator.state
         run, program = state.run_file, state.program
         spec = ClientSpec(
-            model=run.model,
+            model=run.model.told,
             card=program.card,
             warmup=run.warmup,
             zeroth_order=run.zeroth_order,

@@ -131,9 +131,13 @@ def test_a_renewed_certificate_is_shown_to_everyone_who_comes_and_nobody_is_cut_
 def test_after_a_theft_a_new_authority_shuts_the_thief_out_of_every_device_that_has_it(house: House) -> None:
     """The steps of docs/security.md, "A key was stolen"."""
     house.join("careful", "--ca", str(house.certs / "ca.crt"))
+    certificates.init(house.folder / "certs-2", ["127.0.0.1"])
+    both = house.folder / "both.crt"
+    both.write_bytes(b"".join((house.folder / name / "ca.crt").read_bytes() for name in ("certs", "certs-2")))
+    house.join("early", "--ca", str(both))
+    house.stop("early")
     members = [client["name"] for client in json.loads(house.status("--json"))["clients"]]
     stolen = [(house.certs / name).read_bytes() for name in ("server.crt", "server.key")]
-    certificates.init(house.folder / "certs-2", ["127.0.0.1"])
     for name in ("ca.crt", "server.key", "server.crt"):
         (house.certs / name).write_bytes((house.folder / "certs-2" / name).read_bytes())
     house.until(lambda: shown(house.address) == serial(house.folder / "certs-2" / "server.crt"))
@@ -143,7 +147,7 @@ def test_after_a_theft_a_new_authority_shuts_the_thief_out_of_every_device_that_
     # A device that was not told trusts the old authority, and does not speak to the coordinator.
     house.processes.start("untold", "zowarmup.client.main", house.device("careful"))
     house.until(lambda: "its certificate is not one that this device trusts" in house.log("untold"))
-    house.stop("untold")
+    house.until(lambda: ("untold", 1) in {(ended.name, ended.code) for ended in house.processes.ended()})
     # Told once, it keeps the new authority and is the member that it was.
     house.join("careful", "--ca", str(house.certs / "ca.crt"), log="told")
     house.stop("told")
@@ -152,7 +156,9 @@ def test_after_a_theft_a_new_authority_shuts_the_thief_out_of_every_device_that_
     assert [client["name"] for client in json.loads(house.status("--json"))["clients"]] == [
         *members,
     ]
-    # And has nothing to say to who answers with the stolen key.
+    # As does one that was told of both beforehand.
+    house.join("early", log="early-again")
+    # And it has nothing to say to who answers with the stolen key.
     with impostor(house.folder, *stolen) as address:
         fooled = subprocess.run(
             [sys.executable, "-m", "zowarmup.client.main", "--doctor", *house.device("careful"), "--server", address],

@@ -1,17 +1,21 @@
 """The operator's connection against a real gRPC server on loopback."""
 
+import io
 import time
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
 
 import grpc
 import pytest
+from rich.console import Console
 
 from zowarmup.cli.failure import Failure, NoAnswer, Usage
 from zowarmup.cli.run_status import Client, Evaluation, Traffic
 from zowarmup.cli.session import Session
+from zowarmup.cli.status_view import status_view
 from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.run import PROTOCOL
 from zowarmup.common.work import Phase, Tier
@@ -80,6 +84,21 @@ class Coordinator(services.CoordinatorServiceServicer, services.OperatorServiceS
                 evaluation=evaluated if version % 10 == 0 else None,
                 traffic=STATUS.traffic,
             )
+
+    def ListClients(self, request: object, context: grpc.ServicerContext) -> Iterator[wire.ListClientsResponse]:
+        yield hostile(wire.ListClientsResponse())
+
+    def ListInvitations(self, request: object, context: grpc.ServicerContext) -> Iterator[wire.ListInvitationsResponse]:
+        yield hostile(wire.ListInvitationsResponse())
+
+    def Uninvite(self, request: object, context: grpc.ServicerContext) -> wire.UninviteResponse:
+        return hostile(wire.UninviteResponse())
+
+    def Revoke(self, request: object, context: grpc.ServicerContext) -> wire.RevokeResponse:
+        return hostile(wire.RevokeResponse())
+
+    def Invite(self, request: object, context: grpc.ServicerContext) -> wire.InviteResponse:
+        return hostile(wire.InviteResponse())
 
     def _refuse(self, context: grpc.ServicerContext) -> None:
         if self.refusal:
@@ -184,3 +203,62 @@ def test_a_phase_of_a_later_version_is_not_guessed_at(session: Session, coordina
 def test_an_address_is_host_and_port(address: str) -> None:
     with pytest.raises(Usage, match="must be HOST:PORT"):
         Session(address)
+
+
+_T = TypeVar("_T")
+FORGED = "\x1b[2Jgone\n2026-11-27 INFO all is well\u202e[red]x[/nothing]"
+
+
+def hostile(message: _T) -> _T:
+    """A message with words that would take a terminal over, in every place for text, however deep."""
+    _fill(message)
+    return message
+
+
+def _fill(message: Any) -> None:
+    for field in message.DESCRIPTOR.fields:
+        many = field.is_repeated
+        if field.type == field.TYPE_MESSAGE:
+            _fill(getattr(message, field.name).add() if many else getattr(message, field.name))
+            if not many:
+                getattr(message, field.name).SetInParent()
+        elif field.type == field.TYPE_STRING:
+            if many:
+                getattr(message, field.name).append(FORGED)
+            else:
+                setattr(message, field.name, FORGED)
+        elif field.type == field.TYPE_ENUM and not many:
+            setattr(message, field.name, 1)
+
+
+def texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for pair in value.items() for one in pair for text in texts(one))
+    elif isinstance(value, list | tuple):
+        yield from (text for one in value for text in texts(one))
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from texts([getattr(value, field.name) for field in fields(value)])
+
+
+def test_no_word_of_a_coordinator_takes_the_terminal_over(session: Session, coordinator: Coordinator) -> None:
+    coordinator.status = hostile(wire.GetStatusResponse())
+    status = session.status()
+    found = [
+        status,
+        session.clients(),
+        session.invitations(),
+        session.uninvite("x", ""),
+        session.revoke("x", "", True),
+        session.invite(Tier.LOW, 60, 1),
+    ]
+    assert sum("gone" in text for text in texts(found)) > 15
+    assert all(text.isprintable() for text in texts(found))
+    shown = io.StringIO()
+    Console(file=shown, force_terminal=True, highlight=False, markup=False, width=80).print(status_view(status))
+    assert "[/nothing]" in shown.getvalue() and "\x1b[2J" not in shown.getvalue()
+    coordinator.refusal = (grpc.StatusCode.INTERNAL, FORGED)
+    with pytest.raises(Failure) as caught:
+        session.status()
+    assert str(caught.value).isprintable()

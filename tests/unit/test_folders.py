@@ -2,6 +2,7 @@
 it was; so is one that is a file or cannot be written."""
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,3 +107,40 @@ def test_a_folder_that_is_not_there_holds_nobodys_files(tmp_path: Path) -> None:
     assert strangers(tmp_path / "none", ()) == ""
     (tmp_path / "ledger-wal").write_bytes(b"")
     assert strangers(tmp_path, ("ledger*",)) == ""
+
+
+@pytest.mark.parametrize("take", [lead, take_part, carry])
+def test_a_folder_is_closed_to_others_when_it_is_made_and_when_it_was_open(
+    take: Callable[[Path], None], tmp_path: Path
+) -> None:
+    before = os.umask(0)
+    try:
+        take(tmp_path / "deep" / "new")
+        (tmp_path / "open").mkdir(mode=0o777)
+        take(tmp_path / "open")
+    finally:
+        os.umask(before)
+    assert [mode(tmp_path / name) for name in ("deep/new", "open")] == [0o700, 0o700]
+    assert mode(tmp_path / "deep") & 0o700 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize(("take", "error"), [(lead, StartError), (take_part, Final), (carry, Failure)])
+def test_another_users_folder_is_taken_only_where_nobody_else_writes_to_it(
+    take: Callable[[Path], None], error: type[Exception], tmp_path: Path
+) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    for open_to in (0o770, 0o707, 0o1777):
+        folder.chmod(open_to)
+        with pytest.raises(error, match="others can write to it"):
+            take(folder)
+        assert list(folder.iterdir()) == [] and mode(folder) == open_to
+    folder.chmod(0o755)
+    take(folder)
+    assert mode(folder) == 0o755
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
