@@ -15,7 +15,7 @@ endif
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench chaos fuzz ray arm test pictures lint typecheck format proto clean
+.PHONY: help demo bench chaos flood fuzz ray arm test pictures lint typecheck format proto clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ SCHEDULES ?= 100
 SEED ?= 0
 chaos: .build/ready  ## Random schedules of kill -9 and cut links; nothing may be lost (SCHEDULES=100 SEED=0)
 	@$(BIN)/python -m tests.faults.chaos --schedules $(SCHEDULES) --seed $(SEED)
+
+flood: .build/ready  ## 5,000 connections and 10,000 calls of a stranger, beside a fleet that must not lose a round
+	@$(BIN)/python -m tests.faults.flooded --connections 5000 --calls 10000
 
 RUNS ?= 1000000
 fuzz: .build/ready  ## Hostile bytes for every decoder, hostile calls for the coordinator (RUNS=1000000)

@@ -104,7 +104,8 @@ class Server:
     line of `metrics_password_file` are asked for where they are given.
 
     `health_address`: where gRPC's health service answers in plain text, and nothing else does, for probes that have no
-    certificate; empty: only on `address`.
+    certificate; empty: only on `address`. `reflection`: whether callers may ask at `address` which calls there are, as they
+    may on loopback anyway.
     """
 
     address: str = "127.0.0.1:7070"
@@ -121,6 +122,7 @@ class Server:
     metrics_user: str = ""
     metrics_password_file: str = ""
     health_address: str = ""
+    reflection: bool = False
 
     def __post_init__(self) -> None:
         require(_is_address(self.address), "address", self.address, '"HOST:PORT", such as "0.0.0.0:7070"')

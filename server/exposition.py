@@ -1,9 +1,10 @@
 """/metrics over HTTP, in a thread and an event loop of its own, so that a scrape never holds up the fleet.
 
 Small on purpose: GET and HEAD of /metrics, nothing else; a request has `LONGEST_BYTES`, and `REQUEST_S` seconds in all
-until its answer has been read; at most `AT_ONCE` of them are served at a time, and connections beyond `CONNECTIONS` are
-closed, so that whoever reaches the port can at worst keep others from scraping. TLS with the coordinator's own
-certificate, and a name and a password, where they are configured.
+until its answer has been read, its TLS handshake included; at most `AT_ONCE` of them are served at a time. Connections
+beyond `CONNECTIONS`, and beyond `CONNECTIONS_EACH` of one address, are closed before their handshake, so that whoever
+reaches the port can at worst keep others from scraping, and from one address not even that. TLS with the coordinator's
+own certificate, and a name and a password, where they are configured.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import hmac
 import logging
 import ssl
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -21,7 +23,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from zowarmup.common.addresses import is_loopback
+from zowarmup.common.addresses import is_loopback, network
 from zowarmup.common.run import Server
 from zowarmup.server.listening import ListeningError
 
@@ -30,7 +32,8 @@ log = logging.getLogger(__name__)
 REQUEST_S = 10.0
 LONGEST_BYTES = 16384
 AT_ONCE = 16
-CONNECTIONS = 64
+CONNECTIONS, CONNECTIONS_EACH = 64, 8
+BACKLOG = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +105,12 @@ class Exposition:
         self._registry, self._window = registry, window
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="metrics", daemon=True)
-        self._slots, self._connected = asyncio.Semaphore(AT_ONCE), 0
+        self._slots, self._connected = asyncio.Semaphore(AT_ONCE), Counter[str]()
         self._server: asyncio.Server | None = None
 
     def open(self) -> str:
         """Begin to listen; the URL. Raises ListeningError where the port is taken."""
+        self._loop.set_exception_handler(_passing)
         self._thread.start()
         where = self._window
         try:
@@ -114,9 +118,8 @@ class Exposition:
                 self._serve,
                 where.host,
                 where.port,
-                ssl=where.tls,
                 limit=LONGEST_BYTES,
-                ssl_handshake_timeout=REQUEST_S if where.tls else None,
+                backlog=BACKLOG,
             )
             self._server = asyncio.run_coroutine_threadsafe(starting, self._loop).result()
         except OSError as error:
@@ -146,18 +149,23 @@ class Exposition:
         self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connected += 1
+        source = network((writer.get_extra_info("peername") or ("",))[0])
+        self._connected[source] += 1
         try:
-            if self._connected <= CONNECTIONS:
+            if self._connected[source] <= CONNECTIONS_EACH and self._connected.total() <= CONNECTIONS:
                 await self._respond(reader, writer)
         finally:
             # Closing alone would keep what a peer does not read, and its socket, for as long as it likes.
             writer.transport.abort()
-            self._connected -= 1
+            self._connected[source] -= 1
+            if not self._connected[source]:
+                del self._connected[source]
 
     async def _respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             async with asyncio.timeout(REQUEST_S), self._slots:
+                if self._window.tls is not None:
+                    await writer.start_tls(self._window.tls, ssl_handshake_timeout=REQUEST_S)
                 writer.write(self._answer(await reader.readuntil(b"\r\n\r\n")))
                 writer.close()
                 await writer.wait_closed()
@@ -184,6 +192,11 @@ class Exposition:
             body = gzip.compress(body, compresslevel=4)
             more["Content-Encoding"] = "gzip"
         return _response(HTTPStatus.OK, more, b"" if method == "HEAD" else body, len(body))
+
+
+def _passing(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """What the event loop says by itself: of handshakes that break off, or of no descriptor being left for a connection."""
+    log.info("metrics: %s (%s)", context.get("message"), context.get("exception"))
 
 
 def _response(status: HTTPStatus, headers: dict[str, str], body: bytes, length: int | None = None) -> bytes:

@@ -5,6 +5,7 @@ said otherwise, but not in silence.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,14 @@ from zowarmup.server.wire import Wire
 log = logging.getLogger(__name__)
 
 CA_FILE = "ca.pem"
+HEALTH_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_allowed_incoming_connections", 256),
+    ("grpc.max_concurrent_streams", 16),
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    ("grpc.max_connection_idle_ms", 5_000),
+)
+"""A probe connects, asks, and leaves."""
 
 
 class ListeningError(Exception):
@@ -104,12 +113,12 @@ def door(settings: Server, address: str, insecure: bool) -> Door:
     return Door(address, invited, guarded, certificates, Wire(True, certificates.current.shown_bytes))
 
 
-def bystander(address: str) -> grpc.aio.Server | None:
+def bystander(address: str, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server | None:  # type: ignore[type-arg]
     """A server for health alone, in plain text at HOST:PORT, which nothing but a word of the service's state can leave
     by; None where there is no address. Raises ListeningError where the port is taken."""
     if not address:
         return None
-    server = grpc.aio.server(maximum_concurrent_rpcs=100, options=(("grpc.so_reuseport", 0),))
+    server = grpc.aio.server(interceptors=interceptors, maximum_concurrent_rpcs=100, options=HEALTH_OPTIONS)
     try:
         server.add_insecure_port(address)
     except RuntimeError as error:

@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from zowarmup.common.addresses import DATA_DIR_VARIABLE
+from zowarmup.common.addresses import DATA_DIR_VARIABLE, is_loopback
 from zowarmup.common.printable import printable_lines
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import PROTOCOL, SOFTWARE, RunFile
@@ -31,6 +31,7 @@ from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, restore
 from zowarmup.server.blobs import BlobError, Blobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.credentials import CredentialError, operator_sha256
+from zowarmup.server.crowding import keep_room
 from zowarmup.server.effects import Effects
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.exposition import Exposition, Window, window
@@ -51,10 +52,19 @@ from zowarmup.server.service.links import Switchboard
 from zowarmup.server.service.operators import OperatorService
 from zowarmup.server.service.participate import CoordinatorService
 from zowarmup.server.service.preparing import Preparing
+from zowarmup.server.service.strangers import (
+    INVITED_AT_ONCE,
+    INVITED_PER_S,
+    OPEN_AT_ONCE,
+    OPEN_PER_S,
+    Callers,
+    Strangers,
+)
 from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.sockets import keep_correct
 from zowarmup.server.state import State
 from zowarmup.server.tally import Durations
+from zowarmup.server.throttle import Throttle
 from zowarmup.server.told import Told
 from zowarmup.server.traffic import Traffic
 from zowarmup.server.tuning import connections, keep_pieces, raise_file_limit, rarely_collect
@@ -81,6 +91,8 @@ OPTIONS = (
     # connection has sent its HTTP/2 settings, the second for one without a call from then on (a device has its stream).
     ("grpc.server_handshake_timeout_ms", 20_000),
     ("grpc.max_connection_idle_ms", 60_000),
+    # Four times as many as the clients of a fleet process that share a connection.
+    ("grpc.max_concurrent_streams", 1024),
 )
 
 
@@ -119,6 +131,9 @@ def main(stopping: Stopping | None = None) -> int:
     arguments = parser.parse_args()
     os.umask(PRIVATE)
     log_to(sys.stderr, "%(asctime)s %(levelname)-7s %(message)s", arguments.verbose)
+    throttle = Throttle()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(throttle)
     for noisy in ("asyncio", "grpc", "grpc._cython.cygrpc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     allow_compiled()
@@ -138,7 +153,7 @@ def main(stopping: Stopping | None = None) -> int:
         way = door(run_file.server, address, arguments.insecure)
         shown = window(run_file.server, metrics_address, arguments.insecure)
         with locked(arguments.data_dir):
-            return asyncio.run(_serve(run_file, held_out, arguments, way, shown, stopping))
+            return asyncio.run(_serve(run_file, held_out, arguments, way, shown, stopping, throttle))
     except (
         StartError,
         ListeningError,
@@ -171,11 +186,14 @@ async def _serve(
     way: Door,
     shown: Window | None,
     stopping: Stopping,
+    throttle: Throttle,
 ) -> int:
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
     with stopping.told(lambda: loop.call_soon_threadsafe(settle, stopped, stopping.code)):
         async with contextlib.AsyncExitStack() as listening:
+            reporting = asyncio.create_task(_report(throttle))
+            listening.callback(reporting.cancel)
             return await _lead(run_file, held_out, arguments, way, shown, stopped, listening)
 
 
@@ -191,16 +209,20 @@ async def _lead(
     refusals = Refusals()
     preparing = Preparing()
     most = connections(raise_file_limit())
+    strangers = Strangers(*((INVITED_PER_S, INVITED_AT_ONCE) if way.invited else (OPEN_PER_S, OPEN_AT_ONCE)))
+    lengths, callers = Lengths(refusals, strangers.arriving), Callers(strangers, refusals)
     server = grpc.aio.server(
-        interceptors=(preparing, Lengths(refusals)),
+        interceptors=(preparing, callers, lengths),
         options=(*OPTIONS, ("grpc.max_allowed_incoming_connections", most)),
     )
     if most < FEW:
         log.warning("at most %d connections are possible here: raise the limit on open files (ulimit -Hn)", most)
     port = way.open(server)
-    beside = bystander(run_file.server.health_address)
+    probing = Strangers(INVITED_PER_S, INVITED_AT_ONCE)
+    bounds = Callers(probing, refusals), Lengths(refusals, probing.arriving)
+    beside = bystander(run_file.server.health_address, bounds)
     health = Health(server, beside)
-    services = Services(server)
+    services = Services(server, run_file.server.reflection or is_loopback(way.address))
     await health.declare(serving=False)
     way.publish(arguments.data_dir)
     operator = operator_sha256(arguments.data_dir)
@@ -243,9 +265,10 @@ async def _lead(
     coordinator.observe(Narrator())
 
     admission = Admission(coordinator, operator, way.invited, way.guarded, refusals)
+    callers.knows = admission.knows
     looked = [0.0]
     services.add(
-        CoordinatorService(coordinator, blobs, switchboard, traffic, admission, uploads, allowances),
+        CoordinatorService(coordinator, blobs, switchboard, traffic, admission, uploads, allowances, strangers),
         OperatorService(
             coordinator,
             history,
@@ -282,7 +305,9 @@ async def _lead(
     loops = [asyncio.create_task(job) for job in (coordinator.run(), effects.run(), _tick(coordinator))]
     if way.certificates is not None:
         loops.append(asyncio.create_task(way.certificates.watch(renewed)))
-    correcting = asyncio.create_task(keep_correct(traffic, port))
+    watching = [
+        asyncio.create_task(job) for job in (keep_correct(traffic, port), keep_room(port, most, traffic.members))
+    ]
     scraped = exposition is not None
     loops.append(asyncio.create_task(leave(coordinator, looked, stopped, arguments.exit_when_finished, scraped)))
     for task in loops:
@@ -313,11 +338,17 @@ async def _lead(
     await server.stop(grace=GRACE_S / 2)
     if beside is not None:
         await beside.stop(None)
-    for task in (*loops, correcting):
+    for task in (*loops, *watching):
         task.cancel()
-    await asyncio.gather(*loops, correcting, return_exceptions=True)
+    await asyncio.gather(*loops, *watching, return_exceptions=True)
     ledger.close()
     return status
+
+
+async def _report(throttle: Throttle) -> None:
+    while True:
+        throttle.report()
+        await asyncio.sleep(TICK_S)
 
 
 async def _tick(coordinator: Coordinator) -> None:

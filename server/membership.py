@@ -143,6 +143,14 @@ def _check_invitation(state: State, command: cmd.Enrol) -> None:
         )
 
 
+def is_good(state: State, token_sha256: str, date: float) -> bool:
+    """Whether an invitation has uses left at a date, and was not revoked."""
+    invitation = state.invitations.get(token_sha256)
+    if invitation is None or invitation.revoked:
+        return False
+    return invitation.used < invitation.uses and date < invitation.expires_at
+
+
 def _revoke(command: cmd.Revoke, state: State) -> tuple[ev.Event, ...]:
     client = state.clients.get(command.client)
     if client is None:

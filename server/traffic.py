@@ -98,6 +98,10 @@ class Traffic:
         """Those that are connected, as far as is known."""
         return tuple(self._connections)
 
+    def members(self) -> frozenset[str]:
+        """The peers, among them, that were called from with a member's credential."""
+        return frozenset(peer for peer, connection in self._connections.items() if connection.tier is not None)
+
     def correct(self, asked: Iterable[str], sockets: Mapping[str, tuple[int, int]]) -> None:
         """Count what the system says that the sockets of `asked` peers carried (bytes received and sent so far) beyond
         what is counted already, and forget the peers whose sockets are no more."""

@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,10 +101,10 @@ class Admission:
 
     def client(self, context: Context) -> tuple[str, Client]:
         """The member of the fleet that is calling. Raises Rejected."""
-        name = _shown(context, "zowarmup-client")
-        client = self.coordinator.state.clients.get(name)
-        hashed = hash_secret(_shown(context, "zowarmup-credential"))
-        if client is None or not hmac.compare_digest(client.credential_sha256, hashed):
+        shown = _shown(context)
+        name = shown.get("zowarmup-client", "")
+        client = self._member(shown)
+        if client is None:
             raise Rejected(
                 "unauthenticated",
                 "this coordinator does not know the client or its credential: "
@@ -115,12 +115,25 @@ class Admission:
 
     def operator(self, context: Context) -> None:
         """Raises Rejected where it is not the operator who is calling."""
-        if not hmac.compare_digest(self.operator_sha256, hash_secret(_shown(context, "zowarmup-operator"))):
+        if not self._is_operator(_shown(context)):
             raise Rejected(
                 "operator_credential",
                 "this needs the operator's credential: give --data-dir where the coordinator's data directory is, "
                 "or --credential-file with a copy of its operator.credential",
             )
+
+    def knows(self, shown: Mapping[str, str]) -> bool:
+        """Whether a call's metadata show the credential of a member, not a revoked one, or of the operator."""
+        member = self._member(shown)
+        return (member is not None and not member.revoked) or self._is_operator(shown)
+
+    def _member(self, shown: Mapping[str, str]) -> Client | None:
+        client = self.coordinator.state.clients.get(shown.get("zowarmup-client", ""))
+        hashed = hash_secret(shown.get("zowarmup-credential", ""))
+        return client if client is not None and hmac.compare_digest(client.credential_sha256, hashed) else None
+
+    def _is_operator(self, shown: Mapping[str, str]) -> bool:
+        return hmac.compare_digest(self.operator_sha256, hash_secret(shown.get("zowarmup-operator", "")))
 
     def onlooker(self, context: Context) -> None:
         """Raises Rejected where not everyone may look and it is not the operator who is calling."""
@@ -133,6 +146,7 @@ async def abort(context: Context, rejected: Rejected, refusals: Refusals) -> Non
     before; where the reader has stalled, the call is dropped instead, which resets its stream."""
     if rejected.reason not in _NO_REFUSAL:
         refusals.count(rejected.reason)
+        log.info("refused " + rejected.reason + " from %s: %s", context.peer(), rejected.detail)  # counted by reason
     code = _STATUS.get(rejected.reason, grpc.StatusCode.FAILED_PRECONDITION)
     try:
         async with asyncio.timeout(STATUS_S):
@@ -141,9 +155,9 @@ async def abort(context: Context, rejected: Rejected, refusals: Refusals) -> Non
         raise grpc.aio.AbortError from None
 
 
-def _shown(context: Context, key: str) -> str:
+def _shown(context: Context) -> Mapping[str, str]:
     metadata: Any = context.invocation_metadata() or ()
-    return str(dict(metadata).get(key, ""))
+    return dict(metadata)
 
 
 def check_secret(field: str, secret: str) -> None:

@@ -1,5 +1,6 @@
-"""The services of one coordinator, registered on a gRPC server together with health and reflection."""
+"""The services of one coordinator, registered on a gRPC server together with health and, where it is wanted, reflection."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,16 +12,19 @@ from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
 _NAMES = [service.full_name for service in wire.DESCRIPTOR.services_by_name.values()]
+_STATUS = health_pb2.HealthCheckResponse
 
 
 class Services(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """Reflection and the services of the run, which are added after the server has started: gRPC takes no registration
-    then, so it is given this handler before, and looks methods up in it at each call."""
+    then, so it is given this handler before, and looks methods up in it at each call. `reflected`: whether callers may ask
+    which calls there are."""
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, reflected: bool) -> None:
         self._handlers: list[grpc.GenericRpcHandler[Any, Any]] = []
         server.add_generic_rpc_handlers((self,))
-        reflection.enable_server_reflection([*_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        if reflected:
+            reflection.enable_server_reflection([*_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
 
     def add(self, coordinator: services.CoordinatorServiceServicer, operator: services.OperatorServiceServicer) -> None:
         """From now on these answer."""
@@ -40,16 +44,36 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         """The generated code calls this as well, for the same methods."""
 
 
-class Health:
-    """The health service, on each of some servers: NOT_SERVING until it is declared otherwise."""
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """The health service, on each of some servers: NOT_SERVING until it is declared otherwise. Of the names that it is asked
+    for it keeps nothing."""
 
     def __init__(self, *servers: grpc.aio.Server | None) -> None:
-        self._servicer: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._serving, self._changed = False, asyncio.Event()
         for server in filter(None, servers):
-            health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+            health_pb2_grpc.add_HealthServicer_to_server(self, server)
 
     async def declare(self, serving: bool) -> None:
         """Whether the services can be used."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", *_NAMES):
-            await self._servicer.set(name, status)
+        self._serving, changed = serving, self._changed
+        self._changed = asyncio.Event()
+        changed.set()
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
+        if (status := self._status(request.service)) == _STATUS.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+        return _STATUS(status=status)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        said = None
+        while True:
+            changed = self._changed
+            if (status := self._status(request.service)) != said:
+                await context.write(_STATUS(status=status))
+                said = status
+            await changed.wait()
+
+    def _status(self, service: str) -> "health_pb2.HealthCheckResponse.ServingStatus":
+        if service and service not in _NAMES:
+            return _STATUS.SERVICE_UNKNOWN
+        return _STATUS.SERVING if self._serving else _STATUS.NOT_SERVING

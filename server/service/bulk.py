@@ -104,7 +104,9 @@ class BulkCalls(services.CoordinatorServiceServicer):
         async with self._admission.refusing(context), contextlib.AsyncExitStack() as stack:
             name, _, line = self._caller(context)
             await stack.enter_async_context(self._uploads.only(name))
-            first = await anext(aiter(requests), None)
+            first: wire.UploadDeltaRequest | limits.Chunk | limits.TooLong | None = await anext(aiter(requests), None)
+            if isinstance(first, limits.TooLong):
+                raise first.rejected()
             if not isinstance(first, wire.UploadDeltaRequest) or not first.HasField("header"):
                 raise Rejected("invalid", "the first message of an upload must hold a header")
             header, work, size = first.header, self._work(name), self._delta_bytes(name)
@@ -122,8 +124,10 @@ class BulkCalls(services.CoordinatorServiceServicer):
                     "offset", f"{have} bytes of this delta are here: go on from there, not {header.offset_bytes}"
                 )
             incoming = await stack.enter_async_context(self._uploads.incoming(upload, digest, size, have))
-            message: wire.UploadDeltaRequest | limits.Chunk | None = first
+            message: wire.UploadDeltaRequest | limits.Chunk | limits.TooLong | None = first
             while message is not None:
+                if isinstance(message, limits.TooLong):
+                    raise message.rejected()
                 line.up("delta", message.size_bytes if isinstance(message, limits.Chunk) else message.ByteSize())
                 chunk = message.chunk
                 if len(chunk) > min(limits.CHUNK_BYTES, size - have):

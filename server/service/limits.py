@@ -5,8 +5,11 @@ chunks through, so the limit of every other call is applied here, to the bytes a
 each piece of work that is handed out is worth the messages that it takes, so no honest client can meet its rate.
 """
 
+import asyncio
+import contextlib
+import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +27,10 @@ SMALL_BYTES = 1 << 16
 CHUNK_BYTES = 1 << 21
 """The longest piece of a delta; its header comes on top."""
 LONGEST_BYTES = CHUNK_BYTES + 1024
+OURS = "/zowarmup."
 BULK = "/zowarmup.v1.CoordinatorService/UploadDelta"
+ARRIVAL_S = 10.0
+"""A call's only message must have come within this time: it is seldom more than a packet."""
 BURST_S = 4.0
 SMALLEST_BURST = 20.0
 ENROLMENTS_PER_S, ENROLMENTS_AT_ONCE = 100.0, 5000.0
@@ -124,48 +130,100 @@ class Allowances:
         return bucket
 
 
-class Lengths(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Refuses messages that are too long for their call, and lets answers through that are bytes already."""
+def _without_refused(
+    stream: Callable[[Any, Context], AsyncIterator[Any]],
+) -> Callable[[Any, Context], AsyncIterator[Any]]:
+    """A handler of a service that is not ours, and does not know what may be in the place of its messages."""
 
-    def __init__(self, refusals: Refusals) -> None:
-        self._refusals = refusals
+    async def whole(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if isinstance(request, TooLong):
+                raise request.rejected()
+            yield request
+
+    async def answers(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async for message in stream(whole(requests), context):
+            yield message
+
+    return answers
+
+
+class Lengths(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Refuses messages that are too long for their call, no messages of it, or too long in coming, and lets answers through
+    that are bytes already. Every handler that it makes takes a stream of requests: a call's only request is read here, and
+    `arriving` is entered with its peer until it has come."""
+
+    def __init__(
+        self,
+        refusals: Refusals,
+        arriving: Callable[[str], contextlib.AbstractContextManager[None]] = lambda peer: contextlib.nullcontext(),
+    ) -> None:
+        self._refusals, self._arriving = refusals, arriving
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)
         if handler is None:
             return handler
-        parse, write, answer = handler.request_deserializer, handler.response_serializer, handler.unary_unary
+        parse, write = handler.request_deserializer, handler.response_serializer
+        unary, responses = handler.unary_unary, handler.unary_stream
 
         def read(data: bytes) -> Any:
             try:
                 return parse(data)
-            except DecodeError as error:
-                raise ValueError(Garbled(len(data)).rejected().detail) from error
+            except (DecodeError, ValueError):
+                return Garbled(len(data))
 
         def bounded(data: bytes) -> Any:
-            try:
-                return read(data) if len(data) <= SMALL_BYTES else TooLong(len(data))
-            except ValueError:
-                return Garbled(len(data))
+            return read(data) if len(data) <= SMALL_BYTES else TooLong(len(data))
+
+        def piece(data: bytes) -> Any:
+            return read(data) if (chunk := chunk_in(data)) is None else Chunk(chunk, len(data))
 
         def written(message: Any) -> bytes:
             data: bytes = message if isinstance(message, bytes) else write(message)
             return data
 
-        async def unary(request: Any, context: Context) -> Any:
-            if isinstance(request, TooLong):
-                await abort(context, request.rejected(), self._refusals)
-            return await answer(request, context)
+        async def one_answer(requests: object, context: Context) -> Any:
+            return await unary(await self._request(context), context)
 
-        def piece(data: bytes) -> Any:
-            return read(data) if (chunk := chunk_in(data)) is None else Chunk(chunk, len(data))
+        async def answers(requests: object, context: Context) -> None:
+            request = await self._request(context)
+            if not inspect.isasyncgenfunction(responses):
+                await responses(request, context)
+                return
+            async for message in responses(request, context):
+                await context.write(message)
 
-        if details.method == BULK:
-            return grpc.stream_unary_rpc_method_handler(handler.stream_unary, piece, written)
-        if answer is not None:
-            return grpc.unary_unary_rpc_method_handler(unary, bounded, written)
+        if unary is not None:
+            return grpc.stream_unary_rpc_method_handler(one_answer, bounded, written)
+        if responses is not None:
+            return grpc.stream_stream_rpc_method_handler(answers, bounded, written)
+        if handler.stream_unary is not None:
+            of = piece if details.method == BULK else bounded
+            return grpc.stream_unary_rpc_method_handler(handler.stream_unary, of, written)
         if handler.stream_stream is not None:
-            return grpc.stream_stream_rpc_method_handler(handler.stream_stream, bounded, written)
-        if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(handler.unary_stream, parse, written)
+            stream = (
+                handler.stream_stream if details.method.startswith(OURS) else _without_refused(handler.stream_stream)
+            )
+            return grpc.stream_stream_rpc_method_handler(stream, bounded, written)
         return handler
+
+    async def _request(self, context: Context) -> Any:
+        """The only request of a call. Where there is none, or it is refused, the call ends."""
+        try:
+            with self._arriving(context.peer()):
+                async with asyncio.timeout(ARRIVAL_S):
+                    request = await context.read()
+        except Rejected as too_many:
+            rejected = too_many
+        except TimeoutError:
+            rejected = Rejected("too_slow", f"the call's message has not come within {ARRIVAL_S:g} s")
+        else:
+            if isinstance(request, TooLong):
+                rejected = request.rejected()
+            elif request is grpc.aio.EOF:  # type: ignore[attr-defined]
+                # Or gRPC has ended the call by itself, and hears no status any more: so it is not counted.
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a call without a message")
+            else:
+                return request
+        await abort(context, rejected, self._refusals)

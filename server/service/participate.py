@@ -12,7 +12,7 @@ from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.credentials import hash_secret
-from zowarmup.server.membership import member_with
+from zowarmup.server.membership import is_good, member_with
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.sampling import pool_seed
 from zowarmup.server.service.admission import (
@@ -26,7 +26,9 @@ from zowarmup.server.service.admission import (
 from zowarmup.server.service.bulk import BulkCalls
 from zowarmup.server.service.limits import Allowances, TooLong
 from zowarmup.server.service.links import Link, Switchboard, framed
+from zowarmup.server.service.strangers import Strangers
 from zowarmup.server.service.uploads import Uploads
+from zowarmup.server.state import State
 from zowarmup.server.traffic import Line, Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
 
@@ -48,36 +50,18 @@ class CoordinatorService(BulkCalls):
         admission: Admission,
         uploads: Uploads,
         allowances: Allowances,
+        strangers: Strangers,
     ) -> None:
         super().__init__(coordinator, blobs, traffic, admission, uploads, allowances)
-        self._switchboard = switchboard
+        self._switchboard, self._strangers = switchboard, strangers
+        self._offer = _offer(coordinator.state)
         self._farewells: set[asyncio.Task[tuple[ev.Event, ...]]] = set()
 
     async def GetRun(self, request: wire.GetRunRequest, context: Context) -> wire.GetRunResponse:
         async with self._admission.refusing(context):
             check_protocol(request.protocol, PROTOCOL)
-        state = self._coordinator.state
-        run, program = state.run_file, state.program
-        spec = ClientSpec(
-            model=run.model.told,
-            card=program.card,
-            warmup=run.warmup,
-            zeroth_order=run.zeroth_order,
-            pool_seed=pool_seed(run.seed),
-        )
-        answer = wire.GetRunResponse(
-            protocol=PROTOCOL,
-            run_id=state.run_id,
-            name=run.name,
-            spec_json=spec.to_json(),
-            layout_json=program.layout,
-            program_sha256=bytes.fromhex(program.sha256),
-            program_bytes=program.size_bytes,
-            high_memory_bytes=program.high_memory_bytes,
-            low_memory_bytes=program.low_memory_bytes,
-            now_s=self._coordinator.date(),
-            software=SOFTWARE,
-        )
+        answer = wire.GetRunResponse(now_s=self._coordinator.date())
+        answer.MergeFrom(self._offer)
         line = self._traffic.call(context.peer())
         line.up("control", request.ByteSize())
         line.down("control", answer.ByteSize())
@@ -85,8 +69,11 @@ class CoordinatorService(BulkCalls):
 
     async def Enrol(self, request: wire.EnrolRequest, context: Context) -> wire.EnrolResponse:
         async with self._admission.refusing(context):
+            token = hash_secret(request.token) if request.token else ""  # by a hash, time tells nothing of the secret
+            today, invited = self._coordinator.date(), self._admission.invited
+            if not is_good(self._coordinator.state, token, today):
+                self._strangers.spend(context.peer())
             check_run(request.run_id, self._coordinator.state.run_id)
-            self._allowances.enrol()
             check_name(request.name)
             if not 1 <= request.examples < 1 << 48:
                 raise Rejected("invalid", f"examples = {request.examples}: must be at least 1")
@@ -96,8 +83,7 @@ class CoordinatorService(BulkCalls):
                     check_secret(field, secret)
             credential = request.credential or secrets.token_hex(32)
             hashed = hash_secret(credential)
-            token = hash_secret(request.token) if request.token else ""
-            today, invited = self._coordinator.date(), self._admission.invited
+            self._allowances.enrol()
             await self._coordinator.handle(
                 cmd.Enrol(request.name, tier, request.examples, hashed, token, invited, today)
             )
@@ -250,3 +236,27 @@ class CoordinatorService(BulkCalls):
         task = asyncio.create_task(self._farewell(link))
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)
+
+
+def _offer(state: State) -> wire.GetRunResponse:
+    """What GetRun answers but for the time: made once, as anyone may ask."""
+    run, program = state.run_file, state.program
+    spec = ClientSpec(
+        model=run.model.told,
+        card=program.card,
+        warmup=run.warmup,
+        zeroth_order=run.zeroth_order,
+        pool_seed=pool_seed(run.seed),
+    )
+    return wire.GetRunResponse(
+        protocol=PROTOCOL,
+        run_id=state.run_id,
+        name=run.name,
+        spec_json=spec.to_json(),
+        layout_json=program.layout,
+        program_sha256=bytes.fromhex(program.sha256),
+        program_bytes=program.size_bytes,
+        high_memory_bytes=program.high_memory_bytes,
+        low_memory_bytes=program.low_memory_bytes,
+        software=SOFTWARE,
+    )

@@ -1,8 +1,9 @@
 """What a coordinator answers while it prepares: that it does, to whatever is asked.
 
-The port is open from the start, so that one that is taken is found before a model is built, and stays open through a replay of
-a long ledger. A call that comes before the run is ready waits a moment for it, and is then refused as UNAVAILABLE with the
-reason "preparing"; whoever called tries again. Health answers at once, with NOT_SERVING.
+The port is open from the start, so that one that is taken is found before a model is built, and stays open through a replay
+of a long ledger. A call that comes before the run is ready waits a moment for it, and is then refused as UNAVAILABLE with
+the reason "preparing"; whoever called tries again. Where many wait, the rest are refused at once. Health answers at once,
+with NOT_SERVING.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import grpc
 
 from zowarmup.server.service.admission import Context
 
-HELD_S = 2.0
+HELD_S, MOST_HELD = 2.0, 1000
 """Most runs are ready soon, and then nobody has to come again. Shorter than any caller's patience."""
 SENTENCE = "it is preparing the model and will answer when that is done"
 _HEALTH = "/grpc.health."
@@ -23,15 +24,18 @@ class Preparing(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Holds calls back until `ready` is set."""
 
     def __init__(self) -> None:
-        self.ready = asyncio.Event()
+        self.ready, self._held = asyncio.Event(), 0
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         if not self.ready.is_set() and not details.method.startswith(_HEALTH):
+            self._held += 1
             try:
-                async with asyncio.timeout(HELD_S):
+                async with asyncio.timeout(HELD_S if self._held <= MOST_HELD else 0):
                     await self.ready.wait()
             except TimeoutError:
                 return grpc.stream_stream_rpc_method_handler(_refuse)
+            finally:
+                self._held -= 1
         return await continuation(details)
 
 

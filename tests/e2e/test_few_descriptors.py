@@ -37,7 +37,7 @@ def test_silent_connections_neither_end_a_run_nor_take_its_descriptors(tmp_path:
                     silent.connect(("127.0.0.1", stage.port))
             seen = int(re.findall(r"version (\d+) committed", stage.log("server"))[-1])
             later = re.compile(rf"version ({seen + 20}|{seen + 30}) committed")
-            wait_until(lambda: later.search(stage.log("server")) is not None, 60, "the run to go on")
+            wait_until(lambda: later.search(stage.log("server")) is not None, 300, "the run to go on")
             assert process.poll() is None
             assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < limit - 50, "the run's own are left to it"
         held.close()

@@ -34,6 +34,7 @@ from zowarmup.server.service.limits import Allowances, Lengths
 from zowarmup.server.service.links import Switchboard
 from zowarmup.server.service.operators import OperatorService
 from zowarmup.server.service.participate import CoordinatorService
+from zowarmup.server.service.strangers import Callers, Strangers
 from zowarmup.server.state import State
 from zowarmup.server.table import Table
 from zowarmup.server.traffic import Traffic
@@ -77,9 +78,14 @@ def durable(state: State) -> State:
 
 @contextlib.asynccontextmanager
 async def coordinator(
-    folder: Path, settings: RunFile | None = None, rate: float = 1e6, fleet: Mapping[str, Tier] = PAIR
+    folder: Path,
+    settings: RunFile | None = None,
+    rate: float = 1e6,
+    fleet: Mapping[str, Tier] = PAIR,
+    calls: float = 1e6,
 ) -> AsyncIterator[tuple[Life, str, Refusals]]:
-    """A fleet, and a warm-up round that waits for those of it that train."""
+    """A fleet, and a warm-up round that waits for those of it that train. `rate`: messages a second of a member; `calls`: of
+    strangers, in all."""
     data_dir = folder / "server"
     settings = settings or run_file(PAIR)
     create(data_dir, replace(settings, server=Server(messages_per_second=1e6, abandoned_limit=10**9)))
@@ -90,9 +96,12 @@ async def coordinator(
     switchboard = Switchboard(life.history, allowances)
     lead.observe(switchboard)
     admission = Admission(lead, hash_secret("operator"), False, False, refusals)
-    server = grpc.aio.server(interceptors=(Lengths(refusals),), options=OPTIONS)
+    strangers = Strangers(calls / 1e6, calls)
+    callers = Callers(strangers, refusals)
+    callers.knows = admission.knows
+    server = grpc.aio.server(interceptors=(callers, Lengths(refusals)), options=OPTIONS)
     services.add_CoordinatorServiceServicer_to_server(
-        CoordinatorService(lead, blobs, switchboard, traffic, admission, life.uploads, allowances), server
+        CoordinatorService(lead, blobs, switchboard, traffic, admission, life.uploads, allowances, strangers), server
     )
     services.add_OperatorServiceServicer_to_server(OperatorService(lead, life.history, traffic, admission), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -256,10 +265,12 @@ class Attacker:
         await call(request, metadata=metadata)
 
     async def raw(self) -> None:
-        """Bytes that are no message at all."""
-        method = self.chance.choice(["GetRun", "Enrol", "GetUpload"])
-        call = self.channel.unary_unary(f"/zowarmup.v1.CoordinatorService/{method}", bytes, bytes)
-        await call(self.junk(300_000), metadata=self.who())
+        """Bytes that are no message at all, for calls of every kind."""
+        method = self.chance.choice(["GetRun", "Enrol", "GetUpload", "FetchSnapshot", "FetchProgram", "Participate"])
+        method = self.chance.choice([method, "UploadDelta", "MeasureLink"])
+        call = self.channel.stream_stream(f"/zowarmup.v1.CoordinatorService/{method}", bytes, bytes)
+        async for _ in call(iter([self.junk(300_000)] * self.chance.choice([1, 2])), metadata=self.who()):
+            pass
 
 
 async def assault(calls: int, seed: int) -> Assault:

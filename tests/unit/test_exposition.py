@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import socket
 import ssl
+import sys
 import threading
 import time
 import urllib.error
@@ -190,6 +191,26 @@ def test_too_many_at_once_are_turned_away(show: Show, monkeypatch: pytest.Monkey
         with contextlib.suppress(urllib.error.URLError, OSError):
             status = get(url)[0]
     assert status == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the rest of 127.0.0.0/8 is no address elsewhere")
+def test_one_address_keeps_no_other_out_not_even_by_handshakes_that_it_never_makes(show: Show, tmp_path: Path) -> None:
+    through = window(secured(tmp_path), "127.0.0.1:0", False)
+    assert through is not None
+    port = int(show(through).rpartition(":")[2].partition("/")[0])
+    silent = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(5 * exposition.CONNECTIONS)]
+    try:
+        for one in silent[exposition.CONNECTIONS_EACH :]:
+            with contextlib.suppress(ConnectionResetError):
+                assert one.recv(10) == b"", "closed before its handshake"
+        context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+        other = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=("127.0.0.2", 0))
+        with context.wrap_socket(other, server_hostname="127.0.0.1") as scraping:
+            scraping.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            assert scraping.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+    finally:
+        for one in silent:
+            one.close()
 
 
 def test_a_collector_that_fails_is_no_end(show: Show, caplog: pytest.LogCaptureFixture) -> None:

@@ -34,6 +34,7 @@ from zowarmup.server.service.admission import Admission
 from zowarmup.server.service.limits import LONGEST_BYTES, SMALL_BYTES, Allowances, Bucket, Lengths
 from zowarmup.server.service.links import Switchboard
 from zowarmup.server.service.participate import CoordinatorService
+from zowarmup.server.service.strangers import OPEN_AT_ONCE, OPEN_PER_S, Strangers
 from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
@@ -112,7 +113,14 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
         )
         admission = Admission(coordinator, "", refusals=refusals)
         service = CoordinatorService(
-            coordinator, blobs, switchboard, Traffic(lambda: coordinator.state.phase), admission, uploads, allowances
+            coordinator,
+            blobs,
+            switchboard,
+            Traffic(lambda: coordinator.state.phase),
+            admission,
+            uploads,
+            allowances,
+            Strangers(OPEN_PER_S, OPEN_AT_ONCE),
         )
         services.add_CoordinatorServiceServicer_to_server(service, server)
         port = server.add_insecure_port("127.0.0.1:0")

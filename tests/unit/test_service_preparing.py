@@ -49,7 +49,7 @@ async def house() -> AsyncIterator[House]:
     gate = Preparing()
     server = grpc.aio.server(interceptors=(gate,))
     port = server.add_insecure_port("127.0.0.1:0")
-    health, added = Health(server), Services(server)
+    health, added = Health(server), Services(server, True)
     await health.declare(serving=False)
     await server.start()
     try:
