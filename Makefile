@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install
 # An environment keeps the Python that it was made with.
 ifeq ($(origin PYTHON)$(filter clean,$(MAKECMDGOALS)),command line)
 ifneq ($(wildcard $(BIN)/python),)
@@ -15,7 +16,7 @@ endif
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench chaos flood fuzz ray arm test pictures lint typecheck format proto clean
+.PHONY: help demo bench chaos flood fuzz ray arm test pictures lint typecheck format proto wheel sbom lock clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -25,7 +26,7 @@ demo: .build/ready  ## Train a fleet of ten on this machine and watch it; the re
 
 # Two at a time: real processes wait for each other more than they compute.
 WORKERS ?= 2
-test: lint typecheck .build/prometheus/ready .build/systemd/ready .build/ansible/ready  ## Everything that continuous integration checks
+test: lint typecheck .build/prometheus/ready .build/systemd/ready .build/ansible/ready .build/sbom/ready  ## Everything that continuous integration checks
 	@echo '== pytest'
 	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --durations=10
 
@@ -75,13 +76,30 @@ proto: $(VENV)/ready  ## Compile proto/ anew into .build/python/zowarmup/v1
 	@$(BIN)/python hatch_build.py
 	@touch .build/ready
 
+# Signed with KEY, a private key of ssh-keygen's, where one is given.
+wheel: $(VENV)/ready  ## The package in dist/, with its checksum, and signed: make wheel KEY=~/.ssh/id_ed25519
+	@rm -f dist/zowarmup-*.whl dist/zowarmup-*.whl.sig dist/SHA256SUMS
+	@$(BIN)/python -m hatchling build --target wheel
+	@cd dist && sha256sum zowarmup-*.whl > SHA256SUMS
+	@$(if $(KEY),ssh-keygen -q -Y sign -f $(KEY) -n zowarmup dist/zowarmup-*.whl)
+	@ls dist
+
+sbom: .build/sbom/ready  ## Software bills of materials in dist/ (CycloneDX), of what requirements/ names
+	@mkdir -p dist
+	@for of in client server test; do .build/sbom/bin/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml \
+	  -o dist/zowarmup-$$of.cdx.json requirements/$$of.txt || exit 1; done
+	@ls dist/*.cdx.json
+
+lock: $(VENV)/ready  ## Write requirements/ anew from constraints.txt, with the hashes that the package index gives
+	@$(BIN)/python -m deploy.supply.lock
+
 clean:  ## Remove the environment and everything built
 	rm -rf $(VENV) .build dist demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. Made anew where its Python is missing, too old or without pip (as after an interrupted set-up).
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml constraints.txt requirements/test.txt
 	@$(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null || { \
 	  $(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { \
 	    echo 'zowarmup needs Python 3.11 or newer, and "$(PYTHON)" is not: install one and say its name, as in' >&2; \
@@ -90,7 +108,11 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	    echo '$(PYTHON) lacks its venv module: install it (on Debian and Ubuntu: apt install python3-venv)' >&2; exit 2; }; \
 	  echo '== Making $(VENV) with' "$$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); }
 	@echo '== Installing into $(VENV) what constraints.txt names: once, for some minutes; torch is the large part'
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[torch,server,dev]'
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 14))'; then \
+	  $(PIP) --require-hashes --no-deps -r requirements/test.txt; else \
+	  echo '   requirements/ has no hashes for this Python: versions alone are checked'; \
+	  $(PIP) -c constraints.txt hatchling grpcio-tools; fi
+	@$(PIP) --no-build-isolation -c constraints.txt -e '.[torch,server,dev]'
 	@touch $@
 
 # Ray, for fleets over several nodes.
@@ -116,6 +138,12 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@echo '== Installing Ansible to .build/ansible (90 MB, once)'
 	@$(BIN)/python -m venv --clear .build/ansible
 	@.build/ansible/bin/python -m pip install --disable-pip-version-check -q -r tests/deployment/ansible.txt
+	@touch $@
+
+# CycloneDX, for `make sbom`.
+.build/sbom/ready: deploy/supply/sbom.txt $(VENV)/ready
+	@$(BIN)/python -m venv --clear .build/sbom
+	@.build/sbom/bin/python -m pip --disable-pip-version-check install -q -r deploy/supply/sbom.txt
 	@touch $@
 
 # The generated code.

@@ -9,7 +9,7 @@
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-ROOT='' DRY='' WHEEL='' WHEELHOUSE='' SERVER='' DATA='' TIER='' NAME='' JOIN_FILE='' TORCH='' START=yes LIMIT='' UNINSTALL='' PURGE='' WANTED=''
+ROOT='' DRY='' WHEEL='' WHEELHOUSE='' SIGNERS='' SERVER='' DATA='' TIER='' NAME='' JOIN_FILE='' TORCH='' START=yes LIMIT='' UNINSTALL='' PURGE='' WANTED=''
 JOIN=${ZOWARMUP_JOIN:-}
 unset ZOWARMUP_JOIN
 
@@ -47,6 +47,7 @@ usage() {
     --join-file FILE     the invitation; without it, ZOWARMUP_JOIN in the environment, or you are asked
     --name NAME          what to be called in the fleet (the host's name)
     --wheel FILE         zowarmup-*.whl (looked for in dist/, and where you are)
+    --signers FILE       who may sign the package (ssh-keygen's allowed_signers): kept, and asked for from then on
     --wheelhouse DIR     the packages as wheels, for a device without the internet
     --torch WHAT         for --tier high: a wheel, or what pip calls it
     --limit-memory       let the kernel limit memory from the next start on, where it does not (a Raspberry Pi's)
@@ -60,11 +61,11 @@ EOF
 options() {
   while [ $# -gt 0 ]; do
     case $1 in
-      --server | --data | --tier | --join-file | --name | --wheel | --wheelhouse | --torch | --root)
+      --server | --data | --tier | --join-file | --name | --wheel | --wheelhouse | --signers | --torch | --root)
         [ $# -ge 2 ] || refuse "$1 needs a value"
         case $1 in
           --server) SERVER=$2 ;; --data) DATA=$2 ;; --tier) TIER=$2 ;; --join-file) JOIN_FILE=$2 ;; --name) NAME=$2 ;;
-          --wheel) WHEEL=$2 ;; --wheelhouse) WHEELHOUSE=$2 ;; --torch) TORCH=$2 ;; --root) ROOT=${2%/} ;;
+          --wheel) WHEEL=$2 ;; --wheelhouse) WHEELHOUSE=$2 ;; --signers) SIGNERS=$2 ;; --torch) TORCH=$2 ;; --root) ROOT=${2%/} ;;
         esac
         shift 2
         ;;
@@ -133,6 +134,28 @@ find_wheel() {
   fi
   [ -f "$WHEEL" ] || refuse "no zowarmup-*.whl ${WHEEL:+at $WHEEL}: make one (python -m hatchling build --target wheel) and give it with --wheel"
   WHEEL=$(cd "$(dirname "$WHEEL")" && pwd)/$(basename "$WHEEL")
+}
+
+# That the package is whole and, on a device that knows who may sign it, that one of them did.
+verify_wheel() {
+  local folder name signers=$ETC/allowed_signers
+  folder=$(dirname "$WHEEL") name=$(basename "$WHEEL")
+  if [ -f "$folder/SHA256SUMS" ]; then
+    (cd "$folder" && sha256sum --check --status --ignore-missing SHA256SUMS && grep -qF "  $name" SHA256SUMS) ||
+      refuse "$WHEEL is not what $folder/SHA256SUMS says: copy both again"
+  fi
+  if [ -n "$SIGNERS" ]; then
+    [ -f "$SIGNERS" ] || refuse "--signers $SIGNERS: there is no such file"
+    signers=$SIGNERS
+  fi
+  [ -f "$signers" ] || return 0
+  step "Signature"
+  command -v ssh-keygen >/dev/null || refuse "$signers asks for a signature, and ssh-keygen is missing: install openssh-client"
+  [ -f "$WHEEL.sig" ] || refuse "there is no $WHEEL.sig, and $signers asks for a signature: sign it (make wheel KEY=...), or take the right package"
+  ssh-keygen -Y verify -f "$signers" -I zowarmup -n zowarmup -s "$WHEEL.sig" <"$WHEEL" >/dev/null 2>&1 ||
+    refuse "$WHEEL is not signed by anybody in $signers: do not install it"
+  say "$name is signed by one of $signers"
+  if [ -n "$SIGNERS" ]; then put 0644 "$ETC/allowed_signers" <"$SIGNERS"; fi
 }
 
 add_user() {
@@ -281,6 +304,7 @@ main() {
   device_check
   settings
   find_wheel
+  verify_wheel
   find_python
   if [ "$TIER" = high ]; then WANTED=$(torch_wanted); fi
   add_user
