@@ -72,6 +72,7 @@ class Program:
 def _session(onnx: bytes, threads: int) -> "InferenceSession":
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # what a device computes is nobody's but the run's
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

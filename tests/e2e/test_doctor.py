@@ -101,7 +101,7 @@ def test_what_is_wrong_is_found_and_what_is_well_is_not(
     # The same coordinator behind certificates: two that will not do, and one that will.
     one.address = one.address.replace("127.0.0.1", "localhost")
     for name, days, host, said in (
-        ("old", (-10, -1), "localhost", "certificate has expired"),
+        ("old", (-10, -0.5), "localhost", "certificate has expired"),
         ("misnamed", (-1, 10), "elsewhere.local", "mismatch"),
     ):
         with monkeypatch.context() as patch:
@@ -121,7 +121,7 @@ def test_what_is_wrong_is_found_and_what_is_well_is_not(
     assert (code, found["tls"]["verdict"], found["bandwidth"]["verdict"]) == (0, "ok", "ok"), found
 
 
-def dated(patch: pytest.MonkeyPatch, days: tuple[int, int]) -> None:
+def dated(patch: pytest.MonkeyPatch, days: tuple[float, float]) -> None:
     """Certificates are made that are good from and until so many days from now."""
     sign = x509.CertificateBuilder.sign
 
