@@ -47,6 +47,7 @@ PAPER_MODE = {
 }
 
 COMMENTS = {
+    "reflection": "Whether gRPC describes the service to anyone who asks; on loopback it always does.",
     "name": "Shown in status and reports.",
     "seed": "Decides the initial weights.",
     "draws": "seed: it also decides who takes part and every direction; secret: random bits of the coordinator's do.",

@@ -126,6 +126,7 @@ def test_another_model_than_the_coordinators_is_refused(run: Run, scripted: Scri
         await talk.hear("hello")
         await talk.say(welcome=WARM_UP)
         await talk.say(work=codec.work_to_wire(TRAIN))
+        assert "is not the coordinator's" in (await talk.hear("abstention")).reason
         await talk.end()
 
     first, *others = run.layout.tensors
