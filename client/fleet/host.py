@@ -114,6 +114,10 @@ class Host:
         tiers = {part.tier(number) for number in range(part.first, part.first + part.count)}
         if not has_torch() and (refusal := next(filter(None, (torchless(t, offer.spec.warmup) for t in tiers)), "")):
             raise Final(refusal)
+        part.policy.require_snapshot(4 * offer.layout.size)
+        part.policy.require_program(offer.program_bytes)
+        if any(offer.spec.warmup.trains(tier) for tier in tiers):
+            part.policy.require_model(offer.spec.model.name)
         shards = await asyncio.to_thread(
             divide, part.data, part.clients, range(part.first - 1, part.first - 1 + part.count)
         )
@@ -205,7 +209,7 @@ class Host:
             member = self.members[0]
             return Connection(part.server, trusted, (member.client, _credential(part, offer.run_id, member.number)))
 
-        return Workshop(offer, state, Transfers(connect), part.threads, part.device)
+        return Workshop(offer, state, Transfers(connect), part.threads, part.device, part.policy)
 
 
 def _credential(part: Part, run_id: str, number: int) -> str:

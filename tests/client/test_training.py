@@ -126,8 +126,10 @@ def test_another_model_than_the_coordinators_is_refused(run: Run, scripted: Scri
         await talk.hear("hello")
         await talk.say(welcome=WARM_UP)
         await talk.say(work=codec.work_to_wire(TRAIN))
+        reasons.append((await talk.hear("abstention")).reason)
         await talk.end()
 
+    reasons: list[str] = []
     first, *others = run.layout.tensors
     renamed = replace(run.layout, tensors=(Tensor("other", first.shape, 0), *others))
     scripted.run = replace(run, layout=renamed)
@@ -140,6 +142,7 @@ def test_another_model_than_the_coordinators_is_refused(run: Run, scripted: Scri
         sentence = one_sentence(client.log)
         assert f"tensor {first.name}" in sentence
         assert "install the coordinator's version" in sentence
+        assert sentence.startswith(reasons[0])
 
     asyncio.run(scenario())
 
