@@ -20,9 +20,6 @@ from zowarmup.cli.session import Session
 from zowarmup.common.run import RunFile
 from zowarmup.common.work import Phase
 
-BUSY = 5.0
-"""So much longer than on an idle machine may a thing take on one with other work before a test takes it for a hang."""
-
 
 @dataclass
 class Fleet:
@@ -64,7 +61,7 @@ class Fleet:
 
     def code(self, name: str, seconds: float) -> int:
         """Wait for a process to end by itself: its exit code."""
-        wait_until(lambda: name in {ended.name for ended in self.processes.ended()}, BUSY * seconds, f"{name} to end")
+        wait_until(lambda: name in {ended.name for ended in self.processes.ended()}, seconds, f"{name} to end")
         return next(ended.code for ended in self.processes.ended() if ended.name == name)
 
     def status(self) -> Status | None:
@@ -86,7 +83,7 @@ class Fleet:
                 found.append(status)
             return bool(found)
 
-        wait_until(look, BUSY * seconds, what)
+        wait_until(look, seconds, what)
         return found[0]
 
     def finished(self, members: int, seconds: float = 120.0) -> Status:
