@@ -34,7 +34,7 @@ def read_run_file(path: Path) -> run.RunFile:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunFileError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:  # nested too deeply
         raise RunFileError(f"{path}: is not TOML: {error}") from error
     try:
         return run_file_of(carried_on(raw), str(path))

@@ -115,7 +115,7 @@ def read_table(path: Path) -> Table:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Usage(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:  # nested too deeply
         raise Usage(f"{path}: is not TOML: {error}") from error
     return table_of(raw, str(path))
 

@@ -130,7 +130,7 @@ def parse(text: str) -> Mix:
     ValueError naming the field."""
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # nested too deeply
         raise ValueError(f"it is not TOML ({error})") from None
     if unknown := set(raw) - {"profile", "day_s"}:
         raise ValueError(f"{min(unknown)} is not known: use [[profile]] and day_s")

@@ -2,13 +2,16 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from zowarmup.cli.experiment.table import read_table
+from zowarmup.cli.failure import Usage
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
-from zowarmup.server.runfile import RunFileError, run_file_of
+from zowarmup.server.runfile import RunFileError, read_run_file, run_file_of
 from zowarmup.server.sampling import pool_seed
 
 RAW: dict[str, Any] = {
@@ -63,3 +66,12 @@ def test_a_spec_that_is_none_is_refused_by_field(field: str, value: Any, sentenc
     with pytest.raises(ValueError, match=sentence):
         ClientSpec.from_json(json.dumps({**json.loads(SPEC.to_json()), field: value}))
     assert ClientSpec.from_json(replace(SPEC, pool_seed=0).to_json()).pool_seed == 0
+
+
+def test_a_file_that_is_nested_without_end_is_one_sentence(tmp_path: Path) -> None:
+    deep = tmp_path / "deep.toml"
+    deep.write_text("a = " + "[" * 100_000 + "]" * 100_000)
+    with pytest.raises(RunFileError, match=r"deep\.toml: is not TOML"):
+        read_run_file(deep)
+    with pytest.raises(Usage, match=r"deep\.toml: is not TOML"):
+        read_table(deep)
