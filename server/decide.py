@@ -22,12 +22,16 @@ from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server import membership
 from zowarmup.server.deadlines import took
-from zowarmup.server.evolve import evolve, fold
+from zowarmup.server.evolve import fold
 from zowarmup.server.guard import SLOWER, fault, gives_up
 from zowarmup.server.plateau import plateau
 from zowarmup.server.rejection import Rejected
+from zowarmup.server.resting import all_failed, failures, opens_in_s, responsible
 from zowarmup.server.round import RETURN_S, absence, end_round, gone, grace, open_round, parenthesis
 from zowarmup.server.state import Round, State
+
+DOUBTFUL = 2
+"""After so many rounds in a row that were abandoned the version is evaluated, before the next one or a pause."""
 
 
 def decide(state: State | None, command: cmd.Command, now: float) -> tuple[ev.Event, ...]:
@@ -43,8 +47,10 @@ def decide(state: State | None, command: cmd.Command, now: float) -> tuple[ev.Ev
     events = list(_respond(command, state, now))
     after = fold(state, events)
     while after and (event := _settle(after, now)):
-        events.append(event)
-        after = evolve(after, event)
+        ended = after.current if isinstance(event, ev.RoundClosed | ev.RoundAbandoned) else None
+        settled = (event, *failures(after, ended, now)) if ended else (event,)
+        events += settled
+        after = fold(after, settled)
     return tuple(events)
 
 
@@ -63,7 +69,8 @@ def waiting(state: State, now: float) -> str:
         return "" if state.current.closed else absence(state, state.current, now)
     needed, have = state.minimum, state.eligible_count
     if have >= needed:
-        return ""
+        soon = opens_in_s(state, now)
+        return f"waiting: {_abandonment(state)}; the next one opens in {soon:.0f} s" if soon else ""
     kind = "high-tier clients" if Tier.LOW not in state.tiers else "clients"
     return f"waiting: {have} of {needed} {kind} connected{parenthesis(gone(state, state.presence, now))}"
 
@@ -94,28 +101,28 @@ def _settle(state: State, now: float) -> ev.Event | None:
         return None if awaits_evaluation(state) else turn
     if state.paused:
         return None
-    if _abandons(state):
-        if awaits_evaluation(state):
-            return None
-        return ev.RunPaused(
-            f"{state.abandoned} rounds in a row were abandoned; check the clients, then `zowarmup resume`"
-        )
+    if awaits_evaluation(state):
+        return None
+    if state.abandoned >= state.run_file.server.abandoned_limit:
+        return ev.RunPaused(f"{_abandonment(state)}; check the clients, or revoke them, then `zowarmup resume`")
     return open_round(state, now)
 
 
 def awaits_evaluation(state: State) -> bool:
-    """Whether the present version is evaluated before the run does anything else: the phase is over, or so many rounds in
-    a row were abandoned that it would pause. With a model that is lost, clients have no finite loss and abstain."""
+    """Whether the present version is evaluated before the run does anything else: the phase is over, or rounds in a row were
+    abandoned. With a model that is lost, clients have no finite loss and abstain."""
     if not state.run_file.guard.on or state.current is not None or state.progress.rejected:
         return False
     if state.phase is Phase.FINISHED or (state.evaluation is not None and state.evaluation.version == state.version):
         return False
-    return _turn(state) is not None or (_abandons(state) and not state.paused)
+    doubtful = state.abandoned >= min(DOUBTFUL, state.run_file.server.abandoned_limit)
+    return _turn(state) is not None or (doubtful and not state.paused)
 
 
-def _abandons(state: State) -> bool:
-    """Whether as many rounds in a row were abandoned as pause the run."""
-    return state.abandoned >= state.run_file.server.abandoned_limit
+def _abandonment(state: State) -> str:
+    """That rounds in a row were abandoned, and who has failed them."""
+    named = responsible(state)
+    return f"{state.abandoned} rounds in a row were abandoned{f', without {named}' if named else ''}"
 
 
 def _turn(state: State) -> ev.Event | None:
@@ -259,7 +266,8 @@ def _(command: cmd.AbandonRound, state: State, now: float) -> tuple[ev.Event, ..
     current = state.current
     if current is None or not current.closed or current.number != command.round:
         raise Rejected("stale", f"round {command.round} is not closed and waiting to be combined")
-    return (ev.RoundAbandoned(command.round, command.reason),)
+    failed = all_failed(state, current, "what its round was given cannot be combined", now)
+    return (ev.RoundAbandoned(command.round, command.reason), *failed)
 
 
 @_respond.register

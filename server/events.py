@@ -171,6 +171,25 @@ class Abstained:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A participant that failed `in_a_row` rounds, the last one for `reason` (a clause). Where others suffice it is not drawn
+    before `rests_until`, by the coordinator's clock."""
+
+    client: str
+    in_a_row: int
+    rests_until: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantsFailed:
+    """The round has ended without these."""
+
+    round: int
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RoundClosed:
     """No further contribution counts; those present are being combined."""
 
@@ -329,6 +348,7 @@ DurableEvent = (
     | DeadlineExtended
     | Contributed
     | Abstained
+    | ParticipantsFailed
     | RoundClosed
     | RoundAbandoned
     | Committed

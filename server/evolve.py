@@ -102,6 +102,7 @@ def _(event: ev.ClientRevoked, state: State) -> State:
         presence=state.presence.without(event.client),
         connected=_connected(state, event.client, False),
         absent=state.absent.without(event.client),
+        failures=state.failures.without(event.client),
         current=current,
     )
 
@@ -150,6 +151,14 @@ def _(event: ev.Abstained, state: State) -> State:
 
 
 @_apply.register
+def _(event: ev.ParticipantsFailed, state: State) -> State:
+    failures = state.failures
+    for failure in event.failures:
+        failures = failures.having(failure.client, failure)
+    return replace(state, failures=failures)
+
+
+@_apply.register
 def _(event: ev.RoundClosed, state: State) -> State:
     return replace(state, current=replace(_current(state, event.round), closed=event.reason))
 
@@ -162,12 +171,15 @@ def _(event: ev.RoundAbandoned, state: State) -> State:
 
 @_apply.register
 def _(event: ev.Committed, state: State) -> State:
-    previous = _current(state, event.round)
+    previous, failures = _current(state, event.round), state.failures
+    for client in previous.contributions if failures else ():
+        failures = failures.without(client)
     return replace(
         _at_version(state, event),
         current=None,
         previous=previous,
         abandoned=0,
+        failures=failures,
         moments=event.moments,
         rounds_done=state.rounds_done + 1,
         clipped_scalars=state.clipped_scalars + event.clipped_scalars,
@@ -205,6 +217,7 @@ def _(event: ev.Pivoted, state: State) -> State:
         moments=(),
         pivot_requested="",
         took_s={},
+        failures=Table(),
     )
 
 
@@ -226,6 +239,7 @@ def _(event: ev.RolledBack, state: State) -> State:
     return replace(
         _at_version(state, event),
         abandoned=0,
+        failures=Table(),
         moments=good.moments,
         losses=(),
         evaluation=progress.good.evaluation if progress.good else None,
@@ -240,7 +254,7 @@ def _(event: ev.RunPaused, state: State) -> State:
 
 @_apply.register
 def _(event: ev.RunResumed, state: State) -> State:
-    return replace(state, paused="", abandoned=0)
+    return replace(state, paused="", abandoned=0, failures=Table())
 
 
 @_apply.register

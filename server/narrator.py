@@ -69,6 +69,11 @@ class Narrator:
                     reason,
                 )
                 self._abstaining[event.client] = reason
+            case ev.ParticipantsFailed():
+                for failure in event.failures:
+                    level = logging.INFO if failure.in_a_row > 1 else logging.DEBUG
+                    text = "round %d: %s has failed %d in a row (%s) and rests: others are drawn first"
+                    log.log(level, text, event.round, failure.client, failure.in_a_row, failure.reason)
             case ev.RoundClosed():
                 log.log(_routine(event.reason.startswith("all ")), "round %d closed: %s", event.round, event.reason)
             case ev.RoundAbandoned():

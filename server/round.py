@@ -1,6 +1,7 @@
 """A round's life: when it opens, and how it ends, each with the reason.
 
-    opens     enough eligible clients are connected
+    opens     enough eligible clients are connected (which of them may be drawn, and how soon after abandoned rounds, is in
+              `resting`)
     closes    as many have contributed as are needed | quorum has, and the missing are gone or abstain, or the deadline is
               over
     abandoned so many abstain that there can be no quorum | no quorum with those that may still come, and enough others
@@ -20,6 +21,7 @@ from collections.abc import Iterable
 from zowarmup.common.work import Phase
 from zowarmup.server import events as ev
 from zowarmup.server.deadlines import lasts
+from zowarmup.server.resting import draw, opens_in_s
 from zowarmup.server.state import Round, State, quorum
 
 NAMED = 3
@@ -33,13 +35,13 @@ RETURN_S = 40.0
 
 
 def open_round(state: State, now: float) -> ev.Event | None:
-    """The next round, or None where too few eligible clients are connected."""
+    """The next round, or None where too few eligible clients are connected, or it is too soon after abandoned ones."""
     rules = state.rules
-    if state.eligible_count < state.minimum:
+    if state.eligible_count < state.minimum or opens_in_s(state, now):
         return None
     number = state.round + 1
     drawn = math.ceil(rules.clients_per_round * (1 + rules.over_selection) - 1e-9)
-    participants = state.draws.participants(number, state.eligible, drawn)
+    participants = draw(state, number, drawn, now)
     drawn_seeds = state.draws.seeds(number, len(participants))
     if state.phase is Phase.ZEROTH_ORDER and state.zeroth_order.shared_seeds:
         drawn_seeds = drawn_seeds[:1] * len(participants)

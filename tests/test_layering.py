@@ -81,6 +81,7 @@ FILES = {
     "server/participation.py": rule("common server", pure=True),
     "server/plateau.py": rule("common server", pure=True),
     "server/rejection.py": rule("common server", pure=True),
+    "server/resting.py": rule("common server", pure=True),
     "server/sampling.py": rule("common server", pure=True),
     "server/table.py": rule("", pure=True),
     "server/tally.py": rule("common server", pure=True),

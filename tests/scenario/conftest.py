@@ -29,7 +29,7 @@ UNGUARDED = Guard(factor=0)
 
 @dataclass
 class Script:
-    """`events` is all that has happened; `do` and `advance` return what just did. `set_back_s`: how far the calendar's clock
+    """`events` is all that has happened; `do` and `advance` return what just did, but for who failed a round. `set_back_s`: how far the calendar's clock
     is behind the one that never jumps."""
 
     created: ev.RunCreated
@@ -47,7 +47,7 @@ class Script:
         assert state is not None
         self.state = state
         self.events += caused
-        return list(caused)
+        return [event for event in caused if not isinstance(event, ev.ParticipantsFailed)]
 
     def advance(self, seconds: float) -> list[ev.Event]:
         self.now += seconds

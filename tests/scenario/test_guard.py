@@ -169,6 +169,7 @@ def all_abstain(script: Script) -> list[ev.Event]:
     caused: list[ev.Event] = []
     while (current := script.state.current) is not None:
         caused += script.do(cmd.Abstain("pi", Abstention(current.number, "its loss is not finite")))
+        caused += script.advance(60)
     return caused
 
 
@@ -189,7 +190,8 @@ def test_where_everyone_abstains_from_a_good_model_the_run_pauses(begin: Begin) 
     script = started(begin)
     round_of(script)
     all_abstain(script)
-    assert kinds(evaluate(script, 1.9)) == ["Evaluated", "RunPaused"]
+    assert kinds(evaluate(script, 1.9)) == ["Evaluated", "RoundOpened"]
+    assert kinds(all_abstain(script))[-1] == "RunPaused"
     script.do(cmd.Resume())
     assert kinds(all_abstain(script))[-1] == "RunPaused", "it is known to be good already"
 

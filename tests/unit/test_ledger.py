@@ -36,6 +36,7 @@ EVERY_KIND: list[ev.Event] = [
     ev.Contributed("pi", Scalars(1, (0.1, -2.5e-8), (3.0,))),
     ev.Contributed("pi", Delta(1, "a" * 32, 3, 0.25)),
     ev.Abstained("pi", Abstention(1, "a value is not finite")),
+    ev.ParticipantsFailed(1, (ev.Failure("pi", 2, 12.5, "it was late"),)),
     ev.RoundClosed(1, "all"),
     ev.RoundAbandoned(1, "none"),
     ev.Committed(
