@@ -246,6 +246,11 @@ class Client:
             return None
         return work_for(state, self.name, server.coordinator.clock())
 
+    async def contribute(self, server: Life) -> None:
+        """Do what there is to do in the round in progress, once."""
+        if (work := self._work(server)) is not None:
+            await self._contribute(server, work)
+
     async def _contribute(self, server: Life, work: Work) -> None:
         if self.made is None or (self.made[0].round, self.made[0].seed) != (work.round, work.seed):
             try:

@@ -1,7 +1,8 @@
 """Hostile calls to a real coordinator: gRPC on loopback, the services as `server.main` wires them, a round in progress.
 
-Callers are strangers, members with other people's secrets, and members with their own who say what they should not.
-None of it may end a process, change the state that the ledger holds, or leave memory behind.
+Callers are strangers, members with other people's secrets, and members with their own who say what they should not, or
+nothing. None of it may end a process, change what the ledger holds of the run, or leave memory behind; and beside it the
+honest members make version after version, with the limit on abandoned rounds that a run file has by itself.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from typing import Any
 
 import grpc
 
-from tests.faults.small import LAYOUT, PAIR, Life, create, run_file
+from tests.faults.small import LAYOUT, PAIR, Client, Life, contributed, create, run_file
 from zowarmup.common.run import PROTOCOL, RunFile, Server
 from zowarmup.common.work import Tier
 from zowarmup.server import commands as cmd
@@ -36,7 +37,6 @@ from zowarmup.server.service.operators import OperatorService
 from zowarmup.server.service.participate import CoordinatorService
 from zowarmup.server.service.strangers import Callers, Strangers
 from zowarmup.server.state import State
-from zowarmup.server.table import Table
 from zowarmup.server.traffic import Traffic
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
@@ -47,33 +47,34 @@ def secret(name: str) -> str:
 
 
 SECRETS = {name: secret(name) for name in PAIR}
+HONEST = {f"honest-{number}": Tier.HIGH for number in range(1, 5)}
+TICK_S = 0.1
 AT_ONCE = 8
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Assault:
-    """`answers`: how often each status was the answer; `reasons`: the coordinator's own count of refusals."""
+    """`answers`: how often each status was the answer; `reasons`: the coordinator's own count of refusals; `versions`: how many
+    the honest members made meanwhile, and `contributed`: whose contributions they are of."""
 
     calls: int
     answers: dict[str, int]
     reasons: dict[str, int]
+    versions: int
+    contributed: set[str]
     unchanged: bool
     serving: bool
     grown_mb: float
 
 
-def durable(state: State) -> State:
+def durable(state: State) -> tuple[Any, ...]:
     """What no hostile call may change. A member may say that it has nothing to contribute to the round it was drawn for, and
-    so end it; the next one opens, on the same version."""
-    rounds = [round for round in (state.current, state.previous) if round is not None]
-    assert not any(round.contributions for round in rounds), "nothing of it counts"
-    assert not state.abandoned or (state.previous is not None and state.previous.abstained), (
-        "it takes a word of its own"
-    )
-    return replace(
-        state, presence=Table(), connected={}, absent=Table(), round=0, current=None, previous=None, abandoned=0
-    )
+    what it says it holds is its own to say."""
+    clients = {name: replace(client, examples=0) for name, client in state.clients.items()}
+    asked = (state.paused, state.pivot_requested, state.stop_requested, state.finished, state.gave_up)
+    held = (state.run_id, state.run_file, state.program, state.secret, state.phase, state.invitations)
+    return (*held, clients, state.credentials, asked, state.clipped_deltas, state.progress.rollbacks)
 
 
 @contextlib.asynccontextmanager
@@ -88,7 +89,7 @@ async def coordinator(
     strangers, in all."""
     data_dir = folder / "server"
     settings = settings or run_file(PAIR)
-    create(data_dir, replace(settings, server=Server(messages_per_second=1e6, abandoned_limit=10**9)))
+    create(data_dir, replace(settings, server=Server(messages_per_second=1e6)))
     ledger, blobs = Ledger(data_dir / LEDGER), Blobs(data_dir / BLOBS)
     life = Life.start(ledger, blobs, data_dir / BLOBS)
     lead, refusals = life.coordinator, Refusals()
@@ -275,11 +276,18 @@ class Attacker:
 
 async def assault(calls: int, seed: int) -> Assault:
     """So many hostile calls, `AT_ONCE` at a time."""
+    fleet = {**PAIR, **HONEST}
+    settings = run_file(fleet)
+    # A round needs all four that it draws, so one word of a member is enough to end it.
+    rules = replace(settings.warmup, rounds=10**6, clients_per_round=4, minimum_clients=2, deadline_s=3.0)
+    settings = replace(settings, warmup=rules)
     with tempfile.TemporaryDirectory() as folder:
-        async with coordinator(Path(folder)) as (life, address, refusals):
-            chance = random.Random(seed)
-            attacker = Attacker(address, life.coordinator, chance)
-            before = durable(life.coordinator.state)
+        async with coordinator(Path(folder), settings, fleet=fleet) as (life, address, refusals):
+            chance, lead = random.Random(seed), life.coordinator
+            attacker = Attacker(address, lead, chance)
+            before, first = durable(lead.state), lead.state.version
+            honest = [Client(name, tier) for name, tier in HONEST.items()]
+            beside = [asyncio.create_task(life.effects.run()), asyncio.create_task(tick(lead))]
             kinds: list[Callable[[], Awaitable[None]]] = [
                 attacker.participate,
                 attacker.participate,
@@ -309,27 +317,37 @@ async def assault(calls: int, seed: int) -> Assault:
             memory = 0
             for start in range(0, calls, AT_ONCE):
                 await asyncio.gather(*(one() for _ in range(min(AT_ONCE, calls - start))))
+                await asyncio.gather(*(client.contribute(life) for client in honest))
+                assert not lead.state.paused, lead.state.paused
                 if start >= calls // 5 and not memory:
                     memory = _resident_kb()
             answer = await attacker.stub.GetRun(wire.GetRunRequest(protocol=PROTOCOL))
             await attacker.channel.close(None)
-            after = durable(life.coordinator.state)
+            versions, last = lead.state.version - first, lead.state.version
+            async with asyncio.timeout(60):  # and they go on
+                while lead.state.version < last + 3:
+                    await asyncio.gather(*(client.contribute(life) for client in honest))
+                    await asyncio.sleep(TICK_S)
+            assert not any(task.done() for task in beside), "all parts of the coordinator live"
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             return Assault(
                 calls,
                 dict(answers),
                 dict(refusals.counts()),
-                _same(before, after),
-                answer.run_id == before.run_id,
+                versions,
+                {name for name, _ in contributed(life.ledger)},
+                before == durable(lead.state),
+                answer.run_id == lead.state.run_id,
                 (_resident_kb() - memory) / 1024,
             )
 
 
-def _same(before: State, after: State) -> bool:
-    """What a client says it holds is its own to say; all else is as it was."""
-    examples = {name: replace(client, examples=0) for name, client in before.clients.items()}
-    return replace(before, clients=Table(examples)) == replace(
-        after, clients=Table({name: replace(client, examples=0) for name, client in after.clients.items()})
-    )
+async def tick(lead: Coordinator) -> None:
+    while True:
+        await lead.handle(cmd.Tick())
+        await asyncio.sleep(TICK_S)
 
 
 def _resident_kb() -> int:

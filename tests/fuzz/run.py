@@ -23,7 +23,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.target:
         return _fuzz(arguments.target, arguments.runs)
-    from tests.fuzz.hostile import assault
+    from tests.fuzz.hostile import HONEST, assault
     from tests.fuzz.targets import TARGETS, TEMPORARY
 
     share, findings = -(-arguments.runs // len(TARGETS)), []
@@ -40,9 +40,11 @@ def main() -> int:
     found = asyncio.run(assault(arguments.calls, seed=0)) if arguments.calls else None
     if found:
         print(
-            f"{found.calls} hostile calls: answers {found.answers}, refused {found.reasons}, {found.grown_mb:.0f} MB more"
+            f"{found.calls} hostile calls: answers {found.answers}, refused {found.reasons}, {found.grown_mb:.0f} MB more, "
+            f"{found.versions} versions meanwhile"
         )
-        if not (found.unchanged and found.serving and found.grown_mb < 64) or "UNKNOWN" in found.answers:
+        good = found.unchanged and found.serving and found.grown_mb < 64 and found.versions > found.calls // 100
+        if not good or not found.contributed <= set(HONEST) or "UNKNOWN" in found.answers:
             findings.append("service")
     print(
         json.dumps(

@@ -1,6 +1,8 @@
 """Hostile calls: a short form of what `make fuzz` ends with. And one client that knows how its deltas are digested."""
 
 import asyncio
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,8 @@ import numpy as np
 import pytest
 import xxhash
 
-from tests.faults.small import EXAMPLES, LAYOUT, run_file
-from tests.fuzz.hostile import SECRETS, assault, coordinator, secret
+from tests.faults.small import EXAMPLES, LAYOUT, Client, run_file
+from tests.fuzz.hostile import HONEST, SECRETS, assault, coordinator, secret, tick
 from zowarmup.common.run import PROTOCOL
 from zowarmup.common.work import Tier
 from zowarmup.server.blobs import upload_name
@@ -25,10 +27,59 @@ CALLS = 1500
 def test_hostile_calls_change_nothing_and_leave_nothing_behind(seed: int) -> None:
     found = asyncio.run(assault(CALLS, seed))
     assert found.unchanged and found.serving
+    assert found.contributed <= set(HONEST), "nothing hostile counts"
+    assert found.versions > CALLS // 100, "the honest members do not wait for the others"
     assert sum(found.answers.values()) == CALLS
     assert not set(found.answers) & {"UNKNOWN", "DEADLINE_EXCEEDED"}, found.answers
     assert found.grown_mb < 64
     assert {"unauthenticated", "invalid", "malformed", "too_long", "not_assigned"} <= set(found.reasons), found.reasons
+
+
+@pytest.mark.parametrize("kind", ["abstains", "is refused", "vanishes", "floods with Hello", "is silent"])
+def test_a_member_of_three_that_is_at_its_worst_in_every_round_does_not_stop_the_run(tmp_path: Path, kind: str) -> None:
+    """The other two can carry the run, and do; a round needs all that it draws. Five abandoned in a row would pause it."""
+    fleet = {"high-1": Tier.HIGH, "honest-1": Tier.HIGH, "honest-2": Tier.HIGH}
+    settings = run_file(fleet)
+    rules = replace(settings.warmup, rounds=1000, clients_per_round=3, minimum_clients=2, deadline_s=2.0)
+
+    async def at_its_worst(stub: Any, run_id: str) -> None:
+        who = (("zowarmup-client", "high-1"), ("zowarmup-credential", secret("high-1")))
+        while True:
+            stream = stub.Participate(metadata=who)
+            hello = wire.Hello(run_id=run_id, protocol=PROTOCOL, examples=EXAMPLES, version=7, digest=bytes(16))
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await stream.write(wire.ParticipateRequest(hello=hello))
+                while isinstance(message := await stream.read(), wire.ParticipateResponse):
+                    if kind == "floods with Hello" or (kind == "vanishes" and message.HasField("work")):
+                        break
+                    if kind == "abstains" and message.HasField("work"):
+                        said = wire.Abstention(round=message.work.round, reason="I would rather not")
+                        await stream.write(wire.ParticipateRequest(abstention=said))
+                    if kind == "is refused" and message.HasField("work"):
+                        ready = wire.DeltaReady(round=message.work.round, digest=bytes(16), examples=EXAMPLES, loss=0.5)
+                        await stream.write(wire.ParticipateRequest(delta_ready=ready))
+            stream.cancel()
+            await asyncio.sleep(0.01)
+
+    async def versions() -> int:
+        async with (
+            coordinator(tmp_path, replace(settings, warmup=rules), fleet=fleet) as (life, address, _),
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            lead, honest = life.coordinator, [Client(name, Tier.HIGH) for name in fleet if name != "high-1"]
+            hostile = at_its_worst(services.CoordinatorServiceStub(channel), lead.state.run_id)
+            beside = [asyncio.create_task(job) for job in (life.effects.run(), tick(lead), hostile)]
+            while lead.state.version < 40:
+                assert not lead.state.paused, lead.state.paused
+                assert not any(task.done() for task in beside)
+                await asyncio.gather(*(client.contribute(life) for client in honest))
+                await asyncio.sleep(0.02)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            return lead.state.version
+
+    assert asyncio.run(asyncio.wait_for(versions(), 120)) >= 40
 
 
 @pytest.mark.parametrize("value", [3e38, -1e30, float("nan"), float("inf"), 2.0**20])
