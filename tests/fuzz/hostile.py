@@ -50,6 +50,8 @@ SECRETS = {name: secret(name) for name in PAIR}
 HONEST = {f"honest-{number}": Tier.HIGH for number in range(1, 5)}
 TICK_S = 0.1
 AT_ONCE = 8
+PROGRESS = 25 * AT_ONCE
+"""After so many calls at most there is another version."""
 NAN = float("nan")
 
 
@@ -314,20 +316,26 @@ async def assault(calls: int, seed: int) -> Assault:
                 except (asyncio.CancelledError, asyncio.InvalidStateError):
                     answers["ended"] += 1
 
+            async def one_version_more() -> None:
+                last = lead.state.version
+                async with asyncio.timeout(60):
+                    while lead.state.version == last:
+                        await asyncio.gather(*(client.contribute(life) for client in honest))
+                        await asyncio.sleep(TICK_S)
+
             memory = 0
             for start in range(0, calls, AT_ONCE):
                 await asyncio.gather(*(one() for _ in range(min(AT_ONCE, calls - start))))
                 await asyncio.gather(*(client.contribute(life) for client in honest))
                 assert not lead.state.paused, lead.state.paused
+                if start % PROGRESS == 0:
+                    await one_version_more()
                 if start >= calls // 5 and not memory:
                     memory = _resident_kb()
             answer = await attacker.stub.GetRun(wire.GetRunRequest(protocol=PROTOCOL))
             await attacker.channel.close(None)
-            versions, last = lead.state.version - first, lead.state.version
-            async with asyncio.timeout(60):  # and they go on
-                while lead.state.version < last + 3:
-                    await asyncio.gather(*(client.contribute(life) for client in honest))
-                    await asyncio.sleep(TICK_S)
+            await one_version_more()
+            versions = lead.state.version - first
             assert not any(task.done() for task in beside), "all parts of the coordinator live"
             for task in beside:
                 task.cancel()

@@ -23,7 +23,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.target:
         return _fuzz(arguments.target, arguments.runs)
-    from tests.fuzz.hostile import HONEST, assault
+    from tests.fuzz.hostile import HONEST, PROGRESS, assault
     from tests.fuzz.targets import TARGETS, TEMPORARY
 
     share, findings = -(-arguments.runs // len(TARGETS)), []
@@ -43,7 +43,7 @@ def main() -> int:
             f"{found.calls} hostile calls: answers {found.answers}, refused {found.reasons}, {found.grown_mb:.0f} MB more, "
             f"{found.versions} versions meanwhile"
         )
-        good = found.unchanged and found.serving and found.grown_mb < 64 and found.versions > found.calls // 100
+        good = found.unchanged and found.serving and found.grown_mb < 64 and found.versions > found.calls // PROGRESS
         if not good or not found.contributed <= set(HONEST) or "UNKNOWN" in found.answers:
             findings.append("service")
     print(
