@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.layout import Layout
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.models.error import foreign_code
@@ -29,6 +30,11 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
         weights = flatten(module, layout)
     if spec.model.weights:
         load_weights(Path(spec.model.weights), layout, weights)
+    try:
+        Grid.choose(weights[: layout.trainable], edges=layout.edges)
+    except HeadroomExceeded as error:
+        whose = f"model.weights = {spec.model.weights!r}" if spec.model.weights else f"model {spec.model.name}"
+        raise PreparationError(f"{whose}: {error}: begin with smaller ones") from error
     # In this order: somebody waits for the layout, who reads the weights then, and for the program.
     (folder / WEIGHTS).write_bytes(weights.astype("<f4").tobytes())
     _write_whole(folder / LAYOUT, layout.to_json().encode())

@@ -173,7 +173,8 @@ class Child:
 
 
 def _start(module: str, file: Path, model: str, *arguments: str) -> Child:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # torch makes a folder for the code that it compiles, else among the system's temporary files, and leaves it there.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": str(file.with_name("compiled"))}
     command = tethered(sys.executable, "-m", f"zowarmup.{module}", *arguments)
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment

@@ -89,6 +89,22 @@ def test_what_it_leaves_running_holds_nobody_up(tmp_path: Path, monkeypatch: pyt
     assert outcome_in(tmp_path / BUILT) == apart.Outcome()
 
 
+def test_weights_that_no_grid_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import torch\n    class Linear(nn.Linear):\n        def __init__(self, *of):\n"
+    code += "            super().__init__(*of); torch.nn.init.constant_(self.weight, 1e30)\n"
+    code += "    return nn.Sequential(nn.Flatten(), Linear(64, classes))"
+    with pytest.raises(PreparationError, match=r"^model large:net: weights as large as 1e\+30 fit no grid: "):
+        build(code, tmp_path, monkeypatch, "large")
+
+
+def test_it_leaves_no_folder_among_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    build("pass", tmp_path, monkeypatch, "tidy")
+    assert [path for path in temporary.iterdir() if path.is_dir()] == []
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [
