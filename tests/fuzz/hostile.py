@@ -12,7 +12,7 @@ import random
 import resource
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 
 from tests.faults.small import LAYOUT, PAIR, Client, Life, contributed, create, run_file
+from tests.patience import PATIENCE
 from zowarmup.common.run import PROTOCOL, RunFile, Server
 from zowarmup.common.work import Tier
 from zowarmup.server import commands as cmd
@@ -289,7 +290,7 @@ async def assault(calls: int, seed: int) -> Assault:
             attacker = Attacker(address, lead, chance)
             before, first = durable(lead.state), lead.state.version
             honest = [Client(name, tier) for name, tier in HONEST.items()]
-            beside = [asyncio.create_task(life.effects.run()), asyncio.create_task(tick(lead))]
+            beside = [asyncio.create_task(job) for job in (life.effects.run(), tick(lead), take_part(honest, life))]
             kinds: list[Callable[[], Awaitable[None]]] = [
                 attacker.participate,
                 attacker.participate,
@@ -318,15 +319,14 @@ async def assault(calls: int, seed: int) -> Assault:
 
             async def one_version_more() -> None:
                 last = lead.state.version
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(60 * PATIENCE):
                     while lead.state.version == last:
-                        await asyncio.gather(*(client.contribute(life) for client in honest))
+                        assert not any(task.done() for task in beside)
                         await asyncio.sleep(TICK_S)
 
             memory = 0
             for start in range(0, calls, AT_ONCE):
                 await asyncio.gather(*(one() for _ in range(min(AT_ONCE, calls - start))))
-                await asyncio.gather(*(client.contribute(life) for client in honest))
                 assert not lead.state.paused, lead.state.paused
                 if start % PROGRESS == 0:
                     await one_version_more()
@@ -350,6 +350,13 @@ async def assault(calls: int, seed: int) -> Assault:
                 answer.run_id == lead.state.run_id,
                 (_resident_kb() - memory) / 1024,
             )
+
+
+async def take_part(honest: Sequence[Client], life: Life) -> None:
+    """Whatever the others do meanwhile, and however long their calls take."""
+    while True:
+        await asyncio.gather(*(client.contribute(life) for client in honest))
+        await asyncio.sleep(TICK_S / 5)
 
 
 async def tick(lead: Coordinator) -> None:
