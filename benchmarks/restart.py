@@ -91,7 +91,6 @@ def _script(folder: Path, commits: int) -> _Script:
     from zowarmup.server.blobs import Blobs
     from zowarmup.server.combining import steps_of
     from zowarmup.server.decide import decide
-    from zowarmup.server.evolve import fold
     from zowarmup.server.ledger import Ledger
 
     chance = np.random.default_rng(0)
@@ -118,9 +117,9 @@ def _script(folder: Path, commits: int) -> _Script:
     def do(command: cmd.Command) -> None:
         nonlocal state, now
         now += 0.001
-        caused = decide(state, command, now)
-        state = fold(state, caused)
-        batch.extend(caused)
+        decision = decide(state, command, now)
+        state = decision.state
+        batch.extend(decision.events)
 
     for number in range(CLIENTS):
         do(cmd.Enrol(f"c{number}", Tier.LOW, 100, f"{number:064x}"))
@@ -139,7 +138,7 @@ def _script(folder: Path, commits: int) -> _Script:
         if version == snapshot.version + commits:
             script.digest, script.seconds = _applied(script)
             found = script.digest.hex()
-        do(cmd.CommitRound(current.number, version, found, made, None, ()))
+        do(cmd.CommitRound(ev.Committed(version, current.number, found, made, None, ())))
         ledger.append(batch, now)
         batch.clear()
     ledger.close()

@@ -24,7 +24,6 @@ from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.decide import decide
-from zowarmup.server.evolve import fold
 from zowarmup.server.exposition import Exposition, Window
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger
@@ -49,10 +48,9 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
     )
     program = ev.Program("b" * 64, 1, layout.to_json(), DataCard(shape=(1,), classes=2), 1, 1)
     created = decide(None, cmd.CreateRun("run", run, program, ev.Snapshot(0, "c" * 64, 20, "0" * 32)), 0.0)
-    state, history, ledger = fold(None, created), History(), Ledger(folder / "ledger.sqlite")
-    assert state is not None
-    history.record(0.0, created)
-    ledger.append(created, 0.0)
+    state, history, ledger = created.state, History(), Ledger(folder / "ledger.sqlite")
+    history.record(0.0, created.events)
+    ledger.append(created.events, 0.0)
     Blobs(folder / "blobs")
     coordinator = Coordinator(ledger, state)
     coordinator.observe(lambda now, events, after: history.record(now, events))

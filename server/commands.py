@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from zowarmup.common.run import RunFile
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Abstention, Contribution, Tier
-from zowarmup.server.events import Program, Snapshot, TrafficCount
+from zowarmup.server.events import Committed, Program, Snapshot, TrafficCount
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +118,9 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class CommitRound:
-    """What the contributions of a closed round combine to."""
+    """The version that a closed round's contributions are aggregated to."""
 
-    round: int
-    version: int
-    digest: str
-    steps: tuple[Step, ...]
-    snapshot: Snapshot | None
-    traffic: tuple[TrafficCount, ...]
-    clipped_scalars: int = 0
-    clipped_deltas: int = 0
-    moments: tuple[float, ...] = ()
+    committed: Committed
 
 
 @dataclass(frozen=True, slots=True)

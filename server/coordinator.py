@@ -15,7 +15,6 @@ from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.clock import steady_clock
 from zowarmup.server.decide import decide
-from zowarmup.server.evolve import fold
 from zowarmup.server.ledger import Ledger, LedgerError
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State
@@ -103,10 +102,10 @@ class Coordinator:
         answers: list[tuple[ev.Event, ...] | Exception] = []
         for command, _ in batch:
             try:
-                caused = decide(ahead, command, now)
-                ahead = fold(ahead, caused) or ahead
-                events += caused
-                answers.append(caused)
+                decision = decide(ahead, command, now)
+                ahead = decision.state
+                events += decision.events
+                answers.append(decision.events)
             except Rejected as rejected:
                 answers.append(rejected)
             except Exception as error:

@@ -1,9 +1,9 @@
 """What follows from a command: the coordinator's decisions, as one pure function.
 
-`decide(state, command, now)` answers with the events that the command causes, or raises Rejected, and then nothing has
-changed. It first responds to the command itself, then lets the run settle: rounds that can close are closed, the pivot
-is made, the next round opens, the run finishes. Every settling step carries its reason, and `waiting` says why none is
-possible: the same sentence goes to the log, to `zowarmup status` and to the waiting client.
+`decide(state, command, now)` returns the events that the command causes and the state they lead to, or raises Rejected, and
+then nothing has changed. It first responds to the command itself, then lets the run settle: rounds that can close are
+closed, the pivot is made, the next round opens, the run finishes. Every settling step carries its reason, and `waiting`
+says why none is possible: the same sentence goes to the log, to `zowarmup status` and to the waiting client.
 
     goes back an evaluated version is not good (`guard`); after some such times the run gives up
     pivots   the warm-up's rounds are done | its loss no longer falls | the operator asked, between rounds
@@ -14,7 +14,7 @@ that is lost.
 How a round opens and ends is in `round`.
 """
 
-from dataclasses import fields
+from dataclasses import dataclass
 from functools import singledispatch
 
 from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Tier, Work
@@ -22,7 +22,7 @@ from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server import membership
 from zowarmup.server.deadlines import took
-from zowarmup.server.evolve import fold
+from zowarmup.server.evolve import evolve
 from zowarmup.server.guard import SLOWER, fault, gives_up
 from zowarmup.server.plateau import plateau
 from zowarmup.server.rejection import Rejected
@@ -34,24 +34,47 @@ DOUBTFUL = 2
 """After so many rounds in a row that were abandoned the version is evaluated, before the next one or a pause."""
 
 
-def decide(state: State | None, command: cmd.Command, now: float) -> tuple[ev.Event, ...]:
-    """The events that follow from a command at `now`, seconds by a clock that never jumps (`clock`). Raises Rejected."""
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The events that a command causes, in order, and the state they lead to: each is folded once, here."""
+
+    events: tuple[ev.Event, ...]
+    state: State
+
+
+def decide(state: State | None, command: cmd.Command, now: float) -> Decision:
+    """What follows from a command.
+
+    Args:
+        state: The state that the command meets; None before there is a run.
+        command: What is asked for.
+        now: Seconds by a clock that never jumps (`clock`).
+
+    Returns:
+        The events, none where nothing follows, and the state after them.
+
+    Raises:
+        Rejected: Nothing follows, for the reason it names.
+    """
     if isinstance(command, cmd.CreateRun):
         if state is not None:
             raise Rejected("exists", f"run {state.run_id} exists already")
         if bool(command.secret) != (command.run_file.draws == "secret"):
             raise Rejected("invalid", f'draws = {command.run_file.draws!r}: only with "secret" is there a secret')
-        return (ev.RunCreated(**{field.name: getattr(command, field.name) for field in fields(command)}),)
+        created = ev.RunCreated(command.run_id, command.run_file, command.program, command.initial, command.secret)
+        return Decision((created,), evolve(None, created))
     if state is None:
         raise Rejected("no_run", "there is no run yet")
-    events = list(_respond(command, state, now))
-    after = fold(state, events)
-    while after and (event := _settle(after, now)):
-        ended = after.current if isinstance(event, ev.RoundClosed | ev.RoundAbandoned) else None
-        settled = (event, *failures(after, ended, now)) if ended else (event,)
-        events += settled
-        after = fold(after, settled)
-    return tuple(events)
+    events: list[ev.Event] = []
+    caused = _respond(command, state, now)
+    while True:
+        for event in caused:
+            state = evolve(state, event)
+        events += caused
+        if (settling := _settle(state, now)) is None:
+            return Decision(tuple(events), state)
+        ended = state.current if isinstance(settling, ev.RoundClosed | ev.RoundAbandoned) else None
+        caused = (settling, *failures(state, ended, now)) if ended else (settling,)
 
 
 def waiting(state: State, now: float) -> str:
@@ -173,8 +196,12 @@ def _(command: cmd.Hello, state: State, now: float) -> tuple[ev.Event, ...]:
     membership.check_member(state, command.client)
     before = state.clients[command.client].examples
     changed = (ev.ExamplesChanged(command.client, command.examples, before),) if command.examples != before else ()
-    given = {field.name: getattr(command, field.name) for field in fields(ev.ClientConnected)}
-    return (*changed, ev.ClientConnected(**given))
+    return (
+        *changed,
+        ev.ClientConnected(
+            command.client, command.epoch, command.examples, command.version, command.digest, command.software
+        ),
+    )
 
 
 @_respond.register
@@ -255,10 +282,10 @@ def _check(state: State, client: str, contribution: Contribution) -> None:
 
 @_respond.register
 def _(command: cmd.CommitRound, state: State, now: float) -> tuple[ev.Event, ...]:
-    current = state.current
-    if current is None or not current.closed or current.number != command.round or command.version != state.version + 1:
-        raise Rejected("stale", f"version {command.version} of round {command.round} does not follow {state.version}")
-    return (ev.Committed(**{field.name: getattr(command, field.name) for field in fields(ev.Committed)}),)
+    current, made = state.current, command.committed
+    if current is None or not current.closed or current.number != made.round or made.version != state.version + 1:
+        raise Rejected("stale", f"version {made.version} of round {made.round} does not follow {state.version}")
+    return (made,)
 
 
 @_respond.register
@@ -309,9 +336,18 @@ def _(command: cmd.RollBack, state: State, now: float) -> tuple[ev.Event, ...]:
     good = progress.good
     if good is None or command.digest != good.digest:
         raise Rejected("malformed", f"version {command.version} is not the last good one's weights")
-    fields_of = {field.name: getattr(command, field.name) for field in fields(cmd.RollBack)}
-    slower = progress.rate_factor * SLOWER
-    return (ev.RolledBack(**fields_of, to=good.version, rate_factor=slower, reason=progress.rejected),)
+    return (
+        ev.RolledBack(
+            command.version,
+            good.version,
+            good.digest,
+            command.steps,
+            command.snapshot,
+            command.traffic,
+            rate_factor=progress.rate_factor * SLOWER,
+            reason=progress.rejected,
+        ),
+    )
 
 
 @_respond.register

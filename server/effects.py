@@ -196,15 +196,17 @@ class Effects:
             return cmd.AbandonRound(closed.number, f"its contributions cannot be combined: {error}")
         snapshot = None if combined.steps is not None else await self._snapshot(combined.digest, combined.optimiser)
         return cmd.CommitRound(
-            closed.number,
-            self._replica.version,
-            combined.digest,
-            combined.steps or (),
-            snapshot,
-            self._traffic(),
-            combined.clipped_scalars,
-            combined.clipped_deltas,
-            combined.moments,
+            ev.Committed(
+                version=self._replica.version,
+                round=closed.number,
+                digest=combined.digest,
+                steps=combined.steps or (),
+                snapshot=snapshot,
+                traffic=self._traffic(),
+                clipped_scalars=combined.clipped_scalars,
+                clipped_deltas=combined.clipped_deltas,
+                moments=combined.moments,
+            )
         )
 
     def _combine(self, closed: Round) -> Combined:

@@ -31,7 +31,6 @@ from zowarmup.server.combining import settle_on_grid
 from zowarmup.server.continuation import advice
 from zowarmup.server.credentials import OPERATOR_CREDENTIAL
 from zowarmup.server.decide import decide
-from zowarmup.server.evolve import fold
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger
 from zowarmup.server.listening import CA_FILE
@@ -135,11 +134,10 @@ def open_run(
     )
     now = time.time()
     secret = secrets.token_hex(32) if run_file.draws == "secret" else ""
-    events = decide(None, cmd.CreateRun(uuid.uuid4().hex, run_file, program, initial, secret), now)
-    ledger.append(events, now)
-    history.record(now, events)
-    state = fold(None, events)
-    assert state is not None
+    created = decide(None, cmd.CreateRun(uuid.uuid4().hex, run_file, program, initial, secret), now)
+    ledger.append(created.events, now)
+    history.record(now, created.events)
+    state = created.state
     needs = "what a device needs was not measured (--shelf)"
     if prepared.low.peak_bytes:
         high, low = prepared.high.peak_bytes >> 20, prepared.low.peak_bytes >> 20

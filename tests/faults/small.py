@@ -91,7 +91,7 @@ def create(data_dir: Path, settings: RunFile) -> None:
     program = ev.Program(blobs.put(b"program"), 7, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1)
     initial = ev.Snapshot(0, blobs.put(weights.data.cast("B")), grid.exponent, digest(weights).hex())
     ledger = Ledger(data_dir / LEDGER)
-    ledger.append(decide(None, cmd.CreateRun("small-run", settings, program, initial), 1.0), 1.0)
+    ledger.append(decide(None, cmd.CreateRun("small-run", settings, program, initial), 1.0).events, 1.0)
     ledger.close()
 
 

@@ -13,7 +13,7 @@ from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.decide import decide
-from zowarmup.server.evolve import evolve, fold
+from zowarmup.server.evolve import fold
 from zowarmup.server.state import State
 
 LAYOUT = Layout(
@@ -42,12 +42,11 @@ class Script:
     def do(self, command: cmd.Command) -> list[ev.Event]:
         if isinstance(command, cmd.Invite | cmd.Enrol):
             command = replace(command, date=self.now - self.set_back_s)
-        caused = decide(self.state, command, self.now)
-        state = fold(self.state, caused)
-        assert state is not None
-        self.state = state
-        self.events += caused
-        return [event for event in caused if not isinstance(event, ev.ParticipantsFailed)]
+        decision = decide(self.state, command, self.now)
+        assert decision.state == fold(self.state, decision.events)
+        self.state = decision.state
+        self.events += decision.events
+        return [event for event in decision.events if not isinstance(event, ev.ParticipantsFailed)]
 
     def advance(self, seconds: float) -> list[ev.Event]:
         self.now += seconds
@@ -82,7 +81,7 @@ class Script:
         snapshot = None
         if current.phase is Phase.WARM_UP:
             snapshot = ev.Snapshot(version, f"{version:064x}", 20, f"{version:032x}")
-        return self.do(cmd.CommitRound(current.number, version, f"{version:032x}", (), snapshot, ()))
+        return self.do(cmd.CommitRound(ev.Committed(version, current.number, f"{version:032x}", (), snapshot, ())))
 
     def replayed(self) -> State:
         """The state after a restart: the fold over what the ledger holds."""
@@ -127,10 +126,9 @@ def begin() -> Callable[..., Script]:
             evaluation=Evaluation(data="digits:test"),
         )
         program = ev.Program("b" * 64, 10, LAYOUT.to_json(), DataCard(shape=(3,), classes=2), 1, 1)
-        (created,) = decide(
-            None, cmd.CreateRun("run", run_file, program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 1000.0
-        )
+        decision = decide(None, cmd.CreateRun("run", run_file, program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 1000.0)
+        (created,) = decision.events
         assert isinstance(created, ev.RunCreated)
-        return Script(created, evolve(None, created))
+        return Script(created, decision.state)
 
     return begin

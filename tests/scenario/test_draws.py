@@ -11,7 +11,6 @@ from zowarmup.common.work import Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.decide import decide
-from zowarmup.server.evolve import evolve
 from zowarmup.server.rejection import Rejected
 
 Begin = Callable[..., Script]
@@ -21,9 +20,10 @@ def run_with(script: Script, secret: str) -> Script:
     """The same run, but for what decides its draws."""
     run_file = replace(script.created.run_file, draws="secret" if secret else "seed")
     command = cmd.CreateRun("run", run_file, script.created.program, script.created.initial, secret)
-    (created,) = decide(None, command, script.now)
+    decision = decide(None, command, script.now)
+    (created,) = decision.events
     assert isinstance(created, ev.RunCreated)
-    return Script(created, evolve(None, created))
+    return Script(created, decision.state)
 
 
 def drawn(script: Script) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:

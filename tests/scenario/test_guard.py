@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -231,8 +230,8 @@ def test_the_optimiser_goes_on_with_what_it_remembered_at_the_good_version(begin
         script.contribute("pi")
         current, version = script.state.current, script.state.version + 1
         assert current is not None
-        commit = cmd.CommitRound(current.number, version, f"{version:032x}", (), None, ())
-        script.do(replace(commit, moments=moments))
+        commit = ev.Committed(version, current.number, f"{version:032x}", (), None, (), moments=moments)
+        script.do(cmd.CommitRound(commit))
         evaluate(script, loss)
     go_back(script)
     assert script.state.moments == (0.5, 1.0)

@@ -322,4 +322,4 @@ def test_a_commit_that_does_not_follow_is_refused(begin: Begin) -> None:
     script.join("a")
     script.join("b")
     with pytest.raises(Rejected, match="does not follow"):
-        script.do(cmd.CommitRound(1, 1, "0" * 32, (), None, ()))
+        script.do(cmd.CommitRound(ev.Committed(1, 1, "0" * 32, (), None, ())))

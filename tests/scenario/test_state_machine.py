@@ -14,7 +14,6 @@ from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.decide import decide
-from zowarmup.server.evolve import evolve
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import quorum
 
@@ -63,9 +62,10 @@ class Run(RuleBasedStateMachine):
         )
         program = ev.Program("b" * 64, 10, conftest.LAYOUT.to_json(), DataCard(shape=(3,), classes=2), 1, 1)
         initial = ev.Snapshot(0, "c" * 64, 20, "d" * 32)
-        (created,) = decide(None, cmd.CreateRun("run", run_file, program, initial), 1000.0)
+        decision = decide(None, cmd.CreateRun("run", run_file, program, initial), 1000.0)
+        (created,) = decision.events
         assert isinstance(created, ev.RunCreated)
-        self.script = conftest.Script(created, evolve(None, created))
+        self.script = conftest.Script(created, decision.state)
 
     def do(self, command: cmd.Command) -> list[ev.Event]:
         caused = self.script.do(command)
@@ -174,7 +174,7 @@ class Run(RuleBasedStateMachine):
         snapshot = (
             ev.Snapshot(version, f"{version:064x}", 20, f"{version:032x}") if current.phase is Phase.WARM_UP else None
         )
-        self.do(cmd.CommitRound(current.number, version, f"{version:032x}", (), snapshot, ()))
+        self.do(cmd.CommitRound(ev.Committed(version, current.number, f"{version:032x}", (), snapshot, ())))
         assert self.script.state.version == state.version + 1
 
     @rule(loss=st.sampled_from([1.0, 1.0, 1.0, 2.0, 9.0, math.nan]))

@@ -24,7 +24,6 @@ from zowarmup.server.blobs import Blobs, upload_name
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.credentials import hash_secret
 from zowarmup.server.decide import decide
-from zowarmup.server.evolve import fold
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger
 from zowarmup.server.refusals import Refusals
@@ -100,9 +99,8 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
             ),
             0.0,
         )
-        history.record(0.0, created)
-        state = fold(None, created)
-        assert state is not None
+        history.record(0.0, created.events)
+        state = created.state
         coordinator, refusals, allowances = Coordinator(ledger, state), Refusals(), Allowances(rate)
         uploads, switchboard = Uploads(blobs, quota, state), Switchboard(history, allowances)
         coordinator.observe(lambda now, events, after: history.record(now, events))
@@ -294,7 +292,7 @@ def test_a_reader_that_stalls_holds_back_no_one_and_is_cut_off(tmp_path: Path, m
             await desk.coordinator.handle(cmd.Contribute(drawn, contribution))
             step = Step(version, LAYOUT.blocks[0], (1 << 13,) * 200_000)
             await desk.coordinator.handle(
-                cmd.CommitRound(current.number, version, f"{version:032x}", (step,), None, ())
+                cmd.CommitRound(ev.Committed(version, current.number, f"{version:032x}", (step,), None, ()))
             )
         versions: list[int] = []
         async with asyncio.timeout(5):

@@ -52,10 +52,9 @@ def file_of(client: str, data: bytes) -> str:
 @pytest.fixture
 def state() -> State:
     program = ev.Program("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1)
-    created = decide(None, cmd.CreateRun("run", run_file(PAIR), program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 0.0)
-    made = fold(None, created)
-    assert made is not None
-    return made
+    return decide(
+        None, cmd.CreateRun("run", run_file(PAIR), program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 0.0
+    ).state
 
 
 async def upload(uploads: Uploads, client: str, data: bytes) -> str:
@@ -170,8 +169,8 @@ def test_after_a_restart_what_the_ledger_names_stays(tmp_path: Path, state: Stat
         blobs.spool(name, 0, data)
         blobs.finish(name, digest(data))
         opened = ev.RoundOpened(1, Phase.WARM_UP, 0, ("a",), (1,), (EXAMPLES,), 9e9, "", 1, 0.0)
-        enrolled = decide(state, cmd.Enrol("a", Tier.HIGH, EXAMPLES, "5" * 64), 0.0)
-        later = fold(state, (*enrolled, opened, ev.Contributed("a", Delta(1, digest(data), EXAMPLES, 0.5), 1.0)))
+        enrolled = decide(state, cmd.Enrol("a", Tier.HIGH, EXAMPLES, "5" * 64), 0.0).state
+        later = fold(enrolled, (opened, ev.Contributed("a", Delta(1, digest(data), EXAMPLES, 0.5), 1.0)))
         assert later is not None
         again = Uploads(blobs, QUOTA, later)
         for other in (digest(data), digest(b"another")):
