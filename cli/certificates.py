@@ -8,6 +8,7 @@ EC P-256 throughout; keys are written with mode 600. `server` renews the last tw
 as they are, and a coordinator that reads these files takes the new ones into use without a restart.
 """
 
+import contextlib
 import datetime
 import ipaddress
 import os
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from zowarmup.cli.failure import Failure, Usage
+from zowarmup.common.addresses import host_and_port
 
 DAYS = 3650
 # Clocks of devices without a battery are often behind.
@@ -35,9 +37,7 @@ def init(out: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
     authority_key, server_key = _new_key(), _new_key()
     authority = _sign("zowarmup authority", authority_key, None, authority_key, [])
     server = _sign(hosts[0], server_key, authority, authority_key, names, ExtendedKeyUsageOID.SERVER_AUTH, days)
-    contents = (_pem_key(authority_key), _pem(authority), _pem_key(server_key), _pem(server))
-    for file, content in zip(files, contents, strict=True):
-        _write(file, content)
+    _write(files, (_pem_key(authority_key), _pem(authority), _pem_key(server_key), _pem(server)))
     return files
 
 
@@ -70,16 +70,16 @@ def server(folder: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
     key = _new_key()
     subject = hosts[0] if hosts else str(names[0].value)
     certificate = _sign(subject, key, authority, authority_key, names, ExtendedKeyUsageOID.SERVER_AUTH, days)
-    for file, content in zip(files, (_pem_key(key), _pem(certificate)), strict=True):
-        new = file.with_name(f"new-{file.name}")
+    fresh = [file.with_name(f"new-{file.name}") for file in files]
+    for new in fresh:
         try:
             new.unlink(missing_ok=True)
         except OSError as error:
             raise Failure(f"{new} cannot be removed: {error.strerror}") from error
-        _write(new, content)
-    for file in files:
+    _write(fresh, (_pem_key(key), _pem(certificate)))
+    for new, file in zip(fresh, files, strict=True):
         try:
-            file.with_name(f"new-{file.name}").replace(file)
+            new.replace(file)
         except OSError as error:
             raise Failure(f"{file} cannot be replaced: {error.strerror}") from error
     return files
@@ -94,8 +94,7 @@ def client(folder: Path, name: str, days: int = DAYS) -> list[Path]:
     key = _new_key()
     usage = ExtendedKeyUsageOID.CLIENT_AUTH
     certificate = _sign(name, key, authority, authority_key, [x509.DNSName(name)], usage, days)
-    for file, content in zip(files, (_pem_key(key), _pem(certificate)), strict=True):
-        _write(file, content)
+    _write(files, (_pem_key(key), _pem(certificate)))
     return files
 
 
@@ -109,7 +108,10 @@ def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateK
             f"{error.filename} cannot be read ({error.strerror}): make it with `zowarmup certs init`"
         ) from error
     except (ValueError, TypeError) as error:
-        raise Failure(f"{folder / 'ca.crt'} or {folder / 'ca.key'} is damaged: {error}") from error
+        raise Failure(
+            f"{folder / 'ca.crt'} or {folder / 'ca.key'} is damaged: restore both from a copy, or make an authority anew in "
+            "another folder"
+        ) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise Failure(f"{folder / 'ca.key'} is not a key that `zowarmup certs init` made")
     if key.public_key() != authority.public_key():
@@ -127,12 +129,13 @@ def _alternative(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host.removeprefix("[").removesuffix("]")))
     except ValueError:
         pass
-    if not host or any(not part or not part.replace("-", "").replace("*", "").isalnum() for part in host.split(".")):
-        raise Usage(f"--host {host!r}: must be a name or an IP address without a port, several separated by commas")
     try:
-        return x509.DNSName(host)
+        host_and_port(f"{host}:1")
     except ValueError as error:
-        raise Usage(f"--host {host!r}: {error}") from error
+        raise Usage(
+            f"--host {host!r}: must be a name or an IP address without a port, several separated by commas"
+        ) from error
+    return x509.DNSName(host)
 
 
 def _sign(
@@ -201,14 +204,20 @@ def _make_folder(out: Path, files: list[Path]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Failure(f"{out} cannot be made: {error.strerror}") from error
+        raise Failure(f"{out} cannot be made: {error.strerror}; name another folder with --out") from error
 
 
-def _write(file: Path, content: bytes) -> None:
-    """Never over an existing file. Keys only for their owner, from the first byte on."""
-    mode = 0o600 if file.suffix == ".key" else 0o644
-    try:
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
-            out.write(content)
-    except OSError as error:
-        raise Failure(f"{file} cannot be written: {error.strerror}") from error
+def _write(files: Sequence[Path], contents: Sequence[bytes]) -> None:
+    """All of them or none, and never over an existing file. Keys only for their owner, from the first byte on."""
+    made: list[Path] = []
+    for file, content in zip(files, contents, strict=True):
+        mode = 0o600 if file.suffix == ".key" else 0o644
+        try:
+            with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
+                made.append(file)
+                out.write(content)
+        except OSError as error:
+            for half in made:
+                with contextlib.suppress(OSError):
+                    half.unlink()
+            raise Failure(f"{file} cannot be written: {error.strerror}; free space, or name another folder") from error

@@ -1,7 +1,7 @@
 """What `zowarmup` understands, and how each command ends.
 
-Commands raise Failure with a sentence; here it becomes one line on standard error and an exit code. What is slow to
-import waits until a command needs it.
+Commands raise Failure with a sentence, which becomes one line on standard error and an exit code. What is slow to import
+waits until a command needs it.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from zowarmup.cli import experiment_command, fleet_command, verbs
+from zowarmup.cli import experiment_command, fleet_command, verbose, verbs
 from zowarmup.cli.connection import Reach, reaching
 from zowarmup.cli.demo_settings import DemoModel, demo_settings
 from zowarmup.cli.failure import Failure, Interrupted
@@ -34,12 +34,8 @@ SEED_MAX = (1 << 63) - 1
 
 
 def run() -> int:
-    """Carry out the command line; the exit code. A wrong command line leaves by SystemExit(2)."""
-    try:
-        app()
-    except Failure as failure:
-        print(printable_lines(f"zowarmup: {failure}"), file=sys.stderr)
-        return failure.exit_code
+    """Carry out the command line; the exit code. A wrong command line leaves by SystemExit(2), and a command by Failure."""
+    app()
     return 0
 
 
@@ -230,3 +226,4 @@ def plan(
 verbs.register(app)
 fleet_command.register(app)
 experiment_command.register(app)
+verbose.register(app)

@@ -127,7 +127,10 @@ def conduct(plan: Plan, noted: Interrupts, show: Callable[[Scene], None]) -> Res
     except ValueError as error:
         raise Usage(str(error)) from error
     with folder(plan.out):
-        (plan.out / "run.toml").write_text(to_toml(run), encoding="utf-8")
+        try:
+            (plan.out / "run.toml").write_text(to_toml(run), encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(plan.out, error) from error
         address = f"127.0.0.1:{free_port()}"
         with (
             Processes(plan.out / "logs", noted, {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"}) as processes,

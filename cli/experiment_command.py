@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from zowarmup.cli.failure import Failure
+from zowarmup.cli.failure import Failure, Usage
 from zowarmup.cli.processes import interrupts
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def experiment(
     def chosen(cell: "Cell") -> bool:
         return not only or any(fnmatchcase(cell.job.name, pattern) for pattern in only)
 
+    if only and not any(chosen(cell) for method in table.method for cell in cells(table, method, {})):
+        raise Usage(f"--only {' '.join(only)}: fits no cell; --list names them all")
     if list_only:
         every = [cell for method in table.method for cell in (*trials(table, method), *cells(table, method, {}))]
         for cell in every:

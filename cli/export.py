@@ -36,6 +36,8 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
     """Write both files of a version, the newest where it is None. Raises Usage where that version is not kept, naming
     those that are, and Failure where the run cannot be read, its weights do not have their digest, or nothing can be
     written."""
+    if prefix.name in ("", ".."):
+        raise Usage(f"--out {str(prefix)!r}: must end in a name for the files, such as models/digits")
     try:
         archive = open_archive(data_dir)
         kept = archive.versions()

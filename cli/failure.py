@@ -1,7 +1,7 @@
 """What the command says when it cannot do what it was asked.
 
 Every failure meant for a person is one of these: a sentence that names what is wrong and the remedy, and the exit
-code. Anything else that is raised is a bug and keeps its traceback.
+code. Whatever else is raised, `common/system/ending.py` puts into words.
 """
 
 import signal

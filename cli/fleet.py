@@ -22,9 +22,11 @@ from zowarmup.client.fleet.part import Part, Progress, together
 from zowarmup.client.fleet.profiles import BUILT_IN, Mix, parse
 from zowarmup.client.fleet.quiet import quieten
 from zowarmup.client.state import write_whole
+from zowarmup.common.system.ending import sentence
 from zowarmup.common.system.folders import make_private, strangers
 from zowarmup.common.system.stopping import GRACE_S
 from zowarmup.common.system.tether import end_with_parent
+from zowarmup.common.system.toml_file import TomlError, read_toml
 from zowarmup.data import DataError
 
 SECRET = "fleet.secret"
@@ -43,9 +45,9 @@ def mix(profile: str) -> Mix:
     if profile in BUILT_IN:
         return Mix(profiles=(BUILT_IN[profile],))
     try:
-        return parse(Path(profile).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        raise Usage(f"--profile {profile!r}: must be {', '.join(BUILT_IN)}, or a TOML file that can be read") from None
+        return parse(read_toml(Path(profile)))
+    except TomlError as error:
+        raise Usage(f"--profile must be {', '.join(BUILT_IN)}, or a TOML file that can be read: {error}") from None
     except ValueError as error:
         raise Usage(f"--profile {profile}: {error}") from None
 
@@ -138,5 +140,10 @@ def _carry(part: Part, parent: Connection, verbose: bool) -> None:
             parent.send(None)
         except (Final, DataError) as error:
             parent.send(str(error))
+        except (_Left, Stopped, OSError):
+            raise
+        except Exception as error:
+            logging.getLogger(__name__).debug("a part of the fleet failed", exc_info=True)
+            parent.send(sentence(error))
     except (_Left, Stopped, OSError):
         logging.getLogger(__name__).debug("told to leave")

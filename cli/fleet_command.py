@@ -95,10 +95,14 @@ def fleet(
     from zowarmup.client.fleet.part import Part, parts
     from zowarmup.client.fleet.quiet import quieten
     from zowarmup.client.joining import invited, patience_s
-    from zowarmup.client.state import default_directory
+    from zowarmup.client.state import client_name, default_directory
     from zowarmup.client.trust import read_authority
     from zowarmup.common.work import Tier
 
+    try:
+        client_name(f"{name}-{clients}")
+    except ValueError as error:
+        raise Usage(f"--name {name!r}: the clients would be called so, and {error}") from None
     if high is not None and high_share is not None:
         raise Usage("--high and --high-share say the same: give one of them")
     training = high if high is not None else round((high_share or 0.0) * clients)
@@ -111,8 +115,8 @@ def fleet(
     except ValueError as error:
         raise Usage(f"--server {error}") from None
     dealt = mix(profile)
-    folder = state or default_directory(name)
     with _sentences():
+        folder = state or default_directory(name)
         shown = {Tier.LOW: invited(join_file), Tier.HIGH: invited(join_file_high) if join_file_high else None}
         authority = read_authority(ca, "--ca") if ca else b""
     authority = authority or next((found.authority for found in shown.values() if found), b"")

@@ -105,6 +105,11 @@ def make_plan(path: Path, high: int | None, low: int | None, examples: int, link
             prepared = prepare(spec, run.seed, Path(folder), Children(), examples)
     except PreparationError as error:
         raise Failure(str(error)) from error
+    except OSError as error:
+        raise Failure(
+            f"the model cannot be built in a temporary folder ({error.strerror or error}): free space, or name a folder "
+            "with room in the environment variable TMPDIR"
+        ) from error
     invited = run.server.enrolment == "invited" or (not run.server.enrolment and not is_loopback(run.server.address))
     grid = Grid.choose(
         prepared.weights[: prepared.layout.trainable],

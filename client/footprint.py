@@ -178,7 +178,7 @@ def main() -> int:
                 return asdict(thread.submit(measure, tier, folder, examples).result())
         except (ArithmeticError, Final) as error:
             raise ValueError(str(error)) from None
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise ValueError(f"measuring a model needs {error.name}: pip install 'zowarmup[server,torch]'") from None
 
     return carry_out(folder / f"{tier}.json", name, job)

@@ -15,36 +15,43 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from signal import Signals
 
-from zowarmup.common.printable import printable
+from zowarmup.client.faults import Final
+from zowarmup.common.system.ending import FAILED, conclude
 from zowarmup.common.system.folders import PRIVATE
-from zowarmup.common.system.logs import log_to
-from zowarmup.common.system.stopping import GRACE_S, SERVICE, Stopped, Stopping, force_after
+from zowarmup.common.system.logs import log_to_errors
+from zowarmup.common.system.stopping import GRACE_S, SERVICE, Stopping, force_after
 
 log = logging.getLogger("zowarmup.client")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 when the run is over or on SIGTERM, 1 with a sentence where this device cannot take part, 2 for a
-    wrong command line, 130 on Ctrl-C."""
+    wrong command line, 130 on Ctrl-C; conclude has the others."""
     stopping = Stopping(SERVICE)
     _settle_libraries()
-    try:
-        arguments = _arguments(argv)
-        os.umask(PRIVATE)
-        log_to(sys.stderr, "%(asctime)s %(levelname)s %(message)s", arguments.verbose)
-        logging.getLogger("asyncio").setLevel(logging.WARNING)
-        if arguments.doctor:
-            from zowarmup.client.doctor import examine
-
-            return examine(arguments)
-        code = _take_part(arguments, stopping)
-    except Stopped as stopped:
-        code = stopped.code
+    given = sys.argv[1:] if argv is None else argv
+    code = conclude("zowarmup-client", given, lambda: _run(given, stopping), {Final: FAILED})
     force_after(GRACE_S, code)  # a model's own code may have left threads that never end
     return code
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _run(given: Sequence[str], stopping: Stopping) -> int:
+    from zowarmup.data import DataError
+
+    arguments = _arguments(given)
+    os.umask(PRIVATE)
+    log_to_errors("%(asctime)s %(levelname)s %(message)s", arguments.verbose)
+    try:
+        if arguments.doctor:
+            from zowarmup.client.doctor import examine
+
+            return examine(arguments)
+        return _take_part(arguments, stopping)
+    except DataError as error:
+        raise Final(str(error)) from error
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     from zowarmup.common.addresses import SERVER_VARIABLE
     from zowarmup.common.invitation import JOIN_VARIABLE
     from zowarmup.data.spec import FORMS
@@ -106,7 +113,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="S",
         help="give up where no coordinator answers for so many seconds at the start, 0: never (60 on a terminal, else 0)",
     )
-    parser.add_argument("--verbose", action="store_true", help="log more")
+    parser.add_argument("--verbose", action="store_true", help="log more, and tracebacks")
     parser.add_argument(
         "--doctor",
         action="store_true",
@@ -136,11 +143,12 @@ def _seconds(text: str) -> float:
 
 
 def _name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} must be 1 to 63 letters, digits, '.', '_' or '-', and begin with a letter or digit"
-        )
-    return text
+    from zowarmup.client.state import client_name
+
+    try:
+        return client_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _threads(text: str) -> int:
@@ -157,9 +165,7 @@ def _settle_libraries() -> None:
 
 
 def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
-    from zowarmup.client.faults import Final
     from zowarmup.client.faults import Stopped as WorkStopped
-    from zowarmup.data import DataError
 
     async def until_stopped() -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -172,9 +178,6 @@ def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
 
     try:
         asyncio.run(until_stopped())
-    except (Final, DataError) as fault:
-        print(printable(f"zowarmup-client: {fault}"), file=sys.stderr)
-        return 1
     except (asyncio.CancelledError, WorkStopped):
         if not stopping.number:
             raise
@@ -187,7 +190,6 @@ async def _compose(arguments: argparse.Namespace) -> None:
     """Who this device is, what it holds, and its part in the run."""
     from zowarmup.client.contact import Lookout
     from zowarmup.client.device import Device
-    from zowarmup.client.faults import Final
     from zowarmup.client.joining import ask, choose_tier, enrol, fit_data, invited, know, patience_s
     from zowarmup.client.loop import take_part
     from zowarmup.client.presence import Presence

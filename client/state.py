@@ -48,6 +48,13 @@ class Identity:
                 raise ValueError(f"{said} is missing or empty")
 
 
+def client_name(text: str) -> str:
+    """A name that a client may have. Raises ValueError."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text):
+        raise ValueError(f"{text!r} must be 1 to 63 letters, digits, '.', '_' or '-', and begin with a letter or digit")
+    return text
+
+
 def default_name() -> str:
     """The host's name without its domain, in the characters that a client's name may have."""
     host = socket.gethostname().partition(".")[0]
@@ -55,9 +62,17 @@ def default_name() -> str:
 
 
 def default_directory(name: str) -> Path:
-    """Where a client of this name keeps its state when it is not told (XDG base directories)."""
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "zowarmup" / name
+    """Where a client of this name keeps its state when it is not told (XDG base directories, by which a relative
+    XDG_STATE_HOME does not count). Raises Final where this user has no home."""
+    base = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not base.is_absolute():
+        try:
+            base = Path("~/.local/state").expanduser()
+        except RuntimeError:
+            raise Final(
+                "this user has no home directory: say where to keep the state, with --state-dir or HOME"
+            ) from None
+    return base.absolute() / "zowarmup" / name
 
 
 class Records:

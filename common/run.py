@@ -177,7 +177,7 @@ class RunFile:
     server: Server = field(default_factory=Server)
 
     def __post_init__(self) -> None:
-        require(0 < len(self.name) <= 64, "name", self.name, "1 to 64 characters")
+        require(0 < len(self.name) <= 64 and self.name.isprintable(), "name", self.name, "1 to 64 printable characters")
         require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 to 2^63 - 1")
         require(self.draws in ("secret", "seed"), "draws", self.draws, '"secret" or "seed"')
         method = self.warmup.method

@@ -40,6 +40,8 @@ def back_up(data_dir: Path, out: Path) -> Copied:
         raise ArchiveError(f"{out} exists already: name a folder that does not, one for each backup")
     if not (data_dir / LEDGER).exists():
         raise ArchiveError(f"{data_dir} holds no run: {data_dir / LEDGER} does not exist")
+    if out.resolve().is_relative_to(data_dir.resolve()):
+        raise ArchiveError(f"{out} lies in {data_dir} itself: name a folder outside of it, best on another disk")
     part = out.with_name(out.name + ".part")
     if found := strangers(part, (f"{LEDGER}*", BLOBS, CA_FILE, OPERATOR_CREDENTIAL)):
         raise ArchiveError(f"{part}, where the copy would be made, holds other files ({found}): name another folder")

@@ -74,7 +74,7 @@ def main() -> int:
     def job() -> None:
         try:
             build_run(spec, seed, folder)
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise PreparationError(
                 f"preparing a model needs {error.name}: pip install 'zowarmup[server,torch]'"
             ) from None

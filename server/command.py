@@ -6,25 +6,27 @@ imported before we know.
 
 import sys
 
-from zowarmup.common.system.stopping import SERVICE, Stopped, Stopping
+from zowarmup.common.system.ending import USAGE, conclude
+from zowarmup.common.system.stopping import SERVICE, Stopping
 
 EXTRA = ("grpc_health", "grpc_reflection", "pydantic")
+
+
+class Missing(Exception):
+    """A package that only a coordinator needs."""
 
 
 def main() -> int:
     """Exit code: that of `zowarmup.server.main`, 2 where the server's packages are missing."""
     stopping = Stopping(SERVICE)
-    try:
-        from zowarmup.server.main import main as serve
 
-        return serve(stopping)
-    except Stopped as stopped:
-        return stopped.code
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in EXTRA:
-            raise
-        print(
-            f"zowarmup-server: {error.name} is missing; install it with: pip install 'zowarmup[server,torch]'",
-            file=sys.stderr,
-        )
-        return 2
+    def serve() -> int:
+        try:
+            from zowarmup.server.main import main as lead
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in EXTRA:
+                raise
+            raise Missing(f"{error.name} is missing; install it with: pip install 'zowarmup[server,torch]'") from error
+        return lead(stopping)
+
+    return conclude("zowarmup-server", sys.argv[1:], serve, {Missing: USAGE})

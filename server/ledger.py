@@ -78,7 +78,7 @@ class Ledger:
                 self._db.execute(_SCHEMA)
                 self._db.execute(f"PRAGMA user_version={FORMAT}")
         except sqlite3.Error as error:
-            raise LedgerError(f"{path} cannot be opened as a ledger: {error}; {self._remedy}") from error
+            raise LedgerError(f"{path} cannot be opened as a ledger: {error}; {self._remedy_for(error)}") from error
 
     def append(self, events: Iterable[ev.Event], at: float) -> None:
         """Write the durable ones among the events, stamped `at` (unix seconds), in one synced transaction.
@@ -98,7 +98,7 @@ class Ledger:
             with contextlib.suppress(sqlite3.Error):
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-            raise LedgerError(f"{self._path} cannot be written: {error}") from error
+            raise LedgerError(f"{self._path} cannot be written: {error}; {self._remedy_for(error)}") from error
 
     def read(self) -> Iterator[tuple[float, ev.Event]]:
         """Every event in order, with its time. Raises LedgerError naming the row that is damaged."""
@@ -111,7 +111,7 @@ class Ledger:
             for found in self._db.execute("SELECT id, at, kind, body FROM events ORDER BY id"):
                 yield Row(*found)
         except sqlite3.Error as error:
-            raise LedgerError(f"{self._path} cannot be read: {error}; {self._remedy}") from error
+            raise LedgerError(f"{self._path} cannot be read: {error}; {self._remedy_for(error)}") from error
 
     def decode(self, row: "Row") -> ev.Event:
         """Raises LedgerError naming the row where it is not an event."""
@@ -155,6 +155,17 @@ class Ledger:
     @property
     def _remedy(self) -> str:
         return f"`zowarmup fsck {self._path.parent}` says what can be saved"
+
+    def _remedy_for(self, error: sqlite3.Error) -> str:
+        """What helps where SQLite refuses: what it calls an I/O error is most often a full disk."""
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            return f"free space on its disk; if there is some, the disk fails, and {self._remedy}"
+        if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+            return f"its folder must be readable and writable by this user; if it is, {self._remedy}"
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return "another program holds it: stop that, and try again"
+        return self._remedy
 
     def close(self) -> None:
         self._db.close()

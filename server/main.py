@@ -17,13 +17,13 @@ from typing import Any
 import grpc
 
 from zowarmup.common.addresses import DATA_DIR_VARIABLE, is_loopback
-from zowarmup.common.printable import printable_lines
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import PROTOCOL, SOFTWARE, RunFile
 from zowarmup.common.steps import allow_compiled
+from zowarmup.common.system.ending import FAILED, USAGE, conclude
 from zowarmup.common.system.folders import PRIVATE
-from zowarmup.common.system.logs import log_to
-from zowarmup.common.system.stopping import GRACE_S, SERVICE, Stopped, Stopping
+from zowarmup.common.system.logs import log_to_errors
+from zowarmup.common.system.stopping import GRACE_S, SERVICE, Stopping
 from zowarmup.common.work import Phase
 from zowarmup.data import DataError, Dataset, load
 from zowarmup.server import commands as cmd
@@ -73,6 +73,23 @@ log = logging.getLogger("zowarmup.server")
 
 FEW = 2048
 """A limit of connections that a fleet may meet."""
+_EXPECTED: dict[type[Exception], int] = {
+    RunFileError: USAGE,
+    **dict.fromkeys(
+        (
+            StartError,
+            ListeningError,
+            CredentialError,
+            LedgerError,
+            ArchiveError,
+            PreparationError,
+            DataError,
+            BlobError,
+            Unavailable,
+        ),
+        FAILED,
+    ),
+}
 # Measured: a burst of 2,000 clients is shed by the defaults; the ping option is the one that grpc heeds. A call may be
 # sent so much ahead of its reader: left to itself, grpc finds a fast link out and takes 9 MB of every upload into memory.
 OPTIONS = (
@@ -98,10 +115,16 @@ OPTIONS = (
 
 def main(stopping: Stopping | None = None) -> int:
     """Exit code: 0 when stopped by SIGTERM or left as asked, 1 where something stands in the way, 2 for a wrong command line,
-    3 for a run that gave up, 130 on Ctrl-C."""
+    3 for a run that gave up, 130 on Ctrl-C; conclude has the others."""
     stopping = stopping or Stopping(SERVICE)
     keep_pieces()
-    parser = argparse.ArgumentParser(prog="zowarmup-server", description="Lead one run of federated training.")
+    return conclude("zowarmup-server", sys.argv[1:], lambda: _run(stopping), _EXPECTED)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="zowarmup-server", description="Lead one run of federated training.", allow_abbrev=False
+    )
     parser.add_argument(
         "run_file", metavar="RUN.toml", type=Path, help="what to train, and how (examples/digits.toml names all)"
     )
@@ -126,16 +149,16 @@ def main(stopping: Stopping | None = None) -> int:
         help="take the model from here, or build it and leave it here, and measure nothing (docs/experiments.md)",
     )
     parser.add_argument("--exit-when-finished", action="store_true", help="leave when the run is over")
-    parser.add_argument("--verbose", action="store_true", help="log every round")
+    parser.add_argument("--verbose", action="store_true", help="log every round, and tracebacks")
     parser.add_argument("--version", action="version", version=f"{SOFTWARE}, protocol {PROTOCOL}")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def _run(stopping: Stopping) -> int:
+    arguments = _arguments()
     os.umask(PRIVATE)
-    log_to(sys.stderr, "%(asctime)s %(levelname)-7s %(message)s", arguments.verbose)
     throttle = Throttle()
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(throttle)
-    for noisy in ("asyncio", "grpc", "grpc._cython.cygrpc"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_to_errors("%(asctime)s %(levelname)-7s %(message)s", arguments.verbose).addFilter(throttle)
     allow_compiled()
     try:
         run_file = read_run_file(arguments.run_file)
@@ -145,38 +168,20 @@ def main(stopping: Stopping | None = None) -> int:
         metrics_address = run_file.server.metrics_address
         if arguments.metrics_address:
             metrics_address = type(run_file.server)(metrics_address=arguments.metrics_address).metrics_address
-    except (RunFileError, ValueError) as error:
-        print(printable_lines(str(error)), file=sys.stderr)
-        return 2
+    except ValueError as error:
+        raise RunFileError(str(error)) from error
     try:
         held_out = load(run_file.evaluation.data)
         way = door(run_file.server, address, arguments.insecure)
         shown = window(run_file.server, metrics_address, arguments.insecure)
         with locked(arguments.data_dir):
             return asyncio.run(_serve(run_file, held_out, arguments, way, shown, stopping, throttle))
-    except (
-        StartError,
-        ListeningError,
-        CredentialError,
-        LedgerError,
-        ArchiveError,
-        PreparationError,
-        DataError,
-        BlobError,
-        Unavailable,
-    ) as error:
-        print(printable_lines(f"zowarmup-server: {error}"), file=sys.stderr)
-        return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"zowarmup-server: {where}{error.strerror or error}; --data-dir {arguments.data_dir} must be readable and "
-            "writable by this user, with room to write",
-            file=sys.stderr,
-        )
-        return 1
-    except Stopped as stopped:
-        return stopped.code
+        raise StartError(
+            f"{where}{error.strerror or error}; --data-dir {arguments.data_dir} must be readable and writable by this "
+            "user, with room to write"
+        ) from error
 
 
 async def _serve(
@@ -361,7 +366,7 @@ async def _tick(coordinator: Coordinator) -> None:
 def _failed(task: "asyncio.Task[None]", stopped: "asyncio.Future[int]") -> None:
     """A part of the coordinator that ends by itself has failed: stop, rather than go on half alive."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("the coordinator cannot go on: %s", error, exc_info=error)
+        log.critical("the coordinator cannot go on", exc_info=error)
         settle(stopped, 1)
 
 

@@ -1,7 +1,6 @@
 """Reading a run file: TOML in, a RunFile or one sentence for each thing wrong with it out."""
 
 import json
-import tomllib
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -9,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from zowarmup.common import run
+from zowarmup.common.system.toml_file import TomlError, read_toml
 from zowarmup.server.continuation import ContinuationError, carried_on
 
 _SECTIONS = (run.Model, run.WarmUp, run.ZerothOrder, run.Evaluation, run.Guard, run.Server, run.RunFile)
@@ -31,11 +31,9 @@ class RunFileError(Exception):
 def read_run_file(path: Path) -> run.RunFile:
     """Raises RunFileError naming the field, what it holds and what is allowed."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunFileError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:  # nested too deeply
-        raise RunFileError(f"{path}: is not TOML: {error}") from error
+        raw = read_toml(path)
+    except TomlError as error:
+        raise RunFileError(str(error)) from error
     try:
         return run_file_of(carried_on(raw), str(path))
     except ContinuationError as error:

@@ -6,7 +6,6 @@ of it is checked as a coordinator would check it, before anything is started.
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from zowarmup.cli.failure import Usage
 from zowarmup.common.phases import require
+from zowarmup.common.system.toml_file import TomlError, read_toml
 
 Plot = Literal["rounds", "uplink", "compute", "high_percent", "pivot", "probes"]
 CURVES = ("rounds", "uplink", "compute")
@@ -112,11 +112,9 @@ _ADAPTER = TypeAdapter(Table)
 def read_table(path: Path) -> Table:
     """Raises Usage naming the file, the field, what it holds and what is allowed."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Usage(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:  # nested too deeply
-        raise Usage(f"{path}: is not TOML: {error}") from error
+        raw = read_toml(path)
+    except TomlError as error:
+        raise Usage(str(error)) from error
     return table_of(raw, str(path))
 
 

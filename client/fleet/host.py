@@ -110,13 +110,13 @@ class Host:
     async def _take_part(self, trusted: Trust) -> None:
         part = self._part
         self._lookout = Lookout(part.server, trusted)
+        shards = await asyncio.to_thread(
+            divide, part.data, part.clients, range(part.first - 1, part.first - 1 + part.count)
+        )
         offer = await ask(part.server, trusted, self._lookout, part.connect_timeout_s)
         tiers = {part.tier(number) for number in range(part.first, part.first + part.count)}
         if not has_torch() and (refusal := next(filter(None, (torchless(t, offer.spec.warmup) for t in tiers)), "")):
             raise Final(refusal)
-        shards = await asyncio.to_thread(
-            divide, part.data, part.clients, range(part.first - 1, part.first - 1 + part.count)
-        )
         shards = [fit_data(part.data, shard, offer) for shard in shards]
         self._waiting = ""
         with StateDirectory(part.state / offer.run_id[:16]) as state:

@@ -9,7 +9,6 @@ the clients, who are dealt in an order of the seed's.
 import hashlib
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -125,13 +124,9 @@ PHONE = Profile(
 BUILT_IN = {profile.name: profile for profile in (PI_ZERO, PI_4, PHONE)}
 
 
-def parse(text: str) -> Mix:
-    """A mix as TOML: [[profile]] tables with Profile's fields, or `like` one that is built in, and `day_s`. Raises
+def parse(raw: Mapping[str, Any]) -> Mix:
+    """A mix as TOML has it: [[profile]] tables with Profile's fields, or `like` one that is built in, and `day_s`. Raises
     ValueError naming the field."""
-    try:
-        raw = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:  # nested too deeply
-        raise ValueError(f"it is not TOML ({error})") from None
     if unknown := set(raw) - {"profile", "day_s"}:
         raise ValueError(f"{min(unknown)} is not known: use [[profile]] and day_s")
     tables = raw.get("profile")
@@ -146,7 +141,7 @@ def _profile(table: Mapping[str, Any]) -> Profile:
         raise ValueError(f"profile: {min(unknown)} is not known: use like, {', '.join(known)}")
     given = dict(table)
     like = given.pop("like", None)
-    if like is not None and like not in BUILT_IN:
+    if like is not None and (not isinstance(like, str) or like not in BUILT_IN):
         raise ValueError(f"profile: like = {like!r}: must be {', '.join(BUILT_IN)}")
     base = {name: getattr(BUILT_IN[like], name) for name in known} if like else {}
     if type(given.setdefault("name", like)) is not str:

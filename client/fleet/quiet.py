@@ -5,11 +5,10 @@ more there were. A kind is a message without what is filled into it.
 """
 
 import logging
-import sys
 import time
 from collections.abc import Callable
 
-from zowarmup.common.system.logs import Lines
+from zowarmup.common.system.logs import log_to_errors
 
 EVERY_S = 10.0
 
@@ -35,19 +34,9 @@ class Rarely(logging.Filter):
         return True
 
 
-class _Errors(logging.StreamHandler):  # type: ignore[type-arg]
-    """Standard error as it is at the moment: a progress line may have taken its place."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
-
-
 def quieten(verbose: bool) -> None:
     """Log to standard error: everything where `verbose`, else warnings, rarely."""
-    handler = _Errors()
-    handler.setFormatter(Lines("%(asctime)s %(levelname)s %(message)s"))
+    handler = log_to_errors("%(asctime)s %(levelname)s %(message)s", verbose, logging.WARNING)
     if not verbose:
         handler.addFilter(Rarely())
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("asyncio").setLevel(logging.ERROR)

@@ -1,6 +1,7 @@
 """Devices as profiles describe them: every delay, drop-out and absence by its closed form."""
 
 import math
+import tomllib
 from collections import Counter
 
 import pytest
@@ -8,6 +9,10 @@ import pytest
 from zowarmup.client.fleet.profiles import BUILT_IN, PI_ZERO, Mix, Profile, parse
 
 HOUR = 3600.0
+
+
+def parsed(text: str) -> Mix:
+    return parse(tomllib.loads(text))
 
 
 def test_a_delay_is_what_the_device_takes_beyond_its_host() -> None:
@@ -54,7 +59,7 @@ def test_windows_that_meet_are_one_and_days_may_be_short() -> None:
 
 
 def test_shares_are_as_exact_as_whole_clients_allow() -> None:
-    mix = parse('[[profile]]\nlike = "pi-zero"\nshare = 7\n[[profile]]\nname = "desk"\nshare = 3\n')
+    mix = parsed('[[profile]]\nlike = "pi-zero"\nshare = 7\n[[profile]]\nname = "desk"\nshare = 3\n')
     dealt = mix.deal(1, 1000)
     assert Counter(profile.name for profile in dealt) == {"pi-zero": 700, "desk": 300}
     assert dealt == mix.deal(1, 1000)
@@ -65,7 +70,7 @@ def test_shares_are_as_exact_as_whole_clients_allow() -> None:
 
 
 def test_a_file_may_change_what_is_built_in() -> None:
-    (profile,) = parse('day_s = 60\n[[profile]]\nlike = "pi-zero"\nname = "mine"\nslowdown = 3\n').profiles
+    (profile,) = parsed('day_s = 60\n[[profile]]\nlike = "pi-zero"\nname = "mine"\nslowdown = 3\n').profiles
     assert (profile.name, profile.slowdown, profile.drop_out) == ("mine", 3, PI_ZERO.drop_out)
     assert set(BUILT_IN) == {"pi-zero", "pi-4", "phone"}
 
@@ -76,7 +81,7 @@ def test_a_file_may_change_what_is_built_in() -> None:
         ("", "at least one"),
         ("[[profile]]", "name is missing"),
         ("profile = 3", "at least one"),
-        ("[[profile", "not TOML"),
+        ("[[profile]]\nlike = []", "like = []: must be pi-zero"),
         ('[[profile]]\nname = "a"\nspeed = 1', "speed is not known"),
         ('[[profile]]\nlike = "cray"', "like = 'cray': must be pi-zero"),
         ('[[profile]]\nname = "a"\ndrop_out = 1.5', "drop_out = 1.5: must be 0 to 1"),
@@ -90,6 +95,6 @@ def test_a_file_may_change_what_is_built_in() -> None:
 )
 def test_a_wrong_file_is_refused_in_one_sentence(text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
-        parse(text)
+        parsed(text)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -30,10 +30,11 @@ def test_a_long_text_is_cut_with_how_much_is_missing() -> None:
 
 
 @pytest.mark.parametrize("words", [FORGED, "%s", "x" * 10**6])
-def test_a_record_is_one_line_whatever_it_repeats(words: str) -> None:
+@pytest.mark.parametrize("tracebacks", [False, True])
+def test_a_record_is_one_line_whatever_it_repeats(words: str, tracebacks: bool) -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(Lines(FORM))
+    handler.setFormatter(Lines(FORM, tracebacks))
     log = logging.getLogger("test.printable")
     log.handlers, log.propagate = [handler], False
     log.warning("refused: %s", words)
@@ -43,5 +44,6 @@ def test_a_record_is_one_line_whatever_it_repeats(words: str) -> None:
         log.exception("failed")
     first, second, *trace = stream.getvalue().splitlines()
     assert "WARNING refused: " in first and "ERROR failed" in second
-    assert trace and all(line.startswith(INDENT) and line.isprintable() for line in (*trace, INDENT))
+    assert bool(trace) is tracebacks and ("ValueError" in second) is not tracebacks
+    assert all(line.startswith(INDENT) and line.isprintable() for line in (*trace, INDENT))
     assert first.isprintable() and len(stream.getvalue()) < 30 * LONGEST

@@ -1,0 +1,51 @@
+"""A TOML file that a person wrote, as a table: whatever the file holds, one sentence where it cannot be used."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+LONGEST_BYTES = 1 << 20
+DEEPEST = 16
+WIDEST_BITS = 256
+
+
+class TomlError(ValueError):
+    """The file cannot be used; the sentence names it."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Raises TomlError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LONGEST_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise TomlError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) > LONGEST_BYTES:
+        raise TomlError(f"{path}: is larger than {LONGEST_BYTES >> 20} MiB: name a TOML file")
+    try:
+        found = tomllib.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise TomlError(f"{path}: is not TOML: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    except ValueError as error:  # also a number of thousands of digits, which Python does not read
+        raise TomlError(f"{path}: is not TOML: {error}") from error
+    except RecursionError as error:
+        raise TomlError(f"{path}: is nested more than {DEEPEST} deep, and no setting is") from error
+    _check(path, found)
+    return found
+
+
+def _check(path: Path, table: dict[str, Any]) -> None:
+    """Raises TomlError where a value would be beyond those who read it: JSON, and messages."""
+    values: list[Any] = [table]
+    for _ in range(DEEPEST + 1):
+        if any(isinstance(value, int) and value.bit_length() > WIDEST_BITS for value in values):
+            raise TomlError(f"{path}: holds a whole number of more than {WIDEST_BITS} bits, and no setting is so large")
+        values = [
+            inner
+            for value in values
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not values:
+            return
+    raise TomlError(f"{path}: is nested more than {DEEPEST} deep, and no setting is")
