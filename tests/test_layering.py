@@ -91,7 +91,7 @@ FILES = {
     "client/stream.py": rule("common client", "google grpc"),
     "client/accelerator.py": rule("common data client", "torch"),
     "client/trainer.py": rule("common data client", "numpy torch"),
-    "cli/certificates.py": rule("cli", "cryptography"),
+    "cli/certificates.py": rule("common cli", "cryptography"),
     "cli/experiment/cost.py": rule("common", pure=True),
     "cli/experiment/grid.py": rule("common server cli", pure=True),
     "cli/experiment/progress.py": rule("cli", pure=True),
