@@ -42,10 +42,11 @@ flood: .build/ready  ## 5,000 connections and 10,000 calls of a stranger, beside
 	@$(BIN)/python -m tests.faults.flooded --connections 5000 --calls 10000
 
 RUNS ?= 1000000
-fuzz: .build/ready  ## Hostile bytes for every decoder, hostile calls for the coordinator (RUNS=1000000)
+COMMANDS ?= 10000
+fuzz: .build/ready  ## Hostile bytes for every decoder, hostile calls, odd command lines (RUNS=1000000 COMMANDS=10000)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
 	  $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
-	@$(BIN)/python -m tests.fuzz.run --runs $(RUNS)
+	@$(BIN)/python -m tests.fuzz.run --runs $(RUNS) --commands $(COMMANDS) --seed $(SEED)
 
 ray: .build/ready .build/ray  ## A fleet on a Ray cluster of several nodes on this machine (installs Ray, 75 MB)
 	@$(BIN)/pytest -q tests/e2e/test_fleet_ray.py

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from zowarmup.cli.failure import Failure, Usage
 from zowarmup.cli.processes import interrupts
+from zowarmup.common.system.whole_file import replacing
 
 if TYPE_CHECKING:
     from zowarmup.cli.experiment.conduct import Found
@@ -116,12 +117,15 @@ def _write(table: "Table", found: "Found", source: str, folder: Path, name: str)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in texts.items():
-            (folder / file).write_text(text, encoding="utf-8")
+            with replacing(folder / file) as partial:
+                partial.write_text(text, encoding="utf-8")
         if table.plots and rows:
             draw(table, rows, curves, folder / f"{name}.png")
             return [*(folder / file for file in texts), folder / f"{name}.png"]
     except OSError as error:
-        raise Failure(f"{folder}: the results cannot be written: {error.strerror or error}") from error
+        raise Failure(
+            f"{folder}: the results cannot be written: {error.strerror or error}; free space, or name another folder"
+        ) from error
     return [folder / file for file in texts]
 
 

@@ -18,6 +18,7 @@ from safetensors.numpy import save
 from zowarmup.cli.failure import Failure, Usage
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import digest
+from zowarmup.common.system.whole_file import replacing
 from zowarmup.server.archive import ArchiveError, open_archive
 from zowarmup.server.continuation import Left
 
@@ -104,13 +105,9 @@ def ranges(versions: list[int]) -> str:
 
 def _written(path: Path, content: bytes) -> Path:
     """Write beside it and rename, so that nobody ever sees half of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
+        with replacing(path, f".{os.getpid()}.new") as partial:
             partial.write_bytes(content)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
     except OSError as error:
         raise Failure(
             f"--out: {path} cannot be written: {error.strerror or error}; name a prefix in a folder that can"

@@ -6,14 +6,18 @@ from pathlib import Path
 from zowarmup.cli.failure import Failure
 from zowarmup.cli.report_figure import draw
 from zowarmup.cli.result import Result
+from zowarmup.common.system.whole_file import replacing
 
 
 def write_report(result: Result, out: Path) -> tuple[Path, Path]:
     """Write both into `out`; their paths. Raises Failure where they cannot be written."""
     numbers, figure = out / "report.json", out / "report.png"
     try:
-        numbers.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+        with replacing(numbers) as partial:
+            partial.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
         draw(result, figure)
     except OSError as error:
-        raise Failure(f"{out}: the report cannot be written: {error.strerror or error}") from error
+        raise Failure(
+            f"{out}: the report cannot be written: {error.strerror or error}; free space, or name another folder"
+        ) from error
     return numbers, figure

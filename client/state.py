@@ -65,14 +65,15 @@ def default_directory(name: str) -> Path:
     """Where a client of this name keeps its state when it is not told (XDG base directories, by which a relative
     XDG_STATE_HOME does not count). Raises Final where this user has no home."""
     base = Path(os.environ.get("XDG_STATE_HOME", ""))
-    if not base.is_absolute():
-        try:
-            base = Path("~/.local/state").expanduser()
-        except RuntimeError:
-            raise Final(
-                "this user has no home directory: say where to keep the state, with --state-dir or HOME"
-            ) from None
-    return base.absolute() / "zowarmup" / name
+    if base.is_absolute():
+        return base / "zowarmup" / name
+    try:
+        home = Path(os.environ["HOME"]) if "HOME" in os.environ else Path.home()
+    except RuntimeError:
+        home = Path()
+    if not home.is_absolute():
+        raise Final("this user has no home directory: say where to keep the state, with --state-dir or HOME")
+    return home / ".local" / "state" / "zowarmup" / name
 
 
 class Records:

@@ -11,6 +11,8 @@ import re
 import secrets
 from pathlib import Path
 
+from zowarmup.common.system.whole_file import replacing
+
 log = logging.getLogger(__name__)
 
 OPERATOR_CREDENTIAL = "operator.credential"
@@ -39,7 +41,8 @@ def operator_sha256(data_dir: Path) -> str:
         credential = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise CredentialError(
-            f"{path} cannot be used: {getattr(error, 'strerror', None) or 'it is damaged'}"
+            f"{path} cannot be used: {getattr(error, 'strerror', None) or 'it is damaged'}; --data-dir must be readable and "
+            "writable by this user, with room to write"
         ) from error
     if not re.fullmatch(r"[0-9a-f]{64}", credential):
         raise CredentialError(f"{path} is damaged: remove it, and the next start makes a new one")
@@ -48,10 +51,9 @@ def operator_sha256(data_dir: Path) -> str:
 
 def _make(path: Path) -> None:
     """Whole or not at all: a crash must not leave a file that is no credential."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.unlink(missing_ok=True)
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        file.write(secrets.token_hex(32) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    with replacing(path) as temporary:
+        temporary.unlink(missing_ok=True)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())

@@ -176,7 +176,13 @@ def _start(module: str, file: Path, model: str, *arguments: str) -> Child:
     # torch makes a folder for the code that it compiles, else among the system's temporary files, and leaves it there.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": str(file.with_name("compiled"))}
     command = tethered(sys.executable, "-m", f"zowarmup.{module}", *arguments)
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-    )
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+        )
+    except OSError as error:
+        raise PreparationError(
+            f"no process for the model {model} can be started ({error.strerror or error}): stop other programs, or raise "
+            "this one's limits on processes, memory and open files"
+        ) from error
     return Child(module, file, model, process)

@@ -8,11 +8,11 @@ synced, and without it, or with a damaged one, the counts are those of the last 
 
 import contextlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import astuple
 from pathlib import Path
 
+from zowarmup.common.system.whole_file import replacing
 from zowarmup.server.events import TrafficCount
 
 
@@ -27,10 +27,9 @@ class Told:
         """Remember counts that are about to be shown. A disk that refuses is no reason not to show them."""
         if counts == self._kept:
             return
-        fresh = self._path.with_suffix(".new")
         with contextlib.suppress(OSError):
-            fresh.write_text(json.dumps([astuple(count) for count in counts]), encoding="utf-8")
-            os.replace(fresh, self._path)
+            with replacing(self._path) as fresh:
+                fresh.write_text(json.dumps([astuple(count) for count in counts]), encoding="utf-8")
             self._kept = counts
 
     def or_larger(self, saved: Iterable[TrafficCount]) -> tuple[TrafficCount, ...]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from zowarmup.cli.experiment.outcome import Outcome
 from zowarmup.cli.failure import Failure
 from zowarmup.common.system.folders import strangers
+from zowarmup.common.system.whole_file import replacing
 
 HELD = ".experiment"
 BEGUN, OUTCOME, CHECKPOINT = "begun", "outcome.json", "checkpoint.safetensors"
@@ -75,10 +76,9 @@ class Place:
     def settle(self, wanted: str, outcome: Outcome, keep: bool) -> None:
         """It is over: its outcome stays and, unless `keep`, the run itself goes. Raises Failure."""
         said = {"fingerprint": wanted, "outcome": json.loads(outcome.to_json())}
-        partial = self.path / f"{OUTCOME}.new"
         try:
-            partial.write_text(json.dumps(said, indent=1), encoding="utf-8")
-            partial.replace(self.path / OUTCOME)
+            with replacing(self.path / OUTCOME) as partial:
+                partial.write_text(json.dumps(said, indent=1), encoding="utf-8")
         except OSError as error:
             raise Failure(f"{self.path} cannot be written: {error.strerror or error}; make room") from error
         if not keep:

@@ -17,6 +17,7 @@ from zowarmup.cli.experiment.outcome import Outcome, read_outcome
 from zowarmup.cli.failure import Failure
 from zowarmup.cli.processes import Ended, Interrupts, Processes, indented, last_lines
 from zowarmup.common.layout import digest
+from zowarmup.common.system.whole_file import replacing
 from zowarmup.server.archive import LEDGER, ArchiveError, open_archive
 from zowarmup.server.ledger import LedgerError
 
@@ -128,6 +129,5 @@ def _checkpoint(data_dir: Path, outcome: Outcome, file: Path) -> None:
     found = digest(weights).hex()
     if found != outcome.digest:
         raise Failure(f"{data_dir}: version {outcome.rounds} has digest {found}, the run had {outcome.digest}")
-    partial = file.with_name(f"{file.name}.new")
-    partial.write_bytes(save(archive.layout.views(weights), metadata={"digest": found}))
-    partial.replace(file)
+    with replacing(file) as partial:
+        partial.write_bytes(save(archive.layout.views(weights), metadata={"digest": found}))

@@ -1,4 +1,5 @@
-"""`make fuzz`: atheris on every decoder, the same number of inputs each, in a process of its own; then hostile calls.
+"""`make fuzz`: atheris on every decoder, the same number of inputs each, in a process of its own; then hostile calls, and odd
+command lines in odd surroundings.
 
 Coverage guides it through our code (common, client, server, data). The last line is JSON; a finding ends its process
 with the input written to a file, whose name is in the output.
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 
@@ -19,6 +21,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--runs", type=int, default=1_000_000, help="inputs in all")
     parser.add_argument("--calls", type=int, default=10_000, help="hostile calls, afterwards")
+    parser.add_argument("--commands", type=int, default=10_000, help="odd command lines, at last")
+    parser.add_argument("--seed", type=int, default=0, help="of the command lines")
     parser.add_argument("--target", help="this one only, in this process")
     arguments = parser.parse_args()
     if arguments.target:
@@ -27,7 +31,7 @@ def main() -> int:
     from tests.fuzz.targets import TARGETS, TEMPORARY
 
     share, findings = -(-arguments.runs // len(TARGETS)), []
-    for name in TARGETS:
+    for name in TARGETS if share else ():
         command = [sys.executable, "-m", "tests.fuzz.run", "--target", name, "--runs", str(share)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         for left in TEMPORARY.glob(f"zowarmup-fuzz-files-{os.getpid()}-*"):  # libFuzzer leaves without saying goodbye
@@ -46,9 +50,24 @@ def main() -> int:
         good = found.unchanged and found.serving and found.grown_mb < 64 and found.versions > found.calls // PROGRESS
         if not good or not found.contributed <= set(HONEST) or "UNKNOWN" in found.answers:
             findings.append("service")
+    if arguments.commands:
+        from tests.fuzz.commands import Finding, assail
+
+        try:
+            kinds, codes = assail(arguments.commands, arguments.seed)
+            print(f"{codes.total()} command lines: exit codes {dict(codes)}, {dict(kinds)}", flush=True)
+        except Finding:
+            findings.append("commands")
+            traceback.print_exc()
     print(
         json.dumps(
-            {"calls": arguments.calls, "targets": len(TARGETS), "messages": share * len(TARGETS), "findings": findings}
+            {
+                "commands": arguments.commands,
+                "calls": arguments.calls,
+                "targets": len(TARGETS),
+                "messages": share * len(TARGETS),
+                "findings": findings,
+            }
         )
     )
     return 1 if findings else 0

@@ -1,0 +1,115 @@
+"""Odd command lines in odd surroundings: a short, repeatable form of a part of `make fuzz`, and real processes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.attempts import CLIENT, COMMAND, FOLDER, NOBODY, RUN, SERVER, Attempt
+from tests.fuzz.commands import assail, carry_out_apart, judge
+
+EXAMPLES = 300
+RUN_FILE = b"""name = "x"
+[model]
+name = "mlp"
+[warmup]
+rounds = 1
+[zeroth_order]
+rounds = 1
+[evaluation]
+data = "digits:test"
+"""
+WAITING = ("--server", NOBODY, "--data", "digits:1/2", "--connect-timeout", "0.01")
+
+
+@pytest.mark.timeout(900)
+def test_whatever_is_mistyped_or_damaged_ends_in_a_sentence_and_leaves_nothing() -> None:
+    kinds, codes = assail(EXAMPLES, None)
+    assert sum(codes.values()) >= EXAMPLES
+    assert len(kinds) > 10
+    assert {1, 2} <= set(codes)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("attempt", "code", "said"),
+    [
+        (Attempt(COMMAND, ("--help",), output="full"), 1, "standard output cannot be written: No space left on device"),
+        (
+            Attempt(COMMAND, ("version",), output="full"),
+            1,
+            "standard output cannot be written: No space left on device",
+        ),
+        (Attempt(COMMAND, ("--help",), output="closed"), 141, ""),
+        (Attempt(COMMAND, ("version",), output="closed"), 141, ""),
+        (Attempt(CLIENT, ("--help",), output="full"), 1, "standard output cannot be written: No space left on device"),
+        (Attempt(CLIENT, ("--help",), output="closed"), 141, ""),
+        (Attempt(SERVER, ("--help",), output="full"), 1, "standard output cannot be written: No space left on device"),
+        (Attempt(SERVER, ("--help",), output="closed"), 141, ""),
+        (
+            Attempt(COMMAND, ("certs", "init", "--out", "\xfcber", "--host", "a"), encoding="ascii"),
+            0,
+            "\\xfcber/ca.key",
+        ),
+        (Attempt(COMMAND, ("version",), environment={"LC_ALL": "invalid", "TERM": "", "COLUMNS": "1"}), 0, "numpy"),
+        (Attempt(CLIENT, WAITING, environment={"HOME": ""}), 1, "--state-dir or HOME"),
+        (Attempt(CLIENT, WAITING, environment={"HOME": "/dev/null"}), 1, "with --state-dir"),
+        (Attempt(CLIENT, WAITING, environment={"XDG_STATE_HOME": "relative"}), 1, "no coordinator answered"),
+        (Attempt(CLIENT, (*WAITING, "--state-dir", "data"), {"data": RUN}), 1, "holds no client's state"),
+        (Attempt(CLIENT, (*WAITING, "--state-dir", "a", "--verbos")), 2, "--verbos"),
+        (Attempt(SERVER, ("run.toml", "--data-dir", "data"), {"run.toml": b"a = " + b"[" * 9999}), 2, "nested more"),
+        (Attempt(SERVER, ("run.toml", "--data-dir", "data"), {"run.toml": b"a." * 9999 + b"b = 1"}), 2, "nested more"),
+        (Attempt(SERVER, ("run.toml", "--data-dir", "data"), {"run.toml": FOLDER}), 2, "Is a directory"),
+        (Attempt(SERVER, ("run.toml", "--data-dir", "run.toml"), {"run.toml": RUN_FILE}), 1, "Not a directory"),
+        (Attempt(COMMAND, ("plan", "/dev/zero")), 2, "larger than 1 MiB"),
+        (Attempt(COMMAND, ("fsck", "data"), {"data": RUN, "data/ledger.sqlite": b"nonsense" * 999}), 1, "ledger"),
+        (Attempt(COMMAND, ("backup", "data", "data/copy"), {"data": RUN}), 1, "lies in data itself"),
+        (Attempt(COMMAND, ("export", "--data-dir", "data", "--out", "/proc/x"), {"data": RUN}), 1, "zowarmup: "),
+        (Attempt(COMMAND, ("fleet", "--clients", "2", "--data", "digits", "--name", "a b")), 2, "--name 'a b'"),
+    ],
+    ids=lambda value: " ".join((value.program, *value.arguments[:2]))[:40] if isinstance(value, Attempt) else "",
+)
+def test_a_process_ends_with_its_exit_code_and_a_sentence(attempt: Attempt, code: int, said: str) -> None:
+    outcome = carry_out_apart(attempt)
+    judge(attempt, outcome)
+    assert outcome.code == code, outcome.said
+    assert said in outcome.said
+    if code == 141:
+        assert outcome.said == ""
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        Attempt(COMMAND, ("certs", "init", "--out", "certs", "--host", "a")),
+        Attempt(COMMAND, ("demo", "--out", "out")),
+        Attempt(COMMAND, ("fleet", "--clients", "2", "--data", "digits", "--server", NOBODY, "--state", "state")),
+        Attempt(COMMAND, ("plan", "run.toml"), {"run.toml": RUN_FILE}),
+        Attempt(SERVER, ("run.toml", "--data-dir", "data", "--address", "127.0.0.1:0"), {"run.toml": RUN_FILE}),
+    ],
+    ids=lambda attempt: " ".join((attempt.program, attempt.arguments[0])),
+)
+def test_a_full_disk_is_one_sentence(attempt: Attempt) -> None:
+    outcome = carry_out_apart(attempt, full_disk=True)
+    judge(attempt, outcome)
+    assert outcome.code == 1, outcome.said
+    assert "too large" in outcome.said or "temporary" in outcome.said
+
+
+def test_what_a_command_cannot_do_is_a_traceback_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    for program in ("cli.main", "client.main", "server.command"):
+        line = [sys.executable, "-c", f"import sys; from zowarmup.{program} import main; sys.exit(main())"]
+        arguments = {
+            "cli.main": ["fsck", "nowhere"],
+            "client.main": ["--server", NOBODY, "--data", "npz:nowhere"],
+            "server.command": ["nowhere.toml", "--data-dir", "data"],
+        }[program]
+        for more, shown in (([], False), (["--verbose"], True)):
+            done = subprocess.run(
+                [*line, *arguments, *more], capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path
+            )
+            assert done.returncode in (1, 2)
+            assert ("Traceback" in done.stderr) is shown
+            assert "nowhere" in done.stderr.splitlines()[-1]
