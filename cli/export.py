@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 from safetensors.numpy import save
 
@@ -77,7 +78,10 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
 def complete(program: bytes, tensors: dict[str, Any], origin: dict[str, str]) -> bytes:
     """The ONNX graph with float32 `tensors` as initialisers instead of inputs. Raises Failure where the graph has an
     input that is neither the data nor one of them."""
-    model = onnx.load_from_string(program)
+    try:
+        model = onnx.load_from_string(program)
+    except DecodeError as error:
+        raise Failure("the run's program is no ONNX graph: restore the data directory from a backup") from error
     left = [value for value in model.graph.input if value.name not in tensors]
     if [value.name for value in left] != ["inputs"]:
         raise Failure(f"the run's program needs {[v.name for v in left]}: it does not belong to the run's layout")

@@ -110,9 +110,9 @@ def carry_out(attempt: Attempt) -> Outcome:
             code = left.code if isinstance(left.code, int) else 1
         except BaseException as error:
             raise Finding(f"it raises {error!r}") from error
-        told = kept_errors.getvalue().decode(attempt.encoding)
+        told = kept_errors.getvalue().decode(attempt.encoding, "replace")
         if raw is None:
-            told += kept_output.getvalue().decode(attempt.encoding)
+            told += kept_output.getvalue().decode(attempt.encoding, "replace")
         return Outcome(code, told, tuple(_left(here)))
 
 
