@@ -28,10 +28,10 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from tests.faults.small import TRIO, create, run_file
 from tests.fuzz.attempts import CLIENT, COMMAND, FOLDER, LINK, PIPE, RUN, SERVER, Attempt, attempts
 from zowarmup.cli.main import main as command
-from zowarmup.client.main import main as client
+from zowarmup.client import main as client_module
 from zowarmup.server.main import main as server
 
-MAINS: dict[str, Callable[[], int]] = {CLIENT: client, SERVER: server, COMMAND: command}
+MAINS: dict[str, Callable[[], int]] = {CLIENT: client_module.main, SERVER: server, COMMAND: command}
 CODES = {"kept": {0, 1, 2}, "full": {0, 1, 2}, "closed": {0, 1, 2, 141}}
 LEFT = ("*.part", "*.new", "preparation-*", ".put-*", ".*.[0-9]*")
 """Names of what is not finished."""
@@ -99,6 +99,7 @@ def carry_out(attempt: Attempt) -> Outcome:
             (sys, "stderr", errors),
             (subprocess, "Popen", refuse),
             (util, "spawnv_passfds", refuse),
+            (client_module, "force_after", mock.Mock()),  # which would end this process
         ):
             restored.enter_context(mock.patch.object(place, name, value))
         restored.enter_context(mock.patch.dict(os.environ, environment, clear=True))
