@@ -100,7 +100,7 @@ FILES = {
     "cli/experiment/outcome.py": rule("common server cli"),
     "cli/experiment/running.py": rule("common server cli", lazily="safetensors"),
     "cli/experiment/figure.py": rule("cli", "matplotlib"),
-    "cli/export.py": rule("common server cli", "onnx safetensors"),
+    "cli/export.py": rule("common server cli", "google onnx safetensors"),
     "cli/fleet_ray.py": rule("client data cli", lazily="ray"),
     "cli/session.py": rule("common data server client cli", "grpc", lazily="grpc_health"),
     "cli/report_figure.py": rule("common cli", "matplotlib"),
