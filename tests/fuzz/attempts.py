@@ -286,7 +286,10 @@ def surroundings(draw: st.DrawFn) -> dict[str, bytes]:
         if (kind := draw(kinds)) is not None:
             found[name] = kind
     if draw(st.booleans()):
-        found["pem"] = draw(damaged | st.just(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
+        found["pem"] = draw(
+            damaged.filter(lambda content: content != PIPE)
+            | st.just(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        )
     if found.get("data") in (FOLDER, RUN) and not draw(st.integers(0, 2)):
         for name in draw(
             st.lists(
