@@ -5,8 +5,15 @@ passing trouble: the client waits and tries again.
 """
 
 
+from zowarmup.common.printable import printable
+
+
 class Final(Exception):
-    """Trying again would not help. Its text is one sentence that says what is wrong and what to do."""
+    """Trying again would not help. Its text is one sentence, on one line whatever a coordinator or a file had in it, that
+    says what is wrong and what to do."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
 
 
 class Broken(Exception):

@@ -16,6 +16,7 @@ SERVER, CLIENT, COMMAND = "zowarmup-server", "zowarmup-client", "zowarmup"
 NOBODY = "127.0.0.1:1"
 """An address at which nothing listens."""
 FOLDER, LINK, PIPE, RUN = b"<folder>", b"<link to itself>", b"<pipe>", b"<run>"
+AUTHORITY, CERTIFICATE, KEY = b"<authority>", b"<certificate>", b"<key>"
 """In place of a file's content: what it is instead."""
 
 
@@ -44,7 +45,20 @@ def mostly(right: st.SearchStrategy[str], wrong: st.SearchStrategy[str]) -> st.S
     return st.integers(0, 6).flatmap(lambda drawn: wrong if drawn == 3 else right)
 
 
-NAMES = ("run.toml", "table.toml", "mix.toml", "x.npz", "x.csv", "images", "batches", "pem", "data", "state", "nothing")
+NAMES = (
+    "run.toml",
+    "table.toml",
+    "mix.toml",
+    "x.npz",
+    "x.csv",
+    "images",
+    "batches",
+    "pem",
+    "key",
+    "data",
+    "state",
+    "nothing",
+)
 inside = st.sampled_from(NAMES) | odd.map(lambda text: text.replace("/", "_"))
 # A test may run as root: these can be neither made nor filled by anybody.
 nowhere = st.sampled_from(("/dev/full", "/dev/null", "/dev/null/x", "/proc/x", "/sys/x", "data/../x", "images/x/y"))
@@ -281,19 +295,24 @@ def surroundings(draw: st.DrawFn) -> dict[str, bytes]:
         "x.csv": draw(st.just(TABLE) | damaged),
         **draw(folders()),
     }
-    kinds = st.sampled_from((None, RUN, FOLDER, RUN, b""))
+    kinds = st.sampled_from((None, RUN, FOLDER, RUN, AUTHORITY, b""))
     for name in ("data", "state"):
         if (kind := draw(kinds)) is not None:
             found[name] = kind
     if draw(st.booleans()):
         found["pem"] = draw(
             damaged.filter(lambda content: content != PIPE)
-            | st.just(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+            | st.sampled_from((CERTIFICATE, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
         )
-    if found.get("data") in (FOLDER, RUN) and not draw(st.integers(0, 2)):
+    if draw(st.booleans()):
+        found["key"] = draw(st.sampled_from((KEY, KEY, CERTIFICATE, b"")))
+    if found.get("data") in (FOLDER, RUN, AUTHORITY) and not draw(st.integers(0, 2)):
         for name in draw(
             st.lists(
-                st.sampled_from(("ledger.sqlite", "thesis.tex", "operator.credential", "ca.pem", "lock")), max_size=2
+                st.sampled_from(
+                    ("ledger.sqlite", "thesis.tex", "operator.credential", "ca.pem", "ca.key", "server.crt", "lock")
+                ),
+                max_size=2,
             )
         ):
             found[f"data/{name}"] = draw(damaged.filter(lambda content: content != PIPE))
@@ -304,26 +323,33 @@ def surroundings(draw: st.DrawFn) -> dict[str, bytes]:
 number = mostly(st.integers(1, 3).map(str), odd)
 word = mostly(st.sampled_from(("a", "host-1", "late")), odd)
 folder = mostly(st.sampled_from(("data", "state", "new")), path)
-file = mostly(st.sampled_from(("pem", "word")), path)
+file = mostly(st.sampled_from(("pem", "key", "word")), path)
 fed = mostly(
     st.sampled_from(("digits", "digits,alpha=1", "npz:x.npz", "csv:x.csv,label=kind", "folder:images,size=4")), data
 )
 own = mostly(st.sampled_from(("digits:1/2", "npz:x.npz", "csv:x.csv,label=kind", "folder:images,size=4")), data)
+rate = mostly(st.just("1Mbit"), odd)
 device = mostly(st.sampled_from(("cpu", "cuda")), odd)
-_reach = {
+Options = dict[str, st.SearchStrategy[str] | None]
+_reach: Options = {
     "--server": address,
     "--data-dir": folder,
     "--credential-file": file,
     "--ca": file,
     "--certificate": file,
     "--key": file,
+    "--insecure": None,
 }
-Options = dict[str, st.SearchStrategy[str] | None]
+_json: Options = {"--json": None}
+_reason: Options = {"--reason": odd}
+_days: Options = {"--days": mostly(st.just("1"), odd)}
 VERBS: dict[str, tuple[list[st.SearchStrategy[str]], Options]] = {
-    **{name: ([], {**_reach, "--insecure": None, "--json": None}) for name in ("status", "clients")},
-    **{name: ([], {**_reach, "--insecure": None}) for name in ("watch", "health", "resume")},
-    **{name: ([], {**_reach, "--reason": odd}) for name in ("pause", "pivot", "stop")},
-    "revoke": ([word], {**_reach, "--reason": odd}),
+    **{name: ([], _reach) for name in ("watch", "health", "resume")},
+    **{name: ([], {**_reach, **_json}) for name in ("status", "clients")},
+    **{name: ([], {**_reach, **_reason}) for name in ("pause", "pivot", "stop")},
+    "revoke": ([word], {**_reach, **_reason, "--with-invitation": None}),
+    "invitations": ([], {**_reach, **_json, "--all": None}),
+    "uninvite": ([word], {**_reach, **_reason}),
     "invite": (
         [],
         {**_reach, "--tier": mostly(st.just("low"), odd), "--expires": mostly(st.just("7d"), odd), "--uses": number,
@@ -335,33 +361,38 @@ VERBS: dict[str, tuple[list[st.SearchStrategy[str]], Options]] = {
     "version": ([], {}),
     "plan": (
         [mostly(st.just("run.toml"), path)],
-        {"--high": number, "--low": number, "--examples": number, "--up": mostly(st.just("1Mbit"), odd), "--speed": number,
-         "--json": None},
+        {"--high": number, "--low": number, "--examples": number, "--up": rate, "--down": rate,
+         "--speed": number, "--json": None},
     ),
     "demo": (
         [],
         {"--out": folder, "--high": number, "--low": number, "--alpha": number, "--model": mostly(st.just("cnn"), odd),
-         "--rounds": number, "--seed": number},
+         "--rounds": number, "--seed": number, "--paper-mode": None},
     ),
     "experiment": (
-        [mostly(st.just("table.toml"), path)], {"--out": folder, "--results": folder, "--only": word, "--jobs": number},
+        [mostly(st.just("table.toml"), path)],
+        {"--out": folder, "--results": folder, "--only": word, "--jobs": number, "--keep": None},
     ),
     "fleet": (
         [],
         {"--clients": number, "--data": fed, "--server": address, "--high": mostly(st.just("0"), odd), "--device": device,
          "--high-share": mostly(st.just("0.5"), odd), "--name": word, "--profile": mostly(st.just("mix.toml"), path),
-         "--workers": number, "--ca": file, "--join-file": file, "--seed": number, "--threads": number,
-         "--engine": mostly(st.just("local"), odd)},
+         "--workers": number, "--ca": file, "--certificate": file, "--key": file, "--join-file": file,
+         "--join-file-high": file, "--seed": number, "--threads": number, "--engine": mostly(st.just("local"), odd),
+         "--address": address, "--insecure": None},
     ),
-    "certs init": ([], {"--out": folder, "--host": word}),
-    "certs client": ([word], {"--out": folder}),
+    "certs init": ([], {"--out": folder, "--host": word, **_days}),
+    "certs server": ([], {"--out": folder, "--host": word, **_days}),
+    "certs client": ([word], {"--out": folder, **_days}),
 }  # fmt: skip
 DEVICE: Options = {
     "--data": own, "--server": address, "--tier": mostly(st.sampled_from(("auto", "low", "high")), odd), "--name": word,
     "--key": file, "--join-file": file, "--ca": file, "--certificate": file, "--threads": number, "--device": device,
     "--insecure": None, "--metrics-address": address,
 }  # fmt: skip
-COORDINATOR: Options = {"--address": address, "--metrics-address": address, "--insecure": None, "--shelf": folder}
+COORDINATOR: Options = {
+    "--address": address, "--metrics-address": address, "--insecure": None, "--shelf": folder, "--exit-when-finished": None,
+}  # fmt: skip
 environments = st.dictionaries(
     st.sampled_from(
         ("HOME", "XDG_STATE_HOME", "TERM", "COLUMNS", "LANG", "LC_ALL", "NO_COLOR", "FORCE_COLOR", "ZOWARMUP_SERVER",
@@ -393,10 +424,12 @@ def attempts(draw: st.DrawFn) -> Attempt:
     files, environment = draw(surroundings()), draw(environments)
     program = draw(st.sampled_from((CLIENT, SERVER, COMMAND, COMMAND)))
     if program == CLIENT:
-        doctor = draw(st.booleans())
+        verbs = draw(st.sampled_from(((), ("--doctor",), ("doctor",))))
+        program = COMMAND if verbs == ("doctor",) else CLIENT
         arguments = [
-            *draw(line(DEVICE, () if doctor else ("--data",))),
-            *(("--doctor",) if doctor else ("--connect-timeout", "0.01")),
+            *verbs,
+            *draw(line(DEVICE | _json, ()) if verbs else line(DEVICE, ("--data",))),
+            *(() if verbs else ("--connect-timeout", "0.01")),
         ]
         if "--server" not in arguments:
             arguments += ["--server", NOBODY]

@@ -5,9 +5,11 @@ no traceback; it leaves no process, no temporary folder and no half of a file. I
 but start another process, which the system refuses here as it does where there are too many.
 """
 
+import atexit
 import contextlib
 import errno
 import fnmatch
+import functools
 import io
 import logging
 import os
@@ -26,7 +28,21 @@ from unittest import mock
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.faults.small import TRIO, create, run_file
-from tests.fuzz.attempts import CLIENT, COMMAND, FOLDER, LINK, PIPE, RUN, SERVER, Attempt, attempts
+from tests.fuzz.attempts import (
+    AUTHORITY,
+    CERTIFICATE,
+    CLIENT,
+    COMMAND,
+    FOLDER,
+    KEY,
+    LINK,
+    PIPE,
+    RUN,
+    SERVER,
+    Attempt,
+    attempts,
+)
+from zowarmup.cli.certificates import init
 from zowarmup.cli.main import main as command
 from zowarmup.client import main as client_module
 from zowarmup.server.main import main as server
@@ -174,8 +190,21 @@ def _lay(path: Path, content: bytes) -> None:
         os.mkfifo(path)
     elif content == RUN:
         create(path, run_file(TRIO))
+    elif content == AUTHORITY:
+        shutil.copytree(_authority(), path)
+    elif content in (CERTIFICATE, KEY):
+        shutil.copy(_authority() / ("ca.crt" if content == CERTIFICATE else "server.key"), path)
     else:
         path.write_bytes(content)
+
+
+@functools.cache
+def _authority() -> Path:
+    """Made once, and removed when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix=f"zowarmup-fuzz-authority-{os.getpid()}-", dir=BASE))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    init(folder, ["a", "127.0.0.1"])
+    return folder
 
 
 def _left(here: Path) -> Iterator[str]:

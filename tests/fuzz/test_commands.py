@@ -1,13 +1,18 @@
 """Odd command lines in odd surroundings: a short, repeatable form of a part of `make fuzz`, and real processes."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from tests.fuzz.attempts import CLIENT, COMMAND, FOLDER, NOBODY, RUN, SERVER, Attempt
+from tests.fuzz.attempts import CLIENT, COMMAND, COORDINATOR, DEVICE, FOLDER, NOBODY, RUN, SERVER, VERBS, Attempt
 from tests.fuzz.commands import assail, carry_out_apart, judge
+from zowarmup.cli.commands import app
 
 EXAMPLES = 300
 RUN_FILE = b"""name = "x"
@@ -29,6 +34,29 @@ def test_whatever_is_mistyped_or_damaged_ends_in_a_sentence_and_leaves_nothing()
     assert sum(codes.values()) >= EXAMPLES
     assert len(kinds) > 10
     assert {1, 2} <= set(codes)
+
+
+def test_every_command_and_option_there_is_can_be_drawn() -> None:
+    """But for those that every line has, and --help."""
+    found = dict(_commands(typer.main.get_command(app)))
+    assert set(found) == {*VERBS, "doctor"}
+    for verb, options in found.items():
+        drawn = {"--limit", "--list", "--state", "--connect-timeout", "--verbose", *VERBS.get(verb, ([], {}))[1]}
+        assert set(options) <= drawn, verb
+    for drawable, program in ((DEVICE, "client.main"), (COORDINATOR, "server.command")):
+        line = [sys.executable, "-c", f"import sys; from zowarmup.{program} import main; sys.exit(main())", "--help"]
+        told = set(re.findall(r"--[a-z-]+", subprocess.run(line, capture_output=True, text=True, check=True).stdout))
+        every = {"--data-dir", "--state-dir", "--connect-timeout", "--doctor", "--json", "--help", "--version"}
+        assert told <= {*drawable, *every, "--verbose"}, program
+
+
+def _commands(command: Any, name: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Of a command or group of typer's, each command with its options."""
+    if inner := getattr(command, "commands", None):
+        for word, one in inner.items():
+            yield from _commands(one, f"{name} {word}".strip())
+    else:
+        yield name, [option for one in command.params for option in one.opts if option.startswith("-")]
 
 
 @pytest.mark.timeout(900)
