@@ -71,7 +71,7 @@ def test_a_spec_that_is_none_is_refused_by_field(field: str, value: Any, sentenc
 def test_a_file_that_is_nested_without_end_is_one_sentence(tmp_path: Path) -> None:
     deep = tmp_path / "deep.toml"
     deep.write_text("a = " + "[" * 100_000 + "]" * 100_000)
-    with pytest.raises(RunFileError, match=r"deep\.toml: is not TOML"):
+    with pytest.raises(RunFileError, match=r"deep\.toml: is nested more than 16 deep"):
         read_run_file(deep)
-    with pytest.raises(Usage, match=r"deep\.toml: is not TOML"):
+    with pytest.raises(Usage, match=r"deep\.toml: is nested more than 16 deep"):
         read_table(deep)
