@@ -4,7 +4,6 @@
 passing trouble: the client waits and tries again.
 """
 
-
 from zowarmup.common.printable import printable
 
 
