@@ -33,11 +33,11 @@ async def leave(
         when_finished: Leave at the end of a run that did not give up, too.
         scraped: Somebody may read the metrics of this process.
     """
-    resumable = coordinator.state.given_up
+    resumable = coordinator.state.paused_itself
     begun_over = coordinator.state.phase is Phase.FINISHED
     while coordinator.state.phase is not Phase.FINISHED or _unevaluated(coordinator.state):
-        resumable = resumable and coordinator.state.given_up
-        if coordinator.state.given_up and not resumable and when_finished:
+        resumable = resumable and coordinator.state.paused_itself
+        if coordinator.state.paused_itself and not resumable and when_finished:
             log.error("leaving, as nobody is here to resume it: %s", coordinator.state.paused)
             settle(stopped, GIVEN_UP)
             return

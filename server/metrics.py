@@ -33,7 +33,7 @@ from zowarmup.server.told import Told
 from zowarmup.server.traffic import OCCURRING, Traffic
 
 WORKING = (Phase.WARM_UP, Phase.ZEROTH_ORDER)
-WAITING = ("clients", "contributions", "combining", "opening", "paused", "gave-up", "lost", "disk", "finished")
+WAITING = ("clients", "contributions", "combining", "opening", "paused", "paused-itself", "lost", "disk", "finished")
 APPEND_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 CATCH_UPS = ("steps", "snapshot")
 
@@ -297,7 +297,7 @@ def waits_for(state: State, disk_refuses: bool) -> str:
     if state.current is not None:
         return "combining" if state.current.closed else "contributions"
     if state.paused:
-        return "gave-up" if state.given_up else "paused"
+        return "paused-itself" if state.paused_itself else "paused"
     enough = state.eligible_count >= (state.rules.minimum_clients or state.rules.clients_per_round)
     return "opening" if enough else "clients"
 

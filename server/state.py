@@ -205,7 +205,7 @@ class State:
         return sum(self.connected.get(tier, 0) for tier in self.tiers)
 
     @property
-    def given_up(self) -> bool:
+    def paused_itself(self) -> bool:
         """Whether the run has paused itself, after too many abandoned rounds."""
         return bool(self.paused) and self.abandoned >= self.run_file.server.abandoned_limit
 

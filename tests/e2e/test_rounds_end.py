@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.patience import PATIENCE
 from zowarmup.cli.run_status import payload
 from zowarmup.cli.session import Session
 from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
@@ -67,9 +68,11 @@ def waited(fleet: Any, reason: str) -> list[tuple[float, float]]:
     return found
 
 
-def test_a_killed_client_delays_its_round_by_less_than_a_second_where_quorum_is_met(fleet: Callable[[], Any]) -> None:
+def test_no_round_waits_for_a_killed_client_where_quorum_is_met(fleet: Callable[[], Any]) -> None:
+    """The deadline is so far off that a round that waited for it would hang; that no grace is waited for either is in
+    `tests/scenario/test_absence.py`, by a clock of the test's own."""
     made = fleet()
-    made.lead(RUN)
+    made.lead(replace(RUN, zeroth_order=replace(RUN.zeroth_order, deadline_s=3600.0)))
     join_all(made)
     for attempt in range(3):
         status = made.until(lambda status: status.version >= 5, 60, "version 5")
@@ -82,11 +85,11 @@ def test_a_killed_client_delays_its_round_by_less_than_a_second_where_quorum_is_
     print(
         f"{len(delays)} rounds closed without a killed client, the longest {max(d for _, d in delays or [(0, 0)]):.3f} s later"
     )
-    assert all(since_last < 1.0 for _, since_last in delays)
+    assert not waited(made, "the deadline is over")
     assert not [event for _, event in ledger_of(made) if isinstance(event, ev.RoundAbandoned)]
 
 
-def test_a_frozen_client_delays_its_round_by_no_more_than_the_deadline(fleet: Callable[[], Any]) -> None:
+def test_a_round_with_a_frozen_client_closes_at_its_deadline(fleet: Callable[[], Any]) -> None:
     made = fleet()
     made.lead(replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=40)))
     join_all(made)
@@ -97,7 +100,7 @@ def test_a_frozen_client_delays_its_round_by_no_more_than_the_deadline(fleet: Ca
     made.finished(3)
     delays = waited(made, "the deadline is over")
     print(f"{len(delays)} rounds closed at the deadline, the longest after {max(d for d, _ in delays):.3f} s")
-    assert delays and all(from_opening < DEADLINE_S + 1.0 for from_opening, _ in delays)
+    assert delays and all(from_opening < DEADLINE_S * PATIENCE for from_opening, _ in delays)
 
 
 def test_a_client_whose_loss_is_not_finite_delays_nobody_and_says_why(fleet: Callable[[], Any], tmp_path: Path) -> None:
@@ -109,7 +112,7 @@ def test_a_client_whose_loss_is_not_finite_delays_nobody_and_says_why(fleet: Cal
             inputs[:5, 0, 3, 3] = 3e38
         np.savez(tmp_path / f"{name}.npz", x=inputs, y=data.labels)
     made = fleet()
-    rules = replace(RUN.zeroth_order, rounds=20, deadline_s=60.0)
+    rules = replace(RUN.zeroth_order, rounds=20, deadline_s=3600.0)
     held_out = replace(RUN.evaluation, data=f"npz:{tmp_path / 'held-out.npz'}")
     made.lead(replace(RUN, zeroth_order=rules, evaluation=held_out))
     for name in NAMES:
@@ -127,12 +130,12 @@ def test_a_client_whose_loss_is_not_finite_delays_nobody_and_says_why(fleet: Cal
     assert [name for name, client in clients.items() if client.contributed_s is None] == ["low-2"]
     said = [event for _, event in ledger_of(made) if isinstance(event, ev.Abstained)]
     assert {event.client for event in said} == {"low-2"}, "it rests afterwards, so this need not be often"
-    assert all(from_opening < 30 for from_opening, _ in waited(made, "low-2 abstains"))
+    assert waited(made, "low-2 abstains") and not waited(made, "the deadline is over")
 
 
-def test_a_run_that_gives_up_says_so_and_can_be_resumed_after_a_restart(fleet: Callable[[], Any]) -> None:
+def test_a_run_that_pauses_itself_says_so_and_can_be_resumed_after_a_restart(fleet: Callable[[], Any]) -> None:
     made = fleet()
-    rules = replace(RUN.zeroth_order, quorum=1.0, deadline_s=1.0, minimum_clients=3)
+    rules = replace(RUN.zeroth_order, quorum=1.0, minimum_clients=3)
     made.lead(replace(RUN, zeroth_order=rules, server=Server(abandoned_limit=2)), "server", "--exit-when-finished")
     join_all(made)
     made.until(lambda status: status.version >= 3, 60, "version 3")

@@ -1,4 +1,4 @@
-"""How long rounds last, how many are drawn for them, and how a run gives up."""
+"""How long rounds last, how many are drawn for them, and how a run pauses itself."""
 
 from collections.abc import Callable
 from typing import Any
@@ -150,16 +150,16 @@ def test_a_round_that_opens_with_fewer_needs_them_all(begin: Begin) -> None:
     assert script.events[-1] == ev.RoundClosed(1, "all 2 participants contributed")
 
 
-def test_a_run_that_gave_up_is_told_from_one_that_was_paused(begin: Begin) -> None:
+def test_a_run_that_paused_itself_is_told_from_one_that_was_paused(begin: Begin) -> None:
     script = zeroth_order(begin, "a", "b")
-    assert not script.state.given_up
+    assert not script.state.paused_itself
     script.do(cmd.Pause("lunch"))
-    assert not script.state.given_up
+    assert not script.state.paused_itself
     script.do(cmd.Resume())
     for _ in range(3):
         script.advance(60)
-    assert script.state.given_up
-    assert script.replayed().given_up
+    assert script.state.paused_itself
+    assert script.replayed().paused_itself
     assert waiting(script.state, script.now).startswith("paused: 3 rounds in a row were abandoned")
     script.do(cmd.Resume())
-    assert not script.state.given_up
+    assert not script.state.paused_itself

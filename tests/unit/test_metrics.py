@@ -246,7 +246,7 @@ def test_every_word_for_a_refusal_is_known() -> None:
         ({}, True, "disk"),
         ({"connected": {Tier.HIGH: 99}}, False, "opening"),
         ({"paused": "lunch"}, False, "paused"),
-        ({"paused": "3 abandoned", "abandoned": 100}, False, "gave-up"),
+        ({"paused": "3 abandoned", "abandoned": 100}, False, "paused-itself"),
         ({"phase": Phase.FINISHED}, False, "finished"),
     ],
 )
