@@ -21,8 +21,8 @@ from zowarmup.common.methods.protocol import ZerothOrderMethod
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import ClientSpec
 from zowarmup.common.submodel import Submodel
-from zowarmup.common.tasks.classification import mean_gradient, train_locally
-from zowarmup.common.work import Delta, Scalars, Tier, Work
+from zowarmup.common.tasks.classification import Diverging, mean_gradient, train_locally
+from zowarmup.common.work import LARGEST_DELTA, Delta, Scalars, Tier, Work
 from zowarmup.data import Dataset
 from zowarmup.data.augmentation import augment
 
@@ -50,18 +50,24 @@ class Trainer:
 
     def contribute(self, replica: Replica, work: Work) -> tuple[Delta, memoryview]:
         """Train what this tier trains, from the replica's weights, which stay as they are; the delta and its bytes,
-        little-endian float32. Raises ArithmeticError where training does not stay finite."""
+        little-endian float32. Raises Diverging where training does."""
         part = self._method.submodel(self._tier)
         layout = part.layout if part else self._layout
         start = part.take(replica.weights) if part else replica.weights
         module = self._module(part)
         models.load_into(module, layout, start)
         spec, batches = self._spec.warmup.slowed(work.rate_factor), _Varied(self._dataset, self._stop, work.seed)
-        loss = train_locally(module, batches, epochs=spec.epochs, batch=spec.batch, rate=spec.rate, seed=work.seed)
-        delta = models.flatten(module, layout)
-        delta -= start
-        if not np.isfinite(delta).all():
-            raise ArithmeticError(f"the trained weights are not finite: lower warmup.rate ({spec.rate:g})")
+        try:
+            loss = train_locally(module, batches, epochs=spec.epochs, batch=spec.batch, rate=spec.rate, seed=work.seed)
+            delta = models.flatten(module, layout)
+            delta -= start
+            if not (delta.min() > -LARGEST_DELTA and delta.max() < LARGEST_DELTA):  # NaN is neither
+                raise Diverging(f"a weight moves by {LARGEST_DELTA:g} or more")
+        except Diverging as error:
+            raise Diverging(
+                f"local training diverges, {error}: warmup.rate ({spec.rate:g}) is too high; "
+                "begin another run with a lower one"
+            ) from None
         content = delta.data.cast("B")
         return Delta(work.round, digest(delta).hex(), len(self._dataset.labels), loss), content
 

@@ -12,6 +12,9 @@ from zowarmup.common.steps import Step
 
 SEED_LIMIT = 1 << 64
 LONGEST_REASON = 200
+LARGEST_DELTA = 2.0**20
+"""Every value of a delta is below this in magnitude. No weight moves so far in a round of training; sums of such moves still fit a grid, so that no delta can make a model
+that the coordinator cannot hold, and with it a round that fails anew after each restart."""
 
 
 class Tier(StrEnum):

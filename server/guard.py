@@ -2,9 +2,12 @@
 
 A version is rejected where its held-out loss is not finite, or more than `factor` times the lowest so far while its
 accuracy is also well below the highest, or more than the square of `factor` times the lowest. A model trained on data with
-few classes is often sure of what it gets wrong, so its loss may be large, and grow, while it is right as often as before. The run then goes back to the last good version: versions only move
-forward, so that is a new one with the good one's weights. Where the loss is small, many times as much is still a good
-model: the lowest loss counts as no less than a share of what guessing costs, the logarithm of the number of classes.
+few classes is often sure of what it gets wrong, so its loss may be large, and grow, while it is right as often as before.
+It is rejected as well where it is no better than guessing after one that had learnt: a model that has collapsed to a
+constant prediction may have the loss of guessing, which is within the limit. The run then goes back to the last good
+version: versions only move forward, so that is a new one with the good one's weights. Where the loss is small, many times
+as much is still a good model: the lowest loss counts as no less than a share of what guessing costs, the logarithm of the
+number of classes.
 
 What is decided is an event (`Evaluated.rejected`, `RolledBack`, `RunGaveUp`), and an evaluation is on record before the
 next version is (`effects`), so a restart decides nothing anew.
@@ -20,6 +23,8 @@ GUESSING_SHARE = 0.1
 """The lowest loss counts as no less than this share of the loss of guessing."""
 KEPT_SHARE = 0.9
 """A version that keeps this share of the highest accuracy so far is not lost where its loss alone is large."""
+LEARNT, GUESSING = 0.5, 0.05
+"""Skill (`skill`): that of a model that has learnt, and the most that one which only guesses may have."""
 SLOWER = 0.5
 """What the learning rate is multiplied by whenever the run goes back."""
 
@@ -95,6 +100,11 @@ def limit(rules: Guard, progress: Progress, classes: int) -> float:
     return rules.factor * max(progress.best, GUESSING_SHARE * math.log(classes))
 
 
+def skill(accuracy: float, classes: int) -> float:
+    """The share of what guessing gets wrong that a model gets right: 0 for guessing, 1 for a perfect one."""
+    return (accuracy * classes - 1) / max(classes - 1, 1)
+
+
 def fault(rules: Guard, progress: Progress, classes: int, version: int, accuracy: float, loss: float) -> str:
     """Why a version with this held-out loss is rejected, as a sentence; empty where it is not, where the run goes back
     already, and where the version is not one that the present one descends from."""
@@ -105,6 +115,12 @@ def fault(rules: Guard, progress: Progress, classes: int, version: int, accuracy
         return f"the held-out loss of version {version} is not finite ({loss})"
     most = limit(rules, progress, classes)
     kept = accuracy >= KEPT_SHARE * progress.highest and loss <= rules.factor * most
+    guesses = skill(accuracy, classes) <= GUESSING and skill(progress.highest, classes) >= LEARNT
+    if guesses:
+        return (
+            f"version {version} has an accuracy of {accuracy:.1%}, no better than guessing one of {classes} classes, after "
+            f"{progress.highest:.1%}"
+        )
     if loss <= most or kept:
         return ""
     return (

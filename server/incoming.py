@@ -16,6 +16,7 @@ import numpy as np
 
 from zowarmup.common.layout import digesting
 from zowarmup.common.methods.rough import RoughLength
+from zowarmup.common.work import LARGEST_DELTA
 from zowarmup.server.blobs import BlobError, Blobs, DiskRefused
 from zowarmup.server.rejection import Rejected
 
@@ -24,9 +25,6 @@ BATCH_BYTES, BATCH_S = 1 << 20, 0.05
 """A thread is woken for so many bytes, or when they have waited so long."""
 ROOM_BYTES = 16 << 20
 """What all uploads together may have waiting for the disk, beyond one chunk of each."""
-LARGEST = 2.0**20
-"""No weight moves so far in a round of training; sums of such moves still fit a grid, so that no delta can make a model
-that the coordinator cannot hold, and with it a round that fails anew after each restart."""
 
 
 class Quay:
@@ -194,9 +192,9 @@ class Incoming:
     def _finish(self) -> None:
         self._take_up()
         # No value is longer than the vector, so that few vectors need a second look.
-        if not self._length.value < LARGEST / 2 and not self._is_moderate():
+        if not self._length.value < LARGEST_DELTA / 2 and not self._is_moderate():
             self._blobs.drop_part(self._name)
-            raise Rejected("too_large", f"the delta holds values that are not finite or reach {LARGEST:g}")
+            raise Rejected("too_large", f"the delta holds values that are not finite or reach {LARGEST_DELTA:g}")
         self._quay.finishing.add(self._name)
         try:
             # Two deltas of one digest can be made: the length is that of the one that stays.
@@ -210,9 +208,9 @@ class Incoming:
             self._quay.finishing.discard(self._name)
 
     def _is_moderate(self) -> bool:
-        """Whether every value is less than LARGEST in magnitude. NaN is not."""
+        """Whether every value is less than LARGEST_DELTA in magnitude. NaN is not."""
         for start in range(0, self._have, 1 << 20):
             values = np.frombuffer(self._blobs.spooled_bytes(self._name, start, 1 << 20), dtype="<f4")
-            if not (values.min() > -LARGEST and values.max() < LARGEST):
+            if not (values.min() > -LARGEST_DELTA and values.max() < LARGEST_DELTA):
                 return False
         return True

@@ -92,9 +92,7 @@ class ZOWarmUp:
         ]
         if self._normal:
             found[0] = gaussian.summed(found[0])
-        scalars = Scalars(work.round, as_float32(found[0]), as_float32(found[1] if len(found) > 1 else ()))
-        _check_steepness(scalars)
-        return scalars
+        return self._scalars(work, found[0], found[1] if len(found) > 1 else ())
 
     def contribute(self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work) -> Scalars:
         """Probe the model on `examples` local examples (at least 1): the scalars of one round.
@@ -110,7 +108,10 @@ class ZOWarmUp:
         plan = self._plan(work.seed, examples)
         try:
             for number, probes in enumerate(plan):
-                found = measure(weights, grid, forward, probes, eps, head, self._normal)
+                try:
+                    found = measure(weights, grid, forward, probes, eps, head, self._normal)
+                except HeadroomExceeded as error:
+                    raise HeadroomExceeded(f"zeroth_order.eps ({self.spec.eps:g}) is too long: {error}") from error
                 slopes += found.slopes
                 count = self.projections()
                 if found.head_gradient is not None:
@@ -130,8 +131,18 @@ class ZOWarmUp:
             # The same exact sums, taken back.
             back = [replace(step, ticks=tuple(-tick for tick in step.ticks)) for step in merged(moved)]
             apply_steps(weights, grid, back)
-        scalars = Scalars(work.round, as_float32(slopes), as_float32(projected))
-        _check_steepness(scalars)
+        return self._scalars(work, slopes, projected)
+
+    def _scalars(self, work: Work, probes: Sequence[float], projections: Sequence[float]) -> Scalars:
+        """What a client sends. Raises ValueError, with what may be done, where one is not finite, or beyond STEEP."""
+        try:
+            scalars = Scalars(work.round, as_float32(probes), as_float32(projections))
+            _check_steepness(scalars)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; check this device's data, or where most devices say so begin another run with a lower "
+                f"zeroth_order.rate (it is {self.spec.rate:g})"
+            ) from None
         return scalars
 
     def check(self, work: Work, tier: Tier, examples: int, contribution: Scalars) -> None:

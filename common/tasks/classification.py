@@ -81,7 +81,7 @@ def train_locally(module: "nn.Module", dataset: Examples, *, epochs: int, batch:
                     loss = torch.nn.functional.cross_entropy(logits, labels[torch.from_numpy(indices)])
                     value = float(loss.detach())
                     if not math.isfinite(value):
-                        raise Diverging(f"the loss is {value} in local epoch {epoch + 1}: lower warmup.rate ({rate:g})")
+                        raise Diverging(f"the loss is {value} in local epoch {epoch + 1}")
                     total += value * len(indices)
                     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
                     with torch.no_grad():

@@ -17,7 +17,8 @@ from zowarmup.client.trainer import Trainer
 from zowarmup.common import codec
 from zowarmup.common.layout import Tensor
 from zowarmup.common.replica import Replica
-from zowarmup.common.work import Phase, Tier, Work
+from zowarmup.common.tasks.classification import Diverging
+from zowarmup.common.work import LONGEST_REASON, Phase, Tier, Work
 from zowarmup.data import load
 
 WARM_UP = {"epoch": 1, "phase": "PHASE_WARM_UP", "version": 1}
@@ -38,6 +39,22 @@ def test_work_at_a_lower_rate_is_trained_as_if_the_run_file_said_so(run: Run) ->
         trainer = Trainer(spec, run.layout, load(DATA), 1, threading.Event(), Tier.HIGH)
         made.append(trainer.contribute(Replica(run.layout, run.grid, run.weights.copy(), 1), work)[0].digest)
     assert made[0] == made[1] != made[2]
+
+
+@pytest.mark.parametrize(
+    ("scale", "wrong"),
+    [(1, r"a weight moves by 1\.04858e\+06 or more"), (1e25, r"the loss is (nan|inf) in local epoch 1")],
+)
+def test_local_training_that_diverges_names_the_rate_and_what_to_do(run: Run, scale: float, wrong: str) -> None:
+    spec = replace(run.spec, warmup=replace(run.spec.warmup, rate=1000.0, batch=32))
+    trainer = Trainer(spec, run.layout, load(DATA), 1, threading.Event(), Tier.HIGH)
+    replica = Replica(run.layout, run.grid, run.weights * np.float32(scale), 1)
+    advice = (
+        rf"^local training diverges, {wrong}: warmup\.rate \(1000\) is too high; begin another run with a lower one$"
+    )
+    with pytest.raises(Diverging, match=advice) as raised:
+        trainer.contribute(replica, TRAIN)
+    assert len(str(raised.value)) <= LONGEST_REASON, "the coordinator hears all of it"
 
 
 def loaded(pid: int) -> bool:

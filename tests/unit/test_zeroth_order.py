@@ -18,7 +18,7 @@ from zowarmup.common.methods.protocol import Evaluated, Part
 from zowarmup.common.methods.zeroth_order import FLAT, STEEP, ZOWarmUp
 from zowarmup.common.run import ZerothOrder
 from zowarmup.common.steps import Step, apply_steps
-from zowarmup.common.work import Phase, Scalars, Tier, Work
+from zowarmup.common.work import LONGEST_REASON, Phase, Scalars, Tier, Work
 
 GRID = Grid(20)
 ONE = 1 << 20  # ticks
@@ -209,15 +209,17 @@ def test_scalars_that_are_not_finite_are_refused(loss: float) -> None:
 
     weights = drawn()
     before = weights.tobytes()
-    with pytest.raises(ValueError, match="not finite"):
+    advice = r"not finite; check this device's data, or .* a lower zeroth_order\.rate \(it is "
+    with pytest.raises(ValueError, match=advice) as raised:
         method(HEADLESS).contribute(weights, GRID, Broken(weights), 10, work())
+    assert len(str(raised.value)) <= LONGEST_REASON
     assert weights.tobytes() == before
 
 
 def test_a_probe_beyond_the_grid_changes_nothing() -> None:
     weights = GRID.quantise(np.zeros(LAYOUT.size))
     fine = Grid(23)
-    with pytest.raises(HeadroomExceeded):
+    with pytest.raises(HeadroomExceeded, match=r"^zeroth_order\.eps \(1\) is too long: "):
         method(eps=1.0, tau=1.5).contribute(weights, fine, Classifier(weights), 10, work())
     assert not weights.any()
 
