@@ -4,225 +4,42 @@ Every refusal has its reason, is counted, and leaves the ledger as it was. The l
 be: in the arguments of every process, in every log, in every error.
 """
 
-import json
-import os
-import queue
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from tests.e2e.house import (
+    CALL_S,
+    ENVIRONMENT,
+    House,
+    Voice,
+    find_secrets,
+    leaks,
+    metadata,
+    opened,
+    refused,
+    scalars,
+)
 from tests.patience import PATIENCE
-from zowarmup.cli import certificates
-from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
-from zowarmup.cli.demo_settings import to_toml
-from zowarmup.cli.failure import NoAnswer
 from zowarmup.cli.processes import Interrupts, Processes
-from zowarmup.cli.run_status import Status
-from zowarmup.cli.session import Session
-from zowarmup.client.trust import trust
 from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
-from zowarmup.common.run import PROTOCOL, Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import PROTOCOL
 from zowarmup.server import events as ev
 from zowarmup.server.credentials import hash_secret
-from zowarmup.server.ledger import Ledger
 from zowarmup.v1 import coordinator_pb2 as wire
-from zowarmup.v1.coordinator_pb2_grpc import CoordinatorServiceStub, OperatorServiceStub
-
-ENVIRONMENT = {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1", "GRPC_VERBOSITY": "INFO"}
-CALL_S = 20.0
-
-
-BY_TIME = (ev.RoundOpened, ev.RoundAbandoned, ev.DeadlineExtended, ev.RunPaused)
-"""What time alone brings about while a round waits for devices that are gone."""
-
-
-@dataclass
-class House:
-    """A coordinator at 127.0.0.1 with a certificate of its own authority, and its operator."""
-
-    folder: Path
-    processes: Processes
-    address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
-
-    @property
-    def certs(self) -> Path:
-        return self.folder / "certs"
-
-    @property
-    def data_dir(self) -> Path:
-        return self.folder / "server"
-
-    @property
-    def operator(self) -> str:
-        return (self.data_dir / "operator.credential").read_text().strip()
-
-    def lead(self, name: str, mutual: bool = False) -> None:
-        run = RunFile(
-            name="strangers",
-            model=Model(name="mlp"),
-            warmup=WarmUp(rounds=0, clients_per_round=1),
-            zeroth_order=ZerothOrder(
-                rounds=50, clients_per_round=2, quorum=1.0, deadline_s=600, probes=2, head_projections=1
-            ),
-            evaluation=Evaluation(data="digits:test", every=1000),
-            server=Server(
-                address=self.address,
-                enrolment="invited",
-                tls_certificate=str(self.certs / "server.crt"),
-                tls_key=str(self.certs / "server.key"),
-                client_ca=str(self.certs / "ca.crt") if mutual else "",
-            ),
-        )
-        (self.folder / "run.toml").write_text(to_toml(run))
-        arguments = [str(self.folder / "run.toml"), "--data-dir", str(self.data_dir), "--verbose"]
-        self.processes.start(name, "zowarmup.server.main", arguments)
-        own = (self.certs / "op.crt", self.certs / "op.key") if mutual else (None, None)
-        trusted = trust(self.address, (self.certs / "ca.crt").read_bytes(), *own)
-        for _ in range(600):
-            ended = [end for end in self.processes.ended() if end.name == name]
-            assert not ended, ended[0].sentence()
-            try:
-                with Session(self.address, trust=trusted) as session:
-                    session.run()
-                return
-            except NoAnswer:
-                time.sleep(0.1)
-        raise AssertionError("the coordinator does not answer")
-
-    def zowarmup(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """The operator's command, on the coordinator's machine."""
-        command = [sys.executable, "-m", "zowarmup.cli.main", *arguments, "--server", self.address]
-        command += ["--data-dir", str(self.data_dir)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-    def invite(self, *arguments: str, tier: str = "low") -> Invitation:
-        done = self.zowarmup("invite", "--tier", tier, *arguments)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("\n") == 1
-        word = done.stdout.split(" ")[0].removeprefix(f"{JOIN_VARIABLE}=")
-        return Invitation.from_word(word)
-
-    def invitations(self) -> list[dict[str, Any]]:
-        done = self.zowarmup("invitations", "--json")
-        assert done.returncode == 0, done.stderr
-        found: list[dict[str, Any]] = json.loads(done.stdout)
-        return found
-
-    def status(self) -> Status:
-        trusted = trust(self.address, (self.certs / "ca.crt").read_bytes())
-        with Session(self.address, trust=trusted, credential=self.operator) as session:
-            return session.status()
-
-    def ledger(self) -> list[ev.Event]:
-        """All that somebody has brought about."""
-        ledger = Ledger(self.data_dir / "ledger.sqlite", read_only=True)
-        try:
-            return [event for _, event in ledger.read() if not isinstance(event, BY_TIME)]
-        finally:
-            ledger.close()
-
-    @contextmanager
-    def calls(self, certificate: str = "", authority: Path | None = None) -> Iterator[Any]:
-        """The client's calls, over TLS."""
-        read = Path.read_bytes
-        credentials = grpc.ssl_channel_credentials(
-            read(authority or self.certs / "ca.crt"),
-            read(Path(f"{certificate}.key")) if certificate else None,
-            read(Path(f"{certificate}.crt")) if certificate else None,
-        )
-        with grpc.secure_channel(self.address, credentials) as channel:
-            yield CoordinatorServiceStub(channel)
-
-    def enrol(self, token: str, name: str = "pi", tier: Any = wire.TIER_LOW) -> tuple[str, str]:
-        with self.calls() as calls:
-            run_id = calls.GetRun(wire.GetRunRequest(protocol=PROTOCOL), timeout=CALL_S).run_id
-            request = wire.EnrolRequest(run_id=run_id, name=name, tier=tier, examples=100, token=token)
-            answer = calls.Enrol(request, timeout=CALL_S)
-            return answer.client, answer.credential
-
-    def device(self, *arguments: str, name: str) -> list[str]:
-        """The arguments of a real client."""
-        state = ["--state-dir", str(self.folder / "devices" / name), "--name", name]
-        return ["--server", self.address, "--data", "digits:1/3", "--tier", "low", *state, *arguments]
-
-    def refused_device(self, *arguments: str, name: str, word: str = "") -> str:
-        """What a real client says that may not join."""
-        done = subprocess.run(
-            [sys.executable, "-m", "zowarmup.client.main", *self.device(*arguments, name=name)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={**os.environ, **ENVIRONMENT, **({JOIN_VARIABLE: word} if word else {})},
-        )
-        assert done.returncode == 1, done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stderr
-
-
-class Voice:
-    """A client's stream, said by hand. The first answers, up to its Work if there is any, are read by `hear`."""
-
-    def __init__(self, calls: Any, run_id: str, member: tuple[str, str]) -> None:
-        self._said: queue.Queue[Any] = queue.Queue()
-        self._call = calls.Participate(iter(self._said.get, None), metadata=metadata(*member), timeout=60)
-        self.say(hello=wire.Hello(run_id=run_id, protocol=PROTOCOL, examples=100))
-
-    def say(self, **message: Any) -> None:
-        self._said.put(wire.ParticipateRequest(**message))
-
-    def hear(self, kind: str) -> Any:
-        """The next message of a kind; others before it are passed over."""
-        for message in self._call:
-            if message.WhichOneof("message") == kind:
-                return getattr(message, kind)
-        raise AssertionError(f"the stream ended without {kind}")
-
-    def leave(self) -> None:
-        self._said.put(None)
-        self._call.cancel()
-
-
-def metadata(client: str, credential: str) -> tuple[tuple[str, str], ...]:
-    return (("zowarmup-client", client), ("zowarmup-credential", credential))
-
-
-def scalars(round: int) -> wire.Scalars:
-    return wire.Scalars(round=round, probes=[0.5, -0.25], projections=[1.0])
-
-
-@contextmanager
-def refused(house: House, reason: str) -> Iterator[None]:
-    """What is done inside is refused with a reason, which is counted, and the ledger does not change."""
-    before, counted = house.ledger(), house.status().refusals.get(reason, 0)
-    with pytest.raises(grpc.RpcError) as caught:
-        yield
-    error: Any = caught.value
-    assert dict(error.trailing_metadata() or ()).get("zowarmup-reason") == reason, error.details()
-    assert house.ledger() == before
-    assert house.status().refusals[reason] == counted + 1
+from zowarmup.v1.coordinator_pb2_grpc import OperatorServiceStub
 
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    folder = tmp_path_factory.mktemp("house")
-    (folder / "logs").mkdir()
-    certificates.init(folder / "certs", ["127.0.0.1"])
-    certificates.client(folder / "certs", "op")
-    certificates.init(folder / "foreign", ["127.0.0.1"])
-    certificates.client(folder / "foreign", "pi")
-    with Processes(folder / "logs", Interrupts(), ENVIRONMENT) as processes:
-        made = House(folder, processes)
-        made.lead("server")
+    with opened(tmp_path_factory.mktemp("house")) as made:
         yield made
 
 
@@ -516,32 +333,6 @@ def test_a_real_device_joins_once_and_comes_back_without_its_word(house: House) 
     before = house.ledger()
     assert "was good for joining once and is used up" in house.refused_device(word=word, name="thief")
     assert house.ledger() == before
-
-
-def find_secrets(house: House, *words: str) -> list[str]:
-    """Everything that must not be seen: in each of the forms that it has."""
-    created = house.ledger()[0]
-    assert isinstance(created, ev.RunCreated)
-    found = [house.operator, created.secret, *words, *(word.split(".")[1] for word in words)]
-    found += [Invitation.from_word(word).secret for word in words]
-    for name in ("identity.json", "enrolment.json"):
-        found += [json.loads(file.read_text())["credential"] for file in house.folder.glob(f"devices/*/{name}")]
-    for key in house.folder.glob("*/*.key"):
-        found.append(key.read_text().splitlines()[1])
-    return found
-
-
-def leaks(secrets: list[str], logs: list[Path]) -> list[str]:
-    """Where one of the secrets stands: in the arguments of any process of this machine, or in a log."""
-    places = {str(path): path for path in [*logs, *Path("/proc").glob("[0-9]*/cmdline")]}
-    found = []
-    for name, path in places.items():
-        try:
-            text = path.read_bytes().decode(errors="replace")
-        except OSError:
-            continue  # that process has ended
-        found += [f"{name}: {secret[:8]}.." for secret in secrets if secret in text]
-    return found
 
 
 def test_the_leak_finder_finds(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A bad network: a TCP proxy on loopback that a test makes slow, dead or cruel while bytes pass through it.
 
 `Link` is what the test turns: delay, rate, a black hole (connections stay open and nothing arrives any more), a cut
-(every connection ends and new ones are refused), a reset after so many bytes in the middle of whatever is being sent.
+(every connection ends and new ones are refused), a reset after so many bytes in the middle of whatever is being sent,
+and somebody who reads along and changes what passes.
 It runs in a thread of its own, so that tests may block, and counts every byte in both directions.
 """
 
@@ -10,7 +11,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 PIECE = 16384
@@ -27,6 +28,7 @@ class Link:
         self.delay_s = 0.0
         self.bytes_per_second = 0.0
         self.bytes_up = self.bytes_down = self.connections = self.resets = 0
+        self.passing: Callable[[bytes, bool], bytes] = lambda piece, up: piece
         self._hole = self._cut = False
         self._reset_in = -1
         self._reset_each = 0
@@ -138,7 +140,7 @@ class Link:
                     self.bytes_up += len(piece)
                 else:
                     self.bytes_down += len(piece)
-                writer.write(piece)
+                writer.write(self.passing(piece, up))
                 await writer.drain()
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
