@@ -21,6 +21,7 @@ import torch
 from benchmarks.machine import machine
 from benchmarks.rows import Goal, Row, beside, row
 from benchmarks.table import show
+from tests import aggregating
 from zowarmup.client.accelerator import resident
 from zowarmup.client.probe import Prober
 from zowarmup.common import models, steps, tensors
@@ -155,7 +156,7 @@ class Bench:
                 work = Work(number + 1, Phase.ZEROTH_ORDER, replica.version, (number << 32) + client, 0.0)
                 parts.append(Part(work.seed, examples, prober.contribute(replica, work)))
             vector = self.program.load(replica.weights)
-            vector.apply_steps(replica.grid, method.combine(replica.grid, number, parts))
+            vector.apply_steps(replica.grid, aggregating.steps(method, replica.grid, number, parts))
             replica.weights[:] = vector.tensor.cpu().numpy()
             replica.version += 1
             replica.digest()

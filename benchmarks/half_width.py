@@ -13,10 +13,11 @@ import threading
 
 import numpy as np
 
+from tests import aggregating
 from zowarmup.cli.demo_settings import DemoModel
 from zowarmup.client.trainer import Trainer
 from zowarmup.common.methods import warm_up_method
-from zowarmup.common.methods.fedavg import length
+from zowarmup.common.methods.vector import length
 from zowarmup.common.models import build, describe, flatten
 from zowarmup.common.models.export import export_program
 from zowarmup.common.replica import Replica
@@ -61,7 +62,7 @@ def run(model: str, method: str, clients: int, high: int, alpha: float, seed: in
             deltas.append((examples, delta))
             means.setdefault(tier, []).append(length(delta) / delta.size**0.5)
             sizes[tier] = delta.nbytes
-        moved = combining.combine(replica.weights, deltas)
+        moved = aggregating.moved(combining, replica.weights, deltas)
         replica.grid, replica.version = settle_on_grid(moved, layout), number
         replica.weights[:] = moved
         if len(means) == 2:

@@ -20,6 +20,7 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
+from tests import aggregating
 from zowarmup.client.trainer import Trainer
 from zowarmup.common.methods import warm_up_method
 from zowarmup.common.models import build, describe, flatten
@@ -98,7 +99,7 @@ def trained(aggregate: str, attack: Attack, liars: int, alpha: float, rounds: in
             lies = client >= honest
             claimed = attack.claims if lies and attack.claims else len(data[client])
             deltas.append((claimed, attack.sends(delta, chance) if lies else delta))
-        moved = method.combine(replica.weights, deltas)
+        moved = aggregating.moved(method, replica.weights, deltas)
         replica.grid, replica.version = settle_on_grid(moved, layout), number
         replica.weights[:] = moved
     evaluator = Evaluator(export_program(module, layout, held_out.shape), layout, held_out)

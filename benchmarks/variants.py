@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tests import aggregating
 from zowarmup.cli.demo_settings import DemoModel, demo_settings, run_file
 from zowarmup.client.probe import Prober
 from zowarmup.common.layout import digest
@@ -60,7 +61,7 @@ class Warm:
                 spec = run.warmup
                 train_locally(module, self.data[name], epochs=spec.epochs, batch=spec.batch, rate=spec.rate, seed=seed)
                 deltas.append((len(self.data[name]), flatten(module, self.layout) - weights))
-            weights = method.combine(weights, deltas)
+            weights = aggregating.moved(method, weights, deltas)
             self.grid = settle_on_grid(weights, self.layout)
         self.weights = weights
         self.held_out: Dataset = held_out
@@ -84,7 +85,7 @@ class Warm:
             for name, seed in zip(names, Draws(self.run.seed).seeds(number, len(names)), strict=True):
                 work = Work(number, Phase.ZEROTH_ORDER, start + done, seed, 0.0)
                 contributions.append(Part(seed, len(self.data[name]), probers[name].contribute(replica, work)))
-            apply_steps(replica.weights, replica.grid, method.combine(replica.grid, done, contributions))
+            apply_steps(replica.weights, replica.grid, aggregating.steps(method, replica.grid, done, contributions))
         sent = contributions[0].scalars
         return self.accuracy(replica.weights), digest(replica.weights).hex(), len(sent.probes) + len(sent.projections)
 

@@ -116,7 +116,7 @@ def make_plan(path: Path, high: int | None, low: int | None, examples: int, link
         GROWTH if run.warmup.rounds else 8.0,
         prepared.layout.edges,
     )
-    specimens = Specimens(run, spec, prepared.layout, grid, prepared.program, examples, invited)
+    specimens = Specimens(run, spec, prepared.layout, prepared.weights, grid, prepared.program, examples, invited)
     tls = bool(run.server.tls_certificate)
     wire = Wire(True, CERTIFICATE_BYTES) if tls else Wire()
     work = {Tier.HIGH: prepared.high, Tier.LOW: prepared.low}

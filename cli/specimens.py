@@ -11,12 +11,13 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zowarmup.common import codec
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
 from zowarmup.common.methods import warm_up_method, zeroth_order_method
-from zowarmup.common.methods.protocol import Part, ZerothOrderMethod
+from zowarmup.common.methods.protocol import Algorithm, Part, Start
 from zowarmup.common.run import PROTOCOL, SOFTWARE, ClientSpec, RunFile
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Commit, Delta, Phase, Scalars, Tier, Work
@@ -65,11 +66,12 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Specimens:
-    """Of a run whose clients hold `examples` each. `grid`: that of its first weights."""
+    """Of a run whose clients hold `examples` each. `weights`: its first ones, float32 (layout.size,), and their `grid`."""
 
     run: RunFile
     spec: ClientSpec
     layout: Layout
+    weights: NDArray[np.float32]
     grid: Grid
     program: bytes
     examples: int
@@ -175,7 +177,7 @@ class Specimens:
             probes, projections = (tuple(chance.normal(size=count).tolist()) for count in self._counts(tier))
             seed = SEED if self._method.shared_seeds else SEED + index
             parts.append(Part(seed, self.examples, Scalars(done + 1, probes, projections), tier))
-        return self._method.combine(self.grid, done, parts)
+        return self._method.aggregate(Start(self.weights, self.grid, done), parts).steps(self.grid)
 
     def leaving(self) -> Conversation:
         """The end, and a last report."""
@@ -189,7 +191,7 @@ class Specimens:
         return Conversation(stream=(_up(wire.ParticipateRequest(report=report)),))
 
     @cached_property
-    def _method(self) -> ZerothOrderMethod:
+    def _method(self) -> Algorithm:
         return zeroth_order_method(self.spec.zeroth_order, self.layout, self.spec.pool_seed)
 
     @property

@@ -17,7 +17,7 @@ from zowarmup.client.faults import Final, Stopped
 from zowarmup.common import models
 from zowarmup.common.layout import Layout, digest
 from zowarmup.common.methods import warm_up_method
-from zowarmup.common.methods.protocol import ZerothOrderMethod
+from zowarmup.common.methods.protocol import Algorithm
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import ClientSpec
 from zowarmup.common.submodel import Submodel
@@ -71,7 +71,7 @@ class Trainer:
         content = delta.data.cast("B")
         return Delta(work.round, digest(delta).hex(), len(self._dataset.labels), loss), content
 
-    def project(self, replica: Replica, work: Work, method: ZerothOrderMethod) -> Scalars:
+    def project(self, replica: Replica, work: Work, method: Algorithm) -> Scalars:
         """The scalars of a zeroth-order round, from the exact gradient at the replica's weights, which stay as they
         are. Raises ValueError where one is not finite."""
         module = self._module(None)

@@ -1,30 +1,32 @@
-"""What a closed round's contributions come to: the steps that its scalars make, and the grid that averaged weights get.
+"""What a closed round's contributions are to its algorithm, and how an update of all the weights is carried out.
 
 Functions of the state and the contributions alone, so that a check of the ledger can ask again.
 """
 
-import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
-from zowarmup.common.methods.fedavg import PIECE, length
-from zowarmup.common.methods.protocol import Part
-from zowarmup.common.methods.vector import Each
+from zowarmup.common.methods.protocol import Part, Start, Update
+from zowarmup.common.methods.vector import PIECE, Each
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Delta, Scalars
 from zowarmup.server.spool import upload_name
 from zowarmup.server.state import Round, State
 
+Remember = Callable[[int, NDArray[np.float32]], None]
+"""Keeps values of the next optimizer state, from a place on. Any thread may call it with its piece."""
+
 
 def steps_of(state: State, closed: Round, grid: Grid, weights: NDArray[np.float32]) -> tuple[Step, ...]:
-    """The steps that a closed zeroth-order round's contributions make.
+    """The steps that a closed round's scalars make.
 
     Args:
         state: As the round closed.
-        closed: The round.
+        closed: The round; nobody contributed a delta.
         grid: That the steps are to be on.
         weights: Those of the version that it began at, float32 (layout.size,).
 
@@ -34,16 +36,12 @@ def steps_of(state: State, closed: Round, grid: Grid, weights: NDArray[np.float3
     Raises:
         HeadroomExceeded: A step is too long for the grid.
     """
-    parts = parts_of(state, closed)
-
-    def model() -> float:
-        return length(weights) / math.sqrt(weights.size)
-
-    return state.zeroth_order.combine(grid, state.rounds_done, parts, state.moments, model)
+    start = Start(weights, grid, state.rounds_done, state.moments)
+    return state.algorithm(closed.phase).aggregate(start, parts_of(state, closed)).steps(grid)
 
 
 def parts_of(state: State, closed: Round) -> list[Part]:
-    """What a zeroth-order round's contributors sent, in ascending order of client."""
+    """What a round's contributors sent in scalars, in ascending order of client."""
     return [
         Part(closed.seeds[client], closed.examples[client], scalars, state.clients[client].tier)
         for client, scalars in sorted(closed.contributions.items())
@@ -60,6 +58,32 @@ def deltas_of(closed: Round | None) -> dict[str, Delta]:
 def uploads_of(closed: Round | None) -> dict[str, str]:
     """The names of the uploads that those are, likewise."""
     return {client: upload_name(client, delta.digest) for client, delta in deltas_of(closed).items()}
+
+
+def carried_out(update: Update, size: int, each: Each = map, remember: Remember | None = None) -> NDArray[np.float32]:
+    """The weights after an update.
+
+    Args:
+        update: An algorithm's.
+        size: How many weights there are.
+        each: Goes through the pieces, such as `map` of a pool of threads.
+        remember: Takes the next optimizer state; None where the algorithm keeps none.
+
+    Returns:
+        A new float32 array (size,) that is not yet on a grid; what float32 does not hold is infinite.
+    """
+    moved = np.empty(size, dtype=np.float32)
+
+    def move(start: int) -> None:
+        place = slice(start, min(start + update.extent, size))
+        for begin, values in update.piece(place, moved[place]):
+            if remember is None:
+                raise ValueError("there is nothing to keep the optimizer's state in")
+            remember(begin, values)
+
+    for _ in each(move, range(0, size, update.extent)):
+        pass
+    return moved
 
 
 def settle_on_grid(weights: NDArray[np.float32], layout: Layout, each: Each = map) -> Grid:

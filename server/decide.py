@@ -17,7 +17,7 @@ How a round opens and ends is in `round`.
 from dataclasses import dataclass
 from functools import singledispatch
 
-from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Tier, Work
+from zowarmup.common.work import Contribution, Phase, Tier, Work
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server import membership
@@ -266,18 +266,9 @@ def _drawn_for(state: State, client: str, number: int) -> Round:
 def _check(state: State, client: str, contribution: Contribution) -> None:
     current = state.current
     assert current is not None
-    work = Work(current.number, state.work_of(client), current.version, current.seeds[client], 0.0)
-    examples = current.examples[client]
-    match contribution:
-        case Scalars() if work.phase is Phase.ZEROTH_ORDER:
-            state.zeroth_order.check(work, state.clients[client].tier, examples, contribution)
-        case Delta() if work.phase is Phase.WARM_UP:
-            state.warm_up.check(work, examples, contribution)
-        case _:
-            mixed = "" if work.phase is current.phase else f" from the {state.clients[client].tier} tier"
-            raise ValueError(
-                f"a {type(contribution).__name__.lower()} does not belong in a {current.phase} round{mixed}"
-            )
+    work = Work(current.number, current.phase, current.version, current.seeds[client], 0.0)
+    algorithm, tier = state.algorithm(current.phase), state.clients[client].tier
+    algorithm.check(work, tier, current.examples[client], contribution)
 
 
 @_respond.register

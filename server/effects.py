@@ -11,60 +11,33 @@ again until it takes what must be written; the coordinator says meanwhile what i
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from zowarmup.common.grid import Grid, HeadroomExceeded
-from zowarmup.common.methods.fedavg import PIECE, length
-from zowarmup.common.methods.mixed import mixed, share_of_trained
-from zowarmup.common.methods.rough import rough_length
 from zowarmup.common.replica import Replica
-from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import Delta, Phase
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
+from zowarmup.server.aggregator import Aggregator
 from zowarmup.server.blobs import BlobError, Blobs, DiskRefused
-from zowarmup.server.combining import deltas_of, parts_of, settle_on_grid, steps_of, uploads_of
+from zowarmup.server.combining import uploads_of
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.decide import awaits_evaluation
 from zowarmup.server.evaluation import Evaluator, measured
 from zowarmup.server.history import History
 from zowarmup.server.housekeeping import Housekeeping, passes
-from zowarmup.server.remembering import remembering
 from zowarmup.server.returning import go_back
 from zowarmup.server.state import Round, State
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-REGRID_BITS = 3
-# Where clients move their own replicas in a round, weights may be as large as this share of the grid's limit.
-STEPPED_SHARE = 0.25
 # What a restart may have to replay: some 2 s on one core of a server (0.15 ns a sign was measured).
 REPLAY_SIGNS = 15_000_000_000
 RETRY_S = 1.0
 # After these there may be something to evaluate, or to write.
 HOUSEKEEPING = ev.Pivoted | ev.RunFinished | ev.RunGaveUp | ev.PivotRequested | ev.StopRequested
-PIECES_AT_ONCE = min(4, os.cpu_count() or 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Combined:
-    """The next version, at which the replica is already: by `steps`, or, where these are None and the grid may have
-    changed, by a snapshot that is still to be written."""
-
-    digest: str
-    steps: tuple[Step, ...] | None
-    clipped_scalars: int = 0
-    clipped_deltas: int = 0
-    moments: tuple[float, ...] = ()
-    optimiser: str = ""
 
 
 class Effects:
@@ -84,11 +57,10 @@ class Effects:
         self._coordinator, self._blobs, self._replica = coordinator, blobs, replica
         self._evaluator, self._history, self._traffic = evaluator, history, traffic
         self._jobs: asyncio.Queue[Round | None] = asyncio.Queue()
-        self._lengths: Mapping[str, float] = {} if lengths is None else lengths
+        self._aggregator = Aggregator(replica, blobs, lengths)
         self._housekeeping = Housekeeping()
         self._held: set[str] = set()  # blobs of snapshots that there have been, as far as they are still there
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="effects")
-        self._pieces = ThreadPoolExecutor(PIECES_AT_ONCE, thread_name_prefix="pieces")
 
     def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
         """Observe: every round that ends is a job, and so is the model's state whenever it may need housekeeping."""
@@ -133,7 +105,7 @@ class Effects:
                 await self._empty_bin(ended)
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
-            self._pieces.shutdown(wait=False)
+            self._aggregator.close()
 
     def _is_current(self, closed: Round) -> bool:
         """Whether a closed round still is to be combined: it is abandoned where the version before it is rejected."""
@@ -191,7 +163,10 @@ class Effects:
 
     async def _outcome(self, closed: Round) -> cmd.CommitRound | cmd.AbandonRound:
         try:
-            combined = await self._until_taken(lambda: self._combine(closed), f"what round {closed.number} comes to")
+            combined = await self._until_taken(
+                lambda: self._aggregator.combine(self._coordinator.state, closed),
+                f"what round {closed.number} comes to",
+            )
         except (ValueError, ArithmeticError, BlobError, OSError) as error:
             return cmd.AbandonRound(closed.number, f"its contributions cannot be combined: {error}")
         snapshot = None if combined.steps is not None else await self._snapshot(combined.digest, combined.optimiser)
@@ -203,114 +178,11 @@ class Effects:
                 steps=combined.steps or (),
                 snapshot=snapshot,
                 traffic=self._traffic(),
-                clipped_scalars=combined.clipped_scalars,
-                clipped_deltas=combined.clipped_deltas,
-                moments=combined.moments,
+                clipped_scalars=combined.aggregate.clipped_scalars,
+                clipped_deltas=combined.aggregate.clipped_deltas,
+                moments=combined.aggregate.moments,
             )
         )
-
-    def _combine(self, closed: Round) -> Combined:
-        """Move the replica on. What this raises leaves it as it was."""
-        if any(isinstance(contribution, Delta) for contribution in closed.contributions.values()):
-            return self._combine_deltas(closed)
-        return self._combine_scalars(closed)
-
-    def _combine_deltas(self, closed: Round) -> Combined:
-        replica = self._replica
-        named = uploads_of(closed)
-        trained = [delta.examples for delta in deltas_of(closed).values()]
-        deltas = list(zip(trained, map(self._blobs.stored, named.values()), strict=True))
-        method = self._coordinator.state.warm_up
-        sizes = [vector.shape[0] for _, vector in deltas]
-        rough = [self._lengths.get(name) for name in named.values()]
-        if method.takes_whole(rough, sizes, rough_length(replica.weights)):
-            scales: tuple[float, ...] = (1.0,) * len(deltas)
-        else:
-            lengths = list(self._pieces.map(length, [vector for _, vector in deltas]))
-            scales = method.scales(lengths, sizes, length(replica.weights))
-        for client, scale in zip(named, scales, strict=True):
-            if scale < 1:
-                log.warning(
-                    "round %d: %s sent an outlying delta, which counts %.3g times", closed.number, client, scale
-                )
-        clipped, moments, before = 0, self._coordinator.state.moments, self._coordinator.state.snapshot.optimiser
-        with remembering(self._blobs, before, method.remembered) as optimiser:
-            moved = method.combine(replica.weights, deltas, scales, self._pieces.map, optimiser)
-            if closed.phase is Phase.ZEROTH_ORDER:
-                moved, clipped, moments = self._mixed(closed, moved, trained)
-            if not np.isfinite(moved[replica.layout.trainable :]).all():
-                raise HeadroomExceeded("the mean of the deltas is beyond what float32 holds")
-            grid = settle_on_grid(moved, replica.layout, self._pieces.map)
-        replica.grid, replica.weights[:] = grid, moved
-        replica.version += 1
-        scaled = sum(scale < 1 for scale in scales)
-        return Combined(replica.digest().hex(), None, clipped, scaled, moments, optimiser.kept)
-
-    def _mixed(
-        self, closed: Round, averaged: NDArray[np.float32], trained: Sequence[int]
-    ) -> tuple[NDArray[np.float32], int, tuple[float, ...]]:
-        """What the deltas alone make and what the scalars make, in one; how many of these were clipped; the moments."""
-        state, replica = self._coordinator.state, self._replica
-        parts = parts_of(state, closed)
-        if not parts:
-            return averaged, 0, state.moments
-        _, clipped = state.zeroth_order.clip(parts)
-        probed = replica.weights.copy()
-        apply_steps(probed, replica.grid, steps_of(state, closed, replica.grid, replica.weights))
-        share = share_of_trained(trained, [part.examples for part in parts], state.run_file.zeroth_order)
-        return (
-            mixed(averaged, probed, share, PIECE, self._pieces.map),
-            clipped,
-            state.zeroth_order.moments(state.moments, parts),
-        )
-
-    def _combine_scalars(self, closed: Round) -> Combined:
-        replica, state = self._replica, self._coordinator.state
-        parts = parts_of(state, closed)
-        _, clipped = state.zeroth_order.clip(parts)
-        moments = state.zeroth_order.moments(state.moments, parts)
-        if clipped:
-            log.info("round %d: %d outlying scalars are clipped", closed.number, clipped)
-        try:
-            self._check_room(state.run_file.zeroth_order.steps_locally)
-            steps = steps_of(state, closed, replica.grid, replica.weights)
-            apply_steps(replica.weights, replica.grid, steps)
-        except HeadroomExceeded as error:
-            log.warning("%s: the next version is a snapshot on a coarser grid", error)
-            replica.grid, replica.weights[:] = self._on_a_coarser_grid(
-                lambda grid: steps_of(state, closed, grid, replica.weights)
-            )
-            replica.version += 1
-            return Combined(replica.digest().hex(), None, clipped, moments=moments)
-        replica.version += 1
-        return Combined(replica.digest().hex(), steps, clipped, moments=moments)
-
-    def _check_room(self, steps_locally: bool) -> None:
-        """Raises HeadroomExceeded where clients that move their own replicas would soon meet the grid's limit: they cannot
-        change it, and could not contribute."""
-        replica = self._replica
-        for start, stop, here in replica.grid.within(0, replica.layout.trainable):
-            part = replica.weights[start:stop]
-            if steps_locally and max(-part.min(), part.max()) > STEPPED_SHARE * here.limit:
-                raise HeadroomExceeded(f"weights leave clients no room for steps of their own below {here.limit:g}")
-
-    def _on_a_coarser_grid(self, steps_on: Callable[[Grid], tuple[Step, ...]]) -> tuple[Grid, NDArray[np.float32]]:
-        """The finest grid that holds the moved weights, and those; coarser in every block alike. Raises HeadroomExceeded
-        where there is none."""
-        replica, grid = self._replica, self._replica.grid
-        while True:
-            try:
-                grid = grid.coarser(REGRID_BITS)
-            except ValueError:
-                raise HeadroomExceeded("no grid is coarse enough for the step") from None
-            moved = replica.weights.copy()
-            trainable = moved[: replica.layout.trainable]
-            try:
-                trainable[:] = grid.quantise(trainable)
-                apply_steps(moved, grid, steps_on(grid))
-            except HeadroomExceeded:
-                continue
-            return grid, moved
 
     async def _snapshot(self, digest: str, optimiser: str = "") -> ev.Snapshot:
         """The replica, whose digest (hex) is known, on disk, beside the blob that the method remembers by. Like `_record`,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from zowarmup.common.layout import Layout
 from zowarmup.common.methods import warm_up_method, zeroth_order_method
-from zowarmup.common.methods.protocol import WarmUpMethod, ZerothOrderMethod
+from zowarmup.common.methods.protocol import Algorithm
 from zowarmup.common.run import Rounds, RunFile
 from zowarmup.common.work import Contribution, Phase, Tier
 from zowarmup.server import events as ev
@@ -156,15 +156,20 @@ class State:
         return self.run_file.warmup if self.phase is Phase.WARM_UP else self.run_file.zeroth_order
 
     @property
-    def warm_up(self) -> WarmUpMethod:
+    def warm_up(self) -> Algorithm:
         """The warm-up's method, at the learning rate that it has now."""
         return warm_up_method(self.run_file.warmup.slowed(self.progress.rate_factor), self.layout)
 
     @property
-    def zeroth_order(self) -> ZerothOrderMethod:
+    def zeroth_order(self) -> Algorithm:
         """The zeroth-order phase's method, at the learning rate that it has now."""
         spec = self.run_file.zeroth_order.slowed(self.progress.rate_factor)
-        return zeroth_order_method(spec, self.layout, pool_seed(self.run_file.seed))
+        warmup = self.run_file.warmup.slowed(self.progress.rate_factor)
+        return zeroth_order_method(spec, self.layout, pool_seed(self.run_file.seed), warmup)
+
+    def algorithm(self, phase: Phase) -> Algorithm:
+        """The one whose rounds a phase has."""
+        return self.warm_up if phase is Phase.WARM_UP else self.zeroth_order
 
     @property
     def minimum(self) -> int:

@@ -10,7 +10,7 @@ from zowarmup.common.methods.fedavg import FedAvg
 from zowarmup.common.methods.fedkseed import FedKSeed
 from zowarmup.common.methods.fedopt import FedAdam, FedYogi
 from zowarmup.common.methods.heterofl import HeteroFL
-from zowarmup.common.methods.protocol import WarmUpMethod, ZerothOrderMethod
+from zowarmup.common.methods.mixed import Mixed
 from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.phases import WarmUp, ZerothOrder
 
@@ -18,13 +18,18 @@ _WARM_UP = {"fedavg": FedAvg, "fedadam": FedAdam, "fedyogi": FedYogi, "heterofl"
 _ZEROTH_ORDER = {"zowarmup": ZOWarmUp, "decomfl": DeComFL}
 
 
-def warm_up_method(spec: WarmUp, layout: Layout) -> WarmUpMethod:
+def warm_up_method(spec: WarmUp, layout: Layout) -> FedAvg:
     """The method that `spec` names."""
     return _WARM_UP[spec.method](spec, layout)
 
 
-def zeroth_order_method(spec: ZerothOrder, layout: Layout, pool_seed: int = 0) -> ZerothOrderMethod:
-    """The method that `spec` names. `pool_seed`: the stream of the directions that the whole run shares."""
+def zeroth_order_method(
+    spec: ZerothOrder, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None
+) -> ZOWarmUp:
+    """The method that `spec` names. `pool_seed`: the stream of the directions that the whole run shares. `warmup`: how
+    those train that go on training."""
+    if spec.high_tier == "fedavg":
+        return Mixed(spec, layout, warm_up_method(warmup or WarmUp(rounds=0), layout))
     if spec.method == "fedkseed":
         return FedKSeed(spec, layout, pool_seed)
     return _ZEROTH_ORDER[spec.method](spec, layout)

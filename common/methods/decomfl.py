@@ -17,6 +17,6 @@ from zowarmup.common.methods.zeroth_order import ZOWarmUp
 
 @dataclass(frozen=True, slots=True)
 class DeComFL(ZOWarmUp):
-    """`combine` adds up what lies along one direction, whoever sent it; shared seeds are all it takes."""
+    """`aggregate` adds up what lies along one direction, whoever sent it; shared seeds are all it takes."""
 
     shared_seeds: ClassVar[bool] = True

@@ -10,20 +10,23 @@ lead the model away.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
 from zowarmup.common.methods import robust, rough
 from zowarmup.common.methods.aggregation import counted, left_out, trimmed_mean
-from zowarmup.common.methods.vector import Each, Optimiser, Vector
+from zowarmup.common.methods.protocol import Aggregate, Forward, Part, Start, Trained, Update, Vectors, wrong_kind
+from zowarmup.common.methods.rough import rough_length
+from zowarmup.common.methods.vector import PIECE, Vector, length
 from zowarmup.common.phases import WarmUp
+from zowarmup.common.steps import Weights
 from zowarmup.common.submodel import Submodel
-from zowarmup.common.work import Delta, Tier, Work
+from zowarmup.common.work import Contribution, Delta, Scalars, Tier, Work
 
-PIECE = 1 << 18
-"""Parameters averaged at a time: what is held beyond the result is a few pieces, whatever the model and the clients."""
 LEAST_PIECE = 1 << 10
 """Where every client's values are held at once, a piece is shorter the more clients there are, down to this."""
 Given = tuple[tuple[int, Vector], float]
@@ -34,31 +37,92 @@ Given = tuple[tuple[int, Vector], float]
 class FedAvg:
     """The warm-up of one run, as the coordinator sees it; local training is `tasks.classification`."""
 
+    shared_seeds: ClassVar[bool] = False
+    steps_locally: ClassVar[bool] = False
+
     spec: WarmUp
     layout: Layout
 
     @property
-    def remembered(self) -> int:
-        """How many float32 values it needs from the round before."""
+    def optimizer_values(self) -> int:
         return 0
-
-    def check(self, work: Work, examples: int, delta: Delta) -> None:
-        """Raises ValueError, saying what is wrong, where this is no answer to that work by a client of so many
-        examples. The vector itself is checked as it is uploaded."""
-        if delta.round != work.round:
-            raise ValueError(f"delta: it is for round {delta.round}, the work was for round {work.round}")
-        if delta.examples != examples:
-            raise ValueError(f"delta: trained on {delta.examples} examples, the client said that it holds {examples}")
 
     def submodel(self, tier: Tier) -> Submodel | None:
         """What a client of that tier trains and uploads; None: all of the model."""
         return None
 
+    def differentiates(self, tier: Tier) -> bool:
+        return False
+
+    def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
+        return 0, 0
+
+    def contribute(self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work) -> Scalars:
+        raise ValueError(f"{self.spec.method}: a round of training is not answered by scalars")
+
+    def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
+        raise ValueError(f"{self.spec.method}: a round of training is not answered by scalars")
+
+    def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
+        """Raises ValueError, saying what is wrong, where this is no answer to that work by a client of so many
+        examples. The vector itself is checked as it is uploaded."""
+        if not isinstance(contribution, Delta):
+            raise ValueError(wrong_kind(contribution, work))  # noqa: TRY004  (what a client says is no bug)
+        if contribution.round != work.round:
+            raise ValueError(f"delta: it is for round {contribution.round}, the work was for round {work.round}")
+        if contribution.examples != examples:
+            raise ValueError(
+                f"delta: trained on {contribution.examples} examples, the client said that it holds {examples}"
+            )
+
+    def aggregate(self, start: Start, contributions: Sequence[Part | Trained]) -> Aggregate:
+        """The weights plus `server_rate` times the aggregate of the deltas, summed in float64 in the order given.
+
+        Raises:
+            ValueError: There are no deltas, or a vector has another shape or type.
+        """
+        trained = [given for given in contributions if isinstance(given, Trained)]
+        if not trained:
+            raise ValueError("a round without deltas has no mean")
+        allowed = {(part.layout if part else self.layout).size for part in map(self.submodel, Tier)}
+        self._check(start.weights, {self.layout.size})
+        for given in trained:
+            self._check(given.delta, allowed)
+        scales = self._scales_of(start.weights, trained)
+        counts = counted([given.examples for given in trained], self.spec)
+        vectors = [given.delta for given in trained]
+        scaled = list(zip(zip(counts, vectors, strict=True), scales, strict=True))
+
+        def piece(place: slice, out: NDArray[np.float32]) -> Vectors:
+            mean, kept = self.step(place, self.mean_of(place, scaled), start.vectors)
+            mean += start.weights[place]
+            with np.errstate(over="ignore"):  # becomes infinite
+                out[:] = mean
+            return kept
+
+        return Aggregate(
+            update=Update(piece, PIECE if self.spec.aggregate == "mean" else max(LEAST_PIECE, PIECE // len(trained))),
+            moments=start.moments,
+            clipped_deltas=sum(scale < 1 for scale in scales),
+            notes=tuple(
+                f"{given.client} sent an outlying delta, which counts {scale:.3g} times"
+                for given, scale in zip(trained, scales, strict=True)
+                if scale < 1
+            ),
+        )
+
+    def _scales_of(self, weights: NDArray[np.float32], trained: Sequence[Trained]) -> tuple[float, ...]:
+        """The factor for each delta. Exact norms are taken where rough ones cannot say that all factors are 1."""
+        sizes = [given.delta.shape[0] for given in trained]
+        if self.takes_whole([given.rough_length for given in trained], sizes, rough_length(weights)):
+            return (1.0,) * len(trained)
+        return self.scales([given.length for given in trained], sizes, length(weights))
+
     def scales(self, lengths: Sequence[float], sizes: Sequence[int], model: float) -> tuple[float, ...]:
         """The factor for each delta: less than 1 where it is too long beside the others, or beside the model.
 
         Args:
-            lengths: The deltas' Euclidean norms (`Length`).
+            lengths: The deltas' Euclidean norms (`vector.length`).
             sizes: How many values each has.
             model: The norm of the weights that they are added to.
         """
@@ -72,54 +136,13 @@ class FedAvg:
         """The largest root mean square of a delta beside weights of that norm."""
         return robust.furthest(model / math.sqrt(self.layout.size))
 
-    def combine(
-        self,
-        weights: NDArray[np.float32],
-        deltas: Sequence[tuple[int, Vector]],
-        scales: Sequence[float] | None = None,
-        each: Each = map,
-        optimiser: Optimiser | None = None,
-    ) -> NDArray[np.float32]:
-        """The next weights, a new float32 (layout.size,) array that is not yet on a grid.
-
-        `deltas`: (claimed examples, float32 (layout.size,)), read piece by piece, so that those on disk stay there; aggregated in
-        float64, summed in the order given, each times its scale (`scales` where they are known already). `each`: goes through
-        the pieces, such as `map` of a pool of threads. `optimiser`: where the method remembers something, `remembered`
-        values. Raises ValueError without deltas or where a vector has another shape or type.
-        """
-        if not deltas:
-            raise ValueError("a round without deltas has no mean")
-        allowed = {(part.layout if part else self.layout).size for part in map(self.submodel, Tier)}
-        self._check(weights, {self.layout.size})
-        for _, delta in deltas:
-            self._check(delta, allowed)
-        if scales is None:
-            lengths, sizes = [length(delta) for _, delta in deltas], [delta.shape[0] for _, delta in deltas]
-            scales = self.scales(lengths, sizes, length(weights))
-        counts = counted([examples for examples, _ in deltas], self.spec)
-        vectors = [delta for _, delta in deltas]
-        given = list(zip(zip(counts, vectors, strict=True), scales, strict=True))
-        extent = PIECE if self.spec.aggregate == "mean" else max(LEAST_PIECE, PIECE // len(deltas))
-        moved = np.empty_like(weights)
-
-        def move(start: int) -> None:
-            piece = slice(start, min(start + extent, weights.size))
-            mean = self.step(piece, self.aggregate(piece, given), optimiser)
-            mean += weights[piece]
-            with np.errstate(over="ignore"):  # becomes infinite
-                moved[piece] = mean
-
-        for _ in each(move, range(0, weights.size, extent)):
-            pass
-        return moved
-
     def _check(self, vector: Vector, sizes: set[int]) -> None:
         if vector.shape not in {(size,) for size in sizes} or vector.dtype != np.float32:
             allowed = " or ".join(f"({size},)" for size in sorted(sizes))
             raise ValueError(f"{self.spec.method}: a vector is {vector.dtype} {vector.shape}, not float32 {allowed}")
 
-    def aggregate(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
-        """What the deltas, each times its scale, come to in a piece of the weights."""
+    def mean_of(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
+        """The aggregate of the deltas, each times its scale, in a piece of the weights: a new array."""
         if self.spec.aggregate == "mean":
             return self.mean(piece, given)
         return self.trimmed([(delta[piece], scale) for (_, delta), scale in given])
@@ -142,42 +165,10 @@ class FedAvg:
             mean += part
         return mean
 
-    def step(self, piece: slice, mean: NDArray[np.float64], optimiser: Optimiser | None) -> NDArray[np.float64]:
-        """How far a piece of the weights moves, given the mean delta there, which may be written to."""
+    def step(
+        self, piece: slice, mean: NDArray[np.float64], before: Vector | None
+    ) -> tuple[NDArray[np.float64], Vectors]:
+        """How far a piece of the weights moves, given the mean delta there, which may be written to, and the optimizer
+        state before; and the next optimizer state there."""
         mean *= self.spec.server_rate
-        return mean
-
-
-class Length:
-    """The Euclidean norm of a flat float32 vector that comes in parts, the same however it is parted. numpy's own sum and
-    no BLAS, whose order differs by machine."""
-
-    def __init__(self) -> None:
-        self._squares: list[float] = []
-        self._rest: NDArray[np.float32] = np.empty(0, np.float32)
-
-    def add(self, values: NDArray[np.float32]) -> None:
-        """The next values, float32 (n,)."""
-        if self._rest.size:
-            values = np.concatenate((self._rest, values))
-        whole = values.size - values.size % PIECE
-        self._squares += [_square_sum(values[start : start + PIECE]) for start in range(0, whole, PIECE)]
-        self._rest = values[whole:].copy()
-
-    @property
-    def value(self) -> float:
-        return math.sqrt(math.fsum((*self._squares, _square_sum(self._rest))))
-
-
-def length(vector: Vector) -> float:
-    """The Euclidean norm of a vector, read piece by piece."""
-    whole = Length()
-    for start in range(0, vector.shape[0], PIECE):
-        whole.add(vector[start : start + PIECE])
-    return whole.value
-
-
-def _square_sum(values: NDArray[np.float32]) -> float:
-    wide = values.astype(np.float64)
-    wide *= wide
-    return float(wide.sum())
+        return mean, ()

@@ -8,7 +8,7 @@ Reddi et al., arXiv 2003.00295, algorithm 2. With Delta the example-weighted mea
     w  <-  w + server_rate * m / (sqrt(v) + tau)
 
 beginning with m = 0 and v = tau^2, without a correction for that, as there. Buffers are averaged as FedAvg does. The sums
-are float64, the moments are kept as float32 (`Optimiser`).
+are float64, the moments are kept as float32.
 """
 
 from dataclasses import dataclass
@@ -18,32 +18,31 @@ from numpy.typing import NDArray
 
 from zowarmup.common.grid import HeadroomExceeded
 from zowarmup.common.methods.fedavg import FedAvg
-from zowarmup.common.methods.vector import Optimiser
+from zowarmup.common.methods.protocol import Vectors
+from zowarmup.common.methods.vector import Vector
 
 Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class FedAdam(FedAvg):
-    """The warm-up by Adam on the server. What it remembers: m of all that is trained, and then v."""
+    """The warm-up by Adam on the server. Its optimizer state: m of all that is trained, and then v."""
 
     @property
-    def remembered(self) -> int:
+    def optimizer_values(self) -> int:
         return 2 * self.layout.trainable
 
-    def step(self, piece: slice, mean: Doubles, optimiser: Optimiser | None) -> Doubles:
-        """As FedAvg's. Raises ValueError where nothing is given to remember by, HeadroomExceeded where float32 does not
-        hold the moments."""
-        if optimiser is None:
-            raise ValueError(f"{self.spec.method}: there is nothing to remember its moments by")
+    def step(self, piece: slice, mean: Doubles, before: Vector | None) -> tuple[Doubles, Vectors]:
+        """As FedAvg's. Raises HeadroomExceeded where float32 does not hold the moments."""
         stop = min(piece.stop, self.layout.trainable)
         delta = mean[: max(0, stop - piece.start)]
-        if delta.size:
-            delta[:] = self._descent(piece.start, delta, optimiser)
-        return mean
+        if not delta.size:
+            return mean, ()
+        delta[:], kept = self._descent(piece.start, delta, before)
+        return mean, kept
 
-    def _descent(self, start: int, delta: Doubles, optimiser: Optimiser) -> Doubles:
-        spec, second, before = self.spec, self.layout.trainable + start, optimiser.before
+    def _descent(self, start: int, delta: Doubles, before: Vector | None) -> tuple[Doubles, Vectors]:
+        spec, second = self.spec, self.layout.trainable + start
         if before is None:
             m, v = np.zeros_like(delta), np.full_like(delta, spec.tau**2)
         else:
@@ -56,11 +55,9 @@ class FedAdam(FedAvg):
             kept = [moment.astype("<f4") for moment in (m, v)]
         if not all(np.isfinite(moment).all() for moment in kept):
             raise HeadroomExceeded("the optimiser's moments are beyond what float32 holds")
-        for place, moment in zip((start, second), kept, strict=True):
-            optimiser.remember(place, moment)
         m *= spec.server_rate
         m /= np.sqrt(v) + spec.tau
-        return m
+        return m, tuple(zip((start, second), kept, strict=True))
 
     def _second(self, v: Doubles, square: Doubles) -> Doubles:
         return self.spec.beta2 * v + (1 - self.spec.beta2) * square

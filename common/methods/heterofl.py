@@ -43,7 +43,7 @@ class HeteroFL(FedAvg):
         means = [n and n / math.sqrt(size) for n, size in zip(lengths, sizes, strict=True)]
         return rough.none_too_long(means, self.spec.clip, self._most(model))
 
-    def aggregate(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
+    def mean_of(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
         """As FedAvg's, of each parameter among those who hold it; 0 where nobody does."""
         if self.spec.aggregate == "mean":
             return self.mean(piece, given)

@@ -1,22 +1,26 @@
-"""What a method is to the rest of the system.
+"""What an algorithm is to the rest of the system.
 
-The coordinator and the clients only ever ask for what stands here, so a method can be added without touching either.
-Whatever a method does, what it commits are steps on the grid or a whole vector that becomes a snapshot; the order in
-which contributions arrive plays no part in it.
+The coordinator and the clients ask for what stands here, and for nothing by an algorithm's name. An algorithm is a frozen
+value, made of its settings and the model's layout. What it commits are steps on the grid or a whole vector that becomes a
+snapshot. The order in which contributions arrive plays no part in it.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.grid import Grid
-from zowarmup.common.methods.vector import Each, Optimiser, Vector
+from zowarmup.common.methods.moves import Move, steps_of
+from zowarmup.common.methods.vector import Vector, length
 from zowarmup.common.steps import Step, Weights
 from zowarmup.common.submodel import Submodel
-from zowarmup.common.work import Delta, Scalars, Tier, Work
+from zowarmup.common.work import Contribution, Scalars, Tier, Work
+
+Moments = tuple[float, ...]
+"""A server optimizer's state, where it is a few numbers: part of a commit's event."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -37,7 +41,7 @@ class Forward(Protocol):
 
 
 class Part(NamedTuple):
-    """What one client gave to a zeroth-order round, and what its work was: the seed, and the examples it holds."""
+    """The scalars that one client gave to a round, and what its work was: the seed, and the examples it holds."""
 
     seed: int
     examples: int
@@ -45,58 +49,119 @@ class Part(NamedTuple):
     tier: Tier = Tier.LOW
 
 
-Moments = tuple[float, ...]
+class Trained(NamedTuple):
+    """The delta that one client gave to a round.
 
+    Args:
+        examples: How many the client claims to hold.
+        delta: Float32, as many values as the client's tier trains; read by pieces, so that it may stay on disk.
+        client: Its name.
+        rough_length: The delta's Euclidean norm as `rough.RoughLength` has it; None where it is not known.
+        exact_length: Gives the exact one (`vector.length`), perhaps found together with the others'.
+    """
 
-class WarmUpMethod(Protocol):
-    """A way to train by back-propagation; local training is `tasks.classification`."""
+    examples: int
+    delta: Vector
+    client: str = ""
+    rough_length: float | None = None
+    exact_length: Callable[[], float] | None = None
 
     @property
-    def remembered(self) -> int:
-        """How many float32 values it needs from the round before: the size of an `Optimiser`; 0 where it needs none."""
+    def length(self) -> float:
+        """The Euclidean norm of the delta."""
+        return self.exact_length() if self.exact_length else length(self.delta)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Start:
+    """What a round starts from.
+
+    Args:
+        weights: Float32 (layout.size,); not to be written.
+        grid: That the trainable ones lie on.
+        done: Rounds of the phase that are committed.
+        moments: The server optimizer's state, where it is a few numbers; empty before the first round.
+        vectors: The same where it is as large as the model; None before the first round.
+    """
+
+    weights: NDArray[np.float32]
+    grid: Grid
+    done: int = 0
+    moments: Moments = ()
+    vectors: Vector | None = None
+
+
+Vectors = tuple[tuple[int, NDArray[np.float32]], ...]
+"""Pieces of the next optimizer state: where each begins, and its values, float32."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Update:
+    """The next weights as a function of the place, so that whoever holds them decides which pieces are computed when and
+    in which thread.
+
+    Args:
+        piece: Writes the next weights of any slice of them (start and stop, no step) into an array, float32 and as long as
+            the slice, and gives what belongs to it of the optimizer state. Pieces do not depend on each other.
+        extent: As many parameters a piece hold the memory that a piece takes near a few MB.
+    """
+
+    piece: Callable[[slice, NDArray[np.float32]], Vectors]
+    extent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """What a round's contributions make of the model: `moves` along seeded directions, or an `update` of all of it.
+
+    Args:
+        moves: In units of a weight, before they are rounded to the grid.
+        update: Not on a grid yet; what float32 does not hold is infinite.
+        turn: The number that decides how moves are rounded (`moves.steps_of`).
+        moments: The next state of the server optimizer, where it is a few numbers.
+        clipped_scalars: How many scalars were scaled down as outliers.
+        clipped_deltas: How many deltas were.
+        notes: What is to be logged of it, a sentence each.
+    """
+
+    moves: tuple[Move, ...] = ()
+    update: Update | None = None
+    turn: int = 0
+    moments: Moments = ()
+    clipped_scalars: int = 0
+    clipped_deltas: int = 0
+    notes: tuple[str, ...] = ()
+
+    def steps(self, grid: Grid) -> tuple[Step, ...]:
+        """The moves on a grid. Raises HeadroomExceeded where a step is too long for it."""
+        return steps_of(self.moves, grid, self.turn)
+
+
+class Algorithm(Protocol):
+    """A way to train: what a client computes in a round, what is checked of it, and how contributions move the model."""
+
+    @property
+    def shared_seeds(self) -> bool:
+        """Whether a round gives all its participants one seed."""
         ...
 
-    def check(self, work: Work, examples: int, delta: Delta) -> None:
-        """Raises ValueError, saying what is wrong, where this is no answer to that work by a client of so many
-        examples. The vector itself is checked as it is uploaded."""
+    @property
+    def steps_locally(self) -> bool:
+        """Whether a client moves its own replica between probes, and so has to know how far the run is."""
+        ...
+
+    @property
+    def optimizer_values(self) -> int:
+        """How many float32 values the server optimizer keeps from a round to the next, on disk; 0 where it keeps none."""
         ...
 
     def submodel(self, tier: Tier) -> Submodel | None:
-        """What a client of that tier trains and uploads; None: all of the model. Which tiers take part the run file says
-        (`WarmUp.tiers`)."""
+        """What a client of that tier trains and uploads; None: all of the model."""
         ...
-
-    def scales(self, lengths: Sequence[float], sizes: Sequence[int], model: float) -> tuple[float, ...]:
-        """The factor for each delta, by their Euclidean norms, how many values they have and the norm of the weights they are
-        added to: less than 1 where it is too long beside the others, or beside the model."""
-        ...
-
-    def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int], model: float) -> bool:
-        """Whether `scales` are certainly all 1, by rough norms (`rough.RoughLength`), None where one is not known."""
-        ...
-
-    def combine(
-        self,
-        weights: NDArray[np.float32],
-        deltas: Sequence[tuple[int, Vector]],
-        scales: Sequence[float] | None = None,
-        each: Each = map,
-        optimiser: Optimiser | None = None,
-    ) -> NDArray[np.float32]:
-        """The next weights, a new float32 (layout.size,) array that is not yet on a grid, from (examples, delta) in
-        ascending order of client, deltas of the whole model or of a tier's part, by pieces that `each` goes through.
-        What float32 does not hold becomes infinite."""
-        ...
-
-
-class ZerothOrderMethod(Protocol):
-    """A way to move the model by scalars alone. `shared_seeds`: whether a round gives all its participants one seed."""
-
-    shared_seeds: ClassVar[bool]
 
     def contribute(self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work) -> Scalars:
-        """The scalars of one round. `weights` are moved in place under `forward` and are bit for bit what they were
-        when this returns or raises."""
+        """The scalars of one round, from forward passes. `weights` are moved in place under `forward` and are bit for bit
+        what they were when this returns or raises."""
         ...
 
     def differentiates(self, tier: Tier) -> bool:
@@ -112,28 +177,17 @@ class ZerothOrderMethod(Protocol):
         (layout.trainable,)."""
         ...
 
-    def check(self, work: Work, tier: Tier, examples: int, contribution: Scalars) -> None:
-        """Raises ValueError, saying what is wrong, where this cannot be what a client of that tier and so many
-        examples gives for that work."""
+    def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
+        """Raises ValueError, saying what is wrong, where this cannot be what a client of that tier and so many examples
+        gives for that work. A delta's values are checked as they are uploaded."""
         ...
 
-    def clip(self, parts: Sequence[Part]) -> tuple[tuple[Part, ...], int]:
-        """A round's parts with their outlying scalars clipped, and how many were."""
+    def aggregate(self, start: Start, contributions: Sequence[Part | Trained]) -> Aggregate:
+        """What a round's contributions, at least one, make of the model. They come in ascending order of client. Asked
+        again with the same it answers the same."""
         ...
 
-    def moments(self, before: Moments, parts: Sequence[Part]) -> Moments:
-        """What the coordinator has to remember after a round, given what it remembered before (nothing before the
-        first), to make the steps of the next."""
-        ...
 
-    def combine(
-        self,
-        grid: Grid,
-        done: int,
-        parts: Sequence[Part],
-        before: Moments = (),
-        model: Callable[[], float] | None = None,
-    ) -> tuple[Step, ...]:
-        """The steps that a round makes, from its parts in ascending order of client. `done`: zeroth-order rounds
-        committed before; `before`: the moments then; `model`: gives the root mean square of the weights. Raises HeadroomExceeded where a step is too long for `grid`."""
-        ...
+def wrong_kind(contribution: Contribution, work: Work) -> str:
+    """That the work is not answered by a contribution of that kind."""
+    return f"a {type(contribution).__name__.lower()} does not belong in a {work.phase} round"

@@ -1,10 +1,14 @@
 """Vectors too large to hold many of: read a slice at a time."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+PIECE = 1 << 18
+"""Values that are read at a time: what is held of a vector on disk is a few pieces."""
 
 
 class Vector(Protocol):
@@ -21,18 +25,40 @@ class Vector(Protocol):
         ...
 
 
-class Optimiser(Protocol):
-    """What a method remembers from a round to the next, on disk."""
-
-    @property
-    def before(self) -> Vector | None:
-        """As the round before left it; None in the first."""
-        ...
-
-    def remember(self, start: int, values: NDArray[np.float32]) -> None:
-        """From `start` on these are what the next round has. Any thread may say so of its piece."""
-        ...
-
-
 Each = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
 """Calls a function with each of some numbers, in any order and perhaps in several threads, as `map` does."""
+
+
+class Length:
+    """The Euclidean norm of a flat float32 vector that comes in parts, the same however it is parted. numpy's own sum and
+    no BLAS, whose order differs by machine."""
+
+    def __init__(self) -> None:
+        self._squares: list[float] = []
+        self._rest: NDArray[np.float32] = np.empty(0, np.float32)
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """The next values, float32 (n,)."""
+        if self._rest.size:
+            values = np.concatenate((self._rest, values))
+        whole = values.size - values.size % PIECE
+        self._squares += [_square_sum(values[start : start + PIECE]) for start in range(0, whole, PIECE)]
+        self._rest = values[whole:].copy()
+
+    @property
+    def value(self) -> float:
+        return math.sqrt(math.fsum((*self._squares, _square_sum(self._rest))))
+
+
+def length(vector: Vector) -> float:
+    """The Euclidean norm of a vector, read piece by piece."""
+    whole = Length()
+    for start in range(0, vector.shape[0], PIECE):
+        whole.add(vector[start : start + PIECE])
+    return whole.value
+
+
+def _square_sum(values: NDArray[np.float32]) -> float:
+    wide = values.astype(np.float64)
+    wide *= wide
+    return float(wide.sum())

@@ -23,7 +23,7 @@ mean every length is kept, and whoever combines the same contributions finds the
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -34,16 +34,19 @@ from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.layout import Block, Layout
 from zowarmup.common.merging import merged
 from zowarmup.common.methods import gaussian, robust
-from zowarmup.common.methods.adam import advanced, mean_squares, sizes
+from zowarmup.common.methods.adam import advanced, mean_squares
+from zowarmup.common.methods.adam import sizes as adam_sizes
 from zowarmup.common.methods.aggregation import counted, left_out, trimmed_moves
 from zowarmup.common.methods.moves import Move, held, steps_of
 from zowarmup.common.methods.probing import Probe, measure
 from zowarmup.common.methods.projection import as_float32, project
-from zowarmup.common.methods.protocol import Forward, Moments, Part
+from zowarmup.common.methods.protocol import Aggregate, Forward, Moments, Part, Start, Trained, wrong_kind
+from zowarmup.common.methods.vector import length
 from zowarmup.common.permutation import permutation
 from zowarmup.common.phases import ZerothOrder
 from zowarmup.common.steps import Direction, Step, Weights, apply_steps
-from zowarmup.common.work import Scalars, Tier, Work
+from zowarmup.common.submodel import Submodel
+from zowarmup.common.work import Contribution, Scalars, Tier, Work
 
 FLAT, STEEPEST, STEEP = 2.0**-40, 2.0**12, 2.0**32
 """Slopes, nats per unit of weight. A root mean square below FLAT is what rounding leaves of a loss that does not change. A
@@ -52,12 +55,24 @@ step that is not divided by it is as long, at most, as with STEEPEST. Beyond STE
 
 @dataclass(frozen=True, slots=True)
 class ZOWarmUp:
-    """The method of one run: a client's part is `contribute`, the coordinator's `check` and `combine`."""
+    """The method of one run: a client's part is `contribute`, the coordinator's `check` and `aggregate`."""
 
     shared_seeds: ClassVar[bool] = False
 
     spec: ZerothOrder
     layout: Layout
+
+    @property
+    def steps_locally(self) -> bool:
+        """Whether a client moves its own replica between probes, and so has to know how far the run is."""
+        return self.spec.steps_locally
+
+    @property
+    def optimizer_values(self) -> int:
+        return 0
+
+    def submodel(self, tier: Tier) -> Submodel | None:
+        return None
 
     @property
     def probed(self) -> Block:
@@ -145,8 +160,10 @@ class ZOWarmUp:
             ) from None
         return scalars
 
-    def check(self, work: Work, tier: Tier, examples: int, contribution: Scalars) -> None:
+    def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
         """Raises ValueError, saying what is wrong, where this cannot be what `contribute` gives for that work."""
+        if not isinstance(contribution, Scalars):
+            raise ValueError(wrong_kind(contribution, work))  # noqa: TRY004  (what a client says is no bug)
         if contribution.round != work.round:
             raise ValueError(f"scalars: they are for round {contribution.round}, the work was for round {work.round}")
         for name, values, asked in zip(
@@ -161,62 +178,32 @@ class ZOWarmUp:
                 )
         _check_steepness(contribution)
 
-    def clip(self, parts: Sequence[Part]) -> tuple[tuple[Part, ...], int]:
-        """The parts with outlying clients' scalars scaled down, and how many scalars that are: a client's probes by what
-        the round's clients have for probes, its projections by what they have for projections."""
-        factors = zip(
-            robust.scales([root_mean_square(part.scalars.probes) for part in parts], self.spec.clip, FLAT),
-            robust.scales([root_mean_square(part.scalars.projections) for part in parts], self.spec.clip, FLAT),
-            strict=True,
-        )
-        clipped = 0
-        bounded: list[Part] = []
-        for part, scales in zip(parts, factors, strict=True):
-            given = part.scalars.probes, part.scalars.projections
-            outlying = [scale < 1 for scale in scales]
-            if any(outlying):
-                clipped += sum(len(values) for values, beyond in zip(given, outlying, strict=True) if beyond)
-                probes, projections = (
-                    tuple(scale * value for value in values) for scale, values in zip(scales, given, strict=True)
-                )
-                part = part._replace(scalars=Scalars(part.scalars.round, probes, projections))
-            bounded.append(part)
-        return tuple(bounded), clipped
+    def aggregate(self, start: Start, contributions: Sequence[Part | Trained]) -> Aggregate:
+        """The moves that a round's scalars make: for each client, in the order given, in the probed block and, where there
+        are projections, in the head's. Outlying scalars are clipped first.
 
-    def moments(self, before: Moments, parts: Sequence[Part]) -> Moments:
-        """What the coordinator has to remember after a round, given what it remembered before (nothing before the
-        first); always empty unless the step is Adam's. Outlying scalars are clipped first."""
-        if self.spec.step != "adam":
-            return ()
-        parts, _ = self.clip(parts)
-        return advanced(before, mean_squares(self._aggregate(parts, 1.0, 1.0), self._blocks()), self.spec.beta2)
-
-    def combine(
-        self,
-        grid: Grid,
-        done: int,
-        parts: Sequence[Part],
-        before: Moments = (),
-        model: Callable[[], float] | None = None,
-    ) -> tuple[Step, ...]:
-        """The steps that a round's parts make: for each, in the order given, one in the probed block and, where there
-        are projections, one in the head's. Outlying scalars are clipped first.
-
-        `done`: zeroth-order rounds committed before this one, less than `spec.rounds`; `before`: the moments then; `model`: gives
-        the root mean square of the weights that are moved, where a raw step is to be bounded by it. Where the slopes that a step is to be divided by are all but zero, there is nothing to follow and the ticks are zero.
-        Raises ValueError without parts, HeadroomExceeded where a step is too long for `grid`.
+        Where the slopes that a step is to be divided by are all but zero, there is nothing to follow and the moves are
+        zero. Raises ValueError without scalars, and where all of the phase's rounds are done.
         """
+        done, given = start.done, [part for part in contributions if isinstance(part, Part)]
         if not 0 <= done < self.spec.rounds:
             raise ValueError(
                 f"done = {done}: must be 0 to {self.spec.rounds - 1}, the run has {self.spec.rounds} rounds"
             )
-        if not parts:
+        if not given:
             raise ValueError("a round without contributions has no estimate")
-        parts, _ = self.clip(parts)
-        sizes = self._adam_sizes(before, parts) if self.spec.step == "adam" else self._sizes(parts)
+        parts, clipped = clip(given, self.spec.clip)
+        moments: Moments = ()
+        if self.spec.step == "adam":
+            estimate = self._estimate(parts, 1.0, 1.0)
+            moments = advanced(start.moments, mean_squares(estimate, self._blocks()), self.spec.beta2)
+            first, *second = adam_sizes(moments)
+            sizes = first, second[0] if second else 0.0
+        else:
+            sizes = self._sizes(parts)
         probed, head = (self._descent(self.spec.rate, done, size) for size in sizes)
-        moves = self._aggregate(parts, probed, head)
-        return steps_of(held(moves, self._limit(done, parts, model)), grid, done)
+        moves = held(self._estimate(parts, probed, head), self._limit(done, parts, start.weights))
+        return Aggregate(moves=tuple(moves), turn=done, moments=moments, clipped_scalars=clipped)
 
     @property
     def _normal(self) -> bool:
@@ -226,7 +213,7 @@ class ZOWarmUp:
         """The block that is probed and, where it is projected, the head's."""
         return [self.probed, self.layout.block("head")] if self.projections() else [self.probed]
 
-    def _aggregate(self, parts: Sequence[Part], probed: float, head: float) -> list[Move]:
+    def _estimate(self, parts: Sequence[Part], probed: float, head: float) -> list[Move]:
         """Along the round's estimate, so many times it in the probed block and so many in the head's."""
         if self.spec.aggregate == "mean":
             shares = zip(self._shares(parts), parts, strict=True)
@@ -262,10 +249,6 @@ class ZOWarmUp:
         squares = [weight * slope * slope for weight, slope in zip(weights, part.scalars.probes, strict=True)]
         return math.fsum(squares) / math.fsum(weights)
 
-    def _adam_sizes(self, before: Moments, parts: Sequence[Part]) -> tuple[float, float]:
-        probed, *head = sizes(self.moments(before, parts))
-        return probed, head[0] if head else 0.0
-
     def _descent(self, rate: float, done: int, size: float) -> float:
         """What slopes are multiplied with, given what a normalised step is divided by."""
         if self.spec.step == "raw":
@@ -275,7 +258,7 @@ class ZOWarmUp:
     def _annealed(self, rate: float, done: int) -> float:
         return rate * self.spec.tau**2 * (1.0 if self.spec.step == "raw" else 1 - done / self.spec.rounds)
 
-    def _limit(self, done: int, parts: Sequence[Part], model: Callable[[], float] | None) -> float:
+    def _limit(self, done: int, parts: Sequence[Part], weights: NDArray[np.float32]) -> float:
         """The furthest that a round moves a block, root mean square over its parameters: the learning rate, once for each
         local step; times STEEPEST where it is not divided by the slopes, and then, where no client could be called an
         outlier, no further than the model is large."""
@@ -284,8 +267,9 @@ class ZOWarmUp:
             return limit
         kinds = [[part.scalars.probes for part in parts], [part.scalars.projections for part in parts]]
         references = [robust.reference(list(map(root_mean_square, kind)), FLAT) for kind in kinds if any(kind)]
-        alone = model is not None and self.spec.clip > 0 and math.inf in references
-        return min(limit * STEEPEST, robust.furthest(model()) if model and alone else math.inf)
+        alone = self.spec.clip > 0 and math.inf in references
+        size = length(weights) / math.sqrt(weights.size) if alone else math.inf
+        return min(limit * STEEPEST, robust.furthest(size))
 
     def _plan(self, seed: int, examples: int) -> list[list[Probe]]:
         """What to probe before each local step: every slice along a direction of its own."""
@@ -337,6 +321,30 @@ class ZOWarmUp:
         counts = counted([part.examples for part in parts], self.spec)
         total = sum(counts)
         return [count / total for count in counts]
+
+
+def clip(parts: Sequence[Part], limit: float) -> tuple[tuple[Part, ...], int]:
+    """A round's parts with outlying clients' scalars scaled down, a client's probes by what the round's clients have for
+    probes, its projections by what they have for projections; and how many scalars that are. `limit`: as
+    `robust.scales` has `clip`."""
+    factors = zip(
+        robust.scales([root_mean_square(part.scalars.probes) for part in parts], limit, FLAT),
+        robust.scales([root_mean_square(part.scalars.projections) for part in parts], limit, FLAT),
+        strict=True,
+    )
+    clipped = 0
+    bounded: list[Part] = []
+    for part, scales in zip(parts, factors, strict=True):
+        given = part.scalars.probes, part.scalars.projections
+        outlying = [scale < 1 for scale in scales]
+        if any(outlying):
+            clipped += sum(len(values) for values, beyond in zip(given, outlying, strict=True) if beyond)
+            probes, projections = (
+                tuple(scale * value for value in values) for scale, values in zip(scales, given, strict=True)
+            )
+            part = part._replace(scalars=Scalars(part.scalars.round, probes, projections))
+        bounded.append(part)
+    return tuple(bounded), clipped
 
 
 def _check_steepness(scalars: Scalars) -> None:

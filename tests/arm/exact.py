@@ -23,6 +23,7 @@ import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
+from tests import aggregating
 from zowarmup.client.commitlog import CommitLog
 from zowarmup.client.replica import LocalReplica
 from zowarmup.common.codec import decode_commit, encode_commit
@@ -136,7 +137,7 @@ def coordinator() -> dict[str, Any]:
             values = numbers(1000 + seed, method.spec.probes + method.projections()).tolist()
             scalars = Scalars(done + 1, tuple(values[: method.spec.probes]), tuple(values[method.spec.probes :]))
             contributions.append(Part(seed << 40 | 7, EXAMPLES + client, scalars))
-        steps = method.combine(GRID, done, contributions)
+        steps = aggregating.steps(method, GRID, done, contributions)
         apply_steps(replica.weights, GRID, steps)
         replica.version += 1
         wired.append(encode_commit(Commit(replica.version, replica.digest(), steps), LAYOUT))

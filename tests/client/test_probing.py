@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests import aggregating
 from tests.client.conftest import DATA, Client, Run, Scripted, Start, Talk, enrolled_as, prepared
 from zowarmup.client.probe import Prober
 from zowarmup.common import codec
@@ -40,7 +41,9 @@ class Reference:
         return self.prober.contribute(self.replica, work)
 
     def commit(self, work: Work, scalars: Scalars) -> Commit:
-        steps = self.method.combine(self.run.grid, work.round - 1, [Part(work.seed, len(self.data), scalars)])
+        steps = aggregating.steps(
+            self.method, self.run.grid, work.round - 1, [Part(work.seed, len(self.data), scalars)]
+        )
         apply_steps(self.replica.weights, self.run.grid, steps)
         self.replica.version += 1
         return Commit(self.replica.version, self.replica.digest(), steps)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import aggregating
 from tests.unit.test_zeroth_order import GRID, LAYOUT, ONE, method, require_nearly, ticks
 from zowarmup.common.directions import lanes
 from zowarmup.common.layout import Block, Layout, Tensor
@@ -51,7 +52,8 @@ def test_a_number_for_each_block_is_what_the_diagonal_would_learn() -> None:
         z = 2.0 * (lanes(number, 0, 0, 3000)[None, :] >> np.arange(4, dtype=np.uint8)[:, None] & 1) - 1
         slopes = z @ gradient
         diagonal = 0.98 * diagonal + 0.02 * (slopes @ z / 4) ** 2
-        moments = zo.moments(moments, [Part(number, 10, Scalars(3, tuple(slopes.tolist()), ()))])
+        parts = [Part(number, 10, Scalars(3, tuple(slopes.tolist()), ()))]
+        moments = aggregating.aggregated(zo, parts, moments=moments).moments
     (found,) = sizes(moments)
     corrected = diagonal / (1 - 0.98**rounds)
     assert found**2 == pytest.approx(corrected.mean(), rel=0.02)
@@ -64,22 +66,22 @@ def test_two_rounds_in_exact_numbers() -> None:
     zo = method(step="adam", rate=2.0, rounds=10, slices="whole", probes=2, head_projections=1, beta2=0.75)
     parts = [Part(5, 6, Scalars(3, (3.0, 4.0), (8.0,)))]
     expected = [(5, "trunk", (-2 * 1.5 / 2.5 * ONE, -2 * 2 / 2.5 * ONE)), (5, "head", (-2.0 * ONE,))]
-    require_nearly(zo.combine(GRID, 0, parts), expected)
-    remembered = zo.moments((), parts)
+    require_nearly(aggregating.steps(zo, GRID, 0, parts), expected)
+    remembered = aggregating.aggregated(zo, parts).moments
     assert remembered == (0.75, 6.25 / 4, 16.0)
     still = [Part(5, 6, Scalars(3, (0.0, 0.0), (4.0,)))]
     second = (0.75 * 16 + 0.25 * 16) / (1 - 0.75**2)
     expected = [(5, "trunk", (0.0, 0.0)), (5, "head", (-2 * 0.5 * 4 / math.sqrt(second) * ONE,))]
-    require_nearly(zo.combine(GRID, 5, still, remembered), expected)
+    require_nearly(aggregating.steps(zo, GRID, 5, still, remembered), expected)
 
 
 def test_nothing_is_remembered_for_other_steps() -> None:
-    assert method().moments((), [Part(5, 6, Scalars(3, (3.0,) * 4, (8.0,) * 5))]) == ()
+    assert aggregating.aggregated(method(), [Part(5, 6, Scalars(3, (3.0,) * 4, (8.0,) * 5))]).moments == ()
 
 
 def test_a_flat_loss_moves_nothing() -> None:
     zo = method(step="adam")
-    assert ticks(zo.combine(GRID, 0, [Part(5, 10, Scalars(3, (0.0,) * 4, (0.0,) * 5))])) == [
+    assert ticks(aggregating.steps(zo, GRID, 0, [Part(5, 10, Scalars(3, (0.0,) * 4, (0.0,) * 5))])) == [
         (5, "trunk", (0,) * 4),
         (5, "head", (0,) * 5),
     ]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests import aggregating
 from tests.unit.test_fedopt import LAYOUT as FLAT
 from tests.unit.test_fedopt import Kept
 from tests.unit.test_heterofl import PART, TINY
@@ -77,10 +78,10 @@ def test_one_of_three_that_claims_all_the_examples_there_are_has_half_of_the_mea
     liar = np.ones(TINY.size, np.float32)
     usual[0] = np.sqrt(TINY.size)  # as long
     method = warm_up_method(warmup(method=name), TINY)
-    moved = method.combine(weights, [(100, usual), (100, usual), (MOST, liar)])
+    moved = aggregating.moved(method, weights, [(100, usual), (100, usual), (MOST, liar)])
     assert moved[1:] - weights[1:] == pytest.approx(0.5)
     uniform = warm_up_method(warmup(method=name, weighting="uniform"), TINY)
-    moved = uniform.combine(weights, [(100, usual), (100, usual), (MOST, liar)])
+    moved = aggregating.moved(uniform, weights, [(100, usual), (100, usual), (MOST, liar)])
     assert moved[1:] - weights[1:] == pytest.approx(1 / 3)
 
 
@@ -97,7 +98,7 @@ def test_nor_do_scalars_count_for_more_by_a_claim(name: str) -> None:
             Part(seed, claim, Scalars(1, (value,) * 4, ()))
             for seed, claim, value in zip(seeds, claims, values, strict=True)
         ]
-        apply_steps(moved, grid, zo.combine(grid, 0, parts))
+        apply_steps(moved, grid, aggregating.steps(zo, grid, 0, parts))
         return moved.astype(np.float64)
 
     alone = displacement([100, 100, 100], [0.0, 0.0, 1.0])  # a third
@@ -114,13 +115,13 @@ def test_a_raw_step_is_bounded_by_the_model_where_the_others_cannot_bound_it(nam
     zo = zeroth_order_method(spec, LAYOUT, 7)
     parts = [Part(5, 10, Scalars(1, (value,) * 4, ())) for value in (2.0**32, 1.0, 0.0)[:members]]
 
-    def size(**given: Any) -> float:
-        moved = np.zeros(LAYOUT.size, np.float32)
-        apply_steps(moved, Grid(8), zo.combine(Grid(8), 0, parts, **given))
+    def size(model: float) -> float:
+        moved, weights = np.zeros(LAYOUT.size, np.float32), np.full(LAYOUT.size, model, np.float32)
+        apply_steps(moved, Grid(8), aggregating.steps(zo, Grid(8), 0, parts, weights=weights))
         return float(np.sqrt(np.mean(np.square(moved[: LAYOUT.trainable].astype(np.float64)))))
 
-    assert size(model=lambda: 0.5) <= 0.5 + 16 * Grid(8).tick
-    assert size() > 100
+    assert size(0.5) <= 0.5 + 16 * Grid(8).tick
+    assert size(1e30) > 100
 
 
 # What is left out.
@@ -158,19 +159,19 @@ def test_deltas_are_those_of_the_float64_reference_in_any_order_and_by_any_piece
     weights = chance.normal(size=TINY.size).astype(np.float32)
     deltas = [(MOST - n, chance.normal(size=TINY.size).astype(np.float32)) for n in range(clients)]
     spec = warmup(aggregate=aggregate, weighting="uniform", clip=0)
-    moved = warm_up_method(spec, TINY).combine(weights, deltas)
+    moved = aggregating.moved(warm_up_method(spec, TINY), weights, deltas)
     columns = [delta.astype(np.float64).tolist() for _, delta in deltas]
     expected = np.array(reference(columns, left_out(clients, spec))) + weights
     assert moved.tobytes() == expected.astype(np.float32).tobytes()
     random.Random(0).shuffle(deltas)
-    assert warm_up_method(spec, TINY).combine(weights, deltas).tobytes() == moved.tobytes()
+    assert aggregating.moved(warm_up_method(spec, TINY), weights, deltas).tobytes() == moved.tobytes()
 
 
 def test_zeros_of_either_sign_are_one_number() -> None:
     """A sort may leave them in any order, by machine."""
     weights = np.zeros(TINY.size, np.float32)
     deltas = [(1, np.full(TINY.size, value, np.float32)) for value in (-0.0, 0.0, -0.0)]
-    moved = warm_up_method(warmup(aggregate="median", weighting="uniform"), TINY).combine(weights, deltas)
+    moved = aggregating.moved(warm_up_method(warmup(aggregate="median", weighting="uniform"), TINY), weights, deltas)
     assert moved.tobytes() == weights.tobytes()
 
 
@@ -184,7 +185,7 @@ def test_three_liars_of_ten_leave_each_parameter_between_what_honest_clients_say
     lies = [(size * chance.normal(size=TINY.size)).astype(np.float32) for _ in range(liars)]
     spec = warmup(aggregate=aggregate, weighting="uniform", clip=0)
     weights = np.zeros(TINY.size, np.float32)
-    moved = warm_up_method(spec, TINY).combine(weights, [(1, delta) for delta in [*honest, *lies]])
+    moved = aggregating.moved(warm_up_method(spec, TINY), weights, [(1, delta) for delta in [*honest, *lies]])
     assert (np.min(honest, axis=0) <= moved).all() and (moved <= np.max(honest, axis=0)).all()
 
 
@@ -192,8 +193,8 @@ def test_an_optimiser_on_the_server_follows_the_aggregate() -> None:
     spec = warmup(method="fedadam", server_rate=0.5, aggregate="median", weighting="uniform", clip=0)
     weights = np.zeros(FLAT.size, np.float32)
     deltas = [(1, np.full(FLAT.size, value, np.float32)) for value in (-1e9, 1.0, 2.0)]
-    found = warm_up_method(spec, FLAT).combine(weights, deltas, optimiser=Kept())
-    alone = warm_up_method(spec, FLAT).combine(weights, deltas[1:2], optimiser=Kept())
+    found = aggregating.moved(warm_up_method(spec, FLAT), weights, deltas, remember=Kept().remember)
+    alone = aggregating.moved(warm_up_method(spec, FLAT), weights, deltas[1:2], remember=Kept().remember)
     assert found.tobytes() == alone.tobytes() and found[0] > 0
 
 
@@ -209,7 +210,7 @@ def test_of_partial_deltas_each_parameter_is_aggregated_among_those_who_hold_it(
     deltas = [(1, chance.normal(size=size).astype(np.float32)) for size in sizes]
     method = heterofl(aggregate=aggregate, weighting="uniform", most_times_median=2, clip=0)
     weights = np.zeros(TINY.size, np.float32)
-    moved = method.combine(weights, deltas)
+    moved = aggregating.moved(method, weights, deltas)
     held, place = PART.held(0, TINY.size), 0
     for index in range(TINY.size):
         values = [float(delta[index]) for _, delta in deltas[:3]]
@@ -218,7 +219,7 @@ def test_of_partial_deltas_each_parameter_is_aggregated_among_those_who_hold_it(
             place += 1
         (expected,) = reference([[value] for value in values], left_out(len(values), method.spec))
         assert moved[index] == np.float32(expected)
-    narrow = method.combine(weights, deltas[3:])
+    narrow = aggregating.moved(method, weights, deltas[3:])
     assert not narrow[~held].any(), "what nobody holds stays"
 
 
@@ -245,8 +246,10 @@ def test_scalars_along_shared_directions_in_exact_numbers() -> None:
         Part(5, 10, Scalars(1, (2.0, -2.0), (1e9,))),
         Part(5, 10, Scalars(1, (1e9, 1e9), (1.0,))),
     ]
-    assert _ticks(zo.combine(Grid(14), 0, parts)) == [(-1024, 1024), (-2048,)]
-    assert _ticks(zo.combine(Grid(14), 0, parts[::-1])) == [(-1024, 1024), (-2048,)], "the order plays no part"
+    assert _ticks(aggregating.steps(zo, Grid(14), 0, parts)) == [(-1024, 1024), (-2048,)]
+    assert _ticks(aggregating.steps(zo, Grid(14), 0, parts[::-1])) == [(-1024, 1024), (-2048,)], (
+        "the order plays no part"
+    )
 
 
 @pytest.mark.parametrize("step", ["normalized", "raw", "adam"])
@@ -255,15 +258,18 @@ def test_three_of_ten_cannot_turn_a_direction_in_which_all_others_agree(step: An
     honest = [Part(5, 10, Scalars(1, (1.0 + client / 10, -2.0), (0.5,))) for client in range(7)]
     lies = [Part(5, MOST, Scalars(1, (-1e6, 1e6), (-1e6,))) for _ in range(3)]
     zo = _decomfl(aggregate=aggregate, step=step, rate=0.01, clip=0)
-    moments = zo.moments((), [*honest, *lies])
-    signs = [[np.sign(tick) for tick in ticks] for ticks in _ticks(zo.combine(Grid(18), 0, [*honest, *lies]))]
+    made = aggregating.aggregated(zo, [*honest, *lies])
+    signs = [[np.sign(tick) for tick in ticks] for ticks in _ticks(made.steps(Grid(18)))]
     assert signs == [[-1, 1], [-1]]
-    assert zo.moments((), [*lies, *honest]) == moments
+    assert aggregating.aggregated(zo, [*lies, *honest]).moments == made.moments
 
 
 def test_the_mean_of_equal_clients_is_what_the_trimmed_mean_comes_to() -> None:
     parts = [Part(5, 10, Scalars(1, (1.0, -2.0), (0.5,)))] * 6
-    steps = [_decomfl(aggregate=name, rate=0.1).combine(Grid(18), 3, parts) for name in ("mean", "trimmed", "median")]
+    steps = [
+        aggregating.steps(_decomfl(aggregate=name, rate=0.1), Grid(18), 3, parts)
+        for name in ("mean", "trimmed", "median")
+    ]
     assert steps[0] == steps[1] == steps[2]
 
 
@@ -275,7 +281,7 @@ def test_a_pools_direction_moves_by_the_share_of_those_who_drew_it_and_not_for_f
     zo: Any = zeroth_order_method(spec, LAYOUT, 7)
     parts = [Part(seed, 10, Scalars(1, (1.0,) * 8, ())) for seed in range(4)]
     drawn = [zo.drawn(part.seed, 8) for part in parts]
-    (step,) = zo.combine(Grid(14), 0, parts)
+    (step,) = aggregating.steps(zo, Grid(14), 0, parts)
     for direction in range(8):
         found = sorted(float(draws.count(direction)) for draws in drawn if direction in draws)
         tick = step.ticks[direction] if direction < len(step.ticks) else 0

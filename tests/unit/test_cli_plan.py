@@ -38,7 +38,7 @@ def specimens(run: RunFile) -> Specimens:
     spec = ClientSpec(
         model=run.model, card=DataCard(shape=(20,), classes=4), warmup=run.warmup, zeroth_order=run.zeroth_order
     )
-    return Specimens(run, spec, LAYOUT, Grid(18), b"program" * 100, EXAMPLES)
+    return Specimens(run, spec, LAYOUT, np.ones(LAYOUT.size, np.float32), Grid(18), b"program" * 100, EXAMPLES)
 
 
 def reckoned(run: RunFile = RUN, fleet: Fleet = FLEET, link: Link = LINK) -> Forecast:

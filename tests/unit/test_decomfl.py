@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests import aggregating
 from tests.unit.test_zeroth_order import GRID, LAYOUT, ONE, Classifier, drawn, signs, ticks, work
 from zowarmup.common.methods import zeroth_order_method
 from zowarmup.common.methods.decomfl import DeComFL
@@ -29,9 +30,11 @@ def test_scalars_along_one_direction_are_averaged_and_the_commit_does_not_grow()
         (5, "trunk", (round(-ONE * (3 / 4 + 1)), round(ONE * (6 / 4 - 2)), round(-ONE * 6 / 4), 0)),
         (5, "head", (round(-ONE * (6 / 4 + 2)), round(ONE * 12 / 4))),
     ]
-    assert ticks(method(most_times_median=0).combine(GRID, 9, parts)) == expected
-    assert ticks(method(most_times_median=0).combine(GRID, 9, parts[::-1])) == expected, "the order plays no part"
-    many = method(most_times_median=0).combine(GRID, 0, parts * 50)
+    assert ticks(aggregating.steps(method(most_times_median=0), GRID, 9, parts)) == expected
+    assert ticks(aggregating.steps(method(most_times_median=0), GRID, 9, parts[::-1])) == expected, (
+        "the order plays no part"
+    )
+    many = aggregating.steps(method(most_times_median=0), GRID, 0, parts * 50)
     assert [len(step.ticks) for step in many] == [4, 2]
 
 
@@ -39,7 +42,7 @@ def test_moves_are_summed_before_they_are_rounded() -> None:
     """Three moves of 0.4 ticks are one tick and not none."""
     zo = method(head_projections=0, slices="whole", probes=1, weighting="uniform")
     slope = -0.4 * 3 * GRID.tick
-    (step,) = zo.combine(GRID, 0, [Part(5, 1, Scalars(3, (slope,), ()))] * 3)
+    (step,) = aggregating.steps(zo, GRID, 0, [Part(5, 1, Scalars(3, (slope,), ()))] * 3)
     assert step.ticks == (1,)
 
 
@@ -52,5 +55,5 @@ def test_it_descends_the_mean_of_the_clients_losses_along_the_shared_directions(
     directions = [signs(7, index, LAYOUT.block("all")) for index in range(4)]
     expected = -sum((z @ gradient) * z for z in directions) / 4
     moved = weights.copy()
-    apply_steps(moved, GRID, zo.combine(GRID, 0, parts))
+    apply_steps(moved, GRID, aggregating.steps(zo, GRID, 0, parts))
     assert moved.astype(np.float64) - weights == pytest.approx(expected, abs=1e-3)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests import aggregating
 from tests.unit.test_zeroth_order import GRID, LAYOUT, ONE, TRAINABLE, Classifier, drawn, method, signs, ticks, work
 from zowarmup.common.methods.protocol import Part
 from zowarmup.common.run import ZerothOrder
@@ -56,7 +57,7 @@ def test_combine_gives_every_projection_the_same_part_and_every_slice_its_own() 
         Part(5, 3, Scalars(3, (4.0, -8.0), (2.0,)), Tier.HIGH),
         Part(9, 3, Scalars(3, (3.0, 6.0), (4.0,)), Tier.LOW),
     ]
-    assert ticks(zo.combine(GRID, 0, parts)) == [
+    assert ticks(aggregating.steps(zo, GRID, 0, parts)) == [
         (5, "trunk", (-ONE, 2 * ONE)),
         (5, "head", (-ONE,)),
         (9, "trunk", (-ONE, -ONE)),
@@ -68,7 +69,7 @@ def test_projections_are_part_of_the_normaliser() -> None:
     """(1/2 4^2 + 1/2 8^2) / 2 + (2/3 3^2 + 1/3 6^2) / 2 = 29."""
     zo = method(probes=2, gradient_projections=2, head_projections=0)
     parts = [Part(5, 3, Scalars(3, (4.0, -8.0), ()), Tier.HIGH), Part(9, 3, Scalars(3, (3.0, 6.0), ()))]
-    (first, _) = zo.combine(GRID, 0, parts)
+    (first, _) = aggregating.steps(zo, GRID, 0, parts)
     assert first.ticks == (round(-ONE / 29**0.5), round(2 * ONE / 29**0.5))
 
 
@@ -86,7 +87,7 @@ def test_the_mean_over_seeds_is_the_gradient_with_less_noise_than_probes_of_slic
             else:
                 scalars = zo.contribute(weights, GRID, forward, 10, work(seed))
             moved = weights.copy()
-            apply_steps(moved, GRID, zo.combine(GRID, 0, [Part(seed, 10, scalars, tier)]))
+            apply_steps(moved, GRID, aggregating.steps(zo, GRID, 0, [Part(seed, 10, scalars, tier)]))
             total -= moved.astype(np.float64) - weights
         trunk = LAYOUT.block("trunk")
         errors[tier] = np.linalg.norm((total / rounds - gradient)[: trunk.stop]) / np.linalg.norm(

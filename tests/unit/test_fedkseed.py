@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import aggregating
 from tests.unit.test_zeroth_order import GRID, HEADLESS, LAYOUT, ONE, Classifier, Quadratic, drawn, signs, ticks, work
 from zowarmup.common.codec import decode_commit, encode_commit
 from zowarmup.common.data_card import DataCard
@@ -56,7 +57,7 @@ def test_the_slopes_are_those_that_descent_along_the_pool_meets_in_float64() -> 
     assert weights.tobytes() == before
     assert sorted(itertools.chain(*(chosen for chosen, _ in forward.asked[::2]))) == list(range(10))
     # What the coordinator makes of one client's scalars is where that client had got to.
-    apply_steps(weights, GRID, zo.combine(GRID, 0, [Part(7, 10, scalars)]))
+    apply_steps(weights, GRID, aggregating.steps(zo, GRID, 0, [Part(7, 10, scalars)]))
     assert weights.astype(np.float64) == pytest.approx(w, abs=1e-4)
 
 
@@ -75,14 +76,14 @@ def test_a_commit_is_one_tick_for_each_direction_of_the_pool() -> None:
     np.add.at(expected, first, np.array([4.0, 8.0]) * 3 / 4)
     np.add.at(expected, second, np.array([2.0, -6.0]) / 4)
     parts = [Part(5, 6, Scalars(3, (4.0, 8.0), ())), Part(9, 2, Scalars(3, (2.0, -6.0), ()))]
-    ((seed, block, found),) = ticks(zo.combine(GRID, 0, parts))
+    ((seed, block, found),) = ticks(aggregating.steps(zo, GRID, 0, parts))
     assert (seed, block) == (POOL, "all")
     assert [*found, 0, 0, 0][:4] == [round(-move * ONE) for move in expected]
 
 
 def test_the_normaliser_is_the_mean_square_of_the_slopes() -> None:
     zo = method(rate=1.0, probes=2, pool=4096, step="normalized")
-    ((_, _, found),) = ticks(zo.combine(GRID, 0, [Part(5, 6, Scalars(3, (1.0, 7.0), ()))]))
+    ((_, _, found),) = ticks(aggregating.steps(zo, GRID, 0, [Part(5, 6, Scalars(3, (1.0, 7.0), ()))]))
     first, second = zo.drawn(5, 2)
     assert [found[first], found[second]] == pytest.approx([-ONE / 5, -7 * ONE / 5], abs=1)
 
@@ -127,7 +128,7 @@ def rounds(count: int) -> tuple[Replica, list[Commit]]:
             Part(2 * number + k, 10, Scalars(number, tuple(chance.normal(size=5).astype(np.float32).tolist()), ()))
             for k in range(2)
         ]
-        made = zo.combine(GRID, number - 1, parts)
+        made = aggregating.steps(zo, GRID, number - 1, parts)
         apply_steps(replica.weights, GRID, made)
         commits.append(Commit(number, replica.digest(), made))
     return start, commits

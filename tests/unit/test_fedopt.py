@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests import aggregating
 from zowarmup.common.grid import HeadroomExceeded
 from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.methods import fedavg, warm_up_method
@@ -40,7 +41,8 @@ class Kept:
 
 def method(name: str, **settings: Any) -> FedAdam:
     made = warm_up_method(
-        WarmUp(rounds=5, **{"method": name, "server_rate": 0.75, "most_times_median": 0, **settings}), LAYOUT
+        WarmUp(rounds=5, **{"method": name, "server_rate": 0.75, "most_times_median": 0, "clip": 0.0, **settings}),
+        LAYOUT,
     )
     assert isinstance(made, FedAdam)
     return made
@@ -57,7 +59,7 @@ def rounds(
     weights, moments, found = np.zeros(SIZE, np.float32), None, []
     for given in deltas:
         kept = Kept(moments)
-        weights = optimiser.combine(weights, given, [1.0] * len(given), each, kept)
+        weights = aggregating.moved(optimiser, weights, given, each, kept.before, kept.remember)
         moments = kept.after
         found.append(weights)
     assert moments is not None
@@ -144,20 +146,21 @@ def test_it_descends_a_bowl_to_the_mean_of_the_clients(name: str) -> None:
     for _ in range(400):
         kept = Kept(moments)
         deltas = [(n, (target - weights) * np.float32(0.1)) for n, target in zip((3, 1), targets, strict=True)]
-        weights, moments = method(name, server_rate=0.02).combine(weights, deltas, optimiser=kept), kept.after
+        weights = aggregating.moved(method(name, server_rate=0.02), weights, deltas, map, moments, kept.remember)
+        moments = kept.after
     assert weights == pytest.approx(0.75 * targets[0] + 0.25 * targets[1], abs=0.02)
 
 
 def test_moments_beyond_float32_are_refused() -> None:
     with pytest.raises(HeadroomExceeded, match="the optimiser's moments"):
-        method("fedadam", clip=0).combine(vector(0), [(1, np.full(SIZE, 1e30, np.float32))], optimiser=Kept())
-    with pytest.raises(ValueError, match="nothing to remember"):
-        method("fedadam").combine(vector(0), [(1, vector(1))])
+        aggregating.moved(method("fedadam"), vector(0), [(1, np.full(SIZE, 1e30, np.float32))])
+    with pytest.raises(ValueError, match="nothing to keep the optimizer's state in"):
+        aggregating.moved(method("fedadam"), vector(0), [(1, vector(1))])
 
 
 def test_only_these_remember() -> None:
-    assert method("fedadam").remembered == 2 * TRAINED
-    assert warm_up_method(WarmUp(rounds=1), LAYOUT).remembered == 0
+    assert method("fedadam").optimizer_values == 2 * TRAINED
+    assert warm_up_method(WarmUp(rounds=1), LAYOUT).optimizer_values == 0
 
 
 @pytest.mark.parametrize(

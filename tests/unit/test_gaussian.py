@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests import aggregating
 from tests.unit.test_zeroth_order import (
     GRID,
     HEADLESS,
@@ -78,7 +79,7 @@ def test_weights_come_back_when_forward_raises(call: int) -> None:
 
 def test_a_step_along_a_direction_is_one_along_its_signs() -> None:
     zo = method(step="raw", rate=1.0, slices="whole", probes=2, head_projections=1, directions="gaussian")
-    found = ticks(zo.combine(GRID, 0, [Part(5, 6, Scalars(3, (4.0, -8.0), (2.0,)))]))
+    found = ticks(aggregating.steps(zo, GRID, 0, [Part(5, 6, Scalars(3, (4.0, -8.0), (2.0,)))]))
     assert found == [(5, "trunk", (-(1 << 19),) * 16 + (1 << 20,) * 16), (5, "head", (-(2 << 20),))]
 
 
@@ -91,7 +92,7 @@ def test_the_mean_over_seeds_is_the_gradient() -> None:
         scalars = zo.contribute(weights, GRID, forward, 10, work(seed))
         forward.asked.clear()
         moved = weights.copy()
-        apply_steps(moved, GRID, zo.combine(GRID, 0, [Part(seed, 10, scalars)]))
+        apply_steps(moved, GRID, aggregating.steps(zo, GRID, 0, [Part(seed, 10, scalars)]))
         total -= moved.astype(np.float64) - weights
     gradient = forward.gradient(weights)
     assert np.linalg.norm(total / rounds - gradient) / np.linalg.norm(gradient) < 0.15

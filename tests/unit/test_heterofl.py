@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests import aggregating
 from tests.unit.test_submodel import laid_out
 from zowarmup.client.trainer import Trainer
 from zowarmup.common.data_card import DataCard
@@ -48,18 +49,18 @@ def part(value: float) -> Vector:
 def test_each_parameter_moves_by_the_mean_of_those_who_hold_it() -> None:
     """Three examples say 4 of everything and one says 8 of what it holds: there the mean is 5, elsewhere 4."""
     weights = np.zeros(TINY.size, np.float32)
-    moved = method(clip=0).combine(weights, [(3, whole(4)), (1, part(8))])
+    moved = aggregating.moved(method(clip=0), weights, [(3, whole(4)), (1, part(8))])
     expected = [5, 5, 5, 5, 4, 4, 5, 5, 4, 5, 5, 4, 5, 5, 4, 5, 5]
     assert moved.tolist() == expected
-    assert method(clip=0, server_rate=0.5).combine(weights, [(3, whole(4)), (1, part(8))]).tolist() == [
+    assert aggregating.moved(method(clip=0, server_rate=0.5), weights, [(3, whole(4)), (1, part(8))]).tolist() == [
         value / 2 for value in expected
     ]
-    assert method(clip=0).combine(weights, [(1, part(8)), (3, whole(4))]).tolist() == expected
+    assert aggregating.moved(method(clip=0), weights, [(1, part(8)), (3, whole(4))]).tolist() == expected
 
 
 def test_what_nobody_holds_stays() -> None:
     weights = np.arange(TINY.size, dtype=np.float32)
-    moved = method(clip=0).combine(weights, [(3, part(2)), (1, part(6))])
+    moved = aggregating.moved(method(clip=0), weights, [(3, part(2)), (1, part(6))])
     assert (moved - weights).tolist() == [3, 3, 3, 3, 0, 0, 3, 3, 0, 3, 3, 0, 3, 3, 0, 3, 3]
 
 
@@ -93,8 +94,9 @@ def test_rounds_are_those_of_the_float64_reference(piece: int, monkeypatch: pyte
         deltas.append((examples, np.memmap(file, dtype=np.float32, mode="r")))
     weights = chance.normal(size=TINY.size).astype(np.float32)
     kept = weights.copy()
+    monkeypatch.setattr(HeteroFL, "_scales_of", lambda *given: tuple(scales))
     with ThreadPoolExecutor(3) as pool:
-        moved = method(server_rate=0.25).combine(weights, deltas, scales, pool.map)
+        moved = aggregating.moved(method(server_rate=0.25), weights, deltas, pool.map)
     assert moved.tolist() == reference(weights, deltas, scales)
     assert np.array_equal(weights, kept)
 
@@ -103,8 +105,8 @@ def test_a_round_of_whole_deltas_is_fedavgs_to_the_bit() -> None:
     chance = np.random.default_rng(2)
     deltas = [(n, chance.normal(size=TINY.size).astype(np.float32)) for n in (3, 11, 5)]
     weights = chance.normal(size=TINY.size).astype(np.float32)
-    expected = FedAvg(WarmUp(rounds=5, server_rate=0.3, most_times_median=0), TINY).combine(weights, deltas)
-    assert method(server_rate=0.3).combine(weights, deltas).tobytes() == expected.tobytes()
+    expected = aggregating.moved(FedAvg(WarmUp(rounds=5, server_rate=0.3, most_times_median=0), TINY), weights, deltas)
+    assert aggregating.moved(method(server_rate=0.3), weights, deltas).tobytes() == expected.tobytes()
 
 
 def test_like_is_compared_with_like() -> None:
@@ -119,15 +121,15 @@ def test_like_is_compared_with_like() -> None:
 
 def test_other_vectors_are_refused() -> None:
     with pytest.raises(ValueError, match=r"heterofl: a vector is float32 \(16,\), not float32 \(12,\) or \(17,\)"):
-        method().combine(whole(0), [(1, whole(1)[1:])])
+        aggregating.moved(method(), whole(0), [(1, whole(1)[1:])])
     with pytest.raises(ValueError, match=r"\(12,\), not float32 \(17,\)"):
-        method().combine(part(0), [(1, part(1))])
+        aggregating.moved(method(), part(0), [(1, part(1))])
 
 
 def test_who_trains_what() -> None:
     assert method().submodel(Tier.HIGH) is None
     assert method().submodel(Tier.LOW) == PART
-    assert method().remembered == 0
+    assert method().optimizer_values == 0
     other = WarmUp(rounds=1)
     assert (other.tiers, other.trains(Tier.HIGH), other.trains(Tier.LOW)) == ((Tier.HIGH,), True, False)
     assert all(method().spec.trains(tier) for tier in Tier)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests import aggregating
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.methods.protocol import Evaluated, Part
@@ -62,8 +63,9 @@ def trained(hostile: Callable[[Scalars], Scalars] | None, clip: float) -> tuple[
             if hostile and client == 3:
                 scalars = hostile(scalars)
             contributions.append(Part(seed, EXAMPLES, scalars))
-        clipped += method.clip(contributions)[1]
-        apply_steps(weights, grid, method.combine(grid, done, contributions))
+        made = aggregating.aggregated(method, contributions, done=done)
+        clipped += made.clipped_scalars
+        apply_steps(weights, grid, made.steps(grid))
     return float(np.mean([local.loss for local in data])), clipped
 
 

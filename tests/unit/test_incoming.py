@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import xxhash
 
-from zowarmup.common.methods.fedavg import length
 from zowarmup.common.methods.rough import TOLERANCE
+from zowarmup.common.methods.vector import length
 from zowarmup.server import incoming
 from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.incoming import Incoming, Quay

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import aggregating
 from tests.unit.test_zeroth_order import GRID, HEADLESS, LAYOUT, ONE, Classifier, Quadratic, drawn, method, signs, ticks
 from zowarmup.common.grid import HeadroomExceeded
 from zowarmup.common.methods.protocol import Part
@@ -96,7 +97,7 @@ def test_the_round_moves_by_the_sum_of_what_was_found_at_every_step() -> None:
     """Two local steps of two probes: each step's probes weigh 1/2, its projection 1."""
     zo = method(step="raw", rate=0.5, slices="whole", probes=2, head_projections=1, local_steps=2, local_rate=0.1)
     parts = [Part(5, 6, Scalars(3, (4.0, -8.0, 12.0, 0.0), (2.0, 4.0)))]
-    assert ticks(zo.combine(GRID, 0, parts)) == [
+    assert ticks(aggregating.steps(zo, GRID, 0, parts)) == [
         (5, "trunk", (-ONE, 2 * ONE, -3 * ONE, 0)),
         (5, "head", (-ONE, -2 * ONE)),
     ]
@@ -105,7 +106,7 @@ def test_the_round_moves_by_the_sum_of_what_was_found_at_every_step() -> None:
 def test_the_normaliser_is_a_mean_over_local_steps() -> None:
     """1/2 (1/2 1^2 + 1/2 7^2) + 1/2 (1/2 5^2 + 1/2 5^2) = 25."""
     zo = method(rate=1.0, slices="whole", probes=2, head_projections=0, local_steps=2)
-    (step,) = zo.combine(GRID, 0, [Part(5, 6, Scalars(3, (1.0, 7.0, 5.0, -5.0), ()))])
+    (step,) = aggregating.steps(zo, GRID, 0, [Part(5, 6, Scalars(3, (1.0, 7.0, 5.0, -5.0), ()))])
     assert step.ticks == tuple(round(-slope / 2 / 5 * ONE) for slope in (1.0, 7.0, 5.0, -5.0))
 
 

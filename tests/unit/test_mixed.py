@@ -1,10 +1,25 @@
 """Mixed rounds: the high tier's FedAvg and everyone else's scalars in one version."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
-from zowarmup.common.methods.mixed import mixed, share_of_trained
-from zowarmup.common.run import ZerothOrder
+from tests import aggregating
+from zowarmup.common.grid import Grid
+from zowarmup.common.layout import Block, Layout, Tensor
+from zowarmup.common.methods import zeroth_order_method
+from zowarmup.common.methods.fedavg import FedAvg
+from zowarmup.common.methods.mixed import Mixed, share_of_trained
+from zowarmup.common.methods.protocol import Part, Start, Trained
+from zowarmup.common.methods.zeroth_order import ZOWarmUp
+from zowarmup.common.run import WarmUp, ZerothOrder
+from zowarmup.common.steps import apply_steps
+from zowarmup.common.work import Scalars
+from zowarmup.server.combining import carried_out
+
+LAYOUT = Layout((Tensor("w", (20,), 0),), 20, 20, (Block("all", 0, 20),))
 
 
 def test_the_kinds_weigh_as_their_clients_do() -> None:
@@ -18,16 +33,47 @@ def test_a_claim_moves_the_share_by_two_medians_at_most() -> None:
     assert share_of_trained([1 << 47], [10, 20, 20], ZerothOrder(rounds=1)) == 40 / 90
 
 
-@pytest.mark.parametrize("piece", [1, 7, 100])
-def test_the_mean_is_taken_in_float64(piece: int) -> None:
-    chance = np.random.default_rng(0)
-    trained, probed = chance.normal(size=(2, 20)).astype(np.float32)
-    found = mixed(trained, probed, 0.3, piece)
-    assert found.dtype == np.float32
-    assert np.array_equal(
-        found, (0.3 * trained.astype(np.float64) + 0.7 * probed.astype(np.float64)).astype(np.float32)
-    )
-    assert np.array_equal(mixed(trained, probed, 1.0, piece), trained)
+TRAINED = (
+    Trained(30, np.linspace(0, 0.3, 20).astype(np.float32), "high-1"),
+    Trained(10, np.ones(20, np.float32), "high-2"),
+)
+PROBED = (Part(7, 20, Scalars(1, (2.0, -1.0), ())), Part(8, 20, Scalars(1, (0.5, 3.0), ())))
+
+
+def start() -> Start:
+    weights = Grid(18).quantise(np.random.default_rng(0).normal(size=20).astype(np.float32))
+    return Start(weights, Grid(18), 3)
+
+
+def mixed(**settings: Any) -> Mixed:
+    spec = ZerothOrder(rounds=9, probes=2, high_tier="fedavg", **settings)
+    made = zeroth_order_method(spec, LAYOUT, 0, WarmUp(rounds=0, clip=0))
+    assert isinstance(made, Mixed)
+    return made
+
+
+@pytest.mark.parametrize("extent", [1, 7, 100])
+def test_the_model_becomes_the_mean_of_what_each_kind_makes_in_float64(extent: int) -> None:
+    began = start()
+    found = mixed().aggregate(began, [*TRAINED, *PROBED])
+    assert found.update is not None
+    trained = aggregating.moved(FedAvg(WarmUp(rounds=0, clip=0), LAYOUT), began.weights, [g[:2] for g in TRAINED])
+    probed = began.weights.copy()
+    apply_steps(probed, Grid(18), aggregating.steps(mixed(), Grid(18), 3, PROBED, weights=began.weights))
+    expected = (0.5 * trained.astype(np.float64) + 0.5 * probed.astype(np.float64)).astype(np.float32)
+    assert np.array_equal(carried_out(replace(found.update, extent=extent), 20), expected)
+    assert np.array_equal(began.weights, start().weights)
+
+
+@pytest.mark.parametrize("step", ["normalized", "adam"])
+def test_a_round_of_one_kind_is_that_kinds_own(step: Any) -> None:
+    began = start()
+    alone = ZOWarmUp(ZerothOrder(rounds=9, probes=2, step=step), LAYOUT).aggregate(began, PROBED)
+    assert mixed(step=step).aggregate(began, PROBED) == alone
+    trained = mixed(step=step).aggregate(replace(began, moments=(0.5, 2.0)), TRAINED)
+    assert trained.update is not None and trained.moments == (0.5, 2.0), "the scalars' optimizer has not moved"
+    expected = aggregating.moved(FedAvg(WarmUp(rounds=0, clip=0), LAYOUT), began.weights, [g[:2] for g in TRAINED])
+    assert np.array_equal(carried_out(trained.update, 20), expected)
 
 
 def test_exact_projections_do_not_go_together_with_training() -> None:

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import aggregating
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Head, Layout, Tensor
-from zowarmup.common.methods.fedavg import FedAvg, length
+from zowarmup.common.methods.fedavg import FedAvg
 from zowarmup.common.methods.protocol import Part
 from zowarmup.common.methods.robust import reference, scales
-from zowarmup.common.methods.zeroth_order import ZOWarmUp
+from zowarmup.common.methods.vector import length
+from zowarmup.common.methods.zeroth_order import ZOWarmUp, clip
 from zowarmup.common.run import WarmUp, ZerothOrder
 from zowarmup.common.work import Scalars
 
@@ -72,7 +74,7 @@ def test_outlying_scalars_are_scaled_down_and_counted_probes_and_projections_apa
         Part(9, 10, Scalars(1, (1e6, -1e6), (200.0,))),
         Part(10, 10, Scalars(1, (0.0, 3.0), (-1e6,))),
     ]
-    bounded, clipped = method(clip=10.0).clip(contributions)
+    bounded, clipped = clip(contributions, 10.0)
     # Probes: root mean squares 3, 3, 2.12 without the longest. Projections: 200.
     limit = 10 * (22.5 / 3) ** 0.5
     assert clipped == 3
@@ -89,12 +91,12 @@ def test_clipping_twice_is_clipping_once_and_the_order_plays_no_part() -> None:
         for seed in range(20)
     ]
     contributions[4] = Part(4, 10, Scalars(1, (1e6, 1e6), (1e6,)))
-    once, clipped = method(clip=3.0).clip(contributions)
-    again, none = method(clip=3.0).clip(once)
+    once, clipped = clip(contributions, 3.0)
+    again, none = clip(once, 3.0)
     assert again == once and none == 0 and clipped == 3
     shuffled = contributions[:]
     chance.shuffle(shuffled)
-    reordered, count = method(clip=3.0).clip(shuffled)
+    reordered, count = clip(shuffled, 3.0)
     assert count == clipped
     assert {part.seed: part for part in reordered} == {part.seed: part for part in once}
 
@@ -106,9 +108,9 @@ def test_one_hostile_client_leaves_the_steps_of_the_others_almost_as_they_were()
         honest[seed] = Part(seed, 10, Scalars(1, (-1.5, 1.0), (-0.5,)))
     hostile = Part(99, 10, Scalars(1, (1e6, 1e6), (1e6,)))
     grid = Grid(16)
-    alone = method().combine(grid, 0, honest)
-    with_it = method().combine(grid, 0, [*honest, hostile])
-    unclipped = method(clip=0.0).combine(grid, 0, [*honest, hostile])
+    alone = aggregating.steps(method(), grid, 0, honest)
+    with_it = aggregating.steps(method(), grid, 0, [*honest, hostile])
+    unclipped = aggregating.steps(method(clip=0.0), grid, 0, [*honest, hostile])
     assert all(ratio > 0.1 for ratio in _ratios(with_it, alone))
     assert all(ratio < 1e-4 for ratio in _ratios(unclipped, alone))
     most = sum(sum(map(abs, step.ticks)) for step in with_it[:-2])
@@ -136,9 +138,8 @@ def test_an_outlying_delta_counts_as_ten_times_the_others() -> None:
     lengths = [length(delta) for _, delta in deltas]
     assert lengths == [3.0, 3.0, 3e6]
     assert fedavg.scales(lengths, [20] * 3, 4e6) == (1.0, 1.0, 1e-5)
-    moved = fedavg.combine(weights, deltas)
+    moved = aggregating.moved(fedavg, weights, deltas)
     assert (moved - weights)[:3].tolist() == [0.75, -0.75, 15.0]
-    assert np.array_equal(fedavg.combine(weights, deltas, fedavg.scales(lengths, [20] * 3, 4e6)), moved)
     off = FedAvg(WarmUp(rounds=1, clip=0.0), LAYOUT)
-    assert off.combine(weights, deltas)[2] == 2.5e6
+    assert aggregating.moved(off, weights, deltas)[2] == 2.5e6
     assert wild[2] == 3e6, "what was uploaded stays as it was"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from zowarmup.common.methods import robust, rough
-from zowarmup.common.methods.fedavg import length
 from zowarmup.common.methods.rough import RoughLength, none_too_long
+from zowarmup.common.methods.vector import length
 
 CLIP = 10.0
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import aggregating
 from zowarmup.common.directions import lanes
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, Tensor
@@ -47,7 +48,7 @@ def test_a_thousand_rounds_of_small_steps_follow_float64(length: float) -> None:
             parts.append(Part(seed, 10, Scalars(1, tuple(slopes.tolist()), ())))
             reference -= length * GRID.tick * slopes @ signs(seed, PROBES)
             travelled += length * GRID.tick * PROBES
-        steps = zo.combine(GRID, number, parts)
+        steps = aggregating.steps(zo, GRID, number, parts)
         if length == 0.1:
             assert {abs(tick) for step in steps for tick in step.ticks} <= {0, 1}
         apply_steps(weights, GRID, steps)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import aggregating
 from tests.unit.test_zeroth_order import LAYOUT
 from zowarmup.common.directions import lanes
 from zowarmup.common.grid import Grid
@@ -64,8 +65,8 @@ def test_no_round_moves_a_block_further_than_the_learning_rate_allows(settings: 
             drawn = [tuple(data.draw(st.lists(SCALARS, min_size=n, max_size=n))) for n in (probes, projections)]
             seed = 1000 * number + (0 if zo.shared_seeds else client)
             parts.append(Part(seed, examples, Scalars(1, drawn[0], drawn[1]), tier))
-        steps = zo.combine(GRID, done, parts, moments)
-        moments = zo.moments(moments, parts)
+        made = aggregating.aggregated(zo, parts, done=done, moments=moments)
+        steps, moments = made.steps(GRID), made.moments
         moved = np.zeros(LAYOUT.size, np.float32)
         apply_steps(moved, GRID, steps)
         local = spec.probes if spec.method == "fedkseed" else spec.local_steps
@@ -83,7 +84,7 @@ def test_projections_that_dwarf_the_probes_move_the_head_by_the_rate_at_most() -
     zo = zeroth_order_method(ZerothOrder(rounds=10, probes=4, head_projections=5, rate=0.5), LAYOUT, 0)
     parts = [Part(seed, 10, Scalars(1, (1e-7, -1e-7, 1e-7, 1e-7), (3.0, -4.0, 2.0, 5.0, 1.0))) for seed in range(4)]
     moved = np.zeros(LAYOUT.size, np.float32)
-    apply_steps(moved, Grid(20), zo.combine(Grid(20), 0, parts))
+    apply_steps(moved, Grid(20), aggregating.steps(zo, Grid(20), 0, parts))
     head = LAYOUT.block("head")
     assert 0.01 < float(np.abs(moved[head.start : head.stop]).max()) <= 0.5
 
@@ -97,10 +98,10 @@ def test_a_burst_after_quiet_rounds_moves_adam_by_the_rate_at_most() -> None:
     moments: Moments = ()
     for number in range(300):
         quiet = Scalars(1, tuple(chance.normal(0, 1e-3, 8).tolist()), ())
-        moments = zo.moments(moments, [Part(number, 80, quiet)])
+        moments = aggregating.aggregated(zo, [Part(number, 80, quiet)], moments=moments).moments
     burst = [Part(999, 80, Scalars(1, tuple(chance.normal(0, 1, 8).tolist()), ()))]
     moved = np.zeros(3000, np.float32)
-    apply_steps(moved, Grid(16), zo.combine(Grid(16), 0, burst, moments))
+    apply_steps(moved, Grid(16), aggregating.steps(zo, Grid(16), 0, burst, moments))
     assert math.sqrt(np.mean(np.square(moved.astype(np.float64)))) == pytest.approx(0.5, rel=1e-3)
 
 

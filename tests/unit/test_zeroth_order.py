@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests import aggregating
 from zowarmup.common.directions import lanes
 from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.layout import Block, Head, Layout, Tensor
@@ -282,7 +283,7 @@ def test_the_mean_over_seeds_is_the_gradient(slices: str, layout: Layout, projec
         scalars = zo.contribute(weights, GRID, forward, 10, work(seed))
         forward.asked.clear()
         moved = weights.copy()
-        apply_steps(moved, GRID, zo.combine(GRID, 0, [Part(seed, 10, scalars)]))
+        apply_steps(moved, GRID, aggregating.steps(zo, GRID, 0, [Part(seed, 10, scalars)]))
         total -= moved.astype(np.float64) - weights
     error = np.linalg.norm(total / rounds - gradient) / np.linalg.norm(gradient)
     # Each of the 4 probes has an error of about sqrt(dimension) gradients, independent of the others.
@@ -298,7 +299,7 @@ def test_descent_along_the_estimate_lowers_the_loss() -> None:
     for done in range(100):
         losses.append(forward.differentiated(weights, np.arange(10))[0])
         scalars = zo.contribute(weights, GRID, forward, 10, work(done))
-        apply_steps(weights, GRID, zo.combine(GRID, done, [Part(done, 10, scalars)]))
+        apply_steps(weights, GRID, aggregating.steps(zo, GRID, done, [Part(done, 10, scalars)]))
     assert losses[-1] < losses[0] / 2
 
 
@@ -350,7 +351,7 @@ def test_combine_raw_exactly() -> None:
         Part(5, 6, Scalars(3, (3.0, -6.0, 12.0, 0.0), (4.0, -8.0))),
         Part(9, 2, Scalars(3, (8.0, 16.0), (16.0, 0.0))),
     ]
-    assert ticks(zo.combine(GRID, 9, contributions)) == [
+    assert ticks(aggregating.steps(zo, GRID, 9, contributions)) == [
         (5, "trunk", (round(-ONE * 3 / 8), round(ONE * 6 / 8), round(-ONE * 6 / 8), 0)),
         (5, "head", (round(-ONE * 6 / 8), round(ONE * 12 / 8))),
         (9, "trunk", (round(-ONE * 4 / 8), -ONE)),
@@ -361,14 +362,14 @@ def test_combine_raw_exactly() -> None:
 def test_combine_follows_the_order_given() -> None:
     first, second = Part(5, 10, Scalars(3, (1.0, 2.0, 3.0, 4.0), ())), Part(9, 10, Scalars(3, (5.0, 6.0, 7.0, 8.0), ()))
     zo = method(head_projections=0)
-    assert zo.combine(GRID, 0, [first, second]) == zo.combine(GRID, 0, [second, first])[::-1]
-    assert [step.seed for step in zo.combine(GRID, 0, [first, second])] == [5, 9]
+    assert aggregating.steps(zo, GRID, 0, [first, second]) == aggregating.steps(zo, GRID, 0, [second, first])[::-1]
+    assert [step.seed for step in aggregating.steps(zo, GRID, 0, [first, second])] == [5, 9]
 
 
 def test_uniform_weighting_and_whole_slices() -> None:
     zo = method(step="raw", weighting="uniform", slices="whole", probes=2, head_projections=0)
     contributions = [Part(5, 6, Scalars(3, (1.0, -2.0), ())), Part(9, 2, Scalars(3, (4.0, 0.0), ()))]
-    assert ticks(zo.combine(GRID, 0, contributions)) == [
+    assert ticks(aggregating.steps(zo, GRID, 0, contributions)) == [
         (5, "all", (-ONE // 4, ONE // 2)),
         (9, "all", (-ONE, 0)),
     ]
@@ -385,27 +386,27 @@ def test_the_normaliser_is_the_weighted_root_mean_square_of_the_probes_and_of_lo
         (9, "trunk", (-2 / size * 0.125 * 25 * ONE, 2 / size * 0.125 * 25 * ONE)),
         (9, "head", (0.0,)),
     ]
-    require_nearly(zo.combine(GRID, 0, contributions), expected)
+    require_nearly(aggregating.steps(zo, GRID, 0, contributions), expected)
     shorter = [Part(5, 6, Scalars(3, (1.0, 7.0), (10.0,))), contributions[1]]
-    require_nearly(zo.combine(GRID, 0, shorter)[1:2], [(5, "head", (-2 / size * 0.75 * 10 * ONE,))])
+    require_nearly(aggregating.steps(zo, GRID, 0, shorter)[1:2], [(5, "head", (-2 / size * 0.75 * 10 * ONE,))])
 
 
 @pytest.mark.parametrize("scale", [2.0**-30, 1.0, 2.0**20])
 def test_a_normalised_step_does_not_depend_on_the_losss_scale(scale: float) -> None:
     slopes, projections = (1.0, 2.0, -3.0, 4.0), (5.0, 6.0, 7.0, 8.0, 9.0)
     scaled = Scalars(3, tuple(scale * s for s in slopes), tuple(scale * p for p in projections))
-    assert method().combine(GRID, 4, [Part(5, 10, scaled)]) == method().combine(
-        GRID, 4, [Part(5, 10, Scalars(3, slopes, projections))]
+    assert aggregating.steps(method(), GRID, 4, [Part(5, 10, scaled)]) == aggregating.steps(
+        method(), GRID, 4, [Part(5, 10, Scalars(3, slopes, projections))]
     )
 
 
 @pytest.mark.parametrize(("done", "share"), [(0, 1.0), (5, 0.5), (9, 0.1)])
 def test_normalised_steps_are_annealed(done: int, share: float) -> None:
     zo = method(probes=1, head_projections=0)
-    (step,) = zo.combine(GRID, done, [Part(5, 10, Scalars(3, (-3.0,), ()))])
+    (step,) = aggregating.steps(zo, GRID, done, [Part(5, 10, Scalars(3, (-3.0,), ()))])
     assert step.ticks == (round(share * ONE),)
     raw = method(probes=1, head_projections=0, step="raw")
-    assert raw.combine(GRID, done, [Part(5, 10, Scalars(3, (-3.0,), ()))])[0].ticks == (3 * ONE,)
+    assert aggregating.steps(raw, GRID, done, [Part(5, 10, Scalars(3, (-3.0,), ()))])[0].ticks == (3 * ONE,)
 
 
 def test_tau_is_folded_in() -> None:
@@ -418,28 +419,30 @@ def test_tau_is_folded_in() -> None:
         weights = drawn()
         scalars = plain.contribute(weights, GRID, Classifier(weights), 10, work())
         assert folded.contribute(weights, GRID, Classifier(weights), 10, work()) == scalars
-        assert folded.combine(GRID, 2, [Part(7, 10, scalars)]) == plain.combine(GRID, 2, [Part(7, 10, scalars)])
+        assert aggregating.steps(folded, GRID, 2, [Part(7, 10, scalars)]) == aggregating.steps(
+            plain, GRID, 2, [Part(7, 10, scalars)]
+        )
 
 
 @pytest.mark.parametrize("size", [0.0, FLAT / 2])
 def test_a_flat_loss_moves_nothing(size: float) -> None:
-    steps = method().combine(GRID, 0, [Part(5, 10, Scalars(3, (size,) * 4, (1.0,) * 5))])
+    steps = aggregating.steps(method(), GRID, 0, [Part(5, 10, Scalars(3, (size,) * 4, (1.0,) * 5))])
     assert ticks(steps) == [(5, "trunk", (0,) * 4), (5, "head", (0,) * 5)]
-    raw = method(step="raw").combine(GRID, 0, [Part(5, 10, Scalars(3, (0.0,) * 4, (0.0,) * 5))])
+    raw = aggregating.steps(method(step="raw"), GRID, 0, [Part(5, 10, Scalars(3, (0.0,) * 4, (0.0,) * 5))])
     assert ticks(raw) == [(5, "trunk", (0,) * 4), (5, "head", (0,) * 5)]
 
 
 def test_a_step_too_long_for_the_grid_is_refused() -> None:
     with pytest.raises(HeadroomExceeded, match="too long for the grid"):
-        method(step="raw").combine(GRID, 0, [Part(5, 10, Scalars(3, (STEEP,) * 4, (0.0,) * 5))])
+        aggregating.steps(method(step="raw"), GRID, 0, [Part(5, 10, Scalars(3, (STEEP,) * 4, (0.0,) * 5))])
 
 
 def test_what_combine_asks_for() -> None:
     with pytest.raises(ValueError, match="without contributions"):
-        method().combine(GRID, 0, [])
+        aggregating.steps(method(), GRID, 0, [])
     for done in (-1, 10):
         with pytest.raises(ValueError, match=f"done = {done}: must be 0 to 9"):
-            method().combine(GRID, done, [Part(5, 10, Scalars(3, (1.0,) * 4, (1.0,) * 5))])
+            aggregating.steps(method(), GRID, done, [Part(5, 10, Scalars(3, (1.0,) * 4, (1.0,) * 5))])
 
 
 def test_a_client_abstains_where_the_coordinator_would_refuse_its_scalars() -> None:

@@ -1,0 +1,60 @@
+"""What a round's contributions make of a model, for tests and benchmarks that have no coordinator."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.grid import Grid
+from zowarmup.common.methods.protocol import Aggregate, Moments, Part, Start, Trained
+from zowarmup.common.methods.vector import Each, Vector
+from zowarmup.common.steps import Step
+from zowarmup.server.combining import carried_out
+
+
+class Aggregates(Protocol):
+    """As much of an algorithm as these need."""
+
+    def aggregate(self, start: Start, contributions: Sequence[Part | Trained]) -> Aggregate: ...
+
+
+def aggregated(
+    algorithm: Aggregates,
+    parts: Sequence[Part],
+    *,
+    grid: Grid | None = None,
+    done: int = 0,
+    moments: Moments = (),
+    weights: NDArray[np.float32] | None = None,
+) -> Aggregate:
+    """A round of scalars; without `weights` the model is so large that it bounds nothing."""
+    weights = np.full(1, 1e30, np.float32) if weights is None else weights
+    return algorithm.aggregate(Start(weights, grid or Grid(20), done, moments), parts)
+
+
+def steps(
+    algorithm: Aggregates,
+    grid: Grid,
+    done: int,
+    parts: Sequence[Part],
+    moments: Moments = (),
+    weights: NDArray[np.float32] | None = None,
+) -> tuple[Step, ...]:
+    """The steps of a round of scalars on a grid."""
+    return aggregated(algorithm, parts, grid=grid, done=done, moments=moments, weights=weights).steps(grid)
+
+
+def moved(
+    algorithm: Aggregates,
+    weights: NDArray[np.float32],
+    deltas: Sequence[tuple[int, Vector]],
+    each: Each = map,
+    before: Vector | None = None,
+    remember: Callable[[int, NDArray[np.float32]], None] | None = None,
+) -> NDArray[np.float32]:
+    """The weights after a round of deltas, each with the examples that its client claims."""
+    trained = [Trained(examples, delta) for examples, delta in deltas]
+    update = algorithm.aggregate(Start(weights, Grid(20), vectors=before), trained).update
+    assert update is not None
+    return carried_out(update, weights.size, each, remember)
