@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from zowarmup.cli.failure import Failure, Usage
 from zowarmup.common.addresses import host_and_port
+from zowarmup.common.system.given_file import read_given
 
 DAYS = 3650
 # Clocks of devices without a battery are often behind.
@@ -61,7 +62,7 @@ def server(folder: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
     files = [folder / "server.key", folder / "server.crt"]
     if not names:
         try:
-            former = x509.load_pem_x509_certificate(files[1].read_bytes())
+            former = x509.load_pem_x509_certificate(read_given(files[1]))
             names = list(former.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
         except (OSError, ValueError, x509.ExtensionNotFound) as error:
             raise Failure(
@@ -101,8 +102,8 @@ def client(folder: Path, name: str, days: int = DAYS) -> list[Path]:
 def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """The authority in a folder and its key. Raises Failure."""
     try:
-        authority = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
-        key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+        authority = x509.load_pem_x509_certificate(read_given(folder / "ca.crt"))
+        key = serialization.load_pem_private_key(read_given(folder / "ca.key"), None)
     except OSError as error:
         raise Failure(
             f"{error.filename} cannot be read ({error.strerror}): make it with `zowarmup certs init`"

@@ -20,6 +20,7 @@ from zowarmup.cli.processes import Ended, Interrupts, Processes
 from zowarmup.cli.result import Result
 from zowarmup.cli.run_status import Run, Status, Version
 from zowarmup.cli.session import Session
+from zowarmup.common.system.given_file import open_lock
 from zowarmup.common.work import Phase, Tier
 
 POLL_S = 0.5
@@ -84,7 +85,7 @@ def folder(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()) and not (out / HELD).exists():
             raise Usage(f"--out {out}: is not empty, and not from an earlier demo; name another folder")
-        held = (out / HELD).open("w", encoding="utf-8")
+        held = open_lock(out / HELD)
     except OSError as error:
         raise _unwritable(out, error) from error
     with held:

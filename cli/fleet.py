@@ -24,6 +24,7 @@ from zowarmup.client.fleet.quiet import quieten
 from zowarmup.client.state import write_whole
 from zowarmup.common.system.ending import sentence
 from zowarmup.common.system.folders import make_private, strangers
+from zowarmup.common.system.given_file import read_given
 from zowarmup.common.system.stopping import GRACE_S
 from zowarmup.common.system.tether import end_with_parent
 from zowarmup.common.system.toml_file import TomlError, read_toml
@@ -63,7 +64,7 @@ def secret(folder: Path) -> bytes:
         make_private(folder)
         if not file.exists():
             write_whole(file, secrets.token_bytes(32))
-        found = file.read_bytes()
+        found = read_given(file)
     except OSError as error:
         raise Failure(f"cannot use --state {folder} ({error.strerror}): give a folder that you can write") from None
     except Final as error:

@@ -151,7 +151,7 @@ def fleet_for(run: RunFile, high: int | None, low: int | None) -> Fleet:
 
 def bits_per_second(option: str, text: str) -> float:
     """10Mbit, 250kbit, 1.5Gbit. Raises Usage."""
-    matched = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?) ?([kMG]?)bit(?:/s|ps)?", text)
+    matched = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([kMG]?)bit(?:/s|ps)?", text)
     if not matched or not float(matched[1]):
         raise Usage(f"{option} {text!r}: must be bits a second, such as 250kbit, 10Mbit or 1.5Gbit")
     return float(matched[1]) * _RATES[matched[2]]

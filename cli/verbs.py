@@ -182,7 +182,7 @@ def register(app: typer.Typer) -> None:
 
 def _seconds(text: str) -> float:
     """Raises Usage."""
-    matched = re.fullmatch(r"(\d{1,9})([smhdw])", text)
+    matched = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
     if not matched:
         raise Usage(f"--expires {text!r}: must be a number and s, m, h, d or w, such as 7d")
     return float(int(matched[1]) * _UNITS[matched[2]])

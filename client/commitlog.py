@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from zowarmup.common.system.given_file import require_regular
+
 _HEAD = struct.Struct("<II")
 
 
@@ -19,6 +21,8 @@ class CommitLog:
 
     def __init__(self, file: Path) -> None:
         """Raises OSError where the file cannot be read or written."""
+        if file.exists():
+            require_regular(file)
         self._out = open(file, "a+b")  # noqa: SIM115 (open as long as the replica is)
         self._out.seek(0)
         self.records, self.bytes = _whole(self._out.read())

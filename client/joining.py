@@ -16,6 +16,7 @@ from zowarmup.client.session import Connection
 from zowarmup.client.state import Identity, Records, StateDirectory
 from zowarmup.client.trust import Trust, TrustError, read_authority, trust
 from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
+from zowarmup.common.system.given_file import read_given
 from zowarmup.common.work import Tier
 from zowarmup.data import DataError, Dataset
 from zowarmup.data.card import fitted
@@ -49,7 +50,7 @@ def invited(file: Path | None) -> Invitation | None:
     word, place = os.environ.pop(JOIN_VARIABLE, ""), JOIN_VARIABLE
     if file is not None:
         try:
-            word, place = file.read_text(encoding="utf-8"), f"--join-file {file}"
+            word, place = read_given(file).decode("utf-8"), f"--join-file {file}"
         except (OSError, UnicodeDecodeError) as error:
             raise Final(f"--join-file {file} cannot be read ({getattr(error, 'strerror', 'not text')})") from None
         # As in the printed command, or the word alone.

@@ -23,6 +23,7 @@ from zowarmup.common.codec import decode_commit, encode_commit
 from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.layout import Layout, digest
 from zowarmup.common.replica import Diverged, Replica
+from zowarmup.common.system.given_file import open_given, read_given
 from zowarmup.common.work import Commit
 
 # A log is folded into the snapshot when it exceeds this share of the snapshot (and a floor that keeps small models
@@ -161,7 +162,7 @@ class LocalReplica:
     def _fill(self, file: Path, header: Header) -> bool:
         if header.size_bytes != self.weights.nbytes or file.stat().st_size != header.size_bytes:
             return False
-        with open(file, "rb", buffering=0) as source:
+        with open_given(file) as source:
             view, filled = self.weights.data.cast("B"), 0
             while filled < len(view) and (count := source.readinto(view[filled:])):
                 filled += count
@@ -233,7 +234,7 @@ def _version(file: Path) -> int:
 def _read_header(file: Path) -> Header:
     """Raises ValueError where the file is not a header."""
     try:
-        raw = json.loads(file.read_text())
+        raw = json.loads(read_given(file))
         return Header(
             int(raw["version"]),
             int(raw["grid_exponent"]),

@@ -21,6 +21,7 @@ from typing import Self
 
 from zowarmup.client.faults import Final
 from zowarmup.common.system.folders import OpenFolder, make_private, strangers
+from zowarmup.common.system.given_file import open_given, open_lock, read_given
 from zowarmup.common.work import Tier
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Records:
         """Who this device is, None where it never enrolled. Raises Final where the file is damaged."""
         file = self.path / IDENTITY
         try:
-            raw = json.loads(file.read_text())
+            raw = json.loads(read_given(file))
             return Identity(raw["client"], raw["credential"], raw["run_id"], Tier(raw["tier"]), str(raw["name"]))
         except FileNotFoundError:
             return None
@@ -110,7 +111,7 @@ class Records:
     def in_use(self) -> bool:
         """Whether a client holds the directory now."""
         try:
-            with (self.path / LOCK).open("rb") as lock:
+            with open_given(self.path / LOCK) as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -121,7 +122,7 @@ class Records:
     def authority(self) -> bytes:
         """PEM of the authority that signs the coordinator's certificate, empty where none has been kept."""
         try:
-            return (self.path / AUTHORITY).read_bytes()
+            return read_given(self.path / AUTHORITY)
         except FileNotFoundError:
             return b""
         except OSError as error:
@@ -144,7 +145,7 @@ class StateDirectory(Records):
                     "empty folder with --state-dir"
                 )
             make_private(path)
-            self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = open_lock(path / LOCK)
         except OpenFolder as error:
             raise Final(
                 f"cannot use the state directory {path}: {error.strerror}; give one in it that does not exist yet, or one "
@@ -158,14 +159,14 @@ class StateDirectory(Records):
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(self._lock)
+            self._lock.close()
             raise Final(
                 f"another process takes part with the state directory {path}: stop it, or give this one its own with "
                 "--state-dir"
             ) from None
 
     def close(self) -> None:
-        os.close(self._lock)
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -184,7 +185,7 @@ class StateDirectory(Records):
         file = self.path / ENROLMENT
         wanted = {"run_id": run_id, "tier": tier.value}
         try:
-            known = json.loads(file.read_text())
+            known = json.loads(read_given(file))
             if {key: known[key] for key in wanted} == wanted:
                 return str(known["credential"])
         except (OSError, ValueError, KeyError, TypeError):

@@ -12,7 +12,9 @@ from pathlib import Path
 import grpc
 
 from zowarmup.common.addresses import is_loopback, proxy_for
+from zowarmup.common.system.given_file import read_given, require_regular
 
+LONGEST_BYTES = 1 << 24  # several times a system's authorities
 # Where systems keep their authorities as one file, beside where their OpenSSL says.
 BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 
@@ -83,7 +85,7 @@ def dialling(address: str) -> list[tuple[str, int | str]]:
 def read(file: Path, option: str) -> bytes:
     """A file that an option names. Raises TrustError."""
     try:
-        return file.read_bytes()
+        return read_given(file, LONGEST_BYTES)
     except OSError as error:
         raise TrustError(f"{option} {file} cannot be read: {error.strerror or error}") from None
 
@@ -99,6 +101,8 @@ def read_authority(file: Path, option: str) -> bytes:
 def _check_pair(certificate: Path, key: Path) -> None:
     """What grpc would only say at the first handshake, and not clearly."""
     try:
+        for file in (certificate, key):
+            require_regular(file)
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password=lambda: "")
     except OSError as error:  # ssl.SSLError is one
         raise TrustError(
@@ -112,7 +116,7 @@ def system_authorities() -> bytes | None:
     """The system's authorities as PEM; None (grpc's own) where they are not found."""
     for name in (ssl.get_default_verify_paths().cafile, *BUNDLES):
         if name and os.path.exists(name):
-            return Path(name).read_bytes()
+            return read(Path(name), "the system's authorities")
     return None
 
 

@@ -18,6 +18,7 @@ from zowarmup.common.data_card import CHANNELS, LENGTH
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.labels import class_numbers
 from zowarmup.data.memory import memory_here, require_memory
+from zowarmup.data.opening import opened
 
 _CHANNELS = (1, 3, 4)  # how many images have
 _BYTE = 255.0
@@ -75,23 +76,20 @@ def _check_finite(path: Path, x: NDArray[Any]) -> None:
 
 
 def _arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             start = file.read(6)
-        if start == b"\x93NUMPY":
-            raise DataError(f"{path}: this is a single array: make an npz with np.savez(path, x=..., y=...)")
-        if start[:2] != b"PK":
-            raise DataError(f"{path}: this is not an npz file: make one with np.savez(path, x=..., y=...)")
-        with np.load(path, allow_pickle=False) as archive:
-            if missing := {"x", "y"} - set(archive.files):
-                found = ", ".join(sorted(archive.files)) or "none"
-                raise DataError(f"{path}: there is no array {min(missing)!r} (found: {found}): it needs x and y")
-            mapped = _mapped(path, archive.zip)
-            return archive["x"] if mapped is None else mapped, archive["y"]
-    except PermissionError as error:
-        raise DataError(f"{path}: this file may not be read: change its permissions") from error
+            if start == b"\x93NUMPY":
+                raise DataError(f"{path}: this is a single array: make an npz with np.savez(path, x=..., y=...)")
+            if start[:2] != b"PK":
+                raise DataError(f"{path}: this is not an npz file: make one with np.savez(path, x=..., y=...)")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                if missing := {"x", "y"} - set(archive.files):
+                    found = ", ".join(sorted(archive.files)) or "none"
+                    raise DataError(f"{path}: there is no array {min(missing)!r} (found: {found}): it needs x and y")
+                mapped = _mapped(path, archive.zip)
+                return archive["x"] if mapped is None else mapped, archive["y"]
     except (DataError, MemoryError):
         raise
     except Exception as error:  # what unpacking a damaged file raises is anything

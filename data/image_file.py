@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.data.dataset import DataError
+from zowarmup.data.opening import opened
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -97,12 +98,10 @@ def _opened(file: Path) -> "Iterator[Image]":
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(file) as image:
+            with opened(file) as stream, Image.open(stream) as image:
                 yield image
         except DataError:
             raise
-        except PermissionError as error:
-            raise DataError(f"{file}: this image may not be read: change its permissions") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             limit = f"{Image.MAX_IMAGE_PIXELS:,}"
             raise DataError(f"{file}: this image has more than {limit} pixels: make it smaller") from error

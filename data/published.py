@@ -18,6 +18,7 @@ from zowarmup.data import pickles
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.labels import class_numbers
 from zowarmup.data.memory import require_memory
+from zowarmup.data.opening import opened
 
 SIDE = 32
 _BYTE = 255.0
@@ -144,7 +145,7 @@ def _opened(published: Published, path: Path, name: str) -> Iterator[tuple[IO[by
     for folder in (path, path / published.folder):
         for file in (folder / name, folder / f"{name}.npz"):
             if file.is_file():
-                with _reading(file) as stream:
+                with opened(file) as stream:
                     yield stream, str(file)
                 return
     archive = path if path.is_file() else path / published.archive
@@ -154,7 +155,7 @@ def _opened(published: Published, path: Path, name: str) -> Iterator[tuple[IO[by
             f"{path}: there is no {what}: get {published.name} for Python from {published.source} and put it there"
         )
     try:
-        with tarfile.open(archive) as tar:
+        with opened(archive) as packed, tarfile.open(fileobj=packed) as tar:
             member = tar.extractfile(f"{published.folder}/{name}")
             if member is None:
                 raise KeyError(name)
@@ -165,10 +166,3 @@ def _opened(published: Published, path: Path, name: str) -> Iterator[tuple[IO[by
         raise
     except Exception:  # noqa: BLE001  (what unpacking a damaged archive raises is anything)
         raise DataError(f"{archive}: this archive is damaged: download it again") from None
-
-
-def _reading(file: Path) -> IO[bytes]:
-    try:
-        return file.open("rb")
-    except OSError as error:
-        raise DataError(f"{file}: this file may not be read ({error.strerror}): change its permissions") from None

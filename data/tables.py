@@ -8,7 +8,6 @@ names or whole numbers: the classes are those that occur, in the order of the nu
 import csv
 import gzip
 import io
-import math
 import re
 import zlib
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from zowarmup.common.data_card import CLASS_LIMIT, listed, normalised
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.memory import require_memory
+from zowarmup.data.opening import opened
 
 _DELIMITERS = ",;\t|"
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-"}
@@ -30,6 +30,7 @@ _VALUES = 1 << 16  # turned into numbers together
 _COUNTED_BYTES = 1 << 20
 _WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
 _FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]+(?:[eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?inf(?:inity)?", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
 
 
@@ -46,15 +47,11 @@ def read(path: Path, label: str) -> Dataset:
     Raises:
         DataError: with one sentence that names the file, and the line and column where it is about one.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
     try:
         with _opened(path) as file:
             lines = _lines(file)
         with _text(path) as text:
             return _table(path, label, text, lines)
-    except PermissionError as error:
-        raise DataError(f"{path}: this file may not be read: change its permissions") from error
     except UnicodeError as error:
         raise DataError(f"{path}: this file is not in UTF-8: save it as that") from error
     except (OSError, EOFError, zlib.error) as error:
@@ -155,6 +152,8 @@ def _numbers(columns: _Columns, rows: list[tuple[int, list[str]]]) -> NDArray[np
     """The features of some lines. Raises DataError where one is no finite number."""
     try:
         values = np.array([[float(text) for text in row] for _, row in rows])
+        if not all(_plain(row) for _, row in rows):
+            raise ValueError("not as tables have numbers")
         with np.errstate(over="ignore"):
             found = values.astype(np.float32)
     except ValueError:
@@ -178,11 +177,14 @@ def _wrong(columns: _Columns, line: int, row: list[str]) -> Iterator[str]:
             yield f"{where} holds {said}: numbers must be finite in 32 bits"
 
 
+def _plain(row: list[str]) -> bool:
+    """Whether those fields that Python reads as numbers are some: it takes 1_000, and the digits of other scripts."""
+    text = "".join(row)
+    return (text.isascii() and "_" not in text) or all(_number(field.strip()) for field in row)
+
+
 def _number(text: str) -> bool:
-    try:
-        return not math.isnan(float(text))
-    except ValueError:
-        return False
+    return _NUMBER.fullmatch(text) is not None
 
 
 def _class(columns: _Columns, line: int, text: str) -> str:
@@ -212,7 +214,7 @@ def _lines(file: io.BufferedReader | gzip.GzipFile) -> int:
 @contextmanager
 def _opened(path: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
     """The bytes of the table, unpacked."""
-    with path.open("rb") as raw:
+    with opened(path) as raw:
         if raw.peek(2)[:2] != b"\x1f\x8b":
             yield raw
             return

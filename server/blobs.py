@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.layout import digesting
+from zowarmup.common.system.given_file import open_given
 from zowarmup.server.disk import BlobError, DiskRefused, UploadError, adopt, disk, write
 from zowarmup.server.spares import Spares
 from zowarmup.server.spool import Spool, upload_name
@@ -211,14 +212,14 @@ class Blobs:
 
 def sha256_of(path: Path) -> str:
     """In hex."""
-    with path.open("rb") as file:
+    with open_given(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(path: Path) -> str:
     """The digest of a file of float32, in hex: what `layout.digest` says of the vector."""
     digest = digesting()
-    with path.open("rb", buffering=0) as file:
+    with open_given(path) as file:
         while piece := file.read(_PIECE):
             digest.update(piece)
     return digest.hexdigest()

@@ -16,6 +16,7 @@ from zowarmup.common.layout import Layout
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.models.error import foreign_code
 from zowarmup.common.run import ClientSpec
+from zowarmup.common.system.given_file import require_regular
 from zowarmup.server.preparation import BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
 
 
@@ -56,9 +57,12 @@ def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> No
     from safetensors.numpy import load_file
 
     try:
+        require_regular(path)
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise PreparationError(f"model.weights = {str(path)!r}: cannot be read as safetensors: {error}") from error
+        raise PreparationError(
+            f"model.weights = {str(path)!r}: cannot be read as safetensors: {getattr(error, 'strerror', None) or error}"
+        ) from error
     for name, view in layout.views(weights).items():
         if name not in tensors or tensors[name].shape != view.shape:
             found = "missing" if name not in tensors else f"of shape {tensors[name].shape}"

@@ -17,6 +17,7 @@ from pathlib import Path
 import grpc
 
 from zowarmup.common.run import Server
+from zowarmup.common.system.given_file import read_given, require_regular
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ def _read(name: str, path: str) -> bytes:
     if not path:
         return b""
     try:
-        return Path(path).read_bytes()
+        return read_given(Path(path))
     except OSError as error:
         raise CertificateError(f"server.{name} = {path!r} cannot be read: {error.strerror}") from error
 
@@ -173,11 +174,13 @@ def _check(settings: Server) -> None:
     """What grpc would only refuse at the first handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
+        for file in (settings.tls_certificate, settings.tls_key):
+            require_regular(Path(file))
         context.load_cert_chain(settings.tls_certificate, settings.tls_key, password=lambda: "")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise CertificateError(
             f"server.tls_certificate = {settings.tls_certificate!r} and server.tls_key = {settings.tls_key!r} cannot be "
-            f"used ({getattr(error, 'reason', None) or error}): they must be a certificate and its own key without a "
+            f"used ({getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error}): they must be a certificate and its own key without a "
             "password, as PEM"
         ) from error
     if settings.client_ca:

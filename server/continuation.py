@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from zowarmup.common.run import RunFile
+from zowarmup.common.system.given_file import require_regular
 
 if TYPE_CHECKING:  # else whoever reads a run file would load all that reads a ledger
     from zowarmup.server.archive import Archive
@@ -68,6 +69,7 @@ class Left:
         from safetensors import SafetensorError, safe_open
 
         try:
+            require_regular(path)
             with safe_open(path, framework="numpy") as tensors:
                 found: Mapping[str, str] = tensors.metadata() or {}
             values = (found[f"{_KEY}.{name}"] for name in ("rate", "rate_annealed", "rounds_done", "step"))
@@ -76,7 +78,9 @@ class Left:
         except (KeyError, ValueError):
             return None
         except (OSError, SafetensorError) as error:
-            raise ContinuationError(f"model.weights = {str(path)!r}: cannot be read as safetensors: {error}") from error
+            raise ContinuationError(
+                f"model.weights = {str(path)!r}: cannot be read as safetensors: {getattr(error, 'strerror', None) or error}"
+            ) from error
 
 
 def carried_on(raw: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import re
 import secrets
 from pathlib import Path
 
+from zowarmup.common.system.given_file import read_given
 from zowarmup.common.system.whole_file import replacing
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def operator_sha256(data_dir: Path) -> str:
             log.warning(
                 "%s could be read by others, and now cannot: if somebody may have, remove it and start again", path
             )
-        credential = path.read_text(encoding="ascii").strip()
+        credential = read_given(path).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise CredentialError(
             f"{path} cannot be used: {getattr(error, 'strerror', None) or 'it is damaged'}; --data-dir must be readable and "

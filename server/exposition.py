@@ -25,6 +25,7 @@ from prometheus_client.exposition import choose_encoder
 
 from zowarmup.common.addresses import is_loopback, network
 from zowarmup.common.run import Server
+from zowarmup.common.system.given_file import read_given, require_regular
 from zowarmup.server.listening import ListeningError
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,8 @@ def window(settings: Server, address: str, insecure: bool) -> Window | None:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
+            for file in files:
+                require_regular(Path(file))
             tls.load_cert_chain(*files, password=lambda: "")
         except (OSError, ValueError) as error:
             raise ListeningError(f"server.tls_certificate cannot be used for metrics: {error}") from error
@@ -90,7 +93,7 @@ def window(settings: Server, address: str, insecure: bool) -> Window | None:
 
 def _password(path: str) -> str:
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_given(Path(path)).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ListeningError(f"server.metrics_password_file = {path!r} cannot be read: {error}") from error
     if not lines or not lines[0]:

@@ -19,6 +19,7 @@ import numpy as np
 from zowarmup.common.grid import HeadroomExceeded
 from zowarmup.common.replica import Replica
 from zowarmup.common.steps import Step, apply_steps
+from zowarmup.common.system.given_file import open_given, open_lock
 from zowarmup.common.work import Phase
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError
@@ -81,7 +82,7 @@ def locked(data_dir: Path) -> Iterator[None]:
     """Keep coordinators out meanwhile. Raises ArchiveError where one is there."""
     if not (data_dir / LEDGER).exists():
         raise ArchiveError(f"{data_dir} holds no run: {data_dir / LEDGER} does not exist")
-    with (data_dir / "lock").open("a") as lock:
+    with open_lock(data_dir / "lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -128,7 +129,7 @@ def examine(data_dir: Path) -> tuple[Report, Reading, set[int], Good | None]:
 def _legible(path: Path, report: Report) -> Iterator[Path]:
     """The ledger's file; or, where its end is cut off, a copy filled up with zeros to the length that its head names:
     SQLite reads that as far as it goes."""
-    with path.open("rb") as file:
+    with open_given(path) as file:
         head = file.read(32)
     page = int.from_bytes(head[16:18], "big")
     whole = (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+from zowarmup.common.system.given_file import require_regular
 from zowarmup.server import events as ev
 
 FORMAT = 2
@@ -61,6 +62,11 @@ class Ledger:
         self, path: Path, *, read_only: bool = False, took: Callable[[float], None] = lambda seconds: None
     ) -> None:
         self._path, self._took = path, took
+        try:
+            if path.exists():
+                require_regular(path)
+        except OSError as error:
+            raise LedgerError(f"{path} cannot be opened as a ledger: {error.strerror}; {self._remedy}") from error
         try:
             if read_only:
                 uri = f"{path.absolute().as_uri()}?mode=ro"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from zowarmup.common.layout import digest
 from zowarmup.common.run import ClientSpec, Rounds, RunFile
 from zowarmup.common.system.folders import OpenFolder, make_private, strangers
+from zowarmup.common.system.given_file import open_lock
 from zowarmup.data import DataError, Dataset
 from zowarmup.data.card import absence, card_of, fitted
 from zowarmup.server import commands as cmd
@@ -61,7 +62,7 @@ def locked(data_dir: Path) -> Iterator[None]:
                 f"--data-dir {data_dir} is not empty and holds no run ({found}): name a new or an empty folder"
             )
         make_private(data_dir)
-        lock = (data_dir / "lock").open("w")
+        lock = open_lock(data_dir / "lock")
     except OpenFolder as error:
         raise StartError(
             f"--data-dir {data_dir}: {error.strerror}; name a folder in it that does not exist yet, or one of this user's"

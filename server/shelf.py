@@ -21,6 +21,7 @@ import numpy as np
 
 from zowarmup.common.layout import Layout
 from zowarmup.common.run import VERSION, ClientSpec
+from zowarmup.common.system.given_file import open_given, read_given
 from zowarmup.server.building import load_weights
 from zowarmup.server.disk import sync_folder, sync_tree
 from zowarmup.server.preparation import (
@@ -35,6 +36,7 @@ from zowarmup.server.preparation import (
     building_of,
 )
 
+LONGEST_LAYOUT_BYTES = 1 << 26
 BUILDING = "building-"
 UNMEASURED = Footprint(0, 0.0, 0.0, 0.0, 0.0)
 
@@ -49,9 +51,10 @@ def from_shelf(spec: ClientSpec, seed: int, shelf: Path, children: Children) -> 
     except OSError as error:
         raise PreparationError(f"--shelf {shelf} cannot be written ({error.strerror or error})") from error
     try:
-        layout = Layout.from_json((place / LAYOUT).read_text())
-        weights = np.fromfile(place / WEIGHTS, dtype="<f4").astype(np.float32, copy=False)
-        program = (place / PROGRAM).read_bytes()
+        layout = Layout.from_json(read_given(place / LAYOUT, LONGEST_LAYOUT_BYTES).decode())
+        with open_given(place / WEIGHTS) as stored, open_given(place / PROGRAM) as exported:
+            weights = np.fromfile(stored, dtype="<f4").astype(np.float32, copy=False)
+            program = exported.read()
         if weights.shape != (layout.size,):
             raise ValueError("weights of another size")
     except (OSError, ValueError) as error:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import astuple
 from pathlib import Path
 
+from zowarmup.common.system.given_file import read_given
 from zowarmup.common.system.whole_file import replacing
 from zowarmup.server.events import TrafficCount
 
@@ -43,7 +44,7 @@ class Told:
 
     def _read(self) -> list[TrafficCount]:
         try:
-            counts = [TrafficCount(*row) for row in json.loads(self._path.read_text(encoding="utf-8"))]
+            counts = [TrafficCount(*row) for row in json.loads(read_given(self._path))]
         except (OSError, ValueError, TypeError, RecursionError):
             return []
         sound = all(isinstance(w, str) for c in counts for w in _key(c)) and all(

@@ -20,9 +20,11 @@ from pathlib import Path
 from zowarmup.cli.experiment.outcome import Outcome
 from zowarmup.cli.failure import Failure
 from zowarmup.common.system.folders import strangers
+from zowarmup.common.system.given_file import open_lock, read_given
 from zowarmup.common.system.whole_file import replacing
 
 HELD = ".experiment"
+LONGEST_OUTCOME_BYTES = 1 << 26
 BEGUN, OUTCOME, CHECKPOINT = "begun", "outcome.json", "checkpoint.safetensors"
 RUNS = ("server", "fleet")
 
@@ -57,7 +59,7 @@ class Place:
         it."""
         over, outcome = "", None
         try:
-            raw = json.loads((self.path / OUTCOME).read_text(encoding="utf-8"))
+            raw = json.loads(read_given(self.path / OUTCOME, LONGEST_OUTCOME_BYTES))
             outcome, over = Outcome.from_json(json.dumps(raw["outcome"])), str(raw["fingerprint"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -95,7 +97,7 @@ def held(out: Path) -> Iterator[None]:
                 f"--out {out} is not empty, and not from an earlier experiment ({found}): name another folder"
             )
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / HELD).open("w", encoding="utf-8")
+        lock = open_lock(out / HELD)
     except OSError as error:
         raise Failure(f"--out {out}: {error.strerror or error}; name a folder that can be written") from error
     with lock:
@@ -108,6 +110,6 @@ def held(out: Path) -> Iterator[None]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return read_given(file).decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return ""

@@ -4,7 +4,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-LONGEST_BYTES = 1 << 20
+from zowarmup.common.system.given_file import read_given
+
 DEEPEST = 16
 WIDEST_BITS = 256
 
@@ -16,12 +17,9 @@ class TomlError(ValueError):
 def read_toml(path: Path) -> dict[str, Any]:
     """Raises TomlError."""
     try:
-        with path.open("rb") as file:
-            content = file.read(LONGEST_BYTES + 1)
+        content = read_given(path)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise TomlError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if len(content) > LONGEST_BYTES:
-        raise TomlError(f"{path}: is larger than {LONGEST_BYTES >> 20} MiB: name a TOML file")
     try:
         found = tomllib.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from tests.fuzz.attempts import CLIENT, COMMAND, COORDINATOR, DEVICE, FOLDER, NOBODY, RUN, SERVER, VERBS, Attempt
+from tests.fuzz.attempts import CLIENT, COMMAND, COORDINATOR, DEVICE, FOLDER, NOBODY, PIPE, RUN, SERVER, VERBS, Attempt
 from tests.fuzz.commands import assail, carry_out_apart, judge
 from zowarmup.cli.commands import app
 
@@ -90,7 +90,17 @@ def _commands(command: Any, name: str = "") -> Iterator[tuple[str, list[str]]]:
         (Attempt(SERVER, ("run.toml", "--data-dir", "data"), {"run.toml": b"a." * 9999 + b"b = 1"}), 2, "nested more"),
         (Attempt(SERVER, ("run.toml", "--data-dir", "data"), {"run.toml": FOLDER}), 2, "Is a directory"),
         (Attempt(SERVER, ("run.toml", "--data-dir", "run.toml"), {"run.toml": RUN_FILE}), 1, "Not a directory"),
-        (Attempt(COMMAND, ("plan", "/dev/zero")), 2, "larger than 1 MiB"),
+        (Attempt(COMMAND, ("plan", "/dev/zero")), 2, "it is a device, and must be a regular file"),
+        (Attempt(COMMAND, ("plan", "run.toml"), {"run.toml": PIPE}), 2, "it is a pipe, and must be a regular file"),
+        (Attempt(COMMAND, ("plan", "run.toml"), {"run.toml": b"#" * (1 << 21)}), 2, "larger than 1 MiB"),
+        (Attempt(CLIENT, (*WAITING, "--ca", "x"), {"x": PIPE}), 1, "--ca x cannot be read: it is a pipe"),
+        (Attempt(CLIENT, (*WAITING, "--join-file", "x"), {"x": PIPE}), 1, "--join-file x cannot be read (it is a pipe"),
+        (
+            Attempt(COMMAND, ("status", "--credential-file", "x"), {"x": PIPE}),
+            2,
+            "--credential-file x cannot be read: it",
+        ),
+        (Attempt(COMMAND, ("fsck", "data"), {"data": RUN, "data/lock": PIPE}), 1, "it is a pipe"),
         (Attempt(COMMAND, ("fsck", "data"), {"data": RUN, "data/ledger.sqlite": b"nonsense" * 999}), 1, "ledger"),
         (Attempt(COMMAND, ("backup", "data", "data/copy"), {"data": RUN}), 1, "lies in data itself"),
         (Attempt(COMMAND, ("export", "--data-dir", "data", "--out", "/proc/x"), {"data": RUN}), 1, "zowarmup: "),

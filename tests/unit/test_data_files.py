@@ -159,7 +159,7 @@ def test_a_wrong_archive_is_refused(tmp_path: Path, arrays: Mapping[str, Any], s
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     assert "there is no such file" in refused(f"npz:{tmp_path}/gone.npz")
-    assert "there is no such file" in refused(f"npz:{tmp_path}")
+    assert "cannot be read (Is a directory)" in refused(f"npz:{tmp_path}")
     np.save(tmp_path / "one.npy", PIXELS)
     assert "a single array" in refused(f"npz:{tmp_path}/one.npy")
     (tmp_path / "text.npz").write_text("hello")

@@ -124,6 +124,8 @@ def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows
             "line 2, column b holds 'red', which is no number: leave the column out, or write it as",
         ),
         ("a;b;kind\n1;2,5;x\n", "line 2, column b holds '2,5': write numbers with a decimal point"),
+        ("a,b,kind\n1,1_000,x\n", "line 2, column b holds '1_000', which is no number"),
+        ("a,b,kind\n1,2,x\n\uff11,2,x\n", "line 3, column a holds '\uff11', which is no number"),
         ("a,kind\n1e39,x\n", "line 2, column a holds 1e39: numbers must be finite in 32 bits"),
         ("a,kind\ninf,x\n", "line 2, column a holds inf: numbers must be finite in 32 bits"),
         ("a,kind\n1,\n", "line 2, column kind: the label is missing: fill it in, or remove the line"),
@@ -159,7 +161,7 @@ def test_wrong_specs_are_refused(tmp_path: Path) -> None:
     assert "say which column holds the labels" in said(f"csv:{tmp_path}/data.csv,label=")
     assert "the labels (a name without comma or slash): csv:" in said(f"csv:{tmp_path}/data.csv,label=mg/l")
     assert "there is no such file" in said(f"csv:{tmp_path}/gone.csv,label=y")
-    assert "there is no such file" in said(f"csv:{tmp_path},label=y")
+    assert "cannot be read (Is a directory)" in said(f"csv:{tmp_path},label=y")
     assert "option kind is not known: use label" in said(f"csv:{tmp_path}/data.csv,kind=sequence")
 
 

@@ -1,0 +1,79 @@
+"""Files that a person named, or put where one of ours is expected: opened without a wait, and read up to a limit.
+
+A pipe would be waited for without end, and a device such as /dev/zero has none, so only regular files will do. Every refusal
+is an OSError whose `strerror` says why.
+"""
+
+import errno
+import io
+import os
+import stat
+from pathlib import Path
+
+LONGEST_BYTES = 1 << 20
+_KINDS = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def special(mode: int) -> str:
+    """What a file of this mode is, where it is neither a regular file nor a folder; else nothing."""
+    return next((name for found, name in _KINDS if found(mode)), "")
+
+
+def require_regular(path: Path) -> None:
+    """For a library that opens the file itself. Raises OSError where it is not a regular file, or not there."""
+    _check(os.stat(path).st_mode, path)
+
+
+def open_given(path: Path) -> io.BufferedReader:
+    """Open a file to read it. Raises OSError."""
+    return open(path, "rb", opener=_regular)
+
+
+def read_given(path: Path, longest: int = LONGEST_BYTES) -> bytes:
+    """The content of a small file.
+
+    Args:
+        path: the file.
+        longest: the limit, in bytes.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is larger.
+    """
+    with open_given(path) as file:
+        content = file.read(longest + 1)
+    if content is None:  # a file of the kernel's that has nothing to say yet
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path))
+    if len(content) > longest:
+        raise OSError(errno.EINVAL, f"it is larger than {longest >> 20} MiB", str(path))
+    return content
+
+
+def open_lock(path: Path) -> io.FileIO:
+    """A file of ours to hold a lock on, made if need be. Raises OSError."""
+    return open(path, "r+b", buffering=0, opener=_lockable)
+
+
+def _lockable(path: str, flags: int) -> int:
+    return _regular(path, flags | os.O_CREAT)
+
+
+def _regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+    try:
+        _check(os.fstat(descriptor).st_mode, path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check(mode: int, path: Path | str) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if found := special(mode):
+        raise OSError(errno.EINVAL, f"it is {found}, and must be a regular file", str(path))
