@@ -73,8 +73,8 @@ class Evaluation:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Guard:
     """The guard on progress (`server.guard`). A version whose held-out loss is not finite, or more than `factor` times
-    the lowest so far (0: the guard is off) with an accuracy well below the highest, or which only guesses after one that had
-    learnt, is rejected: the run goes back to the last good version and halves its learning rate. It does so `rollbacks` times; the next time it goes back once more and gives up."""
+    the lowest so far (0: the guard is off) with an accuracy well below the highest, or which says the same of every
+    example after one that had learnt, is rejected: the run goes back to the last good version and halves its learning rate. It does so `rollbacks` times; the next time it goes back once more and gives up."""
 
     factor: float = 10.0
     rollbacks: int = 5

@@ -143,10 +143,13 @@ class PruneSnapshots:
 
 @dataclass(frozen=True, slots=True)
 class RecordEvaluation:
+    """`constant`: the model's outputs are all but the same for every example."""
+
     version: int
     accuracy: float
     loss: float
     examples: int
+    constant: bool = False
 
 
 @dataclass(frozen=True, slots=True)

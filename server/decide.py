@@ -303,7 +303,7 @@ def _(command: cmd.PruneSnapshots, state: State, now: float) -> tuple[ev.Event, 
 def _(command: cmd.RecordEvaluation, state: State, now: float) -> tuple[ev.Event, ...]:
     given = command.version, command.accuracy, command.loss, command.examples
     guard, progress, classes = state.run_file.guard, state.progress, state.program.card.classes
-    wrong = fault(guard, progress, classes, command.version, command.accuracy, command.loss)
+    wrong = fault(guard, progress, classes, *given[:3], command.constant)
     if not wrong or state.phase is Phase.FINISHED:
         return (ev.Evaluated(*given),)
     current, good = state.current, progress.good

@@ -127,8 +127,8 @@ class Effects:
         watched = state.phase is Phase.WARM_UP and settings.warmup.pivot == "auto"
         at_turn |= awaits_evaluation(self._coordinator.state)
         if not evaluated and (at_turn or watched or version % settings.evaluation.every == 0):
-            accuracy, loss, examples = await self._off_loop(measured, self._evaluator, self._replica)
-            await self._record(cmd.RecordEvaluation(version, accuracy, loss, examples))
+            found = await self._off_loop(measured, self._evaluator, self._replica)
+            await self._record(cmd.RecordEvaluation(version, *found))
         if self._coordinator.state.progress.rejected:
             await self._go_back()
         await self._prune()

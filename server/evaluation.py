@@ -2,6 +2,7 @@
 
 import logging
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,19 @@ from zowarmup.data import Dataset
 log = logging.getLogger(__name__)
 
 BATCH = 128
+CONSTANT = 0.02
+"""Nats. Where the logits of no class vary by more (standard deviation over the examples; of each example its mean logit taken
+off), a model says the same of everything."""
+
+
+class Measured(NamedTuple):
+    """`accuracy` is 0 to 1, `loss` the mean in nats, of so many `examples`; `constant`: the outputs are all but the same
+    for each of them."""
+
+    accuracy: float
+    loss: float
+    examples: int
+    constant: bool = False
 
 
 class Evaluator:
@@ -24,17 +38,25 @@ class Evaluator:
         self._onnx, self._layout, self._dataset = program, layout, dataset
         self._bound: tuple[int, Program] | None = None
 
-    def evaluate(self, weights: NDArray[np.float32]) -> tuple[float, float, int]:
-        """Accuracy (0 to 1), mean loss (nats per example) and number of examples, in batches."""
+    def evaluate(self, weights: NDArray[np.float32]) -> Measured:
+        """The model at these weights, in batches."""
         program = self._program(weights)
         examples, right, loss = len(self._dataset), 0, 0.0
+        total, squares = np.zeros(self._dataset.classes), np.zeros(self._dataset.classes)
         for start in range(0, examples, BATCH):
             indices = np.arange(start, min(start + BATCH, examples))
             logits, _ = program.forward(self._dataset.batch(indices))
             labels = self._dataset.labels[indices]
             right += correct(logits, labels)
             loss += cross_entropy(logits, labels)
-        return right / examples, loss / examples, examples
+            with np.errstate(all="ignore"):  # where logits are not finite, neither is the loss
+                centred = logits.astype(np.float64)
+                centred -= centred.mean(axis=1, keepdims=True)
+                total += centred.sum(axis=0)
+                squares += np.square(centred).sum(axis=0)
+        with np.errstate(all="ignore"):
+            variances = squares / examples - np.square(total / examples)
+        return Measured(right / examples, loss / examples, examples, bool(variances.max() < CONSTANT**2))
 
     def _program(self, weights: NDArray[np.float32]) -> Program:
         """The forward pass over this very array, loaded when it is first needed."""
@@ -43,12 +65,12 @@ class Evaluator:
         return self._bound[1]
 
 
-def measured(evaluator: Evaluator, replica: Replica) -> tuple[float, float, int]:
-    """Accuracy, loss and number of examples; 0, not a number and 0 where the model cannot be evaluated at these weights."""
+def measured(evaluator: Evaluator, replica: Replica) -> Measured:
+    """The replica's model; accuracy 0, a loss that is not a number and 0 examples where the model cannot be evaluated at these weights."""
     try:
         return evaluator.evaluate(replica.weights)
     except (MemoryError, OSError):
         raise  # which says nothing about the model
     except Exception as error:  # noqa: BLE001  whatever a runtime makes of such weights
         log.error("version %d cannot be evaluated: %s", replica.version, error)
-        return 0.0, math.nan, 0
+        return Measured(0.0, math.nan, 0)

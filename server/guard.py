@@ -3,8 +3,9 @@
 A version is rejected where its held-out loss is not finite, or more than `factor` times the lowest so far while its
 accuracy is also well below the highest, or more than the square of `factor` times the lowest. A model trained on data with
 few classes is often sure of what it gets wrong, so its loss may be large, and grow, while it is right as often as before.
-It is rejected as well where it is no better than guessing after one that had learnt: a model that has collapsed to a
-constant prediction may have the loss of guessing, which is within the limit. The run then goes back to the last good
+It is rejected as well where its outputs are the same for every example after one that had learnt: such a model has the loss
+of guessing, which may be within the limit. (Its accuracy alone does not tell it from an honest one: of rounds with one
+client each, which has one class, many end at that of guessing, and the next ones are good again.) The run then goes back to the last good
 version: versions only move forward, so that is a new one with the good one's weights. Where the loss is small, many times
 as much is still a good model: the lowest loss counts as no less than a share of what guessing costs, the logarithm of the
 number of classes.
@@ -23,8 +24,8 @@ GUESSING_SHARE = 0.1
 """The lowest loss counts as no less than this share of the loss of guessing."""
 KEPT_SHARE = 0.9
 """A version that keeps this share of the highest accuracy so far is not lost where its loss alone is large."""
-LEARNT, GUESSING = 0.5, 0.05
-"""Skill (`skill`): that of a model that has learnt, and the most that one which only guesses may have."""
+LEARNT = 0.5
+"""The skill (`skill`) of a model that has learnt."""
 SLOWER = 0.5
 """What the learning rate is multiplied by whenever the run goes back."""
 
@@ -105,8 +106,10 @@ def skill(accuracy: float, classes: int) -> float:
     return (accuracy * classes - 1) / max(classes - 1, 1)
 
 
-def fault(rules: Guard, progress: Progress, classes: int, version: int, accuracy: float, loss: float) -> str:
-    """Why a version with this held-out loss is rejected, as a sentence; empty where it is not, where the run goes back
+def fault(
+    rules: Guard, progress: Progress, classes: int, version: int, accuracy: float, loss: float, constant: bool
+) -> str:
+    """Why a version with these held-out results is rejected, as a sentence; empty where it is not, where the run goes back
     already, and where the version is not one that the present one descends from."""
     good = progress.good
     if not rules.on or progress.rejected or (good is not None and version <= good.version):
@@ -115,11 +118,10 @@ def fault(rules: Guard, progress: Progress, classes: int, version: int, accuracy
         return f"the held-out loss of version {version} is not finite ({loss})"
     most = limit(rules, progress, classes)
     kept = accuracy >= KEPT_SHARE * progress.highest and loss <= rules.factor * most
-    guesses = skill(accuracy, classes) <= GUESSING and skill(progress.highest, classes) >= LEARNT
-    if guesses:
+    if constant and accuracy < KEPT_SHARE * progress.highest and skill(progress.highest, classes) >= LEARNT:
         return (
-            f"version {version} has an accuracy of {accuracy:.1%}, no better than guessing one of {classes} classes, after "
-            f"{progress.highest:.1%}"
+            f"version {version} says the same of every held-out example, and its accuracy is {accuracy:.1%}; the highest so "
+            f"far is {progress.highest:.1%}"
         )
     if loss <= most or kept:
         return ""

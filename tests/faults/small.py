@@ -30,7 +30,7 @@ from zowarmup.server.blobs import BlobError, Blobs, upload_name
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.decide import decide, work_for
 from zowarmup.server.effects import Effects
-from zowarmup.server.evaluation import Evaluator
+from zowarmup.server.evaluation import Evaluator, Measured
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger
 from zowarmup.server.rejection import Rejected
@@ -99,8 +99,8 @@ class NoEvaluator(Evaluator):
     def __init__(self) -> None:
         pass
 
-    def evaluate(self, weights: NDArray[np.float32]) -> tuple[float, float, int]:
-        return 0.5, float(np.square(weights, dtype=np.float64).sum()), 1
+    def evaluate(self, weights: NDArray[np.float32]) -> Measured:
+        return Measured(0.5, float(np.square(weights, dtype=np.float64).sum()), 1)
 
 
 class TrueEvaluator(Evaluator):
@@ -109,12 +109,12 @@ class TrueEvaluator(Evaluator):
     def __init__(self) -> None:
         pass
 
-    def evaluate(self, weights: NDArray[np.float32]) -> tuple[float, float, int]:
+    def evaluate(self, weights: NDArray[np.float32]) -> Measured:
         every = np.arange(EXAMPLES)
         losses = [
             Bowl(weights, Client(name, tier).target).evaluate(every, False).loss_sum for name, tier in PAIR.items()
         ]
-        return 0.5, sum(losses) / (len(losses) * EXAMPLES), EXAMPLES
+        return Measured(0.5, sum(losses) / (len(losses) * EXAMPLES), EXAMPLES)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from zowarmup.common.run import Evaluation, Guard, RunFile
 from zowarmup.server import events as ev
 from zowarmup.server.archive import LEDGER, open_archive
 from zowarmup.server.coordinator import Coordinator
-from zowarmup.server.evaluation import Evaluator
+from zowarmup.server.evaluation import Evaluator, Measured
 from zowarmup.server.fsck import check
 from zowarmup.server.ledger import Ledger
 
@@ -119,18 +119,18 @@ class Fickle(Evaluator):
     def __init__(self) -> None:
         pass
 
-    def evaluate(self, weights: NDArray[np.float32]) -> tuple[float, float, int]:
-        return (0.1, 100.0, 1) if digest(weights)[0] % 3 == 0 else (0.5, 1.0, 1)
+    def evaluate(self, weights: NDArray[np.float32]) -> Measured:
+        return Measured(0.1, 100.0, 1) if digest(weights)[0] % 3 == 0 else Measured(0.5, 1.0, 1)
 
 
 class Failing(Fickle):
     """Cannot run the model with such weights at all."""
 
-    def evaluate(self, weights: NDArray[np.float32]) -> tuple[float, float, int]:
-        accuracy, loss, examples = super().evaluate(weights)
-        if loss > 1:
+    def evaluate(self, weights: NDArray[np.float32]) -> Measured:
+        found = super().evaluate(weights)
+        if found.loss > 1:
             raise RuntimeError("the program does not like these weights")
-        return accuracy, loss, examples
+        return found
 
 
 def test_a_version_that_cannot_be_evaluated_is_no_good(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -111,21 +111,30 @@ def test_a_loss_beyond_the_square_of_the_factor_is_no_accuracys_to_excuse(begin:
 
 
 @pytest.mark.parametrize(
-    ("highest", "accuracy", "lost"),
-    [(0.88, 0.52, True), (0.88, 0.3, True), (0.76, 0.52, True), (0.74, 0.5, False), (0.88, 0.54, False)],
+    ("highest", "accuracy", "constant", "lost"),
+    [
+        (0.88, 0.5, True, True),
+        (0.88, 0.7, True, True),
+        (0.88, 0.8, True, False),
+        (0.74, 0.5, True, False),
+        (0.88, 0.5, False, False),
+    ],
 )
-def test_a_model_that_only_guesses_after_one_that_had_learnt_is_lost_however_small_its_loss(
-    begin: Begin, highest: float, accuracy: float, lost: bool
+def test_a_model_that_says_the_same_of_everything_after_one_that_had_learnt_is_lost_however_small_its_loss(
+    begin: Begin, highest: float, accuracy: float, constant: bool, lost: bool
 ) -> None:
     """Of two classes, one guess in two is right."""
     script = started(begin)
     round_of(script)
     script.do(cmd.RecordEvaluation(script.state.version, highest, 0.4, 10))
     round_of(script)
-    caused = script.do(cmd.RecordEvaluation(script.state.version, accuracy, 0.7, 10))
+    caused = script.do(cmd.RecordEvaluation(script.state.version, accuracy, 0.7, 10, constant))
     assert ("RoundAbandoned" in kinds(caused)) == lost
     if lost:
-        assert f"no better than guessing one of 2 classes, after {highest:.1%}" in script.state.progress.rejected
+        assert (
+            f"version 2 says the same of every held-out example, and its accuracy is {accuracy:.1%}"
+            in script.state.progress.rejected
+        )
 
 
 def test_clients_of_the_abandoned_round_get_other_work_at_the_lower_rate(begin: Begin) -> None:

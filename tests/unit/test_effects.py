@@ -19,6 +19,7 @@ from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs, upload_name
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.effects import Effects
+from zowarmup.server.evaluation import Measured
 from zowarmup.server.evolve import evolve
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger
@@ -27,8 +28,8 @@ LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (Block("all", 0, 4),))
 
 
 class NoEvaluator:
-    def evaluate(self, weights: object) -> tuple[float, float, int]:
-        return 0.5, 1.0, 1
+    def evaluate(self, weights: object) -> Measured:
+        return Measured(0.5, 1.0, 1)
 
 
 async def _after_one_round(
