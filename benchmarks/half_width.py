@@ -1,7 +1,7 @@
 """What HeteroFL makes of a fleet, beside FedAvg on the high tier alone: warm-ups on the digits in one process.
 
-    python benchmarks/half_width.py --model mlp --high 1 5 --seeds 0 1 2
-    python benchmarks/half_width.py --clients 3 --high 0 1 3 --alpha 1000 --seeds 0 --rounds 3 30
+    python -m benchmarks.half_width --model mlp --high 1 5 --seeds 0 1 2
+    python -m benchmarks.half_width --clients 3 --high 0 1 3 --alpha 1000 --seeds 0 --rounds 3 30
 
 The same code as in the processes (training, methods, grid, seeds) without a network between; everyone takes part in every
 round. One line a fleet, method and seed: held-out accuracy at some rounds, what a round's deltas take on either tier, and

@@ -1,7 +1,7 @@
 """What members that lie do to a model, by how contributions are aggregated: a warm-up on the digits in one process.
 
-    python benchmarks/liars.py --seeds 0 1 2 --out benchmarks/results/liars.csv
-    python benchmarks/liars.py --table benchmarks/results/liars.csv
+    python -m benchmarks.liars --seeds 0 1 2 --out benchmarks/results/liars.csv
+    python -m benchmarks.liars --table benchmarks/results/liars.csv
 
 Ten clients of the high tier train the demo's MLP by FedAvg on shards of the digits, for 20 rounds with everyone in each.
 Training and aggregation are the processes' own code. The last clients lie, as `ATTACKS` says. A row for each aggregate,

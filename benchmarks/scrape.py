@@ -1,4 +1,4 @@
-"""A fleet of thousands in one coordinator's books: `python benchmarks/scrape.py --clients 10000`.
+"""A fleet of thousands in one coordinator's books: `python -m benchmarks.scrape --clients 10000`.
 
 A real coordinator with a real ledger takes in so many clients, as many at a time as a busy server would batch, then a
 Hello from each; then /metrics is scraped over HTTP. Printed, as one line of JSON: seconds to enrol and to greet them

@@ -1,6 +1,6 @@
 """What each part of the zeroth-order phase is worth: the demo's run in one process, with parts switched on and off.
 
-    python benchmarks/variants.py --model mlp --seeds 0 1 2
+    python -m benchmarks.variants --model mlp --seeds 0 1 2
 
 The same code as in the processes (methods, forward passes, grid, sampling) without a network between, so a variant
 with the demo's settings ends in the demo's digest. One line a variant and seed: held-out accuracy at the pivot and at

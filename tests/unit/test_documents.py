@@ -13,7 +13,7 @@ from zowarmup.common.directions import lanes
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, digest
 from zowarmup.common.permutation import permutation, words
-from zowarmup.common.run import ClientSpec
+from zowarmup.common.run import ClientSpec, WarmUp, ZerothOrder
 from zowarmup.common.steps import Direction, Step, apply_steps, perturb
 from zowarmup.common.submodel import half_width
 from zowarmup.data import load
@@ -158,6 +158,19 @@ def test_the_protocols_spec_is_one_of_the_digits() -> None:
     assert set(raw) == set(json.loads(spec.to_json()))
     for name in ("model", "card", "warmup", "zeroth_order"):
         assert set(raw[name]) == {field.name for field in fields(getattr(spec, name))}
+    settings = [replace(phase, clients_per_round=10) for phase in (spec.warmup, spec.zeroth_order)]
+    assert settings == [WarmUp(rounds=10), ZerothOrder(rounds=200, rate=0.3)], "but for these, the defaults"
+
+
+def test_benchmarks_are_started_as_modules() -> None:
+    """What they share with each other and the tests is found from the top of the repository only."""
+    sources = [*DOCUMENTS, *REPOSITORY.glob("benchmarks/**/*.py"), REPOSITORY / "Makefile"]
+    texts = [path.read_text(encoding="utf-8") for path in sources]
+    assert [text for text in texts if re.search(r"python benchmarks/\w+\.py", text)] == []
+    named = {name for text in texts for name in re.findall(r"python -m benchmarks\.(\w+)", text)}
+    assert {"variants", "liars"} <= named
+    there = {path.stem for path in (REPOSITORY / "benchmarks").iterdir()}
+    assert named - there == set()
 
 
 def test_the_protocols_half_width_part() -> None:
