@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from zowarmup.cli.demo_settings import DemoSettings, run_file, to_toml
+from zowarmup.cli.demo_settings import DemoSettings, allowing, run_file, to_toml
 from zowarmup.cli.demo_view import Scene
 from zowarmup.cli.failure import Failure, NoAnswer, Usage
 from zowarmup.cli.processes import Ended, Interrupts, Processes
 from zowarmup.cli.result import Result
 from zowarmup.cli.run_status import Run, Status, Version
 from zowarmup.cli.session import Session
+from zowarmup.common.run import RunFile
 from zowarmup.common.system.given_file import open_lock
 from zowarmup.common.work import Phase, Tier
 
@@ -138,18 +139,18 @@ def conduct(plan: Plan, noted: Interrupts, show: Callable[[Scene], None]) -> Res
             Session(address, deadline_s=3.0) as session,
         ):
             begun = time.monotonic()
-            _start(plan, processes, address)
+            _start(plan, run, processes, address)
             return _Observer(plan, processes, session, noted, begun).until_finished(show)
 
 
-def _start(plan: Plan, processes: Processes, address: str) -> None:
+def _start(plan: Plan, run: RunFile, processes: Processes, address: str) -> None:
     server = [str(plan.out / "run.toml"), "--data-dir", str(plan.out / "server"), "--address", address]
     processes.start("server", "zowarmup.server.main", [*server, "--exit-when-finished"])
     for member in plan.members:
         data = f"digits:{member.shard}/{len(plan.members)},alpha={plan.alpha!r},seed={plan.seed}"
         client = ["--server", address, "--data", data, "--tier", member.tier.value, "--name", member.name]
         state = ["--state-dir", str(plan.out / "clients" / member.name)]
-        processes.start(member.name, "zowarmup.client.main", [*client, *state])
+        processes.start(member.name, "zowarmup.client.main", [*client, *state, *allowing(run.model)])
 
 
 class _Observer:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Literal
 
-from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import BUILT_IN, Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
 
 Section = Model | WarmUp | ZerothOrder | Evaluation | Guard | Server
 
@@ -156,6 +156,11 @@ def run_file(name: str, seed: int, model: str, high: int, low: int, settings: De
         ),
         evaluation=Evaluation(data="digits:test", every=settings.evaluate_every),
     )
+
+
+def allowing(model: Model) -> list[str]:
+    """What lets clients on this machine run the code of a model: whoever starts them here has named it."""
+    return ["--allow-model", model.name] if model.name not in BUILT_IN else []
 
 
 def to_toml(run: RunFile) -> str:

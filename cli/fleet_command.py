@@ -85,6 +85,13 @@ def fleet(
             help="Give up where nobody answers, s (60 on a terminal; 0: never).",
         ),
     ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML: what the clients allow the coordinator.")
+    ] = None,
+    allow_model: Annotated[
+        list[str] | None,
+        typer.Option("--allow-model", metavar="MODULE:FACTORY", help="A model whose code may be imported here."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log what each client says.")] = False,
 ) -> None:
     """Take part with many clients at once. Each is a real one; all of a process share one replica. Ctrl-C leaves."""
@@ -95,6 +102,7 @@ def fleet(
     from zowarmup.client.fleet.part import Part, parts
     from zowarmup.client.fleet.quiet import quieten
     from zowarmup.client.joining import invited, patience_s
+    from zowarmup.client.policy import read_policy
     from zowarmup.client.state import client_name, default_directory
     from zowarmup.client.trust import read_authority
     from zowarmup.common.work import Tier
@@ -119,6 +127,7 @@ def fleet(
         folder = state or default_directory(name)
         shown = {Tier.LOW: invited(join_file), Tier.HIGH: invited(join_file_high) if join_file_high else None}
         authority = read_authority(ca, "--ca") if ca else b""
+        allowed = read_policy(policy, allow_model or ())
     authority = authority or next((found.authority for found in shown.values() if found), b"")
     whole = Part(
         server=server,
@@ -139,6 +148,7 @@ def fleet(
         key=key,
         insecure=insecure,
         connect_timeout_s=patience_s(connect_timeout),
+        policy=allowed,
         tokens={tier: found.secret for tier, found in shown.items() if found},
     )
     carried = parts(whole, workers)

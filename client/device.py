@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
+from zowarmup.client.allowance import Allowance
 from zowarmup.client.capability import peak_resident
 from zowarmup.client.faults import Broken, Declined, Final, Setback, Stopped
 from zowarmup.client.lean import give_back_code
@@ -21,6 +22,7 @@ from zowarmup.client.probe import Prober
 from zowarmup.client.replica import HeldReplica, Position
 from zowarmup.client.transfer import Transfers
 from zowarmup.client.upgrade import REMEDY, due
+from zowarmup.client.watch import end_process
 from zowarmup.client.workshop import Workshop
 from zowarmup.common.amount import amount
 from zowarmup.common.methods import zeroth_order_method
@@ -68,7 +70,8 @@ class Made:
 
 
 class Device:
-    """One client of one run. `joined` is logged at the first welcome."""
+    """One client of one run. `joined` is logged at the first welcome. `allowance`: what it may still send, receive and
+    answer; None: anything."""
 
     def __init__(
         self,
@@ -79,7 +82,9 @@ class Device:
         workshop: Workshop,
         joined: str,
         tier: Tier = Tier.LOW,
+        allowance: Allowance | None = None,
     ) -> None:
+        self._allowance = allowance
         self._offer, self._dataset, self._transfers = offer, dataset, transfers
         self._replica, self._workshop, self._joined = replica, workshop, joined
         spec = offer.spec
@@ -114,6 +119,7 @@ class Device:
         fresh = [commit for commit in commits if commit.version > here]
         if not fresh:
             return
+        self._require_bytes()
         self._enter(Phase.ZEROTH_ORDER)
         start = time.monotonic()
         try:
@@ -147,7 +153,8 @@ class Device:
         if made is None or (made.work.round, made.work.seed) != (work.round, work.seed):
             self._made = None  # frees the last delta before the next one is made
             try:
-                made = await (self._train(work) if work.phase is Phase.WARM_UP else self._probe(work))
+                self._require_bytes()
+                made = await (self._train(work) if work.phase is Phase.WARM_UP else self._probe(work, presence))
             except Overtaken:
                 log.debug("round %d was over before its turn came", work.round)
                 return
@@ -155,6 +162,10 @@ class Device:
                 with contextlib.suppress(Broken):
                     await presence.say(Abstention.of(work.round, fault))
                     await presence.leave()
+                raise
+            except Setback as setback:
+                with contextlib.suppress(Broken):
+                    await presence.say(Abstention.of(work.round, setback))
                 raise
             except (Broken, Declined, OutOfStep, Diverged, Stopped):
                 raise
@@ -235,13 +246,9 @@ class Device:
         await self._workshop.compute(self._replica.drop)
 
     async def _fetch(self, version: int, reason: str) -> None:
-        start = time.monotonic()
-        header, received = await self._transfers.snapshot(version, self._replica.incoming(version))
-        if header.size_bytes != self._replica.weights.nbytes:
-            raise Final(
-                f"snapshot {version} has {header.size_bytes} bytes and the run's layout {self._replica.weights.nbytes}: "
-                "install the coordinator's version of zowarmup"
-            )
+        start, size = time.monotonic(), self._replica.weights.nbytes
+        self._require_bytes(size)
+        header, received = await self._transfers.snapshot(version, size, self._replica.incoming(version))
         await self._workshop.compute(self._replica.load, header)
         log.info("fetched snapshot %d (%s) in %.2f s: %s", version, amount(received), time.monotonic() - start, reason)
 
@@ -270,17 +277,36 @@ class Device:
         delta, content = await self._at(work, trainer.contribute, work)
         return Made(work, delta, content, self._workshop.spent_s - before)
 
-    async def _probe(self, work: Work) -> Made:
+    async def _probe(self, work: Work, presence: Presence) -> Made:
         replica = self._replica_at(work)
         if self._method.differentiates(self._tier):
+            self._require_probes()
             trainer, before = await self._workshop.trainer(self._dataset, self._tier), self._workshop.spent_s
             scalars = await self._at(work, trainer.project, work, self._method)
             return Made(work, scalars, None, self._workshop.spent_s - before)
         if self._prober is None:
             self._prober = await self._workshop.prober(replica, self._dataset)
+        self._require_probes()
         before = self._workshop.spent_s
-        scalars = await self._at(work, self._prober.contribute, work)
+
+        async def give_up(sentence: str) -> None:
+            with contextlib.suppress(Broken):
+                await presence.say(Abstention.of(work.round, sentence))
+                await presence.leave()
+            end_process(sentence)
+
+        async with self._workshop.watching(give_up):
+            scalars = await self._at(work, self._prober.contribute, work)
         return Made(work, scalars, None, self._workshop.spent_s - before)
+
+    def _require_bytes(self, coming: int = 0) -> None:
+        if self._allowance is not None:
+            self._allowance.require_bytes(coming)
+
+    def _require_probes(self) -> None:
+        """Count what a round answers about the examples: probes, and the head's projections."""
+        if self._allowance is not None:
+            self._allowance.require_probes(sum(self._method.counts(self._tier, len(self._dataset))))
 
     async def _at(self, work: Work, contribute: Callable[[Replica, *_Ts], _T], *args: *_Ts) -> _T:
         """Contribute at the replica, which others may have moved on since."""

@@ -50,9 +50,9 @@ class Stopped(Exception):
 
 
 class Setback(Exception):
-    """This device could not do what it was asked, for a reason of its own: `reason`, one line. It takes no part for a
-    while and then tries again."""
+    """This device could not do what it was asked, for a reason of its own: `reason`, one line. It takes no part for
+    `absent_s` seconds (None: for a while, longer each time) and then tries again."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, absent_s: float | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.absent_s = reason, absent_s

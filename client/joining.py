@@ -11,6 +11,7 @@ from zowarmup.client.capability import Needs, decide_tier, has_torch, torchless
 from zowarmup.client.contact import Lookout
 from zowarmup.client.faults import Final
 from zowarmup.client.messages import Offer
+from zowarmup.client.policy import Policy
 from zowarmup.client.presence import patiently
 from zowarmup.client.session import Connection
 from zowarmup.client.state import Identity, Records, StateDirectory
@@ -88,9 +89,10 @@ def fit_data(spec: str, dataset: Dataset, offer: Offer) -> Dataset:
     return data
 
 
-def choose_tier(asked: str, known: Identity | None, offer: Offer) -> tuple[Tier, str]:
+def choose_tier(asked: str, known: Identity | None, offer: Offer, policy: Policy) -> tuple[Tier, str]:
     """The tier to take and why: `asked` is auto, high or low, `known` an earlier enrolment. Raises Final where it
-    cannot be."""
+    cannot be, or where the model's code would have to run and `policy` does not let it."""
+    unknown_code = policy.refused_model(offer.spec.model.name)
     if known is not None:
         if asked not in ("auto", known.tier):
             raise Final(
@@ -110,10 +112,14 @@ def choose_tier(asked: str, known: Identity | None, offer: Offer) -> tuple[Tier,
             if decision.tier is None:
                 raise Final(f"this device cannot take part: {decision.reason}; --tier low tries all the same")
             tier, reason = decision.tier, decision.reason
+            if tier is Tier.HIGH and unknown_code:
+                tier, reason = Tier.LOW, unknown_code
         else:
             tier, reason = Tier(asked), "as asked"
             if decision.tier is None or (tier is Tier.HIGH and decision.tier is Tier.LOW and torch_here):
                 log.warning("tier %s as asked, though %s", tier, decision.reason)
+    if known is None and unknown_code and offer.spec.warmup.trains(tier):
+        raise Final(unknown_code)
     if not has_torch() and (refusal := torchless(tier, offer.spec.warmup)):
         raise Final(refusal)
     return tier, reason

@@ -54,8 +54,9 @@ async def take_part(device: Device, presence: Presence) -> None:
                     if presence.contributions > done:
                         absences.reset()
                         done = presence.contributions
-                    absent = absences.next_s()
-                    reason = error.reason if isinstance(error, Setback) else in_words(error)
+                    absent, reason = absences.next_s(), in_words(error)
+                    if isinstance(error, Setback):
+                        absent, reason = error.absent_s or absent, error.reason
                     log.warning("%s; will try again in %.0f s", reason, absent)
                     await device.distrust()
                     await presence.absent(absent)

@@ -113,6 +113,19 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         metavar="S",
         help="give up where no coordinator answers for so many seconds at the start, 0: never (60 on a terminal, else 0)",
     )
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="TOML: what this device allows any coordinator (docs/security.md, examples/policy.toml)",
+    )
+    parser.add_argument(
+        "--allow-model",
+        action="append",
+        default=[],
+        metavar="MODULE:FACTORY",
+        help="let the run have this model's code imported here, where this device trains; may be said several times",
+    )
     parser.add_argument("--verbose", action="store_true", help="log more, and tracebacks")
     parser.add_argument(
         "--doctor",
@@ -188,14 +201,16 @@ def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
 
 async def _compose(arguments: argparse.Namespace) -> None:
     """Who this device is, what it holds, and its part in the run."""
+    from zowarmup.client.allowance import Allowance
     from zowarmup.client.contact import Lookout
     from zowarmup.client.device import Device
     from zowarmup.client.joining import ask, choose_tier, enrol, fit_data, invited, know, patience_s
     from zowarmup.client.loop import take_part
+    from zowarmup.client.policy import read_policy
     from zowarmup.client.presence import Presence
     from zowarmup.client.replica import LocalReplica
     from zowarmup.client.session import Connection
-    from zowarmup.client.state import StateDirectory, default_directory, default_name
+    from zowarmup.client.state import USAGE, StateDirectory, default_directory, default_name
     from zowarmup.client.stream import Meter
     from zowarmup.client.transfer import Transfers
     from zowarmup.client.workshop import PROCESSOR, Workshop
@@ -204,17 +219,20 @@ async def _compose(arguments: argparse.Namespace) -> None:
     from zowarmup.data import load
 
     server, name, meter = arguments.server, arguments.name or default_name(), Meter()
+    policy = read_policy(arguments.policy, arguments.allow_model)
     dataset = load(arguments.data)
     with StateDirectory(arguments.state_dir or default_directory(name)) as state:
         invitation = invited(arguments.join_file)
         authority, trusted = know(arguments, invitation, state)
         lookout = Lookout(server, trusted)
         offer = await ask(server, trusted, lookout, patience_s(arguments.connect_timeout))
+        policy.require_snapshot(4 * offer.layout.size)
+        policy.require_program(offer.program_bytes)
         if authority:
             state.keep_authority(authority)
         dataset = fit_data(arguments.data, dataset, offer)
         known = state.identity_for(offer.run_id, offer.name)
-        tier, reason = choose_tier(arguments.tier, known, offer)
+        tier, reason = choose_tier(arguments.tier, known, offer, policy)
         if tier is Tier.HIGH:
             allow_compiled()
         elif arguments.device != PROCESSOR:
@@ -230,8 +248,9 @@ async def _compose(arguments: argparse.Namespace) -> None:
         await asyncio.to_thread(replica.open)
         joined = f"joined {offer.name} as {identity.client} (tier {tier}: {reason}) with {len(dataset)} examples"
         transfers = Transfers(connect)
-        workshop = Workshop(offer, state, transfers, arguments.threads, arguments.device)
-        device = Device(offer, dataset, replica, transfers, workshop, joined, tier)
+        workshop = Workshop(offer, state, transfers, arguments.threads, arguments.device, policy)
+        allowance = Allowance(policy, state.path / USAGE, lambda: meter.up_bytes + meter.down_bytes)
+        device = Device(offer, dataset, replica, transfers, workshop, joined, tier, allowance)
         async with AsyncExitStack() as stack:
             presence = await stack.enter_async_context(Presence(server, connect, layout, device.hello, lookout))
             if arguments.metrics_address:

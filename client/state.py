@@ -30,7 +30,8 @@ IDENTITY = "identity.json"
 ENROLMENT = "enrolment.json"
 AUTHORITY = "authority.pem"
 LOCK = "lock"
-OURS = (IDENTITY, ENROLMENT, AUTHORITY, LOCK, "*.new", "snapshot-*", "commits-*.log", "program-*.onnx*")
+USAGE = "usage.json"
+OURS = (IDENTITY, ENROLMENT, AUTHORITY, LOCK, USAGE, "*.new", "snapshot-*", "commits-*.log", "program-*.onnx*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,9 @@ class Transfers:
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
 
-    async def snapshot(self, version: int, part: Path) -> tuple[Header, int]:
+    async def snapshot(self, version: int, size: int, part: Path) -> tuple[Header, int]:
         """Gather a version's bytes in `part`; its header and how many bytes came. Raises Declined where the coordinator
-        does not have that version (any more)."""
+        does not have that version (any more), Final where it has another size."""
         header: Header | None = None
 
         async def pieces(connection: Connection, offset: int) -> AsyncIterator[bytes]:
@@ -38,13 +38,17 @@ class Transfers:
             async for piece in connection.fetch_snapshot(version, offset):
                 if isinstance(piece, Header):
                     header = piece
+                    if header.size_bytes != size:
+                        raise Final(
+                            f"snapshot {version} has {header.size_bytes} bytes and the run's layout {size}: install the "
+                            "coordinator's version of zowarmup"
+                        )
                 else:
                     yield piece
 
-        received = await self._gather(
-            f"snapshot {version}", part, pieces, lambda: header.size_bytes if header else None
-        )
-        assert header is not None
+        received = await self._gather(f"snapshot {version}", part, pieces, size)
+        if header is None:
+            raise Final(f"the coordinator sends snapshot {version} without its header: restart it")
         return header, received
 
     async def program(self, sha256: bytes, size: int, file: Path) -> tuple[bytes, int]:
@@ -54,7 +58,7 @@ class Transfers:
         for _ in range(2):  # what is on disk may be damaged, what comes anew may not
             try:
                 if not file.exists():
-                    received += await self._gather("the program", part, Connection.fetch_program, lambda: size)
+                    received += await self._gather("the program", part, Connection.fetch_program, size)
                     settle(part, file)
                 content = file.read_bytes()
                 if hashlib.sha256(content).digest() == sha256:
@@ -89,20 +93,28 @@ class Transfers:
         what: str,
         part: Path,
         pieces: Callable[[Connection, int], AsyncIterator[bytes]],
-        size: Callable[[], int | None],
+        size: int,
     ) -> int:
-        """Append pieces to a file until it has its size; how many bytes came."""
+        """Append pieces to a file until it has its size; how many bytes came. Raises Final where more come."""
         delays, received = Backoff(), 0
         while True:
-            offset = part.stat().st_size if part.exists() else 0
+            if part.exists() and part.stat().st_size > size:
+                part.unlink()  # of another that was larger
+            held = offset = part.stat().st_size if part.exists() else 0
             try:
                 async with self._connect() as connection:
                     with _appending(part) as out:
                         async for piece in pieces(connection, offset):
+                            held += len(piece)
+                            if held > size:
+                                break
                             out.write(piece)
                             received += len(piece)
                             delays.reset()
-                if part.stat().st_size >= (size() or 1):
+                if held > size:
+                    part.unlink()
+                    raise Final(f"the coordinator sends more of {what} than the {amount(size)} that it announced")
+                if held == size:
                     return received
                 reason = "it ended early"
             except Declined:

@@ -9,21 +9,25 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from zowarmup.client.faults import Final
 from zowarmup.client.lean import load_program
 from zowarmup.client.messages import Offer
+from zowarmup.client.policy import MEGABYTE, Policy
 from zowarmup.client.probe import Examples, ForwardPass, Prober
 from zowarmup.client.state import StateDirectory
 from zowarmup.client.transfer import Transfers
+from zowarmup.client.watch import WatchedProgram, watching
 from zowarmup.common.amount import amount
 from zowarmup.common.graph import Refused
 from zowarmup.common.replica import Replica
 from zowarmup.common.work import Tier
 from zowarmup.data import Dataset
+from zowarmup.data.memory import memory_here
 
 if TYPE_CHECKING:
     from zowarmup.client.trainer import Trainer
@@ -43,12 +47,20 @@ class _Tools:
 
 
 class Workshop:
-    """`threads` to compute with; `device`: where probes' forward passes run, PROCESSOR or a device of torch's.
+    """`threads` to compute with; `device`: where probes' forward passes run, PROCESSOR or a device of torch's. `policy`:
+    what of it this device allows; what it does not raises Final.
     `spent_s`: how long this bench's work has taken, waiting for others not counted."""
 
     def __init__(
-        self, offer: Offer, state: StateDirectory, transfers: Transfers, threads: int, device: str = PROCESSOR
+        self,
+        offer: Offer,
+        state: StateDirectory,
+        transfers: Transfers,
+        threads: int,
+        device: str = PROCESSOR,
+        policy: Policy | None = None,
     ) -> None:
+        self._policy = policy or Policy()
         self._offer, self._state, self._transfers, self._threads = offer, state, transfers, threads
         self._device = device
         self._tools = _Tools()
@@ -105,6 +117,12 @@ class Workshop:
         examples = dataset if self._device == PROCESSOR else await self.compute(self._resident, dataset)
         return Prober(spec.zeroth_order, replica, program, examples, self._stop, spec.pool_seed)
 
+    def watching(self, give_up: Callable[[str], Awaitable[None]]) -> AbstractAsyncContextManager[None]:
+        """While forward passes are made: end those that take too long. `give_up` is called with a sentence where one does
+        not end."""
+        program = self._tools.program
+        return watching(program, give_up) if isinstance(program, WatchedProgram) else nullcontext()
+
     async def trainer(self, dataset: Dataset, tier: Tier) -> "Trainer":
         """What trains on a dataset as a client of that tier does."""
         async with self._tools.making:
@@ -115,6 +133,7 @@ class Workshop:
     def _new_trainer(self, dataset: Dataset, tier: Tier) -> "Trainer":
         from zowarmup.client.trainer import Trainer  # loads torch
 
+        self._policy.require_model(self._offer.spec.model.name)
         return Trainer(self._offer.spec, self._offer.layout, dataset, self._threads, self._stop, tier)
 
     def _resident(self, dataset: Dataset) -> Examples:
@@ -125,12 +144,14 @@ class Workshop:
     def _accelerated(self) -> ForwardPass:
         from zowarmup.client.accelerator import load_on  # loads torch
 
+        self._policy.require_model(self._offer.spec.model.name)
         return load_on(self._device, self._offer.spec, self._offer.layout)
 
     async def _program(self, replica: Replica) -> ForwardPass:
         offer = self._offer
         if self._device != PROCESSOR:
             return await self.compute(self._accelerated)
+        self._policy.require_program(offer.program_bytes)
         file = self._state.program(offer.program_sha256)
         onnx, received = await self._transfers.program(offer.program_sha256, offer.program_bytes, file)
         if received:
@@ -138,7 +159,9 @@ class Workshop:
         if offer.layout.head is None:
             log.info("this model does not end in a linear classifier: probing every parameter")
         try:
-            return await self.compute(load_program, onnx, replica, self._threads)
+            most_bytes = int(self._policy.forward_memory_mb * MEGABYTE) or memory_here().bytes
+            program = await self.compute(load_program, onnx, replica, self._threads, most_bytes)
+            return WatchedProgram(program, self._policy.forward_s, most_bytes)
         except Refused as error:
             raise Final(f"this device does not run the coordinator's {error}") from None
         except ValueError as error:

@@ -9,8 +9,10 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass
+from typing import Literal, Self
+
+from zowarmup.common.strict import strictly
 
 CHANNELS, HEIGHT, WIDTH, FEATURES, LENGTH = "channels", "height", "width", "features", "length"
 IMAGE = (CHANNELS, HEIGHT, WIDTH)
@@ -134,32 +136,8 @@ class DataCard:
     def from_json(cls, text: str) -> Self:
         """Raises ValueError naming the field where the text is not a data card."""
         try:
-            return cls.from_raw(json.loads(text))
+            return strictly(cls, json.loads(text), "data card")
         except RecursionError as error:
-            raise ValueError(f"data card: {error}") from error
-
-    @classmethod
-    def from_raw(cls, raw: Any) -> Self:
-        """The card from what its JSON says. Raises ValueError naming the field."""
-        try:
-            if unknown := set(raw) - {field.name for field in fields(cls)}:
-                raise ValueError(f"data card: there is no field {min(unknown)!r}")
-            inputs = raw.get("inputs")
-            return cls(
-                classes=int(raw["classes"]),
-                shape=tuple(int(extent) for extent in raw["shape"]),
-                class_names=tuple(str(name) for name in raw["class_names"]),
-                feature_names=tuple(str(name) for name in raw["feature_names"]),
-                axes=tuple(str(axis) for axis in raw["axes"]),
-                element=raw["element"],
-                scale=float(raw["scale"]),
-                mean=tuple(float(value) for value in raw["mean"]),
-                deviation=tuple(float(value) for value in raw["deviation"]),
-                inputs=None
-                if inputs is None
-                else InputSummary(**{name: float(value) for name, value in inputs.items()}),
-            )
-        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"data card: {error}") from error
 
 

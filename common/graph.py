@@ -15,6 +15,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from zowarmup.common.layout import Layout
 from zowarmup.common.operators import OPERATORS, OPSET
+from zowarmup.common.printable import printable
 from zowarmup.v1 import program_pb2 as wire
 
 FLOAT = 1
@@ -25,6 +26,7 @@ VALUE_OF = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints"}
 """By type of attribute: the field with its value."""
 MOST_NODES = 100_000
 MOST_AXES = 8
+LONGEST_NAME = 60
 
 _EXTERNAL = "external data: its elements are in a file, which no device opens for a coordinator"
 _NESTED = "a graph within an attribute"
@@ -189,6 +191,5 @@ def _listed(sets: list[tuple[str, int]]) -> str:
 
 
 def _named(name: str) -> str:
-    """A name from a program, for a sentence: short, and with nothing in it that a terminal acts on."""
-    kept = "".join(character if character.isprintable() else "?" for character in name[:60])
-    return kept + "..." if len(name) > 60 else kept or "(no name)"
+    """A name from a program, for a sentence."""
+    return printable(name, LONGEST_NAME) or "(no name)"

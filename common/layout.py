@@ -8,13 +8,14 @@ equal.
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+
+from zowarmup.common.strict import strictly
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,32 +154,14 @@ class Layout:
     def from_json(cls, text: str) -> Self:
         """Raises ValueError, saying what is wrong, where the text is not a layout."""
         try:
-            raw = json.loads(text)
-            return cls(
-                tensors=tuple(_tensor(tensor) for tensor in raw["tensors"]),
-                trainable=int(raw["trainable"]),
-                size=int(raw["size"]),
-                blocks=tuple(Block(str(b["name"]), int(b["start"]), int(b["stop"])) for b in raw["blocks"]),
-                head=None if raw["head"] is None else _head(raw["head"]),
-            )
-        except KeyError as error:
-            raise ValueError(f"layout: {error} is missing") from error
-        except (TypeError, AttributeError, OverflowError, RecursionError) as error:
+            return strictly(cls, json.loads(text), "layout")
+        except RecursionError as error:
             raise ValueError(f"layout: {error}") from error
 
 
 def _require_unique(kind: str, names: list[str]) -> None:
     if len(set(names)) != len(names):
         raise ValueError(f"layout: two {kind}s have the name {next(n for n in names if names.count(n) > 1)}")
-
-
-def _tensor(raw: Mapping[str, Any]) -> Tensor:
-    return Tensor(str(raw["name"]), tuple(int(extent) for extent in raw["shape"]), int(raw["start"]))
-
-
-def _head(raw: Mapping[str, Any]) -> Head:
-    bias = raw["bias_name"]
-    return Head(str(raw["weight_name"]), None if bias is None else str(bias), int(raw["features"]), int(raw["classes"]))
 
 
 def digest(weights: NDArray[np.float32]) -> bytes:

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 _ERRORS_ONLY = 3  # ONNX Runtime's severity
 # Below a file that is no folder, no file can be found, by whatever name: `graph` refuses tensors that name one.
 _NO_FOLDER = "/dev/null"
+_BEYOND_ARENA = "smaller than requested bytes"  # how ONNX Runtime says it
+
+
+class ProgramMemory(Exception):
+    """A forward pass needs more memory than `limit_memory` allows."""
 
 
 class Program:
@@ -40,6 +45,7 @@ class Program:
         self._shape = next(tuple(node.shape[1:]) for node in self._session.get_inputs() if node.name == "inputs")
         self._outputs = ["logits"] if layout.head is None else ["logits", "features"]
         self._weights = weights  # bound by address
+        self._options = onnxruntime.RunOptions()
         self._binding = self._session.io_binding()
         for name, view in views.items():
             self._binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(view))
@@ -58,15 +64,44 @@ class Program:
 
     def forward(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Logits (n, classes) and, where the layout has a head, the features (n, h) that it reads, for inputs
-        (n, *shape). One thread at a time."""
+        (n, *shape). One thread at a time. Raises ProgramMemory."""
         if inputs.dtype != np.float32 or inputs.shape[1:] != self._shape or not len(inputs):
             raise ValueError(f"inputs are {inputs.dtype} {inputs.shape}: the model takes float32 (n, *{self._shape})")
         self._binding.bind_cpu_input("inputs", np.ascontiguousarray(inputs))
         for name in self._outputs:
             self._binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(self._binding)
+        self._options.terminate = False
+        try:
+            self._session.run_with_iobinding(self._binding, self._options)
+        except Exception as error:  # ONNX Runtime's own errors share no base but this
+            if _BEYOND_ARENA in str(error):
+                raise ProgramMemory from None
+            raise
         logits, *features = self._binding.copy_outputs_to_cpu()
         return logits, features[0] if features else None
+
+    def stop(self) -> None:
+        """End the pass that another thread is in, at the operator after the one that it is at: it raises there."""
+        self._options.terminate = True
+
+
+def limit_memory(most_bytes: int) -> None:
+    """Let the forward passes of this process take at most so much memory, together. To be called before the first program
+    is made; what is asked for later has no effect."""
+    global _limited
+    if _limited:
+        return
+    import onnxruntime
+
+    info = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    usual = dict.fromkeys(("arena_extend_strategy", "initial_chunk_size_bytes", "max_dead_bytes_per_chunk"), -1)
+    onnxruntime.create_and_register_allocator(info, onnxruntime.OrtArenaCfg({"max_mem": most_bytes, **usual}))
+    _limited = True
+
+
+_limited = False
 
 
 def _session(onnx: bytes, threads: int) -> "InferenceSession":
@@ -81,6 +116,10 @@ def _session(onnx: bytes, threads: int) -> "InferenceSession":
     options.log_severity_level = _ERRORS_ONLY
     # Threads that wait must not burn the power of a device.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if _limited:
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        # What is computed when the graph is loaded is not the arena's.
+        options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(1 << 20))
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
     try:

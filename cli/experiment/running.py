@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from zowarmup.cli.demo import NO_PROXY, ONE_THREAD
-from zowarmup.cli.demo_settings import to_toml
+from zowarmup.cli.demo_settings import allowing, to_toml
 from zowarmup.cli.experiment.folders import Place
 from zowarmup.cli.experiment.grid import Job
 from zowarmup.cli.experiment.outcome import Outcome, read_outcome
@@ -97,7 +97,7 @@ class Running:
         job = self.job
         fleet = ["fleet", "--server", said[1], "--clients", str(job.clients), "--high", str(job.high)]
         state = ["--data", job.data, "--state", str(self.place.path / FLEET), "--name", "client"]
-        self._processes.start(FLEET, "zowarmup.cli.main", [*fleet, *state])
+        self._processes.start(FLEET, "zowarmup.cli.main", [*fleet, *state, *allowing(job.run.model)])
         self._fleet = True
 
     def _check_replicas(self) -> None:

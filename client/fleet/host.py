@@ -117,6 +117,10 @@ class Host:
         tiers = {part.tier(number) for number in range(part.first, part.first + part.count)}
         if not has_torch() and (refusal := next(filter(None, (torchless(t, offer.spec.warmup) for t in tiers)), "")):
             raise Final(refusal)
+        part.policy.require_snapshot(4 * offer.layout.size)
+        part.policy.require_program(offer.program_bytes)
+        if any(offer.spec.warmup.trains(tier) for tier in tiers):
+            part.policy.require_model(offer.spec.model.name)
         shards = [fit_data(part.data, shard, offer) for shard in shards]
         self._waiting = ""
         with StateDirectory(part.state / offer.run_id[:16]) as state:
@@ -205,7 +209,7 @@ class Host:
             member = self.members[0]
             return Connection(part.server, trusted, (member.client, _credential(part, offer.run_id, member.number)))
 
-        return Workshop(offer, state, Transfers(connect), part.threads, part.device)
+        return Workshop(offer, state, Transfers(connect), part.threads, part.device, part.policy)
 
 
 def _credential(part: Part, run_id: str, number: int) -> str:

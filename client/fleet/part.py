@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from zowarmup.client.fleet.profiles import Mix
+from zowarmup.client.policy import Policy
 from zowarmup.client.workshop import PROCESSOR
 from zowarmup.common.amount import amount
 from zowarmup.common.work import Tier
@@ -17,7 +18,7 @@ class Part:
 
     `data`: what all of them share, as `data.divide` takes it. `state`: where the replica is kept. `secret`: 32 bytes, from
     which the members' credentials follow, so the same fleet is the same members again. `authority`, `certificate`, `key`,
-    `insecure`, `threads`, `device`, `connect_timeout_s`: as of a single client; `tokens`: the invitation's secret for each tier.
+    `insecure`, `threads`, `device`, `connect_timeout_s`, `policy`: as of a single client; `tokens`: the invitation's secret for each tier.
     """
 
     server: str
@@ -38,6 +39,7 @@ class Part:
     key: Path | None = None
     insecure: bool = False
     connect_timeout_s: float = math.inf
+    policy: Policy = field(default_factory=Policy)
     tokens: Mapping[Tier, str] = field(default_factory=dict, repr=False)
 
     def tier(self, number: int) -> Tier:

@@ -184,6 +184,43 @@ def compiled(location: str) -> ModelProto:
     return model(graph(None, node), "com.microsoft")
 
 
+def greedy(elements: int) -> ModelProto:
+    """A pass over tensors of so many elements, of which nothing comes of."""
+    body = graph(constant("secret", *[0] * BYTES, kind="uint8"))
+    body.initializer.append(constant("huge", elements, kind="int64"))
+    last = body.node.pop()
+    more = [
+        helper.make_node("Expand", ["largest", "huge"], ["wide"]),
+        helper.make_node("Exp", ["wide"], ["wider"]),
+        helper.make_node("ReduceMax", ["wider"], ["most"], keepdims=0),
+        helper.make_node("Mul", ["most", "zero"], ["none"]),
+        helper.make_node("Add", ["row", "none"], ["same"]),
+        helper.make_node("Add", ["blank", "same"], ["logits"]),
+    ]
+    assert list(last.output) == ["logits"]
+    body.node.extend(more)
+    return model(body)
+
+
+def endless(nodes: int, side: int = 512) -> ModelProto:
+    """A pass of so many products of square matrices, one after the other."""
+    body = graph(constant("secret", *[0] * BYTES, kind="uint8"))
+    body.initializer.append(constant("square", side, side, kind="int64"))
+    body.node.pop()
+    body.node.append(helper.make_node("Expand", ["nothing", "square"], ["product 0"]))
+    for number in range(nodes):
+        names = [f"product {number}", f"product {number}"]
+        body.node.append(helper.make_node("MatMul", names, [f"product {number + 1}"]))
+    body.node.extend(
+        [
+            helper.make_node("ReduceMax", [f"product {nodes}"], ["most"], keepdims=0),
+            helper.make_node("Add", ["row", "most"], ["same"]),
+            helper.make_node("Add", ["blank", "same"], ["logits"]),
+        ]
+    )
+    return model(body)
+
+
 HOSTILE: dict[str, tuple[Callable[[str], ModelProto], str]] = {
     "initializer": (initializer, "it has external data"),
     "location alone": (location_alone, "it has external data"),

@@ -14,6 +14,8 @@ from zowarmup.common.layout import digest
 from zowarmup.common.run import Model
 from zowarmup.common.work import LONGEST_REASON, Phase, Work
 
+FAILING = "tests.client.failing_models:Failing"
+ALLOWED = ("--allow-model", FAILING)
 WELCOME = {"epoch": 1, "phase": "PHASE_WARM_UP", "version": 1}
 HOW = {
     "torch memory": "out of memory (RuntimeError)",
@@ -26,7 +28,7 @@ HOW = {
 
 @pytest.fixture(scope="session")
 def failing() -> Run:
-    return prepared(Model(name="tests.client.failing_models:Failing"))
+    return prepared(Model(name=FAILING))
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -54,7 +56,7 @@ def test_work_that_raises_is_abstained_from_and_tried_again_later(
         scripted.snapshots[1] = failing.weights.tobytes()
         scripted.parts = [lambda talk: failed(talk, 1), over]
         async with scripted.listening() as port:
-            client = await start(port, tier="high")
+            client = await start(port, *ALLOWED, tier="high")
             assert await client.ended() == 0
         assert scripted.failures == []
         return client.log
@@ -84,7 +86,7 @@ def test_the_traceback_is_in_the_verbose_log(failing: Run, start: Start, monkeyp
         scripted.snapshots[1] = failing.weights.tobytes()
         scripted.parts = [part]
         async with scripted.listening() as port:
-            client = await start(port, "--verbose", tier="high")
+            client = await start(port, "--verbose", *ALLOWED, tier="high")
             await client.printed("will try again in ")
             assert await client.stopped() == 0  # also while it is absent
         assert "Traceback (most recent call last)" in client.log

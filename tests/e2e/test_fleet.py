@@ -91,11 +91,12 @@ def test_a_fleet_leaves_comes_back_and_outlives_its_coordinator(fleet: Callable)
 
 def test_work_that_fails_for_one_client_ends_neither_the_others_nor_the_process(fleet: Callable) -> None:  # type: ignore[type-arg]
     members = fleet()
-    model = Model(name="tests.client.failing_models:Failing")
+    name = "tests.client.failing_models:Failing"
+    model = Model(name=name)
     members.lead(replace(RUN, model=model), "server", "--shelf", str(members.folder / "shelf"))
     environment = {**os.environ, "FAILS": "key once", "FAILED": str(members.folder / "failed")}
     ran = subprocess.run(
-        [sys.executable, "-m", "zowarmup.cli.main", *command(members)],
+        [sys.executable, "-m", "zowarmup.cli.main", *command(members, "--allow-model", name)],
         env=environment,
         capture_output=True,
         text=True,

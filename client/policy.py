@@ -1,0 +1,126 @@
+"""What this device allows a coordinator to ask of it, whoever runs the coordinator.
+
+A coordinator chooses the model, the program, its size and how often it is asked. The device's owner sets the limits, in
+a TOML file (`--policy`) and by `--allow-model`. What is beyond them is refused in one sentence, which goes to this
+device's log and, as an abstention's reason, to the coordinator's.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from zowarmup.client.faults import Final
+from zowarmup.common.amount import amount
+from zowarmup.common.run import BUILT_IN
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """`models`: whose code may run here, where this device trains or probes by torch: built-in models, and
+    package.module:factory, which the coordinator then has imported and called. `program_mb`: the largest forward pass,
+    as a file. `snapshot_mb`: the largest model. `forward_memory_mb`: what a forward pass may take beside the weights (0:
+    what this device's memory has left). `forward_s`: how long one may last, over one micro-batch.
+
+    `mb_per_day`: what may go over the network, either way, in a day of UTC (0: no limit). `probes_per_day` and `probes`:
+    how many probes of this device's examples are answered in a day, and in all (0: no limit): each tells the coordinator
+    one number about them.
+    """
+
+    models: tuple[str, ...] = BUILT_IN
+    program_mb: float = 16.0
+    snapshot_mb: float = 4096.0
+    forward_memory_mb: float = 0.0
+    forward_s: float = 300.0
+    mb_per_day: float = 0.0
+    probes_per_day: int = 0
+    probes: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.models:
+            if name not in BUILT_IN and not _is_factory(name):
+                allowed = f"{', '.join(BUILT_IN)} or package.module:factory"
+                raise ValueError(f"models: {name!r} is none of {allowed}")
+        for field, least in (("program_mb", 0.001), ("snapshot_mb", 0.001), ("forward_s", 0.001)):
+            if not least <= getattr(self, field) <= 1e9:
+                raise ValueError(f"{field} = {getattr(self, field)!r}: must be {least:g} to 1e9")
+        for field in ("forward_memory_mb", "mb_per_day"):
+            if not 0 <= getattr(self, field) <= 1e9:
+                raise ValueError(f"{field} = {getattr(self, field)!r}: must be 0 (no limit of its own) to 1e9")
+        for field in ("probes_per_day", "probes"):
+            if not 0 <= getattr(self, field) <= 10**12:
+                raise ValueError(f"{field} = {getattr(self, field)!r}: must be 0 (no limit) to 10^12")
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """Raises ValueError naming the field where the text is no policy."""
+        raw: dict[str, Any] = tomllib.loads(text)
+        known = {field.name: field.default for field in fields(cls)}
+        for name, value in raw.items():
+            if name not in known:
+                raise ValueError(f"there is no field {name!r}; there are {', '.join(known)}")
+            if name == "models":
+                if not isinstance(value, list) or not all(isinstance(model, str) for model in value):
+                    raise ValueError(f"models = {value!r}: must be a list of names")
+                raw[name] = tuple(value)
+            elif isinstance(value, bool) or not isinstance(value, int if isinstance(known[name], int) else int | float):
+                raise ValueError(
+                    f"{name} = {value!r}: must be a {'whole ' if isinstance(known[name], int) else ''}number"
+                )
+        return cls(**raw)
+
+    def allowing(self, models: Sequence[str]) -> Self:
+        """The same, with more models. Raises ValueError where one is not the name of a model."""
+        return replace(self, models=tuple(dict.fromkeys((*self.models, *models))))
+
+    def refused_model(self, name: str) -> str:
+        """Why the code of a model is not run here, as a sentence; empty where it is."""
+        if name in self.models:
+            return ""
+        return (
+            f"this device does not run the code of model {name}: its owner can allow it with --allow-model {name}, or as "
+            "one of the models in --policy"
+        )
+
+    def require_model(self, name: str) -> None:
+        """Raises Final where the code of that model is not to be run here."""
+        if refusal := self.refused_model(name):
+            raise Final(refusal)
+
+    def require_program(self, size_bytes: int) -> None:
+        """Raises Final where a program is larger than this device takes."""
+        _require(size_bytes, self.program_mb, "program_mb", "the run's program")
+
+    def require_snapshot(self, size_bytes: int) -> None:
+        """Raises Final where a model is larger than this device takes."""
+        _require(size_bytes, self.snapshot_mb, "snapshot_mb", "the run's model")
+
+
+def read_policy(file: Path | None, allowed: Sequence[str] = ()) -> Policy:
+    """The policy of a TOML file (the default one without), with more models. Raises Final where the file is not one."""
+    try:
+        policy = Policy() if file is None else Policy.from_toml(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Final(f"--policy {file} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # TOML's errors and those of the encoding, too
+        raise Final(f"--policy {file}: {error}") from None
+    try:
+        return policy.allowing(allowed)
+    except ValueError as error:
+        raise Final(f"--allow-model: {error}") from None
+
+
+def _require(size_bytes: int, most_mb: float, field: str, what: str) -> None:
+    if size_bytes > most_mb * MEGABYTE:
+        raise Final(
+            f"{what} has {amount(size_bytes)}, this device takes at most {amount(int(most_mb * MEGABYTE))}: its owner can "
+            f"raise {field} in --policy"
+        )
+
+
+def _is_factory(name: str) -> bool:
+    path, colon, attribute = name.partition(":")
+    return bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in path.split("."))
