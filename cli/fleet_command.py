@@ -128,6 +128,10 @@ def fleet(
         shown = {Tier.LOW: invited(join_file), Tier.HIGH: invited(join_file_high) if join_file_high else None}
         authority = read_authority(ca, "--ca") if ca else b""
         allowed = read_policy(policy, allow_model or ())
+    if allowed.counted:
+        raise Usage(
+            "--policy: mb_per_day, probes_per_day and probes are limits of one client: leave them out for a fleet"
+        )
     authority = authority or next((found.authority for found in shown.values() if found), b"")
     whole = Part(
         server=server,

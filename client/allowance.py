@@ -54,7 +54,7 @@ class Allowance:
     ) -> None:
         self._policy, self._file, self._moved, self._now_s = policy, file, moved, now_s
         self._noted = 0
-        self._limited = bool(policy.mb_per_day or policy.probes_per_day or policy.probes)
+        self._limited = policy.counted
         self.usage = _read(file) if self._limited else Usage()
 
     def require_bytes(self, coming: int = 0) -> None:

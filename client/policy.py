@@ -76,6 +76,11 @@ class Policy:
         """The same, with more models. Raises ValueError where one is not the name of a model."""
         return replace(self, models=tuple(dict.fromkeys((*self.models, *models))))
 
+    @property
+    def counted(self) -> bool:
+        """Whether it limits how much, and a device has to count."""
+        return bool(self.mb_per_day or self.probes_per_day or self.probes)
+
     def refused_model(self, name: str) -> str:
         """Why the code of a model is not run here, as a sentence; empty where it is."""
         if name in self.models:

@@ -51,6 +51,13 @@ def test_what_cannot_be_is_one_sentence(arguments: tuple[str, ...], code: int, s
     assert "Traceback" not in done.stderr
 
 
+def test_a_fleet_counts_nothing_for_its_clients(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text("probes_per_day = 5")
+    done = zowarmup("fleet", "--clients", "2", "--data", "digits", "--policy", str(tmp_path / "policy.toml"))
+    assert done.returncode == 2
+    assert "--policy: mb_per_day, probes_per_day and probes are limits of one client" in done.stderr
+
+
 def test_a_folder_that_is_not_a_demos_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     done = zowarmup("demo", "--out", str(tmp_path))
