@@ -176,14 +176,13 @@ def test_those_who_do_not_read_are_left(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_too_many_at_once_are_turned_away(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exposition, "CONNECTIONS", 3)
+    monkeypatch.setattr(exposition, "REQUEST_S", 600.0)
     url = show(Window("127.0.0.1", 0))
     port = int(url.rpartition(":")[2].partition("/")[0])
-    silent = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(3)]
-    more = socket.create_connection(("127.0.0.1", port), timeout=5)
-    began = time.monotonic()
+    silent = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(3)]
+    more = socket.create_connection(("127.0.0.1", port), timeout=60)
     with contextlib.suppress(ConnectionResetError):
-        assert more.recv(10) == b""
-    assert time.monotonic() < began + exposition.REQUEST_S / 2
+        assert more.recv(10) == b"", "long before a silent one is"
     for one in (*silent, more):
         one.close()
     deadline, status = time.monotonic() + 5, 0
