@@ -33,10 +33,8 @@ from zowarmup.v1.coordinator_pb2_grpc import CoordinatorServiceStub
 
 ENVIRONMENT = {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1", "GRPC_VERBOSITY": "INFO"}
 CALL_S = 20.0
-
-
-BY_TIME = (ev.RoundOpened, ev.RoundAbandoned, ev.DeadlineExtended, ev.RunPaused)
-"""What time alone brings about while a round waits for devices that are gone."""
+BY_ITSELF = (ev.Pivoted, ev.Evaluated, ev.RoundOpened, ev.RoundAbandoned, ev.DeadlineExtended, ev.RunPaused)
+"""What a run brings about as time passes, whoever is connected."""
 
 
 @dataclass
@@ -124,7 +122,7 @@ class House:
         """All that somebody has brought about."""
         ledger = Ledger(self.data_dir / "ledger.sqlite", read_only=True)
         try:
-            return [event for _, event in ledger.read() if not isinstance(event, BY_TIME)]
+            return [event for _, event in ledger.read() if not isinstance(event, BY_ITSELF)]
         finally:
             ledger.close()
 

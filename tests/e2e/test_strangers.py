@@ -384,10 +384,19 @@ def test_a_coordinator_that_asks_for_certificates(house: House) -> None:
     request = wire.GetRunRequest(protocol=PROTOCOL)
     with house.calls(str(house.certs / "op")) as calls:
         assert calls.GetRun(request, timeout=CALL_S).name == "strangers"
+        # It says that this is one of us, and nothing else.
+        for call in (
+            lambda: list(calls.FetchProgram(wire.FetchProgramRequest(), timeout=CALL_S)),
+            lambda: calls.GetUpload(wire.GetUploadRequest(digest=bytes(16)), timeout=CALL_S),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                call()
+            error: Any = caught.value
+            assert dict(error.trailing_metadata())["zowarmup-reason"] == "unauthenticated"
     for certificate in ("", str(house.folder / "foreign" / "pi")):
         with house.calls(certificate) as calls, pytest.raises(grpc.RpcError) as caught:
             calls.GetRun(request, timeout=3)
-        error: Any = caught.value
+        error = caught.value
         assert error.code() is grpc.StatusCode.UNAVAILABLE
     foreign = house.folder / "foreign"
     command = [sys.executable, "-m", "zowarmup.cli.main", "status", "--server", house.address]

@@ -1,10 +1,14 @@
 """The documents say what is true: links lead somewhere, run files load, worked examples come out."""
 
+import ast
+import csv
 import json
 import re
 import tomllib
+from collections import defaultdict
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -69,6 +73,54 @@ def test_no_sample_hands_out_a_line_for_long_or_for_many() -> None:
 def _option(line: str, name: str, value: str) -> str:
     matched = re.search(rf"--{name} ({value})", line)
     return matched[1] if matched else ""
+
+
+# A test by its place under tests/.
+NAMED = re.compile(r"`(?:tests/)?((?:[a-z_0-9]+/)*test_\w+\.py)(?:::(test_\w+))?`")
+UNHINDERED = "nothing stands in the way"
+ACTORS = ["A stranger", "A member", "Colluding members", "A coordinator", "An operator", "A thief of a device"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_test_that_is_named_exists(document: Path) -> None:
+    for place, name in NAMED.findall(document.read_text(encoding="utf-8")):
+        tree = ast.parse((REPOSITORY / "tests" / place).read_bytes())
+        known = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        assert not name or name in known, f"{place}::{name}"
+
+
+@pytest.mark.parametrize("actor", ACTORS)
+def test_what_each_actor_can_and_cannot_do_is_shown_by_tests(actor: str) -> None:
+    text = (REPOSITORY / "docs/security.md").read_text(encoding="utf-8")
+    section = re.split(r"^##+ ", text.partition(f"\n### {actor}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    rows = re.findall(r"^\| (can|cannot) \| (.+) \| (.+) \|$", section, re.MULTILINE)
+    assert [kind for kind, _, _ in rows] == sorted(kind for kind, _, _ in rows)
+    assert {kind for kind, _, _ in rows} == {"can", "cannot"}
+    for kind, what, shown in rows:
+        tests = [name for _, name in NAMED.findall(shown)]
+        assert (tests and all(tests)) or (kind == "can" and shown == UNHINDERED), what
+
+
+def test_the_table_of_liars_is_what_was_measured() -> None:
+    measured: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    with (REPOSITORY / "benchmarks/results/liars.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            measured[row["liars"], row["attack"], row["aggregate"]].append(row["accuracy"])
+
+    def shown(liars: str, attack: str, aggregate: str) -> str:
+        found = measured[liars, attack, aggregate]
+        return "lost" if "lost" in found else f"{mean(map(float, found)):.1f}"
+
+    columns = ["mean, nothing bounded", "mean and clip", "trimmed", "median"]
+    method = (REPOSITORY / "docs/method.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (\d) \| ([a-z ]+?)(?: \(.*\))? \| (.+) \| (.+) \| (.+) \| (.+) \|$", method, re.MULTILINE)
+    assert len(table) == len(measured) / len(columns)
+    for liars, attack, *cells in table:
+        assert cells == [shown(liars, attack, column) for column in columns], (liars, attack)
+    security = (REPOSITORY / "docs/security.md").read_text(encoding="utf-8")
+    part = re.findall(r"^\| ([a-z][^|]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", security, re.MULTILINE)
+    attacks = ["sign flip", "scaled", "random", "label flip", "count lies"]
+    assert [cells for _, *cells in part] == [[shown("3", name, column) for column in columns[1:]] for name in attacks]
 
 
 # Which section of docs/structure.md has a folder's files, and what it says before their names.
