@@ -91,10 +91,11 @@ def test_no_round_waits_for_a_killed_client_where_quorum_is_met(fleet: Callable[
 
 def test_a_round_with_a_frozen_client_closes_at_its_deadline(fleet: Callable[[], Any]) -> None:
     made = fleet()
-    made.lead(replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=40)))
+    made.lead(replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=200)))
     join_all(made)
-    status = made.until(lambda status: status.version >= 5, 60, "version 5")
+    made.until(lambda status: status.version >= 5, 60, "version 5")
     made.freeze("low-2")
+    status = made.until(lambda _: True, 30, "where it is by then")
     made.until(lambda after: after.version >= status.version + 2, 30, "two more versions")
     made.thaw("low-2")
     made.finished(3)
