@@ -17,6 +17,7 @@ from zowarmup.client.replica import Header
 from zowarmup.client.session import Connection
 from zowarmup.client.state import settle
 from zowarmup.common.amount import amount
+from zowarmup.common.system.given_file import read_given
 from zowarmup.common.work import Delta
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Transfers:
                 if not file.exists():
                     received += await self._gather("the program", part, Connection.fetch_program, size)
                     settle(part, file)
-                content = file.read_bytes()
+                content = read_given(file, size)
                 if hashlib.sha256(content).digest() == sha256:
                     return content, received
                 file.unlink()

@@ -7,14 +7,15 @@ An archive larger than this device's memory is mapped where its examples are not
 then read from the disk batch by batch.
 """
 
-import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.data_card import CHANNELS, LENGTH
+from zowarmup.common.system.bounds import TooLarge
+from zowarmup.data import npz
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.labels import class_numbers
 from zowarmup.data.memory import memory_here, require_memory
@@ -83,44 +84,24 @@ def _arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
                 raise DataError(f"{path}: this is a single array: make an npz with np.savez(path, x=..., y=...)")
             if start[:2] != b"PK":
                 raise DataError(f"{path}: this is not an npz file: make one with np.savez(path, x=..., y=...)")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                if missing := {"x", "y"} - set(archive.files):
-                    found = ", ".join(sorted(archive.files)) or "none"
-                    raise DataError(f"{path}: there is no array {min(missing)!r} (found: {found}): it needs x and y")
-                mapped = _mapped(path, archive.zip)
-                return archive["x"] if mapped is None else mapped, archive["y"]
+            archive = npz.Archive(path, file)
+            if missing := {"x", "y"} - set(archive.names):
+                found = ", ".join(sorted(archive.names)[:20]) or "none"
+                raise DataError(f"{path}: there is no array {min(missing)!r} (found: {found}): it needs x and y")
+            return _inputs(archive.member("x")), archive.member("y").read()
+    except TooLarge as error:
+        raise DataError(str(error)) from error
     except (DataError, MemoryError):
         raise
     except Exception as error:  # what unpacking a damaged file raises is anything
         raise DataError(f"{path}: this file is damaged, or x or y is no plain array: make it again") from error
 
 
-def _mapped(path: Path, archive: zipfile.ZipFile) -> NDArray[Any] | None:
-    """x on the disk, where it does not fit into memory; None where it does. Raises DataError where it is compressed."""
-    info = archive.getinfo("x.npy" if "x.npy" in archive.namelist() else "x")
-    with archive.open(info) as member:
-        shape, fortran, kind = _header(member)
-        needed = kind.itemsize * int(np.prod(shape, dtype=object))
-        if info.compress_type == zipfile.ZIP_STORED and needed > info.file_size:
-            raise ValueError(f"{info.filename} is shorter than its header says")
-        if needed <= memory_here().bytes:
-            return None
-        if info.compress_type != zipfile.ZIP_STORED or kind.hasobject:
-            require_memory(str(path), needed, "save it with np.savez, uncompressed, and it is read as it is needed")
-            return None
-        begins = member.tell()
-    with open(path, "rb") as file:
-        file.seek(info.header_offset)
-        local = file.read(30)  # then the member's name and extra field, whose lengths stand at its end
-    offset = info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
-    return np.memmap(path, kind, "r", offset + begins, shape, "F" if fortran else "C")
-
-
-def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and type of an array in NumPy's format. Raises ValueError."""
-    reading = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(member)
-    if version not in reading:
-        raise ValueError(f"version {version} of NumPy's format")
-    return reading[version](member)
+def _inputs(x: npz.Member) -> NDArray[Any]:
+    """In memory, or on the disk where it does not fit. Raises DataError where it does not fit and is compressed."""
+    if x.nbytes > memory_here().bytes:
+        if x.mappable:
+            return x.mapped()
+        remedy = "save it with np.savez, uncompressed, and it is read as it is needed"
+        require_memory(str(x.archive.path), x.nbytes, remedy)
+    return x.read()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.common.system.bounds import TooLarge, require_ratio, require_size
 from zowarmup.data.dataset import DataError
 from zowarmup.data.opening import opened
 
@@ -27,6 +28,11 @@ BYTE = 255.0
 _SIXTEEN_BITS = 65535.0
 # A pixel's, at most, while its image is decoded and turned; and then put on white, or scaled from deeper values.
 _PLAIN_BYTES, _LAYERED_BYTES = 8, 20
+_FREE_BYTES, _MOST_FILE_BYTES = 256 << 20, 512 << 20
+KINDS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""Of files. Others that Pillow knows are documents, run a program, or hold another image than their header says."""
+_TILE = (322, 323)
+"""Tags of TIFF: width and height of a tile, which is decoded as a whole, however small the image."""
 # Tags of TIFF: bits of a sample; how grey is stored, and the value for which 0 is white.
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
@@ -59,11 +65,16 @@ class Header:
 
 
 def header(file: Path) -> Header:
-    """Raises DataError where the file is no image, or larger than Pillow's limit."""
+    """Raises DataError where the file is no image, has more pixels than Pillow's limit, or far more than there is of it."""
     with _opened(file) as image:
         deep = _is_deep(image)
         each = _LAYERED_BYTES if deep or image.has_transparency_data else _PLAIN_BYTES
-        return Header(image.width, image.height, deep, each * image.width * image.height)
+        tile = [_tag(image, number) for number in _TILE] if image.format == "TIFF" else []
+        across, down = (value if isinstance(value, int) else 0 for value in tile or (0, 0))
+        needed = each * max(image.width, across) * max(image.height, down)
+        size = f"{file}: {image.width} x {image.height} pixels"
+        require_ratio(size, needed, file.stat().st_size, "store it in another way, or make it smaller", _FREE_BYTES)
+        return Header(image.width, image.height, deep, needed)
 
 
 def read(file: Path, form: Form) -> NDArray[Any]:
@@ -94,21 +105,28 @@ def _opened(file: Path) -> "Iterator[Image]":
     except ImportError as error:
         raise DataError("reading folders of images needs Pillow: pip install 'zowarmup[images]'") from error
     remedy = "replace it or move it out of the class folder"
+    Image.init()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with opened(file) as stream, Image.open(stream) as image:
-                yield image
+            with opened(file) as stream:
+                require_size(str(file), file.stat().st_size, _MOST_FILE_BYTES, "make it smaller")
+                with Image.open(stream, formats=[kind for kind in KINDS if kind in Image.OPEN]) as image:
+                    yield image
         except DataError:
             raise
+        except TooLarge as error:
+            raise DataError(str(error)) from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             limit = f"{Image.MAX_IMAGE_PIXELS:,}"
             raise DataError(f"{file}: this image has more than {limit} pixels: make it smaller") from error
         except MemoryError as error:
             raise DataError(f"{file}: this image does not fit into this device's memory: make it smaller") from error
         except UnidentifiedImageError as error:
-            raise DataError(f"{file}: this image cannot be read (no kind that Pillow knows): {remedy}") from error
+            raise DataError(
+                f"{file}: this image cannot be read (it is none of {', '.join(KINDS)}): {remedy}"
+            ) from error
         except Exception as error:  # what a decoder raises over a damaged file is anything
             said = " ".join(str(error).split()) or type(error).__name__
             raise DataError(f"{file}: this image cannot be read ({said}): {remedy}") from error

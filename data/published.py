@@ -4,6 +4,7 @@ PATH is the archive as it was downloaded, the folder that was unpacked from it, 
 are bytes, normalised by each channel's mean and deviation over the training images.
 """
 
+import gzip
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.data import pickles
+from zowarmup.common.system.bounds import Bounded, TooLarge, require_ratio, require_size
+from zowarmup.data import npz, pickles
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.labels import class_numbers
 from zowarmup.data.memory import require_memory
@@ -22,6 +24,10 @@ from zowarmup.data.opening import opened
 
 SIDE = 32
 _BYTE = 255.0
+# An image's, with its label and the name of its file, as the longest pickle says them: bytes as text in UTF-8.
+_MOST_BYTES_EACH = 2 * 3 * SIDE**2 + 1024
+_MOST_MEMBERS = 1000
+_MOST_HEADER_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,7 @@ def read(kind: str, path: Path, which: str) -> Dataset:
     batches, examples = len(getattr(published, which)), published.examples[which == "test"]
     held = 2 if batches > 1 else 1  # while the batches are joined they are there twice
     require_memory(f"{kind} ({which})", held * 3 * SIDE**2 * examples, "store this device's part of it as npz")
-    found = [_batch(published, path, name) for name in getattr(published, which)]
+    found = [_batch(published, path, name, examples) for name in getattr(published, which)]
     images = np.concatenate([images for images, _ in found]) if len(found) > 1 else found[0][0]
     labels = np.concatenate([labels for _, labels in found])
     return Dataset(
@@ -116,15 +122,18 @@ def read(kind: str, path: Path, which: str) -> Dataset:
     )
 
 
-def _batch(published: Published, path: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    with _opened(published, path, name) as (file, said):
+def _batch(published: Published, path: Path, name: str, examples: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    wanted, most_bytes = ("data", published.labels), _MOST_BYTES_EACH * examples
+    with _opened(published, path, name, most_bytes) as (file, said):
         try:
-            found = _from_npz(file) if said.endswith(".npz") else pickles.load(file)
-            images, labels = np.asarray(found["data"]), np.asarray(found[published.labels])
+            found = _from_npz(file, wanted) if isinstance(file, npz.Archive) else pickles.load(file, wanted)
+            images, labels = found["data"], found[published.labels]
         except KeyError as error:
             raise DataError(f"{said}: this is no batch of {published.name}: it lacks {error}") from None
         except MemoryError:
             raise
+        except TooLarge as error:
+            raise DataError(str(error)) from None
         except Exception as error:  # noqa: BLE001  (what unpacking a damaged file raises is anything)
             raise DataError(f"{said}: this file is damaged or no batch of {published.name} ({error})") from None
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3 * SIDE * SIDE or not len(images):
@@ -134,35 +143,62 @@ def _batch(published: Published, path: Path, name: str) -> tuple[NDArray[np.uint
     ) - published.first
 
 
-def _from_npz(file: IO[bytes]) -> dict[str, Any]:
-    with np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+def _from_npz(archive: npz.Archive, wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    members = {name: archive.member(name) for name in wanted if name in archive.names}
+    for member in members.values():
+        require_memory(str(archive.path), member.nbytes, "store this device's part of it alone")
+    return {name: member.read() for name, member in members.items()}
 
 
 @contextmanager
-def _opened(published: Published, path: Path, name: str) -> Iterator[tuple[IO[bytes], str]]:
-    """A batch's file, and what to call it in a sentence."""
+def _opened(
+    published: Published, path: Path, name: str, most_bytes: int
+) -> Iterator[tuple[Bounded | npz.Archive, str]]:
+    """A batch's file, a pickle that is open or an npz, and what to call it in a sentence."""
+    remedy = f"get {published.name} for Python from {published.source} again"
     for folder in (path, path / published.folder):
-        for file in (folder / name, folder / f"{name}.npz"):
-            if file.is_file():
-                with opened(file) as stream:
-                    yield stream, str(file)
-                return
+        if (file := folder / name).is_file():
+            with opened(file) as stream:
+                size = file.stat().st_size
+                require_size(str(file), size, most_bytes, remedy)
+                yield Bounded(stream, size, str(file), remedy), str(file)
+            return
+        if (file := folder / f"{name}.npz").is_file():
+            with opened(file) as stream:
+                yield npz.Archive(file, stream), str(file)
+            return
     archive = path if path.is_file() else path / published.archive
     if not published.archive or not archive.is_file():
         what = f"{published.archive} or {published.folder}" if published.archive else f"{name} or {name}.npz"
         raise DataError(
             f"{path}: there is no {what}: get {published.name} for Python from {published.source} and put it there"
         )
+    with opened(archive) as packed:
+        yield _member(packed, archive, f"{published.folder}/{name}", most_bytes), f"{archive}, {name}"
+
+
+def _member(file: IO[bytes], archive: Path, name: str, most_bytes: int) -> Bounded:
+    """A file of an archive, which is tar, compressed by gzip or not."""
+    remedy, size = "download it again", archive.stat().st_size
     try:
-        with opened(archive) as packed, tarfile.open(fileobj=packed) as tar:
-            member = tar.extractfile(f"{published.folder}/{name}")
-            if member is None:
-                raise KeyError(name)
-            yield member, f"{archive}, {name}"
-    except KeyError:
-        raise DataError(f"{archive}: it does not hold {published.folder}/{name}: download it again") from None
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        unpacked: Any = gzip.GzipFile(fileobj=file) if packed else file
+        stream = Bounded(unpacked, _MOST_HEADER_BYTES, str(archive), remedy)
+        tar = tarfile.open(fileobj=stream, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
+        for place, member in enumerate(tar):
+            if place >= _MOST_MEMBERS:
+                raise DataError(f"{archive}: it has more than {_MOST_MEMBERS} files: {remedy}")
+            if packed:
+                require_ratio(str(archive), member.offset_data + member.size, size, "unpack it, and name the folder")
+            if member.name == name and member.isreg():
+                require_size(f"{archive}, {name}", member.size, most_bytes, remedy)
+                stream.most_bytes += member.size
+                return Bounded(tar.extractfile(member), member.size, f"{archive}, {name}", remedy)
+    except TooLarge as error:
+        raise DataError(str(error)) from None
     except (DataError, MemoryError):
         raise
     except Exception:  # noqa: BLE001  (what unpacking a damaged archive raises is anything)
         raise DataError(f"{archive}: this archive is damaged: download it again") from None
+    raise DataError(f"{archive}: it does not hold {name}: download it again")

@@ -10,16 +10,18 @@ import gzip
 import io
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.data_card import CLASS_LIMIT, listed, normalised
+from zowarmup.common.system.bounds import TooLarge, require_ratio
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.memory import require_memory
 from zowarmup.data.opening import opened
@@ -28,6 +30,8 @@ _DELIMITERS = ",;\t|"
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-"}
 _VALUES = 1 << 16  # turned into numbers together
 _COUNTED_BYTES = 1 << 20
+_MOST_ROW = 1 << 22
+"""Characters: some 400,000 columns."""
 _WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
 _FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]+(?:[eE][+-]?[0-9]+)?")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?inf(?:inity)?", re.IGNORECASE)
@@ -49,9 +53,11 @@ def read(path: Path, label: str) -> Dataset:
     """
     try:
         with _opened(path) as file:
-            lines = _lines(file)
+            lines = _lines(path, file)
         with _text(path) as text:
-            return _table(path, label, text, lines)
+            return _table(path, label, _Rows(path, text), lines)
+    except TooLarge as error:
+        raise DataError(str(error)) from error
     except UnicodeError as error:
         raise DataError(f"{path}: this file is not in UTF-8: save it as that") from error
     except (OSError, EOFError, zlib.error) as error:
@@ -74,18 +80,56 @@ class _Columns:
         return f"{self.path}: line {line}, column {self.names[place]}"
 
 
-def _table(path: Path, label: str, text: TextIO, lines: int) -> Dataset:
-    first = text.readline()
+class _Rows:
+    """The lines of a table. What one row takes is bounded, however many lines it goes over: `begin` says that the next one
+    begins. Raises DataError where a row is longer."""
+
+    def __init__(self, path: Path, text: TextIO) -> None:
+        self._path, self._text, self._taken, self._line = path, text, 0, 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(_MOST_ROW - self._taken + 1)
+        self._taken, self._line = self._taken + len(line), self._line + 1
+        if self._taken > _MOST_ROW:
+            raise DataError(
+                f"{self._path}: line {self._line}: this line, or the quotes that it is within, goes on for more than "
+                f"{_MOST_ROW:,} characters: there may be a line break missing, or a quote"
+            )
+        if not line:
+            raise StopIteration
+        return line
+
+    def begin(self) -> None:
+        self._taken = 0
+
+    def again(self) -> None:
+        """From the first line."""
+        self._text.seek(0)
+        self._taken = self._line = 0
+
+
+def _table(path: Path, label: str, text: _Rows, lines: int) -> Dataset:
+    first = next(text, "")
     outside = "".join(first.split('"')[::2])
-    text.seek(0)
+    text.again()
     reader = csv.reader(text, delimiter=max(_DELIMITERS, key=outside.count), skipinitialspace=True, strict=True)
     try:
         columns = _columns(path, label, next(reader, []))
         require_memory(str(path), 4 * lines * len(columns.features), "give this device fewer lines")
-        return _examples(columns, ((reader.line_num, row) for row in reader), lines)
+        return _examples(columns, _numbered(reader, text), lines)
     except csv.Error as error:
         where = f"{path}: line {reader.line_num}"
         raise DataError(f"{where}: this is no line of a table ({error}): see to its quotes and delimiters") from error
+
+
+def _numbered(reader: Any, text: _Rows) -> Iterator[tuple[int, list[str]]]:
+    text.begin()
+    for row in reader:
+        text.begin()
+        yield reader.line_num, row
 
 
 def _columns(path: Path, label: str, first: list[str]) -> _Columns:
@@ -99,8 +143,9 @@ def _columns(path: Path, label: str, first: list[str]) -> _Columns:
             raise DataError(f"{path}: column {place} has no name: name it, or leave it out")
         if not name.isprintable():
             raise DataError(f"{path}: the name of column {place}, {name!r}, has control characters: rename it")
-    if twice := [name for name in names if names.count(name) > 1] if len(set(names)) < len(names) else []:
-        raise DataError(f"{path}: two columns are named {twice[0]}: rename one")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DataError(f"{path}: two columns are named {name}: rename one")
     if (wanted := normalised(label.strip())) not in names:
         raise DataError(f"{path}: there is no column {wanted} (found: {listed(names)}): give its name as label=COLUMN")
     if len(names) == 1:
@@ -121,6 +166,11 @@ def _examples(columns: _Columns, rows: Iterator[tuple[int, list[str]]], lines: i
                 f"{columns.path}: line {line} has {len(row)} fields and the first line {len(columns.names)}: mend it"
             )
         labels[count + len(held)] = known.setdefault(_class(columns, line, row.pop(columns.label)), len(known))
+        if len(known) > CLASS_LIMIT:
+            raise DataError(
+                f"{columns.path}: column {columns.names[columns.label]} has more than {CLASS_LIMIT} different labels: is it the "
+                "one that holds the classes?"
+            )
         held.append((line, row))
         if len(held) == block:
             inputs[count : count + block] = _numbers(columns, held)
@@ -130,11 +180,6 @@ def _examples(columns: _Columns, rows: Iterator[tuple[int, list[str]]], lines: i
         count += len(held)
     if not count:
         raise DataError(f"{columns.path}: there are no lines below the first: it needs an example a line")
-    if len(known) > CLASS_LIMIT:
-        raise DataError(
-            f"{columns.path}: column {columns.names[columns.label]} has {len(known)} different labels: there may be "
-            f"{CLASS_LIMIT}"
-        )
     names = sorted(known, key=int) if all(_WHOLE.fullmatch(name) for name in known) else sorted(known)
     place = np.empty(len(known), np.int64)
     place[[known[name] for name in names]] = np.arange(len(names))
@@ -202,10 +247,12 @@ def _class(columns: _Columns, line: int, text: str) -> str:
     return name
 
 
-def _lines(file: io.BufferedReader | gzip.GzipFile) -> int:
-    """At least as many as there are examples: the ends of lines, whichever kind they are of, and the last one."""
-    found = [0, 0]
+def _lines(path: Path, file: io.BufferedReader | gzip.GzipFile) -> int:
+    """At least as many as there are examples: the ends of lines, whichever kind they are of, and the last one. Raises TooLarge
+    where the file unpacks to too much."""
+    found, held = [0, 0], path.stat().st_size
     while piece := file.read(_COUNTED_BYTES):
+        require_ratio(str(path), file.tell(), held, "unpack it with gunzip, and name that file")
         for place, end in enumerate((b"\n", b"\r")):
             found[place] += piece.count(end)
     return max(found) + 1

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
 from zowarmup.common.replica import Diverged, Replica
+from zowarmup.common.system.given_file import read_given
 from zowarmup.server.blobs import BlobError, Blobs
 from zowarmup.server.evolve import evolve
 from zowarmup.server.history import History
@@ -77,8 +78,8 @@ class Archive:
     def program(self) -> bytes:
         """The ONNX forward pass, with weights as inputs."""
         try:
-            return self.blobs.path(self.state.program.sha256).read_bytes()
-        except BlobError as error:
+            return read_given(self.blobs.path(self.state.program.sha256), self.state.program.size_bytes)
+        except (BlobError, OSError) as error:
             raise ArchiveError(str(error)) from error
 
     def versions(self) -> list[int]:

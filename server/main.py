@@ -22,6 +22,7 @@ from zowarmup.common.run import PROTOCOL, SOFTWARE, RunFile
 from zowarmup.common.steps import allow_compiled
 from zowarmup.common.system.ending import FAILED, USAGE, conclude
 from zowarmup.common.system.folders import PRIVATE
+from zowarmup.common.system.given_file import read_given
 from zowarmup.common.system.logs import log_to_errors
 from zowarmup.common.system.stopping import GRACE_S, SERVICE, Stopping
 from zowarmup.common.work import Phase
@@ -252,7 +253,9 @@ async def _lead(
         opening.add_done_callback(lambda over: over.cancelled() or over.exception())  # what it met was our doing
         return stopped.result()
     state, history, replica = opening.result()
-    evaluator = Evaluator(blobs.path(state.program.sha256).read_bytes(), state.layout, evaluated(held_out, state))
+    evaluator = Evaluator(
+        read_given(blobs.path(state.program.sha256), state.program.size_bytes), state.layout, evaluated(held_out, state)
+    )
 
     coordinator = Coordinator(ledger, state)
     told = Told(arguments.data_dir / "told.json")

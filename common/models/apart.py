@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zowarmup.common.raised import in_words, is_foreign, where
+from zowarmup.common.system.given_file import read_given
 from zowarmup.common.system.stopping import force_after
 
 STUCK_S = 10.0
@@ -75,7 +76,7 @@ def _watch(thread: int, file: Path, done: threading.Event) -> None:
 def outcome_in(file: Path) -> Outcome | None:
     """What a child left, None where it ended without leaving anything."""
     try:
-        return Outcome(**json.loads(file.read_text(encoding="utf-8")))
+        return Outcome(**json.loads(read_given(file)))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -83,7 +84,7 @@ def outcome_in(file: Path) -> Outcome | None:
 def is_at(file: Path) -> str:
     """Where the code of a child that has taken long was when it last looked: "FILE, line N", or nothing."""
     try:
-        return innermost(_stack(file).read_text(encoding="utf-8", errors="replace"))
+        return innermost(read_given(_stack(file)).decode(errors="replace"))
     except OSError:
         return ""
 

@@ -10,6 +10,8 @@ import os
 import stat
 from pathlib import Path
 
+from zowarmup.common.amount import amount
+
 LONGEST_BYTES = 1 << 20
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
@@ -45,11 +47,12 @@ def read_given(path: Path, longest: int = LONGEST_BYTES) -> bytes:
         OSError: it cannot be read, is no regular file, or is larger.
     """
     with open_given(path) as file:
-        content = file.read(longest + 1)
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(longest + 1) if size <= longest else b""
     if content is None:  # a file of the kernel's that has nothing to say yet
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path))
-    if len(content) > longest:
-        raise OSError(errno.EINVAL, f"it is larger than {longest >> 20} MiB", str(path))
+    if max(size, len(content)) > longest:
+        raise OSError(errno.EFBIG, f"it has {amount(max(size, longest + 1))} and may have {amount(longest)}", str(path))
     return content
 
 

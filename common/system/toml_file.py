@@ -1,13 +1,20 @@
 """A TOML file that a person wrote, as a table: whatever the file holds, one sentence where it cannot be used."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from zowarmup.common.system.given_file import read_given
 
+LONGEST_BYTES = 1 << 17
 DEEPEST = 16
 WIDEST_BITS = 256
+
+_PART = rb"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
+_LONG_NAME = re.compile(rb"(?<![^\s.\[{,])(?:%s[ \t]*\.[ \t]*){%d}" % (_PART, DEEPEST))
+"""A dotted name of more parts than there may be, wherever it stands. The parser notes each beginning of a name, so that 20 kB
+take 400 MB of it."""
 
 
 class TomlError(ValueError):
@@ -17,9 +24,11 @@ class TomlError(ValueError):
 def read_toml(path: Path) -> dict[str, Any]:
     """Raises TomlError."""
     try:
-        content = read_given(path)
+        content = read_given(path, LONGEST_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise TomlError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if _LONG_NAME.search(content):
+        raise TomlError(f"{path}: is nested more than {DEEPEST} deep, and no setting is")
     try:
         found = tomllib.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:

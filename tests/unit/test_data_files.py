@@ -102,7 +102,7 @@ def test_what_claims_to_be_larger_than_any_memory_is_refused(tmp_path: Path) -> 
         np.lib.format.write_array_header_1_0(member, header)
     with zipfile.ZipFile(path, "a") as archive, archive.open("y.npy", "w") as member:
         np.lib.format.write_array(member, LABELS)
-    assert "of memory and this device has" in refused(f"npz:{path}")
+    assert "this file is damaged" in refused(f"npz:{path}")
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:

@@ -243,14 +243,19 @@ def _truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3000])
 
 
+# A program, which Pillow gives to an interpreter where there is one.
+_EPS = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+
+
 @pytest.mark.parametrize(
     ("name", "write", "sentence"),
     [
         ("x.jpg", _truncated, "this image cannot be read ("),
         ("x.png", _truncated, "this image cannot be read ("),
         ("x.tif", _truncated, "this image cannot be read ("),
-        ("empty.png", lambda path: path.write_bytes(b""), "this image cannot be read (no kind that Pillow knows)"),
-        ("x.txt", lambda path: path.write_text("hello"), "this image cannot be read (no kind that Pillow knows)"),
+        ("empty.png", lambda path: path.write_bytes(b""), "this image cannot be read (it is none of AVIF, BMP"),
+        ("x.eps", lambda path: path.write_text(_EPS), "this image cannot be read (it is none of AVIF, BMP"),
+        ("x.txt", lambda path: path.write_text("hello"), "this image cannot be read (it is none of AVIF, BMP"),
     ],
 )
 def test_what_cannot_be_decoded_is_refused(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from zowarmup.common.system.bounds import Bounded
 from zowarmup.data import DataError, divide, load, memory, pickles
 from zowarmup.data.augmentation import BORDER, augment
 
@@ -51,6 +52,10 @@ PYTHON_2 = (
 )
 
 
+def unpickled(content: bytes) -> object:
+    return pickles.load(Bounded(io.BytesIO(content), len(content), "it", "replace it"), ["data"])
+
+
 def refused(spec: str, act: Callable[..., object] = load, *arguments: Any) -> str:
     with pytest.raises(DataError) as caught:
         act(spec, *arguments)
@@ -71,7 +76,7 @@ def test_no_room_is_made_for_what_a_damaged_pickle_only_claims(claim: bytes) -> 
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"\w"):
-            pickles.load(io.BytesIO(b"\x80\x05}" + claim))
+            unpickled(b"\x80\x05}" + claim)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
@@ -198,7 +203,7 @@ def test_a_pickle_that_names_a_function_runs_nothing(tmp_path: Path, protocol: i
     mark = tmp_path / "mark"
     content = pickle.dumps({"data": Hostile(os.mkdir, str(mark))}, protocol)
     with pytest.raises(ValueError, match="no pickle of arrays needs"):
-        pickles.load(io.BytesIO(content))
+        unpickled(content)
     assert not mark.exists()
 
 
@@ -209,6 +214,7 @@ def test_a_pickle_that_names_a_function_runs_nothing(tmp_path: Path, protocol: i
         b"\x80\x02K\x01.",
         pickle.dumps([1, 2]),
         pickle.dumps({1: 2}),
+        pickle.dumps({("data",): 2}),
         pickle.dumps({"data": np.array([{}, []], dtype=object)}),
         pickle.dumps({"data": np.zeros(3, dtype=[("a", "u1"), ("b", "f4")])}),
         pickle.dumps({"data": np.zeros(3, dtype="U5")}),
@@ -220,7 +226,7 @@ def test_a_pickle_that_names_a_function_runs_nothing(tmp_path: Path, protocol: i
 )
 def test_what_is_no_dict_of_plain_arrays_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        pickles.load(io.BytesIO(content))
+        unpickled(content)
 
 
 def test_augmentation_crops_and_mirrors_and_follows_its_seed() -> None:
