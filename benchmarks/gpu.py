@@ -21,18 +21,17 @@ import torch
 from benchmarks.machine import machine
 from benchmarks.rows import Goal, Row, beside, row
 from benchmarks.table import show
-from tests import aggregating
 from zowarmup.client.accelerator import resident
 from zowarmup.client.probe import Prober
 from zowarmup.common import models, steps, tensors
 from zowarmup.common.directions import lanes
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import digest
-from zowarmup.common.methods.protocol import Part
-from zowarmup.common.methods.zeroth_order import ZOWarmUp
+from zowarmup.common.methods.protocol import Part, Start
+from zowarmup.common.methods.zeroth_order import ZOWarmUp, ZOWarmUpSettings
 from zowarmup.common.models.on_device import DeviceProgram
 from zowarmup.common.replica import Replica
-from zowarmup.common.run import Model, ZerothOrder
+from zowarmup.common.run import Model
 from zowarmup.common.steps import Direction, Step
 from zowarmup.common.work import Phase, Work
 from zowarmup.data import Dataset
@@ -112,7 +111,7 @@ class Bench:
         chance = np.random.default_rng(seed)
         inputs = chance.integers(0, 256, (examples, *SHAPE), dtype=np.uint8)
         data = Dataset(inputs, np.arange(examples) % CLASSES, CLASSES, 255.0)
-        spec = ZerothOrder(rounds=1, probes=PROBES, micro_batch=micro_batch)
+        spec = ZOWarmUpSettings(rounds=1, probes=PROBES, micro_batch=micro_batch)
         where = resident(str(self.device), data)
         return Prober(spec, self.replica(), self.program, where, threading.Event())
 
@@ -145,7 +144,7 @@ class Bench:
     def fleet(self, repeats: int, clients: int, examples: int) -> Row:
         """Rounds in which every client contributes; each begins where the one before has ended."""
         probers = [self.prober(examples, 256, seed) for seed in range(clients)]
-        method = ZOWarmUp(ZerothOrder(rounds=1000, probes=PROBES, micro_batch=256), self.layout)
+        method = ZOWarmUp(ZOWarmUpSettings(rounds=1000, probes=PROBES, micro_batch=256), self.layout)
         replica, rounds = self.replica(), iter(range(1000))
         inputs = torch.zeros((min(examples // PROBES, 256), *SHAPE), device=self.device)
 
@@ -155,8 +154,9 @@ class Bench:
             for client, prober in enumerate(probers):
                 work = Work(number + 1, Phase.ZEROTH_ORDER, replica.version, (number << 32) + client, 0.0)
                 parts.append(Part(work.seed, examples, prober.contribute(replica, work)))
+            found = method.aggregate(Start(replica.weights, replica.grid, number), parts)
             vector = self.program.load(replica.weights)
-            vector.apply_steps(replica.grid, aggregating.steps(method, replica.grid, number, parts))
+            vector.apply_steps(replica.grid, found.steps(replica.grid))
             replica.weights[:] = vector.tensor.cpu().numpy()
             replica.version += 1
             replica.digest()

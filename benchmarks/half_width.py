@@ -10,22 +10,24 @@ how much larger the low tier's root mean square is than the high tier's, by the 
 
 import argparse
 import threading
+from typing import Any
 
 import numpy as np
 
-from tests import aggregating
 from zowarmup.cli.demo_settings import DemoModel
 from zowarmup.client.trainer import Trainer
-from zowarmup.common.methods import warm_up_method
+from zowarmup.common.methods import settings_class
+from zowarmup.common.methods.protocol import Start, Trained
 from zowarmup.common.methods.vector import length
+from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
 from zowarmup.common.models import build, describe, flatten
 from zowarmup.common.models.export import export_program
 from zowarmup.common.replica import Replica
-from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
+from zowarmup.common.run import ClientSpec, Model
 from zowarmup.common.work import Phase, Tier, Work
 from zowarmup.data import load
 from zowarmup.data.card import card_of
-from zowarmup.server.combining import settle_on_grid
+from zowarmup.server.combining import carried_out, settle_on_grid
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.sampling import Draws
 
@@ -35,17 +37,18 @@ METHODS = ("fedavg", "heterofl")
 def run(model: str, method: str, clients: int, high: int, alpha: float, seed: int, shown: list[int]) -> str:
     """One warm-up, as a line."""
     held_out = load("digits:test")
+    warmup: Any = settings_class("warmup", method)(method=method, rounds=max(shown))
     spec = ClientSpec(
         model=Model(name=model),
         card=card_of(held_out, "digits:test"),
-        warmup=WarmUp(rounds=max(shown), method="heterofl" if method == "heterofl" else "fedavg"),
-        zeroth_order=ZerothOrder(rounds=0),
+        warmup=warmup,
+        zeroth_order=ZOWarmUpSettings(rounds=0),
     )
     module = build(spec.model, held_out.shape, held_out.classes, seed)
     layout = describe(module, held_out.shape)
     weights = flatten(module, layout)
     replica = Replica(layout, settle_on_grid(weights, layout), weights, 0)
-    combining = warm_up_method(spec.warmup, layout)
+    algorithm = spec.warmup.algorithm(layout)
     evaluator = Evaluator(export_program(module, layout, held_out.shape), layout, held_out)
     trainers = []
     for number in range(clients):
@@ -62,7 +65,10 @@ def run(model: str, method: str, clients: int, high: int, alpha: float, seed: in
             deltas.append((examples, delta))
             means.setdefault(tier, []).append(length(delta) / delta.size**0.5)
             sizes[tier] = delta.nbytes
-        moved = aggregating.moved(combining, replica.weights, deltas)
+        start = Start(replica.weights, replica.grid)
+        update = algorithm.aggregate(start, [Trained(examples, delta) for examples, delta in deltas]).update
+        assert update is not None
+        moved = carried_out(update, layout.size)
         replica.grid, replica.version = settle_on_grid(moved, layout), number
         replica.weights[:] = moved
         if len(means) == 2:

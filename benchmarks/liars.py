@@ -20,17 +20,18 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
-from tests import aggregating
 from zowarmup.client.trainer import Trainer
-from zowarmup.common.methods import warm_up_method
+from zowarmup.common.methods.fedavg import FedAvgSettings
+from zowarmup.common.methods.protocol import Start, Trained
+from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
 from zowarmup.common.models import build, describe, flatten
 from zowarmup.common.models.export import export_program
 from zowarmup.common.replica import Replica
-from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
+from zowarmup.common.run import ClientSpec, Model
 from zowarmup.common.work import Phase, Tier, Work
 from zowarmup.data import Dataset, load
 from zowarmup.data.card import card_of
-from zowarmup.server.combining import settle_on_grid
+from zowarmup.server.combining import carried_out, settle_on_grid
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.sampling import Draws
 
@@ -77,14 +78,14 @@ def trained(aggregate: str, attack: Attack, liars: int, alpha: float, rounds: in
     spec = ClientSpec(
         model=Model(name="mlp"),
         card=card_of(held_out, "digits:test"),
-        warmup=WarmUp(**settings),  # type: ignore[arg-type]
-        zeroth_order=ZerothOrder(rounds=0),
+        warmup=FedAvgSettings(**settings),  # type: ignore[arg-type]
+        zeroth_order=ZOWarmUpSettings(rounds=0),
     )
     module = build(spec.model, held_out.shape, held_out.classes, seed)
     layout = describe(module, held_out.shape)
     weights = flatten(module, layout)
     replica = Replica(layout, settle_on_grid(weights, layout), weights, 0)
-    method = warm_up_method(spec.warmup, layout)
+    method = spec.warmup.algorithm(layout)
     data = [load(f"digits:{number + 1}/{CLIENTS},alpha={alpha:g},seed={seed}") for number in range(CLIENTS)]
     honest = CLIENTS - liars
     if attack.flips:
@@ -99,7 +100,10 @@ def trained(aggregate: str, attack: Attack, liars: int, alpha: float, rounds: in
             lies = client >= honest
             claimed = attack.claims if lies and attack.claims else len(data[client])
             deltas.append((claimed, attack.sends(delta, chance) if lies else delta))
-        moved = aggregating.moved(method, replica.weights, deltas)
+        start = Start(replica.weights, replica.grid)
+        update = method.aggregate(start, [Trained(examples, delta) for examples, delta in deltas]).update
+        assert update is not None
+        moved = carried_out(update, layout.size)
         replica.grid, replica.version = settle_on_grid(moved, layout), number
         replica.weights[:] = moved
     evaluator = Evaluator(export_program(module, layout, held_out.shape), layout, held_out)

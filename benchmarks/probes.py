@@ -60,12 +60,12 @@ def _seconds(repeats: int, probes: int, examples: int, slices: Literal["own", "w
     import numpy as np
 
     from zowarmup.client.probe import Prober
-    from zowarmup.common.run import ZerothOrder
+    from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
     from zowarmup.common.work import Phase, Work
 
     replica, program = prepared.loaded(prepared.resnet18())
     data = prepared.images(examples)
-    spec = ZerothOrder(rounds=1, probes=probes, slices=slices, micro_batch=BATCH)
+    spec = ZOWarmUpSettings(rounds=1, probes=probes, slices=slices, micro_batch=BATCH)
     prober = Prober(spec, replica, program, data, threading.Event())
     inputs = data.batch(np.arange(BATCH))
     passes = 2 * examples // BATCH
@@ -116,7 +116,7 @@ def rise(what: str, folder: Path) -> int:
     import onnxruntime  # noqa: F401  (a part of the start)
 
     from zowarmup.client.probe import Prober
-    from zowarmup.common.run import ZerothOrder
+    from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
     from zowarmup.common.work import Phase, Work
 
     data = prepared.images(BATCH)
@@ -126,7 +126,7 @@ def rise(what: str, folder: Path) -> int:
         for _ in range(2):
             program.forward(data.batch(np.arange(BATCH)))
     else:
-        spec = ZerothOrder(rounds=1, probes=1, micro_batch=BATCH)
+        spec = ZOWarmUpSettings(rounds=1, probes=1, micro_batch=BATCH)
         prober = Prober(spec, replica, program, data, threading.Event())
         prober.contribute(replica, Work(1, Phase.ZEROTH_ORDER, 0, 7, 0.0))
     return _status("VmHWM") - start

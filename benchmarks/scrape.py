@@ -17,7 +17,9 @@ from pathlib import Path
 
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.methods.fedavg import FedAvgSettings
+from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.common.work import Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
@@ -42,8 +44,8 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
         name="scrape",
         draws="seed",
         model=Model(name="mlp"),
-        warmup=WarmUp(rounds=0),
-        zeroth_order=ZerothOrder(rounds=1, clients_per_round=clients + 1),
+        warmup=FedAvgSettings(rounds=0),
+        zeroth_order=ZOWarmUpSettings(rounds=1, clients_per_round=clients + 1),
         evaluation=Evaluation(data="digits:test"),
     )
     program = ev.Program("b" * 64, 1, layout.to_json(), DataCard(shape=(1,), classes=2), 1, 1)

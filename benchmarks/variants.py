@@ -13,22 +13,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from tests import aggregating
 from zowarmup.cli.demo_settings import DemoModel, demo_settings, run_file
 from zowarmup.client.probe import Prober
 from zowarmup.common.layout import digest
-from zowarmup.common.methods import warm_up_method, zeroth_order_method
-from zowarmup.common.methods.protocol import Part
+from zowarmup.common.methods.fedavg import FedAvgSettings
+from zowarmup.common.methods.protocol import Part, Start, Trained
+from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
 from zowarmup.common.models import build, describe, flatten, load_into
 from zowarmup.common.models.export import export_program
 from zowarmup.common.program import Program
 from zowarmup.common.replica import Replica
-from zowarmup.common.run import RunFile, ZerothOrder
+from zowarmup.common.run import RunFile
 from zowarmup.common.steps import apply_steps
 from zowarmup.common.tasks.classification import train_locally
 from zowarmup.common.work import Phase, Work
 from zowarmup.data import Dataset, load
-from zowarmup.server.combining import settle_on_grid
+from zowarmup.server.combining import carried_out, settle_on_grid
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.sampling import Draws, pool_seed
 
@@ -51,17 +51,19 @@ class Warm:
         self.layout = describe(module, held_out.shape)
         self.onnx = export_program(module, self.layout, held_out.shape)
         weights = flatten(module, self.layout)
-        settle_on_grid(weights, self.layout)
         trained = sorted(name for name in self.data if name.startswith("high"))
-        method = warm_up_method(run.warmup, self.layout)
+        spec = run.warmup
+        assert isinstance(spec, FedAvgSettings)
+        method, self.grid = spec.algorithm(self.layout), settle_on_grid(weights, self.layout)
         for number in range(1, run.warmup.rounds + 1):
             deltas = []
             for name, seed in zip(trained, Draws(run.seed).seeds(number, len(trained)), strict=True):
                 load_into(module, self.layout, weights)
-                spec = run.warmup
                 train_locally(module, self.data[name], epochs=spec.epochs, batch=spec.batch, rate=spec.rate, seed=seed)
                 deltas.append((len(self.data[name]), flatten(module, self.layout) - weights))
-            weights = aggregating.moved(method, weights, deltas)
+            update = method.aggregate(Start(weights, self.grid), [Trained(n, delta) for n, delta in deltas]).update
+            assert update is not None
+            weights = carried_out(update, self.layout.size)
             self.grid = settle_on_grid(weights, self.layout)
         self.weights = weights
         self.held_out: Dataset = held_out
@@ -69,12 +71,12 @@ class Warm:
     def accuracy(self, weights: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
         return Evaluator(self.onnx, self.layout, self.held_out).evaluate(weights)[0]
 
-    def go_on(self, spec: ZerothOrder) -> tuple[float, str, int]:
+    def go_on(self, spec: ZOWarmUpSettings) -> tuple[float, str, int]:
         """Final accuracy, digest and scalars a contribution, after the zeroth-order rounds of `spec`."""
         start = self.run.warmup.rounds
         replica = Replica(self.layout, self.grid, self.weights.copy(), start)
         program = Program(self.onnx, self.layout, replica.weights)
-        method, names = zeroth_order_method(spec, self.layout, pool_seed(self.run.seed)), sorted(self.data)
+        method, names = spec.algorithm(self.layout, pool_seed(self.run.seed)), sorted(self.data)
         probers = {
             name: Prober(spec, replica, program, self.data[name], threading.Event(), pool_seed(self.run.seed))
             for name in names
@@ -85,12 +87,13 @@ class Warm:
             for name, seed in zip(names, Draws(self.run.seed).seeds(number, len(names)), strict=True):
                 work = Work(number, Phase.ZEROTH_ORDER, start + done, seed, 0.0)
                 contributions.append(Part(seed, len(self.data[name]), probers[name].contribute(replica, work)))
-            apply_steps(replica.weights, replica.grid, aggregating.steps(method, replica.grid, done, contributions))
+            found = method.aggregate(Start(replica.weights, replica.grid, done), contributions)
+            apply_steps(replica.weights, replica.grid, found.steps(replica.grid))
         sent = contributions[0].scalars
         return self.accuracy(replica.weights), digest(replica.weights).hex(), len(sent.probes) + len(sent.projections)
 
 
-def variants(spec: ZerothOrder, model: DemoModel) -> dict[str, ZerothOrder]:
+def variants(spec: ZOWarmUpSettings, model: DemoModel) -> dict[str, ZOWarmUpSettings]:
     """The demo's settings, and the same with parts taken out; rates as the demo has them for either mode."""
     paper = demo_settings(model, True, None)
     whole = replace(spec, probes=paper.probes, slices="whole", rate=paper.rate)
@@ -112,7 +115,9 @@ def main() -> None:
         settings = demo_settings(arguments.model, False, arguments.rounds)
         warm = Warm(run_file(f"variants-{seed}", seed, arguments.model, HIGH, LOW, settings))
         pivot = warm.accuracy(warm.weights)
-        for name, spec in variants(warm.run.zeroth_order, arguments.model).items():
+        chosen = warm.run.zeroth_order
+        assert isinstance(chosen, ZOWarmUpSettings)
+        for name, spec in variants(chosen, arguments.model).items():
             final, hexadecimal, scalars = warm.go_on(spec)
             forwards = 2 if spec.slices == "own" else 2 * spec.probes
             print(

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Literal
 
+from zowarmup.common.methods.fedavg import FedAvgSettings
+from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
 from zowarmup.common.run import BUILT_IN, Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
 
 Section = Model | WarmUp | ZerothOrder | Evaluation | Guard | Server
@@ -74,9 +76,6 @@ COMMENTS = {
     "warmup.server_rate": "The model moves by so much of the mean delta.",
     "warmup.clip": "A delta longer than this times the others', or than the model, is scaled down to it; 0: none is.",
     "warmup.method": "fedavg, or an optimiser on the server: fedadam, fedyogi; heterofl: the low tier trains too.",
-    "warmup.beta1": "Of fedadam and fedyogi: how much of the mean delta's past is kept in a round.",
-    "warmup.beta2": "Of these: how much of its square's.",
-    "warmup.tau": "Of these: added to the root of that, so that small ones do not count as much.",
     "warmup.pivot": "rounds: after all of them; auto: sooner, once the loss no longer falls.",
     "warmup.patience": "Of auto: it compares the loss of so many rounds with that of as many before.",
     "warmup.least_improvement": "Of auto: by this share it must have fallen.",
@@ -85,9 +84,7 @@ COMMENTS = {
     "zeroth_order.slices": "own: each probe on its own slice of the local data; whole: each on all of it, as in the paper.",
     "zeroth_order.head_projections": "Exact projections of the gradient of the model's last layer; 0: none.",
     "zeroth_order.gradient_projections": "Exact ones of the whole gradient from the high tier instead of probes; 0: it probes.",
-    "zeroth_order.method": "zowarmup: each client has its own directions; decomfl: all the same; fedkseed: out of a pool.",
-    "zeroth_order.high_tier": "scalars: it sends scalars like everyone; fedavg: it goes on training.",
-    "zeroth_order.pool": "Directions in the pool of fedkseed; 0 with any other method.",
+    "zeroth_order.method": "zowarmup: each client has its own directions; others (decomfl, fedkseed, mixed): docs/method.md.",
     "zeroth_order.local_steps": "So often does a client probe in a round, moving its own replica in between.",
     "zeroth_order.local_rate": "Rate of those moves; 0: as rate.",
     "zeroth_order.eps": "Length of a probe.",
@@ -134,7 +131,7 @@ def run_file(name: str, seed: int, model: str, high: int, low: int, settings: De
         seed=seed,
         draws="seed",
         model=Model(name=model),
-        warmup=WarmUp(
+        warmup=FedAvgSettings(
             rounds=settings.warmup_rounds,
             clients_per_round=high,
             minimum_clients=high,
@@ -143,7 +140,7 @@ def run_file(name: str, seed: int, model: str, high: int, low: int, settings: De
             epochs=settings.warmup_epochs,
             rate=settings.warmup_rate,
         ),
-        zeroth_order=ZerothOrder(
+        zeroth_order=ZOWarmUpSettings(
             rounds=settings.rounds,
             clients_per_round=high + low,
             minimum_clients=high + low,

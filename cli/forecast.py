@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from zowarmup.cli.specimens import NAME, Conversation, Specimens
+from zowarmup.common.methods.protocol import TRAINING_FORWARDS
 from zowarmup.common.phases import Rounds
-from zowarmup.common.work import Phase, Tier
+from zowarmup.common.work import Computation, Phase, Tier
 from zowarmup.server.preparation import Footprint
 from zowarmup.server.traffic import Connection, Line, Traffic
 from zowarmup.server.wire import Wire
@@ -162,7 +163,7 @@ def forecast(specimens: Specimens, fleet: Fleet, wire: Wire, link: Link, work: M
     # What FedAvg costs is known whether or not there is a warm-up.
     whole = _trained(specimens, Tier.HIGH, wire)
     delta_up, model_down = (_summed(whole, direction) for direction in ("up", "down"))
-    fedavg_round_s = _training_s(specimens, whole, link, work[Tier.HIGH])
+    fedavg_round_s = _training_s(specimens, Tier.HIGH, whole, link, work[Tier.HIGH])
     traffic, a_round, fedavg = Bytes(), Bytes(), Bytes()
     round_s: dict[tuple[Phase, Tier], float] = {}
     for tier in trained if run.warmup.rounds else ():
@@ -171,7 +172,7 @@ def forecast(specimens: Specimens, fleet: Fleet, wire: Wire, link: Link, work: M
         reporting = counted(specimens.reporting(1), tier, Phase.WARM_UP, wire)
         traffic.add(reporting, fleet.of(tier) * ever(taking_part / fleet.of(tier), run.warmup.rounds))
         a_round.add(part)
-        round_s[Phase.WARM_UP, tier] = _training_s(specimens, part, link, work[tier])
+        round_s[Phase.WARM_UP, tier] = _training_s(specimens, tier, part, link, work[tier])
     for tier in fleet.tiers:
         _add_membership(traffic, specimens, tier, fleet.of(tier), wire)
     if run.zeroth_order.rounds:
@@ -180,7 +181,7 @@ def forecast(specimens: Specimens, fleet: Fleet, wire: Wire, link: Link, work: M
             taking_part = participants[Phase.ZEROTH_ORDER, tier]
             heard = _add_zeroth_order(traffic, specimens, tier, fleet.of(tier), taking_part, mix, wire)
             a_round.add(heard)
-            busy_s = _probing_s(specimens, tier, work[tier]) + applying * work[tier].apply_s
+            busy_s = _computing_s(specimens, Phase.ZEROTH_ORDER, tier, work[tier]) + applying * work[tier].apply_s
             round_s[Phase.ZEROTH_ORDER, tier] = (
                 link.seconds(_summed(heard, "up").wire_bytes, _summed(heard, "down").wire_bytes)
                 + busy_s / link.speed
@@ -208,10 +209,10 @@ def _trained(specimens: Specimens, tier: Tier, wire: Wire) -> Mapping[Row, Cost]
     return mean([counted(specimens.training(tier, done + 1), tier, Phase.WARM_UP, wire) for done in rounds])
 
 
-def _training_s(specimens: Specimens, part: Mapping[Row, Cost], link: Link, work: Footprint) -> float:
+def _training_s(specimens: Specimens, tier: Tier, part: Mapping[Row, Cost], link: Link, work: Footprint) -> float:
     """How long it takes one that trains so fast."""
     carried = link.seconds(*(_summed(part, direction).wire_bytes for direction in ("up", "down")))
-    return carried + specimens.run.warmup.epochs * specimens.examples * work.train_s / link.speed
+    return carried + _computing_s(specimens, Phase.WARM_UP, tier, work) / link.speed
 
 
 def _add_membership(traffic: Bytes, specimens: Specimens, tier: Tier, count: int, wire: Wire) -> None:
@@ -236,20 +237,21 @@ def _add_zeroth_order(
     """Add the phase of `count` clients of a tier, of which so many take part in a round; what one such round costs one
     such client."""
     warm, rounds = specimens.run.warmup.rounds, specimens.run.zeroth_order.rounds
-    phase, high = Phase.ZEROTH_ORDER, tier is Tier.HIGH
-    mixed = specimens.high_trains_on and Tier.HIGH in mix
+    phase, rules = Phase.ZEROTH_ORDER, specimens.run.zeroth_order
+    whole = any(map(rules.trains, mix))  # each version is then a whole model
 
     def hearing(done: int, phase: Phase) -> Mapping[Row, Cost]:
-        version = specimens.catching_up(warm + done + 1) if mixed else specimens.committing(done, mix)
+        version = specimens.catching_up(warm + done + 1) if whole else specimens.committing(done, mix)
         return counted(version, tier, phase, wire)
 
     def working(done: int) -> Mapping[Row, Cost]:
-        trains = high and specimens.high_trains_on
-        part = specimens.training(tier, warm + done + 1, False) if trains else specimens.probing(tier, warm + done + 1)
+        trains = rules.trains(tier)
+        number = warm + done + 1
+        part = specimens.training(tier, number, False, phase) if trains else specimens.probing(tier, number)
         return counted(part, tier, phase, wire)
 
     sometimes = count * ever(taking_part / count, rounds)
-    if not (high and (specimens.high_differentiates or specimens.high_trains_on)):
+    if rules.computation(tier) is Computation.FORWARD:
         traffic.add(counted(specimens.fetching_program(), tier, phase, wire), sometimes)
     traffic.add(counted(specimens.reporting(warm), tier, phase, wire), sometimes)
     work = mean([working(done) for done in sampled(rounds)])
@@ -269,16 +271,14 @@ def ever(share: float, rounds: int) -> float:
     return 1 - (1 - min(1.0, share)) ** rounds
 
 
-def _probing_s(specimens: Specimens, tier: Tier, work: Footprint) -> float:
+def _computing_s(specimens: Specimens, phase: Phase, tier: Tier, work: Footprint) -> float:
     """Seconds of a round's own computing, on this machine."""
-    settings, examples = specimens.run.zeroth_order, specimens.examples
-    if tier is Tier.HIGH and specimens.high_trains_on:
-        return specimens.run.warmup.epochs * examples * work.train_s
-    if tier is Tier.HIGH and specimens.high_differentiates:
-        return examples * work.train_s + settings.gradient_projections * work.walk_s
-    probes = min(settings.probes, examples) if settings.slices == "own" else settings.probes
-    evaluated = settings.local_steps * (examples if settings.slices == "own" else probes * examples)
-    return 2 * evaluated * work.forward_s + settings.local_steps * (2 * probes + 1) * work.walk_s
+    algorithm, examples = specimens.algorithm(phase), specimens.examples
+    forwards = algorithm.forwards(tier, examples)
+    rules = specimens.run.warmup if phase is Phase.WARM_UP else specimens.run.zeroth_order
+    alone = rules.computation(tier) is Computation.FORWARD
+    passes_s = forwards * work.forward_s if alone else forwards / TRAINING_FORWARDS * work.train_s
+    return passes_s + algorithm.walks(tier, examples) * work.walk_s
 
 
 def _applying(specimens: Specimens, mix: Sequence[Tier]) -> float:

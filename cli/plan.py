@@ -45,9 +45,8 @@ class Plan:
 
     def memory_bytes(self, tier: Tier) -> int:
         """The peak of a client of that tier in this run: one that never trains never loads torch."""
-        zeroth = self.run.zeroth_order
-        trains = self.run.warmup.rounds > 0 or zeroth.gradient_projections > 0 or zeroth.high_tier == "fedavg"
-        return (self.prepared.high if tier is Tier.HIGH and trains else self.prepared.low).peak_bytes
+        trains = tier is Tier.HIGH and any(phase.back_propagates(tier) for phase in self.spec.phases)
+        return (self.prepared.high if trains else self.prepared.low).peak_bytes
 
     @property
     def weights_bytes(self) -> int:

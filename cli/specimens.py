@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from zowarmup.common import codec
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
-from zowarmup.common.methods import warm_up_method, zeroth_order_method
+from zowarmup.common.methods import algorithm_of
 from zowarmup.common.methods.protocol import Algorithm, Part, Start
 from zowarmup.common.run import PROTOCOL, SOFTWARE, ClientSpec, RunFile
 from zowarmup.common.steps import Step
@@ -120,11 +120,10 @@ class Specimens:
             )
         )
 
-    def training(self, tier: Tier, round: int, fetching: bool = True) -> Conversation:
+    def training(self, tier: Tier, round: int, fetching: bool = True, phase: Phase = Phase.WARM_UP) -> Conversation:
         """A participant's part in a round of training: the model, where it does not have that version, and a delta of what
         its tier trains."""
-        part = warm_up_method(self.run.warmup, self.layout).submodel(tier)
-        delta_bytes = 4 * part.layout.size if part else self.weights_bytes
+        delta_bytes = self.algorithm(phase).uplink_bytes(tier, self.examples)
         chunks = _chunks(delta_bytes, UP_CHUNK_BYTES, lambda chunk: wire.UploadDeltaRequest(chunk=chunk))
         header = wire.DeltaHeader(round=round, digest=DIGEST, size_bytes=delta_bytes)
         begin = wire.UploadDeltaRequest(header=header)
@@ -140,7 +139,7 @@ class Specimens:
                 ),
             ),
             stream=(
-                self._work(round, Phase.WARM_UP),
+                self._work(round, phase),
                 _up(wire.ParticipateRequest(delta_ready=delta), "contribution"),
                 _accepted(round),
             ),
@@ -175,7 +174,7 @@ class Specimens:
         chance, parts = np.random.default_rng(done), []
         for index, tier in enumerate(participants):
             probes, projections = (tuple(chance.normal(size=count).tolist()) for count in self._counts(tier))
-            seed = SEED if self._method.shared_seeds else SEED + index
+            seed = SEED if self.spec.zeroth_order.shared_directions else SEED + index
             parts.append(Part(seed, self.examples, Scalars(done + 1, probes, projections), tier))
         return self._method.aggregate(Start(self.weights, self.grid, done), parts).steps(self.grid)
 
@@ -190,19 +189,12 @@ class Specimens:
         report = wire.Report(version=version, digest=DIGEST, peak_memory_bytes=1 << 27)
         return Conversation(stream=(_up(wire.ParticipateRequest(report=report)),))
 
+    def algorithm(self, phase: Phase) -> Algorithm:
+        return algorithm_of(self.spec, phase, self.layout, self.spec.pool_seed)
+
     @cached_property
     def _method(self) -> Algorithm:
-        return zeroth_order_method(self.spec.zeroth_order, self.layout, self.spec.pool_seed)
-
-    @property
-    def high_differentiates(self) -> bool:
-        """Whether the high tier answers zeroth-order rounds from a gradient."""
-        return self._method.differentiates(Tier.HIGH)
-
-    @property
-    def high_trains_on(self) -> bool:
-        """Whether the high tier goes on with FedAvg after the pivot: each version is then a whole model."""
-        return self.run.zeroth_order.high_tier == "fedavg"
+        return self.algorithm(Phase.ZEROTH_ORDER)
 
     def _counts(self, tier: Tier) -> tuple[int, int]:
         return self._method.counts(tier, self.examples)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zowarmup.common.amount import amount
-from zowarmup.common.phases import WarmUp
+from zowarmup.common.phases import Rounds
 from zowarmup.common.work import Tier
 from zowarmup.data.memory import Memory
 
@@ -45,17 +45,17 @@ def decide_tier(memory: Memory, needs: Needs, has_torch: bool) -> Decision:
     return Decision(Tier.HIGH, f"training needs {amount(needs.high)}, this device has {has}, and torch is installed")
 
 
-def torchless(tier: Tier, warmup: WarmUp) -> str:
+def torchless(tier: Tier, *phases: Rounds) -> str:
     """Why a device without torch cannot be of that tier in a run, and the remedy; empty where it can."""
-    both = warmup.trains(Tier.LOW)
+    both = [phase.method for phase in phases if phase.back_propagates(Tier.LOW)]
     if tier is Tier.HIGH:
         other = "" if both else ", or use --tier low"
         return f"the high tier needs torch, which is not installed: pip install 'zowarmup[torch]'{other}"
     if not both:
         return ""
     return (
-        f'with warmup.method = "{warmup.method}" the low tier trains too, which needs torch, and it is not installed: '
-        "pip install 'zowarmup[torch]', or have the run use another warmup.method"
+        f'with method = "{both[0]}" the low tier trains too, which needs torch, and it is not installed: '
+        "pip install 'zowarmup[torch]', or have the run use another method"
     )
 
 

@@ -25,7 +25,7 @@ from zowarmup.client.upgrade import REMEDY, due
 from zowarmup.client.watch import end_process
 from zowarmup.client.workshop import Workshop
 from zowarmup.common.amount import amount
-from zowarmup.common.methods import zeroth_order_method
+from zowarmup.common.methods import algorithm_of
 from zowarmup.common.raised import in_words, out_of_memory, where
 from zowarmup.common.replica import Diverged, Replica
 from zowarmup.common.run import SOFTWARE
@@ -33,6 +33,7 @@ from zowarmup.common.work import (
     LONGEST_REASON,
     Abstention,
     Commit,
+    Computation,
     Contribution,
     Delta,
     Phase,
@@ -87,8 +88,7 @@ class Device:
         self._allowance = allowance
         self._offer, self._dataset, self._transfers = offer, dataset, transfers
         self._replica, self._workshop, self._joined = replica, workshop, joined
-        spec = offer.spec
-        self._tier, self._method = tier, zeroth_order_method(spec.zeroth_order, offer.layout, spec.pool_seed)
+        self._tier = tier
         self._prober: Prober | None = None
         self._made: Made | None = None
         self._phase: Phase | None = None
@@ -147,14 +147,13 @@ class Device:
         """Do the work, unless it is done, and bring the result to the coordinator. Raises Broken where the stream is
         down: the contribution is kept for the next one; and, after saying so, Setback where the work failed and Final where
         this device cannot do it or will not."""
-        if self._phase is not Phase.ZEROTH_ORDER:  # in which a client may be given the warm-up's work
-            self._enter(work.phase)
+        self._enter(work.phase)
         made = self._made
         if made is None or (made.work.round, made.work.seed) != (work.round, work.seed):
             self._made = None  # frees the last delta before the next one is made
             try:
                 self._require_bytes()
-                made = await (self._train(work) if work.phase is Phase.WARM_UP else self._probe(work, presence))
+                made = await self._compute(work, presence)
             except Overtaken:
                 log.debug("round %d was over before its turn came", work.round)
                 return
@@ -269,24 +268,41 @@ class Device:
             await presence.say(Abstention.of(work.round, reason))
         raise Setback(f"round {work.round}: nothing to contribute: {reason}") from None
 
+    async def _compute(self, work: Work, presence: Presence) -> Made:
+        spec = self._offer.spec
+        rules = spec.warmup if work.phase is Phase.WARM_UP else spec.zeroth_order
+        match rules.computation(self._tier):
+            case Computation.TRAINING:
+                return await self._train(work)
+            case Computation.GRADIENT:
+                return await self._differentiate(work)
+            case Computation.FORWARD:
+                return await self._probe(work, presence)
+            case None:
+                raise Final(
+                    f"round {work.round} is not for the {self._tier} tier: install the coordinator's version of zowarmup"
+                )
+
     async def _train(self, work: Work) -> Made:
         replica = self._replica.held
         if replica is None or replica.version != work.version:
-            await self._fetch(work.version, f"round {work.round} of the warm-up starts from it")
+            await self._fetch(work.version, f"round {work.round} starts from it")
         trainer, before = await self._workshop.trainer(self._dataset, self._tier), self._workshop.spent_s
         delta, content = await self._at(work, trainer.contribute, work)
         return Made(work, delta, content, self._workshop.spent_s - before)
 
+    async def _differentiate(self, work: Work) -> Made:
+        self._replica_at(work)
+        self._require_probes(work)
+        trainer, before = await self._workshop.trainer(self._dataset, self._tier), self._workshop.spent_s
+        scalars = await self._at(work, trainer.project, work)
+        return Made(work, scalars, None, self._workshop.spent_s - before)
+
     async def _probe(self, work: Work, presence: Presence) -> Made:
         replica = self._replica_at(work)
-        if self._method.differentiates(self._tier):
-            self._require_probes()
-            trainer, before = await self._workshop.trainer(self._dataset, self._tier), self._workshop.spent_s
-            scalars = await self._at(work, trainer.project, work, self._method)
-            return Made(work, scalars, None, self._workshop.spent_s - before)
         if self._prober is None:
             self._prober = await self._workshop.prober(replica, self._dataset)
-        self._require_probes()
+        self._require_probes(work)
         before = self._workshop.spent_s
 
         async def give_up(sentence: str) -> None:
@@ -303,10 +319,12 @@ class Device:
         if self._allowance is not None:
             self._allowance.require_bytes(coming)
 
-    def _require_probes(self) -> None:
+    def _require_probes(self, work: Work) -> None:
         """Count what a round answers about the examples: probes, and the head's projections."""
         if self._allowance is not None:
-            self._allowance.require_probes(sum(self._method.counts(self._tier, len(self._dataset))))
+            offer = self._offer
+            algorithm = algorithm_of(offer.spec, work.phase, offer.layout, offer.spec.pool_seed)
+            self._allowance.require_probes(sum(algorithm.counts(self._tier, len(self._dataset))))
 
     async def _at(self, work: Work, contribute: Callable[[Replica, *_Ts], _T], *args: *_Ts) -> _T:
         """Contribute at the replica, which others may have moved on since."""

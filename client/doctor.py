@@ -25,7 +25,6 @@ from zowarmup.client.session import CALL_S, Connection
 from zowarmup.client.state import LOCK, Identity, Records, default_directory, default_name
 from zowarmup.client.trust import PLAIN, Trust
 from zowarmup.common.addresses import host_and_port
-from zowarmup.common.methods import warm_up_method
 from zowarmup.common.printable import printable
 from zowarmup.common.run import SOFTWARE
 from zowarmup.common.work import Tier
@@ -100,7 +99,7 @@ async def _findings(arguments: Namespace) -> AsyncIterator[Finding]:
     yield _membership(known, member, offer, folder)
     tier = member.tier if member else None if arguments.tier == "auto" else Tier(arguments.tier)
     needs = Needs(offer.high_memory_bytes, offer.low_memory_bytes)
-    low_trains = offer.spec.warmup.trains(Tier.LOW)
+    low_trains = any(phase.back_propagates(Tier.LOW) for phase in offer.spec.phases)
     yield checkup.memory(memory_here(), needs, tier, has_torch(), records.in_use(), low_trains)
     yield checkup.disk(vitals.free_bytes(folder), 4 * offer.layout.size, offer.program_bytes, str(folder))
     yield checkup.wear(vitals.written(folder, folder / LOCK))
@@ -174,8 +173,7 @@ async def _bandwidth(server: str, trusted: Trust, offer: Offer, member: Identity
         return failed[0]
     rules, layout, update = offer.spec.warmup, offer.layout, 0
     if rules.trains(member.tier):
-        part = warm_up_method(rules, layout).submodel(member.tier)
-        update = 4 * (part.layout if part else layout).size
+        update = rules.algorithm(layout).uplink_bytes(member.tier, 1)
     return checkup.bandwidth(link, 4 * layout.size, update, rules.deadline_s)
 
 

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +32,14 @@ from zowarmup.client.session import Connection
 from zowarmup.client.trust import Trust
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
-from zowarmup.common.methods import zeroth_order_method
+from zowarmup.common.methods import algorithm_of
 from zowarmup.common.methods.projection import project
+from zowarmup.common.methods.protocol import LocalTraining
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import ClientSpec
 from zowarmup.common.steps import Direction, Step, apply_steps, perturb
-from zowarmup.common.work import Phase, Tier, Work
+from zowarmup.common.work import Computation, Phase, Tier, Work
 from zowarmup.data import Dataset
 
 SPEC, WEIGHTS, LAYOUT, PROGRAM = "spec.json", "weights.bin", "layout.json", "program.onnx"
@@ -69,7 +70,7 @@ def measure(tier: Tier, folder: Path, examples: int) -> Footprint:
     spec = ClientSpec.from_json((folder / SPEC).read_text())
     data = made_up(spec, examples) if examples else None
     asyncio.run(connect())
-    trains = tier is Tier.HIGH or spec.warmup.trains(tier)
+    trains = tier is Tier.HIGH or any(phase.back_propagates(tier) for phase in spec.phases)
     if trains:
         import zowarmup.client.trainer  # noqa: F401  (loads torch, for which it need not wait)
     layout = Layout.from_json(awaited(folder / LAYOUT).decode())
@@ -91,20 +92,20 @@ def train(tier: Tier, spec: ClientSpec, replica: Replica, examples: int) -> floa
     """A tier's rounds of the warm-up, each with a delta, as a device goes through them: the seconds for an example."""
     from zowarmup.client.trainer import Trainer
 
-    count = BATCHES * spec.warmup.batch
+    algorithm = algorithm_of(spec, Phase.WARM_UP, replica.layout, spec.pool_seed)
+    batch = algorithm.training.batch if algorithm.training else spec.zeroth_order.micro_batch
+    count = BATCHES * batch
     count = min(count, examples) if examples else count
-    # A rate that moves nothing, so that nothing diverges.
-    settings = replace(spec, warmup=replace(spec.warmup, epochs=1, rate=1e-12))
-    trainer = Trainer(settings, replica.layout, made_up(spec, count), 1, threading.Event(), tier)
-    began = 0.0
+    trainer = Trainer(spec, replica.layout, made_up(spec, count), 1, threading.Event(), tier)
+    part, began = algorithm.submodel(tier), 0.0
     for number in range(1, ROUNDS + 1):
         began, made = time.perf_counter(), None  # frees the delta before, as a device does
-        made = trainer.contribute(replica, Work(number, Phase.WARM_UP, 0, number, 1.0))
+        # A rate that moves nothing, so that nothing diverges.
+        made = trainer.train(replica, part, LocalTraining(1, batch, 1e-12), number)
     seconds = (time.perf_counter() - began) / count
     del made
-    method = zeroth_order_method(spec.zeroth_order, replica.layout, spec.pool_seed)
-    if method.differentiates(tier):
-        trainer.project(replica, Work(ROUNDS + 1, Phase.ZEROTH_ORDER, 0, 1, 1.0), method)
+    if spec.zeroth_order.computation(tier) is Computation.GRADIENT:
+        trainer.project(replica, Work(ROUNDS + 1, Phase.ZEROTH_ORDER, 0, 1, 1.0))
     return seconds
 
 
@@ -112,14 +113,12 @@ def probe(spec: ClientSpec, replica: Replica, onnx: bytes, examples: int) -> tup
     """Probes of slices as long as a device with so many examples has them: the seconds to run an example forward, and
     to move the model along a direction."""
     settings, layout = spec.zeroth_order, replica.layout
-    sliced = settings.micro_batch
-    if examples:
-        longest = -(-examples // min(settings.probes, examples)) if settings.slices == "own" else examples
-        sliced = min(sliced, longest)
+    sliced = settings.largest_batch(examples) if examples else settings.micro_batch
     prober = Prober(
         settings, replica, load_program(onnx, replica, 1), made_up(spec, sliced), threading.Event(), spec.pool_seed
     )
-    exact_head = bool(layout.head and settings.head_projections)
+    _, projections = settings.algorithm(layout, spec.pool_seed).counts(Tier.LOW, max(1, examples))
+    exact_head = projections > 0
     forward_s = walk_s = 0.0
     for index in range(PROBES):
         along = Direction(1, index, layout.block("all"))
@@ -128,7 +127,7 @@ def probe(spec: ClientSpec, replica: Replica, onnx: bytes, examples: int) -> tup
             forward_s = timed(lambda: prober.evaluate(np.arange(sliced), exact_head)) / sliced
     gradient = prober.evaluate(np.arange(sliced), exact_head).head_gradient_sum
     if gradient is not None:
-        project(gradient, 1, layout.block("head"), settings.head_projections)
+        project(gradient, 1, layout.block("head"), projections)
     return forward_s, walk_s
 
 

@@ -118,9 +118,9 @@ def choose_tier(asked: str, known: Identity | None, offer: Offer, policy: Policy
             tier, reason = Tier(asked), "as asked"
             if decision.tier is None or (tier is Tier.HIGH and decision.tier is Tier.LOW and torch_here):
                 log.warning("tier %s as asked, though %s", tier, decision.reason)
-    if known is None and unknown_code and offer.spec.warmup.trains(tier):
+    if known is None and unknown_code and any(phase.back_propagates(tier) for phase in offer.spec.phases):
         raise Final(unknown_code)
-    if not has_torch() and (refusal := torchless(tier, offer.spec.warmup)):
+    if not has_torch() and (refusal := torchless(tier, *offer.spec.phases)):
         raise Final(refusal)
     return tier, reason
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.client.faults import Stopped
-from zowarmup.common.methods import zeroth_order_method
 from zowarmup.common.methods.protocol import Evaluated
 from zowarmup.common.phases import ZerothOrder
 from zowarmup.common.replica import Replica
@@ -62,8 +61,8 @@ class Prober:
 
     def contribute(self, replica: Replica, work: Work) -> Scalars:
         """The scalars for a round; the replica is afterwards as it was. Raises ValueError where one is not finite."""
-        method = zeroth_order_method(self._spec.slowed(work.rate_factor), self._layout, self._pool_seed)
-        return method.contribute(self._program.load(replica.weights), replica.grid, self, len(self._dataset), work)
+        algorithm = self._spec.slowed(work.rate_factor).algorithm(self._layout, self._pool_seed)
+        return algorithm.contribute(self._program.load(replica.weights), replica.grid, self, len(self._dataset), work)
 
     def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> Evaluated:
         """The summed loss of some examples at the weights as they are now and, where asked for, the summed gradient of

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from zowarmup.client.faults import Final, Stopped
 from zowarmup.common import models
 from zowarmup.common.layout import Layout, digest
-from zowarmup.common.methods import warm_up_method
-from zowarmup.common.methods.protocol import Algorithm
+from zowarmup.common.methods import algorithm_of
+from zowarmup.common.methods.protocol import Algorithm, LocalTraining
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import ClientSpec
 from zowarmup.common.submodel import Submodel
@@ -39,7 +39,6 @@ class Trainer:
     ) -> None:
         torch.set_num_threads(threads)
         self._spec, self._layout, self._dataset, self._stop, self._tier = spec, layout, dataset, stop, tier
-        self._method = warm_up_method(spec.warmup, layout)
         self._modules: dict[Submodel | None, torch.nn.Module] = {}
 
     def over(self, dataset: Dataset, tier: Tier) -> Self:
@@ -51,34 +50,47 @@ class Trainer:
     def contribute(self, replica: Replica, work: Work) -> tuple[Delta, memoryview]:
         """Train what this tier trains, from the replica's weights, which stay as they are; the delta and its bytes,
         little-endian float32. Raises Diverging where training does."""
-        part = self._method.submodel(self._tier)
+        algorithm = self._algorithm(work)
+        part, training = algorithm.submodel(self._tier), algorithm.training
+        if training is None:
+            raise ValueError(f"round {work.round} is no round of training")
+        delta, loss = self.train(replica, part, training, work.seed)
+        return Delta(work.round, digest(delta).hex(), len(self._dataset.labels), loss), delta.data.cast("B")
+
+    def train(
+        self, replica: Replica, part: Submodel | None, training: LocalTraining, seed: int
+    ) -> tuple[NDArray[np.float32], float]:
+        """The delta of a part of the model (None: all of it), a flat float32 vector, and the mean loss of the last epoch, nats
+        per example. Raises Diverging where training does."""
         layout = part.layout if part else self._layout
         start = part.take(replica.weights) if part else replica.weights
         module = self._module(part)
         models.load_into(module, layout, start)
-        spec, batches = self._spec.warmup.slowed(work.rate_factor), _Varied(self._dataset, self._stop, work.seed)
+        batches = _Varied(self._dataset, self._stop, seed)
         try:
-            loss = train_locally(module, batches, epochs=spec.epochs, batch=spec.batch, rate=spec.rate, seed=work.seed)
+            loss = train_locally(module, batches, **training._asdict(), seed=seed)
             delta = models.flatten(module, layout)
             delta -= start
             if not (delta.min() > -LARGEST_DELTA and delta.max() < LARGEST_DELTA):  # NaN is neither
                 raise Diverging(f"a weight moves by {LARGEST_DELTA:g} or more")
         except Diverging as error:
             raise Diverging(
-                f"local training diverges, {error}: warmup.rate ({spec.rate:g}) is too high; "
+                f"local training diverges, {error}: warmup.rate ({training.rate:g}) is too high; "
                 "begin another run with a lower one"
             ) from None
-        content = delta.data.cast("B")
-        return Delta(work.round, digest(delta).hex(), len(self._dataset.labels), loss), content
+        return delta, loss
 
-    def project(self, replica: Replica, work: Work, method: Algorithm) -> Scalars:
+    def project(self, replica: Replica, work: Work) -> Scalars:
         """The scalars of a zeroth-order round, from the exact gradient at the replica's weights, which stay as they
         are. Raises ValueError where one is not finite."""
         module = self._module(None)
         models.load_into(module, self._layout, replica.weights)
         parameters, batches = models.trainable(module, self._layout), _Watched(self._dataset, self._stop)
         micro_batch = self._spec.zeroth_order.micro_batch
-        return method.project(mean_gradient(module, parameters, batches, micro_batch), work)
+        return self._algorithm(work).project(mean_gradient(module, parameters, batches, micro_batch), work)
+
+    def _algorithm(self, work: Work) -> Algorithm:
+        return algorithm_of(self._spec, work.phase, self._layout, self._spec.pool_seed, work.rate_factor)
 
     def _module(self, part: Submodel | None) -> torch.nn.Module:
         """The module that trains a part of the model or all of it; built when it is first asked for."""

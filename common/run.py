@@ -12,6 +12,7 @@ from typing import Literal, Self
 
 from zowarmup.common.addresses import host_and_port
 from zowarmup.common.data_card import DataCard
+from zowarmup.common.methods import SECTIONS, settings_class
 from zowarmup.common.phases import Rounds, WarmUp, ZerothOrder, require
 from zowarmup.common.strict import strictly
 
@@ -183,20 +184,9 @@ class RunFile:
         require(0 < len(self.name) <= 64 and self.name.isprintable(), "name", self.name, "1 to 64 printable characters")
         require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 to 2^63 - 1")
         require(self.draws in ("secret", "seed"), "draws", self.draws, '"secret" or "seed"')
-        method = self.warmup.method
-        if self.zeroth_order.high_tier == "fedavg":
-            require(method == "fedavg", "warmup.method", method, '"fedavg" with zeroth_order.high_tier = "fedavg"')
-        if method == "heterofl":
-            _check_half_width(self.model)
-
-
-def _check_half_width(model: Model) -> None:
-    only = 'with warmup.method = "heterofl"'
-    known = model.name in ("mlp", "cnn", "cnn1d", "resnet18")
-    allowed = f'"mlp", "cnn", "cnn1d" or "resnet18" {only}: of no other is a half-width part known'
-    require(known, "model.name", model.name, allowed)
-    static = model.name != "resnet18" or model.norm == "group"
-    require(static, "model.norm", model.norm, f'"group" {only}: the two widths would not share BatchNorm\'s statistics')
+        self.warmup.check_model(self.model.name, self.model.norm)
+        self.zeroth_order.check_model(self.model.name, self.model.norm)
+        self.zeroth_order.check_warm_up(self.warmup)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,6 +199,11 @@ class ClientSpec:
     warmup: WarmUp
     zeroth_order: ZerothOrder
     pool_seed: int = 0
+
+    @property
+    def phases(self) -> tuple[Rounds, ...]:
+        """The settings of the run's phases, in their order."""
+        return self.warmup, self.zeroth_order
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -248,5 +243,15 @@ class ClientSpec:
         if not isinstance(seed, str) or not re.fullmatch(r"[0-9]{1,20}", seed) or int(seed) >= 1 << 64:
             raise ValueError(f"run spec: pool_seed = {ascii(seed)[:60]}: must be a string of digits below 2^64")
         # The card has these, too; they are said again for clients that read no more of it.
-        rest = {name: value for name, value in raw.items() if name not in ("input_shape", "classes")}
-        return strictly(cls, {**rest, "pool_seed": int(seed)}, "run spec")
+        rest = {name: value for name, value in raw.items() if name not in ("input_shape", "classes", *SECTIONS)}
+        made = {section: _settings(section, raw[section]) for section in SECTIONS if section in raw}
+        return strictly(cls, {**rest, "pool_seed": int(seed)}, "run spec", made)
+
+
+def _settings(section: str, raw: object) -> WarmUp | ZerothOrder:
+    """The settings of a section, of the class that its `method` names."""
+    try:
+        cls = settings_class(section, raw.get("method") if isinstance(raw, dict) else None)
+    except ValueError as error:
+        raise ValueError(f"run spec: {section}: {error}") from None
+    return strictly(cls, raw, f"run spec: {section}")

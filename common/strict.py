@@ -14,27 +14,33 @@ _PLAIN = {int: "a whole number", str: "a text", bool: "true or false"}
 LONGEST_SHOWN = 60
 
 
-def strictly(cls: type[_T], raw: object, what: str) -> _T:
+def strictly(cls: type[_T], raw: object, what: str, made: Mapping[str, object] | None = None) -> _T:
     """An object of a dataclass from what its JSON says.
 
     Args:
         cls: its fields are int, float, str, bool, Literal, tuples of one type, dataclasses, or one of these or None.
         raw: decoded JSON.
         what: how the sentence begins, such as "run spec".
+        made: fields that are there already, and so not in `raw`.
 
     Raises:
         ValueError: a field is unknown, missing or of another type, or the object refuses itself.
     """
     if not isinstance(raw, Mapping):
         raise ValueError(f"{what}: {_shown(raw)} is not an object")  # noqa: TRY004
-    kinds = get_type_hints(cls)
+    kinds, made = get_type_hints(cls), made or {}
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     if unknown := set(raw) - set(known):
         raise ValueError(f"{what}: {cls.__name__} has no field {_shown(min(unknown, key=str))}")
     for field in known.values():
-        if field.name not in raw and field.default is MISSING and field.default_factory is MISSING:
+        if (
+            field.name not in raw
+            and field.name not in made
+            and field.default is MISSING
+            and field.default_factory is MISSING
+        ):
             raise ValueError(f"{what}: {field.name!r} is missing")
-    return cls(**{name: _value(kinds[name], value, name, what) for name, value in raw.items()})
+    return cls(**{name: _value(kinds[name], value, name, what) for name, value in raw.items()}, **made)
 
 
 def _value(kind: Any, raw: object, name: str, what: str) -> Any:

@@ -24,6 +24,15 @@ class Tier(StrEnum):
     LOW = "low"
 
 
+class Computation(StrEnum):
+    """What a client computes in a round: local training, of which a delta goes up; one gradient by back-propagation, or
+    forward passes alone, of which scalars go up."""
+
+    TRAINING = "training"
+    GRADIENT = "gradient"
+    FORWARD = "forward"
+
+
 class Phase(StrEnum):
     """Where a run is. The pivot lies between the first two."""
 

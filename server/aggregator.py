@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.grid import Grid, HeadroomExceeded
-from zowarmup.common.methods.protocol import Aggregate, Algorithm, Start, Trained, Update
+from zowarmup.common.methods.protocol import Aggregate, Start, Trained, Update
 from zowarmup.common.methods.vector import length
 from zowarmup.common.replica import Replica
 from zowarmup.common.steps import Step, apply_steps
@@ -75,7 +75,7 @@ class Aggregator:
             return Combined(replica.digest().hex(), None, found, optimiser.kept)
         if found.clipped_scalars:
             log.info("round %d: %d outlying scalars are clipped", closed.number, found.clipped_scalars)
-        return self._stepped(algorithm, found)
+        return self._stepped(found, state.rules.steps_locally)
 
     def _trained(self, closed: Round) -> list[Trained]:
         """The round's deltas, in ascending order of client; exact norms are found together, by all threads."""
@@ -104,11 +104,11 @@ class Aggregator:
             raise HeadroomExceeded("the mean of the deltas is beyond what float32 holds")
         return settle_on_grid(moved, layout, self._pieces.map), moved
 
-    def _stepped(self, algorithm: Algorithm, found: Aggregate) -> Combined:
+    def _stepped(self, found: Aggregate, steps_locally: bool) -> Combined:
         replica = self._replica
         steps: tuple[Step, ...] | None = None
         try:
-            self._check_room(algorithm.steps_locally)
+            self._check_room(steps_locally)
             steps = found.steps(replica.grid)
             apply_steps(replica.weights, replica.grid, steps)
         except HeadroomExceeded as error:

@@ -47,7 +47,7 @@ class Left:
         made = [known for number, known in archive.history.versions.items() if 0 < number <= version]
         done = sum(known.round > 0 and pivot is not None and known.version > pivot for known in made)
         rate = spec.rate * archive.state.progress.factor_after(sum(known.round == 0 for known in made))
-        return cls(rate, rate if spec.step == "raw" else rate * (1 - done / max(1, spec.rounds)), done, spec.step)
+        return cls(rate, spec.annealed(rate, done), done, spec.step)
 
     @property
     def advised(self) -> float:

@@ -103,11 +103,10 @@ def work_for(state: State, client: str, now: float) -> Work | None:
     current = state.current
     if current is None or current.closed or client not in current.seeds or client in current.contributions:
         return None
-    done = state.rounds_done if state.run_file.zeroth_order.steps_locally and state.phase is Phase.ZEROTH_ORDER else 0
-    left_s, phase = max(0.0, current.deadline - now), state.work_of(client)
-    moves = phase is Phase.WARM_UP or state.run_file.zeroth_order.steps_locally
-    factor = state.progress.rate_factor if moves else 1.0
-    return Work(current.number, phase, current.version, current.seeds[client], left_s, done, factor)
+    left_s, stepping = max(0.0, current.deadline - now), state.rules.steps_locally
+    done = state.rounds_done if stepping else 0
+    factor = state.progress.rate_factor if stepping or state.trains(client) else 1.0
+    return Work(current.number, current.phase, current.version, current.seeds[client], left_s, done, factor)
 
 
 def _settle(state: State, now: float) -> ev.Event | None:

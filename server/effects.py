@@ -78,11 +78,7 @@ class Effects:
         state = self._coordinator.state
         current = state.current
         uploads = uploads_of(current).values()
-        resumable = (
-            current is not None
-            and not current.closed
-            and any(state.work_of(client) is Phase.WARM_UP for client in current.seeds)
-        )
+        resumable = current is not None and not current.closed and any(map(state.trains, current.seeds))
         self._held |= state.snapshot_blobs
         named = {state.program.sha256, *state.snapshot_blobs}
         with self._housekeeping.attempt("remove what an earlier stop left half done"):

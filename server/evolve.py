@@ -316,9 +316,7 @@ def _at_version(state: State, event: ev.Committed | ev.RolledBack) -> State:
     """The state with the model at the event's version."""
     if event.version != state.version + 1:
         raise ValueError(f"version {event.version} committed after {state.version}")
-    signs = sum(len(step.ticks) * (step.block.stop - step.block.start) for step in event.steps)
-    if state.run_file.zeroth_order.pool:
-        signs = 0  # all that is replayed adds up to one step along the pool, whatever the number of commits
+    signs = state.run_file.zeroth_order.replay_signs(event.steps)
     return replace(
         state,
         version=event.version,

@@ -51,7 +51,7 @@ class History:
         self.commits: dict[int, bytes] = {}
         self.tally = Tally()
         self.participations = Participations(self._digest_of)
-        self._pooled = False
+        self._mergeable = False
         self.traffic = TrafficLog()
         self.disagreements = 0
         self._layout: Layout | None = None
@@ -70,7 +70,7 @@ class History:
         match event:
             case ev.RunCreated():
                 self._layout = Layout.from_json(event.program.layout)
-                self._pooled = event.run_file.zeroth_order.pool > 0
+                self._mergeable = event.run_file.zeroth_order.commits_merge
                 first = event.initial
                 self.versions[first.version] = Version(first.version, 0, self._phase, first.digest, 0, at)
             case ev.RoundOpened():
@@ -135,9 +135,9 @@ class History:
         return CatchUp(snapshot, tuple(after), fetch_bytes, reason)
 
     def _short(self, version: int, present: int) -> list[bytes] | None:
-        """What leads from a version to the present one; where steps are along a pool of directions, in one commit."""
+        """What leads from a version to the present one; in one commit where they merge."""
         path = self._path(version, present)
-        if path is None or len(path) < 2 or not self._pooled or self._layout is None:
+        if path is None or len(path) < 2 or not self._mergeable or self._layout is None:
             return path
         commits = [decode_commit(data, self._layout) for data in path]
         steps = tuple(merged([step for commit in commits for step in commit.steps]))

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from zowarmup.common.system.given_file import require_regular
 from zowarmup.server import events as ev
+from zowarmup.server import schemas  # noqa: F401  (how algorithms' settings are read)
 
 FORMAT = 2
 # A model that diverges has an infinite loss, or none: JSON has no word for these but as strings.

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.layout import digest
-from zowarmup.common.run import ClientSpec, Rounds, RunFile
+from zowarmup.common.run import ClientSpec, RunFile
 from zowarmup.common.system.folders import OpenFolder, make_private, strangers
 from zowarmup.common.system.given_file import open_lock
+from zowarmup.common.work import Computation, Tier
 from zowarmup.data import DataError, Dataset
 from zowarmup.data.card import absence, card_of, fitted
 from zowarmup.server import commands as cmd
@@ -153,7 +154,7 @@ def open_run(
     if said := advice(run_file):
         log.warning("%s", said)
     _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])
-    if prepared.layout.head is None and run_file.zeroth_order.head_projections:
+    if prepared.layout.head is None and any(run_file.zeroth_order.computation(t) is Computation.FORWARD for t in Tier):
         log.info("this model does not end in a linear classifier: clients will probe every parameter")
     return state, history
 
@@ -173,29 +174,24 @@ def _evaluation_data(run_file: RunFile) -> str:
 
 
 def _warn_of_divergence(run_file: RunFile, weights: NDArray[np.float32]) -> None:
-    """A normalised step moves each weight by about rate / sqrt(directions a round), Adam's by about rate, whatever the
-    model: too much for one with small weights, such as a deep one."""
+    """Where a step is as long whatever the model, it is too long for one with small weights, such as a deep one."""
     phase = run_file.zeroth_order
-    directions = phase.probes if phase.method == "decomfl" else phase.clients_per_round * phase.probes
-    move = phase.rate if phase.step == "adam" else phase.rate / math.sqrt(directions)
+    move = phase.first_move
     usual = math.sqrt(np.mean(np.square(weights, dtype=np.float64)))
-    if phase.rounds and phase.step != "raw" and move > usual:
+    if phase.rounds and move > usual:
         log.warning(
-            "zeroth_order.rate = %g moves each weight by about %.2g in the first round, and their usual size is %.2g: "
-            "the model will probably be lost; a rate of %.1g or less is worth trying",
-            phase.rate,
+            "the first zeroth-order round moves each weight by about %.2g, and their usual size is %.2g: the model will "
+            "probably be lost; %.1g times zeroth_order.rate or less is worth trying",
             move,
             usual,
-            phase.rate * usual / move / 4,
+            usual / move / 4,
         )
 
 
 def spool_bytes(run_file: RunFile, state: State) -> int:
     """The quota for uploads. Raises StartError where one round's do not fit."""
-    sections: list[Rounds] = [run_file.warmup]
-    if run_file.zeroth_order.high_tier == "fedavg":
-        sections.append(run_file.zeroth_order)
-    drawn = max((-(-r.clients_per_round * (1 + r.over_selection) // 1) for r in sections if r.rounds), default=0)
+    sections = [r for r in (run_file.warmup, run_file.zeroth_order) if any(map(r.trains, Tier))]
+    drawn = max((-(-r.clients_per_round * (1 + r.over_selection) // 1) for r in sections), default=0)
     needed_mb = -(-int(drawn) * 4 * state.layout.size // (1 << 20))
     if needed_mb > run_file.server.spool_mb:
         raise StartError(

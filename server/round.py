@@ -18,7 +18,6 @@ A round that is closed is combined; where that comes to nothing it is abandoned,
 import math
 from collections.abc import Iterable
 
-from zowarmup.common.work import Phase
 from zowarmup.server import events as ev
 from zowarmup.server.deadlines import lasts
 from zowarmup.server.resting import draw, opens_in_s
@@ -43,7 +42,7 @@ def open_round(state: State, now: float) -> ev.Event | None:
     drawn = math.ceil(rules.clients_per_round * (1 + rules.over_selection) - 1e-9)
     participants = draw(state, number, drawn, now)
     drawn_seeds = state.draws.seeds(number, len(participants))
-    if state.phase is Phase.ZEROTH_ORDER and state.zeroth_order.shared_seeds:
+    if rules.shared_directions:
         drawn_seeds = drawn_seeds[:1] * len(participants)
     lasts_s, reason = lasts(state, participants)
     return ev.RoundOpened(

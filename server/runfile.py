@@ -8,10 +8,12 @@ from typing import Any, get_args, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from zowarmup.common import run
+from zowarmup.common.methods import SECTIONS, settings_class
 from zowarmup.common.system.toml_file import TomlError, read_toml
+from zowarmup.server import schemas  # noqa: F401  (how algorithms' settings are read)
 from zowarmup.server.continuation import ContinuationError, carried_on
 
-_SECTIONS = (run.Model, run.WarmUp, run.ZerothOrder, run.Evaluation, run.Guard, run.Server, run.RunFile)
+_SECTIONS = (run.Model, run.Evaluation, run.Guard, run.Server, run.RunFile)
 for _section in _SECTIONS:
     with_config(ConfigDict(extra="forbid"))(_section)
 _ADAPTER = TypeAdapter(run.RunFile)
@@ -61,7 +63,7 @@ def differences(ledger: run.RunFile, file: run.RunFile) -> list[str]:
             told += [
                 f"{name}.{key} is {now[name][key]!r}, the run began with {old!r}"
                 for key, old in value.items()
-                if now[name][key] != old
+                if key in now[name] and now[name][key] != old
             ]
         else:
             told.append(f"{name} is {now[name]!r}, the run began with {value!r}")
@@ -73,9 +75,10 @@ def _sentence(error: dict[str, Any], raw: dict[str, Any]) -> str:
     field = ".".join(location)
     match error["type"]:
         case "unexpected_keyword_argument":
-            return f"{field} is not a setting; allowed here: {', '.join(_allowed(location[:-1]))}"
+            of = _method(location[:-1], raw)
+            return f"{field} is not a setting{of}; allowed here: {', '.join(_allowed(location[:-1], raw))}"
         case "missing" | "missing_argument":
-            return f"{field} is missing{_REMEDIES.get(field) or _choices(location)}"
+            return f"{field} is missing{_REMEDIES.get(field) or _choices(location, raw)}"
         case "value_error":
             prefix = f"{field}." if field else ""
             return f"{prefix}{error['ctx']['error']}".replace(f"{field}.{field}.", f"{field}.")
@@ -88,16 +91,32 @@ def _sentence(error: dict[str, Any], raw: dict[str, Any]) -> str:
             return f"{field} = {given!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _allowed(location: list[str]) -> list[str]:
+def _method(location: list[str], raw: dict[str, Any]) -> str:
+    """' of method "fedavg"' in a section whose settings depend on that."""
+    if location not in (["warmup"], ["zeroth_order"]):
+        return ""
+    named = raw[location[0]].get("method") or next(iter(SECTIONS[location[0]]))
+    return f' of method "{named}"'
+
+
+def _allowed(location: list[str], raw: dict[str, Any]) -> list[str]:
     section: Any = run.RunFile
     for part in location:
-        section = get_type_hints(section)[part]
+        section = _class_of(section, part, raw)
     return [field.name for field in fields(section)]
 
 
-def _choices(location: list[str]) -> str:
+def _class_of(section: Any, part: str, raw: dict[str, Any]) -> Any:
+    """The type of a field of a section's; for an algorithm's settings, the class that their `method` names."""
+    found = get_type_hints(section).get(part)
+    if found in (run.WarmUp, run.ZerothOrder):
+        return settings_class(part, raw[part].get("method"))
+    return found
+
+
+def _choices(location: list[str], raw: dict[str, Any]) -> str:
     section: Any = run.RunFile
     for part in location:
-        section = get_type_hints(section).get(part)
+        section = _class_of(section, part, raw)
     choices = get_args(section)
     return f": one of {', '.join(map(repr, choices))}" if choices else ""

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from zowarmup.common.layout import Layout
-from zowarmup.common.methods import warm_up_method, zeroth_order_method
+from zowarmup.common.methods import algorithm_of
 from zowarmup.common.methods.protocol import Algorithm
 from zowarmup.common.run import Rounds, RunFile
-from zowarmup.common.work import Contribution, Phase, Tier
+from zowarmup.common.work import Computation, Contribution, Phase, Tier
 from zowarmup.server import events as ev
 from zowarmup.server.guard import Progress
 from zowarmup.server.plateau import Losses
@@ -155,42 +155,29 @@ class State:
         """How the present phase's rounds work."""
         return self.run_file.warmup if self.phase is Phase.WARM_UP else self.run_file.zeroth_order
 
-    @property
-    def warm_up(self) -> Algorithm:
-        """The warm-up's method, at the learning rate that it has now."""
-        return warm_up_method(self.run_file.warmup.slowed(self.progress.rate_factor), self.layout)
-
-    @property
-    def zeroth_order(self) -> Algorithm:
-        """The zeroth-order phase's method, at the learning rate that it has now."""
-        spec = self.run_file.zeroth_order.slowed(self.progress.rate_factor)
-        warmup = self.run_file.warmup.slowed(self.progress.rate_factor)
-        return zeroth_order_method(spec, self.layout, pool_seed(self.run_file.seed), warmup)
-
     def algorithm(self, phase: Phase) -> Algorithm:
-        """The one whose rounds a phase has."""
-        return self.warm_up if phase is Phase.WARM_UP else self.zeroth_order
+        """The one whose rounds a phase has, at the learning rate that it has now."""
+        run, factor = self.run_file, self.progress.rate_factor
+        return algorithm_of(run, phase, self.layout, pool_seed(run.seed), factor)
 
     @property
     def minimum(self) -> int:
         """How many eligible clients must be connected for a round to open."""
         return self.rules.minimum_clients or self.rules.clients_per_round
 
-    def work_of(self, client: str) -> Phase:
-        """The phase whose work a client does in this one's rounds: this one's, unless the high tier goes on training."""
-        training = self.run_file.zeroth_order.high_tier == "fedavg" and self.clients[client].tier is Tier.HIGH
-        return Phase.WARM_UP if training else self.phase
+    def trains(self, client: str) -> bool:
+        """Whether a client uploads a delta in the present phase's rounds."""
+        return self.rules.computation(self.clients[client].tier) is Computation.TRAINING
 
-    def delta_size(self, client: str) -> int:
-        """How many values a delta of that client has."""
-        part = self.warm_up.submodel(self.clients[client].tier)
-        return (part.layout if part else self.layout).size
+    def uplink_bytes(self, client: str) -> int:
+        """How many bytes the values have that a client contributes."""
+        known = self.clients[client]
+        return self.algorithm(self.phase).uplink_bytes(known.tier, known.examples)
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
-        """Whose clients the present phase can use: in the warm-up those that train, then everyone's (paper,
-        section 3)."""
-        return self.run_file.warmup.tiers if self.phase is Phase.WARM_UP else tuple(Tier)
+        """Whose clients the present phase can use."""
+        return self.rules.tiers
 
     @property
     def eligible(self) -> tuple[str, ...]:

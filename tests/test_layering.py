@@ -66,6 +66,7 @@ FILES = {
     "server/opening.py": rule("common data server", "numpy"),
     "server/building.py": rule("common server", "numpy", lazily="safetensors"),
     "server/continuation.py": rule("common server", lazily="safetensors"),
+    "server/schemas.py": rule("common", "pydantic pydantic_core"),
     "server/runfile.py": rule("common server", "pydantic"),
     "server/service": rule("common server", "grpc grpc_health grpc_reflection numpy"),
     "server/service/limits.py": rule("common server", "google grpc"),
@@ -92,7 +93,6 @@ FILES = {
     "client/accelerator.py": rule("common data client", "torch"),
     "client/trainer.py": rule("common data client", "numpy torch"),
     "cli/certificates.py": rule("common cli", "cryptography"),
-    "cli/experiment/cost.py": rule("common", pure=True),
     "cli/experiment/grid.py": rule("common server cli", pure=True),
     "cli/experiment/progress.py": rule("cli", pure=True),
     "cli/experiment/summary.py": rule("cli", pure=True),
@@ -116,7 +116,7 @@ STARTS = {
     "zowarmup.client.main": BARE,
     "zowarmup.cli.main": BARE,
     "zowarmup.server.command": BARE,
-    "zowarmup.server.main": BARE | words("grpc_health grpc_reflection prometheus_client pydantic"),
+    "zowarmup.server.main": BARE | words("grpc_health grpc_reflection prometheus_client pydantic pydantic_core"),
 }
 # Modules of the standard library that reach the network, the disk, the clock, other processes or global randomness.
 IMPURE = words(

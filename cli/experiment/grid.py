@@ -17,7 +17,9 @@ from typing import Any
 
 from zowarmup.cli.experiment.table import Method, Section, Table, slug
 from zowarmup.cli.failure import Usage
-from zowarmup.common.run import RunFile, WarmUp, ZerothOrder
+from zowarmup.common.methods.fedavg import FedAvgSettings
+from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
+from zowarmup.common.run import RunFile, WarmUp
 from zowarmup.common.work import Tier
 from zowarmup.server.runfile import RunFileError, run_file_of
 
@@ -218,15 +220,15 @@ def _divided(job: Job, table: Table) -> Job:
         draws=run.draws,
         model=run.model,
         warmup=run.warmup,
-        zeroth_order=ZerothOrder(rounds=0),
+        zeroth_order=ZOWarmUpSettings(rounds=0),
         evaluation=evaluation,
         guard=run.guard,
         server=run.server,
     )
     first = replace(job, run=training, shared=True)
     first = replace(first, name=f"warm-up-{job.high}of{job.clients}-{run.seed}-{first.fingerprint()[:10]}")
-    none = WarmUp(rounds=0)
-    if run.zeroth_order.high_tier == "fedavg":  # which trains as the warm-up does
+    none: WarmUp = FedAvgSettings(rounds=0)
+    if any(map(run.zeroth_order.trains, Tier)):  # as the warm-up does
         none = replace(run.warmup, rounds=0, pivot="rounds", patience=5, least_improvement=0.02)
     total = table.rounds if waits and run.warmup.rounds + run.zeroth_order.rounds == table.rounds else 0
     return replace(job, run=replace(run, warmup=none), after=first, total=total)

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from zowarmup.cli.experiment.cost import forwards
-from zowarmup.common.run import RunFile
-from zowarmup.common.work import Tier
+from zowarmup.common.layout import Layout
+from zowarmup.common.methods import algorithm_of
+from zowarmup.common.methods.protocol import Algorithm
+from zowarmup.common.work import Phase, Tier
 from zowarmup.server import events as ev
 
 
@@ -66,7 +67,8 @@ def outcome_of(events: Iterable[tuple[float, ev.Event]]) -> Outcome:
 
 class _Fold:
     def __init__(self) -> None:
-        self._run: RunFile | None = None
+        self._algorithms: dict[Phase, Algorithm] = {}
+        self._phase = Phase.WARM_UP
         self._began = self._digest = self._gave_up = ""
         self._members: dict[str, tuple[Tier, int]] = {}
         self._bytes: dict[tuple[str, str, str, str], int] = {}
@@ -79,13 +81,17 @@ class _Fold:
     def see(self, at: float, event: ev.Event) -> None:
         match event:
             case ev.RunCreated():
-                self._run, self._began, self._digest = event.run_file, event.initial.digest, event.initial.digest
+                self._began, self._digest = event.initial.digest, event.initial.digest
+                layout = Layout.from_json(event.program.layout)
+                self._algorithms = {
+                    phase: algorithm_of(event.run_file, phase, layout) for phase in (Phase.WARM_UP, Phase.ZEROTH_ORDER)
+                }
             case ev.ClientEnrolled():
                 self._members[event.client] = event.tier, event.examples
             case ev.RoundOpened():
-                self._opened = at
-            case ev.Contributed() if self._run is not None:
-                self._spent += forwards(self._run, *self._members[event.client], event.contribution)
+                self._opened, self._phase = at, event.phase
+            case ev.Contributed():
+                self._spent += self._algorithms[self._phase].forwards(*self._members[event.client])
             case ev.Committed():
                 self._seconds += at - self._opened
                 self._rounds, self._digest = event.version, event.digest

@@ -60,7 +60,7 @@ def row_of(cell: Cell, outcome: Outcome, first: Outcome | None) -> Row:
         accuracy_at_pivot=begun.accuracy if first is not None and begun is not None and begun.round == 0 else None,
         rounds=outcome.rounds + (first.rounds if first else 0),
         pivot=first.rounds if first else run.warmup.rounds,
-        probes=run.zeroth_order.probes if run.zeroth_order.rounds else 0,
+        probes=getattr(run.zeroth_order, "probes", 0) if run.zeroth_order.rounds else 0,
         uplink_bytes=outcome.uplink_bytes + (first.uplink_bytes if first else 0),
         downlink_bytes=outcome.downlink_bytes + (first.downlink_bytes if first else 0),
         client_forwards=outcome.client_forwards + (first.client_forwards if first else 0),

@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from zowarmup.cli.failure import Usage
+from zowarmup.common.methods import SECTIONS as SETTINGS
+from zowarmup.common.methods import settings_class
 from zowarmup.common.phases import require
 from zowarmup.common.system.toml_file import TomlError, read_toml
 
@@ -100,8 +102,26 @@ class Table:
         require(not wishes or self.tune is not None, "tune", None, f"given, since {', '.join(wishes)} tunes")
 
     def sections(self, method: Method) -> dict[str, Section]:
-        """The sections of a method's run file, its own settings over the table's."""
-        return {name: {**getattr(self, name), **getattr(method, name)} for name in SECTIONS}
+        """The sections of a method's run file, its own settings over the table's. Of the table's, it gets those that its
+        algorithm has."""
+        return {name: _together(name, getattr(self, name), getattr(method, name)) for name in SECTIONS}
+
+
+def _together(section: str, shared: Section, own: Section) -> Section:
+    together = {**shared, **own}
+    known = SETTINGS.get(section)
+    if known is None:
+        return together
+    try:
+        has = _names(settings_class(section, together.get("method")))
+    except ValueError:  # which the run file's reader says better
+        return together
+    others = frozenset[str]().union(*map(_names, known.values())) - has
+    return {name: value for name, value in together.items() if name in own or name not in others}
+
+
+def _names(settings: Any) -> frozenset[str]:
+    return frozenset(field.name for field in fields(settings))
 
 
 for _part in (Method, Tune, Table):

@@ -115,7 +115,7 @@ class Host:
         )
         offer = await ask(part.server, trusted, self._lookout, part.connect_timeout_s)
         tiers = {part.tier(number) for number in range(part.first, part.first + part.count)}
-        if not has_torch() and (refusal := next(filter(None, (torchless(t, offer.spec.warmup) for t in tiers)), "")):
+        if not has_torch() and (refusal := next(filter(None, (torchless(t, *offer.spec.phases) for t in tiers)), "")):
             raise Final(refusal)
         part.policy.require_snapshot(4 * offer.layout.size)
         part.policy.require_program(offer.program_bytes)

@@ -9,19 +9,30 @@ same from every client. The order of the clients plays no part in any of this.
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.layout import Block
 from zowarmup.common.methods.moves import Move
-from zowarmup.common.phases import Aggregation
+from zowarmup.common.phases import Weighting
 
 FEWEST_TO_TRIM = 3
 """Of fewer values none can be called an extreme."""
 
 
-def counted(examples: Sequence[int], spec: Aggregation) -> list[int]:
+class Trimming(Protocol):
+    """Settings that say how values are aggregated: "mean", "trimmed" (with `trim`) or "median"."""
+
+    @property
+    def aggregate(self) -> str: ...
+
+    @property
+    def trim(self) -> float: ...
+
+
+def counted(examples: Sequence[int], spec: Weighting) -> list[int]:
     """What each client of a round counts with in the mean.
 
     Args:
@@ -43,7 +54,7 @@ def counted(examples: Sequence[int], spec: Aggregation) -> list[int]:
     return [min(claim, limit) for claim in examples]
 
 
-def left_out(values: int, spec: Aggregation) -> int:
+def left_out(values: int, spec: Trimming) -> int:
     """How many of so many values the trimmed mean or the median leaves out at either end; 0 for the mean."""
     most = (values - 1) // 2 if values >= FEWEST_TO_TRIM else 0
     match spec.aggregate:
@@ -51,7 +62,7 @@ def left_out(values: int, spec: Aggregation) -> int:
             return 0
         case "median":
             return most
-        case "trimmed":
+        case _:
             return min(most, math.ceil(spec.trim * values - 1e-9))
 
 
@@ -74,7 +85,7 @@ def trimmed_mean(values: NDArray[np.float64], out: int) -> NDArray[np.float64]:
     return mean
 
 
-def trimmed_moves(each: Sequence[Sequence[Move]], spec: Aggregation) -> list[Move]:
+def trimmed_moves(each: Sequence[Sequence[Move]], spec: Trimming) -> list[Move]:
     """For each direction the trimmed mean, or the median, of how far the clients would move along it.
 
     Args:

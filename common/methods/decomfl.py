@@ -10,13 +10,34 @@ Seeds are those of a round in any other method, pairs of (seed, index): sums of 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from zowarmup.common.methods.zeroth_order import ZOWarmUp
+from zowarmup.common.layout import Layout
+from zowarmup.common.methods.zeroth_order import ZOWarmUp, ZOWarmUpSettings
+from zowarmup.common.phases import WarmUp, check_aggregate
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeComFLSettings(ZOWarmUpSettings):
+    """As ZOWarmUp's, but all clients of a round have the same directions, so commits do not grow with the fleet, and what
+    they send can be compared. `aggregate`: the weighted mean ("mean"); or direction by direction, without weights, the mean
+    of all values but the share `trim` at either end ("trimmed") or the median ("median")."""
+
+    shared_directions: ClassVar[bool] = True
+
+    method: Literal["decomfl"] = "decomfl"  # type: ignore[assignment]
+    aggregate: Literal["mean", "trimmed", "median"] = "mean"
+    trim: float = 0.25
+
+    def __post_init__(self) -> None:
+        ZOWarmUpSettings.__post_init__(self)
+        check_aggregate(self.weighting, self.aggregate, self.trim)
+
+    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "DeComFL":
+        return DeComFL(self, layout)
+
+
 class DeComFL(ZOWarmUp):
-    """`aggregate` adds up what lies along one direction, whoever sent it; shared seeds are all it takes."""
+    """`aggregate` adds up what lies along one direction, whoever sent it; shared directions are all it takes."""
 
-    shared_seeds: ClassVar[bool] = True
+    __slots__ = ()

@@ -9,8 +9,8 @@ lead the model away.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,24 @@ from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
 from zowarmup.common.methods import robust, rough
 from zowarmup.common.methods.aggregation import counted, left_out, trimmed_mean
-from zowarmup.common.methods.protocol import Aggregate, Forward, Part, Start, Trained, Update, Vectors, wrong_kind
+from zowarmup.common.methods.protocol import (
+    TRAINING_FORWARDS,
+    Aggregate,
+    Forward,
+    LocalTraining,
+    Part,
+    Start,
+    Trained,
+    Update,
+    Vectors,
+    wrong_kind,
+)
 from zowarmup.common.methods.rough import rough_length
 from zowarmup.common.methods.vector import PIECE, Vector, length
-from zowarmup.common.phases import WarmUp
+from zowarmup.common.phases import WarmUp, check_aggregate, require, require_clip
 from zowarmup.common.steps import Weights
 from zowarmup.common.submodel import Submodel
-from zowarmup.common.work import Contribution, Delta, Scalars, Tier, Work
+from zowarmup.common.work import Computation, Contribution, Delta, Scalars, Tier, Work
 
 LEAST_PIECE = 1 << 10
 """Where every client's values are held at once, a piece is shorter the more clients there are, down to this."""
@@ -33,15 +44,52 @@ Given = tuple[tuple[int, Vector], float]
 """What a client counts with, its delta, and the factor that its delta counts by."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FedAvgSettings(WarmUp):
+    """`epochs` of local SGD in batches of `batch` examples at `rate`; the server moves by `server_rate` times the aggregate
+    of the deltas, in which a delta longer than `clip` times the others' or than the model itself (`methods.robust`) is
+    scaled down to that (0: none is). `aggregate`: the weighted mean ("mean"); or coordinate by coordinate, without weights,
+    the mean of all values but the share `trim` at either end ("trimmed") or the median ("median").
+    """
+
+    method: Literal["fedavg"] = "fedavg"
+    epochs: int = 3
+    batch: int = 64
+    rate: float = 0.1
+    server_rate: float = 1.0
+    aggregate: Literal["mean", "trimmed", "median"] = "mean"
+    trim: float = 0.25
+    clip: float = 5.0
+
+    def __post_init__(self) -> None:
+        WarmUp.__post_init__(self)
+        check_aggregate(self.weighting, self.aggregate, self.trim)
+        require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        require(1 <= self.batch <= 65536, "batch", self.batch, "1 to 65536")
+        require(0 < self.rate <= 1000, "rate", self.rate, "above 0 and at most 1000")
+        require(0 < self.server_rate <= 1000, "server_rate", self.server_rate, "above 0 and at most 1000")
+        require_clip(self.clip)
+
+    def computation(self, tier: Tier) -> Computation | None:
+        return Computation.TRAINING if tier is Tier.HIGH else None
+
+    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "FedAvg":
+        return FedAvg(self, layout)
+
+    def slowed(self, factor: float) -> Self:
+        return self if factor == 1 else replace(self, rate=self.rate * factor)
+
+
 @dataclass(frozen=True, slots=True)
 class FedAvg:
     """The warm-up of one run, as the coordinator sees it; local training is `tasks.classification`."""
 
-    shared_seeds: ClassVar[bool] = False
-    steps_locally: ClassVar[bool] = False
-
-    spec: WarmUp
+    spec: FedAvgSettings
     layout: Layout
+
+    @property
+    def training(self) -> LocalTraining:
+        return LocalTraining(self.spec.epochs, self.spec.batch, self.spec.rate)
 
     @property
     def optimizer_values(self) -> int:
@@ -51,11 +99,18 @@ class FedAvg:
         """What a client of that tier trains and uploads; None: all of the model."""
         return None
 
-    def differentiates(self, tier: Tier) -> bool:
-        return False
-
     def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
         return 0, 0
+
+    def uplink_bytes(self, tier: Tier, examples: int) -> int:
+        part = self.submodel(tier)
+        return 4 * (part.layout if part else self.layout).size
+
+    def forwards(self, tier: Tier, examples: int) -> int:
+        return TRAINING_FORWARDS * self.spec.epochs * examples
+
+    def walks(self, tier: Tier, examples: int) -> int:
+        return 0
 
     def contribute(self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work) -> Scalars:
         raise ValueError(f"{self.spec.method}: a round of training is not answered by scalars")

@@ -12,20 +12,57 @@ at most, it probes everything, and all its clients probe; so no exact head and n
 """
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
+from zowarmup.common.layout import Layout
 from zowarmup.common.methods.probing import Probe
 from zowarmup.common.methods.protocol import Part
-from zowarmup.common.methods.zeroth_order import ZOWarmUp
+from zowarmup.common.methods.zeroth_order import ProbingSettings, ZOWarmUp, check_local_rate
 from zowarmup.common.permutation import words
+from zowarmup.common.phases import WarmUp, check_aggregate, require
 from zowarmup.common.steps import Direction
 
 _DRAWS = 1  # the stream of a work's seed that draws from the pool; stream 0 orders its examples
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FedKSeedSettings(ProbingSettings):
+    """A step of a client's own after each probe, at `local_rate` (0: `rate`), along one of the `pool` directions that the
+    whole run shares. `aggregate`: the weighted mean ("mean"); or direction by direction, without weights, the mean of all
+    values but the share `trim` at either end ("trimmed") or the median ("median")."""
+
+    commits_merge: ClassVar[bool] = True
+
+    method: Literal["fedkseed"] = "fedkseed"
+    pool: int
+    local_rate: float = 0.0
+    aggregate: Literal["mean", "trimmed", "median"] = "mean"
+    trim: float = 0.25
+
+    def __post_init__(self) -> None:
+        require(1 <= self.pool <= 4096, "pool", self.pool, "1 to 4096")
+        normal = self.directions == "gaussian"
+        require(not normal or self.pool <= 512, "pool", self.pool, 'at most 512 with directions = "gaussian"')
+        check_local_rate(self)
+        ProbingSettings.__post_init__(self)
+        check_aggregate(self.weighting, self.aggregate, self.trim)
+        enough = self.aggregate == "mean" or self.clients_per_round * self.probes >= 4 * self.pool
+        few = "so few that clients_per_round * probes is at least 4 times as many: fewer than 3 values of a direction"
+        require(enough, "pool", self.pool, f"{few} have no {self.aggregate} aggregate")
+
+    @property
+    def steps_locally(self) -> bool:
+        return True
+
+    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "FedKSeed":
+        return FedKSeed(self, layout, pool_seed)
 
 
 @dataclass(frozen=True, slots=True)
 class FedKSeed(ZOWarmUp):
     """`pool_seed`: the stream whose first `spec.pool` directions are the pool."""
 
+    spec: FedKSeedSettings
     pool_seed: int = 0
 
     def drawn(self, seed: int, count: int) -> list[int]:

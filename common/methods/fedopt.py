@@ -11,22 +11,53 @@ beginning with m = 0 and v = tau^2, without a correction for that, as there. Buf
 are float64, the moments are kept as float32.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.grid import HeadroomExceeded
-from zowarmup.common.methods.fedavg import FedAvg
+from zowarmup.common.layout import Layout
+from zowarmup.common.methods.fedavg import FedAvg, FedAvgSettings
 from zowarmup.common.methods.protocol import Vectors
 from zowarmup.common.methods.vector import Vector
+from zowarmup.common.phases import WarmUp, require
 
 Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FedOptSettings(FedAvgSettings):
+    """As FedAvg's, but the aggregate is the gradient which Adam or Yogi follows on the server, at `server_rate`, with
+    `beta1`, `beta2`, and `tau` for its epsilon."""
+
+    method: Literal["fedadam", "fedyogi"]  # type: ignore[assignment]
+    beta1: float = 0.9
+    beta2: float = 0.999
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        FedAvgSettings.__post_init__(self)
+        rate = self.server_rate
+        require(rate < 1, "server_rate", rate, f'below 1 with method "{self.method}": so far does each weight move')
+        for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
+            require(0 <= value < 1, name, value, "0 to below 1")
+        require(1e-12 <= self.tau <= 1, "tau", self.tau, "1e-12 to 1")
+
+    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "FedAdam":
+        return (FedAdam if self.method == "fedadam" else FedYogi)(self, layout)
+
+    def slowed(self, factor: float) -> Self:
+        """At `factor` times `server_rate`: the length of such a step does not depend on the clients' rate."""
+        return self if factor == 1 else replace(self, server_rate=self.server_rate * factor)
 
 
 @dataclass(frozen=True, slots=True)
 class FedAdam(FedAvg):
     """The warm-up by Adam on the server. Its optimizer state: m of all that is trained, and then v."""
+
+    spec: FedOptSettings
 
     @property
     def optimizer_values(self) -> int:

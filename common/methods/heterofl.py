@@ -9,20 +9,45 @@ example-weighted mean of those who hold it,
 and stays where nobody in the round does. A trimmed mean and a median are taken among those who hold it, too. A half-width model sums over half as many units, so its client scales what each
 layer reads from such by the width that is missing (`models.narrow`), and the global model is evaluated without. As there,
 every client trains on all the classes it has; its masked loss is not built, and its static BatchNorm is refused by
-`common.run`.
+`check_model`.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.common.layout import Layout
 from zowarmup.common.methods import robust, rough
-from zowarmup.common.methods.fedavg import FedAvg, Given
+from zowarmup.common.methods.fedavg import FedAvg, FedAvgSettings, Given
+from zowarmup.common.phases import WarmUp, require
 from zowarmup.common.submodel import Submodel, half_width
-from zowarmup.common.work import Tier
+from zowarmup.common.work import Computation, Tier
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeteroFLSettings(FedAvgSettings):
+    """As FedAvg's; the low tier trains too, a half-width part of the model."""
+
+    method: Literal["heterofl"] = "heterofl"  # type: ignore[assignment]
+
+    def computation(self, tier: Tier) -> Computation | None:
+        return Computation.TRAINING
+
+    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "HeteroFL":
+        return HeteroFL(self, layout)
+
+    def check_model(self, name: str, norm: str) -> None:
+        """Refuses models of which no half-width part is known."""
+        only = 'with warmup.method = "heterofl"'
+        known = name in ("mlp", "cnn", "cnn1d", "resnet18")
+        allowed = f'"mlp", "cnn", "cnn1d" or "resnet18" {only}: of no other is a half-width part known'
+        require(known, "model.name", name, allowed)
+        static = name != "resnet18" or norm == "group"
+        require(static, "model.norm", norm, f'"group" {only}: the two widths would not share BatchNorm\'s statistics')
 
 
 @dataclass(frozen=True, slots=True)

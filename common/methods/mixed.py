@@ -12,36 +12,80 @@ trained is ZOWarmUp's, one in which nobody probed is FedAvg's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.common.layout import Layout
 from zowarmup.common.methods.aggregation import counted
-from zowarmup.common.methods.fedavg import FedAvg
-from zowarmup.common.methods.protocol import Aggregate, Part, Start, Trained, Update, Vectors, wrong_kind
-from zowarmup.common.methods.zeroth_order import ZOWarmUp
-from zowarmup.common.phases import Aggregation
+from zowarmup.common.methods.fedavg import FedAvg, FedAvgSettings
+from zowarmup.common.methods.protocol import Aggregate, LocalTraining, Part, Start, Trained, Update, Vectors, wrong_kind
+from zowarmup.common.methods.zeroth_order import ProbingSettings, ZOWarmUp, check_local_steps
+from zowarmup.common.phases import WarmUp, Weighting, require
 from zowarmup.common.steps import apply_steps
 from zowarmup.common.submodel import Submodel
-from zowarmup.common.work import Contribution, Delta, Tier, Work
+from zowarmup.common.work import Computation, Contribution, Delta, Tier, Work
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixedSettings(ProbingSettings):
+    """As ZOWarmUp's, for the low tier; the high tier trains as the warm-up's settings say, which are FedAvg's."""
+
+    method: Literal["mixed"] = "mixed"
+    head_projections: int = 32
+    local_steps: int = 1
+    local_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_local_steps(self)
+        ProbingSettings.__post_init__(self)
+
+    def computation(self, tier: Tier) -> Computation | None:
+        return Computation.TRAINING if tier is Tier.HIGH else Computation.FORWARD
+
+    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "Mixed":
+        training = FedAvgSettings(rounds=0) if warmup is None else warmup
+        assert isinstance(training, FedAvgSettings)
+        return Mixed(self, layout, FedAvg(training, layout))
+
+    def check_warm_up(self, warmup: WarmUp) -> None:
+        allowed = '"fedavg" with zeroth_order.method = "mixed"'
+        require(type(warmup) is FedAvgSettings, "warmup.method", warmup.method, allowed)
 
 
 @dataclass(frozen=True, slots=True)
 class Mixed(ZOWarmUp):
-    """ZOWarmUp among the low tier, and `training`, as in the warm-up, among the high tier."""
+    """ZOWarmUp among the low tier, and `averaging`, as in the warm-up, among the high tier."""
 
-    training: FedAvg
+    averaging: FedAvg
+
+    @property
+    def training(self) -> LocalTraining:
+        return self.averaging.training
 
     def submodel(self, tier: Tier) -> Submodel | None:
-        return self.training.submodel(tier)
+        return self.averaging.submodel(tier)
+
+    def uplink_bytes(self, tier: Tier, examples: int) -> int:
+        return self._of(tier).uplink_bytes(tier, examples)
+
+    def forwards(self, tier: Tier, examples: int) -> int:
+        return self._of(tier).forwards(tier, examples)
+
+    def walks(self, tier: Tier, examples: int) -> int:
+        return self._of(tier).walks(tier, examples)
 
     def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
         if tier is Tier.HIGH and not isinstance(contribution, Delta):
             raise ValueError(f"{wrong_kind(contribution, work)} from the {tier} tier")
         if tier is Tier.HIGH:
-            self.training.check(work, tier, examples, contribution)
+            self.averaging.check(work, tier, examples, contribution)
         else:
             ZOWarmUp.check(self, work, tier, examples, contribution)
+
+    def _of(self, tier: Tier) -> FedAvg | ZOWarmUp:
+        return self.averaging if tier is Tier.HIGH else ZOWarmUp(self.spec, self.layout)
 
     def aggregate(self, start: Start, contributions: Sequence[Part | Trained]) -> Aggregate:
         """As ZOWarmUp's and FedAvg's, or the mean of what these two make."""
@@ -49,7 +93,7 @@ class Mixed(ZOWarmUp):
         parts = [given for given in contributions if isinstance(given, Part)]
         if not trained:
             return ZOWarmUp.aggregate(self, start, parts)
-        averaged = self.training.aggregate(start, trained)
+        averaged = self.averaging.aggregate(start, trained)
         assert averaged.update is not None
         if not parts:
             return averaged
@@ -78,7 +122,7 @@ class Mixed(ZOWarmUp):
         )
 
 
-def share_of_trained(trained: Sequence[int], probed: Sequence[int], spec: Aggregation) -> float:
+def share_of_trained(trained: Sequence[int], probed: Sequence[int], spec: Weighting) -> float:
     """What those who trained weigh against those who probed, each claiming so many examples: 0 to 1."""
     counts = counted([*trained, *probed], spec)
     return sum(counts[: len(trained)]) / sum(counts)

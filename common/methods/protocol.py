@@ -19,6 +19,8 @@ from zowarmup.common.steps import Step, Weights
 from zowarmup.common.submodel import Submodel
 from zowarmup.common.work import Contribution, Scalars, Tier, Work
 
+TRAINING_FORWARDS = 3
+"""Forward passes that a step of back-propagation counts for, on the same examples."""
 Moments = tuple[float, ...]
 """A server optimizer's state, where it is a few numbers: part of a commit's event."""
 
@@ -70,6 +72,14 @@ class Trained(NamedTuple):
     def length(self) -> float:
         """The Euclidean norm of the delta."""
         return self.exact_length() if self.exact_length else length(self.delta)
+
+
+class LocalTraining(NamedTuple):
+    """`epochs` passes of SGD over the local data, in batches of `batch` examples at the learning rate `rate`."""
+
+    epochs: int
+    batch: int
+    rate: float
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -138,16 +148,13 @@ class Aggregate:
 
 
 class Algorithm(Protocol):
-    """A way to train: what a client computes in a round, what is checked of it, and how contributions move the model."""
+    """A way to train: what a client computes in a round, what is checked of it, and how contributions move the model. A
+    client whose computation is TRAINING trains as `training` says, one whose is GRADIENT asks `project`, one whose is
+    FORWARD `contribute`."""
 
     @property
-    def shared_seeds(self) -> bool:
-        """Whether a round gives all its participants one seed."""
-        ...
-
-    @property
-    def steps_locally(self) -> bool:
-        """Whether a client moves its own replica between probes, and so has to know how far the run is."""
+    def training(self) -> LocalTraining | None:
+        """How those train whose computation is TRAINING."""
         ...
 
     @property
@@ -164,10 +171,6 @@ class Algorithm(Protocol):
         what they were when this returns or raises."""
         ...
 
-    def differentiates(self, tier: Tier) -> bool:
-        """Whether a client of that tier answers by `project`, from a gradient, and not by `contribute`."""
-        ...
-
     def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
         """How many probes and projections a client of that tier and so many examples sends."""
         ...
@@ -175,6 +178,19 @@ class Algorithm(Protocol):
     def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
         """The scalars of one round from the gradient of the mean local loss in all that is trainable: float64
         (layout.trainable,)."""
+        ...
+
+    def uplink_bytes(self, tier: Tier, examples: int) -> int:
+        """How many bytes the values of a contribution of a client of that tier and so many examples have."""
+        ...
+
+    def forwards(self, tier: Tier, examples: int) -> int:
+        """What such a contribution costs, in forward passes over an example; a step of back-propagation on an example counts
+        as TRAINING_FORWARDS."""
+        ...
+
+    def walks(self, tier: Tier, examples: int) -> int:
+        """How many times such a contribution goes through all parameters along a direction."""
         ...
 
     def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:

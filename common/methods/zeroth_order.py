@@ -25,7 +25,7 @@ mean every length is kept, and whoever combines the same contributions finds the
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,32 +40,177 @@ from zowarmup.common.methods.aggregation import counted, left_out, trimmed_moves
 from zowarmup.common.methods.moves import Move, held, steps_of
 from zowarmup.common.methods.probing import Probe, measure
 from zowarmup.common.methods.projection import as_float32, project
-from zowarmup.common.methods.protocol import Aggregate, Forward, Moments, Part, Start, Trained, wrong_kind
+from zowarmup.common.methods.protocol import (
+    TRAINING_FORWARDS,
+    Aggregate,
+    Forward,
+    LocalTraining,
+    Moments,
+    Part,
+    Start,
+    Trained,
+    wrong_kind,
+)
 from zowarmup.common.methods.vector import length
 from zowarmup.common.permutation import permutation
-from zowarmup.common.phases import ZerothOrder
+from zowarmup.common.phases import WarmUp, ZerothOrder, require, require_clip
 from zowarmup.common.steps import Direction, Step, Weights, apply_steps
 from zowarmup.common.submodel import Submodel
-from zowarmup.common.work import Contribution, Scalars, Tier, Work
+from zowarmup.common.work import Computation, Contribution, Scalars, Tier, Work
 
 FLAT, STEEPEST, STEEP = 2.0**-40, 2.0**12, 2.0**32
 """Slopes, nats per unit of weight. A root mean square below FLAT is what rounding leaves of a loss that does not change. A
 step that is not divided by it is as long, at most, as with STEEPEST. Beyond STEEP no loss is that anything is learnt from."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbingSettings(ZerothOrder):
+    """What all algorithms have that probe.
+
+    What a client computes: `probes` S directions a round, each on its own slice of the local data (`slices = "own"`) or
+    on the whole of it (`"whole"`, the paper's way); `directions`: random signs or, for the paper's ablation, near enough
+    normal variates. `eps`: a probe's length; `tau`: the paper's redundant scale of z (folded into eps and rate).
+
+    What moves the model: `step` "normalized" divides by the round's root-mean-square probe scalar and anneals `rate`
+    linearly to near zero; "raw" is the paper's; "adam" divides by what a running mean over the rounds, with `beta2`,
+    says that the estimate of a block's parameter is, so that `rate` is about how far each moves, and anneals. `clip`: a
+    client's scalars whose root mean square is beyond so many times that of the others (`methods.robust`) are scaled down to
+    it (0: none are).
+    """
+
+    directions: Literal["signs", "gaussian"] = "signs"
+    probes: int = 32
+    slices: Literal["own", "whole"] = "own"
+    eps: float = 1e-3
+    tau: float = 1.0
+    step: Literal["normalized", "raw", "adam"] = "normalized"
+    beta2: float = 0.99
+    clip: float = 2.5
+
+    def __post_init__(self) -> None:
+        ZerothOrder.__post_init__(self)
+        require(1 <= self.probes <= 4096, "probes", self.probes, "1 to 4096")
+        longest = self.local_steps * max(self.probes, self.head_projections)
+        normal = self.directions == "gaussian"
+        require(
+            not normal or longest <= 512, "probes", self.probes, 'at most 512 in a round with directions = "gaussian"'
+        )
+        require(0 < self.eps <= 1, "eps", self.eps, "above 0 and at most 1")
+        require(0 < self.tau <= 1000, "tau", self.tau, "above 0 and at most 1000")
+        require(0 <= self.beta2 < 1, "beta2", self.beta2, "0 to below 1")
+        if self.step == "adam":
+            require(not self.steps_locally, "step", self.step, "another one where clients take steps of their own")
+        else:
+            require(self.beta2 == 0.99, "beta2", self.beta2, f'0.99, the default, with step "{self.step}"')
+        require_clip(self.clip)
+
+    # What an algorithm does not have as a setting.
+    @property
+    def head_projections(self) -> int:
+        return 0
+
+    @property
+    def gradient_projections(self) -> int:
+        return 0
+
+    @property
+    def local_steps(self) -> int:
+        return 1
+
+    @property
+    def local_rate(self) -> float:
+        return 0.0
+
+    @property
+    def aggregate(self) -> str:
+        return "mean"
+
+    @property
+    def trim(self) -> float:
+        return 0.25
+
+    @property
+    def steps_locally(self) -> bool:
+        return self.local_steps > 1
+
+    def computation(self, tier: Tier) -> Computation | None:
+        return Computation.GRADIENT if tier is Tier.HIGH and self.gradient_projections else Computation.FORWARD
+
+    def slowed(self, factor: float) -> Self:
+        """At `factor` times the learning rate, that of clients' own steps included."""
+        if factor == 1:
+            return self
+        local: dict[str, Any] = {"local_rate": self.local_rate * factor} if self.local_rate else {}
+        return replace(self, rate=self.rate * factor, **local)
+
+    def largest_batch(self, examples: int) -> int:
+        longest = -(-examples // min(self.probes, examples)) if self.slices == "own" else examples
+        return min(self.micro_batch, longest)
+
+    def annealed(self, rate: float, done: int) -> float:
+        return rate if self.step == "raw" else rate * (1 - done / max(1, self.rounds))
+
+    @property
+    def first_move(self) -> float:
+        """A normalised step moves each weight by about rate / sqrt(directions a round), Adam's by about rate."""
+        directions = self.probes if self.shared_directions else self.clients_per_round * self.probes
+        return {"raw": 0.0, "adam": self.rate, "normalized": self.rate / math.sqrt(directions)}[self.step]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ZOWarmUpSettings(ProbingSettings):
+    """The paper's rounds; each client has directions of its own.
+
+    `head_projections` K exact projections of the head's gradient. With `gradient_projections` (0: none) a client of the
+    high tier does not probe, but back-propagates and sends so many exact projections of its gradient. `local_steps`: a
+    client probes so many times over, in between moving its own replica down what it has found at `local_rate` (0: `rate`),
+    and takes all of it back at the end.
+    """
+
+    method: Literal["zowarmup"] = "zowarmup"
+    head_projections: int = 32
+    gradient_projections: int = 0
+    local_steps: int = 1
+    local_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_local_steps(self)
+        ProbingSettings.__post_init__(self)
+        exact = self.gradient_projections
+        require(0 <= exact <= 4096, "gradient_projections", exact, "0 (off) to 4096")
+        single = self.local_steps == 1
+        require(single or not exact, "gradient_projections", exact, "0 with more than one of local_steps")
+
+    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "ZOWarmUp":
+        return ZOWarmUp(self, layout)
+
+
+def check_local_steps(spec: ProbingSettings) -> None:
+    """Raises ValueError naming the setting of the head's projections or of local steps that is wrong."""
+    require(0 <= spec.head_projections <= 4096, "head_projections", spec.head_projections, "0 to 4096")
+    require(1 <= spec.local_steps <= 1024, "local_steps", spec.local_steps, "1 to 1024")
+    longest = spec.local_steps * max(spec.probes, spec.head_projections)
+    require(longest <= 4096, "local_steps", spec.local_steps, "so few that there are at most 4096 scalars of a kind")
+    check_local_rate(spec)
+
+
+def check_local_rate(spec: ProbingSettings) -> None:
+    """Raises ValueError where the learning rate of local steps is wrong."""
+    require(0 <= spec.local_rate <= 1000, "local_rate", spec.local_rate, "0 (as rate) to 1000")
+    stepping = spec.steps_locally or not spec.local_rate
+    require(stepping, "local_rate", spec.local_rate, "0 where a client takes no steps of its own (local_steps = 1)")
+
+
 @dataclass(frozen=True, slots=True)
 class ZOWarmUp:
     """The method of one run: a client's part is `contribute`, the coordinator's `check` and `aggregate`."""
 
-    shared_seeds: ClassVar[bool] = False
-
-    spec: ZerothOrder
+    spec: ProbingSettings
     layout: Layout
 
     @property
-    def steps_locally(self) -> bool:
-        """Whether a client moves its own replica between probes, and so has to know how far the run is."""
-        return self.spec.steps_locally
+    def training(self) -> LocalTraining | None:
+        return None
 
     @property
     def optimizer_values(self) -> int:
@@ -87,15 +232,26 @@ class ZOWarmUp:
         """K, the number of projections of the head's gradient; 0 where the model has no such head."""
         return self.spec.head_projections if self.layout.head else 0
 
-    def differentiates(self, tier: Tier) -> bool:
-        """Whether a client of that tier answers by `project`, from a gradient, and not by `contribute`."""
-        return tier is Tier.HIGH and self.spec.gradient_projections > 0
-
     def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
         """How many probes and projections a client of that tier and so many examples sends."""
-        if self.differentiates(tier):
+        if self.spec.computation(tier) is Computation.GRADIENT:
             return self.spec.gradient_projections, self.projections()
         return self.spec.local_steps * self.probes(examples), self.spec.local_steps * self.projections()
+
+    def uplink_bytes(self, tier: Tier, examples: int) -> int:
+        return 4 * sum(self.counts(tier, examples))
+
+    def forwards(self, tier: Tier, examples: int) -> int:
+        if self.spec.computation(tier) is Computation.GRADIENT:
+            return TRAINING_FORWARDS * examples
+        sides = 2
+        passes = sides if self.spec.slices == "own" else sides * self.spec.probes
+        return self.spec.local_steps * passes * examples
+
+    def walks(self, tier: Tier, examples: int) -> int:
+        if self.spec.computation(tier) is Computation.GRADIENT:
+            return self.spec.gradient_projections
+        return self.spec.local_steps * (2 * self.probes(examples) + 1)
 
     def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
         """The scalars of one round from the gradient of the mean local loss in all that is trainable: float64
@@ -292,7 +448,7 @@ class ZOWarmUp:
         """The direction (seed, index) of each of a part's probes so far, and its weight in the estimate: the share of
         the local data that it speaks for. The weights of a local step add up to 1."""
         count = self.probes(part.examples)
-        if self.differentiates(part.tier):
+        if self.spec.computation(part.tier) is Computation.GRADIENT:
             weights = [1 / self.spec.gradient_projections] * self.spec.gradient_projections
         elif self.spec.slices == "whole":
             weights = [1 / count] * count

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from zowarmup.common.work import Phase, Work
+from zowarmup.common.work import Work
 from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.decide import another_round, work_for
@@ -180,12 +180,12 @@ class BulkCalls(services.CoordinatorServiceServicer):
         return name, client, self._traffic.call(context.peer(), client.tier, name)
 
     def _delta_bytes(self, client: str) -> int:
-        return 4 * self._coordinator.state.delta_size(client)
+        return self._coordinator.state.uplink_bytes(client)
 
     def _work(self, client: str) -> Work:
         state = self._coordinator.state
         work = work_for(state, client, self._coordinator.clock())
-        if work is None or work.phase is not Phase.WARM_UP:
+        if work is None or not state.trains(client):
             raise Rejected("not_assigned", f"{client} has no delta to upload in round {state.round}")
         return work
 

@@ -24,6 +24,7 @@ from numpy.random import Philox
 from numpy.typing import NDArray
 
 from tests import aggregating
+from tests.algorithms import zeroth_order_settings
 from zowarmup.client.commitlog import CommitLog
 from zowarmup.client.replica import LocalReplica
 from zowarmup.common.codec import decode_commit, encode_commit
@@ -33,7 +34,6 @@ from zowarmup.common.layout import Block, Head, Layout, Tensor, digest
 from zowarmup.common.methods.protocol import Part
 from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.replica import Replica
-from zowarmup.common.run import ZerothOrder
 from zowarmup.common.steps import Direction, Step, apply_steps, cross, perturb
 from zowarmup.common.work import Commit, Scalars
 
@@ -126,7 +126,7 @@ def probes() -> dict[str, Any]:
 def coordinator() -> dict[str, Any]:
     """Digests of the versions that fifty rounds of five clients make, by way of the wire; and of one that takes all
     fifty in one pass."""
-    method = ZOWarmUp(ZerothOrder(rounds=ROUNDS), LAYOUT)
+    method = ZOWarmUp(zeroth_order_settings(rounds=ROUNDS), LAYOUT)
     start = np.zeros(LAYOUT.size, np.float32)
     start[:] = GRID.quantise(numbers(2, LAYOUT.size) * np.float32(0.5))
     replica, wired = Replica(LAYOUT, GRID, start.copy(), 0), []

@@ -21,12 +21,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common import models
 from zowarmup.common.codec import tier_to_wire
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout, digest
 from zowarmup.common.models.export import export_program
-from zowarmup.common.run import PROTOCOL, ClientSpec, Model, WarmUp, ZerothOrder
+from zowarmup.common.run import PROTOCOL, ClientSpec, Model
 from zowarmup.common.work import Tier
 from zowarmup.data import load
 from zowarmup.data.card import card_of
@@ -54,8 +55,8 @@ def prepared(model: Model) -> Run:
     spec = ClientSpec(
         model=model,
         card=card_of(load("digits:test"), "digits:test"),
-        warmup=WarmUp(rounds=2, epochs=2, batch=16),
-        zeroth_order=ZerothOrder(rounds=3, probes=8, head_projections=4),
+        warmup=warmup_settings(rounds=2, epochs=2, batch=16),
+        zeroth_order=zeroth_order_settings(rounds=3, probes=8, head_projections=4),
     )
     module = models.build(model, spec.input_shape, spec.classes, 0)
     layout = models.describe(module, spec.input_shape)

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.client.conftest import DATA, Run, Scripted, Start, Talk, one_sentence
 from tests.client.hostile_programs import BYTES, CLASSES, HOSTILE, LAYOUT
 from zowarmup.common import codec
 from zowarmup.common.directions import lanes
 from zowarmup.common.grid import Grid
-from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
+from zowarmup.common.run import ClientSpec, Model
 from zowarmup.common.work import Phase, Work
 from zowarmup.data import load
 from zowarmup.data.card import card_of
@@ -26,8 +27,8 @@ def prying(program: bytes) -> Run:
     spec = ClientSpec(
         model=Model(name="mlp"),
         card=card_of(load("digits:test"), "digits:test"),
-        warmup=WarmUp(rounds=0),
-        zeroth_order=ZerothOrder(rounds=3, probes=BYTES, slices="whole", head_projections=0),
+        warmup=warmup_settings(rounds=0),
+        zeroth_order=zeroth_order_settings(rounds=3, probes=BYTES, slices="whole", head_projections=0),
     )
     return Run(spec, LAYOUT, program, np.zeros(BYTES, np.float32), Grid(23))
 

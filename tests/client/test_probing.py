@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tests import aggregating
+from tests.algorithms import changed
 from tests.client.conftest import DATA, Client, Run, Scripted, Start, Talk, enrolled_as, prepared
 from zowarmup.client.probe import Prober
 from zowarmup.common import codec
 from zowarmup.common.methods.protocol import Part
-from zowarmup.common.methods.zeroth_order import ZOWarmUp
 from zowarmup.common.program import Program
 from zowarmup.common.replica import Replica
 from zowarmup.common.run import Model
@@ -33,7 +33,7 @@ class Reference:
     def __init__(self, run: Run) -> None:
         self.run, self.data = run, load(DATA)
         self.replica = Replica(run.layout, run.grid, run.weights.copy(), 1)
-        self.method = ZOWarmUp(run.spec.zeroth_order, run.layout)
+        self.method = run.spec.zeroth_order.algorithm(run.layout)
         program = Program(run.program, run.layout, self.replica.weights)
         self.prober = Prober(run.spec.zeroth_order, self.replica, program, self.data, threading.Event())
 
@@ -51,7 +51,7 @@ class Reference:
 
 def test_work_at_a_lower_rate_is_probed_as_if_the_run_file_said_so(run: Run) -> None:
     """Where a client moves its own replica between probes, it has to know."""
-    stepping = replace(run.spec.zeroth_order, local_steps=2, rate=0.4)
+    stepping = changed(run.spec.zeroth_order, local_steps=2, rate=0.4)
     slow = replace(stepping, rate=0.1)
     made = []
     for spec, factor in ((stepping, 0.25), (slow, 1.0), (stepping, 1.0)):

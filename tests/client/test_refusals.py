@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
+from tests.algorithms import changed
 from tests.client.conftest import Scripted, Start, Talk, one_sentence
 
 WELCOME = {"epoch": 1, "phase": "PHASE_WARM_UP", "version": 0}
@@ -133,10 +134,10 @@ def test_a_device_without_torch_is_refused_where_its_tier_trains(
     (tmp_path / "bare" / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "bare"))
     run = scripted.run
-    trains = replace(run, spec=replace(run.spec, warmup=replace(run.spec.warmup, method="heterofl")))
+    trains = replace(run, spec=replace(run.spec, warmup=changed(run.spec.warmup, "heterofl")))
     sentence = (
-        'with warmup.method = "heterofl" the low tier trains too, which needs torch, and it is not installed: '
-        "pip install 'zowarmup[torch]', or have the run use another warmup.method"
+        'with method = "heterofl" the low tier trains too, which needs torch, and it is not installed: '
+        "pip install 'zowarmup[torch]', or have the run use another method"
     )
 
     async def scenario() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xxhash
 
+from tests.algorithms import changed
 from tests.client.conftest import DATA, Run, Scripted, Start, Talk, enrolled_as, one_sentence
 from zowarmup.client.trainer import Trainer
 from zowarmup.common import codec
@@ -33,7 +34,7 @@ def expected_delta(run: Run) -> tuple[bytes, float]:
 
 
 def test_work_at_a_lower_rate_is_trained_as_if_the_run_file_said_so(run: Run) -> None:
-    slow = replace(run.spec, warmup=replace(run.spec.warmup, rate=run.spec.warmup.rate / 4))
+    slow = replace(run.spec, warmup=changed(run.spec.warmup, rate=0.1 / 4))
     made = []
     for spec, work in ((run.spec, replace(TRAIN, rate_factor=0.25)), (slow, TRAIN), (run.spec, TRAIN)):
         trainer = Trainer(spec, run.layout, load(DATA), 1, threading.Event(), Tier.HIGH)
@@ -46,7 +47,7 @@ def test_work_at_a_lower_rate_is_trained_as_if_the_run_file_said_so(run: Run) ->
     [(1, r"a weight moves by 1\.04858e\+06 or more"), (1e25, r"the loss is (nan|inf) in local epoch 1")],
 )
 def test_local_training_that_diverges_names_the_rate_and_what_to_do(run: Run, scale: float, wrong: str) -> None:
-    spec = replace(run.spec, warmup=replace(run.spec.warmup, rate=1000.0, batch=32))
+    spec = replace(run.spec, warmup=changed(run.spec.warmup, rate=1000.0, batch=32))
     trainer = Trainer(spec, run.layout, load(DATA), 1, threading.Event(), Tier.HIGH)
     replica = Replica(run.layout, run.grid, run.weights * np.float32(scale), 1)
     advice = (
@@ -171,7 +172,7 @@ def test_training_stops_at_the_next_batch_when_the_process_is_told_to_end(
         await talk.say(work=codec.work_to_wire(TRAIN))
         await talk.end()
 
-    scripted.run = replace(run, spec=replace(run.spec, warmup=replace(run.spec.warmup, epochs=1_000_000)))
+    scripted.run = replace(run, spec=replace(run.spec, warmup=changed(run.spec.warmup, epochs=1_000_000)))
 
     async def scenario() -> None:
         scripted.parts = [part]

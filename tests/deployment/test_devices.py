@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.deployment.conftest import DEPLOY, REPOSITORY
 from tests.deployment.sandbox import settings
 from tests.e2e.conftest import Fleet
-from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, Server
 
 DEVICES = ("raspberry-pi", "jetson")
 SECRET = "zw1." + "A" * 43 + "."
@@ -22,8 +23,8 @@ LINE = f"ZOWARMUP_JOIN={SECRET} zowarmup-client --server pi.local:7070 --tier lo
 RUN = RunFile(
     name="drawer",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=0),
-    zeroth_order=ZerothOrder(rounds=3, clients_per_round=1, probes=4, head_projections=4),
+    warmup=warmup_settings(rounds=0),
+    zeroth_order=zeroth_order_settings(rounds=3, clients_per_round=1, probes=4, head_projections=4),
     server=Server(enrolment="invited"),
     evaluation=Evaluation(data="digits:test"),
 )

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.deployment.conftest import DEPLOY
 from tests.deployment.sandbox import settings, supported
 from tests.e2e.conftest import Fleet
 from zowarmup.cli.demo_settings import to_toml
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile
 
 SYSTEMD = DEPLOY / "systemd"
 UNITS = ("zowarmup-server.service", "zowarmup-client.service")
@@ -87,8 +88,10 @@ def test_a_run_under_the_units_limits(fleet: Callable[[], Fleet], tool: Callable
     run = RunFile(
         name="confined",
         model=Model(name="cnn"),
-        warmup=WarmUp(rounds=1, clients_per_round=1, epochs=1),
-        zeroth_order=ZerothOrder(rounds=4, clients_per_round=2, minimum_clients=2, probes=4, head_projections=4),
+        warmup=warmup_settings(rounds=1, clients_per_round=1, epochs=1),
+        zeroth_order=zeroth_order_settings(
+            rounds=4, clients_per_round=2, minimum_clients=2, probes=4, head_projections=4
+        ),
         evaluation=Evaluation(data="digits:test"),
     )
     high = tmp_path / "high.service"

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli import certificates
 from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
 from zowarmup.cli.demo_settings import to_toml
@@ -25,7 +26,7 @@ from zowarmup.cli.run_status import Status
 from zowarmup.cli.session import Session
 from zowarmup.client.trust import trust
 from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
-from zowarmup.common.run import PROTOCOL, Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import PROTOCOL, Evaluation, Model, RunFile, Server
 from zowarmup.server import events as ev
 from zowarmup.server.ledger import Ledger
 from zowarmup.v1 import coordinator_pb2 as wire
@@ -64,8 +65,8 @@ class House:
         run = RunFile(
             name="strangers",
             model=Model(name="mlp"),
-            warmup=WarmUp(rounds=0, clients_per_round=1),
-            zeroth_order=ZerothOrder(
+            warmup=warmup_settings(rounds=0, clients_per_round=1),
+            zeroth_order=zeroth_order_settings(
                 rounds=50, clients_per_round=2, quorum=1.0, deadline_s=600, probes=2, head_projections=1
             ),
             evaluation=Evaluation(data="digits:test", every=1000),

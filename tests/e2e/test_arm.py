@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from tests.algorithms import warmup_settings, zeroth_order_settings
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.server.archive import open_archive
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,8 +28,8 @@ RUN = RunFile(
     seed=5,
     draws="seed",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=WARM_UP_ROUNDS, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=1),
-    zeroth_order=ZerothOrder(
+    warmup=warmup_settings(rounds=WARM_UP_ROUNDS, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=1),
+    zeroth_order=zeroth_order_settings(
         rounds=ROUNDS, clients_per_round=3, quorum=1.0, learn_deadline=False, probes=9, head_projections=9
     ),
     evaluation=Evaluation(data="digits:test", every=100),

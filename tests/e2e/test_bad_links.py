@@ -6,23 +6,26 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.faults.proxy import Link
 from tests.patience import PATIENCE
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile
 
 # 11.2 M parameters: a delta of 45 MB.
 LARGE = RunFile(
     name="large",
     model=Model(name="resnet18"),
-    warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, deadline_s=600.0, epochs=1),
-    zeroth_order=ZerothOrder(rounds=0, clients_per_round=1),
+    warmup=warmup_settings(rounds=1, clients_per_round=1, quorum=1.0, deadline_s=600.0, epochs=1),
+    zeroth_order=zeroth_order_settings(rounds=0, clients_per_round=1),
     evaluation=Evaluation(data="digits:test", every=1000),
 )
 SMALL = RunFile(
     name="small",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0),
-    zeroth_order=ZerothOrder(rounds=400, clients_per_round=2, minimum_clients=1, quorum=0.5, deadline_s=600.0),
+    warmup=warmup_settings(rounds=1, clients_per_round=1, quorum=1.0),
+    zeroth_order=zeroth_order_settings(
+        rounds=400, clients_per_round=2, minimum_clients=1, quorum=0.5, deadline_s=600.0
+    ),
     evaluation=Evaluation(data="digits:test", every=1000),
 )
 DELTA_BYTES = 44_700_000

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import wait_until
 from tests.e2e.test_stopping import Stage
 from zowarmup.cli.demo_settings import to_toml
 from zowarmup.cli.session import Session
-from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server
 
 DEADLINE_S = 6.0
 SHIFTED = (
@@ -31,8 +32,8 @@ def test_a_round_ends_at_its_deadline_whatever_is_done_to_the_clock(tmp_path: Pa
     run = RunFile(
         name="clock",
         model=Model(name="mlp"),
-        warmup=WarmUp(rounds=0, clients_per_round=1),
-        zeroth_order=ZerothOrder(
+        warmup=warmup_settings(rounds=0, clients_per_round=1),
+        zeroth_order=zeroth_order_settings(
             rounds=100_000, clients_per_round=1, rate=0.01, deadline_s=DEADLINE_S, learn_deadline=False
         ),
         evaluation=Evaluation(data="digits:test", every=1000),

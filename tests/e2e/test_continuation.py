@@ -4,17 +4,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli.demo_settings import to_toml
 from zowarmup.cli.session import Session
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile
 
 FIRST = RunFile(
     name="first",
     seed=1,
     draws="seed",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=6, clients_per_round=1, quorum=1.0, learn_deadline=False),
-    zeroth_order=ZerothOrder(rounds=60, clients_per_round=4, quorum=1.0, learn_deadline=False, rate=0.5),
+    warmup=warmup_settings(rounds=6, clients_per_round=1, quorum=1.0, learn_deadline=False),
+    zeroth_order=zeroth_order_settings(rounds=60, clients_per_round=4, quorum=1.0, learn_deadline=False, rate=0.5),
     evaluation=Evaluation(data="digits:test", every=4),
 )
 NAMES = {"high-1": "high", "low-1": "low", "low-2": "low", "low-3": "low"}

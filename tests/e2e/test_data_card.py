@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from tests.algorithms import warmup_settings, zeroth_order_settings
+from zowarmup.common.run import Evaluation, Model, RunFile
 
 from .conftest import Fleet
 
 RUN = RunFile(
     name="animals",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=0),
-    zeroth_order=ZerothOrder(rounds=2, clients_per_round=1, minimum_clients=1, probes=2, head_projections=2),
+    warmup=warmup_settings(rounds=0),
+    zeroth_order=zeroth_order_settings(rounds=2, clients_per_round=1, minimum_clients=1, probes=2, head_projections=2),
     evaluation=Evaluation(data="set below"),
 )
 ANIMALS = ["chat", "école", "zèbre"]

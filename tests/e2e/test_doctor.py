@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli import certificates
 from zowarmup.cli.demo import free_port
-from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, Server
 
 from .conftest import Fleet, wait_until
 
@@ -28,8 +29,8 @@ doctor.time = types.SimpleNamespace(monotonic=time.monotonic, time=lambda: time.
 RUN = RunFile(
     name="digits",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=0),
-    zeroth_order=ZerothOrder(rounds=100_000, clients_per_round=1, minimum_clients=1),
+    warmup=warmup_settings(rounds=0),
+    zeroth_order=zeroth_order_settings(rounds=100_000, clients_per_round=1, minimum_clients=1),
     evaluation=Evaluation(data="digits:test"),
 )
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from tests.algorithms import warmup_settings, zeroth_order_settings
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.common.work import Phase
 
 CLIENTS = 6
@@ -18,8 +19,8 @@ RUN = RunFile(
     seed=5,
     draws="seed",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=2, clients_per_round=2, quorum=1.0, learn_deadline=False),
-    zeroth_order=ZerothOrder(
+    warmup=warmup_settings(rounds=2, clients_per_round=2, quorum=1.0, learn_deadline=False),
+    zeroth_order=zeroth_order_settings(
         rounds=6, clients_per_round=5, quorum=1.0, learn_deadline=False, probes=8, head_projections=4
     ),
     evaluation=Evaluation(data="digits:test", every=100),

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 
 import pytest
 
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from tests.algorithms import warmup_settings, zeroth_order_settings
+from zowarmup.common.run import Evaluation, Model, RunFile
 
 # Continuous integration has it, and fails without.
 pytestmark = pytest.mark.skipif(find_spec("ray") is None and not os.environ.get("CI"), reason="not installed: make ray")
@@ -17,8 +18,8 @@ RUN = RunFile(
     seed=5,
     draws="seed",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False),
-    zeroth_order=ZerothOrder(
+    warmup=warmup_settings(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False),
+    zeroth_order=zeroth_order_settings(
         rounds=4, clients_per_round=CLIENTS, quorum=1.0, learn_deadline=False, probes=4, head_projections=4
     ),
     evaluation=Evaluation(data="digits:test", every=100),

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import wait_until
-from zowarmup.common.run import Evaluation, Guard, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Guard, Model, RunFile
 from zowarmup.common.work import Phase
 from zowarmup.server.archive import open_archive
 from zowarmup.server.fsck import check
@@ -20,8 +21,8 @@ RUN = RunFile(
     seed=3,
     draws="seed",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=2, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=1),
-    zeroth_order=ZerothOrder(
+    warmup=warmup_settings(rounds=2, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=1),
+    zeroth_order=zeroth_order_settings(
         rounds=ROUNDS,
         clients_per_round=3,
         quorum=1.0,

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from tests.algorithms import changed, warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import wait_until
 from zowarmup.cli.run_status import payload
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.common.submodel import half_width
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server.archive import open_archive
@@ -21,8 +22,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "decomfl, local steps": {"method": "decomfl", "probes": 8, "head_projections": 4, "local_steps": 2, "rate": 0.05},
     "adam": {"probes": 8, "head_projections": 4, "step": "adam", "beta2": 0.9, "rate": 0.01},
     "gaussian": {"probes": 8, "head_projections": 4, "directions": "gaussian", "rate": 0.1},
-    "mixed": {"probes": 8, "head_projections": 4, "high_tier": "fedavg", "rate": 0.1},
-    "fedkseed": {"method": "fedkseed", "pool": 64, "probes": 8, "head_projections": 0, "step": "raw", "rate": 1e-4},
+    "mixed": {"probes": 8, "head_projections": 4, "method": "mixed", "rate": 0.1},
+    "fedkseed": {"method": "fedkseed", "pool": 64, "probes": 8, "step": "raw", "rate": 1e-4},
 }
 
 
@@ -33,8 +34,8 @@ def run_file(**settings: Any) -> RunFile:
         seed=3,
         draws="seed",
         model=Model(name="mlp"),
-        warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False),
-        zeroth_order=ZerothOrder(rounds=ROUNDS, **everyone, **settings),  # type: ignore[arg-type]
+        warmup=warmup_settings(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False),
+        zeroth_order=zeroth_order_settings(rounds=ROUNDS, **everyone, **settings),  # type: ignore[arg-type]
         evaluation=Evaluation(data="digits:test", every=1000),
     )
 
@@ -51,7 +52,7 @@ def test_a_method_moves_every_replica_alike(name: str, fleet: Callable[[], Any])
     assert status.version == 1 + ROUNDS
     archive = open_archive(mixed.data_dir)
     stepped = sorted(archive.history.commits)
-    if "high_tier" in settings:
+    if settings.get("method") == "mixed":
         assert stepped == [], "a mean of deltas is a snapshot"
         uploaded = payload(status.traffic, "up", Tier.HIGH, Phase.ZEROTH_ORDER, ("delta",))
         assert uploaded == pytest.approx(ROUNDS * 4 * archive.layout.size, rel=0.02)
@@ -80,7 +81,7 @@ def test_heterofl_trains_both_tiers_and_the_low_one_uploads_half(rounds: int, fl
     """A run of HeteroFL alone ends after its warm-up; with zeroth-order rounds it goes on with them."""
     both, trained = fleet(), 3
     plain = run_file(probes=8, head_projections=4)
-    warmup = replace(plain.warmup, method="heterofl", rounds=trained, clients_per_round=len(NAMES))
+    warmup = changed(plain.warmup, "heterofl", rounds=trained, clients_per_round=len(NAMES))
     both.lead(replace(plain, warmup=warmup, zeroth_order=replace(plain.zeroth_order, rounds=rounds)))
     for shard, (client, tier) in enumerate(NAMES.items(), 1):
         both.join(client, f"digits:{shard}/{len(NAMES)},alpha=1000", tier)

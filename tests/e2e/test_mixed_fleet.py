@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli.run_status import payload
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server.archive import open_archive
 
@@ -18,8 +19,8 @@ RUN = RunFile(
     seed=3,
     draws="seed",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=2, clients_per_round=1, quorum=1.0, learn_deadline=False),
-    zeroth_order=ZerothOrder(
+    warmup=warmup_settings(rounds=2, clients_per_round=1, quorum=1.0, learn_deadline=False),
+    zeroth_order=zeroth_order_settings(
         rounds=6, clients_per_round=4, quorum=1.0, learn_deadline=False, probes=8, head_projections=4
     ),
     evaluation=Evaluation(data="digits:test", every=100),
@@ -96,8 +97,10 @@ def test_resnet18_goes_the_whole_way(fleet: Callable, tmp_path: Path, norm: str)
     run = RunFile(
         name="resnet18",
         model=Model(name="resnet18", norm=norm),  # type: ignore[arg-type]
-        warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=1, batch=6, rate=0.01),
-        zeroth_order=ZerothOrder(
+        warmup=warmup_settings(
+            rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=1, batch=6, rate=0.01
+        ),
+        zeroth_order=zeroth_order_settings(
             rounds=2,
             clients_per_round=2,
             quorum=1.0,

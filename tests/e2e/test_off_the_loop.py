@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from tests.algorithms import warmup_settings, zeroth_order_settings
+from zowarmup.common.run import Evaluation, Model, RunFile
 
 CAUGHT = 97
 # Python imports a module of this name when it starts.
@@ -70,8 +71,8 @@ def test_no_process_of_a_run_takes_a_digest_on_its_loop(fleet: Callable) -> None
         RunFile(
             name="watched",
             model=Model(name="mlp"),
-            warmup=WarmUp(rounds=1, clients_per_round=1, epochs=1),
-            zeroth_order=ZerothOrder(rounds=25, clients_per_round=2, probes=4, learn_deadline=False),
+            warmup=warmup_settings(rounds=1, clients_per_round=1, epochs=1),
+            zeroth_order=zeroth_order_settings(rounds=25, clients_per_round=2, probes=4, learn_deadline=False),
             evaluation=Evaluation(data="digits:test"),
         )
     )

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli.demo import free_port
 from zowarmup.cli.demo_settings import to_toml
 from zowarmup.cli.forecast import PING_BYTES, PING_S
-from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, Server
 from zowarmup.server.wire import WINDOWS
 
 BYTES, MEMORY = 0.05, 0.15
@@ -26,9 +27,11 @@ DIGITS = RunFile(
     seed=3,
     draws="seed",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=3, clients_per_round=1, learn_deadline=False),
+    warmup=warmup_settings(rounds=3, clients_per_round=1, learn_deadline=False),
     # Three of the four are drawn for a round, so that some only listen.
-    zeroth_order=ZerothOrder(rounds=40, clients_per_round=3, minimum_clients=3, learn_deadline=False, probes=16),
+    zeroth_order=zeroth_order_settings(
+        rounds=40, clients_per_round=3, minimum_clients=3, learn_deadline=False, probes=16
+    ),
     evaluation=Evaluation(data="digits:test", every=100),
 )
 BOTH = replace(
@@ -40,8 +43,8 @@ RESNET18 = RunFile(
     name="resnet18",
     model=Model(name="resnet18", norm="batch"),
     # Three rounds: memory has then been as large as it gets.
-    warmup=WarmUp(rounds=3, clients_per_round=1, learn_deadline=False, epochs=1, batch=16, rate=0.01),
-    zeroth_order=ZerothOrder(
+    warmup=warmup_settings(rounds=3, clients_per_round=1, learn_deadline=False, epochs=1, batch=16, rate=0.01),
+    zeroth_order=zeroth_order_settings(
         rounds=2, clients_per_round=2, quorum=1.0, learn_deadline=False, probes=2, rate=0.003, micro_batch=16
     ),
     evaluation=Evaluation(data="digits:test", every=100),

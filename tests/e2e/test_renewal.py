@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli import certificates
 from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
 from zowarmup.cli.demo_settings import to_toml
 from zowarmup.cli.processes import Interrupts, Processes
-from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, Server
 
 ENVIRONMENT = {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"}
 SLOW_S = 120.0
@@ -34,8 +35,8 @@ class House:
         run = RunFile(
             name="renewal",
             model=Model(name="mlp"),
-            warmup=WarmUp(rounds=0, clients_per_round=1),
-            zeroth_order=ZerothOrder(rounds=50, clients_per_round=3, deadline_s=600, probes=2),
+            warmup=warmup_settings(rounds=0, clients_per_round=1),
+            zeroth_order=zeroth_order_settings(rounds=50, clients_per_round=3, deadline_s=600, probes=2),
             evaluation=Evaluation(data="digits:test", every=1000),
             server=Server(
                 address=self.address,

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from tests.algorithms import warmup_settings, zeroth_order_settings
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.server.archive import open_archive
 from zowarmup.server.backup import back_up
 
@@ -14,8 +15,8 @@ RUN = RunFile(
     seed=5,
     draws="seed",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False),
-    zeroth_order=ZerothOrder(
+    warmup=warmup_settings(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False),
+    zeroth_order=zeroth_order_settings(
         rounds=60, clients_per_round=3, quorum=1.0, learn_deadline=False, probes=8, head_projections=4, snapshot_every=7
     ),
     evaluation=Evaluation(data="digits:test", every=100),

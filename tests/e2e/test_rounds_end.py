@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.patience import PATIENCE
 from zowarmup.cli.run_status import payload
 from zowarmup.cli.session import Session
-from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, Server
 from zowarmup.common.work import Tier
 from zowarmup.data import load
 from zowarmup.server import events as ev
@@ -25,8 +26,8 @@ RUN = RunFile(
     seed=5,
     draws="seed",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=1, clients_per_round=1, quorum=1.0),
-    zeroth_order=ZerothOrder(
+    warmup=warmup_settings(rounds=1, clients_per_round=1, quorum=1.0),
+    zeroth_order=zeroth_order_settings(
         rounds=100,
         clients_per_round=3,
         minimum_clients=2,

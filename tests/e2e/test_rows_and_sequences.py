@@ -10,7 +10,8 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from tests.algorithms import warmup_settings, zeroth_order_settings
+from zowarmup.common.run import Evaluation, Model, RunFile
 
 TIERS = {"high-1": "high", "low-1": "low", "low-2": "low"}
 ROOMS = ("bathroom", "cellar", "kitchen")
@@ -27,8 +28,12 @@ def run(model: str, held_out: str) -> RunFile:
         seed=3,
         draws="seed",
         model=Model(name=model),
-        warmup=WarmUp(rounds=4, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=3, batch=16, rate=0.1),
-        zeroth_order=ZerothOrder(rounds=12, clients_per_round=3, quorum=1.0, learn_deadline=False, probes=8, rate=0.1),
+        warmup=warmup_settings(
+            rounds=4, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=3, batch=16, rate=0.1
+        ),
+        zeroth_order=zeroth_order_settings(
+            rounds=12, clients_per_round=3, quorum=1.0, learn_deadline=False, probes=8, rate=0.1
+        ),
         evaluation=Evaluation(data=held_out, every=100),
     )
 

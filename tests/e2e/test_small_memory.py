@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.faults.memory import MemoryGroup, NoGroup, memory_group
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile
 
 LIMIT_BYTES = 200_000_000
 BATCH = 32
@@ -60,9 +61,9 @@ def test_resnet18_on_the_low_tier_fits_where_torch_is_killed(
         RunFile(
             name="small",
             model=MODEL,
-            warmup=WarmUp(rounds=0),
+            warmup=warmup_settings(rounds=0),
             # Two probes over two batches: each forward pass has a whole one.
-            zeroth_order=ZerothOrder(
+            zeroth_order=zeroth_order_settings(
                 rounds=ROUNDS, clients_per_round=1, learn_deadline=False, probes=2, rate=0.003, micro_batch=BATCH
             ),
             evaluation=Evaluation(data=f"npz:{tmp_path / 'held-out.npz'}", every=100),

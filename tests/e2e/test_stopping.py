@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import wait_until
 from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
 from zowarmup.cli.demo_settings import to_toml
-from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, Server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -53,8 +54,8 @@ class Stage:
             RunFile(
                 name="stopping",
                 model=Model(name="mlp"),
-                warmup=WarmUp(rounds=500, clients_per_round=1, epochs=5),
-                zeroth_order=ZerothOrder(rounds=1, clients_per_round=1, rate=0.1),
+                warmup=warmup_settings(rounds=500, clients_per_round=1, epochs=5),
+                zeroth_order=zeroth_order_settings(rounds=1, clients_per_round=1, rate=0.1),
                 evaluation=Evaluation(data="digits:test"),
                 server=Server(address=f"127.0.0.1:{self.port}"),
             ),

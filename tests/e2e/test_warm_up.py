@@ -7,7 +7,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from tests.algorithms import warmup_settings, zeroth_order_settings
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.common.work import Phase
 from zowarmup.server.archive import open_archive
 from zowarmup.server.fsck import check
@@ -18,7 +19,7 @@ RUN = RunFile(
     seed=3,
     draws="seed",
     model=Model(name="mlp"),
-    warmup=WarmUp(
+    warmup=warmup_settings(
         rounds=LONGEST,
         clients_per_round=1,
         quorum=1.0,
@@ -30,7 +31,7 @@ RUN = RunFile(
         patience=12,
         least_improvement=0.3,
     ),
-    zeroth_order=ZerothOrder(
+    zeroth_order=zeroth_order_settings(
         rounds=ROUNDS, clients_per_round=2, quorum=1.0, learn_deadline=False, probes=8, head_projections=4
     ),
     evaluation=Evaluation(data="digits:test", every=1000),

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import xxhash
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import Fleet, wait_until
 from tests.faults.proxy import Link
 from zowarmup.cli import certificates
@@ -22,7 +23,7 @@ from zowarmup.client.replica import Position
 from zowarmup.client.session import Connection
 from zowarmup.client.transfer import Transfers
 from zowarmup.client.trust import trust
-from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, Server
 from zowarmup.common.work import Delta, Tier, Work
 
 WIDE = """
@@ -97,8 +98,8 @@ def test_two_hundred_contributions(fleet: Callable[[], Fleet], secure: bool) -> 
     run = RunFile(
         name="wire",
         model=Model(name="mlp"),
-        warmup=WarmUp(rounds=0),
-        zeroth_order=ZerothOrder(rounds=200, clients_per_round=1, probes=16, head_projections=16),
+        warmup=warmup_settings(rounds=0),
+        zeroth_order=zeroth_order_settings(rounds=200, clients_per_round=1, probes=16, head_projections=16),
         evaluation=Evaluation(data="digits:test", every=1000),
     )
     url, authority = lead(it, run, secure)
@@ -142,8 +143,8 @@ def test_an_upload_of_45_mb(fleet: Callable[[], Fleet], monkeypatch: pytest.Monk
     run = RunFile(
         name="wire",
         model=Model(name="wide:model"),
-        warmup=WarmUp(rounds=9, clients_per_round=1, epochs=1, batch=4),
-        zeroth_order=ZerothOrder(rounds=1, micro_batch=8),
+        warmup=warmup_settings(rounds=9, clients_per_round=1, epochs=1, batch=4),
+        zeroth_order=zeroth_order_settings(rounds=1, micro_batch=8),
         evaluation=Evaluation(data="digits:test", every=1000),
     )
     kept: Scraped = {}

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import Fleet
 from tests.e2e.test_doctor import doctor
 from zowarmup.client import vitals
 from zowarmup.client.checkup import Written
 from zowarmup.client.state import LOCK
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile
 
 ROUNDS = 200
 # The log's record of a commit, its share of the snapshots that the log is folded into, and what the first fetch brought.
@@ -17,8 +18,10 @@ RUN = RunFile(
     name="digits",
     model=Model(name="mlp"),
     evaluation=Evaluation(data="digits:test"),
-    warmup=WarmUp(rounds=0),
-    zeroth_order=ZerothOrder(rounds=100_000, clients_per_round=2, minimum_clients=2, probes=8, head_projections=8),
+    warmup=warmup_settings(rounds=0),
+    zeroth_order=zeroth_order_settings(
+        rounds=100_000, clients_per_round=2, minimum_clients=2, probes=8, head_projections=8
+    ),
 )
 
 

@@ -21,13 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.faults.proxy import Link
 from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
 from zowarmup.cli.demo_settings import to_toml
 from zowarmup.cli.failure import Failure
 from zowarmup.cli.processes import Interrupts, Processes
 from zowarmup.cli.session import Session
-from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, Server
 from zowarmup.common.work import Phase
 from zowarmup.server import events as ev
 from zowarmup.server.archive import LEDGER
@@ -38,8 +39,8 @@ RUN = RunFile(
     seed=3,
     draws="seed",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=2, clients_per_round=1, quorum=1.0, deadline_s=20.0, epochs=1),
-    zeroth_order=ZerothOrder(
+    warmup=warmup_settings(rounds=2, clients_per_round=1, quorum=1.0, deadline_s=20.0, epochs=1),
+    zeroth_order=zeroth_order_settings(
         rounds=25,
         clients_per_round=4,
         minimum_clients=2,

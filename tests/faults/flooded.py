@@ -13,12 +13,13 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import Fleet
 from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
 from zowarmup.cli.failure import Failure, NoAnswer
 from zowarmup.cli.processes import Interrupts, Processes
 from zowarmup.cli.session import Session
-from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server
 from zowarmup.server import events as ev
 from zowarmup.server.archive import LEDGER
 from zowarmup.server.ledger import Ledger
@@ -58,8 +59,8 @@ def _run(fleet: Fleet, connections: int, calls: int, seconds: float, patience_s:
     settings = RunFile(
         name="flooded",
         model=Model(name="mlp"),
-        warmup=WarmUp(rounds=2, clients_per_round=1),
-        zeroth_order=ZerothOrder(rounds=10**6, clients_per_round=CLIENTS, rate=0.01),
+        warmup=warmup_settings(rounds=2, clients_per_round=1),
+        zeroth_order=zeroth_order_settings(rounds=10**6, clients_per_round=CLIENTS, rate=0.01),
         evaluation=Evaluation(data="digits:test", every=1000),
         guard=Guard(factor=0),
         server=Server(health_address=health),

@@ -15,14 +15,15 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.codec import decode_commit
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Head, Layout, Tensor, digest
 from zowarmup.common.methods.protocol import Evaluated
 from zowarmup.common.replica import Replica
-from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
-from zowarmup.common.work import Abstention, Contribution, Delta, Phase, Tier, Work
+from zowarmup.common.run import Evaluation, Model, RunFile, Server
+from zowarmup.common.work import Abstention, Computation, Contribution, Delta, Phase, Tier, Work
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, replay, restore
@@ -60,14 +61,14 @@ def run_file(fleet: Fleet) -> RunFile:
         seed=11,
         draws="seed",
         model=Model(name="mlp"),
-        warmup=WarmUp(
+        warmup=warmup_settings(
             rounds=WARM_UP_ROUNDS,
             clients_per_round=sum(tier is Tier.HIGH for tier in fleet.values()),
             quorum=1.0,
             deadline_s=3600.0,
             learn_deadline=False,
         ),
-        zeroth_order=ZerothOrder(
+        zeroth_order=zeroth_order_settings(
             rounds=ZEROTH_ORDER_ROUNDS,
             clients_per_round=len(fleet),
             quorum=1.0,
@@ -281,17 +282,18 @@ class Client:
 
     def _make(self, server: Life, work: Work) -> tuple[Work, Contribution, bytes]:
         replica = self._follow(server)
-        if work.phase is Phase.WARM_UP:
+        algorithm = server.coordinator.state.algorithm(work.phase)
+        kind = server.coordinator.state.rules.computation(self.tier)
+        if kind is Computation.TRAINING:
             whole = ((self.target - replica.weights) * np.float32(0.05 * work.rate_factor)).astype("<f4")
-            part = server.coordinator.state.warm_up.submodel(self.tier)
+            part = algorithm.submodel(self.tier)
             delta = (part.take(whole) if part else whole).tobytes()
             return work, Delta(work.round, xxhash.xxh3_128_hexdigest(delta), EXAMPLES, 0.5), delta
-        method = server.coordinator.state.zeroth_order
-        if method.differentiates(self.tier):
+        if kind is Computation.GRADIENT:
             gradient = (replica.weights - self.target).astype(np.float64)
-            return work, method.project(gradient, work), b""
+            return work, algorithm.project(gradient, work), b""
         bowl = Bowl(replica.weights, self.target)
-        return work, method.contribute(replica.weights, replica.grid, bowl, EXAMPLES, work), b""
+        return work, algorithm.contribute(replica.weights, replica.grid, bowl, EXAMPLES, work), b""
 
     def _follow(self, server: Life) -> Replica:
         """Bring the replica to the present version, the way the coordinator would have it done."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.fuzz.data_files import VALID, reader
 from zowarmup.client.commitlog import _whole as whole_records
 from zowarmup.client.faults import Final
@@ -27,7 +28,7 @@ from zowarmup.client.stream import Reader
 from zowarmup.common import codec
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Head, Layout, Tensor
-from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
+from zowarmup.common.run import ClientSpec, Model
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Abstention, Commit, Delta, Phase, Scalars, Tier, Work
 from zowarmup.server.ledger import Ledger, LedgerError, Row
@@ -166,8 +167,8 @@ _RECORD = codec.encode_commit(_COMMIT, LAYOUT)
 _SPEC = ClientSpec(
     model=Model(name="mlp"),
     card=DataCard(shape=(8, 8), classes=10),
-    warmup=WarmUp(rounds=1),
-    zeroth_order=ZerothOrder(rounds=2),
+    warmup=warmup_settings(rounds=1),
+    zeroth_order=zeroth_order_settings(rounds=2),
 )
 _HEADER = {"version": 1, "grid_exponent": 20, "grid_ranges": [[5, 23]], "digest": "00" * 16, "size_bytes": 80}
 _IDENTITY = {"client": "pi", "credential": "00", "run_id": "r", "tier": str(Tier.LOW), "name": "pi"}

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.monitoring.live import Fleet, Prometheus, fleet, prometheus
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile
 
 HIGH, LOW = 2, 2
 RUN = RunFile(
@@ -19,8 +20,8 @@ RUN = RunFile(
     seed=3,
     draws="seed",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=3, clients_per_round=HIGH, quorum=1.0, learn_deadline=False, epochs=1),
-    zeroth_order=ZerothOrder(
+    warmup=warmup_settings(rounds=3, clients_per_round=HIGH, quorum=1.0, learn_deadline=False, epochs=1),
+    zeroth_order=zeroth_order_settings(
         rounds=100, clients_per_round=HIGH + LOW, quorum=1.0, learn_deadline=False, probes=16, head_projections=16
     ),
     evaluation=Evaluation(data="digits:test", every=10),

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from deploy.grafana.asking import read_all, substituted
 from deploy.grafana.drawing import Recording, draw
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.monitoring.live import REPOSITORY, fleet, prometheus
-from zowarmup.common.run import Evaluation, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile, Server
 
 HIGH, LOW = 3, 7
 RUN = RunFile(
@@ -23,8 +24,8 @@ RUN = RunFile(
     seed=0,
     draws="seed",
     model=Model(name="cnn"),
-    warmup=WarmUp(rounds=8, clients_per_round=HIGH, quorum=1.0, learn_deadline=False, epochs=2),
-    zeroth_order=ZerothOrder(
+    warmup=warmup_settings(rounds=8, clients_per_round=HIGH, quorum=1.0, learn_deadline=False, epochs=2),
+    zeroth_order=zeroth_order_settings(
         rounds=250, clients_per_round=HIGH + LOW, minimum_clients=8, quorum=0.7, deadline_s=3.0, learn_deadline=False,
         probes=32, head_projections=32, rate=0.5,
     ),

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Head, Layout, Tensor
-from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server
 from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
@@ -109,8 +110,8 @@ def begin() -> Callable[..., Script]:
             seed=7,
             draws="seed",
             model=Model(name="mlp"),
-            warmup=WarmUp(rounds=warmup, clients_per_round=1, quorum=1.0, deadline_s=60.0),
-            zeroth_order=ZerothOrder(
+            warmup=warmup_settings(rounds=warmup, clients_per_round=1, quorum=1.0, deadline_s=60.0),
+            zeroth_order=zeroth_order_settings(
                 rounds=zeroth_order,
                 clients_per_round=clients,
                 minimum_clients=minimum,

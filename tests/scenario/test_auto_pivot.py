@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.algorithms import warmup_settings
 from tests.scenario.conftest import Script
-from zowarmup.common.run import WarmUp
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
@@ -20,7 +20,9 @@ PATIENCE = 4
 
 def started(begin: Callable[..., Script]) -> Script:
     script = begin(warmup=40)
-    rules = WarmUp(rounds=40, clients_per_round=1, quorum=1.0, pivot="auto", patience=PATIENCE, least_improvement=0.05)
+    rules = warmup_settings(
+        rounds=40, clients_per_round=1, quorum=1.0, pivot="auto", patience=PATIENCE, least_improvement=0.05
+    )
     chosen = replace(script.state.run_file, warmup=rules)
     script.created = replace(script.created, run_file=chosen)
     script.state = replace(script.state, run_file=chosen)
@@ -164,4 +166,4 @@ def test_what_is_remembered_is_bounded(begin: Callable[..., Script]) -> None:
 )
 def test_settings_that_do_not_fit_are_refused_by_name(settings: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        WarmUp(rounds=3, **settings)  # type: ignore[arg-type]
+        warmup_settings(rounds=3, **settings)  # type: ignore[arg-type]

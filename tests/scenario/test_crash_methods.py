@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.algorithms import changed
 from tests.faults.small import TRIO, run_file
 from tests.scenario.test_crash_points import folder, outcome
 from zowarmup.server.coordinator import Coordinator
@@ -15,10 +16,10 @@ __all__ = ["folder"]
 METHODS: dict[str, dict[str, Any]] = {
     "exact projections": {"gradient_projections": 5},
     "decomfl, local steps": {"method": "decomfl", "local_steps": 2},
-    "fedkseed": {"method": "fedkseed", "pool": 8, "head_projections": 0, "step": "raw", "rate": 1e-4},
+    "fedkseed": {"method": "fedkseed", "pool": 8, "step": "raw", "rate": 1e-4},
     "adam": {"step": "adam", "beta2": 0.8, "rate": 0.01},
     "gaussian": {"directions": "gaussian"},
-    "mixed": {"high_tier": "fedavg"},
+    "mixed": {"method": "mixed"},
 }
 WARM_UPS: dict[str, dict[str, Any]] = {
     "heterofl": {"method": "heterofl", "clients_per_round": len(TRIO)},
@@ -30,8 +31,8 @@ def test_the_same_model_comes_out_whatever_crashes_and_whoever_comes_first(folde
     plain = run_file(TRIO)
     settings = replace(
         plain,
-        warmup=replace(plain.warmup, **WARM_UPS.get(name, {})),
-        zeroth_order=replace(plain.zeroth_order, **METHODS.get(name, {})),
+        warmup=changed(plain.warmup, **WARM_UPS.get(name, {})),
+        zeroth_order=changed(plain.zeroth_order, **METHODS.get(name, {})),
     )
     calm = outcome(folder / "calm", TRIO, settings=settings)
     assert (calm.version, calm.lives, calm.lost) == (30, 1, 0)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.algorithms import changed
 from tests.faults.small import PAIR, TRIO, WARM_UP_ROUNDS, TrueEvaluator, run_file
 from tests.scenario.test_crash_methods import METHODS, WARM_UPS
 from tests.scenario.test_crash_points import folder, outcome
@@ -30,8 +31,8 @@ def diverging(rollbacks: int) -> RunFile:
     plain = run_file(PAIR)
     return replace(
         plain,
-        warmup=replace(plain.warmup, server_rate=80.0),
-        zeroth_order=replace(plain.zeroth_order, step="raw", rate=0.4, clip=0.0),
+        warmup=changed(plain.warmup, server_rate=80.0),
+        zeroth_order=changed(plain.zeroth_order, step="raw", rate=0.4, clip=0.0),
         evaluation=Evaluation(data="digits:test", every=3),
         guard=Guard(factor=3.0, rollbacks=rollbacks),
     )
@@ -100,7 +101,7 @@ def test_a_return_is_told_by_the_shorter_of_steps_and_snapshot(folder: Path) -> 
     plain = diverging(rollbacks=2)
     settings = replace(
         plain,
-        zeroth_order=replace(plain.zeroth_order, probes=12, head_projections=400),
+        zeroth_order=changed(plain.zeroth_order, probes=12, head_projections=400),
         evaluation=replace(plain.evaluation, every=6),
     )
     found = outcome(folder, PAIR, settings=settings, evaluator=TrueEvaluator)
@@ -147,8 +148,8 @@ def test_replicas_are_equal_after_returns_of_any_method_whatever_crashes(folder:
     plain = run_file(TRIO)
     settings = replace(
         plain,
-        warmup=replace(plain.warmup, **WARM_UPS.get(name, {})),
-        zeroth_order=replace(plain.zeroth_order, **METHODS.get(name, {})),
+        warmup=changed(plain.warmup, **WARM_UPS.get(name, {})),
+        zeroth_order=changed(plain.zeroth_order, **METHODS.get(name, {})),
         evaluation=Evaluation(data="digits:test", every=2),
         guard=Guard(rollbacks=30),
         server=replace(plain.server, keep_snapshots=1),

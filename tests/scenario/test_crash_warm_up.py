@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.algorithms import warmup_settings
 from tests.faults.small import LAYOUT, PAIR, Client, Life, create, live, run_file
 from tests.scenario.test_crash_points import Outcome, folder, outcome
-from zowarmup.common.run import RunFile, WarmUp
+from zowarmup.common.run import RunFile
 from zowarmup.common.work import Phase, Work
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, open_archive
@@ -30,7 +31,7 @@ EVERY = 7  # so many of the ordinary places are passed over for one that is trie
 def settings(method: str = "fedadam", rounds: int = ROUNDS) -> RunFile:
     """The loss of the scripted clients falls, but not by half in two rounds: the warm-up ends after the fifth."""
     base = run_file(PAIR)
-    warmup = WarmUp(
+    warmup = warmup_settings(
         rounds=30,
         clients_per_round=1,
         quorum=1.0,

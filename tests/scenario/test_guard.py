@@ -70,7 +70,7 @@ def test_a_rejected_version_ends_the_round_that_began_at_it_and_the_run_goes_bac
     state = script.state
     assert (state.version, state.digest, state.rounds_done) == (3, digest, 2), "rounds taken back are not given anew"
     assert state.evaluation == ev.Evaluated(3, right(1.9), 1.9, 10)
-    assert state.zeroth_order.spec.rate == state.run_file.zeroth_order.rate / 2  # type: ignore[attr-defined]
+    assert state.algorithm(Phase.ZEROTH_ORDER).spec.rate == state.run_file.zeroth_order.rate / 2  # type: ignore[attr-defined]
     assert script.replayed().progress == state.progress
 
 
@@ -148,7 +148,7 @@ def test_clients_of_the_abandoned_round_get_other_work_at_the_lower_rate(begin: 
     work = work_for(script.state, "pi", script.now)
     assert work is not None and (work.version, work.rate_factor) == (3, 0.5)
     assert work.round > before.round and work.seed != before.seed
-    assert script.state.warm_up.spec.rate == script.state.run_file.warmup.rate / 2  # type: ignore[attr-defined]
+    assert script.state.algorithm(Phase.WARM_UP).spec.rate == script.state.run_file.warmup.rate / 2  # type: ignore[attr-defined]
 
 
 def test_after_so_many_returns_the_next_one_gives_up_at_the_good_version(begin: Begin) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.algorithms import changed
 from tests.scenario.conftest import Script
 from zowarmup.common.codec import work_from_wire, work_to_wire
 from zowarmup.common.work import Delta, Phase, Scalars, Tier
@@ -19,7 +20,7 @@ def running(begin: Callable[..., Script], **method: Any) -> Script:
     """In its first zeroth-order round, with one client of each tier."""
     script = begin(warmup=0, zeroth_order=3)
     run_file = script.state.run_file
-    chosen = replace(run_file, zeroth_order=replace(run_file.zeroth_order, **method))
+    chosen = replace(run_file, zeroth_order=changed(run_file.zeroth_order, **method))
     script.state = replace(script.state, run_file=chosen)
     script.join("high", Tier.HIGH)
     script.join("low")
@@ -29,14 +30,14 @@ def running(begin: Callable[..., Script], **method: Any) -> Script:
 
 def test_where_both_tiers_train_both_are_drawn_for_the_warm_up(begin: Callable[..., Script]) -> None:
     script = begin(warmup=2, zeroth_order=0)
-    warmup = replace(script.state.run_file.warmup, method="heterofl", clients_per_round=2)
+    warmup = changed(script.state.run_file.warmup, "heterofl", clients_per_round=2)
     script.state = replace(script.state, run_file=replace(script.state.run_file, warmup=warmup))
     script.join("low")
     assert waiting(script.state, script.now) == "waiting: 1 of 2 clients connected"
     script.join("high", Tier.HIGH)
     given = {client: work_for(script.state, client, script.now) for client in ("high", "low")}
     assert {client: work.phase for client, work in given.items() if work} == dict.fromkeys(given, Phase.WARM_UP)
-    assert [script.state.delta_size(client) for client in ("high", "low")] == [20, 12]
+    assert [script.state.uplink_bytes(client) for client in ("high", "low")] == [80, 48]
     with pytest.raises(Rejected, match="a scalars does not belong in a warm-up round"):
         script.do(cmd.Contribute("low", Scalars(1, (0.5,) * 2, (1.0,))))
     for _ in range(2):
@@ -87,10 +88,10 @@ def test_each_tier_must_send_what_is_its_to_send(begin: Callable[..., Script]) -
 
 
 def test_a_high_tier_that_goes_on_training_gets_the_warm_ups_work(begin: Callable[..., Script]) -> None:
-    script = running(begin, high_tier="fedavg")
+    script = running(begin, method="mixed")
     given = {client: work_for(script.state, client, script.now) for client in ("high", "low")}
     assert {client: work.phase for client, work in given.items() if work} == {
-        "high": Phase.WARM_UP,
+        "high": Phase.ZEROTH_ORDER,
         "low": Phase.ZEROTH_ORDER,
     }
     scalars, delta = Scalars(1, (0.5,) * 2, (1.0,)), Delta(1, "a" * 32, 100, 1.5)

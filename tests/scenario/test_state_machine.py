@@ -7,9 +7,10 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.scenario import conftest
 from zowarmup.common.data_card import DataCard
-from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server
 from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
@@ -45,8 +46,10 @@ class Run(RuleBasedStateMachine):
             seed=7,
             draws="seed",
             model=Model(name="mlp"),
-            warmup=WarmUp(rounds=warmup, clients_per_round=1, quorum=1.0, deadline_s=60.0, over_selection=over),
-            zeroth_order=ZerothOrder(
+            warmup=warmup_settings(
+                rounds=warmup, clients_per_round=1, quorum=1.0, deadline_s=60.0, over_selection=over
+            ),
+            zeroth_order=zeroth_order_settings(
                 rounds=rounds,
                 clients_per_round=clients,
                 minimum_clients=1,

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from tests import aggregating
+from tests.algorithms import zeroth_order_settings
 from tests.unit.test_zeroth_order import GRID, LAYOUT, ONE, method, require_nearly, ticks
 from zowarmup.common.directions import lanes
 from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.methods.adam import advanced, mean_squares, sizes
 from zowarmup.common.methods.moves import Move
 from zowarmup.common.methods.protocol import Moments, Part
-from zowarmup.common.run import ZerothOrder
 from zowarmup.common.work import Scalars
 
 TRUNK, HEAD = LAYOUT.block("trunk"), LAYOUT.block("head")
@@ -97,4 +97,4 @@ def test_a_flat_loss_moves_nothing() -> None:
 )
 def test_settings_that_do_not_fit_are_refused_by_name(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        ZerothOrder(rounds=1, **settings)
+        zeroth_order_settings(rounds=1, **settings)

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests import aggregating
+from tests.algorithms import warm_up_method, warmup_settings, zeroth_order_method, zeroth_order_settings
 from tests.unit.test_fedopt import LAYOUT as FLAT
 from tests.unit.test_fedopt import Kept
 from tests.unit.test_heterofl import PART, TINY
 from tests.unit.test_heterofl import method as heterofl
 from tests.unit.test_zeroth_order import LAYOUT
 from zowarmup.common.grid import Grid
-from zowarmup.common.methods import fedavg, warm_up_method, zeroth_order_method
+from zowarmup.common.methods import fedavg
 from zowarmup.common.methods.aggregation import counted, left_out
 from zowarmup.common.methods.protocol import Part
-from zowarmup.common.phases import WarmUp, ZerothOrder
 from zowarmup.common.steps import apply_steps
 from zowarmup.common.work import Scalars
 
@@ -30,8 +30,8 @@ CLAIMS = st.lists(st.integers(1, MOST), min_size=1, max_size=12)
 Vector = NDArray[np.float32]
 
 
-def warmup(**settings: Any) -> WarmUp:
-    return WarmUp(rounds=5, **settings)
+def warmup(**settings: Any) -> Any:
+    return warmup_settings(rounds=5, **settings)
 
 
 # What clients count with.
@@ -87,13 +87,13 @@ def test_one_of_three_that_claims_all_the_examples_there_are_has_half_of_the_mea
 
 @pytest.mark.parametrize("name", ["zowarmup", "decomfl", "fedkseed"])
 def test_nor_do_scalars_count_for_more_by_a_claim(name: str) -> None:
-    only = {"pool": 4} if name == "fedkseed" else {}
-    spec = ZerothOrder(rounds=10, method=name, probes=4, head_projections=0, step="raw", rate=1.0, **only)  # type: ignore[arg-type]
+    only = {"pool": 4} if name == "fedkseed" else {"head_projections": 0}
+    spec = zeroth_order_settings(rounds=10, method=name, probes=4, step="raw", rate=1.0, **only)
     zo, grid = zeroth_order_method(spec, LAYOUT, 7), Grid(14)
 
     def displacement(claims: list[int], values: list[float]) -> NDArray[np.float64]:
         moved = np.zeros(LAYOUT.size, np.float32)
-        seeds = [5, 5, 5] if zo.shared_seeds else [5, 6, 7]
+        seeds = [5, 5, 5] if spec.shared_directions else [5, 6, 7]
         parts = [
             Part(seed, claim, Scalars(1, (value,) * 4, ()))
             for seed, claim, value in zip(seeds, claims, values, strict=True)
@@ -110,8 +110,8 @@ def test_nor_do_scalars_count_for_more_by_a_claim(name: str) -> None:
 @pytest.mark.parametrize("name", ["zowarmup", "decomfl", "fedkseed"])
 def test_a_raw_step_is_bounded_by_the_model_where_the_others_cannot_bound_it(name: str, members: int) -> None:
     """The third sends zeros, as one may that the model fits."""
-    only = {"pool": 4} if name == "fedkseed" else {}
-    spec = ZerothOrder(rounds=10, method=name, probes=4, head_projections=0, step="raw", rate=1.0, **only)  # type: ignore[arg-type]
+    only = {"pool": 4} if name == "fedkseed" else {"head_projections": 0}
+    spec = zeroth_order_settings(rounds=10, method=name, probes=4, step="raw", rate=1.0, **only)
     zo = zeroth_order_method(spec, LAYOUT, 7)
     parts = [Part(5, 10, Scalars(1, (value,) * 4, ())) for value in (2.0**32, 1.0, 0.0)[:members]]
 
@@ -231,7 +231,7 @@ def _decomfl(**settings: Any) -> Any:
         "head_projections": 1,
         "weighting": "uniform",
     }
-    return zeroth_order_method(ZerothOrder(**{**made, **settings}), LAYOUT, 7)
+    return zeroth_order_method(zeroth_order_settings(**{**made, **settings}), LAYOUT, 7)
 
 
 def _ticks(steps: Any) -> list[tuple[int, ...]]:
@@ -274,8 +274,8 @@ def test_the_mean_of_equal_clients_is_what_the_trimmed_mean_comes_to() -> None:
 
 
 def test_a_pools_direction_moves_by_the_share_of_those_who_drew_it_and_not_for_fewer_than_three() -> None:
-    spec = ZerothOrder(
-        rounds=10, method="fedkseed", pool=8, probes=8, clients_per_round=4, head_projections=0, slices="whole",
+    spec = zeroth_order_settings(
+        rounds=10, method="fedkseed", pool=8, probes=8, clients_per_round=4, slices="whole",
         step="raw", rate=2.0**-4, clip=0, weighting="uniform", aggregate="median",
     )  # fmt: skip
     zo: Any = zeroth_order_method(spec, LAYOUT, 7)
@@ -296,12 +296,8 @@ def test_a_pools_direction_moves_by_the_share_of_those_who_drew_it_and_not_for_f
     ("make", "sentence"),
     [
         (
-            lambda: ZerothOrder(rounds=1, aggregate="median", weighting="uniform"),
-            r"aggregate = 'median': must be \"mean\" with method \"zowarmup\", whose clients probe directions of their own",
-        ),
-        (
-            lambda: ZerothOrder(
-                rounds=1, method="fedkseed", pool=1024, head_projections=0, aggregate="median", weighting="uniform"
+            lambda: zeroth_order_settings(
+                rounds=1, method="fedkseed", pool=1024, aggregate="median", weighting="uniform"
             ),
             "pool = 1024: must be so few that clients_per_round",
         ),

@@ -6,7 +6,9 @@ import pytest
 
 from zowarmup.cli.demo import Plan
 from zowarmup.cli.demo_settings import DemoModel, demo_settings, run_file, to_toml
-from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.methods.fedavg import FedAvgSettings
+from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
+from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server
 from zowarmup.common.work import Tier
 from zowarmup.server.runfile import read_run_file
 
@@ -20,8 +22,8 @@ def test_the_run_file_written_is_the_run_meant(model: DemoModel, paper_mode: boo
     assert raw == asdict(run)
     tables = {
         "model": Model,
-        "warmup": WarmUp,
-        "zeroth_order": ZerothOrder,
+        "warmup": FedAvgSettings,
+        "zeroth_order": ZOWarmUpSettings,
         "evaluation": Evaluation,
         "guard": Guard,
         "server": Server,

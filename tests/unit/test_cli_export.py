@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from safetensors import safe_open
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli.export import complete, export, ranges
 from zowarmup.cli.failure import Failure, Usage
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, Tensor, digest
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import Phase, Scalars, Tier
 from zowarmup.server import events as ev
@@ -66,8 +67,8 @@ def run(tmp_path: Path) -> Run:
     run_file = RunFile(
         name="small",
         model=Model(name="a:b"),
-        warmup=WarmUp(rounds=0),
-        zeroth_order=ZerothOrder(rounds=LAST, clients_per_round=1),
+        warmup=warmup_settings(rounds=0),
+        zeroth_order=zeroth_order_settings(rounds=LAST, clients_per_round=1),
         evaluation=Evaluation(data="digits:test"),
     )
     told = ev.Program(blobs.put(program()), 10, LAYOUT.to_json(), CARD, 1, 1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tests.algorithms import changed, warmup_settings, zeroth_order_settings
 from tests.faults.small import LAYOUT
 from zowarmup.cli.failure import Usage
 from zowarmup.cli.forecast import Fleet, Forecast, Link, Row, drawn, forecast, sampled
@@ -15,7 +16,7 @@ from zowarmup.cli.plan_view import plan_view
 from zowarmup.cli.specimens import Specimens
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.grid import Grid
-from zowarmup.common.run import ClientSpec, Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import ClientSpec, Evaluation, Model, RunFile
 from zowarmup.common.submodel import half_width
 from zowarmup.common.work import Phase, Tier
 from zowarmup.server.preparation import Footprint, Prepared
@@ -24,8 +25,8 @@ from zowarmup.server.wire import Wire
 RUN = RunFile(
     name="planned",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=10, clients_per_round=5, epochs=2),
-    zeroth_order=ZerothOrder(rounds=100, clients_per_round=50, probes=8, head_projections=8),
+    warmup=warmup_settings(rounds=10, clients_per_round=5, epochs=2),
+    zeroth_order=zeroth_order_settings(rounds=100, clients_per_round=50, probes=8, head_projections=8),
     evaluation=Evaluation(data="digits:test"),
 )
 FLEET = Fleet(high=5, low=195)
@@ -84,7 +85,7 @@ def test_a_round_takes_its_bytes_over_the_link_and_its_work_over_the_speed() -> 
 
 
 def test_where_the_high_tier_trains_on_every_version_is_a_whole_model() -> None:
-    mixed = replace(RUN, zeroth_order=replace(RUN.zeroth_order, high_tier="fedavg"))
+    mixed = replace(RUN, zeroth_order=changed(RUN.zeroth_order, "mixed"))
     found = reckoned(mixed, Fleet(high=100, low=100))
     down = found.a_round.total("down", Tier.LOW, Phase.ZEROTH_ORDER).payload_bytes
     assert 4 * LAYOUT.size < down < 4 * LAYOUT.size + 300
@@ -92,7 +93,7 @@ def test_where_the_high_tier_trains_on_every_version_is_a_whole_model() -> None:
 
 
 def test_where_both_tiers_train_the_low_one_uploads_its_half() -> None:
-    both = replace(RUN, warmup=replace(RUN.warmup, method="heterofl"))
+    both = replace(RUN, warmup=changed(RUN.warmup, "heterofl"))
     found = reckoned(both, Fleet(high=10, low=40))
     assert {tier: found.participants[Phase.WARM_UP, tier] for tier in Tier} == {Tier.HIGH: 1.0, Tier.LOW: 4.0}
     for tier, size in ((Tier.HIGH, LAYOUT.size), (Tier.LOW, half_width(LAYOUT).layout.size)):

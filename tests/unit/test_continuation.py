@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from tests.algorithms import warmup_settings, zeroth_order_settings
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.server.continuation import Left, advice
 from zowarmup.server.runfile import RunFileError, read_run_file
 
@@ -95,8 +96,8 @@ def test_nothing_is_advised_where_nothing_is_known() -> None:
     plain = RunFile(
         name="new",
         model=Model(name="mlp"),
-        warmup=WarmUp(rounds=0),
-        zeroth_order=ZerothOrder(rounds=5),
+        warmup=warmup_settings(rounds=0),
+        zeroth_order=zeroth_order_settings(rounds=5),
         evaluation=Evaluation(data="digits:test"),
     )
     assert advice(plain) == ""

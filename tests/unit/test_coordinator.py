@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.common.work import Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
@@ -23,8 +24,8 @@ LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (Block("all", 0, 4),))
 RUN = RunFile(
     name="x",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=1),
-    zeroth_order=ZerothOrder(rounds=1),
+    warmup=warmup_settings(rounds=1),
+    zeroth_order=zeroth_order_settings(rounds=1),
     evaluation=Evaluation(data="digits:test"),
 )
 CREATED = ev.RunCreated(

@@ -4,19 +4,18 @@ import numpy as np
 import pytest
 
 from tests import aggregating
+from tests.algorithms import zeroth_order_method, zeroth_order_settings
 from tests.unit.test_zeroth_order import GRID, LAYOUT, ONE, Classifier, drawn, signs, ticks, work
-from zowarmup.common.methods import zeroth_order_method
 from zowarmup.common.methods.decomfl import DeComFL
 from zowarmup.common.methods.protocol import Part
-from zowarmup.common.run import ZerothOrder
 from zowarmup.common.steps import apply_steps
 from zowarmup.common.work import Scalars
 
 
 def method(**settings: object) -> DeComFL:
     plain = {"method": "decomfl", "rounds": 10, "probes": 4, "head_projections": 2, "step": "raw", "rate": 1.0}
-    made = zeroth_order_method(ZerothOrder(**{**plain, **settings}), LAYOUT)  # type: ignore[arg-type]
-    assert isinstance(made, DeComFL) and made.shared_seeds
+    made = zeroth_order_method(zeroth_order_settings(**{**plain, **settings}), LAYOUT)  # type: ignore[arg-type]
+    assert isinstance(made, DeComFL) and made.spec.shared_directions
     return made
 
 

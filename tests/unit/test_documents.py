@@ -13,11 +13,13 @@ from statistics import mean
 import numpy as np
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.directions import lanes
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, digest
+from zowarmup.common.methods import SECTIONS as ALGORITHMS
 from zowarmup.common.permutation import permutation, words
-from zowarmup.common.run import ClientSpec, WarmUp, ZerothOrder
+from zowarmup.common.run import ClientSpec
 from zowarmup.common.steps import Direction, Step, apply_steps, perturb
 from zowarmup.common.submodel import half_width
 from zowarmup.data import load
@@ -47,6 +49,11 @@ def test_the_example_loads_and_names_every_field() -> None:
     example = REPOSITORY / "examples/digits.toml"
     raw = tomllib.loads(example.read_text(encoding="utf-8"))
     assert asdict(read_run_file(example)) == raw
+    for section, methods in ALGORITHMS.items():
+        said = re.split(r"^(?=\[)", example.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        (text,) = (part for part in said if part.startswith(f"[{section}]"))
+        named = set(re.findall(r"^(?:# )?(\w+) = ", text, re.MULTILINE))
+        assert {field.name for settings in methods.values() for field in fields(settings)} == named
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -211,7 +218,9 @@ def test_the_protocols_spec_is_one_of_the_digits() -> None:
     for name in ("model", "card", "warmup", "zeroth_order"):
         assert set(raw[name]) == {field.name for field in fields(getattr(spec, name))}
     settings = [replace(phase, clients_per_round=10) for phase in (spec.warmup, spec.zeroth_order)]
-    assert settings == [WarmUp(rounds=10), ZerothOrder(rounds=200, rate=0.3)], "but for these, the defaults"
+    assert settings == [warmup_settings(rounds=10), zeroth_order_settings(rounds=200, rate=0.3)], (
+        "but for these, the defaults"
+    )
 
 
 def test_benchmarks_are_started_as_modules() -> None:

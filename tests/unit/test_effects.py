@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import xxhash
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.replica import Replica
-from zowarmup.common.run import Evaluation, Guard, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Guard, Model, RunFile
 from zowarmup.common.work import Contribution, Delta, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
@@ -46,8 +47,8 @@ async def _after_one_round(
     run_file = RunFile(
         name="x",
         model=Model(name="mlp"),
-        warmup=WarmUp(rounds=warmup, clients_per_round=1, clip=clip),
-        zeroth_order=ZerothOrder(
+        warmup=warmup_settings(rounds=warmup, clients_per_round=1, clip=clip),
+        zeroth_order=zeroth_order_settings(
             rounds=3, clients_per_round=1, probes=1, step="raw", rate=rate, local_steps=local_steps, clip=clip
         ),
         evaluation=Evaluation(data="digits:test", every=1),

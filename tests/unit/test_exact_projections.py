@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from tests import aggregating
+from tests.algorithms import zeroth_order_settings
 from tests.unit.test_zeroth_order import GRID, LAYOUT, ONE, TRAINABLE, Classifier, drawn, method, signs, ticks, work
 from zowarmup.common.methods.protocol import Part
-from zowarmup.common.run import ZerothOrder
 from zowarmup.common.steps import apply_steps
-from zowarmup.common.work import Scalars, Tier
+from zowarmup.common.work import Computation, Scalars, Tier
 
 
 def test_what_a_client_sends_are_its_gradients_projections() -> None:
@@ -39,8 +39,8 @@ def test_a_probe_finds_what_a_projection_is() -> None:
 
 def test_only_the_high_tier_differentiates_and_only_where_the_run_asks_for_it() -> None:
     zo = method(gradient_projections=11)
-    assert [zo.differentiates(tier) for tier in Tier] == [True, False]
-    assert not method().differentiates(Tier.HIGH)
+    assert [zo.spec.computation(tier) for tier in Tier] == [Computation.GRADIENT, Computation.FORWARD]
+    assert method().spec.computation(Tier.HIGH) is Computation.FORWARD
     assert (zo.counts(Tier.HIGH, 3), zo.counts(Tier.LOW, 3)) == ((11, 5), (3, 5))
     zo.check(work(), Tier.HIGH, 3, Scalars(3, (0.0,) * 11, (0.0,) * 5))
     zo.check(work(), Tier.LOW, 3, Scalars(3, (0.0,) * 3, (0.0,) * 5))
@@ -82,7 +82,7 @@ def test_the_mean_over_seeds_is_the_gradient_with_less_noise_than_probes_of_slic
         zo = method(step="raw", gradient_projections=32, probes=4)
         total, rounds = np.zeros(LAYOUT.size), 200
         for seed in range(rounds):
-            if zo.differentiates(tier):
+            if zo.spec.computation(tier) is Computation.GRADIENT:
                 scalars = zo.project(gradient[:TRAINABLE], work(seed))
             else:
                 scalars = zo.contribute(weights, GRID, forward, 10, work(seed))
@@ -100,4 +100,4 @@ def test_the_mean_over_seeds_is_the_gradient_with_less_noise_than_probes_of_slic
 @pytest.mark.parametrize("count", [-1, 4097])
 def test_the_run_file_says_how_many_there_can_be(count: int) -> None:
     with pytest.raises(ValueError, match=r"gradient_projections = -?\d+: must be 0 \(off\) to 4096"):
-        replace(ZerothOrder(rounds=1), gradient_projections=count)
+        replace(zeroth_order_settings(rounds=1), gradient_projections=count)

@@ -4,26 +4,29 @@ import csv
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.algorithms import changed, warmup_settings, zeroth_order_settings
+from tests.faults.small import LAYOUT
 from tests.unit.test_experiment_grid import TUNE, table
-from zowarmup.cli.experiment.cost import forwards
 from zowarmup.cli.experiment.folders import BEGUN, CHECKPOINT, OUTCOME, Place, Resume, resume
 from zowarmup.cli.experiment.grid import Cell, cells
 from zowarmup.cli.experiment.outcome import Outcome, Point, outcome_of
 from zowarmup.cli.experiment.progress import Moment, default_jobs, left_s
 from zowarmup.cli.experiment.summary import curve_of, markdown, row_of, rows_csv, spread
 from zowarmup.common.data_card import DataCard
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.methods import algorithm_of
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Tier
 from zowarmup.server import events as ev
 
 RUN = RunFile(
     name="r",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=1, epochs=3),
-    zeroth_order=ZerothOrder(rounds=1, probes=8, slices="whole"),
+    warmup=warmup_settings(rounds=1, epochs=3),
+    zeroth_order=zeroth_order_settings(rounds=1, probes=8, slices="whole"),
     evaluation=Evaluation(data="digits:test"),
 )
 DELTA = Delta(round=1, digest="0" * 32, examples=100, loss=1.0)
@@ -42,14 +45,15 @@ SCALARS = Scalars(round=2, probes=(0.5,) * 8, projections=())
     ],
 )
 def test_passes_are_counted_by_what_the_settings_ask(
-    phase: dict[str, object], tier: Tier, contribution: Contribution, passes: int
+    phase: dict[str, Any], tier: Tier, contribution: Contribution, passes: int
 ) -> None:
-    run = replace(RUN, zeroth_order=replace(RUN.zeroth_order, **phase))  # type: ignore[arg-type]
-    assert forwards(run, tier, 100, contribution) == 100 * passes
+    run = replace(RUN, zeroth_order=changed(RUN.zeroth_order, **phase))
+    of = Phase.WARM_UP if isinstance(contribution, Delta) else Phase.ZEROTH_ORDER
+    assert algorithm_of(run, of, LAYOUT).forwards(tier, 100) == 100 * passes
 
 
 def ledger(*last: ev.Event) -> list[tuple[float, ev.Event]]:
-    program = ev.Program("", 0, "", DataCard(shape=(1, 8, 8), classes=10), 0, 0)
+    program = ev.Program("", 0, LAYOUT.to_json(), DataCard(shape=(1, 8, 8), classes=10), 0, 0)
     up = ev.TrafficCount("up", "high", "warm-up", "delta", 400, 1)
     events: list[ev.Event] = [
         ev.RunCreated("id", RUN, program, ev.Snapshot(0, "", 20, "d0")),

@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from tests import aggregating
+from tests.algorithms import warmup_settings
 from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.methods import fedavg
 from zowarmup.common.methods import vector as vectors
 from zowarmup.common.methods.fedavg import FedAvg
-from zowarmup.common.run import WarmUp
 from zowarmup.common.work import Delta, Phase, Tier, Work
 
 SIZE = 10
@@ -26,7 +26,7 @@ LAYOUT = Layout(
 
 def method(server_rate: float = 1.0) -> FedAvg:
     """Unbounded: what bounds deltas and claims is in test_robust and test_aggregation."""
-    return FedAvg(WarmUp(rounds=5, server_rate=server_rate, clip=0, most_times_median=0), LAYOUT)
+    return FedAvg(warmup_settings(rounds=5, server_rate=server_rate, clip=0, most_times_median=0), LAYOUT)
 
 
 def vector(seed: int) -> NDArray[np.float32]:

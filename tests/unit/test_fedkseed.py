@@ -10,19 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import aggregating
+from tests.algorithms import warmup_settings, zeroth_order_method, zeroth_order_settings
 from tests.unit.test_zeroth_order import GRID, HEADLESS, LAYOUT, ONE, Classifier, Quadratic, drawn, signs, ticks, work
 from zowarmup.common.codec import decode_commit, encode_commit
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.merging import merged
-from zowarmup.common.methods import zeroth_order_method
 from zowarmup.common.methods.fedkseed import FedKSeed
 from zowarmup.common.methods.protocol import Part
 from zowarmup.common.replica import Replica
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import Commit, Scalars, Tier
 from zowarmup.server import events as ev
 from zowarmup.server.history import History
+from zowarmup.server.runfile import RunFileError, run_file_of
 
 POOL = 99
 ALL = LAYOUT.block("all")
@@ -31,13 +32,12 @@ SPEC: dict[str, Any] = {
     "rounds": 10,
     "pool": 16,
     "probes": 5,
-    "head_projections": 0,
     "step": "raw",
 }
 
 
 def method(**settings: Any) -> FedKSeed:
-    made = zeroth_order_method(ZerothOrder(**{**SPEC, "rate": 0.02, **settings}), HEADLESS, POOL)
+    made = zeroth_order_method(zeroth_order_settings(**{**SPEC, "rate": 0.02, **settings}), HEADLESS, POOL)
     assert isinstance(made, FedKSeed)
     return made
 
@@ -153,8 +153,8 @@ def test_what_a_catch_up_sends_is_bounded_by_the_pool() -> None:
     run = RunFile(
         name="x",
         model=Model(name="mlp"),
-        warmup=WarmUp(rounds=1),
-        zeroth_order=ZerothOrder(**SPEC),
+        warmup=warmup_settings(rounds=1),
+        zeroth_order=zeroth_order_settings(**SPEC),
         evaluation=Evaluation(data="digits:test"),
     )
     program = ev.Program("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1)
@@ -174,14 +174,25 @@ def test_what_a_catch_up_sends_is_bounded_by_the_pool() -> None:
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"pool": 0}, 'pool = 0: must be 1 to 4096 with method "fedkseed"'),
-        ({"head_projections": 32}, 'head_projections = 32: must be 0 with method "fedkseed"'),
-        ({"gradient_projections": 8}, 'gradient_projections = 8: must be 0 with method "fedkseed"'),
-        ({"local_steps": 2}, 'local_steps = 2: must be 1 with method "fedkseed"'),
-        ({"method": "zowarmup"}, 'pool = 16: must be 0 with method "zowarmup", which has none'),
-        ({"method": "decomfl"}, 'pool = 16: must be 0 with method "decomfl", which has none'),
+        ({"pool": 0}, "zeroth_order.pool = 0: must be 1 to 4096"),
+        ({"pool": None}, "zeroth_order.pool is missing"),
+        (
+            {"head_projections": 0},
+            'zeroth_order.head_projections is not a setting of method "fedkseed"; allowed here: method',
+        ),
+        ({"gradient_projections": 8}, 'zeroth_order.gradient_projections is not a setting of method "fedkseed"'),
+        ({"local_steps": 2}, 'zeroth_order.local_steps is not a setting of method "fedkseed"'),
+        ({"method": "zowarmup"}, 'zeroth_order.pool is not a setting of method "zowarmup"'),
+        ({"method": "decomfl"}, 'zeroth_order.pool is not a setting of method "decomfl"'),
+        (
+            {"method": "fedpseed"},
+            "zeroth_order.method = 'fedpseed': must be 'zowarmup', 'decomfl', 'fedkseed' or 'mixed'",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_by_name(changed: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        ZerothOrder(**{**SPEC, **changed})
+    given = {name: value for name, value in {**SPEC, **changed}.items() if value is not None}
+    raw = {"name": "x", "model": {"name": "mlp"}, "warmup": {"rounds": 1}, "evaluation": {"data": "digits:test"}}
+    with pytest.raises(RunFileError) as refused:
+        run_file_of({**raw, "zeroth_order": given}, "run.toml")
+    assert sentence in str(refused.value)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests import aggregating
+from tests.algorithms import zeroth_order_settings
 from tests.unit.test_zeroth_order import (
     GRID,
     HEADLESS,
@@ -22,7 +23,6 @@ from tests.unit.test_zeroth_order import (
 from zowarmup.common.layout import Block
 from zowarmup.common.methods.gaussian import SIGNS
 from zowarmup.common.methods.protocol import Part
-from zowarmup.common.run import ZerothOrder
 from zowarmup.common.steps import apply_steps
 from zowarmup.common.work import Scalars
 
@@ -120,4 +120,4 @@ def test_local_steps_and_exact_projections_go_along_them_too() -> None:
 
 def test_so_many_that_a_commit_would_be_too_long_are_refused() -> None:
     with pytest.raises(ValueError, match='probes = 600: must be at most 512 in a round with directions = "gaussian"'):
-        ZerothOrder(rounds=1, probes=600, directions="gaussian")
+        zeroth_order_settings(rounds=1, probes=600, directions="gaussian")

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.algorithms import zeroth_order_settings
 from zowarmup.client.probe import Prober
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Head, Layout, Tensor
+from zowarmup.common.methods import settings_class
 from zowarmup.common.methods.protocol import Evaluated
 from zowarmup.common.replica import Replica
-from zowarmup.common.run import ZerothOrder
 from zowarmup.common.steps import Weights
 from zowarmup.common.work import Phase, Work
 
@@ -94,9 +95,10 @@ class Watched(Prober):
 @pytest.mark.parametrize("case", CASES)
 def test_our_client_makes_the_worked_contribution(case: str) -> None:
     golden = CASES[case]
-    known = {field.name for field in fields(ZerothOrder)}
-    given = {name: value for name, value in golden["zeroth_order"].items() if name in known}
-    spec = ZerothOrder(**{"rounds": 10, **given})
+    said = golden["zeroth_order"]
+    known = {field.name for field in fields(settings_class("zeroth_order", said.get("method")))}
+    given = {name: value for name, value in said.items() if name in known}
+    spec = zeroth_order_settings(**{"rounds": 10, **given})
     grid = Grid(CONTRIBUTIONS["exponent"])
     weights = grid.quantise(np.array(CONTRIBUTIONS["weights"]) * grid.tick)
     replica = Replica(LAYOUT, grid, weights, 12)

@@ -11,18 +11,19 @@ import torch
 from numpy.typing import NDArray
 
 from tests import aggregating
+from tests.algorithms import warm_up_method, warmup_settings, zeroth_order_settings
 from tests.unit.test_submodel import laid_out
 from zowarmup.client.trainer import Trainer
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
-from zowarmup.common.methods import fedavg, warm_up_method
+from zowarmup.common.methods import fedavg
 from zowarmup.common.methods.fedavg import FedAvg
 from zowarmup.common.methods.heterofl import HeteroFL
 from zowarmup.common.models import build, describe, flatten
 from zowarmup.common.permutation import permutation
 from zowarmup.common.replica import Replica
-from zowarmup.common.run import ClientSpec, Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import ClientSpec, Evaluation, Model, RunFile
 from zowarmup.common.submodel import half_width
 from zowarmup.common.work import Phase, Tier, Work
 from zowarmup.data import load
@@ -33,7 +34,9 @@ Vector = NDArray[np.float32]
 
 
 def method(layout: Layout = TINY, **settings: Any) -> HeteroFL:
-    made = warm_up_method(WarmUp(rounds=5, **{"method": "heterofl", "most_times_median": 0, **settings}), layout)
+    made = warm_up_method(
+        warmup_settings(rounds=5, **{"method": "heterofl", "most_times_median": 0, **settings}), layout
+    )
     assert isinstance(made, HeteroFL)
     return made
 
@@ -105,7 +108,9 @@ def test_a_round_of_whole_deltas_is_fedavgs_to_the_bit() -> None:
     chance = np.random.default_rng(2)
     deltas = [(n, chance.normal(size=TINY.size).astype(np.float32)) for n in (3, 11, 5)]
     weights = chance.normal(size=TINY.size).astype(np.float32)
-    expected = aggregating.moved(FedAvg(WarmUp(rounds=5, server_rate=0.3, most_times_median=0), TINY), weights, deltas)
+    expected = aggregating.moved(
+        FedAvg(warmup_settings(rounds=5, server_rate=0.3, most_times_median=0), TINY), weights, deltas
+    )
     assert aggregating.moved(method(server_rate=0.3), weights, deltas).tobytes() == expected.tobytes()
 
 
@@ -130,10 +135,10 @@ def test_who_trains_what() -> None:
     assert method().submodel(Tier.HIGH) is None
     assert method().submodel(Tier.LOW) == PART
     assert method().optimizer_values == 0
-    other = WarmUp(rounds=1)
+    other = warmup_settings(rounds=1)
     assert (other.tiers, other.trains(Tier.HIGH), other.trains(Tier.LOW)) == ((Tier.HIGH,), True, False)
     assert all(method().spec.trains(tier) for tier in Tier)
-    assert not WarmUp(rounds=0, method="heterofl").trains(Tier.LOW)
+    assert not warmup_settings(rounds=0, method="heterofl").trains(Tier.LOW)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +157,8 @@ def test_models_without_a_known_half_are_refused_by_name(model: Model, sentence:
         return RunFile(
             name="x",
             model=model,
-            warmup=WarmUp(rounds=1, method="heterofl"),
-            zeroth_order=ZerothOrder(rounds=0),
+            warmup=warmup_settings(rounds=1, method="heterofl"),
+            zeroth_order=zeroth_order_settings(rounds=0),
             evaluation=Evaluation(data="digits:test"),
         )
 
@@ -163,17 +168,13 @@ def test_models_without_a_known_half_are_refused_by_name(model: Model, sentence:
 
 
 def test_settings_that_do_not_fit_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r'beta1 = 0\.5: must be 0\.9, the default, with method "heterofl"'):
-        WarmUp(rounds=1, method="heterofl", beta1=0.5)
-    warmup = WarmUp(rounds=1, method="heterofl")
-    with pytest.raises(
-        ValueError, match=r'warmup\.method = \'heterofl\': must be "fedavg" with zeroth_order\.high_tier'
-    ):
+    warmup = warmup_settings(rounds=1, method="heterofl")
+    with pytest.raises(ValueError, match=r'warmup\.method = \'heterofl\': must be "fedavg" with zeroth_order\.method'):
         RunFile(
             name="x",
             model=Model(name="mlp"),
             warmup=warmup,
-            zeroth_order=ZerothOrder(rounds=1, high_tier="fedavg"),
+            zeroth_order=zeroth_order_settings("mixed", rounds=1),
             evaluation=Evaluation(data="digits:test"),
         )
 
@@ -181,12 +182,12 @@ def test_settings_that_do_not_fit_are_refused_by_name() -> None:
 def test_a_low_clients_delta_is_that_of_a_scaled_half_trained_in_float64() -> None:
     """The mlp's, written out: its 64 first units, whose activations count twice."""
     shape, data = (1, 8, 8), load("digits:1/10")
-    warmup = WarmUp(rounds=1, method="heterofl", epochs=2, batch=32, rate=0.05)
+    warmup = warmup_settings(rounds=1, method="heterofl", epochs=2, batch=32, rate=0.05)
     spec = ClientSpec(
         model=Model(name="mlp"),
         card=DataCard(shape=shape, classes=10),
         warmup=warmup,
-        zeroth_order=ZerothOrder(rounds=0),
+        zeroth_order=zeroth_order_settings(rounds=0),
     )
     module = build(spec.model, shape, 10, 4)
     layout = describe(module, shape)

@@ -1,6 +1,7 @@
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Phase
 from zowarmup.server import events as ev
@@ -11,8 +12,8 @@ LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (ALL,))
 RUN = RunFile(
     name="x",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=1),
-    zeroth_order=ZerothOrder(rounds=9),
+    warmup=warmup_settings(rounds=1),
+    zeroth_order=zeroth_order_settings(rounds=9),
     evaluation=Evaluation(data="digits:test"),
 )
 

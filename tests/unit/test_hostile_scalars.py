@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from tests import aggregating
+from tests.algorithms import zeroth_order_settings
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.methods.protocol import Evaluated, Part
 from zowarmup.common.methods.zeroth_order import ZOWarmUp
-from zowarmup.common.run import ZerothOrder
 from zowarmup.common.steps import apply_steps
 from zowarmup.common.work import Phase, Scalars, Work
 
@@ -50,7 +50,7 @@ def uphill(scalars: Scalars) -> Scalars:
 def trained(hostile: Callable[[Scalars], Scalars] | None, clip: float) -> tuple[float, int]:
     """The mean loss after all rounds, and how many scalars were clipped; one of the clients may be hostile."""
     spec: Any = {"rounds": ROUNDS, "probes": PROBES, "head_projections": 0, "rate": RATE, "clip": clip}
-    method, grid = ZOWarmUp(ZerothOrder(**spec), LAYOUT), Grid(18)
+    method, grid = ZOWarmUp(zeroth_order_settings(**spec), LAYOUT), Grid(18)
     weights = np.zeros(SIZE, np.float32)
     data = [Regression(weights, seed) for seed in range(CLIENTS)]
     clipped = 0
@@ -70,7 +70,7 @@ def trained(hostile: Callable[[Scalars], Scalars] | None, clip: float) -> tuple[
 
 
 BEGAN = float(np.mean([Regression(np.zeros(SIZE, np.float32), seed).loss for seed in range(CLIENTS)]))
-DEFAULT = ZerothOrder(rounds=1).clip
+DEFAULT = zeroth_order_settings(rounds=1).clip
 
 
 def test_honest_clients_are_hardly_clipped() -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.server import events as ev
@@ -19,8 +20,8 @@ EVERY_KIND: list[ev.Event] = [
         RunFile(
             name="x",
             model=Model(name="cnn"),
-            warmup=WarmUp(rounds=1),
-            zeroth_order=ZerothOrder(rounds=2, eps=0.1),
+            warmup=warmup_settings(rounds=1),
+            zeroth_order=zeroth_order_settings(rounds=2, eps=0.1),
             evaluation=Evaluation(data="digits:test"),
         ),
         ev.Program("b" * 64, 10, "{}", DataCard(shape=(1, 8, 8), classes=10), 1, 2),

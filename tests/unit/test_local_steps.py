@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tests import aggregating
+from tests.algorithms import zeroth_order_settings
 from tests.unit.test_zeroth_order import GRID, HEADLESS, LAYOUT, ONE, Classifier, Quadratic, drawn, method, signs, ticks
 from zowarmup.common.grid import HeadroomExceeded
 from zowarmup.common.methods.protocol import Part
-from zowarmup.common.run import ZerothOrder
 from zowarmup.common.work import Phase, Scalars, Tier, Work
 
 
@@ -122,4 +122,4 @@ def test_the_normaliser_is_a_mean_over_local_steps() -> None:
 )
 def test_settings_that_do_not_fit_are_refused_by_name(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        replace(ZerothOrder(rounds=1), **settings)
+        replace(zeroth_order_settings(rounds=1), **settings)

@@ -14,9 +14,10 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.run import Evaluation, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.server import events as ev
@@ -38,8 +39,8 @@ VECTOR = 16
 RUN = RunFile(
     name="x",
     model=Model(name="mlp"),
-    warmup=WarmUp(rounds=1),
-    zeroth_order=ZerothOrder(rounds=9),
+    warmup=warmup_settings(rounds=1),
+    zeroth_order=zeroth_order_settings(rounds=9),
     evaluation=Evaluation(data="digits:test"),
 )
 Told = tuple[float, ev.Event]

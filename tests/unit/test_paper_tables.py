@@ -1,6 +1,7 @@
 """The paper's tables and figures, at full size and on the digits: each file is a table whose every cell can be run."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_full_size_is_the_papers(name: str) -> None:
     assert (table.clients, table.participants, table.rounds, len(table.seeds)) == (50, 10, 500, 5)
     for method in table.method:
         job = cells(table, method, {})[0].job
-        first = job.after.run if job.after else job.run
+        first: Any = job.after.run if job.after else job.run
         assert first.warmup.epochs == 3 and first.warmup.batch == 64
         together = first.warmup.rounds + job.run.zeroth_order.rounds
         assert together == 500

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.models import apart
 from zowarmup.common.models.apart import carry_out, innermost, is_at, outcome_in
-from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
+from zowarmup.common.run import ClientSpec, Model
 from zowarmup.server.preparation import BUILT, LOGGED_LINES, SPEC, Children, PreparationError, building_of
 
 NET = """
@@ -32,8 +33,8 @@ def build(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str)
     spec = ClientSpec(
         model=Model(name=f"{name}:net"),
         card=DataCard(shape=(1, 8, 8), classes=10),
-        warmup=WarmUp(rounds=1),
-        zeroth_order=ZerothOrder(rounds=1),
+        warmup=warmup_settings(rounds=1),
+        zeroth_order=zeroth_order_settings(rounds=1),
     )
     (tmp_path / SPEC).write_text(spec.to_json())
     children = Children()

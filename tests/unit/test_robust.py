@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import aggregating
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Head, Layout, Tensor
 from zowarmup.common.methods.fedavg import FedAvg
@@ -17,7 +18,6 @@ from zowarmup.common.methods.protocol import Part
 from zowarmup.common.methods.robust import reference, scales
 from zowarmup.common.methods.vector import length
 from zowarmup.common.methods.zeroth_order import ZOWarmUp, clip
-from zowarmup.common.run import WarmUp, ZerothOrder
 from zowarmup.common.work import Scalars
 
 LAYOUT = Layout(
@@ -30,7 +30,7 @@ LAYOUT = Layout(
 
 
 def method(**options: Any) -> ZOWarmUp:
-    return ZOWarmUp(ZerothOrder(rounds=10, **{"probes": 2, "head_projections": 1, **options}), LAYOUT)
+    return ZOWarmUp(zeroth_order_settings(rounds=10, **{"probes": 2, "head_projections": 1, **options}), LAYOUT)
 
 
 def test_the_reference_is_the_root_mean_square_of_all_but_the_longest_quarter() -> None:
@@ -126,7 +126,7 @@ def _ratios(steps: Any, reference: Any) -> list[float]:
 
 
 def test_an_outlying_delta_counts_as_ten_times_the_others() -> None:
-    fedavg = FedAvg(WarmUp(rounds=1, clip=10.0), LAYOUT)
+    fedavg = FedAvg(warmup_settings(rounds=1, clip=10.0), LAYOUT)
     weights = np.full(20, 1e6, np.float32)
     usual = np.zeros(20, np.float32)
     usual[0] = 3.0
@@ -140,6 +140,6 @@ def test_an_outlying_delta_counts_as_ten_times_the_others() -> None:
     assert fedavg.scales(lengths, [20] * 3, 4e6) == (1.0, 1.0, 1e-5)
     moved = aggregating.moved(fedavg, weights, deltas)
     assert (moved - weights)[:3].tolist() == [0.75, -0.75, 15.0]
-    off = FedAvg(WarmUp(rounds=1, clip=0.0), LAYOUT)
+    off = FedAvg(warmup_settings(rounds=1, clip=0.0), LAYOUT)
     assert aggregating.moved(off, weights, deltas)[2] == 2.5e6
     assert wild[2] == 3e6, "what was uploaded stays as it was"

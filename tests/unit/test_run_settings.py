@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli.experiment.table import read_table
 from zowarmup.cli.failure import Usage
 from zowarmup.common.data_card import DataCard
-from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
+from zowarmup.common.methods import SECTIONS
+from zowarmup.common.run import ClientSpec, Model
+from zowarmup.server import events as ev
+from zowarmup.server.ledger import Ledger
 from zowarmup.server.runfile import RunFileError, read_run_file, run_file_of
 from zowarmup.server.sampling import pool_seed
 
@@ -24,8 +28,8 @@ RAW: dict[str, Any] = {
 SPEC = ClientSpec(
     model=Model(name="cnn"),
     card=DataCard(classes=2, shape=(3, 8, 8), class_names=("chat", "zèbre"), element="uint8", scale=255.0),
-    warmup=WarmUp(rounds=1),
-    zeroth_order=ZerothOrder(rounds=2),
+    warmup=warmup_settings(rounds=1),
+    zeroth_order=zeroth_order_settings(rounds=2),
     pool_seed=pool_seed(0),
 )
 
@@ -75,3 +79,57 @@ def test_a_file_that_is_nested_without_end_is_one_sentence(tmp_path: Path) -> No
         read_run_file(deep)
     with pytest.raises(Usage, match=r"deep\.toml: is nested more than 16 deep"):
         read_table(deep)
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "sentence"),
+    [
+        (
+            "warmup",
+            {"beta1": 0.5},
+            'run.toml: warmup.beta1 is not a setting of method "fedavg"; allowed here: method, rounds',
+        ),
+        ("warmup", {"method": "heterofl", "tau": 0.5}, 'warmup.tau is not a setting of method "heterofl"'),
+        (
+            "warmup",
+            {"method": "fedavgm"},
+            "warmup.method = 'fedavgm': must be 'fedavg', 'fedadam', 'fedyogi' or 'heterofl'",
+        ),
+        ("warmup", {"method": 3}, "warmup.method = 3: must be"),
+        ("warmup", {"rounds": "3"}, "warmup.rounds = '3': input should be a valid integer"),
+        ("warmup", {"rate": -1.0}, "warmup.rate = -1.0: must be above 0"),
+        ("warmup", {"pivot": "soon"}, "warmup.pivot = 'soon': must be 'rounds' or 'auto'"),
+        ("zeroth_order", {"trim": 0.1}, 'zeroth_order.trim is not a setting of method "zowarmup"'),
+        ("zeroth_order", {"method": "mixed", "gradient_projections": 3}, 'not a setting of method "mixed"'),
+        ("zeroth_order", {"method": "decomfl", "aggregate": "median"}, "zeroth_order.weighting = 'examples': must be"),
+    ],
+)
+def test_a_setting_that_does_not_belong_is_refused_by_name(
+    section: str, settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(RunFileError) as refused:
+        run_file_of({**RAW, section: {"rounds": 1, **settings}}, "run.toml")
+    assert sentence in str(refused.value)
+
+
+def test_a_section_is_a_table() -> None:
+    with pytest.raises(RunFileError, match="zeroth_order = 3: must be a table"):
+        run_file_of({**RAW, "zeroth_order": 3}, "run.toml")
+
+
+def test_each_algorithm_comes_back_from_what_is_written_of_it(tmp_path: Path) -> None:
+    """The ledger's form, and what clients are sent."""
+    for section, methods in SECTIONS.items():
+        for method in methods:
+            own: dict[str, Any] = {"pool": 7} if method == "fedkseed" else {}
+            own |= {"server_rate": 0.5} if method in ("fedadam", "fedyogi") else {}
+            run = run_file_of({**RAW, section: {"method": method, "rounds": 3, **own}}, "run.toml")
+            program = ev.Program("", 0, "", DataCard(shape=(1,), classes=2), 0, 0)
+            created = ev.RunCreated("id", run, program, ev.Snapshot(0, "", 20, "d0"))
+            ledger = Ledger(tmp_path / method)
+            ledger.append([created], 0.0)
+            assert [event for _, event in ledger.read()] == [created]
+            ledger.close()
+            spec = replace(SPEC, warmup=run.warmup, zeroth_order=run.zeroth_order)
+            assert ClientSpec.from_json(spec.to_json()) == spec
+            assert type(spec.phases[section == "zeroth_order"]) is methods[method]

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import xxhash
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.run import PROTOCOL, Evaluation, Guard, Model, RunFile, WarmUp, ZerothOrder
+from zowarmup.common.run import PROTOCOL, Evaluation, Guard, Model, RunFile
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Scalars, Tier
 from zowarmup.server import commands as cmd
@@ -81,8 +82,8 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
         name="x",
         draws="seed",
         model=Model(name="mlp"),
-        warmup=WarmUp(rounds=warmup, clients_per_round=2),
-        zeroth_order=ZerothOrder(rounds=1000, clients_per_round=1, probes=1),
+        warmup=warmup_settings(rounds=warmup, clients_per_round=2),
+        zeroth_order=zeroth_order_settings(rounds=1000, clients_per_round=1, probes=1),
         evaluation=Evaluation(data="digits:test"),
         guard=Guard(factor=0),  # nobody evaluates anything here
     )

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.models import build, describe, flatten
-from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
+from zowarmup.common.run import ClientSpec, Model
 from zowarmup.server.preparation import LAYOUT, PROGRAM, WEIGHTS, Children, PreparationError
 from zowarmup.server.shelf import UNMEASURED, from_shelf, place_of
 
 SPEC = ClientSpec(
     model=Model(name="mlp"),
     card=DataCard(shape=(1, 8, 8), classes=10),
-    warmup=WarmUp(rounds=1),
-    zeroth_order=ZerothOrder(rounds=1),
+    warmup=warmup_settings(rounds=1),
+    zeroth_order=zeroth_order_settings(rounds=1),
 )
 
 
@@ -72,7 +73,7 @@ def test_a_place_is_for_one_model_shape_and_seed() -> None:
         place_of(replace(SPEC, card=replace(SPEC.card, shape=(1, 9, 9))), 5),
     ]
     assert len({place_of(SPEC, 5), *others}) == 5
-    assert place_of(replace(SPEC, warmup=WarmUp(rounds=9)), 5) == place_of(SPEC, 5)
+    assert place_of(replace(SPEC, warmup=warmup_settings(rounds=9)), 5) == place_of(SPEC, 5)
 
 
 def test_a_damaged_model_and_a_shelf_that_cannot_be_written_are_sentences(tmp_path: Path) -> None:

@@ -9,15 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import aggregating
+from tests.algorithms import zeroth_order_method, zeroth_order_settings
 from tests.unit.test_zeroth_order import LAYOUT
 from zowarmup.common.directions import lanes
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.methods import zeroth_order_method
 from zowarmup.common.methods.moves import Move, held
 from zowarmup.common.methods.protocol import Moments, Part
 from zowarmup.common.methods.zeroth_order import STEEP, STEEPEST
-from zowarmup.common.run import ZerothOrder
 from zowarmup.common.steps import apply_steps
 from zowarmup.common.work import Scalars, Tier
 
@@ -31,7 +30,7 @@ METHODS: list[dict[str, Any]] = [
     {"directions": "gaussian"},
     {"directions": "gaussian", "clip": 0.0},
     {"method": "decomfl"},
-    {"method": "fedkseed", "pool": 8, "head_projections": 0},
+    {"method": "fedkseed", "pool": 8},
     {"step": "raw", "rate": 0.001},
     {"step": "raw", "rate": 0.001, "directions": "gaussian", "clip": 0.0},
     {"step": "adam"},
@@ -39,7 +38,7 @@ METHODS: list[dict[str, Any]] = [
     {"step": "adam", "method": "decomfl", "clip": 0.0},
     {"local_steps": 3, "directions": "gaussian", "clip": 0.0},
     {"gradient_projections": 6},
-    {"method": "fedkseed", "pool": 3, "head_projections": 0, "step": "raw", "rate": 0.001},
+    {"method": "fedkseed", "pool": 3, "step": "raw", "rate": 0.001},
 ]
 # What float32 holds and `check` lets pass: zeros and subnormal numbers, ordinary ones and the steepest.
 SCALARS = st.one_of(
@@ -52,7 +51,9 @@ SCALARS = st.one_of(
 @pytest.mark.parametrize("settings", METHODS, ids=str)
 @given(data=st.data())
 def test_no_round_moves_a_block_further_than_the_learning_rate_allows(settings: dict[str, Any], data: Any) -> None:
-    spec = ZerothOrder(**{"rounds": ROUNDS, "probes": 4, "head_projections": 5, "rate": 0.5, "tau": 0.75, **settings})
+    head = {} if {"pool", "head_projections"} & settings.keys() else {"head_projections": 5}
+    given: dict[str, Any] = {"rounds": ROUNDS, "probes": 4, "rate": 0.5, "tau": 0.75, **head, **settings}
+    spec = zeroth_order_settings(**given)
     zo = zeroth_order_method(spec, LAYOUT, 77)
     clients, done = data.draw(st.integers(1, 6)), data.draw(st.integers(0, ROUNDS - 1))
     moments: Moments = ()
@@ -63,7 +64,7 @@ def test_no_round_moves_a_block_further_than_the_learning_rate_allows(settings: 
             tier = data.draw(st.sampled_from(Tier))
             probes, projections = zo.counts(tier, examples)
             drawn = [tuple(data.draw(st.lists(SCALARS, min_size=n, max_size=n))) for n in (probes, projections)]
-            seed = 1000 * number + (0 if zo.shared_seeds else client)
+            seed = 1000 * number + (0 if spec.shared_directions else client)
             parts.append(Part(seed, examples, Scalars(1, drawn[0], drawn[1]), tier))
         made = aggregating.aggregated(zo, parts, done=done, moments=moments)
         steps, moments = made.steps(GRID), made.moments
@@ -81,7 +82,7 @@ def test_no_round_moves_a_block_further_than_the_learning_rate_allows(settings: 
 
 def test_projections_that_dwarf_the_probes_move_the_head_by_the_rate_at_most() -> None:
     """The fault that this bound is for: probes of nearly nothing, projections of an ordinary size."""
-    zo = zeroth_order_method(ZerothOrder(rounds=10, probes=4, head_projections=5, rate=0.5), LAYOUT, 0)
+    zo = zeroth_order_method(zeroth_order_settings(rounds=10, probes=4, head_projections=5, rate=0.5), LAYOUT, 0)
     parts = [Part(seed, 10, Scalars(1, (1e-7, -1e-7, 1e-7, 1e-7), (3.0, -4.0, 2.0, 5.0, 1.0))) for seed in range(4)]
     moved = np.zeros(LAYOUT.size, np.float32)
     apply_steps(moved, Grid(20), aggregating.steps(zo, Grid(20), 0, parts))
@@ -93,7 +94,9 @@ def test_a_burst_after_quiet_rounds_moves_adam_by_the_rate_at_most() -> None:
     """Adam's divisor remembers the quiet: on its own it would let a burst move ten times as far, with beta2 = 0.99."""
     wide = Block("all", 0, 3000)
     layout = Layout((Tensor("w", (3000,), 0),), 3000, 3000, (wide,))
-    zo = zeroth_order_method(ZerothOrder(rounds=1000, step="adam", rate=0.5, probes=8, head_projections=0), layout, 0)
+    zo = zeroth_order_method(
+        zeroth_order_settings(rounds=1000, step="adam", rate=0.5, probes=8, head_projections=0), layout, 0
+    )
     chance = np.random.default_rng(0)
     moments: Moments = ()
     for number in range(300):

@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 
+from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Head, Layout, Tensor
-from zowarmup.common.run import ClientSpec, Model, WarmUp, ZerothOrder
+from zowarmup.common.run import ClientSpec, Model
 
 SPEC = ClientSpec(
     model=Model(name="mlp"),
     card=DataCard(shape=(8, 8), classes=2, class_names=("a", "b")),
-    warmup=WarmUp(rounds=1),
-    zeroth_order=ZerothOrder(rounds=2),
+    warmup=warmup_settings(rounds=1),
+    zeroth_order=zeroth_order_settings(rounds=2),
     pool_seed=7,
 )
 LAYOUT = Layout(
@@ -63,7 +64,7 @@ def test_another_type_anywhere_is_refused_or_read_as_it_stands(kind: Any, value:
         ("warmup", "epochs", 1.5, "run spec: warmup: epochs = 1.5: must be a whole number"),
         ("warmup", "learn_deadline", 1, "must be true or false"),
         ("zeroth_order", "rate", "0.1", "rate = '0.1': must be a number"),
-        ("zeroth_order", "extra", 1, "ZerothOrder has no field 'extra'"),
+        ("zeroth_order", "extra", 1, "ZOWarmUpSettings has no field 'extra'"),
         ("card", "mean", 1, "mean = 1: must be a list"),
     ],
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xxhash
 
+from tests.algorithms import changed
 from tests.faults.small import EXAMPLES, LAYOUT, PAIR, run_file
 from tests.fuzz.hostile import SECRETS, coordinator
 from zowarmup.common.run import PROTOCOL
@@ -38,7 +39,7 @@ async def pieces(size: int) -> AsyncIterator[wire.UploadDeltaRequest]:
 
 def test_a_tier_uploads_and_names_deltas_of_its_own_length(tmp_path: Path) -> None:
     base = run_file(PAIR)
-    settings = replace(base, warmup=replace(base.warmup, method="heterofl", clients_per_round=2, quorum=0.5))
+    settings = replace(base, warmup=changed(base.warmup, "heterofl", clients_per_round=2, quorum=0.5))
 
     async def script() -> None:
         async with (

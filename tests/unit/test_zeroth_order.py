@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests import aggregating
+from tests.algorithms import zeroth_order_settings
 from zowarmup.common.directions import lanes
 from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.layout import Block, Head, Layout, Tensor
 from zowarmup.common.methods.projection import project
 from zowarmup.common.methods.protocol import Evaluated, Part
 from zowarmup.common.methods.zeroth_order import FLAT, STEEP, ZOWarmUp
-from zowarmup.common.run import ZerothOrder
 from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import LONGEST_REASON, Phase, Scalars, Tier, Work
 
@@ -44,8 +44,8 @@ Wide = NDArray[np.float64]
 
 
 def method(layout: Layout = LAYOUT, **settings: object) -> ZOWarmUp:
-    spec = ZerothOrder(rounds=10, probes=4, head_projections=5, eps=1e-3, rate=1.0)
-    return ZOWarmUp(replace(spec, **settings), layout)  # type: ignore[arg-type]
+    spec = zeroth_order_settings(rounds=10, probes=4, head_projections=5, eps=1e-3, rate=1.0)
+    return ZOWarmUp(replace(spec, **settings), layout)
 
 
 def work(seed: int = 7, round: int = 3) -> Work:
