@@ -131,7 +131,10 @@ class Processes:
                     start_new_session=True,
                 )
         except OSError as error:
-            raise Failure(f"{name} cannot be started: {error}") from error
+            raise Failure(
+                f"{name} cannot be started ({error.strerror or error}): stop other programs, or raise the limits on processes, "
+                "memory and open files"
+            ) from error
 
     def ended(self) -> list[Ended]:
         """Those that have ended by themselves."""

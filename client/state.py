@@ -233,9 +233,8 @@ def write_durably(file: Path, content: bytes | memoryview) -> None:
     """Write a file that is there whole or not at all, mode 600. Raises OSError where the disk refuses."""
     temporary = file.with_name(file.name + ".new")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as out:
-            os.fchmod(descriptor, 0o600)  # a leftover of an older run may have had another mode
+        temporary.unlink(missing_ok=True)  # a leftover may have another mode, or be no file
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as out:
             out.write(content)
         settle(temporary, file)
     except OSError:

@@ -72,6 +72,8 @@ from zowarmup.server.tuning import connections, keep_pieces, raise_file_limit, r
 
 log = logging.getLogger("zowarmup.server")
 
+LAST_S = 0.5
+"""How long a server that stops waits for calls that have been answered to end."""
 FEW = 2048
 """A limit of connections that a fleet may meet."""
 _EXPECTED: dict[type[Exception], int] = {
@@ -242,7 +244,8 @@ async def _lead(
 
     for early in filter(None, (server, beside)):
         await early.start()
-        listening.push_async_callback(early.stop, None)
+        listening.push_async_callback(early.stop, LAST_S)
+    listening.callback(preparing.end)
     opening = asyncio.create_task(asyncio.to_thread(take_up))
     either: set[asyncio.Future[Any]] = {opening, stopped}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

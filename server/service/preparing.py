@@ -2,8 +2,8 @@
 
 The port is open from the start, so that one that is taken is found before a model is built, and stays open through a replay
 of a long ledger. A call that comes before the run is ready waits a moment for it, and is then refused as UNAVAILABLE with
-the reason "preparing"; whoever called tries again. Where many wait, the rest are refused at once. Health answers at once,
-with NOT_SERVING.
+the reason "preparing"; whoever called tries again. Where many wait, the rest are refused at once, and all are where the
+coordinator ends before it is ready. Health answers at once, with NOT_SERVING.
 """
 
 import asyncio
@@ -21,21 +21,29 @@ _HEALTH = "/grpc.health."
 
 
 class Preparing(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Holds calls back until `ready` is set."""
+    """Holds calls back until `ready` is set; `held`: how many wait now."""
 
     def __init__(self) -> None:
-        self.ready, self._held = asyncio.Event(), 0
+        self.ready, self.held = asyncio.Event(), 0
+        self._over = False
+
+    def end(self) -> None:
+        """Refuse who waits and who comes. A call that is still held while its server stops, grpc shows as a traceback."""
+        self._over = True
+        self.ready.set()
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         if not self.ready.is_set() and not details.method.startswith(_HEALTH):
-            self._held += 1
+            self.held += 1
             try:
-                async with asyncio.timeout(HELD_S if self._held <= MOST_HELD else 0):
+                async with asyncio.timeout(HELD_S if self.held <= MOST_HELD else 0):
                     await self.ready.wait()
             except TimeoutError:
                 return grpc.stream_stream_rpc_method_handler(_refuse)
             finally:
-                self._held -= 1
+                self.held -= 1
+        if self._over:
+            return grpc.stream_stream_rpc_method_handler(_refuse)
         return await continuation(details)
 
 

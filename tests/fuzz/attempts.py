@@ -40,9 +40,14 @@ ODD = (
 odd = st.sampled_from(ODD) | st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=8)
 
 
+def rarely(one_in: int) -> st.SearchStrategy[bool]:
+    """True once in so many draws. (hypothesis draws the ends of a range more often than the rest.)"""
+    return st.integers(0, one_in - 1).map(lambda drawn: drawn == one_in // 2)
+
+
 def mostly(right: st.SearchStrategy[str], wrong: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """One of seven is wrong: with more of them a command would get nowhere."""
-    return st.integers(0, 6).flatmap(lambda drawn: wrong if drawn == 3 else right)
+    """With more that is wrong a command would get nowhere."""
+    return rarely(7).flatmap(lambda drawn: wrong if drawn else right)
 
 
 NAMES = (
@@ -268,10 +273,10 @@ def _key(text: str) -> str:
 @st.composite
 def settings(draw: st.DrawFn, base: dict[str, Any]) -> bytes:
     """A file that is nearly right, or bytes."""
-    if draw(st.integers(0, 9)) == 0:
+    if draw(rarely(12)):
         return draw(damaged)
     root = {name: dict(inner) if isinstance(inner, dict) else inner for name, inner in base.items()}
-    for _ in range(draw(st.integers(0, 3))):
+    for _ in range(draw(st.sampled_from((0, 1, 0, 2, 3)))):
         within = draw(st.sampled_from([root, *(inner for inner in root.values() if isinstance(inner, dict))]))
         name = draw(st.sampled_from(list(within) or ["x"]) | st.sampled_from(_SETTINGS) | odd)
         if draw(st.integers(0, 3)):
@@ -279,7 +284,7 @@ def settings(draw: st.DrawFn, base: dict[str, Any]) -> bytes:
         else:
             within.pop(name, None)
     text = "\n".join(f"{_key(name)} = {_toml(value)}" for name, value in root.items()).encode()
-    if draw(st.integers(0, 9)) == 0:
+    if draw(rarely(12)):
         at = draw(st.integers(0, len(text)))
         text = text[:at] + draw(
             st.sampled_from((b"\xff", b"\0", b"=", b"[", b'"', b"9" * 5000, b"[" * 3000, b"a." * 3000))
@@ -299,12 +304,13 @@ def surroundings(draw: st.DrawFn) -> dict[str, bytes]:
     for name in ("data", "state"):
         if (kind := draw(kinds)) is not None:
             found[name] = kind
-    if draw(st.booleans()):
-        found["pem"] = draw(
-            damaged | st.sampled_from((CERTIFICATE, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
-        )
-    if draw(st.booleans()):
-        found["key"] = draw(st.sampled_from((KEY, KEY, CERTIFICATE, b"")))
+    if not draw(rarely(6)):
+        untrue = st.sampled_from((PIPE, KEY, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
+        found["pem"] = draw(rarely(3).flatmap(lambda drawn: damaged | untrue if drawn else st.just(CERTIFICATE)))
+    if not draw(rarely(6)):
+        found["key"] = draw(st.sampled_from((KEY, KEY, KEY, PIPE, CERTIFICATE, b"")))
+    if not draw(rarely(6)):
+        found["word"] = draw(st.sampled_from((b"a" * 64, b"a" * 64, PIPE, b"zw1.a.", b"\xff", b"")))
     if found.get("data") in (FOLDER, RUN, AUTHORITY) and not draw(st.integers(0, 2)):
         for name in draw(
             st.lists(
@@ -322,7 +328,7 @@ def surroundings(draw: st.DrawFn) -> dict[str, bytes]:
 number = mostly(st.integers(1, 3).map(str), odd)
 word = mostly(st.sampled_from(("a", "host-1", "late")), odd)
 folder = mostly(st.sampled_from(("data", "state", "new")), path)
-file = mostly(st.sampled_from(("pem", "key", "word")), path)
+pem, key, word_file = (mostly(st.just(name), path) for name in ("pem", "key", "word"))
 fed = mostly(
     st.sampled_from(("digits", "digits,alpha=1", "npz:x.npz", "csv:x.csv,label=kind", "folder:images,size=4")), data
 )
@@ -333,10 +339,10 @@ Options = dict[str, st.SearchStrategy[str] | None]
 _reach: Options = {
     "--server": address,
     "--data-dir": folder,
-    "--credential-file": file,
-    "--ca": file,
-    "--certificate": file,
-    "--key": file,
+    "--credential-file": word_file,
+    "--ca": pem,
+    "--certificate": pem,
+    "--key": key,
     "--insecure": None,
 }
 _json: Options = {"--json": None}
@@ -376,8 +382,8 @@ VERBS: dict[str, tuple[list[st.SearchStrategy[str]], Options]] = {
         [],
         {"--clients": number, "--data": fed, "--server": address, "--high": mostly(st.just("0"), odd), "--device": device,
          "--high-share": mostly(st.just("0.5"), odd), "--name": word, "--profile": mostly(st.just("mix.toml"), path),
-         "--workers": number, "--ca": file, "--certificate": file, "--key": file, "--join-file": file,
-         "--join-file-high": file, "--seed": number, "--threads": number, "--engine": mostly(st.just("local"), odd),
+         "--workers": number, "--ca": pem, "--certificate": pem, "--key": key, "--join-file": word_file,
+         "--join-file-high": word_file, "--seed": number, "--threads": number, "--engine": mostly(st.just("local"), odd),
          "--address": address, "--insecure": None},
     ),
     "certs init": ([], {"--out": folder, "--host": word, **_days}),
@@ -386,7 +392,7 @@ VERBS: dict[str, tuple[list[st.SearchStrategy[str]], Options]] = {
 }  # fmt: skip
 DEVICE: Options = {
     "--data": own, "--server": address, "--tier": mostly(st.sampled_from(("auto", "low", "high")), odd), "--name": word,
-    "--key": file, "--join-file": file, "--ca": file, "--certificate": file, "--threads": number, "--device": device,
+    "--key": key, "--join-file": word_file, "--ca": pem, "--certificate": pem, "--threads": number, "--device": device,
     "--insecure": None, "--metrics-address": address,
 }  # fmt: skip
 COORDINATOR: Options = {
@@ -407,14 +413,16 @@ environments = st.dictionaries(
 def line(draw: st.DrawFn, options: Options, always: Sequence[str] = ()) -> list[str]:
     chosen = [
         *always,
-        *draw(st.lists(st.sampled_from([name for name in options if name not in always] or ["-x"]), max_size=3)),
+        *draw(st.lists(st.sampled_from([name for name in options if name not in always] or [""]), max_size=3)),
     ]
+    if "--certificate" in chosen and not draw(rarely(5)):
+        chosen.append("--key")
     found: list[str] = []
-    for name in chosen:
+    for name in filter(None, chosen):
         values = options.get(name)
         found += [name] if values is None else [name, draw(values)]
-    if draw(st.integers(0, 19)) == 0:
-        found.insert(draw(st.integers(0, len(found))), draw(odd))
+    if draw(rarely(20)):
+        found.insert(draw(st.integers(0, len(found))), draw(odd | st.just("-x")))
     return found
 
 
@@ -443,7 +451,7 @@ def attempts(draw: st.DrawFn) -> Attempt:
         arguments = [
             *verb.split(),
             *(draw(place) for place in places),
-            *draw(line(options, always if draw(st.integers(0, 3)) else ())),
+            *draw(line(options, () if draw(rarely(6)) else always)),
         ]
         if verb == "fleet":
             arguments += ["--connect-timeout", "0.01", "--state", draw(folder)]

@@ -193,7 +193,7 @@ def _lay(path: Path, content: bytes) -> None:
     elif content == AUTHORITY:
         shutil.copytree(_authority(), path)
     elif content in (CERTIFICATE, KEY):
-        shutil.copy(_authority() / ("ca.crt" if content == CERTIFICATE else "server.key"), path)
+        shutil.copy(_authority() / ("server.crt" if content == CERTIFICATE else "server.key"), path)
     else:
         path.write_bytes(content)
 

@@ -16,6 +16,7 @@ from zowarmup.client.presence import patiently
 from zowarmup.client.session import Connection
 from zowarmup.client.trust import PLAIN
 from zowarmup.common.work import Tier
+from zowarmup.server.main import LAST_S
 from zowarmup.server.service import preparing
 from zowarmup.server.service.assembly import Health, Services
 from zowarmup.server.service.preparing import SENTENCE, Preparing
@@ -122,3 +123,33 @@ def test_a_device_comes_back_soon_however_often_it_was_told_to_wait(monkeypatch:
 
     assert asyncio.run(patiently("127.0.0.1:1", ask, Lookout("127.0.0.1:1", PLAIN))) == "answered"
     assert max(waited[:50]) <= 0.6 < max(waited[50:])
+
+
+def test_calls_that_are_held_when_it_ends_are_refused_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    """Where they still run as the process ends, grpc prints a traceback for each."""
+
+    async def scenario() -> list[grpc.StatusCode]:
+        gate, answers = Preparing(), []
+        server = grpc.aio.server(interceptors=(gate,))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            ask = services.CoordinatorServiceStub(channel).GetRun
+            calls = [asyncio.ensure_future(code_of(ask(wire.GetRunRequest()))) for _ in range(20)]
+            while gate.held < len(calls):
+                await asyncio.sleep(0)
+            gate.end()
+            answers = await asyncio.gather(*calls, code_of(ask(wire.GetRunRequest())))
+            last = code_of(ask(wire.GetRunRequest()))
+            await server.stop(LAST_S)
+            with contextlib.suppress(asyncio.CancelledError):
+                await last
+        return answers
+
+    async def code_of(call: "grpc.aio.UnaryUnaryCall[wire.GetRunRequest, wire.GetRunResponse]") -> grpc.StatusCode:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await call
+        return await call.code()
+
+    assert asyncio.run(scenario()) == [grpc.StatusCode.UNAVAILABLE] * 21
+    assert "Traceback" not in capfd.readouterr().err
