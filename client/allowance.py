@@ -14,6 +14,7 @@ from zowarmup.client.faults import Final, Setback
 from zowarmup.client.policy import MEGABYTE, Policy
 from zowarmup.client.state import write_whole
 from zowarmup.common.amount import amount
+from zowarmup.common.system.given_file import read_given
 
 DAY_S = 86400
 
@@ -99,7 +100,7 @@ class Allowance:
 
 def _read(file: Path) -> Usage:
     try:
-        return Usage(**json.loads(file.read_text()))
+        return Usage(**json.loads(read_given(file)))
     except FileNotFoundError:
         return Usage()
     except OSError as error:

@@ -5,8 +5,7 @@ a TOML file (`--policy`) and by `--allow-model`. What is beyond them is refused 
 device's log and, as an abstention's reason, to the coordinator's.
 """
 
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +13,7 @@ from typing import Any, Self
 from zowarmup.client.faults import Final
 from zowarmup.common.amount import amount
 from zowarmup.common.run import BUILT_IN
+from zowarmup.common.system.toml_file import TomlError, read_toml
 
 MEGABYTE = 1_000_000
 
@@ -55,9 +55,9 @@ class Policy:
                 raise ValueError(f"{field} = {getattr(self, field)!r}: must be 0 (no limit) to 10^12")
 
     @classmethod
-    def from_toml(cls, text: str) -> Self:
-        """Raises ValueError naming the field where the text is no policy."""
-        raw: dict[str, Any] = tomllib.loads(text)
+    def of(cls, table: Mapping[str, Any]) -> Self:
+        """Raises ValueError naming the field where the table is no policy."""
+        raw = dict(table)
         known = {field.name: field.default for field in fields(cls)}
         for name, value in raw.items():
             if name not in known:
@@ -107,10 +107,10 @@ class Policy:
 def read_policy(file: Path | None, allowed: Sequence[str] = ()) -> Policy:
     """The policy of a TOML file (the default one without), with more models. Raises Final where the file is not one."""
     try:
-        policy = Policy() if file is None else Policy.from_toml(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Final(f"--policy {file} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:  # TOML's errors and those of the encoding, too
+        policy = Policy() if file is None else Policy.of(read_toml(file))
+    except TomlError as error:
+        raise Final(f"--policy {error}") from None
+    except ValueError as error:
         raise Final(f"--policy {file}: {error}") from None
     try:
         return policy.allowing(allowed)

@@ -185,7 +185,13 @@ TABLE_FILE: dict[str, Any] = {
     **{name: RUN_FILE[name] for name in ("model", "warmup", "zeroth_order", "evaluation")},
 }
 MIX_FILE: dict[str, Any] = {"day_s": 60, "profile": [{"like": "pi-zero"}, {"name": "desk", "share": 2}]}
+POLICY_FILE: dict[str, Any] = {"models": ["mlp"], "program_mb": 16, "probes_per_day": 100, "probes": 10}
 _SETTINGS = [
+    "models",
+    "program_mb",
+    "snapshot_mb",
+    "forward_s",
+    "probes_per_day",
     "name",
     "seed",
     "model",
@@ -333,6 +339,7 @@ fed = mostly(
     st.sampled_from(("digits", "digits,alpha=1", "npz:x.npz", "csv:x.csv,label=kind", "folder:images,size=4")), data
 )
 own = mostly(st.sampled_from(("digits:1/2", "npz:x.npz", "csv:x.csv,label=kind", "folder:images,size=4")), data)
+model = mostly(st.sampled_from(("mlp", "my_models:tiny")), odd)
 rate = mostly(st.just("1Mbit"), odd)
 device = mostly(st.sampled_from(("cpu", "cuda")), odd)
 Options = dict[str, st.SearchStrategy[str] | None]
@@ -384,7 +391,7 @@ VERBS: dict[str, tuple[list[st.SearchStrategy[str]], Options]] = {
          "--high-share": mostly(st.just("0.5"), odd), "--name": word, "--profile": mostly(st.just("mix.toml"), path),
          "--workers": number, "--ca": pem, "--certificate": pem, "--key": key, "--join-file": word_file,
          "--join-file-high": word_file, "--seed": number, "--threads": number, "--engine": mostly(st.just("local"), odd),
-         "--address": address, "--insecure": None},
+         "--address": address, "--insecure": None, "--policy": mostly(st.just("policy.toml"), path), "--allow-model": model},
     ),
     "certs init": ([], {"--out": folder, "--host": word, **_days}),
     "certs server": ([], {"--out": folder, "--host": word, **_days}),
@@ -393,7 +400,8 @@ VERBS: dict[str, tuple[list[st.SearchStrategy[str]], Options]] = {
 DEVICE: Options = {
     "--data": own, "--server": address, "--tier": mostly(st.sampled_from(("auto", "low", "high")), odd), "--name": word,
     "--key": key, "--join-file": word_file, "--ca": pem, "--certificate": pem, "--threads": number, "--device": device,
-    "--insecure": None, "--metrics-address": address,
+    "--insecure": None, "--metrics-address": address, "--policy": mostly(st.just("policy.toml"), path),
+    "--allow-model": model,
 }  # fmt: skip
 COORDINATOR: Options = {
     "--address": address, "--metrics-address": address, "--insecure": None, "--shelf": folder, "--exit-when-finished": None,
@@ -431,6 +439,7 @@ def attempts(draw: st.DrawFn) -> Attempt:
     files, environment = draw(surroundings()), draw(environments)
     program = draw(st.sampled_from((CLIENT, SERVER, COMMAND, COMMAND)))
     if program == CLIENT:
+        files["policy.toml"] = draw(settings(POLICY_FILE))
         verbs = draw(st.sampled_from(((), ("--doctor",), ("doctor",))))
         program = COMMAND if verbs == ("doctor",) else CLIENT
         arguments = [
@@ -459,6 +468,7 @@ def attempts(draw: st.DrawFn) -> Attempt:
             arguments += draw(st.sampled_from((["--list"], ["--limit", "0"])))
             files["table.toml"] = draw(settings(TABLE_FILE))
         if verb == "fleet":
+            files["policy.toml"] = draw(settings(POLICY_FILE))
             files["mix.toml"] = draw(settings(MIX_FILE))
     return Attempt(
         program,
