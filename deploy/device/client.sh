@@ -132,7 +132,7 @@ find_wheel() {
       if [ -f "$found" ]; then WHEEL=$found; fi
     done
   fi
-  [ -f "$WHEEL" ] || refuse "no zowarmup-*.whl ${WHEEL:+at $WHEEL}: make one (python -m hatchling build --target wheel) and give it with --wheel"
+  [ -f "$WHEEL" ] || refuse "no zowarmup-*.whl ${WHEEL:+at $WHEEL}: make one (make wheel) and give it with --wheel"
   WHEEL=$(cd "$(dirname "$WHEEL")" && pwd)/$(basename "$WHEEL")
 }
 

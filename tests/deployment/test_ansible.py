@@ -128,3 +128,46 @@ def test_devices_are_installed_checked_and_upgraded_in_batches(
     assert done.returncode != 0 and "broken" in done.stdout
     assert "pi-2 " not in done.stdout.partition("PLAY RECAP")[2]
     assert not Path(hosts["pi-2"]["zowarmup_kit"]).exists()
+
+
+def test_a_signature_comes_to_the_device_with_the_package(
+    tmp_path: Path, run: Callable[..., "subprocess.CompletedProcess[str]"]
+) -> None:
+    package, key = tmp_path / "dist/zowarmup-0.1.0-py3-none-any.whl", tmp_path / "release_key"
+    package.parent.mkdir()
+    package.write_bytes(b"a package")
+    commands = (
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)],
+        ["ssh-keygen", "-q", "-Y", "sign", "-f", str(key), "-n", "zowarmup", str(package)],
+        ["sh", "-c", f"cd {package.parent} && sha256sum {package.name} > SHA256SUMS"],
+    )
+    for command in commands:
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+    kind, public, *_ = key.with_suffix(".pub").read_text().split()
+    (tmp_path / "signers").write_text(f"zowarmup {kind} {public}\n")
+    host = {
+        "ansible_connection": "local",
+        "ansible_become": False,
+        "ansible_python_interpreter": sys.executable,
+        "zowarmup_root": str(tmp_path / "root"),
+        "zowarmup_kit": str(tmp_path / "kit"),
+        "zowarmup_server": "coordinator.local:7070",
+        "zowarmup_data": "digits:1/2",
+        "zowarmup_wheel": str(package),
+        "zowarmup_signers": str(tmp_path / "signers"),
+        "zowarmup_install_options": ["--dry-run"],
+    }
+    inventory = tmp_path / "inventory.yaml"
+    inventory.write_text(yaml.safe_dump({"devices": {"hosts": {"pi-1": host}}}))
+    play = ("ansible-playbook", "-v", "-i", inventory, DEPLOY / "ansible/devices.yaml")
+    done = run(*play)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is signed by one of" in done.stdout
+    assert (tmp_path / "kit/SHA256SUMS").exists()
+    package.write_bytes(b"another package")
+    done = run(*play)
+    assert done.returncode != 0 and "SHA256SUMS says: copy both again" in done.stdout
+    (package.parent / "SHA256SUMS").unlink()
+    (tmp_path / "kit/SHA256SUMS").unlink()
+    done = run(*play)
+    assert done.returncode != 0 and "is not signed by anybody in" in done.stdout
