@@ -43,10 +43,11 @@ flood: .build/ready  ## 5,000 connections and 10,000 calls of a stranger, beside
 
 RUNS ?= 1000000
 COMMANDS ?= 10000
-fuzz: .build/ready  ## Hostile bytes for every decoder, hostile calls, odd command lines (RUNS=1000000 COMMANDS=10000)
+PROGRAMS ?= 100000
+fuzz: .build/ready  ## Hostile bytes, calls, command lines and programs (RUNS=1000000 COMMANDS=10000 PROGRAMS=100000)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
 	  $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
-	@$(BIN)/python -m tests.fuzz.run --runs $(RUNS) --commands $(COMMANDS) --seed $(SEED)
+	@$(BIN)/python -m tests.fuzz.run --runs $(RUNS) --commands $(COMMANDS) --programs $(PROGRAMS) --seed $(SEED)
 
 ray: .build/ready .build/ray  ## A fleet on a Ray cluster of several nodes on this machine (installs Ray, 75 MB)
 	@$(BIN)/pytest -q tests/e2e/test_fleet_ray.py

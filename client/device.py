@@ -300,10 +300,6 @@ class Device:
 
     async def _probe(self, work: Work, presence: Presence) -> Made:
         replica = self._replica_at(work)
-        if self._prober is None:
-            self._prober = await self._workshop.prober(replica, self._dataset)
-        self._require_probes(work)
-        before = self._workshop.spent_s
 
         async def give_up(sentence: str) -> None:
             with contextlib.suppress(Broken):
@@ -312,6 +308,10 @@ class Device:
             end_process(sentence)
 
         async with self._workshop.watching(give_up):
+            if self._prober is None:
+                self._prober = await self._workshop.prober(replica, self._dataset)
+            self._require_probes(work)
+            before = self._workshop.spent_s
             scalars = await self._at(work, self._prober.contribute, work)
         return Made(work, scalars, None, self._workshop.spent_s - before)
 

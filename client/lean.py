@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import re
 
-from zowarmup.common.program import Program, limit_memory
+from zowarmup.common.program import Halt, Program, limit_memory
 from zowarmup.common.replica import Replica
 
 _MADV_DONTNEED = 4
@@ -41,13 +41,13 @@ def give_back_heap() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def load_program(onnx: bytes, replica: Replica, threads: int, most_bytes: int = 0) -> Program:
+def load_program(onnx: bytes, replica: Replica, threads: int, most_bytes: int = 0, halt: Halt | None = None) -> Program:
     """The run's program over the replica's weights; its passes take at most `most_bytes` of memory beside them (0: no
-    limit). Raises ValueError where ONNX Runtime cannot run it."""
+    limit). `halt` ends them, and the loading. Raises ValueError where ONNX Runtime cannot run it."""
     give_back_heap()
     give_back_code()  # before ONNX Runtime is loaded, and after
     if most_bytes:
         limit_memory(most_bytes)
-    program = Program(onnx, replica.layout, replica.weights, threads)
+    program = Program(onnx, replica.layout, replica.weights, threads, halt)
     give_back_code()
     return program

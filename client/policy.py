@@ -23,7 +23,8 @@ class Policy:
     """`models`: whose code may run here, where this device trains or probes by torch: built-in models, and
     package.module:factory, which the coordinator then has imported and called. `program_mb`: the largest forward pass,
     as a file. `snapshot_mb`: the largest model. `forward_memory_mb`: what a forward pass may take beside the weights (0:
-    what this device's memory has left). `forward_s`: how long one may last, over one micro-batch.
+    what this device's memory has left). `forward_s`: how long one may last, over one micro-batch, and how long loading the
+    program may.
 
     `mb_per_day`: what may go over the network, either way, in a day of UTC (0: no limit). `probes_per_day` and `probes`:
     how many probes of this device's examples are answered in a day, and in all (0: no limit): each tells the coordinator

@@ -31,6 +31,8 @@ SMALLEST_CHUNK_BYTES, LARGEST_CHUNK_BYTES = 1 << 16, 1 << 19
 QUICK_S, SLOW_S = 0.1, 0.5
 # Unary calls and the opening of a stream; bulk streams and Participate have none, keepalive watches over them.
 CALL_S = 20.0
+# A layout has 100 characters for each tensor.
+LONGEST_JSON = 4_000_000
 MEASURE_BYTES = 32 * 1024
 OPTIONS = [
     # A dead link is noticed in 30 s: measured, the keepalive timeout alone never ends a silent connection, the ping
@@ -88,26 +90,7 @@ class Connection:
     async def get_run(self) -> Offer:
         with faults(FINAL):
             answer = await self._stub.GetRun(wire.GetRunRequest(protocol=PROTOCOL), timeout=CALL_S)
-        if answer.protocol != PROTOCOL:
-            raise Final(
-                f"the coordinator speaks protocol {answer.protocol} and this client {PROTOCOL}: install the same version "
-                "of zowarmup on both"
-            )
-        try:
-            return Offer(
-                answer.run_id,
-                answer.name,
-                ClientSpec.from_json(answer.spec_json),
-                Layout.from_json(answer.layout_json),
-                answer.program_sha256,
-                answer.program_bytes,
-                answer.high_memory_bytes,
-                answer.low_memory_bytes,
-                answer.now_s,
-                answer.software,
-            )
-        except ValueError as error:
-            raise Final(f"cannot read the coordinator's run ({error}): install its version of zowarmup") from None
+        return offered(answer)
 
     async def measure(self, up_bytes: int, down_bytes: int) -> tuple[float, float]:
         """How long so many bytes took up the link and down it, seconds, what a call costs by itself not taken off. Raises
@@ -218,6 +201,36 @@ class Connection:
         with faults(FINAL_IN_BULK, DECLINED_IN_BULK):
             answer = await self._stub.UploadDelta(pieces(), metadata=self._metadata)
         return int(answer.stored_bytes)
+
+
+def offered(answer: wire.GetRunResponse) -> Offer:
+    """The run of an answer. Raises Final where this device cannot read it."""
+    if answer.protocol != PROTOCOL:
+        raise Final(
+            f"the coordinator speaks protocol {answer.protocol} and this client {PROTOCOL}: install the same version "
+            "of zowarmup on both"
+        )
+    for text in (answer.spec_json, answer.layout_json):
+        if len(text) > LONGEST_JSON:
+            raise Final(
+                f"cannot read the coordinator's run: its description has {len(text)} characters, "
+                f"at most {LONGEST_JSON} are read"
+            )
+    try:
+        return Offer(
+            answer.run_id,
+            answer.name,
+            ClientSpec.from_json(answer.spec_json),
+            Layout.from_json(answer.layout_json),
+            answer.program_sha256,
+            answer.program_bytes,
+            answer.high_memory_bytes,
+            answer.low_memory_bytes,
+            answer.now_s,
+            answer.software,
+        )
+    except ValueError as error:
+        raise Final(f"cannot read the coordinator's run ({error}): install its version of zowarmup") from None
 
 
 def next_chunk(size: int, seconds: float) -> int:

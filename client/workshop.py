@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
@@ -21,7 +21,7 @@ from zowarmup.client.policy import MEGABYTE, Policy
 from zowarmup.client.probe import Examples, ForwardPass, Prober
 from zowarmup.client.state import StateDirectory
 from zowarmup.client.transfer import Transfers
-from zowarmup.client.watch import WatchedProgram, watching
+from zowarmup.client.watch import Watch, WatchedProgram, watching
 from zowarmup.common.amount import amount
 from zowarmup.common.graph import Refused
 from zowarmup.common.replica import Replica
@@ -61,6 +61,7 @@ class Workshop:
         policy: Policy | None = None,
     ) -> None:
         self._policy = policy or Policy()
+        self._watch = Watch(self._policy.forward_s)
         self._offer, self._state, self._transfers, self._threads = offer, state, transfers, threads
         self._device = device
         self._tools = _Tools()
@@ -118,10 +119,9 @@ class Workshop:
         return Prober(spec.zeroth_order, replica, program, examples, self._stop, spec.pool_seed)
 
     def watching(self, give_up: Callable[[str], Awaitable[None]]) -> AbstractAsyncContextManager[None]:
-        """While forward passes are made: end those that take too long. `give_up` is called with a sentence where one does
-        not end."""
-        program = self._tools.program
-        return watching(program, give_up) if isinstance(program, WatchedProgram) else nullcontext()
+        """While the program is loaded and forward passes are made: end what takes too long. `give_up` is called with a
+        sentence where it does not end."""
+        return watching(self._watch, give_up)
 
     async def trainer(self, dataset: Dataset, tier: Tier) -> "Trainer":
         """What trains on a dataset as a client of that tier does."""
@@ -160,9 +160,19 @@ class Workshop:
             log.info("this model does not end in a linear classifier: probing every parameter")
         try:
             most_bytes = int(self._policy.forward_memory_mb * MEGABYTE) or memory_here().bytes
-            program = await self.compute(load_program, onnx, replica, self._threads, most_bytes)
-            return WatchedProgram(program, self._policy.forward_s, most_bytes)
+            program = await self.compute(
+                WatchedProgram,
+                lambda halt: load_program(onnx, replica, self._threads, most_bytes, halt),
+                self._watch,
+                most_bytes,
+            )
         except Refused as error:
             raise Final(f"this device does not run the coordinator's {error}") from None
         except ValueError as error:
             raise Final(f"cannot run the run's forward pass ({error}): install the coordinator's onnxruntime") from None
+        if program.classes != offer.spec.card.classes:
+            raise Final(
+                f"the run's forward pass tells {program.classes} classes apart and its data card has "
+                f"{offer.spec.card.classes}: its coordinator is not one of zowarmup's"
+            )
+        return program

@@ -2,16 +2,19 @@
 
 A graph can do more than compute. Its tensors can name files, whose bytes the runtime then reads, and its operators can
 come from libraries. So a program is parsed by the few messages of `program.proto`, where there is no field for any of
-that, and refused if anything is left over. The runtime is given the parsed message serialized again: it reads what was
-checked, whatever its own parser makes of the bytes that came.
+that, and refused before that if anything would be left over, or if it has so many parts that they take much more memory
+than their bytes. The runtime is given the parsed message serialized again: it reads what was checked, whatever its own
+parser makes of the bytes that came.
 """
 
+import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.message import DecodeError, Message
-from google.protobuf.unknown_fields import UnknownFieldSet
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError
 
 from zowarmup.common.layout import Layout
 from zowarmup.common.operators import OPERATORS, OPSET
@@ -24,10 +27,23 @@ ELEMENT_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 1
 """By type of element: the numbers and booleans that a constant may hold."""
 VALUE_OF = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints"}
 """By type of attribute: the field with its value."""
-MOST_NODES = 100_000
+MOST_NODES = 10_000
+MOST_FIELDS = 200_000
+"""Of all messages together. A vision transformer of 12 layers has 2,000."""
 MOST_AXES = 8
+MOST_NUMBER = 1 << 20
+"""Of the whole numbers among settings, either way: extents, counts, places. A runtime takes memory and time by some of them as
+it loads a graph."""
 LONGEST_NAME = 60
 
+NO_GRAPH = "program: it is not an ONNX graph"
+_VARINT, _EIGHT, _LENGTH, _FIXED = 0, 1, 2, 5
+_WRITTEN = {
+    FieldDescriptor.TYPE_INT64: _VARINT,
+    FieldDescriptor.TYPE_INT32: _VARINT,
+    FieldDescriptor.TYPE_FLOAT: _FIXED,
+}
+"""How a field is written, by its type; others with their length before them."""
 _EXTERNAL = "external data: its elements are in a file, which no device opens for a coordinator"
 _NESTED = "a graph within an attribute"
 _FIELDS = {
@@ -49,7 +65,17 @@ class Refused(ValueError):
     """A device does not run this program. The sentence begins with "program:" and says why."""
 
 
-def checked(program: bytes, layout: Layout) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """`onnx`: what to give to the runtime. `example`: the shape of one, without the batch's axis. `outputs`: their names,
+    and how many numbers each gives for an example."""
+
+    onnx: bytes
+    example: tuple[int, ...]
+    outputs: dict[str, int]
+
+
+def checked(program: bytes, layout: Layout) -> Checked:
     """The graph to give to the runtime, equal to `program` but for how it is serialized.
 
     Args:
@@ -57,25 +83,23 @@ def checked(program: bytes, layout: Layout) -> bytes:
         layout: the tensors that must be its inputs, beside the batch.
 
     Returns:
-        An ONNX model that has nothing but a graph of the exporter's operators over these inputs.
+        An ONNX model that has nothing but a graph of the exporter's operators over these inputs, and what it declares of
+        inputs and outputs. (The runtime may find others, to which nothing holds it.)
 
     Raises:
         Refused: it has anything else.
     """
+    _Form(program).check(wire.ProgramModel.DESCRIPTOR, len(program))
     model = wire.ProgramModel()
     try:
         model.MergeFromString(program)
     except DecodeError:
-        raise Refused("program: it is not an ONNX graph") from None
-    known = wire.ProgramModel()
-    known.CopyFrom(model)
-    known.DiscardUnknownFields()
-    if known.ByteSize() != model.ByteSize():
-        raise Refused(f"program: it has {next(_left_over(model), 'fields that no exporter writes')}")
-    sets = [(used.domain, used.version) for used in known.opset_import]
+        raise Refused(NO_GRAPH) from None
+    model.DiscardUnknownFields()  # there are none
+    sets = [(used.domain, used.version) for used in model.opset_import]
     if sets != [("", OPSET)]:
         raise Refused(f"program: its operators are those of {_listed(sets)}, a device runs ONNX's version {OPSET}")
-    graph = known.graph
+    graph = model.graph
     if len(graph.node) > MOST_NODES:
         raise Refused(f"program: it has {len(graph.node)} nodes, at most {MOST_NODES} are run")
     for constant in graph.initializer:
@@ -83,24 +107,64 @@ def checked(program: bytes, layout: Layout) -> bytes:
     for node in graph.node:
         _check_node(node)
     _check_names(graph)
-    _check_inputs(graph.input, layout)
-    _check_outputs(graph.output, layout)
-    return known.SerializeToString(deterministic=True)
+    example, outputs = _example(graph.input, layout), _outputs(graph.output, layout)
+    return Checked(model.SerializeToString(deterministic=True), example, outputs)
 
 
-def _left_over(message: Message) -> Iterator[str]:
-    """What a message holds, or one in it, for which its type has no field."""
-    kind = message.DESCRIPTOR.name
-    unknown: Any = UnknownFieldSet(message)  # an iterable, which its stubs do not say
-    for field in unknown:
-        found = _FIELDS.get((kind, field.field_number))
-        yield (
-            found or f"field {field.field_number} of a {kind.removeprefix('Program').lower()}, which no exporter writes"
-        )
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in value if field.is_repeated else [value]:
-                yield from _left_over(part)
+class _Form:
+    """A serialized message, read field by field before it is parsed."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._place, self._left = data, 0, MOST_FIELDS
+
+    def check(self, kind: Any, stop: int) -> None:
+        """That each field up to `stop`, and of the messages within, is one of `kind`, of its type. Raises Refused."""
+        known = _fields(kind)
+        while self._place < stop:
+            tag = self._number(stop)
+            self._left -= 1
+            if self._left < 0:
+                raise Refused(f"program: it has more than {MOST_FIELDS} parts")
+            type_on_wire, inner = known.get(tag >> 3, (-1, None))
+            if tag & 7 not in (_VARINT, _EIGHT, _LENGTH, _FIXED) or not tag >> 3:
+                raise Refused(NO_GRAPH)
+            if tag & 7 != type_on_wire:
+                raise Refused(f"program: it has {_field_in_words(kind.name, tag >> 3)}")
+            if type_on_wire == _VARINT:
+                self._number(stop)
+                continue
+            size = 4 if type_on_wire == _FIXED else self._number(stop)
+            end = self._place + size
+            if end > stop:
+                raise Refused(NO_GRAPH)
+            if inner is not None:
+                self.check(inner, end)
+            self._place = end
+
+    def _number(self, stop: int) -> int:
+        number = shift = 0
+        while self._place < stop and shift < 70:
+            byte = self._data[self._place]
+            self._place += 1
+            number |= (byte & 127) << shift
+            if byte < 128:
+                return number
+            shift += 7
+        raise Refused(NO_GRAPH)
+
+
+@functools.cache
+def _fields(kind: Any) -> dict[int, tuple[int, Any]]:
+    """By number: how the field is written, and the messages that it holds."""
+    return {field.number: (_WRITTEN.get(field.type, _LENGTH), field.message_type) for field in kind.fields}
+
+
+def _field_in_words(kind: str, number: int) -> str:
+    """A field that a message of that type may not have."""
+    known = _FIELDS.get((kind, number))
+    what = kind.removeprefix("Program").lower()
+    article = "an" if what[0] in "aeiou" else "a"
+    return known or f"field {number} of {article} {what}, which no exporter writes"
 
 
 def _check_tensor(tensor: Any) -> None:
@@ -127,6 +191,10 @@ def _check_node(node: Any) -> None:
             raise Refused(f"program: {name} has two values")
         if field == "t":
             _check_tensor(attribute.t)
+        if any(abs(number) > MOST_NUMBER for number in (attribute.i, *attribute.ints)):
+            raise Refused(f"program: {name} has a number beyond {MOST_NUMBER}")
+        if attribute.name == "num_outputs" and attribute.i != len(node.output):
+            raise Refused(f"program: {name} is {attribute.i}, it makes {len(node.output)} values")
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i not in ELEMENT_BYTES:
             raise Refused(f"program: {name} is type {attribute.i}, which is not a number")
 
@@ -153,12 +221,14 @@ def _check_names(graph: Any) -> None:
             raise Refused(f"program: nothing makes its output {_named(value.name)}")
 
 
-def _check_inputs(values: Iterable[Any], layout: Layout) -> None:
+def _example(values: Iterable[Any], layout: Layout) -> tuple[int, ...]:
+    """The shape of one, where the inputs are a batch of them and the layout's tensors."""
     inputs = {value.name: _shape(value) for value in values}
     batch = inputs.pop("inputs", None)
     if batch is None or not 2 <= len(batch) <= MOST_AXES or batch[0] is not None:
         raise Refused('program: it has no input "inputs" of float32 (n, ...)')
-    if not all(extent is not None and extent >= 1 for extent in batch[1:]):
+    example = tuple(extent for extent in batch[1:] if extent is not None and extent >= 1)
+    if len(example) < len(batch) - 1:
         raise Refused('program: its input "inputs" has an example of no fixed shape')
     tensors = {tensor.name: tensor.shape for tensor in layout.tensors}
     for name in sorted(inputs.keys() ^ tensors.keys()):
@@ -166,16 +236,21 @@ def _check_inputs(values: Iterable[Any], layout: Layout) -> None:
     for name, shape in tensors.items():
         if inputs[name] != shape:
             raise Refused(f"program: tensor {name} has shape {inputs[name]}, in the layout float32 {shape}")
+    return example
 
 
-def _check_outputs(values: Iterable[Any], layout: Layout) -> None:
+def _outputs(values: Iterable[Any], layout: Layout) -> dict[str, int]:
     wanted = ["logits"] if layout.head is None else ["logits", "features"]
     outputs = [(value.name, _shape(value)) for value in values]
     if [name for name, _ in outputs] != wanted:
         names = ", ".join(_named(name) for name, _ in outputs)
         raise Refused(f"program: its outputs are {names or 'none'}, it should give {', '.join(wanted)}")
-    if any(len(shape) != 2 for _, shape in outputs):
-        raise Refused(f"program: its outputs {', '.join(wanted)} are not (n, ...) of two axes")
+    found = {name: shape[1] for name, shape in outputs if len(shape) == 2 and shape[0] is None and shape[1]}
+    head = {} if layout.head is None else {"logits": layout.head.classes, "features": layout.head.features}
+    for name, shape in outputs:
+        if found.get(name) != head.get(name, found.get(name, 0)):
+            raise Refused(f"program: its output {name} has shape {shape}, it must be (n, {head.get(name, 'classes')})")
+    return found
 
 
 def _shape(value: Any) -> tuple[int | None, ...]:
@@ -183,6 +258,8 @@ def _shape(value: Any) -> tuple[int | None, ...]:
     tensor = value.type.tensor_type
     if tensor.elem_type != FLOAT:
         raise Refused(f"program: {_named(value.name)} has elements of type {tensor.elem_type}, it must be float32")
+    if len(tensor.shape.dim) > MOST_AXES:
+        raise Refused(f"program: {_named(value.name)} has {len(tensor.shape.dim)} axes, at most {MOST_AXES} are run")
     return tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim)
 
 

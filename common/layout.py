@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from zowarmup.common.strict import strictly
 
+MOST_AXES = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
@@ -29,8 +31,10 @@ class Tensor:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("layout: a tensor has no name")
-        if self.start < 0 or any(extent < 1 for extent in self.shape):
-            raise ValueError(f"layout: tensor {self.name} has start {self.start} and shape {self.shape}")
+        if self.start < 0 or len(self.shape) > MOST_AXES or any(extent < 1 for extent in self.shape):
+            raise ValueError(
+                f"layout: tensor {self.name} has start {self.start} and shape {self.shape[: MOST_AXES + 1]}"
+            )
 
     @property
     def size(self) -> int:
@@ -160,8 +164,11 @@ class Layout:
 
 
 def _require_unique(kind: str, names: list[str]) -> None:
-    if len(set(names)) != len(names):
-        raise ValueError(f"layout: two {kind}s have the name {next(n for n in names if names.count(n) > 1)}")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"layout: two {kind}s have the name {name}")
+        seen.add(name)
 
 
 def digest(weights: NDArray[np.float32]) -> bytes:

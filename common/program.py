@@ -15,35 +15,66 @@ from numpy.typing import NDArray
 
 from zowarmup.common.graph import checked
 from zowarmup.common.layout import Layout
+from zowarmup.common.printable import printable
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, RunOptions, SessionOptions
 
-_ERRORS_ONLY = 3  # ONNX Runtime's severity
+# ONNX Runtime would write to standard error itself, with names from the program in it; an exception says the same.
+_NOTHING_BUT_FATAL = 4
 # Below a file that is no folder, no file can be found, by whatever name: `graph` refuses tensors that name one.
 _NO_FOLDER = "/dev/null"
 _BEYOND_ARENA = "smaller than requested bytes"  # how ONNX Runtime says it
+# It would compute what does not depend on inputs when the graph is loaded, without a limit to memory or time. Of what the
+# exporter writes nothing is so, since the weights are inputs.
+_WITHOUT = ["ConstantFolding"]
+LONGEST_CAUSE = 300
 
 
-class ProgramMemory(Exception):
+class ProgramFailed(Exception):
+    """A forward pass cannot be made: the sentence says why."""
+
+
+class ProgramMemory(ProgramFailed):
     """A forward pass needs more memory than `limit_memory` allows."""
+
+
+class Halt:
+    """Ends what another thread is at with a program, loading it or a forward pass, between two operators: it raises there."""
+
+    def __init__(self) -> None:
+        self.loading: SessionOptions | None = None
+        self.running: RunOptions | None = None
+
+    def stop(self) -> None:
+        """Nothing happens where nothing is under way."""
+        if (loading := self.loading) is not None:
+            loading.set_load_cancellation_flag(True)
+        if (running := self.running) is not None:
+            running.terminate = True
 
 
 class Program:
     """The forward pass over `weights`, float32 (layout.size,), which the caller keeps and may change between calls.
 
     The graph's inputs are "inputs", float32 (n, *shape), and every tensor of the layout by its name; its outputs
-    "logits" and, where the layout has a head, "features". Raises ValueError where the graph is another, or does anything
-    but that (`graph`).
+    "logits" and, where the layout has a head, "features". `halt` ends the loading of it, and passes. Raises ValueError
+    where the graph is another, or does anything but that (`graph`).
     """
 
-    def __init__(self, onnx: bytes, layout: Layout, weights: NDArray[np.float32], threads: int = 1) -> None:
+    def __init__(
+        self,
+        onnx: bytes,
+        layout: Layout,
+        weights: NDArray[np.float32],
+        threads: int = 1,
+        halt: Halt | None = None,
+    ) -> None:
         import onnxruntime
 
-        views = layout.views(weights)
-        self._session = _session(checked(onnx, layout), threads)
-        self._shape = next(tuple(node.shape[1:]) for node in self._session.get_inputs() if node.name == "inputs")
-        self._outputs = ["logits"] if layout.head is None else ["logits", "features"]
+        views, self._halt = layout.views(weights), halt or Halt()
+        self._graph = checked(onnx, layout)
+        self._session = _session(self._graph.onnx, threads, self._halt)
         self._weights = weights  # bound by address
         self._options = onnxruntime.RunOptions()
         self._binding = self._session.io_binding()
@@ -53,7 +84,12 @@ class Program:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one example."""
-        return self._shape
+        return self._graph.example
+
+    @property
+    def classes(self) -> int:
+        """How many logits there are of an example."""
+        return self._graph.outputs["logits"]
 
     def load(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """What to move, to move the model from `weights` on: the vector itself, since it is bound. Raises ValueError
@@ -64,25 +100,33 @@ class Program:
 
     def forward(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Logits (n, classes) and, where the layout has a head, the features (n, h) that it reads, for inputs
-        (n, *shape). One thread at a time. Raises ProgramMemory."""
-        if inputs.dtype != np.float32 or inputs.shape[1:] != self._shape or not len(inputs):
-            raise ValueError(f"inputs are {inputs.dtype} {inputs.shape}: the model takes float32 (n, *{self._shape})")
+        (n, *shape). One thread at a time. Raises ProgramFailed."""
+        if inputs.dtype != np.float32 or inputs.shape[1:] != self.shape or not len(inputs):
+            raise ValueError(f"inputs are {inputs.dtype} {inputs.shape}: the model takes float32 (n, *{self.shape})")
         self._binding.bind_cpu_input("inputs", np.ascontiguousarray(inputs))
-        for name in self._outputs:
+        for name in self._graph.outputs:
             self._binding.bind_output(name, "cpu")
         self._options.terminate = False
+        self._halt.running = self._options
         try:
             self._session.run_with_iobinding(self._binding, self._options)
-        except Exception as error:  # ONNX Runtime's own errors share no base but this
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's own errors share no base but this
             if _BEYOND_ARENA in str(error):
-                raise ProgramMemory from None
-            raise
+                raise ProgramMemory("a forward pass needs more memory than there is for it") from None
+            raise ProgramFailed(f"a forward pass fails: {printable(str(error), LONGEST_CAUSE)}") from None
+        finally:
+            self._halt.running = None
+        self._require_outputs(len(inputs))
         logits, *features = self._binding.copy_outputs_to_cpu()
         return logits, features[0] if features else None
 
-    def stop(self) -> None:
-        """End the pass that another thread is in, at the operator after the one that it is at: it raises there."""
-        self._options.terminate = True
+    def _require_outputs(self, examples: int) -> None:
+        """That they have the declared shape: a graph's declaration binds nobody, and what comes after copies them."""
+        for value, (name, width) in zip(self._binding.get_outputs(), self._graph.outputs.items(), strict=True):
+            if value.shape() != [examples, width]:
+                raise ProgramFailed(
+                    f"a forward pass gives {name} of shape {value.shape()}, and should of {[examples, width]}"
+                )
 
 
 def limit_memory(most_bytes: int) -> None:
@@ -104,7 +148,7 @@ def limit_memory(most_bytes: int) -> None:
 _limited = False
 
 
-def _session(onnx: bytes, threads: int) -> "InferenceSession":
+def _session(onnx: bytes, threads: int, halt: Halt) -> "InferenceSession":
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()  # what a device computes is nobody's but the run's
@@ -113,16 +157,19 @@ def _session(onnx: bytes, threads: int) -> "InferenceSession":
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = True
     options.enable_mem_pattern = False
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _NOTHING_BUT_FATAL
     # Threads that wait must not burn the power of a device.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if _limited:
         options.add_session_config_entry("session.use_env_allocators", "1")
-        # What is computed when the graph is loaded is not the arena's.
-        options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(1 << 20))
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
+    halt.loading = options
     try:
-        return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            onnx, options, providers=["CPUExecutionProvider"], disabled_optimizers=_WITHOUT
+        )
     except Exception as error:  # ONNX Runtime's own errors share no base but this
-        raise ValueError(f"program: ONNX Runtime cannot load it: {error}") from error
+        raise ValueError(f"program: ONNX Runtime cannot load it: {printable(str(error), LONGEST_CAUSE)}") from error
+    finally:
+        halt.loading = None

@@ -4,6 +4,7 @@ A number in quotes, a whole number with a fraction or a list in a name's place w
 far away stumbles over it, or is made to do what nobody meant.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
@@ -28,7 +29,7 @@ def strictly(cls: type[_T], raw: object, what: str, made: Mapping[str, object] |
     """
     if not isinstance(raw, Mapping):
         raise ValueError(f"{what}: {_shown(raw)} is not an object")  # noqa: TRY004
-    kinds, made = get_type_hints(cls), made or {}
+    kinds, made = _kinds(cls), made or {}  # type: ignore[arg-type]
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     if unknown := set(raw) - set(known):
         raise ValueError(f"{what}: {cls.__name__} has no field {_shown(min(unknown, key=str))}")
@@ -41,6 +42,11 @@ def strictly(cls: type[_T], raw: object, what: str, made: Mapping[str, object] |
         ):
             raise ValueError(f"{what}: {field.name!r} is missing")
     return cls(**{name: _value(kinds[name], value, name, what) for name, value in raw.items()}, **made)
+
+
+@functools.cache
+def _kinds(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _value(kind: Any, raw: object, name: str, what: str) -> Any:

@@ -221,6 +221,24 @@ def endless(nodes: int, side: int = 512) -> ModelProto:
     return model(body)
 
 
+def cumbersome(nodes: int) -> ModelProto:
+    """Of operators that the runtime writes out as graphs, one after the other, as it loads them."""
+    body = graph(constant("secret", *[0] * BYTES, kind="uint8"))
+    body.initializer.extend([constant("scales", 1, 1), constant("groups", 1, 2, 5, kind="int64")])
+    body.node.pop()
+    body.node.append(helper.make_node("Reshape", ["row", "groups"], ["normal 0"]))
+    for number in range(nodes):
+        inputs = [f"normal {number}", "scales", "scales"]
+        body.node.append(helper.make_node("GroupNormalization", inputs, [f"normal {number + 1}"], num_groups=2))
+    body.node.extend(
+        [
+            helper.make_node("ReduceMax", [f"normal {nodes}"], ["most"], keepdims=0),
+            helper.make_node("Add", ["blank", "most"], ["logits"]),
+        ]
+    )
+    return model(body)
+
+
 HOSTILE: dict[str, tuple[Callable[[str], ModelProto], str]] = {
     "initializer": (initializer, "it has external data"),
     "location alone": (location_alone, "it has external data"),

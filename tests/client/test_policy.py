@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.client.conftest import HEARING_S, Client, Run, Scripted, Start, Talk, one_sentence, prepared
-from tests.client.hostile_programs import endless, greedy
+from tests.client.hostile_programs import cumbersome, endless, greedy
 from tests.client.test_hostile_programs import prying
 from zowarmup.common import codec
 from zowarmup.common.layout import Block, Layout, Tensor
@@ -215,7 +215,13 @@ def resident_peak(client: Client) -> int:
 
 BOMBS = {
     "memory": (greedy(400_000_000), "forward_memory_mb = 64", "a forward pass takes more than the 64 MB that this"),
-    "time": (endless(3_000), "forward_s = 0.3", "a forward pass takes longer than the 0.3 s that this device allows"),
+    "loading": (
+        cumbersome(1_500),
+        "forward_s = 0.3",
+        "loading the program takes longer than the 0.3 s that this device",
+    ),
+    # Loading takes as long where the machine is busy.
+    "time": (endless(9_000), "forward_s = 4", "takes longer than the 4 s that this device allows"),
 }
 
 

@@ -1,5 +1,5 @@
-"""`make fuzz`: atheris on every decoder, the same number of inputs each, in a process of its own; then hostile calls, and odd
-command lines in odd surroundings.
+"""`make fuzz`: atheris on every decoder, the same number of inputs each, in a process of its own; then hostile calls, odd
+command lines in odd surroundings, and hostile programs and runs for a device.
 
 Coverage guides it through our code (common, client, server, data). The last line is JSON; a finding ends its process
 with the input written to a file, whose name is in the output.
@@ -21,7 +21,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--runs", type=int, default=1_000_000, help="inputs in all")
     parser.add_argument("--calls", type=int, default=10_000, help="hostile calls, afterwards")
-    parser.add_argument("--commands", type=int, default=10_000, help="odd command lines, at last")
+    parser.add_argument("--commands", type=int, default=10_000, help="odd command lines, after that")
+    parser.add_argument("--programs", type=int, default=100_000, help="hostile programs and runs, at last")
     parser.add_argument("--seed", type=int, default=0, help="of the command lines")
     parser.add_argument("--target", help="this one only, in this process")
     arguments = parser.parse_args()
@@ -59,9 +60,16 @@ def main() -> int:
         except Finding:
             findings.append("commands")
             traceback.print_exc()
+    if arguments.programs:
+        from tests.fuzz.hostile_coordinators import besiege_device
+
+        verdict = besiege_device(arguments.programs)
+        print(verdict.in_words(), flush=True)
+        findings += verdict.findings
     print(
         json.dumps(
             {
+                "programs": arguments.programs,
                 "commands": arguments.commands,
                 "calls": arguments.calls,
                 "targets": len(TARGETS),

@@ -13,7 +13,7 @@ from zowarmup.common.graph import Refused, checked
 from zowarmup.common.layout import Layout
 from zowarmup.common.models import build, describe
 from zowarmup.common.models.export import export_program
-from zowarmup.common.program import Program, _session
+from zowarmup.common.program import Halt, Program, _session
 from zowarmup.common.run import Model
 from zowarmup.v1 import program_pb2 as wire
 
@@ -34,7 +34,7 @@ def harmless() -> onnx.ModelProto:
 
 def test_an_exported_program_is_the_same_after_the_check(mlp: tuple[Layout, bytes]) -> None:
     layout, program = mlp
-    assert onnx.load_from_string(checked(program, layout)) == onnx.load_from_string(program)
+    assert onnx.load_from_string(checked(program, layout).onnx) == onnx.load_from_string(program)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -55,7 +55,7 @@ def test_the_runtime_itself_finds_no_file(name: str, tmp_path: Path, monkeypatch
     (tmp_path / "secret").write_bytes(bytes(range(100, 132)))
     for location in ("secret", f"../{tmp_path.name}/secret", f"{tmp_path}/secret"):
         try:
-            session = _session(HOSTILE[name][0](location).SerializeToString(), 1)
+            session = _session(HOSTILE[name][0](location).SerializeToString(), 1, Halt())
         except ValueError:
             continue
         inputs = {"inputs": np.ones((1, *SHAPE), np.float32), "w": np.ones(32, np.float32)}
@@ -117,8 +117,23 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "outputs twice": (lambda m: m.graph.output.append(m.graph.output[0]), "its outputs are logits, logits"),
     "no outputs": (lambda m: m.graph.ClearField("output"), "its outputs are none"),
     "outputs that nothing makes": (lambda m: m.graph.node.pop(), "nothing makes its output logits"),
-    "outputs of one axis": (lambda m: m.graph.output[0].type.tensor_type.shape.dim.pop(), "of two axes"),
+    "outputs of one axis": (
+        lambda m: m.graph.output[0].type.tensor_type.shape.dim.pop(),
+        "its output logits has shape",
+    ),
     "a setting of two values": (lambda m: setattr(m.graph.node[0].attribute[0], "f", 1.0), "keepdims has two values"),
+    "a huge setting": (
+        lambda m: setattr(m.graph.node[2].attribute[0], "i", -(1 << 63)),
+        "Cast's to has a number beyond",
+    ),
+    "huge settings": (
+        lambda m: m.graph.node[0].attribute.append(onnx.helper.make_attribute("axes", [0, 1 << 21])),
+        "ReduceMax's axes has a number beyond 1048576",
+    ),
+    "outputs that are not there": (
+        lambda m: m.graph.node[4].attribute.append(onnx.helper.make_attribute("num_outputs", 100_000)),
+        "num_outputs is 100000, it makes 1 values",
+    ),
     "a cast to text": (lambda m: setattr(m.graph.node[2].attribute[0], "i", 8), "Cast's to is type 8"),
 }
 
@@ -134,6 +149,27 @@ def test_what_no_exporter_writes_is_refused(name: str) -> None:
     assert str(refused.value).isprintable()
 
 
+TINY = {"constants": b"\x3a\x02\x2a\x00", "nodes": b"\x3a\x02\x0a\x00", "inputs of a node": b"\x3a\x04\x0a\x02\x0a\x00"}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_what_takes_far_more_memory_than_its_bytes_is_refused_before_it_is_parsed(name: str) -> None:
+    with pytest.raises(Refused, match="more than 200000 parts"):
+        checked(harmless().SerializeToString() + TINY[name] * 200_000, LAYOUT)
+
+
+def test_numbers_are_written_one_by_one() -> None:
+    """Packed ones take eight times their bytes."""
+    packed = wire.ProgramModel()
+    node = packed.graph.node.add(op_type="Abs")
+    node.attribute.add(name="axes", type=7)
+    inner = b"\x42\x03\x01\x01\x01" + node.attribute[0].SerializeToString()
+    for number in (5, 1, 7):
+        inner = bytes([number << 3 | 2, len(inner)]) + inner
+    with pytest.raises(Refused, match="field 8 of an attribute"):
+        checked(inner, LAYOUT)
+
+
 @pytest.mark.parametrize("data", [b"not a graph", b"ORTM" + bytes(64), b"\x08\x00\x00\x00ORTM" + bytes(64)])
 def test_what_is_no_onnx_is_refused(data: bytes) -> None:
     with pytest.raises(Refused):
@@ -144,7 +180,7 @@ def test_a_field_that_comes_twice_is_read_once() -> None:
     """Where two parsers could read different things, the runtime is given what was checked."""
     one = harmless()
     two = one.SerializeToString() + wire.ProgramModel(producer_name="other").SerializeToString()
-    again = onnx.load_from_string(checked(two, LAYOUT))
+    again = onnx.load_from_string(checked(two, LAYOUT).onnx)
     one.producer_name = "other"
     assert again == one
     appended = onnx.ModelProto(graph=HOSTILE["initializer"][0]("secret").graph)

@@ -1,6 +1,7 @@
 """The layout: what is a layout and what is not, views, its JSON, and the digest."""
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -112,6 +113,27 @@ def test_what_is_not_a_tensor(arguments: tuple[str, tuple[int, ...], int]) -> No
 def test_text_that_is_not_a_layout(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         Layout.from_json(text)
+
+
+def test_a_layout_of_many_parts_is_read_or_refused_at_once() -> None:
+    """Comparing each name with each, or multiplying thousands of extents, would take minutes."""
+    count = 40_000
+    many: dict[str, Any] = {
+        "tensors": [{"name": f"w{place}", "shape": [1], "start": place} for place in range(count)],
+        "blocks": [{"name": "all", "start": 0, "stop": count}],
+        "trainable": count,
+        "size": count,
+        "head": None,
+    }
+    begun = time.process_time()
+    assert Layout.from_json(json.dumps(many)).size == count
+    many["tensors"][-1]["name"] = many["tensors"][-2]["name"]
+    with pytest.raises(ValueError, match="two tensors have the name w39998"):
+        Layout.from_json(json.dumps(many))
+    many["tensors"] = [{"name": "w", "shape": [10**18] * count, "start": 0}]
+    with pytest.raises(ValueError, match="layout: tensor w has start 0 and shape"):
+        Layout.from_json(json.dumps(many))
+    assert time.process_time() - begun < 30
 
 
 def test_a_missing_field_is_named() -> None:

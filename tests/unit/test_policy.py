@@ -4,14 +4,14 @@ import asyncio
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from zowarmup.client.allowance import Allowance, Usage
 from zowarmup.client.faults import Final, Setback
 from zowarmup.client.policy import Policy, read_policy
-from zowarmup.client.watch import WatchedProgram, watching
+from zowarmup.client.watch import Overlong, Watch, watching
+from zowarmup.common.program import Halt
 
 EXAMPLE = Path(__file__).parents[2] / "examples/policy.toml"
 DAY_S = 86400
@@ -83,19 +83,18 @@ def test_a_damaged_count_is_no_count(tmp_path: Path, text: str) -> None:
         Allowance(Policy(probes=1), tmp_path / "usage.json", lambda: 0)
 
 
-class Stuck:
-    """A program within an operator that does not end."""
+class Stuck(Halt):
+    """Of a program within an operator that does not end."""
 
-    def __init__(self) -> None:
-        self.stops = 0
+    stops = 0
 
     def stop(self) -> None:
         self.stops += 1
 
 
 def test_a_pass_that_does_not_stop_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    stuck: Any = Stuck()
-    program = WatchedProgram(stuck, most_s=0.01, memory_bytes=0)
+    watch, stuck = Watch(most_s=0.01), Stuck()
+    watch.halt = stuck
     monkeypatch.setattr("zowarmup.client.watch.LEAST_GRACE_S", 0.05)
     given_up = asyncio.Event()
     said: list[str] = []
@@ -105,12 +104,27 @@ def test_a_pass_that_does_not_stop_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         given_up.set()
 
     async def scenario() -> None:
-        async with watching(program, give_up):
+        async with watching(watch, give_up):
             await asyncio.sleep(0.03)
             assert stuck.stops == 0  # none is under way
-            program.began = asyncio.get_running_loop().time()
+            watch.began = asyncio.get_running_loop().time()
             await asyncio.wait_for(given_up.wait(), 60)
 
     asyncio.run(scenario())
     assert stuck.stops >= 1
-    assert said[0].startswith("a forward pass does not end, ")
+    assert said[0].startswith("the program does not end, ")
+
+
+def test_what_was_stopped_says_how_long_it_may_take_and_what_comes_next_may_take_as_long() -> None:
+    watch = Watch(most_s=0.5)
+
+    def fails() -> None:
+        watch.stop()
+        raise ValueError("terminated")
+
+    with pytest.raises(Overlong, match=r"a pass takes longer than the 0\.5 s that this device allows"):
+        watch.timed("a pass", fails)
+    assert watch.overdue_s() <= 0
+    assert watch.timed("a pass", lambda: 5) == 5
+    with pytest.raises(ZeroDivisionError):
+        watch.timed("a pass", lambda: 1 // 0)

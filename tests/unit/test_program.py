@@ -1,19 +1,24 @@
 """The exported program against torch, on every model; the flat vector is the model, changed in place."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import helper
 from torch import nn
 
+from tests.client.hostile_programs import LAYOUT as PRYING
+from tests.client.hostile_programs import constant, graph, model
 from zowarmup.common.layout import Layout
 from zowarmup.common.models import ModelError, build, describe, flatten, load_into
 from zowarmup.common.models.export import export_program
-from zowarmup.common.program import Program
+from zowarmup.common.program import Program, ProgramFailed
 from zowarmup.common.run import Model
 
 DIGIT, COLOUR = (1, 8, 8), (3, 32, 32)
@@ -269,3 +274,50 @@ print(own // 1024, sorted({name.split(".")[0] for name in sys.modules}))
     # Some 45 MB of files on top, or 65 where they have just been written: how much the kernel maps around a page that is
     # used depends on how it has cached them.
     assert int(own) < 42
+
+
+def blank(*extra: onnx.NodeProto, constants: tuple[onnx.TensorProto, ...] = ()) -> bytes:
+    """A program of which the last node is replaced by others."""
+    body = graph(constant("secret", *[0] * 32, kind="uint8"))
+    body.node.pop()
+    body.node.extend(extra)
+    body.initializer.extend(constants)
+    return bytes(model(body).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("last", "shape"),
+    [
+        (helper.make_node("Reshape", ["blank", "other"], ["logits"]), [5, 4]),
+        (helper.make_node("Expand", ["sum", "other"], ["logits"]), [5, 4]),
+        (helper.make_node("ReduceMax", ["blank"], ["logits"], keepdims=0), []),
+    ],
+)
+def test_a_pass_that_gives_another_shape_than_declared_fails_in_a_sentence(
+    last: onnx.NodeProto, shape: list[int]
+) -> None:
+    """The runtime takes the declaration for advice."""
+    onnx_bytes = blank(last, constants=(constant("other", 5, 4, kind="int64"),))
+    program = Program(onnx_bytes, PRYING, np.ones(32, np.float32))
+    with pytest.raises(ProgramFailed, match=re.escape(f"gives logits of shape {shape}, and should of [2, 10]")):
+        program.forward(np.ones((2, 1, 8, 8), np.float32))
+
+
+def test_what_fails_says_so_in_a_sentence_and_nothing_of_it_reaches_the_terminal(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The runtime would write names of the program's to standard error as they are."""
+    name = "\x1b[2J" * 100
+    node = helper.make_node("Reshape", ["blank", "other"], ["logits"], name=name)
+    program = Program(blank(node, constants=(constant("other", 7, 7, kind="int64"),)), PRYING, np.ones(32, np.float32))
+    with pytest.raises(ProgramFailed, match="a forward pass fails: ") as failed:
+        program.forward(np.ones((2, 1, 8, 8), np.float32))
+    assert str(failed.value).isprintable() and len(str(failed.value)) < 1500
+    with pytest.raises(ValueError, match="ONNX Runtime cannot load it") as refused:
+        Program(
+            blank(helper.make_node("MatMul", ["zeros", "zeros"], ["logits"], name=name)),
+            PRYING,
+            np.ones(32, np.float32),
+        )
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 1500
+    assert capfd.readouterr().err == ""
