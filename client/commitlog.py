@@ -10,10 +10,13 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from zowarmup.common.system.given_file import require_regular
 
 _HEAD = struct.Struct("<II")
+LONGEST_BYTES = 1 << 26
+"""Of a record, as of a message."""
 
 
 class CommitLog:
@@ -25,7 +28,7 @@ class CommitLog:
             require_regular(file)
         self._out = open(file, "a+b")  # noqa: SIM115 (open as long as the replica is)
         self._out.seek(0)
-        self.records, self.bytes = _whole(self._out.read())
+        self.records, self.bytes = _whole(self._out)
         self._out.truncate(self.bytes)
 
     def append(self, records: Sequence[bytes]) -> None:
@@ -41,12 +44,14 @@ class CommitLog:
             self._out.close()
 
 
-def _whole(data: bytes) -> tuple[list[bytes], int]:
-    """The whole records at the start of a file's bytes, and where they end."""
+def _whole(file: IO[bytes]) -> tuple[list[bytes], int]:
+    """The whole records at the start of a file, and where they end. What follows is not read, however much it is."""
     records, end = [], 0
-    while end + _HEAD.size <= len(data):
-        length, checksum = _HEAD.unpack_from(data, end)
-        record = data[end + _HEAD.size : end + _HEAD.size + length]
+    while len(head := file.read(_HEAD.size)) == _HEAD.size:
+        length, checksum = _HEAD.unpack(head)
+        if length > LONGEST_BYTES:
+            break
+        record = file.read(length)
         # A file system may leave zeros where data was lost: length 0 with checksum 0 must not pass for a record.
         if length == 0 or len(record) < length or zlib.crc32(record) != checksum:
             break

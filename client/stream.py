@@ -16,6 +16,7 @@ from zowarmup.client.faults import Broken
 from zowarmup.client.messages import Accepted, Fetch, Finished, Message, Refused, Report, Saying, Welcome
 from zowarmup.client.statuses import FINAL, faults
 from zowarmup.common import codec
+from zowarmup.common.field_count import require_few_fields
 from zowarmup.common.layout import Layout
 from zowarmup.common.work import Abstention, Delta, Scalars
 from zowarmup.v1 import coordinator_pb2 as wire
@@ -106,6 +107,7 @@ class Reader:
 
 
 def _parsed(data: bytes) -> wire.ParticipateResponse:
+    require_few_fields(data, wire.ParticipateResponse.DESCRIPTOR, codec.MOST_FIELDS, "what the coordinator says")
     try:
         return wire.ParticipateResponse.FromString(data)
     except DecodeError as error:

@@ -6,6 +6,7 @@ nothing else in the system trusts a message.
 
 from google.protobuf.message import DecodeError
 
+from zowarmup.common.field_count import require_few_fields
 from zowarmup.common.layout import Layout
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Abstention, Commit, Delta, Phase, Scalars, Tier, Work
@@ -17,6 +18,8 @@ _PHASES = {
     Phase.ZEROTH_ORDER: wire.PHASE_ZEROTH_ORDER,
     Phase.FINISHED: wire.PHASE_FINISHED,
 }
+MOST_FIELDS = 1 << 20
+"""Of a message from a coordinator: steps of a quarter of a million contributions."""
 CHUNK_TAG = wire.UploadDeltaRequest.CHUNK_FIELD_NUMBER << 3 | 2
 """How a message begins that holds a chunk and nothing before it."""
 _TIERS_BACK = {number: tier for tier, number in _TIERS.items()}
@@ -125,7 +128,8 @@ def encode_commit(commit: Commit, layout: Layout) -> bytes:
 
 
 def decode_commit(data: bytes, layout: Layout) -> Commit:
-    """Raises ValueError where the bytes are not a commit of this layout."""
+    """Raises ValueError where the bytes are not a commit of this layout, or one of more steps than any fleet makes."""
+    require_few_fields(data, wire.Commit.DESCRIPTOR, MOST_FIELDS, "commit")
     try:
         return commit_from_wire(wire.Commit.FromString(data), layout)
     except DecodeError as error:

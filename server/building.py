@@ -16,8 +16,8 @@ from zowarmup.common.layout import Layout
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.models.error import foreign_code
 from zowarmup.common.run import ClientSpec
-from zowarmup.common.system.given_file import require_regular
 from zowarmup.server.preparation import BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
+from zowarmup.server.safetensors_file import Unreadable, opened
 
 
 def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
@@ -53,21 +53,19 @@ def _write_whole(file: Path, content: bytes) -> None:
 def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> None:
     """Fill a flat vector from a safetensors file with the layout's tensors. Raises PreparationError naming the file
     and the tensor."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
-        require_regular(path)
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise PreparationError(
-            f"model.weights = {str(path)!r}: cannot be read as safetensors: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    for name, view in layout.views(weights).items():
-        if name not in tensors or tensors[name].shape != view.shape:
-            found = "missing" if name not in tensors else f"of shape {tensors[name].shape}"
-            raise PreparationError(f"model.weights = {str(path)!r}: {name} must have shape {view.shape} and is {found}")
-        view[...] = tensors[name]
+        with opened(path) as tensors:
+            names = set(tensors.keys())
+            for name, view in layout.views(weights).items():
+                shape = tuple(tensors.get_slice(name).get_shape()) if name in names else None
+                if shape != view.shape:
+                    found = "missing" if shape is None else f"of shape {shape}"
+                    raise PreparationError(
+                        f"model.weights = {str(path)!r}: {name} must have shape {view.shape} and is {found}"
+                    )
+                view[...] = tensors.get_tensor(name)
+    except Unreadable as error:
+        raise PreparationError(f"model.weights = {str(path)!r}: cannot be read as safetensors: {error}") from error
 
 
 def main() -> int:

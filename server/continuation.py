@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from zowarmup.common.run import RunFile
-from zowarmup.common.system.given_file import require_regular
+from zowarmup.server.safetensors_file import Unreadable, opened
 
 if TYPE_CHECKING:  # else whoever reads a run file would load all that reads a ledger
     from zowarmup.server.archive import Archive
@@ -66,21 +66,16 @@ class Left:
     @classmethod
     def read(cls, path: Path) -> Self | None:
         """From a safetensors file; None where it says nothing. Raises ContinuationError where it cannot be read."""
-        from safetensors import SafetensorError, safe_open
-
         try:
-            require_regular(path)
-            with safe_open(path, framework="numpy") as tensors:
+            with opened(path) as tensors:
                 found: Mapping[str, str] = tensors.metadata() or {}
             values = (found[f"{_KEY}.{name}"] for name in ("rate", "rate_annealed", "rounds_done", "step"))
             rate, annealed, done, step = values
             return cls(float(rate), float(annealed), int(done), step)
         except (KeyError, ValueError):
             return None
-        except (OSError, SafetensorError) as error:
-            raise ContinuationError(
-                f"model.weights = {str(path)!r}: cannot be read as safetensors: {getattr(error, 'strerror', None) or error}"
-            ) from error
+        except Unreadable as error:
+            raise ContinuationError(f"model.weights = {str(path)!r}: cannot be read as safetensors: {error}") from error
 
 
 def carried_on(raw: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from zowarmup.common.system.given_file import require_regular
 from zowarmup.server import events as ev
 from zowarmup.server import schemas  # noqa: F401  (how algorithms' settings are read)
 
+LONGEST_ROW = 1 << 28
+"""Bytes; SQLite itself would make room for a gigabyte."""
 FORMAT = 2
 # A model that diverges has an infinite loss, or none: JSON has no word for these but as strings.
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
@@ -76,6 +78,7 @@ class Ledger:
                 self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
+            self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_ROW)
             (found,) = self._db.execute("PRAGMA user_version").fetchone()
             if found not in (0, FORMAT):
                 raise LedgerError(

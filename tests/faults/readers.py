@@ -44,11 +44,52 @@ def left(path: str) -> object:
 
 
 @reader
-def program(path: str) -> object:
-    from tests.client.hostile_programs import LAYOUT
-    from zowarmup.common.graph import checked
+def policy(path: str) -> object:
+    from zowarmup.client.policy import read_policy
 
-    return checked(Path(path).read_bytes(), LAYOUT)
+    return read_policy(Path(path))
+
+
+@reader
+def identity(path: str) -> object:
+    from zowarmup.client.state import Records
+
+    return Records(Path(path)).identity()
+
+
+@reader
+def commit_log(path: str) -> object:
+    from zowarmup.client.commitlog import CommitLog
+
+    log = CommitLog(Path(path))
+    if not log.records:
+        raise ValueError("no record is whole")
+    return log
+
+
+@reader
+def authority(path: str) -> object:
+    from zowarmup.client.trust import read_authority
+
+    return read_authority(Path(path), "--ca")
+
+
+@reader
+def answer(path: str) -> object:
+    """What a coordinator says on the stream."""
+    from tests.faults.small import LAYOUT
+    from zowarmup.client.stream import Reader
+
+    return Reader(LAYOUT).read(Path(path).read_bytes())
+
+
+@reader
+def program(path: str) -> object:
+    from zowarmup.common.graph import checked
+    from zowarmup.common.layout import Block, Layout, Tensor
+
+    layout = Layout((Tensor("w", (32,), 0),), 32, 32, (Block("all", 0, 32),))  # that of `hostile_programs`
+    return checked(Path(path).read_bytes(), layout)
 
 
 @reader

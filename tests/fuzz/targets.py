@@ -6,6 +6,7 @@ them with the one error that its callers expect. Anything else that is raised is
 
 import atexit
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -121,7 +122,7 @@ def spec(data: bytes) -> None:
 
 
 def commit_log(data: bytes) -> None:
-    records, end = whole_records(data)
+    records, end = whole_records(io.BytesIO(data))
     assert end <= len(data) and sum(map(len, records)) + 8 * len(records) == end
 
 

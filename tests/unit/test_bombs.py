@@ -7,6 +7,8 @@ less than what the file announces. `sentence` is how it is refused.
 import bz2
 import gzip
 import io
+import json
+import os
 import pickle
 import struct
 import tarfile
@@ -19,8 +21,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.client.hostile_programs import constant, graph, model
 from tests.faults.bombs import Member, array_header, deflated, gzipped, png, reading, zipped
+from tests.faults.small import LAYOUT
 from tests.fuzz.data_files import BATCH, TABLE, archive, image
+from zowarmup.common.codec import encode_commit
+from zowarmup.common.steps import Step
+from zowarmup.common.work import Commit
 
 HUGE = 256 << 20
 MOST_MB = 96.0
@@ -172,6 +179,60 @@ def toml(hostile: Callable[[], bytes], sentence: str) -> Bomb:
     return Bomb("run_file", "FOLDER/run.toml", writing("run.toml", lambda: RUN), writing("run.toml", hostile), sentence)
 
 
+def one(reader: str, honest: bytes, hostile: Callable[[], bytes], sentence: str, **more: float) -> Bomb:
+    return Bomb(reader, "FOLDER/file", writing("file", lambda: honest), writing("file", hostile), sentence, **more)
+
+
+def sparse(begin: bytes, size: int, name: str = "file") -> Callable[[Path], object]:
+    """Writes a file that has a size and takes no room on the disk."""
+
+    def write(folder: Path) -> object:
+        (folder / name).write_bytes(begin)
+        os.truncate(folder / name, len(begin) + size)
+        return None
+
+    return write
+
+
+def tensors(gap: bytes = b"", more: int = 0, large: int = 0) -> bytes:
+    """A safetensors file with the tensors of a layout, `more` empty ones, and one of so many bytes, which are not here."""
+    held = {tensor.name: (tensor.shape, tensor.size * 4) for tensor in LAYOUT.tensors}
+    held |= {f"empty-{number}": ((0,), 0) for number in range(more)}
+    if large:
+        held["large"] = ((large,), large)
+    said, end = {}, 0
+    for name, (shape, size) in held.items():
+        kind = "U8" if name == "large" else "F32"
+        said[name] = {"dtype": kind, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    header = json.dumps(said).encode() + gap
+    return struct.pack("<Q", len(header)) + header + bytes(end - large)
+
+
+def field(number: int, content: bytes) -> bytes:
+    """Of a protobuf message: bytes, or a message."""
+    size, said = len(content), bytearray()
+    while size > 0x7F:
+        said.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([number << 3 | 2]) + bytes(said) + bytes([size]) + content
+
+
+def program() -> bytes:
+    made: bytes = model(graph(constant("secret", *[0] * 32, kind="uint8"))).SerializeToString()
+    return made
+
+
+def commit() -> bytes:
+    return encode_commit(Commit(3, b"d" * 16, (Step(7, LAYOUT.blocks[1], (1, -2, 3)),)), LAYOUT)
+
+
+def record() -> bytes:
+    return struct.pack("<II", len(commit()), zlib.crc32(commit())) + commit()
+
+
+IDENTITY = b'{"client": "pi", "credential": "00", "run_id": "r", "tier": "low", "name": "pi"}'
+
 BOMBS = {
     "npz: zeros in x": npz(
         lambda: zipped([labels(), Member.zeros("x.npy", HUGE, array_header((1 << 16, 4096), "|u1"))]),
@@ -263,6 +324,53 @@ BOMBS = {
     "csv: unpacks without end": csv(lambda: gzipped(HUGE, b"a,kind\n", b"1"), "unpacks to"),
     "csv: labels": csv(lambda: b"a,kind\n" + b"".join(b"1,%d\n" % n for n in range(400_000)), "labels"),
     "csv: columns": csv(lambda: b",".join(b"c%d" % n for n in range(300_000)) + b",c0,kind\n1\n", "c0"),
+    "toml: a policy's name of many parts": one(
+        "policy", b"probes = 3\n", lambda: b".".join([b"a"] * 10_000) + b" = 1\n", "nested"
+    ),
+    "toml: a name in quotes of many parts": toml(lambda: b"[ " + b" . ".join([b'"a"'] * 10_000) + b" ]\n", "nested"),
+    "safetensors: a header of gaps": one(
+        "weights", tensors(), lambda: tensors(b" " * (64 << 20)), "list of its tensors"
+    ),
+    "safetensors: tensors of nothing": one("left", tensors(), lambda: tensors(more=300_000), "list of its tensors"),
+    "safetensors: a header that is not there": one(
+        "left", tensors(), lambda: struct.pack("<Q", 1 << 26) + b"{", "list of"
+    ),
+    "safetensors: a tensor that nobody asked for": Bomb(
+        "weights", "FOLDER/file", writing("file", tensors), sparse(tensors(large=HUGE), HUGE), ""
+    ),
+    "program: nodes of nothing": one("program", program(), lambda: field(7, b"\x0a\0" * (8 << 20)), "program"),
+    "program: names of nothing": one(
+        "program", program(), lambda: field(7, field(1, b"\x0a\0" * (8 << 20))), "program"
+    ),
+    "program: a shape of a million axes": one(
+        "program", program(), lambda: field(7, field(5, field(1, bytes(16 << 20)))), "program"
+    ),
+    "commit: steps of nothing": one("commit", commit(), lambda: commit() + b"\x1a\0" * (16 << 20), "fields"),
+    "commit: steps of nothing on the stream": one(
+        "answer", field(3, commit()), lambda: field(3, b"\x1a\0" * (16 << 20)), "fields"
+    ),
+    "commit: a step of zeros": one("commit", commit(), lambda: field(3, field(3, bytes(60 << 20))), "fields"),
+    "state: an identity of zeros": Bomb(
+        "identity", "FOLDER", writing("identity.json", lambda: IDENTITY), sparse(b"", HUGE, "identity.json"), "may have"
+    ),
+    "state: an identity of lists": Bomb(
+        "identity",
+        "FOLDER",
+        writing("identity.json", lambda: IDENTITY),
+        writing("identity.json", lambda: b"[" + b"[]," * (20 << 20)),
+        "may have",
+    ),
+    "state: a log of zeros": Bomb("commit_log", "FOLDER/file", writing("file", record), sparse(b"", HUGE), "whole"),
+    "state: a record that is not there": Bomb(
+        "commit_log", "FOLDER/file", writing("file", record), sparse(struct.pack("<II", HUGE, 0), HUGE), "whole"
+    ),
+    "certificates: a gap": Bomb(
+        "authority",
+        "FOLDER/file",
+        writing("file", lambda: b"-----BEGIN CERTIFICATE-----\n"),
+        sparse(b"", HUGE),
+        "may have",
+    ),
     "toml: a name of many parts": toml(lambda: b".".join([b"a"] * 10_000) + b" = 1\n", "nested"),
     "toml: tables": toml(lambda: b"".join(b"[a%d]\n" % n for n in range(100_000)), "may have"),
 }

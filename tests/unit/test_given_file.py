@@ -57,7 +57,7 @@ def test_a_file_is_read_up_to_a_limit(tmp_path: Path) -> None:
     assert read_given(path, 10) == read_given(tmp_path / "link", 10) == b"a" * 10
     with pytest.raises(OSError, match="may have 9 B") as caught:
         read_given(path, 9)
-    assert caught.value.errno == errno.EINVAL
+    assert caught.value.errno == errno.EFBIG
 
 
 def test_a_lock_is_made_and_kept(tmp_path: Path) -> None:
