@@ -21,6 +21,7 @@ from zowarmup.client.contact import Found, Lookout, Unreachable, connected, look
 from zowarmup.client.faults import Broken, Final, Unreached
 from zowarmup.client.joining import invited, know
 from zowarmup.client.messages import Offer
+from zowarmup.client.policy import Policy, read_policy
 from zowarmup.client.session import CALL_S, Connection
 from zowarmup.client.state import LOCK, Identity, Records, default_directory, default_name
 from zowarmup.client.trust import PLAIN, Trust
@@ -85,7 +86,8 @@ async def _findings(arguments: Namespace) -> AsyncIterator[Finding]:
             return
     with _failing("coordinator") as failed:
         try:
-            offer, rtt, ahead = await _ask(arguments.server, trusted)
+            policy = read_policy(arguments.policy, arguments.allow_model)
+            offer, rtt, ahead = await _ask(arguments.server, trusted, policy)
         except Unreached as fault:
             raise Final(await Lookout(arguments.server, trusted).why(fault.reason)) from None
     if failed:
@@ -138,13 +140,13 @@ def _shake(arguments: Namespace, trusted: Trust) -> Finding:
     return Finding("tls", Verdict.FAIL, contact.sentence)
 
 
-async def _ask(server: str, trusted: Trust) -> tuple[Offer, float, float]:
+async def _ask(server: str, trusted: Trust, policy: Policy) -> tuple[Offer, float, float]:
     """What is trained; the shortest of a few round trips, seconds; how far this clock is ahead, seconds."""
     best: tuple[float, float, Offer] | None = None
     async with Connection(server, trusted) as connection:
         for _ in range(ASKED):
             start, began = time.monotonic(), time.time()
-            offer = await connection.get_run()
+            offer = await connection.get_run(policy)
             took = time.monotonic() - start
             if best is None or took < best[0]:
                 best = took, began + took / 2 - offer.now_s, offer

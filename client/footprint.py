@@ -32,7 +32,7 @@ from zowarmup.client.session import Connection
 from zowarmup.client.trust import Trust
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
-from zowarmup.common.methods import algorithm_of
+from zowarmup.common.methods import ANY, algorithm_of
 from zowarmup.common.methods.projection import project
 from zowarmup.common.methods.protocol import LocalTraining
 from zowarmup.common.models.apart import carry_out, end
@@ -67,7 +67,7 @@ class Footprint:
 def measure(tier: Tier, folder: Path, examples: int) -> Footprint:
     """Raises ValueError or Final where the folder holds what a client cannot work with, and ImportError where torch is
     missing."""
-    spec = ClientSpec.from_json((folder / SPEC).read_text())
+    spec = ClientSpec.from_json((folder / SPEC).read_text(), ANY)
     data = made_up(spec, examples) if examples else None
     asyncio.run(connect())
     trains = tier is Tier.HIGH or any(phase.back_propagates(tier) for phase in spec.phases)
@@ -168,7 +168,7 @@ def timed(job: Callable[[], object]) -> float:
 def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear, which then ends this process
     tier, folder, examples = Tier(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    name = ClientSpec.from_json((folder / SPEC).read_text()).model.name
+    name = ClientSpec.from_json((folder / SPEC).read_text(), ANY).model.name
 
     def job() -> dict[str, float]:
         try:

@@ -35,12 +35,13 @@ def patience_s(asked_s: float | None) -> float:
     return asked_s or math.inf
 
 
-async def ask(server: str, trust: Trust, lookout: Lookout, give_up_s: float) -> Offer:
-    """What the coordinator at HOST:PORT trains, however long it takes to answer, up to `give_up_s`. Raises Final."""
+async def ask(server: str, trust: Trust, lookout: Lookout, give_up_s: float, policy: Policy | None = None) -> Offer:
+    """What the coordinator at HOST:PORT trains, however long it takes to answer, up to `give_up_s`. Raises Final, also
+    where an algorithm's code would have to run that `policy` does not allow."""
 
     async def once() -> Offer:
         async with Connection(server, trust) as connection:
-            return await connection.get_run()
+            return await connection.get_run(policy)
 
     return await patiently(server, once, lookout, give_up_s)
 

@@ -123,8 +123,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--allow-model",
         action="append",
         default=[],
-        metavar="MODULE:FACTORY",
-        help="let the run have this model's code imported here, where this device trains; may be said several times",
+        metavar="MODULE:NAME",
+        help="let the run have the code of this model (where this device trains) or algorithm imported here; may be said "
+        "several times",
     )
     parser.add_argument("--verbose", action="store_true", help="log more, and tracebacks")
     parser.add_argument(
@@ -225,7 +226,7 @@ async def _compose(arguments: argparse.Namespace) -> None:
         invitation = invited(arguments.join_file)
         authority, trusted = know(arguments, invitation, state)
         lookout = Lookout(server, trusted)
-        offer = await ask(server, trusted, lookout, patience_s(arguments.connect_timeout))
+        offer = await ask(server, trusted, lookout, patience_s(arguments.connect_timeout), policy)
         policy.require_snapshot(4 * offer.layout.size)
         policy.require_program(offer.program_bytes)
         if authority:

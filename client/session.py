@@ -15,12 +15,14 @@ import grpc
 
 from zowarmup.client.faults import Broken, Final
 from zowarmup.client.messages import Hello, Offer
+from zowarmup.client.policy import Policy
 from zowarmup.client.replica import Header
 from zowarmup.client.statuses import DECLINED_IN_BULK, FINAL, FINAL_IN_BULK, faults
 from zowarmup.client.stream import Meter, Reader, Stream
 from zowarmup.client.trust import Trust, dialling
 from zowarmup.common import codec
 from zowarmup.common.layout import Layout
+from zowarmup.common.methods import NotAllowed
 from zowarmup.common.run import PROTOCOL, SOFTWARE, ClientSpec
 from zowarmup.common.work import Delta, Tier
 from zowarmup.v1 import coordinator_pb2 as wire
@@ -87,10 +89,12 @@ class Connection:
         if self._own is not None:
             await self._own.close(None)
 
-    async def get_run(self) -> Offer:
+    async def get_run(self, policy: Policy | None = None) -> Offer:
+        """What is trained. Raises Final where it cannot be read, or where it is done by code that the policy does not
+        allow; that code has not been imported then."""
         with faults(FINAL):
             answer = await self._stub.GetRun(wire.GetRunRequest(protocol=PROTOCOL), timeout=CALL_S)
-        return offered(answer)
+        return offered(answer, policy)
 
     async def measure(self, up_bytes: int, down_bytes: int) -> tuple[float, float]:
         """How long so many bytes took up the link and down it, seconds, what a call costs by itself not taken off. Raises
@@ -203,8 +207,8 @@ class Connection:
         return int(answer.stored_bytes)
 
 
-def offered(answer: wire.GetRunResponse) -> Offer:
-    """The run of an answer. Raises Final where this device cannot read it."""
+def offered(answer: wire.GetRunResponse, policy: Policy | None = None) -> Offer:
+    """The run of an answer. Raises Final where this device cannot read it, or does not allow the code of its algorithms."""
     if answer.protocol != PROTOCOL:
         raise Final(
             f"the coordinator speaks protocol {answer.protocol} and this client {PROTOCOL}: install the same version "
@@ -220,7 +224,7 @@ def offered(answer: wire.GetRunResponse) -> Offer:
         return Offer(
             answer.run_id,
             answer.name,
-            ClientSpec.from_json(answer.spec_json),
+            ClientSpec.from_json(answer.spec_json, (policy or Policy()).models),
             Layout.from_json(answer.layout_json),
             answer.program_sha256,
             answer.program_bytes,
@@ -229,6 +233,11 @@ def offered(answer: wire.GetRunResponse) -> Offer:
             answer.now_s,
             answer.software,
         )
+    except NotAllowed as error:
+        raise Final(
+            f"this device does not run the code of algorithm {error.name}: its owner can allow it with --allow-model "
+            f"{error.name}, or as one of the models in --policy"
+        ) from None
     except ValueError as error:
         raise Final(f"cannot read the coordinator's run ({error}): install its version of zowarmup") from None
 

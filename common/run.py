@@ -7,12 +7,13 @@ follow Legate et al., arXiv 2509.03503 (`docs/method.md`).
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Self
 
 from zowarmup.common.addresses import host_and_port
 from zowarmup.common.data_card import DataCard
-from zowarmup.common.methods import SECTIONS, settings_class
+from zowarmup.common.methods import SECTIONS, NotAllowed, settings_class
 from zowarmup.common.phases import Rounds, WarmUp, ZerothOrder, require
 from zowarmup.common.strict import strictly
 
@@ -231,8 +232,9 @@ class ClientSpec:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Raises ValueError naming the field where the text is not a ClientSpec."""
+    def from_json(cls, text: str, allowed: Collection[str] | None = ()) -> Self:
+        """Raises ValueError naming the field where the text is not a ClientSpec. `allowed`: the algorithms outside this package
+        whose code may be imported (`methods.settings_class`); NotAllowed is raised where another is named."""
         try:
             raw = json.loads(text)
         except RecursionError as error:
@@ -244,14 +246,16 @@ class ClientSpec:
             raise ValueError(f"run spec: pool_seed = {ascii(seed)[:60]}: must be a string of digits below 2^64")
         # The card has these, too; they are said again for clients that read no more of it.
         rest = {name: value for name, value in raw.items() if name not in ("input_shape", "classes", *SECTIONS)}
-        made = {section: _settings(section, raw[section]) for section in SECTIONS if section in raw}
+        made = {section: _settings(section, raw[section], allowed) for section in SECTIONS if section in raw}
         return strictly(cls, {**rest, "pool_seed": int(seed)}, "run spec", made)
 
 
-def _settings(section: str, raw: object) -> WarmUp | ZerothOrder:
+def _settings(section: str, raw: object, allowed: Collection[str] | None) -> WarmUp | ZerothOrder:
     """The settings of a section, of the class that its `method` names."""
     try:
-        cls = settings_class(section, raw.get("method") if isinstance(raw, dict) else None)
+        cls = settings_class(section, raw.get("method") if isinstance(raw, dict) else None, allowed)
+    except NotAllowed:
+        raise
     except ValueError as error:
         raise ValueError(f"run spec: {section}: {error}") from None
     return strictly(cls, raw, f"run spec: {section}")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from zowarmup.common.grid import Grid, HeadroomExceeded
 from zowarmup.common.layout import Layout
+from zowarmup.common.methods import ANY
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.models.error import foreign_code
 from zowarmup.common.run import ClientSpec
@@ -71,7 +72,7 @@ def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> No
 def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear, which then ends this process
     seed, folder = int(sys.argv[1]), Path(sys.argv[2])
-    spec = ClientSpec.from_json((folder / SPEC).read_text())
+    spec = ClientSpec.from_json((folder / SPEC).read_text(), ANY)
 
     def job() -> None:
         try:

@@ -113,7 +113,7 @@ class Host:
         shards = await asyncio.to_thread(
             divide, part.data, part.clients, range(part.first - 1, part.first - 1 + part.count)
         )
-        offer = await ask(part.server, trusted, self._lookout, part.connect_timeout_s)
+        offer = await ask(part.server, trusted, self._lookout, part.connect_timeout_s, part.policy)
         tiers = {part.tier(number) for number in range(part.first, part.first + part.count)}
         if not has_torch() and (refusal := next(filter(None, (torchless(t, *offer.spec.phases) for t in tiers)), "")):
             raise Final(refusal)

@@ -5,8 +5,9 @@ phase, and this is the only place that knows the names: `settings_class` finds t
 makes the algorithm. Everybody else talks to `protocol` and to what `phases` says that all settings answer.
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+import importlib
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
 
 from zowarmup.common.layout import Layout
 from zowarmup.common.methods.decomfl import DeComFLSettings
@@ -18,44 +19,77 @@ from zowarmup.common.methods.mixed import MixedSettings
 from zowarmup.common.methods.protocol import Algorithm
 from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
 from zowarmup.common.phases import WarmUp, ZerothOrder
+from zowarmup.common.raised import in_words
 from zowarmup.common.work import Phase
 
-WARM_UPS: Mapping[str, type[WarmUp]] = {
-    "fedavg": FedAvgSettings,
-    "fedadam": FedOptSettings,
-    "fedyogi": FedOptSettings,
-    "heterofl": HeteroFLSettings,
-}
-ZEROTH_ORDERS: Mapping[str, type[ZerothOrder]] = {
-    "zowarmup": ZOWarmUpSettings,
-    "decomfl": DeComFLSettings,
-    "fedkseed": FedKSeedSettings,
-    "mixed": MixedSettings,
-}
 SECTIONS: Mapping[str, Mapping[str, type[WarmUp] | type[ZerothOrder]]] = {
-    "warmup": WARM_UPS,
-    "zeroth_order": ZEROTH_ORDERS,
+    "warmup": {
+        "fedavg": FedAvgSettings,
+        "fedadam": FedOptSettings,
+        "fedyogi": FedOptSettings,
+        "heterofl": HeteroFLSettings,
+    },
+    "zeroth_order": {
+        "zowarmup": ZOWarmUpSettings,
+        "decomfl": DeComFLSettings,
+        "fedkseed": FedKSeedSettings,
+        "mixed": MixedSettings,
+    },
 }
-"""The algorithms of each section of the run file, by name; the first is the default."""
+"""The settings of the built-in algorithms of each section of the run file, by name; the first is the default."""
+_BASES: Mapping[str, type[WarmUp] | type[ZerothOrder]] = {"warmup": WarmUp, "zeroth_order": ZerothOrder}
+ANY = None
+"""Every algorithm's code may be imported, as where an operator names it."""
 
 
-def settings_class(section: str, name: str | None) -> type[WarmUp] | type[ZerothOrder]:
+class NotAllowed(ValueError):
+    """The code of algorithm `name` is not to be imported here."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the code of algorithm {name} is not allowed here")
+        self.name = name
+
+
+def settings_class(
+    section: str, name: str | None, allowed: Collection[str] | None = ANY
+) -> type[WarmUp] | type[ZerothOrder]:
     """The settings of an algorithm.
 
     Args:
         section: "warmup" or "zeroth_order".
-        name: As `method` in the run file says it; None: the section's default.
+        name: As `method` in the run file says it: a built-in algorithm, or package.module:Algorithm, a class whose
+            `Settings` are those of such rounds; None: the section's default.
+        allowed: The algorithms of that second kind whose code may be imported here; ANY: all of them.
 
     Raises:
+        NotAllowed: Its code may not be imported here; nothing of it has been.
         ValueError: There is no algorithm of that name.
     """
     known = SECTIONS[section]
     if name is None:
         name = next(iter(known))
-    if not isinstance(name, str) or name not in known:
-        *others, last = (f"'{one}'" for one in known)
-        raise ValueError(f"method = {ascii(name)[:60]}: must be {', '.join(others)} or {last}")
-    return known[name]
+    if isinstance(name, str) and name in known:
+        return known[name]
+    if isinstance(name, str) and name.count(":") == 1:
+        if allowed is not None and name not in allowed:
+            raise NotAllowed(ascii(name)[1:-1][:200])
+        return _imported(section, name)
+    others = ", ".join(f"'{one}'" for one in known)
+    raise ValueError(f"method = {ascii(name)[:60]}: must be {others} or package.module:Algorithm")
+
+
+def _imported(section: str, name: str) -> type[WarmUp] | type[ZerothOrder]:
+    module, _, attribute = name.partition(":")
+    try:
+        settings: Any = getattr(importlib.import_module(module), attribute).Settings
+    except Exception as error:  # whatever its own code raises
+        raise ValueError(f"method = {name!r}: cannot be imported: {in_words(error)}") from error
+    base = _BASES[section]
+    if not (isinstance(settings, type) and issubclass(settings, base)):
+        raise ValueError(  # noqa: TRY004  (said in a run file)
+            f"method = {name!r}: its Settings must be a {base.__name__}, for rounds of [{section}]"
+        )
+    return settings
 
 
 class Phases(Protocol):

@@ -150,39 +150,39 @@ class Aggregate:
 class Algorithm(Protocol):
     """A way to train: what a client computes in a round, what is checked of it, and how contributions move the model. A
     client whose computation is TRAINING trains as `training` says, one whose is GRADIENT asks `project`, one whose is
-    FORWARD `contribute`."""
+    FORWARD `contribute`. What a subclass does not say is as for an algorithm by scalars that needs no more than these."""
 
     @property
     def training(self) -> LocalTraining | None:
         """How those train whose computation is TRAINING."""
-        ...
+        return None
 
     @property
     def optimizer_values(self) -> int:
         """How many float32 values the server optimizer keeps from a round to the next, on disk; 0 where it keeps none."""
-        ...
+        return 0
 
     def submodel(self, tier: Tier) -> Submodel | None:
         """What a client of that tier trains and uploads; None: all of the model."""
-        ...
+        return None
 
     def contribute(self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work) -> Scalars:
         """The scalars of one round, from forward passes. `weights` are moved in place under `forward` and are bit for bit
         what they were when this returns or raises."""
-        ...
-
-    def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
-        """How many probes and projections a client of that tier and so many examples sends."""
-        ...
+        raise ValueError("this algorithm asks for no forward passes")
 
     def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
         """The scalars of one round from the gradient of the mean local loss in all that is trainable: float64
         (layout.trainable,)."""
-        ...
+        raise ValueError("this algorithm asks for no gradient")
+
+    def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
+        """How many probes and projections a client of that tier and so many examples sends."""
+        return 0, 0
 
     def uplink_bytes(self, tier: Tier, examples: int) -> int:
         """How many bytes the values of a contribution of a client of that tier and so many examples have."""
-        ...
+        return 4 * sum(self.counts(tier, examples))
 
     def forwards(self, tier: Tier, examples: int) -> int:
         """What such a contribution costs, in forward passes over an example; a step of back-propagation on an example counts
@@ -191,7 +191,7 @@ class Algorithm(Protocol):
 
     def walks(self, tier: Tier, examples: int) -> int:
         """How many times such a contribution goes through all parameters along a direction."""
-        ...
+        return 0
 
     def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
         """Raises ValueError, saying what is wrong, where this cannot be what a client of that tier and so many examples

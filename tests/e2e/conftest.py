@@ -41,10 +41,10 @@ class Fleet:
         arguments = [str(path), "--data-dir", str(self.data_dir), "--address", self.address, *options]
         self.processes.start(name, "zowarmup.server.main", arguments)
 
-    def join(self, name: str, data: str, tier: str, log: str = "") -> None:
+    def join(self, name: str, data: str, tier: str, *more: str, log: str = "") -> None:
         """Start a client; `log` names its process where it is started a second time."""
         state = ["--state-dir", str(self.folder / "clients" / name)]
-        arguments = ["--server", self.address, "--data", data, "--tier", tier, "--name", name, *state]
+        arguments = ["--server", self.address, "--data", data, "--tier", tier, "--name", name, *state, *more]
         self.processes.start(log or name, "zowarmup.client.main", arguments)
 
     def signal(self, name: str, number: signal.Signals) -> None:

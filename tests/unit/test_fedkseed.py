@@ -186,7 +186,7 @@ def test_what_a_catch_up_sends_is_bounded_by_the_pool() -> None:
         ({"method": "decomfl"}, 'zeroth_order.pool is not a setting of method "decomfl"'),
         (
             {"method": "fedpseed"},
-            "zeroth_order.method = 'fedpseed': must be 'zowarmup', 'decomfl', 'fedkseed' or 'mixed'",
+            "zeroth_order.method = 'fedpseed': must be 'zowarmup', 'decomfl', 'fedkseed', 'mixed' or package.module:Algorithm",
         ),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_file_that_is_nested_without_end_is_one_sentence(tmp_path: Path) -> No
         (
             "warmup",
             {"method": "fedavgm"},
-            "warmup.method = 'fedavgm': must be 'fedavg', 'fedadam', 'fedyogi' or 'heterofl'",
+            "warmup.method = 'fedavgm': must be 'fedavg', 'fedadam', 'fedyogi', 'heterofl' or package.module:Algorithm",
         ),
         ("warmup", {"method": 3}, "warmup.method = 3: must be"),
         ("warmup", {"rounds": "3"}, "warmup.rounds = '3': input should be a valid integer"),
