@@ -180,11 +180,12 @@ def _warn_of_divergence(run_file: RunFile, weights: NDArray[np.float32]) -> None
     usual = math.sqrt(np.mean(np.square(weights, dtype=np.float64)))
     if phase.rounds and move > usual:
         log.warning(
-            "the first zeroth-order round moves each weight by about %.2g, and their usual size is %.2g: the model will "
-            "probably be lost; %.1g times zeroth_order.rate or less is worth trying",
+            "zeroth_order.rate = %g moves each weight by about %.2g in the first round, and their usual size is %.2g: "
+            "the model will probably be lost; a rate of %.1g or less is worth trying",
+            phase.rate,
             move,
             usual,
-            usual / move / 4,
+            phase.rate * usual / move / 4,
         )
 
 

@@ -23,16 +23,14 @@ import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
-from tests import aggregating
-from tests.algorithms import zeroth_order_settings
 from zowarmup.client.commitlog import CommitLog
 from zowarmup.client.replica import LocalReplica
 from zowarmup.common.codec import decode_commit, encode_commit
 from zowarmup.common.directions import lanes
 from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Block, Head, Layout, Tensor, digest
-from zowarmup.common.methods.protocol import Part
-from zowarmup.common.methods.zeroth_order import ZOWarmUp
+from zowarmup.common.methods.protocol import Part, Start
+from zowarmup.common.methods.zeroth_order import ZOWarmUp, ZOWarmUpSettings
 from zowarmup.common.replica import Replica
 from zowarmup.common.steps import Direction, Step, apply_steps, cross, perturb
 from zowarmup.common.work import Commit, Scalars
@@ -126,7 +124,7 @@ def probes() -> dict[str, Any]:
 def coordinator() -> dict[str, Any]:
     """Digests of the versions that fifty rounds of five clients make, by way of the wire; and of one that takes all
     fifty in one pass."""
-    method = ZOWarmUp(zeroth_order_settings(rounds=ROUNDS), LAYOUT)
+    method = ZOWarmUp(ZOWarmUpSettings(rounds=ROUNDS), LAYOUT)
     start = np.zeros(LAYOUT.size, np.float32)
     start[:] = GRID.quantise(numbers(2, LAYOUT.size) * np.float32(0.5))
     replica, wired = Replica(LAYOUT, GRID, start.copy(), 0), []
@@ -137,7 +135,7 @@ def coordinator() -> dict[str, Any]:
             values = numbers(1000 + seed, method.spec.probes + method.projections()).tolist()
             scalars = Scalars(done + 1, tuple(values[: method.spec.probes]), tuple(values[method.spec.probes :]))
             contributions.append(Part(seed << 40 | 7, EXAMPLES + client, scalars))
-        steps = aggregating.steps(method, GRID, done, contributions)
+        steps = method.aggregate(Start(replica.weights, GRID, done), contributions).steps(GRID)
         apply_steps(replica.weights, GRID, steps)
         replica.version += 1
         wired.append(encode_commit(Commit(replica.version, replica.digest(), steps), LAYOUT))
