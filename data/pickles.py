@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from zowarmup.common.system.bounds import Bounded, TooLarge
 
-MOST_OPERATIONS = 1 << 19
-"""Those of the largest set have about 250,000: two for each name of a file, one for each label."""
+MOST_OPERATIONS = 1 << 20
+"""The largest set has 250,000, two for each name of a file and one for each label, and 600,000 as Python 3 writes it again."""
 _PLAIN = {"u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"}
 _MOST_AXES = 8
 _VALUES = {

@@ -126,7 +126,7 @@ def _batch(published: Published, path: Path, name: str, examples: int) -> tuple[
     wanted, most_bytes = ("data", published.labels), _MOST_BYTES_EACH * examples
     with _opened(published, path, name, most_bytes) as (file, said):
         try:
-            found = _from_npz(file, wanted) if isinstance(file, npz.Archive) else pickles.load(file, wanted)
+            found = pickles.load(file, wanted) if isinstance(file, Bounded) else _from_npz(Path(said), file, wanted)
             images, labels = found["data"], found[published.labels]
         except KeyError as error:
             raise DataError(f"{said}: this is no batch of {published.name}: it lacks {error}") from None
@@ -143,7 +143,8 @@ def _batch(published: Published, path: Path, name: str, examples: int) -> tuple[
     ) - published.first
 
 
-def _from_npz(archive: npz.Archive, wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+def _from_npz(path: Path, file: IO[bytes], wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    archive = npz.Archive(path, file)
     members = {name: archive.member(name) for name in wanted if name in archive.names}
     for member in members.values():
         require_memory(str(archive.path), member.nbytes, "store this device's part of it alone")
@@ -151,9 +152,7 @@ def _from_npz(archive: npz.Archive, wanted: tuple[str, ...]) -> dict[str, NDArra
 
 
 @contextmanager
-def _opened(
-    published: Published, path: Path, name: str, most_bytes: int
-) -> Iterator[tuple[Bounded | npz.Archive, str]]:
+def _opened(published: Published, path: Path, name: str, most_bytes: int) -> Iterator[tuple[Bounded | IO[bytes], str]]:
     """A batch's file, a pickle that is open or an npz, and what to call it in a sentence."""
     remedy = f"get {published.name} for Python from {published.source} again"
     for folder in (path, path / published.folder):
@@ -165,7 +164,7 @@ def _opened(
             return
         if (file := folder / f"{name}.npz").is_file():
             with opened(file) as stream:
-                yield npz.Archive(file, stream), str(file)
+                yield stream, str(file)
             return
     archive = path if path.is_file() else path / published.archive
     if not published.archive or not archive.is_file():

@@ -3,8 +3,10 @@
 import gzip
 import io
 import pickle
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -53,6 +55,23 @@ def turned() -> Image.Exif:
 
 TABLE = b'a,"b",kind\n1,2.5,ant\n-3,4e1,"bee"\n5,6,ant\n'
 BATCH = {"data": np.arange(2 * 3072, dtype=np.uint8).reshape(2, 3072), "labels": [3, 9]}
+
+
+def batch_archive(mode: Literal["w", "w:gz"]) -> bytes:
+    file, content = io.BytesIO(), pickle.dumps(BATCH, 2)
+    with tarfile.open(fileobj=file, mode=mode) as made:
+        member = tarfile.TarInfo("cifar-10-batches-py/test_batch")
+        member.size = len(content)
+        made.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def batch_npz() -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, data=np.asarray(BATCH["data"]), labels=np.asarray(BATCH["labels"]))
+    return file.getvalue()
+
+
 VALID = {
     "npz": ("x.npz", "npz:FOLDER/x.npz", (archive(False), archive(True))),
     "sequence": ("x.npz", "npz:FOLDER/x.npz,kind=sequence", (archive(False), archive(True))),
@@ -74,4 +93,10 @@ VALID = {
         ),
     ),
     "cifar": ("batches/test_batch", "cifar10:FOLDER/batches:test", (pickle.dumps(BATCH, 2), pickle.dumps(BATCH, 4))),
+    "cifar_archive": (
+        "archive/cifar-10-python.tar.gz",
+        "cifar10:FOLDER/archive:test",
+        (batch_archive("w"), batch_archive("w:gz")),
+    ),
+    "cifar_npz": ("npz/test_batch.npz", "cifar10:FOLDER/npz:test", (batch_npz(),)),
 }

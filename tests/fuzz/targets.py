@@ -5,6 +5,7 @@ them with the one error that its callers expect. Anything else that is raised is
 """
 
 import atexit
+import contextlib
 import dataclasses
 import io
 import json
@@ -17,7 +18,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from google.protobuf.message import DecodeError
+from safetensors.numpy import save
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.fuzz.data_files import VALID, reader
@@ -32,7 +35,10 @@ from zowarmup.common.layout import Block, Head, Layout, Tensor
 from zowarmup.common.run import ClientSpec, Model
 from zowarmup.common.steps import Step
 from zowarmup.common.work import Abstention, Commit, Delta, Phase, Scalars, Tier, Work
+from zowarmup.server.building import load_weights
+from zowarmup.server.continuation import ContinuationError, Left
 from zowarmup.server.ledger import Ledger, LedgerError, Row
+from zowarmup.server.preparation import PreparationError
 from zowarmup.server.runfile import RunFileError, read_run_file
 from zowarmup.v1 import coordinator_pb2 as wire
 
@@ -154,6 +160,15 @@ def run_file(data: bytes) -> None:
         return
 
 
+def weights(data: bytes) -> None:
+    file = _FOLDER / "weights.safetensors"
+    file.write_bytes(data)
+    with contextlib.suppress(PreparationError):
+        load_weights(file, LAYOUT, np.zeros(LAYOUT.size, np.float32))
+    with contextlib.suppress(ContinuationError):
+        Left.read(file)
+
+
 def ledger_row(data: bytes) -> None:
     kind, _, body = data.decode(errors="replace").partition(" ")
     try:
@@ -200,6 +215,13 @@ TARGETS = {
         run_file,
         (
             b'name = "x"\n[model]\nname = "mlp"\n[warmup]\nrounds = 1\n[zeroth_order]\nrounds = 2\n[evaluation]\ndata = "digits:test"\n',
+        ),
+    ),
+    "weights": Target(
+        weights,
+        (
+            save({tensor.name: np.ones(tensor.shape, np.float32) for tensor in LAYOUT.tensors}),
+            save({"body": np.ones((4, 3), np.float64)}, {"zeroth_order.rate": "0.5"}),
         ),
     ),
     "ledger_row": Target(
