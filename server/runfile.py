@@ -110,7 +110,8 @@ def _class_of(section: Any, part: str, raw: dict[str, Any]) -> Any:
     """The type of a field of a section's; for an algorithm's settings, the class that their `method` names."""
     found = get_type_hints(section).get(part)
     if found in (run.WarmUp, run.ZerothOrder):
-        return settings_class(part, raw[part].get("method"))
+        given = raw.get(part)  # a section that is missing, or no table, is among what is wrong
+        return settings_class(part, given.get("method") if isinstance(given, dict) else None)
     return found
 
 

@@ -72,6 +72,14 @@ def test_a_spec_that_is_none_is_refused_by_field(field: str, value: Any, sentenc
     assert ClientSpec.from_json(replace(SPEC, pool_seed=0).to_json()).pool_seed == 0
 
 
+def test_a_section_that_is_missing_or_misspelt_is_named() -> None:
+    raw = {name: value for name, value in RAW.items() if name != "warmup"}
+    with pytest.raises(RunFileError, match="warmup is missing"):
+        run_file_of(raw, "run.toml")
+    with pytest.raises(RunFileError, match="war-up"):
+        run_file_of({**raw, "war-up": {"rounds": 1}}, "run.toml")
+
+
 def test_a_file_that_is_nested_without_end_is_one_sentence(tmp_path: Path) -> None:
     deep = tmp_path / "deep.toml"
     deep.write_text("a = " + "[" * 50_000 + "]" * 50_000)
