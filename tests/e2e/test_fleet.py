@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.algorithms import changed, warmup_settings, zeroth_order_settings
 from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.common.work import Phase
 
@@ -27,7 +27,7 @@ RUN = RunFile(
 )
 SLOW = replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=40))
 # Everyone, since whoever has arrived when the first round opens decides who is drawn.
-BOTH = replace(RUN, warmup=replace(RUN.warmup, method="heterofl", clients_per_round=CLIENTS))
+BOTH = replace(RUN, warmup=changed(RUN.warmup, "heterofl", clients_per_round=CLIENTS))
 DATA = "digits,alpha=0.5"
 SHAKY = """
 [[profile]]

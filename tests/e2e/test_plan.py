@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.algorithms import changed, warmup_settings, zeroth_order_settings
 from zowarmup.cli.demo import free_port
 from zowarmup.cli.demo_settings import to_toml
 from zowarmup.cli.forecast import PING_BYTES, PING_S
@@ -36,7 +36,7 @@ DIGITS = RunFile(
 )
 BOTH = replace(
     DIGITS,
-    warmup=replace(DIGITS.warmup, method="heterofl", clients_per_round=4),
+    warmup=changed(DIGITS.warmup, "heterofl", clients_per_round=4),
     zeroth_order=replace(DIGITS.zeroth_order, rounds=0),
 )
 RESNET18 = RunFile(

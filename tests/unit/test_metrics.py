@@ -14,7 +14,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.algorithms import changed, warmup_settings, zeroth_order_settings
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Layout, Tensor
 from zowarmup.common.run import Evaluation, Model, RunFile
@@ -198,7 +198,7 @@ def test_every_combination_that_can_occur_is_there_from_the_beginning(tmp_path: 
 def test_where_the_low_tier_trains_its_series_are_there_too(tmp_path: Path) -> None:
     (at, created), *_ = story()
     assert isinstance(created, ev.RunCreated)
-    both = replace(created, run_file=replace(RUN, warmup=replace(RUN.warmup, method="heterofl")))
+    both = replace(created, run_file=replace(RUN, warmup=changed(RUN.warmup, "heterofl")))
     begun = scrape(told([(at, both)], tmp_path))
     assert ("up", "delta", "warm-up", "low") in begun["zowarmup_wire_bytes_total"]
     assert begun["zowarmup_contributions_total"]["warm-up", "low"] == 0
