@@ -185,6 +185,9 @@ class RunFile:
         require(0 < len(self.name) <= 64 and self.name.isprintable(), "name", self.name, "1 to 64 printable characters")
         require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 to 2^63 - 1")
         require(self.draws in ("secret", "seed"), "draws", self.draws, '"secret" or "seed"')
+        for section, settings in (("warmup", self.warmup), ("zeroth_order", self.zeroth_order)):
+            own = SECTIONS[section].get(settings.method, type(settings)) is type(settings)
+            require(own, f"{section}.method", settings.method, f"that of {type(settings).__name__}")
         self.warmup.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_warm_up(self.warmup)

@@ -113,7 +113,7 @@ class Update:
     Args:
         piece: Writes the next weights of any slice of them (start and stop, no step) into an array, float32 and as long as
             the slice, and gives what belongs to it of the optimizer state. Pieces do not depend on each other.
-        extent: As many parameters a piece hold the memory that a piece takes near a few MB.
+        extent: How many parameters a piece has at most, so that it takes a few MB.
     """
 
     piece: Callable[[slice, NDArray[np.float32]], Vectors]

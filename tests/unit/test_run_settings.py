@@ -120,6 +120,12 @@ def test_a_setting_that_does_not_belong_is_refused_by_name(
     assert sentence in str(refused.value)
 
 
+def test_settings_do_not_go_by_anothers_name() -> None:
+    run = run_file_of(RAW, "run.toml")
+    with pytest.raises(ValueError, match=r"warmup.method = 'heterofl': must be that of FedAvgSettings"):
+        replace(run, warmup=replace(run.warmup, method="heterofl"))
+
+
 def test_a_section_is_a_table() -> None:
     with pytest.raises(RunFileError, match="zeroth_order = 3: must be a table"):
         run_file_of({**RAW, "zeroth_order": 3}, "run.toml")
