@@ -37,7 +37,7 @@ def measured(commits: int, repeats: int) -> Row:
             alone.append(script.seconds if turn == 0 else _applied(script)[1])
             start = time.perf_counter()
             ledger, blobs = Ledger(folder / LEDGER), Blobs(folder / BLOBS)
-            state, history = replay(ledger)
+            state, history, _ = replay(ledger)
             assert state is not None
             read.append(time.perf_counter() - start)
             replica = restore(state, history, blobs, state.version)
@@ -108,7 +108,7 @@ def _script(folder: Path, commits: int) -> _Script:
     with coordinator(folder, run):
         pass
     ledger = Ledger(folder / "server" / LEDGER)
-    state, _ = replay(ledger)
+    state, _, end = replay(ledger)
     assert state is not None
     snapshot, now = state.snapshot, time.time()
     weights = np.array(Blobs(folder / "server" / BLOBS).vector(snapshot.sha256))
@@ -139,7 +139,7 @@ def _script(folder: Path, commits: int) -> _Script:
             script.digest, script.seconds = _applied(script)
             found = script.digest.hex()
         do(cmd.CommitRound(ev.Committed(version, current.number, found, made, None, ())))
-        ledger.append(batch, now)
+        end = ledger.append(batch, now, end)
         batch.clear()
     ledger.close()
     return script

@@ -52,9 +52,9 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
     created = decide(None, cmd.CreateRun("run", run, program, ev.Snapshot(0, "c" * 64, 20, "0" * 32)), 0.0)
     state, history, ledger = created.state, History(), Ledger(folder / "ledger.sqlite")
     history.record(0.0, created.events)
-    ledger.append(created.events, 0.0)
+    end = ledger.append(created.events, 0.0, 0)
     Blobs(folder / "blobs")
-    coordinator = Coordinator(ledger, state)
+    coordinator = Coordinator(ledger, state, end=end)
     coordinator.observe(lambda now, events, after: history.record(now, events))
     running = asyncio.create_task(coordinator.run())
 

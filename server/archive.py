@@ -11,12 +11,13 @@ from zowarmup.common.layout import Layout
 from zowarmup.common.replica import Diverged, Replica
 from zowarmup.common.system.given_file import read_given
 from zowarmup.server.blobs import BlobError, Blobs
+from zowarmup.server.event_log import EventLog, LedgerError
 from zowarmup.server.evolve import evolve
 from zowarmup.server.history import History
-from zowarmup.server.ledger import Ledger, LedgerError
+from zowarmup.server.ledger import FILE_NAME, Ledger
 from zowarmup.server.state import State
 
-LEDGER = "ledger.sqlite"
+LEDGER = FILE_NAME
 BLOBS = "blobs"
 REMEDY = "`zowarmup fsck DIR` says what can be saved"
 
@@ -25,10 +26,17 @@ class ArchiveError(Exception):
     """A data directory cannot be read; the sentence names the file and the remedy."""
 
 
-def replay(ledger: Ledger) -> tuple[State | None, History]:
-    """Fold a whole ledger. Raises LedgerError where an event cannot follow."""
-    state, history = None, History()
-    for at, event in ledger.read():
+def replay(log: EventLog) -> tuple[State | None, History, int]:
+    """Fold a whole event log.
+
+    Returns:
+        The state, None where the log is empty; its versions; the number of the last event.
+
+    Raises:
+        LedgerError: An event cannot be read, or does not follow those before it.
+    """
+    state, history, end = None, History(), 0
+    for at, event in log.read():
         try:
             state = evolve(state, event)
         except ValueError as error:
@@ -36,7 +44,8 @@ def replay(ledger: Ledger) -> tuple[State | None, History]:
                 f"the ledger's events do not follow each other: {error}; `zowarmup fsck DIR` says what can be saved"
             ) from error
         history.record(at, [event])
-    return state, history
+        end += 1
+    return state, history, end
 
 
 def restore(state: State, history: History, blobs: Blobs, version: int) -> Replica:
@@ -111,7 +120,7 @@ def open_archive(data_dir: Path) -> Archive:
     try:
         ledger = Ledger(path, read_only=True)
         try:
-            state, history = replay(ledger)
+            state, history, _ = replay(ledger)
         finally:
             ledger.close()
     except LedgerError as error:

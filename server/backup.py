@@ -1,6 +1,6 @@
 """A whole copy of a data directory, made while its coordinator goes on.
 
-The ledger is copied first, as SQLite copies a database that is being written: all of it, as it was at one moment. What
+The ledger is copied first while it is being written: all of it, as it was at one moment. What
 it names is then copied from the blobs, each checked against its name. A blob is on disk before the ledger names it, so
 nothing can be missing, but for a snapshot that was pruned in between; then both are copied again. The copy has its name
 only once it is whole, and the newest version has been computed anew from it.
@@ -16,7 +16,7 @@ from zowarmup.server.blobs import BlobError, Blobs, digest_of, sha256_of, upload
 from zowarmup.server.combining import deltas_of
 from zowarmup.server.credentials import OPERATOR_CREDENTIAL
 from zowarmup.server.disk import sync_folder, sync_tree
-from zowarmup.server.ledger import Ledger
+from zowarmup.server.ledger import Ledger, remove_beside, remove_files
 from zowarmup.server.listening import CA_FILE
 from zowarmup.server.state import State
 
@@ -61,7 +61,7 @@ def _copy(data_dir: Path, part: Path) -> Copied:
     for attempt in range(ATTEMPTS):
         ledger = Ledger(data_dir / LEDGER, read_only=True)
         try:
-            (part / LEDGER).unlink(missing_ok=True)
+            remove_files(part / LEDGER)
             ledger.copy_to(part / LEDGER)
         finally:
             ledger.close()
@@ -79,8 +79,7 @@ def _copy(data_dir: Path, part: Path) -> Copied:
         if (data_dir / name).exists():
             shutil.copy(data_dir / name, part / name)  # with its mode
     replica = restore(archive.state, archive.history, Blobs(part / BLOBS), archive.state.version)
-    for leftover in part.glob(f"{LEDGER}-*"):
-        leftover.unlink()  # of having read it
+    remove_beside(part / LEDGER)
     size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
     return Copied(archive.name, replica.version, replica.digest().hex(), size)
 

@@ -1,8 +1,9 @@
 """The one writer: commands in, durable events out.
 
 Commands queue here and are decided in order on one state. Those that queue up while the disk is busy share its next
-sync (group commit); their answers wait for it, so whatever a client is told is on disk. If the disk refuses, the state
-the batch led to is dropped (states are immutable) and every sender hears Unavailable: nothing has happened.
+sync (group commit); their answers wait for it, so whatever a client is told is on disk. If the event log refuses, the state
+the batch led to is dropped (states are immutable) and every sender hears Unavailable: nothing has happened. Where another
+writer has appended to the log, this one ends: its state is no longer the run's.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.clock import steady_clock
 from zowarmup.server.decide import decide
-from zowarmup.server.ledger import Ledger, LedgerError
+from zowarmup.server.event_log import EventLog, Fenced, LedgerError
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import State
 
@@ -27,7 +28,7 @@ Observer = Callable[[float, Sequence[ev.Event], State], None]
 
 
 class Unavailable(Exception):
-    """The ledger refused the write: nothing has changed, try again later."""
+    """The event log refused the write: nothing has changed, try again later."""
 
 
 class Trouble:
@@ -56,22 +57,23 @@ class Trouble:
 
 
 class Coordinator:
-    """`state` is what the ledger holds, never ahead of it. Observers are called on the event loop, in order, after
+    """`state` is what the event log holds, never ahead of it; `end`: the number of its last event. Observers are called on the event loop, in order, after
     their events are durable and never during a replay. `clock` measures what waits and never jumps, `date` is the calendar's
     (both: seconds since 1970); `written_at`: the date of the events that observers are being told."""
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: EventLog,
         state: State,
         clock: Callable[[], float] | None = None,
         date: Callable[[], float] = time.time,
+        end: int = 0,
     ) -> None:
         self.state = state
         self.clock, self.date = clock or steady_clock(date), date
         self.written_at = 0.0
         self.trouble = Trouble()
-        self._ledger = ledger
+        self._ledger, self._end = ledger, end
         self._observers: list[Observer] = []
         self._queue: asyncio.Queue[tuple[cmd.Command, asyncio.Future[tuple[ev.Event, ...]]]] = asyncio.Queue()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
@@ -86,7 +88,7 @@ class Coordinator:
         return await answer
 
     async def run(self) -> None:
-        """Decide and write until cancelled."""
+        """Decide and write until cancelled. Raises Fenced."""
         try:
             while True:
                 batch = [await self._queue.get()]
@@ -111,10 +113,16 @@ class Coordinator:
             except Exception as error:
                 log.exception("%s could not be decided", type(command).__name__)
                 answers.append(error)
+        fenced: Fenced | None = None
         try:
             if any(map(ev.is_durable, events)):
-                await asyncio.get_running_loop().run_in_executor(self._writer, self._ledger.append, events, date)
+                append = self._ledger.append
+                self._end = await asyncio.get_running_loop().run_in_executor(
+                    self._writer, append, events, date, self._end
+                )
                 self.trouble.clear("ledger")
+        except Fenced as error:
+            fenced, answers = error, [Unavailable(str(error))] * len(batch)
         except LedgerError as error:
             self.trouble.tell("ledger", str(error))
             answers = [Unavailable(str(error))] * len(batch)
@@ -129,3 +137,5 @@ class Coordinator:
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+        if fenced is not None:
+            raise fenced

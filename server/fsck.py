@@ -7,9 +7,6 @@ the ledger has for it. What is found wrong ends in the newest version that is go
 
 import contextlib
 import fcntl
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +16,14 @@ import numpy as np
 from zowarmup.common.grid import HeadroomExceeded
 from zowarmup.common.replica import Replica
 from zowarmup.common.steps import Step, apply_steps
-from zowarmup.common.system.given_file import open_given, open_lock
+from zowarmup.common.system.given_file import open_lock
 from zowarmup.common.work import Phase
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError
 from zowarmup.server.blobs import BlobError, Blobs, digest_of, sha256_of, upload_name
 from zowarmup.server.combining import deltas_of, steps_of
 from zowarmup.server.evolve import evolve
-from zowarmup.server.ledger import Ledger, LedgerError, Row
+from zowarmup.server.ledger import Ledger, LedgerError, Row, readable
 from zowarmup.server.state import Round, State
 
 
@@ -98,7 +95,9 @@ def check(data_dir: Path) -> Report:
 def examine(data_dir: Path) -> tuple[Report, Reading, set[int], Good | None]:
     """Check everything: what to tell, the ledger as read, the versions whose snapshots are bad, the newest good one."""
     report, blobs = Report(), Blobs(data_dir / BLOBS)
-    with _legible(data_dir / LEDGER, report) as path:
+    with readable(data_dir / LEDGER) as (path, cut_off):
+        if cut_off:
+            report.problems.append(cut_off)
         ledger = Ledger(path, read_only=True)
         try:
             if found := ledger.integrity():
@@ -123,28 +122,6 @@ def examine(data_dir: Path) -> tuple[Report, Reading, set[int], Good | None]:
         if good.version == state.version and whole:
             good = Good(good.version, reading.rows[reading.folded - 1].id)
     return report, reading, bad, good
-
-
-@contextlib.contextmanager
-def _legible(path: Path, report: Report) -> Iterator[Path]:
-    """The ledger's file; or, where its end is cut off, a copy filled up with zeros to the length that its head names:
-    SQLite reads that as far as it goes."""
-    with open_given(path) as file:
-        head = file.read(32)
-    page = int.from_bytes(head[16:18], "big")
-    whole = (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
-    size = path.stat().st_size
-    if not head.startswith(b"SQLite format 3") or size >= whole or whole > max(1 << 20, 64 * size):
-        yield path
-        return
-    report.problems.append(f"{path} is cut off: {size} bytes of {whole}")
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / path.name
-        for suffix in ("", "-wal"):
-            if (part := Path(f"{path}{suffix}")).exists():
-                shutil.copy(part, f"{copy}{suffix}")
-        os.truncate(copy, whole)
-        yield copy
 
 
 def _read(ledger: Ledger, report: Report) -> Reading:

@@ -1,12 +1,15 @@
-"""The durable events, in one SQLite file.
+"""The event log as one SQLite file, and all else that is particular to SQLite: its files, checks, copies and repairs.
 
 One writer connection, write-ahead log, synchronous=FULL: `append` returns when the events are on disk, all of them or
-none. A row is an event's name and its fields as JSON, so an operator can read the ledger with any SQLite shell.
+none. A row is an event's number, name and fields as JSON, so an operator can read the ledger with any SQLite shell.
 """
 
 import contextlib
 import json
+import os
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,10 +18,18 @@ from typing import Any, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from zowarmup.common.system.given_file import require_regular
+from zowarmup.common.system.given_file import open_given, require_regular
 from zowarmup.server import events as ev
 from zowarmup.server import schemas  # noqa: F401  (how algorithms' settings are read)
+from zowarmup.server.disk import adopt, sync_folder
+from zowarmup.server.event_log import LedgerError, fenced
 
+__all__ = ["FILE_NAME", "FORMAT", "Ledger", "LedgerError", "Row"]
+
+FILE_NAME = "ledger.sqlite"
+"""The file's name in a data directory."""
+_WAL, _SHM = "-wal", "-shm"
+_BESIDE = (_WAL, _SHM)
 LONGEST_ROW = 1 << 28
 """Bytes; SQLite itself would make room for a gigabyte."""
 FORMAT = 2
@@ -35,10 +46,6 @@ CREATE TABLE IF NOT EXISTS events (
     body TEXT NOT NULL
 ) STRICT
 """
-
-
-class LedgerError(Exception):
-    """The ledger cannot be read or written; the sentence says what to do."""
 
 
 def _body(event: ev.Event) -> str:
@@ -90,35 +97,42 @@ class Ledger:
         except sqlite3.Error as error:
             raise LedgerError(f"{path} cannot be opened as a ledger: {error}; {self._remedy_for(error)}") from error
 
-    def append(self, events: Iterable[ev.Event], at: float) -> None:
-        """Write the durable ones among the events, stamped `at` (unix seconds), in one synced transaction.
-
-        Raises LedgerError where the disk refuses; then none of them is in the ledger.
-        """
-        rows = [(at, type(event).__name__, _body(event)) for event in events if ev.is_durable(event)]
-        if not rows:
-            return
+    def append(self, events: Iterable[ev.Event], at: float, expected: int) -> int:
+        """See `EventLog`. One synced transaction."""
+        durable = [(at, type(event).__name__, _body(event)) for event in events if ev.is_durable(event)]
+        if not durable:
+            return expected
         began = time.monotonic()
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT INTO events (at, kind, body) VALUES (?, ?, ?)", rows)
+            (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
+            if last != expected:
+                raise fenced(str(self._path), last, expected)
+            rows = [(number, *row) for number, row in enumerate(durable, expected + 1)]
+            self._db.executemany("INSERT INTO events (id, at, kind, body) VALUES (?, ?, ?, ?)", rows)
             self._db.execute("COMMIT")
             self._took(time.monotonic() - began)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, LedgerError) as error:
             with contextlib.suppress(sqlite3.Error):
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+            if isinstance(error, LedgerError):
+                raise
             raise LedgerError(f"{self._path} cannot be written: {error}; {self._remedy_for(error)}") from error
+        return expected + len(durable)
 
-    def read(self) -> Iterator[tuple[float, ev.Event]]:
-        """Every event in order, with its time. Raises LedgerError naming the row that is damaged."""
-        for row in self.rows():
+    def read(self, after: int = 0) -> Iterator[tuple[float, ev.Event]]:
+        """See `EventLog`."""
+        for number, row in enumerate(self.rows(after), after + 1):
+            if row.id != number:
+                raise LedgerError(f"{self._path} row {number} is missing; {self._remedy}")
             yield row.at, self.decode(row)
 
-    def rows(self) -> Iterator["Row"]:
-        """Every row in order, as it is written. Raises LedgerError where the file cannot be read (any further)."""
+    def rows(self, after: int = 0) -> Iterator["Row"]:
+        """Every row behind number `after`, in order, as it is written. Raises LedgerError where the file cannot be read (any
+        further)."""
         try:
-            for found in self._db.execute("SELECT id, at, kind, body FROM events ORDER BY id"):
+            for found in self._db.execute("SELECT id, at, kind, body FROM events WHERE id > ? ORDER BY id", (after,)):
                 yield Row(*found)
         except sqlite3.Error as error:
             raise LedgerError(f"{self._path} cannot be read: {error}; {self._remedy_for(error)}") from error
@@ -178,4 +192,75 @@ class Ledger:
         return self._remedy
 
     def close(self) -> None:
+        """See `EventLog`."""
         self._db.close()
+
+
+def size_bytes(path: Path) -> int:
+    """What the ledger at `path` takes on disk; 0 where it does not exist."""
+    found = 0
+    for file in (path, path.with_name(path.name + _WAL)):
+        with contextlib.suppress(OSError):
+            found += file.stat().st_size
+    return found
+
+
+def keep_files(path: Path, folder: Path) -> None:
+    """Copy the ledger's files as they are found, for SQLite writes in place."""
+    for file in _files(path):
+        if file.exists():
+            shutil.copy2(file, folder / file.name)
+
+
+def remove_files(path: Path) -> None:
+    """Remove the ledger at `path`, if there is one."""
+    for file in _files(path):
+        file.unlink(missing_ok=True)
+
+
+def remove_beside(path: Path) -> None:
+    """Remove what reading has left beside a ledger that is whole in its one file."""
+    for file in _files(path)[1:]:
+        file.unlink(missing_ok=True)
+
+
+def replace(old: Path, fresh: Path) -> None:
+    """Give a new ledger, whole in its one file, the old one's name, in one step. Raises LedgerError where the old one is in
+    use."""
+    # Without its write-ahead log, the old file alone may be a sound ledger, and an older one: whoever starts on that
+    # sweeps away the blobs of the newer versions. Beside the log, the new file would be damaged by it.
+    try:
+        ledger: Ledger | None = Ledger(old)
+    except LedgerError:
+        ledger = None  # nor does a coordinator start on it
+    if ledger is not None:
+        with contextlib.closing(ledger):
+            ledger.fold()
+    adopt(fresh, old)
+    remove_beside(old)
+    sync_folder(old.parent)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[tuple[Path, str]]:
+    """A ledger's file, and what is wrong with its length; empty where nothing is. One whose end is cut off is read from a copy that
+    is filled up with zeros to the length that its head names: SQLite reads that as far as it goes."""
+    with open_given(path) as file:
+        head = file.read(32)
+    page = int.from_bytes(head[16:18], "big")
+    whole = (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
+    size = path.stat().st_size
+    if not head.startswith(b"SQLite format 3") or size >= whole or whole > max(1 << 20, 64 * size):
+        yield path, ""
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        for suffix in ("", _WAL):
+            if (part := Path(f"{path}{suffix}")).exists():
+                shutil.copy(part, f"{copy}{suffix}")
+        os.truncate(copy, whole)
+        yield copy, f"{path} is cut off: {size} bytes of {whole}"
+
+
+def _files(path: Path) -> list[Path]:
+    return [path, *(Path(f"{path}{suffix}") for suffix in _BESIDE)]

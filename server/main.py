@@ -238,9 +238,9 @@ async def _lead(
     ledger, blobs = Ledger(arguments.data_dir / LEDGER, took=appends.add), Blobs(arguments.data_dir / BLOBS)
     children = Children()
 
-    def take_up() -> tuple[State, History, Replica]:
-        state, history = open_run(run_file, held_out, arguments.data_dir, ledger, blobs, children, arguments.shelf)
-        return state, history, restore(state, history, blobs, state.version)
+    def take_up() -> tuple[State, History, Replica, int]:
+        state, history, end = open_run(run_file, held_out, arguments.data_dir, ledger, blobs, children, arguments.shelf)
+        return state, history, restore(state, history, blobs, state.version), end
 
     for early in filter(None, (server, beside)):
         await early.start()
@@ -255,12 +255,12 @@ async def _lead(
         await asyncio.wait({opening}, timeout=GRACE_S)
         opening.add_done_callback(lambda over: over.cancelled() or over.exception())  # what it met was our doing
         return stopped.result()
-    state, history, replica = opening.result()
+    state, history, replica, end = opening.result()
     evaluator = Evaluator(
         read_given(blobs.path(state.program.sha256), state.program.size_bytes), state.layout, evaluated(held_out, state)
     )
 
-    coordinator = Coordinator(ledger, state)
+    coordinator = Coordinator(ledger, state, end=end)
     told = Told(arguments.data_dir / "told.json")
     traffic = Traffic(lambda: coordinator.state.phase, told.or_larger(history.traffic.latest), way.wire)
     allowances = Allowances(run_file.server.messages_per_second)

@@ -25,6 +25,7 @@ from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.families import Families
 from zowarmup.server.guard import limit
 from zowarmup.server.history import History
+from zowarmup.server.ledger import size_bytes
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.rejection import REASONS
 from zowarmup.server.state import State
@@ -259,8 +260,7 @@ class Metrics(Collector):
 
     def _disk(self) -> Iterator[Metric]:
         of = self._sources
-        ledger_bytes = sum(_size(of.ledger.with_name(of.ledger.name + end)) for end in ("", "-wal"))
-        yield self._told.gauge("zowarmup_ledger_size_bytes", "The ledger on disk.", (), {(): ledger_bytes})
+        yield self._told.gauge("zowarmup_ledger_size_bytes", "The ledger on disk.", (), {(): size_bytes(of.ledger)})
         yield self._told.histogram(
             "zowarmup_ledger_append_duration_seconds",
             "One synced transaction of the ledger, since the coordinator started.",

@@ -33,8 +33,8 @@ from zowarmup.server.combining import settle_on_grid
 from zowarmup.server.continuation import advice
 from zowarmup.server.credentials import OPERATOR_CREDENTIAL
 from zowarmup.server.decide import decide
+from zowarmup.server.event_log import EventLog
 from zowarmup.server.history import History
-from zowarmup.server.ledger import Ledger
 from zowarmup.server.listening import CA_FILE
 from zowarmup.server.preparation import Children, prepare
 from zowarmup.server.runfile import differences
@@ -84,15 +84,15 @@ def open_run(
     run_file: RunFile,
     held_out: Dataset,
     data_dir: Path,
-    ledger: Ledger,
+    ledger: EventLog,
     blobs: Blobs,
     children: Children,
     shelf: Path | None = None,
-) -> tuple[State, History]:
-    """The run in the data directory, made if there is none; its model comes from `shelf` where there is one. Raises
-    StartError where it is another one than the run file says, DataError where `held_out` cannot be what a run is
+) -> tuple[State, History, int]:
+    """The run in the data directory, made if there is none, and the number of its last event; its model comes from `shelf` where there
+    is one. Raises StartError where it is another one than the run file says, DataError where `held_out` cannot be what a run is
     evaluated on."""
-    state, history = replay(ledger)
+    state, history, end = replay(ledger)
     if state is not None:
         if differing := differences(state.run_file, run_file):
             raise StartError(
@@ -100,7 +100,7 @@ def open_run(
                 "Use another --data-dir, or the run file it began with"
             )
         log.info("run %s goes on at version %d (%s)", state.run_file.name, state.version, state.phase)
-        return state, history
+        return state, history, end
     card = card_of(held_out, _evaluation_data(run_file))
     if remark := absence(held_out, _evaluation_data(run_file)):
         log.warning("%s", remark)
@@ -137,7 +137,7 @@ def open_run(
     now = time.time()
     secret = secrets.token_hex(32) if run_file.draws == "secret" else ""
     created = decide(None, cmd.CreateRun(uuid.uuid4().hex, run_file, program, initial, secret), now)
-    ledger.append(created.events, now)
+    end = ledger.append(created.events, now, end)
     history.record(now, created.events)
     state = created.state
     needs = "what a device needs was not measured (--shelf)"
@@ -156,7 +156,7 @@ def open_run(
     _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])
     if prepared.layout.head is None and any(run_file.zeroth_order.computation(t) is Computation.FORWARD for t in Tier):
         log.info("this model does not end in a linear classifier: clients will probe every parameter")
-    return state, history
+    return state, history, end
 
 
 def evaluated(held_out: Dataset, state: State) -> Dataset:

@@ -5,7 +5,6 @@ and every blob are kept beside it in a folder of their own: nothing is destroyed
 it was found or as it is mended, and never an older one.
 """
 
-import contextlib
 import os
 import shutil
 import time
@@ -14,10 +13,10 @@ from pathlib import Path
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError
 from zowarmup.server.blobs import Blobs
-from zowarmup.server.disk import adopt, sync_folder, sync_tree
+from zowarmup.server.disk import sync_folder, sync_tree
 from zowarmup.server.evolve import evolve
 from zowarmup.server.fsck import Good, Reading, Report, examine, trouble_with
-from zowarmup.server.ledger import Ledger, LedgerError
+from zowarmup.server.ledger import Ledger, LedgerError, keep_files, remove_files, replace
 
 _OF_MEMBERS = ev.InvitationIssued | ev.ClientEnrolled | ev.ExamplesChanged | ev.ClientRevoked
 
@@ -45,11 +44,9 @@ def repair(data_dir: Path) -> Report:
 
 
 def _keep(data_dir: Path, kept: Path) -> None:
-    """Everything as it was found: the ledger copied, for SQLite writes in place; the blobs as second names."""
+    """Everything as it was found: the ledger copied; the blobs as second names."""
     (kept / BLOBS).mkdir(parents=True)
-    for suffix in ("", "-wal", "-shm"):
-        if (path := data_dir / f"{LEDGER}{suffix}").exists():
-            shutil.copy2(path, kept / path.name)
+    keep_files(data_dir / LEDGER, kept)
     for path in (data_dir / BLOBS).rglob("*"):
         if path.is_file():
             second = kept / BLOBS / path.relative_to(data_dir / BLOBS)
@@ -63,9 +60,8 @@ def _keep(data_dir: Path, kept: Path) -> None:
 def _rewrite(data_dir: Path, reading: Reading, good: Good, bad: set[int], blobs: Blobs) -> None:
     """A ledger that ends at the good version, with every member of the fleet and every round number that was used."""
     fresh = data_dir / f"{LEDGER}.new"
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{fresh}{suffix}").unlink(missing_ok=True)
-    ledger, state, last_round = Ledger(fresh), None, 0
+    remove_files(fresh)
+    ledger, state, last_round, end = Ledger(fresh), None, 0, 0
     for row in reading.rows:
         try:
             event = ledger.decode(row)
@@ -79,7 +75,7 @@ def _rewrite(data_dir: Path, reading: Reading, good: Good, bad: set[int], blobs:
             state = evolve(state, event)
         except (ValueError, KeyError):
             continue
-        ledger.append([event], row.at)
+        end = ledger.append([event], row.at, end)
     assert state is not None
     now, closing = time.time(), list[ev.Event]()
     if gone := tuple(v for v, snapshot in state.snapshots.items() if v in bad or trouble_with(blobs, snapshot)):
@@ -87,24 +83,7 @@ def _rewrite(data_dir: Path, reading: Reading, good: Good, bad: set[int], blobs:
     if last_round > state.round:  # a seed is never used twice
         closing.append(ev.RoundOpened(last_round, state.phase, state.version, (), (), (), now))
         closing.append(ev.RoundAbandoned(last_round, f"`zowarmup fsck` went back to version {state.version}"))
-    ledger.append(closing, now)
+    ledger.append(closing, now, end)
     ledger.fold()
     ledger.close()
-    _replace(data_dir / LEDGER, fresh)
-
-
-def _replace(old: Path, fresh: Path) -> None:
-    """Give the new ledger the old one's name, in one step. Raises LedgerError where the old one is in use."""
-    # Without its write-ahead log, the old file alone may be a sound ledger, and an older one: whoever starts on that
-    # sweeps away the blobs of the newer versions. Beside the log, the new file would be damaged by it.
-    try:
-        ledger: Ledger | None = Ledger(old)
-    except LedgerError:
-        ledger = None  # nor does a coordinator start on it
-    if ledger is not None:
-        with contextlib.closing(ledger):
-            ledger.fold()
-    adopt(fresh, old)
-    for suffix in ("-wal", "-shm"):
-        Path(f"{old}{suffix}").unlink(missing_ok=True)
-    sync_folder(old.parent)
+    replace(data_dir / LEDGER, fresh)

@@ -12,8 +12,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.faults.logs import Logs
 from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs, Draft
+from zowarmup.server.event_log import EventLog
 from zowarmup.server.ledger import Ledger
 
 
@@ -24,10 +26,11 @@ class Crash(BaseException):
 class Fuse:
     """Burns at the places numbered `at`, counted from 1 over all lives of one data directory."""
 
-    def __init__(self, data_dir: Path, at: Collection[int] = ()) -> None:
+    def __init__(self, data_dir: Path, at: Collection[int], logs: Logs) -> None:
         self.places: list[str] = []
         self.appends = 0
         self.image = data_dir.with_name(data_dir.name + ".image")
+        self._logs = logs
         self._data_dir, self._at, self._lock = data_dir, frozenset(at), threading.RLock()
         self._burnt = False
         self.still = threading.RLock()
@@ -45,35 +48,48 @@ class Fuse:
             with self.still:
                 last_act()
                 shutil.copytree(self._data_dir, self.image, ignore=shutil.ignore_patterns("*-shm"))
+                self._logs.keep_image(self._data_dir)
             raise Crash(place)
 
     def restart(self) -> None:
         """The image becomes the data directory."""
         shutil.rmtree(self._data_dir)
         self.image.rename(self._data_dir)
+        self._logs.restore(self._data_dir)
         self._burnt = False
 
 
-class CrashingLedger(Ledger):
-    def __init__(self, path: Path, fuse: Fuse) -> None:
-        super().__init__(path)
-        self._fuse = fuse
+class CrashingLog:
+    """An event log whose appends are places to die at."""
 
-    def append(self, events: Iterable[ev.Event], at: float) -> None:
+    def __init__(self, log: EventLog, fuse: Fuse) -> None:
+        self._log, self._fuse = log, fuse
+
+    def append(self, events: Iterable[ev.Event], at: float, expected: int) -> int:
         events = list(events)
         if not any(map(ev.is_durable, events)):
-            return
+            return expected
         self._fuse.appends += 1
         self._fuse.point("append: within", self._half_append)
         with self._fuse.still:
-            super().append(events, at)
+            end = self._log.append(events, at, expected)
         self._fuse.point("append: after")
+        return end
+
+    def read(self, after: int = 0) -> Iterator[tuple[float, ev.Event]]:
+        return self._log.read(after)
+
+    def close(self) -> None:
+        self._log.close()
 
     def _half_append(self) -> None:
-        self._db.execute("PRAGMA cache_size=1")  # so that uncommitted pages spill into the log
-        self._db.execute("BEGIN IMMEDIATE")
-        for _ in range(40):
-            self._db.execute("INSERT INTO events (at, kind, body) VALUES (0, 'torn', ?)", ("torn" * 999,))
+        """In memory there is no half of it."""
+        if isinstance(self._log, Ledger):
+            database = self._log._db
+            database.execute("PRAGMA cache_size=1")  # so that uncommitted pages spill into the log
+            database.execute("BEGIN IMMEDIATE")
+            for _ in range(40):
+                database.execute("INSERT INTO events (at, kind, body) VALUES (0, 'torn', ?)", ("torn" * 999,))
 
 
 class CrashingBlobs(Blobs):

@@ -16,6 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.faults.logs import Logs, SqliteLogs
 from zowarmup.common.codec import decode_commit
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.grid import Grid
@@ -32,6 +33,7 @@ from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.decide import decide, work_for
 from zowarmup.server.effects import Effects
 from zowarmup.server.evaluation import Evaluator, Measured
+from zowarmup.server.event_log import EventLog
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger
 from zowarmup.server.rejection import Rejected
@@ -84,16 +86,16 @@ def run_file(fleet: Fleet) -> RunFile:
     )
 
 
-def create(data_dir: Path, settings: RunFile) -> None:
-    """A data directory with a run that has just been created."""
+def create(data_dir: Path, settings: RunFile, logs: Logs | None = None) -> None:
+    """A data directory with a run that has just been created; its event log in SQLite by default."""
     blobs = Blobs(data_dir / BLOBS)
     grid = Grid(18)
     weights = grid.quantise(np.random.default_rng(3).normal(0, 0.5, LAYOUT.size).astype(np.float32))
     program = ev.Program(blobs.put(b"program"), 7, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1)
     initial = ev.Snapshot(0, blobs.put(weights.data.cast("B")), grid.exponent, digest(weights).hex())
-    ledger = Ledger(data_dir / LEDGER)
-    ledger.append(decide(None, cmd.CreateRun("small-run", settings, program, initial), 1.0).events, 1.0)
-    ledger.close()
+    log = (logs or SqliteLogs()).open(data_dir)
+    log.append(decide(None, cmd.CreateRun("small-run", settings, program, initial), 1.0).events, 1.0, 0)
+    log.close()
 
 
 class NoEvaluator(Evaluator):
@@ -135,8 +137,8 @@ class Bowl:
 class OneByOne(Coordinator):
     """Takes a command when the one before has been answered, so that every run makes the same writes."""
 
-    def __init__(self, ledger: Ledger, state: State) -> None:
-        super().__init__(ledger, state)
+    def __init__(self, ledger: EventLog, state: State, end: int) -> None:
+        super().__init__(ledger, state, end=end)
         self._turn = asyncio.Lock()
 
     async def handle(self, command: cmd.Command) -> tuple[ev.Event, ...]:
@@ -148,7 +150,7 @@ class OneByOne(Coordinator):
 class Life:
     """One life of a coordinator."""
 
-    ledger: Ledger
+    ledger: EventLog
     blobs: Blobs
     coordinator: Coordinator
     effects: Effects
@@ -162,17 +164,17 @@ class Life:
     @classmethod
     def start(
         cls,
-        ledger: Ledger,
+        ledger: EventLog,
         blobs: Blobs,
         folder: Path,
         kind: type[Coordinator] = Coordinator,
         evaluator: Callable[[], Evaluator] = NoEvaluator,
     ) -> "Life":
         """As `server.main` puts it together; `folder` is where the blobs are."""
-        state, history = replay(ledger)
+        state, history, end = replay(ledger)
         assert state is not None
         replica = restore(state, history, blobs, state.version)
-        coordinator = kind(ledger, state)
+        coordinator = kind(ledger, state, end=end)
         uploads = Uploads(blobs, 1 << 20, state)
         effects = Effects(coordinator, blobs, replica, evaluator(), history, lambda: (), uploads.lengths)
         server = cls(ledger, blobs, coordinator, effects, history, folder, uploads, replica)
@@ -334,7 +336,7 @@ async def _whole(server: Life, clients: Iterable[Client]) -> None:
         await asyncio.sleep(0.002)
 
 
-def contributed(ledger: Ledger) -> set[tuple[str, Contribution]]:
+def contributed(ledger: EventLog) -> set[tuple[str, Contribution]]:
     """Every contribution that a ledger holds."""
     return {(event.client, event.contribution) for _, event in ledger.read() if isinstance(event, ev.Contributed)}
 
@@ -343,7 +345,7 @@ def replayed_digest(data_dir: Path) -> str:
     """The last version's digest, from the disk alone."""
     ledger = Ledger(data_dir / LEDGER, read_only=True)
     try:
-        state, history = replay(ledger)
+        state, history, _ = replay(ledger)
         assert state is not None
         return restore(state, history, Blobs(data_dir / BLOBS), state.version).digest().hex()
     finally:

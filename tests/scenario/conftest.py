@@ -1,12 +1,17 @@
-"""A run without a network, a disk or a clock: commands in, events out, time by hand."""
+"""A run without a network or a clock: commands in, events out, time by hand. What happened is in an event log: in memory, unless
+the option --event-log says otherwise."""
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.faults.logs import Logs
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.layout import Block, Head, Layout, Tensor
 from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server
@@ -14,6 +19,7 @@ from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.decide import decide
+from zowarmup.server.event_log import EventLog, MemoryEventLog
 from zowarmup.server.evolve import fold
 from zowarmup.server.state import State
 
@@ -30,21 +36,27 @@ UNGUARDED = Guard(factor=0)
 
 @dataclass
 class Script:
-    """`events` is all that has happened; `do` and `advance` return what just did, but for who failed a round. `set_back_s`: how far the calendar's clock
+    """`events` is all that has happened, of which `log` keeps what is durable; `do` and `advance` return what just did, but for who failed a round. `set_back_s`: how far the calendar's clock
     is behind the one that never jumps."""
 
     created: ev.RunCreated
     state: State
+    log: EventLog = field(default_factory=MemoryEventLog)
     now: float = 1000.0
     events: list[ev.Event] = field(default_factory=list)
     epoch: int = 0
     set_back_s: float = 0.0
+    end: int = 0
+
+    def __post_init__(self) -> None:
+        self.end = self.log.append([self.created], self.now, self.end)
 
     def do(self, command: cmd.Command) -> list[ev.Event]:
         if isinstance(command, cmd.Invite | cmd.Enrol):
             command = replace(command, date=self.now - self.set_back_s)
         decision = decide(self.state, command, self.now)
         assert decision.state == fold(self.state, decision.events)
+        self.end = self.log.append(decision.events, self.now, self.end)
         self.state = decision.state
         self.events += decision.events
         return [event for event in decision.events if not isinstance(event, ev.ParticipantsFailed)]
@@ -85,14 +97,17 @@ class Script:
         return self.do(cmd.CommitRound(ev.Committed(version, current.number, f"{version:032x}", (), snapshot, ())))
 
     def replayed(self) -> State:
-        """The state after a restart: the fold over what the ledger holds."""
-        state = fold(None, [self.created, *(event for event in self.events if ev.is_durable(event))])
+        """The state after a restart: the fold over what the event log holds."""
+        state = fold(None, (event for _, event in self.log.read()))
         assert state is not None
         return state
 
 
 @pytest.fixture
-def begin() -> Callable[..., Script]:
+def begin(event_log: Logs, tmp_path: Path) -> Iterator[Callable[..., Script]]:
+    logs = contextlib.ExitStack()
+    numbers = itertools.count()
+
     def begin(
         *,
         warmup: int = 1,
@@ -130,6 +145,10 @@ def begin() -> Callable[..., Script]:
         decision = decide(None, cmd.CreateRun("run", run_file, program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 1000.0)
         (created,) = decision.events
         assert isinstance(created, ev.RunCreated)
-        return Script(created, decision.state)
+        folder = tmp_path / f"run-{next(numbers)}"
+        folder.mkdir()
+        log = logs.enter_context(contextlib.closing(event_log.open(folder)))
+        return Script(created, decision.state, log)
 
-    return begin
+    with logs:
+        yield begin

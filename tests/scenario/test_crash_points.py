@@ -7,12 +7,13 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from tests.faults.crash import Crash, CrashingBlobs, CrashingLedger, Fuse
+from tests.faults.crash import Crash, CrashingBlobs, CrashingLog, Fuse
+from tests.faults.logs import Logs, SqliteLogs
 from tests.faults.small import (
     PAIR,
     TRIO,
@@ -33,6 +34,7 @@ from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.evaluation import Evaluator
 from zowarmup.server.ledger import Ledger
 
+pytestmark = pytest.mark.event_logs("sqlite")
 # Points are shared out over so many tests, so that a failure comes soon and says which part of the run it is.
 SHARES = 6
 FLEETS = {"pair": PAIR, "trio": TRIO}
@@ -55,15 +57,17 @@ def outcome(
     kind: type[Coordinator] = OneByOne,
     settings: RunFile | None = None,
     evaluator: Callable[[], Evaluator] = NoEvaluator,
+    event_log: Logs | None = None,
 ) -> Outcome:
-    """The run in `folder`, with crashes at the numbered places."""
-    data_dir = folder / "server"
-    create(data_dir, settings or run_file(fleet))
-    fuse = Fuse(data_dir, at)
+    """The run in `folder`, with crashes at the numbered places. Its event log is in SQLite by default, and afterwards
+    always there."""
+    data_dir, logs = folder / "server", event_log or SqliteLogs()
+    create(data_dir, settings or run_file(fleet), logs)
+    fuse = Fuse(data_dir, at, logs)
     clients = [Client(name, tier) for name, tier in fleet.items()]
 
     async def one_life() -> tuple[str, int]:
-        ledger = CrashingLedger(data_dir / LEDGER, fuse)
+        ledger = CrashingLog(logs.open(data_dir), fuse)
         try:
             server = Life.start(ledger, CrashingBlobs(data_dir / BLOBS, fuse), data_dir / BLOBS, kind, evaluator)
             await asyncio.wait_for(live(server, clients), 60)
@@ -79,6 +83,7 @@ def outcome(
             break
         except Crash:
             fuse.restart()
+    logs.export(data_dir)
     ledger = Ledger(data_dir / LEDGER, read_only=True)
     kept = contributed(ledger)
     ledger.close()
@@ -102,8 +107,12 @@ def undisturbed(fleet: str) -> Outcome:
         return outcome(Path(name), FLEETS[fleet])
 
 
-def test_the_undisturbed_run_has_the_writes_that_crashes_are_tried_at() -> None:
+@pytest.mark.event_logs("sqlite", "memory")
+def test_the_undisturbed_run_has_the_writes_that_crashes_are_tried_at(folder: Path, event_log: Logs) -> None:
     calm = undisturbed("pair")
+    again = outcome(folder, PAIR, event_log=event_log)
+    assert replace(again, places=()) == replace(calm, places=()), "whatever keeps the events"
+    assert sorted(again.places) == sorted(calm.places)
     assert calm.lives == 1 and calm.version == 30 and calm.lost == 0
     counted = collections.Counter(calm.places)
     assert counted["append: within"] == counted["append: after"] == calm.appends >= 90
@@ -113,11 +122,11 @@ def test_the_undisturbed_run_has_the_writes_that_crashes_are_tried_at() -> None:
 
 
 @pytest.mark.parametrize("share", range(SHARES))
-def test_a_crash_at_any_write_leads_to_the_same_model(folder: Path, share: int) -> None:
+def test_a_crash_at_any_write_leads_to_the_same_model(folder: Path, event_log: Logs, share: int) -> None:
     calm = undisturbed("pair")
     tried = 0
     for place in range(1 + share, len(calm.places) + 1, SHARES):
-        crashed = outcome(folder / str(place), PAIR, [place])
+        crashed = outcome(folder / str(place), PAIR, [place], event_log=event_log)
         told = f"a crash at place {place} of {len(calm.places)} ({calm.places[place - 1]})"
         # With the last file off the disk the run is over, and may be seen to be before its coordinator dies.
         assert crashed.lives == 2 or (crashed.lives == 1 and place == len(calm.places)), told
@@ -127,10 +136,13 @@ def test_a_crash_at_any_write_leads_to_the_same_model(folder: Path, share: int) 
     assert tried >= len(calm.places) // SHARES
 
 
+@pytest.mark.event_logs("sqlite", "memory")
 @pytest.mark.parametrize("seed", range(6))
-def test_many_crashes_in_one_run_with_shared_writes_lead_to_the_same_model(folder: Path, seed: int) -> None:
+def test_many_crashes_in_one_run_with_shared_writes_lead_to_the_same_model(
+    folder: Path, event_log: Logs, seed: int
+) -> None:
     calm = undisturbed("trio")
     places = random.Random(seed).sample(range(1, len(calm.places) * 2 // 3), 25)
-    crashed = outcome(folder / "many", TRIO, places, Coordinator)
+    crashed = outcome(folder / "many", TRIO, places, Coordinator, event_log=event_log)
     assert crashed.lives >= 15, "commands that share a write make fewer places"
     assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.algorithms import warmup_settings
+from tests.faults.logs import Logs
 from tests.faults.small import LAYOUT, PAIR, Client, Life, create, live, run_file
 from tests.scenario.test_crash_points import Outcome, folder, outcome
 from zowarmup.common.run import RunFile
@@ -24,6 +25,7 @@ from zowarmup.server.repair import repair
 from zowarmup.server.spares import LEASES
 
 __all__ = ["folder"]  # the fixture
+pytestmark = pytest.mark.event_logs("sqlite")
 PIVOT, ROUNDS = 5, 3
 EVERY = 7  # so many of the ordinary places are passed over for one that is tried
 
@@ -64,7 +66,7 @@ def optimisers(data_dir: Path) -> list[str]:
     return [event.snapshot.optimiser for event in committed if event.snapshot]
 
 
-def test_a_crash_at_the_writes_of_the_warm_up_leads_to_the_same_model(folder: Path) -> None:
+def test_a_crash_at_the_writes_of_the_warm_up_leads_to_the_same_model(folder: Path, event_log: Logs) -> None:
     calm = outcome(folder / "calm", PAIR, settings=settings())
     ended, kept = pivot(folder / "calm" / "server"), optimisers(folder / "calm" / "server")
     assert ended.version == PIVOT and ended.reason.startswith("the held-out loss has not fallen by 50 %: ")
@@ -75,7 +77,7 @@ def test_a_crash_at_the_writes_of_the_warm_up_leads_to_the_same_model(folder: Pa
         if not what.startswith("keep") and place % EVERY:
             continue
         data_dir = folder / str(place) / "server"
-        crashed: Outcome = outcome(folder / str(place), PAIR, [place], settings=settings())
+        crashed: Outcome = outcome(folder / str(place), PAIR, [place], settings=settings(), event_log=event_log)
         told = f"a crash at place {place} of {len(calm.places)} ({what})"
         assert (crashed.lives, crashed.digest, crashed.version, crashed.lost) == (2, calm.digest, calm.version, 0), told
         assert pivot(data_dir) == ended and optimisers(data_dir) == kept, told
@@ -83,8 +85,8 @@ def test_a_crash_at_the_writes_of_the_warm_up_leads_to_the_same_model(folder: Pa
 
 
 @pytest.mark.parametrize("method", ["fedadam", "fedyogi"])
-def test_after_the_pivot_no_moments_are_kept(folder: Path, method: str) -> None:
-    outcome(folder, PAIR, settings=settings(method))
+def test_after_the_pivot_no_moments_are_kept(folder: Path, event_log: Logs, method: str) -> None:
+    outcome(folder, PAIR, settings=settings(method), event_log=event_log)
     data_dir = folder / "server"
     state = open_archive(data_dir).state
     assert all(optimisers(data_dir)) and not any(snapshot.optimiser for snapshot in state.snapshots.values())
@@ -96,9 +98,9 @@ class Enough(Exception):
     """The run is far enough for this test."""
 
 
-async def warm_up(data_dir: Path, versions: int) -> None:
+async def warm_up(data_dir: Path, versions: int, event_log: Logs) -> None:
     """Until so many versions of the warm-up are there and nothing of the next."""
-    ledger = Ledger(data_dir / LEDGER)
+    ledger = event_log.open(data_dir)
     server = Life.start(ledger, Blobs(data_dir / BLOBS), data_dir / BLOBS)
 
     class Tired(Client):
@@ -119,14 +121,15 @@ async def warm_up(data_dir: Path, versions: int) -> None:
         ledger.close()
 
 
-def in_warm_up(folder: Path) -> Path:
+def in_warm_up(folder: Path, event_log: Logs) -> Path:
     data_dir = folder / "server"
-    create(data_dir, settings())
-    asyncio.run(asyncio.wait_for(warm_up(data_dir, 3), 60))
+    create(data_dir, settings(), event_log)
+    asyncio.run(asyncio.wait_for(warm_up(data_dir, 3, event_log), 60))
+    event_log.export(data_dir)
     return data_dir
 
 
-def test_files_are_kept_to_be_written_over_while_deltas_come_and_no_longer(folder: Path) -> None:
+def test_files_are_kept_to_be_written_over_while_deltas_come_and_no_longer(folder: Path, event_log: Logs) -> None:
     written_over: list[bool] = []
     kept: list[int] = []
 
@@ -147,21 +150,21 @@ def test_files_are_kept_to_be_written_over_while_deltas_come_and_no_longer(folde
             await super()._contribute(server, work)
 
     async def whole() -> None:
-        ledger = Ledger(data_dir / LEDGER)
+        ledger = event_log.open(data_dir)
         server = Life.start(ledger, Watched(data_dir / BLOBS), data_dir / BLOBS)
         await live(server, [Patient(name, tier) for name, tier in PAIR.items()])
         ledger.close()
 
     data_dir = folder / "server"
-    create(data_dir, settings())
+    create(data_dir, settings(), event_log)
     asyncio.run(asyncio.wait_for(whole(), 60))
     assert written_over == [False] + [LEASES] * (PIVOT - 1)
     assert set(kept) == {0, 2}, "of one delta and one snapshot"
     assert kept[-1] == 0
 
 
-def test_fsck_and_backup_know_the_moments(folder: Path) -> None:
-    data_dir = in_warm_up(folder)
+def test_fsck_and_backup_know_the_moments(folder: Path, event_log: Logs) -> None:
+    data_dir = in_warm_up(folder, event_log)
     state = open_archive(data_dir).state
     assert (state.version, state.phase) == (3, "warm-up")
     moments = {version: snapshot.optimiser for version, snapshot in state.snapshots.items()}
@@ -182,7 +185,7 @@ def test_fsck_and_backup_know_the_moments(folder: Path) -> None:
 
 
 def test_moments_that_the_disk_refuses_are_written_when_it_takes_them(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, event_log: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calm = outcome(folder / "calm", PAIR, settings=settings())
     monkeypatch.setattr("zowarmup.server.effects.RETRY_S", 0.005)
@@ -196,8 +199,8 @@ def test_moments_that_the_disk_refuses_are_written_when_it_takes_them(
             return super().keep(draft)
 
     data_dir = folder / "server"
-    create(data_dir, settings())
-    ledger = Ledger(data_dir / LEDGER)
+    create(data_dir, settings(), event_log)
+    ledger = event_log.open(data_dir)
     life = Life.start(ledger, Full(data_dir / BLOBS), data_dir / BLOBS)
     asyncio.run(asyncio.wait_for(live(life, [Client(name, tier) for name, tier in PAIR.items()]), 60))
     ledger.close()

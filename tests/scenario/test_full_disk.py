@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.logs import Logs
 from tests.faults.small import PAIR, Client, Life, contributed, create, live, replayed_digest, run_file
 from zowarmup.server.archive import BLOBS, LEDGER
 from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.coordinator import Unavailable
 from zowarmup.server.ledger import Ledger
+
+pytestmark = pytest.mark.event_logs("sqlite")
 
 
 class Patient(Client):
@@ -56,18 +59,18 @@ def fill(folder: Path) -> Path:
 
 
 def test_a_full_file_system_is_said_and_the_run_goes_on_when_there_is_room(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    small_disk: Path, event_log: Logs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from zowarmup.server import effects
 
     monkeypatch.setattr(effects, "RETRY_S", 0.02)
     data_dir = small_disk / "server"
-    create(data_dir, run_file(PAIR))
+    create(data_dir, run_file(PAIR), event_log)
     clients = [Patient(name, tier) for name, tier in PAIR.items()]
     sentences: list[str] = []
 
     async def lead() -> str:
-        ledger = Ledger(data_dir / LEDGER)
+        ledger = event_log.open(data_dir)
         life = Life.start(ledger, Blobs(data_dir / BLOBS), data_dir / BLOBS)
         running = asyncio.create_task(live(life, clients))
         for version in (2, 8, 17):
@@ -91,6 +94,7 @@ def test_a_full_file_system_is_said_and_the_run_goes_on_when_there_is_room(
     assert sentences, "the disk was full at least once"
     assert all(s.startswith("waiting: the disk refuses: ") and "make room" in s for s in sentences)
     assert "the disk refuses: " in caplog.text
+    event_log.export(data_dir)
     ledger = Ledger(data_dir / LEDGER, read_only=True)
     kept = contributed(ledger)
     ledger.close()

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.logs import Logs
 from tests.faults.small import PAIR, Client, Life, create, live, replayed_digest, run_file
-from zowarmup.server.archive import BLOBS, LEDGER
+from zowarmup.server.archive import BLOBS
 from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.coordinator import Unavailable
 from zowarmup.server.housekeeping import Housekeeping
-from zowarmup.server.ledger import Ledger
 
+pytestmark = pytest.mark.event_logs("sqlite")
 ERRORS = [errno.EMFILE, errno.ENFILE, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOSPC]
 
 
@@ -60,15 +61,15 @@ class Refusing(Blobs):
 
 @pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
 def test_a_run_goes_on_and_tidies_up_later_where_nothing_can_be_removed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, number: int
+    tmp_path: Path, event_log: Logs, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
-    create(tmp_path, run_file(PAIR))
+    create(tmp_path, run_file(PAIR), event_log)
     blobs = Refusing(tmp_path / BLOBS)
     blobs.error = number
     caplog.set_level(logging.WARNING)
 
     async def scenario() -> str:
-        ledger = Ledger(tmp_path / LEDGER)
+        ledger = event_log.open(tmp_path)
         life = Life.start(ledger, blobs, tmp_path / BLOBS)
         running = asyncio.create_task(live(life, [Patient(name, tier) for name, tier in PAIR.items()]))
         reached = asyncio.create_task(life.until(lambda state: state.version >= 9))
@@ -85,6 +86,7 @@ def test_a_run_goes_on_and_tidies_up_later_where_nothing_can_be_removed(
     assert any("remove old snapshots" in one for one in said)
     assert len(said) == len(set(said)), "each is said once"
     assert all(os.strerror(number) in one for one in said)
+    event_log.export(tmp_path)
     assert replayed_digest(tmp_path) == digest
 
 
@@ -106,17 +108,17 @@ def no_descriptors() -> Iterator[None]:
 
 
 def test_a_run_without_a_descriptor_left_waits_and_goes_on_with_the_same_bits(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, event_log: Logs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from zowarmup.server import effects
 
     monkeypatch.setattr(effects, "RETRY_S", 0.02)
     caplog.set_level(logging.WARNING)
     data_dir = tmp_path / "server"
-    create(data_dir, run_file(PAIR))
+    create(data_dir, run_file(PAIR), event_log)
 
     async def scenario() -> str:
-        ledger = Ledger(data_dir / LEDGER)
+        ledger = event_log.open(data_dir)
         life = Life.start(ledger, Blobs(data_dir / BLOBS), data_dir / BLOBS)
         running = asyncio.create_task(live(life, [Patient(name, tier) for name, tier in PAIR.items()]))
         for version in (2, 8, 17):
@@ -135,6 +137,7 @@ def test_a_run_without_a_descriptor_left_waits_and_goes_on_with_the_same_bits(
 
     digest = asyncio.run(scenario())
     assert "Too many open files" in caplog.text
+    event_log.export(data_dir)
     assert replayed_digest(data_dir) == digest
 
 

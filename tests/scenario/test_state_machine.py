@@ -1,13 +1,24 @@
 """decide and evolve against a simple model, by whatever order of commands hypothesis thinks of."""
 
+import itertools
 import math
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
 
 import hypothesis.strategies as st
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.faults.logs import Logs
 from tests.scenario import conftest
 from zowarmup.common.data_card import DataCard
 from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server
@@ -15,6 +26,7 @@ from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.decide import decide
+from zowarmup.server.event_log import EventLog, MemoryEventLog
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.state import quorum
 
@@ -24,14 +36,20 @@ NAMES = ["high-1", "high-2", "low-1", "low-2", "low-3"]
 class Run(RuleBasedStateMachine):
     """The model: what was acknowledged, by round; the seeds handed out; the versions committed."""
 
+    open_log: ClassVar[Callable[[], EventLog]] = MemoryEventLog
+
     def __init__(self) -> None:
         super().__init__()
+        self.log = type(self).open_log()
         self.acknowledged: dict[int, dict[str, Any]] = {}
         self.seeds: set[int] = set()
         self.versions = [0]
         self.losses: list[float] = []
         self.rounds: list[int] = []
         self.open_since: float | None = None
+
+    def teardown(self) -> None:
+        self.log.close()
 
     @initialize(
         warmup=st.integers(0, 3),
@@ -68,7 +86,7 @@ class Run(RuleBasedStateMachine):
         decision = decide(None, cmd.CreateRun("run", run_file, program, initial), 1000.0)
         (created,) = decision.events
         assert isinstance(created, ev.RunCreated)
-        self.script = conftest.Script(created, decision.state)
+        self.script = conftest.Script(created, decision.state, self.log)
 
     def do(self, command: cmd.Command) -> list[ev.Event]:
         caused = self.script.do(command)
@@ -288,5 +306,16 @@ class Run(RuleBasedStateMachine):
             assert state.credentials == {client.credential_sha256: name for name, client in state.clients.items()}
 
 
-TestRun = Run.TestCase
-TestRun.settings = settings(max_examples=40, stateful_step_count=60)
+def test_any_order_of_commands(event_log: Logs, tmp_path: Path) -> None:
+    numbers = itertools.count()
+
+    def open_log() -> EventLog:
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        return event_log.open(folder)
+
+    class Over(Run):
+        pass
+
+    Over.open_log = open_log
+    run_state_machine_as_test(Over, settings=settings(max_examples=40, stateful_step_count=60))

@@ -88,7 +88,7 @@ def run(tmp_path: Path) -> Run:
             ev.RoundClosed(version, "all"),
             ev.Committed(version, version, digest(weights).hex(), (step,), None, ()),
         ]
-    ledger.append(events, at=1.0)
+    ledger.append(events, 1.0, 0)
     ledger.close()
     return Run(tmp_path, held, blobs.path(sha256))
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from zowarmup.common.work import Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.coordinator import Coordinator, Unavailable
+from zowarmup.server.event_log import Fenced
 from zowarmup.server.evolve import evolve
 from zowarmup.server.ledger import Ledger, LedgerError
 from zowarmup.server.rejection import Rejected
@@ -44,11 +45,12 @@ class CountingLedger(Ledger):
         self.batches: list[int] = []
         self.refuse = False
 
-    def append(self, events: Sequence[ev.Event], at: float) -> None:  # type: ignore[override]
+    def append(self, events: Iterable[ev.Event], at: float, expected: int) -> int:
+        events = list(events)
         if self.refuse:
             raise LedgerError("the disk is full")
         self.batches.append(len(events))
-        super().append(events, at)
+        return super().append(events, at, expected)
 
 
 async def _with(ledger: Ledger) -> tuple[Coordinator, "asyncio.Task[None]"]:
@@ -144,5 +146,22 @@ def test_a_command_that_breaks_decide_fails_alone(tmp_path: Path, caplog: pytest
             await coordinator.handle("not a command")  # type: ignore[arg-type]
         await coordinator.handle(enrol("a"))
         running.cancel()
+
+    asyncio.run(script())
+
+
+def test_a_coordinator_ends_where_another_has_written_to_its_log(tmp_path: Path) -> None:
+    async def script() -> None:
+        ledger = Ledger(tmp_path / "ledger")
+        coordinator, running = await _with(ledger)
+        await coordinator.handle(enrol("pi"))
+        before = coordinator.state
+        Ledger(tmp_path / "ledger").append([ev.RunPaused("by another")], 6.0, 1)
+        with pytest.raises(Unavailable, match="another one has written to it"):
+            await coordinator.handle(enrol("late"))
+        with pytest.raises(Fenced):
+            await running
+        assert coordinator.state == before
+        assert [type(event) for _, event in ledger.read()] == [ev.ClientEnrolled, ev.RunPaused]
 
     asyncio.run(script())

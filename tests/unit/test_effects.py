@@ -66,8 +66,8 @@ async def _after_one_round(
         ev.Program("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1),
         ev.Snapshot(0, blobs.put(replica.weights.tobytes()), 20, replica.digest().hex()),
     )
-    ledger.append([created], 0.0)
-    coordinator = Coordinator(ledger, evolve(None, created), clock=lambda: 5.0)
+    ledger.append([created], 0.0, 0)
+    coordinator = Coordinator(ledger, evolve(None, created), clock=lambda: 5.0, end=1)
     evaluator: Any = NoEvaluator()
     effects = Effects(coordinator, blobs, replica, evaluator, History(), lambda: ())
     seen: list[ev.Event] = []

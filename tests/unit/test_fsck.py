@@ -90,7 +90,7 @@ def test_a_damaged_row_is_named_and_the_run_goes_on_from_before_it(data_dir: Pat
     assert report.version == 19 and f"row {row}" in report.problems[0]
     repaired = repair(data_dir)
     assert check(data_dir).problems == []
-    state, _ = replay(Ledger(data_dir / LEDGER, read_only=True))
+    state, _, _ = replay(Ledger(data_dir / LEDGER, read_only=True))
     assert state is not None and state.version == 19
     assert state.round == 30, "a round's number, and with it a seed, is never used twice"
     assert set(state.clients) == set(PAIR)
@@ -185,7 +185,7 @@ def test_a_crash_while_repairing_leaves_what_was_found_or_what_is_mended(
     leave_in_log(data_dir, 20)
     shutil.copy(data_dir / LEDGER, tmp_path / LEDGER)
     alone = Ledger(tmp_path / LEDGER)
-    state, _ = replay(alone)
+    state, _, _ = replay(alone)
     alone.close()
     assert state is not None and state.version == 20, "sound by itself"
     found, synced = list[str](), set[int]()
@@ -200,7 +200,7 @@ def test_a_crash_while_repairing_leaves_what_was_found_or_what_is_mended(
             shutil.copy(path, place / path.name)
         ledger = Ledger(place / LEDGER)
         try:
-            state, _ = replay(ledger)
+            state, _, _ = replay(ledger)
             assert state is not None
             found.append(f"version {state.version}")
         except LedgerError as error:

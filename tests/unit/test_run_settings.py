@@ -141,7 +141,7 @@ def test_each_algorithm_comes_back_from_what_is_written_of_it(tmp_path: Path) ->
             program = ev.Program("", 0, "", DataCard(shape=(1,), classes=2), 0, 0)
             created = ev.RunCreated("id", run, program, ev.Snapshot(0, "", 20, "d0"))
             ledger = Ledger(tmp_path / method)
-            ledger.append([created], 0.0)
+            ledger.append([created], 0.0, 0)
             assert [event for _, event in ledger.read()] == [created]
             ledger.close()
             spec = replace(SPEC, warmup=run.warmup, zeroth_order=run.zeroth_order)
