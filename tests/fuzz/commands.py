@@ -116,6 +116,7 @@ def carry_out(attempt: Attempt) -> Outcome:
             (subprocess, "Popen", refuse),
             (util, "spawnv_passfds", refuse),
             (client_module, "force_after", mock.Mock()),  # which would end this process
+            (tempfile, "tempdir", None),  # where it is, is remembered
         ):
             restored.enter_context(mock.patch.object(place, name, value))
         restored.enter_context(mock.patch.dict(os.environ, environment, clear=True))
