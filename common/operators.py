@@ -17,3 +17,5 @@ ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Resize Round ScatterEleme
 Sin Sinh Slice Softmax Softplus Split Sqrt Squeeze Sub Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor
 """
 OPERATORS = frozenset(_NAMES.split())
+WRITTEN_OUT = {"GroupNormalization": 29, "HardSwish": 2, "Mish": 3}
+"""Operators for which the runtime has no code: it writes each out, as it loads a graph, as so many nodes of others."""

@@ -166,8 +166,9 @@ def _session(onnx: bytes, threads: int, halt: Halt) -> "InferenceSession":
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
     halt.loading = options
     try:
+        # Without its second try, which would do what is left out here, and print what the first one has failed at.
         return onnxruntime.InferenceSession(
-            onnx, options, providers=["CPUExecutionProvider"], disabled_optimizers=_WITHOUT
+            onnx, options, providers=["CPUExecutionProvider"], disabled_optimizers=_WITHOUT, enable_fallback=0
         )
     except Exception as error:  # ONNX Runtime's own errors share no base but this
         raise ValueError(f"program: ONNX Runtime cannot load it: {printable(str(error), LONGEST_CAUSE)}") from error

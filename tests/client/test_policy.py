@@ -216,7 +216,7 @@ def resident_peak(client: Client) -> int:
 BOMBS = {
     "memory": (greedy(400_000_000), "forward_memory_mb = 64", "a forward pass takes more than the 64 MB that this"),
     "loading": (
-        cumbersome(1_500),
+        cumbersome(150),
         "forward_s = 0.3",
         "loading the program takes longer than the 0.3 s that this device",
     ),

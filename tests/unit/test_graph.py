@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.client.hostile_programs import HOSTILE, LAYOUT, constant, graph, model
+from tests.client.hostile_programs import HOSTILE, LAYOUT, constant, cumbersome, graph, model
 from zowarmup.common.graph import Refused, checked
 from zowarmup.common.layout import Layout
 from zowarmup.common.models import build, describe
@@ -147,6 +147,12 @@ def test_what_no_exporter_writes_is_refused(name: str) -> None:
     with pytest.raises(Refused, match=words) as refused:
         checked(program.SerializeToString(), LAYOUT)
     assert str(refused.value).isprintable()
+
+
+def test_operators_count_as_the_runtime_writes_them_out() -> None:
+    checked(cumbersome(300).SerializeToString(), LAYOUT)
+    with pytest.raises(Refused, match=r"it has 116\d\d nodes as a runtime writes it out, at most 10000 are run"):
+        checked(cumbersome(400).SerializeToString(), LAYOUT)
 
 
 TINY = {"constants": b"\x3a\x02\x2a\x00", "nodes": b"\x3a\x02\x0a\x00", "inputs of a node": b"\x3a\x04\x0a\x02\x0a\x00"}
