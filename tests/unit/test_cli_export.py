@@ -71,7 +71,8 @@ def run(tmp_path: Path) -> Run:
         zeroth_order=zeroth_order_settings(rounds=LAST, clients_per_round=1),
         evaluation=Evaluation(data="digits:test"),
     )
-    told = ev.Program(blobs.put(program()), 10, LAYOUT.to_json(), CARD, 1, 1)
+    content = program()
+    told = ev.Program(blobs.put(content), len(content), LAYOUT.to_json(), CARD, 1, 1)
     events: list[ev.Event] = [
         ev.RunCreated("r1", run_file, told, ev.Snapshot(0, sha256, GRID.exponent, known)),
         ev.ClientEnrolled("pi", Tier.LOW, 5, "e" * 64),
