@@ -17,6 +17,8 @@ from zowarmup.common.amount import amount
 from zowarmup.common.system.given_file import read_given
 
 DAY_S = 86400
+NOTE_BYTES = 1_000_000
+"""So much may have been moved without being on disk: a process that is killed forgets no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,22 @@ class Allowance:
         self._limited = policy.counted
         self.usage = _read(file) if self._limited else Usage()
 
+    def note(self) -> None:
+        """Count on disk what has been moved."""
+        if self._limited:
+            self._count()
+
     def require_bytes(self, coming: int = 0) -> None:
-        """Count what has been moved, and see whether so much more may be. Raises Setback until tomorrow."""
-        if not self._limited:
+        """See whether so much more may be moved after what has been; to be asked with each piece. Raises Setback until
+        tomorrow."""
+        if not self._policy.mb_per_day:
             return
-        self._count()
         most = self._policy.mb_per_day * MEGABYTE
-        if most and self.usage.bytes + coming > most:
+        uncounted = self._moved() - self._noted
+        over = self._today().bytes + uncounted + coming > most
+        if over or uncounted >= min(NOTE_BYTES, most / 10):
+            self._count()
+        if over:
             raise self._until_tomorrow(
                 f"this device's {amount(int(most))} of today are used up (mb_per_day in --policy)"
             )

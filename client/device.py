@@ -48,6 +48,7 @@ _Ts = TypeVarTuple("_Ts")
 _T = TypeVar("_T")
 # In each phase the first contribution is logged, and then every tenth.
 LOG_EVERY = 10
+VALUE_BYTES = 4  # of a float32
 
 
 class OutOfStep(Exception):
@@ -284,6 +285,7 @@ class Device:
                 )
 
     async def _train(self, work: Work) -> Made:
+        self._require_probes(work)
         replica = self._replica.held
         if replica is None or replica.version != work.version:
             await self._fetch(work.version, f"round {work.round} starts from it")
@@ -302,6 +304,8 @@ class Device:
         replica = self._replica_at(work)
 
         async def give_up(sentence: str) -> None:
+            if self._allowance is not None:
+                self._allowance.note()
             with contextlib.suppress(Broken):
                 await presence.say(Abstention.of(work.round, sentence))
                 await presence.leave()
@@ -320,11 +324,11 @@ class Device:
             self._allowance.require_bytes(coming)
 
     def _require_probes(self, work: Work) -> None:
-        """Count what a round answers about the examples: probes, and the head's projections."""
+        """Count what a round answers about the examples: probes and projections, and of a delta each value."""
         if self._allowance is not None:
             offer = self._offer
             algorithm = algorithm_of(offer.spec, work.phase, offer.layout, offer.spec.pool_seed)
-            self._allowance.require_probes(sum(algorithm.counts(self._tier, len(self._dataset))))
+            self._allowance.require_probes(algorithm.uplink_bytes(self._tier, len(self._dataset)) // VALUE_BYTES)
 
     async def _at(self, work: Work, contribute: Callable[[Replica, *_Ts], _T], *args: *_Ts) -> _T:
         """Contribute at the replica, which others may have moved on since."""

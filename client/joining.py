@@ -15,6 +15,7 @@ from zowarmup.client.policy import Policy
 from zowarmup.client.presence import patiently
 from zowarmup.client.session import Connection
 from zowarmup.client.state import Identity, Records, StateDirectory
+from zowarmup.client.stream import Meter
 from zowarmup.client.trust import Trust, TrustError, read_authority, trust
 from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.system.given_file import read_given
@@ -35,12 +36,21 @@ def patience_s(asked_s: float | None) -> float:
     return asked_s or math.inf
 
 
-async def ask(server: str, trust: Trust, lookout: Lookout, give_up_s: float, policy: Policy | None = None) -> Offer:
+async def ask(
+    server: str,
+    trust: Trust,
+    lookout: Lookout,
+    give_up_s: float,
+    policy: Policy | None = None,
+    meter: Meter | None = None,
+) -> Offer:
     """What the coordinator at HOST:PORT trains, however long it takes to answer, up to `give_up_s`. Raises Final, also
     where an algorithm's code would have to run that `policy` does not allow."""
 
     async def once() -> Offer:
-        async with Connection(server, trust) as connection:
+        if meter:
+            meter.require(0)
+        async with Connection(server, trust, meter=meter) as connection:
             return await connection.get_run(policy)
 
     return await patiently(server, once, lookout, give_up_s)

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from signal import Signals
 
@@ -222,11 +222,14 @@ async def _compose(arguments: argparse.Namespace) -> None:
     server, name, meter = arguments.server, arguments.name or default_name(), Meter()
     policy = read_policy(arguments.policy, arguments.allow_model)
     dataset = load(arguments.data)
-    with StateDirectory(arguments.state_dir or default_directory(name)) as state:
+    with StateDirectory(arguments.state_dir or default_directory(name)) as state, ExitStack() as stack:
         invitation = invited(arguments.join_file)
         authority, trusted = know(arguments, invitation, state)
         lookout = Lookout(server, trusted)
-        offer = await ask(server, trusted, lookout, patience_s(arguments.connect_timeout), policy)
+        allowance = Allowance(policy, state.path / USAGE, lambda: meter.up_bytes + meter.down_bytes)
+        meter.require = allowance.require_bytes
+        stack.callback(allowance.note)  # a restart begins where this process ends
+        offer = await ask(server, trusted, lookout, patience_s(arguments.connect_timeout), policy, meter)
         policy.require_snapshot(4 * offer.layout.size)
         policy.require_program(offer.program_bytes)
         if authority:
@@ -250,10 +253,9 @@ async def _compose(arguments: argparse.Namespace) -> None:
         joined = f"joined {offer.name} as {identity.client} (tier {tier}: {reason}) with {len(dataset)} examples"
         transfers = Transfers(connect)
         workshop = Workshop(offer, state, transfers, arguments.threads, arguments.device, policy)
-        allowance = Allowance(policy, state.path / USAGE, lambda: meter.up_bytes + meter.down_bytes)
         device = Device(offer, dataset, replica, transfers, workshop, joined, tier, allowance)
-        async with AsyncExitStack() as stack:
-            presence = await stack.enter_async_context(Presence(server, connect, layout, device.hello, lookout))
+        async with AsyncExitStack() as present:
+            presence = await present.enter_async_context(Presence(server, connect, layout, device.hello, lookout))
             if arguments.metrics_address:
                 from zowarmup.client.metrics import Figures, shown
 
@@ -264,7 +266,7 @@ async def _compose(arguments: argparse.Namespace) -> None:
                     )
 
                 labels = {"run": offer.name, "tier": str(tier)}
-                await stack.enter_async_context(shown(arguments.metrics_address, labels, figures))
+                await present.enter_async_context(shown(arguments.metrics_address, labels, figures))
             await take_part(device, presence)
 
 

@@ -29,7 +29,7 @@ class Policy:
 
     `mb_per_day`: what may go over the network, either way, in a day of UTC (0: no limit). `probes_per_day` and `probes`:
     how many probes of this device's examples are answered in a day, and in all (0: no limit): each tells the coordinator
-    one number about them.
+    one number about them, and each value of a delta counts as one.
     """
 
     models: tuple[str, ...] = BUILT_IN

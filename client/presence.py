@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 from zowarmup.client.agenda import Task, agenda
 from zowarmup.client.backoff import Backoff
 from zowarmup.client.contact import Found, Lookout
-from zowarmup.client.faults import Broken, Distrust, Final, Preparing, Unreached
+from zowarmup.client.faults import Broken, Distrust, Final, Preparing, Setback, Unreached
 from zowarmup.client.messages import Hello, Message, Saying, Welcome
 from zowarmup.client.session import Connection
 from zowarmup.client.stream import Stream
@@ -57,6 +57,11 @@ async def patiently(
                 began = time.monotonic()
         except TimeoutError:
             reason = await lookout.why("it does not answer")
+        except Setback as setback:
+            log.warning("%s; will ask %s in %.0f s", setback.reason, address, setback.absent_s or 0)
+            await asyncio.sleep(setback.absent_s or delays.next_s())
+            began = time.monotonic()
+            continue
         if (waited_s := time.monotonic() - began) >= give_up_s:
             raise Final(f"no coordinator answered at {address} within {give_up_s:g} s (--connect-timeout): {reason}")
         if missing.worth_saying(reason, waited_s):
@@ -185,7 +190,7 @@ class Presence:
         delays, lost_at, missing = Backoff(), 0.0, Missing()
         while True:
             stream: Stream | None = None
-            unreached = False
+            unreached, absent_s = False, 0.0
             try:
                 async with self._connect() as connection:
                     self.greeted = self._hello()
@@ -209,6 +214,8 @@ class Presence:
                     delays.reset()
             except Final:
                 raise
+            except Setback as setback:
+                reason, absent_s = setback.reason, setback.absent_s or 0.0
             except Exception as error:
                 log.debug("the stream failed", exc_info=True)
                 reason = in_words(error)
@@ -219,7 +226,10 @@ class Presence:
             if self._leaving:
                 return
             now, delay_s = time.monotonic(), delays.next_s()
-            if not lost_at:
+            if absent_s:
+                delay_s = absent_s
+                log.warning("%s; will try again in %.0f s", reason, absent_s)
+            elif not lost_at:
                 lost_at = now
                 log.warning("lost %s (%s); will rejoin when it answers", self._address, reason)
             elif unreached:

@@ -94,6 +94,7 @@ class Connection:
         allow; that code has not been imported then."""
         with faults(FINAL):
             answer = await self._stub.GetRun(wire.GetRunRequest(protocol=PROTOCOL), timeout=CALL_S)
+        self._meter.received(answer.ByteSize())
         return offered(answer, policy)
 
     async def measure(self, up_bytes: int, down_bytes: int) -> tuple[float, float]:
@@ -159,6 +160,7 @@ class Connection:
         request = wire.FetchSnapshotRequest(version=version, offset_bytes=offset)
         with faults(FINAL_IN_BULK, DECLINED_IN_BULK):
             async for answer in self._stub.FetchSnapshot(request, metadata=self._metadata):
+                self._meter.received(answer.ByteSize())
                 if answer.HasField("header"):
                     header = answer.header
                     try:
@@ -167,14 +169,13 @@ class Connection:
                     except ValueError as error:
                         raise Broken(str(error)) from None
                 if answer.chunk:
-                    self._meter.down_bytes += len(answer.chunk)
                     yield answer.chunk
 
     async def fetch_program(self, offset: int) -> AsyncIterator[bytes]:
         request = wire.FetchProgramRequest(offset_bytes=offset)
         with faults(FINAL_IN_BULK, DECLINED_IN_BULK):
             async for answer in self._stub.FetchProgram(request, metadata=self._metadata):
-                self._meter.down_bytes += len(answer.chunk)
+                self._meter.received(answer.ByteSize())
                 yield answer.chunk
 
     async def uploaded(self, delta: Delta) -> int:
@@ -202,6 +203,7 @@ class Connection:
                 yield wire.UploadDeltaRequest(chunk=chunk)
                 start, size = start + size, next_chunk(size, time.monotonic() - begun)
 
+        self._meter.require(len(content) - offset)
         with faults(FINAL_IN_BULK, DECLINED_IN_BULK):
             answer = await self._stub.UploadDelta(pieces(), metadata=self._metadata)
         return int(answer.stored_bytes)

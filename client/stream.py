@@ -5,7 +5,7 @@ Every way in which it ends is one of `faults`. What is said is counted by a mete
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +29,17 @@ _COMMIT = bytes([wire.ParticipateResponse.COMMIT_FIELD_NUMBER << 3 | 2])
 
 @dataclass(slots=True)
 class Meter:
-    """Payload bytes of streams and bulk calls, each way."""
+    """Payload bytes of streams and bulk calls, each way. `require`: asked before so many more bytes are sent, and with 0
+    after some have come; raises Setback where there may be no more."""
 
     up_bytes: int = 0
     down_bytes: int = 0
+    require: Callable[[int], None] = lambda coming: None
+
+    def received(self, count: int) -> None:
+        """Count bytes that have come. Raises Setback where no more may come."""
+        self.down_bytes += count
+        self.require(0)
 
 
 class Stream:
@@ -78,7 +85,7 @@ class Stream:
     async def __aiter__(self) -> AsyncIterator[Message]:
         with faults(FINAL):
             while (answer := await self._call.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
-                self._meter.down_bytes += len(answer)
+                self._meter.received(len(answer))
                 try:
                     message = self._reader.read(answer)
                 except ValueError as error:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from tests.client.conftest import HEARING_S, Client, Run, Scripted, Start, Talk, one_sentence, prepared
@@ -329,3 +330,84 @@ def test_no_more_goes_over_the_network_than_a_day_allows(scripted: Scripted, sta
 
     asyncio.run(scenario())
     assert scripted.fetches == []
+
+
+class BeginningAgain(Scripted):
+    """Breaks a download off near its end, and does not know the place where the client would go on."""
+
+    sent = 0
+
+    async def _chunks(self, content: bytes, offset: int, context: Any) -> AsyncIterator[bytes]:
+        if offset:
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, "begin again")
+        self.sent += len(content) - 1
+        yield content[:-1]
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the link broke")
+
+
+def test_a_day_ends_within_a_download_that_never_does(run: Run, start: Start, tmp_path: Path) -> None:
+    again = BeginningAgain(run)
+    again.snapshots[1] = run.weights.tobytes()
+    most = 3 * run.weights.nbytes + 20_000
+
+    async def part(talk: Talk) -> None:
+        await begin(talk)
+        await talk.end()
+
+    async def scenario() -> None:
+        again.parts = [part]
+        async with again.listening() as port:
+            client = await start(port, *policy(tmp_path, f"mb_per_day = {most / 1e6}"))
+            await client.printed("of today are used up (mb_per_day in --policy); will try again in")
+            await client.stopped()
+
+    asyncio.run(scenario())
+    assert again.failures == []
+    assert again.sent <= most + run.weights.nbytes
+    assert json.loads((tmp_path / "state/usage.json").read_text())["bytes"] >= most - run.weights.nbytes
+
+
+def test_what_has_come_counts_where_the_client_ends(scripted: Scripted, start: Start, tmp_path: Path) -> None:
+    """A service starts it again, so a coordinator that makes it end would otherwise have no limit."""
+
+    class Other(Scripted):
+        async def FetchProgram(self, request: wire.FetchProgramRequest, context: Any) -> AsyncIterator[Any]:
+            yield wire.FetchProgramResponse(chunk=bytes(len(self.run.program)))
+
+    other = Other(scripted.run)
+    other.snapshots = scripted.snapshots
+
+    async def part(talk: Talk) -> None:
+        await begin(talk, **work(1))
+        await reason_of(talk)
+        await talk.end()
+
+    async def scenario() -> None:
+        other.parts = [part]
+        async with other.listening() as port:
+            client = await start(port, *policy(tmp_path, "mb_per_day = 100"))
+            assert await client.ended() == 1
+        assert "its sha256 differs" in one_sentence(client.log)
+
+    asyncio.run(scenario())
+    least = 2 * len(scripted.run.program) + scripted.run.weights.nbytes
+    assert json.loads((tmp_path / "state/usage.json").read_text())["bytes"] > least
+
+
+def test_a_delta_counts_as_the_numbers_that_it_has(scripted: Scripted, start: Start, tmp_path: Path) -> None:
+    size = scripted.run.layout.size
+    reasons: list[str] = []
+
+    async def part(talk: Talk) -> None:
+        await begin(talk, **work(1, Phase.WARM_UP))
+        reasons.append(await reason_of(talk))
+        await talk.end()
+
+    async def scenario() -> None:
+        scripted.parts = [part]
+        async with scripted.listening() as port:
+            client = await start(port, *policy(tmp_path, f"probes = {size - 1}"), tier="high")
+            assert await client.ended() == 1
+
+    asyncio.run(scenario())
+    assert reasons == [f"this device has answered 0 probes, of {size - 1} in all (--policy)"]
