@@ -76,8 +76,12 @@ class Workshop:
         return bench
 
     def clear(self) -> None:
-        """Give back the memory of the tools; the next work makes them anew."""
-        self._tools.program = self._tools.trainer = None
+        """Give back the memory of the tools; the next work makes them anew. But for a program with a limit to its memory,
+        which might hold no longer: another's constants are taken beyond it, and where it is full what is left is then below 0,
+        which the runtime reads as an enormous number. What a program has taken for its passes stays with the process as well."""
+        self._tools.trainer = None
+        if not isinstance(self._tools.program, WatchedProgram):
+            self._tools.program = None
 
     def close(self) -> None:
         """What is being computed ends at its next batch, with Stopped."""

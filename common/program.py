@@ -74,6 +74,12 @@ class Program:
 
         views, self._halt = layout.views(weights), halt or Halt()
         self._graph = checked(onnx, layout)
+        if (
+            _limit_bytes and 2 * len(onnx) > _limit_bytes
+        ):  # constants are taken beyond the limit, which then holds no longer
+            raise ValueError(
+                f"program: its {len(onnx)} bytes are more than half of the {_limit_bytes} that passes may take"
+            )
         self._session = _session(self._graph.onnx, threads, self._halt)
         self._weights = weights  # bound by address
         self._options = onnxruntime.RunOptions()
@@ -132,8 +138,8 @@ class Program:
 def limit_memory(most_bytes: int) -> None:
     """Let the forward passes of this process take at most so much memory, together. To be called before the first program
     is made; what is asked for later has no effect."""
-    global _limited
-    if _limited:
+    global _limit_bytes
+    if _limit_bytes:
         return
     import onnxruntime
 
@@ -142,10 +148,10 @@ def limit_memory(most_bytes: int) -> None:
     )
     usual = dict.fromkeys(("arena_extend_strategy", "initial_chunk_size_bytes", "max_dead_bytes_per_chunk"), -1)
     onnxruntime.create_and_register_allocator(info, onnxruntime.OrtArenaCfg({"max_mem": most_bytes, **usual}))
-    _limited = True
+    _limit_bytes = most_bytes
 
 
-_limited = False
+_limit_bytes = 0
 
 
 def _session(onnx: bytes, threads: int, halt: Halt) -> "InferenceSession":
@@ -160,7 +166,7 @@ def _session(onnx: bytes, threads: int, halt: Halt) -> "InferenceSession":
     options.log_severity_level = _NOTHING_BUT_FATAL
     # Threads that wait must not burn the power of a device.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if _limited:
+    if _limit_bytes:
         options.add_session_config_entry("session.use_env_allocators", "1")
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)

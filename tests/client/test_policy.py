@@ -254,6 +254,28 @@ def test_a_forward_pass_ends_at_its_memory_and_its_time(
     assert peaks[0] < 300_000_000
 
 
+def test_memory_that_was_refused_once_is_refused_again(scripted: Scripted, start: Start, tmp_path: Path) -> None:
+    """The first pass takes all that there is, and fails; the limit holds for the next one as well."""
+    scripted.run = prying(greedy(14_000_000).SerializeToString())
+    scripted.snapshots[1] = scripted.run.weights.tobytes()
+    words = "a forward pass takes more than the 64 MB that this"
+
+    async def part(talk: Talk, number: int) -> None:
+        await begin(talk, **work(number))
+        assert words in await reason_of(talk)
+        await talk.end()
+
+    async def scenario() -> None:
+        scripted.parts = [lambda talk: part(talk, 1), lambda talk: part(talk, 2)]
+        async with scripted.listening() as port:
+            client = await start(port, *policy(tmp_path, "forward_memory_mb = 64"))
+            await client.printed("round 2: nothing to contribute")
+            await client.stopped()
+
+    asyncio.run(scenario())
+    assert scripted.failures == []
+
+
 def test_a_device_answers_so_many_probes_a_day_also_after_a_restart(
     scripted: Scripted, start: Start, tmp_path: Path
 ) -> None:
