@@ -162,7 +162,7 @@ class House:
             env={**os.environ, **ENVIRONMENT, **({JOIN_VARIABLE: word} if word else {})},
         )
         assert done.returncode == 1, done.stderr
-        assert "Traceback" not in done.stderr
+        assert ("Traceback" in done.stderr) == ("--verbose" in arguments)
         return done.stderr
 
 

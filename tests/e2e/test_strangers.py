@@ -369,7 +369,7 @@ def test_secrets_are_not_in_errors(house: House, tmp_path: Path) -> None:
     assert "this needs the operator's credential" in done.stderr
     said.append(done.stderr)
     assert "used up" not in "".join(said)
-    assert [text.count("issued no such invitation") for text in said] == [0, 1, 0, 1, 0]
+    assert ["issued no such invitation" in text for text in said] == [False, True, False, True, False]
     log = tmp_path / "log"
     log.write_text("".join(said))
     secrets = [*find_secrets(house, word, stolen), word[:40], "ef" * 32]
