@@ -64,7 +64,7 @@ class FedAvgSettings(WarmUp):
     def __post_init__(self) -> None:
         WarmUp.__post_init__(self)
         check_aggregate(self.weighting, self.aggregate, self.trim)
-        require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        require(1 <= self.epochs <= 10_000, "epochs", self.epochs, "1 to 10000")
         require(1 <= self.batch <= 65536, "batch", self.batch, "1 to 65536")
         require(0 < self.rate <= 1000, "rate", self.rate, "above 0 and at most 1000")
         require(0 < self.server_rate <= 1000, "server_rate", self.server_rate, "above 0 and at most 1000")

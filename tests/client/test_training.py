@@ -172,7 +172,7 @@ def test_training_stops_at_the_next_batch_when_the_process_is_told_to_end(
         await talk.say(work=codec.work_to_wire(TRAIN))
         await talk.end()
 
-    scripted.run = replace(run, spec=replace(run.spec, warmup=changed(run.spec.warmup, epochs=1_000_000)))
+    scripted.run = replace(run, spec=replace(run.spec, warmup=changed(run.spec.warmup, epochs=10_000, batch=1)))
 
     async def scenario() -> None:
         scripted.parts = [part]

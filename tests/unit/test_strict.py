@@ -62,6 +62,7 @@ def test_another_type_anywhere_is_refused_or_read_as_it_stands(kind: Any, value:
         ("model", "name", ["os:system"], r"run spec: model: name = \['os:system'\]: must be a text"),
         ("model", "norm", 3, "must be 'group' or 'batch'"),
         ("warmup", "epochs", 1.5, "run spec: warmup: epochs = 1.5: must be a whole number"),
+        ("warmup", "epochs", 10**9, "epochs = 1000000000: must be 1 to 10000"),
         ("warmup", "learn_deadline", 1, "must be true or false"),
         ("zeroth_order", "rate", "0.1", "rate = '0.1': must be a number"),
         ("zeroth_order", "extra", 1, "ZOWarmUpSettings has no field 'extra'"),
