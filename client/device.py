@@ -95,7 +95,7 @@ class Device:
         self._phase: Phase | None = None
         self._told: Phase | None = None
         self._count = 0
-        self._software = ""
+        self._software = self._waiting = ""
 
     def hello(self) -> Hello:
         """What to open a stream with now."""
@@ -110,8 +110,9 @@ class Device:
             log.warning("the coordinator runs %s and this device %s: %s", welcome.software, SOFTWARE, REMEDY)
         self._software = welcome.software
         self._enter(welcome.phase)
-        if welcome.waiting:
+        if welcome.waiting and welcome.waiting != self._waiting:
             log.info("the run waits: %s", welcome.waiting)
+        self._waiting = welcome.waiting
 
     async def apply(self, commits: Sequence[Commit]) -> None:
         """Move the replica on; commits that it has already taken are passed over. Raises OutOfStep, Diverged or

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 
 from tests.algorithms import changed
 from tests.client.conftest import Scripted, Start, Talk, one_sentence
+from zowarmup.client.device import Device
+from zowarmup.client.messages import Welcome
+from zowarmup.common.work import Phase
 
 WELCOME = {"epoch": 1, "phase": "PHASE_WARM_UP", "version": 0}
 
@@ -237,3 +241,13 @@ def test_help_names_every_form_of_data(start: Start) -> None:
             assert form in client.log
 
     asyncio.run(scenario())
+
+
+def test_why_the_run_waits_is_logged_where_it_changes(caplog: pytest.LogCaptureFixture) -> None:
+    given: Any = None
+    device = Device(given, given, given, given, given, "")
+    with caplog.at_level("INFO"):
+        for waiting in ("1 of 2", "1 of 2", "", "1 of 2", "0 of 2", "0 of 2"):
+            device.welcome(Welcome(1, Phase.WARM_UP, 0, waiting))
+    lines = [record.getMessage() for record in caplog.records if "the run waits" in record.getMessage()]
+    assert lines == [f"the run waits: {why}" for why in ("1 of 2", "1 of 2", "0 of 2")]
