@@ -4,13 +4,10 @@ A look resolves the name, connects, and says the first words of HTTP/2, under TL
 that a coordinator would count as a call. What was heard is judged by `heard`; the sentences stand in one table.
 """
 
-import asyncio
-import contextlib
 import errno
 import os
 import socket
 import ssl
-import threading
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,8 +17,6 @@ from zowarmup.client.trust import Trust, system_authorities
 from zowarmup.common.addresses import PROXY_VARIABLE, host_and_port, is_loopback, proxy_for
 
 LOOK_S = 5.0
-# A look is shared by all who ask within so long.
-LOOK_EVERY_S = 20.0
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # the preface, and empty settings
 _SETTINGS, _TLS_ALERT, _TLS_HANDSHAKE = 4, 21, 22
 
@@ -243,39 +238,3 @@ def _contact(found: Found, host: str, detail: str = "", problem: str = "", expir
         detail = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     sentence = found.value.format(host=host, detail=detail, variable=PROXY_VARIABLE)
     return Contact(found, sentence, problem, expires_at_s)
-
-
-class Lookout:
-    """Looks at one address for all of a process who miss it, once in LOOK_EVERY_S however many ask."""
-
-    def __init__(self, address: str, trust: Trust) -> None:
-        self._address, self._trust = address, trust
-        self._looking: asyncio.Future[Contact] | None = None
-        self._looked_at = 0.0
-
-    async def contact(self) -> Contact:
-        """What is there now, or was lately."""
-        now = time.monotonic()
-        if self._looking is None or (self._looking.done() and now - self._looked_at > LOOK_EVERY_S):
-            self._looking, self._looked_at = asyncio.get_running_loop().create_future(), now
-            # In a thread of its own: the process computes in the other one, and nothing waits for this one at the end.
-            threading.Thread(target=self._look, args=(self._looking,), daemon=True).start()
-        return await asyncio.shield(self._looking)
-
-    async def why(self, otherwise: str) -> str:
-        """A sentence on why the coordinator is not reached; `otherwise` where it seems to be there."""
-        found = await self.contact()
-        return otherwise if found.found is Found.COORDINATOR else found.sentence
-
-    def _look(self, future: "asyncio.Future[Contact]") -> None:
-        try:
-            found = look(self._address, self._trust)
-        except Exception as error:  # noqa: BLE001
-            found = Contact(Found.FAILED, Found.FAILED.value.format(detail=error))
-
-        def told() -> None:
-            if not future.done():
-                future.set_result(found)
-
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            future.get_loop().call_soon_threadsafe(told)

@@ -17,9 +17,10 @@ from pathlib import Path
 from zowarmup.client import checkup, vitals
 from zowarmup.client.capability import Needs, has_torch
 from zowarmup.client.checkup import Finding, Verdict
-from zowarmup.client.contact import Found, Lookout, Unreachable, connected, look
+from zowarmup.client.contact import Found, Unreachable, connected, look
 from zowarmup.client.faults import Broken, Final, Unreached
 from zowarmup.client.joining import invited, know
+from zowarmup.client.lookout import Lookout
 from zowarmup.client.messages import Offer
 from zowarmup.client.policy import Policy, read_policy
 from zowarmup.client.session import CALL_S, Connection

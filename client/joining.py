@@ -8,8 +8,8 @@ from argparse import Namespace
 from pathlib import Path
 
 from zowarmup.client.capability import Needs, decide_tier, has_torch, torchless
-from zowarmup.client.contact import Lookout
 from zowarmup.client.faults import Final
+from zowarmup.client.lookout import Lookout
 from zowarmup.client.messages import Offer
 from zowarmup.client.policy import Policy
 from zowarmup.client.presence import patiently

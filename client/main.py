@@ -203,9 +203,9 @@ def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
 async def _compose(arguments: argparse.Namespace) -> None:
     """Who this device is, what it holds, and its part in the run."""
     from zowarmup.client.allowance import Allowance
-    from zowarmup.client.contact import Lookout
     from zowarmup.client.device import Device
     from zowarmup.client.joining import ask, choose_tier, enrol, fit_data, invited, know, patience_s
+    from zowarmup.client.lookout import Lookout
     from zowarmup.client.loop import take_part
     from zowarmup.client.policy import read_policy
     from zowarmup.client.presence import Presence

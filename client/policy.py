@@ -13,7 +13,6 @@ from typing import Any, Self
 from zowarmup.client.faults import Final
 from zowarmup.common.amount import amount
 from zowarmup.common.run import BUILT_IN
-from zowarmup.common.system.toml_file import TomlError, read_toml
 
 MEGABYTE = 1_000_000
 
@@ -108,16 +107,22 @@ class Policy:
 
 def read_policy(file: Path | None, allowed: Sequence[str] = ()) -> Policy:
     """The policy of a TOML file (the default one without), with more models. Raises Final where the file is not one."""
-    try:
-        policy = Policy() if file is None else Policy.of(read_toml(file))
-    except TomlError as error:
-        raise Final(f"--policy {error}") from None
-    except ValueError as error:
-        raise Final(f"--policy {file}: {error}") from None
+    policy = Policy() if file is None else _written(file)
     try:
         return policy.allowing(allowed)
     except ValueError as error:
         raise Final(f"--allow-model: {error}") from None
+
+
+def _written(file: Path) -> Policy:
+    from zowarmup.common.system.toml_file import TomlError, read_toml  # loads a parser
+
+    try:
+        return Policy.of(read_toml(file))
+    except TomlError as error:
+        raise Final(f"--policy {error}") from None
+    except ValueError as error:
+        raise Final(f"--policy {file}: {error}") from None
 
 
 def _require(size_bytes: int, most_mb: float, field: str, what: str) -> None:

@@ -15,8 +15,8 @@ from typing import Self, TypeVar
 
 from zowarmup.client.agenda import Task, agenda
 from zowarmup.client.backoff import Backoff
-from zowarmup.client.contact import Found, Lookout
 from zowarmup.client.faults import Broken, Distrust, Final, Preparing, Setback, Unreached
+from zowarmup.client.lookout import Lookout
 from zowarmup.client.messages import Hello, Message, Saying, Welcome
 from zowarmup.client.session import Connection
 from zowarmup.client.stream import Stream
@@ -44,6 +44,8 @@ async def patiently(
             async with asyncio.timeout(left_s if left_s < math.inf else None):
                 return await ask()
         except Distrust as fault:
+            from zowarmup.client.contact import Found
+
             found = await lookout.contact()
             reason = found.sentence if found.problem else fault.reason
             if found.found is not Found.NOT_YET_VALID:  # a device without a clock of its own is told the time later

@@ -23,7 +23,6 @@ from zowarmup.client.state import StateDirectory
 from zowarmup.client.transfer import Transfers
 from zowarmup.client.watch import Watch, WatchedProgram, watching
 from zowarmup.common.amount import amount
-from zowarmup.common.graph import Refused
 from zowarmup.common.replica import Replica
 from zowarmup.common.work import Tier
 from zowarmup.data import Dataset
@@ -162,6 +161,8 @@ class Workshop:
             log.info("fetched the program (%s): forward passes of zeroth-order rounds need it", amount(received))
         if offer.layout.head is None:
             log.info("this model does not end in a linear classifier: probing every parameter")
+        from zowarmup.common.graph import Refused  # with messages that nobody else needs
+
         try:
             most_bytes = int(self._policy.forward_memory_mb * MEGABYTE) or memory_here().bytes
             program = await self.compute(

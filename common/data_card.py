@@ -7,7 +7,6 @@ which compares its own data with it, and it is in the metadata of exported files
 
 import json
 import math
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal, Self
@@ -24,7 +23,16 @@ CLASS_LIMIT = 1 << 16
 
 def normalised(name: str) -> str:
     """A class name in Unicode's composed form (NFC): file systems spell one name in several ways."""
-    return unicodedata.normalize("NFC", name)
+    return composed(name, "NFC")
+
+
+def composed(text: str, form: Literal["NFC", "NFKC"]) -> str:
+    """Text in one of Unicode's composed forms."""
+    if text.isascii():  # it is in all of them, and needs no tables, which are a library of 1 MB
+        return text
+    import unicodedata
+
+    return unicodedata.normalize(form, text)
 
 
 def numbers(classes: int) -> tuple[str, ...]:
@@ -104,8 +112,8 @@ class DataCard:
         ):
             _require(len(names) in (0, count), field, names, f"{count} names, or none")
             _require(len(set(names)) == len(names) and all(names), field, names, "different and not empty")
-            composed = all(name == normalised(name) for name in names)
-            _require(composed, field, names, "in Unicode's composed form (NFC)")
+            in_form = all(name == normalised(name) for name in names)
+            _require(in_form, field, names, "in Unicode's composed form (NFC)")
             _require(all(name.isprintable() for name in names), field, names, "without control characters")
 
     @property

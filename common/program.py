@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.graph import checked
 from zowarmup.common.layout import Layout
 from zowarmup.common.printable import printable
 
@@ -71,6 +70,8 @@ class Program:
         halt: Halt | None = None,
     ) -> None:
         import onnxruntime
+
+        from zowarmup.common.graph import checked
 
         views, self._halt = layout.views(weights), halt or Halt()
         self._graph = checked(onnx, layout)

@@ -5,7 +5,6 @@ says what both sides have. What a device may lack, or have in another order, is 
 and mean and deviation are the run's.
 """
 
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.data_card import FEATURES, IMAGE, DataCard, InputSummary, listed, numbers
+from zowarmup.common.data_card import FEATURES, IMAGE, DataCard, InputSummary, composed, listed, numbers
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.standard import standardised
 
@@ -206,7 +205,7 @@ def _unlike(mine: tuple[str, ...], theirs: tuple[str, ...], missing: list[str], 
 
 def _folded(name: str) -> str:
     """What is left of a name without case, spaces and the compatibility forms of letters."""
-    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return "".join(composed(name, "NFKC").casefold().split())
 
 
 def _range(data: Dataset, card: DataCard, source: str) -> str:

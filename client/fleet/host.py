@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from zowarmup.client.capability import has_torch, peak_resident, torchless
-from zowarmup.client.contact import Lookout
 from zowarmup.client.device import Device
 from zowarmup.client.faults import Final, Stopped
 from zowarmup.client.fleet.allocator import give_back_at_once
@@ -17,6 +16,7 @@ from zowarmup.client.fleet.member import Member
 from zowarmup.client.fleet.part import Part, Progress
 from zowarmup.client.fleet.replica import SharedReplica, SharedTransfers, View
 from zowarmup.client.joining import ask, fit_data
+from zowarmup.client.lookout import Lookout
 from zowarmup.client.messages import Offer
 from zowarmup.client.presence import patiently
 from zowarmup.client.replica import LocalReplica

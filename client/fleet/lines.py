@@ -12,7 +12,7 @@ from typing import Self
 
 import grpc
 
-from zowarmup.client.contact import Lookout
+from zowarmup.client.lookout import Lookout
 from zowarmup.client.presence import Missing
 from zowarmup.client.session import Connection, channel
 from zowarmup.client.stream import Meter, Reader

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 
 from zowarmup.client.agenda import Commits, Task
-from zowarmup.client.contact import Lookout
 from zowarmup.client.device import Device
 from zowarmup.client.faults import Final, Stopped
 from zowarmup.client.fleet.profiles import Mix, Profile
 from zowarmup.client.fleet.replica import SharedReplica, View
+from zowarmup.client.lookout import Lookout
 from zowarmup.client.loop import take_part
 from zowarmup.client.messages import Accepted, Fetch, Finished, Hello, Refused, Saying, Welcome
 from zowarmup.client.presence import Presence

@@ -6,38 +6,55 @@ makes the algorithm. Everybody else talks to `protocol` and to what `phases` say
 """
 
 import importlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 from zowarmup.common.layout import Layout
-from zowarmup.common.methods.decomfl import DeComFLSettings
-from zowarmup.common.methods.fedavg import FedAvgSettings
-from zowarmup.common.methods.fedkseed import FedKSeedSettings
-from zowarmup.common.methods.fedopt import FedOptSettings
-from zowarmup.common.methods.heterofl import HeteroFLSettings
-from zowarmup.common.methods.mixed import MixedSettings
 from zowarmup.common.methods.protocol import Algorithm
-from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
 from zowarmup.common.phases import WarmUp, ZerothOrder
 from zowarmup.common.raised import in_words
 from zowarmup.common.work import Phase
 
-SECTIONS: Mapping[str, Mapping[str, type[WarmUp] | type[ZerothOrder]]] = {
-    "warmup": {
-        "fedavg": FedAvgSettings,
-        "fedadam": FedOptSettings,
-        "fedyogi": FedOptSettings,
-        "heterofl": HeteroFLSettings,
-    },
-    "zeroth_order": {
-        "zowarmup": ZOWarmUpSettings,
-        "decomfl": DeComFLSettings,
-        "fedkseed": FedKSeedSettings,
-        "mixed": MixedSettings,
-    },
+
+class _Settings(Mapping[str, type[WarmUp] | type[ZerothOrder]]):
+    """By an algorithm's name; its code is loaded where it is looked up: a device needs that of its run's two alone."""
+
+    def __init__(self, base: type[WarmUp] | type[ZerothOrder], places: dict[str, tuple[str, str]]) -> None:
+        self.base, self._places = base, places
+
+    def __getitem__(self, name: str) -> type[WarmUp] | type[ZerothOrder]:
+        module, attribute = self._places[name]
+        found: type[WarmUp | ZerothOrder] = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+SECTIONS: Mapping[str, _Settings] = {
+    "warmup": _Settings(
+        WarmUp,
+        {
+            "fedavg": ("fedavg", "FedAvgSettings"),
+            "fedadam": ("fedopt", "FedOptSettings"),
+            "fedyogi": ("fedopt", "FedOptSettings"),
+            "heterofl": ("heterofl", "HeteroFLSettings"),
+        },
+    ),
+    "zeroth_order": _Settings(
+        ZerothOrder,
+        {
+            "zowarmup": ("zeroth_order", "ZOWarmUpSettings"),
+            "decomfl": ("decomfl", "DeComFLSettings"),
+            "fedkseed": ("fedkseed", "FedKSeedSettings"),
+            "mixed": ("mixed", "MixedSettings"),
+        },
+    ),
 }
 """The settings of the built-in algorithms of each section of the run file, by name; the first is the default."""
-_BASES: Mapping[str, type[WarmUp] | type[ZerothOrder]] = {"warmup": WarmUp, "zeroth_order": ZerothOrder}
 ANY = None
 """Every algorithm's code may be imported, as where an operator names it."""
 
@@ -84,7 +101,7 @@ def _imported(section: str, name: str) -> type[WarmUp] | type[ZerothOrder]:
         settings: Any = getattr(importlib.import_module(module), attribute).Settings
     except Exception as error:  # whatever its own code raises
         raise ValueError(f"method = {name!r}: cannot be imported: {in_words(error)}") from error
-    base = _BASES[section]
+    base = SECTIONS[section].base
     if not (isinstance(settings, type) and issubclass(settings, base)):
         raise ValueError(  # noqa: TRY004  (said in a run file)
             f"method = {name!r}: its Settings must be a {base.__name__}, for rounds of [{section}]"

@@ -23,7 +23,8 @@ from tests.client.test_outages import free_port, idle
 from zowarmup.cli import certificates
 from zowarmup.cli.failure import NoAnswer
 from zowarmup.cli.session import Session
-from zowarmup.client.contact import Contact, Found, Lookout, heard, look
+from zowarmup.client.contact import Contact, Found, heard, look
+from zowarmup.client.lookout import Lookout
 from zowarmup.client.presence import SAY_EVERY_S, Missing
 from zowarmup.client.trust import PLAIN, Trust, trust
 

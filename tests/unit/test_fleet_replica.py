@@ -149,8 +149,8 @@ def test_what_a_thousand_say_at_once_is_said_once() -> None:
 
 def test_a_line_is_asked_for_by_one_for_all() -> None:
     """A coordinator that is not there: every client waits on the same attempt."""
-    from zowarmup.client.contact import Lookout
     from zowarmup.client.fleet.lines import Line
+    from zowarmup.client.lookout import Lookout
     from zowarmup.client.trust import PLAIN
 
     async def run() -> None:

@@ -11,7 +11,7 @@ import pytest
 from zowarmup.cli.failure import NoAnswer
 from zowarmup.cli.session import Session
 from zowarmup.client import faults
-from zowarmup.client.contact import Lookout
+from zowarmup.client.lookout import Lookout
 from zowarmup.client.presence import patiently
 from zowarmup.client.session import Connection
 from zowarmup.client.trust import PLAIN
