@@ -79,15 +79,18 @@ def end_round(state: State, now: float) -> ev.Event | None:
     enough = min(current.needed, participants)
     if have >= enough:
         return ev.RoundClosed(current.number, f"{have} of {participants} contributed, {enough} were needed")
-    lost, least = _without_the_lost(state, current, now)
+    usual = quorum(state, enough)
     possible, over = participants - len(current.abstained), now >= current.deadline
-    met = have >= quorum(state, enough) and all(map(state.is_gone, current.waited_for()))
+    if have < usual <= possible and not over and not state.absent:
+        return None  # what most contributions meet, so nothing is asked that depends on how many there are
+    lost, least = _without_the_lost(state, current, now)
+    met = have >= usual and all(map(state.is_gone, current.waited_for()))
     if met or (have >= least and (over or have + lost == possible)):
         cause = "the deadline is over" if over else "the others are gone or abstain"
         detail = f"{have} of {participants} contributed{absent(state, current, now)}, {cause}"
         return ev.RoundClosed(current.number, detail)
-    if possible < quorum(state, enough):
-        detail = f"{possible} of {participants} could contribute, quorum is {quorum(state, enough)}"
+    if possible < usual:
+        detail = f"{possible} of {participants} could contribute, quorum is {usual}"
     elif over:
         detail = f"{have} of {participants} contributed by the deadline, quorum is {least}"
     elif possible - lost < least and _another_could_open(state):
@@ -106,7 +109,7 @@ def _another_could_open(state: State) -> bool:
 def absence(state: State, current: Round, now: float) -> str:
     """What the open round waits for where each participant that is connected has done its part, as a sentence; empty
     where one still computes."""
-    away = {client: state.absent[client] for client in current.missing if client in state.absent}
+    away = {client: return_by for client, return_by in state.absent.items() if current.waits_for(client)}
     have, participants = len(current.contributions), len(current.seeds)
     if not away or have + len(current.abstained) + len(away) < participants:
         return ""
@@ -122,11 +125,10 @@ def absence(state: State, current: Round, now: float) -> str:
 
 def _without_the_lost(state: State, current: Round, now: float) -> tuple[int, int]:
     """How many participants are lost to the round, and its quorum without them."""
-    done, without = current.contributions, current.abstained
     lost = sum(
         min(return_by, current.deadline) <= now
         for client, return_by in state.absent.items()
-        if client in current.seeds and client not in done and client not in without
+        if current.waits_for(client)
     )
     drawn, rules = len(current.seeds), state.rules
     fewest = min(rules.clients_per_round, state.minimum)

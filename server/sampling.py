@@ -6,6 +6,7 @@ else can compute a draw before it is made, or choose a name that is drawn more o
 draws, the key is its seed, and whoever knows the seed can compute every draw.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -45,8 +46,10 @@ class Draws:
         return tuple(mask ^ (first | slot) for slot in range(count))
 
 
+@functools.cache
 def pool_seed(run_seed: int) -> int:
-    """The stream of the directions that every round of a run shares, where its method has such. Clients know it."""
+    """The stream of the directions that every round of a run shares, where its method has such. Clients know it. Asked at
+    each contribution."""
     return _hash(f"pool/{run_seed}")
 
 

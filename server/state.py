@@ -90,8 +90,11 @@ class Round:
 
     def waited_for(self) -> Iterator[str]:
         """`missing`, one by one: the first often settles a question, and rounds may have thousands."""
-        done, without = self.contributions, self.abstained
-        return (client for client in self.seeds if client not in done and client not in without)
+        return filter(self.waits_for, self.seeds)
+
+    def waits_for(self, client: str) -> bool:
+        """Whether a client is one of `missing`."""
+        return client in self.seeds and client not in self.contributions and client not in self.abstained
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ class Traffic:
             (c.direction, c.tier, c.phase, c.kind): (c.payload_bytes, c.messages, c.wire_bytes) for c in saved
         }
         self._connections: OrderedDict[str, Connection] = OrderedDict()
-        self._clients: dict[str, tuple[int, int]] = {}
+        self._clients: dict[str, list[int]] = {}
 
     def call(self, peer: str, tier: Tier | None = None, name: str = "") -> "Line":
         """A call has come in from `peer` (as gRPC writes it), by the client `name` of a tier, or by a stranger."""
@@ -92,7 +92,8 @@ class Traffic:
     def of(self, client: str) -> tuple[int, int]:
         """Wire bytes (up, down) of a client since the coordinator started: its messages, and the rest of its connections
         where it does not share them."""
-        return self._clients.get(client, (0, 0))
+        up, down = self._clients.get(client, (0, 0))
+        return up, down
 
     def peers(self) -> tuple[str, ...]:
         """Those that are connected, as far as is known."""
@@ -129,12 +130,14 @@ class Traffic:
         connection.down += down
         self._add("up", connection.tier, "connection", 0, 0, up)
         self._add("down", connection.tier, "connection", 0, 0, down)
-        self._credit(connection.name, up, down)
+        if connection.name:
+            of_client = self.counted(connection.name)
+            of_client[0] += up
+            of_client[1] += down
 
-    def _credit(self, client: str | None, up: int, down: int) -> None:
-        if client:
-            before = self._clients.get(client, (0, 0))
-            self._clients[client] = (before[0] + up, before[1] + down)
+    def counted(self, client: str) -> list[int]:
+        """The client's count of wire bytes, [up, down], to be added to."""
+        return self._clients.setdefault(client, [0, 0])
 
     def _add(self, direction: str, tier: Tier | None, kind: str, payload: int, messages: int, wire: int) -> None:
         key = (direction, str(tier or ""), str(self._phase()), kind)
@@ -145,17 +148,18 @@ class Traffic:
 class Line:
     """One call's messages. `tier` is None until it is known."""
 
-    __slots__ = ("_connection", "_name", "_traffic", "tier")
+    __slots__ = ("_connection", "_of_client", "_traffic", "tier")
 
     def __init__(self, traffic: Traffic, connection: Connection, tier: Tier | None, name: str = "") -> None:
-        self._traffic, self._connection, self.tier, self._name = traffic, connection, tier, name
+        self._traffic, self._connection, self.tier = traffic, connection, tier
+        self._of_client = traffic.counted(name) if name else [0, 0]
 
     def up(self, kind: str, payload_bytes: int) -> None:
         """A message from the client."""
         traffic, connection = self._traffic, self._connection
         wire = traffic._wire.message(payload_bytes)
         connection.up += wire
-        traffic._credit(self._name, wire, 0)
+        self._of_client[0] += wire
         traffic._add("up", self.tier, kind, payload_bytes, 1, wire)
         if payload_bytes < CHUNK_BYTES:
             traffic._rest(connection, traffic._wire.windows, traffic._wire.windows)
@@ -164,7 +168,7 @@ class Line:
         """A message to the client."""
         wire = self._traffic._wire.message(payload_bytes)
         self._connection.down += wire
-        self._traffic._credit(self._name, 0, wire)
+        self._of_client[1] += wire
         self._traffic._add("down", self.tier, kind, payload_bytes, 1, wire)
 
 

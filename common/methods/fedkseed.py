@@ -77,8 +77,11 @@ class FedKSeed(ZOWarmUp):
             for index, chosen in zip(drawn, slices, strict=True)
         ]
 
-    def _directions(self, part: Part) -> list[tuple[tuple[int, int], float]]:
-        return [((self.pool_seed, index), 1.0) for index in self.drawn(part.seed, len(part.scalars.probes))]
+    def _directions(self, part: Part) -> list[tuple[int, int]]:
+        return [(self.pool_seed, index) for index in self.drawn(part.seed, len(part.scalars.probes))]
+
+    def _weights(self, part: Part) -> list[float]:
+        return [1.0] * len(part.scalars.probes)
 
     def _local_steps(self, part: Part) -> int:
         return self.probes(part.examples)

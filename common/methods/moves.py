@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -67,12 +69,18 @@ def held(moves: Sequence[Move], limit: float) -> list[Move]:
         As many moves in the same order, those in one block scaled alike. How far they go is found in whole numbers, within
         a ten-thousandth, so the order of the moves plays no part.
     """
-    blocks = {move.block for move in moves}
-    factors = {block: _factor([move for move in moves if move.block == block], limit) for block in blocks}
-    return [move._replace(length=move.length * factors[move.block]) for move in moves]
+    within: dict[Block, list[Move]] = {}
+    for block, some in groupby(moves, attrgetter("block")):
+        within.setdefault(block, []).extend(some)
+    factors = {block: _factor(some, limit) for block, some in within.items()}
+    if all(factor == 1 for factor in factors.values()):
+        return list(moves)
+    return [Move(seed, block, index, length * factors[block]) for seed, block, index, length in moves]
 
 
 def _factor(moves: Sequence[Move], limit: float) -> float:
+    if math.fsum(abs(move.length) for move in moves) <= limit:  # even if no two opposed each other
+        return 1.0
     gathered = _gathered(moves)
     furthest = math.fsum(abs(length) for lengths in gathered.values() for length in lengths)
     if furthest <= limit * (1 + _MARGIN):  # no parameter goes further
@@ -89,8 +97,10 @@ def _gathered(moves: Iterable[Move]) -> dict[tuple[int, Block], list[float]]:
     """By stream and block, in the order in which these first occur: the length along each direction, from the first on.
     Of a pool's many directions, a client's own step goes along few."""
     gathered: dict[tuple[int, Block], dict[int, list[float]]] = {}
-    for seed, block, direction, length in moves:
-        gathered.setdefault((seed, block), {}).setdefault(direction, []).append(length)
+    for stream, some in groupby(moves, attrgetter("seed", "block")):
+        along = gathered.setdefault(stream, {})
+        for _, _, direction, length in some:
+            along.setdefault(direction, []).append(length)
     return {
         stream: [math.fsum(along.get(direction, ())) for direction in range(max(along) + 1)]
         for stream, along in gathered.items()

@@ -378,8 +378,9 @@ class ZOWarmUp:
 
     def _moves(self, part: Part, probed: float, head: float) -> Iterator[Move]:
         """Along a part's estimate, so many times it in the probed block and so many in the head's."""
-        for ((seed, index), weight), slope in zip(self._directions(part), part.scalars.probes, strict=True):
-            move = Move(seed, self.probed, index, probed * weight * slope)
+        block, weights = self.probed, self._weights(part)
+        for (seed, index), weight, slope in zip(self._directions(part), weights, part.scalars.probes, strict=True):
+            move = Move(seed, block, index, probed * weight * slope)
             yield from gaussian.spread(move) if self._normal else (move,)
         for index, projection in enumerate(part.scalars.projections):
             yield Move(part.seed, self.layout.block("head"), index, head * projection / self.projections())
@@ -401,7 +402,7 @@ class ZOWarmUp:
 
     def _mean_square(self, part: Part) -> float:
         """Of a part's probes, as they weigh."""
-        weights = [weight for _, weight in self._directions(part)]
+        weights = self._weights(part)
         squares = [weight * slope * slope for weight, slope in zip(weights, part.scalars.probes, strict=True)]
         return math.fsum(squares) / math.fsum(weights)
 
@@ -444,9 +445,13 @@ class ZOWarmUp:
             return [np.arange(examples, dtype=np.int64)] * self.probes(examples)
         return np.array_split(permutation(seed, stream, examples), self.probes(examples))
 
-    def _directions(self, part: Part) -> list[tuple[tuple[int, int], float]]:
-        """The direction (seed, index) of each of a part's probes so far, and its weight in the estimate: the share of
-        the local data that it speaks for. The weights of a local step add up to 1."""
+    def _directions(self, part: Part) -> list[tuple[int, int]]:
+        """The direction (seed, index) of each of a part's probes so far."""
+        return [(part.seed, index) for index in range(len(part.scalars.probes))]
+
+    def _weights(self, part: Part) -> list[float]:
+        """The weight of each of a part's probes so far in its estimate: the share of the local data that it speaks for. Those
+        of a local step add up to 1."""
         count = self.probes(part.examples)
         if self.spec.computation(part.tier) is Computation.GRADIENT:
             weights = [1 / self.spec.gradient_projections] * self.spec.gradient_projections
@@ -455,8 +460,7 @@ class ZOWarmUp:
         else:
             shortest, longer = divmod(part.examples, count)
             weights = [(shortest + (index < longer)) / part.examples for index in range(count)]
-        weights = (weights * self.spec.local_steps)[: len(part.scalars.probes)]
-        return [((part.seed, index), weight) for index, weight in enumerate(weights)]
+        return (weights * self.spec.local_steps)[: len(part.scalars.probes)]
 
     def _local_steps(self, part: Part) -> int:
         """How many local steps a part's probes belong to."""
@@ -511,4 +515,4 @@ def _check_steepness(scalars: Scalars) -> None:
 
 def root_mean_square(values: Sequence[float]) -> float:
     """0 where there are none."""
-    return math.sqrt(math.fsum(value * value for value in values) / len(values)) if values else 0.0
+    return math.sqrt(math.fsum([value * value for value in values]) / len(values)) if values else 0.0
