@@ -97,6 +97,7 @@ def judge(attempt: Attempt, outcome: Outcome) -> None:
 
 def carry_out(attempt: Attempt) -> Outcome:
     """In this process. Raises Finding where it raises."""
+    before = _children()
     with _stage(attempt) as (here, environment), contextlib.ExitStack() as restored:
         restored.callback(os.chdir, os.getcwd())
         os.chdir(here)
@@ -131,7 +132,7 @@ def carry_out(attempt: Attempt) -> Outcome:
         told = kept_errors.getvalue().decode(attempt.encoding, "replace")
         if raw is None:
             told += kept_output.getvalue().decode(attempt.encoding, "replace")
-        return Outcome(code, told, tuple(_left(here)))
+        return Outcome(code, told, tuple(_left(here, before)))
 
 
 def carry_out_apart(attempt: Attempt, full_disk: bool = False) -> Outcome:
@@ -139,6 +140,7 @@ def carry_out_apart(attempt: Attempt, full_disk: bool = False) -> Outcome:
     limit = ["sh", "-c", 'ulimit -f 0 && exec "$@"', "sh"] if full_disk else []
     rooms = {CLIENT: "client.main", SERVER: "server.command", COMMAND: "cli.main"}
     code = f"import sys; from zowarmup.{rooms[attempt.program]} import main; sys.argv[0] = {attempt.program!r}; sys.exit(main())"
+    before = _children()
     with _stage(attempt) as (here, environment), open("/dev/full", "wb") as full:
         reading, writing = os.pipe()
         os.close(reading)
@@ -161,7 +163,7 @@ def carry_out_apart(attempt: Attempt, full_disk: bool = False) -> Outcome:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         told = (errors + (out or b"")).decode(errors="replace")
-        return Outcome(process.returncode, told, tuple(_left(here)))
+        return Outcome(process.returncode, told, tuple(_left(here, before)))
 
 
 @contextlib.contextmanager
@@ -208,18 +210,26 @@ def _authority() -> Path:
     return folder
 
 
-def _left(here: Path) -> Iterator[str]:
+def _left(here: Path, children: frozenset[str]) -> Iterator[str]:
+    """Files, and children of this process beside those that it had before."""
     yield from (f"tmp/{name}" for name in os.listdir(here / "tmp"))
     for folder, folders, files in os.walk(here):
         for name in (*folders, *files):
             if any(fnmatch.fnmatch(name, pattern) for pattern in LEFT) and not folder.startswith(f"{here}/images"):
                 yield os.path.relpath(os.path.join(folder, name), here)
+    yield from (f"process {pid}" for pid in sorted(_children() - children))
+
+
+def _children() -> frozenset[str]:
+    """The process numbers of those that live."""
+    found: set[str] = set()
     tasks = Path("/proc/self/task")
     for task in tasks.iterdir() if tasks.is_dir() else ():
         with contextlib.suppress(OSError):
-            for pid in (task / "children").read_text().split():
-                if Path(f"/proc/{pid}/cmdline").read_bytes():
-                    yield f"process {pid}"
+            found |= {
+                pid for pid in (task / "children").read_text().split() if Path(f"/proc/{pid}/cmdline").read_bytes()
+            }
+    return frozenset(found)
 
 
 def assail(examples: int, number: int | None) -> tuple[Counter[str], Counter[int]]:

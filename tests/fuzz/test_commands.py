@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from tests.fuzz.attempts import CLIENT, COMMAND, COORDINATOR, DEVICE, FOLDER, NOBODY, PIPE, RUN, SERVER, VERBS, Attempt
-from tests.fuzz.commands import assail, carry_out_apart, judge
+from tests.fuzz.commands import assail, carry_out, carry_out_apart, judge
 from zowarmup.cli.commands import app
 
 EXAMPLES = 300
@@ -151,3 +151,12 @@ def test_what_a_command_cannot_do_is_a_traceback_only_where_it_is_asked_for(tmp_
             assert done.returncode in (1, 2)
             assert ("Traceback" in done.stderr) is shown
             assert "nowhere" in done.stderr.splitlines()[-1]
+
+
+def test_a_process_that_was_there_before_is_nobodys_remains() -> None:
+    """Tests that ran before in this process may have started one that lives on, as multiprocessing's resource tracker does."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        assert carry_out(Attempt(COMMAND, ("version",))).left == ()
+        assert other.poll() is None
+        assert other.stdin is not None
+        other.stdin.write(b"\n")
