@@ -15,7 +15,7 @@ from typing import TypeVar, TypeVarTuple
 from zowarmup.client.allowance import Allowance
 from zowarmup.client.capability import peak_resident
 from zowarmup.client.faults import Broken, Declined, Final, Setback, Stopped
-from zowarmup.client.lean import give_back_code
+from zowarmup.client.lean import give_back_code, give_back_heap
 from zowarmup.client.messages import Accepted, Fetch, Finished, Hello, Offer, Refused, Report, Welcome
 from zowarmup.client.presence import Presence
 from zowarmup.client.probe import Prober
@@ -106,6 +106,7 @@ class Device:
             log.info("%s", self._joined)
             self._joined = ""
             give_back_code()  # what has started; it may be a while until there is work
+            give_back_heap()
         if welcome.software != self._software and due(welcome.software):
             log.warning("the coordinator runs %s and this device %s: %s", welcome.software, SOFTWARE, REMEDY)
         self._software = welcome.software
