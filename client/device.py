@@ -7,10 +7,11 @@ costs a message and not the work.
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar
 
 from zowarmup.client.allowance import Allowance
 from zowarmup.client.capability import peak_resident
@@ -44,9 +45,8 @@ from zowarmup.common.work import (
 from zowarmup.data import Dataset
 
 log = logging.getLogger(__name__)
-_Ts = TypeVarTuple("_Ts")
 _T = TypeVar("_T")
-# In each phase the first contribution is logged, and then every tenth.
+# In each phase the first contribution is logged, and then every tenth; so is the work that ended without one.
 LOG_EVERY = 10
 VALUE_BYTES = 4  # of a float32
 
@@ -56,7 +56,7 @@ class OutOfStep(Exception):
 
 
 class Overtaken(Exception):
-    """The round is over before this device has come to it."""
+    """The round is over before this device has contributed to it; why, for the log."""
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ class Device:
         self._made: Made | None = None
         self._phase: Phase | None = None
         self._told: Phase | None = None
-        self._count = 0
+        self._count = self._overtaken = 0
         self._software = self._waiting = ""
 
     def hello(self) -> Hello:
@@ -157,8 +157,10 @@ class Device:
             try:
                 self._require_bytes()
                 made = await self._compute(work, presence)
-            except Overtaken:
-                log.debug("round %d was over before its turn came", work.round)
+            except Overtaken as why:  # the coordinator waits for nothing
+                self._overtaken += 1
+                level = logging.INFO if self._overtaken % LOG_EVERY == 1 else logging.DEBUG
+                log.log(level, "round %d: the work on it has ended without a contribution: %s", work.round, why)
                 return
             except Final as fault:  # it leaves, and the coordinator hears why
                 with contextlib.suppress(Broken):
@@ -276,9 +278,9 @@ class Device:
         rules = spec.warmup if work.phase is Phase.WARM_UP else spec.zeroth_order
         match rules.computation(self._tier):
             case Computation.TRAINING:
-                return await self._train(work)
+                return await self._train(work, presence)
             case Computation.GRADIENT:
-                return await self._differentiate(work)
+                return await self._differentiate(work, presence)
             case Computation.FORWARD:
                 return await self._probe(work, presence)
             case None:
@@ -286,20 +288,20 @@ class Device:
                     f"round {work.round} is not for the {self._tier} tier: install the coordinator's version of zowarmup"
                 )
 
-    async def _train(self, work: Work) -> Made:
+    async def _train(self, work: Work, presence: Presence) -> Made:
         self._require_probes(work)
         replica = self._replica.held
         if replica is None or replica.version != work.version:
             await self._fetch(work.version, f"round {work.round} starts from it")
         trainer, before = await self._workshop.trainer(self._dataset, self._tier), self._workshop.spent_s
-        delta, content = await self._at(work, trainer.contribute, work)
+        delta, content = await self._at(work, presence, trainer.contribute)
         return Made(work, delta, content, self._workshop.spent_s - before)
 
-    async def _differentiate(self, work: Work) -> Made:
+    async def _differentiate(self, work: Work, presence: Presence) -> Made:
         self._replica_at(work)
         self._require_probes(work)
         trainer, before = await self._workshop.trainer(self._dataset, self._tier), self._workshop.spent_s
-        scalars = await self._at(work, trainer.project, work)
+        scalars = await self._at(work, presence, trainer.project)
         return Made(work, scalars, None, self._workshop.spent_s - before)
 
     async def _probe(self, work: Work, presence: Presence) -> Made:
@@ -318,7 +320,7 @@ class Device:
                 self._prober = await self._workshop.prober(replica, self._dataset)
             self._require_probes(work)
             before = self._workshop.spent_s
-            scalars = await self._at(work, self._prober.contribute, work)
+            scalars = await self._at(work, presence, self._prober.contribute)
         return Made(work, scalars, None, self._workshop.spent_s - before)
 
     def _require_bytes(self, coming: int = 0) -> None:
@@ -332,13 +334,28 @@ class Device:
             algorithm = algorithm_of(offer.spec, work.phase, offer.layout, offer.spec.pool_seed)
             self._allowance.require_probes(algorithm.uplink_bytes(self._tier, len(self._dataset)) // VALUE_BYTES)
 
-    async def _at(self, work: Work, contribute: Callable[[Replica, *_Ts], _T], *args: *_Ts) -> _T:
-        """Contribute at the replica, which others may have moved on since."""
+    async def _at(
+        self, work: Work, presence: Presence, contribute: Callable[[Replica, Work, Callable[[], None]], _T]
+    ) -> _T:
+        """Contribute at the replica, which others may have moved on since. Raises Overtaken, also in the midst of it, where the
+        round is over, and Setback where it takes longer than the policy allows."""
+        most_s, ends_at_s = self._workshop.contribution_s, math.inf
+
+        def check() -> None:
+            if why := presence.over(work):
+                raise Overtaken(why)
+            if time.monotonic() > ends_at_s:
+                raise Setback(
+                    f"round {work.round} takes longer than the {most_s:g} s that this device works on one "
+                    "(contribution_s in --policy)"
+                )
 
         def at_last() -> _T:
+            nonlocal ends_at_s
+            ends_at_s = time.monotonic() + most_s
             if self._replica.overtaken(work.version):
-                raise Overtaken
-            return contribute(self._replica_at(work), *args)
+                raise Overtaken("the replica has moved on")
+            return contribute(self._replica_at(work), work, check)
 
         return await self._workshop.compute(at_last)
 
@@ -351,7 +368,7 @@ class Device:
 
     def _enter(self, phase: Phase) -> None:
         if phase is not self._phase:
-            self._phase, self._count = phase, 0
+            self._phase, self._count, self._overtaken = phase, 0, 0
             log.info("phase: %s", phase)
 
     def _log(self, made: Made, said: int) -> None:

@@ -24,7 +24,8 @@ class Policy:
     package.module:Algorithm, on either tier. `program_mb`: the largest forward pass,
     as a file. `snapshot_mb`: the largest model. `forward_memory_mb`: what a forward pass may take beside the weights (0:
     what this device's memory has left). `forward_s`: how long one may last, over one micro-batch, and how long loading the
-    program may.
+    program may. `contribution_s`: how long training or probing for one round may take, on either tier; it ends at the next
+    batch.
 
     `mb_per_day`: what may go over the network, either way, in a day of UTC (0: no limit). `probes_per_day` and `probes`:
     how many probes of this device's examples are answered in a day, and in all (0: no limit): each tells the coordinator
@@ -36,6 +37,7 @@ class Policy:
     snapshot_mb: float = 4096.0
     forward_memory_mb: float = 0.0
     forward_s: float = 300.0
+    contribution_s: float = 86400.0
     mb_per_day: float = 0.0
     probes_per_day: int = 0
     probes: int = 0
@@ -45,9 +47,9 @@ class Policy:
             if name not in BUILT_IN and not _is_factory(name):
                 allowed = f"{', '.join(BUILT_IN)} or package.module:factory"
                 raise ValueError(f"models: {name!r} is none of {allowed}")
-        for field, least in (("program_mb", 0.001), ("snapshot_mb", 0.001), ("forward_s", 0.001)):
-            if not least <= getattr(self, field) <= 1e9:
-                raise ValueError(f"{field} = {getattr(self, field)!r}: must be {least:g} to 1e9")
+        for field in ("program_mb", "snapshot_mb", "forward_s", "contribution_s"):
+            if not 0.001 <= getattr(self, field) <= 1e9:
+                raise ValueError(f"{field} = {getattr(self, field)!r}: must be 0.001 to 1e9")
         for field in ("forward_memory_mb", "mb_per_day"):
             if not 0 <= getattr(self, field) <= 1e9:
                 raise ValueError(f"{field} = {getattr(self, field)!r}: must be 0 (no limit of its own) to 1e9")

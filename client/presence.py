@@ -17,12 +17,12 @@ from zowarmup.client.agenda import Task, agenda
 from zowarmup.client.backoff import Backoff
 from zowarmup.client.faults import Broken, Distrust, Final, Preparing, Setback, Unreached
 from zowarmup.client.lookout import Lookout
-from zowarmup.client.messages import Hello, Message, Saying, Welcome
+from zowarmup.client.messages import Fetch, Finished, Hello, Message, Saying, Welcome
 from zowarmup.client.session import Connection
 from zowarmup.client.stream import Stream
 from zowarmup.common.layout import Layout
 from zowarmup.common.raised import in_words
-from zowarmup.common.work import Delta, Scalars
+from zowarmup.common.work import Commit, Delta, Scalars, Work
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -104,6 +104,9 @@ class Presence:
         self._task: asyncio.Task[None] | None = None
         self._leaving = False
         self._restarts = Backoff()
+        # The last message of this stream that opens or closes a round, and where it is Work its deadline by the monotonic
+        # clock, which ends nothing early where the wall clock jumps or the device sleeps. One value: another thread reads it.
+        self._turn: tuple[Work | Commit | Fetch | Finished, float] | None = None
         # The Hello that opened the present stream, and how many streams there have been.
         self.greeted = hello()
         self.epoch = 0
@@ -133,6 +136,21 @@ class Presence:
     def connected(self) -> bool:
         """Whether there is a stream that the coordinator has welcomed."""
         return self._stream is not None
+
+    def over(self, work: Work) -> str:
+        """Why a contribution to that work would be too late, for the log; empty where it would not, or where there is no stream
+        to know it from: after a restart the coordinator gives a round more time. Any thread may ask."""
+        said = self._turn
+        if self._stream is None or said is None:
+            return ""
+        turn, ends_at_s = said
+        if isinstance(turn, Work):
+            if (turn.round, turn.seed) != (work.round, work.seed):
+                return f"round {turn.round} is open"
+            return "its deadline is over" if time.monotonic() > ends_at_s else ""
+        if isinstance(turn, Finished):
+            return "the run is over"
+        return f"the run is at version {turn.version}" if turn.version > work.version else ""
 
     async def say(self, saying: Saying) -> int:
         """Send one message now; its payload in bytes. Raises Broken where there is no stream at the moment."""
@@ -197,6 +215,7 @@ class Presence:
                 async with self._connect() as connection:
                     self.greeted = self._hello()
                     self._inbox.clear()
+                    self._turn = None
                     stream = await connection.participate(self.greeted, self._layout)
                     async for message in stream:
                         if isinstance(message, Welcome):
@@ -205,6 +224,9 @@ class Presence:
                             if lost_at:
                                 log.info("back with %s after %.1f s", self._address, time.monotonic() - lost_at)
                                 lost_at, missing = 0.0, Missing()
+                        if isinstance(message, Work | Commit | Fetch | Finished):
+                            lasts_s = message.deadline_s if isinstance(message, Work) else math.inf
+                            self._turn = message, time.monotonic() + lasts_s
                         self._inbox.append(message)
                         self._arrived.set()
                     reason = "it ended the stream"

@@ -6,6 +6,7 @@ the size of the data; losses are summed in float64.
 """
 
 import threading
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,7 +45,8 @@ class Examples(Protocol):
 
 
 class Prober:
-    """Zeroth-order contributions of a dataset. `stop` ends a contribution at the next micro-batch."""
+    """Zeroth-order contributions of a dataset. `stop` ends a contribution at the next micro-batch, and so does what `check`
+    raises, which is called before each."""
 
     def __init__(
         self,
@@ -58,9 +60,11 @@ class Prober:
         self._spec, self._pool_seed = spec, pool_seed
         self._layout, self._program, self._dataset, self._stop = replica.layout, program, dataset, stop
         self._micro_batch = spec.micro_batch
+        self._check: Callable[[], None] | None = None
 
-    def contribute(self, replica: Replica, work: Work) -> Scalars:
+    def contribute(self, replica: Replica, work: Work, check: Callable[[], None] | None = None) -> Scalars:
         """The scalars for a round; the replica is afterwards as it was. Raises ValueError where one is not finite."""
+        self._check = check
         algorithm = self._spec.slowed(work.rate_factor).algorithm(self._layout, self._pool_seed)
         return algorithm.contribute(self._program.load(replica.weights), replica.grid, self, len(self._dataset), work)
 
@@ -71,6 +75,8 @@ class Prober:
         for start in range(0, len(examples), self._micro_batch):
             if self._stop.is_set():
                 raise Stopped
+            if self._check is not None:
+                self._check()
             chosen = examples[start : start + self._micro_batch]
             labels = self._dataset.labels[chosen]
             logits, features = self._program.forward(self._dataset.batch(chosen))

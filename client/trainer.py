@@ -7,6 +7,7 @@ vector, buffers included, so that BatchNorm's running statistics are averaged wi
 
 import copy
 import threading
+from collections.abc import Callable
 from typing import Self
 
 import numpy as np
@@ -32,7 +33,8 @@ VARIATIONS = 1 << 32
 
 class Trainer:
     """Contributions of one client by its tier and dataset. `stop` ends training at the next batch. What trains raises
-    Final where the model that this device builds is not the coordinator's."""
+    Final where the model that this device builds is not the coordinator's. `check` is called before each batch, and what it
+    raises ends the work."""
 
     def __init__(
         self, spec: ClientSpec, layout: Layout, dataset: Dataset, threads: int, stop: threading.Event, tier: Tier
@@ -47,18 +49,25 @@ class Trainer:
         other._dataset, other._tier = dataset, tier
         return other
 
-    def contribute(self, replica: Replica, work: Work) -> tuple[Delta, memoryview]:
+    def contribute(
+        self, replica: Replica, work: Work, check: Callable[[], None] | None = None
+    ) -> tuple[Delta, memoryview]:
         """Train what this tier trains, from the replica's weights, which stay as they are; the delta and its bytes,
         little-endian float32. Raises Diverging where training does."""
         algorithm = self._algorithm(work)
         part, training = algorithm.submodel(self._tier), algorithm.training
         if training is None:
             raise ValueError(f"round {work.round} is no round of training")
-        delta, loss = self.train(replica, part, training, work.seed)
+        delta, loss = self.train(replica, part, training, work.seed, check)
         return Delta(work.round, digest(delta).hex(), len(self._dataset.labels), loss), delta.data.cast("B")
 
     def train(
-        self, replica: Replica, part: Submodel | None, training: LocalTraining, seed: int
+        self,
+        replica: Replica,
+        part: Submodel | None,
+        training: LocalTraining,
+        seed: int,
+        check: Callable[[], None] | None = None,
     ) -> tuple[NDArray[np.float32], float]:
         """The delta of a part of the model (None: all of it), a flat float32 vector, and the mean loss of the last epoch, nats
         per example. Raises Diverging where training does."""
@@ -66,7 +75,7 @@ class Trainer:
         start = part.take(replica.weights) if part else replica.weights
         module = self._module(part)
         models.load_into(module, layout, start)
-        batches = _Varied(self._dataset, self._stop, seed)
+        batches = _Varied(self._dataset, self._stop, seed, check)
         try:
             loss = train_locally(module, batches, **training._asdict(), seed=seed)
             delta = models.flatten(module, layout)
@@ -80,12 +89,12 @@ class Trainer:
             ) from None
         return delta, loss
 
-    def project(self, replica: Replica, work: Work) -> Scalars:
+    def project(self, replica: Replica, work: Work, check: Callable[[], None] | None = None) -> Scalars:
         """The scalars of a zeroth-order round, from the exact gradient at the replica's weights, which stay as they
         are. Raises ValueError where one is not finite."""
         module = self._module(None)
         models.load_into(module, self._layout, replica.weights)
-        parameters, batches = models.trainable(module, self._layout), _Watched(self._dataset, self._stop)
+        parameters, batches = models.trainable(module, self._layout), _Watched(self._dataset, self._stop, check)
         micro_batch = self._spec.zeroth_order.micro_batch
         return self._algorithm(work).project(mean_gradient(module, parameters, batches, micro_batch), work)
 
@@ -118,10 +127,10 @@ def built(spec: ClientSpec, layout: Layout, part: Submodel | None = None) -> tor
 
 
 class _Watched:
-    """A dataset that stops handing out batches when the process is to end."""
+    """A dataset that stops handing out batches when the process is to end, or `check` raises."""
 
-    def __init__(self, dataset: Dataset, stop: threading.Event) -> None:
-        self._dataset, self._stop = dataset, stop
+    def __init__(self, dataset: Dataset, stop: threading.Event, check: Callable[[], None] | None = None) -> None:
+        self._dataset, self._stop, self._check = dataset, stop, check
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -130,14 +139,18 @@ class _Watched:
     def batch(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         if self._stop.is_set():
             raise Stopped
+        if self._check is not None:
+            self._check()
         return self._dataset.batch(indices)
 
 
 class _Varied(_Watched):
     """The same for training, where an augmented dataset's images vary from batch to batch, as a seed says."""
 
-    def __init__(self, dataset: Dataset, stop: threading.Event, seed: int) -> None:
-        super().__init__(dataset, stop)
+    def __init__(
+        self, dataset: Dataset, stop: threading.Event, seed: int, check: Callable[[], None] | None = None
+    ) -> None:
+        super().__init__(dataset, stop, check)
         self._seed, self._stream = seed, VARIATIONS
 
     def batch(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:

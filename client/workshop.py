@@ -86,6 +86,11 @@ class Workshop:
         """What is being computed ends at its next batch, with Stopped."""
         self._stop.set()
 
+    @property
+    def contribution_s(self) -> float:
+        """How long the work on one contribution may take, seconds."""
+        return self._policy.contribution_s
+
     async def compute(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call a function in the thread for that; whatever it raises is an Exception. A thread cannot be cancelled: it looks at a flag between batches."""
 

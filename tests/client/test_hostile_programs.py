@@ -19,7 +19,7 @@ from zowarmup.data import load
 from zowarmup.data.card import card_of
 
 SECRET = bytes(range(100, 100 + BYTES))
-WORK = Work(1, Phase.ZEROTH_ORDER, 1, 1001, 60.0)
+WORK = Work(1, Phase.ZEROTH_ORDER, 1, 1001, 3600.0)
 
 
 def prying(program: bytes) -> Run:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -13,7 +14,7 @@ from zowarmup.common import codec
 from zowarmup.common.run import SOFTWARE
 from zowarmup.common.work import Phase, Work
 
-GIVEN = Work(1, Phase.ZEROTH_ORDER, 1, 77, 60.0)
+GIVEN = Work(1, Phase.ZEROTH_ORDER, 1, 77, 3600.0)
 WELCOME = {"epoch": 1, "phase": "PHASE_ZEROTH_ORDER", "version": 1}
 FETCH = {"version": 1, "reason": "it holds no replica"}
 
@@ -219,6 +220,40 @@ def test_a_stream_that_breaks_while_working_costs_no_work(run: Run, scripted: Sc
     asyncio.run(scenario())
     assert said[0] == said[1]
     assert scripted.fetches == [("snapshot", 1, 0), ("program", 0, 0)]
+
+
+def test_work_that_is_given_again_after_the_stream_broke_has_its_new_deadline(
+    run: Run, scripted: Scripted, start: Start
+) -> None:
+    """The device is at work on it all the while. The old deadline is over by then, the new one is not."""
+
+    async def broken(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome={**WELCOME, "phase": "PHASE_WARM_UP"})
+        await talk.say(work=codec.work_to_wire(replace(GIVEN, phase=Phase.WARM_UP, deadline_s=0.0)))
+        while not scripted.fetches:
+            await asyncio.sleep(0.05)
+
+    async def again(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome={**WELCOME, "phase": "PHASE_WARM_UP"})
+        await talk.say(work=codec.work_to_wire(replace(GIVEN, phase=Phase.WARM_UP)))
+        scripted.gate.set()
+        assert (await talk.hear("delta_ready")).round == 1
+        await talk.say(accepted={"round": 1})
+        await talk.hear("report")
+        await over(talk, run)
+
+    async def scenario() -> None:
+        scripted.parts = [broken, again]
+        scripted.gate.clear()
+        async with scripted.listening() as port:
+            client = await start(port, tier="high")
+            assert await client.ended() == 0
+        assert "without a contribution" not in client.log
+
+    asyncio.run(scenario())
+    assert scripted.fetches == [("snapshot", 1, 0)]
 
 
 @pytest.mark.parametrize("damage", [False, True])

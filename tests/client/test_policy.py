@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.algorithms import changed
 from tests.client.conftest import HEARING_S, Client, Run, Scripted, Start, Talk, one_sentence, prepared
 from tests.client.hostile_programs import cumbersome, endless, greedy
 from tests.client.test_hostile_programs import prying
@@ -44,7 +45,7 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> Run:
 
 
 def work(number: int, phase: Phase = Phase.ZEROTH_ORDER) -> dict[str, Any]:
-    return {"work": codec.work_to_wire(Work(number, phase, 1, 1000 + number, 60.0))}
+    return {"work": codec.work_to_wire(Work(number, phase, 1, 1000 + number, 3600.0))}
 
 
 async def begin(talk: Talk, **asked: Any) -> None:
@@ -281,7 +282,7 @@ def test_a_device_answers_so_many_probes_a_day_also_after_a_restart(
 ) -> None:
     """A round takes 12: 8 probes and 4 projections of the head's gradient."""
     given = policy(tmp_path, "probes_per_day = 30")
-    settled = asyncio.Event()
+    settled, told = asyncio.Event(), asyncio.Event()
     words = "this device has answered 24 probes today, of 30 a day (--policy)"
 
     async def answers(talk: Talk, number: int) -> None:
@@ -299,6 +300,7 @@ def test_a_device_answers_so_many_probes_a_day_also_after_a_restart(
         await answers(talk, 2)
         await talk.say(**work(3))
         assert await reason_of(talk) == words
+        told.set()
         await talk.end()
 
     async def scenario() -> None:
@@ -310,6 +312,7 @@ def test_a_device_answers_so_many_probes_a_day_also_after_a_restart(
             scripted.parts = [two]
             client = await start(port, *given)
             await client.printed(f"{words}; will try again in")
+            await asyncio.wait_for(told.wait(), HEARING_S)
             await client.stopped()
 
     asyncio.run(scenario())
@@ -433,3 +436,32 @@ def test_a_delta_counts_as_the_numbers_that_it_has(scripted: Scripted, start: St
 
     asyncio.run(scenario())
     assert reasons == [f"this device has answered 0 probes, of {size - 1} in all (--policy)"]
+
+
+@pytest.mark.parametrize("tier", ["high", "low"])
+def test_the_work_on_a_contribution_ends_at_its_time(
+    scripted: Scripted, start: Start, tmp_path: Path, tier: str
+) -> None:
+    """On the high tier it trains, on the low tier it probes: the client abstains, and stays in the fleet."""
+    spec = scripted.run.spec
+    long = changed(spec.warmup, epochs=10_000, batch=1), changed(spec.zeroth_order, probes=4096, micro_batch=1)
+    scripted.run = replace(scripted.run, spec=replace(spec, warmup=long[0], zeroth_order=long[1]))
+    told = asyncio.Event()
+    words = "round 1 takes longer than the 0.01 s that this device works on one (contribution_s in --policy)"
+
+    async def part(talk: Talk) -> None:
+        asked = codec.work_to_wire(Work(1, Phase.WARM_UP if tier == "high" else Phase.ZEROTH_ORDER, 1, 55, 3600.0))
+        await begin(talk, work=asked)
+        assert await reason_of(talk) == words
+        told.set()
+        await talk.end()
+
+    async def scenario() -> None:
+        scripted.parts = [part]
+        async with scripted.listening() as port:
+            client = await start(port, *policy(tmp_path, "contribution_s = 0.01"), tier=tier)
+            await client.printed(f"{words}; will try again in")
+            await asyncio.wait_for(told.wait(), HEARING_S)
+            assert await client.stopped() == 0
+
+    asyncio.run(scenario())

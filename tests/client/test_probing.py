@@ -63,7 +63,7 @@ def test_work_at_a_lower_rate_is_probed_as_if_the_run_file_said_so(run: Run) -> 
 
 
 def work(number: int, version: int) -> Work:
-    return Work(number, ZO, version, 1000 + number, 60.0)
+    return Work(number, ZO, version, 1000 + number, 3600.0)
 
 
 async def take_scalars(talk: Talk, run: Run, reference: Reference, given: Work) -> Scalars:

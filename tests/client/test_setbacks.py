@@ -40,7 +40,7 @@ def test_work_that_raises_is_abstained_from_and_tried_again_later(
     async def failed(talk: Talk, number: int) -> None:
         await talk.hear("hello")
         await talk.say(welcome=WELCOME)
-        await talk.say(work=codec.work_to_wire(Work(number, Phase.WARM_UP, 1, 55, 60.0)))
+        await talk.say(work=codec.work_to_wire(Work(number, Phase.WARM_UP, 1, 55, 3600.0)))
         reasons.append((await talk.hear("abstention")).reason)
         await talk.end()  # it is absent for a while, and not drawn meanwhile
 
@@ -77,7 +77,7 @@ def test_the_traceback_is_in_the_verbose_log(failing: Run, start: Start, monkeyp
     async def part(talk: Talk) -> None:
         await talk.hear("hello")
         await talk.say(welcome=WELCOME)
-        await talk.say(work=codec.work_to_wire(Work(1, Phase.WARM_UP, 1, 55, 60.0)))
+        await talk.say(work=codec.work_to_wire(Work(1, Phase.WARM_UP, 1, 55, 3600.0)))
         await talk.hear("abstention")
         await talk.end()
 

@@ -23,8 +23,10 @@ from zowarmup.common.work import LONGEST_REASON, Phase, Tier, Work
 from zowarmup.data import load
 
 WARM_UP = {"epoch": 1, "phase": "PHASE_WARM_UP", "version": 1}
-TRAIN = Work(1, Phase.WARM_UP, 1, 55, 60.0)
-PROBE = Work(2, Phase.ZEROTH_ORDER, 2, 56, 60.0)
+TRAIN = Work(1, Phase.WARM_UP, 1, 55, 3600.0)
+ENDLESS: dict[str, Any] = {"epochs": 10_000, "batch": 1}
+"""Minutes of training, at least."""
+PROBE = Work(2, Phase.ZEROTH_ORDER, 2, 56, 3600.0)
 
 
 def expected_delta(run: Run) -> tuple[bytes, float]:
@@ -172,7 +174,7 @@ def test_training_stops_at_the_next_batch_when_the_process_is_told_to_end(
         await talk.say(work=codec.work_to_wire(TRAIN))
         await talk.end()
 
-    scripted.run = replace(run, spec=replace(run.spec, warmup=changed(run.spec.warmup, epochs=10_000, batch=1)))
+    scripted.run = replace(run, spec=replace(run.spec, warmup=changed(run.spec.warmup, **ENDLESS)))
 
     async def scenario() -> None:
         scripted.parts = [part]
@@ -184,5 +186,48 @@ def test_training_stops_at_the_next_batch_when_the_process_is_told_to_end(
             await asyncio.sleep(2)
             assert await asyncio.wait_for(client.stopped(signal.SIGTERM), 10) == 0
         assert "Traceback" not in client.log
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("how", ["deadline", "another round", "version", "end"])
+def test_training_ends_when_its_round_does(run: Run, scripted: Scripted, start: Start, how: str) -> None:
+    seen = dict[str, Any]()
+    why = {
+        "deadline": "its deadline is over",
+        "another round": "round 2 is open",
+        "version": "the run is at version 2",
+        "end": "the run is over",
+    }
+
+    async def part(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome=WARM_UP)
+        await talk.say(work=codec.work_to_wire(replace(TRAIN, deadline_s=5.0 if how == "deadline" else 3600.0)))
+        if how != "deadline":
+            await seen["client"].printed("fetched snapshot 1")
+        if how == "another round":
+            await talk.say(work=codec.work_to_wire(replace(TRAIN, round=2)))
+        elif how == "version":
+            await talk.say(fetch={"version": 2, "reason": "the pivot"})
+        elif how == "end":
+            await talk.say(finished={"version": 1, "digest": b"\0" * 16})
+        await seen["client"].printed(f"round 1: the work on it has ended without a contribution: {why[how]}")
+        if how in ("deadline", "another round"):
+            await talk.say(finished={"version": 1, "digest": b"\0" * 16})
+        elif how == "version":
+            await talk.say(finished={"version": 2, "digest": b"\0" * 16})
+        await talk.hear("report")
+        await talk.end()
+
+    scripted.run = replace(run, spec=replace(run.spec, warmup=changed(run.spec.warmup, **ENDLESS)))
+    scripted.snapshots[2] = run.weights.tobytes()
+
+    async def scenario() -> None:
+        scripted.parts = [part]
+        async with scripted.listening() as port:
+            seen["client"] = client = await start(port, tier="high")
+            assert await client.ended() == 0
+        assert "will try again" not in client.log
 
     asyncio.run(scenario())
