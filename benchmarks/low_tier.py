@@ -39,7 +39,9 @@ class Client:
         command = [sys.executable, "-m", "zowarmup.client.main", "--server", led.address, "--tier", tier]
         command += ["--data", data, "--state-dir", str(folder), "--name", folder.name]
         # As a device would start it.
-        surroundings = {name: value for name, value in os.environ.items() if name != prepared.FOLDER}
+        # An installed client has its modules compiled, and does not compile them at every start.
+        absent = (prepared.FOLDER, "PYTHONDONTWRITEBYTECODE")
+        surroundings = {name: value for name, value in os.environ.items() if name not in absent}
         self.started = time.monotonic()
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=surroundings)
         self._said: queue.SimpleQueue[tuple[float, str]] = queue.SimpleQueue()
