@@ -101,6 +101,7 @@ def carry_out(attempt: Attempt) -> Outcome:
     with _stage(attempt) as (here, environment), contextlib.ExitStack() as restored:
         restored.callback(os.chdir, os.getcwd())
         os.chdir(here)
+        restored.callback(os.umask, os.umask(0o022))
         kept_errors, kept_output = io.BytesIO(), io.BytesIO()
         errors = io.TextIOWrapper(kept_errors, attempt.encoding, "backslashreplace", write_through=True)
         raw = {"full": _Refusing(errno.ENOSPC), "closed": _Refusing(errno.EPIPE)}.get(attempt.output)

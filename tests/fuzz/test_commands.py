@@ -1,5 +1,6 @@
 """Odd command lines in odd surroundings: a short, repeatable form of a part of `make fuzz`, and real processes."""
 
+import os
 import re
 import subprocess
 import sys
@@ -155,8 +156,21 @@ def test_what_a_command_cannot_do_is_a_traceback_only_where_it_is_asked_for(tmp_
 
 def test_a_process_that_was_there_before_is_nobodys_remains() -> None:
     """Tests that ran before in this process may have started one that lives on, as multiprocessing's resource tracker does."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+    code = "print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None and other.stdout is not None
+        other.stdout.readline()  # it is under way
         assert carry_out(Attempt(COMMAND, ("version",))).left == ()
         assert other.poll() is None
-        assert other.stdin is not None
         other.stdin.write(b"\n")
+
+
+def test_a_command_leaves_this_process_as_it_was() -> None:
+    """A coordinator and a device close their files to others from the beginning, whatever comes of it."""
+    before = os.umask(0o022)
+    try:
+        for program in (CLIENT, SERVER, COMMAND):
+            carry_out(Attempt(program, ("--no-such-option",)))
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
