@@ -9,7 +9,6 @@ state being read from disk and written to it a piece at a time.
 import functools
 import logging
 import os
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -25,6 +24,7 @@ from zowarmup.server.blobs import Blobs
 from zowarmup.server.combining import carried_out, deltas_of, parts_of, settle_on_grid, uploads_of
 from zowarmup.server.remembering import Moments, remembering
 from zowarmup.server.state import Round, State
+from zowarmup.server.upload_store import UploadStore
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +47,10 @@ class Combined:
 
 
 class Aggregator:
-    """Moves `replica` on. `lengths`: the Euclidean norms of uploads, by name, roughly and as far as they are known."""
+    """Moves `replica` on."""
 
-    def __init__(self, replica: Replica, blobs: Blobs, lengths: Mapping[str, float] | None = None) -> None:
-        self._replica, self._blobs = replica, blobs
-        self._lengths: Mapping[str, float] = {} if lengths is None else lengths
+    def __init__(self, replica: Replica, blobs: Blobs, uploads: UploadStore) -> None:
+        self._replica, self._blobs, self._uploads = replica, blobs, uploads
         self._pieces = ThreadPoolExecutor(PIECES_AT_ONCE, thread_name_prefix="pieces")
 
     def close(self) -> None:
@@ -80,7 +79,7 @@ class Aggregator:
     def _trained(self, closed: Round) -> list[Trained]:
         """The round's deltas, in ascending order of client; exact norms are found together, by all threads."""
         named, deltas = uploads_of(closed), deltas_of(closed)
-        vectors = {client: self._blobs.stored(name) for client, name in named.items()}
+        vectors = {client: self._uploads.vector(name) for client, name in named.items()}
 
         @functools.cache
         def exact() -> dict[str, float]:
@@ -91,7 +90,7 @@ class Aggregator:
                 deltas[client].examples,
                 vectors[client],
                 client,
-                self._lengths.get(name),
+                self._uploads.norm(name),
                 lambda client=client: exact()[client],  # type: ignore[misc]
             )
             for client, name in named.items()

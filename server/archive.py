@@ -10,6 +10,7 @@ from zowarmup.common.grid import Grid
 from zowarmup.common.layout import Layout
 from zowarmup.common.replica import Diverged, Replica
 from zowarmup.common.system.given_file import read_given
+from zowarmup.server.blob_store import BlobStore, weights_in
 from zowarmup.server.blobs import BlobError, Blobs
 from zowarmup.server.event_log import EventLog, LedgerError
 from zowarmup.server.evolve import evolve
@@ -48,7 +49,7 @@ def replay(log: EventLog) -> tuple[State | None, History, int]:
     return state, history, end
 
 
-def restore(state: State, history: History, blobs: Blobs, version: int) -> Replica:
+def restore(state: State, history: History, blobs: BlobStore, version: int) -> Replica:
     """The replica at a version: its nearest snapshot and the commits since, in one pass. Raises ArchiveError."""
     for start in sorted((v for v in state.snapshots if v <= version), reverse=True):
         commits = history.since(start, version)
@@ -56,10 +57,11 @@ def restore(state: State, history: History, blobs: Blobs, version: int) -> Repli
             continue
         snapshot = state.snapshots[start]
         try:
-            weights = np.fromfile(blobs.path(snapshot.sha256), dtype="<f4").astype(np.float32, copy=False)
+            with blobs.open(snapshot.sha256) as blob:
+                weights = weights_in(blob)
             replica = Replica(state.layout, snapshot.grid, weights, start)
             if replica.digest().hex() != snapshot.digest:
-                raise ArchiveError(f"{blobs.path(snapshot.sha256)} is damaged; {REMEDY}")
+                raise ArchiveError(f"{getattr(blob, 'name', snapshot.sha256)} is damaged; {REMEDY}")
             replica.apply(commits)
         except (BlobError, ValueError, Diverged) as error:
             raise ArchiveError(f"version {version} cannot be restored: {error}; {REMEDY}") from error

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from zowarmup.common.system.folders import strangers
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, open_archive, restore
-from zowarmup.server.blobs import BlobError, Blobs, digest_of, sha256_of, upload_name
+from zowarmup.server.blobs import BlobError, Blobs, digest_of, sha256_of
 from zowarmup.server.combining import deltas_of
 from zowarmup.server.credentials import OPERATOR_CREDENTIAL
 from zowarmup.server.disk import sync_folder, sync_tree
 from zowarmup.server.ledger import Ledger, remove_beside, remove_files
 from zowarmup.server.listening import CA_FILE
+from zowarmup.server.spool import upload_name
 from zowarmup.server.state import State
 
 ATTEMPTS = 5

@@ -1,9 +1,7 @@
-"""Large byte strings on disk: the coordinator's own, named by their sha256, and uploads, named by client and digest.
+"""Large byte strings on disk that the coordinator wrote, named by their sha256.
 
 A blob is written to a temporary file, synced and renamed, and its folder synced, before any event names it: a blob
-that has its name is whole. Uploads grow in a spool beside the blobs, where a broken one waits to be resumed; whole,
-they are kept apart from the coordinator's own blobs, so that no upload can name, or free, what the coordinator wrote.
-What lasts has a sha256. An upload lasts for a round, and is digested like a replica, in a tenth of the time.
+that has its name is whole. A file that is no longer needed may be written over by the next of its size (`spares`), a blob or an upload.
 """
 
 import contextlib
@@ -13,6 +11,7 @@ import os
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,22 +20,11 @@ from zowarmup.common.layout import digesting
 from zowarmup.common.system.given_file import open_given
 from zowarmup.server.disk import BlobError, DiskRefused, UploadError, adopt, disk, write
 from zowarmup.server.spares import Spares
-from zowarmup.server.spool import Spool, upload_name
 
-__all__ = [
-    "BlobError",
-    "Blobs",
-    "DiskRefused",
-    "Draft",
-    "Stored",
-    "UploadError",
-    "digest_of",
-    "sha256_of",
-    "upload_name",
-]
+__all__ = ["BlobError", "Blobs", "DiskRefused", "Draft", "Stored", "UploadError", "digest_of", "sha256_of"]
 
 _PIECE = 1 << 20
-_DRAFT = ".put-"
+DRAFT = ".put-"
 """How the coordinator's own files in the spool begin; no client's name does."""
 
 
@@ -44,31 +32,37 @@ class Blobs:
     """The blobs below `root`, made where it does not exist. Writing raises DiskRefused where the disk refuses."""
 
     def __init__(self, root: Path) -> None:
-        self._root, self._spool, self._uploads, self._bin = root, root / "spool", root / "uploads", root / "bin"
-        self._spares = Spares(self._bin)
-        self._parts = Spool(self._spool, self._spares)
+        self.root, self._spool = root, root / "spool"
         self._numbers = itertools.count()
         with disk(root):
-            for folder in (self._spool, self._uploads, self._bin):
-                folder.mkdir(parents=True, exist_ok=True)
+            self._spool.mkdir(parents=True, exist_ok=True)
+        self.spares = Spares(root / "bin")
 
     def path(self, sha256: str) -> Path:
         """Where a blob is, or raise BlobError."""
-        path = self._root / sha256
+        path = self.root / sha256
         if not path.exists():
             raise BlobError(f"{path} is missing: restore it from a backup of the data directory")
         return path
 
+    def open(self, sha256: str) -> BinaryIO:
+        """See `BlobStore`."""
+        return self.path(sha256).open("rb")
+
+    def names(self) -> set[str]:
+        """See `BlobStore`."""
+        return {path.name for path in self.root.iterdir() if path.is_file()}
+
     def has(self, sha256: str) -> bool:
-        return (self._root / sha256).exists()
+        return (self.root / sha256).exists()
 
     def put(self, data: memoryview | bytes) -> str:
-        """Store bytes durably; their sha256 in hex. They are hashed while they are written."""
-        temporary = self._spool / f"{_DRAFT}{self._unique()}"
-        over = self._spares.take(len(data), temporary)
+        """See `BlobStore`. Bytes are hashed while they are written."""
+        temporary = self._spool / f"{DRAFT}{self._unique()}"
+        over = self.spares.take(len(data), temporary)
         with ThreadPoolExecutor(1) as beside:
             hashing = beside.submit(hashlib.sha256, data)
-            with self._making_room(), disk(temporary, leave=False):
+            with self.spares.making_room(), disk(temporary, leave=False):
                 with temporary.open("r+b" if over else "wb", buffering=0) as file:
                     for start in range(0, len(data), _PIECE):
                         write(file.fileno(), start, data[start : start + _PIECE])
@@ -77,13 +71,13 @@ class Blobs:
                 if self.has(sha256):
                     temporary.unlink()
                 else:
-                    adopt(temporary, self._root / sha256)
+                    adopt(temporary, self.root / sha256)
         return sha256
 
     @contextlib.contextmanager
     def draft(self) -> Iterator["Draft"]:
         """A blob to be written piece by piece; `keep` makes it one, or else it goes with the end of the block."""
-        draft = Draft(self._spool / f"{_DRAFT}{self._unique()}")
+        draft = Draft(self._spool / f"{DRAFT}{self._unique()}")
         try:
             yield draft
         finally:
@@ -94,7 +88,7 @@ class Blobs:
         with disk(draft.path):
             sha256 = draft.finish()
             if not self.has(sha256):
-                adopt(draft.path, self._root / sha256)
+                adopt(draft.path, self.root / sha256)
         return sha256
 
     def flat(self, sha256: str) -> "Stored":
@@ -105,106 +99,18 @@ class Blobs:
         """A blob of little-endian float32 as a read-only view of the file, paged in as it is read."""
         return np.memmap(self.path(sha256), dtype="<f4", mode="r")
 
-    def lay_over(self, name: str, size_bytes: int) -> None:
-        """Begin an upload of that size over a spare file, unless it has begun or there is none."""
-        self._parts.lay_over(name, size_bytes)
+    def delete(self, sha256: str) -> None:
+        """See `BlobStore`. `Spares.empty` says what becomes of the file."""
+        self.spares.discard(self.root / sha256)
 
-    def spooled(self, name: str, size_bytes: int) -> int:
-        """How many bytes of an upload are on disk; an upload that outgrew its size is begun anew."""
-        return self._parts.have(name, size_bytes)
-
-    def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
-        """Put the next chunks of an upload at their offset."""
-        with self._making_room():
-            self._parts.put(name, offset, *chunks)
-
-    def spooled_bytes(self, name: str, offset: int, count: int) -> bytes:
-        """What an upload has brought, from an offset on."""
-        return self._parts.read(name, offset, count)
-
-    def drop_part(self, name: str) -> None:
-        self._parts.drop(name)
-
-    def finish(self, name: str, digest: str, found: str = "") -> bool:
-        """Make a spooled upload a whole one; whether it did: where one of that name is whole already, that one stays and
-        this one goes. `digest`: what its header said, in hex; `found`: its own, where that was computed as it came. Raises
-        BlobError, and drops it, where they differ."""
-        path = self._parts.complete(name)
-        if not found:
-            with disk(path):
-                found = digest_of(path)
-        if found != digest:
-            path.unlink()
-            raise UploadError(f"the upload's digest is {found}, its header said {digest}: send it again")
-        with disk(path):
-            if self.has_upload(name):
-                path.unlink()
-                return False
-            adopt(path, self._uploads / name)
-        return True
-
-    def has_upload(self, name: str) -> bool:
-        """Whether this upload is here whole."""
-        return (self._uploads / name).exists()
-
-    def upload(self, name: str) -> Path:
-        """The file of a whole upload. Raises BlobError where there is none."""
-        path = self._uploads / name
-        if not path.exists():
-            raise BlobError(f"{path} is missing: restore it from a backup of the data directory")
-        return path
-
-    def stored(self, name: str) -> "Stored":
-        """A whole upload, of which only the slices that are asked for are read. Raises BlobError where there is none."""
-        return Stored(self.upload(name))
-
-    def drop_upload(self, name: str) -> None:
-        """It is no longer there; `empty_bin` says what becomes of its file."""
-        self._discard(self._uploads / name)
-
-    def drop_uploads(self, named: Collection[str]) -> None:
-        """Drop every upload that is not whole or not among those named."""
-        for path in self._uploads.iterdir():
-            if path.name not in named:
-                self._discard(path)
-        for path in self._spool.iterdir():
-            if not path.name.startswith(_DRAFT):
-                self._discard(path)
-
-    def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
-        """Remove what was dropped, but for `keep` files of a size, which the next ones are written over. For a thread: a
-        large file takes its time to go."""
-        self._spares.empty(keep, size_bytes)
-
-    def remove(self, sha256: str) -> None:
-        """As `drop_upload`, for a blob: by its sha256."""
-        self._discard(self._root / sha256)
-
-    def sweep(self, named: Collection[str], uploads: Collection[str], spooling: bool) -> int:
-        """Remove what a crash has left: blobs and whole uploads that are not among those named, and the spool unless
-        uploads may still be resumed (`spooling`). How many files went."""
-        stale = [path for path in self._root.iterdir() if path.is_file() and path.name not in named]
-        if not spooling:
-            stale += [path for path in self._uploads.iterdir() if path.name not in uploads]
-        stale += [path for path in self._spool.iterdir() if not spooling or path.name.startswith(_DRAFT)]
-        self.empty_bin()
+    def sweep(self, named: Collection[str]) -> int:
+        """Remove what a crash has left: blobs that are not among those named, drafts, spare files. How many of the first two."""
+        stale = [self.root / name for name in self.names() if name not in named]
+        stale += [path for path in self._spool.iterdir() if path.name.startswith(DRAFT)]
+        self.spares.empty()
         for path in stale:
             path.unlink(missing_ok=True)
         return len(stale)
-
-    @contextlib.contextmanager
-    def _making_room(self) -> Iterator[None]:
-        """What is spare is in nobody's way: where the disk refuses, it goes, for whoever tries again."""
-        try:
-            yield
-        except DiskRefused:
-            with contextlib.suppress(OSError):
-                self._spares.empty()
-            raise
-
-    def _discard(self, path: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(path, self._bin / self._unique())
 
     def _unique(self) -> str:
         return f"{os.getpid()}-{id(self):x}-{next(self._numbers)}"

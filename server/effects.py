@@ -11,7 +11,7 @@ again until it takes what must be written; the coordinator says meanwhile what i
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -21,7 +21,6 @@ from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.aggregator import Aggregator
 from zowarmup.server.blobs import BlobError, Blobs, DiskRefused
-from zowarmup.server.combining import uploads_of
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.decide import awaits_evaluation
 from zowarmup.server.evaluation import Evaluator, measured
@@ -29,6 +28,7 @@ from zowarmup.server.history import History
 from zowarmup.server.housekeeping import Housekeeping, passes
 from zowarmup.server.returning import go_back
 from zowarmup.server.state import Round, State
+from zowarmup.server.upload_store import UploadStore
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -41,23 +41,22 @@ HOUSEKEEPING = ev.Pivoted | ev.RunFinished | ev.RunGaveUp | ev.PivotRequested | 
 
 
 class Effects:
-    """Jobs for one coordinator. `traffic` gives the counts to save with a commit; `lengths` are the Euclidean norms of
-    uploads, by name, roughly and as far as they are known already."""
+    """Jobs for one coordinator. `traffic` gives the counts to save with a commit."""
 
     def __init__(
         self,
         coordinator: Coordinator,
         blobs: Blobs,
+        uploads: UploadStore,
         replica: Replica,
         evaluator: Evaluator,
         history: History,
         traffic: Callable[[], tuple[ev.TrafficCount, ...]],
-        lengths: Mapping[str, float] | None = None,
     ) -> None:
-        self._coordinator, self._blobs, self._replica = coordinator, blobs, replica
+        self._coordinator, self._blobs, self._uploads, self._replica = coordinator, blobs, uploads, replica
         self._evaluator, self._history, self._traffic = evaluator, history, traffic
         self._jobs: asyncio.Queue[Round | None] = asyncio.Queue()
-        self._aggregator = Aggregator(replica, blobs, lengths)
+        self._aggregator = Aggregator(replica, blobs, uploads)
         self._housekeeping = Housekeeping()
         self._held: set[str] = set()  # blobs of snapshots that there have been, as far as they are still there
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="effects")
@@ -77,12 +76,10 @@ class Effects:
         closed and not committed is combined again."""
         state = self._coordinator.state
         current = state.current
-        uploads = uploads_of(current).values()
-        resumable = current is not None and not current.closed and any(map(state.trains, current.seeds))
         self._held |= state.snapshot_blobs
         named = {state.program.sha256, *state.snapshot_blobs}
         with self._housekeeping.attempt("remove what an earlier stop left half done"):
-            if swept := self._blobs.sweep(named, set(uploads), resumable):
+            if swept := self._blobs.sweep(named) + self._uploads.resume(state):
                 log.info("%d files that an earlier stop had left half done are removed", swept)
         # An evaluation that the crash cut off comes before the version that follows: `plateau` and `guard` count on that.
         self._jobs.put_nowait(None)
@@ -110,7 +107,7 @@ class Effects:
 
     async def _empty_bin(self, ended: Round | None) -> None:
         with self._housekeeping.attempt("remove files that are no longer needed"):
-            await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
+            await self._off_loop(self._blobs.spares.empty, *self._spare(ended))
 
     async def _keep_house(self) -> None:
         state, version = self._coordinator.state, self._replica.version
@@ -154,7 +151,7 @@ class Effects:
         kept = self._coordinator.state.snapshot_blobs
         for sha256 in sorted(self._held - kept):
             with self._housekeeping.attempt("remove old snapshots"):
-                await self._off_loop(self._blobs.remove, sha256)
+                await self._off_loop(self._blobs.delete, sha256)
                 self._held.discard(sha256)
 
     async def _outcome(self, closed: Round) -> cmd.CommitRound | cmd.AbandonRound:

@@ -20,10 +20,11 @@ from zowarmup.common.system.given_file import open_lock
 from zowarmup.common.work import Phase
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError
-from zowarmup.server.blobs import BlobError, Blobs, digest_of, sha256_of, upload_name
+from zowarmup.server.blobs import BlobError, Blobs, digest_of, sha256_of
 from zowarmup.server.combining import deltas_of, steps_of
 from zowarmup.server.evolve import evolve
 from zowarmup.server.ledger import Ledger, LedgerError, Row, readable
+from zowarmup.server.spool import UploadFiles, upload_name
 from zowarmup.server.state import Round, State
 
 
@@ -190,10 +191,10 @@ def _told(report: Report, blobs: Blobs, version: int, snapshot: ev.Snapshot) -> 
 
 def _open_round_is_whole(blobs: Blobs, state: State, report: Report) -> bool:
     """Whether the deltas of the round in progress are there."""
-    lost = []
+    lost, uploads = [], UploadFiles(blobs.root, blobs.spares)
     for client, delta in deltas_of(state.current).items():
         try:
-            if digest_of(blobs.upload(upload_name(client, delta.digest))) != delta.digest:
+            if digest_of(uploads.path(upload_name(client, delta.digest))) != delta.digest:
                 lost.append(f"the delta of {client} in the round in progress is damaged")
         except (BlobError, OSError):
             lost.append(f"the delta of {client} in the round in progress is missing")

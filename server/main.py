@@ -61,14 +61,15 @@ from zowarmup.server.service.strangers import (
     Callers,
     Strangers,
 )
-from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.sockets import keep_correct
+from zowarmup.server.spool import UploadFiles
 from zowarmup.server.state import State
 from zowarmup.server.tally import Durations
 from zowarmup.server.throttle import Throttle
 from zowarmup.server.told import Told
 from zowarmup.server.traffic import Traffic
 from zowarmup.server.tuning import connections, keep_pieces, raise_file_limit, rarely_collect
+from zowarmup.server.upload_store import UploadStore
 
 log = logging.getLogger("zowarmup.server")
 
@@ -264,10 +265,10 @@ async def _lead(
     told = Told(arguments.data_dir / "told.json")
     traffic = Traffic(lambda: coordinator.state.phase, told.or_larger(history.traffic.latest), way.wire)
     allowances = Allowances(run_file.server.messages_per_second)
-    uploads = Uploads(blobs, spool_bytes(run_file, state), state)
+    uploads = UploadStore(UploadFiles(blobs.root, blobs.spares), spool_bytes(run_file, state), state)
     switchboard = Switchboard(history, allowances)
     effects = Effects(
-        coordinator, blobs, replica, evaluator, history, lambda: traffic.since(history.traffic.latest), uploads.lengths
+        coordinator, blobs, uploads, replica, evaluator, history, lambda: traffic.since(history.traffic.latest)
     )
     coordinator.observe(lambda now, events, after: history.record(coordinator.written_at, events, now))
     coordinator.observe(switchboard)

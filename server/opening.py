@@ -28,7 +28,7 @@ from zowarmup.data.card import absence, card_of, fitted
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, replay
-from zowarmup.server.blobs import Blobs
+from zowarmup.server.blob_store import BlobStore
 from zowarmup.server.combining import settle_on_grid
 from zowarmup.server.continuation import advice
 from zowarmup.server.credentials import OPERATOR_CREDENTIAL
@@ -85,7 +85,7 @@ def open_run(
     held_out: Dataset,
     data_dir: Path,
     ledger: EventLog,
-    blobs: Blobs,
+    blobs: BlobStore,
     children: Children,
     shelf: Path | None = None,
 ) -> tuple[State, History, int]:

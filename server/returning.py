@@ -10,13 +10,13 @@ from zowarmup.common.replica import Replica
 from zowarmup.common.steps import Step, apply_steps
 from zowarmup.common.work import Commit
 from zowarmup.server.archive import restore
-from zowarmup.server.blobs import Blobs
+from zowarmup.server.blob_store import BlobStore
 from zowarmup.server.guard import Good
 from zowarmup.server.history import History
 from zowarmup.server.state import State
 
 
-def go_back(replica: Replica, state: State, good: Good, history: History, blobs: Blobs) -> tuple[Step, ...] | None:
+def go_back(replica: Replica, state: State, good: Good, history: History, blobs: BlobStore) -> tuple[Step, ...] | None:
     """Move the replica, which is at the present version, to the weights of the good one, as the next version: the steps
     that did it, None where only a snapshot can tell, or is shorter. Raises ArchiveError where no snapshot on disk leads
     there."""

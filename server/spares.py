@@ -8,22 +8,26 @@ over: not by this process, not by another that makes a backup.
 
 import contextlib
 import fcntl
+import itertools
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
-from zowarmup.server.disk import sync_folder
+from zowarmup.server.disk import DiskRefused, disk, sync_folder
 
 LEASES = hasattr(fcntl, "F_SETLEASE")
 """Linux alone says whether somebody has a file open; elsewhere none is kept."""
 
 
 class Spares:
-    """The files in `folder`, a bin beside those in use. Used by any thread."""
+    """The files in `folder`, a bin beside those in use, made where it does not exist. Used by any thread."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        with disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._numbers = folder, itertools.count()
         self._lock = threading.Lock()
         self._ready: list[tuple[int, Path]] = []
 
@@ -43,6 +47,21 @@ class Spares:
             sync_folder(self._folder)
         with self._lock:
             self._ready = kept
+
+    def discard(self, path: Path) -> None:
+        """A file is no longer there under its name; `empty` says what becomes of it."""
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, self._folder / f"{os.getpid()}-{id(self):x}-{next(self._numbers)}")
+
+    @contextlib.contextmanager
+    def making_room(self) -> Iterator[None]:
+        """What is spare is in nobody's way: where the disk refuses, it goes, for whoever tries again."""
+        try:
+            yield
+        except DiskRefused:
+            with contextlib.suppress(OSError):
+                self.empty()
+            raise
 
     def take(self, size_bytes: int, name: Path, tail: bytes = b"") -> bool:
         """Append a tail to a file of that size, which holds anything, and only then give it another name; false where

@@ -11,15 +11,14 @@ from zowarmup.common.work import Work
 from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.decide import another_round, work_for
-from zowarmup.server.incoming import Incoming
 from zowarmup.server.outgoing import Framed, Outgoing
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.service import limits
 from zowarmup.server.service.admission import Admission, Context
 from zowarmup.server.service.downloads import Downloads, taken
-from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.state import Client
 from zowarmup.server.traffic import Line, Traffic
+from zowarmup.server.upload_store import Upload, UploadStore
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -41,7 +40,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
         blobs: Blobs,
         traffic: Traffic,
         admission: Admission,
-        uploads: Uploads,
+        uploads: UploadStore,
         allowances: limits.Allowances,
     ) -> None:
         self._coordinator, self._blobs, self._traffic, self._admission = coordinator, blobs, traffic, admission
@@ -88,12 +87,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
             if request.round != work.round:
                 raise another_round(self._coordinator.state, request.round)
             async with self._uploads.only(name):
-                upload = self._uploads.hold(name, digest, size)
-                have = size if self._blobs.has_upload(upload) else self._blobs.spooled(upload, size)
-                if have == size and not self._blobs.has_upload(upload):
-                    # All of it came, and the call broke before it was adopted.
-                    async with self._uploads.incoming(upload, digest, size, have) as incoming:
-                        await incoming.finish()
+                have = await self._uploads.received(name, digest, size)
             answer = wire.GetUploadResponse(offset_bytes=have)
             line.down("control", answer.ByteSize())
         return answer
@@ -104,27 +98,11 @@ class BulkCalls(services.CoordinatorServiceServicer):
         async with self._admission.refusing(context), contextlib.AsyncExitStack() as stack:
             name, _, line = self._caller(context)
             await stack.enter_async_context(self._uploads.only(name))
-            first: wire.UploadDeltaRequest | limits.Chunk | limits.TooLong | None = await anext(aiter(requests), None)
-            if isinstance(first, limits.TooLong):
-                raise first.rejected()
-            if not isinstance(first, wire.UploadDeltaRequest) or not first.HasField("header"):
-                raise Rejected("invalid", "the first message of an upload must hold a header")
-            header, work, size = first.header, self._work(name), self._delta_bytes(name)
-            digest = header.digest.hex()
-            if header.round != work.round:
-                raise another_round(self._coordinator.state, header.round)
-            if len(header.digest) != 16 or header.size_bytes != size:
-                raise Rejected(
-                    "malformed", f"a delta of {name} has {size} bytes and a digest of 16, not {header.size_bytes} bytes"
-                )
-            upload = self._uploads.hold(name, digest, size)
-            have = self._blobs.spooled(upload, size)
-            if header.offset_bytes != have:
-                raise Rejected(
-                    "offset", f"{have} bytes of this delta are here: go on from there, not {header.offset_bytes}"
-                )
-            incoming = await stack.enter_async_context(self._uploads.incoming(upload, digest, size, have))
-            message: wire.UploadDeltaRequest | limits.Chunk | limits.TooLong | None = first
+            message: wire.UploadDeltaRequest | limits.Chunk | limits.TooLong | None
+            message = first = await anext(aiter(requests), None)
+            header, work = self._header(name, first)
+            size, have = header.size_bytes, header.offset_bytes
+            upload = await stack.enter_async_context(self._uploads.receive(name, header.digest.hex(), size, have))
             while message is not None:
                 if isinstance(message, limits.TooLong):
                     raise message.rejected()
@@ -137,12 +115,12 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 if len(chunk) < SMALLEST_CHUNK_BYTES and have + len(chunk) < size and message is not first:
                     self._allowances.spend(name)
                 if chunk:
-                    await self._take(name, incoming, chunk)
+                    await self._take(name, upload, chunk)
                     have += len(chunk)
                 message = await anext(aiter(requests), None)
             if self._work(name).round != work.round:
                 raise Rejected("late", f"round {work.round}, which the upload is for, is over")
-            await (incoming.finish() if have == size else incoming.settle())
+            await (upload.finish() if have == size else upload.settle())
             answer = wire.UploadDeltaResponse(stored_bytes=have)
             line.down("control", answer.ByteSize())
         return answer
@@ -165,9 +143,26 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 line.down(kind, len(message))
                 await taken(context, message)
 
-    async def _take(self, client: str, incoming: Incoming, chunk: bytes | memoryview) -> None:
+    def _header(
+        self, client: str, first: wire.UploadDeltaRequest | limits.Chunk | limits.TooLong | None
+    ) -> tuple[wire.DeltaHeader, Work]:
+        """Of the upload that begins with that message, and the work that it is for. Raises Rejected."""
+        if isinstance(first, limits.TooLong):
+            raise first.rejected()
+        if not isinstance(first, wire.UploadDeltaRequest) or not first.HasField("header"):
+            raise Rejected("invalid", "the first message of an upload must hold a header")
+        header, work, size = first.header, self._work(client), self._delta_bytes(client)
+        if header.round != work.round:
+            raise another_round(self._coordinator.state, header.round)
+        if len(header.digest) != 16 or header.size_bytes != size:
+            raise Rejected(
+                "malformed", f"a delta of {client} has {size} bytes and a digest of 16, not {header.size_bytes} bytes"
+            )
+        return header, work
+
+    async def _take(self, client: str, upload: Upload, chunk: bytes | memoryview) -> None:
         try:
-            await incoming.add(chunk)
+            await upload.add(chunk)
         except DiskRefused as error:
             self._coordinator.trouble.tell("uploads", f"the upload of {client}: {error}")
             raise

@@ -27,9 +27,9 @@ from zowarmup.server.service.bulk import BulkCalls
 from zowarmup.server.service.limits import Allowances, TooLong
 from zowarmup.server.service.links import Link, Switchboard, framed
 from zowarmup.server.service.strangers import Strangers
-from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.state import State
 from zowarmup.server.traffic import Line, Traffic
+from zowarmup.server.upload_store import UploadStore
 from zowarmup.v1 import coordinator_pb2 as wire
 
 RETRY_S = 1.0
@@ -48,7 +48,7 @@ class CoordinatorService(BulkCalls):
         switchboard: Switchboard,
         traffic: Traffic,
         admission: Admission,
-        uploads: Uploads,
+        uploads: UploadStore,
         allowances: Allowances,
         strangers: Strangers,
     ) -> None:

@@ -17,6 +17,8 @@ from zowarmup.server import events as ev
 from zowarmup.server.blobs import Blobs, Draft
 from zowarmup.server.event_log import EventLog
 from zowarmup.server.ledger import Ledger
+from zowarmup.server.spares import Spares
+from zowarmup.server.spool import UploadFiles
 
 
 class Crash(BaseException):
@@ -96,6 +98,7 @@ class CrashingBlobs(Blobs):
     def __init__(self, root: Path, fuse: Fuse) -> None:
         super().__init__(root)
         self._fuse = fuse
+        self.spares = CrashingSpares(root / "bin", fuse)
 
     def put(self, data: memoryview | bytes) -> str:
         torn = self._spool / ".put-torn"
@@ -127,16 +130,43 @@ class CrashingBlobs(Blobs):
         self._fuse.point("keep: renamed, not yet named by an event")
         return sha256
 
-    def lay_over(self, name: str, size_bytes: int) -> None:
+    def delete(self, sha256: str) -> None:
         with self._fuse.still:
-            super().lay_over(name, size_bytes)
+            super().delete(sha256)
+        self._fuse.point("remove: after")
+
+    def sweep(self, named: Collection[str]) -> int:
+        with self._fuse.still:
+            swept = super().sweep(named)
+        self._fuse.point("sweep: after")
+        return swept
+
+
+class CrashingSpares(Spares):
+    def __init__(self, folder: Path, fuse: Fuse) -> None:
+        super().__init__(folder)
+        self._fuse = fuse
+
+    def empty(self, keep: int = 0, size_bytes: int = 0) -> None:
+        with self._fuse.still:
+            super().empty(keep, size_bytes)
+
+
+class CrashingUploads(UploadFiles):
+    def __init__(self, root: Path, spares: Spares, fuse: Fuse) -> None:
+        super().__init__(root, spares)
+        self._fuse = fuse
+
+    def begin(self, name: str, size_bytes: int) -> None:
+        with self._fuse.still:
+            super().begin(name, size_bytes)
         self._fuse.point("lay over: after")
 
-    def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
+    def write(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
         first = chunks[0]
-        self._fuse.point("spool: torn", lambda: Blobs.spool(self, name, offset, first[: len(first) // 2]))
+        self._fuse.point("spool: torn", lambda: UploadFiles.write(self, name, offset, first[: len(first) // 2]))
         with self._fuse.still:
-            super().spool(name, offset, *chunks)
+            super().write(name, offset, *chunks)
         self._fuse.point("spool: after")
 
     def finish(self, name: str, digest: str, found: str = "") -> bool:
@@ -145,34 +175,25 @@ class CrashingBlobs(Blobs):
         self._fuse.point("finish: renamed, not yet named by an event")
         return made
 
-    def spooled(self, name: str, size_bytes: int) -> int:
+    def received(self, name: str, size_bytes: int) -> int:
         with self._fuse.still:
-            return super().spooled(name, size_bytes)
+            return super().received(name, size_bytes)
 
     def drop_part(self, name: str) -> None:
         with self._fuse.still:
             super().drop_part(name)
 
-    def drop_upload(self, name: str) -> None:
+    def drop(self, name: str) -> None:
         with self._fuse.still:
-            super().drop_upload(name)
+            super().drop(name)
 
-    def drop_uploads(self, named: Collection[str]) -> None:
+    def retain(self, named: Collection[str]) -> None:
         with self._fuse.still:
-            super().drop_uploads(named)
+            super().retain(named)
         self._fuse.point("drop: after")
 
-    def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
+    def sweep(self, named: Collection[str]) -> int:
         with self._fuse.still:
-            super().empty_bin(keep, size_bytes)
-
-    def remove(self, sha256: str) -> None:
-        with self._fuse.still:
-            super().remove(sha256)
-        self._fuse.point("remove: after")
-
-    def sweep(self, named: Collection[str], uploads: Collection[str], spooling: bool) -> int:
-        with self._fuse.still:
-            swept = super().sweep(named, uploads, spooling)
-        self._fuse.point("sweep: after")
+            swept = super().sweep(named)
+        self._fuse.point("sweep uploads: after")
         return swept

@@ -28,7 +28,7 @@ from zowarmup.common.work import Abstention, Computation, Contribution, Delta, P
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
 from zowarmup.server.archive import BLOBS, LEDGER, replay, restore
-from zowarmup.server.blobs import BlobError, Blobs, upload_name
+from zowarmup.server.blobs import BlobError, Blobs
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.decide import decide, work_for
 from zowarmup.server.effects import Effects
@@ -37,8 +37,9 @@ from zowarmup.server.event_log import EventLog
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger
 from zowarmup.server.rejection import Rejected
-from zowarmup.server.service.uploads import Uploads
+from zowarmup.server.spool import UploadFiles, upload_name
 from zowarmup.server.state import State
+from zowarmup.server.upload_store import UploadStore
 
 LAYOUT = Layout(
     tensors=(Tensor("body", (60, 20), 0), Tensor("head.weight", (4, 20), 1200), Tensor("head.bias", (4,), 1280)),
@@ -156,7 +157,7 @@ class Life:
     effects: Effects
     history: History
     folder: Path
-    uploads: Uploads
+    uploads: UploadStore
     replica: Replica
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _notices: "set[asyncio.Task[None]]" = field(default_factory=set)
@@ -169,14 +170,15 @@ class Life:
         folder: Path,
         kind: type[Coordinator] = Coordinator,
         evaluator: Callable[[], Evaluator] = NoEvaluator,
+        files: UploadFiles | None = None,
     ) -> "Life":
         """As `server.main` puts it together; `folder` is where the blobs are."""
         state, history, end = replay(ledger)
         assert state is not None
         replica = restore(state, history, blobs, state.version)
         coordinator = kind(ledger, state, end=end)
-        uploads = Uploads(blobs, 1 << 20, state)
-        effects = Effects(coordinator, blobs, replica, evaluator(), history, lambda: (), uploads.lengths)
+        uploads = UploadStore(files or UploadFiles(blobs.root, blobs.spares), 1 << 20, state)
+        effects = Effects(coordinator, blobs, uploads, replica, evaluator(), history, lambda: ())
         server = cls(ledger, blobs, coordinator, effects, history, folder, uploads, replica)
         coordinator.observe(lambda now, events, after: history.record(now, events))
         coordinator.observe(effects)
@@ -275,12 +277,13 @@ class Client:
 
     async def _upload(self, server: Life, delta: Delta, content: bytes) -> None:
         name = upload_name(self.name, delta.digest)
-        if not server.blobs.has_upload(name):
-            await asyncio.to_thread(server.blobs.lay_over, name, len(content))
-            have = server.blobs.spooled(name, len(content))
+        files = server.uploads.files
+        if not files.has(name):
+            await asyncio.to_thread(files.begin, name, len(content))
+            have = files.received(name, len(content))
             for start in range(have, len(content), CHUNK_BYTES):
-                await asyncio.to_thread(server.blobs.spool, name, start, content[start : start + CHUNK_BYTES])
-            await asyncio.to_thread(server.blobs.finish, name, delta.digest)
+                await asyncio.to_thread(files.write, name, start, content[start : start + CHUNK_BYTES])
+            await asyncio.to_thread(files.finish, name, delta.digest)
 
     def _make(self, server: Life, work: Work) -> tuple[Work, Contribution, bytes]:
         replica = self._follow(server)

@@ -15,7 +15,7 @@ from tests.faults.small import EXAMPLES, LAYOUT, Client, run_file
 from tests.fuzz.hostile import HONEST, PROGRESS, SECRETS, assault, coordinator, secret, tick
 from zowarmup.common.run import PROTOCOL
 from zowarmup.common.work import Tier
-from zowarmup.server.blobs import upload_name
+from zowarmup.server.spool import upload_name
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -97,7 +97,7 @@ def test_a_delta_that_no_model_survives_is_refused_before_it_counts(tmp_path: Pa
             who = (("zowarmup-client", "high-1"), ("zowarmup-credential", SECRETS["high-1"]))
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stub.UploadDelta(iter(messages), metadata=who)
-            held = life.blobs.has_upload(upload_name("high-1", header.digest.hex()))
+            held = life.uploads.files.has(upload_name("high-1", header.digest.hex()))
             return refused.value.details() or "", dict(refusals.counts()), held
 
     details, reasons, held = asyncio.run(upload())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.crash import Crash, CrashingBlobs, CrashingLog, Fuse
+from tests.faults.crash import Crash, CrashingBlobs, CrashingLog, CrashingUploads, Fuse
 from tests.faults.logs import Logs, SqliteLogs
 from tests.faults.small import (
     PAIR,
@@ -69,7 +69,9 @@ def outcome(
     async def one_life() -> tuple[str, int]:
         ledger = CrashingLog(logs.open(data_dir), fuse)
         try:
-            server = Life.start(ledger, CrashingBlobs(data_dir / BLOBS, fuse), data_dir / BLOBS, kind, evaluator)
+            blobs = CrashingBlobs(data_dir / BLOBS, fuse)
+            files = CrashingUploads(blobs.root, blobs.spares, fuse)
+            server = Life.start(ledger, blobs, data_dir / BLOBS, kind, evaluator, files)
             await asyncio.wait_for(live(server, clients), 60)
             return server.coordinator.state.digest, server.coordinator.state.version
         finally:

@@ -22,7 +22,8 @@ from zowarmup.server.blobs import Blobs, DiskRefused, Draft
 from zowarmup.server.fsck import check
 from zowarmup.server.ledger import Ledger
 from zowarmup.server.repair import repair
-from zowarmup.server.spares import LEASES
+from zowarmup.server.spares import LEASES, Spares
+from zowarmup.server.spool import UploadFiles
 
 __all__ = ["folder"]  # the fixture
 pytestmark = pytest.mark.event_logs("sqlite")
@@ -133,13 +134,14 @@ def test_files_are_kept_to_be_written_over_while_deltas_come_and_no_longer(folde
     written_over: list[bool] = []
     kept: list[int] = []
 
-    class Watched(Blobs):
-        def lay_over(self, name: str, size_bytes: int) -> None:
-            super().lay_over(name, size_bytes)
-            written_over.append((self._root / "spool" / f"{name}.over").exists())
+    class Watched(UploadFiles):
+        def begin(self, name: str, size_bytes: int) -> None:
+            super().begin(name, size_bytes)
+            written_over.append((data_dir / BLOBS / "spool" / f"{name}.over").exists())
 
-        def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
-            super().empty_bin(keep, size_bytes)
+    class Counted(Spares):
+        def empty(self, keep: int = 0, size_bytes: int = 0) -> None:
+            super().empty(keep, size_bytes)
             kept.append(keep)
 
     class Patient(Client):
@@ -151,7 +153,9 @@ def test_files_are_kept_to_be_written_over_while_deltas_come_and_no_longer(folde
 
     async def whole() -> None:
         ledger = event_log.open(data_dir)
-        server = Life.start(ledger, Watched(data_dir / BLOBS), data_dir / BLOBS)
+        blobs = Blobs(data_dir / BLOBS)
+        blobs.spares = Counted(blobs.root / "bin")
+        server = Life.start(ledger, blobs, blobs.root, files=Watched(blobs.root, blobs.spares))
         await live(server, [Patient(name, tier) for name, tier in PAIR.items()])
         ledger.close()
 

@@ -17,6 +17,7 @@ from zowarmup.server.archive import BLOBS
 from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.coordinator import Unavailable
 from zowarmup.server.housekeeping import Housekeeping
+from zowarmup.server.spares import Spares
 
 pytestmark = pytest.mark.event_logs("sqlite")
 ERRORS = [errno.EMFILE, errno.ENFILE, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOSPC]
@@ -33,30 +34,38 @@ class Patient(Client):
                 await asyncio.sleep(0.02)
 
 
-class Refusing(Blobs):
-    """Removes nothing while there is an `error`."""
+class Refusal:
+    """Nothing is removed while there is an `error`."""
 
     error: int = 0
 
-    def _check(self) -> None:
+    def check(self) -> None:
         if self.error:
             raise OSError(self.error, os.strerror(self.error))
 
-    def drop_uploads(self, named: Collection[str]) -> None:
-        self._check()
-        super().drop_uploads(named)
 
-    def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
-        self._check()
-        super().empty_bin(keep, size_bytes)
+class RefusingSpares(Spares):
+    def __init__(self, folder: Path, refusal: Refusal) -> None:
+        super().__init__(folder)
+        self._refusal = refusal
 
-    def remove(self, sha256: str) -> None:
-        self._check()
-        super().remove(sha256)
+    def empty(self, keep: int = 0, size_bytes: int = 0) -> None:
+        self._refusal.check()
+        super().empty(keep, size_bytes)
 
-    def sweep(self, named: Collection[str], uploads: Collection[str], spooling: bool) -> int:
-        self._check()
-        return super().sweep(named, uploads, spooling)
+    def discard(self, path: Path) -> None:
+        self._refusal.check()
+        super().discard(path)
+
+
+class RefusingBlobs(Blobs):
+    def __init__(self, root: Path, refusal: Refusal) -> None:
+        super().__init__(root)
+        self._refusal, self.spares = refusal, RefusingSpares(root / "bin", refusal)
+
+    def sweep(self, named: Collection[str]) -> int:
+        self._refusal.check()
+        return super().sweep(named)
 
 
 @pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
@@ -64,8 +73,9 @@ def test_a_run_goes_on_and_tidies_up_later_where_nothing_can_be_removed(
     tmp_path: Path, event_log: Logs, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     create(tmp_path, run_file(PAIR), event_log)
-    blobs = Refusing(tmp_path / BLOBS)
-    blobs.error = number
+    refusal = Refusal()
+    refusal.error = number
+    blobs = RefusingBlobs(tmp_path / BLOBS, refusal)
     caplog.set_level(logging.WARNING)
 
     async def scenario() -> str:
@@ -76,7 +86,7 @@ def test_a_run_goes_on_and_tidies_up_later_where_nothing_can_be_removed(
         await asyncio.wait({running, reached}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
         assert not running.done(), running.exception()
         assert life.coordinator.state.version >= 9, "refused or not, the run goes on"
-        blobs.error = 0
+        refusal.error = 0
         await asyncio.wait_for(running, 60)  # which waits for the folder to be tidy
         ledger.close()
         return life.coordinator.state.digest

@@ -17,13 +17,15 @@ from zowarmup.common.run import Evaluation, Guard, Model, RunFile
 from zowarmup.common.work import Contribution, Delta, Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs, upload_name
+from zowarmup.server.blobs import Blobs
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.effects import Effects
 from zowarmup.server.evaluation import Measured
 from zowarmup.server.evolve import evolve
 from zowarmup.server.history import History
 from zowarmup.server.ledger import Ledger
+from zowarmup.server.spool import UploadFiles, upload_name
+from zowarmup.server.upload_store import UploadStore
 
 LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (Block("all", 0, 4),))
 
@@ -57,8 +59,9 @@ async def _after_one_round(
     blobs, ledger = Blobs(tmp_path / "blobs"), Ledger(tmp_path / "ledger")
     digest = xxhash.xxh3_128_hexdigest(content)
     upload = upload_name("pi", digest)
-    blobs.spool(upload, 0, content)
-    blobs.finish(upload, digest)
+    files = UploadFiles(blobs.root, blobs.spares)
+    files.write(upload, 0, content)
+    files.finish(upload, digest)
     replica = Replica(LAYOUT, Grid(20), np.array([0.5, -0.25, largest, 0.0], np.float32), 0)
     created = ev.RunCreated(
         "run",
@@ -69,7 +72,9 @@ async def _after_one_round(
     ledger.append([created], 0.0, 0)
     coordinator = Coordinator(ledger, evolve(None, created), clock=lambda: 5.0, end=1)
     evaluator: Any = NoEvaluator()
-    effects = Effects(coordinator, blobs, replica, evaluator, History(), lambda: ())
+    effects = Effects(
+        coordinator, blobs, UploadStore(files, 1 << 20, coordinator.state), replica, evaluator, History(), lambda: ()
+    )
     seen: list[ev.Event] = []
     coordinator.observe(effects)
     coordinator.observe(lambda now, events, state: seen.extend(events))

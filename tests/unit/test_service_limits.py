@@ -21,7 +21,7 @@ from zowarmup.common.steps import Step
 from zowarmup.common.work import Scalars, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs, upload_name
+from zowarmup.server.blobs import Blobs
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.credentials import hash_secret
 from zowarmup.server.decide import decide
@@ -35,8 +35,9 @@ from zowarmup.server.service.limits import LONGEST_BYTES, SMALL_BYTES, Allowance
 from zowarmup.server.service.links import Switchboard
 from zowarmup.server.service.participate import CoordinatorService
 from zowarmup.server.service.strangers import OPEN_AT_ONCE, OPEN_PER_S, Strangers
-from zowarmup.server.service.uploads import Uploads
+from zowarmup.server.spool import UploadFiles, upload_name
 from zowarmup.server.traffic import Traffic
+from zowarmup.server.upload_store import UploadStore
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -103,7 +104,8 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
         history.record(0.0, created.events)
         state = created.state
         coordinator, refusals, allowances = Coordinator(ledger, state), Refusals(), Allowances(rate)
-        uploads, switchboard = Uploads(blobs, quota, state), Switchboard(history, allowances)
+        uploads = UploadStore(UploadFiles(blobs.root, blobs.spares), quota, state)
+        switchboard = Switchboard(history, allowances)
         coordinator.observe(lambda now, events, after: history.record(now, events))
         coordinator.observe(switchboard)
         coordinator.observe(uploads)

@@ -23,13 +23,14 @@ from zowarmup.common.work import Delta, Phase, Tier
 from zowarmup.server import commands as cmd
 from zowarmup.server import disk
 from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs, DiskRefused, upload_name
+from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.decide import decide
 from zowarmup.server.evolve import fold
-from zowarmup.server.incoming import Incoming, Quay
 from zowarmup.server.rejection import Rejected
-from zowarmup.server.service.uploads import Uploads
+from zowarmup.server.spares import Spares
+from zowarmup.server.spool import UploadFiles, upload_name
 from zowarmup.server.state import State
+from zowarmup.server.upload_store import Upload, UploadStore
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -49,37 +50,44 @@ def file_of(client: str, data: bytes) -> str:
     return upload_name(client, digest(data))
 
 
-@pytest.fixture
-def state() -> State:
+def state_of_a_run() -> State:
     program = ev.Program("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1)
     return decide(
         None, cmd.CreateRun("run", run_file(PAIR), program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 0.0
     ).state
 
 
-async def upload(uploads: Uploads, client: str, data: bytes) -> str:
-    async with uploads.only(client):
-        name = uploads.hold(client, digest(data), len(data))
-        async with uploads.incoming(name, digest(data), len(data), 0) as incoming:
-            await incoming.add(data)
-            await incoming.finish()
-    return name
+@pytest.fixture
+def state() -> State:
+    return state_of_a_run()
 
 
-def on(tmp_path: Path, state: State, script: Callable[[Blobs, Uploads], Awaitable[None]]) -> None:
+async def upload(uploads: UploadStore, client: str, data: bytes) -> str:
+    async with uploads.only(client), uploads.receive(client, digest(data), len(data), 0) as incoming:
+        await incoming.add(data)
+        await incoming.finish()
+    return file_of(client, data)
+
+
+def opened(root: Path, state: State, kind: type[UploadFiles] = UploadFiles) -> UploadStore:
+    return UploadStore(kind(root, Spares(root / "bin")), QUOTA, state)
+
+
+def on(tmp_path: Path, state: State, script: Callable[[UploadFiles, UploadStore], Awaitable[None]]) -> None:
     async def run() -> None:
-        blobs = Blobs(tmp_path / "blobs")
+        uploads = opened(tmp_path / "blobs", state)
+        assert isinstance(uploads.files, UploadFiles)
         async with asyncio.timeout(20):
-            await script(blobs, Uploads(blobs, QUOTA, state))
+            await script(uploads.files, uploads)
 
     asyncio.run(run())
 
 
 def test_a_client_names_what_it_has_uploaded_and_nothing_else(tmp_path: Path, state: State) -> None:
-    async def script(blobs: Blobs, uploads: Uploads) -> None:
+    async def script(files: UploadFiles, uploads: UploadStore) -> None:
         data = vector(1)
         await upload(uploads, "a", data)
-        uploads.hold("b", digest(data), len(data))  # as GetUpload does
+        uploads._hold("b", digest(data), len(data))  # as GetUpload does
         with (
             pytest.raises(Rejected, match="b has not uploaded the delta it names"),
             uploads.naming("b", digest(data)),
@@ -87,10 +95,10 @@ def test_a_client_names_what_it_has_uploaded_and_nothing_else(tmp_path: Path, st
             pass
         await upload(uploads, "b", data)
         with uploads.naming("b", digest(data)):
-            uploads.hold("a", digest(b"another"), len(data))
-        assert not blobs.has_upload(file_of("a", data))
-        assert blobs.has_upload(file_of("b", data)), "each has its own"
-        assert uploads.lengths.keys() == {file_of("b", data)}
+            uploads._hold("a", digest(b"another"), len(data))
+        assert not files.has(file_of("a", data))
+        assert files.has(file_of("b", data)), "each has its own"
+        assert uploads.norm(file_of("a", data)) is None and uploads.norm(file_of("b", data))
 
     on(tmp_path, state, script)
 
@@ -100,11 +108,11 @@ def test_an_upload_may_be_named_only_once_it_is_on_the_disk(
 ) -> None:
     """Its file has its name before the folder is synced, and loses it again where that fails."""
 
-    async def script(blobs: Blobs, uploads: Uploads) -> None:
+    async def script(files: UploadFiles, uploads: UploadStore) -> None:
         data, seen = vector(1), []
 
         def sync_folder(folder: Path) -> None:
-            assert blobs.has_upload(file_of("a", data))
+            assert files.has(file_of("a", data))
             try:
                 with uploads.naming("a", digest(data)):
                     seen.append("named")
@@ -143,39 +151,39 @@ def test_a_digest_has_sixteen_bytes(tmp_path: Path, length: int) -> None:
 
 
 def test_what_a_contribution_names_stays_from_the_moment_it_is_looked_at(tmp_path: Path, state: State) -> None:
-    async def script(blobs: Blobs, uploads: Uploads) -> None:
+    async def script(files: UploadFiles, uploads: UploadStore) -> None:
         data = vector(1)
         name = await upload(uploads, "a", data)
         with uploads.naming("a", digest(data)):
-            uploads.hold("a", digest(b"another"), len(data))
+            uploads._hold("a", digest(b"another"), len(data))
             uploads(0.0, [ev.Committed(1, 1, "d" * 32, (), None, ())], state)
-            assert blobs.has_upload(name), "on its way into the state"
+            assert files.has(name), "on its way into the state"
         assert not uploads._being_named, "nothing is remembered of what has arrived"
         given = Delta(1, digest(data), EXAMPLES, 0.5)
         uploads(0.0, [ev.Contributed("a", given, 1.0)], state)
-        uploads.hold("a", digest(b"a third"), len(data))
-        assert blobs.has_upload(name), "in the state"
+        uploads._hold("a", digest(b"a third"), len(data))
+        assert files.has(name), "in the state"
         uploads(0.0, [ev.RoundAbandoned(1, "test")], state)
-        assert not blobs.has_upload(name)
-        assert uploads.lengths == {}
+        assert not files.has(name)
+        assert uploads.norm(name) is None
 
     on(tmp_path, state, script)
 
 
 def test_after_a_restart_what_the_ledger_names_stays(tmp_path: Path, state: State) -> None:
-    async def script(blobs: Blobs, _: Uploads) -> None:
+    async def script(files: UploadFiles, _: UploadStore) -> None:
         data = vector(1)
         name = file_of("a", data)
-        blobs.spool(name, 0, data)
-        blobs.finish(name, digest(data))
+        files.write(name, 0, data)
+        files.finish(name, digest(data))
         opened = ev.RoundOpened(1, Phase.WARM_UP, 0, ("a",), (1,), (EXAMPLES,), 9e9, "", 1, 0.0)
         enrolled = decide(state, cmd.Enrol("a", Tier.HIGH, EXAMPLES, "5" * 64), 0.0).state
         later = fold(enrolled, (opened, ev.Contributed("a", Delta(1, digest(data), EXAMPLES, 0.5), 1.0)))
         assert later is not None
-        again = Uploads(blobs, QUOTA, later)
+        again = UploadStore(files, QUOTA, later)
         for other in (digest(data), digest(b"another")):
-            again.hold("a", other, len(data))
-        assert blobs.has_upload(name)
+            again._hold("a", other, len(data))
+        assert files.has(name)
 
     on(tmp_path, state, script)
 
@@ -183,10 +191,10 @@ def test_after_a_restart_what_the_ledger_names_stays(tmp_path: Path, state: Stat
 def test_after_a_restart_a_client_may_name_what_it_had_uploaded(tmp_path: Path, state: State) -> None:
     """Its stream may be back before it knows that the coordinator was gone."""
 
-    async def script(blobs: Blobs, uploads: Uploads) -> None:
+    async def script(files: UploadFiles, uploads: UploadStore) -> None:
         data = vector(1)
         await upload(uploads, "a", data)
-        again = Uploads(blobs, QUOTA, state)
+        again = UploadStore(files, QUOTA, state)
         with pytest.raises(Rejected), again.naming("b", digest(data)):
             pass
         with again.naming("a", digest(data)):
@@ -203,29 +211,27 @@ def test_a_superseded_call_has_written_its_last_before_the_next_begins(tmp_path:
     wrong, right = vector(7)[: 1 << 19], vector(4)
     late, begun = threading.Event(), threading.Event()
 
-    class Slow(Blobs):
-        def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
+    class Slow(UploadFiles):
+        def write(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
             if bytes(chunks[0][:4]) == wrong[:4]:
                 begun.set()
                 late.wait(10)
-            super().spool(name, offset, *chunks)
+            super().write(name, offset, *chunks)
 
     async def run() -> None:
-        blobs = Slow(tmp_path)
-        uploads = Uploads(blobs, QUOTA, state)
+        uploads = opened(tmp_path, state, Slow)
+        files = uploads.files
+        assert isinstance(files, Slow)
 
         async def first() -> None:
-            async with uploads.only("a"):
-                name = uploads.hold("a", digest(right), len(right))
-                async with uploads.incoming(name, digest(right), len(right), 0) as incoming:
-                    await incoming.add(wrong)
-                    await incoming.settle()
+            async with uploads.only("a"), uploads.receive("a", digest(right), len(right), 0) as incoming:
+                await incoming.add(wrong)
+                await incoming.settle()
 
         async def second() -> int:
             async with uploads.only("a"):
-                name = uploads.hold("a", digest(right), len(right))
-                have = blobs.spooled(name, len(right))
-                async with uploads.incoming(name, digest(right), len(right), have) as incoming:
+                have = files.received(file_of("a", right), len(right))
+                async with uploads.receive("a", digest(right), len(right), have) as incoming:
                     await incoming.add(right[have:])
                     await incoming.finish()
             return have
@@ -244,9 +250,9 @@ def test_a_superseded_call_has_written_its_last_before_the_next_begins(tmp_path:
                 await superseded
         with pytest.raises(Rejected, match="the upload's digest is"):
             await newer  # it went on from the wrong bytes, and says so
-        assert not blobs.has_upload(file_of("a", right))
+        assert not files.has(file_of("a", right))
         assert await second() == 0
-        assert blobs.upload(file_of("a", right)).read_bytes() == right
+        assert files.path(file_of("a", right)).read_bytes() == right
 
     asyncio.run(asyncio.wait_for(run(), 20))
 
@@ -254,62 +260,61 @@ def test_a_superseded_call_has_written_its_last_before_the_next_begins(tmp_path:
 def test_two_calls_that_finish_the_same_upload_finish_it_once(tmp_path: Path, state: State) -> None:
     data = vector(3)
 
-    async def script(blobs: Blobs, uploads: Uploads) -> None:
+    async def script(files: UploadFiles, uploads: UploadStore) -> None:
         old = vector(9)
-        blobs.spool("old", 0, old)
-        blobs.finish("old", digest(old))
-        blobs.drop_upload("old")
-        blobs.empty_bin(1, len(data))  # a spare to lie over, with a mark
-        async with uploads.only("a"):
-            name = uploads.hold("a", digest(data), len(data))
-            async with uploads.incoming(name, digest(data), len(data), 0) as incoming:
-                await incoming.add(data)
+        files.write("old", 0, old)
+        files.finish("old", digest(old))
+        files.drop("old")
+        files._spares.empty(1, len(data))  # a spare to lie over, with a mark
+        name = file_of("a", data)
+        async with uploads.only("a"), uploads.receive("a", digest(data), len(data), 0) as incoming:
+            await incoming.add(data)
 
         async def ask() -> None:
             async with uploads.only("a"):
-                if not blobs.has_upload(name):
-                    have = blobs.spooled(name, len(data))
-                    async with uploads.incoming(name, digest(data), len(data), have) as incoming:
-                        await incoming.finish()
+                assert await uploads.received("a", digest(data), len(data)) == len(data)
 
         asked = await asyncio.gather(ask(), ask(), ask(), return_exceptions=True)
         assert [type(answer) for answer in asked] == [Rejected, Rejected, type(None)]
-        assert blobs.upload(name).read_bytes() == data
+        assert files.path(name).read_bytes() == data
 
     on(tmp_path, state, script)
 
 
 @pytest.mark.parametrize("before_the_last", [True, False])
-def test_what_is_dropped_underneath_an_upload_leaves_no_hole(tmp_path: Path, before_the_last: bool) -> None:
+def test_what_is_dropped_underneath_an_upload_leaves_no_hole(
+    tmp_path: Path, state: State, before_the_last: bool
+) -> None:
     data = vector(2)
 
-    async def interrupted(blobs: Blobs) -> None:
-        async with Incoming(Quay(blobs), "a.part", digest(data), len(data), 0) as incoming:
+    async def interrupted(uploads: UploadStore) -> None:
+        async with Upload(uploads, "a.part", digest(data), len(data), 0) as incoming:
             await incoming.add(data[: SIZE * 2])
             await incoming.settle()
             if not before_the_last:
                 await incoming.add(data[SIZE * 2 :])
                 await incoming.settle()
-            blobs.drop_uploads(set())
+            uploads.files.retain(set())
             if before_the_last:
                 await incoming.add(data[SIZE * 2 :])
             await incoming.finish()
 
     async def run() -> None:
-        blobs = Blobs(tmp_path)
+        uploads = opened(tmp_path, state)
+        files = uploads.files
         with pytest.raises(Rejected, match="dropped") as refused:
-            await interrupted(blobs)
+            await interrupted(uploads)
         assert refused.value.reason == ("offset" if before_the_last else "damaged")
-        assert not blobs.has_upload("a.part")
-        assert blobs.spooled("a.part", len(data)) == 0
+        assert not files.has("a.part")
+        assert files.received("a.part", len(data)) == 0
 
     asyncio.run(asyncio.wait_for(run(), 20))
 
 
 def test_a_sync_that_was_refused_is_not_made_good_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the system could not write it may call clean."""
-    blobs, data = Blobs(tmp_path), vector(5)
-    blobs.spool("a", 0, data)
+    files, data = UploadFiles(tmp_path, Spares(tmp_path / "bin")), vector(5)
+    files.write("a", 0, data)
 
     def refuse(descriptor: int) -> None:
         raise OSError(5, "Input/output error")
@@ -317,8 +322,8 @@ def test_a_sync_that_was_refused_is_not_made_good_by_the_next(tmp_path: Path, mo
     with monkeypatch.context() as broken:
         broken.setattr(os, "fsync", refuse)
         with pytest.raises(DiskRefused):
-            blobs.finish("a", digest(data))
-    assert blobs.spooled("a", len(data)) == 0 and not blobs.has_upload("a")
+            files.finish("a", digest(data))
+    assert files.received("a", len(data)) == 0 and not files.has("a")
 
 
 def test_a_name_that_is_not_on_disk_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,11 +371,11 @@ def test_a_contribution_that_is_accepted_has_its_delta_whatever_is_uploaded_next
             await stream.write(wire.ParticipateRequest(delta_ready=ready))
             await next_one.write(wire.UploadDeltaRequest(header=header(other)))
             assert (await stream.read()).WhichOneof("message") == "accepted"
-            assert life.blobs.has_upload(file_of("high-1", first))
+            assert life.uploads.files.has(file_of("high-1", first))
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await next_one.done_writing()
                 await next_one
-            assert life.blobs.has_upload(file_of("high-1", first))
+            assert life.uploads.files.has(file_of("high-1", first))
             stream.cancel()
 
     asyncio.run(asyncio.wait_for(run(), 30))

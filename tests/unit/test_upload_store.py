@@ -9,62 +9,72 @@ import numpy as np
 import pytest
 import xxhash
 
+from tests.unit.test_uploads import state_of_a_run
 from zowarmup.common.methods.rough import TOLERANCE
 from zowarmup.common.methods.vector import length
-from zowarmup.server import incoming
-from zowarmup.server.blobs import Blobs, DiskRefused
-from zowarmup.server.incoming import Incoming, Quay
+from zowarmup.server import upload_store
+from zowarmup.server.disk import DiskRefused
 from zowarmup.server.rejection import Rejected
+from zowarmup.server.spares import Spares
+from zowarmup.server.spool import UploadFiles
+from zowarmup.server.upload_store import Upload, UploadStore
 
 VECTOR = np.random.default_rng(0).normal(size=200_000).astype("<f4")
 DATA = VECTOR.tobytes()
 DIGEST = xxhash.xxh3_128_hexdigest(DATA)
 
 
-def on(root: Path, script: Callable[[Quay], Awaitable[None]], blobs: type[Blobs] = Blobs) -> Quay:
-    async def run() -> Quay:
-        quay = Quay(blobs(root))
-        await asyncio.wait_for(script(quay), 20)
-        quay.threads.shutdown()
-        return quay
+def on(
+    root: Path, script: Callable[[UploadStore], Awaitable[None]], files: type[UploadFiles] = UploadFiles
+) -> UploadStore:
+    async def run() -> UploadStore:
+        store = UploadStore(files(root, Spares(root / "bin")), 1 << 30, state_of_a_run())
+        await asyncio.wait_for(script(store), 20)
+        store.threads.shutdown()
+        return store
 
     return asyncio.run(run())
 
 
-async def sent(quay: Quay, data: bytes, digest: str) -> None:
-    async with Incoming(quay, "pi.abc", digest, len(data), 0) as upload:
+def whole(store: UploadStore, name: str) -> bytes:
+    vector = store.vector(name)
+    return vector[0 : vector.shape[0]].tobytes()
+
+
+async def sent(store: UploadStore, data: bytes, digest: str) -> None:
+    async with Upload(store, "pi.abc", digest, len(data), 0) as upload:
         await upload.add(data)
         await upload.finish()
 
 
 @pytest.mark.parametrize("chunk", [len(DATA), 1 << 18, 99_999, 4097])
 def test_an_upload_comes_in_whole_however_it_is_cut(tmp_path: Path, chunk: int) -> None:
-    async def script(quay: Quay) -> None:
-        async with Incoming(quay, "pi.abc", DIGEST, len(DATA), 0) as upload:
+    async def script(store: UploadStore) -> None:
+        async with Upload(store, "pi.abc", DIGEST, len(DATA), 0) as upload:
             for start in range(0, len(DATA), chunk):
                 await upload.add(memoryview(DATA)[start : start + chunk])
             await upload.finish()
 
-    quay = on(tmp_path, script)
-    assert quay.blobs.upload("pi.abc").read_bytes() == DATA
-    assert quay.lengths == {"pi.abc": pytest.approx(length(VECTOR), rel=TOLERANCE)}
-    assert (quay.blobs.stored("pi.abc")[5:9] == VECTOR[5:9]).all()
+    store = on(tmp_path, script)
+    assert whole(store, "pi.abc") == DATA
+    assert store.norm("pi.abc") == pytest.approx(length(VECTOR), rel=TOLERANCE)
+    assert (store.files.vector("pi.abc")[5:9] == VECTOR[5:9]).all()
 
 
 def test_what_an_earlier_call_brought_counts(tmp_path: Path) -> None:
-    async def script(quay: Quay) -> None:
-        async with Incoming(quay, "pi.abc", DIGEST, len(DATA), 0) as upload:
+    async def script(store: UploadStore) -> None:
+        async with Upload(store, "pi.abc", DIGEST, len(DATA), 0) as upload:
             await upload.add(DATA[:333_331])
-        assert quay.blobs.spooled("pi.abc", len(DATA)) == 333_331, "on leaving, what was added is written"
-        async with Incoming(quay, "pi.abc", DIGEST, len(DATA), 333_331) as upload:
+        assert store.files.received("pi.abc", len(DATA)) == 333_331, "on leaving, what was added is written"
+        async with Upload(store, "pi.abc", DIGEST, len(DATA), 333_331) as upload:
             await upload.add(DATA[333_331:])
             await upload.settle()
-        async with Incoming(quay, "pi.abc", DIGEST, len(DATA), len(DATA)) as upload:
+        async with Upload(store, "pi.abc", DIGEST, len(DATA), len(DATA)) as upload:
             await upload.finish()
 
-    quay = on(tmp_path, script)
-    assert quay.blobs.upload("pi.abc").read_bytes() == DATA
-    assert quay.lengths == {"pi.abc": pytest.approx(length(VECTOR), rel=TOLERANCE)}
+    store = on(tmp_path, script)
+    assert whole(store, "pi.abc") == DATA
+    assert store.norm("pi.abc") == pytest.approx(length(VECTOR), rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 2.0**20, -(2.0**20)])
@@ -74,39 +84,39 @@ def test_values_that_no_training_makes_are_refused_and_dropped(tmp_path: Path, v
     data = bad.tobytes()
     digest = xxhash.xxh3_128_hexdigest(data)
 
-    async def script(quay: Quay) -> None:
+    async def script(store: UploadStore) -> None:
         with pytest.raises(Rejected, match="not finite or reach"):
-            await sent(quay, data, digest)
-        assert quay.blobs.spooled("pi.abc", len(data)) == 0
+            await sent(store, data, digest)
+        assert store.files.received("pi.abc", len(data)) == 0
 
-    assert on(tmp_path, script).lengths == {}
+    assert on(tmp_path, script).norm("pi.abc") is None
 
 
 def test_a_long_vector_of_moderate_values_is_taken(tmp_path: Path) -> None:
     data = (np.sign(VECTOR) * np.float32(2.0**20 - 1)).tobytes()
     digest = xxhash.xxh3_128_hexdigest(data)
 
-    async def script(quay: Quay) -> None:
-        await sent(quay, data, digest)
+    async def script(store: UploadStore) -> None:
+        await sent(store, data, digest)
 
-    assert on(tmp_path, script).blobs.upload("pi.abc").read_bytes() == data
+    assert whole(on(tmp_path, script), "pi.abc") == data
 
 
 def test_what_is_not_what_it_claimed_to_be_is_refused(tmp_path: Path) -> None:
-    async def script(quay: Quay) -> None:
+    async def script(store: UploadStore) -> None:
         with pytest.raises(Rejected, match="send it again"):
-            await sent(quay, DATA, "0" * 32)
+            await sent(store, DATA, "0" * 32)
 
-    assert on(tmp_path, script).lengths == {}
+    assert on(tmp_path, script).norm("pi.abc") is None
 
 
 def test_a_disk_that_refuses_is_heard_of_by_whoever_adds_next(tmp_path: Path) -> None:
-    class Full(Blobs):
-        def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
+    class Full(UploadFiles):
+        def write(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
             raise DiskRefused("no space")
 
-    async def script(quay: Quay) -> None:
-        async with Incoming(quay, "pi.abc", DIGEST, len(DATA), 0) as upload:
+    async def script(store: UploadStore) -> None:
+        async with Upload(store, "pi.abc", DIGEST, len(DATA), 0) as upload:
 
             async def add() -> None:
                 for start in range(0, len(DATA), 1000):
@@ -122,18 +132,18 @@ def test_a_disk_that_refuses_is_heard_of_by_whoever_adds_next(tmp_path: Path) ->
 
 
 def test_a_sender_waits_while_too_much_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incoming, "ROOM_BYTES", 10_000)
+    monkeypatch.setattr(upload_store, "ROOM_BYTES", 10_000)
     slow = threading.Event()
 
-    class Slow(Blobs):
-        def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
+    class Slow(UploadFiles):
+        def write(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
             slow.wait()
-            super().spool(name, offset, *chunks)
+            super().write(name, offset, *chunks)
 
-    async def script(quay: Quay) -> None:
+    async def script(store: UploadStore) -> None:
         async with (
-            Incoming(quay, "a", DIGEST, len(DATA), 0) as upload,
-            Incoming(quay, "b", DIGEST, len(DATA), 0) as other,
+            Upload(store, "a", DIGEST, len(DATA), 0) as upload,
+            Upload(store, "b", DIGEST, len(DATA), 0) as other,
         ):
             added = 0
 
@@ -152,6 +162,6 @@ def test_a_sender_waits_while_too_much_waits_for_the_disk(tmp_path: Path, monkey
             await upload.finish()
             await other.settle()
 
-    quay = on(tmp_path, script, Slow)
-    assert quay.blobs.upload("a").read_bytes() == DATA
-    assert quay.open == 0
+    store = on(tmp_path, script, Slow)
+    assert whole(store, "a") == DATA
+    assert store.receiving == 0
