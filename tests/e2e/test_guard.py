@@ -51,7 +51,7 @@ def test_a_run_whose_rate_is_too_high_goes_back_until_it_learns(fleet: Callable[
     started(made, RUN)
     made.until(lambda status: status.rollbacks >= 1, 60, "the first return")
     made.signal("low-2", signal.SIGKILL)
-    made.join("low-2", "digits:3/3,alpha=100", "low", "low-2-again")
+    made.join("low-2", "digits:3/3,alpha=100", "low", log="low-2-again")
 
     status = made.finished(len(NAMES))
     assert status.replicas.agree == tuple(NAMES)
