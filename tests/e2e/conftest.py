@@ -20,6 +20,9 @@ from zowarmup.cli.session import Session
 from zowarmup.common.run import RunFile
 from zowarmup.common.work import Phase
 
+# Rounds of a run that a test disturbs: however fast the machine is, it is not over before the test has done so.
+ENDLESS = 10**6
+
 
 @dataclass
 class Fleet:
@@ -95,6 +98,11 @@ class Fleet:
             return status.phase is Phase.FINISHED and done == members and evaluated
 
         return self.until(over, seconds, "the run to finish")
+
+    def end_run(self) -> None:
+        """What an operator does: the run is finished after the round in progress."""
+        done = self.run_once("zowarmup.cli.main", "stop", "--server", self.address, "--data-dir", str(self.data_dir))
+        assert done.returncode == 0, done.stderr
 
     def run_once(self, module: str, *arguments: str, seconds: float = 60.0) -> "subprocess.CompletedProcess[str]":
         """A process to its end."""

@@ -1,12 +1,12 @@
 """Uploads and streams over links that break."""
 
-import signal
 import time
 from collections.abc import Callable
 
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.e2e.conftest import ENDLESS
 from tests.faults.proxy import Link
 from tests.patience import PATIENCE
 from zowarmup.common.run import Evaluation, Model, RunFile
@@ -24,7 +24,7 @@ SMALL = RunFile(
     model=Model(name="mlp"),
     warmup=warmup_settings(rounds=1, clients_per_round=1, quorum=1.0),
     zeroth_order=zeroth_order_settings(
-        rounds=400, clients_per_round=2, minimum_clients=1, quorum=0.5, deadline_s=600.0
+        rounds=ENDLESS, clients_per_round=2, minimum_clients=1, quorum=0.5, deadline_s=600.0
     ),
     evaluation=Evaluation(data="digits:test", every=1000),
 )
@@ -73,4 +73,3 @@ def test_a_black_hole_is_noticed_within_30_s_at_both_ends_and_holds_up_nobody_el
         made.until(lambda status: status.version > gone.version, 20, "the others to go on")
         link.mend()
         made.until(lambda status: all(client.connected for client in status.clients), 60, "the client to come back")
-    made.signal("high-1", signal.SIGKILL)

@@ -23,7 +23,7 @@ data = "digits,alpha=0.5"
 clients = 3
 high_percent = [33]
 seeds = [0, 1]
-rounds = 42
+rounds = 142
 plots = ["rounds", "uplink", "compute", "high_percent"]
 [model]
 name = "mlp"
@@ -124,7 +124,7 @@ def test_a_grid_is_stopped_killed_gone_on_with_and_then_over(tmp_path: Path) -> 
         for row in (sliced, whole):
             outcome = json.loads((out / "cells" / f"{row['method']}-33-{seed}" / "outcome.json").read_text())["outcome"]
             assert outcome["began"] == row["checkpoint"], "it began with the bits that the warm-up ended with"
-            assert (outcome["rounds"], row["rounds"], row["pivot"]) == (40, "42", "2")
+            assert (outcome["rounds"], row["rounds"], row["pivot"]) == (140, "142", "2")
     assert len({row["checkpoint"] for row in found}) == 2
     assert {path.name for path in out.iterdir()} >= {"table.csv", "table_curves.csv", "table.md", "table.png"}
     assert not list(out.glob("cells/*/server")), "what is over keeps its results only"

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.algorithms import changed, warmup_settings, zeroth_order_settings
+from tests.e2e.conftest import ENDLESS, wait_until
 from zowarmup.common.run import Evaluation, Model, RunFile
 from zowarmup.common.work import Phase
 
@@ -25,7 +26,7 @@ RUN = RunFile(
     ),
     evaluation=Evaluation(data="digits:test", every=100),
 )
-SLOW = replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=40))
+LONG = replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=ENDLESS))
 # Everyone, since whoever has arrived when the first round opens decides who is drawn.
 BOTH = replace(RUN, warmup=changed(RUN.warmup, "heterofl", clients_per_round=CLIENTS))
 DATA = "digits,alpha=0.5"
@@ -67,7 +68,7 @@ def test_a_fleet_gives_the_bits_of_separate_processes(run: RunFile, fleet: Calla
 def test_a_fleet_leaves_comes_back_and_outlives_its_coordinator(fleet: Callable) -> None:  # type: ignore[type-arg]
     """Two processes of it; Ctrl-C, the same members again, on links that break, a coordinator killed in between."""
     members = fleet()
-    members.lead(SLOW)
+    members.lead(LONG)
     first = subprocess.Popen([sys.executable, "-m", "zowarmup.cli.main", *command(members, "--workers", "2")])
     try:
         members.until(lambda status: status.phase is Phase.ZEROTH_ORDER and status.round > 4, 60, "some rounds")
@@ -84,10 +85,12 @@ def test_a_fleet_leaves_comes_back_and_outlives_its_coordinator(fleet: Callable)
     members.until(lambda status: any(client.connected for client in status.clients), 60, "them to come back")
     members.signal("server", signal.SIGKILL)
     members.lead(name="server-2")
+    wait_until(lambda: "has dropped out of round" in members.logged("again"), 60, "a device to drop out")
+    members.until(lambda _: True, 60, "the coordinator to answer again")
+    members.end_run()
     status = members.finished(CLIENTS)
     assert sorted(client.name for client in status.clients) == [f"fleet-{n}" for n in range(1, CLIENTS + 1)]
     assert members.code("again", 20) == 0
-    assert "has dropped out of round" in members.logged("again")
 
 
 def test_work_that_fails_for_one_client_ends_neither_the_others_nor_the_process(fleet: Callable) -> None:  # type: ignore[type-arg]

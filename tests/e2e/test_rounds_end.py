@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.e2e.conftest import ENDLESS
 from tests.patience import PATIENCE
 from zowarmup.cli.run_status import payload
 from zowarmup.cli.session import Session
@@ -28,7 +29,7 @@ RUN = RunFile(
     model=Model(name="mlp"),
     warmup=warmup_settings(rounds=1, clients_per_round=1, quorum=1.0),
     zeroth_order=zeroth_order_settings(
-        rounds=100,
+        rounds=ENDLESS,
         clients_per_round=3,
         minimum_clients=2,
         quorum=0.6,
@@ -81,6 +82,8 @@ def test_no_round_waits_for_a_killed_client_where_quorum_is_met(fleet: Callable[
         after = status.version + 5
         made.until(lambda status, after=after: status.version >= after, 60, "five more versions")
         made.join("low-2", "digits:3/3", "low", log="low-2" + "-again" * (attempt + 1))
+        made.until(lambda status: all(client.connected for client in status.clients), 60, "it to come back")
+    made.end_run()
     made.finished(3)
     delays = waited(made, "the others are gone or abstain")
     print(
@@ -92,13 +95,14 @@ def test_no_round_waits_for_a_killed_client_where_quorum_is_met(fleet: Callable[
 
 def test_a_round_with_a_frozen_client_closes_at_its_deadline(fleet: Callable[[], Any]) -> None:
     made = fleet()
-    made.lead(replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=200)))
+    made.lead(RUN)
     join_all(made)
     made.until(lambda status: status.version >= 5, 60, "version 5")
     made.freeze("low-2")
     status = made.until(lambda _: True, 30, "where it is by then")
     made.until(lambda after: after.version >= status.version + 2, 30, "two more versions")
     made.thaw("low-2")
+    made.end_run()
     made.finished(3)
     delays = waited(made, "the deadline is over")
     print(f"{len(delays)} rounds closed at the deadline, the longest after {max(d for d, _ in delays):.3f} s")
@@ -152,7 +156,7 @@ def test_a_run_that_pauses_itself_says_so_and_can_be_resumed_after_a_restart(fle
 
 def test_fifty_missed_rounds_are_caught_up_by_steps_in_few_bytes(fleet: Callable[[], Any]) -> None:
     made = fleet()
-    made.lead(replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=70, snapshot_every=1000)))
+    made.lead(replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=180, snapshot_every=1000)))
     join_all(made)
     made.until(lambda status: status.version >= 6, 60, "version 6")
     made.signal("low-2", signal.SIGKILL)

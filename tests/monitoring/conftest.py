@@ -22,7 +22,7 @@ RUN = RunFile(
     model=Model(name="mlp"),
     warmup=warmup_settings(rounds=3, clients_per_round=HIGH, quorum=1.0, learn_deadline=False, epochs=1),
     zeroth_order=zeroth_order_settings(
-        rounds=100, clients_per_round=HIGH + LOW, quorum=1.0, learn_deadline=False, probes=16, head_projections=16
+        rounds=300, clients_per_round=HIGH + LOW, quorum=1.0, learn_deadline=False, probes=16, head_projections=16
     ),
     evaluation=Evaluation(data="digits:test", every=10),
 )
