@@ -29,6 +29,8 @@ PURPOSES: dict[str, tuple[str, ...]] = {
     "test": ("zowarmup[torch,server,dev]", "pip"),
 }
 LEFT_OUT = {"torch", "zowarmup", "pip"}
+# A build of torch for GPUs takes them, and that for processors none: which one is here depends on where it came from.
+_FOR_GPUS = re.compile(r"nvidia-|cuda-|triton$")
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = ("x86_64", "aarch64")
 _PYTHON = re.compile(r"py3|py2\.py3|cp311|cp312|cp313")
@@ -36,13 +38,16 @@ _PLATFORM = re.compile(r"any|manylinux.*_(x86_64|aarch64)|macosx_.*")
 
 
 def closure(roots: Iterable[str]) -> set[str]:
-    """The names of all packages that some requirements take on any of PYTHONS and PLATFORMS, as installed here."""
+    """The names of all packages that some requirements take on any of PYTHONS and PLATFORMS, as installed here, but
+    for those that only a torch for GPUs takes."""
     found: set[str] = set()
     left = [Requirement(root) for root in roots]
     seen = set()
     while left:
         wanted = left.pop()
         name = canonicalize_name(wanted.name)
+        if _FOR_GPUS.match(name):
+            continue
         key = (name, frozenset(wanted.extras))
         if key in seen:
             continue
