@@ -5,6 +5,7 @@ Heavy imports wait until the command line is known to be right.
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import re
@@ -28,9 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 when the run is over or on SIGTERM, 1 with a sentence where this device cannot take part, 2 for a
     wrong command line, 130 on Ctrl-C; conclude has the others."""
     stopping = Stopping(SERVICE)
+    gc.disable()  # what is loaded stays: to look through it again and again takes a tenth of the start
     _settle_libraries()
     given = sys.argv[1:] if argv is None else argv
     code = conclude("zowarmup-client", given, lambda: _run(given, stopping), {Final: FAILED})
+    gc.enable()
     force_after(GRACE_S, code)  # a model's own code may have left threads that never end
     return code
 
@@ -254,6 +257,7 @@ async def _compose(arguments: argparse.Namespace) -> None:
         transfers = Transfers(connect)
         workshop = Workshop(offer, state, transfers, arguments.threads, arguments.device, policy)
         device = Device(offer, dataset, replica, transfers, workshop, joined, tier, allowance)
+        gc.enable()
         async with AsyncExitStack() as present:
             presence = await present.enter_async_context(Presence(server, connect, layout, device.hello, lookout))
             if arguments.metrics_address:

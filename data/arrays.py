@@ -23,7 +23,7 @@ from zowarmup.data.opening import opened
 
 _CHANNELS = (1, 3, 4)  # how many images have
 _BYTE = 255.0
-_CHECKED_BYTES = 1 << 22  # of examples looked at together, so that checking needs little memory
+_CHECKED_BYTES = 1 << 18  # of examples looked at together, so that checking needs little memory
 _SHAPES = "(n, features), (n, H, W), (n, C, H, W) or (n, H, W, C)"
 
 

@@ -16,8 +16,9 @@ from zowarmup.common.data_card import FEATURES, IMAGE, DataCard, InputSummary, c
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.standard import standardised
 
-# Examples, evenly spread: enough to see a wrong unit. VALUES are looked at together: little memory for a small device.
-SAMPLED, VALUES = 4096, 1 << 18
+# Examples, evenly spread: enough to see a wrong unit. VALUES are looked at together, so that a small device takes no
+# megabytes for them: once the C library has given back so large a piece, it cuts later ones out of its heap, with gaps.
+SAMPLED, VALUES = 4096, 1 << 13
 # Distances from the held-out mean, in held-out deviations, averaged over all values. Of the held-out inputs themselves it
 # is at most 1; of a device with its own mix of classes it may be 2; of bytes beside values in 0 to 1 it is some 50 and more.
 WARN_DISTANCE, REFUSE_DISTANCE = 3.0, 10.0

@@ -13,6 +13,7 @@ from pathlib import Path
 from zowarmup.common.amount import amount
 
 LONGEST_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 16
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -48,12 +49,17 @@ def read_given(path: Path, longest: int = LONGEST_BYTES) -> bytes:
     """
     with open_given(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read(longest + 1) if size <= longest else b""
-    if content is None:  # a file of the kernel's that has nothing to say yet
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path))
-    if max(size, len(content)) > longest:
-        raise OSError(errno.EFBIG, f"it has {amount(max(size, longest + 1))} and may have {amount(longest)}", str(path))
-    return content
+        pieces, held = list[bytes](), 0
+        while held <= longest >= size:
+            # Not up to the limit at once: so much memory would be taken first, however short the file is.
+            piece = file.read(_PIECE_BYTES if held else size + 1)
+            if piece is None:  # a file of the kernel's that has nothing to say yet
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path))
+            if not piece:
+                return b"".join(pieces)
+            pieces.append(piece)
+            held += len(piece)
+    raise OSError(errno.EFBIG, f"it has {amount(max(size, longest + 1))} and may have {amount(longest)}", str(path))
 
 
 def open_lock(path: Path) -> io.FileIO:
