@@ -6,6 +6,7 @@ show their secrets in metadata; only hashes are kept, and compared in constant t
 """
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import re
@@ -153,6 +154,19 @@ async def abort(context: Context, rejected: Rejected, refusals: Refusals) -> Non
             await context.abort(code, rejected.detail, (("zowarmup-reason", rejected.reason),))
     except TimeoutError:
         raise grpc.aio.AbortError from None
+
+
+async def begin(context: Context) -> None:
+    """Send the headers of a call whose writes may be interrupted. Else they go with the first message, gRPC does not know that
+    they have gone where that is interrupted, and can then send no status: the caller would wait for ever."""
+    sending = asyncio.ensure_future(context.send_initial_metadata(()))
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STATUS_S):
+                await sending
+        raise
 
 
 def _shown(context: Context) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from zowarmup.server.incoming import Incoming
 from zowarmup.server.outgoing import Framed, Outgoing
 from zowarmup.server.rejection import Rejected
 from zowarmup.server.service import limits
-from zowarmup.server.service.admission import Admission, Context
+from zowarmup.server.service.admission import Admission, Context, begin
 from zowarmup.server.service.downloads import Downloads, taken
 from zowarmup.server.service.uploads import Uploads
 from zowarmup.server.state import Client
@@ -66,6 +66,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
             )
             answer = wire.FetchSnapshotResponse(header=header)
             with self._downloads.one(name):
+                await begin(context)
                 line.down("snapshot", answer.ByteSize())
                 await taken(context, answer)
                 await self._send(path, _snapshot, request.offset_bytes, context, line, "snapshot")
@@ -75,6 +76,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
             name, _, line = self._caller(context)
             path = self._blobs.path(self._coordinator.state.program.sha256)
             with self._downloads.one(name):
+                await begin(context)
                 await self._send(path, _program, request.offset_bytes, context, line, "program")
 
     async def GetUpload(self, request: wire.GetUploadRequest, context: Context) -> wire.GetUploadResponse:
@@ -153,6 +155,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
         async with self._admission.refusing(context):
             name, _, line = self._caller(context)
             with self._downloads.one(name):
+                await begin(context)
                 wanted, received = await _measured(requests, line)
                 await _answer(wire.MeasureLinkResponse(received_bytes=received), context, line)
                 for start in range(0, wanted, len(FILLER)):

@@ -18,6 +18,7 @@ from zowarmup.server.sampling import pool_seed
 from zowarmup.server.service.admission import (
     Admission,
     Context,
+    begin,
     check_name,
     check_protocol,
     check_run,
@@ -113,6 +114,7 @@ class CoordinatorService(BulkCalls):
                 await self._coordinator.handle(self._hello(link, hello))
                 self._switchboard.welcome(link, self._coordinator.state, self._coordinator.clock())
                 reader = asyncio.create_task(self._read(link, line, context))
+                await begin(context)
                 await link.until_severed(self._write(link, line, context), STALLED_S)
             finally:
                 if reader is not None:

@@ -6,17 +6,19 @@ import time
 from typing import Any
 
 import grpc
+import pytest
 
 from zowarmup.common.work import Tier
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.rejection import Rejected
-from zowarmup.server.service.admission import abort
+from zowarmup.server.service.admission import abort, begin
 from zowarmup.server.service.links import Link
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
 
-def test_a_severed_stream_does_not_wait_for_a_reader_that_has_stalled() -> None:
+@pytest.mark.parametrize("size", [1 << 20, 32 << 20], ids=["after some messages", "in the first one"])
+def test_a_severed_stream_does_not_wait_for_a_reader_that_has_stalled(size: int) -> None:
     link = Link("pi", Tier.LOW, 1, 0, "")
     refusals, ended = Refusals(), list[float]()
 
@@ -24,9 +26,10 @@ def test_a_severed_stream_does_not_wait_for_a_reader_that_has_stalled() -> None:
         async def Participate(self, requests: object, context: Any) -> None:
             async def write() -> None:
                 while True:
-                    await context.write(wire.ParticipateResponse(fetch=wire.Fetch(reason="x" * (1 << 20))))
+                    await context.write(wire.ParticipateResponse(fetch=wire.Fetch(reason="x" * size)))
 
             try:
+                await begin(context)
                 await link.until_severed(write())
                 assert link.ended is not None
                 await abort(context, link.ended, refusals)
@@ -38,7 +41,9 @@ def test_a_severed_stream_does_not_wait_for_a_reader_that_has_stalled() -> None:
         services.add_CoordinatorServiceServicer_to_server(Stubborn(), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with grpc.aio.insecure_channel(
+            f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", -1)]
+        ) as channel:
             stub: Any = services.CoordinatorServiceStub(channel)
             call = stub.Participate()
             await asyncio.sleep(0.5)  # it reads nothing: the windows are full by now
@@ -50,8 +55,9 @@ def test_a_severed_stream_does_not_wait_for_a_reader_that_has_stalled() -> None:
                 await asyncio.sleep(0.01)
             assert ended[0] - start < 3
             with contextlib.suppress(grpc.aio.AioRpcError):
-                while await call.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
-                    pass
+                async with asyncio.timeout(30):
+                    while await call.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
+                        pass
             assert await call.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.CANCELLED)
             assert refusals.counts() == (("revoked", 1),)
         await server.stop(0)
