@@ -161,13 +161,6 @@ class Presence:
         self._restarts.reset()
         return said
 
-    async def restart(self) -> None:
-        """Open the stream anew, after a wait that grows each time: the coordinator then looks at the replica afresh."""
-        await self._end()
-        self._inbox.clear()
-        await asyncio.sleep(self._restarts.next_s())
-        self._start()
-
     async def absent(self, seconds: float) -> None:
         """End the stream once the coordinator has heard what was said, and open it anew after so long."""
         with contextlib.suppress(Broken):
@@ -177,6 +170,10 @@ class Presence:
         self._inbox.clear()
         await asyncio.sleep(seconds)
         self._start()
+
+    async def restart(self) -> None:
+        """The same after a wait that grows each time: the coordinator then looks at the replica afresh."""
+        await self.absent(self._restarts.next_s())
 
     async def leave(self) -> None:
         """Say nothing more and wait for the coordinator to end the stream, by which it has heard everything. Raises
