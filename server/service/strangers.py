@@ -18,7 +18,7 @@ import grpc
 from zowarmup.common.addresses import network
 from zowarmup.server.refusals import Refusals
 from zowarmup.server.rejection import Rejected
-from zowarmup.server.service.admission import Context, abort
+from zowarmup.server.service.admission import Context, abort, begin
 from zowarmup.server.service.limits import OURS, Bucket
 
 INVITED_PER_S, INVITED_AT_ONCE = 20.0, 1000.0
@@ -118,6 +118,8 @@ class Callers(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                     self._strangers.spend(peer)
                 with self._strangers.lasting(peer) if lasting else contextlib.nullcontext():
                     async with asyncio.timeout(LASTING_S if lasting else None):
+                        if lasting:
+                            await begin(context)
                         if not inspect.isasyncgenfunction(answer):
                             return await answer(requests, context)
                         async for message in answer(requests, context):
