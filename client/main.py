@@ -257,6 +257,7 @@ async def _compose(arguments: argparse.Namespace) -> None:
         transfers = Transfers(connect)
         workshop = Workshop(offer, state, transfers, arguments.threads, arguments.device, policy)
         device = Device(offer, dataset, replica, transfers, workshop, joined, tier, allowance)
+        gc.freeze()  # what is loaded stays, and is no part of any later collection
         gc.enable()
         async with AsyncExitStack() as present:
             presence = await present.enter_async_context(Presence(server, connect, layout, device.hello, lookout))
