@@ -46,6 +46,8 @@ class Blobs:
     def __init__(self, root: Path) -> None:
         self._root, self._spool, self._uploads, self._bin = root, root / "spool", root / "uploads", root / "bin"
         self._spares = Spares(self._bin)
+        self.binned = True
+        """Whether there may be something in the bin."""
         self._parts = Spool(self._spool, self._spares)
         self._numbers = itertools.count()
         with disk(root):
@@ -174,7 +176,12 @@ class Blobs:
     def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
         """Remove what was dropped, but for `keep` files of a size, which the next ones are written over. For a thread: a
         large file takes its time to go."""
-        self._spares.empty(keep, size_bytes)
+        self.binned = keep > 0
+        try:
+            self._spares.empty(keep, size_bytes)
+        except OSError:
+            self.binned = True
+            raise
 
     def remove(self, sha256: str) -> None:
         """As `drop_upload`, for a blob: by its sha256."""
@@ -205,6 +212,7 @@ class Blobs:
     def _discard(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.replace(path, self._bin / self._unique())
+            self.binned = True
 
     def _unique(self) -> str:
         return f"{os.getpid()}-{id(self):x}-{next(self._numbers)}"

@@ -109,6 +109,8 @@ class Effects:
         return current is not None and current.number == closed.number
 
     async def _empty_bin(self, ended: Round | None) -> None:
+        if not self._blobs.binned:  # as after most rounds of scalars, for which a thread would cost more than it does
+            return
         with self._housekeeping.attempt("remove files that are no longer needed"):
             await self._off_loop(self._blobs.empty_bin, *self._spare(ended))
 
