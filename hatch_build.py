@@ -1,7 +1,7 @@
 """Compile proto/ and, for editable installs, link the source folders into one package tree.
 
-The folders at the top of the repository are the rooms of one package: `server/decide.py` is imported as
-`zowarmup.server.decide`. Generated code lives in `zowarmup.v1`, after the protobuf package, and is never committed.
+The folders at the top of the repository are the rooms of one package: `server/core/decide.py` is imported as
+`zowarmup.server.core.decide`. Generated code lives in `zowarmup.v1`, after the protobuf package, and is never committed.
 pip calls the hook; `python hatch_build.py` (`make proto`) renews the tree that an editable install points to.
 """
 

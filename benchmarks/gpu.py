@@ -21,19 +21,20 @@ import torch
 from benchmarks.machine import machine
 from benchmarks.rows import Goal, Row, beside, row
 from benchmarks.table import show
-from zowarmup.client.accelerator import resident
-from zowarmup.client.probe import Prober
-from zowarmup.common import models, steps, tensors
-from zowarmup.common.directions import lanes
-from zowarmup.common.grid import Grid
-from zowarmup.common.layout import digest
-from zowarmup.common.methods.protocol import Part, Start
-from zowarmup.common.methods.zeroth_order import ZOWarmUp, ZOWarmUpSettings
+from zowarmup.client.work.accelerator import resident
+from zowarmup.client.work.probing import Prober
+from zowarmup.common import models
+from zowarmup.common.algorithms.protocol import ClientScalars, Start
+from zowarmup.common.algorithms.zowarmup import ZOWarmUp, ZOWarmUpSettings
+from zowarmup.common.exact import steps, tensors
+from zowarmup.common.exact.directions import lanes
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import digest
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.exact.steps import Direction, Step
+from zowarmup.common.messages.values import Phase, Work
 from zowarmup.common.models.on_device import DeviceProgram
-from zowarmup.common.replica import Replica
-from zowarmup.common.run import Model
-from zowarmup.common.steps import Direction, Step
-from zowarmup.common.work import Phase, Work
+from zowarmup.common.settings.run import Model
 from zowarmup.data import Dataset
 
 SHAPE, CLASSES, PROBES = (3, 32, 32), 10, 8
@@ -69,7 +70,7 @@ class Bench:
         probe, other = Direction(7, 3, block), Direction(7, 4, block)
         for vector in (weights, self.vector):
             steps.perturb(vector, self.grid, probe, -5)
-            steps.cross(vector, self.grid, probe, other, 5)
+            steps.swap_direction(vector, self.grid, probe, other, 5)
             steps.apply_steps(vector, self.grid, made)
         drawn = tensors.lanes(2**64 - 1, 5, 3, 1_000_003, self.device).cpu().numpy()
         same = digest(self.vector.tensor.cpu().numpy()) == digest(weights)
@@ -153,7 +154,7 @@ class Bench:
             parts = []
             for client, prober in enumerate(probers):
                 work = Work(number + 1, Phase.ZEROTH_ORDER, replica.version, (number << 32) + client, 0.0)
-                parts.append(Part(work.seed, examples, prober.contribute(replica, work)))
+                parts.append(ClientScalars(work.seed, examples, prober.contribute(replica, work)))
             found = method.aggregate(Start(replica.weights, replica.grid, number), parts)
             vector = self.program.load(replica.weights)
             vector.apply_steps(replica.grid, found.steps(replica.grid))

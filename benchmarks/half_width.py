@@ -14,22 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from zowarmup.cli.demo_settings import DemoModel
-from zowarmup.client.trainer import Trainer
-from zowarmup.common.methods import settings_class
-from zowarmup.common.methods.protocol import Start, Trained
-from zowarmup.common.methods.vector import length
-from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
+from zowarmup.client.work.training import Trainer
+from zowarmup.common.algorithms import settings_class
+from zowarmup.common.algorithms.lazy_vector import norm
+from zowarmup.common.algorithms.protocol import Start, Trained
+from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.messages.values import Phase, Tier, Work
 from zowarmup.common.models import build, describe, flatten
 from zowarmup.common.models.export import export_program
-from zowarmup.common.replica import Replica
-from zowarmup.common.run import ClientSpec, Model
-from zowarmup.common.work import Phase, Tier, Work
+from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.data import load
 from zowarmup.data.card import card_of
-from zowarmup.server.combining import carried_out, settle_on_grid
-from zowarmup.server.evaluation import Evaluator
-from zowarmup.server.sampling import Draws
+from zowarmup.lab.demo.settings import DemoModel
+from zowarmup.server.aggregation.evaluation import Evaluator
+from zowarmup.server.core.contributions import carried_out, settle_on_grid
+from zowarmup.server.core.sampling import Draws
 
 METHODS = ("fedavg", "heterofl")
 
@@ -63,7 +63,7 @@ def run(model: str, method: str, clients: int, high: int, alpha: float, seed: in
             _, content = trainer.contribute(replica, Work(number, Phase.WARM_UP, replica.version, drawn, 0.0))
             delta = np.frombuffer(content, np.float32)
             deltas.append((examples, delta))
-            means.setdefault(tier, []).append(length(delta) / delta.size**0.5)
+            means.setdefault(tier, []).append(norm(delta) / delta.size**0.5)
             sizes[tier] = delta.nbytes
         start = Start(replica.weights, replica.grid)
         update = algorithm.aggregate(start, [Trained(examples, delta) for examples, delta in deltas]).update

@@ -20,20 +20,20 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.client.trainer import Trainer
-from zowarmup.common.methods.fedavg import FedAvgSettings
-from zowarmup.common.methods.protocol import Start, Trained
-from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
+from zowarmup.client.work.training import Trainer
+from zowarmup.common.algorithms.fedavg import FedAvgSettings
+from zowarmup.common.algorithms.protocol import Start, Trained
+from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.messages.values import Phase, Tier, Work
 from zowarmup.common.models import build, describe, flatten
 from zowarmup.common.models.export import export_program
-from zowarmup.common.replica import Replica
-from zowarmup.common.run import ClientSpec, Model
-from zowarmup.common.work import Phase, Tier, Work
+from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.data import Dataset, load
 from zowarmup.data.card import card_of
-from zowarmup.server.combining import carried_out, settle_on_grid
-from zowarmup.server.evaluation import Evaluator
-from zowarmup.server.sampling import Draws
+from zowarmup.server.aggregation.evaluation import Evaluator
+from zowarmup.server.core.contributions import carried_out, settle_on_grid
+from zowarmup.server.core.sampling import Draws
 
 CLIENTS = 10
 Values = NDArray[np.float32]

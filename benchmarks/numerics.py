@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from zowarmup.common.grid import Grid
-    from zowarmup.common.steps import Step
+    from zowarmup.common.exact.grid import Grid
+    from zowarmup.common.exact.steps import Step
 
 PARAMETERS = 11_173_962
 CLIENTS, PROBES = 10, 8
@@ -23,7 +23,7 @@ def apply_steps(repeats: int) -> list[Row]:
     import numpy as np
     import torch
 
-    from zowarmup.common import steps
+    from zowarmup.common.exact import steps
 
     torch.set_num_threads(1)
     grid, weights, made = _round()
@@ -66,8 +66,8 @@ def apply_steps(repeats: int) -> list[Row]:
 @benchmark
 def apply_steps_compiled(repeats: int) -> list[Row]:
     """The same by compiled code, beside NumPy; the extra `jit`."""
-    from zowarmup.common import steps
-    from zowarmup.common.layout import digest
+    from zowarmup.common.exact import steps
+    from zowarmup.common.exact.layout import digest
 
     grid, weights, made = _round()
     twin = weights.copy()
@@ -104,9 +104,9 @@ def _round() -> "tuple[Grid, NDArray[np.float32], list[Step]]":
     """Weights on a grid, and the steps of a round."""
     import numpy as np
 
-    from zowarmup.common.grid import Grid
-    from zowarmup.common.layout import Block
-    from zowarmup.common.steps import Step
+    from zowarmup.common.exact.grid import Grid
+    from zowarmup.common.exact.layout import Block
+    from zowarmup.common.exact.steps import Step
 
     chance, grid, block = np.random.default_rng(0), Grid(20), Block("all", 0, PARAMETERS)
     weights = grid.quantise(chance.normal(0, 0.05, PARAMETERS).astype(np.float32))
@@ -115,7 +115,7 @@ def _round() -> "tuple[Grid, NDArray[np.float32], list[Step]]":
 
 
 def _drawn(steps: "list[Step]") -> None:
-    from zowarmup.common.directions import walk
+    from zowarmup.common.exact.directions import walk
 
     for step in steps:
         for _ in walk(step.seed, 0, step.block.start, step.block.stop, 1 << 18):
@@ -127,7 +127,7 @@ def digest(repeats: int) -> list[Row]:
     """xxh3-128 of ResNet18's weights, 45 MB, beside reading them once."""
     import numpy as np
 
-    from zowarmup.common import layout
+    from zowarmup.common.exact import layout
 
     weights = np.random.default_rng(0).normal(0, 0.05, PARAMETERS).astype(np.float32)
     seconds = beside(repeats, time.process_time, ours=lambda: layout.digest(weights), read=weights.max)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from zowarmup.common.program import Program
-    from zowarmup.common.replica import Replica
+    from zowarmup.common.exact.replica import Replica
+    from zowarmup.common.models.program import Program
     from zowarmup.data import Dataset
 
 FOLDER = "ZOWARMUP_BENCHMARKS"
@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from zowarmup.common import models
 from zowarmup.common.models.export import export_program
-from zowarmup.common.run import Model
+from zowarmup.common.settings.run import Model
 folder = Path(sys.argv[1])
 module = models.build(Model(name="resnet18"), {SHAPE}, {CLASSES}, 0)
 layout = models.describe(module, {SHAPE})
@@ -46,10 +46,10 @@ def resnet18() -> Path:
 
 def loaded(folder: Path) -> "tuple[Replica, Program]":
     """The replica, and the program bound to its weights; one thread."""
-    from zowarmup.common.grid import Grid
-    from zowarmup.common.layout import Layout
-    from zowarmup.common.program import Program
-    from zowarmup.common.replica import Replica
+    from zowarmup.common.exact.grid import Grid
+    from zowarmup.common.exact.layout import Layout
+    from zowarmup.common.exact.replica import Replica
+    from zowarmup.common.models.program import Program
 
     layout: Layout = Layout.from_json((folder / "layout.json").read_text())
     weights: NDArray[np.float32] = np.fromfile(folder / "weights.bin", dtype="<f4")

@@ -59,9 +59,9 @@ def probe_of_256(repeats: int) -> list[Row]:
 def _seconds(repeats: int, probes: int, examples: int, slices: Literal["own", "whole"]) -> dict[str, list[float]]:
     import numpy as np
 
-    from zowarmup.client.probe import Prober
-    from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
-    from zowarmup.common.work import Phase, Work
+    from zowarmup.client.work.probing import Prober
+    from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
+    from zowarmup.common.messages.values import Phase, Work
 
     replica, program = prepared.loaded(prepared.resnet18())
     data = prepared.images(examples)
@@ -115,9 +115,9 @@ def rise(what: str, folder: Path) -> int:
     import numpy as np
     import onnxruntime  # noqa: F401  (a part of the start)
 
-    from zowarmup.client.probe import Prober
-    from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
-    from zowarmup.common.work import Phase, Work
+    from zowarmup.client.work.probing import Prober
+    from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
+    from zowarmup.common.messages.values import Phase, Work
 
     data = prepared.images(BATCH)
     start = _status("VmRSS")

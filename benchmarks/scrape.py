@@ -15,23 +15,23 @@ import time
 import urllib.request
 from pathlib import Path
 
-from zowarmup.common.data_card import DataCard
-from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.methods.fedavg import FedAvgSettings
-from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
-from zowarmup.common.run import Evaluation, Model, RunFile
-from zowarmup.common.work import Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs
+from zowarmup.common.algorithms.fedavg import FedAvgSettings
+from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
+from zowarmup.common.exact.layout import Block, Layout, Tensor
+from zowarmup.common.messages.values import Tier
+from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
 from zowarmup.server.coordinator import Coordinator
-from zowarmup.server.decide import decide
-from zowarmup.server.exposition import Exposition, Window
-from zowarmup.server.history import History
-from zowarmup.server.ledger import Ledger
-from zowarmup.server.metrics import Sources, registry
-from zowarmup.server.refusals import Refusals
-from zowarmup.server.traffic import Traffic
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import decide
+from zowarmup.server.projections.history import History
+from zowarmup.server.projections.refusals import Refusals
+from zowarmup.server.projections.traffic import Traffic
+from zowarmup.server.store.blobs import Blobs
+from zowarmup.server.store.ledger import Ledger
+from zowarmup.server.telemetry.http import MetricsEndpoint, MetricsServer
+from zowarmup.server.telemetry.metrics import Sources, registry
 
 AT_ONCE = 50
 SCRAPES = 9
@@ -48,7 +48,7 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
         zeroth_order=ZOWarmUpSettings(rounds=1, clients_per_round=clients + 1),
         evaluation=Evaluation(data="digits:test"),
     )
-    program = ev.Program("b" * 64, 1, layout.to_json(), DataCard(shape=(1,), classes=2), 1, 1)
+    program = ev.ProgramRecord("b" * 64, 1, layout.to_json(), DataCard(shape=(1,), classes=2), 1, 1)
     created = decide(None, cmd.CreateRun("run", run, program, ev.Snapshot(0, "c" * 64, 20, "0" * 32)), 0.0)
     state, history, ledger = created.state, History(), Ledger(folder / "ledger.sqlite")
     history.record(0.0, created.events)
@@ -75,10 +75,10 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
             for n, name in enumerate(names)
         ]
     )
-    greeted_s = await all_of([cmd.Hello(name, n + 1, 100) for n, name in enumerate(names)])
+    greeted_s = await all_of([cmd.ConnectClient(name, n + 1, 100) for n, name in enumerate(names)])
     ledger_path, blobs = folder / "ledger.sqlite", folder / "blobs"
     sources = Sources(coordinator, history, Traffic(lambda: state.phase), Refusals(), folder, ledger_path, blobs)
-    exposition = Exposition(registry(sources), Window("127.0.0.1", 0))
+    exposition = MetricsServer(registry(sources), MetricsEndpoint("127.0.0.1", 0))
     url = exposition.open()
     took, text = [], ""
     for _ in range(SCRAPES):

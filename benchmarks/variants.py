@@ -13,24 +13,24 @@ from dataclasses import replace
 
 import numpy as np
 
-from zowarmup.cli.demo_settings import DemoModel, demo_settings, run_file
-from zowarmup.client.probe import Prober
-from zowarmup.common.layout import digest
-from zowarmup.common.methods.fedavg import FedAvgSettings
-from zowarmup.common.methods.protocol import Part, Start, Trained
-from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
+from zowarmup.client.work.probing import Prober
+from zowarmup.common.algorithms.fedavg import FedAvgSettings
+from zowarmup.common.algorithms.protocol import ClientScalars, Start, Trained
+from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
+from zowarmup.common.exact.layout import digest
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.exact.steps import apply_steps
+from zowarmup.common.messages.values import Phase, Work
 from zowarmup.common.models import build, describe, flatten, load_into
 from zowarmup.common.models.export import export_program
-from zowarmup.common.program import Program
-from zowarmup.common.replica import Replica
-from zowarmup.common.run import RunFile
-from zowarmup.common.steps import apply_steps
+from zowarmup.common.models.program import Program
+from zowarmup.common.settings.run import RunFile
 from zowarmup.common.tasks.classification import train_locally
-from zowarmup.common.work import Phase, Work
 from zowarmup.data import Dataset, load
-from zowarmup.server.combining import carried_out, settle_on_grid
-from zowarmup.server.evaluation import Evaluator
-from zowarmup.server.sampling import Draws, pool_seed
+from zowarmup.lab.demo.settings import DemoModel, demo_settings, run_file
+from zowarmup.server.aggregation.evaluation import Evaluator
+from zowarmup.server.core.contributions import carried_out, settle_on_grid
+from zowarmup.server.core.sampling import Draws, pool_seed
 
 HIGH, LOW = 1, 9
 
@@ -86,7 +86,7 @@ class Warm:
             contributions = []
             for name, seed in zip(names, Draws(self.run.seed).seeds(number, len(names)), strict=True):
                 work = Work(number, Phase.ZEROTH_ORDER, start + done, seed, 0.0)
-                contributions.append(Part(seed, len(self.data[name]), probers[name].contribute(replica, work)))
+                contributions.append(ClientScalars(seed, len(self.data[name]), probers[name].contribute(replica, work)))
             found = method.aggregate(Start(replica.weights, replica.grid, done), contributions)
             apply_steps(replica.weights, replica.grid, found.steps(replica.grid))
         sent = contributions[0].scalars

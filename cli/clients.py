@@ -1,4 +1,4 @@
-"""`zowarmup clients`: one line a client, aligned, in plain text.
+"""`zowarmup clients`: one line per client, aligned, in plain text.
 
 On a terminal the lines fit its width: columns that matter least are left out first. Into a file or a pipe all are written.
 """
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from zowarmup.cli.units import counted, size
-from zowarmup.common.work import Tier
+from zowarmup.common.messages.values import Tier
 
 REASONS_SHOWN = 20
 NARROWEST_NAME = 8

@@ -1,4 +1,4 @@
-"""What `zowarmup` understands, and how each command ends.
+"""The commands that `zowarmup` understands, and how each ends.
 
 Commands raise Failure with a sentence, which becomes one line on standard error and an exit code. What is slow to import
 waits until a command needs it.
@@ -13,13 +13,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from zowarmup.cli import experiment_command, fleet_command, verbose, verbs
+from zowarmup.cli import operator, verbose
 from zowarmup.cli.connection import Reach, reaching
-from zowarmup.cli.demo_settings import DemoModel, demo_settings
-from zowarmup.cli.failure import Failure, Interrupted
-from zowarmup.cli.processes import interrupts
-from zowarmup.common.addresses import DATA_DIR_VARIABLE
-from zowarmup.common.printable import printable_lines
+from zowarmup.cli.failure import CommandError, Interrupted
+from zowarmup.cli.interrupts import interrupts
+from zowarmup.common.settings.addresses import DATA_DIR_VARIABLE
+from zowarmup.common.system.printable import printable_lines
+from zowarmup.lab.demo.settings import DemoModel, demo_settings
+from zowarmup.lab.experiments import experiment_command
+from zowarmup.lab.simulation import fleet_command
 
 app = typer.Typer(
     name="zowarmup",
@@ -53,12 +55,12 @@ def demo(
     paper_mode: Annotated[bool, typer.Option("--paper-mode", help="Probe as the paper does (docs/method.md).")] = False,
 ) -> None:
     """Train a fleet of processes on this machine. It writes a report; Ctrl-C stops all of it."""
-    from zowarmup.cli.demo import Plan, conduct
-    from zowarmup.cli.demo_view import result_view, stage
-    from zowarmup.cli.report import write_report
+    from zowarmup.lab.demo.demo import DemoPlan, conduct
+    from zowarmup.lab.demo.report import write_report
+    from zowarmup.lab.demo.view import result_view, stage
 
     settings = demo_settings(model, paper_mode, rounds)
-    plan = Plan(
+    plan = DemoPlan(
         out=out,
         seed=seed,
         model=model.value,
@@ -77,7 +79,7 @@ def demo(
         written = write_report(result, out)
         console.print("\n" + " and ".join(str(path) for path in written), markup=False, soft_wrap=True)
     if not result.replicas_equal:
-        raise Failure(f"the replicas were not shown to be equal; see the logs in {out / 'logs'}")
+        raise CommandError(f"the replicas were not shown to be equal; see the logs in {out / 'logs'}")
 
 
 @app.command()
@@ -140,7 +142,7 @@ def export(
 ) -> None:
     """Write the model as safetensors and as ONNX. Both say what its inputs and labels mean."""
     from zowarmup.cli.export import export as write
-    from zowarmup.common.data_card import listed
+    from zowarmup.common.settings.data_card import listed
 
     done = write(data_dir, version, out)
     for path in done.files:
@@ -167,7 +169,7 @@ def fsck(
     text = told(report, data_dir, as_json)
     print(text if as_json else printable_lines(text))
     if report.problems and not report.kept:
-        raise Failure(f"{data_dir} is damaged")
+        raise CommandError(f"{data_dir} is damaged")
 
 
 @app.command()
@@ -211,11 +213,11 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """What a run will cost, by tier, beside FedAvg at equal rounds. Bytes and time of its rounds, memory of its devices."""
-    from zowarmup.cli.forecast import Link
+    from zowarmup.cli.forecast import PlannedLink
     from zowarmup.cli.plan import bits_per_second, make_plan
     from zowarmup.cli.plan_view import plan_view
 
-    link = Link(bits_per_second("--up", up), bits_per_second("--down", down), speed)
+    link = PlannedLink(bits_per_second("--up", up), bits_per_second("--down", down), speed)
     made = make_plan(run_file, high, low, examples, link)
     if as_json:
         print(json.dumps(made.to_json(), indent=2))
@@ -223,7 +225,7 @@ def plan(
         Console(highlight=False, markup=False).print(plan_view(made))
 
 
-verbs.register(app)
+operator.register(app)
 fleet_command.register(app)
 experiment_command.register(app)
 verbose.register(app)

@@ -1,4 +1,4 @@
-"""How an operator's command reaches its coordinator: the options that all such commands share.
+"""Options by which an operator's commands reach the coordinator.
 
 The operator's credential is read from a file or the environment and never from the command line, where `ps` would show
 it. With --data-dir, on the coordinator's own machine, nothing else is needed.
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zowarmup.cli.failure import Usage
-from zowarmup.common.addresses import DATA_DIR_VARIABLE, SERVER_VARIABLE
+from zowarmup.common.settings.addresses import DATA_DIR_VARIABLE, SERVER_VARIABLE
 
 if TYPE_CHECKING:
     from zowarmup.cli.session import Session
-    from zowarmup.client.trust import Trust
+    from zowarmup.client.net.tls import Trust
 
 CREDENTIAL_VARIABLE = "ZOWARMUP_OPERATOR_CREDENTIAL"
 CREDENTIAL_FILE = "operator.credential"
@@ -101,7 +101,7 @@ def _reach(
 ) -> Reach:
     """Raises Usage."""
     from zowarmup.cli.session import Session  # loads grpc
-    from zowarmup.client.trust import TrustError, read, read_authority, trust
+    from zowarmup.client.net.tls import TrustError, read, read_authority, trust
 
     def credential_in(file: Path, option: str) -> str:
         return read(file, option).decode("ascii", errors="replace").strip()

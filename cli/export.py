@@ -16,12 +16,12 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 from safetensors.numpy import save
 
-from zowarmup.cli.failure import Failure, Usage
-from zowarmup.common.data_card import DataCard
-from zowarmup.common.layout import digest
+from zowarmup.cli.failure import CommandError, Usage
+from zowarmup.common.exact.layout import digest
+from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.system.whole_file import replacing
-from zowarmup.server.archive import ArchiveError, open_archive
-from zowarmup.server.continuation import Left
+from zowarmup.server.setup.continuation import Left
+from zowarmup.server.store.archive import ArchiveError, open_archive
 
 RUNS_SHOWN = 8
 
@@ -49,10 +49,10 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         weights, grid = archive.weights(chosen)
         program = archive.program
     except ArchiveError as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
     found = digest(weights).hex()
     if found != archive.digest(chosen):
-        raise Failure(
+        raise CommandError(
             f"version {chosen} in {data_dir} has digest {found}, the run has {archive.digest(chosen)}: "
             "its files are damaged; restore them from a backup or export another version"
         )
@@ -76,15 +76,15 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
 
 
 def complete(program: bytes, tensors: dict[str, Any], origin: dict[str, str]) -> bytes:
-    """The ONNX graph with float32 `tensors` as initialisers instead of inputs. Raises Failure where the graph has an
+    """The ONNX graph with float32 `tensors` as initialisers instead of inputs. Raises CommandError where the graph has an
     input that is neither the data nor one of them."""
     try:
         model = onnx.load_from_string(program)
     except DecodeError as error:
-        raise Failure("the run's program is no ONNX graph: restore the data directory from a backup") from error
+        raise CommandError("the run's program is no ONNX graph: restore the data directory from a backup") from error
     left = [value for value in model.graph.input if value.name not in tensors]
     if [value.name for value in left] != ["inputs"]:
-        raise Failure(f"the run's program needs {[v.name for v in left]}: it does not belong to the run's layout")
+        raise CommandError(f"the run's program needs {[v.name for v in left]}: it does not belong to the run's layout")
     del model.graph.input[:]
     model.graph.input.extend(left)
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in tensors.items())
@@ -113,7 +113,7 @@ def _written(path: Path, content: bytes) -> Path:
         with replacing(path, f".{os.getpid()}.new") as partial:
             partial.write_bytes(content)
     except OSError as error:
-        raise Failure(
+        raise CommandError(
             f"--out: {path} cannot be written: {error.strerror or error}; name a prefix in a folder that can"
         ) from error
     return path

@@ -1,6 +1,6 @@
-"""What a run will cost: how often each conversation is held, times what it costs, and how long a round takes.
+"""Forecast of a run's cost: the number of each exchange times its bytes, and the duration of a round.
 
-Everything here is arithmetic over sizes and speeds that were found elsewhere (`specimens`, the preparation's footprints).
+Everything here is arithmetic over sizes and speeds that were found elsewhere (`sample_messages`, the preparation's footprints).
 Bytes are counted by the coordinator's own counter, in its own rows, so that a plan and a run can be laid side by side.
 Everyone is taken to stay connected, and to be drawn as often as the others; who drops out or comes back costs more.
 """
@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from zowarmup.cli.specimens import NAME, Conversation, Specimens
-from zowarmup.common.methods.protocol import TRAINING_FORWARDS
-from zowarmup.common.phases import Rounds
-from zowarmup.common.work import Computation, Phase, Tier
-from zowarmup.server.preparation import Footprint
-from zowarmup.server.traffic import Connection, Line, Traffic
-from zowarmup.server.wire import Wire
+from zowarmup.cli.sample_messages import NAME, Conversation, Specimens
+from zowarmup.common.algorithms.protocol import TRAINING_FORWARDS
+from zowarmup.common.algorithms.settings import Rounds
+from zowarmup.common.messages.values import Computation, Phase, Tier
+from zowarmup.server.projections.framing import Wire
+from zowarmup.server.projections.traffic import CallTraffic, CountedConnection, Traffic
+from zowarmup.server.setup.prepare import DeviceFootprint
 
 SAMPLES = 9
 """Rounds of which specimens are made: sizes change along a run, slowly."""
@@ -24,7 +24,7 @@ PING_S, PING_BYTES = 10.0, 17
 """An idle connection is pinged so often; a ping is a frame of HTTP/2, and so is its answer."""
 
 
-class Row(NamedTuple):
+class CostRow(NamedTuple):
     """What bytes are counted by: "up" or "down", the client's tier (None before it has one), the run's phase, the kind."""
 
     direction: str
@@ -63,7 +63,7 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class PlannedLink:
     """A client's link, bits a second, and its speed at computing, where this machine's one thread is 1."""
 
     up_bps: float
@@ -78,9 +78,9 @@ class Bytes:
     """Costs by row, which add up."""
 
     def __init__(self) -> None:
-        self.rows: dict[Row, Cost] = {}
+        self.rows: dict[CostRow, Cost] = {}
 
-    def add(self, rows: Mapping[Row, Cost], times: float = 1.0) -> None:
+    def add(self, rows: Mapping[CostRow, Cost], times: float = 1.0) -> None:
         for row, cost in rows.items():
             had = self.rows.get(row, Cost(0, 0))
             more = cost.times(times)
@@ -118,7 +118,7 @@ def drawn(rules: Rounds, eligible: int) -> int:
     return min(eligible, math.ceil(rules.clients_per_round * (1 + rules.over_selection) - 1e-9))
 
 
-def counted(conversation: Conversation, tier: Tier, phase: Phase, wire: Wire) -> dict[Row, Cost]:
+def counted(conversation: Conversation, tier: Tier, phase: Phase, wire: Wire) -> dict[CostRow, Cost]:
     """What the coordinator's counter makes of a conversation."""
     traffic = Traffic(lambda: phase, (), wire)
     for number, calls in enumerate(conversation.calls):
@@ -126,11 +126,11 @@ def counted(conversation: Conversation, tier: Tier, phase: Phase, wire: Wire) ->
             line = traffic.call(str(number), tier if call.member else None, NAME if call.named else "")
             for said in call.said:
                 (line.up if said.direction == "up" else line.down)(said.kind, said.payload_bytes)
-    line = Line(traffic, Connection(tier), tier)
+    line = CallTraffic(traffic, CountedConnection(tier), tier)
     for said in conversation.stream:
         (line.up if said.direction == "up" else line.down)(said.kind, said.payload_bytes)
     return {
-        Row(c.direction, Tier(c.tier) if c.tier else None, phase, c.kind): Cost(c.payload_bytes, c.wire_bytes)
+        CostRow(c.direction, Tier(c.tier) if c.tier else None, phase, c.kind): Cost(c.payload_bytes, c.wire_bytes)
         for c in traffic.counts()
     }
 
@@ -141,14 +141,16 @@ def sampled(rounds: int) -> list[int]:
     return [(2 * index + 1) * rounds // (2 * count) for index in range(count)]
 
 
-def mean(costs: Sequence[Mapping[Row, Cost]]) -> Mapping[Row, Cost]:
+def mean(costs: Sequence[Mapping[CostRow, Cost]]) -> Mapping[CostRow, Cost]:
     total = Bytes()
     for rows in costs:
         total.add(rows, 1 / len(costs))
     return total.rows
 
 
-def forecast(specimens: Specimens, fleet: Fleet, wire: Wire, link: Link, work: Mapping[Tier, Footprint]) -> Forecast:
+def forecast(
+    specimens: Specimens, fleet: Fleet, wire: Wire, link: PlannedLink, work: Mapping[Tier, DeviceFootprint]
+) -> Forecast:
     """`work`: what each tier's work takes on this machine."""
     run = specimens.run
     rules = {Phase.WARM_UP: run.warmup, Phase.ZEROTH_ORDER: run.zeroth_order}
@@ -189,7 +191,7 @@ def forecast(specimens: Specimens, fleet: Fleet, wire: Wire, link: Link, work: M
             )
     for (phase, tier), count in participants.items():
         for direction, cost in (("up", delta_up), ("down", model_down)):
-            row = Row(direction, tier, phase, "delta" if direction == "up" else "snapshot")
+            row = CostRow(direction, tier, phase, "delta" if direction == "up" else "snapshot")
             exact = Cost(specimens.weights_bytes, cost.wire_bytes)
             fedavg.add({row: exact}, rules[phase].rounds * count)
     run_s = 0.0
@@ -198,18 +200,20 @@ def forecast(specimens: Specimens, fleet: Fleet, wire: Wire, link: Link, work: M
         run_s += settings.rounds * lasts_s
         idle = settings.rounds * lasts_s / PING_S if lasts_s > PING_S else 0.0
         for tier in fleet.tiers:
-            pings = {Row(direction, tier, phase, "connection"): Cost(0, PING_BYTES) for direction in ("up", "down")}
+            pings = {CostRow(direction, tier, phase, "connection"): Cost(0, PING_BYTES) for direction in ("up", "down")}
             traffic.add(pings, idle * fleet.of(tier))
     return Forecast(fleet, traffic, a_round, fedavg, participants, round_s, fedavg_round_s, run_s)
 
 
-def _trained(specimens: Specimens, tier: Tier, wire: Wire) -> Mapping[Row, Cost]:
+def _trained(specimens: Specimens, tier: Tier, wire: Wire) -> Mapping[CostRow, Cost]:
     """What a round of the warm-up costs a client of that tier."""
     rounds = sampled(max(1, specimens.run.warmup.rounds))
     return mean([counted(specimens.training(tier, done + 1), tier, Phase.WARM_UP, wire) for done in rounds])
 
 
-def _training_s(specimens: Specimens, tier: Tier, part: Mapping[Row, Cost], link: Link, work: Footprint) -> float:
+def _training_s(
+    specimens: Specimens, tier: Tier, part: Mapping[CostRow, Cost], link: PlannedLink, work: DeviceFootprint
+) -> float:
     """How long it takes one that trains so fast."""
     carried = link.seconds(*(_summed(part, direction).wire_bytes for direction in ("up", "down")))
     return carried + _computing_s(specimens, Phase.WARM_UP, tier, work) / link.speed
@@ -233,18 +237,18 @@ def _add_zeroth_order(
     taking_part: float,
     mix: Sequence[Tier],
     wire: Wire,
-) -> Mapping[Row, Cost]:
+) -> Mapping[CostRow, Cost]:
     """Add the phase of `count` clients of a tier, of which so many take part in a round; what one such round costs one
     such client."""
     warm, rounds = specimens.run.warmup.rounds, specimens.run.zeroth_order.rounds
     phase, rules = Phase.ZEROTH_ORDER, specimens.run.zeroth_order
     whole = any(map(rules.trains, mix))  # each version is then a whole model
 
-    def hearing(done: int, phase: Phase) -> Mapping[Row, Cost]:
+    def hearing(done: int, phase: Phase) -> Mapping[CostRow, Cost]:
         version = specimens.catching_up(warm + done + 1) if whole else specimens.committing(done, mix)
         return counted(version, tier, phase, wire)
 
-    def working(done: int) -> Mapping[Row, Cost]:
+    def working(done: int) -> Mapping[CostRow, Cost]:
         trains = rules.trains(tier)
         number = warm + done + 1
         part = specimens.training(tier, number, False, phase) if trains else specimens.probing(tier, number)
@@ -271,7 +275,7 @@ def ever(share: float, rounds: int) -> float:
     return 1 - (1 - min(1.0, share)) ** rounds
 
 
-def _computing_s(specimens: Specimens, phase: Phase, tier: Tier, work: Footprint) -> float:
+def _computing_s(specimens: Specimens, phase: Phase, tier: Tier, work: DeviceFootprint) -> float:
     """Seconds of a round's own computing, on this machine."""
     algorithm, examples = specimens.algorithm(phase), specimens.examples
     forwards = algorithm.forwards(tier, examples)
@@ -287,6 +291,6 @@ def _applying(specimens: Specimens, mix: Sequence[Tier]) -> float:
     return sum(-(-len(step.ticks) // 8) * step.block.size for step in steps) / specimens.layout.trainable
 
 
-def _summed(rows: Mapping[Row, Cost], direction: str) -> Cost:
+def _summed(rows: Mapping[CostRow, Cost], direction: str) -> Cost:
     chosen = [cost for row, cost in rows.items() if row.direction == direction]
     return Cost(sum(cost.payload_bytes for cost in chosen), sum(cost.wire_bytes for cost in chosen))

@@ -4,37 +4,37 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from zowarmup.cli.failure import Failure
-from zowarmup.server.archive import ArchiveError
-from zowarmup.server.backup import Copied, back_up
-from zowarmup.server.blobs import BlobError
-from zowarmup.server.fsck import Report, check, locked
-from zowarmup.server.ledger import LedgerError
-from zowarmup.server.repair import repair
+from zowarmup.cli.failure import CommandError
+from zowarmup.server.store.archive import ArchiveError
+from zowarmup.server.store.backup import Copied, back_up
+from zowarmup.server.store.blobs import BlobError
+from zowarmup.server.store.fsck import CheckReport, check, locked
+from zowarmup.server.store.ledger import LedgerError
+from zowarmup.server.store.repair import repair
 
 
-def fsck(data_dir: Path, mend: bool) -> Report:
-    """Check a data directory, or repair it. Raises Failure where it is in use or beyond both."""
+def fsck(data_dir: Path, mend: bool) -> CheckReport:
+    """Check a data directory, or repair it. Raises CommandError where it is in use or beyond both."""
     try:
         with locked(data_dir):
             return repair(data_dir) if mend else check(data_dir)
     except (ArchiveError, BlobError, LedgerError) as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
     except OSError as error:
-        raise Failure(f"{data_dir} cannot be read: {error.strerror or error}") from error
+        raise CommandError(f"{data_dir} cannot be read: {error.strerror or error}") from error
 
 
 def backup(data_dir: Path, out: Path) -> Copied:
-    """Copy a data directory to a new folder. Raises Failure where that cannot be done."""
+    """Copy a data directory to a new folder. Raises CommandError where that cannot be done."""
     try:
         return back_up(data_dir, out)
     except (ArchiveError, BlobError, LedgerError) as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
     except OSError as error:
-        raise Failure(f"{error.filename or out} cannot be copied: {error.strerror or error}") from error
+        raise CommandError(f"{error.filename or out} cannot be copied: {error.strerror or error}") from error
 
 
-def told(report: Report, data_dir: Path, as_json: bool) -> str:
+def told(report: CheckReport, data_dir: Path, as_json: bool) -> str:
     """The report, for a person or a program."""
     if as_json:
         return json.dumps(asdict(report))

@@ -1,4 +1,4 @@
-"""`zowarmup invitations`: one line an invitation, in plain text, and what a revocation leaves open."""
+"""`zowarmup invitations`: one line per invitation in plain text, and what a revocation leaves valid."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Any
 
 from zowarmup.cli.units import counted
-from zowarmup.common.work import Tier
+from zowarmup.common.messages.values import Tier
 
 NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Invitation:
+class InvitationStatus:
     """An invitation as its coordinator knows it, without its secret.
 
     Args:
@@ -39,7 +39,7 @@ class Invitation:
         return {**asdict(self), "left": self.left}
 
 
-def invitations_text(invitations: Sequence[Invitation], every: bool) -> str:
+def invitations_text(invitations: Sequence[InvitationStatus], every: bool) -> str:
     """The open ones, or all of them, a line each."""
     shown = [invitation for invitation in invitations if every or not invitation.closed]
     more = len(invitations) - len(shown)
@@ -59,7 +59,7 @@ def invitations_text(invitations: Sequence[Invitation], every: bool) -> str:
     return "\n".join(lines)
 
 
-def revoked_text(client: str, invitation: Invitation | None, open_enrolment: bool) -> str:
+def revoked_text(client: str, invitation: InvitationStatus | None, open_enrolment: bool) -> str:
     """That a client is revoked, who else came by its invitation, and how it could come again."""
     lines = [f"{client} is revoked"]
     if invitation is not None:

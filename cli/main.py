@@ -1,11 +1,11 @@
-"""The `zowarmup` command: an operator's way in.
+"""The `zowarmup` command: an operator's entry point.
 
 The bare install, meant for low-tier devices, has neither typer nor rich, so nothing is imported before we know.
 """
 
 import sys
 
-from zowarmup.cli.failure import Failure, Usage
+from zowarmup.cli.failure import CommandError, Usage
 from zowarmup.common.system.ending import conclude
 from zowarmup.common.system.stopping import COMMAND, Stopping
 
@@ -20,7 +20,7 @@ def main() -> int:
 
         return client(["--doctor", *sys.argv[2:]])
     Stopping(COMMAND)
-    return conclude("zowarmup", sys.argv[1:], _run, {Failure: Failure.exit_code}, on_signal="stopped by {}")
+    return conclude("zowarmup", sys.argv[1:], _run, {CommandError: CommandError.exit_code}, on_signal="stopped by {}")
 
 
 def _run() -> int:

@@ -1,12 +1,12 @@
-"""The curve of a run so far and how long the rest will take, as far as its versions tell: for `zowarmup watch`."""
+"""A run's curve so far and its remaining time, estimated from its versions: for `zowarmup watch`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from zowarmup.cli.run_status import Status, Version
+from zowarmup.cli.run_status import Status, VersionStatus
 from zowarmup.cli.units import counted, duration, percent
-from zowarmup.common.work import Phase
+from zowarmup.common.messages.values import Phase
 
 RECENT = 20
 """So many of the last rounds say how long one takes."""
@@ -19,7 +19,7 @@ _LEVELS, _ASCII = "▁▂▃▄▅▆▇█", "_.-=*#"
 class Pace:
     """`versions`: the last `KEPT` of a run, ascending."""
 
-    versions: tuple[Version, ...] = ()
+    versions: tuple[VersionStatus, ...] = ()
 
     def since(self, present: int) -> int:
         """From which version on `following` wants to know, where the run is at version `present`: an evaluation comes
@@ -30,7 +30,7 @@ class Pace:
         evaluated = [version.version for version in self.versions if version.evaluation is not None]
         return max(later, min(self.versions[-1].version, (evaluated[-1] if evaluated else -1) + 1))
 
-    def following(self, later: Sequence[Version]) -> "Pace":
+    def following(self, later: Sequence[VersionStatus]) -> "Pace":
         """With all versions from the first of `later` on as they are there."""
         if not later:
             return self

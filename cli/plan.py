@@ -1,4 +1,4 @@
-"""`zowarmup plan`: what a run file will cost, before anything is rolled out.
+"""`zowarmup plan`: the cost of a run file, before anything is rolled out.
 
 The model is built, exported and measured as a coordinator would when it makes the run, in the same child processes, and
 thrown away; then `forecast` counts. Nothing is listened on and nothing is kept.
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zowarmup.cli.failure import Failure, Usage
-from zowarmup.cli.forecast import Bytes, Fleet, Forecast, Link, forecast
-from zowarmup.cli.specimens import Specimens
-from zowarmup.common.addresses import is_loopback
-from zowarmup.common.grid import Grid
-from zowarmup.common.run import ClientSpec, RunFile
-from zowarmup.common.work import Phase, Tier
+from zowarmup.cli.failure import CommandError, Usage
+from zowarmup.cli.forecast import Bytes, Fleet, Forecast, PlannedLink, forecast
+from zowarmup.cli.sample_messages import Specimens
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.settings.addresses import is_loopback
+from zowarmup.common.settings.run import ClientSpec, RunFile
 from zowarmup.data import DataError, load
 from zowarmup.data.card import card_of
-from zowarmup.server.preparation import Children, PreparationError, Prepared, prepare
-from zowarmup.server.runfile import RunFileError, read_run_file
-from zowarmup.server.sampling import pool_seed
-from zowarmup.server.wire import Wire
+from zowarmup.server.core.sampling import pool_seed
+from zowarmup.server.projections.framing import Wire
+from zowarmup.server.setup.prepare import Children, PreparationError, Prepared, prepare
+from zowarmup.server.setup.run_file import RunFileError, read_run_file
 
 _RATES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
 GROWTH = 16.0
@@ -39,7 +39,7 @@ class Plan:
     spec: ClientSpec
     prepared: Prepared
     examples: int
-    link: Link
+    link: PlannedLink
     tls: bool
     forecast: Forecast
 
@@ -81,8 +81,8 @@ class Plan:
         }
 
 
-def make_plan(path: Path, high: int | None, low: int | None, examples: int, link: Link) -> Plan:
-    """Plan the run of a file for a fleet; None: as many as a round asks for. Raises Failure, and Usage where no round
+def make_plan(path: Path, high: int | None, low: int | None, examples: int, link: PlannedLink) -> Plan:
+    """Plan the run of a file for a fleet; None: as many as a round asks for. Raises CommandError, and Usage where no round
     would ever open."""
     try:
         run = read_run_file(path)
@@ -90,7 +90,7 @@ def make_plan(path: Path, high: int | None, low: int | None, examples: int, link
     except RunFileError as error:
         raise Usage(str(error)) from error
     except DataError as error:
-        raise Failure(f"evaluation.data = {run.evaluation.data!r}: {error}") from error
+        raise CommandError(f"evaluation.data = {run.evaluation.data!r}: {error}") from error
     fleet = fleet_for(run, high, low)
     spec = ClientSpec(
         model=run.model,
@@ -103,9 +103,9 @@ def make_plan(path: Path, high: int | None, low: int | None, examples: int, link
         with tempfile.TemporaryDirectory(prefix="zowarmup-plan-") as folder:
             prepared = prepare(spec, run.seed, Path(folder), Children(), examples)
     except PreparationError as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
     except OSError as error:
-        raise Failure(
+        raise CommandError(
             f"the model cannot be built in a temporary folder ({error.strerror or error}): free space, or name a folder "
             "with room in the environment variable TMPDIR"
         ) from error

@@ -7,7 +7,7 @@ from rich.text import Text
 from zowarmup.cli.forecast import Cost
 from zowarmup.cli.plan import Plan
 from zowarmup.cli.units import counted, duration, size
-from zowarmup.common.work import Phase
+from zowarmup.common.messages.values import Phase
 
 PHASES = (Phase.WARM_UP, Phase.ZEROTH_ORDER)
 

@@ -1,16 +1,15 @@
-"""Where a run is, as the operator's commands see it: values made from the coordinator's answers, and the few sums
-over them that are shown in more than one place."""
+"""The status of a run as values, and sums over them that several commands show."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from zowarmup.common.work import Phase, Tier
+from zowarmup.common.messages.values import Phase, Tier
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class EvaluationStatus:
     """`accuracy`: share of held-out examples classified correctly, 0 to 1; `loss`: nats per example."""
 
     version: int
@@ -20,7 +19,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class TrafficStatus:
     """Payload bytes of one kind. `direction`: up (from clients) or down; `tier` is None before enrolment."""
 
     direction: str
@@ -32,7 +31,7 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class ClientStatus:
     """`version` and `digest` (hex) are its replica's, and `peak_memory_bytes` its process's, as last reported; `gone_s`
     counts since its stream closed; `revoked` holds why it was shut out, empty while it is a member."""
 
@@ -74,10 +73,10 @@ class Status:
     activity: str
     pivot_version: int
     final_version: int
-    clients: tuple[Client, ...]
-    traffic: tuple[Traffic, ...]
-    evaluation: Evaluation | None
-    pivot_evaluation: Evaluation | None
+    clients: tuple[ClientStatus, ...]
+    traffic: tuple[TrafficStatus, ...]
+    evaluation: EvaluationStatus | None
+    pivot_evaluation: EvaluationStatus | None
     paused: str
     participants: int
     contributed: int
@@ -97,11 +96,11 @@ class Status:
         """The tiers that have members, high first."""
         return tuple(tier for tier in Tier if any(client.tier is tier for client in self.fleet))
 
-    def members(self, tier: Tier) -> tuple[Client, ...]:
+    def members(self, tier: Tier) -> tuple[ClientStatus, ...]:
         return tuple(client for client in self.fleet if client.tier is tier)
 
     @property
-    def fleet(self) -> tuple[Client, ...]:
+    def fleet(self) -> tuple[ClientStatus, ...]:
         """The clients that have not been revoked."""
         return tuple(client for client in self.clients if not client.revoked)
 
@@ -133,7 +132,7 @@ def _finite(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class VersionStatus:
     """One version of the model: the `round` that made it, and the whole run's traffic when it was committed."""
 
     version: int
@@ -141,8 +140,8 @@ class Version:
     phase: Phase
     contributions: int
     committed_at_s: float
-    evaluation: Evaluation | None
-    traffic: tuple[Traffic, ...]
+    evaluation: EvaluationStatus | None
+    traffic: tuple[TrafficStatus, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +163,7 @@ class Run:
 
 
 def payload(
-    traffic: Iterable[Traffic],
+    traffic: Iterable[TrafficStatus],
     direction: str,
     tier: Tier | None,
     phase: Phase | None = None,
@@ -181,7 +180,7 @@ def payload(
     )
 
 
-def contributions(traffic: Iterable[Traffic], tier: Tier, phase: Phase) -> int:
+def contributions(traffic: Iterable[TrafficStatus], tier: Tier, phase: Phase) -> int:
     """How many contributions a tier has sent in a phase."""
     return sum(
         row.messages
@@ -190,7 +189,7 @@ def contributions(traffic: Iterable[Traffic], tier: Tier, phase: Phase) -> int:
     )
 
 
-def bytes_per_contribution(traffic: Iterable[Traffic], tier: Tier, phase: Phase) -> float | None:
+def bytes_per_contribution(traffic: Iterable[TrafficStatus], tier: Tier, phase: Phase) -> float | None:
     """What one contribution of a tier costs it to upload, its delta included; None before the first."""
     rows = tuple(traffic)
     count = contributions(rows, tier, phase)

@@ -1,4 +1,4 @@
-"""A connection to a coordinator, for an operator: the wire's answers as values, and its errors as sentences.
+"""An operator's connection to a coordinator: answers as values, errors as sentences.
 
 Calls are synchronous and short, each with a deadline. Nothing else in this room touches the wire.
 """
@@ -11,17 +11,17 @@ from typing import Any, Self
 import grpc
 
 from zowarmup.cli.clients import Participant
-from zowarmup.cli.failure import Failure, NoAnswer, Usage
-from zowarmup.cli.invitations import Invitation
-from zowarmup.cli.run_status import Client, Evaluation, Issued, Run, Status, Traffic, Version
-from zowarmup.client.contact import Found, look
-from zowarmup.client.trust import PLAIN, Trust, dialling, distrusted, shut
-from zowarmup.common.addresses import host_and_port
-from zowarmup.common.codec import phase_from_wire, tier_from_wire, tier_to_wire
-from zowarmup.common.layout import Layout
-from zowarmup.common.printable import printable
-from zowarmup.common.run import PROTOCOL
-from zowarmup.common.work import Phase, Tier
+from zowarmup.cli.failure import CommandError, NoAnswer, Usage
+from zowarmup.cli.invitations import InvitationStatus
+from zowarmup.cli.run_status import ClientStatus, EvaluationStatus, Issued, Run, Status, TrafficStatus, VersionStatus
+from zowarmup.client.net.contact import ContactFinding, look
+from zowarmup.client.net.tls import PLAIN, Trust, dialling, distrusted, shut
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.messages.codec import phase_from_wire, tier_from_wire, tier_to_wire
+from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.settings.addresses import host_and_port
+from zowarmup.common.settings.run import PROTOCOL
+from zowarmup.common.system.printable import printable
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1.coordinator_pb2_grpc import CoordinatorServiceStub, OperatorServiceStub
 
@@ -69,11 +69,11 @@ class Session:
         self._channel.close()
 
     def run(self) -> Run:
-        """What is being trained. Raises Failure where the coordinator speaks another protocol."""
+        """What is being trained. Raises CommandError where the coordinator speaks another protocol."""
         with self._sentences():
             answer = self._coordinator.GetRun(wire.GetRunRequest(protocol=PROTOCOL), timeout=self._deadline_s)
             if answer.protocol != PROTOCOL:
-                raise Failure(
+                raise CommandError(
                     f"the coordinator at {self.address} speaks protocol {answer.protocol}, this zowarmup speaks "
                     f"{PROTOCOL}: install the version of zowarmup that the coordinator has"
                 )
@@ -122,7 +122,7 @@ class Session:
             answer = health_pb2_grpc.HealthStub(self._channel).Check(asked, timeout=self._deadline_s)
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
-    def versions(self, from_version: int = 0) -> list[Version]:
+    def versions(self, from_version: int = 0) -> list[VersionStatus]:
         """The run's history from a version on, in order."""
         with self._sentences():
             request = wire.ListVersionsRequest(from_version=from_version)
@@ -159,20 +159,20 @@ class Session:
         answer = self._verb(self._operator.Invite, request)
         return Issued(printable(answer.token), answer.expires_at_s, printable(answer.invitation))
 
-    def revoke(self, client: str, reason: str, with_invitation: bool) -> tuple[Invitation | None, bool]:
+    def revoke(self, client: str, reason: str, with_invitation: bool) -> tuple[InvitationStatus | None, bool]:
         """Shut a client out for ever: the invitation that it came by, and whether devices may enrol without one."""
         request = wire.RevokeRequest(client=client, reason=reason, with_invitation=with_invitation)
         answer = self._verb(self._operator.Revoke, request)
         return _invitation(answer.invitation) if answer.HasField("invitation") else None, answer.open_enrolment
 
-    def invitations(self) -> list[Invitation]:
+    def invitations(self) -> list[InvitationStatus]:
         """All that were issued, in order."""
         with self._sentences():
             request = wire.ListInvitationsRequest()
             rows = self._operator.ListInvitations(request, timeout=self._deadline_s, metadata=self._metadata)
             return [_invitation(row) for row in rows]
 
-    def uninvite(self, invitation: str, reason: str) -> Invitation:
+    def uninvite(self, invitation: str, reason: str) -> InvitationStatus:
         """Revoke an invitation."""
         request = wire.UninviteRequest(invitation=invitation, reason=reason)
         return _invitation(self._verb(self._operator.Uninvite, request).invitation)
@@ -195,24 +195,24 @@ class Session:
                 ) from error
             if sentence := distrusted(details) or shut(details):
                 contact = look(self.address, self._trust, LOOK_S)
-                sentence = sentence if contact.found is Found.COORDINATOR else contact.sentence
+                sentence = sentence if contact.found is ContactFinding.COORDINATOR else contact.sentence
                 if distrusted(details):
-                    raise Failure(f"the coordinator at {self.address} is not trusted: {sentence}") from error
+                    raise CommandError(f"the coordinator at {self.address} is not trusted: {sentence}") from error
                 raise NoAnswer(f"the coordinator at {self.address} cannot be talked to: {sentence}") from error
             raise self._sentence(error.code(), details) from error
         except ValueError as error:  # a message that is not one of ours
-            raise Failure(
+            raise CommandError(
                 f"the coordinator at {self.address} sent what this zowarmup does not know: {error}"
             ) from error
 
-    def _sentence(self, code: grpc.StatusCode, details: str) -> Failure:
+    def _sentence(self, code: grpc.StatusCode, details: str) -> CommandError:
         match code:
             case grpc.StatusCode.UNAVAILABLE:
                 contact = look(self.address, self._trust, LOOK_S)
                 found = f"{contact.sentence} (gRPC: {details})"
-                if contact.found is not Found.COORDINATOR:
+                if contact.found is not ContactFinding.COORDINATOR:
                     found = contact.sentence
-                if contact.found is Found.REFUSED:
+                if contact.found is ContactFinding.REFUSED:
                     found = "start one with zowarmup-server, or say where it is with --server HOST:PORT"
                 return NoAnswer(f"no coordinator answers at {self.address}: {found}")
             case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED:
@@ -221,7 +221,7 @@ class Session:
                     "try again, and look at its log if that does not help"
                 )
             case grpc.StatusCode.UNIMPLEMENTED:
-                return Failure(
+                return CommandError(
                     f"what answers at {self.address} is no zowarmup coordinator of this version: check the address, "
                     "and compare zowarmup version on both machines"
                 )
@@ -231,9 +231,11 @@ class Session:
                 | grpc.StatusCode.UNAUTHENTICATED
                 | grpc.StatusCode.PERMISSION_DENIED
             ):
-                return Failure(f"the coordinator at {self.address} refused: {details}")
+                return CommandError(f"the coordinator at {self.address} refused: {details}")
             case _:
-                return Failure(f"the coordinator at {self.address} failed ({code.name}): {details or 'see its log'}")
+                return CommandError(
+                    f"the coordinator at {self.address} failed ({code.name}): {details or 'see its log'}"
+                )
 
 
 def _participant(message: wire.ListClientsResponse) -> Participant:
@@ -257,8 +259,8 @@ def _participant(message: wire.ListClientsResponse) -> Participant:
     )
 
 
-def _invitation(message: wire.ListInvitationsResponse) -> Invitation:
-    return Invitation(
+def _invitation(message: wire.ListInvitationsResponse) -> InvitationStatus:
+    return InvitationStatus(
         name=printable(message.invitation),
         tier=tier_from_wire(message.tier),
         uses=message.uses,
@@ -269,8 +271,8 @@ def _invitation(message: wire.ListInvitationsResponse) -> Invitation:
     )
 
 
-def _client(message: wire.ClientStatus) -> Client:
-    return Client(
+def _client(message: wire.ClientStatus) -> ClientStatus:
+    return ClientStatus(
         name=printable(message.client),
         tier=tier_from_wire(message.tier),
         connected=message.connected,
@@ -283,8 +285,8 @@ def _client(message: wire.ClientStatus) -> Client:
     )
 
 
-def _traffic(message: wire.Traffic) -> Traffic:
-    return Traffic(
+def _traffic(message: wire.Traffic) -> TrafficStatus:
+    return TrafficStatus(
         direction=printable(message.direction),
         tier=tier_from_wire(message.tier) if message.tier else None,
         phase=phase_from_wire(message.phase),
@@ -294,12 +296,12 @@ def _traffic(message: wire.Traffic) -> Traffic:
     )
 
 
-def _evaluation(message: wire.Evaluation) -> Evaluation:
-    return Evaluation(message.version, message.accuracy, message.loss, message.examples)
+def _evaluation(message: wire.Evaluation) -> EvaluationStatus:
+    return EvaluationStatus(message.version, message.accuracy, message.loss, message.examples)
 
 
-def _version(message: wire.ListVersionsResponse) -> Version:
-    return Version(
+def _version(message: wire.ListVersionsResponse) -> VersionStatus:
+    return VersionStatus(
         version=message.version,
         round=message.round,
         # The initial weights belong to no round, and so to no phase but the first.

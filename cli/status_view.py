@@ -13,7 +13,7 @@ from rich.text import Text
 
 from zowarmup.cli.run_status import Status, bytes_per_contribution, payload
 from zowarmup.cli.units import counted, duration, percent, size
-from zowarmup.common.work import Phase, Tier
+from zowarmup.common.messages.values import Phase, Tier
 
 NAMES_SHOWN = 3
 CERTIFICATE_S = 30 * 86400

@@ -1,4 +1,4 @@
-"""Numbers as people read them, always with their unit. Sizes are decimal: 1 kB is 1000 bytes."""
+"""Numbers with units, for people. Sizes are decimal: 1 kB is 1000 bytes."""
 
 
 def size(count: float) -> str:

@@ -1,9 +1,9 @@
-"""What is installed here, read from the packages' metadata: asking for torch's version must not import torch."""
+"""Versions of what is installed here, from the packages' metadata: asking for torch's must not import torch."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from zowarmup.common.run import PROTOCOL
+from zowarmup.common.settings.run import PROTOCOL
 
 PACKAGES = ("numpy", "grpcio", "protobuf", "onnxruntime", "torch")
 

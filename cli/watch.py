@@ -13,13 +13,13 @@ from rich.live import Live
 from rich.text import Text
 
 from zowarmup.cli.failure import NoAnswer
+from zowarmup.cli.interrupts import Interrupts
 from zowarmup.cli.pace import Pace
-from zowarmup.cli.processes import Interrupts
 from zowarmup.cli.run_status import Status
 from zowarmup.cli.session import Session
 from zowarmup.cli.status_view import status_line, status_view
 from zowarmup.cli.units import duration
-from zowarmup.common.work import Phase
+from zowarmup.common.messages.values import Phase
 
 EVERY_S = 0.5
 

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from signal import Signals
 
-from zowarmup.client.faults import Final
+from zowarmup.client.errors import Final
 from zowarmup.common.system.ending import FAILED, conclude
 from zowarmup.common.system.folders import PRIVATE
 from zowarmup.common.system.logs import log_to_errors
@@ -46,7 +46,7 @@ def _run(given: Sequence[str], stopping: Stopping) -> int:
     log_to_errors("%(asctime)s %(levelname)s %(message)s", arguments.verbose)
     try:
         if arguments.doctor:
-            from zowarmup.client.doctor import examine
+            from zowarmup.client.diagnostics.doctor import examine
 
             return examine(arguments)
         return _take_part(arguments, stopping)
@@ -55,8 +55,8 @@ def _run(given: Sequence[str], stopping: Stopping) -> int:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    from zowarmup.common.addresses import SERVER_VARIABLE
-    from zowarmup.common.invitation import JOIN_VARIABLE
+    from zowarmup.common.messages.invitation import JOIN_VARIABLE
+    from zowarmup.common.settings.addresses import SERVER_VARIABLE
     from zowarmup.data.spec import FORMS
 
     parser = argparse.ArgumentParser(
@@ -144,7 +144,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _address(text: str) -> str:
-    from zowarmup.common.addresses import host_and_port
+    from zowarmup.common.settings.addresses import host_and_port
 
     try:
         host_and_port(text)
@@ -160,7 +160,7 @@ def _seconds(text: str) -> float:
 
 
 def _name(text: str) -> str:
-    from zowarmup.client.state import client_name
+    from zowarmup.client.store.directory import client_name
 
     try:
         return client_name(text)
@@ -182,7 +182,7 @@ def _settle_libraries() -> None:
 
 
 def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
-    from zowarmup.client.faults import Stopped as WorkStopped
+    from zowarmup.client.errors import ComputingStopped as WorkStopped
 
     async def until_stopped() -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -205,21 +205,21 @@ def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
 
 async def _compose(arguments: argparse.Namespace) -> None:
     """Who this device is, what it holds, and its part in the run."""
-    from zowarmup.client.allowance import Allowance
-    from zowarmup.client.device import Device
-    from zowarmup.client.joining import ask, choose_tier, enrol, fit_data, invited, know, patience_s
-    from zowarmup.client.lookout import Lookout
-    from zowarmup.client.loop import take_part
+    from zowarmup.client.net.connection import Connection
+    from zowarmup.client.net.lookout import Lookout
+    from zowarmup.client.net.reconnecting_stream import ReconnectingStream
+    from zowarmup.client.net.stream import Meter
+    from zowarmup.client.net.transfer import Transfers
     from zowarmup.client.policy import read_policy
-    from zowarmup.client.presence import Presence
-    from zowarmup.client.replica import LocalReplica
-    from zowarmup.client.session import Connection
-    from zowarmup.client.state import USAGE, StateDirectory, default_directory, default_name
-    from zowarmup.client.stream import Meter
-    from zowarmup.client.transfer import Transfers
-    from zowarmup.client.workshop import PROCESSOR, Workshop
-    from zowarmup.common.steps import allow_compiled
-    from zowarmup.common.work import Tier
+    from zowarmup.client.store.directory import USAGE, StateDirectory, default_directory, default_name
+    from zowarmup.client.store.replica import LocalReplica
+    from zowarmup.client.work.allowance import Allowance
+    from zowarmup.client.work.device import Device
+    from zowarmup.client.work.executor import PROCESSOR, Executor
+    from zowarmup.client.work.joining import ask, choose_tier, enrol, fit_data, invited, know, patience_s
+    from zowarmup.client.work.loop import take_part
+    from zowarmup.common.exact.steps import allow_compiled
+    from zowarmup.common.messages.values import Tier
     from zowarmup.data import load
 
     server, name, meter = arguments.server, arguments.name or default_name(), Meter()
@@ -255,23 +255,23 @@ async def _compose(arguments: argparse.Namespace) -> None:
         await asyncio.to_thread(replica.open)
         joined = f"joined {offer.name} as {identity.client} (tier {tier}: {reason}) with {len(dataset)} examples"
         transfers = Transfers(connect)
-        workshop = Workshop(offer, state, transfers, arguments.threads, arguments.device, policy)
-        device = Device(offer, dataset, replica, transfers, workshop, joined, tier, allowance)
+        executor = Executor(offer, state, transfers, arguments.threads, arguments.device, policy)
+        device = Device(offer, dataset, replica, transfers, executor, joined, tier, allowance)
         gc.enable()
         async with AsyncExitStack() as present:
-            presence = await present.enter_async_context(Presence(server, connect, layout, device.hello, lookout))
+            stream = await present.enter_async_context(
+                ReconnectingStream(server, connect, layout, device.hello, lookout)
+            )
             if arguments.metrics_address:
-                from zowarmup.client.metrics import Figures, shown
+                from zowarmup.client.diagnostics.metrics import Figures, shown
 
                 def figures() -> Figures:
                     version = replica.position.version
-                    return Figures(
-                        meter.up_bytes, meter.down_bytes, version, presence.contributions, presence.connected
-                    )
+                    return Figures(meter.up_bytes, meter.down_bytes, version, stream.contributions, stream.connected)
 
                 labels = {"run": offer.name, "tier": str(tier)}
                 await present.enter_async_context(shown(arguments.metrics_address, labels, figures))
-            await take_part(device, presence)
+            await take_part(device, stream)
 
 
 if __name__ == "__main__":

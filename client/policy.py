@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from zowarmup.client.faults import Final
-from zowarmup.common.amount import amount
-from zowarmup.common.run import BUILT_IN
+from zowarmup.client.errors import Final
+from zowarmup.common.settings.run import BUILT_IN
+from zowarmup.common.units import amount
 
 MEGABYTE = 1_000_000
 

@@ -1,4 +1,4 @@
-"""An exception as one line: its type, what it says, and the file and line of foreign code that raised it.
+"""An exception as one line: its type, its message, and the file and line of foreign code that raised it.
 
 Foreign is what belongs neither to this package nor to the libraries that it calls: a user's model, and what that uses.
 """

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.data_card import CHANNELS, LENGTH
-from zowarmup.common.system.bounds import TooLarge
+from zowarmup.common.bounds import TooLarge
+from zowarmup.common.settings.data_card import CHANNELS, LENGTH
 from zowarmup.data import npz
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.labels import class_numbers
@@ -84,7 +84,7 @@ def _arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
                 raise DataError(f"{path}: this is a single array: make an npz with np.savez(path, x=..., y=...)")
             if start[:2] != b"PK":
                 raise DataError(f"{path}: this is not an npz file: make one with np.savez(path, x=..., y=...)")
-            archive = npz.Archive(path, file)
+            archive = npz.NpzArchive(path, file)
             if missing := {"x", "y"} - set(archive.names):
                 found = ", ".join(sorted(archive.names)[:20]) or "none"
                 raise DataError(f"{path}: there is no array {min(missing)!r} (found: {found}): it needs x and y")

@@ -7,7 +7,7 @@ What is drawn follows from a seed and a stream through raw Philox words, so trai
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.permutation import words
+from zowarmup.common.exact.permutation import words
 
 BORDER = 4
 

@@ -1,4 +1,4 @@
-"""The data card of a held-out set, and a device's data beside the run's card.
+"""The data card of a held-out set, and the comparison of a device's data with the run's card.
 
 What would make labels or inputs mean something else on one device than on the others is refused, with one sentence that
 says what both sides have. What a device may lack, or have in another order, is put right: classes are matched by name,
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.data_card import FEATURES, IMAGE, DataCard, InputSummary, composed, listed, numbers
+from zowarmup.common.settings.data_card import FEATURES, IMAGE, DataCard, InputSummary, composed, listed, numbers
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.standard import standardised
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.data_card import IMAGE, normalised_axis, usual_axes
+from zowarmup.common.settings.data_card import IMAGE, normalised_axis, usual_axes
 
 
 class DataError(ValueError):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zowarmup.common.data_card import numbers
-from zowarmup.common.permutation import permutation
+from zowarmup.common.exact.permutation import permutation
+from zowarmup.common.settings.data_card import numbers
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.holdout import split
 from zowarmup.data.shards import shards

@@ -7,7 +7,7 @@ never sees the test set, and shards that are cut `without=validation` share noth
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.permutation import permutation
+from zowarmup.common.exact.permutation import permutation
 
 SHARE = 10
 _SEED, _STREAM = 0, 1

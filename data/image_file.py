@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.system.bounds import TooLarge, require_ratio, require_size
+from zowarmup.common.bounds import TooLarge, require_ratio, require_size
 from zowarmup.data.dataset import DataError
 from zowarmup.data.opening import opened
 
@@ -54,7 +54,7 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class ImageHeader:
     """What a file says before it is decoded: its size in pixels, whether its grey is deeper than 8 bits, and about how many
     bytes decoding it takes."""
 
@@ -64,7 +64,7 @@ class Header:
     decoding_bytes: int
 
 
-def header(file: Path) -> Header:
+def header(file: Path) -> ImageHeader:
     """Raises DataError where the file is no image, has more pixels than Pillow's limit, or far more than there is of it."""
     with _opened(file) as image:
         deep = _is_deep(image)
@@ -74,7 +74,7 @@ def header(file: Path) -> Header:
         needed = each * max(image.width, across) * max(image.height, down)
         size = f"{file}: {image.width} x {image.height} pixels"
         require_ratio(size, needed, file.stat().st_size, "store it in another way, or make it smaller", _FREE_BYTES)
-        return Header(image.width, image.height, deep, needed)
+        return ImageHeader(image.width, image.height, deep, needed)
 
 
 def read(file: Path, form: Form) -> NDArray[Any]:

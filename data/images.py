@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.data_card import normalised
+from zowarmup.common.settings.data_card import normalised
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.image_file import BYTE, Form, header
 from zowarmup.data.image_file import read as read_image

@@ -1,11 +1,11 @@
-"""Labels as they are stored, made class numbers or refused with the sentence that says what to store."""
+"""Stored labels as class numbers, or the sentence that says what to store."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.data_card import CLASS_LIMIT
+from zowarmup.common.settings.data_card import CLASS_LIMIT
 from zowarmup.data.dataset import DataError
 
 

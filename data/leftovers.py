@@ -1,4 +1,4 @@
-"""Files and folders that systems leave beside people's own: on archives, network shares and memory cards.
+"""Files that systems leave in folders and archives, which are no data.
 
 Only names that nobody would give a class are here: one that is taken for a leftover is passed over in silence.
 """

@@ -1,10 +1,10 @@
-"""How much memory this device can give one process, and whether a data set fits into it."""
+"""The memory that one process may use here, and the refusal of data that does not fit."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from zowarmup.common.amount import amount
+from zowarmup.common.units import amount
 from zowarmup.data.dataset import DataError
 
 ROOT = Path("/")

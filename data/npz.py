@@ -10,14 +10,14 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.system.bounds import require_ratio, require_size
+from zowarmup.common.bounds import require_ratio, require_size
 
 _MOST_DIRECTORY_BYTES = 1 << 20
 _MOST_HEADER_BYTES = 1 << 16
 _UNPACKED = "save it with np.savez, uncompressed"
 
 
-class Archive:
+class NpzArchive:
     """The archive at `path`, which `file` has open. `names`: those of its arrays. Raises TooLarge, and what reading a damaged
     directory raises."""
 
@@ -51,7 +51,7 @@ class Archive:
 class Member:
     """An array of an archive: its shape, order and type, and where in its file it begins."""
 
-    archive: Archive
+    archive: NpzArchive
     info: zipfile.ZipInfo
     shape: tuple[int, ...]
     fortran: bool

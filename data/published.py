@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.system.bounds import Bounded, TooLarge, require_ratio, require_size
+from zowarmup.common.bounds import Bounded, TooLarge, require_ratio, require_size
 from zowarmup.data import npz, pickles
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.labels import class_numbers
@@ -144,7 +144,7 @@ def _batch(published: Published, path: Path, name: str, examples: int) -> tuple[
 
 
 def _from_npz(path: Path, file: IO[bytes], wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    archive = npz.Archive(path, file)
+    archive = npz.NpzArchive(path, file)
     members = {name: archive.member(name) for name in wanted if name in archive.names}
     for member in members.values():
         require_memory(str(archive.path), member.nbytes, "store this device's part of it alone")

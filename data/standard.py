@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.data_card import IMAGE
+from zowarmup.common.settings.data_card import IMAGE
 from zowarmup.data.dataset import Dataset
 
 _VALUES = 1 << 18  # read together, so that a large set needs little memory

@@ -20,8 +20,8 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.data_card import CLASS_LIMIT, listed, normalised
-from zowarmup.common.system.bounds import TooLarge, require_ratio
+from zowarmup.common.bounds import TooLarge, require_ratio
+from zowarmup.common.settings.data_card import CLASS_LIMIT, listed, normalised
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.memory import require_memory
 from zowarmup.data.opening import opened

@@ -1,3 +1,5 @@
+"""The coordinator: one process, from a run file to the weights it has trained."""
+
 import os
 
 # Read when grpc is imported. Its log is for its makers; errors reach us as errors.

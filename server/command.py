@@ -12,7 +12,7 @@ from zowarmup.common.system.stopping import SERVICE, Stopping
 EXTRA = ("grpc_health", "grpc_reflection", "pydantic")
 
 
-class Missing(Exception):
+class MissingExtra(Exception):
     """A package that only a coordinator needs."""
 
 
@@ -26,7 +26,9 @@ def main() -> int:
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in EXTRA:
                 raise
-            raise Missing(f"{error.name} is missing; install it with: pip install 'zowarmup[server,torch]'") from error
+            raise MissingExtra(
+                f"{error.name} is missing; install it with: pip install 'zowarmup[server,torch]'"
+            ) from error
         return lead(stopping)
 
-    return conclude("zowarmup-server", sys.argv[1:], serve, {Missing: USAGE})
+    return conclude("zowarmup-server", sys.argv[1:], serve, {MissingExtra: USAGE})

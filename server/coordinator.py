@@ -1,4 +1,4 @@
-"""The one writer: commands in, durable events out.
+"""The single writer: commands in, durable events out.
 
 Commands queue here and are decided in order on one state. Those that queue up while the disk is busy share its next
 sync (group commit); their answers wait for it, so whatever a client is told is on disk. If the event log refuses, the state
@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.clock import steady_clock
-from zowarmup.server.decide import decide
-from zowarmup.server.event_log import EventLog, Fenced, LedgerError
-from zowarmup.server.rejection import Rejected
-from zowarmup.server.state import State
+from zowarmup.common.system.clock import steady_clock
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import decide
+from zowarmup.server.core.errors import Rejected
+from zowarmup.server.core.state import State
+from zowarmup.server.store.event_log import EventLog, Fenced, LedgerError
 
 log = logging.getLogger(__name__)
 

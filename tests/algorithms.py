@@ -3,8 +3,8 @@
 from dataclasses import asdict, fields
 from typing import Any
 
-from zowarmup.common.methods import settings_class
-from zowarmup.common.phases import WarmUp
+from zowarmup.common.algorithms import settings_class
+from zowarmup.common.algorithms.settings import WarmUp
 
 
 def warmup_settings(method: str = "fedavg", **settings: Any) -> Any:

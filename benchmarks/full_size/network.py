@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from zowarmup.common import models
 from zowarmup.common.models.description import head_module, tensors_of
-from zowarmup.common.run import Model
+from zowarmup.common.settings.run import Model
 from zowarmup.data import load
 
 EPOCHS, BATCH = 3, 64

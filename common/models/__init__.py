@@ -1,6 +1,6 @@
 """Models: what a run may train, as torch modules and as flat vectors.
 
-The low tier never comes here; torch is imported when one of these is called. Every function raises ModelError where a
+The low tier uses `program` alone; torch is imported when a function of this module is called. Every function raises ModelError where a
 model cannot be used.
 """
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.layout import Layout
-from zowarmup.common.models.error import ModelError
-from zowarmup.common.run import Model
-from zowarmup.common.submodel import Submodel
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.submodel import Submodel
+from zowarmup.common.models.errors import ModelError
+from zowarmup.common.settings.run import Model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""A model's own code in a process apart: what comes of it goes by a file, so that the code may print what it likes.
+"""A model's own code in a child process: its result is returned in a file, so that the code may print anything.
 
 The child calls `carry_out`, which leaves the result, or a sentence, in a file. Every `STUCK_S` seconds it notes beside
 it where its code is, so that whoever waits can say what it waits for; what ends the process at once leaves its trace on
@@ -27,7 +27,7 @@ _LINE = re.compile(r'^ *File "(.+)", line (\d+) in', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ChildOutcome:
     """`result`: JSON values; `failure`: a sentence, empty where it went well."""
 
     result: Any = None
@@ -41,10 +41,10 @@ def carry_out(file: Path, name: str, job: Callable[[], object]) -> int:
     done = threading.Event()
     threading.Thread(target=_watch, args=(threading.get_ident(), _stack(file), done), daemon=True).start()
     try:
-        said = Outcome(job())
+        said = ChildOutcome(job())
     except BaseException as error:  # noqa: BLE001
         ours = isinstance(error, ValueError) and not where(error)
-        said = Outcome(failure=str(error) if ours else f"model {name} raised {in_words(error)}")
+        said = ChildOutcome(failure=str(error) if ours else f"model {name} raised {in_words(error)}")
     finally:
         done.set()
     partial = file.with_name(file.name + ".part")
@@ -73,10 +73,10 @@ def _watch(thread: int, file: Path, done: threading.Event) -> None:
         partial.replace(file)
 
 
-def outcome_in(file: Path) -> Outcome | None:
+def outcome_in(file: Path) -> ChildOutcome | None:
     """What a child left, None where it ended without leaving anything."""
     try:
-        return Outcome(**json.loads(read_given(file)))
+        return ChildOutcome(**json.loads(read_given(file)))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -1,4 +1,4 @@
-"""Making a model by name, and refusing one that could not be trained here.
+"""Construction of a model by name, and the refusal of one that could not be trained here.
 
 What would let two replicas, or two evaluations of one replica, disagree is refused with a sentence: logits that differ
 between two passes over the same input, or that depend on the other examples of the batch.
@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from zowarmup.common.models.error import ModelError, foreign_code
+from zowarmup.common.models.errors import ModelError, foreign_code
 from zowarmup.common.models.outputs import require_logits
-from zowarmup.common.run import Model
+from zowarmup.common.settings.run import Model
 
 Factory = Callable[[tuple[int, ...], int], nn.Module]
 

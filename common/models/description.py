@@ -1,4 +1,4 @@
-"""What a module is made of, in the order of its flat vector.
+"""The parameters and buffers of a module, in the order of its flat vector.
 
 Trainable parameters come first, the head's tensors last among them; then what is shipped but never stepped: frozen
 parameters and float buffers such as BatchNorm's running mean and variance. Weights that layers share are listed once.
@@ -8,9 +8,9 @@ Buffers that are not persistent follow from the code, not from training, and are
 import torch
 from torch import nn
 
-from zowarmup.common.layout import Block, Head, Layout, Tensor
+from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
 from zowarmup.common.models.construction import sample
-from zowarmup.common.models.error import ModelError
+from zowarmup.common.models.errors import ModelError
 
 _PROBE = 2
 

@@ -1,4 +1,4 @@
-"""The model's forward pass as an ONNX graph whose weights are inputs, for devices without torch.
+"""Export of the forward pass as an ONNX graph whose weights are inputs, for devices without torch.
 
 The module is exported as a function of its weights: they are arguments of what the exporter traces, so it can neither
 fold them into constants nor merge tensors that happen to be equal, as it does with weights that belong to a module.
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from zowarmup.common.layout import Layout
+from zowarmup.common.exact.layout import Layout
 from zowarmup.common.models import flatten
 from zowarmup.common.models.construction import sample
 from zowarmup.common.models.description import everywhere, head_module, tensors_of
-from zowarmup.common.models.error import ModelError
-from zowarmup.common.operators import OPSET
-from zowarmup.common.program import Program
+from zowarmup.common.models.errors import ModelError
+from zowarmup.common.models.operators import OPSET
+from zowarmup.common.models.program import Program
 from zowarmup.common.raised import in_words, where
 
 _TRACED = 2  # examples in the traced batch; the axis is dynamic

@@ -1,4 +1,4 @@
-"""The half-width part of a model as a module, the way a low-tier client trains it in HeteroFL (`methods.heterofl`).
+"""The half-width submodel as a torch module, as a low-tier client trains it in HeteroFL (`algorithms.heterofl`).
 
 It comes from the constructor of the whole with half the width, so it is the same code, and its tensors are those of
 `submodel.half_width`. The first half of the channels, flattened, is the first half of the flattened features. GroupNorm
@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from zowarmup.common.exact.submodel import Submodel
 from zowarmup.common.models.construction import construct
 from zowarmup.common.models.description import layout_of
-from zowarmup.common.models.error import ModelError
-from zowarmup.common.run import Model
-from zowarmup.common.submodel import Submodel
+from zowarmup.common.models.errors import ModelError
+from zowarmup.common.settings.run import Model
 
 
 def narrow(model: Model, input_shape: tuple[int, ...], classes: int, part: Submodel) -> nn.Module:

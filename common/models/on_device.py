@@ -1,4 +1,4 @@
-"""The model's forward pass by torch, on a device of torch's, at weights that live there as one flat vector.
+"""The forward pass by torch on a device of torch's, at weights that live there as one flat vector.
 
 The module's parameters and buffers are views of that vector, so moving the vector moves the model, as it is with
 `program.Program` and NumPy's vector. Products are computed in full float32: TF32 would round them to 10 bits, and a
@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from zowarmup.common.layout import Layout
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.tensors import TorchVector
 from zowarmup.common.models.description import head_module, tensors_of
-from zowarmup.common.tensors import Vector
 
 
 class Resident:
@@ -58,7 +58,7 @@ class DeviceProgram:
     def __init__(self, module: nn.Module, layout: Layout, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        self._vector = Vector(layout.size, device)
+        self._vector = TorchVector(layout.size, device)
         self._module, self._device = module.eval().to(device), device
         tensors = tensors_of(module, layout)
         for tensor in layout.tensors:
@@ -67,7 +67,7 @@ class DeviceProgram:
         if layout.head is not None:
             head_module(module, layout).register_forward_pre_hook(lambda _, args: self._features.append(args[0]))
 
-    def load(self, weights: NDArray[np.float32]) -> Vector:
+    def load(self, weights: NDArray[np.float32]) -> TorchVector:
         """What to move, to move the model from `weights` on: a copy of them on the device. They stay as they are."""
         self._vector.load(weights)
         return self._vector

@@ -1,4 +1,4 @@
-"""Whether a model's outputs are logits, as cross-entropy wants them, or have been through a softmax or sigmoid.
+"""A check that a model's outputs are logits, as cross-entropy wants them, and not probabilities.
 
 Those that have lie in [0, 1] whatever the weights are. Logits may by chance at the initial weights, but not at others: so
 the weights are changed, by more each time, until an output leaves that range. For logits the first look is enough.
@@ -7,7 +7,7 @@ the weights are changed, by more each time, until an output leaves that range. F
 import torch
 from torch import nn
 
-from zowarmup.common.models.error import ModelError, foreign_code
+from zowarmup.common.models.errors import ModelError, foreign_code
 
 _DRAWS = 24
 _NOISE = (0.02, 0.1, 0.5)  # beside three times the weights with random signs; deep models overflow at the last

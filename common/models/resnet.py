@@ -20,7 +20,7 @@ def _norm(kind: Norm, channels: int, groups: int) -> nn.Module:
     return nn.GroupNorm(groups, channels) if kind == "group" else nn.BatchNorm2d(channels)
 
 
-class _Block(nn.Module):
+class _ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
 
     def __init__(self, before: int, after: int, stride: int, norm: Norm, groups: int) -> None:
@@ -55,7 +55,10 @@ class ResNet18(nn.Module):
         before = width
         for times, stride in _STAGES:
             channels = times * width
-            blocks += [_Block(before, channels, stride, norm, groups), _Block(channels, channels, 1, norm, groups)]
+            blocks += [
+                _ResidualBlock(before, channels, stride, norm, groups),
+                _ResidualBlock(channels, channels, 1, norm, groups),
+            ]
             before = channels
         self.blocks = nn.Sequential(*blocks)
         self.classifier = nn.Linear(before, classes)

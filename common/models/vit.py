@@ -27,7 +27,7 @@ class _Attention(nn.Module):
         return self.out(mixed)  # type: ignore[no-any-return]
 
 
-class _Block(nn.Module):
+class _TransformerBlock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.attention = _Attention()
@@ -51,7 +51,7 @@ class ViT(nn.Module):
         self.embed = nn.Conv2d(channels, _WIDTH, _PATCH, stride=_PATCH)
         # Not persistent: it follows from the shape, so it is a constant of the program and no weight.
         self.register_buffer("positions", _positions(height // _PATCH, width // _PATCH), persistent=False)
-        self.blocks = nn.Sequential(*(_Block() for _ in range(_BLOCKS)))
+        self.blocks = nn.Sequential(*(_TransformerBlock() for _ in range(_BLOCKS)))
         self.norm = nn.LayerNorm(_WIDTH)
         self.classifier = nn.Linear(_WIDTH, classes)
 

@@ -1,1 +1,1 @@
-"""What both sides need of the operating system: the one part of `common` that is not pure. Standard library only."""
+"""What both sides need of the operating system: the one impure room of `common`. Standard library only."""

@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from signal import Signals
 from typing import NoReturn
 
-from zowarmup.common.printable import printable_lines
 from zowarmup.common.raised import in_words, out_of_memory
 from zowarmup.common.system.logs import VERBOSE, indented
+from zowarmup.common.system.printable import printable_lines
 from zowarmup.common.system.stopping import Stopped
 
 DONE, FAILED, USAGE, GAVE_UP, FAULT = 0, 1, 2, 3, 70

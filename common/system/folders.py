@@ -1,5 +1,4 @@
-"""Folders that a process makes its own: empty ones, or those that it has used before, closed to every other user. A
-stranger's files are left alone."""
+"""Folders that a process claims: empty ones or its own, closed to other users; a stranger's files are left alone."""
 
 import logging
 import os

@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from zowarmup.common.amount import amount
+from zowarmup.common.units import amount
 
 LONGEST_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 16

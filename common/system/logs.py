@@ -1,4 +1,4 @@
-"""Logs of a process, in which nobody else writes a line.
+"""The process's log, in which a record is one line.
 
 Much of what is logged came from the other side of a connection, or from a file: a record is one line, its message escaped
 and bounded, and lines that follow, as of a traceback, are indented, so that none of them looks like a record.
@@ -8,8 +8,8 @@ import logging
 import sys
 from copy import copy
 
-from zowarmup.common.printable import printable
 from zowarmup.common.raised import in_words
+from zowarmup.common.system.printable import printable
 
 INDENT = "    "
 VERBOSE = "--verbose"

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, from a process's first moment to its last.
+"""Graceful shutdown on SIGTERM and SIGINT, from a process's first moment to its last.
 
 The kernel gives process 1 of a container no default handling of signals, and a library's import, a thread's computing or a
 dead disk can hold an orderly end up for long. So a process installs `Stopping` before it imports anything slow. The first

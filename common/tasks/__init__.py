@@ -1,1 +1,1 @@
-"""What a model is trained for: its loss, and how a device trains on its own data."""
+"""Tasks: a model's loss, and how a device trains on its own data."""

@@ -22,15 +22,15 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from zowarmup.common.grid import Grid
-from zowarmup.common.layout import Layout
-from zowarmup.common.methods.moves import Move
-from zowarmup.common.methods.probing import Probe, measure
-from zowarmup.common.methods.projection import as_float32
-from zowarmup.common.methods.protocol import Aggregate, Algorithm, Forward, Part, Start, Trained
-from zowarmup.common.phases import WarmUp, ZerothOrder, require
-from zowarmup.common.steps import Direction, Weights
-from zowarmup.common.work import Computation, Contribution, Scalars, Tier, Work
+from zowarmup.common.algorithms.exact_derivatives import as_float32
+from zowarmup.common.algorithms.probing import Probe, measure
+from zowarmup.common.algorithms.protocol import Aggregate, Algorithm, ClientScalars, Forward, Start, Trained
+from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder, require
+from zowarmup.common.algorithms.step_builder import Move
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.steps import Direction, Weights
+from zowarmup.common.messages.values import Computation, Contribution, Scalars, Tier, Work
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +90,8 @@ class MajorityVote(Algorithm):
         if (len(contribution.probes), len(contribution.projections)) != self.counts(tier, examples):
             raise ValueError(f"scalars: {len(contribution.probes)} probes, {self.spec.probes} were asked for")
 
-    def aggregate(self, start: Start, contributions: Sequence[Part | Trained]) -> Aggregate:
-        votes = [given for given in contributions if isinstance(given, Part)]
+    def aggregate(self, start: Start, contributions: Sequence[ClientScalars | Trained]) -> Aggregate:
+        votes = [given for given in contributions if isinstance(given, ClientScalars)]
         if not votes:
             raise ValueError("nobody has voted")
         counted = np.sign([vote.scalars.probes for vote in votes]).sum(axis=0)

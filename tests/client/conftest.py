@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common import models
-from zowarmup.common.codec import tier_to_wire
-from zowarmup.common.grid import Grid
-from zowarmup.common.layout import Layout, digest
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Layout, digest
+from zowarmup.common.messages.codec import tier_to_wire
+from zowarmup.common.messages.values import Tier
 from zowarmup.common.models.export import export_program
-from zowarmup.common.run import PROTOCOL, ClientSpec, Model
-from zowarmup.common.work import Tier
+from zowarmup.common.settings.run import PROTOCOL, ClientSpec, Model
 from zowarmup.data import load
 from zowarmup.data.card import card_of
 from zowarmup.v1 import coordinator_pb2 as wire

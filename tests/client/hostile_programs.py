@@ -19,8 +19,8 @@ from onnx import (
     numpy_helper,
 )
 
-from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.operators import OPSET
+from zowarmup.common.exact.layout import Block, Layout, Tensor
+from zowarmup.common.models.operators import OPSET
 
 BYTES, CLASSES = 32, 10
 LAYOUT = Layout((Tensor("w", (BYTES,), 0),), BYTES, BYTES, (Block("all", 0, BYTES),))

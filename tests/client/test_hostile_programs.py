@@ -10,11 +10,11 @@ import pytest
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.client.conftest import DATA, Run, Scripted, Start, Talk, one_sentence
 from tests.client.hostile_programs import BYTES, CLASSES, HOSTILE, LAYOUT
-from zowarmup.common import codec
-from zowarmup.common.directions import lanes
-from zowarmup.common.grid import Grid
-from zowarmup.common.run import ClientSpec, Model
-from zowarmup.common.work import Phase, Work
+from zowarmup.common.exact.directions import lanes
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.messages import codec
+from zowarmup.common.messages.values import Phase, Work
+from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.data import load
 from zowarmup.data.card import card_of
 

@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 from tests.client.conftest import Client, Part, Run, Scripted, Start, Talk
-from zowarmup.common import codec
-from zowarmup.common.run import SOFTWARE
-from zowarmup.common.work import Phase, Work
+from zowarmup.common.messages import codec
+from zowarmup.common.messages.values import Phase, Work
+from zowarmup.common.settings.run import SOFTWARE
 
 GIVEN = Work(1, Phase.ZEROTH_ORDER, 1, 77, 3600.0)
 WELCOME = {"epoch": 1, "phase": "PHASE_ZEROTH_ORDER", "version": 1}

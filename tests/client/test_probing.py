@@ -10,14 +10,14 @@ from typing import Any
 from tests import aggregating
 from tests.algorithms import changed
 from tests.client.conftest import DATA, Client, Run, Scripted, Start, Talk, enrolled_as, prepared
-from zowarmup.client.probe import Prober
-from zowarmup.common import codec
-from zowarmup.common.methods.protocol import Part
-from zowarmup.common.program import Program
-from zowarmup.common.replica import Replica
-from zowarmup.common.run import Model
-from zowarmup.common.steps import apply_steps
-from zowarmup.common.work import Commit, Phase, Scalars, Tier, Work
+from zowarmup.client.work.probing import Prober
+from zowarmup.common.algorithms.protocol import ClientScalars
+from zowarmup.common.exact.replica import Commit, Replica
+from zowarmup.common.exact.steps import apply_steps
+from zowarmup.common.messages import codec
+from zowarmup.common.messages.values import Phase, Scalars, Tier, Work
+from zowarmup.common.models.program import Program
+from zowarmup.common.settings.run import Model
 from zowarmup.data import load
 
 ANONYMOUS_BYTES = 45_000_000
@@ -42,7 +42,7 @@ class Reference:
 
     def commit(self, work: Work, scalars: Scalars) -> Commit:
         steps = aggregating.steps(
-            self.method, self.run.grid, work.round - 1, [Part(work.seed, len(self.data), scalars)]
+            self.method, self.run.grid, work.round - 1, [ClientScalars(work.seed, len(self.data), scalars)]
         )
         apply_steps(self.replica.weights, self.run.grid, steps)
         self.replica.version += 1

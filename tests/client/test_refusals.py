@@ -11,9 +11,9 @@ import pytest
 
 from tests.algorithms import changed
 from tests.client.conftest import Scripted, Start, Talk, one_sentence
-from zowarmup.client.device import Device
-from zowarmup.client.messages import Welcome
-from zowarmup.common.work import Phase
+from zowarmup.client.net.messages import Welcome
+from zowarmup.client.work.device import Device
+from zowarmup.common.messages.values import Phase
 
 WELCOME = {"epoch": 1, "phase": "PHASE_WARM_UP", "version": 0}
 
@@ -175,7 +175,9 @@ def test_a_device_cannot_choose_where_nothing_was_measured(scripted: Scripted, s
         async with scripted.listening() as port:
             client = await start(port, tier="auto")
             assert await client.ended() == 1
-            assert "has not measured what a device needs (--shelf): say --tier low or high" in one_sentence(client.log)
+            assert "has not measured what a device needs (--model-cache): say --tier low or high" in one_sentence(
+                client.log
+            )
             told = await start(port, tier="low")
             await told.printed("joined digits as pi (tier low: as asked)")
             assert await told.stopped() == 0

@@ -14,12 +14,12 @@ import xxhash
 
 from tests.algorithms import changed
 from tests.client.conftest import DATA, Run, Scripted, Start, Talk, enrolled_as, one_sentence
-from zowarmup.client.trainer import Trainer
-from zowarmup.common import codec
-from zowarmup.common.layout import Tensor
-from zowarmup.common.replica import Replica
+from zowarmup.client.work.training import Trainer
+from zowarmup.common.exact.layout import Tensor
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.messages import codec
+from zowarmup.common.messages.values import LONGEST_REASON, Phase, Tier, Work
 from zowarmup.common.tasks.classification import Diverging
-from zowarmup.common.work import LONGEST_REASON, Phase, Tier, Work
 from zowarmup.data import load
 
 WARM_UP = {"epoch": 1, "phase": "PHASE_WARM_UP", "version": 1}

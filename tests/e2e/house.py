@@ -18,17 +18,18 @@ import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli import certificates
-from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
-from zowarmup.cli.demo_settings import to_toml
 from zowarmup.cli.failure import NoAnswer
-from zowarmup.cli.processes import Interrupts, Processes
+from zowarmup.cli.interrupts import Interrupts
 from zowarmup.cli.run_status import Status
 from zowarmup.cli.session import Session
-from zowarmup.client.trust import trust
-from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
-from zowarmup.common.run import PROTOCOL, Evaluation, Model, RunFile, Server
-from zowarmup.server import events as ev
-from zowarmup.server.ledger import Ledger
+from zowarmup.client.net.tls import trust
+from zowarmup.common.messages.invitation import JOIN_VARIABLE, Invitation
+from zowarmup.common.settings.run import PROTOCOL, Evaluation, Model, RunFile, Server
+from zowarmup.lab.demo.demo import NO_PROXY, ONE_THREAD, free_port
+from zowarmup.lab.demo.settings import to_toml
+from zowarmup.lab.processes import Processes
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.ledger import Ledger
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1.coordinator_pb2_grpc import CoordinatorServiceStub
 

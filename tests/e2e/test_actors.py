@@ -27,11 +27,12 @@ from tests.e2e.house import (
 )
 from tests.faults.proxy import Link
 from tests.patience import PATIENCE
-from zowarmup.cli.processes import Interrupts, Processes
-from zowarmup.common.invitation import JOIN_VARIABLE
-from zowarmup.common.run import PROTOCOL
-from zowarmup.server import events as ev
-from zowarmup.server.ledger import Ledger
+from zowarmup.cli.interrupts import Interrupts
+from zowarmup.common.messages.invitation import JOIN_VARIABLE
+from zowarmup.common.settings.run import PROTOCOL
+from zowarmup.lab.processes import Processes
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.ledger import Ledger
 from zowarmup.v1 import coordinator_pb2 as wire
 
 

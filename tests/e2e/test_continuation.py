@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.cli.demo_settings import to_toml
 from zowarmup.cli.session import Session
-from zowarmup.common.run import Evaluation, Model, RunFile
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.lab.demo.settings import to_toml
 
 FIRST = RunFile(
     name="first",

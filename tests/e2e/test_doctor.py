@@ -15,15 +15,15 @@ from cryptography import x509
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli import certificates
-from zowarmup.cli.demo import free_port
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
+from zowarmup.lab.demo.demo import free_port
 
 from .conftest import Fleet, wait_until
 
 # As of another clock, seen by the doctor alone: grpc counts its deadlines by time.time, too.
 BEHIND = """
 import time, types
-from zowarmup.client import doctor
+from zowarmup.client.diagnostics import doctor
 doctor.time = types.SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() - 7200)
 """
 RUN = RunFile(

@@ -137,7 +137,7 @@ def test_a_grid_is_stopped_killed_gone_on_with_and_then_over(tmp_path: Path) -> 
     assert rows(out) == found
 
     # Interrupted or not, one job at a time or two: the same bits.
-    shutil.copytree(out / "shelf", straight / "shelf")
+    shutil.copytree(out / "model-cache", straight / "model-cache")
     two = [*ZOWARMUP, str(file), "--jobs", "2", "--only", "*-33-0", "--out", str(straight)]
     subprocess.run(two, env=environment, capture_output=True, timeout=600, check=True)
     assert [(row["digest"], row["accuracy"]) for row in rows(straight)] == [

@@ -10,10 +10,10 @@ from typing import Any
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import wait_until
-from zowarmup.common.run import Evaluation, Guard, Model, RunFile
-from zowarmup.common.work import Phase
-from zowarmup.server.archive import open_archive
-from zowarmup.server.fsck import check
+from zowarmup.common.messages.values import Phase
+from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile
+from zowarmup.server.store.archive import open_archive
+from zowarmup.server.store.fsck import check
 
 ROUNDS = 40
 RUN = RunFile(

@@ -9,11 +9,11 @@ import pytest
 from tests.algorithms import changed, warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import wait_until
 from zowarmup.cli.run_status import payload
-from zowarmup.common.run import Evaluation, Model, RunFile
-from zowarmup.common.submodel import half_width
-from zowarmup.common.work import Phase, Tier
-from zowarmup.server.archive import open_archive
-from zowarmup.server.fsck import check
+from zowarmup.common.exact.submodel import half_width
+from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.server.store.archive import open_archive
+from zowarmup.server.store.fsck import check
 
 NAMES = {"high-1": "high", "low-1": "low", "low-2": "low"}
 ROUNDS = 4

@@ -14,11 +14,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.algorithms import changed, warmup_settings, zeroth_order_settings
-from zowarmup.cli.demo import free_port
-from zowarmup.cli.demo_settings import to_toml
 from zowarmup.cli.forecast import PING_BYTES, PING_S
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
-from zowarmup.server.wire import WINDOWS
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
+from zowarmup.lab.demo.demo import free_port
+from zowarmup.lab.demo.settings import to_toml
+from zowarmup.server.projections.framing import WINDOWS
 
 BYTES, MEMORY = 0.05, 0.15
 Sums = Counter[tuple[str, str]]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.test_methods import NAMES, run_file
-from zowarmup.common.methods import settings_class
-from zowarmup.common.work import Phase
-from zowarmup.server.archive import open_archive
-from zowarmup.server.fsck import check
+from zowarmup.common.algorithms import settings_class
+from zowarmup.common.messages.values import Phase
+from zowarmup.server.store.archive import open_archive
+from zowarmup.server.store.fsck import check
 
 NAME = "majority_vote:MajorityVote"
 PLUGINS = Path(__file__).parents[2] / "examples/plugins"

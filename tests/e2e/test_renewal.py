@@ -17,10 +17,11 @@ from cryptography import x509
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli import certificates
-from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
-from zowarmup.cli.demo_settings import to_toml
-from zowarmup.cli.processes import Interrupts, Processes
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
+from zowarmup.cli.interrupts import Interrupts
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
+from zowarmup.lab.demo.demo import NO_PROXY, ONE_THREAD, free_port
+from zowarmup.lab.demo.settings import to_toml
+from zowarmup.lab.processes import Processes
 
 ENVIRONMENT = {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"}
 SLOW_S = 120.0
@@ -47,7 +48,7 @@ class House:
         )
         (folder / "run.toml").write_text(to_toml(run))
         arguments = [str(folder / "run.toml"), "--data-dir", str(folder / "server"), "--verbose"]
-        arguments += ["--shelf", str(folder / "shelf")]
+        arguments += ["--model-cache", str(folder / "model-cache")]
         processes.start("server", "zowarmup.server.main", arguments)
         self.until(lambda: "metrics at https" in self.log("server") and "listening on" in self.log("server"))
 

@@ -14,12 +14,12 @@ from tests.e2e.conftest import ENDLESS
 from tests.patience import PATIENCE
 from zowarmup.cli.run_status import payload
 from zowarmup.cli.session import Session
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
-from zowarmup.common.work import Tier
+from zowarmup.common.messages.values import Tier
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
 from zowarmup.data import load
-from zowarmup.server import events as ev
-from zowarmup.server.archive import LEDGER
-from zowarmup.server.ledger import Ledger
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.data_dir import LEDGER
+from zowarmup.server.store.ledger import Ledger
 
 DEADLINE_S = 4.0
 RUN = RunFile(

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.common.run import Evaluation, Model, RunFile
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
 
 TIERS = {"high-1": "high", "low-1": "low", "low-2": "low"}
 ROOMS = ("bathroom", "cellar", "kitchen")

@@ -28,11 +28,12 @@ from tests.e2e.house import (
     scalars,
 )
 from tests.patience import PATIENCE
-from zowarmup.cli.processes import Interrupts, Processes
-from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
-from zowarmup.common.run import PROTOCOL
-from zowarmup.server import events as ev
-from zowarmup.server.credentials import hash_secret
+from zowarmup.cli.interrupts import Interrupts
+from zowarmup.common.messages.invitation import JOIN_VARIABLE, Invitation
+from zowarmup.common.settings.run import PROTOCOL
+from zowarmup.lab.processes import Processes
+from zowarmup.server.core import events as ev
+from zowarmup.server.rpc.credentials import hash_secret
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1.coordinator_pb2_grpc import OperatorServiceStub
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.common.run import Evaluation, Model, RunFile
-from zowarmup.common.work import Phase
-from zowarmup.server.archive import open_archive
-from zowarmup.server.fsck import check
+from zowarmup.common.messages.values import Phase
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.server.store.archive import open_archive
+from zowarmup.server.store.fsck import check
 
 ROUNDS, LONGEST = 3, 400
 RUN = RunFile(

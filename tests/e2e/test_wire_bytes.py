@@ -17,14 +17,14 @@ from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import Fleet, wait_until
 from tests.faults.proxy import Link
 from zowarmup.cli import certificates
-from zowarmup.cli.demo import free_port
-from zowarmup.client.messages import Hello, Message
-from zowarmup.client.replica import Position
-from zowarmup.client.session import Connection
-from zowarmup.client.transfer import Transfers
-from zowarmup.client.trust import trust
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
-from zowarmup.common.work import Delta, Tier, Work
+from zowarmup.client.net.connection import Connection
+from zowarmup.client.net.messages import Hello, Message
+from zowarmup.client.net.tls import trust
+from zowarmup.client.net.transfer import Transfers
+from zowarmup.client.store.replica import Position
+from zowarmup.common.messages.values import Delta, Tier, Work
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
+from zowarmup.lab.demo.demo import free_port
 
 WIDE = """
 from torch import nn

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.faults.logs import Logs
-from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs, Draft
-from zowarmup.server.event_log import EventLog
-from zowarmup.server.ledger import Ledger
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.blobs import Blobs, Draft
+from zowarmup.server.store.event_log import EventLog
+from zowarmup.server.store.ledger import Ledger
 
 
 class Crash(BaseException):
@@ -129,7 +129,7 @@ class CrashingBlobs(Blobs):
 
     def lay_over(self, name: str, size_bytes: int) -> None:
         with self._fuse.still:
-            super().lay_over(name, size_bytes)
+            super().reuse(name, size_bytes)
         self._fuse.point("lay over: after")
 
     def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
@@ -162,9 +162,9 @@ class CrashingBlobs(Blobs):
             super().drop_uploads(named)
         self._fuse.point("drop: after")
 
-    def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
+    def empty_reusable(self, keep: int = 0, size_bytes: int = 0) -> None:
         with self._fuse.still:
-            super().empty_bin(keep, size_bytes)
+            super().empty_reusable(keep, size_bytes)
 
     def remove(self, sha256: str) -> None:
         with self._fuse.still:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from zowarmup.server.archive import LEDGER
-from zowarmup.server.event_log import EventLog, MemoryEventLog
-from zowarmup.server.ledger import Ledger
+from zowarmup.server.store.data_dir import LEDGER
+from zowarmup.server.store.event_log import EventLog, MemoryEventLog
+from zowarmup.server.store.ledger import Ledger
 
 
 class Logs(Protocol):

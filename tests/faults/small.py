@@ -1,4 +1,4 @@
-"""A whole run in one process, on a real disk: a coordinator with its ledger, blobs and effects, and scripted clients.
+"""A whole run in one process, on a real disk: a coordinator with its ledger, blobs and round jobs, and scripted clients.
 
 The model is a quadratic bowl of a few parameters, probed and combined by the methods that real runs use. Clients keep a
 replica of their own, follow the coordinator by commits or snapshots as its history advises, keep what they made until
@@ -17,28 +17,30 @@ from numpy.typing import NDArray
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.faults.logs import Logs, SqliteLogs
-from zowarmup.common.codec import decode_commit
-from zowarmup.common.data_card import DataCard
-from zowarmup.common.grid import Grid
-from zowarmup.common.layout import Block, Head, Layout, Tensor, digest
-from zowarmup.common.methods.protocol import Evaluated
-from zowarmup.common.replica import Replica
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
-from zowarmup.common.work import Abstention, Computation, Contribution, Delta, Phase, Tier, Work
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.archive import BLOBS, LEDGER, replay, restore
-from zowarmup.server.blobs import BlobError, Blobs, upload_name
+from zowarmup.common.algorithms.protocol import LossAndGradient
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Block, Head, Layout, Tensor, digest
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.messages.codec import decode_commit
+from zowarmup.common.messages.values import Abstention, Computation, Contribution, Delta, Phase, Tier, Work
+from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
+from zowarmup.server.aggregation.evaluation import Evaluator, MeasuredModel
+from zowarmup.server.aggregation.round_jobs import RoundJobs
 from zowarmup.server.coordinator import Coordinator
-from zowarmup.server.decide import decide, work_for
-from zowarmup.server.effects import Effects
-from zowarmup.server.evaluation import Evaluator, Measured
-from zowarmup.server.event_log import EventLog
-from zowarmup.server.history import History
-from zowarmup.server.ledger import Ledger
-from zowarmup.server.rejection import Rejected
-from zowarmup.server.service.uploads import Uploads
-from zowarmup.server.state import State
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.contributions import upload_name
+from zowarmup.server.core.decide import decide, work_for
+from zowarmup.server.core.errors import Rejected
+from zowarmup.server.core.state import State
+from zowarmup.server.projections.history import History
+from zowarmup.server.rpc.uploads import Uploads
+from zowarmup.server.store.archive import replay, restore
+from zowarmup.server.store.blobs import BlobError, Blobs
+from zowarmup.server.store.data_dir import BLOBS, LEDGER
+from zowarmup.server.store.event_log import EventLog
+from zowarmup.server.store.ledger import Ledger
 
 LAYOUT = Layout(
     tensors=(Tensor("body", (60, 20), 0), Tensor("head.weight", (4, 20), 1200), Tensor("head.bias", (4,), 1280)),
@@ -91,7 +93,7 @@ def create(data_dir: Path, settings: RunFile, logs: Logs | None = None) -> None:
     blobs = Blobs(data_dir / BLOBS)
     grid = Grid(18)
     weights = grid.quantise(np.random.default_rng(3).normal(0, 0.5, LAYOUT.size).astype(np.float32))
-    program = ev.Program(blobs.put(b"program"), 7, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1)
+    program = ev.ProgramRecord(blobs.put(b"program"), 7, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1)
     initial = ev.Snapshot(0, blobs.put(weights.data.cast("B")), grid.exponent, digest(weights).hex())
     log = (logs or SqliteLogs()).open(data_dir)
     log.append(decide(None, cmd.CreateRun("small-run", settings, program, initial), 1.0).events, 1.0, 0)
@@ -102,8 +104,8 @@ class NoEvaluator(Evaluator):
     def __init__(self) -> None:
         pass
 
-    def evaluate(self, weights: NDArray[np.float32]) -> Measured:
-        return Measured(0.5, float(np.square(weights, dtype=np.float64).sum()), 1)
+    def evaluate(self, weights: NDArray[np.float32]) -> MeasuredModel:
+        return MeasuredModel(0.5, float(np.square(weights, dtype=np.float64).sum()), 1)
 
 
 class TrueEvaluator(Evaluator):
@@ -112,12 +114,12 @@ class TrueEvaluator(Evaluator):
     def __init__(self) -> None:
         pass
 
-    def evaluate(self, weights: NDArray[np.float32]) -> Measured:
+    def evaluate(self, weights: NDArray[np.float32]) -> MeasuredModel:
         every = np.arange(EXAMPLES)
         losses = [
             Bowl(weights, Client(name, tier).target).evaluate(every, False).loss_sum for name, tier in PAIR.items()
         ]
-        return Measured(0.5, sum(losses) / (len(losses) * EXAMPLES), EXAMPLES)
+        return MeasuredModel(0.5, sum(losses) / (len(losses) * EXAMPLES), EXAMPLES)
 
 
 @dataclass
@@ -127,11 +129,11 @@ class Bowl:
     weights: NDArray[np.float32]
     target: NDArray[np.float32]
 
-    def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> Evaluated:
+    def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
         apart = (self.weights - self.target).astype(np.float64)
         head = LAYOUT.block("head")
         gradient = apart[head.start : head.stop] * len(examples) if head_gradient else None
-        return Evaluated(0.5 * float(np.dot(apart, apart)) * len(examples), gradient)
+        return LossAndGradient(0.5 * float(np.dot(apart, apart)) * len(examples), gradient)
 
 
 class OneByOne(Coordinator):
@@ -153,7 +155,7 @@ class Life:
     ledger: EventLog
     blobs: Blobs
     coordinator: Coordinator
-    effects: Effects
+    round_jobs: RoundJobs
     history: History
     folder: Path
     uploads: Uploads
@@ -176,10 +178,10 @@ class Life:
         replica = restore(state, history, blobs, state.version)
         coordinator = kind(ledger, state, end=end)
         uploads = Uploads(blobs, 1 << 20, state)
-        effects = Effects(coordinator, blobs, replica, evaluator(), history, lambda: (), uploads.lengths)
-        server = cls(ledger, blobs, coordinator, effects, history, folder, uploads, replica)
+        round_jobs = RoundJobs(coordinator, blobs, replica, evaluator(), history, lambda: (), uploads.lengths)
+        server = cls(ledger, blobs, coordinator, round_jobs, history, folder, uploads, replica)
         coordinator.observe(lambda now, events, after: history.record(now, events))
-        coordinator.observe(effects)
+        coordinator.observe(round_jobs)
         coordinator.observe(server.uploads)
         coordinator.observe(lambda now, events, after: server._notice())
         return server
@@ -234,7 +236,7 @@ class Client:
         if self.name not in server.coordinator.state.clients:
             await handle(cmd.Enrol(self.name, self.tier, EXAMPLES, hashlib.sha256(self.name.encode()).hexdigest()))
         self.epoch += 1
-        await handle(cmd.Hello(self.name, self.epoch, EXAMPLES))
+        await handle(cmd.ConnectClient(self.name, self.epoch, EXAMPLES))
         while server.coordinator.state.phase is not Phase.FINISHED:
             if (work := self._work(server)) is not None:
                 await self._contribute(server, work)
@@ -276,7 +278,7 @@ class Client:
     async def _upload(self, server: Life, delta: Delta, content: bytes) -> None:
         name = upload_name(self.name, delta.digest)
         if not server.blobs.has_upload(name):
-            await asyncio.to_thread(server.blobs.lay_over, name, len(content))
+            await asyncio.to_thread(server.blobs.reuse, name, len(content))
             have = server.blobs.spooled(name, len(content))
             for start in range(have, len(content), CHUNK_BYTES):
                 await asyncio.to_thread(server.blobs.spool, name, start, content[start : start + CHUNK_BYTES])
@@ -316,7 +318,7 @@ class Client:
 
 async def live(server: Life, clients: Iterable[Client]) -> None:
     """One life of the coordinator: until the run is over, or until whatever ends it (which is raised)."""
-    coordinating = [asyncio.create_task(server.coordinator.run()), asyncio.create_task(server.effects.run())]
+    coordinating = [asyncio.create_task(server.coordinator.run()), asyncio.create_task(server.round_jobs.run())]
     over = asyncio.create_task(_whole(server, clients))
     try:
         done, _ = await asyncio.wait([*coordinating, over], return_when=asyncio.FIRST_COMPLETED)
@@ -330,7 +332,7 @@ async def live(server: Life, clients: Iterable[Client]) -> None:
 
 async def _whole(server: Life, clients: Iterable[Client]) -> None:
     await server.coordinator.handle(cmd.Restart())
-    server.effects.resume()
+    server.round_jobs.resume()
     await asyncio.gather(*(client.take_part(server) for client in clients))
     while not server.settled():
         await asyncio.sleep(0.002)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.fuzz.data_files import TABLE, archive
-from zowarmup.common.addresses import host_and_port, is_loopback
+from zowarmup.common.settings.addresses import host_and_port, is_loopback
 
 SERVER, CLIENT, COMMAND = "zowarmup-server", "zowarmup-client", "zowarmup"
 NOBODY = "127.0.0.1:1"
@@ -404,7 +404,7 @@ DEVICE: Options = {
     "--allow-model": model,
 }  # fmt: skip
 COORDINATOR: Options = {
-    "--address": address, "--metrics-address": address, "--insecure": None, "--shelf": folder, "--exit-when-finished": None,
+    "--address": address, "--metrics-address": address, "--insecure": None, "--model-cache": folder, "--exit-when-finished": None,
 }  # fmt: skip
 environments = st.dictionaries(
     st.sampled_from(

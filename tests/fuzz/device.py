@@ -24,20 +24,20 @@ from numpy.typing import NDArray
 from tests.algorithms import zeroth_order_settings
 from tests.fuzz.hostile_programs import Attacker, Seed
 from tests.fuzz.hostile_runs import CLASSES, SHAPE, answer
-from zowarmup.client import watch as watch_module
-from zowarmup.client.faults import Final
-from zowarmup.client.joining import choose_tier, fit_data
+from zowarmup.client.errors import Final
+from zowarmup.client.net.connection import offered
 from zowarmup.client.policy import MEGABYTE, Policy
-from zowarmup.client.probe import Prober
-from zowarmup.client.session import offered
-from zowarmup.client.watch import Overlong, Watch, WatchedProgram, watching
-from zowarmup.common.graph import Refused
-from zowarmup.common.grid import Grid
-from zowarmup.common.layout import Layout
-from zowarmup.common.methods import algorithm_of
-from zowarmup.common.program import Program, ProgramFailed, limit_memory
-from zowarmup.common.replica import Replica
-from zowarmup.common.work import Phase, Tier
+from zowarmup.client.work import watch as watch_module
+from zowarmup.client.work.joining import choose_tier, fit_data
+from zowarmup.client.work.probing import Prober
+from zowarmup.client.work.watch import Overlong, Watch, WatchedProgram, watching
+from zowarmup.common.algorithms import algorithm_of
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.models.graph import ProgramRefused
+from zowarmup.common.models.program import Program, ProgramFailed, limit_memory
 from zowarmup.data import Dataset
 
 POLICY = Policy(program_mb=2, snapshot_mb=16, forward_memory_mb=64, forward_s=0.5)
@@ -103,7 +103,7 @@ class Device:
                 program = WatchedProgram(
                     lambda halt: Program(sent.program, sent.layout, replica.weights, 1, halt), watch, limit
                 )
-            except Refused:
+            except ProgramRefused:
                 return "refused"
             except ValueError as error:
                 if str(error).startswith("program: ONNX Runtime cannot load it"):

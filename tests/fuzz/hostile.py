@@ -21,24 +21,24 @@ import grpc
 
 from tests.faults.small import LAYOUT, PAIR, Client, Life, contributed, create, run_file
 from tests.patience import PATIENCE
-from zowarmup.common.run import PROTOCOL, RunFile, Server
-from zowarmup.common.work import Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server.archive import BLOBS, LEDGER
-from zowarmup.server.blobs import Blobs
+from zowarmup.common.messages.values import Tier
+from zowarmup.common.settings.run import PROTOCOL, RunFile, Server
 from zowarmup.server.coordinator import Coordinator
-from zowarmup.server.credentials import hash_secret
-from zowarmup.server.ledger import Ledger
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core.state import State
 from zowarmup.server.main import OPTIONS
-from zowarmup.server.refusals import Refusals
-from zowarmup.server.service.admission import Admission
-from zowarmup.server.service.limits import Allowances, Lengths
-from zowarmup.server.service.links import Switchboard
-from zowarmup.server.service.operators import OperatorService
-from zowarmup.server.service.participate import CoordinatorService
-from zowarmup.server.service.strangers import Callers, Strangers
-from zowarmup.server.state import State
-from zowarmup.server.traffic import Traffic
+from zowarmup.server.projections.refusals import Refusals
+from zowarmup.server.projections.traffic import Traffic
+from zowarmup.server.rpc.auth import Admission
+from zowarmup.server.rpc.credentials import hash_secret
+from zowarmup.server.rpc.limits import MessageSizeInterceptor, RateLimiter
+from zowarmup.server.rpc.operator import OperatorService
+from zowarmup.server.rpc.participate import CoordinatorService
+from zowarmup.server.rpc.strangers import Callers, Strangers
+from zowarmup.server.rpc.streams import StreamRegistry
+from zowarmup.server.store.blobs import Blobs
+from zowarmup.server.store.data_dir import BLOBS, LEDGER
+from zowarmup.server.store.ledger import Ledger
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -96,16 +96,17 @@ async def coordinator(
     ledger, blobs = Ledger(data_dir / LEDGER), Blobs(data_dir / BLOBS)
     life = Life.start(ledger, blobs, data_dir / BLOBS)
     lead, refusals = life.coordinator, Refusals()
-    allowances, traffic = Allowances(rate), Traffic(lambda: lead.state.phase)
-    switchboard = Switchboard(life.history, allowances)
-    lead.observe(switchboard)
+    rate_limiter, traffic = RateLimiter(rate), Traffic(lambda: lead.state.phase)
+    stream_registry = StreamRegistry(life.history, rate_limiter)
+    lead.observe(stream_registry)
     admission = Admission(lead, hash_secret("operator"), False, False, refusals)
     strangers = Strangers(calls / 1e6, calls)
     callers = Callers(strangers, refusals)
     callers.knows = admission.knows
-    server = grpc.aio.server(interceptors=(callers, Lengths(refusals)), options=OPTIONS)
+    server = grpc.aio.server(interceptors=(callers, MessageSizeInterceptor(refusals)), options=OPTIONS)
     services.add_CoordinatorServiceServicer_to_server(
-        CoordinatorService(lead, blobs, switchboard, traffic, admission, life.uploads, allowances, strangers), server
+        CoordinatorService(lead, blobs, stream_registry, traffic, admission, life.uploads, rate_limiter, strangers),
+        server,
     )
     services.add_OperatorServiceServicer_to_server(OperatorService(lead, life.history, traffic, admission), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -115,7 +116,7 @@ async def coordinator(
         for number, (name, tier) in enumerate(fleet.items(), 1):
             await lead.handle(cmd.Enrol(name, tier, 12, hash_secret(secret(name))))
             if tier in settings.warmup.tiers:
-                await lead.handle(cmd.Hello(name, number, 12))
+                await lead.handle(cmd.ConnectClient(name, number, 12))
         assert lead.state.current is not None
         await server.start()
         yield life, f"127.0.0.1:{port}", refusals
@@ -290,7 +291,7 @@ async def assault(calls: int, seed: int) -> Assault:
             attacker = Attacker(address, lead, chance)
             before, first = durable(lead.state), lead.state.version
             honest = [Client(name, tier) for name, tier in HONEST.items()]
-            beside = [asyncio.create_task(job) for job in (life.effects.run(), tick(lead), take_part(honest, life))]
+            beside = [asyncio.create_task(job) for job in (life.round_jobs.run(), tick(lead), take_part(honest, life))]
             kinds: list[Callable[[], Awaitable[None]]] = [
                 attacker.participate,
                 attacker.participate,

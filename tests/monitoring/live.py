@@ -29,11 +29,12 @@ import yaml
 
 from tests.patience import PATIENCE
 from zowarmup.cli import certificates
-from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
-from zowarmup.cli.demo_settings import to_toml
-from zowarmup.cli.processes import Interrupts, Processes
-from zowarmup.common.run import RunFile
-from zowarmup.common.system.tether import tethered
+from zowarmup.cli.interrupts import Interrupts
+from zowarmup.common.settings.run import RunFile
+from zowarmup.common.system.pdeathsig import tethered
+from zowarmup.lab.demo.demo import NO_PROXY, ONE_THREAD, free_port
+from zowarmup.lab.demo.settings import to_toml
+from zowarmup.lab.processes import Processes
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "deploy" / "prometheus"

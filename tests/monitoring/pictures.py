@@ -16,7 +16,7 @@ from deploy.grafana.asking import read_all, substituted
 from deploy.grafana.drawing import Recording, draw
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.monitoring.live import REPOSITORY, fleet, prometheus
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
 
 HIGH, LOW = 3, 7
 RUN = RunFile(

@@ -9,9 +9,9 @@ import pytest
 
 from tests.algorithms import warmup_settings
 from tests.scenario.conftest import Script
-from zowarmup.common.work import Phase, Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
+from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
 
 FALLING = [2.0 * 0.9**number for number in range(1, 41)]
 FLAT = [1.0] * 40

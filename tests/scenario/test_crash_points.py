@@ -28,11 +28,11 @@ from tests.faults.small import (
     replayed_digest,
     run_file,
 )
-from zowarmup.common.run import RunFile
-from zowarmup.server.archive import BLOBS, LEDGER
+from zowarmup.common.settings.run import RunFile
+from zowarmup.server.aggregation.evaluation import Evaluator
 from zowarmup.server.coordinator import Coordinator
-from zowarmup.server.evaluation import Evaluator
-from zowarmup.server.ledger import Ledger
+from zowarmup.server.store.data_dir import BLOBS, LEDGER
+from zowarmup.server.store.ledger import Ledger
 
 pytestmark = pytest.mark.event_logs("sqlite")
 # Points are shared out over so many tests, so that a failure comes soon and says which part of the run it is.

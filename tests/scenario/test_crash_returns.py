@@ -14,14 +14,15 @@ from tests.faults.logs import Logs
 from tests.faults.small import PAIR, TRIO, WARM_UP_ROUNDS, TrueEvaluator, run_file
 from tests.scenario.test_crash_methods import METHODS, WARM_UPS
 from tests.scenario.test_crash_points import folder, outcome
-from zowarmup.common.layout import digest
-from zowarmup.common.run import Evaluation, Guard, RunFile
-from zowarmup.server import events as ev
-from zowarmup.server.archive import LEDGER, open_archive
+from zowarmup.common.exact.layout import digest
+from zowarmup.common.settings.run import Evaluation, Guard, RunFile
+from zowarmup.server.aggregation.evaluation import Evaluator, MeasuredModel
 from zowarmup.server.coordinator import Coordinator
-from zowarmup.server.evaluation import Evaluator, Measured
-from zowarmup.server.fsck import check
-from zowarmup.server.ledger import Ledger
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.archive import open_archive
+from zowarmup.server.store.data_dir import LEDGER
+from zowarmup.server.store.fsck import check
+from zowarmup.server.store.ledger import Ledger
 
 __all__ = ["folder"]
 pytestmark = pytest.mark.event_logs("sqlite")
@@ -128,14 +129,14 @@ class Fickle(Evaluator):
     def __init__(self) -> None:
         pass
 
-    def evaluate(self, weights: NDArray[np.float32]) -> Measured:
-        return Measured(0.1, 100.0, 1) if digest(weights)[0] % 3 == 0 else Measured(0.5, 1.0, 1)
+    def evaluate(self, weights: NDArray[np.float32]) -> MeasuredModel:
+        return MeasuredModel(0.1, 100.0, 1) if digest(weights)[0] % 3 == 0 else MeasuredModel(0.5, 1.0, 1)
 
 
 class Failing(Fickle):
     """Cannot run the model with such weights at all."""
 
-    def evaluate(self, weights: NDArray[np.float32]) -> Measured:
+    def evaluate(self, weights: NDArray[np.float32]) -> MeasuredModel:
         found = super().evaluate(weights)
         if found.loss > 1:
             raise RuntimeError("the program does not like these weights")

@@ -13,16 +13,17 @@ from tests.algorithms import warmup_settings
 from tests.faults.logs import Logs
 from tests.faults.small import LAYOUT, PAIR, Client, Life, create, live, run_file
 from tests.scenario.test_crash_points import Outcome, folder, outcome
-from zowarmup.common.run import RunFile
-from zowarmup.common.work import Phase, Work
-from zowarmup.server import events as ev
-from zowarmup.server.archive import BLOBS, LEDGER, open_archive
-from zowarmup.server.backup import back_up
-from zowarmup.server.blobs import Blobs, DiskRefused, Draft
-from zowarmup.server.fsck import check
-from zowarmup.server.ledger import Ledger
-from zowarmup.server.repair import repair
-from zowarmup.server.spares import LEASES
+from zowarmup.common.messages.values import Phase, Work
+from zowarmup.common.settings.run import RunFile
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.archive import open_archive
+from zowarmup.server.store.backup import back_up
+from zowarmup.server.store.blobs import Blobs, DiskRefused, Draft
+from zowarmup.server.store.data_dir import BLOBS, LEDGER
+from zowarmup.server.store.file_reuse import LEASES
+from zowarmup.server.store.fsck import check
+from zowarmup.server.store.ledger import Ledger
+from zowarmup.server.store.repair import repair
 
 __all__ = ["folder"]  # the fixture
 pytestmark = pytest.mark.event_logs("sqlite")
@@ -135,11 +136,11 @@ def test_files_are_kept_to_be_written_over_while_deltas_come_and_no_longer(folde
 
     class Watched(Blobs):
         def lay_over(self, name: str, size_bytes: int) -> None:
-            super().lay_over(name, size_bytes)
+            super().reuse(name, size_bytes)
             written_over.append((self._root / "spool" / f"{name}.over").exists())
 
-        def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
-            super().empty_bin(keep, size_bytes)
+        def empty_reusable(self, keep: int = 0, size_bytes: int = 0) -> None:
+            super().empty_reusable(keep, size_bytes)
             kept.append(keep)
 
     class Patient(Client):
@@ -188,7 +189,7 @@ def test_moments_that_the_disk_refuses_are_written_when_it_takes_them(
     folder: Path, event_log: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calm = outcome(folder / "calm", PAIR, settings=settings())
-    monkeypatch.setattr("zowarmup.server.effects.RETRY_S", 0.005)
+    monkeypatch.setattr("zowarmup.server.aggregation.round_jobs.RETRY_S", 0.005)
     told: list[str] = []
 
     class Full(Blobs):

@@ -11,10 +11,10 @@ import pytest
 
 from tests.faults.logs import Logs
 from tests.faults.small import PAIR, Client, Life, contributed, create, live, replayed_digest, run_file
-from zowarmup.server.archive import BLOBS, LEDGER
-from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.coordinator import Unavailable
-from zowarmup.server.ledger import Ledger
+from zowarmup.server.store.blobs import Blobs, DiskRefused
+from zowarmup.server.store.data_dir import BLOBS, LEDGER
+from zowarmup.server.store.ledger import Ledger
 
 pytestmark = pytest.mark.event_logs("sqlite")
 
@@ -61,9 +61,9 @@ def fill(folder: Path) -> Path:
 def test_a_full_file_system_is_said_and_the_run_goes_on_when_there_is_room(
     small_disk: Path, event_log: Logs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from zowarmup.server import effects
+    from zowarmup.server.aggregation import round_jobs
 
-    monkeypatch.setattr(effects, "RETRY_S", 0.02)
+    monkeypatch.setattr(round_jobs, "RETRY_S", 0.02)
     data_dir = small_disk / "server"
     create(data_dir, run_file(PAIR), event_log)
     clients = [Patient(name, tier) for name, tier in PAIR.items()]

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 
 from tests.scenario.conftest import Script
-from zowarmup.common.run import Guard
-from zowarmup.common.work import Abstention, Phase, Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.decide import waiting, work_for
-from zowarmup.server.rejection import Rejected
+from zowarmup.common.messages.values import Abstention, Phase, Tier
+from zowarmup.common.settings.run import Guard
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import waiting, work_for
+from zowarmup.server.core.errors import Rejected
 
 Begin = Callable[..., Script]
 GUARD = Guard(factor=3.0, rollbacks=2)
@@ -42,7 +42,7 @@ def round_of(script: Script, loss: float | None = None) -> list[ev.Event]:
 
 
 def go_back(script: Script) -> list[ev.Event]:
-    """What the effects would hand back."""
+    """What the round jobs would hand back."""
     good, version = script.state.progress.good, script.state.version + 1
     assert good is not None
     snapshot = ev.Snapshot(version, "e" * 64, 20, good.digest) if script.state.phase is Phase.WARM_UP else None

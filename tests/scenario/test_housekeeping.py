@@ -13,10 +13,10 @@ import pytest
 
 from tests.faults.logs import Logs
 from tests.faults.small import PAIR, Client, Life, create, live, replayed_digest, run_file
-from zowarmup.server.archive import BLOBS
-from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.coordinator import Unavailable
-from zowarmup.server.housekeeping import Housekeeping
+from zowarmup.server.store.blobs import Blobs, DiskRefused
+from zowarmup.server.store.data_dir import BLOBS
+from zowarmup.server.store.housekeeping import Housekeeping
 
 pytestmark = pytest.mark.event_logs("sqlite")
 ERRORS = [errno.EMFILE, errno.ENFILE, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOSPC]
@@ -46,9 +46,9 @@ class Refusing(Blobs):
         self._check()
         super().drop_uploads(named)
 
-    def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
+    def empty_reusable(self, keep: int = 0, size_bytes: int = 0) -> None:
         self._check()
-        super().empty_bin(keep, size_bytes)
+        super().empty_reusable(keep, size_bytes)
 
     def remove(self, sha256: str) -> None:
         self._check()
@@ -110,9 +110,9 @@ def no_descriptors() -> Iterator[None]:
 def test_a_run_without_a_descriptor_left_waits_and_goes_on_with_the_same_bits(
     tmp_path: Path, event_log: Logs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zowarmup.server import effects
+    from zowarmup.server.aggregation import round_jobs
 
-    monkeypatch.setattr(effects, "RETRY_S", 0.02)
+    monkeypatch.setattr(round_jobs, "RETRY_S", 0.02)
     caplog.set_level(logging.WARNING)
     data_dir = tmp_path / "server"
     create(data_dir, run_file(PAIR), event_log)

@@ -8,12 +8,12 @@ import pytest
 
 from tests.algorithms import changed
 from tests.scenario.conftest import Script
-from zowarmup.common.codec import work_from_wire, work_to_wire
-from zowarmup.common.work import Delta, Phase, Scalars, Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.decide import waiting, work_for
-from zowarmup.server.rejection import Rejected
+from zowarmup.common.messages.codec import work_from_wire, work_to_wire
+from zowarmup.common.messages.values import Delta, Phase, Scalars, Tier
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import waiting, work_for
+from zowarmup.server.core.errors import Rejected
 
 
 def running(begin: Callable[..., Script], **method: Any) -> Script:

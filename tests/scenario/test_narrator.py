@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from zowarmup.common.work import Abstention
-from zowarmup.server import commands as cmd
-from zowarmup.server.narrator import Narrator
+from zowarmup.common.messages.values import Abstention
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.telemetry.event_logger import EventLogger
 
 
 def test_who_abstains_is_told_once_for_each_reason(begin: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "zowarmup.run")
-    narrator, script = Narrator(), begin(warmup=0, clients=3, zeroth_order=9)
+    event_logger, script = EventLogger(), begin(warmup=0, clients=3, zeroth_order=9)
     script.advance(0)
 
     def tell(*events: Any) -> None:
-        narrator(script.now, events, script.state)
+        event_logger(script.now, events, script.state)
 
     def abstain(reason: str) -> None:
         tell(*script.do(cmd.Abstain("b", Abstention(script.state.current.number, reason))))

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from zowarmup.common.work import Abstention, Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.decide import waiting
-from zowarmup.server.resting import LONGEST_REST_S, candidates
+from zowarmup.common.messages.values import Abstention, Tier
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import waiting
+from zowarmup.server.core.resting import LONGEST_REST_S, candidates
 
 Begin = Callable[..., Any]
 

@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import re
+import runpy
 import tomllib
 from collections import defaultdict
 from dataclasses import asdict, fields, replace
@@ -14,18 +15,18 @@ import numpy as np
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.common.directions import lanes
-from zowarmup.common.grid import Grid
-from zowarmup.common.layout import Block, Layout, digest
-from zowarmup.common.methods import SECTIONS as ALGORITHMS
-from zowarmup.common.permutation import permutation, words
-from zowarmup.common.run import ClientSpec
-from zowarmup.common.steps import Direction, Step, apply_steps, perturb
-from zowarmup.common.submodel import half_width
+from zowarmup.common.algorithms import SECTIONS as ALGORITHMS
+from zowarmup.common.exact.directions import lanes
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Block, Layout, digest
+from zowarmup.common.exact.permutation import permutation, words
+from zowarmup.common.exact.steps import Direction, Step, apply_steps, perturb
+from zowarmup.common.exact.submodel import half_width
+from zowarmup.common.settings.run import ClientSpec
 from zowarmup.data import load
 from zowarmup.data.card import card_of
-from zowarmup.server.runfile import read_run_file
-from zowarmup.server.sampling import pool_seed
+from zowarmup.server.core.sampling import pool_seed
+from zowarmup.server.setup.run_file import read_run_file
 from zowarmup.v1 import coordinator_pb2 as wire
 
 REPOSITORY = Path(__file__).parents[2]
@@ -130,33 +131,13 @@ def test_the_table_of_liars_is_what_was_measured() -> None:
     assert [cells for _, *cells in part] == [[shown("3", name, column) for column in columns[1:]] for name in attacks]
 
 
-# Which section of docs/structure.md has a folder's files, and what it says before their names.
-SECTIONS = {
-    "common": ("The common files", ""),
-    "common/methods": ("The common files", "methods/"),
-    "common/models": ("The common files", "models/"),
-    "common/tasks": ("The common files", "tasks/"),
-    "data": ("The data's files", ""),
-    "server": ("The server's files", ""),
-    "client": ("The client's files", ""),
-    "client/fleet": ("The client's files", "fleet/"),
-    "cli": ("The command's files", ""),
-    "cli/experiment": ("An experiment's files", ""),
-}
-
-
-def files_column(title: str) -> str:
-    """The first column of the table in a section of docs/structure.md."""
-    text = (REPOSITORY / "docs/structure.md").read_text(encoding="utf-8")
-    section = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-    return "\n".join(re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE))
-
-
-@pytest.mark.parametrize("folder", SECTIONS)
-def test_the_structure_names_every_file_and_none_that_is_gone(folder: str) -> None:
-    title, before = SECTIONS[folder]
-    named = re.findall(rf"`{before}([a-z_]+\.py)`", files_column(title))
-    assert sorted(named) == sorted(p.name for p in (REPOSITORY / folder).glob("*.py") if p.name != "__init__.py")
+def test_every_room_and_every_file_says_what_it_is() -> None:
+    printed = runpy.run_path(str(REPOSITORY / "docs/files.py"))
+    rooms = list(printed["rooms"]())
+    assert len(rooms) > 20 and sum(len(files) for _, _, files in rooms) > 100
+    silent = [room for room, about, _ in rooms if not about.endswith(".")]
+    silent += [f"{room}/{name}" for room, _, files in rooms for name, about in files if not about.endswith(".")]
+    assert silent == []
 
 
 def test_the_protocol_names_every_call_and_every_message_of_a_stream() -> None:

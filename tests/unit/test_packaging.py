@@ -12,7 +12,7 @@ import pytest
 
 import zowarmup.v1.coordinator_pb2 as messages
 import zowarmup.v1.coordinator_pb2_grpc as services
-from zowarmup.common.run import VERSION
+from zowarmup.common.settings.run import VERSION
 
 REPOSITORY = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))

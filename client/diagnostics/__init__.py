@@ -1,0 +1,1 @@
+"""What keeps a device from taking part, and what its work costs it."""

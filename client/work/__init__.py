@@ -1,0 +1,1 @@
+"""What a device computes, and which work it takes on."""

@@ -1,0 +1,96 @@
+"""Zeroth-order work of either tier: forward passes over this device's data.
+
+The program's weights are the replica's own vector, so perturbing that vector in place perturbs the model; on an
+accelerator they are a copy there (`accelerator`). Examples go through in micro-batches, which bounds memory whatever
+the size of the data; losses are summed in float64.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.client.errors import ComputingStopped
+from zowarmup.common.algorithms.protocol import LossAndGradient
+from zowarmup.common.algorithms.settings import ZerothOrder
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.exact.steps import Weights
+from zowarmup.common.messages.values import Scalars, Work
+from zowarmup.common.tasks.classification import cross_entropy, loss_and_head_gradient
+
+
+class ForwardPass(Protocol):
+    """A model that runs forward: `program.Program`, or a torch module on an accelerator."""
+
+    def load(self, weights: NDArray[np.float32]) -> Weights:
+        """What to move, to move the model from these weights on."""
+        ...
+
+    def forward(self, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Logits (n, classes) and, where there is a head, the features (n, h) that it reads."""
+        ...
+
+
+class ProbedExamples(Protocol):
+    """Labelled examples: labels int64 (n,), and batches as the forward pass takes them."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: NDArray[np.int64]) -> Any: ...
+
+
+class Prober:
+    """Zeroth-order contributions of a dataset. `stop` ends a contribution at the next micro-batch, and so does what `check`
+    raises, which is called before each."""
+
+    def __init__(
+        self,
+        spec: ZerothOrder,
+        replica: Replica,
+        program: ForwardPass,
+        dataset: ProbedExamples,
+        stop: threading.Event,
+        pool_seed: int = 0,
+    ) -> None:
+        self._spec, self._pool_seed = spec, pool_seed
+        self._layout, self._program, self._dataset, self._stop = replica.layout, program, dataset, stop
+        self._micro_batch = spec.micro_batch
+        self._check: Callable[[], None] | None = None
+
+    def contribute(self, replica: Replica, work: Work, check: Callable[[], None] | None = None) -> Scalars:
+        """The scalars for a round; the replica is afterwards as it was. Raises ValueError where one is not finite."""
+        self._check = check
+        algorithm = self._spec.slowed(work.rate_factor).algorithm(self._layout, self._pool_seed)
+        return algorithm.contribute(self._program.load(replica.weights), replica.grid, self, len(self._dataset), work)
+
+    def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
+        """The summed loss of some examples at the weights as they are now and, where asked for, the summed gradient of
+        the head (float64, the head block's order)."""
+        loss, gradient = 0.0, None
+        for start in range(0, len(examples), self._micro_batch):
+            if self._stop.is_set():
+                raise ComputingStopped
+            if self._check is not None:
+                self._check()
+            chosen = examples[start : start + self._micro_batch]
+            labels = self._dataset.labels[chosen]
+            logits, features = self._program.forward(self._dataset.batch(chosen))
+            if head_gradient:
+                summed, part = self._with_gradient(logits, features, labels)
+                gradient = part if gradient is None else gradient + part
+            else:
+                summed = cross_entropy(logits, labels)
+            loss += summed
+        return LossAndGradient(loss, gradient)
+
+    def _with_gradient(
+        self, logits: NDArray[np.float32], features: NDArray[np.float32] | None, labels: NDArray[np.int64]
+    ) -> tuple[float, NDArray[np.float64]]:
+        if features is None or self._layout.head is None:
+            raise ValueError("the head's gradient was asked of a model that has no linear classifier at its end")
+        return loss_and_head_gradient(logits, features, labels, self._layout.head)

@@ -1,0 +1,137 @@
+"""Mixed rounds: after the pivot the high tier goes on with FedAvg while the low tier sends scalars.
+
+Table 7 of Legate et al., arXiv 2509.03503, where it does worse than scalars from everyone; here to be compared with. Each
+kind of contribution makes the next weights on its own, from the clients that sent it, and the model becomes the mean of
+the two by their weights,
+
+    w  <-  share * FedAvg(w) + (1 - share) * ZOWarmUp(w)        share: of the examples that those who trained claim
+
+A mean of deltas is a whole vector, so every such version is a snapshot, which everybody fetches. A round in which nobody
+trained is ZOWarmUp's, one in which nobody probed is FedAvg's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.algorithms.fedavg import FedAvg, FedAvgSettings
+from zowarmup.common.algorithms.protocol import (
+    Aggregate,
+    ClientScalars,
+    LocalTraining,
+    Start,
+    Trained,
+    Update,
+    Vectors,
+    wrong_kind,
+)
+from zowarmup.common.algorithms.robust_means import counted
+from zowarmup.common.algorithms.settings import WarmUp, Weighting, require
+from zowarmup.common.algorithms.zowarmup import ProbingSettings, ZOWarmUp, check_local_steps
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.steps import apply_steps
+from zowarmup.common.exact.submodel import Submodel
+from zowarmup.common.messages.values import Computation, Contribution, Delta, Tier, Work
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixedSettings(ProbingSettings):
+    """As ZOWarmUp's, for the low tier; the high tier trains as the warm-up's settings say, which are FedAvg's."""
+
+    method: Literal["mixed"] = "mixed"
+    head_projections: int = 32
+    local_steps: int = 1
+    local_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_local_steps(self)
+        ProbingSettings.__post_init__(self)
+
+    def computation(self, tier: Tier) -> Computation | None:
+        return Computation.TRAINING if tier is Tier.HIGH else Computation.FORWARD
+
+    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "Mixed":
+        training = FedAvgSettings(rounds=0) if warmup is None else warmup
+        assert isinstance(training, FedAvgSettings)
+        return Mixed(self, layout, FedAvg(training, layout))
+
+    def check_warm_up(self, warmup: WarmUp) -> None:
+        allowed = '"fedavg" with zeroth_order.method = "mixed"'
+        require(type(warmup) is FedAvgSettings, "warmup.method", warmup.method, allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed(ZOWarmUp):
+    """ZOWarmUp among the low tier, and `averaging`, as in the warm-up, among the high tier."""
+
+    averaging: FedAvg
+
+    @property
+    def training(self) -> LocalTraining:
+        return self.averaging.training
+
+    def submodel(self, tier: Tier) -> Submodel | None:
+        return self.averaging.submodel(tier)
+
+    def uplink_bytes(self, tier: Tier, examples: int) -> int:
+        return self._of(tier).uplink_bytes(tier, examples)
+
+    def forwards(self, tier: Tier, examples: int) -> int:
+        return self._of(tier).forwards(tier, examples)
+
+    def walks(self, tier: Tier, examples: int) -> int:
+        return self._of(tier).walks(tier, examples)
+
+    def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
+        if tier is Tier.HIGH and not isinstance(contribution, Delta):
+            raise ValueError(f"{wrong_kind(contribution, work)} from the {tier} tier")
+        if tier is Tier.HIGH:
+            self.averaging.check(work, tier, examples, contribution)
+        else:
+            ZOWarmUp.check(self, work, tier, examples, contribution)
+
+    def _of(self, tier: Tier) -> FedAvg | ZOWarmUp:
+        return self.averaging if tier is Tier.HIGH else ZOWarmUp(self.spec, self.layout)
+
+    def aggregate(self, start: Start, contributions: Sequence[ClientScalars | Trained]) -> Aggregate:
+        """As ZOWarmUp's and FedAvg's, or the mean of what these two make."""
+        trained = [given for given in contributions if isinstance(given, Trained)]
+        parts = [given for given in contributions if isinstance(given, ClientScalars)]
+        if not trained:
+            return ZOWarmUp.aggregate(self, start, parts)
+        averaged = self.averaging.aggregate(start, trained)
+        assert averaged.update is not None
+        if not parts:
+            return averaged
+        stepped = ZOWarmUp.aggregate(self, start, parts)
+        probed = start.weights.copy()
+        apply_steps(probed, start.grid, stepped.steps(start.grid))
+        share, whole = (
+            share_of_trained([g.examples for g in trained], [p.examples for p in parts], self.spec),
+            averaged.update,
+        )
+
+        def piece(place: slice, out: NDArray[np.float32]) -> Vectors:
+            kept = whole.piece(place, out)
+            mean = np.multiply(out, share, dtype=np.float64)
+            mean += np.multiply(probed[place], 1 - share, dtype=np.float64)
+            with np.errstate(over="ignore"):  # becomes infinite
+                out[:] = mean
+            return kept
+
+        return Aggregate(
+            update=Update(piece, whole.extent),
+            moments=stepped.moments,
+            clipped_scalars=stepped.clipped_scalars,
+            clipped_deltas=averaged.clipped_deltas,
+            notes=averaged.notes,
+        )
+
+
+def share_of_trained(trained: Sequence[int], probed: Sequence[int], spec: Weighting) -> float:
+    """What those who trained weigh against those who probed, each claiming so many examples: 0 to 1."""
+    counts = counted([*trained, *probed], spec)
+    return sum(counts[: len(trained)]) / sum(counts)

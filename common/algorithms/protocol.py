@@ -1,0 +1,209 @@
+"""The interface of an algorithm to the rest of the system.
+
+The coordinator and the clients ask for what stands here, and for nothing by an algorithm's name. An algorithm is a frozen
+value, made of its settings and the model's layout. What it commits are steps on the grid or a whole vector that becomes a
+snapshot. The order in which contributions arrive plays no part in it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.algorithms.lazy_vector import LazyVector, norm
+from zowarmup.common.algorithms.step_builder import Move, steps_of
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.steps import Step, Weights
+from zowarmup.common.exact.submodel import Submodel
+from zowarmup.common.messages.values import Contribution, Scalars, Tier, Work
+
+TRAINING_FORWARDS = 3
+"""Forward passes that a step of back-propagation counts for, on the same examples."""
+Moments = tuple[float, ...]
+"""A server optimizer's state, where it is a few numbers: part of a commit's event."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LossAndGradient:
+    """`loss_sum`: cross-entropy summed over the examples, nats. `head_gradient_sum`: its gradient by the head's
+    parameters, float64 (head block's size,) in the block's order, None where it was not asked for."""
+
+    loss_sum: float
+    head_gradient_sum: NDArray[np.float64] | None
+
+
+class Forward(Protocol):
+    """The model's forward pass over the local data, at the weights as they are when it is called."""
+
+    def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
+        """`examples`: indices into the local data."""
+        ...
+
+
+class ClientScalars(NamedTuple):
+    """The scalars that one client gave to a round, and what its work was: the seed, and the examples it holds."""
+
+    seed: int
+    examples: int
+    scalars: Scalars
+    tier: Tier = Tier.LOW
+
+
+class Trained(NamedTuple):
+    """The delta that one client gave to a round.
+
+    Args:
+        examples: How many the client claims to hold.
+        delta: Float32, as many values as the client's tier trains; read by pieces, so that it may stay on disk.
+        client: Its name.
+        rough_length: The delta's Euclidean norm as `approximate_norms.ApproximateNorm` has it; None where it is not known.
+        exact_length: Gives the exact one (`vector.length`), perhaps found together with the others'.
+    """
+
+    examples: int
+    delta: LazyVector
+    client: str = ""
+    rough_length: float | None = None
+    exact_length: Callable[[], float] | None = None
+
+    @property
+    def length(self) -> float:
+        """The Euclidean norm of the delta."""
+        return self.exact_length() if self.exact_length else norm(self.delta)
+
+
+class LocalTraining(NamedTuple):
+    """`epochs` passes of SGD over the local data, in batches of `batch` examples at the learning rate `rate`."""
+
+    epochs: int
+    batch: int
+    rate: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Start:
+    """What a round starts from.
+
+    Args:
+        weights: Float32 (layout.size,); not to be written.
+        grid: That the trainable ones lie on.
+        done: Rounds of the phase that are committed.
+        moments: The server optimizer's state, where it is a few numbers; empty before the first round.
+        vectors: The same where it is as large as the model; None before the first round.
+    """
+
+    weights: NDArray[np.float32]
+    grid: Grid
+    done: int = 0
+    moments: Moments = ()
+    vectors: LazyVector | None = None
+
+
+Vectors = tuple[tuple[int, NDArray[np.float32]], ...]
+"""Pieces of the next optimizer state: where each begins, and its values, float32."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Update:
+    """The next weights as a function of the place, so that whoever holds them decides which pieces are computed when and
+    in which thread.
+
+    Args:
+        piece: Writes the next weights of any slice of them (start and stop, no step) into an array, float32 and as long as
+            the slice, and gives what belongs to it of the optimizer state. Pieces do not depend on each other.
+        extent: How many parameters a piece has at most, so that it takes a few MB.
+    """
+
+    piece: Callable[[slice, NDArray[np.float32]], Vectors]
+    extent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """What a round's contributions make of the model: `moves` along seeded directions, or an `update` of all of it.
+
+    Args:
+        moves: In units of a weight, before they are rounded to the grid.
+        update: Not on a grid yet; what float32 does not hold is infinite.
+        turn: The number that decides how moves are rounded (`moves.steps_of`).
+        moments: The next state of the server optimizer, where it is a few numbers.
+        clipped_scalars: How many scalars were scaled down as outliers.
+        clipped_deltas: How many deltas were.
+        notes: What is to be logged of it, a sentence each.
+    """
+
+    moves: tuple[Move, ...] = ()
+    update: Update | None = None
+    turn: int = 0
+    moments: Moments = ()
+    clipped_scalars: int = 0
+    clipped_deltas: int = 0
+    notes: tuple[str, ...] = ()
+
+    def steps(self, grid: Grid) -> tuple[Step, ...]:
+        """The moves on a grid. Raises HeadroomExceeded where a step is too long for it."""
+        return steps_of(self.moves, grid, self.turn)
+
+
+class Algorithm(Protocol):
+    """A way to train: what a client computes in a round, what is checked of it, and how contributions move the model. A
+    client whose computation is TRAINING trains as `training` says, one whose is GRADIENT asks `project`, one whose is
+    FORWARD `contribute`. What a subclass does not say is as for an algorithm by scalars that needs no more than these."""
+
+    @property
+    def training(self) -> LocalTraining | None:
+        """How those train whose computation is TRAINING."""
+        return None
+
+    @property
+    def optimizer_values(self) -> int:
+        """How many float32 values the server optimizer keeps from a round to the next, on disk; 0 where it keeps none."""
+        return 0
+
+    def submodel(self, tier: Tier) -> Submodel | None:
+        """What a client of that tier trains and uploads; None: all of the model."""
+        return None
+
+    def contribute(self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work) -> Scalars:
+        """The scalars of one round, from forward passes. `weights` are moved in place under `forward` and are bit for bit
+        what they were when this returns or raises."""
+        raise ValueError("this algorithm asks for no forward passes")
+
+    def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
+        """The scalars of one round from the gradient of the mean local loss in all that is trainable: float64
+        (layout.trainable,)."""
+        raise ValueError("this algorithm asks for no gradient")
+
+    def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
+        """How many probes and projections a client of that tier and so many examples sends."""
+        return 0, 0
+
+    def uplink_bytes(self, tier: Tier, examples: int) -> int:
+        """How many bytes the values of a contribution of a client of that tier and so many examples have."""
+        return 4 * sum(self.counts(tier, examples))
+
+    def forwards(self, tier: Tier, examples: int) -> int:
+        """What such a contribution costs, in forward passes over an example; a step of back-propagation on an example counts
+        as TRAINING_FORWARDS."""
+        ...
+
+    def walks(self, tier: Tier, examples: int) -> int:
+        """How many times such a contribution goes through all parameters along a direction."""
+        return 0
+
+    def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
+        """Raises ValueError, saying what is wrong, where this cannot be what a client of that tier and so many examples
+        gives for that work. A delta's values are checked as they are uploaded."""
+        ...
+
+    def aggregate(self, start: Start, contributions: Sequence[ClientScalars | Trained]) -> Aggregate:
+        """What a round's contributions, at least one, make of the model. They come in ascending order of client. Asked
+        again with the same it answers the same."""
+        ...
+
+
+def wrong_kind(contribution: Contribution, work: Work) -> str:
+    """That the work is not answered by a contribution of that kind."""
+    return f"a {type(contribution).__name__.lower()} does not belong in a {work.phase} round"

@@ -1,0 +1,132 @@
+"""Weighted sums of moves along directions, rounded to steps on the grid."""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Philox
+from numpy.typing import NDArray
+
+from zowarmup.common.exact.grid import Grid, HeadroomExceeded
+from zowarmup.common.exact.layout import Block
+from zowarmup.common.exact.steps import Step, mean_square
+
+_MEASURED_BITS = 22
+_MARGIN = 2.0**-13
+"""What the measuring, in numbers of so many bits, may be wrong by."""
+_GOLDEN = 0x9E3779B97F4A7C15
+"""2^64 times the golden section, odd."""
+
+
+class Move(NamedTuple):
+    """So far, in units of a weight, along direction `direction` of stream `seed` in `block`."""
+
+    seed: int
+    block: Block
+    direction: int
+    length: float
+
+
+def steps_of(moves: Iterable[Move], grid: Grid, turn: int) -> tuple[Step, ...]:
+    """The steps that moves make on a grid.
+
+    Moves along one direction are summed before they are rounded, and the order in which they come plays no part in that. A
+    length between two whole ticks becomes either of them, so that it is itself in the mean: of a tenth of a tick, one in
+    ten is a tick. Which it becomes follows from the stream, the block, the direction and the turn, and from nothing else.
+
+    Args:
+        moves: In units of a weight.
+        grid: That the weights they move lie on.
+        turn: Of the rounds, or local steps, that follow each other with moves of the same streams; at least 0.
+
+    Returns:
+        One for each stream and block, in the order in which these first occur.
+
+    Raises:
+        HeadroomExceeded: A step is too long for `grid`.
+    """
+    return tuple(
+        Step(
+            seed,
+            block,
+            _whole_ticks(lengths, grid.over(block.start, block.stop), _thresholds(seed, block, len(lengths), turn)),
+        )
+        for (seed, block), lengths in _gathered(moves).items()
+    )
+
+
+def held(moves: Sequence[Move], limit: float) -> list[Move]:
+    """The moves, made shorter where together they would move a block's parameters too far.
+
+    Args:
+        moves: In any order; their blocks do not overlap.
+        limit: In units of a weight, for the root mean square over a block's parameters.
+
+    Returns:
+        As many moves in the same order, those in one block scaled alike. How far they go is found in whole numbers, within
+        a ten-thousandth, so the order of the moves plays no part.
+    """
+    within: dict[Block, list[Move]] = {}
+    for block, some in groupby(moves, attrgetter("block")):
+        within.setdefault(block, []).extend(some)
+    factors = {block: _factor(some, limit) for block, some in within.items()}
+    if all(factor == 1 for factor in factors.values()):
+        return list(moves)
+    return [Move(seed, block, index, length * factors[block]) for seed, block, index, length in moves]
+
+
+def _factor(moves: Sequence[Move], limit: float) -> float:
+    if math.fsum(abs(move.length) for move in moves) <= limit:  # even if no two opposed each other
+        return 1.0
+    gathered = _gathered(moves)
+    furthest = math.fsum(abs(length) for lengths in gathered.values() for length in lengths)
+    if furthest <= limit * (1 + _MARGIN):  # no parameter goes further
+        return 1.0
+    unit = math.ldexp(1.0, math.frexp(furthest)[1] - _MEASURED_BITS)
+    steps = [
+        Step(seed, block, tuple(round(length / unit) for length in lengths))
+        for (seed, block), lengths in gathered.items()
+    ]
+    return min(1.0, limit / (unit * math.sqrt(mean_square(steps)) * (1 + _MARGIN) or math.inf))
+
+
+def _gathered(moves: Iterable[Move]) -> dict[tuple[int, Block], list[float]]:
+    """By stream and block, in the order in which these first occur: the length along each direction, from the first on.
+    Of a pool's many directions, a client's own step goes along few."""
+    gathered: dict[tuple[int, Block], dict[int, list[float]]] = {}
+    for stream, some in groupby(moves, attrgetter("seed", "block")):
+        along = gathered.setdefault(stream, {})
+        for _, _, direction, length in some:
+            along.setdefault(direction, []).append(length)
+    return {
+        stream: [math.fsum(along.get(direction, ())) for direction in range(max(along) + 1)]
+        for stream, along in gathered.items()
+    }
+
+
+def _whole_ticks(lengths: list[float], grid: Grid, thresholds: NDArray[np.uint64]) -> tuple[int, ...]:
+    """Of each length the whole ticks below or, where the rest is above the threshold, above it."""
+    exact = np.array(lengths) / grid.tick
+    if not math.fsum(np.abs(exact)) < (1 << 31) - len(lengths):
+        raise HeadroomExceeded(
+            f"a step of {math.fsum(map(abs, lengths)):.3g} is too long for the grid 2^-{grid.exponent}"
+        )
+    below = np.floor(exact)
+    # The upper 53 bits, as a number from 0 to below 1.
+    up = (thresholds >> np.uint64(11)) * 2.0**-53 < exact - below
+    return tuple((below.astype(np.int64) + up).tolist())
+
+
+def _thresholds(seed: int, block: Block, count: int, turn: int) -> NDArray[np.uint64]:
+    """Uniform 64-bit numbers for directions 0, 1, ... of a stream in a block: uint64 (count,).
+
+    They come from the stream's seed, far from the places that its directions and permutations use. From turn to turn
+    they advance by the golden section of their range, which spreads those of a stream that is used again and again (a
+    pool's) more evenly than chance would.
+    """
+    place = np.array([0, 0, block.start, 1], dtype=np.uint64)
+    words = Philox(key=np.array([seed, 0], dtype=np.uint64), counter=place).random_raw(count)
+    return words + np.uint64(turn * _GOLDEN % (1 << 64))

@@ -1,0 +1,518 @@
+"""ZOWarmUp: the zeroth-order phase, in which every client sends a few scalars and nothing else.
+
+Algorithm 1 of Legate, Rish and Belilovsky, arXiv 2509.03503, in two departures of which each can be switched off
+(docs/method.md). A client draws S directions z_s with entries +-1 from its seed and measures the slope of its loss
+along each, dL_s = (L(w + eps z_s) - L(w - eps z_s)) / (2 eps), every one on a *slice* of its own of the local data
+(`slices = "own"`; the paper takes the whole data for each, "whole"), so that more directions cost no more forward
+passes. Where the model ends in a linear classifier, that head's gradient has a closed form which those forward passes
+hold already: the client sends it exactly, as K *projections* on directions of the head's block, and probes the rest,
+the trunk (`head_projections`; 0 probes everything). A client of the high tier can back-propagate: it may send exact
+projections of the trunk's gradient in the place of probes (`gradient_projections`; 0: it probes like the others).
+
+The estimate is the weighted mean over clients of  sum_s (n_s / n) dL_s z_s  in the probed block and of
+1/K sum_k p_k z_k  in the head's. The model steps down it by `rate`; a "normalized" step is divided by the root mean
+square of the round's slopes, in the same weighted mean (FZOO, arXiv 2506.09034, divides by the losses' spread), and
+annealed linearly; in the head's block by that of the projections where it is the larger. So no parameter moves further in
+a round than the rate. Before that, the scalars of a client far longer than the others' are scaled down (`outliers`): one
+client, broken or hostile, cannot lead the model away. tau, the paper's magnitude of z's entries, is folded in: (eps, rate, tau) is
+(eps tau, rate tau^2, 1).
+
+Steps are whole ticks of the grid. The rates that suit pretrained weights, some of which are large, move a direction by
+tenths of a tick; so ticks are rounded stochastically (`step_builder.steps_of`), by numbers that follow from the round alone: in the
+mean every length is kept, and whoever combines the same contributions finds the same ticks.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.algorithms import gaussian, outliers
+from zowarmup.common.algorithms.adam import advanced, mean_squares
+from zowarmup.common.algorithms.adam import sizes as adam_sizes
+from zowarmup.common.algorithms.exact_derivatives import as_float32, project
+from zowarmup.common.algorithms.lazy_vector import norm
+from zowarmup.common.algorithms.probing import Probe, measure
+from zowarmup.common.algorithms.protocol import (
+    TRAINING_FORWARDS,
+    Aggregate,
+    ClientScalars,
+    Forward,
+    LocalTraining,
+    Moments,
+    Start,
+    Trained,
+    wrong_kind,
+)
+from zowarmup.common.algorithms.robust_means import counted, left_out, trimmed_moves
+from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder, require, require_clip
+from zowarmup.common.algorithms.step_builder import Move, held, steps_of
+from zowarmup.common.exact.grid import Grid, HeadroomExceeded
+from zowarmup.common.exact.layout import Block, Layout
+from zowarmup.common.exact.merging import merged
+from zowarmup.common.exact.permutation import permutation
+from zowarmup.common.exact.steps import Direction, Step, Weights, apply_steps
+from zowarmup.common.exact.submodel import Submodel
+from zowarmup.common.messages.values import Computation, Contribution, Scalars, Tier, Work
+
+FLAT, STEEPEST, STEEP = 2.0**-40, 2.0**12, 2.0**32
+"""Slopes, nats per unit of weight. A root mean square below FLAT is what rounding leaves of a loss that does not change. A
+step that is not divided by it is as long, at most, as with STEEPEST. Beyond STEEP no loss is that anything is learnt from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbingSettings(ZerothOrder):
+    """What all algorithms have that probe.
+
+    What a client computes: `probes` S directions a round, each on its own slice of the local data (`slices = "own"`) or
+    on the whole of it (`"whole"`, the paper's way); `directions`: random signs or, for the paper's ablation, near enough
+    normal variates. `eps`: a probe's length; `tau`: the paper's redundant scale of z (folded into eps and rate).
+
+    What moves the model: `step` "normalized" divides by the round's root-mean-square probe scalar and anneals `rate`
+    linearly to near zero; "raw" is the paper's; "adam" divides by what a running mean over the rounds, with `beta2`,
+    says that the estimate of a block's parameter is, so that `rate` is about how far each moves, and anneals. `clip`: a
+    client's scalars whose root mean square is beyond so many times that of the others (`methods.robust`) are scaled down to
+    it (0: none are).
+    """
+
+    directions: Literal["signs", "gaussian"] = "signs"
+    probes: int = 32
+    slices: Literal["own", "whole"] = "own"
+    eps: float = 1e-3
+    tau: float = 1.0
+    step: Literal["normalized", "raw", "adam"] = "normalized"
+    beta2: float = 0.99
+    clip: float = 2.5
+
+    def __post_init__(self) -> None:
+        ZerothOrder.__post_init__(self)
+        require(1 <= self.probes <= 4096, "probes", self.probes, "1 to 4096")
+        longest = self.local_steps * max(self.probes, self.head_projections)
+        normal = self.directions == "gaussian"
+        require(
+            not normal or longest <= 512, "probes", self.probes, 'at most 512 in a round with directions = "gaussian"'
+        )
+        require(0 < self.eps <= 1, "eps", self.eps, "above 0 and at most 1")
+        require(0 < self.tau <= 1000, "tau", self.tau, "above 0 and at most 1000")
+        require(0 <= self.beta2 < 1, "beta2", self.beta2, "0 to below 1")
+        if self.step == "adam":
+            require(not self.steps_locally, "step", self.step, "another one where clients take steps of their own")
+        else:
+            require(self.beta2 == 0.99, "beta2", self.beta2, f'0.99, the default, with step "{self.step}"')
+        require_clip(self.clip)
+
+    # What an algorithm does not have as a setting.
+    @property
+    def head_projections(self) -> int:
+        return 0
+
+    @property
+    def gradient_projections(self) -> int:
+        return 0
+
+    @property
+    def local_steps(self) -> int:
+        return 1
+
+    @property
+    def local_rate(self) -> float:
+        return 0.0
+
+    @property
+    def aggregate(self) -> str:
+        return "mean"
+
+    @property
+    def trim(self) -> float:
+        return 0.25
+
+    @property
+    def steps_locally(self) -> bool:
+        return self.local_steps > 1
+
+    def computation(self, tier: Tier) -> Computation | None:
+        return Computation.GRADIENT if tier is Tier.HIGH and self.gradient_projections else Computation.FORWARD
+
+    def slowed(self, factor: float) -> Self:
+        """At `factor` times the learning rate, that of clients' own steps included."""
+        if factor == 1:
+            return self
+        local: dict[str, Any] = {"local_rate": self.local_rate * factor} if self.local_rate else {}
+        return replace(self, rate=self.rate * factor, **local)
+
+    def largest_batch(self, examples: int) -> int:
+        longest = -(-examples // min(self.probes, examples)) if self.slices == "own" else examples
+        return min(self.micro_batch, longest)
+
+    def annealed(self, rate: float, done: int) -> float:
+        return rate if self.step == "raw" else rate * (1 - done / max(1, self.rounds))
+
+    @property
+    def first_move(self) -> float:
+        """A normalised step moves each weight by about rate / sqrt(directions a round), Adam's by about rate."""
+        directions = self.probes if self.shared_directions else self.clients_per_round * self.probes
+        return {"raw": 0.0, "adam": self.rate, "normalized": self.rate / math.sqrt(directions)}[self.step]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ZOWarmUpSettings(ProbingSettings):
+    """The paper's rounds; each client has directions of its own.
+
+    `head_projections` K exact projections of the head's gradient. With `gradient_projections` (0: none) a client of the
+    high tier does not probe, but back-propagates and sends so many exact projections of its gradient. `local_steps`: a
+    client probes so many times over, in between moving its own replica down what it has found at `local_rate` (0: `rate`),
+    and takes all of it back at the end.
+    """
+
+    method: Literal["zowarmup"] = "zowarmup"
+    head_projections: int = 32
+    gradient_projections: int = 0
+    local_steps: int = 1
+    local_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_local_steps(self)
+        ProbingSettings.__post_init__(self)
+        exact = self.gradient_projections
+        require(0 <= exact <= 4096, "gradient_projections", exact, "0 (off) to 4096")
+        single = self.local_steps == 1
+        require(single or not exact, "gradient_projections", exact, "0 with more than one of local_steps")
+
+    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "ZOWarmUp":
+        return ZOWarmUp(self, layout)
+
+
+def check_local_steps(spec: ProbingSettings) -> None:
+    """Raises ValueError naming the setting of the head's projections or of local steps that is wrong."""
+    require(0 <= spec.head_projections <= 4096, "head_projections", spec.head_projections, "0 to 4096")
+    require(1 <= spec.local_steps <= 1024, "local_steps", spec.local_steps, "1 to 1024")
+    longest = spec.local_steps * max(spec.probes, spec.head_projections)
+    require(longest <= 4096, "local_steps", spec.local_steps, "so few that there are at most 4096 scalars of a kind")
+    check_local_rate(spec)
+
+
+def check_local_rate(spec: ProbingSettings) -> None:
+    """Raises ValueError where the learning rate of local steps is wrong."""
+    require(0 <= spec.local_rate <= 1000, "local_rate", spec.local_rate, "0 (as rate) to 1000")
+    stepping = spec.steps_locally or not spec.local_rate
+    require(stepping, "local_rate", spec.local_rate, "0 where a client takes no steps of its own (local_steps = 1)")
+
+
+@dataclass(frozen=True, slots=True)
+class ZOWarmUp:
+    """The method of one run: a client's part is `contribute`, the coordinator's `check` and `aggregate`."""
+
+    spec: ProbingSettings
+    layout: Layout
+
+    @property
+    def training(self) -> LocalTraining | None:
+        return None
+
+    @property
+    def optimizer_values(self) -> int:
+        return 0
+
+    def submodel(self, tier: Tier) -> Submodel | None:
+        return None
+
+    @property
+    def probed(self) -> Block:
+        """The block whose gradient is probed: the trunk where the head's is projected exactly, else everything."""
+        return self.layout.block("trunk" if self.projections() else "all")
+
+    def probes(self, examples: int) -> int:
+        """S, the number of probes of a client that holds so many examples: every slice has at least one."""
+        return min(self.spec.probes, examples) if self.spec.slices == "own" else self.spec.probes
+
+    def projections(self) -> int:
+        """K, the number of projections of the head's gradient; 0 where the model has no such head."""
+        return self.spec.head_projections if self.layout.head else 0
+
+    def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
+        """How many probes and projections a client of that tier and so many examples sends."""
+        if self.spec.computation(tier) is Computation.GRADIENT:
+            return self.spec.gradient_projections, self.projections()
+        return self.spec.local_steps * self.probes(examples), self.spec.local_steps * self.projections()
+
+    def uplink_bytes(self, tier: Tier, examples: int) -> int:
+        return 4 * sum(self.counts(tier, examples))
+
+    def forwards(self, tier: Tier, examples: int) -> int:
+        if self.spec.computation(tier) is Computation.GRADIENT:
+            return TRAINING_FORWARDS * examples
+        sides = 2
+        passes = sides if self.spec.slices == "own" else sides * self.spec.probes
+        return self.spec.local_steps * passes * examples
+
+    def walks(self, tier: Tier, examples: int) -> int:
+        if self.spec.computation(tier) is Computation.GRADIENT:
+            return self.spec.gradient_projections
+        return self.spec.local_steps * (2 * self.probes(examples) + 1)
+
+    def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
+        """The scalars of one round from the gradient of the mean local loss in all that is trainable: float64
+        (layout.trainable,). Raises ValueError where one is not finite, or beyond STEEP."""
+        counts = (self.spec.gradient_projections * (gaussian.SIGNS if self._normal else 1), self.projections())
+        found = [
+            project(gradient[block.start : block.stop], work.seed, block, count)
+            for block, count in zip(self._blocks(), counts, strict=False)
+        ]
+        if self._normal:
+            found[0] = gaussian.summed(found[0])
+        return self._scalars(work, found[0], found[1] if len(found) > 1 else ())
+
+    def contribute(self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work) -> Scalars:
+        """Probe the model on `examples` local examples (at least 1): the scalars of one round.
+
+        `weights`, float32 (layout.size,) on `grid` in the trainable part, are moved in place under `forward` and are
+        bit for bit what they were when this returns or raises. Raises HeadroomExceeded where eps, or a local step, is
+        beyond the grid, ValueError where a scalar is not finite or beyond STEEP, and whatever `forward` raises.
+        """
+        eps, head = self.spec.eps * self.spec.tau, self.projections() > 0
+        slopes: list[float] = []
+        projected: list[float] = []
+        moved: list[Step] = []
+        plan = self._plan(work.seed, examples)
+        try:
+            for number, probes in enumerate(plan):
+                try:
+                    found = measure(weights, grid, forward, probes, eps, head, self._normal)
+                except HeadroomExceeded as error:
+                    raise HeadroomExceeded(f"zeroth_order.eps ({self.spec.eps:g}) is too long: {error}") from error
+                slopes += found.slopes
+                count = self.projections()
+                if found.head_gradient is not None:
+                    projected += project(
+                        found.head_gradient, work.seed, self.layout.block("head"), count, number * count
+                    )
+                if number + 1 < len(plan):
+                    given = ClientScalars(work.seed, examples, Scalars(work.round, tuple(slopes), tuple(projected)))
+                    try:
+                        steps = self._local_step(grid, work.done, given, number, len(probes))
+                        apply_steps(weights, grid, steps)
+                    except HeadroomExceeded as error:
+                        rate = "local_rate" if self.spec.local_rate else "rate"
+                        raise HeadroomExceeded(f"zeroth_order.{rate} is too high for local steps: {error}") from error
+                    moved += steps
+        finally:
+            # The same exact sums, taken back.
+            back = [replace(step, ticks=tuple(-tick for tick in step.ticks)) for step in merged(moved)]
+            apply_steps(weights, grid, back)
+        return self._scalars(work, slopes, projected)
+
+    def _scalars(self, work: Work, probes: Sequence[float], projections: Sequence[float]) -> Scalars:
+        """What a client sends. Raises ValueError, with what may be done, where one is not finite, or beyond STEEP."""
+        try:
+            scalars = Scalars(work.round, as_float32(probes), as_float32(projections))
+            _check_steepness(scalars)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; check this device's data, or where most devices say so begin another run with a lower "
+                f"zeroth_order.rate (it is {self.spec.rate:g})"
+            ) from None
+        return scalars
+
+    def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
+        """Raises ValueError, saying what is wrong, where this cannot be what `contribute` gives for that work."""
+        if not isinstance(contribution, Scalars):
+            raise ValueError(wrong_kind(contribution, work))  # noqa: TRY004  (what a client says is no bug)
+        if contribution.round != work.round:
+            raise ValueError(f"scalars: they are for round {contribution.round}, the work was for round {work.round}")
+        for name, values, asked in zip(
+            ("probes", "projections"),
+            (contribution.probes, contribution.projections),
+            self.counts(tier, examples),
+            strict=True,
+        ):
+            if len(values) != asked:
+                raise ValueError(
+                    f"scalars: {len(values)} {name}, {asked} were asked for with {examples} examples in the {tier} tier"
+                )
+        _check_steepness(contribution)
+
+    def aggregate(self, start: Start, contributions: Sequence[ClientScalars | Trained]) -> Aggregate:
+        """The moves that a round's scalars make: for each client, in the order given, in the probed block and, where there
+        are projections, in the head's. Outlying scalars are clipped first.
+
+        Where the slopes that a step is to be divided by are all but zero, there is nothing to follow and the moves are
+        zero. Raises ValueError without scalars, and where all of the phase's rounds are done.
+        """
+        done, given = start.done, [part for part in contributions if isinstance(part, ClientScalars)]
+        if not 0 <= done < self.spec.rounds:
+            raise ValueError(
+                f"done = {done}: must be 0 to {self.spec.rounds - 1}, the run has {self.spec.rounds} rounds"
+            )
+        if not given:
+            raise ValueError("a round without contributions has no estimate")
+        parts, clipped = clip(given, self.spec.clip)
+        moments: Moments = ()
+        if self.spec.step == "adam":
+            estimate = self._estimate(parts, 1.0, 1.0)
+            moments = advanced(start.moments, mean_squares(estimate, self._blocks()), self.spec.beta2)
+            first, *second = adam_sizes(moments)
+            sizes = first, second[0] if second else 0.0
+        else:
+            sizes = self._sizes(parts)
+        probed, head = (self._descent(self.spec.rate, done, size) for size in sizes)
+        moves = held(self._estimate(parts, probed, head), self._limit(done, parts, start.weights))
+        return Aggregate(moves=tuple(moves), turn=done, moments=moments, clipped_scalars=clipped)
+
+    @property
+    def _normal(self) -> bool:
+        return self.spec.directions == "gaussian"
+
+    def _blocks(self) -> list[Block]:
+        """The block that is probed and, where it is projected, the head's."""
+        return [self.probed, self.layout.block("head")] if self.projections() else [self.probed]
+
+    def _estimate(self, parts: Sequence[ClientScalars], probed: float, head: float) -> list[Move]:
+        """Along the round's estimate, so many times it in the probed block and so many in the head's."""
+        if self.spec.aggregate == "mean":
+            shares = zip(self._shares(parts), parts, strict=True)
+            return [move for share, part in shares for move in self._moves(part, probed * share, head * share)]
+        return trimmed_moves([list(self._moves(part, probed, head)) for part in parts], self.spec)
+
+    def _moves(self, part: ClientScalars, probed: float, head: float) -> Iterator[Move]:
+        """Along a part's estimate, so many times it in the probed block and so many in the head's."""
+        block, weights = self.probed, self._weights(part)
+        for (seed, index), weight, slope in zip(self._directions(part), weights, part.scalars.probes, strict=True):
+            move = Move(seed, block, index, probed * weight * slope)
+            yield from gaussian.spread(move) if self._normal else (move,)
+        for index, projection in enumerate(part.scalars.projections):
+            yield Move(part.seed, self.layout.block("head"), index, head * projection / self.projections())
+
+    def _sizes(self, parts: Sequence[ClientScalars]) -> tuple[float, float]:
+        """What a normalised step is divided by, in the probed block and in the head's: the root mean square of the probes;
+        of the projections where that is more. So in neither does a parameter move further than the rate."""
+        probed = self._mean([self._mean_square(part) for part in parts], parts)
+        head = self._mean([root_mean_square(part.scalars.projections) ** 2 for part in parts], parts)
+        return math.sqrt(probed), math.sqrt(max(probed, head)) if probed >= FLAT**2 else 0.0
+
+    def _mean(self, values: Sequence[float], parts: Sequence[ClientScalars]) -> float:
+        """Of one value of each client, aggregated as the estimate is."""
+        if self.spec.aggregate == "mean":
+            return math.fsum(share * value for share, value in zip(self._shares(parts), values, strict=True))
+        out = left_out(len(values), self.spec)
+        kept = sorted(values)[out : len(values) - out]
+        return math.fsum(kept) / len(kept)
+
+    def _mean_square(self, part: ClientScalars) -> float:
+        """Of a part's probes, as they weigh."""
+        weights = self._weights(part)
+        squares = [weight * slope * slope for weight, slope in zip(weights, part.scalars.probes, strict=True)]
+        return math.fsum(squares) / math.fsum(weights)
+
+    def _descent(self, rate: float, done: int, size: float) -> float:
+        """What slopes are multiplied with, given what a normalised step is divided by."""
+        if self.spec.step == "raw":
+            return -rate * self.spec.tau**2
+        return -self._annealed(rate, done) / size if size >= FLAT else 0.0
+
+    def _annealed(self, rate: float, done: int) -> float:
+        return rate * self.spec.tau**2 * (1.0 if self.spec.step == "raw" else 1 - done / self.spec.rounds)
+
+    def _limit(self, done: int, parts: Sequence[ClientScalars], weights: NDArray[np.float32]) -> float:
+        """The furthest that a round moves a block, root mean square over its parameters: the learning rate, once for each
+        local step; times STEEPEST where it is not divided by the slopes, and then, where no client could be called an
+        outlier, no further than the model is large."""
+        limit = self._annealed(self.spec.rate, done) * max(self._local_steps(part) for part in parts)
+        if self.spec.step != "raw":
+            return limit
+        kinds = [[part.scalars.probes for part in parts], [part.scalars.projections for part in parts]]
+        references = [outliers.reference(list(map(root_mean_square, kind)), FLAT) for kind in kinds if any(kind)]
+        alone = self.spec.clip > 0 and math.inf in references
+        size = norm(weights) / math.sqrt(weights.size) if alone else math.inf
+        return min(limit * STEEPEST, outliers.furthest(size))
+
+    def _plan(self, seed: int, examples: int) -> list[list[Probe]]:
+        """What to probe before each local step: every slice along a direction of its own."""
+        count = self.probes(examples)
+        return [
+            [
+                Probe(Direction(seed, number * count + index, self.probed), chosen)
+                for index, chosen in enumerate(self._slices(seed, number, examples))
+            ]
+            for number in range(self.spec.local_steps)
+        ]
+
+    def _slices(self, seed: int, stream: int, examples: int) -> list[NDArray[np.int64]]:
+        """The examples of each probe: near equal parts of a seeded permutation, the first ones an example longer."""
+        if self.spec.slices == "whole":
+            return [np.arange(examples, dtype=np.int64)] * self.probes(examples)
+        return np.array_split(permutation(seed, stream, examples), self.probes(examples))
+
+    def _directions(self, part: ClientScalars) -> list[tuple[int, int]]:
+        """The direction (seed, index) of each of a part's probes so far."""
+        return [(part.seed, index) for index in range(len(part.scalars.probes))]
+
+    def _weights(self, part: ClientScalars) -> list[float]:
+        """The weight of each of a part's probes so far in its estimate: the share of the local data that it speaks for. Those
+        of a local step add up to 1."""
+        count = self.probes(part.examples)
+        if self.spec.computation(part.tier) is Computation.GRADIENT:
+            weights = [1 / self.spec.gradient_projections] * self.spec.gradient_projections
+        elif self.spec.slices == "whole":
+            weights = [1 / count] * count
+        else:
+            shortest, longer = divmod(part.examples, count)
+            weights = [(shortest + (index < longer)) / part.examples for index in range(count)]
+        return (weights * self.spec.local_steps)[: len(part.scalars.probes)]
+
+    def _local_steps(self, part: ClientScalars) -> int:
+        """How many local steps a part's probes belong to."""
+        return self.spec.local_steps
+
+    def _local_step(self, grid: Grid, done: int, given: ClientScalars, number: int, latest: int) -> tuple[Step, ...]:
+        """What a client moves its own replica by after local step `number`, of whose probes there are `latest`: down
+        their estimate, as the round will move, at a rate of its own. `given`: all that it has measured."""
+        rate = self.spec.local_rate or self.spec.rate
+        moves = list(self._moves(given, *(self._descent(rate, done, size) for size in self._sizes([given]))))
+        each = gaussian.SIGNS if self._normal else 1
+        probed = len(given.scalars.probes) * each
+        latest_moves = moves[probed - latest * each : probed] + moves[len(moves) - self.projections() :]
+        return steps_of(latest_moves, grid, number)
+
+    def _shares(self, parts: Sequence[ClientScalars]) -> list[float]:
+        """The weight of each client in the mean; they add up to 1."""
+        counts = counted([part.examples for part in parts], self.spec)
+        total = sum(counts)
+        return [count / total for count in counts]
+
+
+def clip(parts: Sequence[ClientScalars], limit: float) -> tuple[tuple[ClientScalars, ...], int]:
+    """A round's parts with outlying clients' scalars scaled down, a client's probes by what the round's clients have for
+    probes, its projections by what they have for projections; and how many scalars that are. `limit`: as
+    `outliers.scales` has `clip`."""
+    factors = zip(
+        outliers.scales([root_mean_square(part.scalars.probes) for part in parts], limit, FLAT),
+        outliers.scales([root_mean_square(part.scalars.projections) for part in parts], limit, FLAT),
+        strict=True,
+    )
+    clipped = 0
+    bounded: list[ClientScalars] = []
+    for part, scales in zip(parts, factors, strict=True):
+        given = part.scalars.probes, part.scalars.projections
+        outlying = [scale < 1 for scale in scales]
+        if any(outlying):
+            clipped += sum(len(values) for values, beyond in zip(given, outlying, strict=True) if beyond)
+            probes, projections = (
+                tuple(scale * value for value in values) for scale, values in zip(scales, given, strict=True)
+            )
+            part = part._replace(scalars=Scalars(part.scalars.round, probes, projections))
+        bounded.append(part)
+    return tuple(bounded), clipped
+
+
+def _check_steepness(scalars: Scalars) -> None:
+    for name, values in (("probes", scalars.probes), ("projections", scalars.projections)):
+        if any(abs(value) > STEEP for value in values):
+            raise ValueError(f"scalars: one of the {name} is beyond {STEEP:g}; no loss is as steep")
+
+
+def root_mean_square(values: Sequence[float]) -> float:
+    """0 where there are none."""
+    return math.sqrt(math.fsum([value * value for value in values]) / len(values)) if values else 0.0

@@ -1,0 +1,79 @@
+"""Seeded Rademacher sign vectors (directions), the same bits on every machine.
+
+A stream is a key (seed, group) of the counter-based generator Philox4x64-10. Its byte p carries the signs of directions
+8*group .. 8*group + 7 at parameter p: bit k set means +1, clear means -1. The generator's words are laid out
+little-endian whatever the machine, and any place in a stream is reached at once, so a vector is never stored: it is
+read off wherever it is needed. Keys are pairs, never sums, so no two streams share their bytes.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from numpy.random import Philox
+from numpy.typing import NDArray
+
+KEY_LIMIT = 1 << 64
+DIRECTIONS_PER_GROUP = 8
+REMEMBERED = 1 << 15
+"""Streams of at most so many bytes are remembered for a moment: making a generator takes longer than reading one."""
+_WORD = 8  # bytes of one word
+_COUNTER_STEP = 4  # words of one counter step
+
+
+def lanes(seed: int, group: int, start: int, count: int) -> NDArray[np.uint8]:
+    """The bytes start .. start + count - 1 of stream (seed, group): uint8 (count,).
+
+    Bit k of byte p is the sign of direction 8*group + k at parameter p, 1 for +1 and 0 for -1. `seed` and `group` are
+    0 to 2^64 - 1, `start` and `count` at least 0; ValueError otherwise.
+    """
+    if count < 0:
+        raise ValueError(f"count = {count}: must be at least 0")
+    return _read(_seek(seed, group, start), start, start + count)
+
+
+def walk(seed: int, group: int, start: int, stop: int, length: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Stream (seed, group) from `start` to `stop` in order: (place, bytes) of one piece after another.
+
+    Pieces end at multiples of `length`, itself a multiple of 8, and are only for reading. One generator moves on from
+    piece to piece, which is cheaper than a `lanes` for each. Raises ValueError as `lanes` does.
+    """
+    if length < _WORD or length % _WORD:
+        raise ValueError(f"length = {length}: must be a positive multiple of {_WORD}")
+    if start < stop <= (start // length + 1) * length <= REMEMBERED:
+        yield start, _remembered(seed, group, start, stop)
+        return
+    generator = _seek(seed, group, start)
+    while start < stop:
+        # A multiple of 8 is a word's edge, so the next piece begins with the generator's next word.
+        end = min(stop, (start // length + 1) * length)
+        yield start, _read(generator, start, end)
+        start = end
+
+
+@lru_cache(maxsize=8)
+def _remembered(seed: int, group: int, start: int, stop: int) -> NDArray[np.uint8]:
+    """A short stream: a small model is moved along the eight directions of a group one after the other, there and back."""
+    found = lanes(seed, group, start, stop - start)
+    found.flags.writeable = False
+    return found
+
+
+def _seek(seed: int, group: int, start: int) -> Philox:
+    """A generator whose next word holds byte `start` of the stream."""
+    if not (0 <= seed < KEY_LIMIT and 0 <= group < KEY_LIMIT):
+        raise ValueError(f"stream ({seed}, {group}): seed and group must be 0 to 2^64 - 1")
+    if start < 0:
+        raise ValueError(f"start = {start}: must be at least 0")
+    word = start // _WORD
+    generator = Philox(key=np.array([seed, group], dtype=np.uint64), counter=word // _COUNTER_STEP)
+    generator.random_raw(word % _COUNTER_STEP, output=False)
+    return generator
+
+
+def _read(generator: Philox, start: int, stop: int) -> NDArray[np.uint8]:
+    """Bytes start .. stop - 1, from a generator that stands at the word of `start`."""
+    first = start // _WORD
+    words = generator.random_raw(-(-stop // _WORD) - first)
+    # astype copies on a big-endian machine only.
+    return words.astype("<u8", copy=False).view(np.uint8)[start - first * _WORD : stop - first * _WORD]

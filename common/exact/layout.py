@@ -1,0 +1,184 @@
+"""The model as one flat vector: the position of each tensor, and the named blocks that directions live in.
+
+Trainable parameters come first, in the model's order with the head's tensors last among them; buffers (running mean and
+variance of BatchNorm) follow and belong to no block, so no step moves them. Every participant reads the same layout, so
+a place in the vector means the same parameter everywhere. A digest of the vector's bytes says whether two replicas are
+equal.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Self
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from zowarmup.common.strict import strictly
+
+MOST_AXES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """`shape` () is a single number. The tensor occupies [start, stop) of the flat vector, row-major."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("layout: a tensor has no name")
+        if self.start < 0 or len(self.shape) > MOST_AXES or any(extent < 1 for extent in self.shape):
+            raise ValueError(
+                f"layout: tensor {self.name} has start {self.start} and shape {self.shape[: MOST_AXES + 1]}"
+            )
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A named range [start, stop) of parameters, never empty."""
+
+    name: str
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("layout: a block has no name")
+        if not 0 <= self.start < self.stop:
+            raise ValueError(f"layout: block {self.name} is [{self.start}, {self.stop}), which is not a range")
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The linear classifier that the model ends in: `weight_name` is (classes, features), `bias_name` (classes,) or
+    None where it has no bias."""
+
+    weight_name: str
+    bias_name: str | None
+    features: int
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """`tensors` lie one after another in [0, size), the trainable ones in [0, trainable), float32.
+
+    `blocks` begins with "all" = [0, trainable). Where there is a `head`, its weight and then its bias end the trainable
+    range at some h > 0, and "trunk" = [0, h) and "head" = [h, trainable) are blocks too. Raises ValueError otherwise.
+    """
+
+    tensors: tuple[Tensor, ...]
+    trainable: int
+    size: int
+    blocks: tuple[Block, ...]
+    head: Head | None = None
+
+    def __post_init__(self) -> None:
+        place = 0
+        for tensor in self.tensors:
+            if tensor.start != place:
+                raise ValueError(
+                    f"layout: tensor {tensor.name} starts at {tensor.start}, the one before ends at {place}"
+                )
+            place = tensor.stop
+        if place != self.size:
+            raise ValueError(f"layout: the tensors end at {place}, size is {self.size}")
+        if self.trainable < 1 or self.trainable not in {tensor.stop for tensor in self.tensors}:
+            raise ValueError(f"layout: trainable = {self.trainable} is not the end of a tensor")
+        _require_unique("tensor", [tensor.name for tensor in self.tensors])
+        _require_unique("block", [block.name for block in self.blocks])
+        for block in self.blocks:
+            if block.stop > self.trainable:
+                raise ValueError(f"layout: block {block.name} ends at {block.stop}, beyond {self.trainable}")
+        if not self.blocks or self.blocks[0] != Block("all", 0, self.trainable):
+            raise ValueError(f'layout: the first block must be "all", [0, {self.trainable})')
+        if self.head is not None:
+            self._check_head(self.head)
+
+    def _check_head(self, head: Head) -> None:
+        expected: list[tuple[str, tuple[int, ...]]] = [(head.weight_name, (head.classes, head.features))]
+        if head.bias_name is not None:
+            expected.append((head.bias_name, (head.classes,)))
+        trained = [tensor for tensor in self.tensors if tensor.stop <= self.trainable]
+        last = trained[-len(expected) :]
+        if [(tensor.name, tensor.shape) for tensor in last] != expected:
+            raise ValueError(f"layout: the trainable tensors do not end in the head's {expected}")
+        edge = last[0].start
+        if edge == 0:
+            raise ValueError("layout: a head needs a trunk before it")
+        if not {Block("trunk", 0, edge), Block("head", edge, self.trainable)} <= set(self.blocks):
+            raise ValueError(
+                f'layout: with a head there must be blocks "trunk", [0, {edge}), and "head", up to {self.trainable}'
+            )
+
+    def block(self, name: str) -> Block:
+        """The block of that name; ValueError, listing the names there are, where there is none."""
+        for block in self.blocks:
+            if block.name == name:
+                return block
+        raise ValueError(f"layout: no block {name!r}, there are {', '.join(block.name for block in self.blocks)}")
+
+    @property
+    def edges(self) -> tuple[int, ...]:
+        """Where in the trainable range a block begins, but for its start: the grid's exponent may change there."""
+        return tuple(sorted({block.start for block in self.blocks} - {0}))
+
+    def views(self, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Each tensor's name and its view, in its shape, of `weights`: float32 (size,), contiguous.
+
+        Changing one changes the other. Raises ValueError where `weights` is something else.
+        """
+        if weights.dtype != np.float32 or weights.shape != (self.size,) or not weights.flags.c_contiguous:
+            raise ValueError(
+                f"weights are {weights.dtype} {weights.shape}, the layout is float32 ({self.size},) in one piece"
+            )
+        return {tensor.name: weights[tensor.start : tensor.stop].reshape(tensor.shape) for tensor in self.tensors}
+
+    def to_json(self) -> str:
+        """One line of JSON; equal layouts give equal text."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises ValueError, saying what is wrong, where the text is not a layout."""
+        try:
+            return strictly(cls, json.loads(text), "layout")
+        except RecursionError as error:
+            raise ValueError(f"layout: {error}") from error
+
+
+def _require_unique(kind: str, names: list[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"layout: two {kind}s have the name {name}")
+        seen.add(name)
+
+
+def digest(weights: NDArray[np.float32]) -> bytes:
+    """xxh3-128 (seed 0, canonical big-endian form, 16 bytes) of `weights` as little-endian float32.
+
+    It guards against accidents, not enemies.
+    """
+    return xxhash.xxh3_128_digest(np.ascontiguousarray(weights, dtype="<f4").data)
+
+
+def digesting() -> xxhash.xxh3_128:
+    """A digest under way: `update` it with a vector's bytes, piece by piece; its `hexdigest` is then that of `digest`."""
+    return xxhash.xxh3_128()

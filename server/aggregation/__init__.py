@@ -1,0 +1,1 @@
+"""From a closed round to the next version: aggregation, snapshots, evaluation, rollback."""

@@ -1,0 +1,1 @@
+"""Making a run or opening the one that is there."""

@@ -1,0 +1,1 @@
+"""What a coordinator shows of itself: metrics, the log, socket counters."""

@@ -1,0 +1,106 @@
+"""Algorithms outside the package: whose code is imported, and what the one in examples/plugins does."""
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import aggregating
+from tests.faults.small import LAYOUT, Bowl
+from tests.unit.common.settings.test_run import RAW, SPEC
+from zowarmup.common.algorithms import NotAllowed, settings_class
+from zowarmup.common.algorithms.protocol import ClientScalars
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.messages.values import Delta, Phase, Scalars, Tier, Work
+from zowarmup.common.settings.run import ClientSpec
+from zowarmup.server.setup.run_file import RunFileError, run_file_of
+
+NAME = "majority_vote:MajorityVote"
+PLUGINS = Path(__file__).parents[4] / "examples/plugins"
+TRAP = """
+class Trap:
+    class Settings:
+        pass
+raise RuntimeError("it runs")
+"""
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(PLUGINS))
+    return settings_class("zeroth_order", NAME)(method=NAME, rounds=10, probes=3, rate=0.4)  # type: ignore[call-arg]
+
+
+def test_code_that_is_not_allowed_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "trap.py").write_text(TRAP)
+    said = json.loads(SPEC.to_json())
+    said["zeroth_order"] = {"method": "trap:Trap", "rounds": 1}
+    for allowed in ((), ("mlp", "trap:Other", "trap", "other:Trap")):
+        with pytest.raises(NotAllowed, match="the code of algorithm trap:Trap is not allowed here"):
+            ClientSpec.from_json(json.dumps(said), allowed)
+    assert "trap" not in sys.modules
+    with pytest.raises(ValueError, match=r"trap:Trap.*cannot be imported: RuntimeError: it runs \(.*trap.py, line 5\)"):
+        ClientSpec.from_json(json.dumps(said), ("trap:Trap",))
+
+
+def test_a_name_that_is_no_algorithm_is_refused_in_a_sentence(plugin: Any) -> None:
+    for section, name, sentence in (
+        ("warmup", NAME, "its Settings must be a WarmUp, for rounds of [warmup]"),
+        ("zeroth_order", "majority_vote:Nobody", "cannot be imported: AttributeError"),
+        (
+            "zeroth_order",
+            "no_such_module:X",
+            "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'",
+        ),
+        ("zeroth_order", "json:JSONDecoder", "cannot be imported: AttributeError"),
+    ):
+        with pytest.raises(RunFileError) as refused:
+            run_file_of({**RAW, section: {"rounds": 1, "method": name}}, "run.toml")
+        assert sentence in str(refused.value) and str(refused.value).startswith(
+            f"run.toml: {section}.method = '{name}'"
+        )
+
+
+def test_its_settings_are_checked_as_all_are(plugin: Any) -> None:
+    for settings, sentence in (
+        ({"slices": "own"}, f'zeroth_order.slices is not a setting of method "{NAME}"; allowed here: method, rounds'),
+        ({"probes": 0}, "zeroth_order.probes = 0: must be 1 to 4096"),
+        ({"probes": "3"}, "zeroth_order.probes = '3': input should be a valid integer"),
+    ):
+        with pytest.raises(RunFileError) as refused:
+            run_file_of({**RAW, "zeroth_order": {"rounds": 1, "method": NAME, **settings}}, "run.toml")
+        assert sentence in str(refused.value)
+    spec = replace(SPEC, zeroth_order=plugin)
+    assert ClientSpec.from_json(spec.to_json(), (NAME,)) == spec
+    assert asdict(run_file_of({**RAW, "zeroth_order": asdict(plugin)}, "run.toml").zeroth_order) == asdict(plugin)
+
+
+def test_a_vote_is_a_vote(plugin: Any) -> None:
+    """Slopes 5, 1 and -1e9 go up by two to one; of two that disagree nothing moves; rate 0.4 / sqrt(4) is 0.2."""
+    algorithm, grid = replace(plugin, probes=4).algorithm(LAYOUT), Grid(18)
+    parts = [
+        ClientScalars(7, 10, Scalars(1, slopes, ()))
+        for slopes in ((5.0, 1.0, -2.0, 0.0), (1.0, 1.0, -1.0, 3.0), (-1e9, 1.0, 0.0, -1e9))
+    ]
+    (step,) = aggregating.steps(algorithm, grid, 0, parts)
+    assert [tick * grid.tick for tick in step.ticks] == pytest.approx([-0.2, -0.2, 0.2, 0.0], abs=grid.tick)
+    (later,) = aggregating.steps(algorithm, grid, 5, parts)
+    assert later.ticks[0] * grid.tick == pytest.approx(-0.1, abs=grid.tick)
+
+
+def test_it_checks_what_its_client_makes(plugin: Any) -> None:
+    algorithm, grid = plugin.algorithm(LAYOUT), Grid(18)
+    weights = grid.quantise(np.random.default_rng(0).normal(size=LAYOUT.size).astype(np.float32))
+    before, work = weights.tobytes(), Work(3, Phase.ZEROTH_ORDER, 2, 99, 1.0)
+    made = algorithm.contribute(weights, grid, Bowl(weights, np.zeros_like(weights)), 12, work)
+    assert weights.tobytes() == before
+    algorithm.check(work, Tier.LOW, 12, made)
+    for wrong in (replace(made, round=2), replace(made, probes=made.probes[1:]), Delta(3, "0" * 32, 12, 1.0)):
+        with pytest.raises(ValueError, match=r"."):
+            algorithm.check(work, Tier.LOW, 12, wrong)
+    assert algorithm.uplink_bytes(Tier.LOW, 12) == 12
