@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from zowarmup.cli.failure import CommandError, Usage
 from zowarmup.common.settings.addresses import host_and_port
-from zowarmup.common.system.given_file import read_given
+from zowarmup.common.system.files import read_given
 
 DAYS = 3650
 # Clocks of devices without a battery are often behind.

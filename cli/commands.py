@@ -18,7 +18,7 @@ from zowarmup.cli.connection import Reach, reaching
 from zowarmup.cli.failure import CommandError, Interrupted
 from zowarmup.cli.interrupts import interrupts
 from zowarmup.common.settings.addresses import DATA_DIR_VARIABLE
-from zowarmup.common.system.printable import printable_lines
+from zowarmup.common.text import printable_lines
 from zowarmup.lab.demo.settings import DemoModel, demo_settings
 from zowarmup.lab.experiments import experiment_command
 from zowarmup.lab.simulation import fleet_command

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from zowarmup.cli.failure import CommandError, Usage
 from zowarmup.common.exact.layout import digest
 from zowarmup.common.settings.data_card import DataCard
-from zowarmup.common.system.whole_file import replacing
+from zowarmup.common.system.files import replacing
 from zowarmup.server.setup.continuation import Left
 from zowarmup.server.store.archive import ArchiveError, open_archive
 

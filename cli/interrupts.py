@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from zowarmup.cli.failure import Interrupted
-from zowarmup.common.system.stopping import COMMAND, GRACE_S, force_after, unheard
+from zowarmup.common.system.ending import COMMAND, GRACE_S, force_after, unheard
 
 
 class Interrupts:

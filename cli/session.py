@@ -21,7 +21,7 @@ from zowarmup.common.messages.codec import phase_from_wire, tier_from_wire, tier
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.settings.addresses import host_and_port
 from zowarmup.common.settings.run import PROTOCOL
-from zowarmup.common.system.printable import printable
+from zowarmup.common.text import printable
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1.coordinator_pb2_grpc import CoordinatorServiceStub, OperatorServiceStub
 

@@ -4,7 +4,7 @@
 passing trouble: the client waits and tries again.
 """
 
-from zowarmup.common.system.printable import printable
+from zowarmup.common.text import printable
 
 
 class Final(Exception):

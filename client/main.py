@@ -17,10 +17,9 @@ from pathlib import Path
 from signal import Signals
 
 from zowarmup.client.errors import Final
-from zowarmup.common.system.ending import FAILED, conclude
-from zowarmup.common.system.folders import PRIVATE
+from zowarmup.common.system.ending import FAILED, GRACE_S, SERVICE, Stopping, conclude, force_after
+from zowarmup.common.system.files import PRIVATE
 from zowarmup.common.system.logs import log_to_errors
-from zowarmup.common.system.stopping import GRACE_S, SERVICE, Stopping, force_after
 
 log = logging.getLogger("zowarmup.client")
 

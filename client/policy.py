@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from zowarmup.client.errors import Final
 from zowarmup.common.settings.run import BUILT_IN
-from zowarmup.common.units import amount
+from zowarmup.common.text import amount
 
 MEGABYTE = 1_000_000
 
@@ -117,7 +117,7 @@ def read_policy(file: Path | None, allowed: Sequence[str] = ()) -> Policy:
 
 
 def _written(file: Path) -> Policy:
-    from zowarmup.common.system.toml_file import TomlError, read_toml  # loads a parser
+    from zowarmup.common.system.files import TomlError, read_toml  # loads a parser
 
     try:
         return Policy.of(read_toml(file))

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.bounds import TooLarge
 from zowarmup.common.settings.data_card import CHANNELS, LENGTH
+from zowarmup.common.system.memory import memory_here
+from zowarmup.common.untrusted import TooLarge
 from zowarmup.data import npz
 from zowarmup.data.dataset import DataError, Dataset
-from zowarmup.data.labels import class_numbers
-from zowarmup.data.memory import memory_here, require_memory
-from zowarmup.data.opening import opened
+from zowarmup.data.reading import class_numbers, opened, require_memory
 
 _CHANNELS = (1, 3, 4)  # how many images have
 _BYTE = 255.0

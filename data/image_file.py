@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.bounds import TooLarge, require_ratio, require_size
+from zowarmup.common.untrusted import TooLarge, require_ratio, require_size
 from zowarmup.data.dataset import DataError
-from zowarmup.data.opening import opened
+from zowarmup.data.reading import opened
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,7 +17,7 @@ from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.image_file import BYTE, Form, header
 from zowarmup.data.image_file import read as read_image
 from zowarmup.data.leftovers import is_leftover
-from zowarmup.data.memory import require_memory
+from zowarmup.data.reading import require_memory
 
 
 def read(root: Path, form: Form) -> Dataset:

@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.bounds import require_ratio, require_size
+from zowarmup.common.untrusted import require_ratio, require_size
 
 _MOST_DIRECTORY_BYTES = 1 << 20
 _MOST_HEADER_BYTES = 1 << 16

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.bounds import Bounded, TooLarge
+from zowarmup.common.untrusted import Bounded, TooLarge
 
 MOST_OPERATIONS = 1 << 20
 """The largest set has 250,000, two for each name of a file and one for each label, and 600,000 as Python 3 writes it again."""

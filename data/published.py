@@ -15,12 +15,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.bounds import Bounded, TooLarge, require_ratio, require_size
+from zowarmup.common.untrusted import Bounded, TooLarge, require_ratio, require_size
 from zowarmup.data import npz, pickles
 from zowarmup.data.dataset import DataError, Dataset
-from zowarmup.data.labels import class_numbers
-from zowarmup.data.memory import require_memory
-from zowarmup.data.opening import opened
+from zowarmup.data.reading import class_numbers, opened, require_memory
 
 SIDE = 32
 _BYTE = 255.0

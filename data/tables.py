@@ -20,11 +20,10 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.bounds import TooLarge, require_ratio
 from zowarmup.common.settings.data_card import CLASS_LIMIT, listed, normalised
+from zowarmup.common.untrusted import TooLarge, require_ratio
 from zowarmup.data.dataset import DataError, Dataset
-from zowarmup.data.memory import require_memory
-from zowarmup.data.opening import opened
+from zowarmup.data.reading import opened, require_memory
 
 _DELIMITERS = ",;\t|"
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-"}

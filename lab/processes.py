@@ -18,8 +18,9 @@ from typing import Self
 
 from zowarmup.cli.failure import CommandError
 from zowarmup.cli.interrupts import Interrupts
+from zowarmup.common.system.ending import GRACE_S
+from zowarmup.common.system.memory import peak_resident_of
 from zowarmup.common.system.pdeathsig import tethered
-from zowarmup.common.system.stopping import GRACE_S
 
 UNHURRIED_S = 5.0
 """How long processes have to end where no signal asks us to."""
@@ -94,7 +95,7 @@ class Processes:
     def peak_memory_bytes(self, name: str) -> int:
         """Peak resident memory so far, as the kernel counts it; the last known of one that has ended, 0 where the
         system does not say."""
-        seen = resident_peak_bytes(self._running[name].pid) if self._running[name].poll() is None else 0
+        seen = peak_resident_of(self._running[name].pid) if self._running[name].poll() is None else 0
         self._peaks[name] = max(seen, self._peaks.get(name, 0))
         return self._peaks[name]
 
@@ -118,15 +119,6 @@ class Processes:
                 os.killpg(process.pid, number)
             except (ProcessLookupError, PermissionError):
                 continue  # the whole group has ended (macOS says "not permitted" of zombies)
-
-
-def resident_peak_bytes(pid: int) -> int:
-    """Linux's VmHWM: unlike ru_maxrss it starts anew at exec, so it never shows the parent's size."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def last_lines(log: Path, count: int = TAIL_LINES) -> list[str]:

@@ -6,8 +6,7 @@ imported before we know.
 
 import sys
 
-from zowarmup.common.system.ending import USAGE, conclude
-from zowarmup.common.system.stopping import SERVICE, Stopping
+from zowarmup.common.system.ending import SERVICE, USAGE, Stopping, conclude
 
 EXTRA = ("grpc_health", "grpc_reflection", "pydantic")
 

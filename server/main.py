@@ -21,11 +21,9 @@ from zowarmup.common.exact.steps import allow_compiled
 from zowarmup.common.messages.values import Phase
 from zowarmup.common.settings.addresses import DATA_DIR_VARIABLE, is_loopback
 from zowarmup.common.settings.run import PROTOCOL, SOFTWARE, RunFile
-from zowarmup.common.system.ending import FAILED, USAGE, conclude
-from zowarmup.common.system.folders import PRIVATE
-from zowarmup.common.system.given_file import read_given
+from zowarmup.common.system.ending import FAILED, GRACE_S, SERVICE, USAGE, Stopping, conclude
+from zowarmup.common.system.files import PRIVATE, read_given
 from zowarmup.common.system.logs import log_to_errors
-from zowarmup.common.system.stopping import GRACE_S, SERVICE, Stopping
 from zowarmup.data import DataError, Dataset, load
 from zowarmup.server.aggregation.evaluation import Evaluator
 from zowarmup.server.aggregation.round_jobs import RoundJobs

@@ -12,8 +12,8 @@ from enum import StrEnum
 from zowarmup.client.net.upgrade import REMEDY, due
 from zowarmup.client.work.capability import Needs, decide_tier
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.units import amount
-from zowarmup.data.memory import Memory
+from zowarmup.common.system.memory import Memory
+from zowarmup.common.text import amount
 
 DAY_S = 86400.0
 # Logs of several machines are read side by side; certificates are judged by the device's own clock.

@@ -29,10 +29,10 @@ from zowarmup.client.work.joining import invited, know
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.addresses import host_and_port
 from zowarmup.common.settings.run import SOFTWARE
-from zowarmup.common.system.printable import printable
+from zowarmup.common.system.memory import memory_here
+from zowarmup.common.text import printable
 from zowarmup.data import DataError, load
 from zowarmup.data.card import fitted
-from zowarmup.data.memory import memory_here
 
 CONNECT_S = 10.0
 ASKED = 4

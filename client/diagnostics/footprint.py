@@ -27,7 +27,6 @@ from zowarmup.client.errors import Broken, Final
 from zowarmup.client.net.connection import Connection
 from zowarmup.client.net.tls import Trust
 from zowarmup.client.work import device, joining, loop  # noqa: F401  (what a client has loaded)
-from zowarmup.client.work.capability import peak_resident
 from zowarmup.client.work.memory import load_program
 from zowarmup.client.work.probing import Prober
 from zowarmup.common.algorithms import ANY, algorithm_of
@@ -40,6 +39,7 @@ from zowarmup.common.exact.steps import Direction, Step, apply_steps, perturb
 from zowarmup.common.messages.values import Computation, Phase, Tier, Work
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.settings.run import ClientSpec
+from zowarmup.common.system.memory import peak_resident
 from zowarmup.data import Dataset
 
 SPEC, WEIGHTS, LAYOUT, PROGRAM = "spec.json", "weights.bin", "layout.json", "program.onnx"

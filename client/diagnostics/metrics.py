@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from zowarmup.client.errors import Final
-from zowarmup.client.work.capability import peak_resident
 from zowarmup.common.settings.addresses import host_and_port
+from zowarmup.common.system.memory import peak_resident
 
 log = logging.getLogger(__name__)
 

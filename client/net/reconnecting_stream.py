@@ -23,7 +23,7 @@ from zowarmup.client.net.stream import Stream
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Commit
 from zowarmup.common.messages.values import Delta, Scalars, Work
-from zowarmup.common.raised import in_words
+from zowarmup.common.text import in_words
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")

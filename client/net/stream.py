@@ -17,8 +17,8 @@ from zowarmup.client.net.messages import Accepted, Fetch, Finished, Message, Ref
 from zowarmup.client.net.statuses import FINAL, faults
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages import codec
-from zowarmup.common.messages.field_count import require_few_fields
 from zowarmup.common.messages.values import Abstention, Delta, Scalars
+from zowarmup.common.untrusted import require_few_fields
 from zowarmup.v1 import coordinator_pb2 as wire
 
 # How many commits a Reader remembers; streams that share one are at most some rounds apart.

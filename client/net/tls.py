@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 
 from zowarmup.common.settings.addresses import is_loopback, proxy_for
-from zowarmup.common.system.given_file import read_given, require_regular
+from zowarmup.common.system.files import read_given, require_regular
 
 LONGEST_BYTES = 1 << 24  # several times a system's authorities
 # Where systems keep their authorities as one file, beside where their OpenSSL says.

@@ -17,8 +17,8 @@ from zowarmup.client.net.connection import Connection
 from zowarmup.client.store.directory import settle
 from zowarmup.client.store.replica import SnapshotHeader
 from zowarmup.common.messages.values import Delta
-from zowarmup.common.system.given_file import read_given
-from zowarmup.common.units import amount
+from zowarmup.common.system.files import read_given
+from zowarmup.common.text import amount
 
 log = logging.getLogger(__name__)
 

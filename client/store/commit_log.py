@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from zowarmup.common.system.given_file import require_regular
+from zowarmup.common.system.files import require_regular
 
 _HEAD = struct.Struct("<II")
 LONGEST_BYTES = 1 << 26

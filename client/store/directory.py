@@ -21,8 +21,7 @@ from typing import Self
 
 from zowarmup.client.errors import Final
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.system.folders import OpenFolder, make_private, strangers
-from zowarmup.common.system.given_file import open_given, open_lock, read_given
+from zowarmup.common.system.files import OpenFolder, make_private, open_given, open_lock, read_given, strangers
 
 log = logging.getLogger(__name__)
 

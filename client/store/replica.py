@@ -23,7 +23,7 @@ from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.layout import Layout, digest
 from zowarmup.common.exact.replica import Commit, Diverged, Replica
 from zowarmup.common.messages.codec import decode_commit, encode_commit
-from zowarmup.common.system.given_file import open_given, read_given
+from zowarmup.common.system.files import open_given, read_given
 
 # A log is folded into the snapshot when it exceeds this share of the snapshot (and a floor that keeps small models
 # from being rewritten all the time), or when replaying it would take this long on this device.

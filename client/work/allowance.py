@@ -13,8 +13,8 @@ from typing import Self
 from zowarmup.client.errors import Final, Setback
 from zowarmup.client.policy import MEGABYTE, Policy
 from zowarmup.client.store.directory import write_whole
-from zowarmup.common.system.given_file import read_given
-from zowarmup.common.units import amount
+from zowarmup.common.system.files import read_given
+from zowarmup.common.text import amount
 
 DAY_S = 86400
 NOTE_BYTES = 1_000_000

@@ -6,15 +6,12 @@ for, never imported, since importing it costs more memory than a low-tier client
 """
 
 import importlib.util
-import resource
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from zowarmup.common.algorithms.settings import Rounds
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.units import amount
-from zowarmup.data.memory import Memory
+from zowarmup.common.system.memory import Memory
+from zowarmup.common.text import amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +61,3 @@ def torchless(tier: Tier, *phases: Rounds) -> str:
 def has_torch() -> bool:
     """Whether torch could be imported, found out without importing it."""
     return importlib.util.find_spec("torch") is not None
-
-
-def peak_resident() -> int:
-    """The most memory this process has held, in bytes.
-
-    VmHWM where there is /proc: ru_maxrss would include what a large parent held when it started this process.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -20,7 +20,6 @@ from zowarmup.client.net.transfer import Transfers
 from zowarmup.client.net.upgrade import REMEDY, due
 from zowarmup.client.store.replica import HeldReplica, Position
 from zowarmup.client.work.allowance import Allowance
-from zowarmup.client.work.capability import peak_resident
 from zowarmup.client.work.executor import Executor
 from zowarmup.client.work.memory import release_code, release_heap
 from zowarmup.client.work.probing import Prober
@@ -38,9 +37,9 @@ from zowarmup.common.messages.values import (
     Tier,
     Work,
 )
-from zowarmup.common.raised import in_words, out_of_memory, where
 from zowarmup.common.settings.run import SOFTWARE
-from zowarmup.common.units import amount
+from zowarmup.common.system.memory import peak_resident
+from zowarmup.common.text import amount, in_words, out_of_memory, where
 from zowarmup.data import Dataset
 
 log = logging.getLogger(__name__)

@@ -24,9 +24,9 @@ from zowarmup.client.work.probing import ForwardPass, ProbedExamples, Prober
 from zowarmup.client.work.watch import Watch, WatchedProgram, watching
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.units import amount
+from zowarmup.common.system.memory import memory_here
+from zowarmup.common.text import amount
 from zowarmup.data import Dataset
-from zowarmup.data.memory import memory_here
 
 if TYPE_CHECKING:
     from zowarmup.client.work.training import Trainer

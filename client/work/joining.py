@@ -19,10 +19,10 @@ from zowarmup.client.store.directory import Identity, Records, StateDirectory
 from zowarmup.client.work.capability import Needs, decide_tier, has_torch, torchless
 from zowarmup.common.messages.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.system.given_file import read_given
+from zowarmup.common.system.files import read_given
+from zowarmup.common.system.memory import memory_here
 from zowarmup.data import DataError, Dataset
 from zowarmup.data.card import fitted
-from zowarmup.data.memory import memory_here
 
 log = logging.getLogger(__name__)
 LOOKED_ON_S = 60.0

@@ -17,7 +17,7 @@ from zowarmup.client.work.device import Device, OutOfStep
 from zowarmup.common.exact.grid import HeadroomExceeded
 from zowarmup.common.exact.replica import Diverged
 from zowarmup.common.messages.values import Work
-from zowarmup.common.raised import in_words
+from zowarmup.common.text import in_words
 
 log = logging.getLogger(__name__)
 # How long to try to bring the last report home when the coordinator is gone after the end of the run.

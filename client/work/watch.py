@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.models.program import Halt, Program, ProgramMemory
-from zowarmup.common.units import amount
+from zowarmup.common.text import amount
 
 _T = TypeVar("_T")
 LOOK_EVERY_S = 1.0

@@ -13,7 +13,7 @@ from zowarmup.common.algorithms.protocol import Algorithm
 from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages.values import Phase
-from zowarmup.common.raised import in_words
+from zowarmup.common.text import in_words
 
 
 class _Settings(Mapping[str, type[WarmUp] | type[ZerothOrder]]):

@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from zowarmup.common.strict import strictly
+from zowarmup.common.untrusted import strictly
 
 MOST_AXES = 8
 

@@ -9,8 +9,8 @@ from google.protobuf.message import DecodeError
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Commit
 from zowarmup.common.exact.steps import Step
-from zowarmup.common.messages.field_count import require_few_fields
 from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Tier, Work
+from zowarmup.common.untrusted import require_few_fields
 from zowarmup.v1 import coordinator_pb2 as wire
 
 _TIERS = {Tier.HIGH: wire.TIER_HIGH, Tier.LOW: wire.TIER_LOW}

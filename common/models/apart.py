@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zowarmup.common.raised import in_words, is_foreign, where
-from zowarmup.common.system.given_file import read_given
-from zowarmup.common.system.stopping import force_after
+from zowarmup.common.system.ending import force_after
+from zowarmup.common.system.files import read_given
+from zowarmup.common.text import in_words, is_foreign, where
 
 STUCK_S = 10.0
 LINGER_S = 2.0

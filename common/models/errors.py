@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from zowarmup.common.raised import in_words
+from zowarmup.common.text import in_words
 
 
 class ModelError(ValueError):

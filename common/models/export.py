@@ -21,7 +21,7 @@ from zowarmup.common.models.description import everywhere, head_module, tensors_
 from zowarmup.common.models.errors import ModelError
 from zowarmup.common.models.operators import OPSET
 from zowarmup.common.models.program import Program
-from zowarmup.common.raised import in_words, where
+from zowarmup.common.text import in_words, where
 
 _TRACED = 2  # examples in the traced batch; the axis is dynamic
 _TOLERANCE = 1e-4

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.models.operators import OPERATORS, OPSET, WRITTEN_OUT
-from zowarmup.common.system.printable import printable
+from zowarmup.common.text import printable
 from zowarmup.v1 import program_pb2 as wire
 
 FLOAT = 1

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.layout import Layout
-from zowarmup.common.system.printable import printable
+from zowarmup.common.text import printable
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, RunOptions, SessionOptions

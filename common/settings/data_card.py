@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal, Self
 
-from zowarmup.common.strict import strictly
+from zowarmup.common.untrusted import strictly
 
 CHANNELS, HEIGHT, WIDTH, FEATURES, LENGTH = "channels", "height", "width", "features", "length"
 IMAGE = (CHANNELS, HEIGHT, WIDTH)

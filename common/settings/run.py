@@ -15,7 +15,7 @@ from zowarmup.common.algorithms import SECTIONS, NotAllowed, settings_class
 from zowarmup.common.algorithms.settings import Rounds, WarmUp, ZerothOrder, require
 from zowarmup.common.settings.addresses import host_and_port
 from zowarmup.common.settings.data_card import DataCard
-from zowarmup.common.strict import strictly
+from zowarmup.common.untrusted import strictly
 
 __all__ = [
     "BUILT_IN",

@@ -8,8 +8,7 @@ import logging
 import sys
 from copy import copy
 
-from zowarmup.common.raised import in_words
-from zowarmup.common.system.printable import printable
+from zowarmup.common.text import in_words, printable
 
 INDENT = "    "
 VERBOSE = "--verbose"

@@ -19,7 +19,7 @@ from zowarmup.cli.run_status import Run, Status, VersionStatus
 from zowarmup.cli.session import Session
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.settings.run import RunFile
-from zowarmup.common.system.given_file import open_lock
+from zowarmup.common.system.files import open_lock
 from zowarmup.lab.demo.result import Result
 from zowarmup.lab.demo.settings import DemoSettings, allowing, run_file, to_toml
 from zowarmup.lab.demo.view import Scene

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from zowarmup.cli.failure import CommandError
-from zowarmup.common.system.whole_file import replacing
+from zowarmup.common.system.files import replacing
 from zowarmup.lab.demo.report_figure import draw
 from zowarmup.lab.demo.result import Result
 

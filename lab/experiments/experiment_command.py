@@ -15,7 +15,7 @@ from rich.text import Text
 
 from zowarmup.cli.failure import CommandError, Usage
 from zowarmup.cli.interrupts import interrupts
-from zowarmup.common.system.whole_file import replacing
+from zowarmup.common.system.files import replacing
 
 if TYPE_CHECKING:
     from zowarmup.lab.experiments.conduct import ExperimentResults
@@ -51,7 +51,7 @@ def experiment(
 ) -> None:
     """Run a table of a paper, or what is missing of it. Every cell is a real coordinator and fleet. Ctrl-C stops; the next
     start goes on."""
-    from zowarmup.data.memory import memory_here
+    from zowarmup.common.system.memory import memory_here
     from zowarmup.lab.experiments.conduct import ExperimentRunner, JobRequest
     from zowarmup.lab.experiments.folders import held
     from zowarmup.lab.experiments.grid import cells, trials

@@ -18,9 +18,7 @@ from enum import Enum
 from pathlib import Path
 
 from zowarmup.cli.failure import CommandError
-from zowarmup.common.system.folders import strangers
-from zowarmup.common.system.given_file import open_lock, read_given
-from zowarmup.common.system.whole_file import replacing
+from zowarmup.common.system.files import open_lock, read_given, replacing, strangers
 from zowarmup.lab.experiments.outcome import RunOutcome
 
 HELD = ".experiment"

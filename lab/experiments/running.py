@@ -12,7 +12,7 @@ from pathlib import Path
 from zowarmup.cli.failure import CommandError
 from zowarmup.cli.interrupts import Interrupts
 from zowarmup.common.exact.layout import digest
-from zowarmup.common.system.whole_file import replacing
+from zowarmup.common.system.files import replacing
 from zowarmup.lab.demo.demo import NO_PROXY, ONE_THREAD
 from zowarmup.lab.demo.settings import allowing, to_toml
 from zowarmup.lab.experiments.folders import Place

@@ -17,7 +17,7 @@ from zowarmup.cli.failure import Usage
 from zowarmup.common.algorithms import SECTIONS as SETTINGS
 from zowarmup.common.algorithms import settings_class
 from zowarmup.common.algorithms.settings import require
-from zowarmup.common.system.toml_file import TomlError, read_toml
+from zowarmup.common.system.files import TomlError, read_toml
 
 Plot = Literal["rounds", "uplink", "compute", "high_percent", "pivot", "probes"]
 CURVES = ("rounds", "uplink", "compute")

@@ -18,12 +18,9 @@ from pathlib import Path
 from zowarmup.cli.failure import CommandError, Usage
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.store.directory import write_whole
-from zowarmup.common.system.ending import sentence
-from zowarmup.common.system.folders import make_private, strangers
-from zowarmup.common.system.given_file import read_given
+from zowarmup.common.system.ending import GRACE_S, sentence
+from zowarmup.common.system.files import TomlError, make_private, read_given, read_toml, strangers
 from zowarmup.common.system.pdeathsig import end_with_parent
-from zowarmup.common.system.stopping import GRACE_S
-from zowarmup.common.system.toml_file import TomlError, read_toml
 from zowarmup.data import DataError
 from zowarmup.lab.simulation.host import host
 from zowarmup.lab.simulation.log_throttle import quieten

@@ -17,12 +17,13 @@ from zowarmup.client.net.tls import Trust, TrustError, trust
 from zowarmup.client.net.transfer import Transfers
 from zowarmup.client.store.directory import StateDirectory
 from zowarmup.client.store.replica import LocalReplica
-from zowarmup.client.work.capability import has_torch, peak_resident, torchless
+from zowarmup.client.work.capability import has_torch, torchless
 from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import PROCESSOR, Executor
 from zowarmup.client.work.joining import ask, fit_data
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.raised import in_words
+from zowarmup.common.system.memory import peak_resident
+from zowarmup.common.text import in_words
 from zowarmup.data import Dataset, divide
 from zowarmup.lab.simulation.allocator import give_back_at_once
 from zowarmup.lab.simulation.channels import SharedChannel, SharedConnection, shared_channels

@@ -22,7 +22,7 @@ from zowarmup.client.work.executor import Executor
 from zowarmup.client.work.loop import take_part
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages.values import Delta, Phase, Scalars, Work
-from zowarmup.common.raised import in_words
+from zowarmup.common.text import in_words
 from zowarmup.lab.simulation.profiles import Mix, Profile
 from zowarmup.lab.simulation.replica import SharedReplica, View
 

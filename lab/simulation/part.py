@@ -8,7 +8,7 @@ from pathlib import Path
 from zowarmup.client.policy import Policy
 from zowarmup.client.work.executor import PROCESSOR
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.units import amount
+from zowarmup.common.text import amount
 from zowarmup.lab.simulation.profiles import Mix
 
 

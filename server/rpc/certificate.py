@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc
 
 from zowarmup.common.settings.run import Server
-from zowarmup.common.system.given_file import read_given, require_regular
+from zowarmup.common.system.files import read_given, require_regular
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,7 @@ import re
 import secrets
 from pathlib import Path
 
-from zowarmup.common.system.given_file import read_given
-from zowarmup.common.system.whole_file import replacing
+from zowarmup.common.system.files import read_given, replacing
 from zowarmup.server.store.data_dir import OPERATOR_CREDENTIAL
 
 log = logging.getLogger(__name__)

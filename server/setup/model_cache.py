@@ -21,7 +21,7 @@ import numpy as np
 
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.settings.run import VERSION, ClientSpec
-from zowarmup.common.system.given_file import open_given, read_given
+from zowarmup.common.system.files import open_given, read_given
 from zowarmup.server.setup.build_model import load_weights
 from zowarmup.server.setup.prepare import (
     LAYOUT,

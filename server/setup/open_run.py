@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from zowarmup.common.exact.layout import digest
 from zowarmup.common.messages.values import Computation, Tier
 from zowarmup.common.settings.run import ClientSpec, RunFile
-from zowarmup.common.system.folders import OpenFolder, make_private, strangers
-from zowarmup.common.system.given_file import open_lock
+from zowarmup.common.system.files import OpenFolder, make_private, open_lock, strangers
 from zowarmup.data import DataError, Dataset
 from zowarmup.data.card import absence, card_of, fitted
 from zowarmup.server.core import commands as cmd

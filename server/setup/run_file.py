@@ -9,7 +9,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from zowarmup.common.algorithms import SECTIONS, settings_class
 from zowarmup.common.settings import run
-from zowarmup.common.system.toml_file import TomlError, read_toml
+from zowarmup.common.system.files import TomlError, read_toml
 from zowarmup.server.setup.continuation import ContinuationError, carried_on
 from zowarmup.server.store import schemas  # noqa: F401  (how algorithms' settings are read)
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zowarmup.common.bounds import TooLarge, require_size
-from zowarmup.common.system.given_file import open_given
+from zowarmup.common.system.files import open_given
+from zowarmup.common.untrusted import TooLarge, require_size
 
 _MOST_HEADER_BYTES = 1 << 22
 """The list of its tensors: some 40,000 of them."""

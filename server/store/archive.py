@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Diverged, Replica
-from zowarmup.common.system.given_file import read_given
+from zowarmup.common.system.files import read_given
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from zowarmup.common.system.folders import strangers
+from zowarmup.common.system.files import strangers
 from zowarmup.server.core.contributions import deltas_of, upload_name
 from zowarmup.server.core.state import State
 from zowarmup.server.store.archive import ArchiveError, open_archive, restore

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.layout import digesting
-from zowarmup.common.system.given_file import open_given
+from zowarmup.common.system.files import open_given
 from zowarmup.server.store.file_reuse import ReusableFiles
 from zowarmup.server.store.files import BlobError, DiskRefused, UploadError, adopt, disk, write
 from zowarmup.server.store.upload_files import UploadFiles

@@ -17,7 +17,7 @@ from zowarmup.common.exact.grid import HeadroomExceeded
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Step, apply_steps
 from zowarmup.common.messages.values import Phase
-from zowarmup.common.system.given_file import open_lock
+from zowarmup.common.system.files import open_lock
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.contributions import deltas_of, steps_of, upload_name
 from zowarmup.server.core.evolve import evolve

@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from zowarmup.common.system.given_file import open_given, require_regular
+from zowarmup.common.system.files import open_given, require_regular
 from zowarmup.server.core import events as ev
 from zowarmup.server.store import schemas  # noqa: F401  (how algorithms' settings are read)
 from zowarmup.server.store.event_log import LedgerError, fenced

@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from dataclasses import astuple
 from pathlib import Path
 
-from zowarmup.common.system.given_file import read_given
-from zowarmup.common.system.whole_file import replacing
+from zowarmup.common.system.files import read_given, replacing
 from zowarmup.server.core.events import TrafficCount
 
 

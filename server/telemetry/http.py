@@ -25,7 +25,7 @@ from prometheus_client.exposition import choose_encoder
 
 from zowarmup.common.settings.addresses import is_loopback, network
 from zowarmup.common.settings.run import Server
-from zowarmup.common.system.given_file import read_given, require_regular
+from zowarmup.common.system.files import read_given, require_regular
 from zowarmup.server.core.errors import ListeningError
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zowarmup.data import DataError, Dataset, load, memory
+from zowarmup.common.system import memory
+from zowarmup.data import DataError, Dataset, load
 
 PIXELS = np.arange(4 * 6 * 5 * 3, dtype=np.uint16).reshape(4, 6, 5, 3).astype(np.uint8)
 LABELS = np.array([0, 2, 1, 2])

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from zowarmup.data import DataError, Dataset, load, memory
+from zowarmup.common.system import memory
+from zowarmup.data import DataError, Dataset, load
 
 RAMP = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
 SIDES = np.zeros((32, 48, 3), np.uint8)  # white above, black below, red on the left

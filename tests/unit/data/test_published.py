@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from zowarmup.common.bounds import Bounded
-from zowarmup.data import DataError, divide, load, memory, pickles
+from zowarmup.common.system import memory, pickles
+from zowarmup.common.untrusted import Bounded
+from zowarmup.data import DataError, divide, load
 from zowarmup.data.augmentation import BORDER, augment
 
 EACH = 12

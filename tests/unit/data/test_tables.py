@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zowarmup.data import DataError, Dataset, divide, load, memory
+from zowarmup.common.system import memory
+from zowarmup.data import DataError, Dataset, divide, load
 from zowarmup.data.card import card_of, fitted
 
 ROWS = "width,height,kind\n1,2.5,ant\n-3,4e1,bee\n5,6,ant\n"

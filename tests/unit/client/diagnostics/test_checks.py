@@ -19,7 +19,7 @@ from zowarmup.client.diagnostics.checks import (
 from zowarmup.client.net.upgrade import due
 from zowarmup.client.work.capability import Needs
 from zowarmup.common.messages.values import Tier
-from zowarmup.data.memory import Memory
+from zowarmup.common.system.memory import Memory
 
 OK, WARN, FAIL, SKIPPED = Verdict.OK, Verdict.WARN, Verdict.FAIL, Verdict.SKIPPED
 MB = 1_000_000

@@ -1,23 +1,23 @@
-"""An exception as one line: its type, its message, and the file and line of foreign code that raised it.
+"""Text for people: an exception as one line, foreign text made safe to show, amounts of bytes.
 
-Foreign is what belongs neither to this package nor to the libraries that it calls: a user's model, and what that uses.
+Foreign code is what belongs neither to this package nor to the libraries that it calls: a user's model, and what that uses.
 """
 
 import traceback
 from collections.abc import Iterator
 from types import TracebackType
 
-LONGEST = 200  # characters, as in an abstention
+LONGEST_ERROR = 200  # characters, as in an abstention
 LONGEST_FILE = 80
 _PACKAGE = __file__.rpartition("/common/")[0]
-_OURS = tuple(f"{_PACKAGE}/{room}/" for room in ("common", "data", "client", "server", "cli"))
+_OURS = tuple(f"{_PACKAGE}/{room}/" for room in ("common", "data", "client", "server", "cli", "lab"))
 _STANDARD = traceback.__file__.rpartition("/")[0] + "/"
 _INSTALLED = "/site-packages/"
 # They raise on behalf of whoever calls them.
 _LIBRARIES = ("torch", "torchgen", "functorch", "numpy", "onnx", "onnxscript", "onnxruntime", "google", "grpc")
 
 
-def in_words(error: BaseException, longest: int = LONGEST) -> str:
+def in_words(error: BaseException, longest: int = LONGEST_ERROR) -> str:
     """One line of printable characters, at most `longest` of them, such as "KeyError: 'loss' (my_models.py, line 12)"."""
     kind = type(error).__name__
     said = next((line.strip() for line in _text(error).splitlines() if line.strip()), "")
@@ -70,3 +70,37 @@ def _frames(trace: TracebackType | None) -> Iterator[tuple[str, int]]:
     while trace is not None:
         yield trace.tb_frame.f_code.co_filename, trace.tb_lineno
         trace = trace.tb_next
+
+
+LONGEST_LINE = 4000
+
+
+def printable(text: str, longest: int = LONGEST_LINE) -> str:
+    """One line for a terminal or a log.
+
+    Args:
+        text: anything.
+        longest: how many characters of it are shown.
+
+    Returns:
+        The text with every character that is not printable (control characters, line breaks, escapes, marks that turn
+        the direction of writing, halves of surrogate pairs) in Python's notation, such as \\x1b or \\n.
+    """
+    shown, more = text[:longest], len(text) - longest
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
+    return f"{shown}... ({more} more characters)" if more > 0 else shown
+
+
+def printable_lines(text: str, longest: int = LONGEST_LINE) -> str:
+    """The same with its line breaks kept, for what we have laid out ourselves."""
+    return "\n".join(printable(line, longest) for line in text.split("\n"))
+
+
+def amount(count: float) -> str:
+    """Bytes in decimal units, in about three figures: 264 B, 36.4 kB, 1.21 MB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

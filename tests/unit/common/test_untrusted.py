@@ -1,4 +1,4 @@
-"""What comes as JSON is taken by its very type, field by field."""
+"""JSON from elsewhere is read by the types that a class declares, or refused in a sentence."""
 
 import json
 from typing import Any

@@ -1,12 +1,31 @@
-"""Stored labels as class numbers, or the sentence that says what to store."""
+"""What all readers of data ask: a file to be opened, labels as class numbers, room in memory; or the sentence that says why not."""
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.settings.data_card import CLASS_LIMIT
+from zowarmup.common.system.files import open_given
+from zowarmup.common.system.memory import memory_here
+from zowarmup.common.text import amount
 from zowarmup.data.dataset import DataError
+
+
+def opened(path: Path) -> io.BufferedReader:
+    """Raises DataError where there is no such file, it may not be read, or it is none."""
+    try:
+        return open_given(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except PermissionError:
+        raise DataError(f"{path}: this file may not be read: change its permissions") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise DataError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}): check its path"
+        ) from None
 
 
 def class_numbers(y: NDArray[Any], examples: int, where: str) -> NDArray[np.int64]:
@@ -55,3 +74,22 @@ def _unlike_integers(y: NDArray[Any]) -> str:
         if len(odd):
             return f" and holds {odd[0]:g}: {must}, one for each class; there is no training for other targets"
     return f": {must}; store y.astype(int)"
+
+
+def require_memory(what: str, needed: int, remedy: str) -> None:
+    """Refuse data that does not fit, before it is read.
+
+    Args:
+        what: the file or spec, as the sentence begins.
+        needed: bytes that the examples take in memory.
+        remedy: what to do, as the sentence ends.
+
+    Raises:
+        DataError: this device has less memory than `needed`; the sentence has both sizes.
+    """
+    here = memory_here()
+    if needed > here.bytes:
+        raise DataError(
+            f"{what}: its examples take {amount(needed)} of memory and this device has {amount(here.bytes)} "
+            f"({here.source}): {remedy}"
+        )

@@ -7,8 +7,7 @@ import pytest
 
 from tests.unit.server.test_coordinator import CREATED, enrol
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.system.clock import steady_clock
-from zowarmup.server.coordinator import Coordinator
+from zowarmup.server.coordinator import Coordinator, steady_clock
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.evolve import evolve

@@ -1,11 +1,10 @@
-"""The memory that one process may use here, and the refusal of data that does not fit."""
+"""The memory that a process may use on this machine, and the most that it has used."""
 
 import os
+import resource
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-from zowarmup.common.units import amount
-from zowarmup.data.dataset import DataError
 
 ROOT = Path("/")
 """What stands for / in every path read here; a test puts a tree of its own in its place."""
@@ -36,23 +35,22 @@ def memory_here(root: Path | None = None) -> Memory:
     return found
 
 
-def require_memory(what: str, needed: int, remedy: str) -> None:
-    """Refuse data that does not fit, before it is read.
+def peak_resident() -> int:
+    """The most memory that this process has held, bytes. Without /proc that includes what a large parent held when it
+    started this process."""
+    if peak := peak_resident_of("self"):
+        return peak
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
-    Args:
-        what: the file or spec, as the sentence begins.
-        needed: bytes that the examples take in memory.
-        remedy: what to do, as the sentence ends.
 
-    Raises:
-        DataError: this device has less memory than `needed`; the sentence has both sizes.
-    """
-    here = memory_here()
-    if needed > here.bytes:
-        raise DataError(
-            f"{what}: its examples take {amount(needed)} of memory and this device has {amount(here.bytes)} "
-            f"({here.source}): {remedy}"
-        )
+def peak_resident_of(process: int | str) -> int:
+    """The same of a process by its id, or of "self", bytes: Linux's VmHWM, which starts anew at exec. 0 where it is not
+    known."""
+    for line in _read(Path(f"/proc/{process}/status")).splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _free(root: Path) -> Memory:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zowarmup.data.memory import Memory, memory_here
+from zowarmup.common.system.memory import Memory, memory_here, peak_resident, peak_resident_of
 
 MB = 1_000_000
 
@@ -92,3 +92,8 @@ def test_a_limit_above_what_is_there_does_not_count(tmp_path: Path) -> None:
 
 def test_this_machine_says_something_sensible() -> None:
     assert memory_here().bytes > 50 * MB
+
+
+def test_what_a_process_has_held_at_most() -> None:
+    assert 5 * MB < peak_resident() < 1 << 40
+    assert peak_resident_of("none") == 0
