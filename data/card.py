@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.settings.data_card import FEATURES, IMAGE, DataCard, InputSummary, composed, listed, numbers
-from zowarmup.data.dataset import DataError, Dataset
-from zowarmup.data.standard import standardised
+from zowarmup.data.dataset import DataError, Dataset, standardised
 
 # Examples, evenly spread: enough to see a wrong unit. VALUES are looked at together, so that a small device takes no
 # megabytes for them: once the C library has given back so large a piece, it cuts later ones out of its heap, with gaps.

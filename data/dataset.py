@@ -1,14 +1,19 @@
 """A labelled set of examples, kept in the type it was stored in and turned into float32 a batch at a time.
 
-Byte images stay bytes (a quarter of their float32 size), which is what lets a small device hold its own data.
+Byte images stay bytes (a quarter of their float32 size), which is what lets a small device hold its own data. Rows and
+sequences are standardised: the coordinator computes the mean and deviation of each feature or channel once, from the held-out
+set, and every device is given them in the run's data card. Images keep the scale of their pixels; they may be varied for
+training (`augment`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.common.exact.permutation import words
 from zowarmup.common.settings.data_card import IMAGE, normalised_axis, usual_axes
 
 
@@ -104,3 +109,52 @@ class Dataset:
     def select(self, indices: NDArray[np.int64]) -> "Dataset":
         """A data set of its own with the examples at `indices`, copied, so that the rest can be freed."""
         return replace(self, inputs=self.inputs[indices].copy(), labels=self.labels[indices].copy())
+
+
+_VALUES = 1 << 18  # read together, so that a large set needs little memory
+# Below this share of its mean a feature's deviation is what float32 rounds away: it is taken to be constant.
+_CONSTANT = 1e-6
+
+
+def standardised(data: Dataset) -> Dataset:
+    """Rows or sequences with the mean and deviation of each feature or channel over all examples; images, and what has them
+    already, as they are. A feature that is constant has the deviation 1."""
+    if len(data.shape) >= len(IMAGE) or data.mean:
+        return data
+    along = data.mean_shape.index(-1) + 1
+    others = tuple(axis for axis in range(data.inputs.ndim) if axis != along)
+    each = data.inputs.size // data.shape[along - 1]
+    mean = sum(rows.sum(axis=others, dtype=np.float64) for rows in _batches(data)) / each
+    centre = np.reshape(mean, data.mean_shape)
+    squares = sum(np.square(rows - centre).sum(axis=others) for rows in _batches(data))
+    deviation = np.sqrt(squares / each).astype(np.float32)
+    deviation[deviation <= _CONSTANT * np.abs(mean)] = 1
+    return replace(data, mean=tuple(map(float, mean.astype(np.float32))), deviation=tuple(map(float, deviation)))
+
+
+def _batches(data: Dataset) -> Iterator[NDArray[np.float32]]:
+    batch = max(1, _VALUES // data.inputs[0].size)
+    for start in range(0, len(data), batch):
+        yield data.batch(np.arange(start, min(start + batch, len(data)), dtype=np.int64))
+
+
+BORDER = 4
+
+
+def augment(images: NDArray[np.float32], seed: int, stream: int) -> NDArray[np.float32]:
+    """A varied copy of images, float32 (n, C, H, W), 0 in the mean colour."""
+    count, channels, height, width = images.shape
+    drawn = words(seed, stream, count)
+    places = np.uint64(2 * BORDER + 1)
+    # Three draws out of each word's own digits; 2^64 is so much larger that no place is favoured.
+    down, rest = (drawn % places).astype(np.int64), drawn // places
+    right, mirrored = (rest % places).astype(np.int64), rest // places % np.uint64(2) == 1
+    framed = np.zeros((count, channels, height + 2 * BORDER, width + 2 * BORDER), np.float32)
+    framed[:, :, BORDER : BORDER + height, BORDER : BORDER + width] = images
+    rows = down[:, None] + np.arange(height)
+    columns = right[:, None] + np.where(mirrored[:, None], np.arange(width)[::-1], np.arange(width))
+    each = np.arange(count)[:, None, None, None]
+    varied: NDArray[np.float32] = framed[
+        each, np.arange(channels)[:, None, None], rows[:, None, :, None], columns[:, None, None, :]
+    ]
+    return varied

@@ -12,8 +12,7 @@ import numpy as np
 from zowarmup.common.exact.permutation import permutation
 from zowarmup.common.settings.data_card import numbers
 from zowarmup.data.dataset import DataError, Dataset
-from zowarmup.data.holdout import split
-from zowarmup.data.shards import shards
+from zowarmup.data.shards import shards, validation_split
 
 CLASSES = 10
 TRAIN = 1437
@@ -36,7 +35,7 @@ def part(name: str) -> Dataset:
     train, test = np.sort(order[:TRAIN]), np.sort(order[TRAIN:])
     if name in ("train", "test"):
         return data.select(train if name == "train" else test)
-    rest, validation = split(TRAIN)
+    rest, validation = validation_split(TRAIN)
     return data.select(train[validation if name == "validation" else rest])
 
 

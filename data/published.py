@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.untrusted import Bounded, TooLarge, require_ratio, require_size
-from zowarmup.data import npz, pickles
+from zowarmup.data import pickles
 from zowarmup.data.dataset import DataError, Dataset
+from zowarmup.data.npz import NpzArchive
 from zowarmup.data.reading import class_numbers, opened, require_memory
 
 SIDE = 32
@@ -142,7 +143,7 @@ def _batch(published: Published, path: Path, name: str, examples: int) -> tuple[
 
 
 def _from_npz(path: Path, file: IO[bytes], wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    archive = npz.NpzArchive(path, file)
+    archive = NpzArchive(path, file)
     members = {name: archive.member(name) for name in wanted if name in archive.names}
     for member in members.values():
         require_memory(str(archive.path), member.nbytes, "store this device's part of it alone")

@@ -1,4 +1,4 @@
-"""Equal-sized shards with Dirichlet(alpha) label mixes, the same on every machine.
+"""Splits of a training set, the same on every machine: shards with Dirichlet(alpha) label mixes, and a validation set.
 
 The usual recipe draws each client's label mix from a Dirichlet distribution through gamma variates, whose last bits
 depend on libm. A Polya urn needs none: a client that has n_c examples of class c so far draws its next label with
@@ -8,6 +8,9 @@ weights are the integers p + q n_c, and the draw is a rejection from raw Philox 
 
 The examples are finite, so a class whose pool is used up drops out of the urn. The clients therefore draw in turn,
 one example each, so that they all meet the shortage alike and the last is not left with the scraps.
+
+A tenth of the training examples validates, by a seeded permutation, so what is tuned on it never sees the test set, and
+shards that are cut `without=validation` share nothing with it.
 """
 
 from collections.abc import Iterator
@@ -64,3 +67,14 @@ def _words(seed: int) -> Iterator[int]:
     while True:
         yield from words(seed, stream, _WORDS).tolist()
         stream += 1
+
+
+VALIDATION_SHARE = 10
+_SPLIT_SEED, _SPLIT_STREAM = 0, 1
+
+
+def validation_split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of `count` training examples the indices that train and those that validate, each ascending."""
+    order = permutation(_SPLIT_SEED, _SPLIT_STREAM, count)
+    held = count // VALIDATION_SHARE
+    return np.sort(order[held:]), np.sort(order[:held])

@@ -163,24 +163,25 @@ def _published(spec: str, kind: str, rest: str) -> Dataset:
 
 
 def _read_published(spec: str, kind: str, path: str, which: str, options: dict[str, str]) -> Dataset:
-    from zowarmup.data import holdout, published
+    from zowarmup.data import published
+    from zowarmup.data.shards import validation_split
 
     if (augment := options.get("augment", AUGMENT)) != AUGMENT:
         raise DataError(f"{spec}: augment = {augment!r}: must be {AUGMENT}, or left out")
     wanted = _training(spec, options) if which == "train" else which
     found = published.read(kind, _path(spec, path), "test" if wanted == "test" else "train")
     if wanted in ("rest", VALIDATION):
-        rest, validation = holdout.split(len(found))
+        rest, validation = validation_split(len(found))
         found = found.select(validation if wanted == VALIDATION else rest)
     return replace(found, augmented="augment" in options)
 
 
 def _npz(spec: str, path: str, options: dict[str, str]) -> Dataset:
-    from zowarmup.data import arrays
+    from zowarmup.data import npz
 
     if (kind := options.get("kind", SEQUENCE)) != SEQUENCE:
         raise DataError(f"{spec}: kind = {kind!r}: must be {SEQUENCE}, or left out for rows and images")
-    return arrays.read(_path(spec, path), sequence="kind" in options)
+    return npz.read(_path(spec, path), sequence="kind" in options)
 
 
 def _csv(spec: str, path: str, options: dict[str, str]) -> Dataset:

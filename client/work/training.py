@@ -25,7 +25,7 @@ from zowarmup.common.messages.values import LARGEST_DELTA, Delta, Scalars, Tier,
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.tasks.classification import Diverging, mean_gradient, train_locally
 from zowarmup.data import Dataset
-from zowarmup.data.augmentation import augment
+from zowarmup.data.dataset import augment
 
 # Where the streams of a work's seed begin that vary images; the epochs' orders have the first ones.
 VARIATIONS = 1 << 32

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from zowarmup.common.system import memory, pickles
+from zowarmup.common.system import memory
 from zowarmup.common.untrusted import Bounded
-from zowarmup.data import DataError, divide, load
-from zowarmup.data.augmentation import BORDER, augment
+from zowarmup.data import DataError, divide, load, pickles
+from zowarmup.data.dataset import BORDER, augment
 
 EACH = 12
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from zowarmup.data import DataError, Dataset
-from zowarmup.data.standard import standardised
+from zowarmup.data.dataset import standardised
 
 LABELS = np.zeros(5000, np.int64)
 
