@@ -16,8 +16,8 @@ import numpy as np
 
 from zowarmup.client.work.training import Trainer
 from zowarmup.common.algorithms import settings_class
-from zowarmup.common.algorithms.lazy_vector import norm
 from zowarmup.common.algorithms.protocol import Start, Trained
+from zowarmup.common.algorithms.vectors import norm
 from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import Phase, Tier, Work

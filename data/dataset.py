@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.exact.permutation import words
+from zowarmup.common.exact.directions import words
 from zowarmup.common.settings.data_card import IMAGE, normalised_axis, usual_axes
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zowarmup.common.exact.permutation import permutation
+from zowarmup.common.exact.directions import permutation
 from zowarmup.common.settings.data_card import numbers
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.shards import shards, validation_split

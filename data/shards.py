@@ -19,7 +19,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.exact.permutation import permutation, words
+from zowarmup.common.exact.directions import permutation, words
 
 _POOLS, _DRAWS = 0, 1  # streams of the seed
 _WORDS = 4096  # raw words fetched at a time

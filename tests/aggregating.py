@@ -6,8 +6,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.lazy_vector import LazyVector, Mapper
 from zowarmup.common.algorithms.protocol import Aggregate, ClientScalars, Moments, Start, Trained
+from zowarmup.common.algorithms.vectors import LazyVector, Mapper
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.steps import Step
 from zowarmup.server.core.contributions import carried_out

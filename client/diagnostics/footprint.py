@@ -30,7 +30,7 @@ from zowarmup.client.work import device, joining, loop  # noqa: F401  (what a cl
 from zowarmup.client.work.memory import load_program
 from zowarmup.client.work.probing import Prober
 from zowarmup.common.algorithms import ANY, algorithm_of
-from zowarmup.common.algorithms.exact_derivatives import project
+from zowarmup.common.algorithms.directional_derivatives import project
 from zowarmup.common.algorithms.protocol import LocalTraining
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Layout

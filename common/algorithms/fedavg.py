@@ -3,7 +3,7 @@
 McMahan et al., arXiv 1602.05629, as Legate et al., arXiv 2509.03503, use it before the pivot: the model moves by
 `server_rate` times the example-weighted mean of the deltas, w + server_rate sum_i (n_i / N) delta_i, or another aggregate
 of them (`aggregation`). Buffers (running mean and variance of BatchNorm) are part of the vector and averaged with it. A delta
-far longer than the others', or than the model itself, is scaled down first (`outliers`): one client, broken or hostile, cannot
+far longer than the others', or than the model itself, is scaled down first (`robust_aggregation`): one client, broken or hostile, cannot
 lead the model away.
 """
 
@@ -15,14 +15,11 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms import approximate_norms, outliers
-from zowarmup.common.algorithms.approximate_norms import approximate_norm
-from zowarmup.common.algorithms.lazy_vector import PIECE, LazyVector, norm
 from zowarmup.common.algorithms.protocol import (
     TRAINING_FORWARDS,
     Aggregate,
+    Algorithm,
     ClientScalars,
-    Forward,
     LocalTraining,
     Start,
     Trained,
@@ -30,13 +27,18 @@ from zowarmup.common.algorithms.protocol import (
     Vectors,
     wrong_kind,
 )
-from zowarmup.common.algorithms.robust_means import counted, left_out, trimmed_mean
+from zowarmup.common.algorithms.robust_aggregation import (
+    clip_factors,
+    counted,
+    largest_unclipped,
+    left_out,
+    none_clipped,
+    trimmed_mean,
+)
 from zowarmup.common.algorithms.settings import WarmUp, check_aggregate, require, require_clip
-from zowarmup.common.exact.grid import Grid
+from zowarmup.common.algorithms.vectors import PIECE, LazyVector, approximate_norm, norm
 from zowarmup.common.exact.layout import Layout
-from zowarmup.common.exact.steps import Weights
-from zowarmup.common.exact.submodel import Submodel
-from zowarmup.common.messages.values import Computation, Contribution, Delta, Scalars, Tier, Work
+from zowarmup.common.messages.values import Computation, Contribution, Delta, Tier, Work
 
 LEAST_PIECE = 1 << 10
 """Where every client's values are held at once, a piece is shorter the more clients there are, down to this."""
@@ -81,7 +83,7 @@ class FedAvgSettings(WarmUp):
 
 
 @dataclass(frozen=True, slots=True)
-class FedAvg:
+class FedAvg(Algorithm):
     """The warm-up of one run, as the coordinator sees it; local training is `tasks.classification`."""
 
     spec: FedAvgSettings
@@ -91,32 +93,12 @@ class FedAvg:
     def training(self) -> LocalTraining:
         return LocalTraining(self.spec.epochs, self.spec.batch, self.spec.rate)
 
-    @property
-    def optimizer_values(self) -> int:
-        return 0
-
-    def submodel(self, tier: Tier) -> Submodel | None:
-        """What a client of that tier trains and uploads; None: all of the model."""
-        return None
-
-    def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
-        return 0, 0
-
     def uplink_bytes(self, tier: Tier, examples: int) -> int:
         part = self.submodel(tier)
         return 4 * (part.layout if part else self.layout).size
 
     def forwards(self, tier: Tier, examples: int) -> int:
         return TRAINING_FORWARDS * self.spec.epochs * examples
-
-    def walks(self, tier: Tier, examples: int) -> int:
-        return 0
-
-    def contribute(self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work) -> Scalars:
-        raise ValueError(f"{self.spec.method}: a round of training is not answered by scalars")
-
-    def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
-        raise ValueError(f"{self.spec.method}: a round of training is not answered by scalars")
 
     def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
         """Raises ValueError, saying what is wrong, where this is no answer to that work by a client of so many
@@ -181,15 +163,15 @@ class FedAvg:
             sizes: How many values each has.
             model: The norm of the weights that they are added to.
         """
-        return outliers.scales(lengths, self.spec.clip, most=self._most(model) * math.sqrt(self.layout.size))
+        return clip_factors(lengths, self.spec.clip, most=self._most(model) * math.sqrt(self.layout.size))
 
     def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int], model: float) -> bool:
         """Whether `scales` are certainly all 1, by what is roughly known of the lengths (`ApproximateNorm`)."""
-        return approximate_norms.none_too_long(lengths, self.spec.clip, self._most(model) * math.sqrt(self.layout.size))
+        return none_clipped(lengths, self.spec.clip, self._most(model) * math.sqrt(self.layout.size))
 
     def _most(self, model: float) -> float:
         """The largest root mean square of a delta beside weights of that norm."""
-        return outliers.furthest(model / math.sqrt(self.layout.size))
+        return largest_unclipped(model / math.sqrt(self.layout.size))
 
     def _check(self, vector: LazyVector, sizes: set[int]) -> None:
         if vector.shape not in {(size,) for size in sizes} or vector.dtype != np.float32:

@@ -14,12 +14,12 @@ at most, it probes everything, and all its clients probe; so no exact head and n
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from zowarmup.common.algorithms.probing import Probe
+from zowarmup.common.algorithms.directional_derivatives import Probe
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.algorithms.settings import WarmUp, check_aggregate, require
 from zowarmup.common.algorithms.zowarmup import ProbingSettings, ZOWarmUp, check_local_rate
+from zowarmup.common.exact.directions import words
 from zowarmup.common.exact.layout import Layout
-from zowarmup.common.exact.permutation import words
 from zowarmup.common.exact.steps import Direction
 
 _DRAWS = 1  # the stream of a work's seed that draws from the pool; stream 0 orders its examples

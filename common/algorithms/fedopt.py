@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.algorithms.fedavg import FedAvg, FedAvgSettings
-from zowarmup.common.algorithms.lazy_vector import LazyVector
 from zowarmup.common.algorithms.protocol import Vectors
 from zowarmup.common.algorithms.settings import WarmUp, require
+from zowarmup.common.algorithms.vectors import LazyVector
 from zowarmup.common.exact.grid import HeadroomExceeded
 from zowarmup.common.exact.layout import Layout
 

@@ -20,8 +20,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms import approximate_norms, outliers
 from zowarmup.common.algorithms.fedavg import FedAvg, FedAvgSettings, Given
+from zowarmup.common.algorithms.robust_aggregation import clip_factors, none_clipped
 from zowarmup.common.algorithms.settings import WarmUp, require
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.submodel import Submodel, half_width
@@ -62,11 +62,11 @@ class HeteroFL(FedAvg):
         """As FedAvg's, by the root mean square of a delta's values instead of its length, which grows with their
         number."""
         means = [n / math.sqrt(size) for n, size in zip(lengths, sizes, strict=True)]
-        return outliers.scales(means, self.spec.clip, most=self._most(model))
+        return clip_factors(means, self.spec.clip, most=self._most(model))
 
     def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int], model: float) -> bool:
         means = [n and n / math.sqrt(size) for n, size in zip(lengths, sizes, strict=True)]
-        return approximate_norms.none_too_long(means, self.spec.clip, self._most(model))
+        return none_clipped(means, self.spec.clip, self._most(model))
 
     def mean_of(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
         """As FedAvg's, of each parameter among those who hold it; 0 where nobody does."""

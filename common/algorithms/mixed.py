@@ -28,7 +28,7 @@ from zowarmup.common.algorithms.protocol import (
     Vectors,
     wrong_kind,
 )
-from zowarmup.common.algorithms.robust_means import counted
+from zowarmup.common.algorithms.robust_aggregation import counted
 from zowarmup.common.algorithms.settings import WarmUp, Weighting, require
 from zowarmup.common.algorithms.zowarmup import ProbingSettings, ZOWarmUp, check_local_steps
 from zowarmup.common.exact.layout import Layout

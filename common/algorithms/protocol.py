@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.lazy_vector import LazyVector, norm
-from zowarmup.common.algorithms.step_builder import Move, steps_of
+from zowarmup.common.algorithms.step_builder import Moments, Move, steps_of
+from zowarmup.common.algorithms.vectors import LazyVector, norm
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.steps import Step, Weights
 from zowarmup.common.exact.submodel import Submodel
@@ -21,8 +21,6 @@ from zowarmup.common.messages.values import Contribution, Scalars, Tier, Work
 
 TRAINING_FORWARDS = 3
 """Forward passes that a step of back-propagation counts for, on the same examples."""
-Moments = tuple[float, ...]
-"""A server optimizer's state, where it is a few numbers: part of a commit's event."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -13,7 +13,7 @@ The estimate is the weighted mean over clients of  sum_s (n_s / n) dL_s z_s  in 
 1/K sum_k p_k z_k  in the head's. The model steps down it by `rate`; a "normalized" step is divided by the root mean
 square of the round's slopes, in the same weighted mean (FZOO, arXiv 2506.09034, divides by the losses' spread), and
 annealed linearly; in the head's block by that of the projections where it is the larger. So no parameter moves further in
-a round than the rate. Before that, the scalars of a client far longer than the others' are scaled down (`outliers`): one
+a round than the rate. Before that, the scalars of a client far longer than the others' are scaled down (`robust_aggregation`): one
 client, broken or hostile, cannot lead the model away. tau, the paper's magnitude of z's entries, is folded in: (eps, rate, tau) is
 (eps tau, rate tau^2, 1).
 
@@ -30,32 +30,42 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms import gaussian, outliers
-from zowarmup.common.algorithms.adam import advanced, mean_squares
-from zowarmup.common.algorithms.adam import sizes as adam_sizes
-from zowarmup.common.algorithms.exact_derivatives import as_float32, project
-from zowarmup.common.algorithms.lazy_vector import norm
-from zowarmup.common.algorithms.probing import Probe, measure
+from zowarmup.common.algorithms.directional_derivatives import (
+    GAUSSIAN_SIGNS,
+    Probe,
+    as_float32,
+    measure,
+    over_signs,
+    project,
+    summed_signs,
+)
 from zowarmup.common.algorithms.protocol import (
     TRAINING_FORWARDS,
     Aggregate,
+    Algorithm,
     ClientScalars,
     Forward,
-    LocalTraining,
     Moments,
     Start,
     Trained,
     wrong_kind,
 )
-from zowarmup.common.algorithms.robust_means import counted, left_out, trimmed_moves
+from zowarmup.common.algorithms.robust_aggregation import (
+    clip_factors,
+    counted,
+    largest_unclipped,
+    left_out,
+    reference_length,
+    trimmed_moves,
+)
 from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder, require, require_clip
-from zowarmup.common.algorithms.step_builder import Move, held, steps_of
+from zowarmup.common.algorithms.step_builder import Move, adam_sizes, advanced_moments, held, mean_squares, steps_of
+from zowarmup.common.algorithms.vectors import norm
+from zowarmup.common.exact.directions import permutation
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.layout import Block, Layout
-from zowarmup.common.exact.merging import merged
-from zowarmup.common.exact.permutation import permutation
+from zowarmup.common.exact.replica import merged
 from zowarmup.common.exact.steps import Direction, Step, Weights, apply_steps
-from zowarmup.common.exact.submodel import Submodel
 from zowarmup.common.messages.values import Computation, Contribution, Scalars, Tier, Work
 
 FLAT, STEEPEST, STEEP = 2.0**-40, 2.0**12, 2.0**32
@@ -202,22 +212,11 @@ def check_local_rate(spec: ProbingSettings) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class ZOWarmUp:
+class ZOWarmUp(Algorithm):
     """The method of one run: a client's part is `contribute`, the coordinator's `check` and `aggregate`."""
 
     spec: ProbingSettings
     layout: Layout
-
-    @property
-    def training(self) -> LocalTraining | None:
-        return None
-
-    @property
-    def optimizer_values(self) -> int:
-        return 0
-
-    def submodel(self, tier: Tier) -> Submodel | None:
-        return None
 
     @property
     def probed(self) -> Block:
@@ -238,9 +237,6 @@ class ZOWarmUp:
             return self.spec.gradient_projections, self.projections()
         return self.spec.local_steps * self.probes(examples), self.spec.local_steps * self.projections()
 
-    def uplink_bytes(self, tier: Tier, examples: int) -> int:
-        return 4 * sum(self.counts(tier, examples))
-
     def forwards(self, tier: Tier, examples: int) -> int:
         if self.spec.computation(tier) is Computation.GRADIENT:
             return TRAINING_FORWARDS * examples
@@ -256,13 +252,13 @@ class ZOWarmUp:
     def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
         """The scalars of one round from the gradient of the mean local loss in all that is trainable: float64
         (layout.trainable,). Raises ValueError where one is not finite, or beyond STEEP."""
-        counts = (self.spec.gradient_projections * (gaussian.SIGNS if self._normal else 1), self.projections())
+        counts = (self.spec.gradient_projections * (GAUSSIAN_SIGNS if self._normal else 1), self.projections())
         found = [
             project(gradient[block.start : block.stop], work.seed, block, count)
             for block, count in zip(self._blocks(), counts, strict=False)
         ]
         if self._normal:
-            found[0] = gaussian.summed(found[0])
+            found[0] = summed_signs(found[0])
         return self._scalars(work, found[0], found[1] if len(found) > 1 else ())
 
     def contribute(self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work) -> Scalars:
@@ -352,7 +348,7 @@ class ZOWarmUp:
         moments: Moments = ()
         if self.spec.step == "adam":
             estimate = self._estimate(parts, 1.0, 1.0)
-            moments = advanced(start.moments, mean_squares(estimate, self._blocks()), self.spec.beta2)
+            moments = advanced_moments(start.moments, mean_squares(estimate, self._blocks()), self.spec.beta2)
             first, *second = adam_sizes(moments)
             sizes = first, second[0] if second else 0.0
         else:
@@ -381,7 +377,7 @@ class ZOWarmUp:
         block, weights = self.probed, self._weights(part)
         for (seed, index), weight, slope in zip(self._directions(part), weights, part.scalars.probes, strict=True):
             move = Move(seed, block, index, probed * weight * slope)
-            yield from gaussian.spread(move) if self._normal else (move,)
+            yield from over_signs(move) if self._normal else (move,)
         for index, projection in enumerate(part.scalars.projections):
             yield Move(part.seed, self.layout.block("head"), index, head * projection / self.projections())
 
@@ -423,10 +419,10 @@ class ZOWarmUp:
         if self.spec.step != "raw":
             return limit
         kinds = [[part.scalars.probes for part in parts], [part.scalars.projections for part in parts]]
-        references = [outliers.reference(list(map(root_mean_square, kind)), FLAT) for kind in kinds if any(kind)]
+        references = [reference_length(list(map(root_mean_square, kind)), FLAT) for kind in kinds if any(kind)]
         alone = self.spec.clip > 0 and math.inf in references
         size = norm(weights) / math.sqrt(weights.size) if alone else math.inf
-        return min(limit * STEEPEST, outliers.furthest(size))
+        return min(limit * STEEPEST, largest_unclipped(size))
 
     def _plan(self, seed: int, examples: int) -> list[list[Probe]]:
         """What to probe before each local step: every slice along a direction of its own."""
@@ -471,7 +467,7 @@ class ZOWarmUp:
         their estimate, as the round will move, at a rate of its own. `given`: all that it has measured."""
         rate = self.spec.local_rate or self.spec.rate
         moves = list(self._moves(given, *(self._descent(rate, done, size) for size in self._sizes([given]))))
-        each = gaussian.SIGNS if self._normal else 1
+        each = GAUSSIAN_SIGNS if self._normal else 1
         probed = len(given.scalars.probes) * each
         latest_moves = moves[probed - latest * each : probed] + moves[len(moves) - self.projections() :]
         return steps_of(latest_moves, grid, number)
@@ -486,10 +482,10 @@ class ZOWarmUp:
 def clip(parts: Sequence[ClientScalars], limit: float) -> tuple[tuple[ClientScalars, ...], int]:
     """A round's parts with outlying clients' scalars scaled down, a client's probes by what the round's clients have for
     probes, its projections by what they have for projections; and how many scalars that are. `limit`: as
-    `outliers.scales` has `clip`."""
+    `clip_factors` has `clip`."""
     factors = zip(
-        outliers.scales([root_mean_square(part.scalars.probes) for part in parts], limit, FLAT),
-        outliers.scales([root_mean_square(part.scalars.projections) for part in parts], limit, FLAT),
+        clip_factors([root_mean_square(part.scalars.probes) for part in parts], limit, FLAT),
+        clip_factors([root_mean_square(part.scalars.projections) for part in parts], limit, FLAT),
         strict=True,
     )
     clipped = 0

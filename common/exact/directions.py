@@ -1,9 +1,13 @@
-"""Seeded Rademacher sign vectors (directions), the same bits on every machine.
+"""Seeded random streams, the same bits on every machine: Rademacher sign vectors (directions), and permutations.
 
 A stream is a key (seed, group) of the counter-based generator Philox4x64-10. Its byte p carries the signs of directions
 8*group .. 8*group + 7 at parameter p: bit k set means +1, clear means -1. The generator's words are laid out
 little-endian whatever the machine, and any place in a stream is reached at once, so a vector is never stored: it is
 read off wherever it is needed. Keys are pairs, never sums, so no two streams share their bytes.
+
+A permutation of n is the stable order of n raw 64-bit words: integers only, so no libm and no version of a sampling routine
+can change it. Its streams are numbered from 2^63, where no group of directions is ever asked for, so a work item's one seed
+serves its directions, its slices and its shuffles.
 """
 
 from collections.abc import Iterator
@@ -77,3 +81,21 @@ def _read(generator: Philox, start: int, stop: int) -> NDArray[np.uint8]:
     words = generator.random_raw(-(-stop // _WORD) - first)
     # astype copies on a big-endian machine only.
     return words.astype("<u8", copy=False).view(np.uint8)[start - first * _WORD : stop - first * _WORD]
+
+
+_FIRST_STREAM = 1 << 63
+
+
+def words(seed: int, stream: int, count: int) -> NDArray[np.uint64]:
+    """The first `count` raw words of stream (seed, stream): seed 0 to 2^64 - 1, stream 0 to 2^63 - 1."""
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed {seed} does not fit 64 bits")
+    if not 0 <= stream < _FIRST_STREAM:
+        raise ValueError(f"stream {stream} must be 0 to 2^63 - 1")
+    key = np.array([seed, _FIRST_STREAM + stream], dtype=np.uint64)
+    return np.random.Philox(key=key).random_raw(count)
+
+
+def permutation(seed: int, stream: int, count: int) -> NDArray[np.int64]:
+    """A permutation of 0 .. count - 1, as int64 (count,)."""
+    return np.argsort(words(seed, stream, count), kind="stable").astype(np.int64, copy=False)

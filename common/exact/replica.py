@@ -2,7 +2,8 @@
 
 Every replica, the coordinator's and each client's alike, is a snapshot plus the committed steps since, applied here.
 Steps are whole ticks of the grid, so all replicas at one version are equal bit for bit; the digest that travels with
-each commit proves it or says that something is wrong.
+each commit proves it or says that something is wrong. Ticks are whole numbers, so many steps of one stream and block are one
+step, exactly (`merged`): what a run along a pool of directions has done in any number of rounds is a tick for each of the pool.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.grid import Grid
-from zowarmup.common.exact.layout import Layout, digest
-from zowarmup.common.exact.merging import merged
+from zowarmup.common.exact.layout import Block, Layout, digest
 from zowarmup.common.exact.steps import Step, apply_steps
+
+_REACH = 1 << 31
+
+
+def merged(steps: Sequence[Step]) -> list[Step]:
+    """Steps that move the weights as `steps` do, at most one for each stream and block, in the order in which those
+    first occur; more only where the sums do not fit a step."""
+    gathered: dict[tuple[int, Block], list[Step]] = {}
+    for step in steps:
+        gathered.setdefault((step.seed, step.block), []).append(step)
+    found: list[Step] = []
+    for (seed, block), alike in gathered.items():
+        if len(alike) == 1:
+            found += alike
+            continue
+        total: NDArray[np.int64] = np.zeros(max(len(step.ticks) for step in alike), dtype=np.int64)
+        for step in alike:
+            total[: len(step.ticks)] += step.ticks
+        fits = int(np.abs(total).sum()) < _REACH
+        found += [Step(seed, block, tuple(total.tolist()))] if fits else alike
+    return found
 
 
 @dataclass(frozen=True, slots=True)

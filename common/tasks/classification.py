@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.common.exact.directions import permutation
 from zowarmup.common.exact.layout import Head
-from zowarmup.common.exact.permutation import permutation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -22,8 +22,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from zowarmup.common.algorithms.exact_derivatives import as_float32
-from zowarmup.common.algorithms.probing import Probe, measure
+from zowarmup.common.algorithms.directional_derivatives import Probe, as_float32, measure
 from zowarmup.common.algorithms.protocol import Aggregate, Algorithm, ClientScalars, Forward, Start, Trained
 from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder, require
 from zowarmup.common.algorithms.step_builder import Move

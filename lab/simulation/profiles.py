@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from zowarmup.common.exact.permutation import permutation
+from zowarmup.common.exact.directions import permutation
 
 DAY_S = 86400.0
 # Hours of the day are counted exactly, in milliseconds of a day of 24 hours, however long a day is.

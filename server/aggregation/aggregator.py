@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.lazy_vector import norm
 from zowarmup.common.algorithms.protocol import Aggregate, Start, Trained, Update
+from zowarmup.common.algorithms.vectors import norm
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Step, apply_steps

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.lazy_vector import LazyVector
+from zowarmup.common.algorithms.vectors import LazyVector
 from zowarmup.server.store.blobs import BlobError, Blobs, Draft
 
 

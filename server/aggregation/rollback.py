@@ -4,8 +4,7 @@ By the steps since, taken back, where steps alone lead from there to the present
 every bit. Clients get whichever is shorter, these steps or a snapshot. Otherwise from the snapshots on disk.
 """
 
-from zowarmup.common.exact.merging import merged
-from zowarmup.common.exact.replica import Commit, Replica
+from zowarmup.common.exact.replica import Commit, Replica, merged
 from zowarmup.common.exact.steps import Step, apply_steps
 from zowarmup.common.messages.codec import encode_commit
 from zowarmup.server.core.guard import GoodVersion

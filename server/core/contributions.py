@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.lazy_vector import PIECE, Mapper
 from zowarmup.common.algorithms.protocol import ClientScalars, Start, Update
+from zowarmup.common.algorithms.vectors import PIECE, Mapper
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.steps import Step

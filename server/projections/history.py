@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from zowarmup.common.exact.layout import Layout
-from zowarmup.common.exact.merging import merged
-from zowarmup.common.exact.replica import Commit
+from zowarmup.common.exact.replica import Commit, merged
 from zowarmup.common.messages.codec import decode_commit, encode_commit
 from zowarmup.common.messages.values import Phase
 from zowarmup.server.core import events as ev

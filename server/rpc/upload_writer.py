@@ -14,7 +14,7 @@ from typing import Self
 
 import numpy as np
 
-from zowarmup.common.algorithms.approximate_norms import ApproximateNorm
+from zowarmup.common.algorithms.vectors import ApproximateNorm
 from zowarmup.common.exact.layout import digesting
 from zowarmup.common.messages.values import LARGEST_DELTA
 from zowarmup.server.core.errors import Rejected

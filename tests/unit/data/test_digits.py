@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from zowarmup.common.exact.permutation import permutation, words
+from zowarmup.common.exact.directions import permutation, words
 from zowarmup.data import DataError, Dataset, divide, load
 from zowarmup.data import shards as shards_module
 from zowarmup.data.digits import everything, part

@@ -10,9 +10,8 @@ import pytest
 from tests import aggregating
 from tests.algorithms import zeroth_order_settings
 from tests.unit.common.algorithms.test_zowarmup import GRID, LAYOUT, ONE, method, require_nearly, ticks
-from zowarmup.common.algorithms.adam import advanced, mean_squares, sizes
 from zowarmup.common.algorithms.protocol import ClientScalars, Moments
-from zowarmup.common.algorithms.step_builder import Move
+from zowarmup.common.algorithms.step_builder import Move, adam_sizes, advanced_moments, mean_squares
 from zowarmup.common.exact.directions import lanes
 from zowarmup.common.exact.layout import Block, Layout, Tensor
 from zowarmup.common.messages.values import Scalars
@@ -32,11 +31,11 @@ def test_moments_are_adams_with_its_correction() -> None:
     moments: Moments = ()
     reference = 0.0
     for number, square in enumerate((4.0, 9.0, 1.0), 1):
-        moments = advanced(moments, [square, 2 * square], 0.9)
+        moments = advanced_moments(moments, [square, 2 * square], 0.9)
         reference = 0.9 * reference + 0.1 * square
         corrected = math.sqrt(reference / (1 - 0.9**number))
-        assert sizes(moments) == [pytest.approx(corrected), pytest.approx(corrected * math.sqrt(2))]
-    assert sizes(advanced((), [4.0], 0.99)) == [pytest.approx(2.0)]
+        assert adam_sizes(moments) == [pytest.approx(corrected), pytest.approx(corrected * math.sqrt(2))]
+    assert adam_sizes(advanced_moments((), [4.0], 0.99)) == [pytest.approx(2.0)]
 
 
 def test_a_number_for_each_block_is_what_the_diagonal_would_learn() -> None:
@@ -54,7 +53,7 @@ def test_a_number_for_each_block_is_what_the_diagonal_would_learn() -> None:
         diagonal = 0.98 * diagonal + 0.02 * (slopes @ z / 4) ** 2
         parts = [ClientScalars(number, 10, Scalars(3, tuple(slopes.tolist()), ()))]
         moments = aggregating.aggregated(zo, parts, moments=moments).moments
-    (found,) = sizes(moments)
+    (found,) = adam_sizes(moments)
     corrected = diagonal / (1 - 0.98**rounds)
     assert found**2 == pytest.approx(corrected.mean(), rel=0.02)
     large, small = corrected[2000:].mean(), corrected[:1000].mean()

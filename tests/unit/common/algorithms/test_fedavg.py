@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from tests import aggregating
 from tests.algorithms import warmup_settings
-from zowarmup.common.algorithms import fedavg
-from zowarmup.common.algorithms import lazy_vector as vectors
+from zowarmup.common.algorithms import fedavg, vectors
 from zowarmup.common.algorithms.fedavg import FedAvg
+from zowarmup.common.algorithms.vectors import Norm, norm
 from zowarmup.common.exact.layout import Block, Layout, Tensor
 from zowarmup.common.messages.values import Delta, Phase, Tier, Work
 
@@ -81,11 +81,11 @@ def test_pieces_do_not_show(piece: int, monkeypatch: pytest.MonkeyPatch, tmp_pat
 @pytest.mark.parametrize("parts", [[10], [1] * 10, [4, 5, 1], [0, 9, 1]])
 def test_a_length_is_the_same_however_its_vector_comes(parts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "PIECE", 3)
-    whole, coming, start = vector(1) * 1e5, vectors.Norm(), 0
+    whole, coming, start = vector(1) * 1e5, Norm(), 0
     for size in parts:
         coming.add(whole[start : start + size])
         start += size
-    assert coming.value == vectors.norm(whole)
+    assert coming.value == norm(whole)
     assert coming.value == pytest.approx(float(np.linalg.norm(whole.astype(np.float64))), rel=1e-12)
 
 

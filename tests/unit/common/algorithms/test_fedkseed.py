@@ -25,8 +25,7 @@ from tests.unit.common.algorithms.test_zowarmup import (
 )
 from zowarmup.common.algorithms.fedkseed import FedKSeed
 from zowarmup.common.algorithms.protocol import ClientScalars
-from zowarmup.common.exact.merging import merged
-from zowarmup.common.exact.replica import Commit, Replica
+from zowarmup.common.exact.replica import Commit, Replica, merged
 from zowarmup.common.exact.steps import Step, apply_steps
 from zowarmup.common.messages.codec import decode_commit, encode_commit
 from zowarmup.common.messages.values import Scalars, Tier

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tests import aggregating
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.algorithms.fedavg import FedAvg
-from zowarmup.common.algorithms.lazy_vector import norm
-from zowarmup.common.algorithms.outliers import reference, scales
 from zowarmup.common.algorithms.protocol import ClientScalars
+from zowarmup.common.algorithms.robust_aggregation import clip_factors, reference_length
+from zowarmup.common.algorithms.vectors import norm
 from zowarmup.common.algorithms.zowarmup import ZOWarmUp, clip
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
@@ -34,17 +34,17 @@ def method(**options: Any) -> ZOWarmUp:
 
 
 def test_the_reference_is_the_root_mean_square_of_all_but_the_longest_quarter() -> None:
-    assert reference([3.0, 1e9, 4.0]) == pytest.approx(12.5**0.5), "always one"
-    assert reference([1.0] * 8 + [1e9] * 2) == 1.0, "two of ten"
-    assert reference([1.0] * 7 + [1e9] * 3) > 1e8, "three of ten are beyond it"
-    assert reference([1e200, 1e200, 1e300]) == pytest.approx(1e200)
-    assert reference([1e-200, 1e-200, 1e-200]) == pytest.approx(1e-200)
+    assert reference_length([3.0, 1e9, 4.0]) == pytest.approx(12.5**0.5), "always one"
+    assert reference_length([1.0] * 8 + [1e9] * 2) == 1.0, "two of ten"
+    assert reference_length([1.0] * 7 + [1e9] * 3) > 1e8, "three of ten are beyond it"
+    assert reference_length([1e200, 1e200, 1e300]) == pytest.approx(1e200)
+    assert reference_length([1e-200, 1e-200, 1e-200]) == pytest.approx(1e-200)
 
 
 @pytest.mark.parametrize("lengths", [[], [1.0, 1e9], [0.0, 0.0, 0.0, 2.0, 1e9]])
 def test_of_two_nobody_can_say_which_is_the_outlier_nor_does_nothing_set_a_bound(lengths: list[float]) -> None:
-    assert reference(lengths) == math.inf
-    assert set(scales(lengths, 5.0)) <= {1.0}
+    assert reference_length(lengths) == math.inf
+    assert set(clip_factors(lengths, 5.0)) <= {1.0}
 
 
 @pytest.mark.parametrize("fitting", [0.3, 0.5, 0.6, 0.7])
@@ -54,17 +54,17 @@ def test_those_whom_the_model_fits_set_no_bound_for_the_others(fitting: float, t
     chance = random.Random(seed)
     fits = round(40 * fitting)
     lengths = [tiny * chance.random() for _ in range(fits)] + [chance.uniform(4, 12) for _ in range(40 - fits)]
-    assert reference(lengths) > 1.0
-    assert min(scales(lengths, 5.0)) > 0.4
+    assert reference_length(lengths) > 1.0
+    assert min(clip_factors(lengths, 5.0)) > 0.4
 
 
 def test_zero_is_off() -> None:
-    assert scales([1.0, 1.0, 1e9], 0.0) == (1.0, 1.0, 1.0)
+    assert clip_factors([1.0, 1.0, 1e9], 0.0) == (1.0, 1.0, 1.0)
 
 
 def test_lengths_beyond_the_limit_are_scaled_to_it() -> None:
-    assert scales([2.0, 2.0, 40.0], 10.0) == (1.0, 1.0, 0.5)
-    assert scales([1.0, 40.0], 10.0) == (1.0, 1.0)
+    assert clip_factors([2.0, 2.0, 40.0], 10.0) == (1.0, 1.0, 0.5)
+    assert clip_factors([1.0, 40.0], 10.0) == (1.0, 1.0)
 
 
 def test_outlying_scalars_are_scaled_down_and_counted_probes_and_projections_apart() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tests import aggregating
 from tests.algorithms import zeroth_order_settings
-from zowarmup.common.algorithms.exact_derivatives import project
+from zowarmup.common.algorithms.directional_derivatives import project
 from zowarmup.common.algorithms.protocol import ClientScalars, LossAndGradient
 from zowarmup.common.algorithms.zowarmup import FLAT, STEEP, ZOWarmUp
 from zowarmup.common.exact.directions import lanes

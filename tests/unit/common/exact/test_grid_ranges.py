@@ -16,7 +16,7 @@ from zowarmup.common.algorithms.step_builder import Move, steps_of
 from zowarmup.common.exact import steps as core
 from zowarmup.common.exact.grid import LIMIT, Grid, HeadroomExceeded
 from zowarmup.common.exact.layout import Block, Head, Layout, Tensor, digest
-from zowarmup.common.exact.merging import merged
+from zowarmup.common.exact.replica import merged
 from zowarmup.common.exact.steps import Direction, Step, apply_steps, perturb, swap_direction
 from zowarmup.server.core.contributions import settle_on_grid
 

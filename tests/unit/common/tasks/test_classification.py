@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 
+from zowarmup.common.exact.directions import permutation
 from zowarmup.common.exact.layout import Head
-from zowarmup.common.exact.permutation import permutation
 from zowarmup.common.models import build, describe, flatten, trainable
 from zowarmup.common.settings.run import Model
 from zowarmup.common.tasks.classification import (

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from zowarmup.common.algorithms.approximate_norms import TOLERANCE
-from zowarmup.common.algorithms.lazy_vector import norm
+from zowarmup.common.algorithms.vectors import TOLERANCE, norm
 from zowarmup.server.core.errors import Rejected
 from zowarmup.server.rpc import upload_writer
 from zowarmup.server.rpc.upload_writer import IncomingUpload, UploadWriter

@@ -1,4 +1,9 @@
-"""Vectors too large to hold several of in memory, read a slice at a time."""
+"""Vectors too large to hold several of in memory, read a slice at a time, and their norms.
+
+The exact norm is the same on every machine and costs a pass in float64. The approximate one is a third of that: squares are
+summed in float32, in the order that the machine likes best, by rows so short that it is within TOLERANCE of the exact one. No
+weight depends on it: where it cannot rule an outlier out (`robust_aggregation.none_clipped`), the exact norms are taken.
+"""
 
 import math
 from collections.abc import Callable, Iterable
@@ -62,3 +67,38 @@ def _square_sum(values: NDArray[np.float32]) -> float:
     wide = values.astype(np.float64)
     wide *= wide
     return float(wide.sum())
+
+
+ROW = 4096
+TOLERANCE = 1e-3
+"""Relative, four times what ROW roundings of 2^-24 can come to."""
+SMALLEST, LARGEST = 2.0**-30, 2.0**60
+"""Between these the squares that count neither vanish nor overflow."""
+
+
+class ApproximateNorm:
+    """The norm of a flat float32 vector that comes in parts, within TOLERANCE where `value` is from SMALLEST to LARGEST."""
+
+    def __init__(self) -> None:
+        self._squares = 0.0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """The next values, float32 (n,)."""
+        if not values.flags.aligned:
+            values = values.copy()
+        whole = values.size - values.size % ROW
+        rows, rest = values[:whole].reshape(-1, ROW), values[whole:]
+        with np.errstate(over="ignore"):  # becomes infinite
+            self._squares += float(np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64))
+            self._squares += float(np.einsum("i,i->", rest, rest))
+
+    @property
+    def value(self) -> float:
+        return float(self._squares**0.5)
+
+
+def approximate_norm(vector: NDArray[np.float32]) -> float:
+    """The norm of a flat float32 vector that is held whole."""
+    whole = ApproximateNorm()
+    whole.add(vector)
+    return whole.value

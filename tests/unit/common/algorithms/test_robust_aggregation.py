@@ -19,7 +19,7 @@ from tests.unit.common.algorithms.test_heterofl import method as heterofl
 from tests.unit.common.algorithms.test_zowarmup import LAYOUT
 from zowarmup.common.algorithms import fedavg
 from zowarmup.common.algorithms.protocol import ClientScalars
-from zowarmup.common.algorithms.robust_means import counted, left_out
+from zowarmup.common.algorithms.robust_aggregation import counted, left_out
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.steps import apply_steps
 from zowarmup.common.messages.values import Scalars
