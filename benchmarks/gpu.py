@@ -23,7 +23,6 @@ from benchmarks.rows import Goal, Row, beside, row
 from benchmarks.table import show
 from zowarmup.client.work.accelerator import resident
 from zowarmup.client.work.probing import Prober
-from zowarmup.common import models
 from zowarmup.common.algorithms.protocol import ClientScalars, Start
 from zowarmup.common.algorithms.zowarmup import ZOWarmUp, ZOWarmUpSettings
 from zowarmup.common.exact import steps, tensors
@@ -33,6 +32,8 @@ from zowarmup.common.exact.layout import digest
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Direction, Step
 from zowarmup.common.messages.values import Phase, Work
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.models.on_device import DeviceProgram
 from zowarmup.common.settings.run import Model
 from zowarmup.data import Dataset
@@ -44,9 +45,9 @@ class Bench:
     """ResNet18, on the processor and on the device."""
 
     def __init__(self, device: torch.device, model: str) -> None:
-        module = models.build(Model(name=model), SHAPE, CLASSES, 0)
-        self.layout = models.describe(module, SHAPE)
-        weights = models.flatten(module, self.layout)
+        module = build(Model(name=model), SHAPE, CLASSES, 0)
+        self.layout = describe(module, SHAPE)
+        weights = flatten(module, self.layout)
         self.grid = Grid.choose(weights)
         self.weights = self.grid.quantise(weights)
         self.device, self.program = device, DeviceProgram(module, self.layout, device)

@@ -21,7 +21,8 @@ from zowarmup.common.algorithms.vectors import norm
 from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import Phase, Tier, Work
-from zowarmup.common.models import build, describe, flatten
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.models.export import export_program
 from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.data import load

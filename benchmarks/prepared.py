@@ -23,15 +23,16 @@ BATCH = 32
 _MAKE = f"""
 import sys
 from pathlib import Path
-from zowarmup.common import models
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.models.export import export_program
 from zowarmup.common.settings.run import Model
 folder = Path(sys.argv[1])
-module = models.build(Model(name="resnet18"), {SHAPE}, {CLASSES}, 0)
-layout = models.describe(module, {SHAPE})
+module = build(Model(name="resnet18"), {SHAPE}, {CLASSES}, 0)
+layout = describe(module, {SHAPE})
 (folder / "layout.json").write_text(layout.to_json())
 (folder / "program.onnx").write_bytes(export_program(module, layout, {SHAPE}))
-models.flatten(module, layout).tofile(folder / "weights.bin")
+flatten(module, layout).tofile(folder / "weights.bin")
 (folder / "made").touch()
 """
 

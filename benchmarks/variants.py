@@ -21,7 +21,8 @@ from zowarmup.common.exact.layout import digest
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import apply_steps
 from zowarmup.common.messages.values import Phase, Work
-from zowarmup.common.models import build, describe, flatten, load_into
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten, load_into
 from zowarmup.common.models.export import export_program
 from zowarmup.common.models.program import Program
 from zowarmup.common.settings.run import RunFile

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zowarmup.common import models
-from zowarmup.common.models.description import head_module, tensors_of
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten, head_module, tensors_of
 from zowarmup.common.settings.run import Model
 from zowarmup.data import load
 
@@ -56,9 +56,9 @@ class Network:
     """ResNet18 whose parameters and buffers are views of one flat vector, and what is done with it."""
 
     def __init__(self, device: torch.device, name: str, shape: tuple[int, ...]) -> None:
-        module = models.build(Model(name=name, norm="batch"), shape, 10, 0)
-        self.layout = models.describe(module, shape)
-        initial = models.flatten(module, self.layout)
+        module = build(Model(name=name, norm="batch"), shape, 10, 0)
+        self.layout = describe(module, shape)
+        initial = flatten(module, self.layout)
         self.device, self.module = device, module.to(device)
         self.flat = torch.from_numpy(initial).to(device)
         self.initial = self.flat.clone()

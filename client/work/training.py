@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from zowarmup.client.errors import ComputingStopped, Final
-from zowarmup.common import models
 from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.algorithms.protocol import Algorithm, LocalTraining
 from zowarmup.common.exact.layout import Layout, digest
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.submodel import Submodel
 from zowarmup.common.messages.values import LARGEST_DELTA, Delta, Scalars, Tier, Work
+from zowarmup.common.models.construction import ModelError, build
+from zowarmup.common.models.description import build_part, describe, flatten, load_into, trainable
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.tasks.classification import Diverging, mean_gradient, train_locally
 from zowarmup.data import Dataset
@@ -74,11 +75,11 @@ class Trainer:
         layout = part.layout if part else self._layout
         start = part.take(replica.weights) if part else replica.weights
         module = self._module(part)
-        models.load_into(module, layout, start)
+        load_into(module, layout, start)
         batches = _Varied(self._dataset, self._stop, seed, check)
         try:
             loss = train_locally(module, batches, **training._asdict(), seed=seed)
-            delta = models.flatten(module, layout)
+            delta = flatten(module, layout)
             delta -= start
             if not (delta.min() > -LARGEST_DELTA and delta.max() < LARGEST_DELTA):  # NaN is neither
                 raise Diverging(f"a weight moves by {LARGEST_DELTA:g} or more")
@@ -93,8 +94,8 @@ class Trainer:
         """The scalars of a zeroth-order round, from the exact gradient at the replica's weights, which stay as they
         are. Raises ValueError where one is not finite."""
         module = self._module(None)
-        models.load_into(module, self._layout, replica.weights)
-        parameters, batches = models.trainable(module, self._layout), _Watched(self._dataset, self._stop, check)
+        load_into(module, self._layout, replica.weights)
+        parameters, batches = trainable(module, self._layout), _Watched(self._dataset, self._stop, check)
         micro_batch = self._spec.zeroth_order.micro_batch
         return self._algorithm(work).project(mean_gradient(module, parameters, batches, micro_batch), work)
 
@@ -113,10 +114,10 @@ def built(spec: ClientSpec, layout: Layout, part: Submodel | None = None) -> tor
     not the coordinator's."""
     try:
         if part is not None:
-            return models.build_part(spec.model, spec.input_shape, spec.classes, part)
-        module = models.build(spec.model, spec.input_shape, spec.classes, 0)
-        mine = models.describe(module, spec.input_shape)
-    except models.ModelError as error:
+            return build_part(spec.model, spec.input_shape, spec.classes, part)
+        module = build(spec.model, spec.input_shape, spec.classes, 0)
+        mine = describe(module, spec.input_shape)
+    except ModelError as error:
         raise Final(f"this device cannot train the run's model: {error}") from None
     if mine != layout:
         raise Final(

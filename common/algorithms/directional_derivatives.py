@@ -105,7 +105,7 @@ def measure(
     normal: bool = False,
 ) -> Measured:
     """Probe in order, with directions of one block, by the whole ticks that are nearest to `eps`. `normal`: along
-    Gaussian directions (`gaussian`), whose every sign moves by whole ticks.
+    Gaussian directions , whose every sign moves by whole ticks.
 
     `weights`, on `grid` in that block, are bit for bit what they were when this returns or raises. Raises
     HeadroomExceeded where eps is beyond the grid, and whatever `forward` raises.

@@ -49,7 +49,7 @@ Given = tuple[tuple[int, LazyVector], float]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FedAvgSettings(WarmUp):
     """`epochs` of local SGD in batches of `batch` examples at `rate`; the server moves by `server_rate` times the aggregate
-    of the deltas, in which a delta longer than `clip` times the others' or than the model itself (`methods.robust`) is
+    of the deltas, in which a delta longer than `clip` times the others' or than the model itself (`robust_aggregation`) is
     scaled down to that (0: none is). `aggregate`: the weighted mean ("mean"); or coordinate by coordinate, without weights,
     the mean of all values but the share `trim` at either end ("trimmed") or the median ("median").
     """
@@ -159,7 +159,7 @@ class FedAvg(Algorithm):
         """The factor for each delta: less than 1 where it is too long beside the others, or beside the model.
 
         Args:
-            lengths: The deltas' Euclidean norms (`vector.length`).
+            lengths: The deltas' Euclidean norms (`vectors.norm`).
             sizes: How many values each has.
             model: The norm of the weights that they are added to.
         """

@@ -4,7 +4,7 @@ Qin et al., arXiv 2312.06353. The pool's K directions are fixed for the run. In 
 own after each probe: it draws a direction from the pool, measures the slope along it on that step's slice of its data,
 and moves its replica down it. What it sends are the slopes; which directions they belong to follows from its seed. The
 coordinator moves by the clients' mean displacement, which is one step of K ticks: a scalar for each direction of the
-pool. So a commit's size depends on K alone, all commits since a snapshot add up to one (`merging`), and coming back
+pool. So a commit's size depends on K alone, all commits since a snapshot add up to one (`replica.merged`), and coming back
 after any number of rounds costs O(K).
 
 As published, `step = "raw"` and `local_rate` is 0, so that the coordinator's rate is the clients'. The paper's K is 4096

@@ -56,8 +56,8 @@ class Trained(NamedTuple):
         examples: How many the client claims to hold.
         delta: Float32, as many values as the client's tier trains; read by pieces, so that it may stay on disk.
         client: Its name.
-        rough_length: The delta's Euclidean norm as `approximate_norms.ApproximateNorm` has it; None where it is not known.
-        exact_length: Gives the exact one (`vector.length`), perhaps found together with the others'.
+        rough_length: The delta's Euclidean norm as `vectors.ApproximateNorm` has it; None where it is not known.
+        exact_length: Gives the exact one (`vectors.norm`), perhaps found together with the others'.
     """
 
     examples: int
@@ -125,7 +125,7 @@ class Aggregate:
     Args:
         moves: In units of a weight, before they are rounded to the grid.
         update: Not on a grid yet; what float32 does not hold is infinite.
-        turn: The number that decides how moves are rounded (`moves.steps_of`).
+        turn: The number that decides how moves are rounded (`step_builder.steps_of`).
         moments: The next state of the server optimizer, where it is a few numbers.
         clipped_scalars: How many scalars were scaled down as outliers.
         clipped_deltas: How many deltas were.

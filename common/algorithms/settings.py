@@ -105,7 +105,7 @@ class Rounds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weighting(Rounds):
-    """What a client counts with in a round (`methods.aggregation`).
+    """What a client counts with in a round (`robust_aggregation.counted`).
 
     `weighting`: with the examples that it claims to hold ("examples"), at most `most_examples` (0: no limit) and at most
     `most_times_median` times the median claim of the round's contributors (0: no limit); or all count alike ("uniform").

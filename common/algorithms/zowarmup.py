@@ -84,7 +84,7 @@ class ProbingSettings(ZerothOrder):
     What moves the model: `step` "normalized" divides by the round's root-mean-square probe scalar and anneals `rate`
     linearly to near zero; "raw" is the paper's; "adam" divides by what a running mean over the rounds, with `beta2`,
     says that the estimate of a block's parameter is, so that `rate` is about how far each moves, and anneals. `clip`: a
-    client's scalars whose root mean square is beyond so many times that of the others (`methods.robust`) are scaled down to
+    client's scalars whose root mean square is beyond so many times that of the others (`robust_aggregation`) are scaled down to
     it (0: none are).
     """
 

@@ -1,32 +1,76 @@
 """Construction of a model by name, and the refusal of one that could not be trained here.
 
 What would let two replicas, or two evaluations of one replica, disagree is refused with a sentence: logits that differ
-between two passes over the same input, or that depend on the other examples of the batch.
+between two passes over the same input, or that depend on the other examples of the batch. So are probabilities: they lie in
+[0, 1] whatever the weights are. Logits may by chance at the initial weights, but not at others, so the weights are changed,
+by more each time, until an output leaves that range. For logits the first look is enough.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from zowarmup.common.models.errors import ModelError, foreign_code
-from zowarmup.common.models.outputs import require_logits
+from zowarmup.common.models.architectures import (
+    CNN_FILTERS,
+    MLP_WIDTH,
+    RESNET_GROUPS,
+    RESNET_WIDTH,
+    Cnn,
+    Cnn1d,
+    ResNet18,
+    ViT,
+    mlp,
+)
 from zowarmup.common.settings.run import Model
+from zowarmup.common.text import in_words
 
-Factory = Callable[[tuple[int, ...], int], nn.Module]
+
+class ModelError(ValueError):
+    """A model that cannot be trained here, said in one sentence that names it and the remedy."""
+
+
+@contextmanager
+def foreign_code(what: str) -> Iterator[None]:
+    """A model's own code runs inside: whatever it raises, sys.exit included, becomes a ModelError that begins with
+    `what` and names the file and the line; so does a ModelError that does not name the model."""
+    try:
+        yield
+    except ModelError as error:
+        if str(error).startswith("model "):
+            raise
+        raise ModelError(f"{what} {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{what} {in_words(error)}") from error
+
+
+Factory = Callable[..., nn.Module]
+"""Of the shape of an example and the number of classes."""
+_BUILT_IN: dict[str, Factory] = {"mlp": mlp, "cnn": Cnn, "cnn1d": Cnn1d, "vit": ViT}
 
 _PROBE = 3  # examples in the batch that a model is tried on
 _LEAST_LENGTH = 4  # of a sequence, for a convolution along it
 _TOLERANCE = 1e-3  # relative to the largest logit; rounding moves them by about 1e-6
 
 
-def construct(
-    model: Model, input_shape: tuple[int, ...], classes: int, seed: int, half_width: bool = False
-) -> nn.Module:
-    """See zowarmup.common.models.build. `half_width`: its half-width part, as a model like any other."""
+def build(model: Model, input_shape: tuple[int, ...], classes: int, seed: int, half_width: bool = False) -> nn.Module:
+    """The named model for inputs (n, *input_shape) and logits (n, classes), in eval mode, with initial weights drawn from
+    `seed`. torch's global generator is left as it was.
+
+    Args:
+        model: Its name, and how it normalises.
+        input_shape: Of one example.
+        classes: How many logits an example gets.
+        seed: Of the initial weights.
+        half_width: Its half-width part, as a model like any other.
+
+    Raises:
+        ModelError: It cannot be trained here.
+    """
     factory = _half_width_factory(model) if half_width else _factory(model)
     _check_shape(model.name, input_shape)
     with torch.random.fork_rng(devices=[]):
@@ -105,26 +149,10 @@ def sample(input_shape: tuple[int, ...], count: int) -> torch.Tensor:
 
 
 def _factory(model: Model) -> Factory:
-    if model.name == "mlp":
-        from zowarmup.common.models.small import mlp
-
-        return mlp
-    if model.name == "cnn":
-        from zowarmup.common.models.small import Cnn
-
-        return Cnn
-    if model.name == "cnn1d":
-        from zowarmup.common.models.small import Cnn1d
-
-        return Cnn1d
     if model.name == "resnet18":
-        from zowarmup.common.models.resnet import ResNet18
-
-        return lambda input_shape, classes: ResNet18(input_shape, classes, model.norm)
-    if model.name == "vit":
-        from zowarmup.common.models.vit import ViT
-
-        return ViT
+        return partial(ResNet18, norm=model.norm)
+    if model.name in _BUILT_IN:
+        return _BUILT_IN[model.name]
     path, _, attribute = model.name.partition(":")
     with foreign_code(f"model {model.name} cannot be imported:"):
         factory = getattr(importlib.import_module(path), attribute)
@@ -137,21 +165,11 @@ def _factory(model: Model) -> Factory:
 
 def _half_width_factory(model: Model) -> Factory:
     if model.name == "mlp":
-        from zowarmup.common.models.small import MLP_WIDTH, mlp
-
         return partial(mlp, width=MLP_WIDTH // 2)
-    if model.name == "cnn":
-        from zowarmup.common.models.small import CNN_FILTERS, Cnn
-
-        return partial(Cnn, filters=CNN_FILTERS // 2)
-    if model.name == "cnn1d":
-        from zowarmup.common.models.small import CNN_FILTERS, Cnn1d
-
-        return partial(Cnn1d, filters=CNN_FILTERS // 2)
+    if model.name in ("cnn", "cnn1d"):
+        return partial(_BUILT_IN[model.name], filters=CNN_FILTERS // 2)
     if model.name == "resnet18" and model.norm == "group":
-        from zowarmup.common.models.resnet import GROUPS, WIDTH, ResNet18
-
-        return partial(ResNet18, norm=model.norm, width=WIDTH // 2, groups=GROUPS // 2)
+        return partial(ResNet18, norm=model.norm, width=RESNET_WIDTH // 2, groups=RESNET_GROUPS // 2)
     raise ModelError(
         f"model {model.name} has no half-width part: use mlp, cnn, cnn1d, or resnet18 with group normalisation"
     )
@@ -190,3 +208,57 @@ def _suggested(input_shape: tuple[int, ...]) -> str:
     if len(input_shape) == 1:
         return "for rows use mlp"
     return "for images use cnn; if they are sequences (n, length, channels), read them with npz:PATH,kind=sequence"
+
+
+_DRAWS = 24
+_NOISE = (0.02, 0.1, 0.5)  # beside three times the weights with random signs; deep models overflow at the last
+_SUM_TOLERANCE = 1e-3
+
+
+def require_logits(name: str, module: nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+    """See whether the outputs of `module`, in eval mode, could be anything; its weights stay as they are.
+
+    Args:
+        name: what to call the model in a sentence.
+        module: the model.
+        inputs: float32 (n, *shape).
+        outputs: float32 (n, classes), what it gives for these.
+
+    Raises:
+        ModelError: the outputs are never below 0 nor above 1.
+    """
+    if not _within(outputs):
+        return
+    seen = [outputs]
+    trainable = {key: tensor.detach() for key, tensor in module.named_parameters() if tensor.requires_grad}
+    chance = torch.Generator().manual_seed(0)
+    for draw in range(_DRAWS):
+        noise = _NOISE[draw % len(_NOISE)]
+        changed = {key: _changed(tensor, noise, chance) for key, tensor in trainable.items()}
+        try:
+            with foreign_code(f"model {name}"):
+                outputs = torch.func.functional_call(module, changed, (inputs,))
+        except ModelError:
+            continue  # it does not like these weights
+        if not torch.isfinite(outputs).all():
+            continue
+        if not _within(outputs):
+            return
+        seen.append(outputs)
+    if len(seen) == 1:
+        return
+    together = torch.cat(seen).sum(1)
+    end = "a softmax" if (together - 1).abs().max() <= _SUM_TOLERANCE else "a sigmoid"
+    raise ModelError(
+        f"model {name} gives numbers from 0 to 1 whatever its weights are, as {end} at its end does: leave that out and "
+        "return logits, which the loss applies softmax to"
+    )
+
+
+def _within(outputs: torch.Tensor) -> bool:
+    return bool(((outputs >= 0) & (outputs <= 1)).all())
+
+
+def _changed(tensor: torch.Tensor, noise: float, chance: torch.Generator) -> torch.Tensor:
+    signs = torch.randint(0, 2, tensor.shape, generator=chance) * 2 - 1
+    return 3 * signs * tensor.cpu() + noise * torch.randn(tensor.shape, generator=chance)

@@ -1,22 +1,29 @@
-"""The parameters and buffers of a module, in the order of its flat vector.
+"""A module and its flat vector: the order of parameters and buffers, and the weights from one to the other.
 
 Trainable parameters come first, the head's tensors last among them; then what is shipped but never stepped: frozen
 parameters and float buffers such as BatchNorm's running mean and variance. Weights that layers share are listed once.
 Buffers that are not persistent follow from the code, not from training, and are no weights.
 """
 
+from functools import partial
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
-from zowarmup.common.models.construction import sample
-from zowarmup.common.models.errors import ModelError
+from zowarmup.common.exact.submodel import Submodel
+from zowarmup.common.models.construction import ModelError, build, sample
+from zowarmup.common.settings.run import Model
 
 _PROBE = 2
 
 
-def layout_of(module: nn.Module, input_shape: tuple[int, ...]) -> Layout:
-    """See zowarmup.common.models.describe."""
+def describe(module: nn.Module, input_shape: tuple[int, ...]) -> Layout:
+    """Where each of the module's tensors lies in the flat vector, and its head if it ends in a linear classifier. It makes a
+    forward pass over two inputs of `input_shape` and leaves the module in eval mode. Raises ModelError."""
     module.eval()
     tensors = _tensors(module)
     trainable = [name for name, tensor in tensors.items() if tensor.requires_grad]
@@ -52,6 +59,29 @@ def tensors_of(module: nn.Module, layout: Layout) -> dict[str, torch.Tensor]:
     if extra := set(tensors) - {wanted.name for wanted in layout.tensors}:
         raise ModelError(f"the model's tensor {min(extra)} is not in the layout: is it the same code?")
     return tensors
+
+
+def flatten(module: nn.Module, layout: Layout) -> NDArray[np.float32]:
+    """The module's weights as a new flat vector, float32 (layout.size,)."""
+    weights = np.empty(layout.size, dtype=np.float32)
+    tensors = tensors_of(module, layout)
+    for name, view in layout.views(weights).items():
+        view[...] = tensors[name].detach().cpu().numpy()
+    return weights
+
+
+def trainable(module: nn.Module, layout: Layout) -> list[torch.Tensor]:
+    """The module's trainable parameters, in the order in which they fill [0, layout.trainable) of the flat vector."""
+    tensors = tensors_of(module, layout)
+    return [tensors[tensor.name] for tensor in layout.tensors if tensor.stop <= layout.trainable]
+
+
+def load_into(module: nn.Module, layout: Layout, weights: NDArray[np.float32]) -> None:
+    """Copy the flat vector, float32 (layout.size,), into the module's parameters and buffers."""
+    tensors = tensors_of(module, layout)
+    with torch.no_grad():
+        for name, view in layout.views(weights).items():
+            tensors[name].copy_(torch.from_numpy(view))
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -132,3 +162,33 @@ def head_module(module: nn.Module, layout: Layout) -> nn.Linear:
     layer = module.get_submodule(layout.head.weight_name.rpartition(".")[0])
     assert isinstance(layer, nn.Linear)
     return layer
+
+
+def build_part(model: Model, input_shape: tuple[int, ...], classes: int, part: Submodel) -> nn.Module:
+    """The half-width part of the named model, to be trained at weights of its own, as a low-tier client does in HeteroFL.
+
+    It comes from the constructor of the whole with half the width, so it is the same code, and its tensors are those of
+    `submodel.half_width`. The first half of the channels, flattened, is the first half of the flattened features. GroupNorm
+    keeps the size of its groups: of resnet18's two the part has the first, so both normalise over the same channels.
+
+    A layer that reads half as many units sums to half as much, so in the part what it reads is scaled by the width that is
+    missing, and what has been learnt fits when the other half is there. The paper's Scaler stands behind a layer and not in
+    front of the next. Where ReLU and pooling alone are between the two that is the same; where a norm is, it undoes the
+    paper's, and a scaled input of the next layer is what remains.
+
+    Raises:
+        ModelError: The model has none, or it is not the run's.
+    """
+    module = build(model, input_shape, classes, 0, half_width=True)
+    if describe(module, input_shape) != part.layout:
+        raise ModelError(f"model {model.name} at half its width is not the run's: is it the same code?")
+    for whole, mine in zip(part.whole.tensors, part.layout.tensors, strict=True):
+        if len(mine.shape) > 1 and mine.shape[1] < whole.shape[1]:
+            layer = module.get_submodule(mine.name.rpartition(".")[0])
+            layer.register_forward_pre_hook(partial(_scaled, by=whole.shape[1] / mine.shape[1]))
+    return module
+
+
+def _scaled(layer: nn.Module, inputs: tuple[Any, ...], by: float) -> torch.Tensor:
+    scaled: torch.Tensor = inputs[0] * by
+    return scaled

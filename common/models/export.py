@@ -15,11 +15,9 @@ import torch
 from torch import nn
 
 from zowarmup.common.exact.layout import Layout
-from zowarmup.common.models import flatten
-from zowarmup.common.models.construction import sample
-from zowarmup.common.models.description import everywhere, head_module, tensors_of
-from zowarmup.common.models.errors import ModelError
-from zowarmup.common.models.operators import OPSET
+from zowarmup.common.models.construction import ModelError, sample
+from zowarmup.common.models.description import everywhere, flatten, head_module, tensors_of
+from zowarmup.common.models.graph import OPSET
 from zowarmup.common.models.program import Program
 from zowarmup.common.text import in_words, where
 

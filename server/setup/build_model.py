@@ -15,7 +15,6 @@ from zowarmup.common.algorithms import ANY
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.models.apart import carry_out, end
-from zowarmup.common.models.errors import foreign_code
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.server.setup.prepare import BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
 from zowarmup.server.setup.safetensors_file import Unreadable, opened
@@ -23,7 +22,8 @@ from zowarmup.server.setup.safetensors_file import Unreadable, opened
 
 def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
     """Raises ValueError or PreparationError with a sentence, ImportError where torch or onnx is missing."""
-    from zowarmup.common.models import build, describe, flatten
+    from zowarmup.common.models.construction import build, foreign_code
+    from zowarmup.common.models.description import describe, flatten
     from zowarmup.common.models.export import export_program
 
     module = build(spec.model, spec.input_shape, spec.classes, seed)

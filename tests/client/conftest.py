@@ -22,11 +22,12 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.common import models
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Layout, digest
 from zowarmup.common.messages.codec import tier_to_wire
 from zowarmup.common.messages.values import Tier
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.models.export import export_program
 from zowarmup.common.settings.run import PROTOCOL, ClientSpec, Model
 from zowarmup.data import load
@@ -59,9 +60,9 @@ def prepared(model: Model) -> Run:
         warmup=warmup_settings(rounds=2, epochs=2, batch=16),
         zeroth_order=zeroth_order_settings(rounds=3, probes=8, head_projections=4),
     )
-    module = models.build(model, spec.input_shape, spec.classes, 0)
-    layout = models.describe(module, spec.input_shape)
-    weights = models.flatten(module, layout)
+    module = build(model, spec.input_shape, spec.classes, 0)
+    layout = describe(module, spec.input_shape)
+    weights = flatten(module, layout)
     grid = Grid.choose(weights)
     return Run(spec, layout, export_program(module, layout, spec.input_shape), grid.quantise(weights), grid)
 

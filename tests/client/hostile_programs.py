@@ -20,7 +20,7 @@ from onnx import (
 )
 
 from zowarmup.common.exact.layout import Block, Layout, Tensor
-from zowarmup.common.models.operators import OPSET
+from zowarmup.common.models.graph import OPSET
 
 BYTES, CLASSES = 32, 10
 LAYOUT = Layout((Tensor("w", (BYTES,), 0),), BYTES, BYTES, (Block("all", 0, BYTES),))

@@ -21,7 +21,7 @@ SHAPE, CLASSES = (3, 32, 32), 10
 # All that a client of torch cannot do without: the model, and its forward pass over the batch that the low tier takes.
 TORCH = f"""
 import torch
-from zowarmup.common.models import build
+from zowarmup.common.models.construction import build
 from zowarmup.common.settings.run import Model
 torch.set_num_threads(1)
 model = build(Model(name={MODEL.name!r}), {SHAPE}, {CLASSES}, 0).eval()

@@ -123,7 +123,8 @@ def exported(few: bool) -> list[tuple[str, bytes, str]]:
     import torch
 
     from tests.unit.common.models.test_operators import BUILT_IN, CASES, CLASSES
-    from zowarmup.common.models import build, describe
+    from zowarmup.common.models.construction import build
+    from zowarmup.common.models.description import describe
     from zowarmup.common.models.export import export_program
 
     made = []

@@ -23,7 +23,8 @@ from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.submodel import half_width
 from zowarmup.common.messages.values import Phase, Tier, Work
-from zowarmup.common.models import build, describe, flatten
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import ClientSpec, Evaluation, Model, RunFile
 from zowarmup.data import load

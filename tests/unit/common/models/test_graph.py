@@ -10,7 +10,8 @@ import pytest
 
 from tests.client.hostile_programs import HOSTILE, LAYOUT, constant, cumbersome, graph, model
 from zowarmup.common.exact.layout import Layout
-from zowarmup.common.models import build, describe
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe
 from zowarmup.common.models.export import export_program
 from zowarmup.common.models.graph import ProgramRefused, checked
 from zowarmup.common.models.program import Halt, Program, _session

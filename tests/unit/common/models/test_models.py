@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from zowarmup.common.exact.layout import Block, Head, Layout
-from zowarmup.common.models import ModelError, build, describe, flatten, load_into
-from zowarmup.common.models.construction import check
+from zowarmup.common.models.construction import ModelError, build, check
+from zowarmup.common.models.description import describe, flatten, load_into
 from zowarmup.common.settings.run import Model
 
 DIGIT, COLOUR, ROW, SEQUENCE = (1, 8, 8), (3, 32, 32), (6,), (3, 128)

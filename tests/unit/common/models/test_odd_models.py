@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from zowarmup.common.models import ModelError, build, describe, flatten
-from zowarmup.common.models.errors import foreign_code
+from zowarmup.common.models.construction import ModelError, build, foreign_code
+from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.models.export import export_program
 from zowarmup.common.models.program import Program
 from zowarmup.common.settings.run import Model

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from onnx import defs, helper
 from torch import nn
 
-from zowarmup.common.models import build, describe
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe
 from zowarmup.common.models.export import export_program
-from zowarmup.common.models.operators import OPERATORS, OPSET, WRITTEN_OUT
+from zowarmup.common.models.graph import OPERATORS, OPSET, WRITTEN_OUT
 from zowarmup.common.settings.run import Model
 from zowarmup.v1 import program_pb2 as wire
 

@@ -16,7 +16,8 @@ from torch import nn
 from tests.client.hostile_programs import LAYOUT as PRYING
 from tests.client.hostile_programs import constant, graph, model
 from zowarmup.common.exact.layout import Layout
-from zowarmup.common.models import ModelError, build, describe, flatten, load_into
+from zowarmup.common.models.construction import ModelError, build
+from zowarmup.common.models.description import describe, flatten, load_into
 from zowarmup.common.models.export import export_program
 from zowarmup.common.models.program import Program, ProgramFailed
 from zowarmup.common.settings.run import Model

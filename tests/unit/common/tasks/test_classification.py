@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy as torch_cross_entropy
 
 from zowarmup.common.exact.directions import permutation
 from zowarmup.common.exact.layout import Head
-from zowarmup.common.models import build, describe, flatten, trainable
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten, trainable
 from zowarmup.common.settings.run import Model
 from zowarmup.common.tasks.classification import (
     Diverging,

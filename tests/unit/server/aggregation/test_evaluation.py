@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from zowarmup.common.models import build, describe, flatten
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.models.export import export_program
 from zowarmup.common.settings.run import Model
 from zowarmup.data import load

@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.common.models import build, describe, flatten
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.server.setup.model_cache import UNMEASURED, cache_path, cached
