@@ -205,8 +205,8 @@ def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
 async def _compose(arguments: argparse.Namespace) -> None:
     """Who this device is, what it holds, and its part in the run."""
     from zowarmup.client.net.connection import Connection
-    from zowarmup.client.net.lookout import Lookout
     from zowarmup.client.net.reconnecting_stream import ReconnectingStream
+    from zowarmup.client.net.retrying import Lookout
     from zowarmup.client.net.stream import Meter
     from zowarmup.client.net.transfer import Transfers
     from zowarmup.client.policy import read_policy

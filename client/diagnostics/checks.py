@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from zowarmup.client.net.upgrade import REMEDY, due
-from zowarmup.client.work.capability import Needs, decide_tier
+from zowarmup.client.net.messages import UPGRADE_REMEDY, upgrade_due
+from zowarmup.client.work.joining import Needs, decide_tier
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.system.memory import Memory
 from zowarmup.common.text import amount
@@ -116,7 +116,11 @@ def versions(ours: str, theirs: str) -> Finding:
     if theirs in (ours, ""):
         return Finding("version", Verdict.OK, ours + (", as the coordinator's" if theirs else ""))
     found = f"{ours} here, {theirs} on the coordinator; they speak the same protocol"
-    remedy = REMEDY if due(theirs, ours) else "upgrade the coordinator when it suits you: docs/operators-guide.md"
+    remedy = (
+        UPGRADE_REMEDY
+        if upgrade_due(theirs, ours)
+        else "upgrade the coordinator when it suits you: docs/operators-guide.md"
+    )
     return Finding("version", Verdict.WARN, found, remedy)
 
 

@@ -19,13 +19,12 @@ from zowarmup.client.diagnostics.checks import Finding, Verdict
 from zowarmup.client.errors import Broken, Final, Unreached
 from zowarmup.client.net.connection import CALL_S, Connection
 from zowarmup.client.net.contact import ContactFinding, Unreachable, connected, look
-from zowarmup.client.net.lookout import Lookout
 from zowarmup.client.net.messages import Offer
+from zowarmup.client.net.retrying import Lookout
 from zowarmup.client.net.tls import PLAIN, Trust
 from zowarmup.client.policy import Policy, read_policy
 from zowarmup.client.store.directory import LOCK, Identity, Records, default_directory, default_name
-from zowarmup.client.work.capability import Needs, has_torch
-from zowarmup.client.work.joining import invited, know
+from zowarmup.client.work.joining import Needs, has_torch, invited, know
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.addresses import host_and_port
 from zowarmup.common.settings.run import SOFTWARE

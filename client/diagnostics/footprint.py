@@ -27,8 +27,8 @@ from zowarmup.client.errors import Broken, Final
 from zowarmup.client.net.connection import Connection
 from zowarmup.client.net.tls import Trust
 from zowarmup.client.work import device, joining, loop  # noqa: F401  (what a client has loaded)
-from zowarmup.client.work.memory import load_program
 from zowarmup.client.work.probing import Prober
+from zowarmup.client.work.watched_program import load_program
 from zowarmup.common.algorithms import ANY, algorithm_of
 from zowarmup.common.algorithms.directional_derivatives import project
 from zowarmup.common.algorithms.protocol import LocalTraining

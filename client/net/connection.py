@@ -15,8 +15,7 @@ import grpc
 
 from zowarmup.client.errors import Broken, Final
 from zowarmup.client.net.messages import Hello, Offer
-from zowarmup.client.net.statuses import DECLINED_IN_BULK, FINAL, FINAL_IN_BULK, faults
-from zowarmup.client.net.stream import Meter, Reader, Stream
+from zowarmup.client.net.stream import DECLINED_IN_BULK, FINAL, FINAL_IN_BULK, Meter, Reader, Stream, faults
 from zowarmup.client.net.tls import Trust, dialling
 from zowarmup.client.policy import Policy
 from zowarmup.client.store.replica import SnapshotHeader

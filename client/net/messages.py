@@ -1,15 +1,19 @@
-"""The messages between a device and its coordinator on the stream, as values.
+"""The messages between a device and its coordinator on the stream, as values, and which of them is to be done next.
 
-Work, commits and contributions are the run's own vocabulary (`common.messages`); these are the words around them.
+Work, commits and contributions are the run's own vocabulary (`common.messages`); these are the words around them. A device
+that was busy or away finds several messages. A later Fetch replaces the replica, so commits before it are moot; work
+followed by anything that opens or closes a round is over; commits in a row are applied in one pass.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zowarmup.client.store.replica import Position
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Commit
 from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Work
-from zowarmup.common.settings.run import ClientSpec
+from zowarmup.common.settings.run import SOFTWARE, ClientSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +97,53 @@ class Finished:
 
 Message = Welcome | Work | Commit | Fetch | Accepted | Refused | Finished
 Saying = Scalars | Delta | Abstention | Report
+
+
+@dataclass(frozen=True, slots=True)
+class Commits:
+    """Commits one after another, to be applied in one pass."""
+
+    commits: tuple[Commit, ...]
+
+
+InboxItem = Message | Commits
+
+
+def agenda(messages: Sequence[Message]) -> tuple[InboxItem | None, list[Message]]:
+    """The next thing to do, None where there is nothing, and what is left for afterwards."""
+    waiting = _worthwhile(messages)
+    if not waiting:
+        return None, []
+    first, rest = waiting[0], waiting[1:]
+    if not isinstance(first, Commit):
+        return first, rest
+    # Nothing that stands between commits in `waiting` depends on them: work never does.
+    return Commits((first, *(m for m in rest if isinstance(m, Commit)))), [m for m in rest if not isinstance(m, Commit)]
+
+
+def _worthwhile(messages: Sequence[Message]) -> list[Message]:
+    last_fetch = max((i for i, message in enumerate(messages) if isinstance(message, Fetch)), default=-1)
+    last_turn = max((i for i, m in enumerate(messages) if isinstance(m, Work | Commit | Fetch | Finished)), default=-1)
+    return [
+        message
+        for i, message in enumerate(messages)
+        if not (isinstance(message, Commit | Fetch) and i < last_fetch)
+        and not (isinstance(message, Work) and i < last_turn)
+    ]
+
+
+UPGRADE_REMEDY = "install the newer wheel here (deploy/raspberry-pi/install.sh keeps settings and identity; many devices: deploy/ansible)"
+_VERSION = re.compile(r"(\S+) (\d+(?:\.\d+)*)(?![\d.])")
+
+
+def upgrade_due(theirs: str, ours: str = SOFTWARE) -> bool:
+    """Whether `theirs`, as in "zowarmup 0.2.0", is a later version of the same software; False where they cannot be
+    compared."""
+    here, there = _VERSION.match(ours), _VERSION.match(theirs)
+    if here is None or there is None or here[1] != there[1]:
+        return False
+    return _numbers(there[2]) > _numbers(here[2])
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")]

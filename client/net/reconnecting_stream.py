@@ -10,15 +10,13 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
-from typing import Self, TypeVar
+from collections.abc import Callable
+from typing import Self
 
-from zowarmup.client.errors import Broken, Distrust, Final, Setback, StillPreparing, Unreached
-from zowarmup.client.net.backoff import Backoff
+from zowarmup.client.errors import Broken, Final, Setback, StillPreparing, Unreached
 from zowarmup.client.net.connection import Connection
-from zowarmup.client.net.inbox import InboxItem, agenda
-from zowarmup.client.net.lookout import Lookout
-from zowarmup.client.net.messages import Fetch, Finished, Hello, Message, Saying, Welcome
+from zowarmup.client.net.messages import Fetch, Finished, Hello, InboxItem, Message, Saying, Welcome, agenda
+from zowarmup.client.net.retrying import Backoff, Lookout, Missing
 from zowarmup.client.net.stream import Stream
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Commit
@@ -26,65 +24,8 @@ from zowarmup.common.messages.values import Delta, Scalars, Work
 from zowarmup.common.text import in_words
 
 log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 # How long the coordinator may take to end a stream that the client has left.
 LEAVE_S = 10.0
-# How often at most another reason is said for which the coordinator does not answer.
-SAY_EVERY_S = 10.0
-
-
-async def with_retries(
-    address: str, ask: Callable[[], Awaitable[_T]], lookout: Lookout, give_up_s: float = math.inf
-) -> _T:
-    """Ask until the coordinator answers, saying why it does not yet when that changes. Raises Final where it refuses, or
-    gives no answer within `give_up_s`."""
-    delays, missing, began = Backoff(), Missing(), time.monotonic()
-    while True:
-        left_s = began + give_up_s - time.monotonic()
-        try:
-            async with asyncio.timeout(left_s if left_s < math.inf else None):
-                return await ask()
-        except Distrust as fault:
-            from zowarmup.client.net.contact import ContactFinding
-
-            found = await lookout.contact()
-            reason = found.sentence if found.problem else fault.reason
-            if (
-                found.found is not ContactFinding.NOT_YET_VALID
-            ):  # a device without a clock of its own is told the time later
-                raise Final(f"cannot join {address}: {reason}") from None
-        except Unreached as fault:
-            reason = await lookout.why(fault.reason)
-        except Broken as fault:
-            reason = fault.reason
-            if isinstance(fault, StillPreparing):  # it has answered
-                delays.reset()
-                began = time.monotonic()
-        except TimeoutError:
-            reason = await lookout.why("it does not answer")
-        except Setback as setback:
-            log.warning("%s; will ask %s in %.0f s", setback.reason, address, setback.absent_s or 0)
-            await asyncio.sleep(setback.absent_s or delays.next_s())
-            began = time.monotonic()
-            continue
-        if (waited_s := time.monotonic() - began) >= give_up_s:
-            raise Final(f"no coordinator answered at {address} within {give_up_s:g} s (--connect-timeout): {reason}")
-        if missing.worth_saying(reason, waited_s):
-            log.warning("waiting for %s (%s); will join when it answers", address, reason)
-        await asyncio.sleep(max(0.0, min(delays.next_s(), give_up_s - waited_s)))
-
-
-class Missing:
-    """What is said of a coordinator that does not answer: the reason, and another reason, but not all the time."""
-
-    def __init__(self) -> None:
-        self._reason, self._said_at = "", -math.inf
-
-    def worth_saying(self, reason: str, now_s: float) -> bool:
-        if reason == self._reason or now_s - self._said_at < SAY_EVERY_S:
-            return False
-        self._reason, self._said_at = reason, now_s
-        return True
 
 
 class ReconnectingStream:

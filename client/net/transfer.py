@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from zowarmup.client.errors import Broken, Declined, Final, Setback
-from zowarmup.client.net.backoff import Backoff
 from zowarmup.client.net.connection import Connection
+from zowarmup.client.net.retrying import Backoff
 from zowarmup.client.store.directory import settle
 from zowarmup.client.store.replica import SnapshotHeader
 from zowarmup.common.messages.values import Delta

@@ -14,16 +14,25 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from zowarmup.client.errors import Broken, ComputingStopped, Declined, Final, Setback
-from zowarmup.client.net.messages import Accepted, Fetch, Finished, Hello, Offer, Refused, Report, Welcome
+from zowarmup.client.net.messages import (
+    UPGRADE_REMEDY,
+    Accepted,
+    Fetch,
+    Finished,
+    Hello,
+    Offer,
+    Refused,
+    Report,
+    Welcome,
+    upgrade_due,
+)
 from zowarmup.client.net.reconnecting_stream import ReconnectingStream
 from zowarmup.client.net.transfer import Transfers
-from zowarmup.client.net.upgrade import REMEDY, due
 from zowarmup.client.store.replica import HeldReplica, Position
 from zowarmup.client.work.allowance import Allowance
 from zowarmup.client.work.executor import Executor
-from zowarmup.client.work.memory import release_code, release_heap
 from zowarmup.client.work.probing import Prober
-from zowarmup.client.work.watch import end_process
+from zowarmup.client.work.watched_program import end_process, release_code, release_heap
 from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.exact.replica import Commit, Diverged, Replica
 from zowarmup.common.messages.values import (
@@ -105,8 +114,8 @@ class Device:
             self._joined = ""
             release_code()  # what has started; it may be a while until there is work
             release_heap()
-        if welcome.software != self._software and due(welcome.software):
-            log.warning("the coordinator runs %s and this device %s: %s", welcome.software, SOFTWARE, REMEDY)
+        if welcome.software != self._software and upgrade_due(welcome.software):
+            log.warning("the coordinator runs %s and this device %s: %s", welcome.software, SOFTWARE, UPGRADE_REMEDY)
         self._software = welcome.software
         self._enter(welcome.phase)
         if welcome.waiting and welcome.waiting != self._waiting:

@@ -19,9 +19,8 @@ from zowarmup.client.net.messages import Offer
 from zowarmup.client.net.transfer import Transfers
 from zowarmup.client.policy import MEGABYTE, Policy
 from zowarmup.client.store.directory import StateDirectory
-from zowarmup.client.work.memory import load_program
 from zowarmup.client.work.probing import ForwardPass, ProbedExamples, Prober
-from zowarmup.client.work.watch import Watch, WatchedProgram, watching
+from zowarmup.client.work.watched_program import Watch, WatchedProgram, load_program, watching
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.system.memory import memory_here

@@ -9,18 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.net.connection import Connection
-from zowarmup.client.net.lookout import Lookout
 from zowarmup.client.net.messages import Offer
 from zowarmup.client.net.reconnecting_stream import with_retries
+from zowarmup.client.net.retrying import Lookout
 from zowarmup.client.net.stream import Meter, Reader
 from zowarmup.client.net.tls import Trust, TrustError, trust
 from zowarmup.client.net.transfer import Transfers
 from zowarmup.client.store.directory import StateDirectory
 from zowarmup.client.store.replica import LocalReplica
-from zowarmup.client.work.capability import has_torch, torchless
 from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import PROCESSOR, Executor
-from zowarmup.client.work.joining import ask, fit_data
+from zowarmup.client.work.joining import ask, fit_data, has_torch, torchless
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.system.memory import peak_resident
 from zowarmup.common.text import in_words

@@ -12,10 +12,9 @@ from collections.abc import Callable
 
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.net.connection import Connection
-from zowarmup.client.net.inbox import Commits, InboxItem
-from zowarmup.client.net.lookout import Lookout
-from zowarmup.client.net.messages import Accepted, Fetch, Finished, Hello, Refused, Saying, Welcome
+from zowarmup.client.net.messages import Accepted, Commits, Fetch, Finished, Hello, InboxItem, Refused, Saying, Welcome
 from zowarmup.client.net.reconnecting_stream import ReconnectingStream
+from zowarmup.client.net.retrying import Lookout
 from zowarmup.client.net.stream import Meter
 from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import Executor

@@ -23,8 +23,7 @@ import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
-from zowarmup.client.store.commit_log import CommitLog
-from zowarmup.client.store.replica import LocalReplica
+from zowarmup.client.store.replica import CommitLog, LocalReplica
 from zowarmup.common.algorithms.protocol import ClientScalars, Start
 from zowarmup.common.algorithms.zowarmup import ZOWarmUp, ZOWarmUpSettings
 from zowarmup.common.exact.directions import lanes

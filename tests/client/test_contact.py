@@ -24,8 +24,7 @@ from zowarmup.cli import certificates
 from zowarmup.cli.failure import NoAnswer
 from zowarmup.cli.session import Session
 from zowarmup.client.net.contact import Contact, ContactFinding, heard, look
-from zowarmup.client.net.lookout import Lookout
-from zowarmup.client.net.reconnecting_stream import SAY_EVERY_S, Missing
+from zowarmup.client.net.retrying import SAY_EVERY_S, Lookout, Missing
 from zowarmup.client.net.tls import PLAIN, Trust, trust
 
 Serve = Callable[[socket.socket], None]

@@ -59,7 +59,7 @@ def identity(path: str) -> object:
 
 @reader
 def commit_log(path: str) -> object:
-    from zowarmup.client.store.commit_log import CommitLog
+    from zowarmup.client.store.replica import CommitLog
 
     log = CommitLog(Path(path))
     if not log.records:

@@ -27,10 +27,10 @@ from tests.fuzz.hostile_runs import CLASSES, SHAPE, answer
 from zowarmup.client.errors import Final
 from zowarmup.client.net.connection import offered
 from zowarmup.client.policy import MEGABYTE, Policy
-from zowarmup.client.work import watch as watch_module
+from zowarmup.client.work import watched_program
 from zowarmup.client.work.joining import choose_tier, fit_data
 from zowarmup.client.work.probing import Prober
-from zowarmup.client.work.watch import Overlong, Watch, WatchedProgram, watching
+from zowarmup.client.work.watched_program import Overlong, Watch, WatchedProgram, watching
 from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Layout
@@ -186,7 +186,7 @@ def reading() -> Callable[[], int]:
 
 async def main(folder: Path, first: int, count: int) -> int:
     limit_memory(int(POLICY.forward_memory_mb * MEGABYTE))
-    watch_module.LEAST_GRACE_S = GRACE_S
+    watched_program.LEAST_GRACE_S = GRACE_S
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
     device, findings = Device(folder), 0
     os.chdir(folder / "here")

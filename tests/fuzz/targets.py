@@ -26,9 +26,9 @@ from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.fuzz.data_files import VALID, reader
 from zowarmup.client.errors import Final
 from zowarmup.client.net.stream import Reader
-from zowarmup.client.store.commit_log import _whole as whole_records
 from zowarmup.client.store.directory import IDENTITY, StateDirectory
 from zowarmup.client.store.replica import _read_header as read_header
+from zowarmup.client.store.replica import _whole as whole_records
 from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
 from zowarmup.common.exact.replica import Commit
 from zowarmup.common.exact.steps import Step

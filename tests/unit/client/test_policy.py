@@ -10,7 +10,7 @@ import pytest
 from zowarmup.client.errors import Final, Setback
 from zowarmup.client.policy import Policy, read_policy
 from zowarmup.client.work.allowance import Allowance, UsedToday
-from zowarmup.client.work.watch import Overlong, Watch, watching
+from zowarmup.client.work.watched_program import Overlong, Watch, watching
 from zowarmup.common.models.program import Halt
 
 EXAMPLE = Path(__file__).parents[3] / "examples/policy.toml"
@@ -95,7 +95,7 @@ class Stuck(Halt):
 def test_a_pass_that_does_not_stop_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     watch, stuck = Watch(most_s=0.01), Stuck()
     watch.halt = stuck
-    monkeypatch.setattr("zowarmup.client.work.watch.LEAST_GRACE_S", 0.05)
+    monkeypatch.setattr("zowarmup.client.work.watched_program.LEAST_GRACE_S", 0.05)
     given_up = asyncio.Event()
     said: list[str] = []
 

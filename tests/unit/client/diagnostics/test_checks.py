@@ -16,8 +16,8 @@ from zowarmup.client.diagnostics.checks import (
     Throttling,
     Verdict,
 )
-from zowarmup.client.net.upgrade import due
-from zowarmup.client.work.capability import Needs
+from zowarmup.client.net.messages import upgrade_due
+from zowarmup.client.work.joining import Needs
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.system.memory import Memory
 
@@ -71,7 +71,7 @@ def test_versions(theirs: str, verdict: Verdict, said: str) -> None:
     ],
 )
 def test_an_upgrade_is_due_where_the_coordinators_version_is_later(ours: str, theirs: str, expected: bool) -> None:
-    assert due(theirs, ours) is expected
+    assert upgrade_due(theirs, ours) is expected
 
 
 @pytest.mark.parametrize(

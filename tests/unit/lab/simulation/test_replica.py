@@ -151,7 +151,7 @@ def test_what_a_thousand_say_at_once_is_said_once() -> None:
 
 def test_a_line_is_asked_for_by_one_for_all() -> None:
     """A coordinator that is not there: every client waits on the same attempt."""
-    from zowarmup.client.net.lookout import Lookout
+    from zowarmup.client.net.retrying import Lookout
     from zowarmup.client.net.tls import PLAIN
     from zowarmup.lab.simulation.channels import SharedChannel
 

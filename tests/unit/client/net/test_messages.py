@@ -1,9 +1,8 @@
-"""What a device that was busy makes of the messages that piled up."""
+"""Which of the messages that have arrived is done next."""
 
 import pytest
 
-from zowarmup.client.net.inbox import Commits, InboxItem, agenda
-from zowarmup.client.net.messages import Accepted, Fetch, Finished, Message, Welcome
+from zowarmup.client.net.messages import Accepted, Commits, Fetch, Finished, InboxItem, Message, Welcome, agenda
 from zowarmup.common.exact.replica import Commit
 from zowarmup.common.messages.values import Phase, Work
 

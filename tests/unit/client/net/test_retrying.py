@@ -1,6 +1,6 @@
-"""Waits grow, stay within their bounds and differ between devices."""
+"""Seconds between attempts."""
 
-from zowarmup.client.net.backoff import Backoff
+from zowarmup.client.net.retrying import Backoff
 
 
 def test_waits_grow_to_the_cap_and_begin_again() -> None:

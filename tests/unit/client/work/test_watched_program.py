@@ -1,4 +1,4 @@
-"""Memory that is given back, in a process of its own."""
+"""The memory that a library needs only while it is loaded goes back to the system."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 CODE = """
 import numpy as np, onnxruntime, grpc
-from zowarmup.client.work.memory import release_code
+from zowarmup.client.work.watched_program import release_code
 
 def resident_kib():
     with open("/proc/self/status") as status:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from zowarmup.client.work.capability import Needs, TierDecision, decide_tier
+from zowarmup.client.work.joining import Needs, TierDecision, decide_tier
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.system.memory import Memory
 
