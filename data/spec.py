@@ -29,7 +29,6 @@ WHOLE_FORMS = (
 PUBLISHED = ("cifar10", "cifar100", "imagenet32")
 AUGMENT, VALIDATION = "crop-flip", "validation"
 SEQUENCE = "sequence"
-_FOLDER, _NPZ, _CSV = ("size", "channels", "fit"), ("kind",), ("label",)
 _OPTIONS = re.compile(r"(?:,[a-z]+=[^,/]*)+$")
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _SEED_MAX = (1 << 63) - 1
@@ -54,13 +53,9 @@ def _refusing(spec: str) -> Iterator[None]:
 
 def _loaded(spec: str) -> Dataset:
     kind, _, rest = spec.partition(":")
-    if kind == "npz" and rest:
-        return _npz(spec, *_split(spec, rest, _NPZ))
-    if kind == "csv" and rest:
-        return _csv(spec, *_split(spec, rest, _CSV))
-    if kind == "folder" and rest:
-        path, options = _split(spec, rest, _FOLDER)
-        return _folder(spec, path, options)
+    if kind in _READERS and rest:
+        read, allowed = _READERS[kind]
+        return read(spec, *_split(spec, rest, allowed))
     if kind == "digits" and rest:
         return _digits(spec, rest)
     if kind in PUBLISHED and rest:
@@ -103,15 +98,10 @@ def _whole(spec: str) -> tuple[Dataset, dict[str, str]]:
     if kind in PUBLISHED and rest:
         path, options = _split(spec, rest, (*split, "augment", "without"))
         return _read_published(spec, kind, path.removesuffix(":train"), "train", options), options
-    if kind == "npz" and rest:
-        path, options = _split(spec, rest, (*split, *_NPZ))
-        return _npz(spec, path, options), options
-    if kind == "csv" and rest:
-        path, options = _split(spec, rest, (*split, *_CSV))
-        return _csv(spec, path, options), options
-    if kind == "folder" and rest:
-        path, options = _split(spec, rest, (*split, *_FOLDER))
-        return _folder(spec, path, options), options
+    if kind in _READERS and rest:
+        read, allowed = _READERS[kind]
+        path, options = _split(spec, rest, (*split, *allowed))
+        return read(spec, path, options), options
     raise DataError(f"data {spec!r} cannot be shared out: use {WHOLE_FORMS}")
 
 
@@ -206,6 +196,10 @@ def _folder(spec: str, path: str, options: dict[str, str]) -> Dataset:
     if size is None and "fit" in options:
         raise DataError(f"{spec}: fit says how images are resized: add ,size=N, or leave it out")
     return images.read(_path(spec, path), Form(size, channels, fit))
+
+
+_READERS = {"npz": (_npz, ("kind",)), "csv": (_csv, ("label",)), "folder": (_folder, ("size", "channels", "fit"))}
+"""By kind of what is read as a whole: its reader, and the options that it takes."""
 
 
 def _split(spec: str, rest: str, allowed: tuple[str, ...]) -> tuple[str, dict[str, str]]:

@@ -4,11 +4,11 @@
 long; a warning is about what is near that, or costs speed. The bounds stand here, with their reasons.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from zowarmup.client.net.contact import Contact, ContactFinding
 from zowarmup.client.net.messages import UPGRADE_REMEDY, upgrade_due
 from zowarmup.client.work.joining import Needs, decide_tier
 from zowarmup.common.messages.values import Tier
@@ -52,15 +52,6 @@ class Finding:
     verdict: Verdict
     found: str
     remedy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Handshake:
-    """A TLS handshake: `problem` in OpenSSL's words, empty where the certificate is good until `expires_at_s` (unix
-    seconds)."""
-
-    problem: str = ""
-    expires_at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,29 +115,22 @@ def versions(ours: str, theirs: str) -> Finding:
     return Finding("version", Verdict.WARN, found, remedy)
 
 
-def tls(shaken: Handshake, host: str, now_s: float) -> Finding:
-    """`host`: what this device calls the coordinator by; `now_s`: unix time by this device's clock."""
-    problem = shaken.problem
-    if not problem:
-        left = shaken.expires_at_s - now_s
-        if left < EXPIRY_WARN_S:
-            found = f"the coordinator's certificate expires in {left / DAY_S:.0f} days"
-            return Finding("tls", Verdict.WARN, found, "renew it on the coordinator: docs/security.md")
-        return Finding("tls", Verdict.OK, f"trusted for {host}, for another {left / DAY_S:.0f} days")
-    remedy = "compare the address with the coordinator's log: one of the two is not what it should be"
-    if "not yet valid" in problem:
-        date = time.strftime("%Y-%m-%d", time.gmtime(now_s))
-        problem = f"this device's clock says {date}, which is before the coordinator's certificate became valid"
-        remedy = "set this device's clock: sudo timedatectl set-ntp true, and let UDP port 123 out"
-    elif "expired" in problem:
-        remedy = "if this device's clock is right, renew the certificate on the coordinator: docs/security.md"
-    elif "mismatch" in problem:
-        remedy = f"call it by a name that its certificate has, or make one for {host}: zowarmup certs server --host"
-    elif "self-signed" in problem or "self signed" in problem or "issuer" in problem:
-        remedy = "give --ca, or the invitation, of this very coordinator; whoever answers there is signed by another"
-    elif "WRONG_VERSION_NUMBER" in problem:
-        remedy = "what answers there speaks plain text: check --server, or give --insecure if that is meant"
-    return Finding("tls", Verdict.FAIL, problem, remedy)
+def tls(contact: Contact, host: str, now_s: float) -> Finding:
+    """Judge a handshake.
+
+    Args:
+        contact: What `look` found under TLS.
+        host: What this device calls the coordinator by.
+        now_s: Unix time by this device's clock.
+    """
+    if contact.found is not ContactFinding.COORDINATOR:
+        found, _, remedy = contact.sentence.partition(": ")
+        return Finding("tls", Verdict.FAIL, found, remedy)
+    left_s = contact.expires_at_s - now_s
+    if left_s < EXPIRY_WARN_S:
+        found = f"the coordinator's certificate expires in {left_s / DAY_S:.0f} days"
+        return Finding("tls", Verdict.WARN, found, "renew it on the coordinator: docs/security.md")
+    return Finding("tls", Verdict.OK, f"trusted for {host}, for another {left_s / DAY_S:.0f} days")
 
 
 def memory(

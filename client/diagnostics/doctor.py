@@ -18,7 +18,7 @@ from zowarmup.client.diagnostics import checks, sensors
 from zowarmup.client.diagnostics.checks import Finding, Verdict
 from zowarmup.client.errors import Broken, Final, Unreached
 from zowarmup.client.net.connection import CALL_S, Connection
-from zowarmup.client.net.contact import ContactFinding, Unreachable, connected, look
+from zowarmup.client.net.contact import Unreachable, connected, look
 from zowarmup.client.net.messages import Offer
 from zowarmup.client.net.retrying import Lookout
 from zowarmup.client.net.tls import PLAIN, Trust
@@ -134,10 +134,8 @@ def _connect(server: str) -> float:
 
 def _shake(arguments: Namespace, trusted: Trust) -> Finding:
     """A handshake of Python's own: grpc's words do not say what is wrong with a certificate."""
-    contact, host = look(arguments.server, trusted, CONNECT_S), host_and_port(arguments.server)[0]
-    if contact.found is ContactFinding.COORDINATOR or contact.problem:
-        return checks.tls(checks.Handshake(contact.problem, contact.expires_at_s), host, time.time())
-    return Finding("tls", Verdict.FAIL, contact.sentence)
+    contact = look(arguments.server, trusted, CONNECT_S)
+    return checks.tls(contact, host_and_port(arguments.server)[0], time.time())
 
 
 async def _ask(server: str, trusted: Trust, policy: Policy) -> tuple[Offer, float, float]:

@@ -21,7 +21,7 @@ from typing import Self
 
 from zowarmup.client.errors import Final
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.system.files import OpenFolder, make_private, open_given, open_lock, read_given, strangers
+from zowarmup.common.system.files import OpenFolder, make_private, open_given, open_lock, read_given, strangers, sync
 
 log = logging.getLogger(__name__)
 
@@ -244,14 +244,6 @@ def write_durably(file: Path, content: bytes | memoryview) -> None:
 
 def settle(temporary: Path, file: Path) -> None:
     """Sync a written file and give it its name, durably. Raises OSError."""
-    descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(temporary)
     temporary.rename(file)
-    folder = os.open(file.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)  # the name is data of the folder
-    finally:
-        os.close(folder)
+    sync(file.parent)  # the name is data of the folder

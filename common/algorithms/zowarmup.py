@@ -296,8 +296,7 @@ class ZOWarmUp(Algorithm):
                     moved += steps
         finally:
             # The same exact sums, taken back.
-            back = [replace(step, ticks=tuple(-tick for tick in step.ticks)) for step in merged(moved)]
-            apply_steps(weights, grid, back)
+            apply_steps(weights, grid, [step.reverse for step in merged(moved)])
         return self._scalars(work, slopes, projected)
 
     def _scalars(self, work: Work, probes: Sequence[float], projections: Sequence[float]) -> Scalars:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zowarmup.common.system.ending import force_after
-from zowarmup.common.system.files import read_given
+from zowarmup.common.system.files import read_given, replacing
 from zowarmup.common.text import in_words, is_foreign, where
 
 STUCK_S = 10.0
@@ -47,9 +47,8 @@ def carry_out(file: Path, name: str, job: Callable[[], object]) -> int:
         said = ChildOutcome(failure=str(error) if ours else f"model {name} raised {in_words(error)}")
     finally:
         done.set()
-    partial = file.with_name(file.name + ".part")
-    partial.write_text(json.dumps({"result": said.result, "failure": said.failure}), encoding="utf-8")
-    partial.replace(file)
+    with replacing(file) as partial:
+        partial.write_text(json.dumps({"result": said.result, "failure": said.failure}), encoding="utf-8")
     sys.stdout.flush()
     return 1 if said.failure else 0
 
@@ -68,9 +67,8 @@ def _watch(thread: int, file: Path, done: threading.Event) -> None:
         while frame is not None:
             lines.append(f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}\n')
             frame = frame.f_back
-        partial = file.with_name(file.name + ".part")
-        partial.write_text("".join(lines), encoding="utf-8", errors="replace")
-        partial.replace(file)
+        with replacing(file) as partial:
+            partial.write_text("".join(lines), encoding="utf-8", errors="replace")
 
 
 def outcome_in(file: Path) -> ChildOutcome | None:

@@ -146,6 +146,15 @@ def _check_table(path: Path, table: dict[str, Any]) -> None:
     raise TomlError(f"{path}: is nested more than {DEEPEST} deep, and no setting is")
 
 
+def sync(path: Path) -> None:
+    """A file's content, or the names in a folder, last through a power cut. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def replacing(file: Path, ending: str = ".new") -> Iterator[Path]:
     """A path beside `file` to write to, at which nothing is. At the end of the block it becomes `file`; where the block or

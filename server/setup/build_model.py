@@ -16,6 +16,7 @@ from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.settings.run import ClientSpec
+from zowarmup.common.system.files import replacing
 from zowarmup.server.setup.prepare import BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
 from zowarmup.server.setup.safetensors_file import Unreadable, opened
 
@@ -39,16 +40,12 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
         raise PreparationError(f"{whose}: {error}: begin with smaller ones") from error
     # In this order: somebody waits for the layout, who reads the weights then, and for the program.
     (folder / WEIGHTS).write_bytes(weights.astype("<f4").tobytes())
-    _write_whole(folder / LAYOUT, layout.to_json().encode())
+    with replacing(folder / LAYOUT) as partial:
+        partial.write_text(layout.to_json(), encoding="utf-8")
     with foreign_code(f"model {spec.model.name}:"):
         program = export_program(module, layout, spec.input_shape)
-    _write_whole(folder / PROGRAM, program)
-
-
-def _write_whole(file: Path, content: bytes) -> None:
-    partial = file.with_name(file.name + ".part")
-    partial.write_bytes(content)
-    partial.replace(file)
+    with replacing(folder / PROGRAM) as partial:
+        partial.write_bytes(program)
 
 
 def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> None:

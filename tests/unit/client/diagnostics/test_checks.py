@@ -11,11 +11,11 @@ from zowarmup.client.diagnostics.checks import (
     DAY_S,
     DISK_SLACK_BYTES,
     Finding,
-    Handshake,
     LinkSpeed,
     Throttling,
     Verdict,
 )
+from zowarmup.client.net.contact import Contact, ContactFinding
 from zowarmup.client.net.messages import upgrade_due
 from zowarmup.client.work.joining import Needs
 from zowarmup.common.messages.values import Tier
@@ -75,22 +75,20 @@ def test_an_upgrade_is_due_where_the_coordinators_version_is_later(ours: str, th
 
 
 @pytest.mark.parametrize(
-    ("shaken", "verdict", "said"),
+    ("contact", "verdict", "said"),
     [
-        (Handshake(expires_at_s=131 * DAY_S), OK, "trusted for pi.local, for another 31 days"),
-        (Handshake(expires_at_s=129 * DAY_S), WARN, "expires in 29 days"),
-        (Handshake("certificate has expired"), FAIL, "if this device's clock is right, renew"),
-        (Handshake("certificate is not yet valid"), FAIL, "this device's clock says 1970-04-11, which is before"),
-        (Handshake("certificate is not yet valid"), FAIL, "set this device's clock"),
-        (Handshake("Hostname mismatch, certificate is not valid for 'pi.local'."), FAIL, "certs server --host"),
-        (Handshake("self-signed certificate in certificate chain"), FAIL, "give --ca, or the invitation"),
-        (Handshake("unable to get local issuer certificate"), FAIL, "give --ca, or the invitation"),
-        (Handshake("WRONG_VERSION_NUMBER"), FAIL, "speaks plain text"),
-        (Handshake("unsupported protocol"), FAIL, "unsupported protocol"),
+        (
+            Contact(ContactFinding.COORDINATOR, "", expires_at_s=131 * DAY_S),
+            OK,
+            "trusted for pi.local, for another 31 days",
+        ),
+        (Contact(ContactFinding.COORDINATOR, "", expires_at_s=129 * DAY_S), WARN, "expires in 29 days"),
+        (Contact(ContactFinding.EXPIRED, "its certificate has expired: renew it"), FAIL, "has expired -> renew it"),
+        (Contact(ContactFinding.NO_HANDSHAKE, "the TLS handshake fails (why)"), FAIL, "the TLS handshake fails (why)"),
     ],
 )
-def test_tls(shaken: Handshake, verdict: Verdict, said: str) -> None:
-    found = checks.tls(shaken, "pi.local", 100 * DAY_S)
+def test_tls(contact: Contact, verdict: Verdict, said: str) -> None:
+    found = checks.tls(contact, "pi.local", 100 * DAY_S)
     assert found.verdict is verdict
     assert said in f"{found.found} -> {found.remedy}"
 
