@@ -209,10 +209,9 @@ async def _compose(arguments: argparse.Namespace) -> None:
     from zowarmup.client.net.retrying import Lookout
     from zowarmup.client.net.stream import Meter
     from zowarmup.client.net.transfer import Transfers
-    from zowarmup.client.policy import read_policy
+    from zowarmup.client.policy import Allowance, read_policy
     from zowarmup.client.store.directory import USAGE, StateDirectory, default_directory, default_name
     from zowarmup.client.store.replica import LocalReplica
-    from zowarmup.client.work.allowance import Allowance
     from zowarmup.client.work.device import Device
     from zowarmup.client.work.executor import PROCESSOR, Executor
     from zowarmup.client.work.joining import ask, choose_tier, enrol, fit_data, invited, know, patience_s

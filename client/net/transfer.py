@@ -14,10 +14,9 @@ from typing import BinaryIO
 from zowarmup.client.errors import Broken, Declined, Final, Setback
 from zowarmup.client.net.connection import Connection
 from zowarmup.client.net.retrying import Backoff
-from zowarmup.client.store.directory import settle
 from zowarmup.client.store.replica import SnapshotHeader
 from zowarmup.common.messages.values import Delta
-from zowarmup.common.system.files import read_given
+from zowarmup.common.system.files import read_given, settle
 from zowarmup.common.text import amount
 
 log = logging.getLogger(__name__)

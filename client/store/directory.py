@@ -6,7 +6,6 @@ it is a member, `enrolment.json`), `authority.pem` (who signs the coordinator's 
 renamed, so a power cut leaves the old file or the new one.
 """
 
-import contextlib
 import fcntl
 import json
 import logging
@@ -21,7 +20,15 @@ from typing import Self
 
 from zowarmup.client.errors import Final
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.system.files import OpenFolder, make_private, open_given, open_lock, read_given, strangers, sync
+from zowarmup.common.system.files import (
+    OpenFolder,
+    make_private,
+    open_given,
+    open_lock,
+    read_given,
+    strangers,
+    write_durably,
+)
 
 log = logging.getLogger(__name__)
 
@@ -226,24 +233,3 @@ def write_whole(file: Path, content: bytes | memoryview) -> None:
         raise Final(
             f"cannot write {file} ({error.strerror or error}): free space or give another --state-dir"
         ) from None
-
-
-def write_durably(file: Path, content: bytes | memoryview) -> None:
-    """Write a file that is there whole or not at all, mode 600. Raises OSError where the disk refuses."""
-    temporary = file.with_name(file.name + ".new")
-    try:
-        temporary.unlink(missing_ok=True)  # a leftover may have another mode, or be no file
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as out:
-            out.write(content)
-        settle(temporary, file)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-def settle(temporary: Path, file: Path) -> None:
-    """Sync a written file and give it its name, durably. Raises OSError."""
-    sync(temporary)
-    temporary.rename(file)
-    sync(file.parent)  # the name is data of the folder

@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.client.errors import Setback
-from zowarmup.client.store.directory import remove, settle, write_durably
+from zowarmup.client.store.directory import remove
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.layout import Layout, digest
 from zowarmup.common.exact.replica import Commit, Diverged, Replica
 from zowarmup.common.messages.codec import decode_commit, encode_commit
-from zowarmup.common.system.files import open_given, read_given, require_regular
+from zowarmup.common.system.files import open_given, read_given, require_regular, settle, write_durably
 
 _HEAD = struct.Struct("<II")
 LONGEST_RECORD_BYTES = 1 << 26

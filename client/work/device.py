@@ -28,8 +28,8 @@ from zowarmup.client.net.messages import (
 )
 from zowarmup.client.net.reconnecting_stream import ReconnectingStream
 from zowarmup.client.net.transfer import Transfers
+from zowarmup.client.policy import Allowance
 from zowarmup.client.store.replica import HeldReplica, Position
-from zowarmup.client.work.allowance import Allowance
 from zowarmup.client.work.executor import Executor
 from zowarmup.client.work.probing import Prober
 from zowarmup.client.work.watched_program import end_process, release_code, release_heap

@@ -1,7 +1,7 @@
 """HeteroFL: both tiers train in the warm-up, the low tier a half-width submodel.
 
 Diao, Ding, Tarokh, "HeteroFL", arXiv 2010.01264, with two levels: clients of the high tier train the whole model, those of
-the low tier its half-width part (`submodel`), and upload deltas of what they have trained. Each parameter moves by the
+the low tier its half-width part (`layout.Submodel`), and upload deltas of what they have trained. Each parameter moves by the
 example-weighted mean of those who hold it,
 
     w_p  <-  w_p + server_rate * sum_{i holds p} n_i delta_ip / sum_{i holds p} n_i
@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from zowarmup.common.algorithms.fedavg import FedAvg, FedAvgSettings, Given
 from zowarmup.common.algorithms.robust_aggregation import clip_factors, none_clipped
 from zowarmup.common.algorithms.settings import WarmUp, require
-from zowarmup.common.exact.layout import Layout
-from zowarmup.common.exact.submodel import Submodel, half_width
+from zowarmup.common.exact.layout import Layout, Submodel, half_width
 from zowarmup.common.messages.values import Computation, Tier
 
 

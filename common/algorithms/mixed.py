@@ -31,9 +31,8 @@ from zowarmup.common.algorithms.protocol import (
 from zowarmup.common.algorithms.robust_aggregation import counted
 from zowarmup.common.algorithms.settings import WarmUp, Weighting, require
 from zowarmup.common.algorithms.zowarmup import ProbingSettings, ZOWarmUp, check_local_steps
-from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.layout import Layout, Submodel
 from zowarmup.common.exact.steps import apply_steps
-from zowarmup.common.exact.submodel import Submodel
 from zowarmup.common.messages.values import Computation, Contribution, Delta, Tier, Work
 
 

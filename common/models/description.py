@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
-from zowarmup.common.exact.submodel import Submodel
+from zowarmup.common.exact.layout import Block, Head, Layout, Submodel, Tensor
 from zowarmup.common.models.construction import ModelError, build, sample
 from zowarmup.common.settings.run import Model
 
@@ -168,7 +167,7 @@ def build_part(model: Model, input_shape: tuple[int, ...], classes: int, part: S
     """The half-width part of the named model, to be trained at weights of its own, as a low-tier client does in HeteroFL.
 
     It comes from the constructor of the whole with half the width, so it is the same code, and its tensors are those of
-    `submodel.half_width`. The first half of the channels, flattened, is the first half of the flattened features. GroupNorm
+    `layout.half_width`. The first half of the channels, flattened, is the first half of the flattened features. GroupNorm
     keeps the size of its groups: of resnet18's two the part has the first, so both normalise over the same channels.
 
     A layer that reads half as many units sums to half as much, so in the part what it reads is scaled by the width that is

@@ -17,22 +17,6 @@ from zowarmup.common.settings.addresses import host_and_port
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.untrusted import strictly
 
-__all__ = [
-    "BUILT_IN",
-    "PROTOCOL",
-    "SOFTWARE",
-    "VERSION",
-    "ClientSpec",
-    "Evaluation",
-    "Guard",
-    "Model",
-    "Rounds",
-    "RunFile",
-    "Server",
-    "WarmUp",
-    "ZerothOrder",
-]
-
 PROTOCOL = 1
 VERSION = "0.1.0"
 """As in pyproject.toml: reading it from the installed package costs a device 2 MB."""

@@ -155,6 +155,27 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_durably(file: Path, content: bytes | memoryview) -> None:
+    """Write a file that is there whole or not at all, mode 600. Raises OSError where the disk refuses."""
+    temporary = file.with_name(file.name + ".new")
+    try:
+        temporary.unlink(missing_ok=True)  # a leftover may have another mode, or be no file
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as out:
+            out.write(content)
+        settle(temporary, file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def settle(temporary: Path, file: Path) -> None:
+    """Sync a written file and give it its name, durably. Raises OSError."""
+    sync(temporary)
+    temporary.rename(file)
+    sync(file.parent)  # the name is data of the folder
+
+
 @contextlib.contextmanager
 def replacing(file: Path, ending: str = ".new") -> Iterator[Path]:
     """A path beside `file` to write to, at which nothing is. At the end of the block it becomes `file`; where the block or

@@ -10,8 +10,9 @@ from enum import StrEnum
 from typing import Literal
 
 from zowarmup.common.algorithms.fedavg import FedAvgSettings
+from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder
 from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
-from zowarmup.common.settings.run import BUILT_IN, Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.settings.run import BUILT_IN, Evaluation, Guard, Model, RunFile, Server
 
 DemoSection = Model | WarmUp | ZerothOrder | Evaluation | Guard | Server
 

@@ -10,7 +10,7 @@ falling while few clients learn their own data by heart (docs/method.md has figu
 import math
 from statistics import median
 
-from zowarmup.common.settings.run import WarmUp
+from zowarmup.common.algorithms.settings import WarmUp
 
 Losses = tuple[tuple[int, float], ...]
 """The loss at a version, nats, in ascending order: the last 2 * patience rounds' at most."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.algorithms.protocol import Algorithm
+from zowarmup.common.algorithms.settings import Rounds
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages.values import Computation, Contribution, Phase, Tier
-from zowarmup.common.settings.run import Rounds, RunFile
+from zowarmup.common.settings.run import RunFile
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.guard import Progress
 from zowarmup.server.core.persistent_map import PersistentMap

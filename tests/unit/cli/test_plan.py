@@ -15,7 +15,7 @@ from zowarmup.cli.plan import Plan, bits_per_second, fleet_for
 from zowarmup.cli.plan_view import plan_view
 from zowarmup.cli.sample_messages import Specimens
 from zowarmup.common.exact.grid import Grid
-from zowarmup.common.exact.submodel import half_width
+from zowarmup.common.exact.layout import half_width
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import ClientSpec, Evaluation, Model, RunFile

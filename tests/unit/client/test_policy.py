@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from zowarmup.client.errors import Final, Setback
-from zowarmup.client.policy import Policy, read_policy
-from zowarmup.client.work.allowance import Allowance, UsedToday
+from zowarmup.client.policy import Allowance, Policy, UsedToday, read_policy
 from zowarmup.client.work.watched_program import Overlong, Watch, watching
 from zowarmup.common.models.program import Halt
 
