@@ -24,7 +24,7 @@ def in_words(error: BaseException, longest: int = LONGEST_ERROR) -> str:
     if out_of_memory(error):
         kind = f"out of memory ({kind})"
     place = f" ({found})" if (found := where(error)) else ""
-    text = "".join(c if c.isprintable() else " " for c in (f"{kind}: {said}" if said else kind))
+    text = blanked(f"{kind}: {said}" if said else kind)
     return text[: longest - len(place)] + place
 
 
@@ -90,6 +90,11 @@ def printable(text: str, longest: int = LONGEST_LINE) -> str:
     if not shown.isprintable():
         shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
     return f"{shown}... ({more} more characters)" if more > 0 else shown
+
+
+def blanked(text: str) -> str:
+    """Text with a space in the place of every character that is not printable."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def printable_lines(text: str, longest: int = LONGEST_LINE) -> str:

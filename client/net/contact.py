@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from zowarmup.client.net.tls import Trust, system_authorities
 from zowarmup.common.settings.addresses import PROXY_VARIABLE, host_and_port, is_loopback, proxy_for
+from zowarmup.common.text import blanked
 
 LOOK_S = 5.0
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # the preface, and empty settings
@@ -109,7 +110,7 @@ def heard(said: bytes) -> tuple[ContactFinding, str]:
     """What speaks like this when it is greeted in HTTP/2, and its first words for people."""
     if not said:
         return ContactFinding.HANGS_UP, ""
-    first = "".join(c if c.isprintable() else " " for c in said[:200].decode("ascii", "replace").splitlines()[0])[:60]
+    first = blanked(said[:200].decode("ascii", "replace").splitlines()[0])[:60]
     if len(said) >= 9 and said[3] == _SETTINGS and said[:3] < b"\0\x40\0":
         return ContactFinding.COORDINATOR, ""
     if said[0] in (_TLS_ALERT, _TLS_HANDSHAKE) and said[1:2] == b"\x03":

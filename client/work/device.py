@@ -32,7 +32,7 @@ from zowarmup.client.policy import Allowance
 from zowarmup.client.store.replica import HeldReplica, Position
 from zowarmup.client.work.executor import Executor
 from zowarmup.client.work.probing import Prober
-from zowarmup.client.work.watched_program import end_process, release_code, release_heap
+from zowarmup.client.work.watched_program import end_process, release_code, release_heap, watching
 from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.exact.replica import Commit, Diverged, Replica
 from zowarmup.common.messages.values import (
@@ -322,7 +322,7 @@ class Device:
                 await stream.leave()
             end_process(sentence)
 
-        async with self._executor.watching(give_up):
+        async with watching(self._executor.watch, give_up):
             if self._prober is None:
                 self._prober = await self._executor.prober(replica, self._dataset)
             self._require_probes(work)

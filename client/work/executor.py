@@ -9,8 +9,7 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
@@ -20,7 +19,7 @@ from zowarmup.client.net.transfer import Transfers
 from zowarmup.client.policy import MEGABYTE, Policy
 from zowarmup.client.store.directory import StateDirectory
 from zowarmup.client.work.probing import ForwardPass, ProbedExamples, Prober
-from zowarmup.client.work.watched_program import Watch, WatchedProgram, load_program, watching
+from zowarmup.client.work.watched_program import Watch, WatchedProgram, load_program
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.system.memory import memory_here
@@ -45,9 +44,20 @@ class _Tools:
 
 
 class Executor:
-    """`threads` to compute with; `device`: where probes' forward passes run, PROCESSOR or a device of torch's. `policy`:
-    what of it this device allows; what it does not raises Final.
-    `spent_s`: how long this executor's work has taken, waiting for others not counted."""
+    """What computes for one client.
+
+    Args:
+        offer: What the run trains.
+        state: Where the program is kept.
+        transfers: Fetches the program.
+        threads: To compute with.
+        device: Where probes' forward passes run, PROCESSOR or a device of torch's.
+        policy: What of it this device allows; what it does not raises Final.
+
+    Attributes:
+        watch: Over the program, while it is loaded and forward passes are made.
+        spent_s: How long this executor's work has taken, seconds, waiting for others not counted.
+    """
 
     def __init__(
         self,
@@ -59,7 +69,7 @@ class Executor:
         policy: Policy | None = None,
     ) -> None:
         self._policy = policy or Policy()
-        self._watch = Watch(self._policy.forward_s)
+        self.watch = Watch(self._policy.forward_s)
         self._offer, self._state, self._transfers, self._threads = offer, state, transfers, threads
         self._device = device
         self._tools = _Tools()
@@ -125,11 +135,6 @@ class Executor:
         examples = dataset if self._device == PROCESSOR else await self.compute(self._resident, dataset)
         return Prober(spec.zeroth_order, replica, program, examples, self._stop, spec.pool_seed)
 
-    def watching(self, give_up: Callable[[str], Awaitable[None]]) -> AbstractAsyncContextManager[None]:
-        """While the program is loaded and forward passes are made: end what takes too long. `give_up` is called with a
-        sentence where it does not end."""
-        return watching(self._watch, give_up)
-
     async def trainer(self, dataset: Dataset, tier: Tier) -> "Trainer":
         """What trains on a dataset as a client of that tier does."""
         async with self._tools.making:
@@ -172,7 +177,7 @@ class Executor:
             program = await self.compute(
                 WatchedProgram,
                 lambda halt: load_program(onnx, replica, self._threads, most_bytes, halt),
-                self._watch,
+                self.watch,
                 most_bytes,
             )
         except ProgramRefused as error:

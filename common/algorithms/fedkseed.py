@@ -16,8 +16,8 @@ from typing import ClassVar, Literal
 
 from zowarmup.common.algorithms.directional_derivatives import Probe
 from zowarmup.common.algorithms.protocol import ClientScalars
-from zowarmup.common.algorithms.settings import WarmUp, check_aggregate, require
-from zowarmup.common.algorithms.zowarmup import ProbingSettings, ZOWarmUp, check_local_rate
+from zowarmup.common.algorithms.settings import ProbingSettings, WarmUp, check_aggregate, check_local_rate, require
+from zowarmup.common.algorithms.zowarmup import ZOWarmUp
 from zowarmup.common.exact.directions import words
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.steps import Direction

@@ -29,8 +29,8 @@ from zowarmup.common.algorithms.protocol import (
     wrong_kind,
 )
 from zowarmup.common.algorithms.robust_aggregation import counted
-from zowarmup.common.algorithms.settings import WarmUp, Weighting, require
-from zowarmup.common.algorithms.zowarmup import ProbingSettings, ZOWarmUp, check_local_steps
+from zowarmup.common.algorithms.settings import ProbingSettings, WarmUp, Weighting, check_local_steps, require
+from zowarmup.common.algorithms.zowarmup import ZOWarmUp
 from zowarmup.common.exact.layout import Layout, Submodel
 from zowarmup.common.exact.steps import apply_steps
 from zowarmup.common.messages.values import Computation, Contribution, Delta, Tier, Work

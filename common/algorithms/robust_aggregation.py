@@ -26,10 +26,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.algorithms.settings import Weighting
 from zowarmup.common.algorithms.step_builder import Move
 from zowarmup.common.algorithms.vectors import LARGEST, SMALLEST, TOLERANCE
 from zowarmup.common.exact.layout import Block
+from zowarmup.common.messages.values import Scalars
 
 FEWEST_TO_TRIM = 3
 """Of fewer values none can be called an extreme."""
@@ -188,3 +190,39 @@ def none_clipped(rough: Sequence[float | None], clip: float, most: float = math.
         return False
     limit = min(clip * reference_length(known), most) * (1 - TOLERANCE)
     return max(known) * (1 + TOLERANCE) <= limit
+
+
+def clip_scalars(parts: Sequence[ClientScalars], limit: float, floor: float) -> tuple[tuple[ClientScalars, ...], int]:
+    """Scale outlying clients' scalars down: probes by what the round's clients have for probes, projections likewise.
+
+    Args:
+        parts: Of a round, one for each client.
+        limit: As `clip_factors` has `clip`.
+        floor: As there.
+
+    Returns:
+        The parts in the same order, and how many scalars were scaled.
+    """
+    factors = zip(
+        clip_factors([root_mean_square(part.scalars.probes) for part in parts], limit, floor),
+        clip_factors([root_mean_square(part.scalars.projections) for part in parts], limit, floor),
+        strict=True,
+    )
+    clipped = 0
+    bounded: list[ClientScalars] = []
+    for part, scales in zip(parts, factors, strict=True):
+        given = part.scalars.probes, part.scalars.projections
+        outlying = [scale < 1 for scale in scales]
+        if any(outlying):
+            clipped += sum(len(values) for values, beyond in zip(given, outlying, strict=True) if beyond)
+            probes, projections = (
+                tuple(scale * value for value in values) for scale, values in zip(scales, given, strict=True)
+            )
+            part = part._replace(scalars=Scalars(part.scalars.round, probes, projections))
+        bounded.append(part)
+    return tuple(bounded), clipped
+
+
+def root_mean_square(values: Sequence[float]) -> float:
+    """In the unit of the values; 0 where there are none."""
+    return math.sqrt(math.fsum([value * value for value in values]) / len(values)) if values else 0.0

@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from zowarmup.common.text import blanked
+
 SEED_LIMIT = 1 << 64
 LONGEST_REASON = 200
 LARGEST_DELTA = 2.0**20
@@ -122,5 +124,5 @@ class Abstention:
     @classmethod
     def of(cls, round: int, why: object) -> "Abstention":
         """With whatever `why` prints as, made to fit."""
-        text = "".join(c if c.isprintable() else " " for c in str(why)).strip()
+        text = blanked(str(why)).strip()
         return cls(round, text[:LONGEST_REASON].strip() or "it does not say why")

@@ -7,6 +7,7 @@ import secrets
 from zowarmup.common.messages import codec
 from zowarmup.common.messages.values import Abstention, Delta
 from zowarmup.common.settings.run import PROTOCOL, SOFTWARE, ClientSpec
+from zowarmup.common.text import blanked
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
@@ -117,7 +118,7 @@ class CoordinatorService(BulkCalls):
             await self._admission.refuse(context, link.ended)
 
     def _hello(self, link: ClientStream, hello: wire.Hello) -> cmd.ConnectClient:
-        software = "".join(c if c.isprintable() else " " for c in hello.software[:LONGEST_SOFTWARE])
+        software = blanked(hello.software[:LONGEST_SOFTWARE])
         return cmd.ConnectClient(link.client, link.epoch, hello.examples, hello.version, hello.digest.hex(), software)
 
     async def _first(self, context: Context) -> object:

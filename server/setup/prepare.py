@@ -25,6 +25,7 @@ from zowarmup.common.messages.values import Tier
 from zowarmup.common.models.apart import innermost, is_at, outcome_in
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.system.pdeathsig import tethered
+from zowarmup.common.text import blanked
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ class Child:
         lines = 0
         with source:
             while raw := source.readline(1 << 16):
-                text = "".join(c if c.isprintable() else " " for c in raw.decode(errors="replace").rstrip())[:LINE]
+                text = blanked(raw.decode(errors="replace").rstrip())[:LINE]
                 lines += 1
                 self._printed.append(text)
                 if lines <= LOGGED_LINES and text:

@@ -13,9 +13,9 @@ from tests import aggregating
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.algorithms.fedavg import FedAvg
 from zowarmup.common.algorithms.protocol import ClientScalars
-from zowarmup.common.algorithms.robust_aggregation import clip_factors, reference_length
+from zowarmup.common.algorithms.robust_aggregation import clip_factors, clip_scalars, reference_length
 from zowarmup.common.algorithms.vectors import norm
-from zowarmup.common.algorithms.zowarmup import ZOWarmUp, clip
+from zowarmup.common.algorithms.zowarmup import FLAT, ZOWarmUp
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
 from zowarmup.common.messages.values import Scalars
@@ -74,7 +74,7 @@ def test_outlying_scalars_are_scaled_down_and_counted_probes_and_projections_apa
         ClientScalars(9, 10, Scalars(1, (1e6, -1e6), (200.0,))),
         ClientScalars(10, 10, Scalars(1, (0.0, 3.0), (-1e6,))),
     ]
-    bounded, clipped = clip(contributions, 10.0)
+    bounded, clipped = clip_scalars(contributions, 10.0, FLAT)
     # Probes: root mean squares 3, 3, 2.12 without the longest. Projections: 200.
     limit = 10 * (22.5 / 3) ** 0.5
     assert clipped == 3
@@ -91,12 +91,12 @@ def test_clipping_twice_is_clipping_once_and_the_order_plays_no_part() -> None:
         for seed in range(20)
     ]
     contributions[4] = ClientScalars(4, 10, Scalars(1, (1e6, 1e6), (1e6,)))
-    once, clipped = clip(contributions, 3.0)
-    again, none = clip(once, 3.0)
+    once, clipped = clip_scalars(contributions, 3.0, FLAT)
+    again, none = clip_scalars(once, 3.0, FLAT)
     assert again == once and none == 0 and clipped == 3
     shuffled = contributions[:]
     chance.shuffle(shuffled)
-    reordered, count = clip(shuffled, 3.0)
+    reordered, count = clip_scalars(shuffled, 3.0, FLAT)
     assert count == clipped
     assert {part.seed: part for part in reordered} == {part.seed: part for part in once}
 
