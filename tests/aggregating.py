@@ -6,7 +6,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.protocol import Aggregate, ClientScalars, Moments, Start, Trained
+from zowarmup.common.algorithms.protocol import Aggregate, ClientScalars, Start, Trained
+from zowarmup.common.algorithms.step_builder import Moments
 from zowarmup.common.algorithms.vectors import LazyVector, Mapper
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.steps import Step

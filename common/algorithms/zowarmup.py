@@ -45,7 +45,6 @@ from zowarmup.common.algorithms.protocol import (
     Algorithm,
     ClientScalars,
     Forward,
-    Moments,
     Start,
     Trained,
     wrong_kind,
@@ -60,7 +59,15 @@ from zowarmup.common.algorithms.robust_aggregation import (
     trimmed_moves,
 )
 from zowarmup.common.algorithms.settings import ProbingSettings, WarmUp, check_local_steps, require
-from zowarmup.common.algorithms.step_builder import Move, adam_sizes, advanced_moments, held, mean_squares, steps_of
+from zowarmup.common.algorithms.step_builder import (
+    Moments,
+    Move,
+    adam_sizes,
+    advanced_moments,
+    held,
+    mean_squares,
+    steps_of,
+)
 from zowarmup.common.algorithms.vectors import norm
 from zowarmup.common.exact.directions import permutation
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded

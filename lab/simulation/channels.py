@@ -13,8 +13,7 @@ from typing import Self
 import grpc
 
 from zowarmup.client.net.connection import Connection, channel
-from zowarmup.client.net.reconnecting_stream import Missing
-from zowarmup.client.net.retrying import Lookout
+from zowarmup.client.net.retrying import Lookout, Missing
 from zowarmup.client.net.stream import Meter, Reader
 from zowarmup.client.net.tls import Trust
 

@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.net.connection import Connection
 from zowarmup.client.net.messages import Offer
-from zowarmup.client.net.reconnecting_stream import with_retries
-from zowarmup.client.net.retrying import Lookout
+from zowarmup.client.net.retrying import Lookout, with_retries
 from zowarmup.client.net.stream import Meter, Reader
 from zowarmup.client.net.tls import Trust, TrustError, trust
 from zowarmup.client.net.transfer import Transfers

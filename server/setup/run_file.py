@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from zowarmup.common.algorithms import SECTIONS, settings_class
+from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder
 from zowarmup.common.settings import run
 from zowarmup.common.system.files import TomlError, read_toml
 from zowarmup.server.setup.continuation import ContinuationError, carried_on
@@ -109,7 +110,7 @@ def _allowed(location: list[str], raw: dict[str, Any]) -> list[str]:
 def _class_of(section: Any, part: str, raw: dict[str, Any]) -> Any:
     """The type of a field of a section's; for an algorithm's settings, the class that their `method` names."""
     found = get_type_hints(section).get(part)
-    if found in (run.WarmUp, run.ZerothOrder):
+    if found in (WarmUp, ZerothOrder):
         given = raw.get(part)  # a section that is missing, or no table, is among what is wrong
         return settings_class(part, given.get("method") if isinstance(given, dict) else None)
     return found

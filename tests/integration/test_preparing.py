@@ -12,8 +12,7 @@ from zowarmup.cli.failure import NoAnswer
 from zowarmup.cli.session import Session
 from zowarmup.client import errors
 from zowarmup.client.net.connection import Connection
-from zowarmup.client.net.reconnecting_stream import with_retries
-from zowarmup.client.net.retrying import Lookout
+from zowarmup.client.net.retrying import Lookout, with_retries
 from zowarmup.client.net.tls import PLAIN
 from zowarmup.common.messages.values import Tier
 from zowarmup.server.main import LAST_S

@@ -10,8 +10,8 @@ import pytest
 from tests import aggregating
 from tests.algorithms import zeroth_order_settings
 from tests.unit.common.algorithms.test_zowarmup import GRID, LAYOUT, ONE, method, require_nearly, ticks
-from zowarmup.common.algorithms.protocol import ClientScalars, Moments
-from zowarmup.common.algorithms.step_builder import Move, adam_sizes, advanced_moments, mean_squares
+from zowarmup.common.algorithms.protocol import ClientScalars
+from zowarmup.common.algorithms.step_builder import Moments, Move, adam_sizes, advanced_moments, mean_squares
 from zowarmup.common.exact.directions import lanes
 from zowarmup.common.exact.layout import Block, Layout, Tensor
 from zowarmup.common.messages.values import Scalars

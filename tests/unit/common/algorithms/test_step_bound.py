@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests import aggregating
 from tests.algorithms import zeroth_order_method, zeroth_order_settings
 from tests.unit.common.algorithms.test_zowarmup import LAYOUT
-from zowarmup.common.algorithms.protocol import ClientScalars, Moments
-from zowarmup.common.algorithms.step_builder import Move, held
+from zowarmup.common.algorithms.protocol import ClientScalars
+from zowarmup.common.algorithms.step_builder import Moments, Move, held
 from zowarmup.common.algorithms.zowarmup import STEEP, STEEPEST
 from zowarmup.common.exact.directions import lanes
 from zowarmup.common.exact.grid import Grid
