@@ -177,8 +177,17 @@ class UsedToday:
 
 
 class Allowance:
-    """`file`: where the usage is kept. `moved`: how many bytes this process has sent and received so far. `now_s`: seconds
-    since 1970. Raises Final where the file is damaged."""
+    """What a device may still send, receive and answer.
+
+    Args:
+        policy: Of its owner.
+        file: Where the usage is kept.
+        moved: How many bytes this process has sent and received so far.
+        now_s: Seconds since 1970.
+
+    Raises:
+        Final: The file is damaged.
+    """
 
     def __init__(
         self, policy: Policy, file: Path, moved: Callable[[], int], now_s: Callable[[], float] = time.time

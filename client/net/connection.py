@@ -60,9 +60,16 @@ def channel(address: str, trust: Trust, *options: tuple[str, int]) -> grpc.aio.C
 
 
 class Connection:
-    """A channel to HOST:PORT, closed on leaving its context. `credentials`: who speaks, None before enrolling. `meter`
-    counts what is said. `shared`: a channel to use instead of an own one, and to leave open. `reader`: what reads the
-    stream, where streams share one."""
+    """A channel to HOST:PORT, closed on leaving its context.
+
+    Args:
+        address: HOST:PORT.
+        trust: How it is protected.
+        credentials: Who speaks, its name and secret; None before enrolling.
+        meter: Counts what is said.
+        shared: A channel to use instead of an own one, and to leave open.
+        reader: What reads the stream, where streams share one.
+    """
 
     def __init__(
         self,
@@ -97,8 +104,14 @@ class Connection:
         return offered(answer, policy)
 
     async def measure(self, up_bytes: int, down_bytes: int) -> tuple[float, float]:
-        """How long so many bytes took up the link and down it, seconds, what a call costs by itself not taken off. Raises
-        TimeoutError after CALL_S."""
+        """How long so many bytes took up the link and down it.
+
+        Returns:
+            Seconds up and down; what a call costs by itself is not taken off.
+
+        Raises:
+            TimeoutError: It took longer than CALL_S.
+        """
 
         def pieces() -> Iterator[wire.MeasureLinkRequest]:
             yield wire.MeasureLinkRequest(wanted_bytes=down_bytes)
@@ -117,8 +130,19 @@ class Connection:
     async def enrol(
         self, run_id: str, name: str, tier: Tier, examples: int, token: str, credential: str
     ) -> tuple[str, str]:
-        """The identity and the secret that this device has from now on. `token`: the invitation's secret, empty without
-        one. Asking again with the same credential is answered the same."""
+        """Become a member. Asking again with the same credential is answered the same.
+
+        Args:
+            run_id: Of the run.
+            name: What to be called in the fleet.
+            tier: The one to take part in.
+            examples: How many this device holds.
+            token: The invitation's secret, empty without one.
+            credential: The secret that this device proposes, hex.
+
+        Returns:
+            The identity and the secret that this device has from now on.
+        """
         request = wire.EnrolRequest(
             run_id=run_id,
             name=name,

@@ -88,8 +88,17 @@ class Backoff:
 async def with_retries(
     address: str, ask: Callable[[], Awaitable[_T]], lookout: Lookout, give_up_s: float = math.inf
 ) -> _T:
-    """Ask until the coordinator answers, saying why it does not yet when that changes. Raises Final where it refuses, or
-    gives no answer within `give_up_s`."""
+    """Ask until the coordinator answers, saying why it does not yet when that changes.
+
+    Args:
+        address: HOST:PORT, for sentences.
+        ask: Asks once.
+        lookout: Says what is at the address where nothing answers.
+        give_up_s: How long to wait for an answer, seconds.
+
+    Raises:
+        Final: It refuses, or gives no answer within `give_up_s`.
+    """
     delays, missing, began = Backoff(), Missing(), time.monotonic()
     while True:
         left_s = began + give_up_s - time.monotonic()

@@ -53,7 +53,12 @@ SILENT = {
 
 @contextmanager
 def faults(final: AbstractSet[grpc.StatusCode], declined: AbstractSet[grpc.StatusCode] = frozenset()) -> Iterator[None]:
-    """Map a failed call to Final, Declined, Distrust or Broken. `final`, `declined`: the codes that are."""
+    """Map a failed call to Final, Declined, Distrust or Broken.
+
+    Args:
+        final: The codes that are Final.
+        declined: The codes that are Declined.
+    """
     try:
         yield
     except grpc.aio.AioRpcError as error:
@@ -93,8 +98,14 @@ _COMMIT = bytes([wire.ParticipateResponse.COMMIT_FIELD_NUMBER << 3 | 2])
 
 @dataclass(slots=True)
 class Meter:
-    """Payload bytes of streams and bulk calls, each way. `require`: asked before so many more bytes are sent, and with 0
-    after some have come; raises Setback where there may be no more."""
+    """Payload bytes of streams and bulk calls.
+
+    Args:
+        up_bytes: Sent so far.
+        down_bytes: Received so far.
+        require: Asked before so many more bytes are sent, and with 0 after some have come; raises Setback where there may
+            be no more.
+    """
 
     up_bytes: int = 0
     down_bytes: int = 0

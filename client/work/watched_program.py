@@ -67,8 +67,16 @@ class Watch:
 
 
 class WatchedProgram:
-    """A program of which nothing takes longer than the watch allows, nor its loading. `memory_bytes`: what its allocator was
-    limited to. Raises Overlong, or what `load` raises."""
+    """A program of which nothing takes longer than the watch allows, nor its loading.
+
+    Args:
+        load: Loads it; ends where the Halt says so.
+        watch: Over its loading and its passes.
+        memory_bytes: What its allocator was limited to.
+
+    Raises:
+        Overlong: Loading takes too long. And whatever `load` raises.
+    """
 
     def __init__(self, load: Callable[[Halt], Program], watch: Watch, memory_bytes: int) -> None:
         self._watch, self._memory_bytes = watch, memory_bytes
@@ -152,8 +160,18 @@ def release_heap() -> None:
 
 
 def load_program(onnx: bytes, replica: Replica, threads: int, most_bytes: int = 0, halt: Halt | None = None) -> Program:
-    """The run's program over the replica's weights; its passes take at most `most_bytes` of memory beside them (0: no
-    limit). `halt` ends them, and the loading. Raises ValueError where ONNX Runtime cannot run it."""
+    """The run's program over the replica's weights.
+
+    Args:
+        onnx: The program.
+        replica: Its weights are bound.
+        threads: To compute with.
+        most_bytes: Of memory that passes may take beside the weights; 0: no limit.
+        halt: Ends the loading, and passes.
+
+    Raises:
+        ValueError: ONNX Runtime cannot run it.
+    """
     release_heap()
     release_code()  # before ONNX Runtime is loaded, and after
     if most_bytes:
