@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from zowarmup.client.diagnostics.checks import MemoryController, Throttling, Written
+from zowarmup.common.system.memory import text_of
 
 # The firmware's get_throttled in /sys, and vcgencmd get_throttled: these bits for now, 16 higher for
 # once since the start (Raspberry Pi's documentation of vcgencmd).
@@ -25,7 +26,7 @@ def temperature(root: Path = Path("/")) -> float | None:
     """The hottest sensor, degrees Celsius."""
     found = []
     for zone in (root / "sys/class/thermal").glob("thermal_zone*"):
-        text, kind = _read(zone / "temp"), _read(zone / "type")
+        text, kind = text_of(zone / "temp"), text_of(zone / "type")
         # Jetsons have one sensor that always says 100 degrees; others that are off say nonsense below freezing.
         if re.fullmatch(r"-?\d+", text) and "PMIC" not in kind and 0 < int(text) < 150_000:
             found.append(int(text) / 1000)
@@ -34,14 +35,14 @@ def temperature(root: Path = Path("/")) -> float | None:
 
 def throttling(root: Path = Path("/")) -> Throttling | None:
     """Raspberry Pi: the firmware's flags. Jetson: how often it was over its current since it started."""
-    told = [_read(file) for file in (root / "sys/devices/platform").glob("soc*/soc*firmware/get_throttled")]
+    told = [text_of(file) for file in (root / "sys/devices/platform").glob("soc*/soc*firmware/get_throttled")]
     text = next(filter(None, told), "") or _vcgencmd(root)
     if re.fullmatch(r"(0x)?[0-9a-fA-F]{1,8}", text):
         return pi_flags(int(text, 16))
     events = sorted((root / "sys/class/hwmon").glob("hwmon*/oc*_event_cnt"))
     if not events:
         return None
-    over = sum(int(text) for file in events if (text := _read(file)).isdigit())
+    over = sum(int(text) for file in events if (text := text_of(file)).isdigit())
     return Throttling(before=(f"over-current {over} times",) if over else ())
 
 
@@ -67,13 +68,13 @@ def writable(folder: Path) -> bool:
 
 def memory_controller(root: Path = Path("/")) -> MemoryController | None:
     """Whether the kernel can limit the memory of a service (control groups of version 2 or 1)."""
-    controllers = _read(root / "sys/fs/cgroup/cgroup.controllers")
+    controllers = text_of(root / "sys/fs/cgroup/cgroup.controllers")
     if not controllers:
         return MemoryController.ON if (root / "sys/fs/cgroup/memory/memory.limit_in_bytes").exists() else None
     if "memory" in controllers.split():
         return MemoryController.ON
     # The kernel takes these in turn, so the last one counts.
-    told = [word for word in _read(root / "proc/cmdline").split() if word.startswith("cgroup_")]
+    told = [word for word in text_of(root / "proc/cmdline").split() if word.startswith("cgroup_")]
     asked = [word for word in told if word in ("cgroup_disable=memory", "cgroup_enable=memory")]
     return MemoryController.REFUSED if asked[-1:] == ["cgroup_enable=memory"] else MemoryController.OFF
 
@@ -85,7 +86,7 @@ def power_saving(root: Path = Path("/")) -> dict[str, bool | None] | None:
         return None
     found: dict[str, bool | None] = {}
     for interface in sorted((root / "sys/class/net").glob("*")):
-        if (interface / "phy80211").exists() and _read(interface / "operstate") == "up":
+        if (interface / "phy80211").exists() and text_of(interface / "operstate") == "up":
             told = _output(root, "iw", "dev", interface.name, "get", "power_save")
             found[interface.name] = told.endswith("on") if told.startswith("Power save:") else None
     return found
@@ -110,11 +111,11 @@ def written(folder: Path, lock: Path, root: Path = Path("/")) -> Written | None:
     try:
         device, inode = lock.stat().st_dev, lock.stat().st_ino
         place = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
-        (pid,) = {words[4] for line in _read(root / "proc/locks").splitlines() if place in (words := line.split())}
-        counted = dict(line.split(": ") for line in _read(root / f"proc/{pid}/io").splitlines())
+        (pid,) = {words[4] for line in text_of(root / "proc/locks").splitlines() if place in (words := line.split())}
+        counted = dict(line.split(": ") for line in text_of(root / f"proc/{pid}/io").splitlines())
         # In clock ticks since the system started; the name of the command before it may hold anything.
-        began = int(_read(root / f"proc/{pid}/stat").rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-        seconds = float(_read(root / "proc/uptime").split()[0]) - began
+        began = int(text_of(root / f"proc/{pid}/stat").rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        seconds = float(text_of(root / "proc/uptime").split()[0]) - began
         return Written(int(counted["write_bytes"]), max(1.0, seconds), _flash(folder, root))
     except (OSError, ValueError, LookupError):
         return None
@@ -140,10 +141,3 @@ def _output(root: Path, name: str, *arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return told.strip()
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(errors="replace").strip()
-    except OSError:
-        return ""

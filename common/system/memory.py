@@ -35,6 +35,14 @@ def memory_here(root: Path | None = None) -> Memory:
     return found
 
 
+def text_of(file: Path) -> str:
+    """What a file of the kernel's says, without the space around it; empty where it cannot be read."""
+    try:
+        return file.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def peak_resident() -> int:
     """The most memory that this process has held, bytes. Without /proc that includes what a large parent held when it
     started this process."""
@@ -47,7 +55,7 @@ def peak_resident() -> int:
 def peak_resident_of(process: int | str) -> int:
     """The same of a process by its id, or of "self", bytes: Linux's VmHWM, which starts anew at exec. 0 where it is not
     known."""
-    for line in _read(Path(f"/proc/{process}/status")).splitlines():
+    for line in text_of(Path(f"/proc/{process}/status")).splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
@@ -56,7 +64,7 @@ def peak_resident_of(process: int | str) -> int:
 def _free(root: Path) -> Memory:
     # MemAvailable, not MemFree: what the page cache would give back counts. Kernels before 3.14 have only MemTotal.
     amounts = {}
-    for line in _read(root / "proc/meminfo").splitlines():
+    for line in text_of(root / "proc/meminfo").splitlines():
         name, _, rest = line.partition(":")
         words = rest.split()
         if words and words[0].isdigit():
@@ -70,7 +78,7 @@ def _free(root: Path) -> Memory:
 
 def _limits_v2(root: Path) -> list[tuple[int, str]]:
     """memory.max of this process's group and of each group above it: the tightest one counts."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in text_of(root / "proc/self/cgroup").splitlines():
         if line.startswith("0::"):
             # A hybrid host mounts version 2 one folder down.
             for mount in (root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"):
@@ -80,7 +88,7 @@ def _limits_v2(root: Path) -> list[tuple[int, str]]:
 
 
 def _limits_v1(root: Path) -> list[tuple[int, str]]:
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in text_of(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number != "0" and "memory" in controllers.split(","):
@@ -94,14 +102,7 @@ def _upwards(mount: Path, path: str, file: str) -> list[tuple[int, str]]:
     groups = [inside, *inside.parents] if ".." not in inside.parts else [Path()]
     limits = []
     for group in groups:
-        text = _read(mount / group / file).strip()
+        text = text_of(mount / group / file)
         if text.isdigit():  # "max" is no limit; version 1 says so by a number above any machine's memory
             limits.append((int(text), f"limit of control group /{'' if group == Path() else group}"))
     return limits
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
