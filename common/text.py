@@ -4,8 +4,6 @@ Foreign code is what belongs neither to this package nor to the libraries that i
 """
 
 import traceback
-from collections.abc import Iterator
-from types import TracebackType
 
 LONGEST_ERROR = 200  # characters, as in an abstention
 LONGEST_FILE = 80
@@ -33,8 +31,8 @@ def where(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename and is_foreign(error.filename):
         return f"{error.filename[-LONGEST_FILE:]}, line {error.lineno}"
     found = ""
-    for file, line in _frames(error.__traceback__):
-        if is_foreign(file):
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if is_foreign(file := frame.f_code.co_filename):
             found = f"{file[-LONGEST_FILE:]}, line {line}"
     return found
 
@@ -64,12 +62,6 @@ def is_foreign(file: str) -> bool:
     if _INSTALLED in file:
         return not file.rpartition(_INSTALLED)[2].startswith(tuple(f"{name}/" for name in _LIBRARIES))
     return not file.startswith(_STANDARD)
-
-
-def _frames(trace: TracebackType | None) -> Iterator[tuple[str, int]]:
-    while trace is not None:
-        yield trace.tb_frame.f_code.co_filename, trace.tb_lineno
-        trace = trace.tb_next
 
 
 LONGEST_LINE = 4000
