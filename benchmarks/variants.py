@@ -28,7 +28,7 @@ from zowarmup.common.models.program import Program
 from zowarmup.common.settings.run import RunFile
 from zowarmup.common.tasks.classification import train_locally
 from zowarmup.data import Dataset, load
-from zowarmup.lab.demo.settings import DemoModel, demo_settings, run_file
+from zowarmup.lab.demo.settings import DemoModel, demo_run
 from zowarmup.server.aggregation.evaluation import Evaluator
 from zowarmup.server.core.contributions import carried_out, settle_on_grid
 from zowarmup.server.core.sampling import Draws, pool_seed
@@ -96,7 +96,8 @@ class Warm:
 
 def variants(spec: ZOWarmUpSettings, model: DemoModel) -> dict[str, ZOWarmUpSettings]:
     """The demo's settings, and the same with parts taken out; rates as the demo has them for either mode."""
-    paper = demo_settings(model, True, None)
+    paper = demo_run(0, model, HIGH, LOW, True).zeroth_order
+    assert isinstance(paper, ZOWarmUpSettings)
     whole = replace(spec, probes=paper.probes, slices="whole", rate=paper.rate)
     return {
         "8 whole": replace(whole, head_projections=0),
@@ -113,8 +114,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="zeroth-order rounds; the demo's if not given")
     arguments = parser.parse_args()
     for seed in arguments.seeds:
-        settings = demo_settings(arguments.model, False, arguments.rounds)
-        warm = Warm(run_file(f"variants-{seed}", seed, arguments.model, HIGH, LOW, settings))
+        warm = Warm(demo_run(seed, arguments.model, HIGH, LOW, rounds=arguments.rounds))
         pivot = warm.accuracy(warm.weights)
         chosen = warm.run.zeroth_order
         assert isinstance(chosen, ZOWarmUpSettings)

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from zowarmup.cli.failure import CommandError, Usage
 from zowarmup.common.settings.addresses import host_and_port
+from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import read_given
 
 DAYS = 3650

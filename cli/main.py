@@ -5,7 +5,7 @@ The bare install, meant for low-tier devices, has neither typer nor rich, so not
 
 import sys
 
-from zowarmup.cli.failure import CommandError, Usage
+from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.ending import COMMAND, Stopping, conclude
 
 EXTRA = ("typer", "rich", "pydantic", "cryptography", "matplotlib", "safetensors", "onnx", "grpc_health")

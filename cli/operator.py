@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from zowarmup.cli.connection import Reach, reaching
-from zowarmup.cli.failure import CommandError, Usage
-from zowarmup.cli.invitations import invitations_text, listed, revoked_text
+from zowarmup.cli.listings import invitations_text, listed, revoked_text
+from zowarmup.cli.options import Reach, reaching
 from zowarmup.common.messages.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.addresses import is_loopback
+from zowarmup.common.system.command import CommandError, Usage
 
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Shown in status and the log.")]
 FolderOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the authority is, or will be.")]

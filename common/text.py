@@ -1,4 +1,4 @@
-"""Text for people: an exception as one line, foreign text made safe to show, amounts of bytes.
+"""Text for people: an exception as one line, foreign text made safe to show, numbers with units.
 
 Foreign code is what belongs neither to this package nor to the libraries that it calls: a user's model, and what that uses.
 """
@@ -96,8 +96,28 @@ def printable_lines(text: str, longest: int = LONGEST_LINE) -> str:
 
 def amount(count: float) -> str:
     """Bytes in decimal units, in about three figures: 264 B, 36.4 kB, 1.21 MB."""
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5 or unit == "GB":
+            break
         count /= 1000
-    return f"{count:.3g} GB"
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.3g} {unit}"
+
+
+def percent(share: float) -> str:
+    """A share from 0 to 1: 95.8 %."""
+    return f"{100 * share:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds: 8 s, 1 min 05 s, 2 h 03 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole // 60 % 60:02d} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """1 client, 9 clients."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

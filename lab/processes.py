@@ -1,27 +1,31 @@
-"""Child processes, each in its own group and with its own log, that all end when their parent does.
+"""Child processes, each in its own group and with its own log, that all end when their parent does; and their folder.
 
 Signals set a flag and never raise, so there is no moment at which a process has been started and is not yet known
 here. What was started is stopped when the `with` block ends, however it ends: SIGTERM to every group at once, SIGKILL
 to those still there after a grace period, or at once when a second signal comes. `pdeathsig` covers our own SIGKILL.
 """
 
+import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from zowarmup.cli.failure import CommandError
-from zowarmup.cli.interrupts import Interrupts
+from zowarmup.common.system.command import CommandError, Interrupts, Usage
 from zowarmup.common.system.ending import GRACE_S
-from zowarmup.common.system.memory import peak_resident_of
+from zowarmup.common.system.files import open_lock, strangers
 from zowarmup.common.system.pdeathsig import tethered
 
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
+NO_PROXY = {"no_grpc_proxy": "127.0.0.1"}
 UNHURRIED_S = 5.0
 """How long processes have to end where no signal asks us to."""
 TAIL_LINES = 8
@@ -51,7 +55,6 @@ class Processes:
         self._logs, self._noted = logs, noted
         self._environment = {**os.environ, **environment}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._peaks: dict[str, int] = {}
         noted.last_resort.append(lambda: self._signal(signal.SIGKILL))
 
     def __enter__(self) -> Self:
@@ -92,13 +95,6 @@ class Processes:
         codes = {name: process.poll() for name, process in self._running.items()}
         return [Ended(name, code, self.log(name)) for name, code in codes.items() if code is not None]
 
-    def peak_memory_bytes(self, name: str) -> int:
-        """Peak resident memory so far, as the kernel counts it; the last known of one that has ended, 0 where the
-        system does not say."""
-        seen = peak_resident_of(self._running[name].pid) if self._running[name].poll() is None else 0
-        self._peaks[name] = max(seen, self._peaks.get(name, 0))
-        return self._peaks[name]
-
     def stop(self) -> None:
         """End all of them, and wait until they have ended."""
         already = len(self._noted.received)
@@ -119,6 +115,37 @@ class Processes:
                 os.killpg(process.pid, number)
             except (ProcessLookupError, PermissionError):
                 continue  # the whole group has ended (macOS says "not permitted" of zombies)
+
+
+@contextmanager
+def held(out: Path, kind: str, ours: Collection[str] = ()) -> Iterator[None]:
+    """The folder of a `kind` ("demo", "experiment") of lab's, made if need be, that no other one of that kind uses meanwhile.
+    `ours`: names that may be in it already. Raises Usage where it holds anything else, and CommandError."""
+    marker = out / f".{kind}"
+    try:
+        if not marker.exists() and (found := strangers(out, ours)):
+            raise Usage(f"--out {out}: is not empty, and not from an earlier {kind} ({found}); name another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        lock = open_lock(marker)
+    except OSError as error:
+        raise unwritable(out, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CommandError(f"another {kind} is at work in {out}: name another folder with --out") from None
+        yield
+
+
+def unwritable(out: Path, error: OSError) -> CommandError:
+    return CommandError(f"--out {out}: {error.strerror or error}; name a folder that can be written")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def last_lines(log: Path, count: int = TAIL_LINES) -> list[str]:

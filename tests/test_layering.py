@@ -70,15 +70,15 @@ ROOMS = {
     "client/work": rule(f"{DEVICE} client/store client/net", "numpy"),
     "client/diagnostics": rule(f"{DEVICE} client/store client/net client/work", "numpy"),
     "client": rule(CLIENT),
-    "cli": rule(f"{SERVER} server {CLIENT} client", "numpy rich typer"),
-    "lab": rule("common common/system cli"),
-    "lab/simulation": rule(f"{CLIENT} cli lab", "grpc numpy rich typer", lazily="ray"),
-    "lab/demo": rule(f"{COMMON} cli lab", "rich"),
-    "lab/experiments": rule(f"{SERVER} cli lab lab/demo", "rich typer"),
+    "cli/session": rule(f"{DEVICE} client/net", "grpc rich"),
+    "lab": rule("common common/system"),
+    "lab/simulation": rule(f"{CLIENT} lab", "grpc numpy", lazily="ray"),
+    "lab/demo": rule(f"{COMMON} cli/session lab", "rich"),
+    "lab/experiments": rule(f"{SERVER} lab lab/demo"),
+    "cli": rule(f"{SERVER} server {CLIENT} client cli/session", "numpy rich typer"),
+    "cli/lab.py": rule(f"{CLIENT} cli lab lab/demo lab/experiments lab/simulation", "rich typer"),
+    "cli/commands.py": rule(f"{SERVER} server {CLIENT} client cli cli/session cli/lab.py", "rich typer"),
     "cli/main.py": rule("common common/system client cli cli/commands.py"),
-    "cli/commands.py": rule(
-        f"{SERVER} server {CLIENT} client cli lab lab/demo lab/experiments lab/simulation", "rich typer"
-    ),
 }
 TOPS = sorted({room.split("/")[0] for room in ROOMS})
 # Files that import a package which their room may not: at the top, or, behind a "?", inside a function.
@@ -100,9 +100,9 @@ PACKAGES = {
     "client/work/accelerator.py": "torch",
     "client/work/training.py": "torch",
     "cli/certificates.py": "cryptography",
-    "cli/export.py": "google onnx safetensors",
-    "cli/session.py": "grpc grpc_health?",
-    "lab/demo/report_figure.py": "matplotlib",
+    "cli/stored_run.py": "google onnx? safetensors?",
+    "cli/session/session.py": "grpc_health?",
+    "lab/demo/report.py": "matplotlib",
     "lab/experiments/figure.py": "matplotlib",
     "lab/experiments/running.py": "safetensors?",
     "lab/experiments/table.py": "pydantic",
@@ -112,7 +112,7 @@ WITHOUT_TORCH = words("common/models/__init__.py common/models/graph.py common/m
 # The only files and folders that touch generated protobuf code.
 WIRE_FILES = words(
     "common/messages/codec.py common/models/graph.py server/rpc client/net/connection.py client/net/stream.py "
-    "cli/session.py cli/sample_messages.py"
+    "cli/session/session.py"
 )
 # The bare install, which is all that a low-tier device has; and what each process may have loaded once it has started,
 # before anything is asked of it. A coordinator needs torch in a child, once, and never in itself.

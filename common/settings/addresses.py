@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 
+DEFAULT_ADDRESS = "127.0.0.1:7070"
 SERVER_VARIABLE = "ZOWARMUP_SERVER"
 DATA_DIR_VARIABLE = "ZOWARMUP_DATA_DIR"
 """Environment variables that stand in for the options --server and --data-dir of every command that has them."""

@@ -13,7 +13,7 @@ from typing import Literal, Self
 
 from zowarmup.common.algorithms import SECTIONS, NotAllowed, settings_class
 from zowarmup.common.algorithms.settings import Rounds, WarmUp, ZerothOrder, require
-from zowarmup.common.settings.addresses import host_and_port
+from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.untrusted import strictly
 
@@ -97,7 +97,7 @@ class Server:
     may on loopback anyway.
     """
 
-    address: str = "127.0.0.1:7070"
+    address: str = DEFAULT_ADDRESS
     keep_snapshots: int = 3
     abandoned_limit: int = 5
     enrolment: Literal["open", "invited", ""] = ""

@@ -4,33 +4,30 @@ Whatever happens (an error, a signal, a process that dies) everything it started
 raises.
 """
 
-import fcntl
 import shutil
-import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zowarmup.cli.failure import CommandError, NoAnswer, Usage
-from zowarmup.cli.interrupts import Interrupts
-from zowarmup.cli.run_status import Run, Status, VersionStatus
-from zowarmup.cli.session import Session
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from zowarmup.cli.session.session import Session
+from zowarmup.cli.session.status import Run, Status, VersionStatus, bytes_per_contribution, payload
+from zowarmup.cli.session.view import Pace, status_line, status_view
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.settings.run import RunFile
-from zowarmup.common.system.files import open_lock
-from zowarmup.lab.demo.result import Result
-from zowarmup.lab.demo.settings import DemoSettings, allowing, run_file, to_toml
-from zowarmup.lab.demo.view import Scene
-from zowarmup.lab.processes import Ended, Processes
+from zowarmup.common.system.command import CommandError, Interrupts, NoAnswer
+from zowarmup.common.text import amount, counted, duration, percent
+from zowarmup.lab.demo.report import WORKING_PHASES, Result
+from zowarmup.lab.demo.settings import allowing, to_toml
+from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Ended, Processes, free_port, held, unwritable
 
 POLL_S = 0.5
 SILENCE_LIMIT_S = 120.0  # of a coordinator that is alive but does not answer
 REPORTS_LIMIT_S = 9.0  # the coordinator itself leaves 10 s after the end
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
-NO_PROXY = {"no_grpc_proxy": "127.0.0.1"}
-HELD = ".demo"
 LEFTOVERS = ("server", "clients", "logs", "run.toml", "report.json", "report.png")
 
 
@@ -48,12 +45,10 @@ class DemoPlan:
     """What to run, and the folder that everything of it goes into."""
 
     out: Path
-    seed: int
-    model: str
+    run: RunFile
     high: int
     low: int
     alpha: float
-    settings: DemoSettings
     paper_mode: bool = False
 
     @property
@@ -68,37 +63,93 @@ class DemoPlan:
         )
 
     @property
-    def name(self) -> str:
-        return f"demo-{self.model}-{self.seed}"
-
-    @property
     def title(self) -> str:
         tiers = " + ".join(f"{count} {tier}" for tier, count in self.clients.items())
-        return f"zowarmup demo: {self.model}, {tiers}, alpha {self.alpha:g}, seed {self.seed}" + (
+        return f"zowarmup demo: {self.run.model.name}, {tiers}, alpha {self.alpha:g}, seed {self.run.seed}" + (
             ", as in the paper" if self.paper_mode else ""
         )
 
 
-@contextmanager
-def folder(out: Path) -> Iterator[None]:
-    """`out`, emptied of an earlier demo and held by this one. Raises Usage where it holds anything else, and Failure
-    where another demo is at work in it or it cannot be written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()) and not (out / HELD).exists():
-            raise Usage(f"--out {out}: is not empty, and not from an earlier demo; name another folder")
-        held = open_lock(out / HELD)
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    with held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _clear(out)
-        except BlockingIOError:
-            raise CommandError(f"another demo is at work in {out}: name another folder with --out") from None
-        except OSError as error:
-            raise _unwritable(out, error) from error
-        yield
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scene:
+    """A demo at one moment. `status` is None until the coordinator answers; `waiting` says what for, where that is not in
+    the status."""
+
+    title: str
+    elapsed_s: float
+    status: Status | None
+    versions: Sequence[VersionStatus]
+    waiting: str
+
+    @property
+    def phase(self) -> Phase | None:
+        return self.status.phase if self.status else None
+
+
+def scene_view(scene: Scene) -> RenderableType:
+    head = Text.assemble((scene.title, "bold"), (f"  {duration(scene.elapsed_s)}", "dim"))
+    shown = [status_view(scene.status, Pace(tuple(scene.versions)).rows(scene.status))] if scene.status else []
+    # What is waited for comes last: so nothing jumps.
+    return Group(head, Text(), *shown, Text(scene.waiting))
+
+
+def scene_line(scene: Scene) -> str:
+    """The moment in one line, for a log or a pipe."""
+    said = [status_line(scene.status)] if scene.status else []
+    return f"{duration(scene.elapsed_s)}: {'; '.join([*said, *([scene.waiting] if scene.waiting else [])])}"
+
+
+def _tiers(result: Result) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("tier")
+    table.add_column("clients", justify="right")
+    table.add_column("up, each warm-up", justify="right", max_width=10)
+    table.add_column("up, each zeroth-order", justify="right", max_width=13)
+    table.add_column("up in all", justify="right", max_width=9)
+    table.add_column("down in all", justify="right", max_width=9)
+    table.add_column("peak memory", justify="right", max_width=8)
+    traffic = result.status.traffic
+    for tier, count in result.clients.items():
+        each = [bytes_per_contribution(traffic, tier, phase) for phase in WORKING_PHASES]
+        table.add_row(
+            tier.value,
+            str(count),
+            *(amount(value) if value else "-" for value in each),
+            amount(payload(traffic, "up", tier)),
+            amount(payload(traffic, "down", tier)),
+            amount(result.peak_memory_bytes(tier)) if result.peak_memory_bytes(tier) else "-",
+        )
+    return table
+
+
+def result_view(result: Result) -> RenderableType:
+    """The table at the end."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    pivot, final = result.accuracy_at_pivot, result.final_accuracy
+    if final is not None:
+        before = "" if pivot is None else f", from {percent(pivot)} at the pivot"
+        facts.add_row("accuracy", Text.assemble((percent(final), "bold"), before))
+    facts.add_row("replicas", _replicas(result))
+    facts.add_row("uplink", _uplink(result))
+    facts.add_row("took", f"{duration(result.seconds)} for {counted(result.status.version, 'round')}")
+    return Group(facts, Text(), _tiers(result))
+
+
+def _replicas(result: Result) -> Text:
+    total = sum(result.clients.values())
+    if result.replicas_equal:
+        return Text(f"the coordinator's and all {total} clients' are equal ({result.status.digest[:8]})")
+    agree = len(result.status.replicas.agree)
+    return Text(f"NOT shown to be equal: {agree} of {total} clients agree with the coordinator", style="red")
+
+
+def _uplink(result: Result) -> str:
+    text = f"{amount(result.uplink_bytes)} from all; FedAvg at equal rounds: {amount(result.fedavg_uplink_bytes)}"
+    if result.uplink_bytes:
+        text += f", {result.fedavg_uplink_bytes / result.uplink_bytes:.0f} times as much"
+    return text
 
 
 def _clear(out: Path) -> None:
@@ -112,50 +163,36 @@ def _clear(out: Path) -> None:
         (out / name).mkdir()
 
 
-def _unwritable(out: Path, error: OSError) -> CommandError:
-    return CommandError(f"--out {out}: {error.strerror or error}; name a folder that can be written")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def conduct(plan: DemoPlan, noted: Interrupts, show: Callable[[Scene], None]) -> Result:
     """Run it all and return what it has shown. Raises CommandError where a process dies, Interrupted where a signal came."""
-    try:
-        run = run_file(plan.name, plan.seed, plan.model, plan.high, plan.low, plan.settings)
-    except ValueError as error:
-        raise Usage(str(error)) from error
-    with folder(plan.out):
+    with held(plan.out, "demo"):
         try:
-            (plan.out / "run.toml").write_text(to_toml(run), encoding="utf-8")
+            _clear(plan.out)
+            (plan.out / "run.toml").write_text(to_toml(plan.run), encoding="utf-8")
         except OSError as error:
-            raise _unwritable(plan.out, error) from error
+            raise unwritable(plan.out, error) from error
         address = f"127.0.0.1:{free_port()}"
         with (
             Processes(plan.out / "logs", noted, {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"}) as processes,
             Session(address, deadline_s=3.0) as session,
         ):
             begun = time.monotonic()
-            _start(plan, run, processes, address)
+            _start(plan, processes, address)
             return _Observer(plan, processes, session, noted, begun).until_finished(show)
 
 
-def _start(plan: DemoPlan, run: RunFile, processes: Processes, address: str) -> None:
+def _start(plan: DemoPlan, processes: Processes, address: str) -> None:
     server = [str(plan.out / "run.toml"), "--data-dir", str(plan.out / "server"), "--address", address]
     processes.start("server", "zowarmup.server.main", [*server, "--exit-when-finished"])
     for member in plan.members:
-        data = f"digits:{member.shard}/{len(plan.members)},alpha={plan.alpha!r},seed={plan.seed}"
+        data = f"digits:{member.shard}/{len(plan.members)},alpha={plan.alpha!r},seed={plan.run.seed}"
         client = ["--server", address, "--data", data, "--tier", member.tier.value, "--name", member.name]
         state = ["--state-dir", str(plan.out / "clients" / member.name)]
-        processes.start(member.name, "zowarmup.client.main", [*client, *state, *allowing(run.model)])
+        processes.start(member.name, "zowarmup.client.main", [*client, *state, *allowing(plan.run.model)])
 
 
 class _Observer:
-    """Asks the coordinator twice a second where the run is, and the kernel how its processes are."""
+    """Asks the coordinator twice a second where the run is."""
 
     def __init__(self, plan: DemoPlan, processes: Processes, session: Session, noted: Interrupts, begun: float) -> None:
         self._plan, self._processes, self._session = plan, processes, session
@@ -208,22 +245,12 @@ class _Observer:
         evaluated = status.evaluation is not None and status.evaluation.version == status.version
         return evaluated and reported == len(self._plan.members) and status.version in self._versions
 
-    def _peaks(self) -> dict[Tier, int]:
-        seen = {member: self._processes.peak_memory_bytes(member.name) for member in self._plan.members}
-        reported = {client.name: client.peak_memory_bytes for client in self._status.clients} if self._status else {}
-        return {
-            tier: max(max(peak, reported.get(m.name, 0)) for m, peak in seen.items() if m.tier is tier)
-            for tier in self._plan.clients
-        }
-
     def _scene(self, now: float) -> Scene:
         return Scene(
             title=self._plan.title,
-            clients=self._plan.clients,
             elapsed_s=now - self._begun,
             status=self._status,
             versions=self._history(),
-            peak_rss_bytes=self._peaks(),
             waiting=self._waiting(now),
         )
 
@@ -233,9 +260,7 @@ class _Observer:
             return "waiting: the coordinator is getting the model ready"
         if now - self._heard > 2 * POLL_S + 1:
             return f"the coordinator has not answered for {now - self._heard:.0f} s"
-        if status.phase is Phase.FINISHED:
-            return "waiting: the clients' last reports"
-        return f"paused: {status.paused}" if status.paused else status.activity
+        return "waiting: the clients' last reports" if status.phase is Phase.FINISHED else ""
 
     def _history(self) -> tuple[VersionStatus, ...]:
         return tuple(self._versions[version] for version in sorted(self._versions))
@@ -244,13 +269,12 @@ class _Observer:
         if self._run is None:
             raise CommandError("the coordinator never said what it trains")
         return Result(
-            model=self._plan.model,
-            seed=self._plan.seed,
+            model=self._plan.run.model.name,
+            seed=self._plan.run.seed,
             clients=self._plan.clients,
             parameters=self._run.parameters,
             status=status,
             versions=self._history(),
-            peak_rss_bytes=self._peaks(),
             seconds=seconds,
         )
 

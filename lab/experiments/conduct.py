@@ -6,22 +6,60 @@ next job starts, so the experiment can be stopped at any moment and goes on at i
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zowarmup.cli.failure import CommandError
-from zowarmup.cli.interrupts import Interrupts
-from zowarmup.lab.experiments.folders import Place
+from zowarmup.common.system.command import CommandError, Interrupts
+from zowarmup.common.text import counted, duration
 from zowarmup.lab.experiments.grid import Cell, Choice, Job, after_warm_up, cells, choose, choosing, trials
 from zowarmup.lab.experiments.outcome import RunOutcome
-from zowarmup.lab.experiments.progress import Moment, left_s
-from zowarmup.lab.experiments.running import Running
+from zowarmup.lab.experiments.running import Place, Running
 from zowarmup.lab.experiments.table import ExperimentTable, Method
 
 LOOK_S = 0.03
+SHOWN = 4
 FAILURES = 3
 """So many in a row, and the experiment stops: whatever it is, it is not the cells."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moment:
+    """`done` of `total` cells are over, `failed` could not be; `running` are the jobs at work. `left_s`: about how long the
+    rest will take; None: nobody knows yet."""
+
+    total: int
+    done: int
+    failed: int
+    running: tuple[str, ...]
+    left_s: float | None
+
+    def line(self) -> str:
+        parts = [f"{self.done:,} of {counted(self.total, 'cell')}"]
+        if self.failed:
+            parts.append(f"{self.failed:,} failed")
+        if self.running:
+            more = len(self.running) - SHOWN
+            parts.append(", ".join(self.running[:SHOWN]) + (f" and {more} more" if more > 0 else ""))
+        if self.left_s is not None and self.done + self.failed < self.total:
+            parts.append(f"about {duration(self.left_s)} left")
+        return " | ".join(parts)
+
+
+def left_s(took: Mapping[str, Sequence[float]], waiting: Sequence[str], jobs: int) -> float | None:
+    """About how many seconds the waiting jobs will take, `jobs` at a time: each as long as those of its kind have taken
+    on average or, before there is one of them, as all have. `took` and `waiting` are by kind."""
+    every = [seconds for some in took.values() for seconds in some]
+    if not every:
+        return None
+    usual = sum(every) / len(every)
+    means = {kind: sum(some) / len(some) for kind, some in took.items() if some}
+    return sum(means.get(kind, usual) for kind in waiting) / jobs
+
+
+def default_jobs(cores: int, memory_bytes: int, each_bytes: int) -> int:
+    """How many jobs a machine carries at a time: a core each, and memory for all of them."""
+    return max(1, min(cores, memory_bytes // each_bytes))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +105,7 @@ class ExperimentRunner:
                 self._unknown += len(planned)
 
     def run(self) -> ExperimentResults:
-        """Until all that is wished for is over. Raises Interrupted where a signal has come, and Failure where too much
+        """Until all that is wished for is over. Raises Interrupted where a signal has come, and CommandError where too much
         fails; whatever was started is stopped then."""
         told = 0.0
         try:
@@ -133,15 +171,14 @@ class ExperimentRunner:
                 return True
             job, began = after_warm_up(job, first.rounds), first.digest
         wanted = job.fingerprint(began)
-        decision, outcome = place.find(wanted, job.shared)
-        if outcome is not None:
+        if (outcome := place.find(wanted, job.shared)) is not None:
             self.found.outcomes[job.name] = outcome
             return True
         if self._wish.limit is not None and self._started >= self._wish.limit:
             return False
         self._started += not job.shared
         try:
-            place.begin(wanted, decision)
+            place.begin(wanted)
             if job.after is not None:
                 checkpoint = Place(self._out / "cells" / job.after.name).checkpoint
                 job = job.beginning_with(str(checkpoint.resolve()))

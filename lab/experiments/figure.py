@@ -1,6 +1,6 @@
-"""NAME.png: curves of accuracy against cost, and final accuracies against what was varied.
+"""The results of an experiment in files: NAME.csv, NAME_curves.csv and NAME.md as `summary` has them, and NAME.png.
 
-A row of panels for each split. Curves are means over seeds, the shade a standard deviation to either side; where seeds
+The figure has curves of accuracy against cost, and final accuracies against what was varied: a row of panels for each split. Curves are means over seeds, the shade a standard deviation to either side; where seeds
 were evaluated at different costs, the mean is over the points of the same round.
 """
 
@@ -13,9 +13,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from zowarmup.cli.units import size
+from zowarmup.common.system.command import CommandError
+from zowarmup.common.system.files import replacing
+from zowarmup.common.text import amount
+from zowarmup.lab.experiments.conduct import ExperimentResults
 from zowarmup.lab.experiments.outcome import Point
-from zowarmup.lab.experiments.summary import ResultRow, spread
+from zowarmup.lab.experiments.summary import ResultRow, curve_of, curves_csv, markdown, row_of, rows_csv, spread
 from zowarmup.lab.experiments.table import CURVES, ExperimentTable
 
 INK, QUIET, FAINT = "#1d2733", "#6b7785", "#e3e7ec"
@@ -29,6 +32,39 @@ AXES = {
     "probes": ("probes", "probes a contribution, S"),
 }
 Curves = Mapping[tuple[str, int, int], Sequence[Point]]
+
+
+def write_results(table: ExperimentTable, found: ExperimentResults, source: str, folder: Path, name: str) -> list[Path]:
+    """Write what the finished cells say. Raises CommandError."""
+    done = [cell for cell in found.cells if not cell.trial and cell.job.name in found.outcomes]
+    order = {method.name: place for place, method in enumerate(table.method)}
+    done.sort(key=lambda cell: (order[cell.method], cell.high_percent, cell.seed))
+    pairs = [
+        (cell, found.outcomes[cell.job.name], found.outcomes.get(cell.job.after.name) if cell.job.after else None)
+        for cell in done
+    ]
+    rows = [row_of(*pair) for pair in pairs]
+    curves = {
+        (cell.method, cell.high_percent, cell.seed): curve_of(cell, outcome, first) for cell, outcome, first in pairs
+    }
+    texts = {
+        f"{name}.csv": rows_csv(rows),
+        f"{name}_curves.csv": curves_csv(curves),
+        f"{name}.md": markdown(table, rows, source),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in texts.items():
+            with replacing(folder / file) as partial:
+                partial.write_text(text, encoding="utf-8")
+        if table.plots and rows:
+            draw(table, rows, curves, folder / f"{name}.png")
+            return [*(folder / file for file in texts), folder / f"{name}.png"]
+    except OSError as error:
+        raise CommandError(
+            f"{folder}: the results cannot be written: {error.strerror or error}; free space, or name another folder"
+        ) from error
+    return [folder / file for file in texts]
 
 
 def draw(table: ExperimentTable, rows: Sequence[ResultRow], curves: Curves, path: Path) -> None:
@@ -91,7 +127,7 @@ def _curves(panel: Any, table: ExperimentTable, curves: Curves, kind: str, perce
             panel.fill_between(xs, lower, upper, color=colour, alpha=0.12, linewidth=0)
     if kind == "uplink":
         panel.set_xscale("log")
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
     if kind == "compute":
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g} M"))
     _plain(panel, label, f"{percent} % high-tier")

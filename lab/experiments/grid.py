@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-from zowarmup.cli.failure import Usage
 from zowarmup.common.algorithms.fedavg import FedAvgSettings
 from zowarmup.common.algorithms.settings import WarmUp
 from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.run import RunFile
+from zowarmup.common.system.command import Usage
 from zowarmup.lab.experiments.table import ExperimentTable, Method, Section, slug
 from zowarmup.server.setup.run_file import RunFileError, run_file_of
 

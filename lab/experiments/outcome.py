@@ -1,10 +1,8 @@
 """The outcome of a run, folded from its events, and as it is kept when the event log is gone."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.algorithms.protocol import Algorithm
@@ -43,18 +41,6 @@ class RunOutcome:
     def last(self) -> Point | None:
         """The evaluation of the last weights; None where the run gave up."""
         return None if self.gave_up or not self.curve or self.curve[-1].round != self.rounds else self.curve[-1]
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Raises ValueError where it is not one."""
-        try:
-            raw: dict[str, Any] = json.loads(text)
-            return cls(**{**raw, "curve": tuple(Point(**point) for point in raw["curve"])})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not an outcome: {error}") from error
 
 
 def outcome_of(events: Iterable[tuple[float, ev.Event]]) -> RunOutcome:

@@ -1,27 +1,85 @@
-"""A running job: a coordinator in one process, its fleet in another, on a free port.
+"""A job of an experiment: its folder, and its processes, a coordinator and a fleet.
 
 Nothing is asked of the coordinator while it works: it says in its log where it listens, leaves by itself when the run is
 over, and its ledger says the rest.
+
+OUT/cells/NAME/begun       the fingerprint of the work that was begun here
+OUT/cells/NAME/outcome.json   what it came to, and its fingerprint: there only once it is over
+OUT/cells/NAME/checkpoint.safetensors   of a warm-up, the weights that others begin with
+OUT/cells/NAME/run.toml, server.log, fleet.log
+OUT/cells/NAME/server, fleet   the run itself, until it is over
+OUT/model-cache            models, built once (zowarmup-server --model-cache)
 """
 
+import json
 import re
-import signal
+import shutil
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from zowarmup.cli.failure import CommandError
-from zowarmup.cli.interrupts import Interrupts
 from zowarmup.common.exact.layout import digest
-from zowarmup.common.system.files import replacing
-from zowarmup.lab.demo.demo import NO_PROXY, ONE_THREAD
+from zowarmup.common.system.command import CommandError, Interrupts
+from zowarmup.common.system.files import read_given, replacing
+from zowarmup.common.untrusted import strictly
 from zowarmup.lab.demo.settings import allowing, to_toml
-from zowarmup.lab.experiments.folders import Place
 from zowarmup.lab.experiments.grid import Job
 from zowarmup.lab.experiments.outcome import RunOutcome, read_outcome
-from zowarmup.lab.processes import Ended, Processes, indented, last_lines
+from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Ended, Processes, indented, last_lines
 from zowarmup.server.store.archive import ArchiveError, open_archive
 from zowarmup.server.store.data_dir import LEDGER
 from zowarmup.server.store.ledger import LedgerError
+
+LONGEST_OUTCOME_BYTES = 1 << 26
+BEGUN, OUTCOME, CHECKPOINT = "begun", "outcome.json", "checkpoint.safetensors"
+RUNS = ("server", "fleet")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A job's folder."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / CHECKPOINT
+
+    def find(self, wanted: str, checkpoint: bool) -> RunOutcome | None:
+        """The outcome of work of that fingerprint, where it is over. `checkpoint`: whether others need it."""
+        try:
+            raw = json.loads(read_given(self.path / OUTCOME, LONGEST_OUTCOME_BYTES))
+            outcome, over = strictly(RunOutcome, raw["outcome"], OUTCOME), raw["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return outcome if over == wanted and (self.checkpoint.exists() or not checkpoint) else None
+
+    def begin(self, wanted: str) -> None:
+        """Make it ready: the same work goes on where it was stopped, other work begins anew. Raises OSError."""
+        if _text(self.path / BEGUN) != wanted and self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / BEGUN).write_text(wanted, encoding="utf-8")
+
+    def settle(self, wanted: str, outcome: RunOutcome, keep: bool) -> None:
+        """It is over: its outcome stays and, unless `keep`, the run itself goes. Raises CommandError."""
+        said = {"fingerprint": wanted, "outcome": asdict(outcome)}
+        try:
+            with replacing(self.path / OUTCOME) as partial:
+                partial.write_text(json.dumps(said, indent=1), encoding="utf-8")
+        except OSError as error:
+            raise CommandError(f"{self.path} cannot be written: {error.strerror or error}; make room") from error
+        if not keep:
+            for name in RUNS:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+
+
+def _text(file: Path) -> str:
+    try:
+        return read_given(file).decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
 
 SERVER, FLEET = "server", "fleet"
 GAVE_UP = 3  # the exit code of a coordinator whose run has paused itself
@@ -118,16 +176,11 @@ class Running:
             raise CommandError(f"{self.job.name}: {line}; see {log}")
 
     def _failed(self, ended: Ended) -> CommandError:
-        how = "left before the run was over" if ended.code == 0 else f"ended with code {ended.code}"
-        if ended.code < 0:
-            how = f"was killed by {signal.Signals(-ended.code).name}"
-        return CommandError(
-            f"{self.job.name}: the {ended.name} {how}; the last lines of {ended.log}:\n{indented(last_lines(ended.log))}"
-        )
+        return CommandError(f"{self.job.name}: the {ended.sentence()}")
 
 
 def _checkpoint(data_dir: Path, outcome: RunOutcome, file: Path) -> None:
-    """Write the last weights, for others to begin with. Raises ArchiveError, or Failure where they are not those."""
+    """Write the last weights, for others to begin with. Raises ArchiveError, or CommandError where they are not those."""
     from safetensors.numpy import save
 
     archive = open_archive(data_dir)

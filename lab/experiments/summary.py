@@ -4,11 +4,12 @@ Everything that a cell took is counted from the first round of its warm-up on, w
 """
 
 import csv
+import io
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
-from zowarmup.cli.units import size
+from zowarmup.common.text import amount
 from zowarmup.lab.experiments.grid import Cell, at_the_edge, choices, said
 from zowarmup.lab.experiments.outcome import Point, RunOutcome
 from zowarmup.lab.experiments.table import ExperimentTable
@@ -80,10 +81,9 @@ def curve_of(cell: Cell, outcome: RunOutcome, first: RunOutcome | None) -> list[
     same = after.run.evaluation.data == cell.job.run.evaluation.data
     early = [point for point in first.curve if point.round < first.rounds] if same else []
     late = [
-        Point(
+        replace(
+            point,
             round=point.round + first.rounds,
-            accuracy=point.accuracy,
-            loss=point.loss,
             uplink_bytes=point.uplink_bytes + first.uplink_bytes,
             client_forwards=point.client_forwards + first.client_forwards,
         )
@@ -110,20 +110,14 @@ def by_place(rows: Iterable[ResultRow]) -> dict[tuple[str, int], list[ResultRow]
 
 def rows_csv(rows: Iterable[ResultRow]) -> str:
     names = [field.name for field in fields(ResultRow)]
-    return _csv(names, ([_plain(getattr(row, name)) for name in names] for row in rows))
+    return _csv(names, ([getattr(row, name) for name in names] for row in rows))
 
 
 def curves_csv(curves: Mapping[tuple[str, int, int], Sequence[Point]]) -> str:
     """By method, split and seed."""
     names = [field.name for field in fields(Point)]
-    return _csv(
-        ["method", "high_percent", "seed", *names],
-        (
-            [*key, *(_plain(getattr(point, name)) for name in names)]
-            for key, points in curves.items()
-            for point in points
-        ),
-    )
+    lines = ([*key, *(getattr(point, name) for name in names)] for key, points in curves.items() for point in points)
+    return _csv(["method", "high_percent", "seed", *names], lines)
 
 
 def markdown(table: ExperimentTable, rows: Sequence[ResultRow], source: str) -> str:
@@ -210,22 +204,12 @@ def _cost(rows: Sequence[ResultRow]) -> str:
     if not rows:
         return "-"
     forwards = statistics.fmean(row.client_forwards for row in rows) / 1e6
-    return f"{size(statistics.fmean(row.uplink_bytes for row in rows))}, {forwards:.1f}"
-
-
-def _plain(value: object) -> object:
-    return "" if value is None else value
+    return f"{amount(statistics.fmean(row.uplink_bytes for row in rows))}, {forwards:.1f}"
 
 
 def _csv(names: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    text = _Text()
+    text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     writer.writerows(lines)
-    return "".join(text)
-
-
-class _Text(list[str]):
-    """What csv can write to."""
-
-    write = list.append
+    return text.getvalue()

@@ -4,20 +4,20 @@ The sections are a run file's, and hold for every cell; a method says what is di
 of it is checked as a coordinator would check it, before anything is started.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, TypeAdapter, with_config
 
-from zowarmup.cli.failure import Usage
 from zowarmup.common.algorithms import SECTIONS as SETTINGS
 from zowarmup.common.algorithms import settings_class
 from zowarmup.common.algorithms.settings import require
+from zowarmup.common.system.command import Usage
 from zowarmup.common.system.files import TomlError, read_toml
+from zowarmup.server.setup.run_file import RunFileError, checked
 
 Plot = Literal["rounds", "uplink", "compute", "high_percent", "pivot", "probes"]
 CURVES = ("rounds", "uplink", "compute")
@@ -141,10 +141,9 @@ def read_table(path: Path) -> ExperimentTable:
 def table_of(raw: Mapping[str, Any], source: str) -> ExperimentTable:
     """The table that `raw` says; `source` is what to call it. Raises Usage, a line for each reason."""
     try:
-        # Through JSON, where strict means: no string for a number, but tables for dataclasses.
-        return _ADAPTER.validate_json(json.dumps(raw, default=str), strict=True)
-    except ValidationError as error:
-        raise Usage("\n".join(f"{source}: {_sentence(dict(one), raw)}" for one in error.errors())) from error
+        return checked(_ADAPTER, ExperimentTable, raw, source)
+    except RunFileError as error:
+        raise Usage(str(error)) from error
 
 
 def slug(text: str) -> str:
@@ -157,30 +156,3 @@ def _require_splits(high_percent: list[int], seeds: list[int]) -> None:
     require(once and all(0 <= p <= 100 for p in high_percent), "high_percent", high_percent, "0 to 100, each once")
     fit = all(0 <= seed < 1 << 63 for seed in seeds)
     require(len(set(seeds)) == len(seeds) > 0 and fit, "seeds", seeds, "0 to 2^63 - 1, each once")
-
-
-def _sentence(error: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
-    place, given = [], raw
-    for part in error["loc"]:
-        place.append(str(part + 1) if isinstance(part, int) else str(part))
-        given = _within(given, part)
-    where = ".".join(place)
-    match error["type"]:
-        case "unexpected_keyword_argument":
-            kind = {"method": Method, "tune": Tune}.get(place[0] if len(place) > 1 else "", ExperimentTable)
-            return f"{where} is not a setting; allowed here: {', '.join(one.name for one in fields(kind))}"
-        case "missing" | "missing_argument":
-            return f"{where} is missing"
-        case "value_error":
-            return f"{where + '.' if where else ''}{error['ctx']['error']}"
-        case "literal_error":
-            return f"{where} = {given!r}: must be one of {', '.join(map(repr, get_args(Plot)))}"
-        case _:
-            return f"{where} = {given!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def _within(given: Any, part: str | int) -> Any:
-    try:
-        return given[part]
-    except (KeyError, IndexError, TypeError):
-        return None

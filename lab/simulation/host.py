@@ -1,15 +1,17 @@
 """One process of a simulated fleet: its clients, and what they share."""
 
 import asyncio
+import ctypes
 import hashlib
 import hmac
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.net.connection import Connection
-from zowarmup.client.net.messages import Offer
+from zowarmup.client.net.messages import Hello, InboxItem, Offer
 from zowarmup.client.net.retrying import Lookout, with_retries
 from zowarmup.client.net.stream import Meter, Reader
 from zowarmup.client.net.tls import Trust, TrustError, trust
@@ -20,14 +22,20 @@ from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import PROCESSOR, Executor
 from zowarmup.client.work.joining import ask, fit_data, has_torch, torchless
 from zowarmup.common.messages.values import Tier
+from zowarmup.common.system.logs import log_to_errors
 from zowarmup.common.system.memory import peak_resident
 from zowarmup.common.text import in_words
 from zowarmup.data import Dataset, divide
-from zowarmup.lab.simulation.allocator import give_back_at_once
-from zowarmup.lab.simulation.channels import SharedChannel, SharedConnection, shared_channels
-from zowarmup.lab.simulation.member import SimulatedClient
+from zowarmup.lab.simulation.member import SimulatedClient, SimulatedStream
 from zowarmup.lab.simulation.part import FleetProgress, FleetShare
-from zowarmup.lab.simulation.replica import SharedReplica, SharedTransfers, View
+from zowarmup.lab.simulation.shared import (
+    SharedChannel,
+    SharedConnection,
+    SharedReplica,
+    SharedTransfers,
+    View,
+    shared_channels,
+)
 
 log = logging.getLogger(__name__)
 ENROL_AT_ONCE = 32
@@ -164,8 +172,13 @@ class Host:
 
             transfers = SharedTransfers(connect, shared, meter, own_executor)
             device = Device(offer, dataset, view, transfers, own_executor, "", part.tier(number))
-            member = SimulatedClient(number, client, device, view, shared, profiles[number - 1], part.mix, part.seed)
-            member.on(part.server, connect, offer.layout, own_executor, meter, self._lookout)
+            profile = profiles[number - 1]
+
+            def stream(hello: Callable[[], Hello], notice: Callable[[InboxItem], None]) -> SimulatedStream:
+                link = part.server, connect, offer.layout
+                return SimulatedStream(*link, hello, profile, own_executor, meter, notice, self._lookout)
+
+            member = SimulatedClient(number, client, device, view, shared, part.mix, profile, part.seed, stream)
             self.members.append(member)
             self._meters.append(meter)
             await member.take_part()
@@ -215,3 +228,51 @@ def _credential(part: FleetShare, run_id: str, number: int) -> str:
     """A member's secret, hex: always the same for the same client of the same fleet in the same run and tier."""
     what = f"{run_id}/{part.tier(number)}/{part.name}/{number}"
     return hmac.new(part.secret, what.encode(), hashlib.sha256).hexdigest()
+
+
+# glibc's malloc.h.
+_ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1
+
+
+def give_back_at_once() -> None:
+    """From now on: one arena, and what is larger than some pages comes from the system and goes back to it. Where the C
+    library is not glibc it does nothing."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_ARENA_MAX, 1)
+    mallopt(_MMAP_THRESHOLD, 32 * 1024)
+    mallopt(_TRIM_THRESHOLD, 256 * 1024)
+
+
+EVERY_S = 10.0
+
+
+class Rarely(logging.Filter):
+    """Lets a kind of message pass once in EVERY_S."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._passed: dict[str, float] = {}
+        self._withheld: dict[str, int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind, now = str(record.msg), self._clock()
+        if now - self._passed.get(kind, -EVERY_S) < EVERY_S:
+            self._withheld[kind] = self._withheld.get(kind, 0) + 1
+            return False
+        self._passed[kind] = now
+        if withheld := self._withheld.pop(kind, 0):
+            record.msg = f"{record.getMessage()} (and {withheld} more like it)"
+            record.args = ()
+        return True
+
+
+def quieten(verbose: bool) -> None:
+    """Log to standard error: everything where `verbose`, else warnings, rarely."""
+    handler = log_to_errors("%(asctime)s %(levelname)s %(message)s", verbose, logging.WARNING)
+    if not verbose:
+        handler.addFilter(Rarely())
+    logging.getLogger("asyncio").setLevel(logging.ERROR)

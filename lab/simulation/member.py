@@ -23,7 +23,7 @@ from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages.values import Delta, Phase, Scalars, Work
 from zowarmup.common.text import in_words
 from zowarmup.lab.simulation.profiles import Mix, Profile
-from zowarmup.lab.simulation.replica import SharedReplica, View
+from zowarmup.lab.simulation.shared import SharedReplica, View
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ class SimulatedStream(ReconnectingStream):
 
 
 class SimulatedClient:
-    """Client `number` of a fleet; `client` is its name in the run."""
+    """Client `number` of a fleet; `client` is its name in the run. `stream`: makes its presence of its hello, its profile and
+    what is to hear of everything that arrives."""
 
     def __init__(
         self,
@@ -82,41 +83,27 @@ class SimulatedClient:
         device: Device,
         view: View,
         shared: SharedReplica,
-        profile: Profile,
         mix: Mix,
+        profile: Profile,
         seed: int,
+        stream: Callable[[Callable[[], Hello], Callable[[InboxItem], None]], SimulatedStream],
     ) -> None:
         self.number, self.client = number, client
         self._device, self._view, self._shared = device, view, shared
         self._profile, self._mix, self._seed = profile, mix, seed
-        self._link: SimulatedStream | None = None
+        self._link = stream(self._hello, self._notice)
         self._dropped = 0
         self.phase, self.round, self.version, self.waiting = "", 0, 0, ""
         self.contributions = self.refused = 0
         self.over = self.agrees = False
         self.lost: Final | None = None
 
-    def on(
-        self,
-        address: str,
-        connect: Callable[[], Connection],
-        layout: Layout,
-        own_executor: Executor,
-        meter: Meter,
-        lookout: Lookout,
-    ) -> None:
-        """Give it its link."""
-        self._link = SimulatedStream(
-            address, connect, layout, self._hello, self._profile, own_executor, meter, self._notice, lookout
-        )
-
     @property
     def connected(self) -> bool:
-        return self._link is not None and self._link.connected
+        return self._link.connected
 
     async def take_part(self) -> None:
         """Until the run is over. What this client alone cannot get over is kept in `lost`."""
-        assert self._link is not None
         profile, day_s = self._profile, self._mix.day_s
         try:
             while not self.over:

@@ -1,9 +1,11 @@
 """The run file: TOML in, a RunFile or one sentence for each error out."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
@@ -18,6 +20,7 @@ _SECTIONS = (run.Model, run.Evaluation, run.Guard, run.Server, run.RunFile)
 for _section in _SECTIONS:
     with_config(ConfigDict(extra="forbid"))(_section)
 _ADAPTER = TypeAdapter(run.RunFile)
+Settings = TypeVar("Settings")
 
 # What an operator may change between two starts of one run: none of it enters the model.
 _CHANGEABLE = {"server"}
@@ -46,11 +49,17 @@ def read_run_file(path: Path) -> run.RunFile:
 def run_file_of(raw: dict[str, Any], source: str) -> run.RunFile:
     """The run that `raw` says, as TOML is read; `source` is what to call it. Raises RunFileError, a line for each
     reason."""
+    return checked(_ADAPTER, run.RunFile, raw, source)
+
+
+def checked(adapter: TypeAdapter[Settings], kind: type[Settings], raw: Mapping[str, Any], source: str) -> Settings:
+    """What `raw` says, as TOML is read, as a value of a dataclass that checks itself. Raises RunFileError."""
     try:
         # Through JSON, where strict means: no string for a number, but tables for dataclasses.
-        return _ADAPTER.validate_json(json.dumps(raw, default=str), strict=True)
+        return adapter.validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
-        raise RunFileError("\n".join(f"{source}: {_sentence(dict(e), raw)}" for e in error.errors())) from error
+        sentences = (_sentence(dict(one), raw, kind) for one in error.errors())
+        raise RunFileError("\n".join(f"{source}: {sentence}" for sentence in sentences)) from error
 
 
 def differences(ledger: run.RunFile, file: run.RunFile) -> list[str]:
@@ -71,54 +80,46 @@ def differences(ledger: run.RunFile, file: run.RunFile) -> list[str]:
     return told
 
 
-def _sentence(error: dict[str, Any], raw: dict[str, Any]) -> str:
-    location = [str(part) for part in error["loc"]]
-    field = ".".join(location)
+def _sentence(error: dict[str, Any], raw: Mapping[str, Any], kind: type[Any]) -> str:
+    location = error["loc"]
+    field = ".".join(str(part + 1) if isinstance(part, int) else part for part in location)
     match error["type"]:
         case "unexpected_keyword_argument":
-            of = _method(location[:-1], raw)
-            return f"{field} is not a setting{of}; allowed here: {', '.join(_allowed(location[:-1], raw))}"
+            allowed = ", ".join(one.name for one in fields(_type_at(location[:-1], raw, kind)))
+            return f"{field} is not a setting{_method(location[:-1], raw)}; allowed here: {allowed}"
         case "missing" | "missing_argument":
-            return f"{field} is missing{_REMEDIES.get(field) or _choices(location, raw)}"
+            choices = ", ".join(map(repr, get_args(_type_at(location, raw, kind))))
+            return f"{field} is missing{_REMEDIES.get(field) or (f': one of {choices}' if choices else '')}"
         case "value_error":
             prefix = f"{field}." if field else ""
             return f"{prefix}{error['ctx']['error']}".replace(f"{field}.{field}.", f"{field}.")
         case "literal_error":
             return f"{field} = {error['input']!r}: must be {error['ctx']['expected']}"
         case _:
-            given = raw
+            given: Any = raw
             for part in location:
-                given = given.get(part, {}) if isinstance(given, dict) else given
+                try:
+                    given = given[part]
+                except (KeyError, IndexError, TypeError):
+                    given = {}
             return f"{field} = {given!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _method(location: list[str], raw: dict[str, Any]) -> str:
+def _method(location: tuple[str | int, ...], raw: Mapping[str, Any]) -> str:
     """' of method "fedavg"' in a section whose settings depend on that."""
-    if location not in (["warmup"], ["zeroth_order"]):
+    if location not in (("warmup",), ("zeroth_order",)):
         return ""
-    named = raw[location[0]].get("method") or next(iter(SECTIONS[location[0]]))
-    return f' of method "{named}"'
+    section = str(location[0])
+    return f' of method "{raw[section].get("method") or next(iter(SECTIONS[section]))}"'
 
 
-def _allowed(location: list[str], raw: dict[str, Any]) -> list[str]:
-    section: Any = run.RunFile
+def _type_at(location: tuple[str | int, ...], raw: Mapping[str, Any], kind: Any) -> Any:
+    """The type of what is there; of an algorithm's settings, the class that their `method` names."""
     for part in location:
-        section = _class_of(section, part, raw)
-    return [field.name for field in fields(section)]
-
-
-def _class_of(section: Any, part: str, raw: dict[str, Any]) -> Any:
-    """The type of a field of a section's; for an algorithm's settings, the class that their `method` names."""
-    found = get_type_hints(section).get(part)
-    if found in (WarmUp, ZerothOrder):
-        given = raw.get(part)  # a section that is missing, or no table, is among what is wrong
-        return settings_class(part, given.get("method") if isinstance(given, dict) else None)
-    return found
-
-
-def _choices(location: list[str], raw: dict[str, Any]) -> str:
-    section: Any = run.RunFile
-    for part in location:
-        section = _class_of(section, part, raw)
-    choices = get_args(section)
-    return f": one of {', '.join(map(repr, choices))}" if choices else ""
+        kind = get_args(kind)[0] if isinstance(part, int) else get_type_hints(kind).get(part)
+        if isinstance(kind, UnionType):
+            kind, _ = get_args(kind)  # X | None
+        if kind in (WarmUp, ZerothOrder):
+            given = raw.get(str(part))  # a section that is missing, or no table, is among what is wrong
+            kind = settings_class(str(part), given.get("method") if isinstance(given, dict) else None)
+    return kind

@@ -21,11 +21,11 @@ import pytest
 from tests.client.conftest import HEARING_S, Scripted, Start, Talk, one_sentence
 from tests.client.test_outages import free_port, idle
 from zowarmup.cli import certificates
-from zowarmup.cli.failure import NoAnswer
-from zowarmup.cli.session import Session
+from zowarmup.cli.session.session import Session
 from zowarmup.client.net.contact import Contact, ContactFinding, heard, look
 from zowarmup.client.net.retrying import SAY_EVERY_S, Lookout, Missing
 from zowarmup.client.net.tls import PLAIN, Trust, trust
+from zowarmup.common.system.command import NoAnswer
 
 Serve = Callable[[socket.socket], None]
 

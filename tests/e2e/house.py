@@ -18,16 +18,14 @@ import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli import certificates
-from zowarmup.cli.failure import NoAnswer
-from zowarmup.cli.interrupts import Interrupts
-from zowarmup.cli.run_status import Status
-from zowarmup.cli.session import Session
+from zowarmup.cli.session.session import Session
+from zowarmup.cli.session.status import Status
 from zowarmup.client.net.tls import trust
 from zowarmup.common.messages.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.settings.run import PROTOCOL, Evaluation, Model, RunFile, Server
-from zowarmup.lab.demo.demo import NO_PROXY, ONE_THREAD, free_port
+from zowarmup.common.system.command import Interrupts, NoAnswer
 from zowarmup.lab.demo.settings import to_toml
-from zowarmup.lab.processes import Processes
+from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
 from zowarmup.server.core import events as ev
 from zowarmup.server.store.ledger import Ledger
 from zowarmup.v1 import coordinator_pb2 as wire

@@ -11,7 +11,7 @@ import pytest
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import wait_until
 from tests.e2e.test_stopping import Stage
-from zowarmup.cli.session import Session
+from zowarmup.cli.session.session import Session
 from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
 from zowarmup.lab.demo.settings import to_toml
 

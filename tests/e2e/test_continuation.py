@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.cli.session import Session
+from zowarmup.cli.session.session import Session
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
 from zowarmup.lab.demo.settings import to_toml
 

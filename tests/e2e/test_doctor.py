@@ -16,7 +16,7 @@ from cryptography import x509
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli import certificates
 from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
-from zowarmup.lab.demo.demo import free_port
+from zowarmup.lab.processes import free_port
 
 from .conftest import Fleet, wait_until
 

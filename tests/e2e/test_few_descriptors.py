@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.conftest import wait_until
 from tests.e2e.test_stopping import Stage
-from zowarmup.cli.session import Session
+from zowarmup.cli.session.session import Session
 from zowarmup.server.main import OPTIONS
 from zowarmup.server.runtime import FILES, OWN_FILES, connections
 

@@ -17,11 +17,10 @@ from cryptography import x509
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli import certificates
-from zowarmup.cli.interrupts import Interrupts
 from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
-from zowarmup.lab.demo.demo import NO_PROXY, ONE_THREAD, free_port
+from zowarmup.common.system.command import Interrupts
 from zowarmup.lab.demo.settings import to_toml
-from zowarmup.lab.processes import Processes
+from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
 
 ENVIRONMENT = {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"}
 SLOW_S = 120.0

@@ -12,8 +12,8 @@ import numpy as np
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import ENDLESS
 from tests.patience import PATIENCE
-from zowarmup.cli.run_status import payload
-from zowarmup.cli.session import Session
+from zowarmup.cli.session.session import Session
+from zowarmup.cli.session.status import payload
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
 from zowarmup.data import load

@@ -15,8 +15,8 @@ import pytest
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import wait_until
 from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
-from zowarmup.lab.demo.demo import NO_PROXY, ONE_THREAD, free_port
 from zowarmup.lab.demo.settings import to_toml
+from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 

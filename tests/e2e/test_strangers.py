@@ -28,9 +28,9 @@ from tests.e2e.house import (
     scalars,
 )
 from tests.patience import PATIENCE
-from zowarmup.cli.interrupts import Interrupts
 from zowarmup.common.messages.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.settings.run import PROTOCOL
+from zowarmup.common.system.command import Interrupts
 from zowarmup.lab.processes import Processes
 from zowarmup.server.core import events as ev
 from zowarmup.server.rpc.credentials import hash_secret

@@ -24,7 +24,7 @@ from zowarmup.client.net.transfer import Transfers
 from zowarmup.client.store.replica import Position
 from zowarmup.common.messages.values import Delta, Tier, Work
 from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
-from zowarmup.lab.demo.demo import free_port
+from zowarmup.lab.processes import free_port
 
 WIDE = """
 from torch import nn

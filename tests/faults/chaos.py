@@ -23,14 +23,12 @@ from pathlib import Path
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.faults.proxy import Link
-from zowarmup.cli.failure import CommandError
-from zowarmup.cli.interrupts import Interrupts
-from zowarmup.cli.session import Session
+from zowarmup.cli.session.session import Session
 from zowarmup.common.messages.values import Phase
 from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
-from zowarmup.lab.demo.demo import NO_PROXY, ONE_THREAD, free_port
+from zowarmup.common.system.command import CommandError, Interrupts
 from zowarmup.lab.demo.settings import to_toml
-from zowarmup.lab.processes import Processes
+from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
 from zowarmup.server.core import events as ev
 from zowarmup.server.store.data_dir import LEDGER
 from zowarmup.server.store.ledger import Ledger

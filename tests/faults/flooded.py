@@ -15,12 +15,10 @@ from pathlib import Path
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import Fleet
-from zowarmup.cli.failure import CommandError, NoAnswer
-from zowarmup.cli.interrupts import Interrupts
-from zowarmup.cli.session import Session
+from zowarmup.cli.session.session import Session
 from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
-from zowarmup.lab.demo.demo import NO_PROXY, ONE_THREAD, free_port
-from zowarmup.lab.processes import Processes
+from zowarmup.common.system.command import CommandError, Interrupts, NoAnswer
+from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
 from zowarmup.server.core import events as ev
 from zowarmup.server.store.data_dir import LEDGER
 from zowarmup.server.store.ledger import Ledger

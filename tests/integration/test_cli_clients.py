@@ -9,7 +9,8 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from zowarmup.cli.clients import Participant, clients_text
+from zowarmup.cli.listings import clients_text
+from zowarmup.cli.session.status import Participant
 from zowarmup.common.exact.layout import Block, Layout, Tensor
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.run import PROTOCOL
@@ -60,10 +61,10 @@ def test_all_columns_where_there_is_room_for_them() -> None:
     text = clients_text([replace(PI, name="pi-10", agrees=False), PI, high], None)
     assert text == (
         "3 clients: 3 connected\n"
-        "name    tier  state        since  version      last   memory       up    down  program\n"
-        "jetson  high  in round 12      -  310             -        -  80.4 kB  489 kB  zowarmup 0.1.0\n"
-        "pi-2    low   in round 12    2 h  310 ok        4 s  68.0 MB  80.4 kB  489 kB  zowarmup 0.1.0\n"
-        "pi-10   low   in round 12    2 h  310 DIFFERS   4 s  68.0 MB  80.4 kB  489 kB  zowarmup 0.1.0\n"
+        "name    tier  state        since  version      last  memory       up    down  program\n"
+        "jetson  high  in round 12      -  310             -       -  80.4 kB  489 kB  zowarmup 0.1.0\n"
+        "pi-2    low   in round 12    2 h  310 ok        4 s   68 MB  80.4 kB  489 kB  zowarmup 0.1.0\n"
+        "pi-10   low   in round 12    2 h  310 DIFFERS   4 s   68 MB  80.4 kB  489 kB  zowarmup 0.1.0\n"
         "\n"
         "pi-10 reported a digest that is not the run's at version 310"
     )

@@ -12,13 +12,13 @@ import grpc
 import pytest
 from rich.console import Console
 
-from zowarmup.cli.failure import CommandError, NoAnswer, Usage
-from zowarmup.cli.run_status import ClientStatus, EvaluationStatus, TrafficStatus
-from zowarmup.cli.session import Session
-from zowarmup.cli.status_view import status_view
+from zowarmup.cli.session.session import Session
+from zowarmup.cli.session.status import ClientStatus, EvaluationStatus, TrafficStatus
+from zowarmup.cli.session.view import status_view
 from zowarmup.common.exact.layout import Block, Layout, Tensor
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.settings.run import PROTOCOL
+from zowarmup.common.system.command import CommandError, NoAnswer, Usage
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 

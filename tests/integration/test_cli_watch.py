@@ -9,10 +9,9 @@ import grpc
 import pytest
 from rich.console import Console
 
-from zowarmup.cli.failure import Interrupted
-from zowarmup.cli.interrupts import Interrupts
-from zowarmup.cli.session import Session
+from zowarmup.cli.session.session import Session
 from zowarmup.cli.watch import watch
+from zowarmup.common.system.command import Interrupted, Interrupts
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 

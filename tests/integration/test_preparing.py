@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from zowarmup.cli.failure import NoAnswer
-from zowarmup.cli.session import Session
+from zowarmup.cli.session.session import Session
 from zowarmup.client import errors
 from zowarmup.client.net.connection import Connection
 from zowarmup.client.net.retrying import Lookout, with_retries
 from zowarmup.client.net.tls import PLAIN
 from zowarmup.common.messages.values import Tier
+from zowarmup.common.system.command import NoAnswer
 from zowarmup.server.main import LAST_S
 from zowarmup.server.rpc import preparing
 from zowarmup.server.rpc.preparing import SENTENCE, PreparingInterceptor

@@ -29,12 +29,11 @@ import yaml
 
 from tests.patience import PATIENCE
 from zowarmup.cli import certificates
-from zowarmup.cli.interrupts import Interrupts
 from zowarmup.common.settings.run import RunFile
+from zowarmup.common.system.command import Interrupts
 from zowarmup.common.system.pdeathsig import tethered
-from zowarmup.lab.demo.demo import NO_PROXY, ONE_THREAD, free_port
 from zowarmup.lab.demo.settings import to_toml
-from zowarmup.lab.processes import Processes
+from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "deploy" / "prometheus"

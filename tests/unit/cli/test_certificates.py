@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from zowarmup.cli import certificates
 from zowarmup.cli.certificates import client, init, server
-from zowarmup.cli.failure import CommandError, Usage
+from zowarmup.common.system.command import CommandError, Usage
 
 
 def load(path: Path) -> x509.Certificate:

@@ -17,9 +17,12 @@ from zowarmup.common.text import (
     LONGEST_ERROR,
     LONGEST_LINE,
     amount,
+    counted,
+    duration,
     in_words,
     is_foreign,
     out_of_memory,
+    percent,
     printable,
     printable_lines,
     where,
@@ -133,3 +136,10 @@ def test_a_record_is_one_line_whatever_it_repeats(words: str, tracebacks: bool) 
 )
 def test_amount(count: int, text: str) -> None:
     assert amount(count) == text
+
+
+def test_other_numbers_have_their_unit() -> None:
+    assert (amount(4e12), amount(999_600)) == ("4000 GB", "1 MB")
+    assert percent(0.9578) == "95.8 %"
+    assert [duration(s) for s in (8.4, 59.6, 65, 7380)] == ["8 s", "1 min 00 s", "1 min 05 s", "2 h 03 min"]
+    assert [counted(n, "client") for n in (0, 1, 9)] == ["0 clients", "1 client", "9 clients"]

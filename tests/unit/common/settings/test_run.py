@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.cli.failure import Usage
 from zowarmup.common.algorithms import SECTIONS
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import ClientSpec, Model
+from zowarmup.common.system.command import Usage
 from zowarmup.lab.experiments.table import read_table
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.sampling import pool_seed

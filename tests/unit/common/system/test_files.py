@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from zowarmup.cli.certificates import init, server
-from zowarmup.cli.failure import CommandError
 from zowarmup.client.errors import Final
 from zowarmup.client.net.tls import TrustError, read_authority, trust
 from zowarmup.client.store.directory import LOCK, StateDirectory
 from zowarmup.client.work.joining import invited
 from zowarmup.common.settings.run import Server
+from zowarmup.common.system.command import CommandError
 from zowarmup.common.system.files import (
     TomlError,
     open_given,
@@ -28,7 +28,7 @@ from zowarmup.common.system.files import (
     strangers,
 )
 from zowarmup.data import DataError, load
-from zowarmup.lab.experiments.folders import held
+from zowarmup.lab.processes import held
 from zowarmup.lab.simulation.fleet import secret
 from zowarmup.server.rpc.certificate import CertificateError, read_certificate
 from zowarmup.server.rpc.credentials import CredentialError, operator_sha256
@@ -142,7 +142,7 @@ def carry(folder: Path) -> None:
 
 
 def experiment(folder: Path) -> None:
-    with held(folder):
+    with held(folder, "experiment"):
         pass
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zowarmup.cli.failure import Usage
+from zowarmup.common.system.command import Usage
 from zowarmup.lab.experiments.grid import after_warm_up, at_the_edge, cells, choices, choose, choosing, said, trials
 from zowarmup.lab.experiments.table import ExperimentTable, read_table, table_of
 
@@ -158,7 +158,7 @@ def test_the_best_mean_is_chosen_and_of_equal_ones_the_first() -> None:
         ({"clients": "ten"}, "clients = 'ten': input should be a valid integer"),
         ({"seeds": [0, 0]}, "seeds = [0, 0]: must be"),
         ({"high_percent": [101]}, "high_percent = [101]: must be 0 to 100, each once"),
-        ({"plots": ["round"]}, "plots.1 = 'round': must be one of 'rounds', 'uplink'"),
+        ({"plots": ["round"]}, "plots.1 = 'round': must be 'rounds', 'uplink'"),
         ({"method": [{"name": "a"}, {"name": "A"}]}, "must be names that differ"),
         ({"method": [{"name": "a", "rate": 1}]}, "method.1.rate is not a setting; allowed here: name, model, warmup"),
         ({"method": [{"name": "a/b"}]}, "method.1.name = 'a/b': must be"),

@@ -15,10 +15,10 @@ from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.messages.values import Contribution, Delta, Phase, Scalars, Tier
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
-from zowarmup.lab.experiments.folders import BEGUN, CHECKPOINT, OUTCOME, FolderUse, Place, folder_use
+from zowarmup.lab.experiments.conduct import Moment, default_jobs, left_s
 from zowarmup.lab.experiments.grid import Cell, cells
 from zowarmup.lab.experiments.outcome import Point, RunOutcome, outcome_of
-from zowarmup.lab.experiments.progress import Moment, default_jobs, left_s
+from zowarmup.lab.experiments.running import BEGUN, CHECKPOINT, OUTCOME, Place
 from zowarmup.lab.experiments.summary import curve_of, markdown, row_of, rows_csv, spread
 from zowarmup.server.core import events as ev
 
@@ -81,7 +81,6 @@ def test_a_ledger_is_folded_to_what_a_run_came_to() -> None:
     assert (start.round, start.uplink_bytes, start.client_forwards) == (0, 0, 0)
     assert (end.round, end.accuracy, end.uplink_bytes, end.client_forwards) == (2, 0.8, 464, 3300)
     assert found.last == end
-    assert RunOutcome.from_json(found.to_json()) == found
 
 
 def test_a_run_that_gave_up_has_no_accuracy() -> None:
@@ -89,37 +88,24 @@ def test_a_run_that_gave_up_has_no_accuracy() -> None:
     assert outcome_of(ledger(ev.RunPaused("x"), ev.RunResumed())).last is not None
 
 
-@pytest.mark.parametrize(
-    ("begun", "over", "decision"),
-    [
-        ("", "", FolderUse.ANEW),
-        ("new", "", FolderUse.GO_ON),
-        ("old", "", FolderUse.ANEW),
-        ("new", "new", FolderUse.KEEP),
-        ("old", "old", FolderUse.ANEW),
-        ("new", "old", FolderUse.ANEW),
-    ],
-)
-def test_what_is_over_is_kept_and_what_was_begun_goes_on(begun: str, over: str, decision: FolderUse) -> None:
-    assert folder_use("new", begun, over) is decision
-
-
-def test_a_folder_says_what_is_there(tmp_path: Path) -> None:
+def test_what_is_over_is_kept_and_what_was_begun_goes_on(tmp_path: Path) -> None:
     place, found = Place(tmp_path / "cell"), outcome_of(ledger())
-    assert place.find("f", False) == (FolderUse.ANEW, None)
-    place.begin("f", FolderUse.ANEW)
+    assert place.find("f", False) is None
+    place.begin("f")
     (place.path / "server").mkdir()
-    assert place.find("f", False) == (FolderUse.GO_ON, None)
+    assert place.find("f", False) is None
+    place.begin("f")
+    assert (place.path / "server").exists(), "the same work goes on"
     place.settle("f", found, keep=False)
     assert sorted(path.name for path in place.path.iterdir()) == [BEGUN, OUTCOME]
-    assert place.find("f", False) == (FolderUse.KEEP, found)
-    assert place.find("g", False) == (FolderUse.ANEW, None)
-    assert place.find("f", True)[0] is FolderUse.GO_ON, "a warm-up is worth nothing without its weights"
+    assert place.find("f", False) == found
+    assert place.find("g", False) is None
+    assert place.find("f", True) is None, "a warm-up is worth nothing without its weights"
     (place.path / CHECKPOINT).touch()
-    assert place.find("f", True) == (FolderUse.KEEP, found)
+    assert place.find("f", True) == found
     (place.path / OUTCOME).write_text("{")
-    assert place.find("f", False) == (FolderUse.GO_ON, None)
-    place.begin("g", FolderUse.ANEW)
+    assert place.find("f", False) is None
+    place.begin("g")
     assert [path.name for path in place.path.iterdir()] == [BEGUN]
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.small import PAIR, Client, Life, create, live, replayed_digest, run_file
-from zowarmup.cli.failure import CommandError
-from zowarmup.cli.fsck import fsck, told
+from zowarmup.cli.stored_run import fsck, told
+from zowarmup.common.system.command import CommandError
 from zowarmup.server.store.archive import ArchiveError, open_archive, replay
 from zowarmup.server.store.blobs import Blobs
 from zowarmup.server.store.data_dir import BLOBS, LEDGER

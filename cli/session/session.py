@@ -3,17 +3,24 @@
 Calls are synchronous and short, each with a deadline. Nothing else in this room touches the wire.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Self
+from dataclasses import is_dataclass
+from functools import cache
+from types import TracebackType, UnionType
+from typing import Any, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import grpc
 
-from zowarmup.cli.clients import Participant
-from zowarmup.cli.failure import CommandError, NoAnswer, Usage
-from zowarmup.cli.invitations import InvitationStatus
-from zowarmup.cli.run_status import ClientStatus, EvaluationStatus, Issued, Run, Status, TrafficStatus, VersionStatus
+from zowarmup.cli.session.status import (
+    ClientStatus,
+    InvitationStatus,
+    Issued,
+    Participant,
+    Run,
+    Status,
+    VersionStatus,
+)
 from zowarmup.client.net.contact import ContactFinding, look
 from zowarmup.client.net.tls import PLAIN, Trust, dialling, distrusted, shut
 from zowarmup.common.exact.layout import Layout
@@ -21,17 +28,25 @@ from zowarmup.common.messages.codec import phase_from_wire, tier_from_wire, tier
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.settings.addresses import host_and_port
 from zowarmup.common.settings.run import PROTOCOL
+from zowarmup.common.system.command import CommandError, NoAnswer, Usage
 from zowarmup.common.text import printable
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1.coordinator_pb2_grpc import CoordinatorServiceStub, OperatorServiceStub
 
 DEADLINE_S = 5.0
 LOOK_S = 2.0
+Answer = TypeVar("Answer")
+# Fields that have another name on the wire.
+WIRE_NAMES = {
+    (ClientStatus, "name"): "client",
+    (Participant, "name"): "client",
+    (InvitationStatus, "name"): "invitation",
+}
 
 
 class Session:
     """`trust`: how to know the coordinator; `credential`: the operator's, empty without it. Raises Usage where `address`
-    is not HOST:PORT. The calls raise NoAnswer where nobody answers within `deadline_s` seconds, and Failure where what
+    is not HOST:PORT. The calls raise NoAnswer where nobody answers within `deadline_s` seconds, and CommandError where what
     answers is not a coordinator of this protocol, is not the one that is trusted, or refuses."""
 
     def __init__(
@@ -80,38 +95,7 @@ class Session:
             return Run(printable(answer.name), printable(answer.run_id), Layout.from_json(answer.layout_json).size)
 
     def status(self) -> Status:
-        with self._sentences():
-            answer = self._operator.GetStatus(
-                wire.GetStatusRequest(), timeout=self._deadline_s, metadata=self._metadata
-            )
-            return Status(
-                name=printable(answer.name),
-                run_id=printable(answer.run_id),
-                phase=phase_from_wire(answer.phase),
-                round=answer.round,
-                version=answer.version,
-                digest=answer.digest.hex(),
-                activity=printable(answer.activity),
-                pivot_version=answer.pivot_version,
-                final_version=answer.final_version,
-                clients=tuple(_client(client) for client in answer.clients),
-                traffic=tuple(_traffic(row) for row in answer.traffic),
-                evaluation=_evaluation(answer.evaluation) if answer.HasField("evaluation") else None,
-                pivot_evaluation=_evaluation(answer.pivot_evaluation) if answer.HasField("pivot_evaluation") else None,
-                paused=printable(answer.paused),
-                participants=answer.participants,
-                contributed=answer.contributed,
-                uptime_s=answer.uptime_s,
-                refusals={printable(row.reason): row.count for row in answer.refusals},
-                clipped_scalars=answer.clipped_scalars,
-                clipped_deltas=answer.clipped_deltas,
-                rounds_below_tick=answer.rounds_below_tick,
-                certificate_expires_at_s=answer.certificate_expires_at_s,
-                pivot_reason=printable(answer.pivot_reason),
-                rollbacks=answer.rollbacks,
-                rate_factor=answer.rate_factor,
-                gave_up=printable(answer.gave_up),
-            )
+        return self._ask(self._operator.GetStatus, wire.GetStatusRequest(), _status)
 
     def health(self) -> str:
         """What gRPC's health service at the address says: SERVING, or another word of it."""
@@ -124,62 +108,60 @@ class Session:
 
     def versions(self, from_version: int = 0) -> list[VersionStatus]:
         """The run's history from a version on, in order."""
-        with self._sentences():
-            request = wire.ListVersionsRequest(from_version=from_version)
-            rows = self._operator.ListVersions(request, timeout=self._deadline_s, metadata=self._metadata)
-            return [_version(row) for row in rows]
+        request = wire.ListVersionsRequest(from_version=from_version)
+        return self._ask(self._operator.ListVersions, request, lambda rows: [_version(row) for row in rows])
 
     def clients(self) -> list[Participant]:
         """All that have enrolled, by name, and what they did last."""
-        with self._sentences():
-            rows = self._operator.ListClients(
-                wire.ListClientsRequest(), timeout=self._deadline_s, metadata=self._metadata
-            )
-            return [_participant(row) for row in rows]
+        request = wire.ListClientsRequest()
+        return self._ask(self._operator.ListClients, request, lambda rows: [_value(Participant, row) for row in rows])
 
     def pause(self, reason: str) -> None:
         """Open no further round until resumed."""
-        self._verb(self._operator.Pause, wire.PauseRequest(reason=reason))
+        self._ask(self._operator.Pause, wire.PauseRequest(reason=reason), _nothing)
 
     def resume(self) -> None:
         """Open rounds again."""
-        self._verb(self._operator.Resume, wire.ResumeRequest())
+        self._ask(self._operator.Resume, wire.ResumeRequest(), _nothing)
 
     def pivot(self, reason: str) -> None:
         """End the warm-up after the round in progress."""
-        self._verb(self._operator.Pivot, wire.PivotRequest(reason=reason))
+        self._ask(self._operator.Pivot, wire.PivotRequest(reason=reason), _nothing)
 
     def stop(self, reason: str) -> None:
         """Finish the run after the round in progress."""
-        self._verb(self._operator.Stop, wire.StopRequest(reason=reason))
+        self._ask(self._operator.Stop, wire.StopRequest(reason=reason), _nothing)
 
     def invite(self, tier: Tier, expires_s: float, uses: int) -> Issued:
         """A secret with which devices may enrol. It is shown this once."""
         request = wire.InviteRequest(tier=tier_to_wire(tier), expires_s=expires_s, uses=uses)
-        answer = self._verb(self._operator.Invite, request)
-        return Issued(printable(answer.token), answer.expires_at_s, printable(answer.invitation))
+        return self._ask(self._operator.Invite, request, lambda answer: _value(Issued, answer))
 
     def revoke(self, client: str, reason: str, with_invitation: bool) -> tuple[InvitationStatus | None, bool]:
         """Shut a client out for ever: the invitation that it came by, and whether devices may enrol without one."""
         request = wire.RevokeRequest(client=client, reason=reason, with_invitation=with_invitation)
-        answer = self._verb(self._operator.Revoke, request)
-        return _invitation(answer.invitation) if answer.HasField("invitation") else None, answer.open_enrolment
+        return self._ask(
+            self._operator.Revoke,
+            request,
+            lambda answer: (_field(answer, "invitation", InvitationStatus), answer.open_enrolment),
+        )
 
     def invitations(self) -> list[InvitationStatus]:
         """All that were issued, in order."""
-        with self._sentences():
-            request = wire.ListInvitationsRequest()
-            rows = self._operator.ListInvitations(request, timeout=self._deadline_s, metadata=self._metadata)
-            return [_invitation(row) for row in rows]
+        request = wire.ListInvitationsRequest()
+        return self._ask(
+            self._operator.ListInvitations, request, lambda rows: [_value(InvitationStatus, row) for row in rows]
+        )
 
     def uninvite(self, invitation: str, reason: str) -> InvitationStatus:
         """Revoke an invitation."""
         request = wire.UninviteRequest(invitation=invitation, reason=reason)
-        return _invitation(self._verb(self._operator.Uninvite, request).invitation)
+        return self._ask(self._operator.Uninvite, request, lambda answer: _value(InvitationStatus, answer.invitation))
 
-    def _verb(self, call: Any, request: Any) -> Any:
+    def _ask(self, call: Any, request: Any, made: Callable[[Any], Answer]) -> Answer:
+        """What is `made` of the answer, or of the stream of answers."""
         with self._sentences():
-            return call(request, timeout=self._deadline_s, metadata=self._metadata)
+            return made(call(request, timeout=self._deadline_s, metadata=self._metadata))
 
     @contextmanager
     def _sentences(self) -> Iterator[None]:
@@ -238,76 +220,52 @@ class Session:
                 )
 
 
-def _participant(message: wire.ListClientsResponse) -> Participant:
-    return Participant(
-        name=printable(message.client),
-        tier=tier_from_wire(message.tier),
-        connected=message.connected,
-        since_s=message.since_s if message.HasField("since_s") else None,
-        revoked=printable(message.revoked),
-        round=message.round,
-        contributed=message.contributed,
-        abstained=printable(message.abstained),
-        version=message.version,
-        agrees=message.agrees if message.HasField("agrees") else None,
-        software=printable(message.software),
-        contributed_s=message.contributed_s if message.HasField("contributed_s") else None,
-        peak_memory_bytes=message.peak_memory_bytes,
-        up_bytes=message.up_bytes,
-        down_bytes=message.down_bytes,
-        examples=message.examples,
-    )
+def _value(kind: type[Answer], message: Any, **given: Any) -> Answer:
+    """A message as a value of a dataclass: each field is what is `given`, or the message's field of that name, text made
+    printable and bytes in hex; None where that is absent."""
+    for name, hint in _hints(cast(Any, kind)).items():
+        if name not in given:
+            given[name] = _field(message, WIRE_NAMES.get((kind, name), name), hint)
+    return kind(**given)
 
 
-def _invitation(message: wire.ListInvitationsResponse) -> InvitationStatus:
-    return InvitationStatus(
-        name=printable(message.invitation),
-        tier=tier_from_wire(message.tier),
-        uses=message.uses,
-        used=message.used,
-        expires_at_s=message.expires_at_s,
-        closed=printable(message.closed),
-        clients=tuple(map(printable, message.clients)),
-    )
+def _field(message: Any, name: str, hint: Any) -> Any:
+    absent = message.DESCRIPTOR.fields_by_name[name].has_presence and not message.HasField(name)
+    return None if absent else _converted(getattr(message, name), hint)
 
 
-def _client(message: wire.ClientStatus) -> ClientStatus:
-    return ClientStatus(
-        name=printable(message.client),
-        tier=tier_from_wire(message.tier),
-        connected=message.connected,
-        examples=message.examples,
-        version=message.version,
-        digest=message.digest.hex(),
-        peak_memory_bytes=message.peak_memory_bytes,
-        gone_s=message.gone_s,
-        revoked=printable(message.revoked),
-    )
+def _converted(value: Any, hint: Any) -> Any:
+    """Raises ValueError where it is no value of that type."""
+    if isinstance(hint, UnionType):
+        hint, _ = get_args(hint)  # X | None
+        if hint is Tier and not value:
+            return None
+    if hint is Tier:
+        return tier_from_wire(value)
+    if hint is Phase:
+        return phase_from_wire(value)
+    if get_origin(hint) is tuple:
+        return tuple(_converted(one, get_args(hint)[0]) for one in value)
+    if is_dataclass(hint):
+        return _value(cast(type[Any], hint), value)
+    if isinstance(value, bytes):
+        return value.hex()
+    return printable(value) if isinstance(value, str) else value
 
 
-def _traffic(message: wire.Traffic) -> TrafficStatus:
-    return TrafficStatus(
-        direction=printable(message.direction),
-        tier=tier_from_wire(message.tier) if message.tier else None,
-        phase=phase_from_wire(message.phase),
-        kind=printable(message.kind),
-        payload_bytes=message.payload_bytes,
-        messages=message.messages,
-    )
+@cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
-def _evaluation(message: wire.Evaluation) -> EvaluationStatus:
-    return EvaluationStatus(message.version, message.accuracy, message.loss, message.examples)
+def _nothing(answer: object) -> None:
+    """Of an answer that says no more than that it was done."""
+
+
+def _status(message: wire.GetStatusResponse) -> Status:
+    return _value(Status, message, refusals={printable(row.reason): row.count for row in message.refusals})
 
 
 def _version(message: wire.ListVersionsResponse) -> VersionStatus:
-    return VersionStatus(
-        version=message.version,
-        round=message.round,
-        # The initial weights belong to no round, and so to no phase but the first.
-        phase=phase_from_wire(message.phase) if message.phase else Phase.WARM_UP,
-        contributions=message.contributions,
-        committed_at_s=message.committed_at_s,
-        evaluation=_evaluation(message.evaluation) if message.HasField("evaluation") else None,
-        traffic=tuple(_traffic(row) for row in message.traffic),
-    )
+    # The initial weights belong to no round, and so to no phase but the first.
+    return _value(VersionStatus, message, **({} if message.phase else {"phase": Phase.WARM_UP}))

@@ -1,62 +1,20 @@
-"""`zowarmup clients`: one line per client, aligned, in plain text.
+"""`zowarmup clients` and `zowarmup invitations`: one line each, in plain text; and what a revocation leaves valid.
 
-On a terminal the lines fit its width: columns that matter least are left out first. Into a file or a pipe all are written.
+On a terminal the lines of clients fit its width: columns that matter least are left out first. Into a file or a pipe all
+are written.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from datetime import datetime
 
-from zowarmup.cli.units import counted, size
-from zowarmup.common.messages.values import Tier
+from zowarmup.cli.session.status import InvitationStatus, Participant
+from zowarmup.common.text import amount, counted
 
 REASONS_SHOWN = 20
 NARROWEST_NAME = 8
 _DROPPED_FIRST = ("program", "memory", "since", "last", "down", "up", "tier")
-
-
-@dataclass(frozen=True, slots=True)
-class Participant:
-    """A client and what it did last. `since_s`: how long it has been connected or gone, None where it has not been seen
-    since the coordinator started; `round`: the open one that it takes part in, 0 for none; `abstained`: why it last did,
-    empty where it has contributed since; `agrees`: whether the digest that it last reported is the run's, None where it
-    has reported none; `contributed_s`: how long ago it last contributed; `up_bytes` and `down_bytes`: on the wire, since
-    the coordinator started."""
-
-    name: str
-    tier: Tier
-    connected: bool
-    since_s: float | None
-    revoked: str
-    round: int
-    contributed: bool
-    abstained: str
-    version: int
-    agrees: bool | None
-    software: str
-    contributed_s: float | None
-    peak_memory_bytes: int
-    up_bytes: int
-    down_bytes: int
-    examples: int
-
-    @property
-    def state(self) -> str:
-        """In a word or two."""
-        if self.revoked:
-            return "revoked"
-        if not self.connected:
-            return "not seen" if self.since_s is None else "gone"
-        if self.abstained:
-            return "abstains"
-        if self.round:
-            return f"contributed {self.round}" if self.contributed else f"in round {self.round}"
-        return "connected"
-
-    def to_json(self) -> dict[str, Any]:
-        return {"state": self.state, **asdict(self)}
 
 
 def clients_text(clients: Sequence[Participant], width: int | None) -> str:
@@ -123,9 +81,9 @@ _COLUMNS: dict[str, Callable[[Participant], str]] = {
     "since": lambda client: _for(client.since_s),
     "version": _version,
     "last": lambda client: _for(client.contributed_s),
-    "memory": lambda client: size(client.peak_memory_bytes) if client.peak_memory_bytes else "-",
-    "up": lambda client: size(client.up_bytes) if client.up_bytes else "-",
-    "down": lambda client: size(client.down_bytes) if client.down_bytes else "-",
+    "memory": lambda client: amount(client.peak_memory_bytes) if client.peak_memory_bytes else "-",
+    "up": lambda client: amount(client.up_bytes) if client.up_bytes else "-",
+    "down": lambda client: amount(client.down_bytes) if client.down_bytes else "-",
     "program": lambda client: client.software or "-",
 }
 _TO_THE_LEFT = ("name", "tier", "state", "version", "program")
@@ -148,3 +106,59 @@ def _total(widths: dict[str, int]) -> int:
 def _natural(client: Participant) -> list[tuple[int, str]]:
     """pi-2 before pi-10."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", client.name)]
+
+
+NAMED = 5
+
+
+def invitations_text(invitations: Sequence[InvitationStatus], every: bool) -> str:
+    """The open ones, or all of them, a line each."""
+    shown = [invitation for invitation in invitations if every or not invitation.closed]
+    more = len(invitations) - len(shown)
+    rest = f"; {counted(more, 'other')} used up, expired or revoked (--all)" if more else ""
+    if not shown:
+        return f"no invitation is open{rest}"
+    lines = [
+        f"{counted(len(shown), 'invitation')}{rest}",
+        f"{'id':<12}  tier  left        until             came by it",
+    ]
+    lines += [
+        f"{invitation.name:<12}  {invitation.tier:<4}  {f'{invitation.left} of {invitation.uses}':<10}  "
+        f"{_when(invitation.expires_at_s)}  {listed(invitation.clients) or '-'}"
+        + (f"  ({invitation.closed})" if invitation.closed else "")
+        for invitation in shown
+    ]
+    return "\n".join(lines)
+
+
+def revoked_text(client: str, invitation: InvitationStatus | None, open_enrolment: bool) -> str:
+    """That a client is revoked, who else came by its invitation, and how it could come again."""
+    lines = [f"{client} is revoked"]
+    if invitation is not None:
+        others = tuple(name for name in invitation.clients if name != client)
+        came = f"{listed(others)} came by the same invitation, {invitation.name}" if others else ""
+        if came:
+            lines.append(f"{came}: `zowarmup revoke` them, too, if their line may have leaked")
+        if invitation.left:
+            left = counted(invitation.left, "more device")
+            lines.append(
+                f"the invitation that it came by is good for {left}, and so for whoever has that line: "
+                f"`zowarmup uninvite {invitation.name}`"
+            )
+        elif invitation.closed.startswith("revoked"):
+            lines.append(f"the invitation that it came by, {invitation.name}, is revoked")
+    if open_enrolment:
+        lines.append(
+            'anyone may enrol here without an invitation, and so may it: server.enrolment = "invited" changes that'
+        )
+    return "\n".join(lines)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of the names, and how many more there are."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _when(expires_at_s: float) -> str:
+    return f"{datetime.fromtimestamp(expires_at_s).astimezone():%Y-%m-%d %H:%M}"

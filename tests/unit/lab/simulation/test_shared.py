@@ -15,9 +15,9 @@ from zowarmup.common.exact.replica import Commit, Diverged, Replica
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.codec import commit_to_wire
 from zowarmup.common.messages.values import Tier
-from zowarmup.lab.simulation.log_throttle import EVERY_S, Rarely
+from zowarmup.lab.simulation.host import EVERY_S, Rarely
 from zowarmup.lab.simulation.part import FleetProgress, FleetShare, parts, together
-from zowarmup.lab.simulation.replica import SharedReplica, View
+from zowarmup.lab.simulation.shared import SharedReplica, View
 from zowarmup.v1 import coordinator_pb2 as wire
 
 LAYOUT = Layout((Tensor("w", (64,), 0),), 64, 64, (Block("all", 0, 64),), None)
@@ -153,7 +153,7 @@ def test_a_line_is_asked_for_by_one_for_all() -> None:
     """A coordinator that is not there: every client waits on the same attempt."""
     from zowarmup.client.net.retrying import Lookout
     from zowarmup.client.net.tls import PLAIN
-    from zowarmup.lab.simulation.channels import SharedChannel
+    from zowarmup.lab.simulation.shared import SharedChannel
 
     async def run() -> None:
         line = SharedChannel("127.0.0.1:1", PLAIN, 3, Lookout("127.0.0.1:1", PLAIN))

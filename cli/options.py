@@ -1,4 +1,4 @@
-"""Options by which an operator's commands reach the coordinator.
+"""Options that commands share: how the coordinator is reached, and --verbose.
 
 The operator's credential is read from a file or the environment and never from the command line, where `ps` would show
 it. With --data-dir, on the coordinator's own machine, nothing else is needed.
@@ -14,48 +14,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zowarmup.cli.failure import Usage
-from zowarmup.common.settings.addresses import DATA_DIR_VARIABLE, SERVER_VARIABLE
+from zowarmup.common.settings.addresses import DATA_DIR_VARIABLE, DEFAULT_ADDRESS, SERVER_VARIABLE
+from zowarmup.common.system.command import Usage
+from zowarmup.common.system.logs import VERBOSE
 
 if TYPE_CHECKING:
-    from zowarmup.cli.session import Session
+    from zowarmup.cli.session.session import Session
     from zowarmup.client.net.tls import Trust
 
 CREDENTIAL_VARIABLE = "ZOWARMUP_OPERATOR_CREDENTIAL"
 CREDENTIAL_FILE = "operator.credential"
 AUTHORITY_FILE = "ca.pem"
-DEFAULT_ADDRESS = "127.0.0.1:7070"
 
 
 def _file(name: str, help: str) -> Any:
-    return Annotated[Path | None, typer.Option(name, metavar="FILE", help=help)]
+    return typer.Option(name, metavar="FILE", help=help)
 
 
+ServerOption = Annotated[
+    str, typer.Option("--server", envvar=SERVER_VARIABLE, metavar="HOST:PORT", help="The coordinator.")
+]
+DataDirOption = typer.Option(
+    "--data-dir", envvar=DATA_DIR_VARIABLE, metavar="DIR", help="The coordinator's data directory."
+)
+AuthorityOption = Annotated[
+    Path | None, _file("--ca", "PEM: who signs the coordinator's certificate, where that is private.")
+]
+CertificateOption = Annotated[Path | None, _file("--certificate", "PEM: your own, where the coordinator asks for one.")]
+KeyOption = Annotated[Path | None, _file("--key", "PEM: the key of --certificate.")]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="Send everything, secrets too, in plain text.")]
 OPTIONS: dict[str, tuple[Any, Any]] = {
-    "server": (
-        Annotated[str, typer.Option("--server", envvar=SERVER_VARIABLE, metavar="HOST:PORT", help="The coordinator.")],
-        DEFAULT_ADDRESS,
-    ),
-    "data_dir": (
-        Annotated[
-            Path | None,
-            typer.Option(
-                "--data-dir",
-                envvar=DATA_DIR_VARIABLE,
-                metavar="DIR",
-                help="Its data directory, with the operator's credential.",
-            ),
-        ],
+    "server": (ServerOption, DEFAULT_ADDRESS),
+    "data_dir": (Annotated[Path | None, DataDirOption], None),
+    "credential_file": (
+        Annotated[Path | None, _file("--credential-file", f"The operator's credential (or in {CREDENTIAL_VARIABLE}).")],
         None,
     ),
-    "credential_file": (_file("--credential-file", f"The operator's credential (or in {CREDENTIAL_VARIABLE})."), None),
-    "ca": (_file("--ca", "PEM: who signs the coordinator's certificate, where that is private."), None),
-    "certificate": (_file("--certificate", "PEM: your own, where the coordinator asks for one."), None),
-    "key": (_file("--key", "PEM: the key of --certificate."), None),
-    "insecure": (
-        Annotated[bool, typer.Option("--insecure", help="Send everything, secrets too, in plain text.")],
-        False,
-    ),
+    "ca": (AuthorityOption, None),
+    "certificate": (CertificateOption, None),
+    "key": (KeyOption, None),
+    "insecure": (InsecureOption, False),
 }
 
 
@@ -100,7 +98,7 @@ def _reach(
     insecure: bool,
 ) -> Reach:
     """Raises Usage."""
-    from zowarmup.cli.session import Session  # loads grpc
+    from zowarmup.cli.session.session import Session  # loads grpc
     from zowarmup.client.net.tls import TrustError, read, read_authority, trust
 
     def credential_in(file: Path, option: str) -> str:
@@ -123,3 +121,29 @@ def _reach(
     if not credential.isascii() or not credential.isprintable():
         raise Usage("the operator's credential holds characters that none has: copy the whole file, and nothing else")
     return Reach(Session(server, trust=trusted, credential=credential), authority, trusted, certificate is not None)
+
+
+_Option = Annotated[bool, typer.Option(VERBOSE, help="Where it fails, show the traceback.")]
+
+
+def add_verbose(app: typer.Typer) -> None:
+    """Add --verbose to all commands registered so far that have none of their own."""
+    for info in app.registered_commands:
+        if info.callback is not None and "verbose" not in inspect.signature(info.callback).parameters:
+            info.callback = _with_option(info.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            add_verbose(group.typer_instance)
+
+
+def _with_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def without(verbose: bool = False, **arguments: Any) -> Any:
+        return command(**arguments)
+
+    signature = inspect.signature(command, eval_str=True)
+    own = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Option)
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
+    without.__signature__ = signature.replace(parameters=[*parameters, own])  # type: ignore[attr-defined]
+    without.__annotations__ = {parameter.name: parameter.annotation for parameter in (*parameters, own)}
+    return without

@@ -1,4 +1,8 @@
-"""SIGINT and SIGTERM of a command that waits."""
+"""Errors of a command, a sentence and an exit code each, and the signals that stop one that waits.
+
+Every failure meant for a person is a CommandError: a sentence that names what is wrong and the remedy. Whatever else is
+raised, `ending` puts into words.
+"""
 
 import signal
 import time
@@ -6,8 +10,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from zowarmup.cli.failure import Interrupted
 from zowarmup.common.system.ending import COMMAND, GRACE_S, force_after, unheard
+
+
+class CommandError(Exception):
+    """Could not be done: exit code 1."""
+
+    exit_code = 1
+
+
+class Usage(CommandError):
+    """Asked for something that cannot be: exit code 2."""
+
+    exit_code = 2
+
+
+class NoAnswer(CommandError):
+    """Nobody answered in time; trying again may help. Exit code 1."""
+
+
+class Interrupted(CommandError):
+    """A signal asked us to stop: exit code 128 + its number, as shells expect."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}, and with it everything that was started")
+        self.number = number
+        self.exit_code = 128 + number
 
 
 class Interrupts:

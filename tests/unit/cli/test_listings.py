@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from zowarmup.cli.invitations import InvitationStatus, invitations_text, revoked_text
+from zowarmup.cli.listings import invitations_text, revoked_text
+from zowarmup.cli.session.status import InvitationStatus
 from zowarmup.common.messages.values import Tier
 
 OPEN = InvitationStatus("0123456789ab", Tier.LOW, 20, 3, 1.8e9, "", ("pi-1", "pi-2", "pi-3"))

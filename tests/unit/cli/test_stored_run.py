@@ -12,14 +12,14 @@ from onnx import TensorProto, helper
 from safetensors import safe_open
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.cli.export import complete, export, ranges
-from zowarmup.cli.failure import CommandError, Usage
+from zowarmup.cli.stored_run import complete, export, ranges
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Block, Layout, Tensor, digest
 from zowarmup.common.exact.steps import Step, apply_steps
 from zowarmup.common.messages.values import Phase, Scalars, Tier
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.server.core import events as ev
 from zowarmup.server.store.blobs import Blobs
 from zowarmup.server.store.data_dir import BLOBS, LEDGER

@@ -1,4 +1,4 @@
-"""The status of a run as values, and sums over them that several commands show."""
+"""A coordinator's answers to its operator as values, and sums over them that several commands show."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -142,6 +142,76 @@ class VersionStatus:
     committed_at_s: float
     evaluation: EvaluationStatus | None
     traffic: tuple[TrafficStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """A client and what it did last. `since_s`: how long it has been connected or gone, None where it has not been seen
+    since the coordinator started; `round`: the open one that it takes part in, 0 for none; `abstained`: why it last did,
+    empty where it has contributed since; `agrees`: whether the digest that it last reported is the run's, None where it
+    has reported none; `contributed_s`: how long ago it last contributed; `up_bytes` and `down_bytes`: on the wire, since
+    the coordinator started."""
+
+    name: str
+    tier: Tier
+    connected: bool
+    since_s: float | None
+    revoked: str
+    round: int
+    contributed: bool
+    abstained: str
+    version: int
+    agrees: bool | None
+    software: str
+    contributed_s: float | None
+    peak_memory_bytes: int
+    up_bytes: int
+    down_bytes: int
+    examples: int
+
+    @property
+    def state(self) -> str:
+        """In a word or two."""
+        if self.revoked:
+            return "revoked"
+        if not self.connected:
+            return "not seen" if self.since_s is None else "gone"
+        if self.abstained:
+            return "abstains"
+        if self.round:
+            return f"contributed {self.round}" if self.contributed else f"in round {self.round}"
+        return "connected"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"state": self.state, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class InvitationStatus:
+    """An invitation as its coordinator knows it, without its secret.
+
+    Args:
+        name: By which `zowarmup uninvite` knows it.
+        expires_at_s: Until when it is good, seconds since 1970.
+        closed: Why nobody can use it any more, as a clause; empty while it is open.
+        clients: Who came by it, revoked or not.
+    """
+
+    name: str
+    tier: Tier
+    uses: int
+    used: int
+    expires_at_s: float
+    closed: str
+    clients: tuple[str, ...]
+
+    @property
+    def left(self) -> int:
+        """How many more devices may use it."""
+        return 0 if self.closed else self.uses - self.used
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "left": self.left}
 
 
 @dataclass(frozen=True, slots=True)

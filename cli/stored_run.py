@@ -1,27 +1,24 @@
-"""A version of a run's model, as files that other programs read.
+"""What an operator does with a run on disk, without its coordinator: export a version, check, repair, copy."""
 
-PREFIX.safetensors holds the named tensors; PREFIX.onnx is the run's forward pass with those weights as initialisers,
-so ONNX Runtime needs nothing else. The metadata of both say where they come from (run, version, digest, grid), what the
-labels and inputs mean (`data_card`, as JSON), and how `inputs` are made (in words). Reads the coordinator's data directory and
-changes nothing in it.
-"""
-
+import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 from google.protobuf.message import DecodeError
-from onnx import numpy_helper
-from safetensors.numpy import save
 
-from zowarmup.cli.failure import CommandError, Usage
 from zowarmup.common.exact.layout import digest
 from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import replacing
 from zowarmup.server.setup.continuation import Left
 from zowarmup.server.store.archive import ArchiveError, open_archive
+from zowarmup.server.store.backup import Copied, back_up
+from zowarmup.server.store.blobs import BlobError
+from zowarmup.server.store.fsck import CheckReport, check, locked
+from zowarmup.server.store.ledger import LedgerError
+from zowarmup.server.store.repair import repair
 
 RUNS_SHOWN = 8
 
@@ -36,8 +33,10 @@ class Exported:
 
 def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
     """Write both files of a version, the newest where it is None. Raises Usage where that version is not kept, naming
-    those that are, and Failure where the run cannot be read, its weights do not have their digest, or nothing can be
+    those that are, and CommandError where the run cannot be read, its weights do not have their digest, or nothing can be
     written."""
+    from safetensors.numpy import save
+
     if prefix.name in ("", ".."):
         raise Usage(f"--out {str(prefix)!r}: must end in a name for the files, such as models/digits")
     try:
@@ -78,6 +77,9 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
 def complete(program: bytes, tensors: dict[str, Any], origin: dict[str, str]) -> bytes:
     """The ONNX graph with float32 `tensors` as initialisers instead of inputs. Raises CommandError where the graph has an
     input that is neither the data nor one of them."""
+    import onnx
+    from onnx import numpy_helper
+
     try:
         model = onnx.load_from_string(program)
     except DecodeError as error:
@@ -117,3 +119,43 @@ def _written(path: Path, content: bytes) -> Path:
             f"--out: {path} cannot be written: {error.strerror or error}; name a prefix in a folder that can"
         ) from error
     return path
+
+
+def fsck(data_dir: Path, mend: bool) -> CheckReport:
+    """Check a data directory, or repair it. Raises CommandError where it is in use or beyond both."""
+    try:
+        with locked(data_dir):
+            return repair(data_dir) if mend else check(data_dir)
+    except (ArchiveError, BlobError, LedgerError) as error:
+        raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(f"{data_dir} cannot be read: {error.strerror or error}") from error
+
+
+def backup(data_dir: Path, out: Path) -> Copied:
+    """Copy a data directory to a new folder. Raises CommandError where that cannot be done."""
+    try:
+        return back_up(data_dir, out)
+    except (ArchiveError, BlobError, LedgerError) as error:
+        raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(f"{error.filename or out} cannot be copied: {error.strerror or error}") from error
+
+
+def told(report: CheckReport, data_dir: Path, as_json: bool) -> str:
+    """The report, for a person or a program."""
+    if as_json:
+        return json.dumps(asdict(report))
+    lines = [f"{report.events} events, {report.checked} versions computed anew"]
+    lines += [f"damaged: {problem}" for problem in report.problems]
+    lines += [f"note: {note}" for note in report.notes[:3]]
+    if report.digest:
+        newest = "last good version" if report.problems else "version"
+        lines.append(f"{newest} {report.version}, digest {report.digest}")
+    if report.kept:
+        lines.append(f"the run goes on from version {report.version}; all that was found is kept in {report.kept}")
+    elif report.problems:
+        lines.append(f"`zowarmup fsck {data_dir} --repair` goes back to the last good version and keeps what is there")
+    else:
+        lines.append("nothing is damaged")
+    return "\n".join(lines)
