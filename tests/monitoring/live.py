@@ -10,6 +10,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import ssl
@@ -26,6 +27,8 @@ from typing import Any
 import grpc
 import pytest
 import yaml
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.models.dashboard import Panel
 
 from tests.patience import PATIENCE
 from zowarmup.cli import certificates
@@ -54,6 +57,16 @@ def tool(name: str) -> str:
         assert not os.environ.get("CI"), what
         pytest.skip(what)
     return found
+
+
+def panels_of(board: Dashboard) -> list[Panel]:
+    """A dashboard's panels, without the headings of its rows."""
+    return [panel for panel in board.build().panels or [] if isinstance(panel, Panel)]
+
+
+def substituted(expr: str, values: Mapping[str, str]) -> str:
+    """The expression with `$name` replaced. Raises KeyError for a variable without a value."""
+    return re.sub(r"\$(\w+)", lambda found: values[found[1]], expr)
 
 
 def uncommented(config: str) -> str:

@@ -10,20 +10,19 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
+from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
+from grafana_foundation_sdk.models.prometheus import Dataquery
 
-from deploy.grafana.asking import Dashboard, Drawn, read_all, substituted
+from deploy.grafana.__main__ import FILES
 from tests.monitoring.conftest import RUN, Recorded
-from tests.monitoring.live import SHIPPED, tool
+from tests.monitoring.live import SHIPPED, panels_of, substituted, tool
 
-DASHBOARDS = read_all()
+BOARDS = [board.build() for board in FILES.values()]
 PANELS = [
-    pytest.param(panel, id=f"{board.title}: {panel.title}")
-    for board in DASHBOARDS
-    for panel in board.panels
-    if panel.targets
+    pytest.param(panel, id=f"{name}: {panel.title}") for name, board in FILES.items() for panel in panels_of(board)
 ]
 # As Grafana would fill them in at a scrape interval of a second, four of which are what it averages over at least.
-VARIABLES = {"job": "zowarmup", "run": RUN.name, "window": "10s", "__rate_interval": "4s"}
+VARIABLES = {"job": "zowarmup", "run": RUN.name, "window": "10s", "__rate_interval": "4s", "__range": "600s"}
 RULES = [
     rule
     for path in sorted((SHIPPED / "rules").glob("*.yml"))
@@ -48,8 +47,9 @@ def test_prometheus_reads_every_line_without_complaint(recorded: Recorded) -> No
 
 
 @pytest.mark.parametrize("panel", PANELS)
-def test_every_panel_has_data(recorded: Recorded, panel: Drawn) -> None:
-    for target in panel.targets:
+def test_every_panel_has_data(recorded: Recorded, panel: Panel) -> None:
+    for target in panel.targets or []:
+        assert isinstance(target, Dataquery)
         expr = substituted(target.expr, VARIABLES)
         promql_parser.parse(expr)
         series = recorded.prometheus.between(expr, recorded.start, recorded.end)
@@ -58,21 +58,25 @@ def test_every_panel_has_data(recorded: Recorded, panel: Drawn) -> None:
             assert recorded.prometheus.now(expr, recorded.end), f"nothing after the run: {expr}"
 
 
-@pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.title)
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.title)
 def test_every_mark_has_data(recorded: Recorded, board: Dashboard) -> None:
-    for expr in board.marks.values():
-        asked = substituted(expr, VARIABLES)
+    assert board.annotations is not None
+    for mark in board.annotations.list_val or []:
+        asked = substituted(mark.expr or "", VARIABLES)
         promql_parser.parse(asked)
         assert finite(recorded.prometheus.between(asked, recorded.start, recorded.end)), asked
 
 
-@pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.title)
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.title)
 def test_the_variables_offer_this_run(recorded: Recorded, board: Dashboard) -> None:
     chosen: dict[str, str] = {}
-    for name, query in board.variables.items():
-        metric, label = query.removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)
-        match = substituted(metric, {**VARIABLES, **chosen})
-        (chosen[name],) = recorded.prometheus.get(f"label/{label}/values", **{"match[]": match})
+    assert board.templating is not None
+    for variable in board.templating.list_val or []:
+        if isinstance(variable.query, dict):
+            query = variable.query["query"]
+            metric, label = query.removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)
+            match = substituted(metric, {**VARIABLES, **chosen})
+            (chosen[variable.name],) = recorded.prometheus.get(f"label/{label}/values", **{"match[]": match})
     assert chosen == {"job": "zowarmup", "run": RUN.name}
 
 
