@@ -30,8 +30,8 @@ from zowarmup.server.projections.refusals import Refusals
 from zowarmup.server.projections.traffic import Traffic
 from zowarmup.server.store.blobs import Blobs
 from zowarmup.server.store.ledger import Ledger
-from zowarmup.server.telemetry.http import MetricsEndpoint, MetricsServer
-from zowarmup.server.telemetry.metrics import Sources, registry
+from zowarmup.server.telemetry.http import HttpEndpoint, HttpServer
+from zowarmup.server.telemetry.metrics import RunMetrics, Sources
 
 AT_ONCE = 50
 SCRAPES = 9
@@ -77,15 +77,18 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
     )
     greeted_s = await all_of([cmd.ConnectClient(name, n + 1, 100) for n, name in enumerate(names)])
     ledger_path, blobs = folder / "ledger.sqlite", folder / "blobs"
-    sources = Sources(coordinator, history, Traffic(lambda: state.phase), Refusals(), folder, ledger_path, blobs)
-    exposition = MetricsServer(registry(sources), MetricsEndpoint("127.0.0.1", 0))
-    url = exposition.open()
+    metrics = RunMetrics(run.name)
+    metrics.show(
+        Sources(coordinator, history, Traffic(lambda: state.phase), Refusals(), folder, ledger_path, blobs, {})
+    )
+    website = HttpServer(HttpEndpoint("127.0.0.1", 0), {"/metrics": metrics.application})
+    url = f"{website.open()}/metrics"
     took, text = [], ""
     for _ in range(SCRAPES):
         began = time.perf_counter()
         text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
         took.append(1000 * (time.perf_counter() - began))
-    exposition.close()
+    website.close()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     ledger.close()

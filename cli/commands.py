@@ -63,7 +63,7 @@ def clients(
     reach: Reach,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """Every client: state, replica, memory, bytes on the wire."""
+    """Every client: state, replica, memory, bytes."""
     from zowarmup.cli.listings import clients_text
 
     reach.session.run()

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from signal import Signals
 
@@ -105,9 +105,6 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         default="cpu",
         metavar="cpu|cuda",
         help="where to probe: cpu (the default, by ONNX Runtime) or, in the high tier, a device of torch's, as cuda:1",
-    )
-    parser.add_argument(
-        "--metrics-address", type=_address, metavar="HOST:PORT", help="show this device's figures to Prometheus there"
     )
     parser.add_argument(
         "--connect-timeout",
@@ -256,19 +253,7 @@ async def _compose(arguments: argparse.Namespace) -> None:
         executor = Executor(offer, state, transfers, arguments.threads, arguments.device, policy)
         device = Device(offer, dataset, replica, transfers, executor, joined, tier, allowance)
         gc.enable()
-        async with AsyncExitStack() as present:
-            stream = await present.enter_async_context(
-                ReconnectingStream(server, connect, layout, device.hello, lookout)
-            )
-            if arguments.metrics_address:
-                from zowarmup.client.diagnostics.metrics import Figures, shown
-
-                def figures() -> Figures:
-                    version = replica.position.version
-                    return Figures(meter.up_bytes, meter.down_bytes, version, stream.contributions, stream.connected)
-
-                labels = {"run": offer.name, "tier": str(tier)}
-                await present.enter_async_context(shown(arguments.metrics_address, labels, figures))
+        async with ReconnectingStream(server, connect, layout, device.hello, lookout) as stream:
             await take_part(device, stream)
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -23,7 +23,7 @@ from zowarmup.common.settings.addresses import DATA_DIR_VARIABLE, is_loopback
 from zowarmup.common.settings.run import PROTOCOL, SOFTWARE, RunFile
 from zowarmup.common.system.ending import FAILED, GRACE_S, SERVICE, USAGE, Stopping, conclude
 from zowarmup.common.system.files import PRIVATE, read_given
-from zowarmup.common.system.logs import log_to_errors
+from zowarmup.common.system.logs import Throttle, log_to_errors
 from zowarmup.data import DataError, Dataset, load
 from zowarmup.server.aggregation.evaluation import Evaluator
 from zowarmup.server.aggregation.round_jobs import RoundJobs
@@ -33,7 +33,6 @@ from zowarmup.server.core.errors import ListeningError
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
 from zowarmup.server.projections.refusals import Refusals
-from zowarmup.server.projections.totals import Durations
 from zowarmup.server.projections.traffic import Traffic
 from zowarmup.server.rpc.auth import Admission
 from zowarmup.server.rpc.credentials import CredentialError, operator_sha256
@@ -56,12 +55,10 @@ from zowarmup.server.store.archive import ArchiveError, restore
 from zowarmup.server.store.blobs import BlobError, Blobs
 from zowarmup.server.store.data_dir import BLOBS, LEDGER
 from zowarmup.server.store.ledger import Ledger, LedgerError
-from zowarmup.server.telemetry.counter_checkpoint import CounterCheckpoint
 from zowarmup.server.telemetry.event_logger import EventLogger
-from zowarmup.server.telemetry.http import MetricsEndpoint, MetricsServer, metrics_endpoint
-from zowarmup.server.telemetry.log_throttle import Throttle
-from zowarmup.server.telemetry.metrics import APPEND_S, Sources, registry
-from zowarmup.server.telemetry.tcp_info import reconcile
+
+if TYPE_CHECKING:
+    from zowarmup.server.telemetry.http import HttpEndpoint
 
 log = logging.getLogger("zowarmup.server")
 
@@ -69,6 +66,9 @@ LAST_S = 0.5
 """How long a server that stops waits for calls that have been answered to end."""
 FEW = 2048
 """A limit of connections that a fleet may meet."""
+LINES, RUN_LINES = (20.0, 2.0), (500.0, 50.0)
+"""How many lines of a kind are logged at once, and then a second; and of what the run itself says (`event_logger`), as a fast
+one commits often, and a fleet connects at once."""
 _EXPECTED: dict[type[Exception], int] = {
     RunFileError: USAGE,
     **dict.fromkeys(
@@ -153,8 +153,8 @@ def _arguments() -> argparse.Namespace:
 def _run(stopping: Stopping) -> int:
     arguments = _arguments()
     os.umask(PRIVATE)
-    throttle = Throttle()
-    log_to_errors("%(asctime)s %(levelname)-7s %(message)s", arguments.verbose).addFilter(throttle)
+    handler = log_to_errors("%(asctime)s %(levelname)-7s %(message)s", arguments.verbose)
+    handler.addFilter(Throttle(*LINES, {"zowarmup.run": RUN_LINES}))
     allow_compiled()
     try:
         run_file = read_run_file(arguments.run_file)
@@ -169,9 +169,13 @@ def _run(stopping: Stopping) -> int:
     try:
         held_out = load(run_file.evaluation.data)
         way = endpoint_of(run_file.server, address, arguments.insecure)
-        shown = metrics_endpoint(run_file.server, metrics_address, arguments.insecure)
+        shown = None
+        if metrics_address:
+            from zowarmup.server.telemetry.http import http_endpoint
+
+            shown = http_endpoint(run_file.server, metrics_address, arguments.insecure)
         with locked(arguments.data_dir):
-            return asyncio.run(_serve(run_file, held_out, arguments, way, shown, stopping, throttle))
+            return asyncio.run(_serve(run_file, held_out, arguments, way, shown, stopping))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise StartError(
@@ -185,16 +189,13 @@ async def _serve(
     held_out: Dataset,
     arguments: argparse.Namespace,
     way: Endpoint,
-    shown: MetricsEndpoint | None,
+    shown: "HttpEndpoint | None",
     stopping: Stopping,
-    throttle: Throttle,
 ) -> int:
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
     with stopping.told(lambda: loop.call_soon_threadsafe(settle, stopped, stopping.code)):
         async with contextlib.AsyncExitStack() as listening:
-            reporting = asyncio.create_task(_report(throttle))
-            listening.callback(reporting.cancel)
             return await _lead(run_file, held_out, arguments, way, shown, stopped, listening)
 
 
@@ -203,7 +204,7 @@ async def _lead(
     held_out: Dataset,
     arguments: argparse.Namespace,
     way: Endpoint,
-    shown: MetricsEndpoint | None,
+    shown: "HttpEndpoint | None",
     stopped: "asyncio.Future[int]",
     listening: contextlib.AsyncExitStack,
 ) -> int:
@@ -227,8 +228,14 @@ async def _lead(
     await health.declare(serving=False)
     way.publish(arguments.data_dir)
     operator = operator_sha256(arguments.data_dir)
-    appends = Durations(APPEND_S)
-    ledger, blobs = Ledger(arguments.data_dir / LEDGER, took=appends.add), Blobs(arguments.data_dir / BLOBS)
+    metrics = None
+    if shown is not None:
+        from zowarmup.server.telemetry.metrics import RunMetrics
+
+        metrics = RunMetrics(run_file.name)
+    path = arguments.data_dir / LEDGER
+    ledger = Ledger(path) if metrics is None else Ledger(path, took=metrics.appended)
+    blobs = Blobs(arguments.data_dir / BLOBS)
     children = Children()
 
     def take_up() -> tuple[State, History, Replica, int]:
@@ -256,8 +263,7 @@ async def _lead(
     )
 
     coordinator = Coordinator(ledger, state, end=end)
-    told = CounterCheckpoint(arguments.data_dir / "told.json")
-    traffic = Traffic(lambda: coordinator.state.phase, told.or_larger(history.traffic.latest), way.wire)
+    traffic = Traffic(lambda: coordinator.state.phase, history.traffic.latest)
     rate_limiter = RateLimiter(run_file.server.messages_per_second)
     uploads = Uploads(blobs, spool_bytes(run_file, state), state)
     stream_registry = StreamRegistry(history, rate_limiter)
@@ -285,34 +291,42 @@ async def _lead(
         ),
     )
 
-    exposition: MetricsServer | None = None
-    if shown is not None:
-        sources = Sources(
-            coordinator,
-            history,
-            traffic,
-            refusals,
-            arguments.data_dir,
-            arguments.data_dir / LEDGER,
-            arguments.data_dir / BLOBS,
-            lambda: way.expires_at,
-            stream_registry.catch_ups,
-            appends,
-            told,
+    website = None
+    if shown is not None and metrics is not None:
+        from zowarmup.server.telemetry.http import HttpServer
+        from zowarmup.server.telemetry.metrics import Sources
+        from zowarmup.server.telemetry.tcp_info import WireBytes
+
+        wire = WireBytes(port, traffic, lambda: coordinator.state.phase)
+        wire.listen(asyncio.get_running_loop())
+        coordinator.observe(wire)
+        metrics.show(
+            Sources(
+                coordinator,
+                history,
+                traffic,
+                refusals,
+                arguments.data_dir,
+                arguments.data_dir / LEDGER,
+                arguments.data_dir / BLOBS,
+                stream_registry.catch_ups,
+                wire,
+                lambda: way.expires_at,
+            )
         )
-        exposition = MetricsServer(registry(sources), shown)
-        log.info("metrics at %s", exposition.open())
+        website = HttpServer(shown, {"/metrics": metrics.application})
+        log.info("metrics at %s/metrics", website.open())
 
     def renewed() -> None:
         way.publish(arguments.data_dir)
-        if exposition is not None:
-            exposition.renew()
+        if website is not None:
+            website.renew()
 
     loops = [asyncio.create_task(job) for job in (coordinator.run(), round_jobs.run(), _tick(coordinator))]
     if way.certificates is not None:
         loops.append(asyncio.create_task(way.certificates.watch(renewed)))
-    watching = [asyncio.create_task(job) for job in (reconcile(traffic, port), keep_room(port, most, traffic.members))]
-    scraped = exposition is not None
+    watching = asyncio.create_task(keep_room(port, most, traffic.members))
+    scraped = website is not None
     loops.append(asyncio.create_task(leave(coordinator, looked, stopped, arguments.exit_when_finished, scraped)))
     for task in loops:
         task.add_done_callback(lambda task: _failed(task, stopped))
@@ -336,23 +350,17 @@ async def _lead(
         status = GIVEN_UP
     more = "" if coordinator.state.phase is Phase.FINISHED else "; start again with the same --data-dir to go on"
     log.info("stopping at version %d%s", coordinator.state.version, more)
-    if exposition is not None:
-        exposition.close()
+    if website is not None:
+        await asyncio.to_thread(website.close)
     stream_registry.close_all()
     await server.stop(grace=GRACE_S / 2)
     if beside is not None:
         await beside.stop(None)
-    for task in (*loops, *watching):
+    for task in (*loops, watching):
         task.cancel()
-    await asyncio.gather(*loops, *watching, return_exceptions=True)
+    await asyncio.gather(*loops, watching, return_exceptions=True)
     ledger.close()
     return status
-
-
-async def _report(throttle: Throttle) -> None:
-    while True:
-        throttle.report()
-        await asyncio.sleep(TICK_S)
 
 
 async def _tick(coordinator: Coordinator) -> None:

@@ -60,7 +60,7 @@ ROOMS = {
     "server/coordinator.py": rule("common common/system server/core server/store"),
     "server/aggregation": rule(BELOW, "numpy"),
     "server/rpc": rule(BELOW, "grpc numpy"),
-    "server/telemetry": rule(BELOW, "prometheus_client"),
+    "server/telemetry": rule(BELOW, "prometheus_client uvicorn"),
     "server/setup": rule(BELOW, "numpy"),
     "server": rule(SERVER, "grpc"),
     "client/errors.py": rule("common common/system"),
@@ -121,7 +121,7 @@ STARTS = {
     "zowarmup.client.main": BARE,
     "zowarmup.cli.main": BARE,
     "zowarmup.server.command": BARE,
-    "zowarmup.server.main": BARE | words("grpc_health grpc_reflection prometheus_client pydantic pydantic_core"),
+    "zowarmup.server.main": BARE | words("grpc_health grpc_reflection pydantic pydantic_core"),
 }
 # Modules of the standard library that reach the network, the disk, the clock, other processes or global randomness.
 IMPURE = words(

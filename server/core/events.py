@@ -53,8 +53,7 @@ class ProgramRecord:
 
 @dataclass(frozen=True, slots=True)
 class TrafficCount:
-    """Bytes of one kind so far, as messages and as the wire carries them. `direction`: up (from clients) or down; `tier`
-    is empty before enrolment."""
+    """Serialised messages of one kind so far. `direction`: up (from clients) or down; `tier` is empty before enrolment."""
 
     direction: str
     tier: str
@@ -62,7 +61,6 @@ class TrafficCount:
     kind: str
     payload_bytes: int
     messages: int
-    wire_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

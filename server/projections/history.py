@@ -13,7 +13,6 @@ from zowarmup.common.messages.codec import decode_commit, encode_commit
 from zowarmup.common.messages.values import Phase
 from zowarmup.server.core import events as ev
 from zowarmup.server.projections.participation import Participations
-from zowarmup.server.projections.totals import Totals
 from zowarmup.server.projections.traffic import TrafficLog
 
 
@@ -49,7 +48,6 @@ class History:
     def __init__(self) -> None:
         self.versions: dict[int, VersionRecord] = {}
         self.commits: dict[int, bytes] = {}
-        self.totals = Totals()
         self.participations = Participations(self._digest_of)
         self._mergeable = False
         self.traffic = TrafficLog()
@@ -63,7 +61,6 @@ class History:
         just come about."""
         for event in events:
             self._record(at, event)
-            self.totals.record(at, event)
             self.participations.record(at if now is None else now, event)
 
     def _record(self, at: float, event: ev.Event) -> None:

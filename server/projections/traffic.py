@@ -1,32 +1,27 @@
-"""Bytes between clients and the coordinator, counted by direction, tier, phase and kind of message.
+"""Payload bytes between clients and the coordinator, counted by direction, tier, phase and kind of message.
 
-Payload is serialised messages. Wire bytes are what their sockets carry: each message as `framing` reckons it, under its own
-kind, and everything else (handshakes, headers, window updates, pings) under "connection". That rest is reckoned too, as
-far as it does not depend on time, and put right by what the system says of a socket (`Traffic.correct`), for as long as
-the socket lives. Counts are saved with each commit, so they survive a restart up to the last one.
+Payload is serialised messages. What sockets carry beside them is the kernel's to count (`server/telemetry/tcp_info.py`); of it
+this module knows whose each connection is. Counts are saved with each commit, so the run's totals survive a restart up to
+the last one.
 """
 
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.server.core.events import TrafficCount
-from zowarmup.server.projections.framing import Wire
 
 _EVERYONE = ("", *Tier)
 _UP: Mapping[str, Iterable[str]] = {
     "control": _EVERYONE,
-    "connection": _EVERYONE,
     "contribution": Tier,
     "delta": (Tier.HIGH,),
     "measurement": Tier,
 }
 _DOWN: Mapping[str, Iterable[str]] = {
     "control": _EVERYONE,
-    "connection": _EVERYONE,
     "snapshot": Tier,
     "program": Tier,
     "commit": Tier,
@@ -43,133 +38,77 @@ OCCURRING: tuple[Key, ...] = tuple(
 """(direction, tier, phase, kind) of all that may be counted in any run. Where the low tier trains (HeteroFL), so may its
 deltas."""
 MOST_CONNECTIONS = 50_000
-MOST_UNREAD_BYTES = 4096
-CHUNK_BYTES = 1 << 15
-"""Messages from here on are pieces of something large, which share their window updates."""
-
-
-@dataclass(slots=True)
-class CountedConnection:
-    """A socket's bytes that have been counted. `tier`: of whom it was last called by; `name`: the client whose it is,
-    empty where that is not known yet, None where several share it. `carried`: what the system said of it last."""
-
-    tier: Tier | None
-    name: str | None = ""
-    up: int = 0
-    down: int = 0
-    carried: tuple[int, int] = (0, 0)
 
 
 class Traffic:
-    """Counts that only grow, from `saved` on. `phase` says which one the run is in."""
+    """Totals of the run, which go on from those `saved`. `phase` says which one the run is in. `peers`: the tier of whom each
+    connection was last called by, None for a stranger, by the peer as gRPC writes it.
 
-    def __init__(
-        self, phase: Callable[[], Phase], saved: Iterable[TrafficCount] = (), wire: Wire | None = None
-    ) -> None:
-        self._phase, self._wire = phase, wire or Wire()
-        self._counts: dict[Key, tuple[int, int, int]] = {
-            (c.direction, c.tier, c.phase, c.kind): (c.payload_bytes, c.messages, c.wire_bytes) for c in saved
-        }
-        self._connections: OrderedDict[str, CountedConnection] = OrderedDict()
+    One thread counts; others may read."""
+
+    def __init__(self, phase: Callable[[], Phase], saved: Iterable[TrafficCount] = ()) -> None:
+        self._phase = phase
+        self._saved = {(c.direction, c.tier, c.phase, c.kind): (c.payload_bytes, c.messages) for c in saved}
+        self._totals = self._saved.copy()
         self._clients: dict[str, list[int]] = {}
+        self.peers: OrderedDict[str, Tier | None] = OrderedDict()
 
     def call(self, peer: str, tier: Tier | None = None, name: str = "") -> "CallTraffic":
-        """A call has come in from `peer` (as gRPC writes it), by the client `name` of a tier, or by a stranger."""
-        known = self._connections.get(peer)
-        if known is None:
-            known = self._connections[peer] = CountedConnection(tier, name)
-            self._rest(known, *self._wire.connection)
-            while len(self._connections) > MOST_CONNECTIONS:
-                self._connections.popitem(last=False)
-            self._rest(known, *self._wire.call(len(name), first=True))
-        else:
-            known.tier = tier or known.tier
-            if name and known.name != name:
-                known.name = None if known.name != "" else name
-            self._rest(known, *self._wire.call(len(name), first=False))
-        return CallTraffic(self, known, tier, name)
+        """A call has come in from `peer`, by the client `name` of a tier, or by a stranger."""
+        self.peers[peer] = tier or self.peers.get(peer)
+        if len(self.peers) > MOST_CONNECTIONS:
+            self.peers.popitem(last=False)
+        return CallTraffic(self, tier, self._clients.setdefault(name, [0, 0]) if name else [0, 0])
+
+    def members(self) -> frozenset[str]:
+        """The peers that were called from with a member's credential."""
+        return frozenset(peer for peer, tier in self.peers.copy().items() if tier is not None)
+
+    def forget(self, peer: str) -> None:
+        """That connection is no more."""
+        self.peers.pop(peer, None)
 
     def of(self, client: str) -> tuple[int, int]:
-        """Wire bytes (up, down) of a client since the coordinator started: its messages, and the rest of its connections
-        where it does not share them."""
+        """Bytes (up, down) of a client's messages since the coordinator started."""
         up, down = self._clients.get(client, (0, 0))
         return up, down
 
-    def peers(self) -> tuple[str, ...]:
-        """Those that are connected, as far as is known."""
-        return tuple(self._connections)
-
-    def members(self) -> frozenset[str]:
-        """The peers, among them, that were called from with a member's credential."""
-        return frozenset(peer for peer, connection in self._connections.items() if connection.tier is not None)
-
-    def correct(self, asked: Iterable[str], sockets: Mapping[str, tuple[int, int]]) -> None:
-        """Count what the system says that the sockets of `asked` peers carried (bytes received and sent so far) beyond
-        what is counted already, and forget the peers whose sockets are no more."""
-        for peer in asked:
-            if (carried := sockets.get(peer)) is None:
-                self._connections.pop(peer, None)
-            elif (connection := self._connections.get(peer)) is not None:
-                up, down = max(0, carried[0] - connection.up), max(0, carried[1] - connection.down)
-                if max(up, down) <= MOST_UNREAD_BYTES or carried == connection.carried:
-                    self._rest(connection, up, down)
-                connection.carried = carried
-
     def counts(self) -> tuple[TrafficCount, ...]:
-        """May be called from any thread."""
-        return tuple(TrafficCount(*key, *count) for key, count in sorted(self._counts.copy().items()))
+        """The run's totals."""
+        return tuple(TrafficCount(*key, *count) for key, count in sorted(self._totals.copy().items()))
 
     def since(self, saved: Iterable[TrafficCount]) -> tuple[TrafficCount, ...]:
-        """The counts that are not among those saved."""
+        """The totals that are not among those saved."""
         known = set(saved)
         return tuple(count for count in self.counts() if count not in known)
 
-    def _rest(self, connection: CountedConnection, up: int, down: int) -> None:
-        """Bytes that belong to no message."""
-        connection.up += up
-        connection.down += down
-        self._add("up", connection.tier, "connection", 0, 0, up)
-        self._add("down", connection.tier, "connection", 0, 0, down)
-        if connection.name:
-            of_client = self.counted(connection.name)
-            of_client[0] += up
-            of_client[1] += down
+    def since_start(self) -> dict[Key, int]:
+        """Bytes since the coordinator started."""
+        return {key: total - self._saved.get(key, (0, 0))[0] for key, (total, _) in self._totals.copy().items()}
 
-    def counted(self, client: str) -> list[int]:
-        """The client's count of wire bytes, [up, down], to be added to."""
-        return self._clients.setdefault(client, [0, 0])
-
-    def _add(self, direction: str, tier: Tier | None, kind: str, payload: int, messages: int, wire: int) -> None:
+    def add(self, direction: str, tier: Tier | None, kind: str, payload_bytes: int) -> None:
         key = (direction, str(tier or ""), str(self._phase()), kind)
-        before = self._counts.get(key, (0, 0, 0))
-        self._counts[key] = (before[0] + payload, before[1] + messages, before[2] + wire)
+        payload, messages = self._totals.get(key, (0, 0))
+        self._totals[key] = (payload + payload_bytes, messages + 1)
 
 
 class CallTraffic:
-    """One call's messages. `tier` is None until it is known."""
+    """One call's messages. `tier` is None until it is known; `of_client`: the client's bytes [up, down], to be added to."""
 
-    __slots__ = ("_connection", "_of_client", "_traffic", "tier")
+    __slots__ = ("_of_client", "_traffic", "tier")
 
-    def __init__(self, traffic: Traffic, connection: CountedConnection, tier: Tier | None, name: str = "") -> None:
-        self._traffic, self._connection, self.tier = traffic, connection, tier
-        self._of_client = traffic.counted(name) if name else [0, 0]
+    def __init__(self, traffic: Traffic, tier: Tier | None, of_client: list[int]) -> None:
+        self._traffic, self.tier, self._of_client = traffic, tier, of_client
 
     def up(self, kind: str, payload_bytes: int) -> None:
         """A message from the client."""
-        traffic, connection = self._traffic, self._connection
-        wire = traffic._wire.message(payload_bytes)
-        connection.up += wire
-        self._of_client[0] += wire
-        traffic._add("up", self.tier, kind, payload_bytes, 1, wire)
-        if payload_bytes < CHUNK_BYTES:
-            traffic._rest(connection, traffic._wire.windows, traffic._wire.windows)
+        self._of_client[0] += payload_bytes
+        self._traffic.add("up", self.tier, kind, payload_bytes)
 
     def down(self, kind: str, payload_bytes: int) -> None:
         """A message to the client."""
-        wire = self._traffic._wire.message(payload_bytes)
-        self._connection.down += wire
-        self._of_client[1] += wire
-        self._traffic._add("down", self.tier, kind, payload_bytes, 1, wire)
+        self._of_client[1] += payload_bytes
+        self._traffic.add("down", self.tier, kind, payload_bytes)
 
 
 class TrafficLog:
@@ -187,7 +126,7 @@ class TrafficLog:
             if self._latest.get(key) != row:
                 self._latest[key] = row
                 versions, counts = self._columns.setdefault(key, (array("q"), array("q")))
-                counts.extend((row.payload_bytes, row.messages, row.wire_bytes))
+                counts.extend((row.payload_bytes, row.messages))
                 versions.append(version)
 
     @property
@@ -199,5 +138,5 @@ class TrafficLog:
         found = []
         for key, (versions, counts) in sorted(self._columns.items()):
             if place := bisect_right(versions, version):
-                found.append(TrafficCount(*key, *counts[3 * place - 3 : 3 * place]))
+                found.append(TrafficCount(*key, *counts[2 * place - 2 : 2 * place]))
         return tuple(found)

@@ -34,21 +34,19 @@ class CertificateError(Exception):
 class Certificate:
     """PEM of the `chain`, of its `key` and of who signs clients' certificates (empty: they show none). `authority`: PEM of
     the private authority beside the certificate, empty where there is none. `expires_at`: seconds since 1970, of the
-    certificate of the chain that expires first. `shown_bytes`: what a handshake shows."""
+    certificate of the chain that expires first."""
 
     chain: bytes = field(repr=False)
     key: bytes = field(repr=False)
     client_ca: bytes
     authority: bytes
     expires_at: float
-    shown_bytes: int
 
 
 def read_certificate(settings: Server) -> Certificate:
     """The certificate that a run file names. Raises CertificateError."""
     # Loaded when used: a coordinator on the loopback does without.
     from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
 
     chain, key = _read("tls_certificate", settings.tls_certificate), _read("tls_key", settings.tls_key)
     client_ca = _read("client_ca", settings.client_ca)
@@ -57,8 +55,7 @@ def read_certificate(settings: Server) -> Certificate:
     authority = _read("tls_certificate's authority", str(beside)) if beside.exists() else b""
     certificates = x509.load_pem_x509_certificates(chain)
     expires_at = min(one.not_valid_after_utc for one in certificates).timestamp()
-    shown = sum(len(one.public_bytes(Encoding.DER)) for one in certificates)
-    return Certificate(chain, key, client_ca, authority, expires_at, shown)
+    return Certificate(chain, key, client_ca, authority, expires_at)
 
 
 class Certificates:

@@ -14,7 +14,6 @@ import grpc
 from zowarmup.common.settings.addresses import is_loopback
 from zowarmup.common.settings.run import Server
 from zowarmup.server.core.errors import ListeningError
-from zowarmup.server.projections.framing import Wire
 from zowarmup.server.rpc.certificate import CertificateError, Certificates
 from zowarmup.server.store.data_dir import CA_FILE
 
@@ -38,7 +37,6 @@ class Endpoint:
     invited: bool
     guarded: bool
     certificates: Certificates | None = field(default=None, repr=False)
-    wire: Wire = field(default_factory=Wire)
 
     @property
     def ca(self) -> bytes:
@@ -107,7 +105,7 @@ def endpoint_of(settings: Server, address: str, insecure: bool) -> Endpoint:
         certificates = Certificates(settings)
     except CertificateError as error:
         raise ListeningError(str(error)) from error
-    return Endpoint(address, invited, guarded, certificates, Wire(True, certificates.current.shown_bytes))
+    return Endpoint(address, invited, guarded, certificates)
 
 
 def health_server(address: str, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server | None:  # type: ignore[type-arg]

@@ -1,27 +1,30 @@
-"""The HTTP endpoint of /metrics, in a thread and an event loop of its own, so that a scrape never delays the fleet.
+"""The coordinator's HTTP server: uvicorn in a thread and an event loop of its own, so that no request delays the fleet.
 
-Small on purpose: GET and HEAD of /metrics, nothing else; a request has `LONGEST_BYTES`, and `REQUEST_S` seconds in all
-until its answer has been read, its TLS handshake included; at most `AT_ONCE` of them are served at a time. Connections
-beyond `CONNECTIONS`, and beyond `CONNECTIONS_EACH` of one address, are closed before their handshake, so that whoever
-reaches the port can at worst keep others from scraping, and from one address not even that. TLS with the coordinator's
-own certificate, and a name and a password, where they are configured.
+What is served are ASGI applications, each at its path (`/metrics` is prometheus_client's own). This module adds what
+uvicorn leaves to a proxy, as nobody puts one before a coordinator. A connection counts from before its TLS handshake, and
+those beyond `CONNECTIONS`, or `CONNECTIONS_EACH` of one network, are closed; it lasts at most `REQUEST_S` seconds, in which
+its answer must have been read. So whoever reaches the port can at worst keep others from reading, and from one network
+not even that. TLS uses the coordinator's certificate; a user and a password are asked for where they are configured.
+
+Loaded only where there is something to serve.
 """
 
 import asyncio
 import base64
 import contextlib
-import gzip
 import hmac
 import logging
+import socket
 import ssl
 import threading
-from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+from uvicorn import Config
+from uvicorn import Server as Uvicorn
 
 from zowarmup.common.settings.addresses import is_loopback, network
 from zowarmup.common.settings.run import Server
@@ -32,19 +35,21 @@ log = logging.getLogger(__name__)
 
 REQUEST_S = 10.0
 LONGEST_BYTES = 16384
-AT_ONCE = 16
 CONNECTIONS, CONNECTIONS_EACH = 64, 8
 BACKLOG = 64
 
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+"""Of ASGI: called with the scope, `receive` and `send`."""
+
 
 @dataclass(frozen=True, slots=True)
-class MetricsEndpoint:
-    """Where metrics are shown. `authorization`: what the header must be; empty: none is asked for. `tls` is None for
-    plain HTTP; `files`: those of its certificate and key."""
+class HttpEndpoint:
+    """Where to listen. `authorization`: what that header must be; empty: none is asked for. `tls` is None for plain HTTP;
+    `files`: those of its certificate and key."""
 
     host: str
     port: int
-    authorization: str = field(default="", repr=False)
+    authorization: bytes = field(default=b"", repr=False)
     tls: ssl.SSLContext | None = None
     files: tuple[str, str] = ("", "")
 
@@ -57,11 +62,9 @@ class MetricsEndpoint:
                 log.warning("the new certificate cannot be used for metrics (%s)", error)
 
 
-def metrics_endpoint(settings: Server, address: str, insecure: bool) -> MetricsEndpoint | None:
-    """Where and how to show metrics at HOST:PORT, or None where the address is empty. Raises ListeningError where that
-    would be in plain text for others to read and nobody has said so, or a file is not as it must be."""
-    if not address:
-        return None
+def http_endpoint(settings: Server, address: str, insecure: bool) -> HttpEndpoint:
+    """Where and how to show metrics at HOST:PORT. Raises ListeningError where that would be in plain text for others to
+    read and nobody has said so, or a file is not as it must be."""
     host, _, port = address.rpartition(":")
     plain = settings.metrics_plaintext or not settings.tls_certificate
     if plain and not is_loopback(address) and not settings.metrics_plaintext and not insecure:
@@ -70,11 +73,10 @@ def metrics_endpoint(settings: Server, address: str, insecure: bool) -> MetricsE
             "as server.tls_certificate and server.tls_key, or say server.metrics_plaintext = true where the network is "
             "your own"
         )
-    authorization = ""
+    authorization = b""
     if settings.metrics_user:
         password = _password(settings.metrics_password_file)
-        told = base64.b64encode(f"{settings.metrics_user}:{password}".encode()).decode()
-        authorization = f"Basic {told}"
+        authorization = b"Basic " + base64.b64encode(f"{settings.metrics_user}:{password}".encode())
     if plain and not is_loopback(address):
         what = "figures and the password" if authorization else "figures"
         log.warning("metrics at %s are plain HTTP: whoever is on the way reads the %s", address, what)
@@ -88,7 +90,7 @@ def metrics_endpoint(settings: Server, address: str, insecure: bool) -> MetricsE
             tls.load_cert_chain(*files, password=lambda: "")
         except (OSError, ValueError) as error:
             raise ListeningError(f"server.tls_certificate cannot be used for metrics: {error}") from error
-    return MetricsEndpoint(host.removeprefix("[").removesuffix("]"), int(port), authorization, tls, files)
+    return HttpEndpoint(host.removeprefix("[").removesuffix("]"), int(port), authorization, tls, files)
 
 
 def _password(path: str) -> str:
@@ -101,109 +103,136 @@ def _password(path: str) -> str:
     return lines[0]
 
 
-class MetricsServer:
-    """A registry, shown at a window from `open` until `close`."""
+class HttpServer:
+    """Applications by path, served at an endpoint from `open` until `close`."""
 
-    def __init__(self, registry: CollectorRegistry, window: MetricsEndpoint) -> None:
-        self._registry, self._window = registry, window
+    def __init__(self, endpoint: HttpEndpoint, applications: Mapping[str, Application]) -> None:
+        self._endpoint, tls = endpoint, endpoint.tls
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="metrics", daemon=True)
-        self._slots, self._connected = asyncio.Semaphore(AT_ONCE), Counter[str]()
-        self._server: asyncio.Server | None = None
+        self._uvicorn = Uvicorn(
+            Config(
+                _guarded(applications, endpoint.authorization),
+                http="h11",
+                ws="none",
+                ssl_context_factory=(lambda config, default: tls) if tls is not None else None,
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                log_level=logging.WARNING,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                date_header=False,
+                headers=[("connection", "close")],
+                backlog=BACKLOG,
+                h11_max_incomplete_event_size=LONGEST_BYTES,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._thread: threading.Thread | None = None
+        self._connected: set[_Connection] = set()
 
     def open(self) -> str:
-        """Begin to listen; the URL. Raises ListeningError where the port is taken."""
-        self._loop.set_exception_handler(_passing)
-        self._thread.start()
-        where = self._window
+        """Begin to listen; the URL, without a path. Raises ListeningError where the port is taken."""
+        to = self._endpoint
         try:
-            starting = asyncio.start_server(
-                self._serve,
-                where.host,
-                where.port,
-                limit=LONGEST_BYTES,
-                backlog=BACKLOG,
-            )
-            self._server = asyncio.run_coroutine_threadsafe(starting, self._loop).result()
+            found = socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
+            addresses = dict.fromkeys((family, where[:2]) for family, *_, where in found)
+            opened = [socket.create_server(where, family=family, backlog=BACKLOG) for family, where in addresses]
         except OSError as error:
-            self.close()
+            self._loop.close()
             raise ListeningError(
-                f"cannot show metrics on {where.host}:{where.port} ({error.strerror or error}): change "
-                "server.metrics_address"
+                f"cannot show metrics on {to.host}:{to.port} ({error.strerror or error}): change server.metrics_address"
             ) from error
-        port = self._server.sockets[0].getsockname()[1]
-        host = f"[{where.host}]" if ":" in where.host else where.host
-        return f"{'https' if where.tls else 'http'}://{host}:{port}/metrics"
+        listeners = [_Listener(fileno=one.detach()) for one in opened]
+        for listener in listeners:
+            listener.connected = self._connected
+        self._loop.set_exception_handler(_note)
+        self._thread = threading.Thread(target=self._run, args=(listeners,), name="http", daemon=True)
+        self._thread.start()
+        host = f"[{to.host}]" if ":" in to.host else to.host
+        return f"{'https' if to.tls else 'http'}://{host}:{listeners[0].getsockname()[1]}"
+
+    def _run(self, listeners: list[socket.socket]) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._uvicorn.serve(listeners))
 
     def renew(self) -> None:
         """Show a new certificate. In the thread where handshakes begin, which is not to see half of it."""
-        self._loop.call_soon_threadsafe(self._window.renew)
+        self._loop.call_soon_threadsafe(self._endpoint.renew)
 
     def close(self) -> None:
-        async def end() -> None:
-            if self._server is not None:
-                self._server.close()
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
+        def end() -> None:
+            self._uvicorn.should_exit = True
+            for connection in tuple(self._connected):
+                connection.end()
 
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result(REQUEST_S)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(REQUEST_S)
-        self._loop.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        source = network((writer.get_extra_info("peername") or ("",))[0])
-        self._connected[source] += 1
-        try:
-            if self._connected[source] <= CONNECTIONS_EACH and self._connected.total() <= CONNECTIONS:
-                await self._respond(reader, writer)
-        finally:
-            # Closing alone would keep what a peer does not read, and its socket, for as long as it likes.
-            writer.transport.abort()
-            self._connected[source] -= 1
-            if not self._connected[source]:
-                del self._connected[source]
-
-    async def _respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            async with asyncio.timeout(REQUEST_S), self._slots:
-                if self._window.tls is not None:
-                    await writer.start_tls(self._window.tls, ssl_handshake_timeout=REQUEST_S)
-                writer.write(self._answer(await reader.readuntil(b"\r\n\r\n")))
-                writer.close()
-                await writer.wait_closed()
-
-    def _answer(self, request: bytes) -> bytes:
-        line, *rest = request.decode("latin-1").split("\r\n")
-        headers = {name.strip().lower(): value.strip() for name, _, value in (one.partition(":") for one in rest)}
-        method, target, *_ = [*line.split(), "", ""]
-        if method not in ("GET", "HEAD"):
-            return _response(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"}, b"")
-        if target.partition("?")[0] != "/metrics":
-            return _response(HTTPStatus.NOT_FOUND, {}, b"metrics are at /metrics\n")
-        wanted = self._window.authorization
-        if wanted and not hmac.compare_digest(headers.get("authorization", "").encode(), wanted.encode()):
-            return _response(HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Basic realm="zowarmup"'}, b"")
-        try:
-            encode, kind = choose_encoder(headers.get("accept", ""))
-            body = encode(self._registry)
-        except Exception:
-            log.exception("the metrics cannot be gathered")
-            return _response(HTTPStatus.INTERNAL_SERVER_ERROR, {}, b"see the coordinator's log\n")
-        more = {"Content-Type": kind}
-        if "gzip" in headers.get("accept-encoding", ""):
-            body = gzip.compress(body, compresslevel=4)
-            more["Content-Encoding"] = "gzip"
-        return _response(HTTPStatus.OK, more, b"" if method == "HEAD" else body, len(body))
+        if self._thread is not None:
+            self._loop.call_soon_threadsafe(end)
+            self._thread.join(REQUEST_S)
 
 
-def _passing(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+class _Listener(socket.socket):
+    """A listening socket that keeps connections within their bounds, from before their TLS handshake on. `connected`: all
+    that are open."""
+
+    connected: "set[_Connection]"
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        accepted, address = super().accept()
+        connection = _Connection(fileno=accepted.detach())
+        connection.network, connection.connected = network(address[0]), self.connected
+        self.connected.add(connection)
+        neighbours = sum(one.network == connection.network for one in self.connected)
+        if neighbours > CONNECTIONS_EACH or len(self.connected) > CONNECTIONS:
+            connection.close()
+            raise ConnectionAbortedError  # which an event loop takes for a peer that has left
+        asyncio.get_running_loop().call_later(REQUEST_S, connection.end)
+        return connection, address
+
+
+class _Connection(socket.socket):
+    """A connection, one of those `connected` until it closes."""
+
+    network: str
+    connected: "set[_Connection]"
+
+    def end(self) -> None:
+        """Cut it off, whatever is to be sent or read."""
+        with contextlib.suppress(OSError):
+            self.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.connected.discard(self)
+        super().close()
+
+
+def _guarded(applications: Mapping[str, Application], authorization: bytes) -> Application:
+    """The applications, for who may read them."""
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        # No header that is read here has other characters, and applications need not be told of them.
+        headers = [(name, value) for name, value in scope["headers"] if value.isascii()]
+        found = applications.get(scope["path"])
+        if scope["method"] not in ("GET", "HEAD"):
+            await _refuse(send, HTTPStatus.METHOD_NOT_ALLOWED, (b"allow", b"GET, HEAD"))
+        elif found is None:
+            await _refuse(send, HTTPStatus.NOT_FOUND)
+        elif authorization and not hmac.compare_digest(dict(headers).get(b"authorization", b""), authorization):
+            await _refuse(send, HTTPStatus.UNAUTHORIZED, (b"www-authenticate", b'Basic realm="zowarmup"'))
+        else:
+            await found({**scope, "headers": headers}, receive, send)
+
+    return application
+
+
+async def _refuse(send: Any, status: HTTPStatus, *headers: tuple[bytes, bytes]) -> None:
+    body = f"{status.phrase}\n".encode()
+    plain = (b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [*plain, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _note(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     """What the event loop says by itself: of handshakes that break off, or of no descriptor being left for a connection."""
-    log.info("metrics: %s (%s)", context.get("message"), context.get("exception"))
-
-
-def _response(status: HTTPStatus, headers: dict[str, str], body: bytes, length: int | None = None) -> bytes:
-    length = len(body) if length is None else length
-    told = {"Content-Type": "text/plain", **headers, "Content-Length": str(length), "Connection": "close"}
-    head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
-    return f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode("latin-1") + body
+    log.info("HTTP: %s (%s)", context.get("message"), context.get("exception"))

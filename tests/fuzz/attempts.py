@@ -400,7 +400,7 @@ VERBS: dict[str, tuple[list[st.SearchStrategy[str]], Options]] = {
 DEVICE: Options = {
     "--data": own, "--server": address, "--tier": mostly(st.sampled_from(("auto", "low", "high")), odd), "--name": word,
     "--key": key, "--join-file": word_file, "--ca": pem, "--certificate": pem, "--threads": number, "--device": device,
-    "--insecure": None, "--metrics-address": address, "--policy": mostly(st.just("policy.toml"), path),
+    "--insecure": None, "--policy": mostly(st.just("policy.toml"), path),
     "--allow-model": model,
 }  # fmt: skip
 COORDINATOR: Options = {

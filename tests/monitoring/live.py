@@ -29,6 +29,7 @@ import pytest
 import yaml
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.models.dashboard import Panel
+from grafana_foundation_sdk.models.prometheus import Dataquery
 
 from tests.patience import PATIENCE
 from zowarmup.cli import certificates
@@ -62,6 +63,10 @@ def tool(name: str) -> str:
 def panels_of(board: Dashboard) -> list[Panel]:
     """A dashboard's panels, without the headings of its rows."""
     return [panel for panel in board.build().panels or [] if isinstance(panel, Panel)]
+
+
+def queries_of(panel: Panel) -> list[Dataquery]:
+    return [target for target in panel.targets or [] if isinstance(target, Dataquery)]
 
 
 def substituted(expr: str, values: Mapping[str, str]) -> str:

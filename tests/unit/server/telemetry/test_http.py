@@ -14,30 +14,35 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Gauge, make_asgi_app
 
 from zowarmup.cli import certificates
 from zowarmup.common.settings.run import Server
 from zowarmup.server.core.errors import ListeningError
 from zowarmup.server.telemetry import http
-from zowarmup.server.telemetry.http import MetricsEndpoint, MetricsServer, metrics_endpoint
+from zowarmup.server.telemetry.http import HttpEndpoint, HttpServer, http_endpoint
 
-Show = Callable[[MetricsEndpoint], str]
+LOOPBACK = HttpEndpoint("127.0.0.1", 0)
+Show = Callable[[HttpEndpoint], str]
 
 
 @pytest.fixture
 def show() -> Iterator[Show]:
-    """Opens a window on one gauge: its URL."""
-    registry, opened = CollectorRegistry(), list[MetricsServer]()
+    """Serves one gauge: its URL."""
+    registry, opened = CollectorRegistry(), list[HttpServer]()
     Gauge("answer", "To the ultimate question.", registry=registry).set(42)
 
-    def one(through: MetricsEndpoint) -> str:
-        opened.append(MetricsServer(registry, through))
-        return opened[-1].open()
+    def one(through: HttpEndpoint) -> str:
+        opened.append(serving(registry, through))
+        return f"{opened[-1].open()}/metrics"
 
     yield one
     for each in opened:
         each.close()
+
+
+def serving(registry: CollectorRegistry, through: HttpEndpoint = LOOPBACK) -> HttpServer:
+    return HttpServer(through, {"/metrics": make_asgi_app(registry)})
 
 
 def get(
@@ -57,7 +62,7 @@ def basic(user: str, password: str) -> dict[str, str]:
 
 
 def test_metrics_are_at_metrics_and_nothing_else_is_anywhere(show: Show) -> None:
-    url = show(MetricsEndpoint("127.0.0.1", 0))
+    url = show(LOOPBACK)
     status, body, kind = get(url)
     assert (status, kind.split(";")[0]) == (200, "text/plain") and b"answer 42.0\n" in body
     assert get(url + "?x=1")[0] == 200
@@ -67,7 +72,7 @@ def test_metrics_are_at_metrics_and_nothing_else_is_anywhere(show: Show) -> None
 
 
 def test_openmetrics_and_gzip_are_for_who_asks(show: Show) -> None:
-    url = show(MetricsEndpoint("127.0.0.1", 0))
+    url = show(LOOPBACK)
     _, body, kind = get(url, {"Accept": "application/openmetrics-text; version=1.0.0"})
     assert kind.startswith("application/openmetrics-text") and body.endswith(b"# EOF\n")
     assert b"answer 42.0\n" in gzip.decompress(get(url, {"Accept-Encoding": "gzip, deflate"})[1])
@@ -76,8 +81,8 @@ def test_openmetrics_and_gzip_are_for_who_asks(show: Show) -> None:
 def test_a_name_and_a_password_are_asked_for(show: Show, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("open sesame\n")
     settings = Server(metrics_user="prometheus", metrics_password_file=str(tmp_path / "password"))
-    through = metrics_endpoint(settings, "127.0.0.1:0", False)
-    assert through is not None and "sesame" not in repr(through)
+    through = http_endpoint(settings, "127.0.0.1:0", False)
+    assert "b3BlbiBz" not in repr(through) and "sesame" not in repr(through)
     url = show(through)
     assert get(url, basic("prometheus", "open sesame"))[0] == 200
     for wrong in ({}, basic("prometheus", "open"), basic("", ""), {"Authorization": "Bearer \xff"}):
@@ -91,8 +96,7 @@ def secured(folder: Path) -> Server:
 
 
 def test_a_certificate_makes_it_https(show: Show, tmp_path: Path) -> None:
-    through = metrics_endpoint(secured(tmp_path), "127.0.0.1:0", False)
-    assert through is not None
+    through = http_endpoint(secured(tmp_path), "127.0.0.1:0", False)
     url = show(through)
     assert url.startswith("https://127.0.0.1:")
     assert get(url, context=ssl.create_default_context(cafile=str(tmp_path / "ca.crt")))[0] == 200
@@ -102,22 +106,21 @@ def test_a_certificate_makes_it_https(show: Show, tmp_path: Path) -> None:
 
 def test_plain_text_for_others_to_read_has_to_be_said(tmp_path: Path) -> None:
     with pytest.raises(ListeningError, match=r"metrics_plaintext = true"):
-        metrics_endpoint(Server(), "0.0.0.0:9464", False)
-    assert metrics_endpoint(Server(), "0.0.0.0:9464", True) is not None
-    said = metrics_endpoint(Server(metrics_plaintext=True), "[::]:9464", False)
-    assert said is not None and (said.host, said.port, said.tls) == ("::", 9464, None)
-    assert metrics_endpoint(Server(), "127.0.0.1:9464", False) is not None
-    assert metrics_endpoint(Server(), "", False) is None
-    encrypted = metrics_endpoint(secured(tmp_path), "0.0.0.0:9464", False)
-    assert encrypted is not None and encrypted.tls is not None
+        http_endpoint(Server(), "0.0.0.0:9464", False)
+    assert http_endpoint(Server(), "0.0.0.0:9464", True).tls is None
+    said = http_endpoint(Server(metrics_plaintext=True), "[::]:9464", False)
+    assert (said.host, said.port, said.tls) == ("::", 9464, None)
+    assert http_endpoint(Server(), "127.0.0.1:9464", False).tls is None
+    encrypted = http_endpoint(secured(tmp_path), "0.0.0.0:9464", False)
+    assert encrypted.tls is not None and encrypted.tls.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 def test_what_is_wrong_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ListeningError, match="metrics_password_file = '/nowhere' cannot be read"):
-        metrics_endpoint(Server(metrics_user="x", metrics_password_file="/nowhere"), "127.0.0.1:0", False)
+        http_endpoint(Server(metrics_user="x", metrics_password_file="/nowhere"), "127.0.0.1:0", False)
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(ListeningError, match="its first line must be the password"):
-        metrics_endpoint(Server(metrics_user="x", metrics_password_file=str(tmp_path / "empty")), "127.0.0.1:0", False)
+        http_endpoint(Server(metrics_user="x", metrics_password_file=str(tmp_path / "empty")), "127.0.0.1:0", False)
     with pytest.raises(ValueError, match="metrics_password_file = '': must be given together with metrics_user"):
         Server(metrics_user="x")
     with pytest.raises(ValueError, match="metrics_address = '9464': must be"):
@@ -128,14 +131,14 @@ def test_a_port_that_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ListeningError, match=f"cannot show metrics on 127.0.0.1:{port}"):
-            MetricsServer(CollectorRegistry(), MetricsEndpoint("127.0.0.1", port)).open()
+            serving(CollectorRegistry(), HttpEndpoint("127.0.0.1", port)).open()
 
 
 def test_those_who_say_nothing_or_too_much_are_left(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "REQUEST_S", 0.5)
-    url = show(MetricsEndpoint("127.0.0.1", 0))
+    url = show(LOOPBACK)
     port = int(url.rpartition(":")[2].partition("/")[0])
-    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(http.AT_ONCE + 4)]
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(http.CONNECTIONS_EACH - 1)]
     began = time.monotonic()
     long = socket.create_connection(("127.0.0.1", port))
     long.sendall(b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 2 * http.LONGEST_BYTES)
@@ -155,14 +158,14 @@ def test_those_who_do_not_read_are_left(monkeypatch: pytest.MonkeyPatch) -> None
     gauge = Gauge("answer", "To every question.", ["question"], registry=registry)
     for n in range(5000):
         gauge.labels(str(n) + "?" * 1000).set(42)
-    shown = MetricsServer(registry, MetricsEndpoint("127.0.0.1", 0))
-    port = int(shown.open().rpartition(":")[2].partition("/")[0])
+    shown = serving(registry)
+    port = int(shown.open().rpartition(":")[2])
     try:
         peer = socket.socket()
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         peer.connect(("127.0.0.1", port))
         peer.settimeout(10)
-        peer.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        peer.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         time.sleep(2)
         read = 0
         with contextlib.suppress(ConnectionResetError):
@@ -177,7 +180,7 @@ def test_those_who_do_not_read_are_left(monkeypatch: pytest.MonkeyPatch) -> None
 def test_too_many_at_once_are_turned_away(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "CONNECTIONS", 3)
     monkeypatch.setattr(http, "REQUEST_S", 600.0)
-    url = show(MetricsEndpoint("127.0.0.1", 0))
+    url = show(LOOPBACK)
     port = int(url.rpartition(":")[2].partition("/")[0])
     silent = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(3)]
     more = socket.create_connection(("127.0.0.1", port), timeout=60)
@@ -194,8 +197,7 @@ def test_too_many_at_once_are_turned_away(show: Show, monkeypatch: pytest.Monkey
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the rest of 127.0.0.0/8 is no address elsewhere")
 def test_one_address_keeps_no_other_out_not_even_by_handshakes_that_it_never_makes(show: Show, tmp_path: Path) -> None:
-    through = metrics_endpoint(secured(tmp_path), "127.0.0.1:0", False)
-    assert through is not None
+    through = http_endpoint(secured(tmp_path), "127.0.0.1:0", False)
     port = int(show(through).rpartition(":")[2].partition("/")[0])
     silent = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(5 * http.CONNECTIONS)]
     try:
@@ -205,7 +207,7 @@ def test_one_address_keeps_no_other_out_not_even_by_handshakes_that_it_never_mak
         context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
         other = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=("127.0.0.2", 0))
         with context.wrap_socket(other, server_hostname="127.0.0.1") as scraping:
-            scraping.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            scraping.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             assert scraping.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
     finally:
         for one in silent:
@@ -219,11 +221,28 @@ def test_a_collector_that_fails_is_no_end(show: Show, caplog: pytest.LogCaptureF
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Broken())  # type: ignore[arg-type]
-    shown = MetricsServer(registry, MetricsEndpoint("127.0.0.1", 0))
+    shown = serving(registry)
     url = shown.open()
     try:
-        assert get(url)[0] == 500
-        assert "the metrics cannot be gathered" in caplog.text
+        for _ in range(2):
+            assert get(f"{url}/metrics")[0] == 500
+        assert "RuntimeError: no" in caplog.text
     finally:
         shown.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "metrics" and thread.is_alive()]
+    assert not [thread for thread in threading.enumerate() if thread.name == "http" and thread.is_alive()]
+
+
+def test_what_is_no_request_leaves_no_traceback(show: Show, caplog: pytest.LogCaptureFixture) -> None:
+    port = int(show(HttpEndpoint("127.0.0.1", 0)).rpartition(":")[2].partition("/")[0])
+    head = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
+    for request, status in (
+        (b"\x16\x03\x01 hello\r\n\r\n", b"400"),
+        (b"GET /metrics HTTP/1.1\r\n\r\n", b"400"),  # no host
+        (head + b"Accept: \xff\r\nAccept-Encoding: \xff\r\n\r\n", b"200"),
+        (head + b"Upgrade: websocket\r\nConnection: upgrade\r\n\r\n", b"200"),
+        (b"GET /metrics?name[]=%ff&&= HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
+    ):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as peer:
+            peer.sendall(request)
+            assert peer.recv(1 << 16).split()[1] == status, request
+    assert "Traceback" not in caplog.text

@@ -29,7 +29,8 @@ from zowarmup.server.projections.history import History
 from zowarmup.server.projections.refusals import Refusals
 from zowarmup.server.projections.traffic import OCCURRING, Traffic
 from zowarmup.server.store.ledger import Ledger
-from zowarmup.server.telemetry.metrics import WAITING, Sources, registry, waits_for
+from zowarmup.server.telemetry.metrics import WAITING, RunMetrics, Sources, waits_for
+from zowarmup.server.telemetry.tcp_info import WireBytes
 
 REPOSITORY = Path(__file__).parents[4]
 DOCUMENT = (REPOSITORY / "docs/metrics.md").read_text(encoding="utf-8")
@@ -53,44 +54,48 @@ def digest(version: int) -> str:
 def story() -> list[Told]:
     """A warm-up round of two, an abandoned one, the pivot, a zeroth-order round of three of whom one abstains."""
     program = ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1)
-    traffic = (ev.TrafficCount("up", "high", "warm-up", "delta", 100, 2, 150),)
+    traffic = (ev.TrafficCount("up", "high", "warm-up", "delta", 100, 2),)
     return [
         (0.0, ev.RunCreated("run", RUN, program, ev.Snapshot(0, "c" * 64, 20, digest(0)))),
         *((1.0, ev.ClientEnrolled(name, Tier.HIGH, 10, name)) for name in ("h1", "h2")),
         *((1.0, ev.ClientEnrolled(name, Tier.LOW, 10, name)) for name in ("l1", "l2")),
-        (2.0, ev.RoundOpened(1, Phase.WARM_UP, 0, ("h1", "h2"), (1, 2), (10, 10), 99.0)),
+        (2.0, ev.RoundOpened(1, Phase.WARM_UP, 0, ("h1", "h2"), (1, 2), (10, 10), 99.0, opened_at=2.0)),
         (3.0, ev.Contributed("h1", Delta(1, "a" * 32, 10, 1.0))),
         (4.0, ev.Contributed("h2", Delta(1, "b" * 32, 10, 1.0))),
         (4.0, ev.RoundClosed(1, "all")),
         (5.5, ev.Committed(1, 1, digest(1), (), ev.Snapshot(1, "d" * 64, 20, digest(1)), traffic, 0, 1)),
-        (6.0, ev.RoundOpened(2, Phase.WARM_UP, 1, ("h1", "h2"), (3, 4), (10, 10), 99.0)),
+        (6.0, ev.RoundOpened(2, Phase.WARM_UP, 1, ("h1", "h2"), (3, 4), (10, 10), 99.0, opened_at=6.0)),
         (7.0, ev.ClientRevoked("h2", "lost")),
         (8.0, ev.RoundAbandoned(2, "deadline")),
         (9.0, ev.Pivoted(1, "done")),
-        (10.0, ev.RoundOpened(3, Phase.ZEROTH_ORDER, 1, ("h1", "l1", "l2"), (5, 6, 7), (10, 10, 10), 99.0)),
+        (
+            10.0,
+            ev.RoundOpened(3, Phase.ZEROTH_ORDER, 1, ("h1", "l1", "l2"), (5, 6, 7), (10, 10, 10), 99.0, opened_at=10.0),
+        ),
         (11.0, ev.Contributed("h1", Scalars(3, (0.5,), ()))),
         (11.0, ev.Contributed("l1", Scalars(3, (0.5,), ()))),
         (11.5, ev.Abstained("l2", Abstention(3, "a value is not finite"))),
         (12.0, ev.RoundClosed(3, "quorum")),
         (13.0, ev.Committed(2, 3, digest(2), (Step(5, ALL, (1,)),), None, (), 3, 0)),
         (14.0, ev.Evaluated(2, 0.5, 1.25, 10)),
-        (15.0, ev.RoundOpened(4, Phase.ZEROTH_ORDER, 2, ("h1", "l1"), (8, 9), (10, 10), 99.0)),
+        (15.0, ev.RoundOpened(4, Phase.ZEROTH_ORDER, 2, ("h1", "l1"), (8, 9), (10, 10), 99.0, opened_at=15.0)),
         (16.0, ev.Contributed("l1", Scalars(4, (0.5,), ()))),
     ]
 
 
-def told(events: Sequence[Told], folder: Path, *soft: ev.Event) -> CollectorRegistry:
-    """A coordinator that has been through these events, and what it shows."""
+def told(events: Sequence[Told], folder: Path, *soft: ev.Event, before: int = 1) -> CollectorRegistry:
+    """What a coordinator shows that has been through these events, the first of them `before` its process started."""
+    every = [*events, *((99.0, event) for event in soft)]
     state: State | None = None
     history = History()
-    for at, event in [*events, *((99.0, event) for event in soft)]:
+    for at, event in every[:before]:
         state = evolve(state, event)
         history.record(at, [event])
     assert state is not None
-    ledger = Ledger(folder / "ledger.sqlite")
-    coordinator = Coordinator(ledger, state)
+    coordinator = Coordinator(Ledger(folder / "ledger.sqlite"), state)
     traffic = Traffic(lambda: coordinator.state.phase, history.traffic.latest)
-    return registry(
+    metrics = RunMetrics(RUN.name)
+    metrics.show(
         Sources(
             coordinator,
             history,
@@ -99,9 +104,19 @@ def told(events: Sequence[Told], folder: Path, *soft: ev.Event) -> CollectorRegi
             folder,
             folder / "ledger.sqlite",
             folder,
-            certificate_expires_at=lambda: 9e9,
+            {},
+            WireBytes(1, traffic, lambda: coordinator.state.phase),
+            lambda: 9e9,
         )
     )
+    metrics.appended(0.002)
+    for at, event in every[before:]:
+        coordinator.state = evolve(coordinator.state, event)
+        history.record(at, [event])
+        for observer in coordinator._observers:
+            observer(at, [event], coordinator.state)
+    traffic.call("ipv4:10.0.0.7:1", Tier.HIGH, "h1").up("delta", 100)
+    return metrics.registry
 
 
 def scrape(shown: CollectorRegistry) -> dict[str, dict[tuple[str, ...], float]]:
@@ -150,8 +165,23 @@ def test_sums_are_those_of_the_events(tmp_path: Path) -> None:
     assert seen["zowarmup_round_duration_seconds_bucket"]["5.0", "warm-up"] == 1
     assert seen["zowarmup_round_duration_seconds_count"] == {("warm-up",): 1, ("zeroth-order",): 1}
     assert seen["zowarmup_last_round_timestamp_seconds"] == {(): 13.0}
-    assert seen["zowarmup_payload_bytes_total"]["up", "delta", "warm-up", "high"] == 100
-    assert seen["zowarmup_wire_bytes_total"]["up", "delta", "warm-up", "high"] == 150
+    assert seen["zowarmup_payload_bytes_total"]["up", "delta", "zeroth-order", "high"] == 100
+    assert seen["zowarmup_ledger_append_duration_seconds_count"] == {(): 1}
+
+
+def test_counters_begin_at_zero_with_their_process_and_the_round_in_progress_counts(tmp_path: Path) -> None:
+    """Restarted in the midst of the last committed round: two of three participants had contributed."""
+    restarted = next(n for n, (_, event) in enumerate(story()) if isinstance(event, ev.Abstained))
+    seen = scrape(told(story(), tmp_path, before=restarted))
+    assert {k: v for k, v in seen["zowarmup_rounds_total"].items() if v} == {("committed", "zeroth-order"): 1}
+    assert {k: v for k, v in seen["zowarmup_contributions_total"].items() if v} == {("zeroth-order", "low"): 1}
+    assert {k: v for k, v in seen["zowarmup_dropouts_total"].items() if v} == {("zeroth-order", "low"): 1}
+    assert seen["zowarmup_fedavg_bytes_total"]["down", "zeroth-order", "low"] == 2 * VECTOR
+    assert seen["zowarmup_fedavg_bytes_total"]["up", "zeroth-order", "low"] == VECTOR
+    assert seen["zowarmup_payload_bytes_total"]["up", "delta", "zeroth-order", "high"] == 100
+    assert seen["zowarmup_payload_bytes_total"].get(("up", "delta", "warm-up", "high")) == 0
+    assert seen["zowarmup_clipped_total"] == {("scalar",): 3, ("delta",): 0}
+    assert seen["zowarmup_last_round_timestamp_seconds"] == {(): 13.0}
 
 
 def test_the_present_is_that_of_the_state(tmp_path: Path) -> None:
@@ -200,12 +230,12 @@ def test_where_the_low_tier_trains_its_series_are_there_too(tmp_path: Path) -> N
     assert isinstance(created, ev.RunCreated)
     both = replace(created, run_file=replace(RUN, warmup=changed(RUN.warmup, "heterofl")))
     begun = scrape(told([(at, both)], tmp_path))
-    assert ("up", "delta", "warm-up", "low") in begun["zowarmup_wire_bytes_total"]
+    assert ("up", "delta", "warm-up", "low") in begun["zowarmup_payload_bytes_total"]
     assert begun["zowarmup_contributions_total"]["warm-up", "low"] == 0
 
 
 def test_the_table_in_the_documents_is_what_is_shown(tmp_path: Path) -> None:
-    rows = re.findall(r"^\| `(zowarmup_(?!device)\w+)` \| (\w+) \|([^|]*)\| [^|]+ \|$", DOCUMENT, re.MULTILINE)
+    rows = re.findall(r"^\| `(zowarmup_\w+)` \| (\w+) \|([^|]*)\| [^|]+ \|$", DOCUMENT, re.MULTILINE)
     documented = {name: (kind, {label.strip() for label in labels.split(",")} - {""}) for name, kind, labels in rows}
     shown = {}
     for family in text_string_to_metric_families(generate_latest(told(story(), tmp_path)).decode()):
