@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 from zowarmup.common.algorithms.fedavg import FedAvgSettings
@@ -26,9 +27,8 @@ from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.decide import decide
 from zowarmup.server.projections.history import History
-from zowarmup.server.projections.refusals import Refusals
 from zowarmup.server.projections.traffic import Traffic
-from zowarmup.server.store.blobs import Blobs
+from zowarmup.server.store.blobs import BlobFiles
 from zowarmup.server.store.ledger import Ledger
 from zowarmup.server.telemetry.http import MetricsEndpoint, MetricsServer
 from zowarmup.server.telemetry.metrics import Sources, registry
@@ -53,7 +53,7 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
     state, history, ledger = created.state, History(), Ledger(folder / "ledger.sqlite")
     history.record(0.0, created.events)
     end = ledger.append(created.events, 0.0, 0)
-    Blobs(folder / "blobs")
+    BlobFiles(folder / "blobs")
     coordinator = Coordinator(ledger, state, end=end)
     coordinator.observe(lambda now, events, after: history.record(now, events))
     running = asyncio.create_task(coordinator.run())
@@ -77,7 +77,7 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
     )
     greeted_s = await all_of([cmd.ConnectClient(name, n + 1, 100) for n, name in enumerate(names)])
     ledger_path, blobs = folder / "ledger.sqlite", folder / "blobs"
-    sources = Sources(coordinator, history, Traffic(lambda: state.phase), Refusals(), folder, ledger_path, blobs)
+    sources = Sources(coordinator, history, Traffic(lambda: state.phase), Counter[str](), folder, ledger_path, blobs)
     exposition = MetricsServer(registry(sources), MetricsEndpoint("127.0.0.1", 0))
     url = exposition.open()
     took, text = [], ""

@@ -5,12 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from zowarmup.cli.failure import CommandError
-from zowarmup.server.store.archive import ArchiveError
-from zowarmup.server.store.backup import Copied, back_up
+from zowarmup.server.store.archive import ArchiveError, Copied, back_up
 from zowarmup.server.store.blobs import BlobError
-from zowarmup.server.store.fsck import CheckReport, check, locked
+from zowarmup.server.store.fsck import CheckReport, check, locked, repair
 from zowarmup.server.store.ledger import LedgerError
-from zowarmup.server.store.repair import repair
 
 
 def fsck(data_dir: Path, mend: bool) -> CheckReport:

@@ -22,7 +22,7 @@ from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages import codec
 from zowarmup.common.messages.values import Delta, Phase, Scalars, Tier, Work
 from zowarmup.common.settings.run import PROTOCOL, SOFTWARE, ClientSpec, RunFile
-from zowarmup.server.rpc.download_cache import CHUNK_BYTES as DOWN_CHUNK_BYTES
+from zowarmup.server.rpc.transfers import CHUNK_BYTES as DOWN_CHUNK_BYTES
 from zowarmup.v1 import coordinator_pb2 as wire
 
 UP_CHUNK_BYTES = 1 << 18

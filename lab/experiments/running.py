@@ -19,8 +19,7 @@ from zowarmup.lab.experiments.folders import Place
 from zowarmup.lab.experiments.grid import Job
 from zowarmup.lab.experiments.outcome import RunOutcome, read_outcome
 from zowarmup.lab.processes import Ended, Processes, indented, last_lines
-from zowarmup.server.store.archive import ArchiveError, open_archive
-from zowarmup.server.store.data_dir import LEDGER
+from zowarmup.server.store.archive import LEDGER, ArchiveError, open_archive
 from zowarmup.server.store.ledger import LedgerError
 
 SERVER, FLEET = "server", "fleet"

@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,6 @@ from zowarmup.server.core.errors import REASONS
 from zowarmup.server.core.guard import limit
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
-from zowarmup.server.projections.refusals import Refusals
 from zowarmup.server.projections.totals import ROUND_S, Durations, Histogram
 from zowarmup.server.projections.traffic import OCCURRING, Traffic
 from zowarmup.server.store.ledger import size_bytes
@@ -47,7 +47,7 @@ class Sources:
     coordinator: Coordinator
     history: History
     traffic: Traffic
-    refusals: Refusals
+    refusals: Counter[str]
     data_dir: Path
     ledger: Path
     blobs: Path
@@ -154,7 +154,7 @@ class Metrics(Collector):
             (),
             {(): len(current.seeds) - len(current.contributions) - len(current.abstained) if current else 0},
         )
-        refused = dict(self._sources.refusals.counts())
+        refused = self._sources.refusals
         yield self._told.counter(
             "zowarmup_refusals",
             "What the coordinator has refused since it started.",

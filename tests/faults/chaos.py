@@ -32,7 +32,7 @@ from zowarmup.lab.demo.demo import NO_PROXY, ONE_THREAD, free_port
 from zowarmup.lab.demo.settings import to_toml
 from zowarmup.lab.processes import Processes
 from zowarmup.server.core import events as ev
-from zowarmup.server.store.data_dir import LEDGER
+from zowarmup.server.store.archive import LEDGER
 from zowarmup.server.store.ledger import Ledger
 
 RUN = RunFile(

@@ -22,7 +22,7 @@ from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Serv
 from zowarmup.lab.demo.demo import NO_PROXY, ONE_THREAD, free_port
 from zowarmup.lab.processes import Processes
 from zowarmup.server.core import events as ev
-from zowarmup.server.store.data_dir import LEDGER
+from zowarmup.server.store.archive import LEDGER
 from zowarmup.server.store.ledger import Ledger
 
 CLIENTS = 3

@@ -15,9 +15,7 @@ from zowarmup.common.system.folders import strangers
 from zowarmup.lab.experiments.folders import held
 from zowarmup.lab.simulation.fleet import secret
 from zowarmup.server.setup.open_run import StartError, locked
-from zowarmup.server.store.archive import ArchiveError
-from zowarmup.server.store.backup import back_up
-from zowarmup.server.store.data_dir import LEDGER
+from zowarmup.server.store.archive import LEDGER, ArchiveError, back_up
 
 
 def lead(folder: Path) -> None:

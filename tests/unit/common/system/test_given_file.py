@@ -17,10 +17,10 @@ from zowarmup.common.settings.run import Server
 from zowarmup.common.system.given_file import open_given, open_lock, read_given, require_regular
 from zowarmup.common.system.toml_file import TomlError, read_toml
 from zowarmup.data import DataError, load
+from zowarmup.server.rpc.auth import CredentialError, operator_sha256
 from zowarmup.server.rpc.certificate import CertificateError, read_certificate
-from zowarmup.server.rpc.credentials import CredentialError, operator_sha256
 from zowarmup.server.setup.continuation import ContinuationError, Left
-from zowarmup.server.store.data_dir import OPERATOR_CREDENTIAL
+from zowarmup.server.store.archive import OPERATOR_CREDENTIAL
 from zowarmup.server.store.ledger import Ledger, LedgerError
 
 pytestmark = pytest.mark.timeout(60)

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.backends import files
 from tests.faults.small import PAIR, Client, Life, create, live, replayed_digest, run_file
 from zowarmup.cli.failure import CommandError
 from zowarmup.cli.fsck import fsck, told
-from zowarmup.server.store.archive import ArchiveError, open_archive, replay
-from zowarmup.server.store.blobs import Blobs
-from zowarmup.server.store.data_dir import BLOBS, LEDGER
-from zowarmup.server.store.fsck import check
+from zowarmup.server.store.archive import LEDGER, ArchiveError, open_archive, replay
+from zowarmup.server.store.fsck import check, repair
 from zowarmup.server.store.ledger import FORMAT, Ledger, LedgerError
-from zowarmup.server.store.repair import repair
 
 LAST = 30
 
@@ -27,13 +25,13 @@ def finish(data_dir: Path) -> str:
     """Lead the run in a data directory to its end; the final digest."""
 
     async def lead() -> str:
-        ledger = Ledger(data_dir / LEDGER)
+        stores = files(data_dir)
         try:
-            life = Life.start(ledger, Blobs(data_dir / BLOBS), data_dir / BLOBS)
+            life = Life.start(stores)
             await asyncio.wait_for(live(life, [Client(name, tier) for name, tier in PAIR.items()]), 60)
             return life.coordinator.state.digest
         finally:
-            ledger.close()
+            stores.log.close()
 
     return asyncio.run(lead())
 
