@@ -88,7 +88,7 @@ def status(
     reach: Reach,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """Where a run is, and what it waits for and why. Also its clients, accuracy and bytes."""
+    """Where a run is, and what it waits for and why. Also its clients, metrics and bytes."""
     from zowarmup.cli.status_view import status_view
 
     reach.session.run()  # refuses a coordinator of another protocol
@@ -140,7 +140,7 @@ def export(
     out: Annotated[Path, typer.Option(metavar="PREFIX", help="Writes PREFIX.safetensors and PREFIX.onnx.")],
     version: Annotated[int | None, typer.Option(metavar="N", min=0, help="The newest if not given.")] = None,
 ) -> None:
-    """Write the model as safetensors and as ONNX. Both say what its inputs and labels mean."""
+    """Write the model as safetensors and as ONNX. Both say what its inputs and targets mean."""
     from zowarmup.cli.export import export as write
     from zowarmup.common.settings.data_card import listed
 
@@ -149,8 +149,9 @@ def export(
         print(path)
     print(f"version {done.version}, digest {done.digest}")
     print(f"inputs: {done.card.recipe}")
-    names = done.card.class_names
-    print(f"classes: {listed(f'{label} = {name}' for label, name in enumerate(names)) or done.card.classes}")
+    if done.card.classes:
+        names = done.card.class_names
+        print(f"classes: {listed(f'{label} = {name}' for label, name in enumerate(names)) or done.card.classes}")
 
 
 @app.command()

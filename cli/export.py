@@ -2,7 +2,7 @@
 
 PREFIX.safetensors holds the named tensors; PREFIX.onnx is the run's forward pass with those weights as initialisers,
 so ONNX Runtime needs nothing else. The metadata of both say where they come from (run, version, digest, grid), what the
-labels and inputs mean (`data_card`, as JSON), and how `inputs` are made (in words). Reads the coordinator's data directory and
+targets and inputs mean (`data_card`, as JSON), and how `inputs` are made (in words). Reads the coordinator's data directory and
 changes nothing in it.
 """
 

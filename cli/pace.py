@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from zowarmup.cli.run_status import Status, VersionStatus
-from zowarmup.cli.units import counted, duration, percent
+from zowarmup.cli.units import counted, duration
 from zowarmup.common.messages.values import Phase
 
 RECENT = 20
@@ -44,10 +44,10 @@ class Pace:
         if len(evaluated) > 1:
             levels = _ASCII if ascii_only else _LEVELS
             first, last = evaluated[0], evaluated[-1]
-            accuracy = sparkline([one.accuracy for one in evaluated], levels)
+            metric = sparkline([status.value(one) for one in evaluated], levels)
             loss = sparkline([one.loss for one in evaluated], levels)
             found = [
-                ("curve", f"{accuracy}  {percent(first.accuracy)} to {percent(last.accuracy)}"),
+                ("curve", f"{metric}  {status.shown(first)} to {status.shown(last)}"),
                 ("", f"{loss}  {first.loss:.2f} to {last.loss:.2f} nats, versions {first.version} to {last.version}"),
             ]
         if left := self.left(status):

@@ -3,7 +3,7 @@
 Calls are synchronous and short, each with a deadline. Nothing else in this room touches the wire.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +22,7 @@ from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.settings.addresses import host_and_port
 from zowarmup.common.settings.run import PROTOCOL
 from zowarmup.common.system.printable import printable
+from zowarmup.common.tasks.protocol import Metric
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1.coordinator_pb2_grpc import CoordinatorServiceStub, OperatorServiceStub
 
@@ -87,6 +88,7 @@ class Session:
             return Status(
                 name=printable(answer.name),
                 run_id=printable(answer.run_id),
+                metrics=_metrics(answer.metrics),
                 phase=phase_from_wire(answer.phase),
                 round=answer.round,
                 version=answer.version,
@@ -297,7 +299,16 @@ def _traffic(message: wire.Traffic) -> TrafficStatus:
 
 
 def _evaluation(message: wire.Evaluation) -> EvaluationStatus:
-    return EvaluationStatus(message.version, message.accuracy, message.loss, message.examples)
+    metrics = {printable(name): value for name, value in message.metrics.items()}
+    return EvaluationStatus(message.version, metrics, message.loss, message.examples)
+
+
+def _metrics(messages: Iterable[wire.Metric]) -> tuple[Metric, ...]:
+    """Raises ValueError where there is none, or one of no good name."""
+    metrics = tuple(Metric(one.name, one.best, one.higher_is_better, one.share) for one in messages)
+    if not metrics:
+        raise ValueError("the coordinator names no metric")
+    return metrics
 
 
 def _version(message: wire.ListVersionsResponse) -> VersionStatus:

@@ -37,4 +37,4 @@ def standardised(data: Dataset) -> Dataset:
 def _batches(data: Dataset) -> Iterator[NDArray[np.float32]]:
     batch = max(1, _VALUES // data.inputs[0].size)
     for start in range(0, len(data), batch):
-        yield data.batch(np.arange(start, min(start + batch, len(data)), dtype=np.int64))
+        yield data.batch(np.arange(start, min(start + batch, len(data)), dtype=np.int64)).inputs

@@ -26,6 +26,7 @@ from zowarmup.common.system.folders import PRIVATE
 from zowarmup.common.system.given_file import read_given
 from zowarmup.common.system.logs import log_to_errors
 from zowarmup.common.system.stopping import GRACE_S, SERVICE, Stopping
+from zowarmup.common.tasks import task_class
 from zowarmup.data import DataError, Dataset, load
 from zowarmup.server.aggregation.evaluation import Evaluator
 from zowarmup.server.aggregation.round_jobs import RoundJobs
@@ -254,7 +255,10 @@ async def _lead(
         return stopped.result()
     state, history, replica, end = opening.result()
     evaluator = Evaluator(
-        read_given(blobs.path(state.program.sha256), state.program.size_bytes), state.layout, evaluated(held_out, state)
+        read_given(blobs.path(state.program.sha256), state.program.size_bytes),
+        state.layout,
+        task_class(run_file.model.task)(state.program.card),
+        evaluated(held_out, state),
     )
 
     coordinator = Coordinator(ledger, state, end=end)

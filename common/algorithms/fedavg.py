@@ -82,7 +82,7 @@ class FedAvgSettings(WarmUp):
 
 @dataclass(frozen=True, slots=True)
 class FedAvg:
-    """The warm-up of one run, as the coordinator sees it; local training is `tasks.classification`."""
+    """The warm-up of one run, as the coordinator sees it; local training is `tasks.training`."""
 
     spec: FedAvgSettings
     layout: Layout

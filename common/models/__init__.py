@@ -20,28 +20,31 @@ if TYPE_CHECKING:
 __all__ = ["ModelError", "build", "build_part", "describe", "flatten", "load_into", "trainable"]
 
 
-def build(model: Model, input_shape: tuple[int, ...], classes: int, seed: int) -> "nn.Module":
-    """The named model for inputs (n, *input_shape) and logits (n, classes), in eval mode, with initial weights drawn
-    from `seed`. torch's global generator is left as it was."""
+def build(model: Model, input_shape: tuple[int, ...], outputs: int, seed: int, logits: bool = True) -> "nn.Module":
+    """The named model for inputs (n, *input_shape) and outputs (n, outputs), in eval mode, with initial weights drawn
+    from `seed`. `logits`: whether these must be logits (`outputs`). torch's global generator is left as it was."""
     from zowarmup.common.models.construction import construct
 
-    return construct(model, input_shape, classes, seed)
+    return construct(model, input_shape, outputs, seed, logits)
 
 
-def build_part(model: Model, input_shape: tuple[int, ...], classes: int, part: Submodel) -> "nn.Module":
+def build_part(
+    model: Model, input_shape: tuple[int, ...], outputs: int, part: Submodel, logits: bool = True
+) -> "nn.Module":
     """The half-width part of the named model, to be trained at weights of its own: see zowarmup.common.models.narrow."""
     from zowarmup.common.models.narrow import narrow
 
-    return narrow(model, input_shape, classes, part)
+    return narrow(model, input_shape, outputs, part, logits)
 
 
-def describe(module: "nn.Module", input_shape: tuple[int, ...]) -> Layout:
-    """Where each of the module's tensors lies in the flat vector, and its head if it ends in a linear classifier.
+def describe(module: "nn.Module", input_shape: tuple[int, ...], exact_head: bool = True) -> Layout:
+    """Where each of the module's tensors lies in the flat vector, and its head if it ends in a linear layer whose gradient
+    is wanted exactly.
 
     It makes a forward pass over two inputs of `input_shape` and leaves the module in eval mode."""
     from zowarmup.common.models.description import layout_of
 
-    return layout_of(module, input_shape)
+    return layout_of(module, input_shape, exact_head)
 
 
 def flatten(module: "nn.Module", layout: Layout) -> NDArray[np.float32]:

@@ -24,48 +24,52 @@ _TOLERANCE = 1e-3  # relative to the largest logit; rounding moves them by about
 
 
 def construct(
-    model: Model, input_shape: tuple[int, ...], classes: int, seed: int, half_width: bool = False
+    model: Model, input_shape: tuple[int, ...], outputs: int, seed: int, logits: bool = True, half_width: bool = False
 ) -> nn.Module:
     """See zowarmup.common.models.build. `half_width`: its half-width part, as a model like any other."""
     factory = _half_width_factory(model) if half_width else _factory(model)
     _check_shape(model.name, input_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = _module(model.name, factory(input_shape, classes))
+        module = _module(model.name, factory(input_shape, outputs))
         module.eval()
-        check(model.name, module, input_shape, classes)
+        check(model.name, module, input_shape, outputs, logits)
     return module
 
 
-def check(name: str, module: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
-    """Raises ModelError unless the module, in eval mode, gives finite float32 logits (n, classes), one by one."""
+def check(name: str, module: nn.Module, input_shape: tuple[int, ...], outputs: int, logits: bool = True) -> None:
+    """Raises ModelError unless the module, in eval mode, gives finite float32 outputs (n, outputs), one by one;
+    `logits`: and these can be logits."""
     _check_parameters(name, module)
     inputs = sample(input_shape, _PROBE)
     accepts = f"model {name} does not accept inputs of shape {input_shape}:"
     with torch.no_grad():
         with foreign_code(accepts):
-            logits = module(inputs)
-        if not isinstance(logits, torch.Tensor) or logits.shape != (_PROBE, classes) or logits.dtype != torch.float32:
-            tensor = isinstance(logits, torch.Tensor)
-            found = f"{logits.dtype} {tuple(logits.shape)}" if tensor else f"a {type(logits).__name__}"
-            wanted = f"it must be {'' if tensor else 'one tensor, '}float32 (n, {classes}), the logits"
-            raise ModelError(f"model {name} gives {found} for {_PROBE} examples: {wanted}")
-        if not torch.isfinite(logits).all():
+            found = module(inputs)
+        if not isinstance(found, torch.Tensor) or found.shape != (_PROBE, outputs) or found.dtype != torch.float32:
+            tensor = isinstance(found, torch.Tensor)
+            kind = f"{found.dtype} {tuple(found.shape)}" if tensor else f"a {type(found).__name__}"
+            wanted = (
+                f"it must be {'' if tensor else 'one tensor, '}float32 (n, {outputs}){', the logits' if logits else ''}"
+            )
+            raise ModelError(f"model {name} gives {kind} for {_PROBE} examples: {wanted}")
+        if not torch.isfinite(found).all():
             raise ModelError(f"model {name} gives logits that are not finite at its initial weights")
         with foreign_code(f"{accepts} the second time"):
             again = module(inputs)
-        if not torch.equal(logits, again):
+        if not torch.equal(found, again):
             raise ModelError(f"model {name} gives other logits the second time: dropout must be off in eval mode")
         with foreign_code(f"model {name} accepts {_PROBE} examples at once and not {_PROBE - 1}:"):
             fewer = module(inputs[:-1])
-        if fewer.shape != (_PROBE - 1, classes) or (fewer - logits[:-1]).abs().max() > _TOLERANCE * (
-            1e-3 + logits.abs().max()
+        if fewer.shape != (_PROBE - 1, outputs) or (fewer - found[:-1]).abs().max() > _TOLERANCE * (
+            1e-3 + found.abs().max()
         ):
             raise ModelError(
                 f"model {name} gives an example other logits in other company: normalise over the example, or with "
                 "running statistics, not over the batch"
             )
-        require_logits(name, module, inputs, logits)
+        if logits:
+            require_logits(name, module, inputs, found)
 
 
 def _module(name: str, made: object) -> nn.Module:
@@ -120,7 +124,7 @@ def _factory(model: Model) -> Factory:
     if model.name == "resnet18":
         from zowarmup.common.models.resnet import ResNet18
 
-        return lambda input_shape, classes: ResNet18(input_shape, classes, model.norm)
+        return lambda input_shape, outputs: ResNet18(input_shape, outputs, model.norm)
     if model.name == "vit":
         from zowarmup.common.models.vit import ViT
 
@@ -130,9 +134,9 @@ def _factory(model: Model) -> Factory:
         factory = getattr(importlib.import_module(path), attribute)
     if not callable(factory):
         raise ModelError(
-            f"model {model.name} is a {type(factory).__name__}: it must be callable as (input_shape, classes)"
+            f"model {model.name} is a {type(factory).__name__}: it must be callable as (input_shape, outputs)"
         )
-    return lambda input_shape, classes: _call(model.name, factory, input_shape, classes)
+    return lambda input_shape, outputs: _call(model.name, factory, input_shape, outputs)
 
 
 def _half_width_factory(model: Model) -> Factory:
@@ -157,9 +161,9 @@ def _half_width_factory(model: Model) -> Factory:
     )
 
 
-def _call(name: str, factory: Factory, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    with foreign_code(f"model {name}: factory({input_shape}, {classes}) raised"):
-        return factory(input_shape, classes)
+def _call(name: str, factory: Factory, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    with foreign_code(f"model {name}: factory({input_shape}, {outputs}) raised"):
+        return factory(input_shape, outputs)
 
 
 def _check_shape(name: str, input_shape: tuple[int, ...]) -> None:

@@ -15,17 +15,17 @@ from zowarmup.common.models.errors import ModelError
 _PROBE = 2
 
 
-def layout_of(module: nn.Module, input_shape: tuple[int, ...]) -> Layout:
+def layout_of(module: nn.Module, input_shape: tuple[int, ...], exact_head: bool = True) -> Layout:
     """See zowarmup.common.models.describe."""
     module.eval()
     tensors = _tensors(module)
     trainable = [name for name, tensor in tensors.items() if tensor.requires_grad]
     if not trainable:
         raise ModelError("the model has no trainable parameters")
-    head = _head(module, input_shape, tensors)
+    head = _head(module, input_shape, tensors) if exact_head else None
     last = [] if head is None else [head.weight_name] + ([head.bias_name] if head.bias_name else [])
     if len(last) == len(trainable):
-        head, last = None, []  # nothing but a linear classifier: there is no trunk to probe beside it
+        head, last = None, []  # nothing but a linear layer: there is no trunk to probe beside it
     order = [name for name in trainable if name not in last] + last
     order += [name for name in tensors if name not in order]
     placed, place = [], 0
@@ -77,10 +77,10 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _head(module: nn.Module, input_shape: tuple[int, ...], tensors: dict[str, torch.Tensor]) -> Head | None:
-    """The linear layer whose output is the logits, found by watching every linear layer in a forward pass.
+    """The linear layer whose output is the model's, found by watching every linear layer in a forward pass.
 
-    Its gradient under cross-entropy has the closed form (softmax - onehot)^T features only if the weight is used there
-    and nowhere else, so back-propagation is asked whether it has.
+    Its gradient has the closed form r^T features, with r that in the outputs, only if the weight is used there and nowhere
+    else, so back-propagation is asked whether it has.
     """
     names = {id(tensor): name for name, tensor in tensors.items() if tensor.requires_grad}
     seen: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []

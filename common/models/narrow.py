@@ -23,9 +23,9 @@ from zowarmup.common.models.errors import ModelError
 from zowarmup.common.settings.run import Model
 
 
-def narrow(model: Model, input_shape: tuple[int, ...], classes: int, part: Submodel) -> nn.Module:
+def narrow(model: Model, input_shape: tuple[int, ...], outputs: int, part: Submodel, logits: bool = True) -> nn.Module:
     """See zowarmup.common.models.build_part."""
-    module = construct(model, input_shape, classes, 0, half_width=True)
+    module = construct(model, input_shape, outputs, 0, logits, half_width=True)
     if layout_of(module, input_shape) != part.layout:
         raise ModelError(f"model {model.name} at half its width is not the run's: is it the same code?")
     for whole, mine in zip(part.whole.tensors, part.layout.tensors, strict=True):

@@ -11,7 +11,8 @@ UP = f'{SELECTED}, direction="up"'
 MEMBERS = f'{UP}, tier!="none"'
 SPENT = f"sum(zowarmup_payload_bytes_total{{{UP}}})"
 FEDAVG = f"sum(zowarmup_fedavg_bytes_total{{{UP}}})"
-POINTS = f"(100 * max(zowarmup_accuracy_ratio{{{SELECTED}}}))"
+METRICS = f"max by (metric) (zowarmup_evaluation_metric{{{SELECTED}}})"
+POINTS = f'(100 * max(zowarmup_evaluation_metric{{{SELECTED}, unit="ratio"}}))'
 
 
 def _per_contribution(direction: str) -> str:
@@ -68,19 +69,19 @@ TOTALS = Row(
             height=4,
         ),
         Panel(
-            title="Accuracy",
-            says="On the held-out set, at the last evaluation.",
-            unit="percentunit",
-            queries=(Query(f"max(zowarmup_accuracy_ratio{{{SELECTED}}})", "accuracy"),),
+            title="Metrics",
+            says="Those of the run's task on the held-out set, such as accuracy (0 to 1), at the last evaluation.",
+            unit="none",
+            queries=(Query(METRICS, "{{metric}}"),),
             kind="number",
             width=4,
             height=4,
-            decimals=1,
+            decimals=3,
             absent="not yet evaluated",
         ),
         Panel(
             title="Uplink per point",
-            says="Payload that clients have sent for each percentage point of accuracy that the model now has.",
+            says="Payload that clients have sent for each percentage point, of accuracy or such, that the model now has.",
             unit="decbytes",
             queries=(Query(f"{SPENT} / {POINTS}", "per point"),),
             kind="number",
@@ -246,14 +247,13 @@ BOUGHT = Row(
     "What it has bought",
     (
         Panel(
-            title="Accuracy by time",
-            says="On the held-out set; the coordinator evaluates as often as the run file says.",
-            unit="percentunit",
-            queries=(Query(f"max(zowarmup_accuracy_ratio{{{SELECTED}}})", "accuracy"),),
+            title="Metrics by time",
+            says="Those of the run's task on the held-out set; the coordinator evaluates as often as the run file says.",
+            unit="none",
+            queries=(Query(METRICS, "{{metric}}"),),
             kind="steps",
             width=8,
             lowest=0,
-            highest=1,
         ),
         Panel(
             title="Loss by time",
@@ -268,8 +268,8 @@ BOUGHT = Row(
             lowest=0,
         ),
         Panel(
-            title="Uplink per point of accuracy",
-            says="Payload that clients have sent for each percentage point of accuracy that the model had by then.",
+            title="Uplink per point by time",
+            says="Payload that clients have sent for each percentage point, of accuracy or such, that the model had by then.",
             unit="decbytes",
             queries=(Query(f"{SPENT} / {POINTS}", "as it was"),),
             width=8,

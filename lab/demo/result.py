@@ -1,11 +1,13 @@
 """The result of a demo, and report.json."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from zowarmup.cli.run_status import Status, VersionStatus, bytes_per_contribution, contributions, payload
 from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.tasks.protocol import Metric
 
 WORKING_PHASES = (Phase.WARM_UP, Phase.ZEROTH_ORDER)
 
@@ -26,12 +28,19 @@ class Result:
     seconds: float
 
     @property
-    def accuracy_at_pivot(self) -> float | None:
-        return self.status.pivot_evaluation.accuracy if self.status.pivot_evaluation else None
+    def metric(self) -> Metric:
+        """The primary one of the run's task."""
+        return self.status.metric
 
     @property
-    def final_accuracy(self) -> float | None:
-        return self.status.evaluation.accuracy if self.status.evaluation else None
+    def at_pivot(self) -> float | None:
+        """That metric at the pivot."""
+        return self.status.value(self.status.pivot_evaluation) if self.status.pivot_evaluation else None
+
+    @property
+    def final(self) -> float | None:
+        """That metric in the end."""
+        return self.status.value(self.status.evaluation) if self.status.evaluation else None
 
     @property
     def replicas_equal(self) -> bool:
@@ -55,13 +64,13 @@ class Result:
         return bytes_per_contribution(self.status.traffic, tier, phase)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of report.json: bytes are payload bytes, those of FedAvg at equal rounds, memory is in MB of 10^6 bytes, accuracies are shares."""
+        """The content of report.json: bytes are payload bytes, those of FedAvg at equal rounds, memory is in MB of 10^6 bytes."""
         return {
             "model": self.model,
             "seed": self.seed,
             "parameters": self.parameters,
             "clients": {tier.value: count for tier, count in self.clients.items()},
-            "accuracy": {"pivot": self.accuracy_at_pivot, "final": self.final_accuracy},
+            "metrics": {metric.name: self._reached(metric) for metric in self.status.metrics},
             "uplink_payload_bytes": self._payload("up"),
             "downlink_payload_bytes": self._payload("down"),
             "uplink_bytes_per_contribution": {
@@ -79,6 +88,12 @@ class Result:
             "rounds": self.status.version,
             "seconds": round(self.seconds, 1),
         }
+
+    def _reached(self, metric: Metric) -> dict[str, float | None]:
+        pivot, final = self.status.pivot_evaluation, self.status.evaluation
+        found = {"pivot": pivot, "final": final}
+        values = {when: one.metrics.get(metric.name, math.nan) if one else math.nan for when, one in found.items()}
+        return {when: value if math.isfinite(value) else None for when, value in values.items()}
 
     def _payload(self, direction: str) -> dict[str, dict[str, int]]:
         """By tier and phase. What is said after the end (the replicas' reports) stands under "finished"."""

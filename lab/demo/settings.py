@@ -11,7 +11,8 @@ from typing import Literal
 
 from zowarmup.common.algorithms.fedavg import FedAvgSettings
 from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
-from zowarmup.common.settings.run import BUILT_IN, Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
+from zowarmup.common.plugin import is_plugin
+from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server, WarmUp, ZerothOrder
 
 DemoSection = Model | WarmUp | ZerothOrder | Evaluation | Guard | Server
 
@@ -54,6 +55,7 @@ COMMENTS = {
     "seed": "Decides the initial weights.",
     "draws": "seed: it also decides who takes part and every direction; secret: random bits of the coordinator's do.",
     "model.name": "mlp, cnn, cnn1d, resnet18, vit, or package.module:factory for your own.",
+    "model.task": "What it is trained for: classification or package.module:Task.",
     "model.norm": "Normalisation of resnet18: group or batch.",
     "model.weights": "A safetensors file to start from; empty: random weights from the seed.",
     "warmup": 'The warm-up: the high tier trains and uploads deltas (with "heterofl" both tiers).',
@@ -156,8 +158,8 @@ def run_file(name: str, seed: int, model: str, high: int, low: int, settings: De
 
 
 def allowing(model: Model) -> list[str]:
-    """What lets clients on this machine run the code of a model: whoever starts them here has named it."""
-    return ["--allow-model", model.name] if model.name not in BUILT_IN else []
+    """What lets clients on this machine run the code of a model and its task: whoever starts them here has named it."""
+    return [word for name in (model.name, model.task) if is_plugin(name) for word in ("--allow-model", name)]
 
 
 def to_toml(run: RunFile) -> str:

@@ -1,5 +1,6 @@
 """What a demo shows while it runs, and the table that it ends with."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zowarmup.cli.run_status import Status, VersionStatus, bytes_per_contribution, payload
-from zowarmup.cli.units import counted, duration, percent, size
+from zowarmup.cli.units import counted, duration, size
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.lab.demo.result import WORKING_PHASES, Result
 
@@ -69,10 +70,10 @@ def scene_line(scene: Scene) -> str:
     status = scene.status
     if status is None:
         return f"{duration(scene.elapsed_s)}: {scene.waiting}"
-    accuracy = f", accuracy {percent(status.evaluation.accuracy)}" if status.evaluation else ""
+    reached = f", {status.metric.title} {status.shown(status.evaluation)}" if status.evaluation else ""
     return (
         f"{duration(scene.elapsed_s)}: {status.phase}, version {status.version} of {status.final_version}"
-        f"{accuracy}; {scene.waiting}"
+        f"{reached}; {scene.waiting}"
     )
 
 
@@ -89,7 +90,10 @@ def _progress(scene: Scene) -> Table:
     ):
         bar = ProgressBar(total=max(total, 1), completed=completed, width=SPARK_WIDTH, finished_style="bar.complete")
         rows.add_row(phase.value, bar, f"{completed} of {counted(total, 'round')}" if status else "")
-    rows.add_row("accuracy", sparkline(scene.versions, pivot, final), _accuracy(status))
+    if status is not None:
+        rows.add_row(status.metric.title, sparkline(status, scene.versions, pivot, final), _metric(status))
+    else:
+        rows.add_row("", Text(), Text())
     return rows
 
 
@@ -100,29 +104,38 @@ def _labelled() -> Table:
     return table
 
 
-def _accuracy(status: Status | None) -> Text:
-    if status is None or status.evaluation is None:
+def _metric(status: Status) -> Text:
+    if status.evaluation is None:
         return Text()
-    text = Text(percent(status.evaluation.accuracy), style="bold")
+    text = Text(status.shown(status.evaluation), style="bold")
     if status.pivot_evaluation:
-        text.append(f", was {percent(status.pivot_evaluation.accuracy)}", style="not bold dim")
+        text.append(f", was {status.shown(status.pivot_evaluation)}", style="not bold dim")
     return text
 
 
-def sparkline(versions: Sequence[VersionStatus], pivot: int, final: int, width: int = SPARK_WIDTH) -> Text:
-    """Accuracy over versions 0 to `final`, from 0 to 100 %, one character for each slot that has an evaluation (its
-    last one); slots without one repeat the one before. What came by warm-up is dim."""
+def sparkline(
+    status: Status, versions: Sequence[VersionStatus], pivot: int, final: int, width: int = SPARK_WIDTH
+) -> Text:
+    """The metric over versions 0 to `final`, from 0 to 1, or to the highest so far where it is no share, one character
+    for each slot that has an evaluation (its last one); slots without one repeat the one before. What came by warm-up
+    is dim."""
     slots: dict[int, float] = {}
     for version in versions:
         if version.evaluation is not None:
-            slots[min(width - 1, version.version * width // max(final, 1))] = version.evaluation.accuracy
+            slots[min(width - 1, version.version * width // max(final, 1))] = status.value(version.evaluation)
+    highest = 1.0 if status.metric.share else max((v for v in slots.values() if math.isfinite(v)), default=1.0)
     text = Text()
     last: float | None = None
     for slot in range(max(slots, default=-1) + 1):
         last = slots.get(slot, last)
-        mark = " " if last is None else SPARKS[min(len(SPARKS) - 1, int(last * len(SPARKS)))]
+        mark = " " if last is None else _spark(last / highest if highest else 0.0)
         text.append(mark, style="dim" if slot * max(final, 1) < pivot * width else "green")
     return text
+
+
+def _spark(height: float) -> str:
+    """For a height from 0 to 1; what is no number is the highest."""
+    return SPARKS[max(0, int(min(height, 0.999) * len(SPARKS)))] if math.isfinite(height) else SPARKS[-1]
 
 
 def _tiers(scene: Scene) -> Table:
@@ -155,10 +168,10 @@ def result_view(result: Result) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
-    pivot, final = result.accuracy_at_pivot, result.final_accuracy
+    pivot, final, metric = result.at_pivot, result.final, result.metric
     if final is not None:
-        before = "" if pivot is None else f", from {percent(pivot)} at the pivot"
-        facts.add_row("accuracy", Text.assemble((percent(final), "bold"), before))
+        before = "" if pivot is None else f", from {metric.shown(pivot)} at the pivot"
+        facts.add_row(metric.title, Text.assemble((metric.shown(final), "bold"), before))
     facts.add_row("replicas", _replicas(result))
     facts.add_row("uplink", _uplink(result))
     facts.add_row("took", f"{duration(result.seconds)} for {counted(result.status.version, 'round')}")

@@ -95,6 +95,7 @@ def experiment(
 
 def _write(table: "ExperimentTable", found: "ExperimentResults", source: str, folder: Path, name: str) -> list[Path]:
     """What the finished cells say, in files."""
+    from zowarmup.common.tasks import DEFAULT, task_class
     from zowarmup.lab.experiments.figure import draw
     from zowarmup.lab.experiments.summary import curve_of, curves_csv, markdown, row_of, rows_csv
 
@@ -106,13 +107,15 @@ def _write(table: "ExperimentTable", found: "ExperimentResults", source: str, fo
         for cell in done
     ]
     rows = [row_of(*pair) for pair in pairs]
+    # Before the first cell is over nothing of a metric is shown but its name.
+    metric = pairs[0][1].metric if pairs else task_class(table.model.get("task", DEFAULT)).metrics[0]
     curves = {
         (cell.method, cell.high_percent, cell.seed): curve_of(cell, outcome, first) for cell, outcome, first in pairs
     }
     texts = {
-        f"{name}.csv": rows_csv(rows),
-        f"{name}_curves.csv": curves_csv(curves),
-        f"{name}.md": markdown(table, rows, source),
+        f"{name}.csv": rows_csv(rows, metric),
+        f"{name}_curves.csv": curves_csv(curves, metric),
+        f"{name}.md": markdown(table, rows, source, metric),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +123,7 @@ def _write(table: "ExperimentTable", found: "ExperimentResults", source: str, fo
             with replacing(folder / file) as partial:
                 partial.write_text(text, encoding="utf-8")
         if table.plots and rows:
-            draw(table, rows, curves, folder / f"{name}.png")
+            draw(table, rows, curves, metric, folder / f"{name}.png")
             return [*(folder / file for file in texts), folder / f"{name}.png"]
     except OSError as error:
         raise CommandError(

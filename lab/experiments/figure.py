@@ -1,9 +1,10 @@
-"""NAME.png: curves of accuracy against cost, and final accuracies against what was varied.
+"""NAME.png: curves of the metric against cost, and its final values against what was varied.
 
 A row of panels for each split. Curves are means over seeds, the shade a standard deviation to either side; where seeds
 were evaluated at different costs, the mean is over the points of the same round.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from zowarmup.cli.units import size
+from zowarmup.common.tasks.protocol import Metric
 from zowarmup.lab.experiments.outcome import Point
 from zowarmup.lab.experiments.summary import ResultRow, spread
 from zowarmup.lab.experiments.table import CURVES, ExperimentTable
@@ -31,7 +33,7 @@ AXES = {
 Curves = Mapping[tuple[str, int, int], Sequence[Point]]
 
 
-def draw(table: ExperimentTable, rows: Sequence[ResultRow], curves: Curves, path: Path) -> None:
+def draw(table: ExperimentTable, rows: Sequence[ResultRow], curves: Curves, metric: Metric, path: Path) -> None:
     """Write the figure that the table asks for. Raises OSError."""
     kinds = [kind for kind in table.plots if kind in CURVES]
     finals = [kind for kind in table.plots if kind not in CURVES]
@@ -42,9 +44,9 @@ def draw(table: ExperimentTable, rows: Sequence[ResultRow], curves: Curves, path
     panels = figure.subplots(down, across, squeeze=False)
     for column, kind in enumerate(kinds):
         for line, percent in enumerate(table.high_percent):
-            _curves(panels[line][column], table, curves, kind, percent)
+            _curves(panels[line][column], table, curves, metric, kind, percent)
     for column, kind in enumerate(finals):
-        _finals(panels[down - 1][column], table, rows, kind)
+        _finals(panels[down - 1][column], table, rows, metric, kind)
     for panel in panels.flat:
         if not panel.has_data():
             panel.set_axis_off()
@@ -60,21 +62,21 @@ def draw(table: ExperimentTable, rows: Sequence[ResultRow], curves: Curves, path
 
 
 def mean_curve(curves: Sequence[Sequence[Point]], what: str) -> list[tuple[float, float, float]]:
-    """(x, mean accuracy, deviation) at each round that all seeds were evaluated at; x is the mean of `what`."""
+    """(x, mean of the metric, deviation) at each round that all seeds were evaluated at; x is the mean of `what`."""
     by_round: dict[int, list[Point]] = {}
     for curve in curves:
         for point in curve:
             by_round.setdefault(point.round, []).append(point)
     found = []
     for _, points in sorted(by_round.items()):
-        here = spread([point.accuracy for point in points])
+        here = spread([point.value for point in points])
         if len(points) == len(curves) and here is not None:
             x = statistics.fmean(float(getattr(point, what)) for point in points)
             found.append((x, here.mean, here.deviation))
     return found
 
 
-def _curves(panel: Any, table: ExperimentTable, curves: Curves, kind: str, percent: int) -> None:
+def _curves(panel: Any, table: ExperimentTable, curves: Curves, metric: Metric, kind: str, percent: int) -> None:
     what, label = AXES[kind]
     for method, colour in zip(table.method, _colours(table), strict=True):
         some = [
@@ -87,31 +89,32 @@ def _curves(panel: Any, table: ExperimentTable, curves: Curves, kind: str, perce
             xs, means, deviations = zip(*points, strict=True)
             panel.plot(xs, means, color=colour, linewidth=1.8, label=method.name)
             lower = [max(0.0, mean - deviation) for mean, deviation in zip(means, deviations, strict=True)]
-            upper = [min(1.0, mean + deviation) for mean, deviation in zip(means, deviations, strict=True)]
+            most = 1.0 if metric.share else math.inf
+            upper = [min(most, mean + deviation) for mean, deviation in zip(means, deviations, strict=True)]
             panel.fill_between(xs, lower, upper, color=colour, alpha=0.12, linewidth=0)
     if kind == "uplink":
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
     if kind == "compute":
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g} M"))
-    _plain(panel, label, f"{percent} % high-tier")
+    _plain(panel, metric, label, f"{percent} % high-tier")
 
 
-def _finals(panel: Any, table: ExperimentTable, rows: Sequence[ResultRow], kind: str) -> None:
-    """Final accuracies. Where every method is a value of its own (a pivot, a number of probes), the line goes through the
+def _finals(panel: Any, table: ExperimentTable, rows: Sequence[ResultRow], metric: Metric, kind: str) -> None:
+    """Final values. Where every method is a value of its own (a pivot, a number of probes), the line goes through the
     methods and there is one for each split; else there is one for each method."""
     what, label = AXES[kind]
     of_methods = kind == "high_percent"
     groups: dict[str, dict[float, list[float]]] = {}
     for row in rows:
-        if row.accuracy is None:
+        if row.value is None:
             continue
         group, x = (
             (row.method, float(row.high_percent))
             if of_methods
             else (f"{row.high_percent} % high-tier", _x(rows, row, what))
         )
-        groups.setdefault(group, {}).setdefault(x, []).append(row.accuracy)
+        groups.setdefault(group, {}).setdefault(x, []).append(row.value)
     colours = dict(zip([method.name for method in table.method], _colours(table), strict=True))
     for place, (group, found) in enumerate(groups.items()):
         spreads = [(x, spread(values)) for x, values in sorted(found.items())]
@@ -119,7 +122,7 @@ def _finals(panel: Any, table: ExperimentTable, rows: Sequence[ResultRow], kind:
         xs, means, deviations = zip(*points, strict=True)
         colour = colours.get(group, COLOURS[place % len(COLOURS)])
         panel.errorbar(xs, means, deviations, color=colour, marker="o", markersize=4, capsize=3, label=group)
-    _plain(panel, label, "in the end")
+    _plain(panel, metric, label, "in the end")
 
 
 def _x(rows: Sequence[ResultRow], row: ResultRow, what: str) -> float:
@@ -133,12 +136,14 @@ def _colours(table: ExperimentTable) -> list[str]:
     return [COLOURS[place % len(COLOURS)] for place in range(len(table.method))]
 
 
-def _plain(panel: Any, label: str, heading: str) -> None:
+def _plain(panel: Any, metric: Metric, label: str, heading: str) -> None:
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
     panel.grid(color=FAINT, linewidth=0.8)
     panel.set_axisbelow(True)
     panel.tick_params(length=0, labelsize=9, labelcolor=QUIET)
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    if metric.share:
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    panel.set_ylabel(metric.title, fontsize=9, color=QUIET)
     panel.set_xlabel(label, fontsize=9, color=QUIET)
     panel.set_title(heading, fontsize=10, color=INK, loc="left")

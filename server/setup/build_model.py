@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms import ANY
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.models.errors import foreign_code
+from zowarmup.common.plugin import ANY
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.server.setup.prepare import BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
 from zowarmup.server.setup.safetensors_file import Unreadable, opened
@@ -26,9 +26,10 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
     from zowarmup.common.models import build, describe, flatten
     from zowarmup.common.models.export import export_program
 
-    module = build(spec.model, spec.input_shape, spec.classes, seed)
+    task = spec.task
+    module = build(spec.model, spec.input_shape, task.outputs, seed, task.logits)
     with foreign_code(f"model {spec.model.name}:"):
-        layout = describe(module, spec.input_shape)
+        layout = describe(module, spec.input_shape, task.exact_head)
         weights = flatten(module, layout)
     if spec.model.weights:
         load_weights(Path(spec.model.weights), layout, weights)

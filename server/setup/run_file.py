@@ -10,6 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from zowarmup.common.algorithms import SECTIONS, settings_class
 from zowarmup.common.settings import run
 from zowarmup.common.system.toml_file import TomlError, read_toml
+from zowarmup.common.tasks import task_class
 from zowarmup.server.setup.continuation import ContinuationError, carried_on
 from zowarmup.server.store import schemas  # noqa: F401  (how algorithms' settings are read)
 
@@ -47,9 +48,13 @@ def run_file_of(raw: dict[str, Any], source: str) -> run.RunFile:
     reason."""
     try:
         # Through JSON, where strict means: no string for a number, but tables for dataclasses.
-        return _ADAPTER.validate_json(json.dumps(raw, default=str), strict=True)
+        run_file = _ADAPTER.validate_json(json.dumps(raw, default=str), strict=True)
+        task_class(run_file.model.task)
     except ValidationError as error:
         raise RunFileError("\n".join(f"{source}: {_sentence(dict(e), raw)}" for e in error.errors())) from error
+    except ValueError as error:
+        raise RunFileError(f"{source}: model.{error}") from error
+    return run_file
 
 
 def differences(ledger: run.RunFile, file: run.RunFile) -> list[str]:

@@ -232,7 +232,19 @@ class Metrics(Collector):
         if state.pivot_version is not None:
             yield self._told.gauge("zowarmup_pivot_version", "The version at the pivot.", (), {(): state.pivot_version})
         if (evaluation := state.evaluation) is not None:
-            yield self._told.gauge("zowarmup_accuracy_ratio", "On the held-out set.", (), {(): evaluation.accuracy})
+            yield self._told.gauge(
+                "zowarmup_evaluation_metric",
+                "The task's metrics on the held-out set. better: higher or lower; unit: ratio of what goes from 0 to 1.",
+                ("metric", "better", "unit"),
+                {
+                    (
+                        metric.name,
+                        "higher" if metric.higher_is_better else "lower",
+                        "ratio" if metric.share else "",
+                    ): evaluation.metrics[metric.name]
+                    for metric in state.program.metrics
+                },
+            )
             yield self._told.gauge("zowarmup_loss", "On the held-out set, nats per example.", (), {(): evaluation.loss})
             yield self._told.gauge(
                 "zowarmup_evaluated_version", "The version that these are of.", (), {(): evaluation.version}
@@ -246,7 +258,7 @@ class Metrics(Collector):
                 "zowarmup_loss_limit",
                 "The loss above which a version is rejected, nats; +Inf where the guard is off.",
                 (),
-                {(): limit(state.run_file.guard, progress, state.program.card.classes)},
+                {(): limit(state.run_file.guard, progress, state.program.baseline)},
             )
         yield self._told.counter(
             "zowarmup_rollbacks", "Returns to the last good version.", (), {(): progress.rollbacks}

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from tests.tasks import METRIC, accuracy_of
 from zowarmup.cli.pace import KEPT, Pace, sparkline
 from zowarmup.cli.run_status import EvaluationStatus, Status, VersionStatus
 from zowarmup.common.messages.values import Phase
 
 STATUS = Status(
+    metrics=(METRIC,),
     name="digits",
     run_id="r",
     phase=Phase.ZEROTH_ORDER,
@@ -31,7 +33,7 @@ STATUS = Status(
 
 
 def version(number: int, at: float, phase: Phase = Phase.ZEROTH_ORDER, loss: float | None = None) -> VersionStatus:
-    evaluation = None if loss is None else EvaluationStatus(number, 0.5, loss, 100)
+    evaluation = None if loss is None else EvaluationStatus(number, accuracy_of(0.5), loss, 100)
     return VersionStatus(number, number, phase, 3, at, evaluation, ())
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
+from tests.tasks import METRIC, accuracy_of
 from zowarmup.cli.run_status import ClientStatus, EvaluationStatus, Status, TrafficStatus, VersionStatus
 from zowarmup.cli.status_view import status_line, status_view
 from zowarmup.cli.units import counted, duration, percent, size
 from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.tasks.protocol import Metric
 from zowarmup.lab.demo.report import write_report
 from zowarmup.lab.demo.report_figure import subtitle, title
 from zowarmup.lab.demo.result import Result
@@ -53,7 +55,7 @@ VERSIONS = tuple(
         phase=WARM if number <= 2 else ZERO,
         contributions=0 if number == 0 else 1 if number <= 2 else 3,
         committed_at_s=1000.0 + number,
-        evaluation=EvaluationStatus(number, accuracy, 0.5, 360),
+        evaluation=EvaluationStatus(number, accuracy_of(accuracy), 0.5, 360),
         traffic=traffic(number),
     )
     for number, accuracy in enumerate(ACCURACY)
@@ -61,6 +63,7 @@ VERSIONS = tuple(
 STATUS = Status(
     name="demo-mlp-0",
     run_id="3f2a9c11",
+    metrics=(METRIC,),
     phase=Phase.FINISHED,
     round=4,
     version=4,
@@ -118,7 +121,7 @@ def test_other_numbers_have_their_unit() -> None:
 
 def test_report_json_has_what_was_promised() -> None:
     report = json.loads(json.dumps(RESULT.to_json()))
-    assert report["accuracy"] == {"pivot": 0.3, "final": 0.95}
+    assert report["metrics"]["accuracy"] == {"pivot": 0.3, "final": 0.95}
     assert report["uplink_payload_bytes"] == {
         "high": {"warm-up": 80_200, "zeroth-order": 528, "finished": 0},
         "low": {"warm-up": 200, "zeroth-order": 1056, "finished": 0},
@@ -203,24 +206,41 @@ def test_status_json_is_plain_and_complete() -> None:
     assert plain["clients"][1]["tier"] == "low"
     assert plain["traffic"][0]["tier"] is None
     assert plain["replicas"] == {"agree": 3, "differ": 0, "silent": 0}
-    assert plain["evaluation"] == {"version": 4, "accuracy": 0.95, "loss": 0.5, "examples": 360}
+    assert plain["evaluation"] == {"version": 4, "metrics": {"accuracy": 0.95}, "loss": 0.5, "examples": 360}
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_model_that_diverged_has_a_status_in_json(loss: float) -> None:
-    diverged = EvaluationStatus(version=4, accuracy=0.1, loss=loss, examples=360)
+    diverged = EvaluationStatus(version=4, metrics=accuracy_of(0.1), loss=loss, examples=360)
     status = replace(STATUS, evaluation=diverged, pivot_evaluation=diverged)
     plain = json.loads(json.dumps(status.to_json(), allow_nan=False))
-    assert plain["evaluation"] == {"version": 4, "accuracy": 0.1, "loss": None, "examples": 360}
+    assert plain["evaluation"] == {"version": 4, "metrics": {"accuracy": 0.1}, "loss": None, "examples": 360}
     assert plain["pivot_evaluation"]["loss"] is None
 
 
 def test_the_sparkline_spans_the_run_and_marks_the_pivot() -> None:
-    line = sparkline(VERSIONS, pivot=2, final=4, width=8)
+    line = sparkline(STATUS, VERSIONS, pivot=2, final=4, width=8)
     assert line.plain == "▁▁▂▂▃▃▇█"
     assert min(span.start for span in line.spans if span.style == "green") == 4
-    assert sparkline((), 2, 4).plain == ""
-    assert sparkline(VERSIONS[:2], 2, 400, width=8).plain == "▂"
+    assert sparkline(STATUS, (), 2, 4).plain == ""
+    assert sparkline(STATUS, VERSIONS[:2], 2, 400, width=8).plain == "▂"
+
+
+def test_a_metric_that_is_no_share_spans_what_has_been_seen() -> None:
+    error = replace(STATUS, metrics=(Metric("mean_absolute_error", best=0.0, higher_is_better=False),))
+    values = (4.0, 2.0, math.nan, 1.0)
+    versions = tuple(
+        replace(VERSIONS[n], evaluation=EvaluationStatus(n, {"mean_absolute_error": value}, 0.5, 360))
+        for n, value in enumerate(values)
+    )
+    assert sparkline(error, versions, 0, 3, width=4).plain == "█▅█▃"
+    last = replace(error, evaluation=versions[-1].evaluation, pivot_evaluation=versions[0].evaluation)
+    assert status_line(last).startswith("finished, version 4 of 4, mean absolute error 1;")
+    assert "mean absolute error 1 of 360 examples at version 3" in flat(status_view(last))
+    assert (
+        title(replace(RESULT, status=last))
+        == "From 4 to 1 mean absolute error with 264 B a round from each low-tier client"
+    )
 
 
 def scene(status: Status | None, waiting: str) -> Scene:
