@@ -318,7 +318,7 @@ def tree(root: Path, **files: str) -> Path:
     return root
 
 
-EVERY_RULE = [*ROOMS, *PACKAGES, *WITHOUT_TORCH - PACKAGES.keys()]
+EVERY_RULE = [*ROOMS, *PACKAGES, *sorted(WITHOUT_TORCH - PACKAGES.keys())]
 
 
 def one_file(root: Path, key: str, text: str) -> tuple[Path, str]:
