@@ -232,6 +232,8 @@ async def _compose(arguments: argparse.Namespace) -> None:
         allowance = Allowance(policy, state.path / USAGE, lambda: meter.up_bytes + meter.down_bytes)
         meter.require = allowance.require_bytes
         stack.callback(allowance.note)  # a restart begins where this process ends
+        gc.freeze()  # what is loaded stays, and is no part of any later collection
+        gc.enable()  # before anything is waited for: a coordinator may be away for days
         offer = await ask(server, trusted, lookout, patience_s(arguments.connect_timeout), policy, meter)
         policy.require_snapshot(4 * offer.layout.size)
         policy.require_program(offer.program_bytes)
@@ -257,8 +259,6 @@ async def _compose(arguments: argparse.Namespace) -> None:
         transfers = Transfers(connect)
         workshop = Workshop(offer, state, transfers, arguments.threads, arguments.device, policy)
         device = Device(offer, dataset, replica, transfers, workshop, joined, tier, allowance)
-        gc.freeze()  # what is loaded stays, and is no part of any later collection
-        gc.enable()
         async with AsyncExitStack() as present:
             presence = await present.enter_async_context(Presence(server, connect, layout, device.hello, lookout))
             if arguments.metrics_address:
