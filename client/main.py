@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from pathlib import Path
 from signal import Signals
 
@@ -249,14 +250,14 @@ async def _compose(arguments: argparse.Namespace) -> None:
         token = invitation.secret if invitation else ""
         identity = known or await enrol(server, trusted, offer, name, tier, len(dataset), token, state, lookout)
 
-        def connect() -> Connection:
-            return Connection(server, trusted, (identity.client, identity.credential), meter)
+        def connect(bulk: bool = False) -> Connection:
+            return Connection(server, trusted, (identity.client, identity.credential), meter, bulk=bulk)
 
         layout = offer.layout
         replica = LocalReplica(state.path, layout)
         await asyncio.to_thread(replica.open)
         joined = f"joined {offer.name} as {identity.client} (tier {tier}: {reason}) with {len(dataset)} examples"
-        transfers = Transfers(connect)
+        transfers = Transfers(partial(connect, bulk=True))
         workshop = Workshop(offer, state, transfers, arguments.threads, arguments.device, policy)
         device = Device(offer, dataset, replica, transfers, workshop, joined, tier, allowance)
         async with AsyncExitStack() as present:

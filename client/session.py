@@ -47,6 +47,9 @@ OPTIONS = [
     # Each attempt is a fresh connection: `presence` decides when to try again, not a pool shared behind its back.
     ("grpc.use_local_subchannel_pool", 1),
 ]
+# gRPC learns by pings how much a link holds, and with each ping go window updates: 60 bytes, most of a contribution. Only
+# what is large needs more under way than gRPC's first window of 64 KiB.
+WITHOUT_PROBES = ("grpc.http2.bdp_probe", 0)
 
 
 PARTICIPATE = "/zowarmup.v1.CoordinatorService/Participate"
@@ -63,7 +66,7 @@ def channel(address: str, trust: Trust, *options: tuple[str, int]) -> grpc.aio.C
 class Connection:
     """A channel to HOST:PORT, closed on leaving its context. `credentials`: who speaks, None before enrolling. `meter`
     counts what is said. `shared`: a channel to use instead of an own one, and to leave open. `reader`: what reads the
-    stream, where streams share one."""
+    stream, where streams share one. `bulk`: whether it is for what is large."""
 
     def __init__(
         self,
@@ -73,8 +76,9 @@ class Connection:
         meter: Meter | None = None,
         shared: grpc.aio.Channel | None = None,
         reader: Reader | None = None,
+        bulk: bool = False,
     ) -> None:
-        self._own = None if shared else channel(address, trust)
+        self._own = None if shared else channel(address, trust, *(() if bulk else (WITHOUT_PROBES,)))
         self._channel: Any = shared or self._own
         self._meter, self._reader = meter or Meter(), reader
         self._stub: Any = coordinator_pb2_grpc.CoordinatorServiceStub(self._channel)

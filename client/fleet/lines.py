@@ -14,7 +14,7 @@ import grpc
 
 from zowarmup.client.lookout import Lookout
 from zowarmup.client.presence import Missing
-from zowarmup.client.session import Connection, channel
+from zowarmup.client.session import WITHOUT_PROBES, Connection, channel
 from zowarmup.client.stream import Meter, Reader
 from zowarmup.client.trust import Trust
 
@@ -26,7 +26,7 @@ _PATIENCE = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 10000),
-    ("grpc.http2.bdp_probe", 0),
+    WITHOUT_PROBES,
     ("grpc.http2.lookahead_bytes", 1048576),
     ("grpc.http2.max_frame_size", 1048576),
     ("grpc.experimental.tcp_max_read_chunk_size", 65536),
