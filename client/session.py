@@ -12,17 +12,15 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 
 from zowarmup.client.faults import Broken, Final
 from zowarmup.client.messages import Hello, Offer
 from zowarmup.client.policy import Policy
 from zowarmup.client.replica import Header
 from zowarmup.client.statuses import DECLINED_IN_BULK, FINAL, FINAL_IN_BULK, faults
-from zowarmup.client.stream import Meter, Reader, Stream
+from zowarmup.client.stream import Meter, Reader, Stream, parsed
 from zowarmup.client.trust import Trust, dialling
 from zowarmup.common import codec
-from zowarmup.common.field_count import require_few_fields
 from zowarmup.common.layout import Layout
 from zowarmup.common.methods import NotAllowed
 from zowarmup.common.run import PROTOCOL, SOFTWARE, ClientSpec
@@ -184,16 +182,15 @@ class Connection:
             async for answer in self._fetched("FetchProgram", request, wire.FetchProgramResponse):
                 yield answer.chunk
 
-    async def _fetched(self, method: str, request: Message, answers: type[Message]) -> AsyncIterator[Any]:
+    async def _fetched(self, method: str, request: Any, answers: Any) -> AsyncIterator[Any]:
         """What a call is answered with. It comes in as bytes, which are counted: a message that is asked for its size is
         serialised once more, and that left 2 MB of holes in the heap of a client that had fetched ResNet18."""
         call = self._channel.unary_stream(SERVICE + method, type(request).SerializeToString)
         async for content in call(request, metadata=self._metadata):
             self._meter.received(len(content))
             try:
-                require_few_fields(content, answers.DESCRIPTOR, MOST_BULK_FIELDS, f"an answer to {method}")
-                answer = answers.FromString(content)
-            except (DecodeError, ValueError) as error:
+                answer = parsed(content, answers, MOST_BULK_FIELDS, f"an answer to {method}")
+            except ValueError as error:
                 raise Broken(f"the coordinator sent what this client cannot read ({error})") from None
             yield answer
 
