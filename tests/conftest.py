@@ -1,5 +1,7 @@
-"""What holds for all tests: properties are true or false, however long an example takes on a busy machine; and over which
-event logs the tests run that take any."""
+"""What holds for all tests: properties are true or false, however long an example takes on a busy machine; signals do what
+they do by default, however the tests were started; and over which event logs the tests run that take any."""
+
+import signal
 
 import pytest
 from hypothesis import settings
@@ -20,6 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # nohup lets us, and whatever we start, ignore SIGHUP, as a shell's `&` does with SIGINT.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "event_logs(name, ...): the event logs that a test runs over by default")
 
 
