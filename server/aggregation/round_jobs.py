@@ -110,6 +110,8 @@ class RoundJobs:
         return current is not None and current.number == closed.number
 
     async def _empty_reusable(self, ended: Round | None) -> None:
+        if not self._blobs.reusable:  # as after most rounds of scalars, for which a thread would cost more than it does
+            return
         with self._housekeeping.attempt("remove files that are no longer needed"):
             await self._off_loop(self._blobs.empty_reusable, *self._spare(ended))
 

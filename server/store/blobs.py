@@ -45,6 +45,8 @@ class Blobs:
     def __init__(self, root: Path) -> None:
         self._root, self._spool, self._uploads, self._bin = root, root / "spool", root / "uploads", root / "bin"
         self._reusable = ReusableFiles(self._bin)
+        self.reusable = True
+        """Whether there may be files to reuse or to remove."""
         self._parts = UploadFiles(self._spool, self._reusable)
         self._numbers = itertools.count()
         with disk(root):
@@ -173,7 +175,12 @@ class Blobs:
     def empty_reusable(self, keep: int = 0, size_bytes: int = 0) -> None:
         """Remove what was dropped, but for `keep` files of a size, which the next ones are written over. For a thread: a
         large file takes its time to go."""
-        self._reusable.empty(keep, size_bytes)
+        self.reusable = keep > 0
+        try:
+            self._reusable.empty(keep, size_bytes)
+        except OSError:
+            self.reusable = True
+            raise
 
     def remove(self, sha256: str) -> None:
         """As `drop_upload`, for a blob: by its sha256."""
@@ -204,6 +211,7 @@ class Blobs:
     def _discard(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.replace(path, self._bin / self._unique())
+            self.reusable = True
 
     def _unique(self) -> str:
         return f"{os.getpid()}-{id(self):x}-{next(self._numbers)}"
