@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from signal import Signals
 
@@ -227,6 +228,8 @@ async def _compose(arguments: argparse.Namespace) -> None:
         allowance = Allowance(policy, state.path / USAGE, lambda: meter.up_bytes + meter.down_bytes)
         meter.require = allowance.require_bytes
         stack.callback(allowance.note)  # a restart begins where this process ends
+        gc.freeze()  # what is loaded stays, and is no part of any later collection
+        gc.enable()  # before anything is waited for: a coordinator may be away for days
         offer = await ask(server, trusted, lookout, patience_s(arguments.connect_timeout), policy, meter)
         policy.require_snapshot(4 * offer.layout.size)
         policy.require_program(offer.program_bytes)
@@ -242,17 +245,16 @@ async def _compose(arguments: argparse.Namespace) -> None:
         token = invitation.secret if invitation else ""
         identity = known or await enrol(server, trusted, offer, name, tier, len(dataset), token, state, lookout)
 
-        def connect() -> Connection:
-            return Connection(server, trusted, (identity.client, identity.credential), meter)
+        def connect(bulk: bool = False) -> Connection:
+            return Connection(server, trusted, (identity.client, identity.credential), meter, bulk=bulk)
 
         layout = offer.layout
         replica = LocalReplica(state.path, layout)
         await asyncio.to_thread(replica.open)
         joined = f"joined {offer.name} as {identity.client} (tier {tier}: {reason}) with {len(dataset)} examples"
-        transfers = Transfers(connect)
+        transfers = Transfers(partial(connect, bulk=True))
         executor = Executor(offer, state, transfers, arguments.threads, arguments.device, policy)
         device = Device(offer, dataset, replica, transfers, executor, joined, tier, allowance)
-        gc.enable()
         async with ReconnectingStream(server, connect, layout, device.hello, lookout) as stream:
             await take_part(device, stream)
 

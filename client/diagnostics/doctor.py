@@ -167,7 +167,7 @@ async def _bandwidth(server: str, trusted: Trust, offer: Offer, member: Identity
             "bandwidth", Verdict.SKIPPED, "is measured for members: run this again once the client has joined"
         )
     with _failing("bandwidth") as failed:
-        async with Connection(server, trusted, (member.client, member.credential)) as connection:
+        async with Connection(server, trusted, (member.client, member.credential), bulk=True) as connection:
             link = await _link(connection, rtt)
     if failed:
         return failed[0]

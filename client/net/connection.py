@@ -46,6 +46,9 @@ OPTIONS = [
     # Each attempt is a fresh connection: `stream` decides when to try again, not a pool shared behind its back.
     ("grpc.use_local_subchannel_pool", 1),
 ]
+# gRPC learns by pings how much a link holds, and with each ping go window updates: 60 bytes, most of a contribution. Only
+# what is large needs more under way than gRPC's first window of 64 KiB.
+WITHOUT_PROBES = ("grpc.http2.bdp_probe", 0)
 
 
 PARTICIPATE = "/zowarmup.v1.CoordinatorService/Participate"
@@ -69,6 +72,7 @@ class Connection:
         meter: Counts what is said.
         shared: A channel to use instead of an own one, and to leave open.
         reader: What reads the stream, where streams share one.
+        bulk: Whether it is for what is large.
     """
 
     def __init__(
@@ -79,8 +83,9 @@ class Connection:
         meter: Meter | None = None,
         shared: grpc.aio.Channel | None = None,
         reader: Reader | None = None,
+        bulk: bool = False,
     ) -> None:
-        self._own = None if shared else channel(address, trust)
+        self._own = None if shared else channel(address, trust, *(() if bulk else (WITHOUT_PROBES,)))
         self._channel: Any = shared or self._own
         self._meter, self._reader = meter or Meter(), reader
         self._stub: Any = coordinator_pb2_grpc.CoordinatorServiceStub(self._channel)

@@ -219,7 +219,8 @@ class Host:
 
         def connect() -> Connection:
             member = self.members[0]
-            return Connection(part.server, trusted, (member.client, _credential(part, offer.run_id, member.number)))
+            who = (member.client, _credential(part, offer.run_id, member.number))
+            return Connection(part.server, trusted, who, bulk=True)
 
         return Executor(offer, state, Transfers(connect), part.threads, part.device, part.policy)
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.client.errors import Declined
-from zowarmup.client.net.connection import Connection, channel
+from zowarmup.client.net.connection import WITHOUT_PROBES, Connection, channel
 from zowarmup.client.net.retrying import Lookout, Missing
 from zowarmup.client.net.stream import Meter, Reader
 from zowarmup.client.net.tls import Trust
@@ -39,7 +39,7 @@ _PATIENCE = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 10000),
-    ("grpc.http2.bdp_probe", 0),
+    WITHOUT_PROBES,
     ("grpc.http2.lookahead_bytes", 1048576),
     ("grpc.http2.max_frame_size", 1048576),
     ("grpc.experimental.tcp_max_read_chunk_size", 65536),
