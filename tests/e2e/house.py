@@ -33,8 +33,37 @@ from zowarmup.v1.coordinator_pb2_grpc import CoordinatorServiceStub
 
 ENVIRONMENT = {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1", "GRPC_VERBOSITY": "INFO"}
 CALL_S = 20.0
-BY_ITSELF = (ev.Pivoted, ev.Evaluated, ev.RoundOpened, ev.RoundAbandoned, ev.DeadlineExtended, ev.RunPaused)
+BY_ITSELF = (
+    ev.RoundOpened,
+    ev.DeadlineExtended,
+    ev.ParticipantsFailed,
+    ev.RoundAbandoned,
+    ev.SnapshotTaken,
+    ev.SnapshotsPruned,
+    ev.Pivoted,
+    ev.Evaluated,
+    ev.RolledBack,
+    ev.RunPaused,
+    ev.RunFinished,
+    ev.RunGaveUp,
+)
 """What a run brings about as time passes, whoever is connected."""
+BY_SOMEBODY = (
+    ev.RunCreated,
+    ev.InvitationIssued,
+    ev.InvitationRevoked,
+    ev.ClientEnrolled,
+    ev.ExamplesChanged,
+    ev.ClientRevoked,
+    ev.Contributed,
+    ev.Abstained,
+    ev.RoundClosed,
+    ev.Committed,
+    ev.RunResumed,
+    ev.PivotRequested,
+    ev.StopRequested,
+)
+"""What a client or the operator brings about: a refused call adds none of these."""
 
 
 @dataclass
@@ -122,7 +151,7 @@ class House:
         """All that somebody has brought about."""
         ledger = Ledger(self.data_dir / "ledger.sqlite", read_only=True)
         try:
-            return [event for _, event in ledger.read() if not isinstance(event, BY_ITSELF)]
+            return [event for _, event in ledger.read() if isinstance(event, BY_SOMEBODY)]
         finally:
             ledger.close()
 

@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import grpc
 import pytest
 
 from tests.e2e.house import (
+    BY_ITSELF,
+    BY_SOMEBODY,
     CALL_S,
     ENVIRONMENT,
     House,
@@ -334,6 +336,12 @@ def test_a_real_device_joins_once_and_comes_back_without_its_word(house: House) 
     before = house.ledger()
     assert "was good for joining once and is used up" in house.refused_device(word=word, name="thief")
     assert house.ledger() == before
+
+
+def test_a_new_kind_of_event_is_told_apart_here_too() -> None:
+    """What a run does by itself may come between a refusal and the look at the ledger."""
+    assert len({*BY_ITSELF, *BY_SOMEBODY}) == len(BY_ITSELF) + len(BY_SOMEBODY)
+    assert {*BY_ITSELF, *BY_SOMEBODY} == set(get_args(ev.DurableEvent))
 
 
 def test_the_leak_finder_finds(tmp_path: Path) -> None:
