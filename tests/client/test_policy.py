@@ -15,6 +15,7 @@ from tests.algorithms import changed
 from tests.client.conftest import HEARING_S, Client, Run, Scripted, Start, Talk, one_sentence, prepared
 from tests.client.hostile_programs import cumbersome, endless, greedy
 from tests.client.test_hostile_programs import prying
+from zowarmup.client.net.connection import MOST_BULK_FIELDS
 from zowarmup.common.exact.layout import Block, Layout, Tensor
 from zowarmup.common.messages import codec
 from zowarmup.common.messages.values import Phase, Work
@@ -208,6 +209,39 @@ def test_a_download_stops_at_the_announced_size(run: Run, start: Start, tmp_path
     asyncio.run(scenario())
     held = sum(file.stat().st_size for file in (tmp_path / "state").iterdir())
     assert held < 2 * run.weights.nbytes
+
+
+class Crumbling(Scripted):
+    """Sends a header that is small, and parsed would be large: of many parts with nothing in them."""
+
+    async def FetchSnapshot(self, request: wire.FetchSnapshotRequest, context: Any) -> AsyncIterator[Any]:
+        if not self.fetches:
+            self.fetches.append(("snapshot", request.version, request.offset_bytes))
+            parts = [wire.GridRange()] * (MOST_BULK_FIELDS + 1)
+            yield wire.FetchSnapshotResponse(header=wire.SnapshotHeader(version=1, grid_ranges=parts))
+        async for answer in super().FetchSnapshot(request, context):
+            yield answer
+
+
+def test_an_answer_of_very_many_parts_is_not_parsed(run: Run, start: Start) -> None:
+    crumbling = Crumbling(run)
+    crumbling.snapshots[1] = run.weights.tobytes()
+
+    async def part(talk: Talk) -> None:
+        await begin(talk, **work(1))
+        await talk.hear("scalars")
+        await talk.end()
+
+    async def scenario() -> None:
+        crumbling.parts = [part]
+        async with crumbling.listening() as port:
+            client = await start(port)
+            await client.printed("contributed")
+            assert await client.stopped() == 0
+        assert "cannot read (an answer to FetchSnapshot: 131080 bytes with more than 65,536 fields" in client.log
+        assert not crumbling.failures
+
+    asyncio.run(scenario())
 
 
 def resident_peak(client: Client) -> int:
