@@ -12,11 +12,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 
 from zowarmup.client.errors import Broken, Final
 from zowarmup.client.net.messages import Hello, Offer
-from zowarmup.client.net.stream import DECLINED_IN_BULK, FINAL, FINAL_IN_BULK, Meter, Reader, Stream, faults
+from zowarmup.client.net.stream import DECLINED_IN_BULK, FINAL, FINAL_IN_BULK, Meter, Reader, Stream, faults, parsed
 from zowarmup.client.net.tls import Trust, dialling
 from zowarmup.client.policy import Policy
 from zowarmup.client.store.replica import SnapshotHeader
@@ -25,7 +24,6 @@ from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages import codec
 from zowarmup.common.messages.values import Delta, Tier
 from zowarmup.common.settings.run import PROTOCOL, SOFTWARE, ClientSpec
-from zowarmup.common.untrusted import require_few_fields
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc
 
@@ -210,16 +208,15 @@ class Connection:
             async for answer in self._fetched("FetchProgram", request, wire.FetchProgramResponse):
                 yield answer.chunk
 
-    async def _fetched(self, method: str, request: Message, answers: type[Message]) -> AsyncIterator[Any]:
+    async def _fetched(self, method: str, request: Any, answers: Any) -> AsyncIterator[Any]:
         """What a call is answered with. It comes in as bytes, which are counted: a message that is asked for its size is
         serialised once more, and that left 2 MB of holes in the heap of a client that had fetched ResNet18."""
         call = self._channel.unary_stream(SERVICE + method, type(request).SerializeToString)
         async for content in call(request, metadata=self._metadata):
             self._meter.received(len(content))
             try:
-                require_few_fields(content, answers.DESCRIPTOR, MOST_BULK_FIELDS, f"an answer to {method}")
-                answer = answers.FromString(content)
-            except (DecodeError, ValueError) as error:
+                answer = parsed(content, answers, MOST_BULK_FIELDS, f"an answer to {method}")
+            except ValueError as error:
                 raise Broken(f"the coordinator sent what this client cannot read ({error})") from None
             yield answer
 

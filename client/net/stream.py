@@ -188,12 +188,20 @@ class Reader:
         return message
 
 
-def _parsed(data: bytes) -> wire.ParticipateResponse:
-    require_few_fields(data, wire.ParticipateResponse.DESCRIPTOR, codec.MOST_FIELDS, "what the coordinator says")
+def parsed(data: bytes, kind: Any, most: int, what: str) -> Any:
+    """The message of a kind, with `most` fields. Raises ValueError where the bytes are another."""
+    require_few_fields(data, kind.DESCRIPTOR, most, what)
     try:
-        return wire.ParticipateResponse.FromString(data)
+        return kind.FromString(data)
     except DecodeError as error:
         raise ValueError(str(error)) from error
+
+
+def _parsed(data: bytes) -> wire.ParticipateResponse:
+    answer: wire.ParticipateResponse = parsed(
+        data, wire.ParticipateResponse, codec.MOST_FIELDS, "what the coordinator says"
+    )
+    return answer
 
 
 def _message(answer: wire.ParticipateResponse, layout: Layout) -> Message:
