@@ -34,6 +34,11 @@ def finite(series: list[dict[str, Any]]) -> int:
     return sum(math.isfinite(float(value)) for one in series for _, value in one["values"])
 
 
+def lowest(recorded: Recorded, expr: str) -> float:
+    series = recorded.prometheus.between(expr, recorded.start, recorded.end)
+    return min(float(value) for one in series for _, value in one["values"])
+
+
 def test_prometheus_reads_every_line_without_complaint(recorded: Recorded) -> None:
     checked = subprocess.run(
         [tool("promtool"), "check", "metrics"],
@@ -99,7 +104,10 @@ def test_a_fault_fires_its_alert_and_no_other(recorded: Recorded, alert: str) ->
     firing = f'ALERTS{{alertname="{alert}", alertstate="firing"}}'
     found = recorded.prometheus.between(firing, recorded.start, recorded.end)
     if fault is None:
-        assert found == []
+        # The disk is this machine's own, and may be filling up.
+        assert found == [] or (
+            alert == "ZowarmupDiskFilling" and lowest(recorded, "run:zowarmup_disk_free:ratio") < 0.15
+        )
         return
     (one,) = found
     assert one["metric"]["run"] == RUN.name
