@@ -1,9 +1,9 @@
 """Construction of a model by name, and the refusal of one that could not be trained here.
 
 What would let two replicas, or two evaluations of one replica, disagree is refused with a sentence: logits that differ
-between two passes over the same input, or that depend on the other examples of the batch. So are probabilities: they lie in
-[0, 1] whatever the weights are. Logits may by chance at the initial weights, but not at others, so the weights are changed,
-by more each time, until an output leaves that range. For logits the first look is enough.
+between two passes over the same input, or that depend on the other examples of the batch. So are probabilities: they
+lie in [0, 1] whatever the weights are. Logits may by chance at the initial weights, but not at others, so the weights
+are changed, by more each time, until an output leaves that range. For logits the first look is enough.
 """
 
 import importlib
@@ -85,8 +85,19 @@ def build(
 
 
 def check(name: str, module: nn.Module, input_shape: tuple[int, ...], outputs: int, logits: bool = True) -> None:
-    """Raises ModelError unless the module, in eval mode, gives finite float32 outputs (n, outputs), one by one;
-    `logits`: and these can be logits."""
+    """Refuse a module that cannot be trained here.
+
+    Args:
+        name: What to call the model in a sentence.
+        module: In eval mode.
+        input_shape: Of one example, without the batch's axis.
+        outputs: How many numbers it gives for an example.
+        logits: Whether these must be logits (`require_logits`).
+
+    Raises:
+        ModelError: It does not give finite float32 outputs (n, outputs) that are the same each time and depend on no
+            other example; they cannot be logits where they must; or its parameters are not float32 on the CPU.
+    """
     _check_parameters(name, module)
     inputs = sample(input_shape, _PROBE)
     accepts = f"model {name} does not accept inputs of shape {input_shape}:"
@@ -151,7 +162,15 @@ def _check_parameters(name: str, module: nn.Module) -> None:
 
 
 def sample(input_shape: tuple[int, ...], count: int) -> torch.Tensor:
-    """The same made-up inputs every time, float32 (count, *input_shape) in [0, 1)."""
+    """The same made-up inputs every time.
+
+    Args:
+        input_shape: Of one example.
+        count: How many.
+
+    Returns:
+        Float32 (count, *input_shape) in [0, 1).
+    """
     return torch.rand(count, *input_shape, generator=torch.Generator().manual_seed(0))
 
 
@@ -226,13 +245,13 @@ def require_logits(name: str, module: nn.Module, inputs: torch.Tensor, outputs: 
     """See whether the outputs of `module`, in eval mode, could be anything; its weights stay as they are.
 
     Args:
-        name: what to call the model in a sentence.
-        module: the model.
-        inputs: float32 (n, *shape).
-        outputs: float32 (n, outputs), what it gives for these.
+        name: What to call the model in a sentence.
+        module: The model.
+        inputs: Float32 (n, *shape).
+        outputs: Float32 (n, outputs), what it gives for these.
 
     Raises:
-        ModelError: the outputs are never below 0 nor above 1.
+        ModelError: The outputs are never below 0 nor above 1.
     """
     if not _within(outputs):
         return
