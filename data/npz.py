@@ -3,8 +3,8 @@
 What `x` holds follows from its axes: rows (n, features), or images. Sequences have as many axes as grey images, so the
 spec says that it means them: npz:PATH,kind=sequence. Inputs become channels first, as convolutions read them.
 
-Nothing of an archive is unpacked before it is known how much it is. One larger than this device's memory is mapped where its
-examples are not compressed, as np.savez writes them, and then read from the disk batch by batch.
+Nothing of an archive is unpacked before it is known how much it is. One larger than this device's memory is mapped
+where its examples are not compressed, as np.savez writes them, and then read from the disk batch by batch.
 """
 
 import io
@@ -33,8 +33,16 @@ _UNPACKED = "save it with np.savez, uncompressed"
 
 
 class NpzArchive:
-    """The archive at `path`, which `file` has open. `names`: those of its arrays. Raises TooLarge, and what reading a damaged
-    directory raises."""
+    """An open NumPy archive; `names` are those of its arrays.
+
+    Args:
+        path: Where it is.
+        file: The same file, open for reading.
+
+    Raises:
+        TooLarge: The list of its entries is too long.
+        ValueError: It has no directory. Reading a damaged one may raise other errors, too.
+    """
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
@@ -64,7 +72,16 @@ class NpzArchive:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An array of an archive: its shape, order and type, and where in its file it begins."""
+    """An array of an archive, not read yet.
+
+    Args:
+        archive: The archive.
+        info: The array's entry in it.
+        shape: Of the array.
+        fortran: Whether it is stored column by column (Fortran's order).
+        dtype: Of its values.
+        begins: Bytes of NumPy's header, before the values.
+    """
 
     archive: NpzArchive
     info: zipfile.ZipInfo
@@ -113,9 +130,9 @@ def read(path: Path, sequence: bool = False) -> Dataset:
     """The examples of an archive.
 
     Args:
-        path: the archive. x (n, features), (n, H, W), (n, C, H, W) or (n, H, W, C), uint8 (divided by 255) or float32 (as
-            it is); y (n,) integers from 0, or (n,) or (n, k) floats, targets that are numbers. Of four axes the last has the
-            channels if it is 1, 3 or 4 long and the second is not, else the second.
+        path: The archive. x (n, features), (n, H, W), (n, C, H, W) or (n, H, W, C), uint8 (divided by 255) or float32
+            (as it is); y (n,) integers from 0, or (n,) or (n, k) floats, targets that are numbers. Of four axes the
+            last has the channels if it is 1, 3 or 4 long and the second is not, else the second.
         sequence: x is (n, length, channels) or (n, length).
 
     Returns:
@@ -123,7 +140,7 @@ def read(path: Path, sequence: bool = False) -> Dataset:
         is numbers.
 
     Raises:
-        DataError: with one sentence that names the file and the remedy.
+        DataError: With one sentence that names the file and the remedy.
     """
     x, y = _arrays(path)
     if x.dtype not in (np.uint8, np.float32):

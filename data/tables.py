@@ -1,9 +1,9 @@
 """csv:PATH,label=COLUMN or target=COLUMN: a table of numbers with a line of column names, one example a line.
 
-The delimiter is the comma, semicolon, tab or bar that the first line has most of; text is UTF-8, or UTF-16 with its mark;
-a file compressed by gzip is read as it is. Columns are known by name, so their order may differ between devices. Labels are
-names or whole numbers: the classes are those that occur, in the order of the numbers, or else of the names. A target is a
-number.
+The delimiter is the comma, semicolon, tab or bar that the first line has most of; text is UTF-8, or UTF-16 with its
+mark; a file compressed by gzip is read as it is. Columns are known by name, so their order may differ between devices.
+Labels are names or whole numbers: the classes are those that occur, in the order of the numbers, or else of the names.
+A target is a number.
 """
 
 import csv
@@ -42,16 +42,16 @@ def read(path: Path, label: str, numbers: bool = False) -> Dataset:
     """The examples of a table.
 
     Args:
-        path: the file.
-        label: the name of the column that holds the labels, or the targets.
-        numbers: it holds targets, which are numbers.
+        path: The file.
+        label: The name of the column that holds the labels, or the targets.
+        numbers: It holds targets, which are numbers.
 
     Returns:
         Inputs float32 (n, features) with the names of features, and of classes where there are labels. Other
         devices may hold further classes.
 
     Raises:
-        DataError: with one sentence that names the file, and the line and column where it is about one.
+        DataError: With one sentence that names the file, and the line and column where it is about one.
     """
     try:
         with _opened(path) as file:
