@@ -190,7 +190,7 @@ class WarmUp(Weighting):
 
     Args:
         pivot: After `rounds` rounds ("rounds"), or earlier ("auto") once the held-out loss no longer falls
-            (`server.plateau`).
+            (`server.core.plateau`).
         patience: With "auto": the loss of this many last rounds is compared with that of as many before, 1 to 100000.
         least_improvement: With "auto": the run goes on where the loss has fallen by this share from these to those, 0
             to below 1.
