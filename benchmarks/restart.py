@@ -25,9 +25,8 @@ def restart(repeats: int) -> list[Row]:
 
 def measured(commits: int, repeats: int) -> Row:
     """Both sides `repeats` times, in turn."""
-    from zowarmup.server.store.archive import replay, restore
-    from zowarmup.server.store.blobs import Blobs
-    from zowarmup.server.store.data_dir import BLOBS, LEDGER
+    from zowarmup.server.store.archive import BLOBS, LEDGER, replay, restore
+    from zowarmup.server.store.blobs import BlobFiles
     from zowarmup.server.store.ledger import Ledger
 
     came_back, alone, read = [], [], []
@@ -37,7 +36,7 @@ def measured(commits: int, repeats: int) -> Row:
         for turn in range(repeats):
             alone.append(script.seconds if turn == 0 else _applied(script)[1])
             start = time.perf_counter()
-            ledger, blobs = Ledger(folder / LEDGER), Blobs(folder / BLOBS)
+            ledger, blobs = Ledger(folder / LEDGER), BlobFiles(folder / BLOBS)
             state, history, _ = replay(ledger)
             assert state is not None
             read.append(time.perf_counter() - start)
@@ -90,9 +89,8 @@ def _script(folder: Path, commits: int) -> _Script:
     from zowarmup.server.core import events as ev
     from zowarmup.server.core.contributions import steps_of
     from zowarmup.server.core.decide import awaits_evaluation, decide
-    from zowarmup.server.store.archive import replay
-    from zowarmup.server.store.blobs import Blobs
-    from zowarmup.server.store.data_dir import BLOBS, LEDGER
+    from zowarmup.server.store.archive import BLOBS, LEDGER, replay
+    from zowarmup.server.store.blobs import BlobFiles
     from zowarmup.server.store.ledger import Ledger
 
     chance = np.random.default_rng(0)
@@ -113,7 +111,7 @@ def _script(folder: Path, commits: int) -> _Script:
     state, _, end = replay(ledger)
     assert state is not None
     snapshot, now = state.snapshot, time.time()
-    weights = np.array(Blobs(folder / "server" / BLOBS).vector(snapshot.sha256))
+    weights = BlobFiles(folder / "server" / BLOBS).vector(snapshot.sha256).load()
     script, batch = _Script(weights, snapshot.grid, []), list[ev.Event]()
 
     def do(command: cmd.Command) -> None:

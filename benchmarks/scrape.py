@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 from zowarmup.common.algorithms.fedavg import FedAvgSettings
@@ -26,9 +27,8 @@ from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.decide import decide
 from zowarmup.server.projections.history import History
-from zowarmup.server.projections.refusals import Refusals
 from zowarmup.server.projections.traffic import Traffic
-from zowarmup.server.store.blobs import Blobs
+from zowarmup.server.store.blobs import BlobFiles
 from zowarmup.server.store.ledger import Ledger
 from zowarmup.server.telemetry.http import HttpEndpoint, HttpServer
 from zowarmup.server.telemetry.metrics import RunMetrics, Sources
@@ -53,7 +53,7 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
     state, history, ledger = created.state, History(), Ledger(folder / "ledger.sqlite")
     history.record(0.0, created.events)
     end = ledger.append(created.events, 0.0, 0)
-    Blobs(folder / "blobs")
+    BlobFiles(folder / "blobs")
     coordinator = Coordinator(ledger, state, end=end)
     coordinator.observe(lambda now, events, after: history.record(now, events))
     running = asyncio.create_task(coordinator.run())
@@ -79,7 +79,7 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
     ledger_path, blobs = folder / "ledger.sqlite", folder / "blobs"
     metrics = RunMetrics(run.name)
     metrics.show(
-        Sources(coordinator, history, Traffic(lambda: state.phase), Refusals(), folder, ledger_path, blobs, {})
+        Sources(coordinator, history, Traffic(lambda: state.phase), Counter[str](), folder, ledger_path, blobs, {})
     )
     website = HttpServer(HttpEndpoint("127.0.0.1", 0), {"/metrics": metrics.application})
     url = f"{website.open()}/metrics"

@@ -13,12 +13,10 @@ from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import replacing
 from zowarmup.server.setup.continuation import Left
-from zowarmup.server.store.archive import ArchiveError, open_archive
-from zowarmup.server.store.backup import Copied, back_up
+from zowarmup.server.store.archive import ArchiveError, Copied, back_up, open_archive
 from zowarmup.server.store.blobs import BlobError
-from zowarmup.server.store.fsck import CheckReport, check, locked
+from zowarmup.server.store.fsck import CheckReport, check, locked, repair
 from zowarmup.server.store.ledger import LedgerError
-from zowarmup.server.store.repair import repair
 
 RUNS_SHOWN = 8
 

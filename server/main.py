@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,29 +33,32 @@ from zowarmup.server.core import commands as cmd
 from zowarmup.server.core.errors import ListeningError
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
-from zowarmup.server.projections.refusals import Refusals
 from zowarmup.server.projections.traffic import Traffic
-from zowarmup.server.rpc.auth import Admission
-from zowarmup.server.rpc.credentials import CredentialError, operator_sha256
-from zowarmup.server.rpc.crowding import keep_room
+from zowarmup.server.rpc.auth import Admission, CredentialError, operator_sha256
 from zowarmup.server.rpc.endpoints import Endpoint, endpoint_of, health_server
 from zowarmup.server.rpc.limits import LONGEST_BYTES, MessageSizeInterceptor, RateLimiter
 from zowarmup.server.rpc.operator import OperatorService
 from zowarmup.server.rpc.participate import CoordinatorService
-from zowarmup.server.rpc.preparing import PreparingInterceptor
-from zowarmup.server.rpc.server import Health, Services
-from zowarmup.server.rpc.strangers import INVITED_AT_ONCE, INVITED_PER_S, OPEN_AT_ONCE, OPEN_PER_S, Callers, Strangers
+from zowarmup.server.rpc.server import Health, PreparingInterceptor, Services
+from zowarmup.server.rpc.strangers import (
+    INVITED_AT_ONCE,
+    INVITED_PER_S,
+    OPEN_AT_ONCE,
+    OPEN_PER_S,
+    Callers,
+    Strangers,
+    keep_room,
+)
 from zowarmup.server.rpc.streams import StreamRegistry
-from zowarmup.server.rpc.uploads import Uploads
 from zowarmup.server.runtime import connections, raise_file_limit, tune_allocator, tune_collector
 from zowarmup.server.setup.open_run import StartError, evaluated, locked, open_run, spool_bytes
 from zowarmup.server.setup.prepare import Children, PreparationError
 from zowarmup.server.setup.run_file import RunFileError, read_run_file
 from zowarmup.server.shutdown import GIVEN_UP, TICK_S, leave, settle
-from zowarmup.server.store.archive import ArchiveError, restore
-from zowarmup.server.store.blobs import BlobError, Blobs
-from zowarmup.server.store.data_dir import BLOBS, LEDGER
+from zowarmup.server.store.archive import BLOBS, LEDGER, UPLOADS, ArchiveError, restore
+from zowarmup.server.store.blobs import BlobError, BlobFiles
 from zowarmup.server.store.ledger import Ledger, LedgerError
+from zowarmup.server.store.uploads import UploadStore
 from zowarmup.server.telemetry.event_logger import EventLogger
 
 if TYPE_CHECKING:
@@ -208,7 +212,7 @@ async def _lead(
     stopped: "asyncio.Future[int]",
     listening: contextlib.AsyncExitStack,
 ) -> int:
-    refusals = Refusals()
+    refusals = Counter[str]()
     preparing = PreparingInterceptor()
     most = connections(raise_file_limit())
     strangers = Strangers(*((INVITED_PER_S, INVITED_AT_ONCE) if way.invited else (OPEN_PER_S, OPEN_AT_ONCE)))
@@ -235,7 +239,7 @@ async def _lead(
         metrics = RunMetrics(run_file.name)
     path = arguments.data_dir / LEDGER
     ledger = Ledger(path) if metrics is None else Ledger(path, took=metrics.appended)
-    blobs = Blobs(arguments.data_dir / BLOBS)
+    blobs = BlobFiles(arguments.data_dir / BLOBS)
     children = Children()
 
     def take_up() -> tuple[State, History, Replica, int]:
@@ -265,10 +269,10 @@ async def _lead(
     coordinator = Coordinator(ledger, state, end=end)
     traffic = Traffic(lambda: coordinator.state.phase, history.traffic.latest)
     rate_limiter = RateLimiter(run_file.server.messages_per_second)
-    uploads = Uploads(blobs, spool_bytes(run_file, state), state)
+    uploads = UploadStore(BlobFiles(arguments.data_dir / UPLOADS), spool_bytes(run_file, state), state)
     stream_registry = StreamRegistry(history, rate_limiter)
     round_jobs = RoundJobs(
-        coordinator, blobs, replica, evaluator, history, lambda: traffic.since(history.traffic.latest), uploads.lengths
+        coordinator, blobs, uploads, replica, evaluator, history, lambda: traffic.since(history.traffic.latest)
     )
     coordinator.observe(lambda now, events, after: history.record(coordinator.written_at, events, now))
     coordinator.observe(stream_registry)

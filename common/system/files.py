@@ -176,6 +176,14 @@ def settle(temporary: Path, file: Path) -> None:
     sync(file.parent)  # the name is data of the folder
 
 
+def sync_tree(folder: Path) -> None:
+    """Everything under a folder lasts through a power cut, though its own name may not. Raises OSError."""
+    for where, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync(Path(where, name))
+        sync(Path(where))
+
+
 @contextlib.contextmanager
 def replacing(file: Path, ending: str = ".new") -> Iterator[Path]:
     """A path beside `file` to write to, at which nothing is. At the end of the block it becomes `file`; where the block or

@@ -26,8 +26,7 @@ from zowarmup.lab.demo.settings import allowing, to_toml
 from zowarmup.lab.experiments.grid import Job
 from zowarmup.lab.experiments.outcome import RunOutcome, read_outcome
 from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Ended, Processes, indented, last_lines
-from zowarmup.server.store.archive import ArchiveError, open_archive
-from zowarmup.server.store.data_dir import LEDGER
+from zowarmup.server.store.archive import LEDGER, ArchiveError, open_archive
 from zowarmup.server.store.ledger import LedgerError
 
 LONGEST_OUTCOME_BYTES = 1 << 26

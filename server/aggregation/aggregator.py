@@ -1,15 +1,23 @@
-"""The aggregator: a closed round's contributions become the next version of the coordinator's replica.
+"""The aggregator: a closed round's contributions become the next version of the coordinator's replica, or the run goes back to
+its last good one.
 
 Contributions are sorted by client, so nothing depends on the order of arrival, and the same inputs give the same bits: a
 round that a crash cut off is simply aggregated again. The algorithm says what becomes of the model (`Aggregate`); here
 its moves are rounded to the grid and taken, or its update is carried out piece by piece in threads, deltas and optimizer
 state being read from disk and written to it a piece at a time.
+
+A server optimizer's moments are twice the model, so they stay on disk. The new blob has a name only once it is whole, and
+counts once a commit's snapshot names it; a round that cannot be aggregated leaves the old one as it is.
+
+A rollback takes back the steps since, where steps alone lead from the good version to the present: sums of ticks are exact, so
+this gives every bit. Clients get whichever is shorter, these steps or a snapshot. Otherwise it takes the snapshots on disk.
 """
 
+import contextlib
 import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,14 +25,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.algorithms.protocol import Aggregate, Start, Trained, Update
-from zowarmup.common.algorithms.vectors import norm
+from zowarmup.common.algorithms.vectors import LazyVector, norm
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
-from zowarmup.common.exact.replica import Replica
+from zowarmup.common.exact.replica import Commit, Replica, merged
 from zowarmup.common.exact.steps import Step, apply_steps
-from zowarmup.server.aggregation.optimizer_state import OptimizerState, optimizer_state
+from zowarmup.common.messages.codec import encode_commit
 from zowarmup.server.core.contributions import carried_out, deltas_of, parts_of, settle_on_grid, uploads_of
+from zowarmup.server.core.guard import GoodVersion
 from zowarmup.server.core.state import Round, State
-from zowarmup.server.store.blobs import Blobs
+from zowarmup.server.projections.history import History
+from zowarmup.server.store.archive import restore
+from zowarmup.server.store.blobs import BlobError, BlobStore
+from zowarmup.server.store.uploads import UploadStore
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +59,10 @@ class Aggregated:
 
 
 class Aggregator:
-    """Moves `replica` on. `lengths`: the Euclidean norms of uploads, by name, roughly and as far as they are known."""
+    """Moves `replica` on."""
 
-    def __init__(self, replica: Replica, blobs: Blobs, lengths: Mapping[str, float] | None = None) -> None:
-        self._replica, self._blobs = replica, blobs
-        self._lengths: Mapping[str, float] = {} if lengths is None else lengths
+    def __init__(self, replica: Replica, blobs: BlobStore, uploads: UploadStore) -> None:
+        self._replica, self._blobs, self._uploads = replica, blobs, uploads
         self._pieces = ThreadPoolExecutor(PIECES_AT_ONCE, thread_name_prefix="pieces")
 
     def close(self) -> None:
@@ -80,7 +91,7 @@ class Aggregator:
     def _trained(self, closed: Round) -> list[Trained]:
         """The round's deltas, in ascending order of client; exact norms are found together, by all threads."""
         named, deltas = uploads_of(closed), deltas_of(closed)
-        vectors = {client: self._blobs.stored(name) for client, name in named.items()}
+        vectors = {client: self._uploads.vector(name) for client, name in named.items()}
 
         @functools.cache
         def exact() -> dict[str, float]:
@@ -91,13 +102,13 @@ class Aggregator:
                 deltas[client].examples,
                 vectors[client],
                 client,
-                self._lengths.get(name),
+                self._uploads.norm(name),
                 lambda client=client: exact()[client],  # type: ignore[misc]
             )
             for client, name in named.items()
         ]
 
-    def _updated(self, update: Update, optimiser: OptimizerState) -> tuple[Grid, NDArray[np.float32]]:
+    def _updated(self, update: Update, optimiser: "OptimizerState") -> tuple[Grid, NDArray[np.float32]]:
         layout = self._replica.layout
         moved = carried_out(update, layout.size, self._pieces.map, optimiser.remember)
         if not np.isfinite(moved[layout.trainable :]).all():
@@ -144,3 +155,53 @@ class Aggregator:
             except HeadroomExceeded:
                 continue
             return grid, moved
+
+
+class OptimizerState:
+    """An `Optimiser` for one round: `before` is what the last one left, None at first; `kept` the sha256 of the blob with
+    what this one leaves, empty until it is durable and where nothing is to be remembered."""
+
+    def __init__(self, before: LazyVector | None, blobs: BlobStore, draft: str) -> None:
+        self.before, self.kept, self._blobs, self._draft = before, "", blobs, draft
+
+    def remember(self, start: int, values: NDArray[np.float32]) -> None:
+        """Any thread; raises DiskRefused."""
+        self._blobs.write(self._draft, 4 * start, values.data.cast("B"))
+
+
+@contextlib.contextmanager
+def optimizer_state(blobs: BlobStore, before: str, size: int) -> Iterator[OptimizerState]:
+    """For a round of a method that remembers `size` float32 values, the last ones in the blob `before` (empty: none).
+    What it wrote is a durable blob once the block is left without an error, and gone otherwise. Raises BlobError where
+    the blob is missing or of another size, DiskRefused."""
+    if not size:
+        yield OptimizerState(None, blobs, "")
+        return
+    known = blobs.vector(before) if before else None
+    if known is not None and known.shape != (size,):
+        raise BlobError(f"blob {before} holds {known.shape[0]} values, not the {size} of the optimiser")
+    with blobs.draft() as draft:
+        moments = OptimizerState(known, blobs, draft)
+        yield moments
+        moments.kept = blobs.keep(draft)
+
+
+def go_back(
+    replica: Replica, state: State, good: GoodVersion, history: History, blobs: BlobStore
+) -> tuple[Step, ...] | None:
+    """Move the replica, which is at the present version, to the weights of the good one, as the next version: the steps
+    that did it, None where only a snapshot can tell, or is shorter. Raises ArchiveError where no snapshot on disk leads
+    there."""
+    commits = history.since(good.version, state.version)
+    steps: tuple[Step, ...] | None = None
+    if commits is not None:
+        steps = tuple(merged([step.reverse for commit in commits for step in commit.steps]))
+        apply_steps(replica.weights, replica.grid, steps)
+        told = encode_commit(Commit(state.version + 1, bytes.fromhex(good.digest), steps), state.layout)
+        if len(told) > replica.weights.nbytes:
+            steps = None
+    else:
+        restored = restore(state, history, blobs, good.version)
+        replica.grid, replica.weights[:] = restored.grid, restored.weights
+    replica.version = state.version + 1
+    return steps

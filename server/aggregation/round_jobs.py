@@ -12,24 +12,23 @@ again until it takes what must be written; the coordinator says meanwhile what i
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from zowarmup.common.exact.replica import Replica
-from zowarmup.common.messages.values import Delta, Phase
-from zowarmup.server.aggregation.aggregator import Aggregator
+from zowarmup.common.messages.values import Phase
+from zowarmup.server.aggregation.aggregator import Aggregator, go_back
 from zowarmup.server.aggregation.evaluation import Evaluator, measured
-from zowarmup.server.aggregation.rollback import go_back
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
-from zowarmup.server.core.contributions import uploads_of
 from zowarmup.server.core.decide import awaits_evaluation
 from zowarmup.server.core.state import Round, State
 from zowarmup.server.projections.history import History
-from zowarmup.server.store.blobs import BlobError, Blobs, DiskRefused
+from zowarmup.server.store.blobs import BlobError, BlobStore, DiskRefused
 from zowarmup.server.store.housekeeping import Housekeeping, passes
+from zowarmup.server.store.uploads import UploadStore
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -42,23 +41,22 @@ HOUSEKEEPING = ev.Pivoted | ev.RunFinished | ev.RunGaveUp | ev.PivotRequested | 
 
 
 class RoundJobs:
-    """Jobs for one coordinator. `traffic` gives the counts to save with a commit; `lengths` are the Euclidean norms of
-    uploads, by name, roughly and as far as they are known already."""
+    """Jobs for one coordinator. `traffic` gives the counts to save with a commit."""
 
     def __init__(
         self,
         coordinator: Coordinator,
-        blobs: Blobs,
+        blobs: BlobStore,
+        uploads: UploadStore,
         replica: Replica,
         evaluator: Evaluator,
         history: History,
         traffic: Callable[[], tuple[ev.TrafficCount, ...]],
-        lengths: Mapping[str, float] | None = None,
     ) -> None:
-        self._coordinator, self._blobs, self._replica = coordinator, blobs, replica
+        self._coordinator, self._blobs, self._uploads, self._replica = coordinator, blobs, uploads, replica
         self._evaluator, self._history, self._traffic = evaluator, history, traffic
         self._jobs: asyncio.Queue[Round | None] = asyncio.Queue()
-        self._aggregator = Aggregator(replica, blobs, lengths)
+        self._aggregator = Aggregator(replica, blobs, uploads)
         self._housekeeping = Housekeeping()
         self._held: set[str] = set()  # blobs of snapshots that there have been, as far as they are still there
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="round-jobs")
@@ -78,12 +76,10 @@ class RoundJobs:
         closed and not committed is combined again."""
         state = self._coordinator.state
         current = state.current
-        uploads = uploads_of(current).values()
-        resumable = current is not None and not current.closed and any(map(state.trains, current.seeds))
         self._held |= state.snapshot_blobs
         named = {state.program.sha256, *state.snapshot_blobs}
         with self._housekeeping.attempt("remove what an earlier stop left half done"):
-            if swept := self._blobs.sweep(named, set(uploads), resumable):
+            if swept := self._blobs.sweep(named) + self._uploads.resume(state):
                 log.info("%d files that an earlier stop had left half done are removed", swept)
         # An evaluation that the crash cut off comes before the version that follows: `plateau` and `guard` count on that.
         self._jobs.put_nowait(None)
@@ -97,9 +93,7 @@ class RoundJobs:
                 ended = await self._jobs.get()
                 if ended is not None and ended.closed and self._is_current(ended):
                     await self._record(await self._outcome(ended))
-                    await self._empty_reusable(ended)
                 await self._keep_house()
-                await self._empty_reusable(ended)
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._aggregator.close()
@@ -108,12 +102,6 @@ class RoundJobs:
         """Whether a closed round still is to be combined: it is abandoned where the version before it is rejected."""
         current = self._coordinator.state.current
         return current is not None and current.number == closed.number
-
-    async def _empty_reusable(self, ended: Round | None) -> None:
-        if not self._blobs.reusable:  # as after most rounds of scalars, for which a thread would cost more than it does
-            return
-        with self._housekeeping.attempt("remove files that are no longer needed"):
-            await self._off_loop(self._blobs.empty_reusable, *self._spare(ended))
 
     async def _keep_house(self) -> None:
         state, version = self._coordinator.state, self._replica.version
@@ -157,8 +145,12 @@ class RoundJobs:
         kept = self._coordinator.state.snapshot_blobs
         for sha256 in sorted(self._held - kept):
             with self._housekeeping.attempt("remove old snapshots"):
-                await self._off_loop(self._blobs.remove, sha256)
+                await self._off_loop(self._remove, sha256)
                 self._held.discard(sha256)
+
+    def _remove(self, sha256: str) -> None:
+        self._blobs.delete(sha256)
+        self._blobs.free()
 
     async def _outcome(self, closed: Round) -> cmd.CommitRound | cmd.AbandonRound:
         try:
@@ -205,14 +197,6 @@ class RoundJobs:
                     raise
                 self._coordinator.trouble.tell("snapshot", f"{what}: {error}")
                 await asyncio.sleep(RETRY_S)
-
-    def _spare(self, ended: Round | None) -> tuple[int, int]:
-        """How many of the files that are no longer needed the next round can use, and their size: as many as this one had
-        deltas, and one for the snapshot."""
-        given = ended.contributions.values() if ended is not None else ()
-        deltas = sum(isinstance(contribution, Delta) for contribution in given)
-        more = deltas and self._coordinator.state.phase is not Phase.FINISHED
-        return deltas + 1 if more else 0, self._replica.weights.nbytes
 
     async def _record(self, command: cmd.Command) -> None:
         """The replica is at the new version already, so there is no way back: try until the disk takes it."""

@@ -2,27 +2,34 @@
 
 One place maps every domain error to a gRPC status, so all calls refuse alike: a word for programs in the trailing
 metadata `zowarmup-reason`, a sentence for people as the status's message. It counts the refusals by that word. Callers
-show their secrets in metadata; only hashes are kept, and compared in constant time.
+show their secrets in metadata; only hashes are kept, and compared in constant time. The operator's own secret is made at the
+first start, in a file of the data directory that only its owner can read; removing the file and starting again makes a new
+one.
 """
 
 import asyncio
 import contextlib
+import hashlib
 import hmac
 import logging
+import os
 import re
+import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
 
+from zowarmup.common.system.files import read_given, replacing
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.core.errors import Rejected
 from zowarmup.server.core.membership import check_member
 from zowarmup.server.core.state import Client
-from zowarmup.server.projections.refusals import Refusals
-from zowarmup.server.rpc.credentials import hash_secret
+from zowarmup.server.store.archive import OPERATOR_CREDENTIAL
 from zowarmup.server.store.blobs import BlobError, DiskRefused, UploadError
 
 log = logging.getLogger(__name__)
@@ -70,7 +77,7 @@ class Admission:
     operator_sha256: str
     invited: bool = False
     guarded: bool = False
-    refusals: Refusals = field(default_factory=Refusals)
+    refusals: Counter[str] = field(default_factory=Counter)
 
     @asynccontextmanager
     async def refusing(self, context: Context) -> AsyncIterator[None]:
@@ -142,11 +149,11 @@ class Admission:
             self.operator(context)
 
 
-async def abort(context: Context, rejected: Rejected, refusals: Refusals) -> None:
+async def abort(context: Context, rejected: Rejected, refusals: Counter[str]) -> None:
     """End the call with the status of a refusal, and count it. Always raises. A status waits behind what was written
     before; where the reader has stalled, the call is dropped instead, which resets its stream."""
     if rejected.reason not in _NO_REFUSAL:
-        refusals.count(rejected.reason)
+        refusals[rejected.reason] += 1
         log.info("refused " + rejected.reason + " from %s: %s", context.peer(), rejected.detail)  # counted by reason
     code = _STATUS.get(rejected.reason, grpc.StatusCode.FAILED_PRECONDITION)
     try:
@@ -206,3 +213,45 @@ def check_name(name: str) -> None:
             "invalid",
             f"name {name[:80]!r}: must be 1 to 63 letters, digits, '.', '_' or '-', and begin with a letter or digit",
         )
+
+
+class CredentialError(Exception):
+    """The operator's credential cannot be used; the sentence says what to do."""
+
+
+def hash_secret(secret: str) -> str:
+    """What is kept of a credential or token. They are 256 random bits, so a plain hash gives nothing away."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def operator_sha256(data_dir: Path) -> str:
+    """The hash of the operator's credential, made where there is none. Raises CredentialError."""
+    path = data_dir / OPERATOR_CREDENTIAL
+    try:
+        if not path.exists():
+            _make(path)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+            log.warning(
+                "%s could be read by others, and now cannot: if somebody may have, remove it and start again", path
+            )
+        credential = read_given(path).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CredentialError(
+            f"{path} cannot be used: {getattr(error, 'strerror', None) or 'it is damaged'}; --data-dir must be readable and "
+            "writable by this user, with room to write"
+        ) from error
+    if not _SECRET.fullmatch(credential):
+        raise CredentialError(f"{path} is damaged: remove it, and the next start makes a new one")
+    return hash_secret(credential)
+
+
+def _make(path: Path) -> None:
+    """Whole or not at all: a crash must not leave a file that is no credential."""
+    with (
+        replacing(path) as temporary,
+        open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file,
+    ):
+        file.write(secrets.token_hex(32) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

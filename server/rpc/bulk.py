@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from zowarmup.common.messages.values import Work
 from zowarmup.server.coordinator import Coordinator
@@ -15,11 +14,9 @@ from zowarmup.server.core.state import Client
 from zowarmup.server.projections.traffic import CallTraffic, Traffic
 from zowarmup.server.rpc import limits
 from zowarmup.server.rpc.auth import Admission, Context, begin
-from zowarmup.server.rpc.download_cache import DownloadCache, Framed
-from zowarmup.server.rpc.downloads import Downloads, taken
-from zowarmup.server.rpc.upload_writer import IncomingUpload
-from zowarmup.server.rpc.uploads import Uploads
-from zowarmup.server.store.blobs import Blobs, DiskRefused
+from zowarmup.server.rpc.transfers import AT_ONCE, ClientCalls, DownloadCache, Framed, taken
+from zowarmup.server.store.blobs import BlobStore, DiskRefused
+from zowarmup.server.store.uploads import Upload, UploadStore
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -38,16 +35,17 @@ class BulkCalls(services.CoordinatorServiceServicer):
     def __init__(
         self,
         coordinator: Coordinator,
-        blobs: Blobs,
+        blobs: BlobStore,
         traffic: Traffic,
         admission: Admission,
-        uploads: Uploads,
+        uploads: UploadStore,
         rate_limiter: limits.RateLimiter,
     ) -> None:
         self._coordinator, self._blobs, self._traffic, self._admission = coordinator, blobs, traffic, admission
-        self._uploads, self._rate_limiter, self._outgoing = uploads, rate_limiter, DownloadCache()
-        self._downloads = Downloads()
+        self._uploads, self._rate_limiter, self._outgoing = uploads, rate_limiter, DownloadCache(blobs)
+        self._downloads, self._uploading = ClientCalls("download", AT_ONCE), ClientCalls("upload", 1)
         coordinator.observe(self._downloads)
+        coordinator.observe(self._uploading)
 
     async def FetchSnapshot(self, request: wire.FetchSnapshotRequest, context: Context) -> None:
         async with self._admission.refusing(context):
@@ -56,28 +54,27 @@ class BulkCalls(services.CoordinatorServiceServicer):
             if snapshot is None:
                 kept = ", ".join(map(str, sorted(self._coordinator.state.snapshots)))
                 raise Rejected("not_found", f"no snapshot of version {request.version} is kept; there are {kept}")
-            path = self._blobs.path(snapshot.sha256)
             header = wire.SnapshotHeader(
                 version=snapshot.version,
                 grid_exponent=snapshot.exponent,
                 grid_ranges=[wire.GridRange(start=start, exponent=exponent) for start, exponent in snapshot.ranges],
                 digest=bytes.fromhex(snapshot.digest),
-                size_bytes=path.stat().st_size,
+                size_bytes=self._blobs.open(snapshot.sha256).size,
             )
             answer = wire.FetchSnapshotResponse(header=header)
-            with self._downloads.one(name):
+            async with self._downloads.one(name):
                 await begin(context)
                 line.down("snapshot", answer.ByteSize())
                 await taken(context, answer)
-                await self._send(path, _snapshot, request.offset_bytes, context, line, "snapshot")
+                await self._send(snapshot.sha256, _snapshot, request.offset_bytes, context, line, "snapshot")
 
     async def FetchProgram(self, request: wire.FetchProgramRequest, context: Context) -> None:
         async with self._admission.refusing(context):
             name, _, line = self._caller(context)
-            path = self._blobs.path(self._coordinator.state.program.sha256)
-            with self._downloads.one(name):
+            program = self._coordinator.state.program.sha256
+            async with self._downloads.one(name):
                 await begin(context)
-                await self._send(path, _program, request.offset_bytes, context, line, "program")
+                await self._send(program, _program, request.offset_bytes, context, line, "program")
 
     async def GetUpload(self, request: wire.GetUploadRequest, context: Context) -> wire.GetUploadResponse:
         async with self._admission.refusing(context):
@@ -89,13 +86,8 @@ class BulkCalls(services.CoordinatorServiceServicer):
             size, digest = self._delta_bytes(name), request.digest.hex()
             if request.round != work.round:
                 raise another_round(self._coordinator.state, request.round)
-            async with self._uploads.only(name):
-                upload = self._uploads.hold(name, digest, size)
-                have = size if self._blobs.has_upload(upload) else self._blobs.spooled(upload, size)
-                if have == size and not self._blobs.has_upload(upload):
-                    # All of it came, and the call broke before it was adopted.
-                    async with self._uploads.incoming(upload, digest, size, have) as incoming:
-                        await incoming.finish()
+            async with self._uploading.one(name):
+                have = await self._uploads.received(name, digest, size)
             answer = wire.GetUploadResponse(offset_bytes=have)
             line.down("control", answer.ByteSize())
         return answer
@@ -105,7 +97,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
     ) -> wire.UploadDeltaResponse:
         async with self._admission.refusing(context), contextlib.AsyncExitStack() as stack:
             name, _, line = self._caller(context)
-            await stack.enter_async_context(self._uploads.only(name))
+            await stack.enter_async_context(self._uploading.one(name))
             first: wire.UploadDeltaRequest | limits.Chunk | limits.MessageTooLong | None = await anext(
                 aiter(requests), None
             )
@@ -121,13 +113,8 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 raise Rejected(
                     "malformed", f"a delta of {name} has {size} bytes and a digest of 16, not {header.size_bytes} bytes"
                 )
-            upload = self._uploads.hold(name, digest, size)
-            have = self._blobs.spooled(upload, size)
-            if header.offset_bytes != have:
-                raise Rejected(
-                    "offset", f"{have} bytes of this delta are here: go on from there, not {header.offset_bytes}"
-                )
-            incoming = await stack.enter_async_context(self._uploads.incoming(upload, digest, size, have))
+            have = header.offset_bytes
+            upload = await stack.enter_async_context(self._uploads.receive(name, digest, size, have))
             message: wire.UploadDeltaRequest | limits.Chunk | limits.MessageTooLong | None = first
             while message is not None:
                 if isinstance(message, limits.MessageTooLong):
@@ -141,12 +128,12 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 if len(chunk) < SMALLEST_CHUNK_BYTES and have + len(chunk) < size and message is not first:
                     self._rate_limiter.spend(name)
                 if chunk:
-                    await self._take(name, incoming, chunk)
+                    await self._take(name, upload, chunk)
                     have += len(chunk)
                 message = await anext(aiter(requests), None)
             if self._work(name).round != work.round:
                 raise Rejected("late", f"round {work.round}, which the upload is for, is over")
-            await (incoming.finish() if have == size else incoming.settle())
+            await (upload.finish() if have == size else upload.settle())
             answer = wire.UploadDeltaResponse(stored_bytes=have)
             line.down("control", answer.ByteSize())
         return answer
@@ -156,7 +143,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
     ) -> None:
         async with self._admission.refusing(context):
             name, _, line = self._caller(context)
-            with self._downloads.one(name):
+            async with self._downloads.one(name):
                 await begin(context)
                 wanted, received = await _measured(requests, line)
                 await _answer(wire.MeasureLinkResponse(received_bytes=received), context, line)
@@ -164,17 +151,17 @@ class BulkCalls(services.CoordinatorServiceServicer):
                     await _answer(wire.MeasureLinkResponse(filler=FILLER[: wanted - start]), context, line)
 
     async def _send(
-        self, path: Path, framed: Framed, offset: int, context: Context, line: CallTraffic, kind: str
+        self, blob: str, framed: Framed, offset: int, context: Context, line: CallTraffic, kind: str
     ) -> None:
         """A blob, from an offset on."""
-        async with contextlib.aclosing(self._outgoing.messages(path, framed, offset)) as messages:
+        async with contextlib.aclosing(self._outgoing.messages(blob, framed, offset)) as messages:
             async for message in messages:
                 line.down(kind, len(message))
                 await taken(context, message)
 
-    async def _take(self, client: str, incoming: IncomingUpload, chunk: bytes | memoryview) -> None:
+    async def _take(self, client: str, upload: Upload, chunk: bytes | memoryview) -> None:
         try:
-            await incoming.add(chunk)
+            await upload.add(chunk)
         except DiskRefused as error:
             self._coordinator.trouble.tell("uploads", f"the upload of {client}: {error}")
             raise

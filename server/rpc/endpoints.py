@@ -15,7 +15,7 @@ from zowarmup.common.settings.addresses import is_loopback
 from zowarmup.common.settings.run import Server
 from zowarmup.server.core.errors import ListeningError
 from zowarmup.server.rpc.certificate import CertificateError, Certificates
-from zowarmup.server.store.data_dir import CA_FILE
+from zowarmup.server.store.archive import CA_FILE
 
 log = logging.getLogger(__name__)
 

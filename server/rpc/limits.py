@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,7 +20,6 @@ from google.protobuf.message import DecodeError
 from zowarmup.common.messages.codec import chunk_in
 from zowarmup.common.messages.values import Phase
 from zowarmup.server.core.errors import Rejected
-from zowarmup.server.projections.refusals import Refusals
 from zowarmup.server.rpc.auth import Context, abort
 
 SMALL_BYTES = 1 << 16
@@ -155,7 +155,7 @@ class MessageSizeInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-a
 
     def __init__(
         self,
-        refusals: Refusals,
+        refusals: Counter[str],
         arriving: Callable[[str], contextlib.AbstractContextManager[None]] = lambda peer: contextlib.nullcontext(),
     ) -> None:
         self._refusals, self._arriving = refusals, arriving

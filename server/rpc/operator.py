@@ -14,8 +14,7 @@ from zowarmup.server.core.state import Presence, State
 from zowarmup.server.projections.history import History
 from zowarmup.server.projections.participation import Participation
 from zowarmup.server.projections.traffic import Traffic
-from zowarmup.server.rpc.auth import Admission, Context
-from zowarmup.server.rpc.credentials import hash_secret
+from zowarmup.server.rpc.auth import Admission, Context, hash_secret
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -71,7 +70,7 @@ class OperatorService(services.OperatorServiceServicer):
             rate_factor=state.progress.rate_factor,
             gave_up=state.gave_up,
             certificate_expires_at_s=self._expires_at(),
-            refusals=[wire.Refusal(reason=r, count=count) for r, count in self._admission.refusals.counts()],
+            refusals=[wire.Refusal(reason=r, count=count) for r, count in sorted(self._admission.refusals.items())],
         )
 
     async def ListVersions(

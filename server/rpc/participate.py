@@ -16,14 +16,22 @@ from zowarmup.server.core.membership import is_good, member_with
 from zowarmup.server.core.sampling import pool_seed
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.traffic import CallTraffic, Traffic
-from zowarmup.server.rpc.auth import Admission, Context, begin, check_name, check_protocol, check_run, check_secret
+from zowarmup.server.rpc.auth import (
+    Admission,
+    Context,
+    begin,
+    check_name,
+    check_protocol,
+    check_run,
+    check_secret,
+    hash_secret,
+)
 from zowarmup.server.rpc.bulk import BulkCalls
-from zowarmup.server.rpc.credentials import hash_secret
 from zowarmup.server.rpc.limits import MessageTooLong, RateLimiter
 from zowarmup.server.rpc.strangers import Strangers
 from zowarmup.server.rpc.streams import ClientStream, StreamRegistry, framed
-from zowarmup.server.rpc.uploads import Uploads
-from zowarmup.server.store.blobs import Blobs
+from zowarmup.server.store.blobs import BlobStore
+from zowarmup.server.store.uploads import UploadStore
 from zowarmup.v1 import coordinator_pb2 as wire
 
 RETRY_S = 1.0
@@ -38,11 +46,11 @@ class CoordinatorService(BulkCalls):
     def __init__(
         self,
         coordinator: Coordinator,
-        blobs: Blobs,
+        blobs: BlobStore,
         stream_registry: StreamRegistry,
         traffic: Traffic,
         admission: Admission,
-        uploads: Uploads,
+        uploads: UploadStore,
         rate_limiter: RateLimiter,
         strangers: Strangers,
     ) -> None:
@@ -211,7 +219,7 @@ class CoordinatorService(BulkCalls):
 
     def _refuse(self, link: ClientStream, round: int, rejected: Rejected) -> None:
         """Answer a contribution or an abstention; the stream goes on."""
-        self._admission.refusals.count(rejected.reason)
+        self._admission.refusals[rejected.reason] += 1
         refused = wire.Refused(round=round, reason=rejected.reason, detail=rejected.detail)
         link.send(wire.ParticipateResponse(refused=refused))
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.settings.run import VERSION, ClientSpec
-from zowarmup.common.system.files import open_given, read_given
+from zowarmup.common.system.files import open_given, read_given, sync, sync_tree
 from zowarmup.server.setup.build_model import load_weights
 from zowarmup.server.setup.prepare import (
     LAYOUT,
@@ -34,7 +34,6 @@ from zowarmup.server.setup.prepare import (
     Prepared,
     building_of,
 )
-from zowarmup.server.store.files import sync_folder, sync_tree
 
 LONGEST_LAYOUT_BYTES = 1 << 26
 BUILDING = "building-"
@@ -106,7 +105,7 @@ def _build(spec: ClientSpec, seed: int, cache: Path, place: Path, children: Chil
         sync_tree(folder)
         try:
             os.rename(folder, place)
-            sync_folder(cache)
+            sync(cache)
         except OSError:
             if not place.exists():  # else another coordinator has left the same there meanwhile
                 raise

@@ -35,9 +35,8 @@ from zowarmup.server.setup.continuation import advice
 from zowarmup.server.setup.model_cache import cached
 from zowarmup.server.setup.prepare import Children, prepare
 from zowarmup.server.setup.run_file import differences
-from zowarmup.server.store.archive import replay
-from zowarmup.server.store.blobs import Blobs
-from zowarmup.server.store.data_dir import BLOBS, CA_FILE, LEDGER, OPERATOR_CREDENTIAL
+from zowarmup.server.store.archive import BLOBS, CA_FILE, LEDGER, OPERATOR_CREDENTIAL, replay
+from zowarmup.server.store.blobs import BlobStore
 from zowarmup.server.store.event_log import EventLog
 
 log = logging.getLogger("zowarmup.server")
@@ -83,7 +82,7 @@ def open_run(
     held_out: Dataset,
     data_dir: Path,
     ledger: EventLog,
-    blobs: Blobs,
+    blobs: BlobStore,
     children: Children,
     cache: Path | None = None,
 ) -> tuple[State, History, int]:

@@ -1,220 +1,379 @@
-"""Large byte strings on disk: the coordinator's own by their sha256, uploads by client and digest.
+"""Blobs: byte strings by name that are too large for the event log.
 
-A blob is written to a temporary file, synced and renamed, and its folder synced, before any event names it: a blob
-that has its name is whole. Uploads grow in a spool beside the blobs, where a broken one waits to be resumed; whole,
-they are kept apart from the coordinator's own blobs, so that no upload can name, or free, what the coordinator wrote.
-What lasts has a sha256. An upload lasts for a round, and is digested like a replica, in a tenth of the time.
+`BlobStore` is the contract, which every implementation is tested against. `BlobFiles` keeps blobs in a folder; `MemoryBlobs`
+keeps them in the process, for tests and simulations. A blob is written as a part, which grows by offset, and gets its name once
+it is whole and durable, before any event names it: a blob that has a name is whole.
+
+The coordinator's own blobs are named by their sha256. Uploads are in a store of their own (`uploads`), so no upload can name or
+free what the coordinator wrote.
 """
 
 import contextlib
 import hashlib
-import itertools
 import os
+import threading
+import uuid
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.layout import digesting
-from zowarmup.common.system.files import open_given
-from zowarmup.server.store.file_reuse import ReusableFiles
-from zowarmup.server.store.files import BlobError, DiskRefused, UploadError, adopt, disk, write
-from zowarmup.server.store.upload_files import UploadFiles
+from zowarmup.common.system.files import open_given, sync
 
-__all__ = [
-    "BlobError",
-    "Blobs",
-    "DiskRefused",
-    "Draft",
-    "Stored",
-    "UploadError",
-    "digest_of",
-    "sha256_of",
-]
-
-_PIECE = 1 << 20
-_DRAFT = ".put-"
-"""How the coordinator's own files in the spool begin; no client's name does."""
+PIECE = 1 << 20
+_AHEAD = 8 << 20
 
 
-class Blobs:
-    """The blobs below `root`, made where it does not exist. Writing raises DiskRefused where the disk refuses."""
+class BlobError(Exception):
+    """A blob is missing or is not what its name says."""
 
-    def __init__(self, root: Path) -> None:
-        self._root, self._spool, self._uploads, self._bin = root, root / "spool", root / "uploads", root / "bin"
-        self._reusable = ReusableFiles(self._bin)
-        self.reusable = True
-        """Whether there may be files to reuse or to remove."""
-        self._parts = UploadFiles(self._spool, self._reusable)
-        self._numbers = itertools.count()
-        with disk(root):
-            for folder in (self._spool, self._uploads, self._bin):
-                folder.mkdir(parents=True, exist_ok=True)
 
-    def path(self, sha256: str) -> Path:
-        """Where a blob is, or raise BlobError."""
-        path = self._root / sha256
-        if not path.exists():
-            raise BlobError(f"{path} is missing: restore it from a backup of the data directory")
-        return path
+class UploadError(BlobError):
+    """An upload is not what its client said; the sentence names no file, and is for the client."""
 
-    def has(self, sha256: str) -> bool:
-        return (self._root / sha256).exists()
+
+class DiskRefused(BlobError):
+    """The disk cannot take it now: it is full, or failing. Nothing has changed; trying again may help."""
+
+
+class OpenBlob(Protocol):
+    """A blob that stays readable though it be deleted. Used by any thread."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        ...
+
+    def read(self, offset: int, count: int) -> bytes:
+        """`count` bytes from an offset on, or as many as there are."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Blobs by name, and parts by names of their own, each part with one writer at a time but for a draft's. Used by any
+    thread. Writing raises DiskRefused where the disk refuses."""
+
+    def names(self) -> set[str]:
+        """Of every blob."""
+        ...
+
+    def has(self, name: str) -> bool: ...
+
+    def open(self, name: str) -> OpenBlob:
+        """A blob for reading. Raises BlobError where there is none."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """The blob is no longer there, if it was. Takes no time: `free` gives back its room."""
+        ...
+
+    def free(self) -> None:
+        """Give back the room of what was deleted or dropped. Takes time: call it in a thread."""
+        ...
+
+    def parts(self) -> set[str]:
+        """The names of what is not whole yet."""
+        ...
+
+    def received(self, part: str) -> int:
+        """How many bytes of a part are there."""
+        ...
+
+    def read_part(self, part: str, offset: int, count: int) -> bytes:
+        """As `OpenBlob.read`."""
+        ...
+
+    def write(self, part: str, offset: int, *chunks: bytes | memoryview) -> None:
+        """Put chunks into a part, from an offset on; one at offset 0 begins it. Raises UploadError where what came before has
+        been dropped."""
+        ...
+
+    def finish(self, part: str, name: str) -> bool:
+        """Make a part the blob of that name, durably.
+
+        Returns:
+            Whether it is that blob now. Where one of that name was there before, that one stays and this one goes.
+
+        Raises:
+            UploadError: It had been dropped.
+            DiskRefused: It is dropped where the disk refuses to sync it: what is in memory then says nothing of the disk,
+                whatever the next sync says.
+        """
+        ...
+
+    def drop(self, part: str) -> None:
+        """As `delete`, for a part."""
+        ...
+
+    # What follows is made of the above.
 
     def put(self, data: memoryview | bytes) -> str:
-        """Store bytes durably; their sha256 in hex. They are hashed while they are written."""
-        temporary = self._spool / f"{_DRAFT}{self._unique()}"
-        over = self._reusable.take(len(data), temporary)
-        with ThreadPoolExecutor(1) as beside:
+        """Store bytes durably, once; their sha256 in hex. They are hashed while they are written."""
+        view = memoryview(data)
+        with ThreadPoolExecutor(1) as beside, self.draft() as part:
             hashing = beside.submit(hashlib.sha256, data)
-            with self._making_room(), disk(temporary, leave=False):
-                with temporary.open("r+b" if over else "wb", buffering=0) as file:
-                    for start in range(0, len(data), _PIECE):
-                        write(file.fileno(), start, data[start : start + _PIECE])
-                    os.fsync(file.fileno())
-                sha256 = hashing.result().hexdigest()
-                if self.has(sha256):
-                    temporary.unlink()
-                else:
-                    adopt(temporary, self._root / sha256)
+            for start in range(0, len(view), PIECE):
+                self.write(part, start, view[start : start + PIECE])
+            sha256 = hashing.result().hexdigest()
+            self.finish(part, sha256)
         return sha256
 
     @contextlib.contextmanager
-    def draft(self) -> Iterator["Draft"]:
-        """A blob to be written piece by piece; `keep` makes it one, or else it goes with the end of the block."""
-        draft = Draft(self._spool / f"{_DRAFT}{self._unique()}")
+    def draft(self) -> Iterator[str]:
+        """A part of which threads may write pieces in any order. The block makes it a blob by `keep` or `finish`; it goes with
+        an error."""
+        part = f"put-{uuid.uuid4().hex}"
         try:
-            yield draft
-        finally:
-            draft.close()
+            self.write(part, 0)
+            yield part
+        except Exception:
+            with contextlib.suppress(OSError):
+                self.drop(part)
+                self.free()
+            raise
 
-    def keep(self, draft: "Draft") -> str:
-        """Make what has been written a blob, durably; its sha256 in hex."""
-        with disk(draft.path):
-            sha256 = draft.finish()
-            if not self.has(sha256):
-                adopt(draft.path, self._root / sha256)
-        return sha256
+    def keep(self, part: str) -> str:
+        """Make a draft a blob, durably; its sha256 in hex."""
+        sha256 = hashlib.sha256()
+        for start in range(0, self.received(part), PIECE):
+            sha256.update(self.read_part(part, start, PIECE))
+        self.finish(part, sha256.hexdigest())
+        return sha256.hexdigest()
 
-    def flat(self, sha256: str) -> "Stored":
-        """A blob as a flat vector, of which only the slices that are asked for are read. Raises BlobError."""
-        return Stored(self.path(sha256))
+    def vector(self, name: str) -> "BlobVector":
+        """A blob of little-endian float32. Raises BlobError."""
+        return BlobVector(self, name)
 
-    def vector(self, sha256: str) -> NDArray[np.float32]:
-        """A blob of little-endian float32 as a read-only view of the file, paged in as it is read."""
-        return np.memmap(self.path(sha256), dtype="<f4", mode="r")
+    def sweep(self, named: Collection[str]) -> int:
+        """Remove what a crash has left: every part, and every blob that is not among those named. How many went."""
+        stale, parts = self.names().difference(named), self.parts()
+        for name in stale:
+            self.delete(name)
+        for part in parts:
+            self.drop(part)
+        self.free()
+        return len(stale) + len(parts)
 
-    def reuse(self, name: str, size_bytes: int) -> None:
-        """Begin an upload of that size over a spare file, unless it has begun or there is none."""
-        self._parts.reuse(name, size_bytes)
 
-    def spooled(self, name: str, size_bytes: int) -> int:
-        """How many bytes of an upload are on disk; an upload that outgrew its size is begun anew."""
-        return self._parts.have(name, size_bytes)
+class BlobVector:
+    """A blob of little-endian float32 as a flat vector, of which only the slices that are asked for are read; they are not to
+    be written. Threads may share it."""
 
-    def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
-        """Put the next chunks of an upload at their offset."""
-        with self._making_room():
-            self._parts.put(name, offset, *chunks)
+    def __init__(self, store: BlobStore, name: str) -> None:
+        self._store, self._name = store, name
+        self.shape = (store.open(name).size // 4,)
+        self.dtype = np.dtype("<f4")
 
-    def spooled_bytes(self, name: str, offset: int, count: int) -> bytes:
-        """What an upload has brought, from an offset on."""
-        return self._parts.read(name, offset, count)
+    def __getitem__(self, part: slice) -> NDArray[np.float32]:
+        start, stop, _ = part.indices(self.shape[0])
+        return np.frombuffer(self._store.open(self._name).read(4 * start, 4 * (stop - start)), self.dtype)
 
-    def drop_part(self, name: str) -> None:
-        self._parts.drop(name)
+    def load(self) -> NDArray[np.float32]:
+        """All of it, as an array of its own."""
+        whole = np.empty(self.shape, np.float32)
+        for start in range(0, len(whole), PIECE // 4):
+            piece = self[start : start + PIECE // 4]
+            whole[start : start + len(piece)] = piece
+        return whole
 
-    def finish(self, name: str, digest: str, found: str = "") -> bool:
-        """Make a spooled upload a whole one; whether it did: where one of that name is whole already, that one stays and
-        this one goes. `digest`: what its header said, in hex; `found`: its own, where that was computed as it came. Raises
-        BlobError, and drops it, where they differ."""
-        path = self._parts.complete(name)
-        if not found:
-            with disk(path):
-                found = digest_of(path)
-        if found != digest:
-            path.unlink()
-            raise UploadError(f"the upload's digest is {found}, its header said {digest}: send it again")
-        with disk(path):
-            if self.has_upload(name):
-                path.unlink()
-                return False
-            adopt(path, self._uploads / name)
-        return True
 
-    def has_upload(self, name: str) -> bool:
-        """Whether this upload is here whole."""
-        return (self._uploads / name).exists()
+class MemoryBlobs(BlobStore):
+    """Blobs that last as long as the object. `like`: begins with what that one holds now."""
 
-    def upload(self, name: str) -> Path:
-        """The file of a whole upload. Raises BlobError where there is none."""
-        path = self._uploads / name
+    def __init__(self, like: "MemoryBlobs | None" = None) -> None:
+        self._blobs: dict[str, bytes] = dict(like._blobs) if like else {}
+        parts = like._parts if like else {}
+        self._parts: dict[str, bytearray] = {part: bytearray(data) for part, data in parts.items()}
+        self._lock = threading.Lock()
+
+    def names(self) -> set[str]:
+        return set(self._blobs)
+
+    def has(self, name: str) -> bool:
+        return name in self._blobs
+
+    def open(self, name: str) -> OpenBlob:
+        if (data := self._blobs.get(name)) is None:
+            raise BlobError(f"blob {name} is missing")
+        return _OpenBytes(data)
+
+    def delete(self, name: str) -> None:
+        self._blobs.pop(name, None)
+
+    def free(self) -> None:
+        pass
+
+    def parts(self) -> set[str]:
+        return set(self._parts)
+
+    def received(self, part: str) -> int:
+        return len(self._parts.get(part, b""))
+
+    def read_part(self, part: str, offset: int, count: int) -> bytes:
+        return bytes(self._parts[part][offset : offset + count])
+
+    def write(self, part: str, offset: int, *chunks: bytes | memoryview) -> None:
+        with self._lock:
+            if offset and part not in self._parts:
+                raise _dropped()
+            held = self._parts.setdefault(part, bytearray())
+            for chunk in chunks:
+                held.extend(bytes(max(0, offset - len(held))))
+                held[offset : offset + len(chunk)] = chunk
+                offset += len(chunk)
+
+    def finish(self, part: str, name: str) -> bool:
+        with self._lock:
+            if (data := self._parts.pop(part, None)) is None:
+                raise _dropped()
+            return self._blobs.setdefault(name, whole := bytes(data)) is whole
+
+    def drop(self, part: str) -> None:
+        self._parts.pop(part, None)
+
+
+class BlobFiles(BlobStore):
+    """Blobs in the folder `root`, made where it does not exist: files by name, parts in `spool`, and in `bin` what is to be
+    removed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._spool, self._bin = root, root / "spool", root / "bin"
+        with _disk(root):
+            for folder in (self._spool, self._bin):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, name: str) -> Path:
+        """The file of a blob. Raises BlobError where there is none."""
+        path = self._root / name
         if not path.exists():
-            raise BlobError(f"{path} is missing: restore it from a backup of the data directory")
+            raise _missing(path)
         return path
 
-    def stored(self, name: str) -> "Stored":
-        """A whole upload, of which only the slices that are asked for are read. Raises BlobError where there is none."""
-        return Stored(self.upload(name))
+    def names(self) -> set[str]:
+        return {path.name for path in self._root.iterdir() if path.is_file()}
 
-    def drop_upload(self, name: str) -> None:
-        """It is no longer there; `empty_reusable` says what becomes of its file."""
-        self._discard(self._uploads / name)
+    def has(self, name: str) -> bool:
+        return (self._root / name).exists()
 
-    def drop_uploads(self, named: Collection[str]) -> None:
-        """Drop every upload that is not whole or not among those named."""
-        for path in self._uploads.iterdir():
-            if path.name not in named:
-                self._discard(path)
-        for path in self._spool.iterdir():
-            if not path.name.startswith(_DRAFT):
-                self._discard(path)
-
-    def empty_reusable(self, keep: int = 0, size_bytes: int = 0) -> None:
-        """Remove what was dropped, but for `keep` files of a size, which the next ones are written over. For a thread: a
-        large file takes its time to go."""
-        self.reusable = keep > 0
+    def open(self, name: str) -> OpenBlob:
         try:
-            self._reusable.empty(keep, size_bytes)
-        except OSError:
-            self.reusable = True
-            raise
+            return _OpenFile(os.open(self._root / name, os.O_RDONLY))
+        except FileNotFoundError:
+            raise _missing(self._root / name) from None
 
-    def remove(self, sha256: str) -> None:
-        """As `drop_upload`, for a blob: by its sha256."""
-        self._discard(self._root / sha256)
+    def delete(self, name: str) -> None:
+        self._discard(self._root / name)
 
-    def sweep(self, named: Collection[str], uploads: Collection[str], spooling: bool) -> int:
-        """Remove what a crash has left: blobs and whole uploads that are not among those named, and the spool unless
-        uploads may still be resumed (`spooling`). How many files went."""
-        stale = [path for path in self._root.iterdir() if path.is_file() and path.name not in named]
-        if not spooling:
-            stale += [path for path in self._uploads.iterdir() if path.name not in uploads]
-        stale += [path for path in self._spool.iterdir() if not spooling or path.name.startswith(_DRAFT)]
-        self.empty_reusable()
-        for path in stale:
+    def free(self) -> None:
+        for path in self._bin.iterdir():
             path.unlink(missing_ok=True)
-        return len(stale)
 
-    @contextlib.contextmanager
-    def _making_room(self) -> Iterator[None]:
-        """What is spare is in nobody's way: where the disk refuses, it goes, for whoever tries again."""
+    def parts(self) -> set[str]:
+        return {path.name for path in self._spool.iterdir()}
+
+    def received(self, part: str) -> int:
         try:
-            yield
-        except DiskRefused:
-            with contextlib.suppress(OSError):
-                self._reusable.empty()
-            raise
+            return (self._spool / part).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def read_part(self, part: str, offset: int, count: int) -> bytes:
+        path = self._spool / part
+        with _disk(path):
+            return _OpenFile(os.open(path, os.O_RDONLY)).read(offset, count)
+
+    def write(self, part: str, offset: int, *chunks: bytes | memoryview) -> None:
+        path, begun = self._spool / part, offset
+        with _disk(path):
+            try:
+                descriptor = os.open(path, os.O_WRONLY | (0 if offset else os.O_CREAT), 0o666)
+            except FileNotFoundError:
+                raise _dropped() from None
+            try:
+                for chunk in chunks:
+                    view = memoryview(chunk)
+                    while view:
+                        written = os.pwrite(descriptor, view, offset)
+                        offset, view = offset + written, view[written:]
+                behind, before = offset // _AHEAD * _AHEAD, begun // _AHEAD * _AHEAD
+                if behind > before and hasattr(os, "posix_fadvise"):
+                    # Begins to write these pages out, so that little is left for the sync; they stay in memory while dirty.
+                    os.posix_fadvise(descriptor, before, behind - before, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+
+    def finish(self, part: str, name: str) -> bool:
+        path, blob = self._spool / part, self._root / name
+        if not path.exists():
+            raise _dropped()
+        with _disk(path):
+            try:
+                sync(path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                raise
+            if blob.exists():
+                path.unlink()
+                return False
+            os.replace(path, blob)
+            try:
+                sync(self._root)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.replace(blob, path)
+                raise
+        return True
+
+    def drop(self, part: str) -> None:
+        self._discard(self._spool / part)
 
     def _discard(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.replace(path, self._bin / self._unique())
-            self.reusable = True
+            os.replace(path, self._bin / uuid.uuid4().hex)
 
-    def _unique(self) -> str:
-        return f"{os.getpid()}-{id(self):x}-{next(self._numbers)}"
+
+class _OpenBytes:
+    def __init__(self, data: bytes) -> None:
+        self._data, self.size = data, len(data)
+
+    def read(self, offset: int, count: int) -> bytes:
+        return self._data[offset : offset + count]
+
+
+class _OpenFile:
+    """Its descriptor is closed with the object, when no thread reads any more."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+
+    def read(self, offset: int, count: int) -> bytes:
+        return os.pread(self._descriptor, count, offset)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+@contextlib.contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """The system's refusals as DiskRefused."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskRefused(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _missing(path: Path) -> BlobError:
+    return BlobError(f"{path} is missing: restore it from a backup of the data directory")
+
+
+def _dropped() -> UploadError:
+    return UploadError("what had come of this upload has been dropped")
 
 
 def sha256_of(path: Path) -> str:
@@ -227,48 +386,6 @@ def digest_of(path: Path) -> str:
     """The digest of a file of float32, in hex: what `layout.digest` says of the vector."""
     digest = digesting()
     with open_given(path) as file:
-        while piece := file.read(_PIECE):
+        while piece := file.read(PIECE):
             digest.update(piece)
     return digest.hexdigest()
-
-
-class Draft:
-    """A blob in the making, at `path`: threads may write their parts of it in any order."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with disk(path, leave=False):
-            self._file = path.open("w+b", buffering=0)
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Raises DiskRefused."""
-        with disk(self.path):
-            while data:
-                written = os.pwrite(self._file.fileno(), data, offset)
-                offset, data = offset + written, data[written:]
-
-    def finish(self) -> str:
-        """Everything on disk; its sha256 in hex."""
-        os.fsync(self._file.fileno())
-        self._file.seek(0)
-        return hashlib.file_digest(self._file, "sha256").hexdigest()
-
-    def close(self) -> None:
-        """Remove it, unless it has become a blob."""
-        self._file.close()
-        with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
-
-
-class Stored:
-    """A file of little-endian float32 as a flat vector. A slice is a copy, so that the file's pages are never this
-    process's memory; threads may share it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.shape = (path.stat().st_size // 4,)
-        self.dtype = np.dtype("<f4")
-
-    def __getitem__(self, part: slice) -> NDArray[np.float32]:
-        start, stop, _ = part.indices(self.shape[0])
-        return np.fromfile(self._path, self.dtype, stop - start, offset=4 * start)

@@ -1,31 +1,35 @@
-"""The check of a data directory, recomputed to the last version that is intact.
+"""The check of a data directory, recomputed to the last version that is intact, and the return of a damaged run to that.
 
 The ledger is read row by row and folded; every blob that it names is hashed; every version that the snapshots still
 lead to is computed anew, its steps from its contributions, its weights from its steps, and must have the digest that
-the ledger has for it. What is found wrong ends in the newest version that is good, from which `repair` goes on.
+the ledger has for it. What is found wrong ends in the newest version that is good.
+
+A repair writes the ledger anew up to there, in a new file that then takes the old one's name. Before that, the old ledger
+and every blob are kept beside it in a folder of their own: nothing is destroyed. A crash at any moment leaves the run as
+it was found or as it is mended, and never an older one.
 """
 
 import contextlib
 import fcntl
+import os
+import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from zowarmup.common.exact.grid import HeadroomExceeded
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Step, apply_steps
 from zowarmup.common.messages.values import Phase
-from zowarmup.common.system.files import open_lock
+from zowarmup.common.system.files import open_lock, sync, sync_tree
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.contributions import deltas_of, steps_of, upload_name
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.core.state import Round, State
-from zowarmup.server.store.archive import ArchiveError
-from zowarmup.server.store.blobs import BlobError, Blobs, digest_of, sha256_of
-from zowarmup.server.store.data_dir import BLOBS, LEDGER
-from zowarmup.server.store.ledger import Ledger, LedgerError, StoredEvent, readable
+from zowarmup.server.store.archive import BLOBS, LEDGER, UPLOADS, ArchiveError
+from zowarmup.server.store.blobs import BlobError, BlobFiles, digest_of, sha256_of
+from zowarmup.server.store.ledger import Ledger, LedgerError, StoredEvent, keep_files, readable, remove_files, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ def check(data_dir: Path) -> CheckReport:
 
 def examine(data_dir: Path) -> tuple[CheckReport, Reading, set[int], IntactVersion | None]:
     """Check everything: what to tell, the ledger as read, the versions whose snapshots are bad, the newest good one."""
-    report, blobs = CheckReport(), Blobs(data_dir / BLOBS)
+    report, blobs = CheckReport(), BlobFiles(data_dir / BLOBS)
     with readable(data_dir / LEDGER) as (path, cut_off):
         if cut_off:
             report.problems.append(cut_off)
@@ -116,7 +120,8 @@ def examine(data_dir: Path) -> tuple[CheckReport, Reading, set[int], IntactVersi
         report.problems.append(f"the program: {trouble}: restore it from a backup")
         return report, reading, set(), None
     bad = {version for version, snapshot in state.snapshots.items() if _told(report, blobs, version, snapshot)}
-    whole = reading.folded == len(reading.rows) and _open_round_is_whole(blobs, state, report)
+    uploads = BlobFiles(data_dir / UPLOADS)
+    whole = reading.folded == len(reading.rows) and _open_round_is_whole(uploads, state, report)
     good, digest = _replay(reading, blobs, report, bad)
     if good is not None:
         report.version, report.digest = good.version, digest
@@ -166,7 +171,7 @@ def _note(reading: Reading, row: StoredEvent, event: ev.Event, before: State | N
             )
 
 
-def damage(blobs: Blobs, sha256: str) -> str:
+def damage(blobs: BlobFiles, sha256: str) -> str:
     """What is wrong with a blob; empty where nothing is."""
     try:
         path = blobs.path(sha256)
@@ -175,7 +180,7 @@ def damage(blobs: Blobs, sha256: str) -> str:
     return "" if sha256_of(path) == sha256 else f"{path} is damaged"
 
 
-def trouble_with(blobs: Blobs, snapshot: ev.Snapshot) -> str:
+def trouble_with(blobs: BlobFiles, snapshot: ev.Snapshot) -> str:
     """What is wrong with a snapshot on disk; empty where nothing is."""
     if trouble := damage(blobs, snapshot.sha256):
         return trouble
@@ -183,18 +188,18 @@ def trouble_with(blobs: Blobs, snapshot: ev.Snapshot) -> str:
     return f"of the warm-up's optimiser {trouble}" if trouble else ""
 
 
-def _told(report: CheckReport, blobs: Blobs, version: int, snapshot: ev.Snapshot) -> str:
+def _told(report: CheckReport, blobs: BlobFiles, version: int, snapshot: ev.Snapshot) -> str:
     if trouble := trouble_with(blobs, snapshot):
         report.problems.append(f"the snapshot of version {version}: {trouble}")
     return trouble
 
 
-def _open_round_is_whole(blobs: Blobs, state: State, report: CheckReport) -> bool:
+def _open_round_is_whole(uploads: BlobFiles, state: State, report: CheckReport) -> bool:
     """Whether the deltas of the round in progress are there."""
     lost = []
     for client, delta in deltas_of(state.current).items():
         try:
-            if digest_of(blobs.upload(upload_name(client, delta.digest))) != delta.digest:
+            if digest_of(uploads.path(upload_name(client, delta.digest))) != delta.digest:
                 lost.append(f"the delta of {client} in the round in progress is damaged")
         except (BlobError, OSError):
             lost.append(f"the delta of {client} in the round in progress is missing")
@@ -202,7 +207,7 @@ def _open_round_is_whole(blobs: Blobs, state: State, report: CheckReport) -> boo
     return not lost
 
 
-def _replay(reading: Reading, blobs: Blobs, report: CheckReport, bad: set[int]) -> tuple[IntactVersion | None, str]:
+def _replay(reading: Reading, blobs: BlobFiles, report: CheckReport, bad: set[int]) -> tuple[IntactVersion | None, str]:
     """Compute every version that can be, from its snapshot and its contributions; the newest that is as it should
     be, and its digest."""
     state = reading.state
@@ -223,7 +228,7 @@ def _replay(reading: Reading, blobs: Blobs, report: CheckReport, bad: set[int]) 
         replica = _step(replica, commit, report)
         if version in usable and (replica is None or replica.digest().hex() != expected):
             snapshot = usable[version]
-            weights = np.fromfile(blobs.path(snapshot.sha256), dtype="<f4").astype(np.float32, copy=False)
+            weights = blobs.vector(snapshot.sha256).load()
             with contextlib.suppress(ValueError):
                 replica = Replica(state.layout, snapshot.grid, weights, version)
         if replica is None:
@@ -260,3 +265,74 @@ def _step(replica: Replica | None, commit: _Commit | None, report: CheckReport) 
         return None
     replica.version = commit.version
     return replica
+
+
+_OF_MEMBERS = ev.InvitationIssued | ev.ClientEnrolled | ev.ExamplesChanged | ev.ClientRevoked
+
+
+def repair(data_dir: Path) -> CheckReport:
+    """Check, and where something is wrong go back to the last good version. `kept` then says where everything is as
+    it was found. Raises ArchiveError where no version is good."""
+    report, reading, bad, good = examine(data_dir)
+    if not report.problems:
+        return report
+    if good is None or reading.state is None:
+        raise ArchiveError(
+            f"{data_dir} cannot be repaired, no version in it is whole ({report.problems[0]}): restore it from a backup"
+        )
+    kept = data_dir / f"found-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+    _keep(data_dir, kept)
+    sync_tree(kept)
+    sync(data_dir)
+    _rewrite(data_dir, reading, good, bad, BlobFiles(data_dir / BLOBS))
+    after, *_ = examine(data_dir)
+    if after.problems:
+        raise ArchiveError(f"the repair of {data_dir} failed ({after.problems[0]}): all is as it was in {kept}")
+    report.kept = str(kept)
+    return report
+
+
+def _keep(data_dir: Path, kept: Path) -> None:
+    """Everything as it was found: the ledger copied; the blobs as second names."""
+    (kept / BLOBS).mkdir(parents=True)
+    keep_files(data_dir / LEDGER, kept)
+    for path in (data_dir / BLOBS).rglob("*"):
+        if path.is_file():
+            second = kept / BLOBS / path.relative_to(data_dir / BLOBS)
+            second.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, second)
+            except OSError:
+                shutil.copy2(path, second)
+
+
+def _rewrite(data_dir: Path, reading: Reading, good: IntactVersion, bad: set[int], blobs: BlobFiles) -> None:
+    """A ledger that ends at the good version, with every member of the fleet and every round number that was used."""
+    fresh = data_dir / f"{LEDGER}.new"
+    remove_files(fresh)
+    ledger, state, last_round, end = Ledger(fresh), None, 0, 0
+    for row in reading.rows:
+        try:
+            event = ledger.decode(row)
+        except LedgerError:
+            continue
+        if isinstance(event, ev.RoundOpened):
+            last_round = max(last_round, event.round)
+        if row.id > good.row and not isinstance(event, _OF_MEMBERS):
+            continue
+        try:
+            state = evolve(state, event)
+        except (ValueError, KeyError):
+            continue
+        end = ledger.append([event], row.at, end)
+    assert state is not None
+    now, closing = time.time(), list[ev.Event]()
+    if gone := tuple(v for v, snapshot in state.snapshots.items() if v in bad or trouble_with(blobs, snapshot)):
+        closing.append(ev.SnapshotsPruned(gone))
+    if last_round > state.round:  # a seed is never used twice
+        closing.append(ev.RoundOpened(last_round, state.phase, state.version, (), (), (), now))
+        closing.append(ev.RoundAbandoned(last_round, f"`zowarmup fsck` went back to version {state.version}"))
+    ledger.append(closing, now, end)
+    ledger.fold()
+    ledger.close()
+    replace(data_dir / LEDGER, fresh)

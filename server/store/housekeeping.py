@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
-from zowarmup.server.store.files import DiskRefused
+from zowarmup.server.store.blobs import DiskRefused
 
 log = logging.getLogger(__name__)
 

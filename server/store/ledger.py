@@ -18,16 +18,13 @@ from typing import Any, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from zowarmup.common.system.files import open_given, require_regular
+from zowarmup.common.system.files import open_given, require_regular, sync
 from zowarmup.server.core import events as ev
 from zowarmup.server.store import schemas  # noqa: F401  (how algorithms' settings are read)
 from zowarmup.server.store.event_log import LedgerError, fenced
-from zowarmup.server.store.files import adopt, sync_folder
 
-__all__ = ["FILE_NAME", "FORMAT", "Ledger", "LedgerError", "StoredEvent"]
+__all__ = ["FORMAT", "Ledger", "LedgerError", "StoredEvent"]
 
-FILE_NAME = "ledger.sqlite"
-"""The file's name in a data directory."""
 _WAL, _SHM = "-wal", "-shm"
 _BESIDE = (_WAL, _SHM)
 LONGEST_ROW = 1 << 28
@@ -236,9 +233,10 @@ def replace(old: Path, fresh: Path) -> None:
     if ledger is not None:
         with contextlib.closing(ledger):
             ledger.fold()
-    adopt(fresh, old)
+    os.replace(fresh, old)
+    sync(old.parent)
     remove_beside(old)
-    sync_folder(old.parent)
+    sync(old.parent)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,6 @@ from zowarmup.server.core.errors import REASONS
 from zowarmup.server.core.guard import limit
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
-from zowarmup.server.projections.refusals import Refusals
 from zowarmup.server.projections.traffic import OCCURRING, Traffic
 from zowarmup.server.store.ledger import size_bytes
 from zowarmup.server.telemetry.counters import WORKING, Counters
@@ -55,7 +55,7 @@ class Sources:
     coordinator: Coordinator
     history: History
     traffic: Traffic
-    refusals: Refusals
+    refusals: Counter[str]
     data_dir: Path
     ledger: Path
     blobs: Path
@@ -140,7 +140,7 @@ class Gathered:
         )
         missing = len(current.seeds) - len(current.contributions) - len(current.abstained) if current else 0
         yield _gauge("round_missing", "Participants of the round in progress that may still contribute.", missing)
-        refused = dict(self._sources.refusals.counts())
+        refused = self._sources.refusals
         yield _counts(
             "refusals",
             "What the coordinator has refused.",

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
-from zowarmup.server.store.archive import open_archive
-from zowarmup.server.store.backup import back_up
+from zowarmup.server.store.archive import back_up, open_archive
 
 RUN = RunFile(
     name="restart",

@@ -18,7 +18,7 @@ from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
 from zowarmup.data import load
 from zowarmup.server.core import events as ev
-from zowarmup.server.store.data_dir import LEDGER
+from zowarmup.server.store.archive import LEDGER
 from zowarmup.server.store.ledger import Ledger
 
 DEADLINE_S = 4.0

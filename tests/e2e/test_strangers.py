@@ -35,7 +35,7 @@ from zowarmup.common.settings.run import PROTOCOL
 from zowarmup.common.system.command import Interrupts
 from zowarmup.lab.processes import Processes
 from zowarmup.server.core import events as ev
-from zowarmup.server.rpc.credentials import hash_secret
+from zowarmup.server.rpc.auth import hash_secret
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1.coordinator_pb2_grpc import OperatorServiceStub
 

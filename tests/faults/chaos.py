@@ -30,7 +30,7 @@ from zowarmup.common.system.command import CommandError, Interrupts
 from zowarmup.lab.demo.settings import to_toml
 from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
 from zowarmup.server.core import events as ev
-from zowarmup.server.store.data_dir import LEDGER
+from zowarmup.server.store.archive import LEDGER
 from zowarmup.server.store.ledger import Ledger
 
 RUN = RunFile(

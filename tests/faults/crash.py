@@ -9,12 +9,11 @@ log and torn files included) and raises Crash, which nothing in the coordinator 
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults.logs import Logs
+from tests.faults.backends import Backend, Stores
 from zowarmup.server.core import events as ev
-from zowarmup.server.store.blobs import Blobs, Draft
+from zowarmup.server.store.blobs import BlobStore, OpenBlob
 from zowarmup.server.store.event_log import EventLog
 from zowarmup.server.store.ledger import Ledger
 
@@ -26,11 +25,11 @@ class Crash(BaseException):
 class Fuse:
     """Burns at the places numbered `at`, counted from 1 over all lives of one data directory."""
 
-    def __init__(self, data_dir: Path, at: Collection[int], logs: Logs) -> None:
+    def __init__(self, data_dir: Path, at: Collection[int], backend: Backend) -> None:
         self.places: list[str] = []
         self.appends = 0
         self.image = data_dir.with_name(data_dir.name + ".image")
-        self._logs = logs
+        self._backend = backend
         self._data_dir, self._at, self._lock = data_dir, frozenset(at), threading.RLock()
         self._burnt = False
         self.still = threading.RLock()
@@ -48,14 +47,14 @@ class Fuse:
             with self.still:
                 last_act()
                 shutil.copytree(self._data_dir, self.image, ignore=shutil.ignore_patterns("*-shm"))
-                self._logs.keep_image(self._data_dir)
+                self._backend.keep_image(self._data_dir)
             raise Crash(place)
 
     def restart(self) -> None:
         """The image becomes the data directory."""
         shutil.rmtree(self._data_dir)
         self.image.rename(self._data_dir)
-        self._logs.restore(self._data_dir)
+        self._backend.restore(self._data_dir)
         self._burnt = False
 
 
@@ -92,87 +91,68 @@ class CrashingLog:
                 database.execute("INSERT INTO events (at, kind, body) VALUES (0, 'torn', ?)", ("torn" * 999,))
 
 
-class CrashingBlobs(Blobs):
-    def __init__(self, root: Path, fuse: Fuse) -> None:
-        super().__init__(root)
-        self._fuse = fuse
+class CrashingBlobs(BlobStore):
+    """Blobs whose changes are places to die at; `kind` begins these places' names."""
 
-    def put(self, data: memoryview | bytes) -> str:
-        torn = self._spool / ".put-torn"
+    def __init__(self, blobs: BlobStore, kind: str, fuse: Fuse) -> None:
+        self._blobs, self._kind, self._fuse = blobs, kind, fuse
 
-        def tear() -> None:
-            torn.write_bytes(bytes(data[: len(data) // 2]))
+    def names(self) -> set[str]:
+        return self._blobs.names()
 
-        self._fuse.point("put: torn", tear)
-        with self._fuse.still:
-            sha256 = super().put(data)
-        self._fuse.point("put: renamed, not yet named by an event")
-        return sha256
+    def has(self, name: str) -> bool:
+        return self._blobs.has(name)
 
-    @contextmanager
-    def draft(self) -> Iterator[Draft]:
-        drafting = super().draft()
-        with self._fuse.still:
-            draft = drafting.__enter__()
-        try:
-            yield draft
-        finally:
+    def open(self, name: str) -> OpenBlob:
+        return self._blobs.open(name)
+
+    def parts(self) -> set[str]:
+        return self._blobs.parts()
+
+    def received(self, part: str) -> int:
+        return self._blobs.received(part)
+
+    def read_part(self, part: str, offset: int, count: int) -> bytes:
+        return self._blobs.read_part(part, offset, count)
+
+    def write(self, part: str, offset: int, *chunks: bytes | memoryview) -> None:
+        if not chunks:
             with self._fuse.still:
-                drafting.__exit__(None, None, None)
-
-    def keep(self, draft: Draft) -> str:
-        self._fuse.point("keep: written, not yet a blob")
-        with self._fuse.still:
-            sha256 = super().keep(draft)
-        self._fuse.point("keep: renamed, not yet named by an event")
-        return sha256
-
-    def lay_over(self, name: str, size_bytes: int) -> None:
-        with self._fuse.still:
-            super().reuse(name, size_bytes)
-        self._fuse.point("lay over: after")
-
-    def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
+                return self._blobs.write(part, offset)
         first = chunks[0]
-        self._fuse.point("spool: torn", lambda: Blobs.spool(self, name, offset, first[: len(first) // 2]))
+        self._point("write: torn", lambda: self._blobs.write(part, offset, first[: len(first) // 2]))
         with self._fuse.still:
-            super().spool(name, offset, *chunks)
-        self._fuse.point("spool: after")
+            self._blobs.write(part, offset, *chunks)
+        self._point("write: after")
 
-    def finish(self, name: str, digest: str, found: str = "") -> bool:
+    def finish(self, part: str, name: str) -> bool:
         with self._fuse.still:
-            made = super().finish(name, digest, found)
-        self._fuse.point("finish: renamed, not yet named by an event")
+            made = self._blobs.finish(part, name)
+        self._point("finish: renamed, not yet named by an event")
         return made
 
-    def spooled(self, name: str, size_bytes: int) -> int:
-        with self._fuse.still:
-            return super().spooled(name, size_bytes)
+    def keep(self, part: str) -> str:
+        self._point("keep: written, not yet a blob")
+        return super().keep(part)
 
-    def drop_part(self, name: str) -> None:
+    def drop(self, part: str) -> None:
         with self._fuse.still:
-            super().drop_part(name)
+            self._blobs.drop(part)
 
-    def drop_upload(self, name: str) -> None:
+    def delete(self, name: str) -> None:
         with self._fuse.still:
-            super().drop_upload(name)
+            self._blobs.delete(name)
+        self._point("delete: after")
 
-    def drop_uploads(self, named: Collection[str]) -> None:
+    def free(self) -> None:
         with self._fuse.still:
-            super().drop_uploads(named)
-        self._fuse.point("drop: after")
+            self._blobs.free()
 
-    def empty_reusable(self, keep: int = 0, size_bytes: int = 0) -> None:
-        with self._fuse.still:
-            super().empty_reusable(keep, size_bytes)
+    def _point(self, place: str, last_act: Callable[[], None] = lambda: None) -> None:
+        self._fuse.point(f"{self._kind} {place}", last_act)
 
-    def remove(self, sha256: str) -> None:
-        with self._fuse.still:
-            super().remove(sha256)
-        self._fuse.point("remove: after")
 
-    def sweep(self, named: Collection[str], uploads: Collection[str], spooling: bool) -> int:
-        with self._fuse.still:
-            swept = super().sweep(named, uploads, spooling)
-        self._fuse.point("sweep: after")
-        return swept
+def crashing(stores: Stores, fuse: Fuse) -> Stores:
+    """Stores whose changes are places to die at."""
+    blobs, uploads = CrashingBlobs(stores.blobs, "blobs", fuse), CrashingBlobs(stores.uploads, "uploads", fuse)
+    return Stores(CrashingLog(stores.log, fuse), blobs, uploads)

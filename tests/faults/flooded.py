@@ -20,7 +20,7 @@ from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Serv
 from zowarmup.common.system.command import CommandError, Interrupts, NoAnswer
 from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
 from zowarmup.server.core import events as ev
-from zowarmup.server.store.data_dir import LEDGER
+from zowarmup.server.store.archive import LEDGER
 from zowarmup.server.store.ledger import Ledger
 
 CLIENTS = 3

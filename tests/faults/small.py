@@ -6,6 +6,7 @@ it is acknowledged and say it again after a loss, as real ones do; they outlive 
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from tests.faults.logs import Logs, SqliteLogs
+from tests.faults.backends import Backend, Stores, files
 from zowarmup.common.algorithms.protocol import LossAndGradient
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Block, Head, Layout, Tensor, digest
@@ -30,17 +31,15 @@ from zowarmup.server.aggregation.round_jobs import RoundJobs
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
-from zowarmup.server.core.contributions import upload_name
 from zowarmup.server.core.decide import decide, work_for
 from zowarmup.server.core.errors import Rejected
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
-from zowarmup.server.rpc.uploads import Uploads
-from zowarmup.server.store.archive import replay, restore
-from zowarmup.server.store.blobs import BlobError, Blobs
-from zowarmup.server.store.data_dir import BLOBS, LEDGER
+from zowarmup.server.store.archive import BLOBS, LEDGER, replay, restore
+from zowarmup.server.store.blobs import BlobError, BlobFiles, BlobStore
 from zowarmup.server.store.event_log import EventLog
 from zowarmup.server.store.ledger import Ledger
+from zowarmup.server.store.uploads import UploadStore
 
 LAYOUT = Layout(
     tensors=(Tensor("body", (60, 20), 0), Tensor("head.weight", (4, 20), 1200), Tensor("head.bias", (4,), 1280)),
@@ -88,16 +87,17 @@ def run_file(fleet: Fleet) -> RunFile:
     )
 
 
-def create(data_dir: Path, settings: RunFile, logs: Logs | None = None) -> None:
-    """A data directory with a run that has just been created; its event log in SQLite by default."""
-    blobs = Blobs(data_dir / BLOBS)
+def create(data_dir: Path, settings: RunFile, backend: Backend | None = None) -> None:
+    """A data directory with a run that has just been created; in files by default."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    stores = backend.open(data_dir) if backend else files(data_dir)
+    blobs = stores.blobs
     grid = Grid(18)
     weights = grid.quantise(np.random.default_rng(3).normal(0, 0.5, LAYOUT.size).astype(np.float32))
     program = ev.ProgramRecord(blobs.put(b"program"), 7, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1)
     initial = ev.Snapshot(0, blobs.put(weights.data.cast("B")), grid.exponent, digest(weights).hex())
-    log = (logs or SqliteLogs()).open(data_dir)
-    log.append(decide(None, cmd.CreateRun("small-run", settings, program, initial), 1.0).events, 1.0, 0)
-    log.close()
+    stores.log.append(decide(None, cmd.CreateRun("small-run", settings, program, initial), 1.0).events, 1.0, 0)
+    stores.log.close()
 
 
 class NoEvaluator(Evaluator):
@@ -153,12 +153,11 @@ class Life:
     """One life of a coordinator."""
 
     ledger: EventLog
-    blobs: Blobs
+    blobs: BlobStore
     coordinator: Coordinator
     round_jobs: RoundJobs
     history: History
-    folder: Path
-    uploads: Uploads
+    uploads: UploadStore
     replica: Replica
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _notices: "set[asyncio.Task[None]]" = field(default_factory=set)
@@ -166,20 +165,19 @@ class Life:
     @classmethod
     def start(
         cls,
-        ledger: EventLog,
-        blobs: Blobs,
-        folder: Path,
+        stores: Stores,
         kind: type[Coordinator] = Coordinator,
         evaluator: Callable[[], Evaluator] = NoEvaluator,
     ) -> "Life":
-        """As `server.main` puts it together; `folder` is where the blobs are."""
+        """As `server.main` puts it together."""
+        ledger, blobs = stores.log, stores.blobs
         state, history, end = replay(ledger)
         assert state is not None
         replica = restore(state, history, blobs, state.version)
         coordinator = kind(ledger, state, end=end)
-        uploads = Uploads(blobs, 1 << 20, state)
-        round_jobs = RoundJobs(coordinator, blobs, replica, evaluator(), history, lambda: (), uploads.lengths)
-        server = cls(ledger, blobs, coordinator, round_jobs, history, folder, uploads, replica)
+        uploads = UploadStore(stores.uploads, 1 << 20, state)
+        round_jobs = RoundJobs(coordinator, blobs, uploads, replica, evaluator(), history, lambda: ())
+        server = cls(ledger, blobs, coordinator, round_jobs, history, uploads, replica)
         coordinator.observe(lambda now, events, after: history.record(now, events))
         coordinator.observe(round_jobs)
         coordinator.observe(server.uploads)
@@ -211,7 +209,7 @@ class Life:
         return set(state.snapshots) == kept and whole and not self.stale(named)
 
     def stale(self, named: set[str]) -> bool:
-        return any(path.is_file() and path.name not in named for path in self.folder.iterdir())
+        return not self.blobs.names() <= named
 
 
 @dataclass
@@ -265,9 +263,11 @@ class Client:
                 return
         _, contribution, content = self.made
         try:
-            if isinstance(contribution, Delta):
-                await self._upload(server, contribution, content)
-            await server.coordinator.handle(cmd.Contribute(self.name, contribution))
+            with contextlib.ExitStack() as stack:
+                if isinstance(contribution, Delta):
+                    await self._upload(server, contribution, content)
+                    stack.enter_context(server.uploads.naming(self.name, contribution.digest))
+                await server.coordinator.handle(cmd.Contribute(self.name, contribution))
         except (BlobError, Rejected):
             current = server.coordinator.state.current
             if current is not None and current.number == work.round:
@@ -276,13 +276,13 @@ class Client:
         self.acknowledged[work.round] = contribution
 
     async def _upload(self, server: Life, delta: Delta, content: bytes) -> None:
-        name = upload_name(self.name, delta.digest)
-        if not server.blobs.has_upload(name):
-            await asyncio.to_thread(server.blobs.reuse, name, len(content))
-            have = server.blobs.spooled(name, len(content))
-            for start in range(have, len(content), CHUNK_BYTES):
-                await asyncio.to_thread(server.blobs.spool, name, start, content[start : start + CHUNK_BYTES])
-            await asyncio.to_thread(server.blobs.finish, name, delta.digest)
+        have, size = await server.uploads.received(self.name, delta.digest, len(content)), len(content)
+        if have < size:
+            async with server.uploads.receive(self.name, delta.digest, size, have) as upload:
+                for start in range(have, size, CHUNK_BYTES):
+                    await upload.add(content[start : start + CHUNK_BYTES])
+                    await upload.settle()
+                await upload.finish()
 
     def _make(self, server: Life, work: Work) -> tuple[Work, Contribution, bytes]:
         replica = self._follow(server)
@@ -309,7 +309,7 @@ class Client:
         if way.snapshot is not None or held is None:
             assert way.snapshot is not None
             snapshot = state.snapshots[way.snapshot]
-            weights = np.array(server.blobs.vector(snapshot.sha256))
+            weights = server.blobs.vector(snapshot.sha256).load()
             held = self.replica = Replica(LAYOUT, snapshot.grid, weights, snapshot.version)
         held.apply([decode_commit(commit, LAYOUT) for commit in way.commits])
         assert held.digest().hex() == state.digest
@@ -349,6 +349,6 @@ def replayed_digest(data_dir: Path) -> str:
     try:
         state, history, _ = replay(ledger)
         assert state is not None
-        return restore(state, history, Blobs(data_dir / BLOBS), state.version).digest().hex()
+        return restore(state, history, BlobFiles(data_dir / BLOBS), state.version).digest().hex()
     finally:
         ledger.close()

@@ -19,6 +19,7 @@ from typing import Any
 
 import grpc
 
+from tests.faults.backends import files
 from tests.faults.small import LAYOUT, PAIR, Client, Life, contributed, create, run_file
 from tests.patience import PATIENCE
 from zowarmup.common.messages.values import Tier
@@ -27,18 +28,13 @@ from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core.state import State
 from zowarmup.server.main import OPTIONS
-from zowarmup.server.projections.refusals import Refusals
 from zowarmup.server.projections.traffic import Traffic
-from zowarmup.server.rpc.auth import Admission
-from zowarmup.server.rpc.credentials import hash_secret
+from zowarmup.server.rpc.auth import Admission, hash_secret
 from zowarmup.server.rpc.limits import MessageSizeInterceptor, RateLimiter
 from zowarmup.server.rpc.operator import OperatorService
 from zowarmup.server.rpc.participate import CoordinatorService
 from zowarmup.server.rpc.strangers import Callers, Strangers
 from zowarmup.server.rpc.streams import StreamRegistry
-from zowarmup.server.store.blobs import Blobs
-from zowarmup.server.store.data_dir import BLOBS, LEDGER
-from zowarmup.server.store.ledger import Ledger
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -87,15 +83,15 @@ async def coordinator(
     rate: float = 1e6,
     fleet: Mapping[str, Tier] = PAIR,
     calls: float = 1e6,
-) -> AsyncIterator[tuple[Life, str, Refusals]]:
+) -> AsyncIterator[tuple[Life, str, Counter[str]]]:
     """A fleet, and a warm-up round that waits for those of it that train. `rate`: messages a second of a member; `calls`: of
     strangers, in all."""
     data_dir = folder / "server"
     settings = settings or run_file(PAIR)
     create(data_dir, replace(settings, server=Server(messages_per_second=1e6)))
-    ledger, blobs = Ledger(data_dir / LEDGER), Blobs(data_dir / BLOBS)
-    life = Life.start(ledger, blobs, data_dir / BLOBS)
-    lead, refusals = life.coordinator, Refusals()
+    stores = files(data_dir)
+    life = Life.start(stores)
+    lead, refusals = life.coordinator, Counter[str]()
     rate_limiter, traffic = RateLimiter(rate), Traffic(lambda: lead.state.phase)
     stream_registry = StreamRegistry(life.history, rate_limiter)
     lead.observe(stream_registry)
@@ -105,7 +101,9 @@ async def coordinator(
     callers.knows = admission.knows
     server = grpc.aio.server(interceptors=(callers, MessageSizeInterceptor(refusals)), options=OPTIONS)
     services.add_CoordinatorServiceServicer_to_server(
-        CoordinatorService(lead, blobs, stream_registry, traffic, admission, life.uploads, rate_limiter, strangers),
+        CoordinatorService(
+            lead, life.blobs, stream_registry, traffic, admission, life.uploads, rate_limiter, strangers
+        ),
         server,
     )
     services.add_OperatorServiceServicer_to_server(OperatorService(lead, life.history, traffic, admission), server)
@@ -125,7 +123,7 @@ async def coordinator(
         await server.stop(0)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        ledger.close()
+        stores.log.close()
 
 
 class Attacker:
@@ -344,7 +342,7 @@ async def assault(calls: int, seed: int) -> Assault:
             return Assault(
                 calls,
                 dict(answers),
-                dict(refusals.counts()),
+                refusals,
                 versions,
                 {name for name, _ in contributed(life.ledger)},
                 before == durable(lead.state),

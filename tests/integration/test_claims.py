@@ -20,7 +20,7 @@ from tests.fuzz.hostile import coordinator, secret
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.run import PROTOCOL
 from zowarmup.server.core import events as ev
-from zowarmup.server.store.data_dir import LEDGER
+from zowarmup.server.store.archive import LEDGER
 from zowarmup.server.store.ledger import Ledger
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,18 +27,17 @@ from zowarmup.server.core.contributions import upload_name
 from zowarmup.server.core.decide import decide
 from zowarmup.server.core.errors import Rejected
 from zowarmup.server.projections.history import History
-from zowarmup.server.projections.refusals import Refusals
 from zowarmup.server.projections.traffic import Traffic
-from zowarmup.server.rpc import bulk, downloads, participate
-from zowarmup.server.rpc.auth import Admission
-from zowarmup.server.rpc.credentials import hash_secret
+from zowarmup.server.rpc import bulk, participate, transfers
+from zowarmup.server.rpc.auth import Admission, hash_secret
 from zowarmup.server.rpc.limits import LONGEST_BYTES, SMALL_BYTES, MessageSizeInterceptor, RateLimiter, TokenBucket
 from zowarmup.server.rpc.participate import CoordinatorService
 from zowarmup.server.rpc.strangers import OPEN_AT_ONCE, OPEN_PER_S, Strangers
 from zowarmup.server.rpc.streams import StreamRegistry
-from zowarmup.server.rpc.uploads import Uploads
-from zowarmup.server.store.blobs import Blobs
+from zowarmup.server.store.archive import UPLOADS
+from zowarmup.server.store.blobs import BlobFiles
 from zowarmup.server.store.ledger import Ledger
+from zowarmup.server.store.uploads import UploadStore
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -51,7 +51,7 @@ class Desk:
     """A coordinator that serves on `address`, and calls to it."""
 
     coordinator: Coordinator
-    refusals: Refusals
+    refusals: Counter[str]
     blobs_dir: Path
     address: str
     channels: list[grpc.aio.Channel] = field(default_factory=list)
@@ -90,7 +90,7 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
     )
 
     async def serve() -> None:
-        ledger, blobs, history = Ledger(tmp_path / "ledger"), Blobs(tmp_path / "blobs"), History()
+        ledger, blobs, history = Ledger(tmp_path / "ledger"), BlobFiles(tmp_path / "blobs"), History()
         created = decide(
             None,
             cmd.CreateRun(
@@ -103,8 +103,9 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
         )
         history.record(0.0, created.events)
         state = created.state
-        coordinator, refusals, rate_limiter = Coordinator(ledger, state), Refusals(), RateLimiter(rate)
-        uploads, stream_registry = Uploads(blobs, quota, state), StreamRegistry(history, rate_limiter)
+        coordinator, refusals, rate_limiter = Coordinator(ledger, state), Counter[str](), RateLimiter(rate)
+        uploads = UploadStore(BlobFiles(tmp_path / UPLOADS), quota, state)
+        stream_registry = StreamRegistry(history, rate_limiter)
         coordinator.observe(lambda now, events, after: history.record(now, events))
         coordinator.observe(stream_registry)
         coordinator.observe(uploads)
@@ -244,7 +245,7 @@ def test_a_message_that_is_too_long_is_refused_unparsed(tmp_path: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await desk.stub.GetUpload(wire.GetUploadRequest(digest=bytes(LONGEST_BYTES)), metadata=metadata)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert desk.refusals.counts() == (("too_long", 2),)
+        assert desk.refusals == {"too_long": 2}
         assert desk.coordinator.state.clients["a"] == before["a"]
 
     served(tmp_path, script)
@@ -262,7 +263,7 @@ def test_one_that_says_too_much_is_cut_off_and_the_others_are_not(tmp_path: Path
         await until(lambda: not desk.coordinator.state.presence["loud"].connected)
         await calm.write(report)
         await until(lambda: desk.coordinator.state.presence["calm"].version == 1)
-        assert desk.refusals.counts() == (("too_many", 1),)
+        assert desk.refusals == {"too_many": 1}
 
     served(tmp_path, script)
 
@@ -304,7 +305,7 @@ def test_a_reader_that_stalls_holds_back_no_one_and_is_cut_off(tmp_path: Path, m
                 if message.HasField("commit"):
                     versions.append(message.commit.version)
         assert versions == list(range(1, 11))
-        await until(lambda: dict(desk.refusals.counts()).get("too_slow", 0) >= 5)
+        await until(lambda: desk.refusals.get("too_slow", 0) >= 5)
         presence = desk.coordinator.state.presence
         await until(lambda: not any(desk.coordinator.state.presence[f"stalled-{n}"].connected for n in range(5)))
         assert presence["reader"].connected
@@ -342,12 +343,13 @@ def test_uploads_have_a_quota_and_their_files_go_with_the_round(tmp_path: Path) 
         assert "server.spool_mb" in str(refused.value.details())
         # Another delta of the same client takes the place of its first.
         assert (await stub.UploadDelta(pieces(delta(3), delta(3)), metadata=a)).stored_bytes == 4 * SIZE
-        assert [path.name for path in (desk.blobs_dir / "spool").iterdir()] == []
+        uploads = BlobFiles(desk.blobs_dir / "uploads")
+        assert uploads.parts() == set()
         name = upload_name("a", xxhash.xxh3_128_hexdigest(delta(3)))
-        assert [path.name for path in (desk.blobs_dir / "uploads").iterdir()] == [name]
+        assert uploads.names() == {name}
         await desk.coordinator.handle(cmd.Revoke("a", "test"))
         await desk.coordinator.handle(cmd.Revoke("b", "test"))
-        assert list((desk.blobs_dir / "uploads").iterdir()) == [], "the round is over"
+        assert uploads.names() == set(), "the round is over"
 
     served(tmp_path, script, warmup=1, quota=6 * SIZE)
 
@@ -368,7 +370,7 @@ def test_a_client_has_one_upload_at_a_time_the_newest(tmp_path: Path) -> None:
 
         first = desk.stub.UploadDelta(stuck(), metadata=a)
         await arrived.wait()
-        spool = desk.blobs_dir / "spool"
+        spool = desk.blobs_dir / "uploads" / "spool"
         await until(lambda: any(path.stat().st_size == 400 for path in spool.iterdir()))
         second = await desk.stub.UploadDelta(pieces(data, data[400:], offset=400), metadata=a)
         assert second.stored_bytes == 4 * SIZE
@@ -430,7 +432,7 @@ def test_the_newest_downloads_of_a_client_supersede_its_older_ones(tmp_path: Pat
         # No status waits behind what a stalled reader has been sent: the stream may be reset.
         ended = {grpc.StatusCode.ABORTED, grpc.StatusCode.CANCELLED}
         assert [(await ending(call))[0] in ended for call in calls[1:4]] == [True] * 3
-        assert desk.refusals.counts() == ()
+        assert desk.refusals == {}
         for call in (calls[0], calls[4]):
             size = 0
             while (message := await call.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
@@ -473,7 +475,7 @@ def test_a_transfer_ends_with_the_revocation(tmp_path: Path, kind: str) -> None:
         who = {n: (("zowarmup-client", n), ("zowarmup-credential", CREDENTIAL + n)) for n in ("thief", "other")}
         call, other = await begun(desk, who["thief"]), await begun(desk, who["other"])
         if kind == "upload":
-            await until(lambda: len(list((desk.blobs_dir / "spool").iterdir())) >= 2)
+            await until(lambda: len(list((desk.blobs_dir / "uploads" / "spool").iterdir())) >= 2)
         await desk.coordinator.handle(cmd.Revoke("thief", "stolen"))
         # A status does not wait behind what a reader has not taken: the call may be reset instead.
         reset = kind in ("snapshot", "program")
@@ -486,7 +488,7 @@ def test_a_transfer_ends_with_the_revocation(tmp_path: Path, kind: str) -> None:
             code, reason = await ending(call)
         refused = (grpc.StatusCode.PERMISSION_DENIED, "revoked")
         assert (code, reason) == refused or (reset and code is grpc.StatusCode.CANCELLED), (code, reason)
-        assert dict(desk.refusals.counts())["revoked"] >= 1
+        assert desk.refusals["revoked"] >= 1
         assert not other.done()
 
     served(tmp_path, script, warmup=1 if kind == "upload" else 0, rate=100.0)
@@ -494,7 +496,7 @@ def test_a_transfer_ends_with_the_revocation(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["snapshot", "program", "link"])
 def test_a_download_that_nobody_reads_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(downloads, "STALLED_S", 0.5)
+    monkeypatch.setattr(transfers, "STALLED_S", 0.5)
     monkeypatch.setattr(bulk, "MEASURED_BYTES", 64 << 20)  # more than wait in any buffer
 
     async def script(desk: Desk) -> None:
@@ -509,14 +511,14 @@ def test_a_download_that_nobody_reads_is_ended(tmp_path: Path, monkeypatch: pyte
             await call.write(wire.MeasureLinkRequest(wanted_bytes=64 << 20))
             await call.done_writing()
         await call.read()
-        await until(lambda: desk.refusals.counts() == (("too_slow", 1),))
+        await until(lambda: desk.refusals == {"too_slow": 1})
         assert (await ending(call))[0] in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
 
     served(tmp_path, script)
 
 
 def test_a_download_that_is_slow_is_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "STALLED_S", 1.0)
+    monkeypatch.setattr(transfers, "STALLED_S", 1.0)
 
     async def script(desk: Desk) -> None:
         lay_blobs(desk)

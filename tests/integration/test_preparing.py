@@ -16,9 +16,8 @@ from zowarmup.client.net.tls import PLAIN
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.system.command import NoAnswer
 from zowarmup.server.main import LAST_S
-from zowarmup.server.rpc import preparing
-from zowarmup.server.rpc.preparing import SENTENCE, PreparingInterceptor
-from zowarmup.server.rpc.server import Health, Services
+from zowarmup.server.rpc import server
+from zowarmup.server.rpc.server import SENTENCE, Health, PreparingInterceptor, Services
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -59,7 +58,7 @@ async def house() -> AsyncIterator[House]:
 
 
 def test_everyone_hears_the_sentence_before_their_patience_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparing, "HELD_S", 0.01)
+    monkeypatch.setattr(server, "HELD_S", 0.01)
 
     async def scenario() -> None:
         async with house() as made:
@@ -78,7 +77,7 @@ def test_everyone_hears_the_sentence_before_their_patience_is_over(monkeypatch: 
 
 
 def test_a_call_that_waits_is_answered_as_soon_as_the_run_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparing, "HELD_S", 60.0)
+    monkeypatch.setattr(server, "HELD_S", 60.0)
 
     async def scenario() -> None:
         async with house() as made, grpc.aio.insecure_channel(made.address) as channel:

@@ -69,7 +69,7 @@ def test_a_tier_uploads_and_names_deltas_of_its_own_length(tmp_path: Path) -> No
             assert answers[0].refused.reason == "malformed"
             assert answers[0].refused.detail == "low-1 has not uploaded the delta it names: ask GetUpload"
             assert answers[1].HasField("accepted")
-            assert dict(refusals.counts())["malformed"] == 3
+            assert refusals["malformed"] == 3
             stream.cancel()
 
     asyncio.run(script())

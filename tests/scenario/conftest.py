@@ -1,5 +1,5 @@
 """A run without a network or a clock: commands in, events out, time by hand. What happened is in an event log: in memory, unless
-the option --event-log says otherwise."""
+the option --backend says otherwise."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from tests.faults.logs import Logs
+from tests.faults.backends import Backend
 from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
 from zowarmup.common.messages.values import Contribution, Delta, Phase, Scalars, Tier
 from zowarmup.common.settings.data_card import DataCard
@@ -104,7 +104,7 @@ class Script:
 
 
 @pytest.fixture
-def begin(event_log: Logs, tmp_path: Path) -> Iterator[Callable[..., Script]]:
+def begin(backend: Backend, tmp_path: Path) -> Iterator[Callable[..., Script]]:
     logs = contextlib.ExitStack()
     numbers = itertools.count()
 
@@ -147,7 +147,7 @@ def begin(event_log: Logs, tmp_path: Path) -> Iterator[Callable[..., Script]]:
         assert isinstance(created, ev.RunCreated)
         folder = tmp_path / f"run-{next(numbers)}"
         folder.mkdir()
-        log = logs.enter_context(contextlib.closing(event_log.open(folder)))
+        log = logs.enter_context(contextlib.closing(backend.open(folder).log))
         return Script(created, decision.state, log)
 
     with logs:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from tests.algorithms import changed
-from tests.faults.logs import Logs
+from tests.faults.backends import Backend
 from tests.faults.small import TRIO, run_file
 from tests.scenario.test_crash_points import folder, outcome
 from zowarmup.server.coordinator import Coordinator
 
 __all__ = ["folder"]
-pytestmark = pytest.mark.event_logs("sqlite")
+pytestmark = pytest.mark.backends("files")
 METHODS: dict[str, dict[str, Any]] = {
     "exact projections": {"gradient_projections": 5},
     "decomfl, local steps": {"method": "decomfl", "local_steps": 2},
@@ -30,7 +30,7 @@ WARM_UPS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", [*METHODS, *WARM_UPS])
 def test_the_same_model_comes_out_whatever_crashes_and_whoever_comes_first(
-    folder: Path, event_log: Logs, name: str
+    folder: Path, backend: Backend, name: str
 ) -> None:
     plain = run_file(TRIO)
     settings = replace(
@@ -41,6 +41,6 @@ def test_the_same_model_comes_out_whatever_crashes_and_whoever_comes_first(
     calm = outcome(folder / "calm", TRIO, settings=settings)
     assert (calm.version, calm.lives, calm.lost) == (30, 1, 0)
     places = random.Random(5).sample(range(1, len(calm.places) * 2 // 3), 12)
-    crashed = outcome(folder / "crashed", TRIO, places, Coordinator, settings, event_log=event_log)
+    crashed = outcome(folder / "crashed", TRIO, places, Coordinator, settings, backend=backend)
     assert crashed.lives >= 6
     assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0)

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from tests.faults.logs import Logs
+from tests.faults.backends import Backend
 from tests.scenario import conftest
 from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.common.settings.data_card import DataCard
@@ -306,13 +306,13 @@ class Run(RuleBasedStateMachine):
             assert state.credentials == {client.credential_sha256: name for name, client in state.clients.items()}
 
 
-def test_any_order_of_commands(event_log: Logs, tmp_path: Path) -> None:
+def test_any_order_of_commands(backend: Backend, tmp_path: Path) -> None:
     numbers = itertools.count()
 
     def open_log() -> EventLog:
         folder = tmp_path / str(next(numbers))
         folder.mkdir()
-        return event_log.open(folder)
+        return backend.open(folder).log
 
     class Over(Run):
         pass

@@ -21,8 +21,8 @@ from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.server.core import events as ev
-from zowarmup.server.store.blobs import Blobs
-from zowarmup.server.store.data_dir import BLOBS, LEDGER
+from zowarmup.server.store.archive import BLOBS, LEDGER
+from zowarmup.server.store.blobs import BlobFiles
 from zowarmup.server.store.ledger import Ledger
 
 LAYOUT = Layout((Tensor("weight", (3, 4), 0), Tensor("bias", (3,), 12)), 15, 15, (Block("all", 0, 15),))
@@ -61,7 +61,7 @@ class Run:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Versions 0 to 3 by steps from a snapshot of version 0."""
-    ledger, blobs = Ledger(tmp_path / LEDGER), Blobs(tmp_path / BLOBS)
+    ledger, blobs = Ledger(tmp_path / LEDGER), BlobFiles(tmp_path / BLOBS)
     weights = GRID.quantise(np.linspace(-1, 1, 15, dtype=np.float32))
     sha256, known = blobs.put(weights.tobytes()), digest(weights).hex()
     run_file = RunFile(

@@ -30,13 +30,11 @@ from zowarmup.common.system.files import (
 from zowarmup.data import DataError, load
 from zowarmup.lab.processes import held
 from zowarmup.lab.simulation.fleet import secret
+from zowarmup.server.rpc.auth import CredentialError, operator_sha256
 from zowarmup.server.rpc.certificate import CertificateError, read_certificate
-from zowarmup.server.rpc.credentials import CredentialError, operator_sha256
 from zowarmup.server.setup.continuation import ContinuationError, Left
 from zowarmup.server.setup.open_run import StartError, locked
-from zowarmup.server.store.archive import ArchiveError
-from zowarmup.server.store.backup import back_up
-from zowarmup.server.store.data_dir import LEDGER, OPERATOR_CREDENTIAL
+from zowarmup.server.store.archive import LEDGER, OPERATOR_CREDENTIAL, ArchiveError, back_up
 from zowarmup.server.store.ledger import Ledger, LedgerError
 
 pytestmark = pytest.mark.timeout(60)

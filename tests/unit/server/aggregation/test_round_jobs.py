@@ -23,8 +23,9 @@ from zowarmup.server.core import events as ev
 from zowarmup.server.core.contributions import upload_name
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.projections.history import History
-from zowarmup.server.store.blobs import Blobs
+from zowarmup.server.store.blobs import MemoryBlobs
 from zowarmup.server.store.ledger import Ledger
+from zowarmup.server.store.uploads import UploadStore
 
 LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (Block("all", 0, 4),))
 
@@ -55,11 +56,11 @@ async def _after_one_round(
         evaluation=Evaluation(data="digits:test", every=1),
         guard=Guard(factor=0),  # nobody evaluates the version that the run begins with
     )
-    blobs, ledger = Blobs(tmp_path / "blobs"), Ledger(tmp_path / "ledger")
+    blobs, uploaded, ledger = MemoryBlobs(), MemoryBlobs(), Ledger(tmp_path / "ledger")
     digest = xxhash.xxh3_128_hexdigest(content)
     upload = upload_name("pi", digest)
-    blobs.spool(upload, 0, content)
-    blobs.finish(upload, digest)
+    uploaded.write(upload, 0, content)
+    uploaded.finish(upload, upload)
     replica = Replica(LAYOUT, Grid(20), np.array([0.5, -0.25, largest, 0.0], np.float32), 0)
     created = ev.RunCreated(
         "run",
@@ -68,9 +69,11 @@ async def _after_one_round(
         ev.Snapshot(0, blobs.put(replica.weights.tobytes()), 20, replica.digest().hex()),
     )
     ledger.append([created], 0.0, 0)
-    coordinator = Coordinator(ledger, evolve(None, created), clock=lambda: 5.0, end=1)
+    state = evolve(None, created)
+    coordinator = Coordinator(ledger, state, clock=lambda: 5.0, end=1)
     evaluator: Any = NoEvaluator()
-    round_jobs = RoundJobs(coordinator, blobs, replica, evaluator, History(), lambda: ())
+    uploads = UploadStore(uploaded, 1 << 20, state)
+    round_jobs = RoundJobs(coordinator, blobs, uploads, replica, evaluator, History(), lambda: ())
     seen: list[ev.Event] = []
     coordinator.observe(round_jobs)
     coordinator.observe(lambda now, events, state: seen.extend(events))

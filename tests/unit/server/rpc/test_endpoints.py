@@ -10,8 +10,7 @@ from zowarmup.cli.certificates import client, init
 from zowarmup.client.net.tls import PLAIN, TrustError, distrusted, trust
 from zowarmup.common.settings.run import Server
 from zowarmup.server.core.errors import ListeningError
-from zowarmup.server.projections.refusals import Refusals
-from zowarmup.server.rpc.credentials import CredentialError, hash_secret, operator_sha256
+from zowarmup.server.rpc.auth import CredentialError, hash_secret, operator_sha256
 from zowarmup.server.rpc.endpoints import endpoint_of
 
 LOOPBACK, ANYWHERE = "127.0.0.1:7070", "0.0.0.0:7070"
@@ -124,10 +123,3 @@ def test_a_devices_own_certificate(certs: Path) -> None:
 def test_passing_trouble_is_not_distrust() -> None:
     assert distrusted("failed to connect to all addresses; last error: Connection refused") is None
     assert distrusted("Socket closed") is None
-
-
-def test_refusals_are_counted_by_reason() -> None:
-    refusals = Refusals()
-    for reason in ("late", "revoked", "late"):
-        refusals.count(reason)
-    assert refusals.counts() == (("late", 2), ("revoked", 1))

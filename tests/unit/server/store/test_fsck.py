@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -10,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.backends import files
 from tests.faults.small import PAIR, Client, Life, create, live, replayed_digest, run_file
 from zowarmup.cli.stored_run import fsck, told
 from zowarmup.common.system.command import CommandError
-from zowarmup.server.store.archive import ArchiveError, open_archive, replay
-from zowarmup.server.store.blobs import Blobs
-from zowarmup.server.store.data_dir import BLOBS, LEDGER
-from zowarmup.server.store.fsck import check
+from zowarmup.server.store.archive import LEDGER, UPLOADS, ArchiveError, open_archive, replay
+from zowarmup.server.store.blobs import BlobFiles
+from zowarmup.server.store.fsck import check, repair
 from zowarmup.server.store.ledger import FORMAT, Ledger, LedgerError
-from zowarmup.server.store.repair import repair
 
 LAST = 30
 
@@ -27,13 +27,13 @@ def finish(data_dir: Path) -> str:
     """Lead the run in a data directory to its end; the final digest."""
 
     async def lead() -> str:
-        ledger = Ledger(data_dir / LEDGER)
+        stores = files(data_dir)
         try:
-            life = Life.start(ledger, Blobs(data_dir / BLOBS), data_dir / BLOBS)
+            life = Life.start(stores)
             await asyncio.wait_for(live(life, [Client(name, tier) for name, tier in PAIR.items()]), 60)
             return life.coordinator.state.digest
         finally:
-            ledger.close()
+            stores.log.close()
 
     return asyncio.run(lead())
 
@@ -234,6 +234,33 @@ def test_a_crash_while_repairing_leaves_what_was_found_or_what_is_mended(
     assert found == sorted(found)
     assert kept_synced == [True]
     assert check(data_dir).problems == []
+
+
+def test_a_repair_keeps_what_has_come_of_uploads(data_dir: Path) -> None:
+    BlobFiles(data_dir / UPLOADS).write("pi.half", 0, b"half")
+    sql(data_dir, f"UPDATE events SET body = replace(body, 'digest', 'digust') WHERE id = {row_of(data_dir, 25)}")
+    assert (Path(repair(data_dir).kept) / UPLOADS / "spool" / "pi.half").read_bytes() == b"half"
+
+
+def test_a_repair_whose_last_sync_is_refused_leaves_what_is_mended(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql(data_dir, f"UPDATE events SET body = replace(body, 'digest', 'digust') WHERE id = {row_of(data_dir, 25)}")
+    replace = os.replace
+
+    def refuse(file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+
+        def replaced(old: Path, new: Path) -> None:
+            replace(old, new)
+            patched.setattr(os, "fsync", refuse)
+
+        patched.setattr(os, "replace", replaced)
+        with pytest.raises(OSError, match="Input/output error"):
+            repair(data_dir)
+    assert (check(data_dir).problems, check(data_dir).version) == ([], 24)
 
 
 def test_a_ledger_that_is_being_read_is_not_replaced(data_dir: Path) -> None:

@@ -3,6 +3,7 @@
 import ast
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,6 @@ from zowarmup.server.core.errors import REASONS
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
-from zowarmup.server.projections.refusals import Refusals
 from zowarmup.server.projections.traffic import OCCURRING, Traffic
 from zowarmup.server.store.ledger import Ledger
 from zowarmup.server.telemetry.metrics import WAITING, RunMetrics, Sources, waits_for
@@ -100,7 +100,7 @@ def told(events: Sequence[Told], folder: Path, *soft: ev.Event, before: int = 1)
             coordinator,
             history,
             traffic,
-            Refusals(),
+            Counter[str](),
             folder,
             folder / "ledger.sqlite",
             folder,

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.backends import files
 from tests.faults.small import TRIO, Client, Life, create, live, replayed_digest, run_file
 from zowarmup.common.messages.values import Tier, Work
-from zowarmup.server.store.archive import ArchiveError, open_archive
-from zowarmup.server.store.backup import Copied, back_up
-from zowarmup.server.store.blobs import BlobError, Blobs
-from zowarmup.server.store.data_dir import BLOBS, LEDGER
+from zowarmup.server.store.archive import BLOBS, UPLOADS, ArchiveError, Copied, back_up, open_archive
+from zowarmup.server.store.blobs import BlobError
 from zowarmup.server.store.fsck import check
 from zowarmup.server.store.ledger import Ledger
 
@@ -39,15 +38,15 @@ def lead(data_dir: Path, *clients: Client) -> str:
     """Lead the run in a data directory to its end; the final digest."""
 
     async def to_the_end() -> str:
-        ledger = Ledger(data_dir / LEDGER)
+        stores = files(data_dir)
         try:
-            life = Life.start(ledger, Blobs(data_dir / BLOBS), data_dir / BLOBS)
+            life = Life.start(stores)
             fleet = [client.name for client in clients]
             others = [Client(name, tier) for name, tier in TRIO.items() if name not in fleet]
             await asyncio.wait_for(live(life, [*others, *clients]), 60)
             return life.coordinator.state.digest
         finally:
-            ledger.close()
+            stores.log.close()
 
     return asyncio.run(to_the_end())
 
@@ -168,7 +167,7 @@ def test_the_deltas_of_the_round_in_progress_are_looked_at_too(harm: str, tmp_pa
     create(source, run_file(TRIO))
     lead(source, Latecomer("high-2", Tier.HIGH, data_dir=source, out=tmp_path, rounds=(2,)))
     open_round = tmp_path / "copy-2"
-    (delta,) = (open_round / BLOBS / "uploads").iterdir()
+    (delta,) = filter(Path.is_file, (open_round / UPLOADS).iterdir())
     assert delta.name.startswith("high-1.")
     assert check(open_round).problems == []
     if harm == "missing":

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from zowarmup.server.rpc import crowding
-from zowarmup.server.rpc.crowding import connected, cut_off, descriptors, keep_room, surplus
+from zowarmup.server.rpc import strangers
+from zowarmup.server.rpc.strangers import connected, cut_off, descriptors, keep_room, surplus
 
 
 def peers(network: str, count: int) -> list[str]:
@@ -66,8 +66,8 @@ def test_a_cut_connection_ends_and_another_in_its_place_does_not() -> None:
 
 
 def test_room_is_kept_at_a_port(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(crowding, "EVERY_S", 0.01)
-    monkeypatch.setattr(crowding, "SHARE", 0.0)
+    monkeypatch.setattr(strangers, "EVERY_S", 0.01)
+    monkeypatch.setattr(strangers, "SHARE", 0.0)
 
     async def scenario(port: int, most: int, member: str, done: threading.Event) -> None:
         keeping = asyncio.create_task(keep_room(port, most, lambda: {member}))
