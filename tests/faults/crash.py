@@ -6,6 +6,7 @@ At the chosen one it keeps an image of the data directory as a kill would leave 
 log and torn files included) and raises Crash, which nothing in the coordinator catches.
 """
 
+import contextlib
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -13,9 +14,19 @@ from pathlib import Path
 
 from tests.faults.backends import Backend, Stores
 from zowarmup.server.core import events as ev
-from zowarmup.server.store.blobs import BlobStore, OpenBlob
+from zowarmup.server.store.blobs import BlobStore, OpenBlob, UploadError
 from zowarmup.server.store.event_log import EventLog
 from zowarmup.server.store.ledger import Ledger
+
+CHANGES = ("write: torn", "write: after", "finish: renamed, not yet named by an event", "delete: after", "sweep: after")
+KEEP = "blobs keep: written, not yet a blob"
+PLACES = {
+    "append: within",
+    "append: after",
+    KEEP,
+    *(f"{kind} {what}" for kind in ("blobs", "uploads") for what in CHANGES),
+}
+"""All there are: a test fails where an undisturbed run does not come by one of them."""
 
 
 class Crash(BaseException):
@@ -40,6 +51,7 @@ class Fuse:
         with self._lock:
             if self._burnt:
                 raise Crash
+            assert place in PLACES, place
             self.places.append(place)
             if len(self.places) not in self._at:
                 return
@@ -120,7 +132,12 @@ class CrashingBlobs(BlobStore):
             with self._fuse.still:
                 return self._blobs.write(part, offset)
         first = chunks[0]
-        self._point("write: torn", lambda: self._blobs.write(part, offset, first[: len(first) // 2]))
+
+        def tear() -> None:
+            with contextlib.suppress(UploadError):  # it has been dropped: there is nothing to tear
+                self._blobs.write(part, offset, first[: len(first) // 2])
+
+        self._point("write: torn", tear)
         with self._fuse.still:
             self._blobs.write(part, offset, *chunks)
         self._point("write: after")
@@ -132,8 +149,13 @@ class CrashingBlobs(BlobStore):
         return made
 
     def keep(self, part: str) -> str:
-        self._point("keep: written, not yet a blob")
+        self._fuse.point(KEEP)
         return super().keep(part)
+
+    def sweep(self, named: Collection[str]) -> int:
+        swept = super().sweep(named)
+        self._point("sweep: after")
+        return swept
 
     def drop(self, part: str) -> None:
         with self._fuse.still:

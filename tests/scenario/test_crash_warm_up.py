@@ -11,7 +11,7 @@ import pytest
 
 from tests.algorithms import warmup_settings
 from tests.faults.backends import Backend
-from tests.faults.crash import CrashingBlobs, Fuse
+from tests.faults.crash import KEEP, PLACES, CrashingBlobs, Fuse
 from tests.faults.small import LAYOUT, PAIR, Client, Life, create, live, run_file
 from tests.scenario.test_crash_points import Outcome, folder, outcome
 from zowarmup.common.messages.values import Work
@@ -70,9 +70,9 @@ def test_a_crash_at_the_writes_of_the_warm_up_leads_to_the_same_model(folder: Pa
     assert ended.version == PIVOT and ended.reason.startswith("the held-out loss has not fallen by 50 %: ")
     assert len(set(kept)) == len(kept) == PIVOT and all(kept)
     counted = collections.Counter(calm.places)
-    assert counted["blobs keep: written, not yet a blob"] == PIVOT
+    assert set(counted) == PLACES and counted[KEEP] == PIVOT
     for place, what in enumerate(calm.places, 1):
-        if not any(near.startswith("blobs keep") for near in calm.places[max(0, place - 2) : place]) and place % EVERY:
+        if KEEP not in calm.places[max(0, place - 2) : place] and place % EVERY:
             continue
         data_dir = folder / str(place) / "server"
         crashed: Outcome = outcome(folder / str(place), PAIR, [place], settings=settings(), backend=backend)
