@@ -36,6 +36,7 @@ from zowarmup.common.models.construction import build
 from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.models.on_device import DeviceProgram
 from zowarmup.common.settings.run import Model
+from zowarmup.common.tasks.classification import Classification
 from zowarmup.data import Dataset
 
 SHAPE, CLASSES, PROBES = (3, 32, 32), 10, 8
@@ -115,7 +116,7 @@ class Bench:
         data = Dataset(inputs, np.arange(examples) % CLASSES, CLASSES, 255.0)
         spec = ZOWarmUpSettings(rounds=1, probes=PROBES, micro_batch=micro_batch)
         where = resident(str(self.device), data)
-        return Prober(spec, self.replica(), self.program, where, threading.Event())
+        return Prober(spec, self.replica(), self.program, Classification(data), where, threading.Event())
 
     def replica(self) -> Replica:
         return Replica(self.layout, self.grid, self.weights, 0)

@@ -50,7 +50,7 @@ def run(model: str, method: str, clients: int, high: int, alpha: float, seed: in
     weights = flatten(module, layout)
     replica = Replica(layout, settle_on_grid(weights, layout), weights, 0)
     algorithm = spec.warmup.algorithm(layout)
-    evaluator = Evaluator(export_program(module, layout, held_out.shape), layout, held_out)
+    evaluator = Evaluator(export_program(module, layout, held_out.shape), layout, spec.task, held_out)
     trainers = []
     for number in range(clients):
         tier = Tier.HIGH if number < high else Tier.LOW
@@ -75,7 +75,7 @@ def run(model: str, method: str, clients: int, high: int, alpha: float, seed: in
         if len(means) == 2:
             ratios.append(float(np.median(means[Tier.LOW]) / np.median(means[Tier.HIGH])))
         if number in shown:
-            accuracy.append(f"{100 * evaluator.evaluate(replica.weights)[0]:.1f}")
+            accuracy.append(f"{100 * evaluator.evaluate(replica.weights).metrics['accuracy']:.1f}")
     told = f"; low over high {ratios[-1]:.2f}, at most {max(ratios):.2f}" if ratios else ""
     bytes_up = ", ".join(f"{size} bytes ({tier})" for tier, size in sizes.items())
     return f"{model} {high} of {clients} high, seed {seed}  {method:<8}  {' '.join(accuracy)} %; {bytes_up}{told}"

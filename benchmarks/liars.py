@@ -107,13 +107,13 @@ def trained(aggregate: str, attack: Attack, liars: int, alpha: float, rounds: in
         moved = carried_out(update, layout.size)
         replica.grid, replica.version = settle_on_grid(moved, layout), number
         replica.weights[:] = moved
-    evaluator = Evaluator(export_program(module, layout, held_out.shape), layout, held_out)
-    return evaluator.evaluate(replica.weights)[0]
+    evaluator = Evaluator(export_program(module, layout, held_out.shape), layout, spec.task, held_out)
+    return evaluator.evaluate(replica.weights).metrics["accuracy"]
 
 
 def _flipped(shard: Dataset) -> Dataset:
     """Class k becomes 9 - k."""
-    return replace(shard, labels=shard.classes - 1 - shard.labels)
+    return replace(shard, targets=shard.classes - 1 - shard.targets)
 
 
 def rows(alphas: Sequence[float], rounds: int, chosen: Sequence[int]) -> list[dict[str, object]]:

@@ -62,12 +62,13 @@ def _seconds(repeats: int, probes: int, examples: int, slices: Literal["own", "w
     from zowarmup.client.work.probing import Prober
     from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
     from zowarmup.common.messages.values import Phase, Work
+    from zowarmup.common.tasks.classification import Classification
 
     replica, program = prepared.loaded(prepared.resnet18())
     data = prepared.images(examples)
     spec = ZOWarmUpSettings(rounds=1, probes=probes, slices=slices, micro_batch=BATCH)
-    prober = Prober(spec, replica, program, data, threading.Event())
-    inputs = data.batch(np.arange(BATCH))
+    prober = Prober(spec, replica, program, Classification(data), data, threading.Event())
+    inputs = data.batch(np.arange(BATCH)).inputs
     passes = 2 * examples // BATCH
 
     def forwards() -> None:
@@ -118,16 +119,17 @@ def rise(what: str, folder: Path) -> int:
     from zowarmup.client.work.probing import Prober
     from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
     from zowarmup.common.messages.values import Phase, Work
+    from zowarmup.common.tasks.classification import Classification
 
     data = prepared.images(BATCH)
     start = _status("VmRSS")
     replica, program = prepared.loaded(folder)
     if what == "plain":
         for _ in range(2):
-            program.forward(data.batch(np.arange(BATCH)))
+            program.forward(data.batch(np.arange(BATCH)).inputs)
     else:
         spec = ZOWarmUpSettings(rounds=1, probes=1, micro_batch=BATCH)
-        prober = Prober(spec, replica, program, data, threading.Event())
+        prober = Prober(spec, replica, program, Classification(data), data, threading.Event())
         prober.contribute(replica, Work(1, Phase.ZEROTH_ORDER, 0, 7, 0.0))
     return _status("VmHWM") - start
 

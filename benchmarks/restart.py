@@ -124,7 +124,7 @@ def _script(folder: Path, commits: int) -> _Script:
         batch.extend(decision.events)
 
     if awaits_evaluation(state):  # the coordinator was gone before it had looked at its first version
-        do(cmd.RecordEvaluation(state.version, accuracy=0.1, loss=2.3, examples=64))
+        do(cmd.RecordEvaluation(state.version, {"accuracy": 0.1}, loss=2.3, examples=64))
     for number in range(CLIENTS):
         do(cmd.Enrol(f"c{number}", Tier.LOW, 100, f"{number:064x}"))
         do(cmd.ConnectClient(f"c{number}", number + 1, 100))

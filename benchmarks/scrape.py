@@ -21,6 +21,8 @@ from zowarmup.common.exact.layout import Block, Layout, Tensor
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.common.tasks.classification import Classification
+from zowarmup.common.tasks.protocol import Baseline
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
@@ -48,7 +50,9 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
         zeroth_order=ZOWarmUpSettings(rounds=1, clients_per_round=clients + 1),
         evaluation=Evaluation(data="digits:test"),
     )
-    program = ev.ProgramRecord("b" * 64, 1, layout.to_json(), DataCard(shape=(1,), classes=2), 1, 1)
+    program = ev.ProgramRecord(
+        "b" * 64, 1, layout.to_json(), DataCard(shape=(1,), classes=2), 1, 1, Classification.metrics, Baseline(1.0, 0.5)
+    )
     created = decide(None, cmd.CreateRun("run", run, program, ev.Snapshot(0, "c" * 64, 20, "0" * 32)), 0.0)
     state, history, ledger = created.state, History(), Ledger(folder / "ledger.sqlite")
     history.record(0.0, created.events)

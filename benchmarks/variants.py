@@ -26,7 +26,8 @@ from zowarmup.common.models.description import describe, flatten, load_into
 from zowarmup.common.models.export import export_program
 from zowarmup.common.models.program import Program
 from zowarmup.common.settings.run import RunFile
-from zowarmup.common.tasks.classification import train_locally
+from zowarmup.common.tasks.classification import Classification
+from zowarmup.common.tasks.training import train_locally
 from zowarmup.data import Dataset, load
 from zowarmup.lab.demo.settings import DemoModel, demo_run
 from zowarmup.server.aggregation.evaluation import Evaluator
@@ -48,6 +49,7 @@ class Warm:
             )
         }
         held_out = load(run.evaluation.data)
+        self.task = Classification(held_out)
         module = build(run.model, held_out.shape, held_out.classes, run.seed)
         self.layout = describe(module, held_out.shape)
         self.onnx = export_program(module, self.layout, held_out.shape)
@@ -60,7 +62,8 @@ class Warm:
             deltas = []
             for name, seed in zip(trained, Draws(run.seed).seeds(number, len(trained)), strict=True):
                 load_into(module, self.layout, weights)
-                train_locally(module, self.data[name], epochs=spec.epochs, batch=spec.batch, rate=spec.rate, seed=seed)
+                data, epochs = self.data[name], spec.epochs
+                train_locally(self.task, module, data, epochs=epochs, batch=spec.batch, rate=spec.rate, seed=seed)
                 deltas.append((len(self.data[name]), flatten(module, self.layout) - weights))
             update = method.aggregate(Start(weights, self.grid), [Trained(n, delta) for n, delta in deltas]).update
             assert update is not None
@@ -70,7 +73,7 @@ class Warm:
         self.held_out: Dataset = held_out
 
     def accuracy(self, weights: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
-        return Evaluator(self.onnx, self.layout, self.held_out).evaluate(weights)[0]
+        return Evaluator(self.onnx, self.layout, self.task, self.held_out).evaluate(weights).metrics["accuracy"]
 
     def go_on(self, spec: ZOWarmUpSettings) -> tuple[float, str, int]:
         """Final accuracy, digest and scalars a contribution, after the zeroth-order rounds of `spec`."""
@@ -79,7 +82,9 @@ class Warm:
         program = Program(self.onnx, self.layout, replica.weights)
         method, names = spec.algorithm(self.layout, pool_seed(self.run.seed)), sorted(self.data)
         probers = {
-            name: Prober(spec, replica, program, self.data[name], threading.Event(), pool_seed(self.run.seed))
+            name: Prober(
+                spec, replica, program, self.task, self.data[name], threading.Event(), pool_seed(self.run.seed)
+            )
             for name in names
         }
         for done in range(spec.rounds):

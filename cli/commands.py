@@ -46,7 +46,7 @@ def status(
     reach: Reach,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """Where a run is, and what it waits for and why. Also its clients, accuracy and bytes."""
+    """Where a run is, and what it waits for and why. Also its clients, metrics and bytes."""
     from zowarmup.cli.session.view import status_view
 
     reach.session.run()  # refuses a coordinator of another protocol
@@ -95,7 +95,7 @@ def export(
     out: Annotated[Path, typer.Option(metavar="PREFIX", help="Writes PREFIX.safetensors and PREFIX.onnx.")],
     version: Annotated[int | None, typer.Option(metavar="N", min=0, help="The newest if not given.")] = None,
 ) -> None:
-    """Write the model as safetensors and as ONNX. Both say what its inputs and labels mean."""
+    """Write the model as safetensors and as ONNX. Both say what its inputs and targets mean."""
     from zowarmup.cli.stored_run import export as write
     from zowarmup.common.settings.data_card import listed
 
@@ -104,8 +104,9 @@ def export(
         print(path)
     print(f"version {done.version}, digest {done.digest}")
     print(f"inputs: {done.card.recipe}")
-    names = done.card.class_names
-    print(f"classes: {listed(f'{label} = {name}' for label, name in enumerate(names)) or done.card.classes}")
+    if done.card.classes:
+        names = done.card.class_names
+        print(f"classes: {listed(f'{label} = {name}' for label, name in enumerate(names)) or done.card.classes}")
 
 
 @app.command()

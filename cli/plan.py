@@ -25,7 +25,7 @@ from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.data import DataError, load
 from zowarmup.data.card import card_of
 from zowarmup.server.core.sampling import pool_seed
-from zowarmup.server.setup.prepare import Children, PreparationError, Prepared, prepare
+from zowarmup.server.setup.prepare import Children, PreparationError, Prepared, prepare, task_of
 from zowarmup.server.setup.run_file import RunFileError, read_run_file
 
 _RATES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
@@ -172,7 +172,8 @@ def make_plan(path: Path, high: int | None, low: int | None, examples: int, link
     would ever open."""
     try:
         run = read_run_file(path)
-        card = card_of(load(run.evaluation.data), f"evaluation.data = {run.evaluation.data!r}")
+        held_out = load(run.evaluation.data)
+        card = card_of(held_out, f"evaluation.data = {run.evaluation.data!r}")
     except RunFileError as error:
         raise Usage(str(error)) from error
     except DataError as error:
@@ -186,6 +187,7 @@ def make_plan(path: Path, high: int | None, low: int | None, examples: int, link
         pool_seed=pool_seed(run.seed),
     )
     try:
+        task_of(spec, held_out.targets)
         with tempfile.TemporaryDirectory(prefix="zowarmup-plan-") as folder:
             prepared = prepare(spec, run.seed, Path(folder), Children(), examples)
     except PreparationError as error:

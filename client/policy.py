@@ -24,8 +24,8 @@ MEGABYTE = 1_000_000
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
     """`models`: whose code may run here, where this device trains or probes by torch: built-in models, and
-    package.module:factory, which the coordinator then has imported and called; and algorithms named as
-    package.module:Algorithm, on either tier. `program_mb`: the largest forward pass,
+    package.module:factory, which the coordinator then has imported and called; and algorithms and tasks named as
+    package.module:Algorithm and package.module:Task, on either tier. `program_mb`: the largest forward pass,
     as a file. `snapshot_mb`: the largest model. `forward_memory_mb`: what a forward pass may take beside the weights (0:
     what this device's memory has left). `forward_s`: how long one may last, over one micro-batch, and how long loading the
     program may. `contribution_s`: how long training or probing for one round may take, on either tier; it ends at the next

@@ -37,10 +37,9 @@ def card_of(held_out: Dataset, source: str) -> DataCard:
     where the held-out set shows that its labels begin at 1, or that its names cannot be used. Of rows and sequences the mean
     and deviation of each feature or channel are the held-out ones."""
     held_out = standardised(held_out)
-    found = np.bincount(held_out.labels, minlength=held_out.classes)
-    if not held_out.class_names and not found[0]:
+    if held_out.classes and not held_out.class_names and not np.bincount(held_out.targets)[0]:
         raise DataError(
-            f"{source}: its labels go from {held_out.labels.min()} to {held_out.labels.max()} and class 0 never occurs: "
+            f"{source}: its labels go from {held_out.targets.min()} to {held_out.targets.max()} and class 0 never occurs: "
             "labels begin at 0; subtract 1 from those of every device, and of this one, if they begin at 1"
         )
     try:
@@ -55,6 +54,7 @@ def card_of(held_out: Dataset, source: str) -> DataCard:
             deviation=tuple(map(float, held_out.deviation)),
             feature_names=held_out.feature_names,
             inputs=summary(held_out),
+            target_size=held_out.target_size,
         )
     except ValueError as error:
         raise DataError(f"{source}: {error}") from error
@@ -62,13 +62,15 @@ def card_of(held_out: Dataset, source: str) -> DataCard:
 
 def absence(held_out: Dataset, source: str) -> str:
     """A warning where a held-out set lacks examples of some classes; empty where it does not."""
-    missing = [str(label) for label in np.flatnonzero(np.bincount(held_out.labels, minlength=held_out.classes) == 0)]
+    if not held_out.classes:
+        return ""
+    missing = [str(label) for label in np.flatnonzero(np.bincount(held_out.targets, minlength=held_out.classes) == 0)]
     if held_out.class_names:
         missing = [held_out.class_names[int(label)] for label in missing]
     if not missing:
         return ""
     return (
-        f"{source} has no example of {listed(missing)}, of {held_out.classes} classes: the accuracy says nothing of them; "
+        f"{source} has no example of {listed(missing)}, of {held_out.classes} classes: an evaluation says nothing of them; "
         "see that its labels are meant so"
     )
 
@@ -98,7 +100,7 @@ def fitted(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list[st
         meant = len(card.shape) == 2 and len(data.shape) == 3 and source.startswith("npz:")
         remedy = f"say {source},kind=sequence" if meant else "give --data of that shape"
         raise DataError(f"the examples of {source} are {own} and the run's {card.shaped_as}: {remedy}")
-    labels, remarks = _labels(data, card, source)
+    targets, remarks = _targets(data, card, source)
     own_card = replace(card, element=data.stored[0], scale=data.stored[1])
     if own_card != card:
         raise DataError(
@@ -106,7 +108,7 @@ def fitted(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list[st
         )
     data = replace(
         data,
-        labels=labels,
+        targets=targets,
         classes=card.classes,
         class_names=card.class_names,
         mean=card.mean,
@@ -140,6 +142,17 @@ def _features(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list
     return replace(data, inputs=inputs, feature_names=theirs), []
 
 
+def _targets(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[Any], list[str]]:
+    """The targets as the run means them, and what is worth a warning. Raises DataError where they mean something else."""
+    if card.classes and data.classes:
+        return _labels(data, card, source)
+    if data.target_size != card.target_size:
+        own = f"numbers, {data.target_size} of each example" if data.target_size else "labels"
+        runs = f"numbers, {card.target_size} of each" if card.target_size else "labels"
+        raise DataError(f"the targets of {source} are {own}, and the run's are {runs}: give --data with such targets")
+    return data.targets, []
+
+
 def _labels(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[np.int64], list[str]]:
     """The labels by the run's classes, and what is worth a warning. Raises DataError where they mean others."""
     theirs, mine = card.class_names, data.class_names
@@ -157,9 +170,9 @@ def _labels(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[np.int6
             said = _unlike(mine, theirs, missing, unknown, data.every_class)
             raise DataError(f"{source} has other classes than the run: {said}")
         labels = np.array([label_of[name] for name in mine], dtype=np.int64)
-        return (data.labels if mine == theirs else labels[data.labels]), []
+        return (data.targets if mine == theirs else labels[data.targets]), []
     if data.classes > card.classes or (mine and data.classes != card.classes):
-        low, high = int(data.labels.min()), int(data.labels.max())
+        low, high = int(data.targets.min()), int(data.targets.max())
         if not mine and low >= 1 and high == card.classes:
             raise DataError(
                 f"the labels of {source} go from {low} to {high}, and those of the run's {card.classes} classes from 0 "
@@ -171,13 +184,13 @@ def _labels(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[np.int6
         )
     if mine and not data.every_class:
         raise DataError(f"{source} names its classes ({listed(mine)}) and the run's are only numbers: store numbers")
-    if not mine and card.classes > 2 and np.array_equal(np.unique(data.labels), np.arange(1, card.classes)):
-        return data.labels, [f"{source} has examples of every class but 0: see that its labels do not begin at 1"]
+    if not mine and card.classes > 2 and np.array_equal(np.unique(data.targets), np.arange(1, card.classes)):
+        return data.targets, [f"{source} has examples of every class but 0: see that its labels do not begin at 1"]
     if mine or theirs:
         named = listed(f"{label} = {name}" for label, name in enumerate(mine or theirs))
         whose = "the run's classes are only numbers" if mine else f"{source} has no class names"
-        return data.labels, [f"{whose}: its labels are taken to be {named}"]
-    return data.labels, []
+        return data.targets, [f"{whose}: its labels are taken to be {named}"]
+    return data.targets, []
 
 
 def _numbered(data: Dataset, classes: int) -> bool:
@@ -279,4 +292,4 @@ def _sampled(data: Dataset) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]
     batch = max(1, VALUES // max(1, data.inputs[0].size))
     for start in range(0, count, batch):
         indices = chosen[start : start + batch]
-        yield data.batch(indices), data.inputs[indices]
+        yield data.batch(indices).inputs, data.inputs[indices]

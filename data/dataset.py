@@ -1,4 +1,4 @@
-"""A labelled set of examples, kept in the type it was stored in and turned into float32 a batch at a time.
+"""A set of examples with their targets, kept in the type it was stored in and turned into float32 a batch at a time.
 
 Byte images stay bytes (a quarter of their float32 size), which is what lets a small device hold its own data. Rows and
 sequences are standardised: the coordinator computes the mean and deviation of each feature or channel once, from the held-out
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.directions import words
-from zowarmup.common.settings.data_card import IMAGE, normalised_axis, usual_axes
+from zowarmup.common.settings.data_card import IMAGE, DataCard, normalised_axis, usual_axes
+from zowarmup.common.tasks.protocol import Batch
 
 
 class DataError(ValueError):
@@ -27,9 +28,10 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Dataset:
-    """`inputs` uint8 or float32 (n, *shape), `labels` int64 (n,) in 0 .. classes - 1. `scale` is the stored value that
-    stands for 1.0: batches are divided by it. `mean` and `deviation`, one number for each channel, are then taken off
-    and divided by; empty: they are not. `augmented`: whether training varies the images (`augmentation`).
+    """`inputs` uint8 or float32 (n, *shape). `targets`: labels, int64 (n,) in 0 .. classes - 1; or, with `classes` 0, numbers,
+    float32 (n, k). `scale` is the stored value that stands for 1.0: batches are divided by it. `mean` and `deviation`, one
+    number for each channel, are then taken off and divided by; empty: they are not. `augmented`: whether training
+    varies the images (`augment`).
 
     `class_names`: what the labels stand for, by label, in Unicode's composed form; empty: they are only numbers.
     `every_class`: all classes are named, those without examples too; if not, other devices may hold further ones. `axes`:
@@ -38,7 +40,7 @@ class Dataset:
     and stand for bytes divided by 255, more finely."""
 
     inputs: NDArray[Any]
-    labels: NDArray[np.int64]
+    targets: NDArray[Any]
     classes: int
     scale: float = 1.0
     mean: tuple[float, ...] = ()
@@ -53,14 +55,20 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.inputs.dtype not in (np.uint8, np.float32):
             raise DataError(f"inputs are {self.inputs.dtype}: must be uint8 or float32")
-        if self.labels.shape != (len(self.inputs),) or self.labels.dtype != np.int64:
-            raise DataError(f"labels must be one int64 for each of the {len(self.inputs)} inputs")
-        if not len(self.labels):
+        count = len(self.inputs)
+        if self.classes and (self.targets.shape != (count,) or self.targets.dtype != np.int64):
+            raise DataError(f"labels must be one int64 for each of the {count} inputs")
+        if not self.classes and (
+            self.targets.ndim != 2 or len(self.targets) != count or self.targets.dtype != np.float32
+        ):
+            raise DataError(f"targets must be float32 numbers for each of the {count} inputs")
+        if not count:
             raise DataError("there are no examples")
-        if self.labels.min() < 0 or self.labels.max() >= self.classes:
-            raise DataError(
-                f"labels go from {self.labels.min()} to {self.labels.max()}: must be 0 to {self.classes - 1}"
-            )
+        low, high = self.targets.min(), self.targets.max()
+        if self.classes and (low < 0 or high >= self.classes):
+            raise DataError(f"labels go from {low} to {high}: must be 0 to {self.classes - 1}")
+        if not self.classes and not np.isfinite(self.targets).all():
+            raise DataError("the targets hold a value that is not finite")
         if not self.scale > 0:
             raise DataError(f"scale is {self.scale}: must be above 0")
         if len(self.mean) != len(self.deviation) or (
@@ -75,7 +83,12 @@ class Dataset:
             raise DataError(f"examples of shape {self.shape} are no images: only images can be augmented")
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
+
+    @property
+    def target_size(self) -> int:
+        """How many numbers a target is; 0 where it is a label."""
+        return 0 if self.classes else self.targets.shape[1]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -95,8 +108,11 @@ class Dataset:
         along = normalised_axis(self.axes or usual_axes(self.shape))
         return tuple(-1 if place == along else 1 for place in range(len(self.shape)))
 
-    def batch(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The inputs at `indices` as a new contiguous float32 array (len(indices), *shape)."""
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """The examples at `indices`; inputs as a new contiguous float32 array (len(indices), *shape)."""
+        return Batch(self._inputs(indices), self.targets[indices])
+
+    def _inputs(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         rows = np.array(self.inputs[indices], dtype=np.float32, order="C")
         if self.scale != 1:
             rows /= np.float32(self.scale)
@@ -108,7 +124,16 @@ class Dataset:
 
     def select(self, indices: NDArray[np.int64]) -> "Dataset":
         """A data set of its own with the examples at `indices`, copied, so that the rest can be freed."""
-        return replace(self, inputs=self.inputs[indices].copy(), labels=self.labels[indices].copy())
+        return replace(self, inputs=self.inputs[indices].copy(), targets=self.targets[indices].copy())
+
+
+def made_up(card: DataCard, examples: int) -> Dataset:
+    """So many examples stored as those of a data card, in memory that is really there."""
+    inputs = np.ones((examples, *card.shape), np.dtype(card.element))
+    targets: NDArray[Any] = np.zeros((examples, card.target_size), np.float32)
+    if card.classes:
+        targets = np.arange(examples, dtype=np.int64) % card.classes
+    return Dataset(inputs, targets, card.classes, card.scale, card.mean, card.deviation, axes=card.axes)
 
 
 _VALUES = 1 << 18  # read together, so that a large set needs little memory
@@ -135,7 +160,7 @@ def standardised(data: Dataset) -> Dataset:
 def _batches(data: Dataset) -> Iterator[NDArray[np.float32]]:
     batch = max(1, _VALUES // data.inputs[0].size)
     for start in range(0, len(data), batch):
-        yield data.batch(np.arange(start, min(start + batch, len(data)), dtype=np.int64))
+        yield data.batch(np.arange(start, min(start + batch, len(data)), dtype=np.int64)).inputs
 
 
 BORDER = 4

@@ -46,4 +46,4 @@ def shard(index: int, clients: int, alpha: Fraction, seed: int, which: str = "tr
         raise DataError(f"digits:{index}/{clients}: the number of shards must be 1 to {len(whole)}")
     if not 1 <= index <= clients:
         raise DataError(f"digits:{index}/{clients}: the shard must be 1 to {clients}")
-    return whole.select(shards(whole.labels, clients, alpha, seed)[index - 1])
+    return whole.select(shards(whole.targets, clients, alpha, seed)[index - 1])

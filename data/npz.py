@@ -1,4 +1,4 @@
-"""npz:PATH: a NumPy archive with the examples in `x` and their labels in `y`.
+"""npz:PATH: a NumPy archive with the examples in `x` and their labels, or targets, in `y`.
 
 What `x` holds follows from its axes: rows (n, features), or images. Sequences have as many axes as grey images, so the
 spec says that it means them: npz:PATH,kind=sequence. Inputs become channels first, as convolutions read them.
@@ -114,12 +114,13 @@ def read(path: Path, sequence: bool = False) -> Dataset:
 
     Args:
         path: the archive. x (n, features), (n, H, W), (n, C, H, W) or (n, H, W, C), uint8 (divided by 255) or float32 (as
-            it is); y (n,) integers from 0. Of four axes the last has the channels if it is 1, 3 or 4 long and the second is
-            not, else the second.
+            it is); y (n,) integers from 0, or (n,) or (n, k) floats, targets that are numbers. Of four axes the last has the
+            channels if it is 1, 3 or 4 long and the second is not, else the second.
         sequence: x is (n, length, channels) or (n, length).
 
     Returns:
-        Inputs (n, features), (n, channels, length) or (n, C, H, W); the classes are the largest label + 1.
+        Inputs (n, features), (n, channels, length) or (n, C, H, W); the classes are the largest label + 1, or 0 where y
+        is numbers.
 
     Raises:
         DataError: with one sentence that names the file and the remedy.
@@ -132,12 +133,24 @@ def read(path: Path, sequence: bool = False) -> Dataset:
             "(n, length, channels) with kind=sequence" if sequence else f"{_SHAPES}; sequences need ,kind=sequence"
         )
         raise DataError(f"{path}: x has shape {x.shape}: it must be {allowed}")
-    labels = class_numbers(y, len(x), f"{path}: y")
+    targets, classes = _targets(path, y, len(x))
     if x.dtype == np.float32:
         _check_finite(path, x)
     scale = _BYTE if x.dtype == np.uint8 else 1.0
     axes = (CHANNELS, LENGTH) if sequence else ()
-    return Dataset(_channels_first(x, sequence), labels, int(labels.max()) + 1, scale, axes=axes)
+    return Dataset(_channels_first(x, sequence), targets, classes, scale, axes=axes)
+
+
+def _targets(path: Path, y: NDArray[Any], examples: int) -> tuple[NDArray[Any], int]:
+    """Labels and how many classes there are, or numbers and 0: floats that are not all whole are no labels."""
+    if y.dtype.kind != "f" or y.ndim not in (1, 2) or len(y) != examples or (y == np.floor(y)).all():
+        labels = class_numbers(y, examples, f"{path}: y")
+        return labels, int(labels.max()) + 1
+    with np.errstate(over="ignore"):
+        numbers = y.astype(np.float32).reshape(examples, -1)
+    if not np.isfinite(numbers).all():
+        raise DataError(f"{path}: y holds a value that is not finite in 32 bits: leave examples without a target out")
+    return numbers, 0
 
 
 def _channels_first(x: NDArray[Any], sequence: bool) -> NDArray[Any]:

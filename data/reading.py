@@ -67,12 +67,8 @@ def _unlike_integers(y: NDArray[Any]) -> str:
         return (
             f" and holds {str(y[0])[:40]!r}: {must}; number the classes, or use folder: or csv:, which have class names"
         )
-    if y.dtype.kind == "f":
-        if not np.isfinite(y).all():
-            return f" and holds a value that is not finite: {must}; leave examples without a class out"
-        odd = y[y != np.floor(y)]
-        if len(odd):
-            return f" and holds {odd[0]:g}: {must}, one for each class; there is no training for other targets"
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        return f" and holds a value that is not finite: {must}; leave examples without a class out"
     return f": {must}; store y.astype(int)"
 
 

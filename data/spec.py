@@ -17,18 +17,19 @@ from zowarmup.data.dataset import DataError, Dataset
 
 FORMS = (
     "digits:I/N[,alpha=0.1][,seed=0][,without=validation] (shard I of N), digits:train, digits:validation, digits:test, "
-    "npz:PATH[,kind=sequence] (arrays x and y), csv:PATH,label=COLUMN (a table with a line of names), folder:PATH[,size=32][,channels=3][,fit=crop|squash|pad] (class folders of images), "
+    "npz:PATH[,kind=sequence] (arrays x and y), csv:PATH,label=COLUMN or target=COLUMN (a table with a line of names), folder:PATH[,size=32][,channels=3][,fit=crop|squash|pad] (class folders of images), "
     "or cifar10:PATH:I/N[,alpha=0.1][,seed=0][,without=validation][,augment=crop-flip], cifar10:PATH:train, "
     "cifar10:PATH:validation and cifar10:PATH:test, "
     "and the same for cifar100 and imagenet32 (their published files)"
 )
 WHOLE_FORMS = (
-    "digits, cifar10:PATH, cifar100:PATH, imagenet32:PATH, npz:PATH, csv:PATH,label=COLUMN or folder:PATH, with [,alpha=0.1][,seed=0], "
+    "digits, cifar10:PATH, cifar100:PATH, imagenet32:PATH, npz:PATH, csv:PATH,label=COLUMN or target=COLUMN or folder:PATH, with [,alpha=0.1][,seed=0], "
     "and, but for npz, csv and folder, [,without=validation]"
 )
 PUBLISHED = ("cifar10", "cifar100", "imagenet32")
 AUGMENT, VALIDATION = "crop-flip", "validation"
 SEQUENCE = "sequence"
+_COLUMN = ("label", "target")
 _OPTIONS = re.compile(r"(?:,[a-z]+=[^,/]*)+$")
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _SEED_MAX = (1 << 63) - 1
@@ -77,11 +78,12 @@ def divide(spec: str, clients: int, wanted: Sequence[int]) -> list[Dataset]:
         _integer(spec, "seed", options.get("seed"), 0, 0, _SEED_MAX),
     )
     assert seed is not None
-    every = shards(whole.labels, clients, alpha, seed)
+    mixed = whole.targets if whole.classes else np.zeros(len(whole), np.int64)  # numbers are dealt out evenly
+    every = shards(mixed, clients, alpha, seed)
     whole = whole.select(np.concatenate([every[index] for index in wanted]))
     length = len(every[0])
     return [
-        replace(whole, inputs=whole.inputs[at : at + length], labels=whole.labels[at : at + length])
+        replace(whole, inputs=whole.inputs[at : at + length], targets=whole.targets[at : at + length])
         for at in range(0, len(whole), length)
     ]
 
@@ -177,10 +179,15 @@ def _npz(spec: str, path: str, options: dict[str, str]) -> Dataset:
 def _csv(spec: str, path: str, options: dict[str, str]) -> Dataset:
     from zowarmup.data import tables
 
-    if not options.get("label"):
-        unsuited = " (a name without comma or slash)" if ",label=" in path else ""
-        raise DataError(f"{spec}: say which column holds the labels{unsuited}: csv:PATH,label=COLUMN")
-    return tables.read(_path(spec, path), options["label"])
+    given = [name for name in _COLUMN if options.get(name)]
+    if len(given) != 1:
+        unsuited = " (a name without comma or slash)" if any(f",{name}=" in path for name in _COLUMN) else ""
+        twice = " either" if given else ""
+        raise DataError(
+            f"{spec}: say which column holds{twice} the labels{unsuited}: csv:PATH,label=COLUMN, or the numbers to predict: "
+            "csv:PATH,target=COLUMN"
+        )
+    return tables.read(_path(spec, path), options[given[0]], numbers=given == ["target"])
 
 
 def _folder(spec: str, path: str, options: dict[str, str]) -> Dataset:
@@ -198,7 +205,7 @@ def _folder(spec: str, path: str, options: dict[str, str]) -> Dataset:
     return images.read(_path(spec, path), Form(size, channels, fit))
 
 
-_READERS = {"npz": (_npz, ("kind",)), "csv": (_csv, ("label",)), "folder": (_folder, ("size", "channels", "fit"))}
+_READERS = {"npz": (_npz, ("kind",)), "csv": (_csv, _COLUMN), "folder": (_folder, ("size", "channels", "fit"))}
 """By kind of what is read as a whole: its reader, and the options that it takes."""
 
 

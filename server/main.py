@@ -24,6 +24,7 @@ from zowarmup.common.settings.run import PROTOCOL, SOFTWARE, RunFile
 from zowarmup.common.system.ending import FAILED, GRACE_S, SERVICE, USAGE, Stopping, conclude
 from zowarmup.common.system.files import PRIVATE, read_given
 from zowarmup.common.system.logs import Throttle, log_to_errors
+from zowarmup.common.tasks import task_class
 from zowarmup.data import DataError, Dataset, load
 from zowarmup.server.aggregation.evaluation import Evaluator
 from zowarmup.server.aggregation.round_jobs import RoundJobs
@@ -259,7 +260,10 @@ async def _lead(
         return stopped.result()
     state, history, replica, end = opening.result()
     evaluator = Evaluator(
-        read_given(blobs.path(state.program.sha256), state.program.size_bytes), state.layout, evaluated(held_out, state)
+        read_given(blobs.path(state.program.sha256), state.program.size_bytes),
+        state.layout,
+        task_class(run_file.model.task)(state.program.card),
+        evaluated(held_out, state),
     )
 
     coordinator = Coordinator(ledger, state, end=end)

@@ -37,8 +37,8 @@ def rule(rooms: str, anywhere: str = "", lazily: str = "", pure: bool = False) -
     return Rule(words(rooms), words(anywhere), words(lazily), pure)
 
 
-NUMBERS = "common common/exact common/messages common/algorithms common/settings"
-COMMON = f"{NUMBERS} common/tasks common/models common/system data"
+NUMBERS = "common common/exact common/messages common/tasks common/algorithms common/settings"
+COMMON = f"{NUMBERS} common/models common/system data"
 BELOW = f"{COMMON} server/core server/projections server/store server/coordinator.py"
 DEVICE = f"{COMMON} client/errors.py client/policy.py"
 SERVER = f"{BELOW} server/aggregation server/rpc server/telemetry server/setup"
@@ -48,12 +48,14 @@ ROOMS = {
     "common": rule("", pure=True),
     "common/exact": rule("common", "numpy xxhash", pure=True),
     "common/messages": rule("common common/exact", pure=True),
-    "common/tasks": rule("common/exact", "numpy", lazily="torch", pure=True),
+    "common/tasks": rule("common common/exact", "numpy", lazily="torch", pure=True),
     "common/algorithms": rule("common common/exact common/messages common/tasks", "numpy", pure=True),
-    "common/settings": rule("common common/exact common/messages common/algorithms", pure=True),
+    "common/settings": rule("common common/exact common/messages common/tasks common/algorithms", pure=True),
     "common/system": rule("common"),
-    "common/models": rule("common common/exact common/messages common/settings common/system", "numpy torch"),
-    "data": rule("common common/exact common/settings common/system", "numpy"),
+    "common/models": rule(
+        "common common/exact common/messages common/tasks common/settings common/system", "numpy torch"
+    ),
+    "data": rule("common common/exact common/tasks common/settings common/system", "numpy"),
     "server/core": rule(NUMBERS, "numpy", pure=True),
     "server/projections": rule(f"{NUMBERS} server/core", pure=True),
     "server/store": rule(f"{NUMBERS} common/system server/core server/projections", "numpy"),
@@ -316,7 +318,7 @@ def tree(root: Path, **files: str) -> Path:
     return root
 
 
-EVERY_RULE = [*ROOMS, *PACKAGES, *WITHOUT_TORCH - PACKAGES.keys()]
+EVERY_RULE = [*ROOMS, *PACKAGES, *sorted(WITHOUT_TORCH - PACKAGES.keys())]
 
 
 def one_file(root: Path, key: str, text: str) -> tuple[Path, str]:

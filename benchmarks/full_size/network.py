@@ -22,8 +22,8 @@ class Images:
     def __init__(self, path: str, part: str, device: torch.device) -> None:
         data = load(f"cifar10:{path}:{part}")
         self.pixels = torch.from_numpy(np.array(data.inputs)).to(device)
-        self.labels = torch.from_numpy(data.labels).to(device)
-        self.numbers = data.labels
+        self.labels = torch.from_numpy(data.targets).to(device)
+        self.numbers = data.targets
         self._mean = torch.tensor(data.mean, device=device).view(1, -1, 1, 1)
         self._deviation = torch.tensor(data.deviation, device=device).view(1, -1, 1, 1)
 

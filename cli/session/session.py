@@ -3,7 +3,7 @@
 Calls are synchronous and short, each with a deadline. Nothing else in this room touches the wire.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache
@@ -244,6 +244,8 @@ def _converted(value: Any, hint: Any) -> Any:
         return tier_from_wire(value)
     if hint is Phase:
         return phase_from_wire(value)
+    if get_origin(hint) is Mapping:
+        return {printable(name): number for name, number in value.items()}
     if get_origin(hint) is tuple:
         return tuple(_converted(one, get_args(hint)[0]) for one in value)
     if is_dataclass(hint):
@@ -263,6 +265,8 @@ def _nothing(answer: object) -> None:
 
 
 def _status(message: wire.GetStatusResponse) -> Status:
+    if not message.metrics:
+        raise ValueError("the coordinator names no metric")
     return _value(Status, message, refusals={printable(row.reason): row.count for row in message.refusals})
 
 

@@ -6,14 +6,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.tasks.protocol import Metric
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationStatus:
-    """`accuracy`: share of held-out examples classified correctly, 0 to 1; `loss`: nats per example."""
+    """The task's `metrics` by name; `loss`: nats per example."""
 
     version: int
-    accuracy: float
+    metrics: Mapping[str, float]
     loss: float
     examples: int
 
@@ -58,14 +59,16 @@ class Replicas:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where the run is. `digest` is hex; `pivot_version` and `final_version` are where the phases end or ended;
-    `pivot_reason` is why the warm-up ended, empty before; `rollbacks` how often the run went back to its last good version,
-    since when learning rates are multiplied by `rate_factor`; `gave_up` why it ended before its time, else empty;
-    `certificate_expires_at_s`: when the coordinator's certificate expires, seconds since 1970, 0 without TLS; `refusals`
-    counts what was refused since the coordinator's start, by reason."""
+    """Where the run is. `metrics`: of the run's task, the primary one first; `digest` is hex; `pivot_version` and
+    `final_version` are where the phases end or ended; `pivot_reason` is why the warm-up ended, empty before;
+    `rollbacks` how often the run went back to its last good version, since when learning rates are multiplied by
+    `rate_factor`; `gave_up` why it ended before its time, else empty; `certificate_expires_at_s`: when the
+    coordinator's certificate expires, seconds since 1970, 0 without TLS; `refusals` counts what was refused since the
+    coordinator's start, by reason."""
 
     name: str
     run_id: str
+    metrics: tuple[Metric, ...]
     phase: Phase
     round: int
     version: int
@@ -90,6 +93,19 @@ class Status:
     rate_factor: float = 1.0
     gave_up: str = ""
     refusals: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> Metric:
+        """The primary one."""
+        return self.metrics[0]
+
+    def value(self, evaluation: EvaluationStatus) -> float:
+        """The primary metric in an evaluation."""
+        return evaluation.metrics.get(self.metric.name, math.nan)
+
+    def shown(self, evaluation: EvaluationStatus) -> str:
+        """The same for people."""
+        return self.metric.shown(self.value(evaluation))
 
     @property
     def tiers(self) -> tuple[Tier, ...]:

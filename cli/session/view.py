@@ -4,6 +4,7 @@ One block of facts, each with its unit, and one table of bytes by tier and phase
 eye: a paused run, a replica that differs.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from zowarmup.cli.session.status import Status, VersionStatus, bytes_per_contribution, payload
 from zowarmup.common.messages.values import Phase, Tier
-from zowarmup.common.text import amount, counted, duration, percent
+from zowarmup.common.text import amount, counted, duration
 
 NAMES_SHOWN = 3
 RECENT = 20
@@ -44,7 +45,7 @@ def facts(status: Status, further: Sequence[tuple[str, str]] = ()) -> Table:
     if status.pivot_reason:
         rows.add_row("pivot", status.pivot_reason)
     rows.add_row("now", activity_text(status))
-    rows.add_row("accuracy", accuracy_text(status))
+    rows.add_row(status.metric.title, evaluation_text(status))
     for name, text in further:
         rows.add_row(name, Text(text))
     for tier in status.tiers:
@@ -98,13 +99,15 @@ def activity_text(status: Status) -> Text:
     return Text(status.activity or "nothing is being waited for")
 
 
-def accuracy_text(status: Status) -> str:
+def evaluation_text(status: Status) -> str:
     if status.evaluation is None:
         return "not evaluated yet"
     now, pivot = status.evaluation, status.pivot_evaluation
-    text = f"{percent(now.accuracy)} of {counted(now.examples, 'example')} at version {now.version}"
+    text = f"{status.shown(now)} of {counted(now.examples, 'example')} at version {now.version}"
     if pivot is not None and pivot.version != now.version:
-        text += f" (at the pivot: {percent(pivot.accuracy)})"
+        text += f" (at the pivot: {status.shown(pivot)})"
+    for metric in status.metrics[1:]:
+        text += f", {metric.title} {metric.shown(now.metrics.get(metric.name, math.nan))}"
     return f"{text}, loss {now.loss:.2f} nats"
 
 
@@ -153,9 +156,9 @@ def bytes_table(status: Status) -> Table:
 
 def status_line(status: Status) -> str:
     """A status in one line, for a log or a pipe."""
-    accuracy = f", accuracy {percent(status.evaluation.accuracy)}" if status.evaluation else ""
+    reached = f", {status.metric.title} {status.shown(status.evaluation)}" if status.evaluation else ""
     now = (status.paused and f"paused: {status.paused}") or status.activity
-    return f"{status.phase}, version {status.version} of {status.final_version}{accuracy}" + (f"; {now}" if now else "")
+    return f"{status.phase}, version {status.version} of {status.final_version}{reached}" + (f"; {now}" if now else "")
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:
@@ -192,10 +195,10 @@ class Pace:
         if len(evaluated) > 1:
             levels = _ASCII if ascii_only else _LEVELS
             first, last = evaluated[0], evaluated[-1]
-            accuracy = sparkline([one.accuracy for one in evaluated], levels)
+            metric = sparkline([status.value(one) for one in evaluated], levels)
             loss = sparkline([one.loss for one in evaluated], levels)
             found = [
-                ("curve", f"{accuracy}  {percent(first.accuracy)} to {percent(last.accuracy)}"),
+                ("curve", f"{metric}  {status.shown(first)} to {status.shown(last)}"),
                 ("", f"{loss}  {first.loss:.2f} to {last.loss:.2f} nats, versions {first.version} to {last.version}"),
             ]
         if left := self.left(status):

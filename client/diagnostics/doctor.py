@@ -24,14 +24,13 @@ from zowarmup.client.net.retrying import Lookout
 from zowarmup.client.net.tls import PLAIN, Trust
 from zowarmup.client.policy import Policy, read_policy
 from zowarmup.client.store.directory import LOCK, Identity, Records, default_directory, default_name
-from zowarmup.client.work.joining import Needs, has_torch, invited, know
+from zowarmup.client.work.joining import Needs, has_torch, invited, know, matched
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.addresses import host_and_port
 from zowarmup.common.settings.run import SOFTWARE
 from zowarmup.common.system.memory import memory_here
 from zowarmup.common.text import printable
 from zowarmup.data import DataError, load
-from zowarmup.data.card import fitted
 
 CONNECT_S = 10.0
 ASKED = 4
@@ -192,9 +191,9 @@ async def _link(connection: Connection, rtt: float) -> checks.LinkSpeed:
 def _data(spec: str, offer: Offer) -> Finding:
     try:
         dataset = load(spec)
-        dataset, remarks = fitted(dataset, offer.spec.card, spec)
+        dataset, remarks = matched(spec, dataset, offer)
     except DataError as fault:
         return Finding("data", Verdict.FAIL, str(fault))
     if remarks:
-        return Finding("data", Verdict.WARN, "; ".join(remarks), "check that labels and values mean what the run's do")
+        return Finding("data", Verdict.WARN, "; ".join(remarks), "check that targets and values mean what the run's do")
     return Finding("data", Verdict.OK, f"{len(dataset)} examples")

@@ -29,7 +29,7 @@ from zowarmup.client.net.tls import Trust
 from zowarmup.client.work import device, joining, loop  # noqa: F401  (what a client has loaded)
 from zowarmup.client.work.probing import Prober
 from zowarmup.client.work.watched_program import load_program
-from zowarmup.common.algorithms import ANY, algorithm_of
+from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.algorithms.directional_derivatives import project
 from zowarmup.common.algorithms.protocol import LocalTraining
 from zowarmup.common.exact.grid import Grid
@@ -38,9 +38,10 @@ from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Direction, Step, apply_steps, perturb
 from zowarmup.common.messages.values import Computation, Phase, Tier, Work
 from zowarmup.common.models.apart import carry_out, end
+from zowarmup.common.plugin import ANY
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.system.memory import peak_resident
-from zowarmup.data import Dataset
+from zowarmup.data.dataset import made_up
 
 SPEC, WEIGHTS, LAYOUT, PROGRAM = "spec.json", "weights.bin", "layout.json", "program.onnx"
 # Rounds of training and batches in each, and probes: memory has then been as large as it gets.
@@ -68,7 +69,7 @@ def measure(tier: Tier, folder: Path, examples: int) -> Footprint:
     """Raises ValueError or Final where the folder holds what a client cannot work with, and ImportError where torch is
     missing."""
     spec = ClientSpec.from_json((folder / SPEC).read_text(), ANY)
-    data = made_up(spec, examples) if examples else None
+    data = made_up(spec.card, examples) if examples else None
     asyncio.run(connect())
     trains = tier is Tier.HIGH or any(phase.back_propagates(tier) for phase in spec.phases)
     if trains:
@@ -96,7 +97,7 @@ def train(tier: Tier, spec: ClientSpec, replica: Replica, examples: int) -> floa
     batch = algorithm.training.batch if algorithm.training else spec.zeroth_order.micro_batch
     count = BATCHES * batch
     count = min(count, examples) if examples else count
-    trainer = Trainer(spec, replica.layout, made_up(spec, count), 1, threading.Event(), tier)
+    trainer = Trainer(spec, replica.layout, made_up(spec.card, count), 1, threading.Event(), tier)
     part, began = algorithm.submodel(tier), 0.0
     for number in range(1, ROUNDS + 1):
         began, made = time.perf_counter(), None  # frees the delta before, as a device does
@@ -114,9 +115,8 @@ def probe(spec: ClientSpec, replica: Replica, onnx: bytes, examples: int) -> tup
     to move the model along a direction."""
     settings, layout = spec.zeroth_order, replica.layout
     sliced = settings.largest_batch(examples) if examples else settings.micro_batch
-    prober = Prober(
-        settings, replica, load_program(onnx, replica, 1), made_up(spec, sliced), threading.Event(), spec.pool_seed
-    )
+    program, data = load_program(onnx, replica, 1), made_up(spec.card, sliced)
+    prober = Prober(settings, replica, program, spec.task, data, threading.Event(), spec.pool_seed)
     _, projections = settings.algorithm(layout, spec.pool_seed).counts(Tier.LOW, max(1, examples))
     exact_head = projections > 0
     forward_s = walk_s = 0.0
@@ -138,14 +138,6 @@ async def connect() -> None:
             await connection.get_run()
     except Broken:
         pass
-
-
-def made_up(spec: ClientSpec, examples: int) -> Dataset:
-    """As the run's data is stored, in memory that is really there."""
-    labels = np.arange(examples, dtype=np.int64) % spec.classes
-    card = spec.card
-    inputs = np.ones((examples, *card.shape), np.dtype(card.element))
-    return Dataset(inputs, labels, card.classes, card.scale, card.mean, card.deviation, axes=card.axes)
 
 
 def awaited(file: Path) -> bytes:

@@ -19,10 +19,10 @@ from zowarmup.client.net.stream import DECLINED_IN_BULK, FINAL, FINAL_IN_BULK, M
 from zowarmup.client.net.tls import Trust, dialling
 from zowarmup.client.policy import Policy
 from zowarmup.client.store.replica import SnapshotHeader
-from zowarmup.common.algorithms import NotAllowed
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages import codec
 from zowarmup.common.messages.values import Delta, Tier
+from zowarmup.common.plugin import NotAllowed
 from zowarmup.common.settings.run import PROTOCOL, SOFTWARE, ClientSpec
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc
@@ -279,7 +279,7 @@ def offered(answer: wire.GetRunResponse, policy: Policy | None = None) -> Offer:
         )
     except NotAllowed as error:
         raise Final(
-            f"this device does not run the code of algorithm {error.name}: its owner can allow it with --allow-model "
+            f"this device does not run the code of {error.kind} {error.name}: its owner can allow it with --allow-model "
             f"{error.name}, or as one of the models in --policy"
         ) from None
     except ValueError as error:

@@ -31,5 +31,5 @@ def resident(device: str, dataset: Dataset) -> Resident:
     """A dataset whose inputs are on a device of torch's, so that no batch travels there twice."""
     place = torch.device(device)
     return Resident(
-        dataset.inputs, dataset.labels, dataset.scale, place, dataset.mean, dataset.deviation, dataset.mean_shape
+        dataset.inputs, dataset.targets, dataset.scale, place, dataset.mean, dataset.deviation, dataset.mean_shape
     )

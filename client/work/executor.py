@@ -18,11 +18,12 @@ from zowarmup.client.net.messages import Offer
 from zowarmup.client.net.transfer import Transfers
 from zowarmup.client.policy import MEGABYTE, Policy
 from zowarmup.client.store.directory import StateDirectory
-from zowarmup.client.work.probing import ForwardPass, ProbedExamples, Prober
+from zowarmup.client.work.probing import ForwardPass, Prober
 from zowarmup.client.work.watched_program import Watch, WatchedProgram, load_program
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.system.memory import memory_here
+from zowarmup.common.tasks.protocol import Examples
 from zowarmup.common.text import amount
 from zowarmup.data import Dataset
 
@@ -133,7 +134,7 @@ class Executor:
             if program is None:
                 program = self._tools.program = await self._program(replica)
         examples = dataset if self._device == PROCESSOR else await self.compute(self._resident, dataset)
-        return Prober(spec.zeroth_order, replica, program, examples, self._stop, spec.pool_seed)
+        return Prober(spec.zeroth_order, replica, program, spec.task, examples, self._stop, spec.pool_seed)
 
     async def trainer(self, dataset: Dataset, tier: Tier) -> "Trainer":
         """What trains on a dataset as a client of that tier does."""
@@ -148,7 +149,7 @@ class Executor:
         self._policy.require_model(self._offer.spec.model.name)
         return Trainer(self._offer.spec, self._offer.layout, dataset, self._threads, self._stop, tier)
 
-    def _resident(self, dataset: Dataset) -> ProbedExamples:
+    def _resident(self, dataset: Dataset) -> Examples:
         from zowarmup.client.work.accelerator import resident  # loads torch
 
         return resident(self._device, dataset)
@@ -169,7 +170,7 @@ class Executor:
         if received:
             log.info("fetched the program (%s): forward passes of zeroth-order rounds need it", amount(received))
         if offer.layout.head is None:
-            log.info("this model does not end in a linear classifier: probing every parameter")
+            log.info("this model does not end in a linear layer whose gradient is exact: probing every parameter")
         from zowarmup.common.models.graph import ProgramRefused  # with messages that nobody else needs
 
         try:
@@ -184,9 +185,9 @@ class Executor:
             raise Final(f"this device does not run the coordinator's {error}") from None
         except ValueError as error:
             raise Final(f"cannot run the run's forward pass ({error}): install the coordinator's onnxruntime") from None
-        if program.classes != offer.spec.card.classes:
+        if program.outputs != (wanted := offer.spec.task.outputs):
             raise Final(
-                f"the run's forward pass tells {program.classes} classes apart and its data card has "
-                f"{offer.spec.card.classes}: its coordinator is not one of zowarmup's"
+                f"the run's forward pass gives {program.outputs} numbers for an example and its task needs {wanted}: its "
+                "coordinator is not one of zowarmup's"
             )
         return program

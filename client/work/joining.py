@@ -145,11 +145,21 @@ def know(arguments: Namespace, invitation: Invitation | None, state: Records) ->
         raise Final(str(error)) from None
 
 
-def fit_data(spec: str, dataset: Dataset, offer: Offer) -> Dataset:
-    """The data of a spec as the run reads it; what is worth a warning goes to the log. Raises Final where the data does not
-    fit the run's data card."""
+def matched(spec: str, dataset: Dataset, offer: Offer) -> tuple[Dataset, list[str]]:
+    """The data of a spec as the run reads it, and what is worth a warning. Raises DataError where it does not fit the run's
+    data card or its task."""
+    data, remarks = fitted(dataset, offer.spec.card, spec)
     try:
-        data, remarks = fitted(dataset, offer.spec.card, spec)
+        offer.spec.task.check(data.targets)
+    except ValueError as error:
+        raise DataError(f"{spec} is no data for task {offer.spec.model.task}: {error}") from None
+    return data, remarks
+
+
+def fit_data(spec: str, dataset: Dataset, offer: Offer) -> Dataset:
+    """`matched`, with what is worth a warning in the log. Raises Final where the data does not fit."""
+    try:
+        data, remarks = matched(spec, dataset, offer)
     except DataError as error:
         raise Final(f"run {offer.name}: {error}") from None
     for remark in remarks:

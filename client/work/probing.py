@@ -18,7 +18,7 @@ from zowarmup.common.algorithms.settings import ZerothOrder
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Weights
 from zowarmup.common.messages.values import Scalars, Work
-from zowarmup.common.tasks.classification import cross_entropy, loss_and_head_gradient
+from zowarmup.common.tasks.protocol import Batch, Examples, Task
 
 
 class ForwardPass(Protocol):
@@ -29,19 +29,8 @@ class ForwardPass(Protocol):
         ...
 
     def forward(self, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Logits (n, classes) and, where there is a head, the features (n, h) that it reads."""
+        """Its outputs (n, outputs) and, where there is a head, the features (n, h) that it reads."""
         ...
-
-
-class ProbedExamples(Protocol):
-    """Labelled examples: labels int64 (n,), and batches as the forward pass takes them."""
-
-    @property
-    def labels(self) -> NDArray[np.int64]: ...
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: NDArray[np.int64]) -> Any: ...
 
 
 class Prober:
@@ -53,12 +42,14 @@ class Prober:
         spec: ZerothOrder,
         replica: Replica,
         program: ForwardPass,
-        dataset: ProbedExamples,
+        task: Task,
+        dataset: Examples,
         stop: threading.Event,
         pool_seed: int = 0,
     ) -> None:
         self._spec, self._pool_seed = spec, pool_seed
-        self._layout, self._program, self._dataset, self._stop = replica.layout, program, dataset, stop
+        self._layout, self._program, self._task = replica.layout, program, task
+        self._dataset, self._stop = dataset, stop
         self._micro_batch = spec.micro_batch
         self._check: Callable[[], None] | None = None
 
@@ -77,20 +68,19 @@ class Prober:
                 raise ComputingStopped
             if self._check is not None:
                 self._check()
-            chosen = examples[start : start + self._micro_batch]
-            labels = self._dataset.labels[chosen]
-            logits, features = self._program.forward(self._dataset.batch(chosen))
+            batch = self._dataset.batch(examples[start : start + self._micro_batch])
+            outputs, features = self._program.forward(batch.inputs)
             if head_gradient:
-                summed, part = self._with_gradient(logits, features, labels)
+                summed, part = self._with_gradient(outputs, features, batch)
                 gradient = part if gradient is None else gradient + part
             else:
-                summed = cross_entropy(logits, labels)
+                summed = self._task.loss(outputs, batch)
             loss += summed
         return LossAndGradient(loss, gradient)
 
     def _with_gradient(
-        self, logits: NDArray[np.float32], features: NDArray[np.float32] | None, labels: NDArray[np.int64]
+        self, outputs: NDArray[np.float32], features: NDArray[np.float32] | None, batch: Batch
     ) -> tuple[float, NDArray[np.float64]]:
         if features is None or self._layout.head is None:
-            raise ValueError("the head's gradient was asked of a model that has no linear classifier at its end")
-        return loss_and_head_gradient(logits, features, labels, self._layout.head)
+            raise ValueError("the head's gradient was asked of a model that has no linear layer at its end")
+        return self._task.loss_and_head_gradient(outputs, features, batch, self._layout.head)

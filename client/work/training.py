@@ -23,7 +23,8 @@ from zowarmup.common.messages.values import LARGEST_DELTA, Delta, Scalars, Tier,
 from zowarmup.common.models.construction import ModelError, build
 from zowarmup.common.models.description import build_part, describe, flatten, load_into, trainable
 from zowarmup.common.settings.run import ClientSpec
-from zowarmup.common.tasks.classification import Diverging, mean_gradient, train_locally
+from zowarmup.common.tasks.protocol import Batch
+from zowarmup.common.tasks.training import Diverging, mean_gradient, train_locally
 from zowarmup.data import Dataset
 from zowarmup.data.dataset import augment
 
@@ -41,6 +42,7 @@ class Trainer:
     ) -> None:
         torch.set_num_threads(threads)
         self._spec, self._layout, self._dataset, self._stop, self._tier = spec, layout, dataset, stop, tier
+        self._task = spec.task
         self._modules: dict[Submodel | None, torch.nn.Module] = {}
 
     def over(self, dataset: Dataset, tier: Tier) -> Self:
@@ -59,7 +61,7 @@ class Trainer:
         if training is None:
             raise ValueError(f"round {work.round} is no round of training")
         delta, loss = self.train(replica, part, training, work.seed, check)
-        return Delta(work.round, digest(delta).hex(), len(self._dataset.labels), loss), delta.data.cast("B")
+        return Delta(work.round, digest(delta).hex(), len(self._dataset), loss), delta.data.cast("B")
 
     def train(
         self,
@@ -77,7 +79,7 @@ class Trainer:
         load_into(module, layout, start)
         batches = _Varied(self._dataset, self._stop, seed, check)
         try:
-            loss = train_locally(module, batches, **training._asdict(), seed=seed)
+            loss = train_locally(self._task, module, batches, **training._asdict(), seed=seed)
             delta = flatten(module, layout)
             delta -= start
             if not (delta.min() > -LARGEST_DELTA and delta.max() < LARGEST_DELTA):  # NaN is neither
@@ -96,7 +98,8 @@ class Trainer:
         load_into(module, self._layout, replica.weights)
         parameters, batches = trainable(module, self._layout), _Watched(self._dataset, self._stop, check)
         micro_batch = self._spec.zeroth_order.micro_batch
-        return self._algorithm(work).project(mean_gradient(module, parameters, batches, micro_batch), work)
+        gradient = mean_gradient(self._task, module, parameters, batches, micro_batch)
+        return self._algorithm(work).project(gradient, work)
 
     def _algorithm(self, work: Work) -> Algorithm:
         return algorithm_of(self._spec, work.phase, self._layout, self._spec.pool_seed, work.rate_factor)
@@ -111,11 +114,12 @@ class Trainer:
 def built(spec: ClientSpec, layout: Layout, part: Submodel | None = None) -> torch.nn.Module:
     """The run's model, or a part of it, at weights of its own. Raises Final where the model that this device builds is
     not the coordinator's."""
+    task = spec.task
     try:
         if part is not None:
-            return build_part(spec.model, spec.input_shape, spec.classes, part)
-        module = build(spec.model, spec.input_shape, spec.classes, 0)
-        mine = describe(module, spec.input_shape)
+            return build_part(spec.model, spec.input_shape, task.outputs, part, task.logits)
+        module = build(spec.model, spec.input_shape, task.outputs, 0, task.logits)
+        mine = describe(module, spec.input_shape, task.exact_head)
     except ModelError as error:
         raise Final(f"this device cannot train the run's model: {error}") from None
     if mine != layout:
@@ -132,11 +136,10 @@ class _Watched:
     def __init__(self, dataset: Dataset, stop: threading.Event, check: Callable[[], None] | None = None) -> None:
         self._dataset, self._stop, self._check = dataset, stop, check
 
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        return self._dataset.labels
+    def __len__(self) -> int:
+        return len(self._dataset)
 
-    def batch(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
         if self._stop.is_set():
             raise ComputingStopped
         if self._check is not None:
@@ -153,12 +156,12 @@ class _Varied(_Watched):
         super().__init__(dataset, stop, check)
         self._seed, self._stream = seed, VARIATIONS
 
-    def batch(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        images = super().batch(indices)
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        batch = super().batch(indices)
         if not self._dataset.augmented:
-            return images
+            return batch
         self._stream += 1
-        return augment(images, self._seed, self._stream)
+        return Batch(augment(batch.inputs, self._seed, self._stream), batch.targets)
 
 
 def _difference(mine: Layout, theirs: Layout) -> str:

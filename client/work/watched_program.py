@@ -88,9 +88,9 @@ class WatchedProgram:
         return self._program.shape
 
     @property
-    def classes(self) -> int:
-        """How many logits there are of an example."""
-        return self._program.classes
+    def outputs(self) -> int:
+        """How many numbers it gives for an example."""
+        return self._program.outputs
 
     def load(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._program.load(weights)

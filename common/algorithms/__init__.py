@@ -13,7 +13,7 @@ from zowarmup.common.algorithms.protocol import Algorithm
 from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages.values import Phase
-from zowarmup.common.text import in_words
+from zowarmup.common.plugin import ANY, imported, is_plugin
 
 
 class _Settings(Mapping[str, type[WarmUp] | type[ZerothOrder]]):
@@ -55,16 +55,6 @@ SECTIONS: Mapping[str, _Settings] = {
     ),
 }
 """The settings of the built-in algorithms of each section of the run file, by name; the first is the default."""
-ANY = None
-"""Every algorithm's code may be imported, as where an operator names it."""
-
-
-class NotAllowed(ValueError):
-    """The code of algorithm `name` is not to be imported here."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"the code of algorithm {name} is not allowed here")
-        self.name = name
 
 
 def settings_class(
@@ -87,20 +77,14 @@ def settings_class(
         name = next(iter(known))
     if isinstance(name, str) and name in known:
         return known[name]
-    if isinstance(name, str) and name.count(":") == 1:
-        if allowed is not None and name not in allowed:
-            raise NotAllowed(ascii(name)[1:-1][:200])
-        return _imported(section, name)
+    if is_plugin(name):
+        return _plugin(section, name, allowed)
     others = ", ".join(f"'{one}'" for one in known)
     raise ValueError(f"method = {ascii(name)[:60]}: must be {others} or package.module:Algorithm")
 
 
-def _imported(section: str, name: str) -> type[WarmUp] | type[ZerothOrder]:
-    module, _, attribute = name.partition(":")
-    try:
-        settings: Any = getattr(importlib.import_module(module), attribute).Settings
-    except Exception as error:  # whatever its own code raises
-        raise ValueError(f"method = {name!r}: cannot be imported: {in_words(error)}") from error
+def _plugin(section: str, name: str, allowed: Collection[str] | None) -> type[WarmUp] | type[ZerothOrder]:
+    settings: Any = imported("algorithm", "method", name, "Settings", allowed)
     base = SECTIONS[section].base
     if not (isinstance(settings, type) and issubclass(settings, base)):
         raise ValueError(  # noqa: TRY004  (said in a run file)

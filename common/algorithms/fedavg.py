@@ -84,7 +84,7 @@ class FedAvgSettings(WarmUp):
 
 @dataclass(frozen=True, slots=True)
 class FedAvg(Algorithm):
-    """The warm-up of one run, as the coordinator sees it; local training is `tasks.classification`."""
+    """The warm-up of one run, as the coordinator sees it; local training is `tasks.training`."""
 
     spec: FedAvgSettings
     layout: Layout

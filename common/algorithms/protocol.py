@@ -25,7 +25,7 @@ TRAINING_FORWARDS = 3
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LossAndGradient:
-    """`loss_sum`: cross-entropy summed over the examples, nats. `head_gradient_sum`: its gradient by the head's
+    """`loss_sum`: the task's loss summed over the examples, nats. `head_gradient_sum`: its gradient by the head's
     parameters, float64 (head block's size,) in the block's order, None where it was not asked for."""
 
     loss_sum: float

@@ -49,7 +49,7 @@ def foreign_code(what: str) -> Iterator[None]:
 
 
 Factory = Callable[..., nn.Module]
-"""Of the shape of an example and the number of classes."""
+"""Of the shape of an example and the number of outputs."""
 _BUILT_IN: dict[str, Factory] = {"mlp": mlp, "cnn": Cnn, "cnn1d": Cnn1d, "vit": ViT}
 
 _PROBE = 3  # examples in the batch that a model is tried on
@@ -57,15 +57,18 @@ _LEAST_LENGTH = 4  # of a sequence, for a convolution along it
 _TOLERANCE = 1e-3  # relative to the largest logit; rounding moves them by about 1e-6
 
 
-def build(model: Model, input_shape: tuple[int, ...], classes: int, seed: int, half_width: bool = False) -> nn.Module:
-    """The named model for inputs (n, *input_shape) and logits (n, classes), in eval mode, with initial weights drawn from
+def build(
+    model: Model, input_shape: tuple[int, ...], outputs: int, seed: int, logits: bool = True, half_width: bool = False
+) -> nn.Module:
+    """The named model for inputs (n, *input_shape) and outputs (n, outputs), in eval mode, with initial weights drawn from
     `seed`. torch's global generator is left as it was.
 
     Args:
         model: Its name, and how it normalises.
         input_shape: Of one example.
-        classes: How many logits an example gets.
+        outputs: How many numbers an example gets.
         seed: Of the initial weights.
+        logits: Whether these must be logits (`check`).
         half_width: Its half-width part, as a model like any other.
 
     Raises:
@@ -75,41 +78,45 @@ def build(model: Model, input_shape: tuple[int, ...], classes: int, seed: int, h
     _check_shape(model.name, input_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = _module(model.name, factory(input_shape, classes))
+        module = _module(model.name, factory(input_shape, outputs))
         module.eval()
-        check(model.name, module, input_shape, classes)
+        check(model.name, module, input_shape, outputs, logits)
     return module
 
 
-def check(name: str, module: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
-    """Raises ModelError unless the module, in eval mode, gives finite float32 logits (n, classes), one by one."""
+def check(name: str, module: nn.Module, input_shape: tuple[int, ...], outputs: int, logits: bool = True) -> None:
+    """Raises ModelError unless the module, in eval mode, gives finite float32 outputs (n, outputs), one by one;
+    `logits`: and these can be logits."""
     _check_parameters(name, module)
     inputs = sample(input_shape, _PROBE)
     accepts = f"model {name} does not accept inputs of shape {input_shape}:"
     with torch.no_grad():
         with foreign_code(accepts):
-            logits = module(inputs)
-        if not isinstance(logits, torch.Tensor) or logits.shape != (_PROBE, classes) or logits.dtype != torch.float32:
-            tensor = isinstance(logits, torch.Tensor)
-            found = f"{logits.dtype} {tuple(logits.shape)}" if tensor else f"a {type(logits).__name__}"
-            wanted = f"it must be {'' if tensor else 'one tensor, '}float32 (n, {classes}), the logits"
-            raise ModelError(f"model {name} gives {found} for {_PROBE} examples: {wanted}")
-        if not torch.isfinite(logits).all():
+            found = module(inputs)
+        if not isinstance(found, torch.Tensor) or found.shape != (_PROBE, outputs) or found.dtype != torch.float32:
+            tensor = isinstance(found, torch.Tensor)
+            kind = f"{found.dtype} {tuple(found.shape)}" if tensor else f"a {type(found).__name__}"
+            wanted = (
+                f"it must be {'' if tensor else 'one tensor, '}float32 (n, {outputs}){', the logits' if logits else ''}"
+            )
+            raise ModelError(f"model {name} gives {kind} for {_PROBE} examples: {wanted}")
+        if not torch.isfinite(found).all():
             raise ModelError(f"model {name} gives logits that are not finite at its initial weights")
         with foreign_code(f"{accepts} the second time"):
             again = module(inputs)
-        if not torch.equal(logits, again):
+        if not torch.equal(found, again):
             raise ModelError(f"model {name} gives other logits the second time: dropout must be off in eval mode")
         with foreign_code(f"model {name} accepts {_PROBE} examples at once and not {_PROBE - 1}:"):
             fewer = module(inputs[:-1])
-        if fewer.shape != (_PROBE - 1, classes) or (fewer - logits[:-1]).abs().max() > _TOLERANCE * (
-            1e-3 + logits.abs().max()
+        if fewer.shape != (_PROBE - 1, outputs) or (fewer - found[:-1]).abs().max() > _TOLERANCE * (
+            1e-3 + found.abs().max()
         ):
             raise ModelError(
                 f"model {name} gives an example other logits in other company: normalise over the example, or with "
                 "running statistics, not over the batch"
             )
-        require_logits(name, module, inputs, logits)
+        if logits:
+            require_logits(name, module, inputs, found)
 
 
 def _module(name: str, made: object) -> nn.Module:
@@ -158,9 +165,9 @@ def _factory(model: Model) -> Factory:
         factory = getattr(importlib.import_module(path), attribute)
     if not callable(factory):
         raise ModelError(
-            f"model {model.name} is a {type(factory).__name__}: it must be callable as (input_shape, classes)"
+            f"model {model.name} is a {type(factory).__name__}: it must be callable as (input_shape, outputs)"
         )
-    return lambda input_shape, classes: _call(model.name, factory, input_shape, classes)
+    return lambda input_shape, outputs: _call(model.name, factory, input_shape, outputs)
 
 
 def _half_width_factory(model: Model) -> Factory:
@@ -175,9 +182,9 @@ def _half_width_factory(model: Model) -> Factory:
     )
 
 
-def _call(name: str, factory: Factory, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    with foreign_code(f"model {name}: factory({input_shape}, {classes}) raised"):
-        return factory(input_shape, classes)
+def _call(name: str, factory: Factory, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    with foreign_code(f"model {name}: factory({input_shape}, {outputs}) raised"):
+        return factory(input_shape, outputs)
 
 
 def _check_shape(name: str, input_shape: tuple[int, ...]) -> None:
@@ -222,7 +229,7 @@ def require_logits(name: str, module: nn.Module, inputs: torch.Tensor, outputs: 
         name: what to call the model in a sentence.
         module: the model.
         inputs: float32 (n, *shape).
-        outputs: float32 (n, classes), what it gives for these.
+        outputs: float32 (n, outputs), what it gives for these.
 
     Raises:
         ModelError: the outputs are never below 0 nor above 1.

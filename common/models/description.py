@@ -20,18 +20,19 @@ from zowarmup.common.settings.run import Model
 _PROBE = 2
 
 
-def describe(module: nn.Module, input_shape: tuple[int, ...]) -> Layout:
-    """Where each of the module's tensors lies in the flat vector, and its head if it ends in a linear classifier. It makes a
-    forward pass over two inputs of `input_shape` and leaves the module in eval mode. Raises ModelError."""
+def describe(module: nn.Module, input_shape: tuple[int, ...], exact_head: bool = True) -> Layout:
+    """Where each of the module's tensors lies in the flat vector, and its head if it ends in a linear layer whose gradient is
+    wanted exactly. It makes a forward pass over two inputs of `input_shape` and leaves the module in eval mode. Raises
+    ModelError."""
     module.eval()
     tensors = _tensors(module)
     trainable = [name for name, tensor in tensors.items() if tensor.requires_grad]
     if not trainable:
         raise ModelError("the model has no trainable parameters")
-    head = _head(module, input_shape, tensors)
+    head = _head(module, input_shape, tensors) if exact_head else None
     last = [] if head is None else [head.weight_name] + ([head.bias_name] if head.bias_name else [])
     if len(last) == len(trainable):
-        head, last = None, []  # nothing but a linear classifier: there is no trunk to probe beside it
+        head, last = None, []  # nothing but a linear layer: there is no trunk to probe beside it
     order = [name for name in trainable if name not in last] + last
     order += [name for name in tensors if name not in order]
     placed, place = [], 0
@@ -106,10 +107,10 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _head(module: nn.Module, input_shape: tuple[int, ...], tensors: dict[str, torch.Tensor]) -> Head | None:
-    """The linear layer whose output is the logits, found by watching every linear layer in a forward pass.
+    """The linear layer whose output is the model's, found by watching every linear layer in a forward pass.
 
-    Its gradient under cross-entropy has the closed form (softmax - onehot)^T features only if the weight is used there
-    and nowhere else, so back-propagation is asked whether it has.
+    Its gradient has the closed form r^T features, with r that in the outputs, only if the weight is used there and nowhere
+    else, so back-propagation is asked whether it has.
     """
     names = {id(tensor): name for name, tensor in tensors.items() if tensor.requires_grad}
     seen: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []
@@ -163,7 +164,9 @@ def head_module(module: nn.Module, layout: Layout) -> nn.Linear:
     return layer
 
 
-def build_part(model: Model, input_shape: tuple[int, ...], classes: int, part: Submodel) -> nn.Module:
+def build_part(
+    model: Model, input_shape: tuple[int, ...], outputs: int, part: Submodel, logits: bool = True
+) -> nn.Module:
     """The half-width part of the named model, to be trained at weights of its own, as a low-tier client does in HeteroFL.
 
     It comes from the constructor of the whole with half the width, so it is the same code, and its tensors are those of
@@ -178,7 +181,7 @@ def build_part(model: Model, input_shape: tuple[int, ...], classes: int, part: S
     Raises:
         ModelError: The model has none, or it is not the run's.
     """
-    module = build(model, input_shape, classes, 0, half_width=True)
+    module = build(model, input_shape, outputs, 0, logits, half_width=True)
     if describe(module, input_shape) != part.layout:
         raise ModelError(f"model {model.name} at half its width is not the run's: is it the same code?")
     for whole, mine in zip(part.whole.tensors, part.layout.tensors, strict=True):

@@ -16,39 +16,40 @@ from torch import nn
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.tensors import TorchVector
 from zowarmup.common.models.description import head_module, tensors_of
+from zowarmup.common.tasks.protocol import Batch
 
 
 class Resident:
-    """Labelled examples whose inputs are on the device in the type they were stored in: uint8 or float32 (n, *shape).
+    """Examples whose inputs are on the device in the type they were stored in: uint8 or float32 (n, *shape).
     `scale` is the stored value that stands for 1.0; `mean` and `deviation`, which broadcast
     to one example in the shape `mean_shape`, are then taken off and divided by, where there are any."""
 
     def __init__(
         self,
         inputs: NDArray[Any],
-        labels: NDArray[np.int64],
+        targets: NDArray[Any],
         scale: float,
         device: torch.device,
         mean: Sequence[float] = (),
         deviation: Sequence[float] = (),
         mean_shape: tuple[int, ...] = (),
     ) -> None:
-        self._inputs, self.labels, self._scale = torch.from_numpy(inputs).to(device), labels, scale
+        self._inputs, self._targets, self._scale = torch.from_numpy(inputs).to(device), targets, scale
         self._mean, self._deviation = (
             torch.tensor(values, dtype=torch.float32, device=device).view(mean_shape) if values else None
             for values in (mean, deviation)
         )
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self._targets)
 
-    def batch(self, indices: NDArray[np.int64]) -> torch.Tensor:
-        """The inputs at `indices`: float32 (len(indices), *shape) on the device."""
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """The examples at `indices`: inputs float32 (len(indices), *shape) on the device."""
         chosen = torch.from_numpy(indices).to(self._inputs.device)
         rows = self._inputs.index_select(0, chosen).to(torch.float32).div_(self._scale)
         if self._mean is not None and self._deviation is not None:
             rows.sub_(self._mean).div_(self._deviation)
-        return rows
+        return Batch(rows, self._targets[indices])
 
 
 class DeviceProgram:
@@ -75,7 +76,7 @@ class DeviceProgram:
     def forward(
         self, inputs: NDArray[np.float32] | torch.Tensor
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Logits (n, classes) and, where the layout has a head, the features (n, h) that it reads, for inputs
+        """Its outputs (n, outputs) and, where the layout has a head, the features (n, h) that it reads, for inputs
         (n, *shape), float32, wherever they are."""
         self._features.clear()
         with torch.inference_mode():

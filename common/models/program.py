@@ -94,8 +94,8 @@ class Program:
         return self._graph.example
 
     @property
-    def classes(self) -> int:
-        """How many logits there are of an example."""
+    def outputs(self) -> int:
+        """How many numbers it gives for an example."""
         return self._graph.outputs["logits"]
 
     def load(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -106,7 +106,7 @@ class Program:
         return weights
 
     def forward(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Logits (n, classes) and, where the layout has a head, the features (n, h) that it reads, for inputs
+        """Its outputs (n, outputs) and, where the layout has a head, the features (n, h) that it reads, for inputs
         (n, *shape). One thread at a time. Raises ProgramFailed."""
         if inputs.dtype != np.float32 or inputs.shape[1:] != self.shape or not len(inputs):
             raise ValueError(f"inputs are {inputs.dtype} {inputs.shape}: the model takes float32 (n, *{self.shape})")

@@ -1,4 +1,4 @@
-"""The data card: what a run's labels and inputs mean, for every device and for readers of an exported model.
+"""The data card: what a run's targets and inputs mean, for every device and for readers of an exported model.
 
 The coordinator makes it from the held-out set when a run is made. It travels to the clients in the run's spec, each of
 which compares its own data with it, and it is in the metadata of exported files. `inputs` of the model are
@@ -66,7 +66,8 @@ class InputSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataCard:
-    """`classes`: how many there are; label k is `class_names[k]`, in NFC, or a number alone where there are no names.
+    """`classes`: how many there are; label k is `class_names[k]`, in NFC, or a number alone where there are no names. Where
+    an example's target is none of some classes, there are 0, and it is `target_size` numbers.
     `shape` of one example and what its `axes` are called; `element`: the type in which values are stored; `scale`: the
     stored value that stands for 1.0; `mean` and `deviation` are then taken off and divided by, one number for each
     channel or feature, or none at all. `feature_names`: what the features of rows are called, where they have names; devices
@@ -84,11 +85,15 @@ class DataCard:
     deviation: tuple[float, ...] = ()
     feature_names: tuple[str, ...] = ()
     inputs: InputSummary | None = None
+    target_size: int = 0
 
     def __post_init__(self) -> None:
         if not self.axes:
             object.__setattr__(self, "axes", usual_axes(self.shape))
-        _require(1 <= self.classes <= CLASS_LIMIT, "classes", self.classes, f"1 to {CLASS_LIMIT}")
+        size = self.target_size
+        _require(0 <= size <= CLASS_LIMIT, "target_size", size, f"0 to {CLASS_LIMIT}")
+        allowed = f"0, with target_size = {size}" if size else f"1 to {CLASS_LIMIT}"
+        _require((self.classes == 0) if size else (1 <= self.classes <= CLASS_LIMIT), "classes", self.classes, allowed)
         _require(bool(self.shape) and min(self.shape) >= 1, "shape", self.shape, "extents of at least 1")
         known = self.axes in _ALLOWED or self.axes == usual_axes(self.shape)
         _require(

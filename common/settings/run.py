@@ -11,10 +11,13 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Self
 
-from zowarmup.common.algorithms import SECTIONS, NotAllowed, settings_class
+from zowarmup.common.algorithms import SECTIONS, settings_class
 from zowarmup.common.algorithms.settings import Rounds, WarmUp, ZerothOrder, require
+from zowarmup.common.plugin import NotAllowed, is_plugin
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.tasks import DEFAULT, TASKS, task_class
+from zowarmup.common.tasks.protocol import Task
 from zowarmup.common.untrusted import strictly
 
 PROTOCOL = 1
@@ -30,15 +33,20 @@ BUILT_IN = ("mlp", "cnn", "cnn1d", "resnet18", "vit")
 class Model:
     """`name`: mlp, cnn, cnn1d, resnet18, vit or package.module:factory. `norm`: the normalisation of resnet18 (group is the
     paper's choice with FedAdam, batch with FedAvg). `weights`: a safetensors file to start from, else random from the
-    run's seed."""
+    run's seed. `task`: what it is trained for, classification or package.module:Task."""
 
     name: str
+    task: str = DEFAULT
     norm: Literal["group", "batch"] = "group"
     weights: str = ""
 
     def __post_init__(self) -> None:
-        known = self.name in BUILT_IN or self.name.count(":") == 1
+        known = self.name in BUILT_IN or is_plugin(self.name)
         require(known, "model.name", self.name, '"mlp", "cnn", "cnn1d", "resnet18", "vit" or "package.module:factory"')
+        tasks = ", ".join(f'"{task}"' for task in TASKS)
+        require(
+            self.task in TASKS or is_plugin(self.task), "model.task", self.task, f'{tasks} or "package.module:Task"'
+        )
 
     @property
     def told(self) -> Self:
@@ -62,8 +70,9 @@ class Evaluation:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Guard:
     """The guard on progress (`server.guard`). A version whose held-out loss is not finite, or more than `factor` times
-    the lowest so far (0: the guard is off) with an accuracy well below the highest, or which says the same of every
-    example after one that had learnt, is rejected: the run goes back to the last good version and halves its learning rate. It does so `rollbacks` times; the next time it goes back once more and gives up."""
+    the lowest so far (0: the guard is off) with a primary metric well worse than the best, or which says the same of every
+    example after one that had learnt, is rejected: the run goes back to the last good version and halves its learning rate.
+    It does so `rollbacks` times; the next time it goes back once more and gives up."""
 
     factor: float = 10.0
     rollbacks: int = 5
@@ -179,8 +188,8 @@ class RunFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClientSpec:
-    """What a client must know of a run: the model's name, what its labels and inputs mean, how each phase works, and the
-    stream of the directions that the whole run shares (`sampling.pool_seed`)."""
+    """What a client must know of a run: the model's name and task, what its targets and inputs mean, how each phase
+    works, and the stream of the directions that the whole run shares (`sampling.pool_seed`)."""
 
     model: Model
     card: DataCard
@@ -199,8 +208,9 @@ class ClientSpec:
         return self.card.shape
 
     @property
-    def classes(self) -> int:
-        return self.card.classes
+    def task(self) -> Task:
+        """What the model is trained for. Raises ValueError where there is no such task, or the data is not what it needs."""
+        return task_class(self.model.task)(self.card)
 
     def to_json(self) -> str:
         """Numbers of 64 bits are strings, as protobuf's JSON has them: many readers take a number for a float64.
@@ -209,7 +219,7 @@ class ClientSpec:
             {
                 "model": asdict(self.model),
                 "input_shape": self.input_shape,
-                "classes": self.classes,
+                "classes": self.card.classes,
                 "card": asdict(self.card),
                 "warmup": asdict(self.warmup),
                 "zeroth_order": asdict(self.zeroth_order),
@@ -220,8 +230,8 @@ class ClientSpec:
 
     @classmethod
     def from_json(cls, text: str, allowed: Collection[str] | None = ()) -> Self:
-        """Raises ValueError naming the field where the text is not a ClientSpec. `allowed`: the algorithms outside this package
-        whose code may be imported (`methods.settings_class`); NotAllowed is raised where another is named."""
+        """Raises ValueError naming the field where the text is not a ClientSpec. `allowed`: the algorithms and tasks
+        outside this package whose code may be imported; NotAllowed is raised where another is named."""
         try:
             raw = json.loads(text)
         except RecursionError as error:
@@ -234,7 +244,14 @@ class ClientSpec:
         # The card has these, too; they are said again for clients that read no more of it.
         rest = {name: value for name, value in raw.items() if name not in ("input_shape", "classes", *SECTIONS)}
         made = {section: _settings(section, raw[section], allowed) for section in SECTIONS if section in raw}
-        return strictly(cls, {**rest, "pool_seed": int(seed)}, "run spec", made)
+        spec = strictly(cls, {**rest, "pool_seed": int(seed)}, "run spec", made)
+        try:
+            task_class(spec.model.task, allowed)(spec.card)
+        except NotAllowed:
+            raise
+        except ValueError as error:
+            raise ValueError(f"run spec: {error}") from None
+        return spec
 
 
 def _settings(section: str, raw: object, allowed: Collection[str] | None) -> WarmUp | ZerothOrder:

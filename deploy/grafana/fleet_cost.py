@@ -21,7 +21,8 @@ def total(metric: str, matchers: str) -> str:
 
 SPENT = f"sum({total('payload_bytes', UP)})"
 FEDAVG = f"sum({total('fedavg_bytes', UP)})"
-POINTS = f"(100 * max(zowarmup_accuracy_ratio{{{SELECTED}}}))"
+METRICS = f"max by (metric) (zowarmup_evaluation_metric{{{SELECTED}}})"
+POINTS = f'(100 * max(zowarmup_evaluation_metric{{{SELECTED}, unit="ratio"}}))'
 CONTRIBUTED = f"(sum by (tier, phase) ({total('contributions', SELECTED)}) > 0)"
 BY_TIER_AND_PHASE = "{{tier}} tier, {{phase}}"
 
@@ -61,16 +62,16 @@ TOTALS = (
         (FEDAVG, "FedAvg"),
     ),
     number(
-        "Accuracy",
-        "On the held-out set, at the last evaluation.",
-        "percentunit",
-        (f"max(zowarmup_accuracy_ratio{{{SELECTED}}})", "accuracy"),
+        "Metrics",
+        "Those of the run's task on the held-out set, such as accuracy (0 to 1), at the last evaluation.",
+        "none",
+        (METRICS, "{{metric}}"),
     )
-    .decimals(1)
+    .decimals(3)
     .no_value("not yet evaluated"),
     number(
         "Uplink per point",
-        "Payload that clients have sent for each percentage point of accuracy that the model now has.",
+        "Payload that clients have sent for each percentage point, of accuracy or such, that the model now has.",
         "decbytes",
         (f"{SPENT} / {POINTS}", "per point"),
     ).no_value("not yet evaluated"),
@@ -191,14 +192,13 @@ WIRE = (
 
 BOUGHT = (
     steps(
-        "Accuracy by time",
-        "On the held-out set; the coordinator evaluates as often as the run file says.",
-        "percentunit",
-        (f"max(zowarmup_accuracy_ratio{{{SELECTED}}})", "accuracy"),
+        "Metrics by time",
+        "Those of the run's task on the held-out set; the coordinator evaluates as often as the run file says.",
+        "none",
+        (METRICS, "{{metric}}"),
     )
     .span(8)
-    .min(0)
-    .max(1),
+    .min(0),
     steps(
         "Loss by time",
         "On the held-out set, in nats an example, beside the lowest so far.",
@@ -209,8 +209,8 @@ BOUGHT = (
     .span(8)
     .min(0),
     lines(
-        "Uplink per point of accuracy",
-        "Payload that clients have sent for each percentage point of accuracy that the model had by then.",
+        "Uplink per point by time",
+        "Payload that clients have sent for each percentage point, of accuracy or such, that the model had by then.",
         "decbytes",
         (f"{SPENT} / {POINTS}", "as it was"),
     )

@@ -20,7 +20,7 @@ from zowarmup.cli.session.view import Pace, status_line, status_view
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.settings.run import RunFile
 from zowarmup.common.system.command import CommandError, Interrupts, NoAnswer
-from zowarmup.common.text import amount, counted, duration, percent
+from zowarmup.common.text import amount, counted, duration
 from zowarmup.lab.demo.report import WORKING_PHASES, Result
 from zowarmup.lab.demo.settings import allowing, to_toml
 from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Ended, Processes, free_port, held, unwritable
@@ -127,10 +127,10 @@ def result_view(result: Result) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
-    pivot, final = result.accuracy_at_pivot, result.final_accuracy
+    pivot, final, metric = result.at_pivot, result.final, result.metric
     if final is not None:
-        before = "" if pivot is None else f", from {percent(pivot)} at the pivot"
-        facts.add_row("accuracy", Text.assemble((percent(final), "bold"), before))
+        before = "" if pivot is None else f", from {metric.shown(pivot)} at the pivot"
+        facts.add_row(metric.title, Text.assemble((metric.shown(final), "bold"), before))
     facts.add_row("replicas", _replicas(result))
     facts.add_row("uplink", _uplink(result))
     facts.add_row("took", f"{duration(result.seconds)} for {counted(result.status.version, 'round')}")

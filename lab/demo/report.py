@@ -1,10 +1,11 @@
-"""The result of a demo: report.json, and report.png, which is accuracy and uploaded bytes over the rounds as one slide.
+"""The result of a demo: report.json, and report.png, which is the metric and uploaded bytes over the rounds as one slide.
 
 In the figure two panels share the rounds. Lines are labelled where they end rather than in a box; the pivot runs through
 both. The dashed line is what as many rounds of FedAvg would have uploaded, from the same clients.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from zowarmup.cli.session.status import Status, VersionStatus, bytes_per_contrib
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.system.command import CommandError
 from zowarmup.common.system.files import replacing
-from zowarmup.common.text import amount, counted, percent
+from zowarmup.common.tasks.protocol import Metric
+from zowarmup.common.text import amount, counted
 
 WORKING_PHASES = (Phase.WARM_UP, Phase.ZEROTH_ORDER)
 
@@ -39,12 +41,19 @@ class Result:
     seconds: float
 
     @property
-    def accuracy_at_pivot(self) -> float | None:
-        return self.status.pivot_evaluation.accuracy if self.status.pivot_evaluation else None
+    def metric(self) -> Metric:
+        """The primary one of the run's task."""
+        return self.status.metric
 
     @property
-    def final_accuracy(self) -> float | None:
-        return self.status.evaluation.accuracy if self.status.evaluation else None
+    def at_pivot(self) -> float | None:
+        """That metric at the pivot."""
+        return self.status.value(self.status.pivot_evaluation) if self.status.pivot_evaluation else None
+
+    @property
+    def final(self) -> float | None:
+        """That metric in the end."""
+        return self.status.value(self.status.evaluation) if self.status.evaluation else None
 
     @property
     def replicas_equal(self) -> bool:
@@ -72,13 +81,13 @@ class Result:
         return bytes_per_contribution(self.status.traffic, tier, phase)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of report.json: bytes are payload bytes, those of FedAvg at equal rounds, memory is in MB of 10^6 bytes, accuracies are shares."""
+        """The content of report.json: bytes are payload bytes, those of FedAvg at equal rounds, memory is in MB of 10^6 bytes."""
         return {
             "model": self.model,
             "seed": self.seed,
             "parameters": self.parameters,
             "clients": {tier.value: count for tier, count in self.clients.items()},
-            "accuracy": {"pivot": self.accuracy_at_pivot, "final": self.final_accuracy},
+            "metrics": {metric.name: self._reached(metric) for metric in self.status.metrics},
             "uplink_payload_bytes": self._payload("up"),
             "downlink_payload_bytes": self._payload("down"),
             "uplink_bytes_per_contribution": {
@@ -96,6 +105,12 @@ class Result:
             "rounds": self.status.version,
             "seconds": round(self.seconds, 1),
         }
+
+    def _reached(self, metric: Metric) -> dict[str, float | None]:
+        pivot, final = self.status.pivot_evaluation, self.status.evaluation
+        found = {"pivot": pivot, "final": final}
+        values = {when: one.metrics.get(metric.name, math.nan) if one else math.nan for when, one in found.items()}
+        return {when: value if math.isfinite(value) else None for when, value in values.items()}
 
     def _payload(self, direction: str) -> dict[str, dict[str, int]]:
         """By tier and phase. What is said after the end (the replicas' reports) stands under "finished"."""
@@ -121,7 +136,7 @@ def write_report(result: Result, out: Path) -> tuple[Path, Path]:
 
 INK, QUIET, FAINT, WARM = "#1d2733", "#6b7785", "#e3e7ec", "#f5f0e6"
 COLOURS = {Tier.HIGH: "#b4552d", Tier.LOW: "#2b6f94"}
-ACCURACY = "#1d2733"
+CURVE = "#1d2733"
 EDGE, LEFT, RIGHT = 0.03, 0.08, 0.80  # of the text and of the panels, as shares of the width
 LABEL_GAP = 0.112  # least distance of labels at the right edge, as a share of the panel's height
 
@@ -141,21 +156,25 @@ def draw(result: Result, path: Path) -> None:
         _plain(axes)
         axes.axvspan(0, result.status.pivot_version, color=WARM, linewidth=0, zorder=0)
         axes.axvline(result.status.pivot_version, color=QUIET, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
-    _accuracy(top, result)
+    _metric(top, result)
     _uplink(bottom, result)
     figure.savefig(path)
 
 
 def title(result: Result) -> str:
     """The result in one line."""
-    final, pivot = result.final_accuracy, result.accuracy_at_pivot
+    final, pivot, metric = result.final, result.at_pivot, result.metric
     each = result.uplink_per_contribution(Tier.LOW, Phase.ZEROTH_ORDER)
     if final is None:
         return "Training a mixed fleet"
-    climbed = f"{100 * final:.0f} %" if pivot is None else f"{100 * pivot:.0f} % to {100 * final:.0f} %"
+    climbed = _rounded(metric, final) if pivot is None else f"{_rounded(metric, pivot)} to {_rounded(metric, final)}"
     if each is None:
-        return f"Accuracy {climbed}" if pivot is None else f"From {climbed} accuracy"
-    return f"From {climbed} accuracy with {amount(each)} a round from each low-tier client"
+        return f"{metric.title.capitalize()} {climbed}" if pivot is None else f"From {climbed} {metric.title}"
+    return f"From {climbed} {metric.title} with {amount(each)} a round from each low-tier client"
+
+
+def _rounded(metric: Metric, value: float) -> str:
+    return f"{100 * value:.0f} %" if metric.share else f"{value:.3g}"
 
 
 def subtitle(result: Result) -> str:
@@ -188,30 +207,32 @@ def _heading(axes: Any, text: str) -> None:
     axes.text(EDGE, 1.065, text, transform=place, fontsize=12.5, fontweight="bold", color=INK, va="bottom")
 
 
-def _accuracy(axes: Any, result: Result) -> None:
-    points = [(v.version, v.evaluation.accuracy) for v in result.versions if v.evaluation is not None]
+def _metric(axes: Any, result: Result) -> None:
+    metric = result.metric
+    points = [(v.version, result.status.value(v.evaluation)) for v in result.versions if v.evaluation is not None]
     pivot, last = result.status.pivot_version, max(1, result.status.version)
-    axes.set_ylim(0, 1)
+    highest = 1.0 if metric.share else 1.05 * max((value for _, value in points if math.isfinite(value)), default=1.0)
+    axes.set_ylim(0, highest)
     axes.set_xlim(0, last)
-    axes.yaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    axes.yaxis.set_major_locator(FixedLocator([share * highest for share in (0, 0.25, 0.5, 0.75, 1)]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _rounded(metric, value)))
     axes.tick_params(labelbottom=False)
-    _heading(axes, "Accuracy on held-out digits")
+    _heading(axes, f"{metric.title.capitalize()} on held-out digits")
     if not points:
         return
-    axes.plot(*zip(*points, strict=True), color=ACCURACY, linewidth=2.6, solid_capstyle="round", zorder=3)
+    axes.plot(*zip(*points, strict=True), color=CURVE, linewidth=2.6, solid_capstyle="round", zorder=3)
     at, value = points[-1]
-    axes.plot([at], [value], "o", color=ACCURACY, markersize=7, clip_on=False, zorder=4)
-    _beside(axes, value, percent(value), ACCURACY, 15)
-    if result.accuracy_at_pivot is not None and 0 < pivot < last:
-        axes.plot([pivot], [result.accuracy_at_pivot], "o", color="white", markeredgecolor=ACCURACY, markersize=7,
+    axes.plot([at], [value], "o", color=CURVE, markersize=7, clip_on=False, zorder=4)
+    _beside(axes, value, metric.shown(value), CURVE, 15)
+    if result.at_pivot is not None and 0 < pivot < last:
+        axes.plot([pivot], [result.at_pivot], "o", color="white", markeredgecolor=CURVE, markersize=7,
                   markeredgewidth=2, zorder=5)  # fmt: skip
         # Below the curve and, since it rises from here, to the right of where it starts: to the left near the end.
         early = pivot < 0.6 * last
         axes.annotate(
-            f"The pivot, {percent(result.accuracy_at_pivot)}: after {counted(pivot, 'round')} of warm-up on\n"
+            f"The pivot, {metric.shown(result.at_pivot)}: after {counted(pivot, 'round')} of warm-up on\n"
             "the high tier alone, everyone trains.",
-            xy=(pivot, max(0.29, result.accuracy_at_pivot) - 0.06),
+            xy=(pivot, max(0.29 * highest, result.at_pivot) - 0.06 * highest),
             xytext=(18 if early else -18, 0),
             textcoords="offset points",
             fontsize=12,

@@ -11,7 +11,8 @@ from typing import Any
 
 from zowarmup.common.algorithms.fedavg import FedAvgSettings
 from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
-from zowarmup.common.settings.run import BUILT_IN, Evaluation, Model, RunFile
+from zowarmup.common.plugin import is_plugin
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
 
 
 class DemoModel(StrEnum):
@@ -54,8 +55,8 @@ def demo_run(
 
 
 def allowing(model: Model) -> list[str]:
-    """What lets clients on this machine run the code of a model: whoever starts them here has named it."""
-    return ["--allow-model", model.name] if model.name not in BUILT_IN else []
+    """What lets clients on this machine run the code of a model and its task: whoever starts them here has named it."""
+    return [word for name in (model.name, model.task) if is_plugin(name) for word in ("--allow-model", name)]
 
 
 def to_toml(run: RunFile) -> str:

@@ -215,8 +215,8 @@ class ExperimentRunner:
         """Choose the settings of a method, for the splits whose trials are over; whether there was one."""
         for method, splits, tried in self._undecided:
             if all(self._settled(cell.job.name) for cell in tried):
-                accuracies = [(cell.choice, accuracy(self.found.outcomes.get(cell.job.name))) for cell in tried]
-                chosen = self._wished(method, choose(accuracies), splits)
+                scores = [(cell.choice, score(self.found.outcomes.get(cell.job.name))) for cell in tried]
+                chosen = self._wished(method, choose(scores), splits)
                 self._undecided.remove((method, splits, tried))
                 self._unknown -= len(chosen)
                 self._add(chosen)
@@ -227,6 +227,8 @@ class ExperimentRunner:
         return [cell for cell in cells(self._table, method, choice, splits) if self._wish.chosen(cell)]
 
 
-def accuracy(outcome: RunOutcome | None) -> float | None:
-    """In the end; None where it came to nothing."""
-    return outcome.last.accuracy if outcome is not None and outcome.last is not None else None
+def score(outcome: RunOutcome | None) -> float | None:
+    """The metric in the end, its negative where lower is better; None where it came to nothing."""
+    if outcome is None or outcome.last is None:
+        return None
+    return outcome.last.value if outcome.metric.higher_is_better else -outcome.last.value

@@ -114,12 +114,12 @@ def choices(method: Method) -> Iterator[Choice]:
 
 
 def choose(tried: Sequence[tuple[Choice, float | None]]) -> Choice:
-    """The choice with the highest mean accuracy, of equal ones the first; one of whose runs came to nothing (None) is
+    """The choice with the highest mean score, of equal ones the first; one of whose runs came to nothing (None) is
     taken only where all are such."""
     means: dict[str, list[float]] = {}
     known = {said(choice): choice for choice, _ in tried}
-    for choice, accuracy in tried:
-        means.setdefault(said(choice), []).append(-1e9 if accuracy is None else accuracy)
+    for choice, score in tried:
+        means.setdefault(said(choice), []).append(-1e9 if score is None else score)
     best = max(means, key=lambda key: sum(means[key]) / len(means[key]))
     return known[best]
 

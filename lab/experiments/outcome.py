@@ -8,15 +8,17 @@ from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.algorithms.protocol import Algorithm
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.tasks.protocol import Metric
 from zowarmup.server.core import events as ev
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """The model after so many rounds, evaluated; `uplink_bytes` and `client_forwards` are all clients' until then."""
+    """The model after so many rounds, evaluated: `value` of the primary metric; `uplink_bytes` and `client_forwards`
+    are all clients' until then."""
 
     round: int
-    accuracy: float
+    value: float
     loss: float
     uplink_bytes: int
     client_forwards: int
@@ -24,9 +26,11 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOutcome:
-    """A run that is over. `digest` of its last weights and `began` of its first, hex; `seconds` from the opening of each
-    round to its commit, added up; bytes are payload. `gave_up`: why it ended before its time; empty where it did not."""
+    """A run that is over. `metric`: the primary one of its task; `digest` of its last weights and `began` of its first,
+    hex; `seconds` from the opening of each round to its commit, added up; bytes are payload. `gave_up`: why it ended
+    before its time; empty where it did not."""
 
+    metric: Metric
     rounds: int
     began: str
     digest: str
@@ -54,6 +58,7 @@ def outcome_of(events: Iterable[tuple[float, ev.Event]]) -> RunOutcome:
 class _Fold:
     def __init__(self) -> None:
         self._algorithms: dict[Phase, Algorithm] = {}
+        self._metric: Metric
         self._phase = Phase.WARM_UP
         self._began = self._digest = self._gave_up = ""
         self._members: dict[str, tuple[Tier, int]] = {}
@@ -68,7 +73,7 @@ class _Fold:
         match event:
             case ev.RunCreated():
                 self._began, self._digest = event.initial.digest, event.initial.digest
-                layout = Layout.from_json(event.program.layout)
+                layout, self._metric = Layout.from_json(event.program.layout), event.program.metric
                 self._algorithms = {
                     phase: algorithm_of(event.run_file, phase, layout) for phase in (Phase.WARM_UP, Phase.ZEROTH_ORDER)
                 }
@@ -95,7 +100,7 @@ class _Fold:
         points = [
             Point(
                 round=version,
-                accuracy=event.accuracy,
+                value=event.metrics[self._metric.name],
                 loss=event.loss,
                 uplink_bytes=self._at[version][0],
                 client_forwards=self._at[version][1],
@@ -103,6 +108,7 @@ class _Fold:
             for version, event in sorted(self._evaluated.items())
         ]
         return RunOutcome(
+            metric=self._metric,
             rounds=self._rounds,
             began=self._began,
             digest=self._digest,

@@ -5,10 +5,12 @@ Everything that a cell took is counted from the first round of its warm-up on, w
 
 import csv
 import io
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+from zowarmup.common.tasks.protocol import Metric
 from zowarmup.common.text import amount
 from zowarmup.lab.experiments.grid import Cell, at_the_edge, choices, said
 from zowarmup.lab.experiments.outcome import Point, RunOutcome
@@ -17,15 +19,15 @@ from zowarmup.lab.experiments.table import ExperimentTable
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResultRow:
-    """One cell. `accuracy` in the end, and `accuracy_at_pivot`, are shares of the test set (None: there is none); `pivot` is
+    """One cell. `value` of the primary metric in the end, and `value_at_pivot` (None: there is none); `pivot` is
     the round that the warm-up ended with, `checkpoint` the digest of the weights then, `settings` what was tuned."""
 
     method: str
     high_percent: int
     seed: int
-    accuracy: float | None
+    value: float | None
     loss: float | None
-    accuracy_at_pivot: float | None
+    value_at_pivot: float | None
     rounds: int
     pivot: int
     probes: int
@@ -56,9 +58,9 @@ def row_of(cell: Cell, outcome: RunOutcome, first: RunOutcome | None) -> ResultR
         method=cell.method,
         high_percent=cell.high_percent,
         seed=cell.seed,
-        accuracy=last.accuracy if last else None,
+        value=last.value if last else None,
         loss=last.loss if last else None,
-        accuracy_at_pivot=begun.accuracy if first is not None and begun is not None and begun.round == 0 else None,
+        value_at_pivot=begun.value if first is not None and begun is not None and begun.round == 0 else None,
         rounds=outcome.rounds + (first.rounds if first else 0),
         pivot=first.rounds if first else run.warmup.rounds,
         probes=getattr(run.zeroth_order, "probes", 0) if run.zeroth_order.rounds else 0,
@@ -108,36 +110,42 @@ def by_place(rows: Iterable[ResultRow]) -> dict[tuple[str, int], list[ResultRow]
     return found
 
 
-def rows_csv(rows: Iterable[ResultRow]) -> str:
+def rows_csv(rows: Iterable[ResultRow], metric: Metric) -> str:
     names = [field.name for field in fields(ResultRow)]
-    return _csv(names, ([getattr(row, name) for name in names] for row in rows))
+    return _csv(_titled(names, metric), ([getattr(row, name) for name in names] for row in rows))
 
 
-def curves_csv(curves: Mapping[tuple[str, int, int], Sequence[Point]]) -> str:
+def curves_csv(curves: Mapping[tuple[str, int, int], Sequence[Point]], metric: Metric) -> str:
     """By method, split and seed."""
     names = [field.name for field in fields(Point)]
     lines = ([*key, *(getattr(point, name) for name in names)] for key, points in curves.items() for point in points)
-    return _csv(["method", "high_percent", "seed", *names], lines)
+    return _csv(["method", "high_percent", "seed", *_titled(names, metric)], lines)
 
 
-def markdown(table: ExperimentTable, rows: Sequence[ResultRow], source: str) -> str:
+def _titled(names: Sequence[str], metric: Metric) -> list[str]:
+    """Columns, with the metric's name for `value`."""
+    return [re.sub("^value", metric.name, name) for name in names]
+
+
+def markdown(table: ExperimentTable, rows: Sequence[ResultRow], source: str, metric: Metric) -> str:
     """The table, and below it what each method took."""
     places = by_place(rows)
-    seeds = len(table.seeds)
+    seeds, unit = len(table.seeds), " in percent" if metric.share else ""
+    best = "highest" if metric.higher_is_better else "lowest"
     lines = [
         f"# {table.title}",
         "",
         (
-            f"Accuracy on {table.evaluation.get('data', 'the held-out set')} in percent, mean (standard deviation, n - 1) over "
+            f"{metric.title.capitalize()} on {table.evaluation.get('data', 'the held-out set')}{unit}, mean (standard deviation, n - 1) over "
             f"{seeds} seeds, after the last round; columns: the share of the {table.clients} clients that is high-tier. The "
-            "highest mean of each column is bold. Made by"
+            f"{best} mean of each column is bold. Made by"
         ),
         "",
         f"    zowarmup experiment {source}",
         "",
-        *_grid(table, lambda method, percent: _accuracy(table, places, method, percent)),
+        *_grid(table, lambda method, percent: _reached(table, places, metric, method, percent)),
     ]
-    missing = [key for key in _keys(table) if sum(row.accuracy is not None for row in places.get(key, [])) < seeds]
+    missing = [key for key in _keys(table) if sum(row.value is not None for row in places.get(key, [])) < seeds]
     if missing:
         lines += ["", "[n]: of so many seeds only, since others gave up or are still to be run."]
     lines += [
@@ -185,17 +193,24 @@ def _edge(table: ExperimentTable, name: str, settings: str) -> str:
     return " (at the edge of the values that were tried)" if at_the_edge(method, chosen) else ""
 
 
-def _accuracy(
-    table: ExperimentTable, places: Mapping[tuple[str, int], Sequence[ResultRow]], method: str, percent: int
+def _reached(
+    table: ExperimentTable,
+    places: Mapping[tuple[str, int], Sequence[ResultRow]],
+    metric: Metric,
+    method: str,
+    percent: int,
 ) -> str:
     def of(name: str) -> Spread | None:
-        return spread([row.accuracy for row in places.get((name, percent), []) if row.accuracy is not None])
+        return spread([row.value for row in places.get((name, percent), []) if row.value is not None])
 
     found = of(method)
     if found is None:
         return "-"
-    text = f"{100 * found.mean:.1f} ({100 * found.deviation:.1f})"
-    best = max(other.mean for one in table.method if (other := of(one.name)))
+    text = f"{found.mean:.4g} ({found.deviation:.2g})"
+    if metric.share:
+        text = f"{100 * found.mean:.1f} ({100 * found.deviation:.1f})"
+    means = [other.mean for one in table.method if (other := of(one.name))]
+    best = max(means) if metric.higher_is_better else min(means)
     text = f"**{text}**" if found.mean == best and len(table.method) > 1 else text
     return text if found.count == len(table.seeds) else f"{text} [{found.count}]"
 

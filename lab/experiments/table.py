@@ -49,8 +49,9 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class Tune:
-    """How methods with a `tune` choose: on `data` and `evaluation`, which know nothing of the test set, by the mean
-    accuracy over these splits and seeds. `high_percent` left out (None): each of the table's splits chooses by itself."""
+    """How methods with a `tune` choose: on `data` and `evaluation`, which know nothing of the test set, by the mean of
+    the primary metric over these splits and seeds. `high_percent` left out (None): each of the table's splits chooses
+    by itself."""
 
     data: str
     evaluation: str

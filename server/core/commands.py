@@ -4,6 +4,7 @@
 given the time; only invitations, whose validity people read on a calendar, need a date, and their commands carry it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from zowarmup.common.exact.steps import Step
@@ -143,10 +144,10 @@ class PruneSnapshots:
 
 @dataclass(frozen=True, slots=True)
 class RecordEvaluation:
-    """`constant`: the model's outputs are all but the same for every example."""
+    """What `events.Evaluated` has. `constant`: the model says all but the same of every example."""
 
     version: int
-    accuracy: float
+    metrics: Mapping[str, float]
     loss: float
     examples: int
     constant: bool = False

@@ -14,7 +14,7 @@ that is lost.
 How a round opens and ends is in `rounds`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 
 from zowarmup.common.messages.values import Contribution, Phase, Tier, Work
@@ -300,22 +300,22 @@ def _(command: cmd.PruneSnapshots, state: State, now: float) -> tuple[ev.Event, 
 
 @_respond.register
 def _(command: cmd.RecordEvaluation, state: State, now: float) -> tuple[ev.Event, ...]:
-    given = command.version, command.accuracy, command.loss, command.examples
-    guard, progress, classes = state.run_file.guard, state.progress, state.program.card.classes
-    wrong = fault(guard, progress, classes, *given[:3], command.constant)
+    found = ev.Evaluated(command.version, command.metrics, command.loss, command.examples)
+    progress = state.progress
+    wrong = fault(state.run_file.guard, progress, state.program, found, command.constant)
     if not wrong or state.phase is Phase.FINISHED:
-        return (ev.Evaluated(*given),)
+        return (found,)
     current, good = state.current, progress.good
     closing: tuple[ev.Event, ...] = ()
     if current is not None:
         closing = (ev.RoundAbandoned(current.number, f"it began at a version that is rejected: {wrong}"),)
     if good is None:
         return (
-            ev.Evaluated(*given),
+            found,
             *closing,
             ev.RunGaveUp(state.version, f"there is no version to go back to: {wrong}"),
         )
-    return (ev.Evaluated(*given, wrong), *closing)
+    return (replace(found, rejected=wrong), *closing)
 
 
 @_respond.register

@@ -5,6 +5,7 @@ over the ledger. Those marked soft, about who is connected just now, are folded 
 nobody is.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.values import Abstention, Contribution, Phase, Tier
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import RunFile
+from zowarmup.common.tasks.protocol import Baseline, Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,9 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class ProgramRecord:
-    """What a run trains: blob `sha256` is the ONNX forward pass, `layout` its layout as JSON, `card` what its labels and
-    inputs mean."""
+    """What a run trains: blob `sha256` is the ONNX forward pass, `layout` its layout as JSON, `card` what its targets and
+    inputs mean. `metrics`: those of the run's task, the primary one first; `baseline`: of the held-out set. Both stand here so
+    that whoever reads the events needs none of the task's code."""
 
     sha256: str
     size_bytes: int
@@ -49,6 +52,13 @@ class ProgramRecord:
     card: DataCard
     high_memory_bytes: int
     low_memory_bytes: int
+    metrics: tuple[Metric, ...]
+    baseline: Baseline
+
+    @property
+    def metric(self) -> Metric:
+        """The primary one."""
+        return self.metrics[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,11 +254,12 @@ class Pivoted:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """`accuracy` (0 to 1) and mean `loss` (nats per example) on so many held-out examples; 0, not a number and 0 where
-    the version cannot be evaluated. `rejected`: why the run goes back from this version; empty where it does not."""
+    """The task's `metrics` by name and the mean `loss` (nats per example) on so many held-out examples; not numbers, and 0
+    examples, where the version cannot be evaluated. `rejected`: why the run goes back from this version; empty where it does
+    not."""
 
     version: int
-    accuracy: float
+    metrics: Mapping[str, float]
     loss: float
     examples: int
     rejected: str = ""

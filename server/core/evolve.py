@@ -226,7 +226,7 @@ def _(event: ev.Evaluated, state: State) -> State:
     losses = state.losses
     if state.phase is Phase.WARM_UP:
         losses = with_loss(state.run_file.warmup, losses, event.version, event.loss)
-    progress = state.progress.evaluated(event, state.version, state.digest, state.moments)
+    progress = state.progress.evaluated(event, state.program.metric, state.version, state.digest, state.moments)
     return replace(state, evaluation=event, losses=losses, progress=progress)
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from zowarmup.common.messages import codec
 from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.tasks.protocol import Metric
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
@@ -71,6 +72,7 @@ class OperatorService(services.OperatorServiceServicer):
             rate_factor=state.progress.rate_factor,
             gave_up=state.gave_up,
             certificate_expires_at_s=self._expires_at(),
+            metrics=[_metric(metric) for metric in state.program.metrics],
             refusals=[wire.Refusal(reason=r, count=count) for r, count in self._admission.refusals.counts()],
         )
 
@@ -267,5 +269,9 @@ def _evaluation(evaluated: ev.Evaluated | None) -> wire.Evaluation | None:
     if evaluated is None:
         return None
     return wire.Evaluation(
-        version=evaluated.version, accuracy=evaluated.accuracy, loss=evaluated.loss, examples=evaluated.examples
+        version=evaluated.version, metrics=evaluated.metrics, loss=evaluated.loss, examples=evaluated.examples
     )
+
+
+def _metric(metric: Metric) -> wire.Metric:
+    return wire.Metric(name=metric.name, best=metric.best, higher_is_better=metric.higher_is_better, share=metric.share)

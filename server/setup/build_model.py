@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms import ANY
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.models.apart import carry_out, end
+from zowarmup.common.plugin import ANY
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.system.files import replacing
 from zowarmup.server.setup.prepare import BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
@@ -27,9 +27,10 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
     from zowarmup.common.models.description import describe, flatten
     from zowarmup.common.models.export import export_program
 
-    module = build(spec.model, spec.input_shape, spec.classes, seed)
+    task = spec.task
+    module = build(spec.model, spec.input_shape, task.outputs, seed, task.logits)
     with foreign_code(f"model {spec.model.name}:"):
-        layout = describe(module, spec.input_shape)
+        layout = describe(module, spec.input_shape, task.exact_head)
         weights = flatten(module, layout)
     if spec.model.weights:
         load_weights(Path(spec.model.weights), layout, weights)

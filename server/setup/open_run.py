@@ -33,7 +33,7 @@ from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
 from zowarmup.server.setup.continuation import advice
 from zowarmup.server.setup.model_cache import cached
-from zowarmup.server.setup.prepare import Children, prepare
+from zowarmup.server.setup.prepare import Children, prepare, task_of
 from zowarmup.server.setup.run_file import differences
 from zowarmup.server.store.archive import replay
 from zowarmup.server.store.blobs import Blobs
@@ -109,6 +109,7 @@ def open_run(
         zeroth_order=run_file.zeroth_order,
         pool_seed=pool_seed(run_file.seed),
     )
+    task = task_of(spec, held_out.targets)
     if cache is not None:
         prepared = cached(spec, run_file.seed, cache, children)
     else:
@@ -131,6 +132,8 @@ def open_run(
         card=card,
         high_memory_bytes=prepared.high.peak_bytes,
         low_memory_bytes=prepared.low.peak_bytes,
+        metrics=tuple(task.metrics),
+        baseline=task.baseline(held_out.targets),
     )
     now = time.time()
     secret = secrets.token_hex(32) if run_file.draws == "secret" else ""
@@ -153,7 +156,9 @@ def open_run(
         log.warning("%s", said)
     _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])
     if prepared.layout.head is None and any(run_file.zeroth_order.computation(t) is Computation.FORWARD for t in Tier):
-        log.info("this model does not end in a linear classifier: clients will probe every parameter")
+        log.info(
+            "this model does not end in a linear layer whose gradient is exact: clients will probe every parameter"
+        )
     return state, history, end
 
 

@@ -25,6 +25,7 @@ from zowarmup.common.messages.values import Tier
 from zowarmup.common.models.apart import innermost, is_at, outcome_in
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.system.pdeathsig import tethered
+from zowarmup.common.tasks.protocol import Task
 from zowarmup.common.text import blanked
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,17 @@ class Children:
             self._ended = True
             for child in self._started:
                 child.process.kill()
+
+
+def task_of(spec: ClientSpec, targets: NDArray[Any]) -> Task:
+    """What the model of a run is trained for, where that is possible on data with the targets of the held-out set. Raises
+    PreparationError."""
+    try:
+        task = spec.task
+        task.check(targets)
+    except ValueError as error:
+        raise PreparationError(f"evaluation.data is no data for model.task = {spec.model.task!r}: {error}") from error
+    return task
 
 
 def prepare(spec: ClientSpec, seed: int, folder: Path, children: Children, examples: int = 0) -> Prepared:

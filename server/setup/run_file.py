@@ -13,6 +13,7 @@ from zowarmup.common.algorithms import SECTIONS, settings_class
 from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder
 from zowarmup.common.settings import run
 from zowarmup.common.system.files import TomlError, read_toml
+from zowarmup.common.tasks import task_class
 from zowarmup.server.setup.continuation import ContinuationError, carried_on
 from zowarmup.server.store import schemas  # noqa: F401  (how algorithms' settings are read)
 
@@ -49,7 +50,12 @@ def read_run_file(path: Path) -> run.RunFile:
 def run_file_of(raw: dict[str, Any], source: str) -> run.RunFile:
     """The run that `raw` says, as TOML is read; `source` is what to call it. Raises RunFileError, a line for each
     reason."""
-    return checked(_ADAPTER, run.RunFile, raw, source)
+    found = checked(_ADAPTER, run.RunFile, raw, source)
+    try:
+        task_class(found.model.task)
+    except ValueError as error:
+        raise RunFileError(f"{source}: model.{error}") from error
+    return found
 
 
 def checked(adapter: TypeAdapter[Settings], kind: type[Settings], raw: Mapping[str, Any], source: str) -> Settings:

@@ -32,7 +32,7 @@ _WAL, _SHM = "-wal", "-shm"
 _BESIDE = (_WAL, _SHM)
 LONGEST_ROW = 1 << 28
 """Bytes; SQLite itself would make room for a gigabyte."""
-FORMAT = 2
+FORMAT = 3
 # A model that diverges has an infinite loss, or none: JSON has no word for these but as strings.
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     cls.__name__: TypeAdapter(with_config(ConfigDict(ser_json_inf_nan="strings"))(cls))

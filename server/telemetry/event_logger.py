@@ -91,8 +91,10 @@ class EventLogger:
             case ev.Pivoted():
                 log.info("pivot at version %d: %s", event.version, event.reason)
             case ev.Evaluated():
-                text = "version %d: accuracy %.1f %%, loss %.3f nats on %d held-out examples"
-                log.info(text, event.version, 100 * event.accuracy, event.loss, event.examples)
+                metrics = [(metric, event.metrics[metric.name]) for metric in state.program.metrics]
+                found = ", ".join(f"{metric.title} {metric.shown(value)}" for metric, value in metrics)
+                text = "version %d: %s, loss %.3f nats on %d held-out examples"
+                log.info(text, event.version, found, event.loss, event.examples)
                 if event.rejected:
                     log.warning("going back to the last good version: %s", event.rejected)
             case ev.RolledBack():

@@ -197,13 +197,24 @@ class Gathered:
         if state.pivot_version is not None:
             yield _gauge("pivot_version", "The version at the pivot.", state.pivot_version)
         if (evaluation := state.evaluation) is not None:
-            yield _gauge("accuracy_ratio", "On the held-out set.", evaluation.accuracy)
+            told = {
+                (
+                    metric.name,
+                    "higher" if metric.higher_is_better else "lower",
+                    "ratio" if metric.share else "",
+                ): evaluation.metrics[metric.name]
+                for metric in state.program.metrics
+            }
+            text = (
+                "The task's metrics on the held-out set. better: higher or lower; unit: ratio of what goes from 0 to 1."
+            )
+            yield _gauges("evaluation_metric", text, ("metric", "better", "unit"), told)
             yield _gauge("loss", "On the held-out set, nats per example.", evaluation.loss)
             yield _gauge("evaluated_version", "The version that these are of.", evaluation.version)
         progress = state.progress
         if math.isfinite(progress.best):
             yield _gauge("lowest_loss", "The lowest loss on the held-out set so far, nats.", progress.best)
-            highest = limit(state.run_file.guard, progress, state.program.card.classes)
+            highest = limit(state.run_file.guard, progress, state.program.baseline)
             text = "The loss above which a version is rejected, nats; +Inf where the guard is off."
             yield _gauge("loss_limit", text, highest)
         text = "What learning rates are multiplied by since the last return."

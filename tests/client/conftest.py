@@ -60,7 +60,7 @@ def prepared(model: Model) -> Run:
         warmup=warmup_settings(rounds=2, epochs=2, batch=16),
         zeroth_order=zeroth_order_settings(rounds=3, probes=8, head_projections=4),
     )
-    module = build(model, spec.input_shape, spec.classes, 0)
+    module = build(model, spec.input_shape, spec.task.outputs, 0)
     layout = describe(module, spec.input_shape)
     weights = flatten(module, layout)
     grid = Grid.choose(weights)

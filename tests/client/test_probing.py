@@ -10,6 +10,7 @@ from typing import Any
 from tests import aggregating
 from tests.algorithms import changed
 from tests.client.conftest import DATA, Client, Run, Scripted, Start, Talk, enrolled_as, prepared
+from tests.tasks import classification
 from zowarmup.client.work.probing import Prober
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.exact.replica import Commit, Replica
@@ -35,7 +36,9 @@ class Reference:
         self.replica = Replica(run.layout, run.grid, run.weights.copy(), 1)
         self.method = run.spec.zeroth_order.algorithm(run.layout)
         program = Program(run.program, run.layout, self.replica.weights)
-        self.prober = Prober(run.spec.zeroth_order, self.replica, program, self.data, threading.Event())
+        self.prober = Prober(
+            run.spec.zeroth_order, self.replica, program, classification(), self.data, threading.Event()
+        )
 
     def scalars(self, work: Work) -> Scalars:
         return self.prober.contribute(self.replica, work)
@@ -57,7 +60,7 @@ def test_work_at_a_lower_rate_is_probed_as_if_the_run_file_said_so(run: Run) -> 
     for spec, factor in ((stepping, 0.25), (slow, 1.0), (stepping, 1.0)):
         replica = Replica(run.layout, run.grid, run.weights.copy(), 1)
         program = Program(run.program, run.layout, replica.weights)
-        prober = Prober(spec, replica, program, load(DATA), threading.Event())
+        prober = Prober(spec, replica, program, classification(), load(DATA), threading.Event())
         made.append(prober.contribute(replica, replace(work(1, 1), rate_factor=factor)))
     assert made[0] == made[1] != made[2]
 
@@ -240,6 +243,8 @@ def test_a_model_without_a_linear_classifier_is_probed_everywhere(scripted: Scri
         async with scripted.listening() as port:
             client = await start(port)
             assert await client.ended() == 0
-        assert "this model does not end in a linear classifier: probing every parameter" in client.log
+        assert (
+            "this model does not end in a linear layer whose gradient is exact: probing every parameter" in client.log
+        )
 
     asyncio.run(scenario())

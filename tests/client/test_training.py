@@ -19,7 +19,7 @@ from zowarmup.common.exact.layout import Tensor
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages import codec
 from zowarmup.common.messages.values import LONGEST_REASON, Phase, Tier, Work
-from zowarmup.common.tasks.classification import Diverging
+from zowarmup.common.tasks.training import Diverging
 from zowarmup.data import load
 
 WARM_UP = {"epoch": 1, "phase": "PHASE_WARM_UP", "version": 1}

@@ -29,7 +29,7 @@ def trained(made: Any, run: RunFile, text: Callable[[str], str] = str) -> list[f
         made.join(name, f"digits:{shard}/4,alpha=1", tier)
     made.finished(len(NAMES))
     with Session(made.address, deadline_s=10.0) as session:
-        found = [100 * v.evaluation.accuracy for v in session.versions() if v.evaluation]
+        found = [100 * v.evaluation.metrics["accuracy"] for v in session.versions() if v.evaluation]
     made.processes.stop()
     return found
 

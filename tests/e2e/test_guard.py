@@ -58,7 +58,7 @@ def test_a_run_whose_rate_is_too_high_goes_back_until_it_learns(fleet: Callable[
     assert 1 <= status.rollbacks < 30 and status.rate_factor == 0.5**status.rollbacks
     assert status.version == status.final_version == 2 + ROUNDS + status.rollbacks
     assert status.evaluation is not None and status.pivot_evaluation is not None
-    assert status.evaluation.accuracy > status.pivot_evaluation.accuracy + 0.1, "it has learnt"
+    assert status.value(status.evaluation) > status.value(status.pivot_evaluation) + 0.1, "it has learnt"
     assert "learning rates are now 0.5 times those of the run file" in made.logged("server")
     assert f"{status.rollbacks} time" in made.run_once("zowarmup.cli.main", "status", "--server", made.address).stdout
     made.processes.stop()

@@ -113,10 +113,10 @@ def test_a_client_whose_loss_is_not_finite_delays_nobody_and_says_why(fleet: Cal
     specs = {"high-1": "digits:1/3", "low-1": "digits:2/3", "low-2": "digits:3/3", "held-out": "digits:test"}
     for name, spec in specs.items():
         data = load(spec)
-        inputs = data.batch(np.arange(len(data)))
+        inputs = data.batch(np.arange(len(data))).inputs
         if name == "low-2":  # a few wild values, which do not keep it from joining
             inputs[:5, 0, 3, 3] = 3e38
-        np.savez(tmp_path / f"{name}.npz", x=inputs, y=data.labels)
+        np.savez(tmp_path / f"{name}.npz", x=inputs, y=data.targets)
     made = fleet()
     rules = replace(RUN.zeroth_order, rounds=20, deadline_s=3600.0)
     held_out = replace(RUN.evaluation, data=f"npz:{tmp_path / 'held-out.npz'}")

@@ -56,7 +56,7 @@ def test_it_is_killed_in_its_midst_and_pivots_by_itself(fleet: Callable[[], Any]
     assert 80 < status.pivot_version < LONGEST and status.version == status.pivot_version + ROUNDS
     assert status.pivot_reason.startswith("the held-out loss has not fallen by 30 %: ")
     assert f"pivot at version {status.pivot_version}: {status.pivot_reason}" in made.logged("server-again")
-    assert status.pivot_evaluation is not None and status.pivot_evaluation.accuracy > 0.6
+    assert status.pivot_evaluation is not None and status.value(status.pivot_evaluation) > 0.6
     assert status.refusals == {}, "an honest client is never too fast"
     made.processes.stop()
     assert check(made.data_dir).problems == []

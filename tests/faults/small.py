@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.faults.logs import Logs, SqliteLogs
+from tests.tasks import accuracy_of, scored
 from zowarmup.common.algorithms.protocol import LossAndGradient
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Block, Head, Layout, Tensor, digest
@@ -93,7 +94,9 @@ def create(data_dir: Path, settings: RunFile, logs: Logs | None = None) -> None:
     blobs = Blobs(data_dir / BLOBS)
     grid = Grid(18)
     weights = grid.quantise(np.random.default_rng(3).normal(0, 0.5, LAYOUT.size).astype(np.float32))
-    program = ev.ProgramRecord(blobs.put(b"program"), 7, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1)
+    program = ev.ProgramRecord(
+        blobs.put(b"program"), 7, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1, *scored(4)
+    )
     initial = ev.Snapshot(0, blobs.put(weights.data.cast("B")), grid.exponent, digest(weights).hex())
     log = (logs or SqliteLogs()).open(data_dir)
     log.append(decide(None, cmd.CreateRun("small-run", settings, program, initial), 1.0).events, 1.0, 0)
@@ -105,7 +108,7 @@ class NoEvaluator(Evaluator):
         pass
 
     def evaluate(self, weights: NDArray[np.float32]) -> MeasuredModel:
-        return MeasuredModel(0.5, float(np.square(weights, dtype=np.float64).sum()), 1)
+        return MeasuredModel(accuracy_of(0.5), float(np.square(weights, dtype=np.float64).sum()), 1)
 
 
 class TrueEvaluator(Evaluator):
@@ -119,7 +122,7 @@ class TrueEvaluator(Evaluator):
         losses = [
             Bowl(weights, Client(name, tier).target).evaluate(every, False).loss_sum for name, tier in PAIR.items()
         ]
-        return MeasuredModel(0.5, sum(losses) / (len(losses) * EXAMPLES), EXAMPLES)
+        return MeasuredModel(accuracy_of(0.5), sum(losses) / (len(losses) * EXAMPLES), EXAMPLES)
 
 
 @dataclass

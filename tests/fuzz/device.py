@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tests.algorithms import zeroth_order_settings
 from tests.fuzz.hostile_programs import Attacker, Seed
 from tests.fuzz.hostile_runs import CLASSES, SHAPE, answer
+from tests.tasks import classification
 from zowarmup.client.errors import Final
 from zowarmup.client.net.connection import offered
 from zowarmup.client.policy import MEGABYTE, Policy
@@ -38,6 +39,7 @@ from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.models.graph import ProgramRefused
 from zowarmup.common.models.program import Program, ProgramFailed, limit_memory
+from zowarmup.common.tasks.protocol import Batch
 from zowarmup.data import Dataset
 
 POLICY = Policy(program_mb=2, snapshot_mb=16, forward_memory_mb=64, forward_s=0.5)
@@ -70,8 +72,8 @@ class Examples:
     def __len__(self) -> int:
         return 2
 
-    def batch(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._inputs[indices]
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        return Batch(self._inputs[indices], self.labels[indices])
 
 
 class Device:
@@ -109,10 +111,15 @@ class Device:
                 if str(error).startswith("program: ONNX Runtime cannot load it"):
                     return "refused by the runtime"
                 raise
-            if program.classes < 2:
+            if program.outputs < 2:
                 return "refused"  # it has not the run's classes
             prober = Prober(
-                zeroth_order_settings(rounds=1), replica, program, Examples(program.shape), threading.Event()
+                zeroth_order_settings(rounds=1),
+                replica,
+                program,
+                classification(CLASSES),
+                Examples(program.shape),
+                threading.Event(),
             )
             prober.evaluate(np.arange(2), sent.layout.head is not None)
             return "run"

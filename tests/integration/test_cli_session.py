@@ -12,6 +12,7 @@ import grpc
 import pytest
 from rich.console import Console
 
+from tests.tasks import METRIC, accuracy_of
 from zowarmup.cli.session.session import Session
 from zowarmup.cli.session.status import ClientStatus, EvaluationStatus, TrafficStatus
 from zowarmup.cli.session.view import status_view
@@ -23,6 +24,7 @@ from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
 LAYOUT = Layout((Tensor("weight", (3, 4), 0), Tensor("mean", (2,), 12)), 12, 14, (Block("all", 0, 12),))
+ACCURACY = wire.Metric(name="accuracy", best=1.0, higher_is_better=True, share=True)
 STATUS = wire.GetStatusResponse(
     name="digits",
     run_id="r1",
@@ -47,7 +49,8 @@ STATUS = wire.GetStatusResponse(
             messages=1,
         ),
     ],
-    evaluation=wire.Evaluation(version=10, accuracy=0.25, loss=1.5, examples=360),
+    metrics=[ACCURACY],
+    evaluation=wire.Evaluation(version=10, metrics=accuracy_of(0.25), loss=1.5, examples=360),
     uptime_s=3.5,
 )
 
@@ -75,7 +78,7 @@ class Coordinator(services.CoordinatorServiceServicer, services.OperatorServiceS
         self, request: wire.ListVersionsRequest, context: grpc.ServicerContext
     ) -> Iterator[wire.ListVersionsResponse]:
         for version in range(request.from_version, 12):
-            evaluated = wire.Evaluation(version=version, accuracy=0.5, loss=1.0, examples=360)
+            evaluated = wire.Evaluation(version=version, metrics=accuracy_of(0.5), loss=1.0, examples=360)
             yield wire.ListVersionsResponse(
                 version=version,
                 round=version,
@@ -141,7 +144,8 @@ def test_a_status_arrives_as_values(session: Session) -> None:
     assert status.clients == (ClientStatus("pi", Tier.LOW, False, 143, 9, "01" * 16, 0, 42.0),)
     assert status.traffic[0] == TrafficStatus("up", None, Phase.WARM_UP, "control", 30, 3)
     assert status.traffic[1].tier is Tier.LOW
-    assert status.evaluation == EvaluationStatus(10, 0.25, 1.5, 360)
+    assert status.metrics == (METRIC,)
+    assert status.evaluation == EvaluationStatus(10, accuracy_of(0.25), 1.5, 360)
     assert status.pivot_evaluation is None
     assert (status.replicas.agree, status.replicas.silent) == ((), ("pi",))
 
@@ -196,7 +200,7 @@ def test_a_failure_inside_the_coordinator_is_told(session: Session, coordinator:
 
 
 def test_a_phase_of_a_later_version_is_not_guessed_at(session: Session, coordinator: Coordinator) -> None:
-    coordinator.status = wire.GetStatusResponse(phase=wire.PHASE_UNSPECIFIED)
+    coordinator.status = wire.GetStatusResponse(metrics=[ACCURACY], phase=wire.PHASE_UNSPECIFIED)
     with pytest.raises(CommandError, match="sent what this zowarmup does not know: phase"):
         session.status()
 
@@ -220,7 +224,9 @@ def hostile(message: _T) -> _T:
 def _fill(message: Any) -> None:
     for field in message.DESCRIPTOR.fields:
         many = field.is_repeated
-        if field.type == field.TYPE_MESSAGE:
+        if field.type == field.TYPE_MESSAGE and field.message_type.GetOptions().map_entry:
+            getattr(message, field.name)[FORGED] = 1.0
+        elif field.type == field.TYPE_MESSAGE:
             _fill(getattr(message, field.name).add() if many else getattr(message, field.name))
             if not many:
                 getattr(message, field.name).SetInParent()
@@ -246,6 +252,13 @@ def texts(value: Any) -> Iterator[str]:
 
 def test_no_word_of_a_coordinator_takes_the_terminal_over(session: Session, coordinator: Coordinator) -> None:
     coordinator.status = hostile(wire.GetStatusResponse())
+    with pytest.raises(CommandError, match="must be small letters") as refused:
+        session.status()
+    assert str(refused.value).isprintable(), "a metric's name is one, or nothing is shown"
+    del coordinator.status.metrics[:]
+    with pytest.raises(CommandError, match="names no metric"):
+        session.status()
+    coordinator.status.metrics.append(ACCURACY)
     status = session.status()
     found = [
         status,

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from rich.console import Console
 
+from tests.tasks import accuracy_of
 from zowarmup.cli.session.session import Session
 from zowarmup.cli.watch import watch
 from zowarmup.common.system.command import Interrupted, Interrupts
@@ -37,7 +38,9 @@ class Operator(services.OperatorServiceServicer):
                 round=version,
                 phase=wire.PHASE_ZEROTH_ORDER,
                 committed_at_s=1000.0 + 90 * version,
-                evaluation=wire.Evaluation(version=version, accuracy=0.25 + 0.25 * version, loss=2.0 - 0.5 * version),
+                evaluation=wire.Evaluation(
+                    version=version, metrics=accuracy_of(0.25 + 0.25 * version), loss=2.0 - 0.5 * version
+                ),
             )
 
 
@@ -55,7 +58,10 @@ def serving(operator: Operator) -> Iterator[Session]:
 
 
 def at(version: int, phase: wire.Phase = wire.PHASE_ZEROTH_ORDER) -> wire.GetStatusResponse:
-    return wire.GetStatusResponse(phase=phase, version=version, pivot_version=1, final_version=3, activity="round 3")
+    metrics = [wire.Metric(name="accuracy", best=1.0, higher_is_better=True, share=True)]
+    return wire.GetStatusResponse(
+        metrics=metrics, phase=phase, version=version, pivot_version=1, final_version=3, activity="round 3"
+    )
 
 
 def test_each_change_is_one_line_until_the_run_is_finished() -> None:

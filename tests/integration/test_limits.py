@@ -14,6 +14,7 @@ import pytest
 import xxhash
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.tasks import scored
 from zowarmup.common.exact.layout import Block, Layout, Tensor
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.values import Scalars, Tier
@@ -96,7 +97,7 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
             cmd.CreateRun(
                 "run",
                 run,
-                ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1),
+                ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1, *scored(2)),
                 ev.Snapshot(0, "c" * 64, 20, "d" * 32),
             ),
             0.0,

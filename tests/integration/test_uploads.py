@@ -17,6 +17,7 @@ import xxhash
 
 from tests.faults.small import EXAMPLES, LAYOUT, PAIR, run_file
 from tests.fuzz.hostile import SECRETS, coordinator
+from tests.tasks import scored
 from zowarmup.common.messages.values import Delta, Phase, Tier
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import PROTOCOL
@@ -52,7 +53,7 @@ def file_of(client: str, data: bytes) -> str:
 
 @pytest.fixture
 def state() -> State:
-    program = ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1)
+    program = ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1, *scored(4))
     return decide(
         None, cmd.CreateRun("run", run_file(PAIR), program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 0.0
     ).state

@@ -12,6 +12,7 @@ import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.faults.logs import Logs
+from tests.tasks import scored
 from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
 from zowarmup.common.messages.values import Contribution, Delta, Phase, Scalars, Tier
 from zowarmup.common.settings.data_card import DataCard
@@ -141,7 +142,7 @@ def begin(event_log: Logs, tmp_path: Path) -> Iterator[Callable[..., Script]]:
             server=Server(abandoned_limit=3),
             evaluation=Evaluation(data="digits:test"),
         )
-        program = ev.ProgramRecord("b" * 64, 10, LAYOUT.to_json(), DataCard(shape=(3,), classes=2), 1, 1)
+        program = ev.ProgramRecord("b" * 64, 10, LAYOUT.to_json(), DataCard(shape=(3,), classes=2), 1, 1, *scored(2))
         decision = decide(None, cmd.CreateRun("run", run_file, program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 1000.0)
         (created,) = decision.events
         assert isinstance(created, ev.RunCreated)

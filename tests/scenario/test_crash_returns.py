@@ -14,6 +14,7 @@ from tests.faults.logs import Logs
 from tests.faults.small import PAIR, TRIO, WARM_UP_ROUNDS, TrueEvaluator, run_file
 from tests.scenario.test_crash_methods import METHODS, WARM_UPS
 from tests.scenario.test_crash_points import folder, outcome
+from tests.tasks import accuracy_of
 from zowarmup.common.exact.layout import digest
 from zowarmup.common.settings.run import Evaluation, Guard, RunFile
 from zowarmup.server.aggregation.evaluation import Evaluator, MeasuredModel
@@ -130,7 +131,11 @@ class Fickle(Evaluator):
         pass
 
     def evaluate(self, weights: NDArray[np.float32]) -> MeasuredModel:
-        return MeasuredModel(0.1, 100.0, 1) if digest(weights)[0] % 3 == 0 else MeasuredModel(0.5, 1.0, 1)
+        return (
+            MeasuredModel(accuracy_of(0.1), 100.0, 1)
+            if digest(weights)[0] % 3 == 0
+            else MeasuredModel(accuracy_of(0.5), 1.0, 1)
+        )
 
 
 class Failing(Fickle):

@@ -177,7 +177,7 @@ def test_it_rests_longer_each_time_up_to_a_bound_and_a_version_forgets_all(begin
     assert candidates(script.state, script.now) == ("a", "b", "c")
 
 
-def test_what_cannot_be_combined_is_told_apart_by_the_rounds_that_can(begin: Begin) -> None:
+def test_what_cannot_be_combined_is_predictions_by_the_rounds_that_can(begin: Begin) -> None:
     """A contribution that passes every check, and spoils what it is combined with: nobody knows whose it is."""
     names = [f"c{number:02}" for number in range(20)]
     script = fleet(begin, *names, clients=3)

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.faults.logs import Logs
 from tests.scenario import conftest
+from tests.tasks import accuracy_of, scored
 from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Tier
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
@@ -81,7 +82,9 @@ class Run(RuleBasedStateMachine):
             server=Server(abandoned_limit=3),
             evaluation=Evaluation(data="digits:test"),
         )
-        program = ev.ProgramRecord("b" * 64, 10, conftest.LAYOUT.to_json(), DataCard(shape=(3,), classes=2), 1, 1)
+        program = ev.ProgramRecord(
+            "b" * 64, 10, conftest.LAYOUT.to_json(), DataCard(shape=(3,), classes=2), 1, 1, *scored(2)
+        )
         initial = ev.Snapshot(0, "c" * 64, 20, "d" * 32)
         decision = decide(None, cmd.CreateRun("run", run_file, program, initial), 1000.0)
         (created,) = decision.events
@@ -205,7 +208,7 @@ class Run(RuleBasedStateMachine):
         if unevaluated and state.phase is not Phase.FINISHED:
             before = state.progress.good
             accuracy = 0.5 if loss <= 2 else 0.1
-            self.do(cmd.RecordEvaluation(state.version, accuracy, loss, 10))
+            self.do(cmd.RecordEvaluation(state.version, accuracy_of(accuracy), loss, 10))
             now = self.script.state
             lost = math.isnan(loss) or loss > 3 * min(self.losses, default=math.inf)
             assert bool(now.progress.rejected) == (lost and before is not None)

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from safetensors import safe_open
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.tasks import scored
 from zowarmup.cli.stored_run import complete, export, ranges
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Block, Layout, Tensor, digest
@@ -72,7 +73,7 @@ def run(tmp_path: Path) -> Run:
         evaluation=Evaluation(data="digits:test"),
     )
     content = program()
-    told = ev.ProgramRecord(blobs.put(content), len(content), LAYOUT.to_json(), CARD, 1, 1)
+    told = ev.ProgramRecord(blobs.put(content), len(content), LAYOUT.to_json(), CARD, 1, 1, *scored(10))
     events: list[ev.Event] = [
         ev.RunCreated("r1", run_file, told, ev.Snapshot(0, sha256, GRID.exponent, known)),
         ev.ClientEnrolled("pi", Tier.LOW, 5, "e" * 64),

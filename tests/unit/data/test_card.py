@@ -16,6 +16,7 @@ from PIL import Image
 from zowarmup.common.settings.data_card import DataCard, InputSummary
 from zowarmup.data import DataError, Dataset, divide, load
 from zowarmup.data.card import absence, card_of, fitted
+from zowarmup.data.dataset import made_up
 
 PETS = ("cat", "dog", "wolf")
 
@@ -33,6 +34,32 @@ def made(
     x = (offset + factor * np.random.default_rng(0).random((60, *shape))).astype(np.float32)
     y = np.arange(60, dtype=np.int64) % classes if labels is None else np.asarray(labels, dtype=np.int64)
     return Dataset(x, y, classes, class_names=names, every_class=every_class)
+
+
+def valued(size: int) -> Dataset:
+    """The same with targets that are numbers."""
+    labelled = made()
+    return Dataset(labelled.inputs, np.linspace(-1, 1, 60 * size, dtype=np.float32).reshape(60, size), 0)
+
+
+def test_targets_are_labels_or_as_many_numbers_as_the_runs() -> None:
+    card = card_of(valued(2), "held")
+    assert (card.classes, card.target_size) == (0, 2) and DataCard.from_json(card.to_json()) == card
+    data, remarks = fitted(valued(2), card, "npz:mine")
+    assert remarks == [] and data.targets.tolist() == valued(2).targets.tolist()
+    assert absence(valued(2), "held") == ""
+    assert refused(valued(1), card) == (
+        "the targets of npz:mine are numbers, 1 of each example, and the run's are numbers, 2 of each: give --data with such "
+        "targets"
+    )
+    assert "the targets of npz:mine are labels, and the run's are numbers, 2 of each" in refused(made(), card)
+    assert "are numbers, 2 of each example, and the run's are labels" in refused(valued(2), card_of(made(), "held"))
+    like = made_up(card, 5)
+    assert (like.targets.shape, like.shape, like.classes) == ((5, 2), (1, 4, 4), 0)
+    assert made_up(card_of(made(), "held"), 5).targets.tolist() == [0, 1, 2, 0, 1]
+    for classes, size in ((0, 0), (3, 1), (-1, 0), (0, -1)):
+        with pytest.raises(ValueError, match=r"data card: (classes|target_size)"):
+            DataCard(shape=(1,), classes=classes, target_size=size)
 
 
 def refused(data: Dataset, card: DataCard) -> str:
@@ -107,7 +134,7 @@ def test_axes_follow_from_their_number(shape: tuple[int, ...]) -> None:
 def test_mean_and_deviation_of_a_sequence_go_along_its_channels() -> None:
     x = np.ones((2, 5, 3), np.float32)
     data = Dataset(x, np.array([0, 1]), 2, mean=(0.0, 1.0, 2.0), deviation=(1.0, 2.0, 4.0))
-    np.testing.assert_allclose(data.batch(np.arange(2))[1, 4], [1.0, 0.0, -0.25])
+    np.testing.assert_allclose(data.batch(np.arange(2)).inputs[1, 4], [1.0, 0.0, -0.25])
 
 
 def test_the_digits_card_says_what_is_written_nowhere_else() -> None:
@@ -152,13 +179,13 @@ def test_labels_are_matched_by_name() -> None:
     data, remarks = fitted(
         made(("wolf", "dog", "cat"), labels=[0] * 20 + [1] * 20 + [2] * 20), card_of(made(PETS), "h"), "x"
     )
-    assert data.labels.tolist() == [2] * 20 + [1] * 20 + [0] * 20
+    assert data.targets.tolist() == [2] * 20 + [1] * 20 + [0] * 20
     assert (data.class_names, remarks) == (PETS, [])
 
 
 def test_a_table_need_not_hold_every_class() -> None:
     data, _ = fitted(made(("dog", "wolf"), 2, every_class=False), card_of(made(PETS), "held"), "csv:x")
-    assert (data.classes, sorted(set(data.labels.tolist()))) == (3, [1, 2])
+    assert (data.classes, sorted(set(data.targets.tolist()))) == (3, [1, 2])
     assert "unknown to the run: owl" in refused(made(("dog", "owl"), 2, every_class=False), card_of(made(PETS), "held"))
 
 
@@ -167,15 +194,15 @@ def test_names_that_are_numbers_are_numbers() -> None:
     folders = tuple(sorted(str(n) for n in range(12)))
     plain, named = made((), 12), made(folders, 12)
     from_archive, remarks = fitted(plain, card_of(named, "held"), "npz:x")
-    assert [folders[label] for label in from_archive.labels[:12]] == [str(n) for n in range(12)]
+    assert [folders[label] for label in from_archive.targets[:12]] == [str(n) for n in range(12)]
     from_folder, more = fitted(named, card_of(plain, "held"), "folder:x")
-    assert [int(folders[label]) for label in named.labels[:12]] == from_folder.labels[:12].tolist()
+    assert [int(folders[label]) for label in named.targets[:12]] == from_folder.targets[:12].tolist()
     assert remarks == more == []
 
 
 def test_where_one_side_has_no_names_the_count_decides_and_it_is_said() -> None:
     data, remarks = fitted(made(classes=3), card_of(made(PETS), "held"), "npz:x")
-    assert data.labels.tolist() == made(classes=3).labels.tolist()
+    assert data.targets.tolist() == made(classes=3).targets.tolist()
     assert remarks == ["npz:x has no class names: its labels are taken to be 0 = cat, 1 = dog, 2 = wolf"]
     assert "0 = cat" in fitted(made(PETS), card_of(made(), "held"), "folder:x")[1][0]
     assert "has 4 classes and the run 3" in refused(made(classes=4), card_of(made(PETS), "held"))
@@ -211,7 +238,7 @@ def test_other_shapes_and_stored_types_are_refused() -> None:
 def test_mean_and_deviation_are_the_runs() -> None:
     held = replace(made(), mean=(0.5,), deviation=(0.25,))
     data, _ = fitted(made(), card_of(held, "held"), "npz:x")
-    np.testing.assert_array_equal(data.batch(np.arange(60)), held.batch(np.arange(60)))
+    np.testing.assert_array_equal(data.batch(np.arange(60)).inputs, held.batch(np.arange(60)).inputs)
 
 
 @pytest.mark.parametrize(("factor", "offset"), [(255, 0), (1 / 255, 0), (1, 30), (-40, 0), (1e6, 0), (16, 0)])
@@ -278,7 +305,7 @@ def test_images_from_0_to_1_beside_images_from_minus_1_are_worth_a_warning(run: 
 def test_one_wild_value_decides_nothing() -> None:
     wild = made()
     wild.inputs[7, 0, 1, 1] = 1e30
-    assert fitted(wild, card_of(made(), "held"), "npz:x")[0].labels.tolist() == made().labels.tolist()
+    assert fitted(wild, card_of(made(), "held"), "npz:x")[0].targets.tolist() == made().targets.tolist()
 
 
 # Folders of images ------------------------------------------------------------------------------------------
@@ -299,7 +326,7 @@ def test_composed_and_decomposed_names_give_the_same_labels(tmp_path: Path) -> N
     ]
     assert found[0].class_names == found[1].class_names == ("abeille", "zèbre", "école")
     for data in found:  # which image is which, whatever the files' order
-        colours = dict(zip(data.labels.tolist(), data.inputs[:, 0, 0, 0].tolist(), strict=True))
+        colours = dict(zip(data.targets.tolist(), data.inputs[:, 0, 0, 0].tolist(), strict=True))
         assert colours == {2: 0, 1: 40, 0: 80}
 
 
@@ -351,7 +378,7 @@ def test_what_systems_leave_is_neither_a_class_nor_an_image(tmp_path: Path, name
     (tmp_path / "cat" / name).write_text("no image")
     (tmp_path / "dog" / name).mkdir()
     data = load(spec)
-    assert (data.class_names, data.labels.tolist()) == (("cat", "dog"), [0, 1])
+    assert (data.class_names, data.targets.tolist()) == (("cat", "dog"), [0, 1])
 
 
 def test_deep_and_plain_images_are_in_one_unit(tmp_path: Path) -> None:
@@ -362,7 +389,7 @@ def test_deep_and_plain_images_are_in_one_unit(tmp_path: Path) -> None:
     deep = load(spec)
     assert deep.inputs.dtype == np.float32
     for held, mine in ((plain, deep), (deep, plain)):
-        assert fitted(mine, card_of(held, "held"), "folder:x")[0].labels.tolist() == mine.labels.tolist()
+        assert fitted(mine, card_of(held, "held"), "folder:x")[0].targets.tolist() == mine.targets.tolist()
 
 
 def test_sequences_read_as_images_are_told_how_to_be_read() -> None:
@@ -375,7 +402,7 @@ def test_sequences_read_as_images_are_told_how_to_be_read() -> None:
 
 def test_a_table_of_numbered_classes_fits_a_run_of_numbers() -> None:
     data, remarks = fitted(made(("1", "2"), 2, every_class=False), card_of(made(), "held"), "csv:x")
-    assert (sorted(set(data.labels.tolist())), remarks) == ([1, 2], [])
+    assert (sorted(set(data.targets.tolist())), remarks) == ([1, 2], [])
 
 
 def prepared_by_hand(card: dict[str, Any], stored: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -413,8 +440,8 @@ def test_a_card_is_all_that_is_needed_to_make_inputs(kind: str, tmp_path: Path) 
     card = card_of(data, kind)
     mine, remarks = fitted(data, card, kind)
     every = np.arange(len(mine))
-    np.testing.assert_array_equal(prepared_by_hand(json.loads(card.to_json()), mine.inputs), mine.batch(every))
-    assert list(card.shape) == list(mine.batch(every).shape[1:])
+    np.testing.assert_array_equal(prepared_by_hand(json.loads(card.to_json()), mine.inputs), mine.batch(every).inputs)
+    assert list(card.shape) == list(mine.batch(every).inputs.shape[1:])
     assert remarks == []
 
 

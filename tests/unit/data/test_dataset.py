@@ -22,7 +22,7 @@ def test_each_feature_or_channel_has_its_own(shape: tuple[int, ...], axes: tuple
     others = tuple(axis for axis in range(inputs.ndim) if axis != along)
     np.testing.assert_allclose(data.mean, inputs.mean(axis=others, dtype=np.float64), rtol=1e-6)
     np.testing.assert_allclose(data.deviation, inputs.std(axis=others, dtype=np.float64), rtol=1e-4)
-    batch = data.batch(np.arange(len(LABELS)))
+    batch = data.batch(np.arange(len(LABELS))).inputs
     np.testing.assert_allclose(batch.mean(axis=others), 0, atol=1e-3)
     np.testing.assert_allclose(batch.std(axis=others), 1, atol=1e-3)
 

@@ -40,7 +40,7 @@ def test_the_digits_are_those_of_the_data_set() -> None:
     data = everything()
     assert data.inputs.dtype == np.uint8
     assert (data.inputs.shape, data.inputs.max(), data.classes) == ((1797, 1, 8, 8), 16, 10)
-    assert np.bincount(data.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert np.bincount(data.targets).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert hashlib.sha256(data.inputs.tobytes()).hexdigest() == GOLDEN["digits"]["pixels"]
 
 
@@ -53,7 +53,7 @@ def test_train_and_test_share_nothing_and_are_fixed() -> None:
 
 def test_batches_are_float32_between_0_and_1() -> None:
     data = load("digits:test")
-    batch = data.batch(np.array([5, 3]))
+    batch = data.batch(np.array([5, 3])).inputs
     assert batch.dtype == np.float32
     assert (batch.shape, batch.flags.c_contiguous) == ((2, 1, 8, 8), True)
     np.testing.assert_array_equal(batch[1] * 16, data.inputs[3])
@@ -62,13 +62,13 @@ def test_batches_are_float32_between_0_and_1() -> None:
 @pytest.mark.parametrize("spec", sorted(GOLDEN["shards"]))
 def test_shards_are_the_published_ones(spec: str) -> None:
     clients, alpha, seed = spec.split(" ")
-    parts = shards(part("train").labels, int(clients), Fraction(alpha), int(seed))
+    parts = shards(part("train").targets, int(clients), Fraction(alpha), int(seed))
     assert sha256(np.concatenate(parts)) == GOLDEN["shards"][spec]
 
 
 @pytest.mark.parametrize(("clients", "alpha"), [(1, "0.1"), (10, "0.1"), (10, "100"), (50, "0.001"), (1437, "1")])
 def test_shards_are_equal_and_disjoint(clients: int, alpha: str) -> None:
-    labels = part("train").labels
+    labels = part("train").targets
     parts = shards(labels, clients, Fraction(alpha), seed=3)
     assert [len(p) for p in parts] == [len(labels) // clients] * clients
     together = np.concatenate(parts)
@@ -77,7 +77,7 @@ def test_shards_are_equal_and_disjoint(clients: int, alpha: str) -> None:
 
 
 def test_a_small_alpha_gives_a_client_few_classes_and_a_large_one_all() -> None:
-    labels = part("train").labels
+    labels = part("train").targets
 
     def effective(alpha: str) -> list[float]:
         """The inverse of the sum of squared shares: how many classes there seem to be."""
@@ -146,14 +146,14 @@ def test_a_wrong_spec_is_refused_in_one_sentence(spec: str, sentence: str) -> No
 
 def test_options_change_the_shard() -> None:
     plain = load("digits:2/10")
-    assert np.array_equal(plain.labels, load("digits:2/10,alpha=0.10,seed=0").labels)
-    assert not np.array_equal(plain.labels, load("digits:2/10,seed=1").labels)
-    assert not np.array_equal(plain.labels, load("digits:2/10,alpha=10").labels)
+    assert np.array_equal(plain.targets, load("digits:2/10,alpha=0.10,seed=0").targets)
+    assert not np.array_equal(plain.targets, load("digits:2/10,seed=1").targets)
+    assert not np.array_equal(plain.targets, load("digits:2/10,alpha=10").targets)
 
 
 def test_the_validation_set_is_a_tenth_of_what_trains_and_of_no_shard_without_it() -> None:
     def rows(data: Dataset) -> list[bytes]:
-        return sorted(image.tobytes() + bytes([label]) for image, label in zip(data.inputs, data.labels, strict=True))
+        return sorted(image.tobytes() + bytes([label]) for image, label in zip(data.inputs, data.targets, strict=True))
 
     validation = load("digits:validation")
     assert len(validation) == 143

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from zowarmup.common.system import memory
-from zowarmup.data import DataError, Dataset, load
+from zowarmup.data import DataError, Dataset, divide, load
 
 PIXELS = np.arange(4 * 6 * 5 * 3, dtype=np.uint16).reshape(4, 6, 5, 3).astype(np.uint8)
 LABELS = np.array([0, 2, 1, 2])
@@ -35,7 +35,7 @@ def test_bytes_with_channels_last_are_turned_and_scaled(tmp_path: Path) -> None:
     data = load(saved(tmp_path, x=PIXELS, y=LABELS.astype(np.uint8)))
     assert (data.shape, data.classes, len(data)) == ((3, 6, 5), 3, 4)
     assert data.inputs.dtype == np.uint8
-    batch = data.batch(np.array([3, 0]))
+    batch = data.batch(np.array([3, 0])).inputs
     assert batch.flags.c_contiguous
     np.testing.assert_array_equal(batch[0], PIXELS[3].transpose(2, 0, 1).astype(np.float32) / np.float32(255))
 
@@ -44,7 +44,7 @@ def test_rows_are_features(tmp_path: Path) -> None:
     x = np.arange(12, dtype=np.float32).reshape(4, 3)
     data = load(saved(tmp_path, x=x, y=LABELS))
     assert (data.shape, data.classes) == ((3,), 3)
-    np.testing.assert_array_equal(data.batch(np.array([2, 0])), x[[2, 0]])
+    np.testing.assert_array_equal(data.batch(np.array([2, 0])).inputs, x[[2, 0]])
 
 
 def test_sequences_are_meant_by_the_spec_and_become_channels_first(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_sequences_are_meant_by_the_spec_and_become_channels_first(tmp_path: Pat
     assert load(spec).shape == (1, 7, 3), "without it, these are grey images"
     data = load(f"{spec},kind=sequence")
     assert data.shape == (3, 7)
-    np.testing.assert_array_equal(data.batch(np.array([1])), x[[1]].transpose(0, 2, 1))
+    np.testing.assert_array_equal(data.batch(np.array([1])).inputs, x[[1]].transpose(0, 2, 1))
     assert load(f"{saved(tmp_path, x=x[:, :, 0], y=LABELS)},kind=sequence").shape == (1, 7)
 
 
@@ -83,7 +83,7 @@ def test_an_archive_larger_than_memory_is_mapped(tmp_path: Path, monkeypatch: py
         assert base is not None, "no array on the way is a mapping"
         base = base.base
     np.testing.assert_array_equal(mapped.inputs, read.inputs)
-    assert mapped.batch(np.array([3, 1])).tobytes() == read.batch(np.array([3, 1])).tobytes()
+    assert mapped.batch(np.array([3, 1])).inputs.tobytes() == read.batch(np.array([3, 1])).inputs.tobytes()
 
 
 def test_a_compressed_archive_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,9 +120,22 @@ def test_axes(tmp_path: Path, shape: tuple[int, ...], example: tuple[int, ...]) 
     assert load(saved(tmp_path, x=np.zeros(shape, np.float32), y=LABELS)).shape == example
 
 
+@pytest.mark.parametrize("y", [LABELS + 0.25, np.arange(8).reshape(4, 2) / 3])
+def test_targets_may_be_numbers(tmp_path: Path, y: Any) -> None:
+    data = load(saved(tmp_path, x=PIXELS, y=y))
+    assert (data.classes, data.target_size) == (0, y.size // 4)
+    np.testing.assert_array_equal(data.targets, y.reshape(4, -1).astype(np.float32))
+    np.testing.assert_array_equal(data.batch(np.array([2, 0])).targets, data.targets[[2, 0]])
+    np.testing.assert_array_equal(data.select(np.array([3])).targets, data.targets[[3]])
+    parts = divide(saved(tmp_path, x=PIXELS, y=y), 2, [0, 1])
+    assert sorted(float(part.targets[at, 0]) for part in parts for at in range(2)) == sorted(
+        data.targets[:, 0].tolist()
+    )
+
+
 def test_floats_are_taken_as_they_are(tmp_path: Path) -> None:
     x = np.linspace(-3, 3, 4 * 4, dtype=np.float32).reshape(4, 1, 2, 2)
-    np.testing.assert_array_equal(load(saved(tmp_path, x=x, y=LABELS)).batch(np.arange(4)), x)
+    np.testing.assert_array_equal(load(saved(tmp_path, x=x, y=LABELS)).batch(np.arange(4)).inputs, x)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +153,9 @@ def test_floats_are_taken_as_they_are(tmp_path: Path) -> None:
         ({"x": PIXELS, "y": LABELS[:, np.newaxis]}, "store y.ravel()"),
         ({"x": PIXELS, "y": np.eye(4)}, "store y.argmax(axis=1)"),
         ({"x": PIXELS, "y": LABELS.astype(float)}, "y is float64: labels must be integers from 0; store y.astype(int)"),
-        ({"x": PIXELS, "y": LABELS + 0.25}, "holds 0.25: labels must be integers from 0, one for each class"),
-        ({"x": PIXELS, "y": np.array([0, 1, np.nan, 2])}, "a value that is not finite: labels must be integers from 0"),
+        ({"x": PIXELS, "y": np.array([0, 1, np.nan, 2])}, "y holds a value that is not finite in 32 bits"),
+        ({"x": PIXELS, "y": np.array([0, 1, np.inf, 2])}, "a value that is not finite: labels must be integers from 0"),
+        ({"x": PIXELS, "y": np.array([0, 1, 0.5, 1e300])}, "y holds a value that is not finite in 32 bits"),
         ({"x": PIXELS, "y": LABELS > 0}, "y is bool: labels must be integers from 0; store y.astype(int)"),
         ({"x": PIXELS, "y": np.array(["cat", "dog", "cat", "dog"])}, "holds 'cat': labels must be integers from 0"),
         ({"x": PIXELS, "y": LABELS - 1}, "leave examples without a class out"),
@@ -187,14 +201,14 @@ def animals(tmp_path: Path) -> Path:
 
 def test_class_folders_are_numbered_by_name(animals: Path) -> None:
     data = load(f"folder:{animals}")
-    assert (data.shape, data.classes, data.labels.tolist()) == ((3, 4, 5), 2, [0, 0, 1])
-    assert data.batch(np.array([2]))[0, :, 0, 0].tolist() == [0, 0, 1]
+    assert (data.shape, data.classes, data.targets.tolist()) == ((3, 4, 5), 2, [0, 0, 1])
+    assert data.batch(np.array([2])).inputs[0, :, 0, 0].tolist() == [0, 0, 1]
 
 
 def test_a_class_without_images_keeps_its_number(animals: Path) -> None:
     (animals / "bird").mkdir()
     data = load(f"folder:{animals}")
-    assert (data.classes, data.labels.tolist()) == (3, [1, 1, 2])
+    assert (data.classes, data.targets.tolist()) == (3, [1, 1, 2])
 
 
 def test_images_are_resized_and_made_grey_when_asked(animals: Path) -> None:

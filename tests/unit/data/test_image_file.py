@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 def pixels(folder: Path, options: str = "") -> NDArray[np.float32]:
     """The first example, as a model gets it."""
-    batch = load(f"folder:{folder}{options}").batch(np.array([0]))
+    batch: NDArray[np.float32] = load(f"folder:{folder}{options}").batch(np.array([0])).inputs
     return batch.reshape(batch.shape[1:])
 
 
@@ -94,7 +94,7 @@ def test_one_scale_for_all_images_of_a_folder(folder: Path) -> None:
     data = load(f"folder:{folder}")
     assert data.inputs.dtype == np.float32
     assert data.scale == 1
-    batch = data.batch(np.arange(3))
+    batch = data.batch(np.arange(3)).inputs
     np.testing.assert_allclose(batch[0], 0.1, atol=1e-4)
     np.testing.assert_allclose(batch[1], 0.2, atol=1e-6)
     np.testing.assert_allclose(batch[2, :, 0, 0], [1, 0.2, 0], atol=1e-6)
@@ -186,7 +186,7 @@ def test_modes_that_are_no_plain_colours(folder: Path) -> None:
     red.quantize(4).save(folder / "a" / "4.png")
     red.save(folder / "a" / "5.BMP", "BMP")
     Image.new("LAB", (8, 8), (138, 80 + 128, 67 + 128)).save(folder / "a" / "6.tif")
-    for each in load(f"folder:{folder}").batch(np.arange(6)):
+    for each in load(f"folder:{folder}").batch(np.arange(6)).inputs:
         np.testing.assert_allclose(each.mean((1, 2)), [1, 0, 0], atol=0.05)
 
 

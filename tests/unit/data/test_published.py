@@ -101,18 +101,18 @@ def test_cifar10_from_its_folder(tmp_path: Path, protocol: int) -> None:
     for place in (folder, tmp_path):
         data = load(f"cifar10:{place}:train")
         assert (len(data), data.shape, data.classes) == (5 * EACH, (3, 32, 32), 10)
-        assert data.labels.tolist() == [label for seed in range(5) for label in labels(seed, 10)]
+        assert data.targets.tolist() == [label for seed in range(5) for label in labels(seed, 10)]
     np.testing.assert_array_equal(data.inputs[EACH], images(1)[0].reshape(3, 32, 32))
     test = load(f"cifar10:{folder}:test")
     red = (images(5)[2, 7].astype(np.float32) / np.float32(255) - np.float32(0.4914)) / np.float32(0.2470)
-    assert test.batch(np.array([2]))[0, 0, 0, 7] == red
+    assert test.batch(np.array([2])).inputs[0, 0, 0, 7] == red
 
 
 def test_a_batch_as_python_2_wrote_it(tmp_path: Path) -> None:
     cifar10(tmp_path)
     (tmp_path / "test_batch").write_bytes(PYTHON_2)
     data = load(f"cifar10:{tmp_path}:test")
-    assert data.labels.tolist() == [3, 9]
+    assert data.targets.tolist() == [3, 9]
     assert data.inputs.reshape(-1)[:300].tolist() == [n % 256 for n in range(300)]
 
 
@@ -133,7 +133,7 @@ def test_cifar100_has_its_fine_labels(tmp_path: Path) -> None:
         batch = {"data": images(seed), "fine_labels": labels(seed, 100), "coarse_labels": labels(seed, 20)}
         (folder / name).write_bytes(pickle.dumps(batch, 2))
     data = load(f"cifar100:{tmp_path}:test")
-    assert data.labels.tolist() == labels(1, 100)
+    assert data.targets.tolist() == labels(1, 100)
     assert data.classes == 100
 
 
@@ -145,7 +145,7 @@ def test_imagenet32_counts_its_classes_from_one(tmp_path: Path, form: str) -> No
             np.savez(tmp_path / name, **batch)
         else:
             (tmp_path / name).write_bytes(pickle.dumps({**batch, "mean": np.zeros(3072)}, 3))
-    assert load(f"imagenet32:{tmp_path}:test").labels.tolist() == labels(10, 1000)
+    assert load(f"imagenet32:{tmp_path}:test").targets.tolist() == labels(10, 1000)
     assert len(load(f"imagenet32:{tmp_path}:train")) == 10 * EACH
 
 
@@ -155,13 +155,13 @@ def test_a_shard_is_the_same_whether_one_loads_it_or_a_fleet_divides_the_set(tmp
     for index, shard in enumerate(shared, 1):
         own = load(f"cifar10:{tmp_path}:{index}/6,alpha=0.5,seed=2")
         np.testing.assert_array_equal(own.inputs, shard.inputs)
-        np.testing.assert_array_equal(own.labels, shard.labels)
+        np.testing.assert_array_equal(own.targets, shard.targets)
     assert sum(len(shard) for shard in shared) == 5 * EACH
     assert shared[0].inputs.base is shared[5].inputs.base, "views of one array"
     for index, shard in enumerate(divide("digits,alpha=0.3", 7, range(7)), 1):
         np.testing.assert_array_equal(load(f"digits:{index}/7,alpha=0.3").inputs, shard.inputs)
     (middle,) = divide("digits", 7, [3])
-    np.testing.assert_array_equal(load("digits:4/7").labels, middle.labels)
+    np.testing.assert_array_equal(load("digits:4/7").targets, middle.targets)
 
 
 def test_a_tenth_of_the_training_images_validates(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_tenth_of_the_training_images_validates(tmp_path: Path) -> None:
     together = sorted(image.tobytes() for image in (*validation.inputs, *rest.inputs))
     assert together == sorted(image.tobytes() for image in whole.inputs)
     own = load(f"cifar10:{tmp_path}:1/3,without=validation")
-    np.testing.assert_array_equal(own.labels, divide(f"cifar10:{tmp_path},without=validation", 3, [0])[0].labels)
+    np.testing.assert_array_equal(own.targets, divide(f"cifar10:{tmp_path},without=validation", 3, [0])[0].targets)
 
 
 def test_wrong_specs_and_missing_files_are_one_sentence(tmp_path: Path) -> None:
@@ -259,8 +259,8 @@ def test_training_varies_an_augmented_dataset_and_no_other(tmp_path: Path) -> No
     for spec, varies in ((f"cifar10:{tmp_path}:1/3,augment=crop-flip", True), (f"cifar10:{tmp_path}:1/3", False)):
         data = load(spec)
         batches = _Varied(data, threading.Event(), 11)
-        first, second = batches.batch(some), batches.batch(some)
-        plain = data.batch(some)
+        first, second = batches.batch(some).inputs, batches.batch(some).inputs
+        plain = data.batch(some).inputs
         expected = [augment(plain, 11, VARIATIONS + n) if varies else plain for n in (1, 2)]
         np.testing.assert_array_equal([first, second], expected)
         assert np.array_equal(first, second) is not varies

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,8 @@ def check(data: Dataset) -> None:
     """It is ROWS."""
     assert (data.shape, data.classes, data.class_names) == ((2,), 2, ("ant", "bee"))
     assert data.feature_names == ("width", "height")
-    np.testing.assert_array_equal(data.batch(np.arange(3)), np.array([[1, 2.5], [-3, 40], [5, 6]], np.float32))
-    assert data.labels.tolist() == [0, 1, 0]
+    np.testing.assert_array_equal(data.batch(np.arange(3)).inputs, np.array([[1, 2.5], [-3, 40], [5, 6]], np.float32))
+    assert data.targets.tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|", ", "])
@@ -69,7 +70,7 @@ def test_the_labels_may_stand_anywhere(tmp_path: Path) -> None:
 
 def test_labels_that_are_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
     data = read(tmp_path, "a,y\n1,10\n2,9\n3,9.0\n4,010\n5,-1\n", "y")
-    assert (data.class_names, data.labels.tolist()) == (("-1", "9", "10"), [2, 1, 1, 2, 0])
+    assert (data.class_names, data.targets.tolist()) == (("-1", "9", "10"), [2, 1, 1, 2, 0])
     assert read(tmp_path, "a,y\n1,10\n2,9\n3,x\n", "y").class_names == ("10", "9", "x")
 
 
@@ -101,7 +102,7 @@ def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows
     data = load(f"csv:{path},label=y")
     expected = np.array([row[:2] for row in rows], np.float64).astype(np.float32)
     np.testing.assert_array_equal(data.inputs, expected)
-    assert [data.class_names[label] for label in data.labels] == [row[2] for row in rows]
+    assert [data.class_names[label] for label in data.targets] == [row[2] for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,23 @@ def test_a_wrong_table_is_refused(tmp_path: Path, content: str | bytes, sentence
 def test_the_line_is_named_among_many(tmp_path: Path) -> None:
     lines = ["a,b,kind", *("1,2,x" for _ in range(70_000)), "1,oops,x"]
     assert "line 70002, column b holds 'oops'" in refused(tmp_path, "\n".join(lines))
+
+
+def test_a_column_of_targets_holds_numbers(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("a,y,b\n1,2.5,3\n4,-1e2,6\n")
+    data = load(f"csv:{tmp_path}/data.csv,target=y")
+    assert (data.classes, data.target_size, data.class_names, data.feature_names) == (0, 1, (), ("a", "b"))
+    assert data.targets.tolist() == [[2.5], [-100.0]] and data.inputs.tolist() == [[1.0, 3.0], [4.0, 6.0]]
+    for wrong, sentence in (
+        ("red", "line 3, column y holds 'red', which is no number"),
+        ("", "line 3, column y: the value is missing"),
+        ("1e39", "line 3, column y holds 1e39: numbers must be finite in 32 bits"),
+    ):
+        (tmp_path / "data.csv").write_text(f"a,y,b\n1,2.5,3\n4,{wrong},6\n")
+        with pytest.raises(DataError, match=re.escape(sentence)):
+            load(f"csv:{tmp_path}/data.csv,target=y")
+    with pytest.raises(DataError, match="say which column holds either the labels"):
+        load(f"csv:{tmp_path}/data.csv,target=y,label=a")
 
 
 def test_wrong_specs_are_refused(tmp_path: Path) -> None:
@@ -201,9 +219,9 @@ def test_another_device_may_have_its_columns_in_another_order(tmp_path: Path) ->
     assert card.mean == (2.0, 30.0)
     mine, remarks = fitted(read(tmp_path, "y,b,a\nemu,50,2\ndog,30,2\n", "y"), card, "csv:mine")
     assert remarks == []
-    assert (mine.labels.tolist(), mine.classes) == ([2, 1], 3)
+    assert (mine.targets.tolist(), mine.classes) == ([2, 1], 3)
     deviation = np.sqrt(np.array([8 / 3, 800 / 3]))
-    np.testing.assert_allclose(mine.batch(np.arange(2)), np.array([[0, 20], [0, 0]]) / deviation, rtol=1e-6)
+    np.testing.assert_allclose(mine.batch(np.arange(2)).inputs, np.array([[0, 20], [0, 0]]) / deviation, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -232,16 +250,16 @@ def test_what_is_another_table_than_the_runs_is_refused(tmp_path: Path, content:
 
 def test_rows_without_names_are_taken_by_their_place(tmp_path: Path) -> None:
     named = read(tmp_path, "a,b,y\n0,10,0\n2,30,1\n4,50,2\n", "y")
-    np.savez(tmp_path / "x.npz", x=named.inputs, y=named.labels)
+    np.savez(tmp_path / "x.npz", x=named.inputs, y=named.targets)
     plain = load(f"npz:{tmp_path}/x.npz")
     for held_out, mine, whose in ((named, plain, "npz:mine"), (plain, named, "the run")):
         data, remarks = fitted(mine, card_of(held_out, "held-out"), "npz:mine")
         assert any(f"{whose} has no names of features: they are taken to be" in remark for remark in remarks)
-        assert data.batch(np.arange(3)).std() == pytest.approx(1)
+        assert data.batch(np.arange(3)).inputs.std() == pytest.approx(1)
 
 
 def test_a_feature_that_never_changes_stays_finite(tmp_path: Path) -> None:
     card = card_of(read(tmp_path, "a,b,y\n7,1e9,0\n7,1e9,1\n7,1e9,1\n", "y"), "held-out")
     assert card.deviation == (1.0, 1.0)
     data, _ = fitted(read(tmp_path, "a,b,y\n7,1e9,0\n", "y"), card, "csv:mine")
-    np.testing.assert_array_equal(data.batch(np.arange(1)), 0)
+    np.testing.assert_array_equal(data.batch(np.arange(1)).inputs, 0)

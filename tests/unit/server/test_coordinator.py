@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.tasks import scored
 from zowarmup.common.exact.layout import Block, Layout, Tensor
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.data_card import DataCard
@@ -32,7 +33,7 @@ RUN = RunFile(
 CREATED = ev.RunCreated(
     "run",
     RUN,
-    ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1),
+    ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1, *scored(2)),
     ev.Snapshot(0, "c" * 64, 20, "d" * 32),
 )
 

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console, RenderableType
 
+from tests.tasks import METRIC, accuracy_of
 from zowarmup.cli.session.status import ClientStatus, EvaluationStatus, Status, TrafficStatus, VersionStatus
 from zowarmup.cli.session.view import KEPT, Pace, sparkline, status_line, status_view
 from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.tasks.protocol import Metric
 
 DIGEST = "ab" * 16
 WARM, ZERO = Phase.WARM_UP, Phase.ZEROTH_ORDER
@@ -46,7 +48,7 @@ VERSIONS = tuple(
         phase=WARM if number <= 2 else ZERO,
         contributions=0 if number == 0 else 1 if number <= 2 else 3,
         committed_at_s=1000.0 + number,
-        evaluation=EvaluationStatus(number, accuracy, 0.5, 360),
+        evaluation=EvaluationStatus(number, accuracy_of(accuracy), 0.5, 360),
         traffic=traffic(number),
     )
     for number, accuracy in enumerate(ACCURACY)
@@ -54,6 +56,7 @@ VERSIONS = tuple(
 STATUS = Status(
     name="demo-mlp-0",
     run_id="3f2a9c11",
+    metrics=(METRIC,),
     phase=Phase.FINISHED,
     round=4,
     version=4,
@@ -73,6 +76,7 @@ STATUS = Status(
 RUNNING = Status(
     name="digits",
     run_id="r",
+    metrics=(METRIC,),
     phase=Phase.ZEROTH_ORDER,
     round=12,
     version=12,
@@ -92,7 +96,7 @@ RUNNING = Status(
 
 
 def version(number: int, at: float, phase: Phase = Phase.ZEROTH_ORDER, loss: float | None = None) -> VersionStatus:
-    evaluation = None if loss is None else EvaluationStatus(number, 0.5, loss, 100)
+    evaluation = None if loss is None else EvaluationStatus(number, accuracy_of(0.5), loss, 100)
     return VersionStatus(number, number, phase, 3, at, evaluation, ())
 
 
@@ -207,13 +211,25 @@ def test_status_json_is_plain_and_complete() -> None:
     assert plain["clients"][1]["tier"] == "low"
     assert plain["traffic"][0]["tier"] is None
     assert plain["replicas"] == {"agree": 3, "differ": 0, "silent": 0}
-    assert plain["evaluation"] == {"version": 4, "accuracy": 0.95, "loss": 0.5, "examples": 360}
+    assert plain["evaluation"] == {"version": 4, "metrics": {"accuracy": 0.95}, "loss": 0.5, "examples": 360}
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_model_that_diverged_has_a_status_in_json(loss: float) -> None:
-    diverged = EvaluationStatus(version=4, accuracy=0.1, loss=loss, examples=360)
+    diverged = EvaluationStatus(version=4, metrics=accuracy_of(0.1), loss=loss, examples=360)
     status = replace(STATUS, evaluation=diverged, pivot_evaluation=diverged)
     plain = json.loads(json.dumps(status.to_json(), allow_nan=False))
-    assert plain["evaluation"] == {"version": 4, "accuracy": 0.1, "loss": None, "examples": 360}
+    assert plain["evaluation"] == {"version": 4, "metrics": {"accuracy": 0.1}, "loss": None, "examples": 360}
     assert plain["pivot_evaluation"]["loss"] is None
+
+
+def test_a_metric_that_is_no_share_is_shown_as_it_is() -> None:
+    error = replace(STATUS, metrics=(Metric("mean_absolute_error", best=0.0, higher_is_better=False),))
+    versions = tuple(
+        replace(VERSIONS[number], evaluation=EvaluationStatus(number, {"mean_absolute_error": value}, 0.5, 360))
+        for number, value in enumerate((4.0, 2.0, math.nan, 1.0))
+    )
+    assert Pace(versions).rows(error)[0] == ("curve", "█▃█▁  4 to 1")
+    last = replace(error, evaluation=versions[-1].evaluation, pivot_evaluation=versions[0].evaluation)
+    assert status_line(last).startswith("finished, version 4 of 4, mean absolute error 1;")
+    assert "mean absolute error 1 of 360 examples at version 3" in flat(status_view(last))

@@ -11,6 +11,7 @@ import pytest
 
 from tests.algorithms import changed
 from tests.client.conftest import Run, prepared
+from tests.tasks import classification
 from zowarmup.client.work.probing import Prober
 from zowarmup.client.work.training import Trainer
 from zowarmup.common.exact.replica import Replica
@@ -61,7 +62,8 @@ def cut_short_at_each(replica: Replica, contribute: Callable[[Check], object], w
 def test_a_probe_that_is_cut_short_restores_the_weights(run: Run, settings: dict[str, Any]) -> None:
     spec = changed(run.spec.zeroth_order, micro_batch=8, **settings)
     replica = Replica(run.layout, run.grid, run.weights.copy(), 1)
-    prober = Prober(spec, replica, Program(run.program, run.layout, replica.weights), DATA, threading.Event())
+    program = Program(run.program, run.layout, replica.weights)
+    prober = Prober(spec, replica, program, classification(), DATA, threading.Event())
     cut_short_at_each(replica, lambda check: prober.contribute(replica, PROBE, check), run.weights.tobytes(), 40)
     assert prober.contribute(replica, PROBE) == prober.contribute(replica, PROBE, Check())
 

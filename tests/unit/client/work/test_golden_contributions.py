@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.algorithms import zeroth_order_settings
+from tests.tasks import classification
 from zowarmup.client.work.probing import Prober
 from zowarmup.common.algorithms import settings_class
 from zowarmup.common.algorithms.protocol import LossAndGradient
@@ -20,6 +21,7 @@ from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Weights
 from zowarmup.common.messages.values import Phase, Work
+from zowarmup.common.tasks.protocol import Batch
 
 GOLDEN = Path(__file__).parents[3] / "golden"
 REFERENCE = runpy.run_path(str(GOLDEN / "reference.py"))
@@ -61,8 +63,8 @@ class Toy:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, indices: NDArray[np.int64]) -> Any:
-        return np.array(CONTRIBUTIONS["inputs"])[indices]
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        return Batch(np.array(CONTRIBUTIONS["inputs"])[indices], self.labels[indices])
 
     def forward(self, inputs: Any) -> Any:
         w = np.asarray(self.weights, dtype=np.float64)
@@ -104,7 +106,7 @@ def test_our_client_makes_the_worked_contribution(case: str) -> None:
     replica = Replica(LAYOUT, grid, weights, 12)
     toy = Toy(np.array(CONTRIBUTIONS["labels"]))
     pool_seed = int(golden["zeroth_order"].get("pool_seed", 0))
-    prober = Watched(spec, replica, toy, toy, threading.Event(), pool_seed)
+    prober = Watched(spec, replica, toy, classification(2), toy, threading.Event(), pool_seed)
     prober.toy, prober.seen = toy, []
     work = Work(3, Phase.ZEROTH_ORDER, 12, int(golden["seed"]), 60.0, golden["zeroth_order"].get("done", 0))
     scalars = prober.contribute(replica, work)

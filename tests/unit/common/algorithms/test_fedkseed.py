@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests import aggregating
 from tests.algorithms import warmup_settings, zeroth_order_method, zeroth_order_settings
+from tests.tasks import scored
 from tests.unit.common.algorithms.test_zowarmup import (
     GRID,
     HEADLESS,
@@ -169,7 +170,7 @@ def test_what_a_catch_up_sends_is_bounded_by_the_pool() -> None:
         zeroth_order=zeroth_order_settings(**SPEC),
         evaluation=Evaluation(data="digits:test"),
     )
-    program = ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1)
+    program = ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1, *scored(2))
     told.record(0.0, [ev.RunCreated("run", run, program, ev.Snapshot(0, "c" * 64, 20, "d" * 32))])
     costs = {}
     for commit in commits:

@@ -202,8 +202,8 @@ def test_a_low_clients_delta_is_that_of_a_scaled_half_trained_in_float64() -> No
     views = layout.views(weights)
     cut = [views["1.weight"][:64], views["1.bias"][:64], views["3.weight"][:, :64], views["3.bias"]]
     first, bias, second, out = tensors = [torch.tensor(view, dtype=torch.float64, requires_grad=True) for view in cut]
-    inputs = torch.from_numpy(data.batch(np.arange(len(data)))).double().flatten(1)
-    labels, last = torch.from_numpy(data.labels), 0.0
+    inputs = torch.from_numpy(data.batch(np.arange(len(data))).inputs).double().flatten(1)
+    labels, last = torch.from_numpy(data.targets), 0.0
     for epoch in range(2):
         order, last = permutation(77, epoch, len(data)), 0.0
         for start in range(0, len(data), 32):

@@ -12,10 +12,11 @@ import pytest
 from tests import aggregating
 from tests.faults.small import LAYOUT, Bowl
 from tests.unit.common.settings.test_run import RAW, SPEC
-from zowarmup.common.algorithms import NotAllowed, settings_class
+from zowarmup.common.algorithms import settings_class
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.messages.values import Delta, Phase, Scalars, Tier, Work
+from zowarmup.common.plugin import NotAllowed
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.server.setup.run_file import RunFileError, run_file_of
 

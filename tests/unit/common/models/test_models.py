@@ -278,7 +278,7 @@ def test_a_factory_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name, sentence in {
         "nothing": "the factory gave a NoneType, not a torch.nn.Module",
         "broken": r"factory\(\(1, 8, 8\), 10\) raised KeyError: 'depth'",
-        "THREE": r"is a int: it must be callable as \(input_shape, classes\)",
+        "THREE": r"is a int: it must be callable as \(input_shape, outputs\)",
         "missing": "cannot be imported",
     }.items():
         with pytest.raises(ModelError, match=sentence):

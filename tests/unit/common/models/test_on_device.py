@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from tests.client.conftest import Run, prepared
+from tests.tasks import classification
 from zowarmup.client.errors import Final
 from zowarmup.client.work.accelerator import load_on, resident
-from zowarmup.client.work.probing import ForwardPass, ProbedExamples, Prober
+from zowarmup.client.work.probing import ForwardPass, Prober
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import Phase, Scalars, Work
 from zowarmup.common.models.program import Program
 from zowarmup.common.settings.run import Model
+from zowarmup.common.tasks.protocol import Examples
 from zowarmup.data import Dataset, load
 
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
@@ -31,8 +33,8 @@ def run(request: pytest.FixtureRequest) -> Run:
 DATA = load("digits:1/10")
 
 
-def probed(run: Run, replica: Replica, program: ForwardPass, data: ProbedExamples = DATA) -> Scalars:
-    prober = Prober(run.spec.zeroth_order, replica, program, data, threading.Event())
+def probed(run: Run, replica: Replica, program: ForwardPass, data: Examples = DATA) -> Scalars:
+    prober = Prober(run.spec.zeroth_order, replica, program, classification(), data, threading.Event())
     return prober.contribute(replica, Work(1, Phase.ZEROTH_ORDER, replica.version, 7, 60.0))
 
 
@@ -52,7 +54,7 @@ def test_the_same_scalars(run: Run, device: str) -> None:
 def test_the_vector_is_the_model_and_every_probe_restores_it(run: Run, device: str) -> None:
     replica = Replica(run.layout, run.grid, run.weights.copy(), 1)
     program = load_on(device, run.spec, run.layout)
-    inputs = load("digits:test").batch(np.arange(50))
+    inputs = load("digits:test").batch(np.arange(50)).inputs
     vector = program.load(replica.weights)
     logits, features = program.forward(inputs)
     here, there = Program(run.program, run.layout, replica.weights).forward(inputs)
@@ -87,4 +89,6 @@ def test_inputs_on_a_device_are_normalised_as_here(device: str, shape: tuple[int
         axes=axes,
     )
     indices = np.array([3, 0, 6])
-    np.testing.assert_allclose(resident(device, data).batch(indices).cpu(), data.batch(indices), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        resident(device, data).batch(indices).inputs.cpu(), data.batch(indices).inputs, rtol=1e-6, atol=1e-6
+    )

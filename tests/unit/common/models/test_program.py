@@ -253,15 +253,16 @@ import grpc.aio
 import numpy as np
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.models.program import Program
-from zowarmup.common.tasks.classification import cross_entropy
+from zowarmup.common.tasks.classification import Classification
 from zowarmup.data import load
 
 folder = Path(sys.argv[1])
 layout = Layout.from_json((folder / "layout.json").read_text())
 data = load("digits:1/10")
 program = Program((folder / "program.onnx").read_bytes(), layout, np.zeros(layout.size, np.float32))
-logits, _ = program.forward(data.batch(np.arange(64)))
-assert abs(cross_entropy(logits, data.labels[:64]) / 64 - np.log(10)) < 1e-6
+batch = data.batch(np.arange(64))
+logits, _ = program.forward(batch.inputs)
+assert abs(Classification(data).loss(logits, batch) / 64 - np.log(10)) < 1e-6
 status = dict(line.split(":") for line in open("/proc/self/status"))
 own = int(status["VmHWM"].split()[0]) - int(status["RssFile"].split()[0])
 print(own // 1024, sorted({name.split(".")[0] for name in sys.modules}))

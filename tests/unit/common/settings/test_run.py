@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.tasks import scored
 from zowarmup.common.algorithms import SECTIONS
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import ClientSpec, Model
@@ -138,7 +139,7 @@ def test_each_algorithm_comes_back_from_what_is_written_of_it(tmp_path: Path) ->
             own: dict[str, Any] = {"pool": 7} if method == "fedkseed" else {}
             own |= {"server_rate": 0.5} if method in ("fedadam", "fedyogi") else {}
             run = run_file_of({**RAW, section: {"method": method, "rounds": 3, **own}}, "run.toml")
-            program = ev.ProgramRecord("", 0, "", DataCard(shape=(1,), classes=2), 0, 0)
+            program = ev.ProgramRecord("", 0, "", DataCard(shape=(1,), classes=2), 0, 0, *scored(2))
             created = ev.RunCreated("id", run, program, ev.Snapshot(0, "", 20, "d0"))
             ledger = Ledger(tmp_path / method)
             ledger.append([created], 0.0, 0)

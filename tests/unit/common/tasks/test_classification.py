@@ -10,20 +10,25 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 
+from tests.tasks import classification
 from zowarmup.common.exact.directions import permutation
 from zowarmup.common.exact.layout import Head
 from zowarmup.common.models.construction import build
 from zowarmup.common.models.description import describe, flatten, trainable
 from zowarmup.common.settings.run import Model
-from zowarmup.common.tasks.classification import (
-    Diverging,
-    correct,
-    cross_entropy,
-    loss_and_head_gradient,
-    mean_gradient,
-    train_locally,
-)
+from zowarmup.common.tasks.protocol import Batch
+from zowarmup.common.tasks.training import Diverging, mean_gradient, train_locally
 from zowarmup.data import Dataset, load
+
+TASK = classification()
+
+
+def loss(logits: Any, labels: Any) -> float:
+    return TASK.loss(logits, Batch(None, labels))
+
+
+def right(logits: Any, labels: Any) -> float:
+    return TASK.measure(logits, Batch(None, labels))["accuracy"]
 
 
 def made_up(examples: int, classes: int, scale: float, seed: int = 0) -> tuple[Any, Any]:
@@ -36,13 +41,13 @@ def made_up(examples: int, classes: int, scale: float, seed: int = 0) -> tuple[A
 def test_cross_entropy_is_torchs_in_float64(examples: int, classes: int, scale: float, seed: int) -> None:
     logits, labels = made_up(examples, classes, scale, seed)
     wanted = torch_cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels), reduction="sum")
-    assert cross_entropy(logits, labels) == pytest.approx(float(wanted), rel=1e-12, abs=1e-12)
+    assert loss(logits, labels) == pytest.approx(float(wanted), rel=1e-12, abs=1e-12)
 
 
 def test_sums_over_parts_are_the_sum_over_all() -> None:
     logits, labels = made_up(100, 10, 3.0)
-    parts = sum(cross_entropy(logits[i : i + 7], labels[i : i + 7]) for i in range(0, 100, 7))
-    assert parts == pytest.approx(cross_entropy(logits, labels), rel=1e-13)
+    parts = sum(loss(logits[i : i + 7], labels[i : i + 7]) for i in range(0, 100, 7))
+    assert parts == pytest.approx(loss(logits, labels), rel=1e-13)
 
 
 @pytest.mark.filterwarnings("error")
@@ -50,13 +55,13 @@ def test_sums_over_parts_are_the_sum_over_all() -> None:
 def test_logits_that_are_not_finite_make_such_a_loss(bad: float) -> None:
     logits, labels = made_up(4, 3, 1.0)
     logits[1, 2] = bad
-    assert not np.isfinite(cross_entropy(logits, labels))
+    assert not np.isfinite(loss(logits, labels))
 
 
 def test_correct_counts_the_first_of_equals() -> None:
     logits = np.array([[0, 1, 1], [2, 0, 0], [0, 0, 0]], np.float32)
-    assert correct(logits, np.array([1, 0, 2])) == 2
-    assert correct(logits, np.array([2, 0, 0])) == 2
+    assert right(logits, np.array([1, 0, 2])) == 2
+    assert right(logits, np.array([2, 0, 0])) == 2
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -71,8 +76,8 @@ def test_head_gradient_is_autograds(bias: bool) -> None:
     torch_cross_entropy(rounded, torch.from_numpy(labels), reduction="sum").backward()  # type: ignore[no-untyped-call]
     head = Head("w", "b" if bias else None, 6, 4)
     given = rounded.detach().float().numpy()
-    loss, found = loss_and_head_gradient(given, features, labels, head)
-    assert loss == cross_entropy(given, labels)
+    total, found = TASK.loss_and_head_gradient(given, features, Batch(None, labels), head)
+    assert total == loss(given, labels)
     wanted = torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None]).numpy()
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
@@ -81,25 +86,25 @@ def test_head_gradient_is_autograds(bias: bool) -> None:
 def test_training_is_plain_sgd_in_the_published_order() -> None:
     data = load("digits:1/10")
     mine, reference = (build(Model(name="mlp"), data.shape, 10, 0) for _ in range(2))
-    loss = train_locally(mine, data, epochs=2, batch=64, rate=0.1, seed=9)
+    found = train_locally(TASK, mine, data, epochs=2, batch=64, rate=0.1, seed=9)
     optimiser = torch.optim.SGD(reference.parameters(), lr=0.1)
-    labels = torch.from_numpy(data.labels)
+    labels = torch.from_numpy(data.targets)
     for epoch in range(2):
         total = 0.0
         order = permutation(9, epoch, len(data))
         for indices in (order[:64], order[64:128], order[128:]):
             optimiser.zero_grad()
-            value = torch_cross_entropy(reference(torch.from_numpy(data.batch(indices))), labels[indices])
+            value = torch_cross_entropy(reference(torch.from_numpy(data.batch(indices).inputs)), labels[indices])
             value.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             total += value.item() * len(indices)
-    assert loss == pytest.approx(total / len(data), rel=1e-6)
+    assert found == pytest.approx(total / len(data), rel=1e-6)
     layout = describe(mine, data.shape)
     np.testing.assert_allclose(flatten(mine, layout), flatten(reference, layout), rtol=1e-5, atol=1e-6)
 
 
 def trained(module: nn.Module, data: Dataset, seed: int) -> bytes:
-    train_locally(module, data, epochs=1, batch=16, rate=0.1, seed=seed)
+    train_locally(TASK, module, data, epochs=1, batch=16, rate=0.1, seed=seed)
     assert not module.training
     return flatten(module, describe(module, data.shape)).tobytes()
 
@@ -124,7 +129,7 @@ def test_running_statistics_move_and_a_last_batch_of_one_is_no_trouble() -> None
     data = load("digits:1/10").select(np.arange(33))
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10)).eval()
     before = module.state_dict()["2.running_mean"].clone()
-    train_locally(module, data, epochs=1, batch=16, rate=0.1, seed=0)
+    train_locally(TASK, module, data, epochs=1, batch=16, rate=0.1, seed=0)
     assert not torch.equal(before, module.state_dict()["2.running_mean"])
 
 
@@ -133,7 +138,7 @@ def test_what_is_frozen_or_unused_stays() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 8).requires_grad_(False), nn.Linear(8, 10))
     module.register_parameter("spare", nn.Parameter(torch.ones(3)))
     kept = module.state_dict()["1.weight"].clone()
-    train_locally(module, data, epochs=1, batch=16, rate=0.1, seed=0)
+    train_locally(TASK, module, data, epochs=1, batch=16, rate=0.1, seed=0)
     assert torch.equal(kept, module.state_dict()["1.weight"])
     assert torch.equal(module.state_dict()["spare"], torch.ones(3))
 
@@ -141,7 +146,7 @@ def test_what_is_frozen_or_unused_stays() -> None:
 def test_training_that_diverges_says_so_and_names_the_rate() -> None:
     module = build(Model(name="mlp"), (1, 8, 8), 10, 0)
     with pytest.raises(Diverging, match=r"in local epoch \d+$"):
-        train_locally(module, load("digits:1/20"), epochs=3, batch=16, rate=1e20, seed=0)
+        train_locally(TASK, module, load("digits:1/20"), epochs=3, batch=16, rate=1e20, seed=0)
     assert not module.training
 
 
@@ -154,14 +159,14 @@ def test_mean_gradient_is_autograds_in_float64_and_touches_no_buffer(micro_batch
     layout = describe(module, (1, 8, 8))
     data = load("digits:1/10")
     before = flatten(module, layout).tobytes()
-    found = mean_gradient(module.train(), trainable(module, layout), data, micro_batch)
+    found = mean_gradient(TASK, module.train(), trainable(module, layout), data, micro_batch)
     assert flatten(module, layout).tobytes() == before
     wide = module.double().eval()
-    inputs = torch.from_numpy(data.batch(np.arange(len(data)))).double()
-    loss = torch_cross_entropy(wide(inputs), torch.from_numpy(data.labels))
+    inputs = torch.from_numpy(data.batch(np.arange(len(data))).inputs).double()
+    mean = torch_cross_entropy(wide(inputs), torch.from_numpy(data.targets))
     assert found.shape == (layout.trainable,) and found.dtype == np.float64
     names, parameters = zip(*wide.named_parameters(), strict=True)
-    gradients = dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+    gradients = dict(zip(names, torch.autograd.grad(mean, parameters), strict=True))
     for tensor in layout.tensors[: len(names)]:
         wanted = gradients[tensor.name].numpy().ravel()
         assert np.allclose(found[tensor.start : tensor.stop], wanted, rtol=1e-3, atol=1e-6), tensor.name

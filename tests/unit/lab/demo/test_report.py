@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli.session.test_view import CLIENTS, STATUS, VERSIONS, flat, text
-from zowarmup.cli.session.status import ClientStatus, Status
+from zowarmup.cli.session.status import ClientStatus, EvaluationStatus, Status
 from zowarmup.common.messages.values import Tier
+from zowarmup.common.tasks.protocol import Metric
 from zowarmup.lab.demo.demo import Scene, result_view, scene_line, scene_view
 from zowarmup.lab.demo.report import Result, subtitle, title, write_report
 
@@ -26,7 +27,7 @@ RESULT = Result(
 
 def test_report_json_has_what_was_promised() -> None:
     report = json.loads(json.dumps(RESULT.to_json()))
-    assert report["accuracy"] == {"pivot": 0.3, "final": 0.95}
+    assert report["metrics"]["accuracy"] == {"pivot": 0.3, "final": 0.95}
     assert report["uplink_payload_bytes"] == {
         "high": {"warm-up": 80_200, "zeroth-order": 528, "finished": 0},
         "low": {"warm-up": 200, "zeroth-order": 1056, "finished": 0},
@@ -110,6 +111,15 @@ def test_the_figure_says_the_result_and_is_a_slide(tmp_path: Path) -> None:
     head = figure.read_bytes()[:24]
     assert head.startswith(b"\x89PNG")
     assert struct.unpack(">II", head[16:24]) == (1920, 1080)
+
+
+def test_the_figure_names_the_metric_of_the_run() -> None:
+    error = (Metric("mean_absolute_error", best=0.0, higher_is_better=False),)
+    last, pivot = (EvaluationStatus(4, {"mean_absolute_error": value}, 0.5, 360) for value in (1.0, 4.0))
+    status = replace(STATUS, metrics=error, evaluation=last, pivot_evaluation=pivot)
+    assert title(replace(RESULT, status=status)) == (
+        "From 4 to 1 mean absolute error with 264 B a round from each low-tier client"
+    )
 
 
 def test_a_run_that_shows_little_still_has_a_figure(tmp_path: Path) -> None:

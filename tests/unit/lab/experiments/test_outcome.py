@@ -10,12 +10,14 @@ import pytest
 
 from tests.algorithms import changed, warmup_settings, zeroth_order_settings
 from tests.faults.small import LAYOUT
+from tests.tasks import METRIC, accuracy_of, scored
 from tests.unit.lab.experiments.test_grid import TUNE, table
 from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.messages.values import Contribution, Delta, Phase, Scalars, Tier
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
-from zowarmup.lab.experiments.conduct import Moment, default_jobs, left_s
+from zowarmup.common.tasks.protocol import Metric
+from zowarmup.lab.experiments.conduct import Moment, default_jobs, left_s, score
 from zowarmup.lab.experiments.grid import Cell, cells
 from zowarmup.lab.experiments.outcome import Point, RunOutcome, outcome_of
 from zowarmup.lab.experiments.running import BEGUN, CHECKPOINT, OUTCOME, Place
@@ -53,13 +55,13 @@ def test_passes_are_counted_by_what_the_settings_ask(
 
 
 def ledger(*last: ev.Event) -> list[tuple[float, ev.Event]]:
-    program = ev.ProgramRecord("", 0, LAYOUT.to_json(), DataCard(shape=(1, 8, 8), classes=10), 0, 0)
+    program = ev.ProgramRecord("", 0, LAYOUT.to_json(), DataCard(shape=(1, 8, 8), classes=10), 0, 0, *scored(10))
     up = ev.TrafficCount("up", "high", "warm-up", "delta", 400, 1)
     events: list[ev.Event] = [
         ev.RunCreated("id", RUN, program, ev.Snapshot(0, "", 20, "d0")),
         ev.ClientEnrolled("a", Tier.HIGH, 100, ""),
         ev.ClientEnrolled("b", Tier.LOW, 50, ""),
-        ev.Evaluated(0, 0.1, 2.3, 360),
+        ev.Evaluated(0, accuracy_of(0.1), 2.3, 360),
         ev.RoundOpened(1, Phase.WARM_UP, 0, ("a",), (1,), (100,), 9.0),
         ev.Contributed("a", DELTA),
         ev.Committed(1, 1, "d1", (), ev.Snapshot(1, "", 20, "d1"), (up,)),
@@ -67,7 +69,7 @@ def ledger(*last: ev.Event) -> list[tuple[float, ev.Event]]:
         ev.Contributed("a", SCALARS),
         ev.Contributed("b", SCALARS),
         ev.Committed(2, 2, "d2", (), None, (replace(up, kind="contribution", payload_bytes=64),)),
-        ev.Evaluated(2, 0.8, 0.5, 360),
+        ev.Evaluated(2, accuracy_of(0.8), 0.5, 360),
         *last,
     ]
     return [(float(at), event) for at, event in enumerate(events)]
@@ -79,11 +81,11 @@ def test_a_ledger_is_folded_to_what_a_run_came_to() -> None:
     assert (found.uplink_bytes, found.client_forwards, found.seconds) == (464, 900 + 16 * 150, 2 + 3)
     start, end = found.curve
     assert (start.round, start.uplink_bytes, start.client_forwards) == (0, 0, 0)
-    assert (end.round, end.accuracy, end.uplink_bytes, end.client_forwards) == (2, 0.8, 464, 3300)
+    assert (end.round, end.value, end.uplink_bytes, end.client_forwards) == (2, 0.8, 464, 3300)
     assert found.last == end
 
 
-def test_a_run_that_gave_up_has_no_accuracy() -> None:
+def test_a_run_that_gave_up_has_no_result() -> None:
     assert outcome_of(ledger(ev.RunPaused("no quorum"))).last is None
     assert outcome_of(ledger(ev.RunPaused("x"), ev.RunResumed())).last is not None
 
@@ -118,10 +120,11 @@ def test_means_and_deviations_are_over_seeds() -> None:
 
 def outcome(accuracy: float, rounds: int = 30, uplink: int = 100) -> RunOutcome:
     points = [
-        Point(round=at, accuracy=value, loss=1.0, uplink_bytes=uplink * at, client_forwards=at)
+        Point(round=at, value=value, loss=1.0, uplink_bytes=uplink * at, client_forwards=at)
         for at, value in ((0, 0.1), (rounds, accuracy))
     ]
     return RunOutcome(
+        metric=METRIC,
         rounds=rounds,
         began="b",
         digest="d",
@@ -140,12 +143,12 @@ def cell(method: int, seed: int = 0) -> Cell:
 
 def test_a_row_counts_the_warm_up_that_was_run_apart() -> None:
     row = row_of(cell(1), outcome(0.9), replace(outcome(0.3, rounds=10, uplink=4000), digest="w"))
-    assert (row.method, row.high_percent, row.seed, row.accuracy, row.accuracy_at_pivot) == ("Ours", 50, 0, 0.9, 0.1)
+    assert (row.method, row.high_percent, row.seed, row.value, row.value_at_pivot) == ("Ours", 50, 0, 0.9, 0.1)
     assert (row.rounds, row.pivot, row.uplink_bytes, row.client_forwards, row.seconds) == (40, 10, 43000, 40, 4.0)
     assert (row.checkpoint, row.probes) == ("w", 8)
     alone = row_of(cell(0), outcome(0.9, rounds=40), None)
-    assert (alone.pivot, alone.checkpoint, alone.probes, alone.accuracy_at_pivot) == (40, "", 0, None)
-    (read,) = csv.DictReader(io.StringIO(rows_csv([row])))
+    assert (alone.pivot, alone.checkpoint, alone.probes, alone.value_at_pivot) == (40, "", 0, None)
+    (read,) = csv.DictReader(io.StringIO(rows_csv([row], METRIC)))
     assert list(read)[:4] == ["method", "high_percent", "seed", "accuracy"]
     assert float(read["accuracy"]) == 0.9
 
@@ -158,11 +161,23 @@ def test_a_curve_goes_on_where_the_warm_up_ended() -> None:
 def test_the_table_has_means_and_says_what_is_missing() -> None:
     rows = [row_of(cell(1, seed), outcome(0.8 + seed / 10), outcome(0.3, rounds=10)) for seed in (0, 1)]
     rows += [row_of(cell(0, seed), outcome(0.5, rounds=40), None) for seed in (0, 1, 2)]
-    text = markdown(table(), rows, "t.toml")
+    text = markdown(table(), rows, "t.toml", METRIC)
     assert "| Ours | - | **85.0 (7.1)** [2] |" in text
     assert "| high only | - | 50.0 (0.0) |" in text
     assert "[n]: of so many seeds only" in text
     assert "digits:test" in text and "zowarmup experiment t.toml" in text
+
+
+def test_where_lower_is_better_the_lowest_mean_is_bold() -> None:
+    error = Metric("mean_absolute_error", best=0.0, higher_is_better=False)
+    rows = [
+        row_of(cell(method, seed), outcome(value), None) for seed in (0, 1, 2) for method, value in ((0, 2.5), (1, 1.5))
+    ]
+    text = markdown(table(), rows, "t.toml", error)
+    assert "| Ours | - | **1.5 (0)** |" in text and "| high only | - | 2.5 (0) |" in text
+    assert "Mean absolute error on digits:test, mean" in text and "lowest mean" in text
+    assert next(iter(csv.DictReader(io.StringIO(rows_csv(rows, error)))))["mean_absolute_error"] == "2.5"
+    assert (score(replace(outcome(2.5), metric=error)), score(outcome(0.9)), score(None)) == (-2.5, 0.9, None)
 
 
 def test_the_table_says_what_was_chosen_and_where_that_is_an_edge() -> None:
@@ -170,7 +185,7 @@ def test_the_table_says_what_was_chosen_and_where_that_is_an_edge() -> None:
     tuned = table(method=[method], tune=TUNE)
     for rate, edge in ((0.2, ""), (0.4, " (at the edge of the values that were tried)")):
         one = next(c for c in cells(tuned, tuned.method[0], {"zeroth_order": {"rate": rate}}) if c.high_percent == 50)
-        text = markdown(tuned, [row_of(one, outcome(0.9), outcome(0.3, rounds=10))], "t.toml")
+        text = markdown(tuned, [row_of(one, outcome(0.9), outcome(0.3, rounds=10))], "t.toml", METRIC)
         assert "Chosen on digits:validation" in text
         assert f"- x: zeroth_order.rate={rate}{edge}\n" in text
 
@@ -182,7 +197,7 @@ def test_the_table_says_where_each_choice_holds_if_splits_chose_by_themselves() 
         row_of(cells(tuned, tuned.method[0], {"zeroth_order": {"rate": rate}}, [split])[0], outcome(0.9), None)
         for split, rate in ((10, 0.4), (50, 0.2))
     ]
-    text = markdown(tuned, rows, "t.toml")
+    text = markdown(tuned, rows, "t.toml", METRIC)
     assert "- x at 10 %: zeroth_order.rate=0.4 (at the edge of the values that were tried)\n" in text
     assert "- x at 50 %: zeroth_order.rate=0.2\n" in text
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.tasks import classification
 from zowarmup.common.models.construction import build
 from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.models.export import export_program
@@ -44,6 +45,6 @@ def test_outputs_that_are_the_same_for_every_example_are_noticed(
     weights = flatten(module, layout)
     block = layout.block("head")
     change(weights, weights[block.start : block.stop])
-    found = Evaluator(export_program(module, layout, data.shape), layout, data).evaluate(weights)
+    found = Evaluator(export_program(module, layout, data.shape), layout, classification(), data).evaluate(weights)
     assert (found.constant, found.examples) == (constant, len(data))
     assert change is not dead or 2.3 < found.loss < 8

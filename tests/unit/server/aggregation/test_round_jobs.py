@@ -9,6 +9,7 @@ import pytest
 import xxhash
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.tasks import accuracy_of, scored
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Block, Layout, Tensor
 from zowarmup.common.exact.replica import Replica
@@ -31,7 +32,7 @@ LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (Block("all", 0, 4),))
 
 class NoEvaluator:
     def evaluate(self, weights: object) -> MeasuredModel:
-        return MeasuredModel(0.5, 1.0, 1)
+        return MeasuredModel(accuracy_of(0.5), 1.0, 1)
 
 
 async def _after_one_round(
@@ -64,7 +65,7 @@ async def _after_one_round(
     created = ev.RunCreated(
         "run",
         run_file,
-        ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1),
+        ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1, *scored(2)),
         ev.Snapshot(0, blobs.put(replica.weights.tobytes()), 20, replica.digest().hex()),
     )
     ledger.append([created], 0.0, 0)
@@ -80,7 +81,7 @@ async def _after_one_round(
     await coordinator.handle(cmd.Contribute("pi", contribution))
     async with asyncio.timeout(20):
         while not any(isinstance(event, ev.RoundAbandoned | ev.Committed) for event in seen) or (
-            settle and coordinator.state.evaluation != ev.Evaluated(1, 0.5, 1.0, 1)
+            settle and coordinator.state.evaluation != ev.Evaluated(1, accuracy_of(0.5), 1.0, 1)
         ):
             await asyncio.sleep(0.01)
             assert not any(task.done() for task in tasks)

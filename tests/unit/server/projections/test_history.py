@@ -1,4 +1,5 @@
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.tasks import scored
 from zowarmup.common.exact.layout import Block, Layout, Tensor
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.values import Phase
@@ -30,7 +31,7 @@ def committed(version: int, snapshot: bool = False) -> ev.Committed:
 def history() -> History:
     """Version 1 is the warm-up's snapshot, 2 to 6 are steps, 7 changes the grid, 8 and 9 are steps."""
     told = History()
-    program = ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1)
+    program = ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1, *scored(2))
     told.record(0.0, [ev.RunCreated("run", RUN, program, ev.Snapshot(0, "c" * 64, 20, digest(0)))])
     told.record(1.0, [committed(1, snapshot=True), ev.Pivoted(1, "done")])
     for version in range(2, 10):

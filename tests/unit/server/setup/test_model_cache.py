@@ -27,7 +27,7 @@ SPEC = ClientSpec(
 def test_a_model_is_built_once_and_is_the_runs(tmp_path: Path) -> None:
     cache = tmp_path / "model-cache"
     made = cached(SPEC, 5, cache, Children())
-    module = build(SPEC.model, SPEC.input_shape, SPEC.classes, 5)
+    module = build(SPEC.model, SPEC.input_shape, SPEC.task.outputs, 5)
     assert made.layout == describe(module, SPEC.input_shape)
     np.testing.assert_array_equal(made.weights, flatten(module, made.layout))
     assert (made.high, made.low) == (UNMEASURED, UNMEASURED)

@@ -3,8 +3,10 @@
 import logging
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
@@ -12,7 +14,7 @@ from zowarmup.common.models import apart
 from zowarmup.common.models.apart import carry_out, innermost, is_at, outcome_in
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import ClientSpec, Model
-from zowarmup.server.setup.prepare import BUILT, LOGGED_LINES, SPEC, Children, PreparationError, building_of
+from zowarmup.server.setup.prepare import BUILT, LOGGED_LINES, SPEC, Children, PreparationError, building_of, task_of
 
 NET = """
 import atexit, ctypes, logging, os, signal, subprocess, sys, warnings
@@ -151,3 +153,22 @@ def test_a_trace_without_foreign_code_names_nothing(tmp_path: Path) -> None:
     assert outcome_in(tmp_path / "none") is None
     (tmp_path / "half").write_text('{"result"')
     assert outcome_in(tmp_path / "half") is None
+
+
+def test_a_held_out_set_that_the_task_cannot_be_trained_on_is_refused() -> None:
+    labelled = ClientSpec(
+        model=Model(name="mlp"),
+        card=DataCard(shape=(1, 8, 8), classes=10),
+        warmup=warmup_settings(rounds=1),
+        zeroth_order=zeroth_order_settings(rounds=1),
+    )
+    assert task_of(labelled, np.arange(10)).outputs == 10
+    numbers = replace(labelled, card=DataCard(shape=(1, 8, 8), classes=0, target_size=2))
+    for spec, targets, sentence in (
+        (numbers, np.zeros((3, 2), np.float32), "needs data with classes"),
+        (labelled, np.arange(11), "labels go from 0 to 10: must be 0 to 9"),
+    ):
+        with pytest.raises(
+            PreparationError, match=f"evaluation.data is no data for model.task = 'classification': .*{sentence}"
+        ):
+            task_of(spec, targets)

@@ -10,6 +10,7 @@ from typing import get_args
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.tasks import accuracy_of, scored
 from zowarmup.common.exact.layout import Block
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Tier
@@ -30,7 +31,7 @@ EVERY_KIND: list[ev.Event] = [
             zeroth_order=zeroth_order_settings(rounds=2, eps=0.1),
             evaluation=Evaluation(data="digits:test"),
         ),
-        ev.ProgramRecord("b" * 64, 10, "{}", DataCard(shape=(1, 8, 8), classes=10), 1, 2),
+        ev.ProgramRecord("b" * 64, 10, "{}", DataCard(shape=(1, 8, 8), classes=10), 1, 2, *scored(10)),
         SNAPSHOT,
     ),
     ev.InvitationIssued("1" * 64, Tier.LOW, 99.5, 2),
@@ -58,7 +59,7 @@ EVERY_KIND: list[ev.Event] = [
     ev.SnapshotTaken(SNAPSHOT),
     ev.SnapshotsPruned((0, 1)),
     ev.Pivoted(1, "done"),
-    ev.Evaluated(1, 0.5, 1.25, 360),
+    ev.Evaluated(1, accuracy_of(0.5), 1.25, 360),
     ev.RunPaused("why"),
     ev.RunResumed(),
     ev.PivotRequested("why"),
@@ -109,9 +110,9 @@ def test_a_reader_may_begin_behind_any_event(open_log: Open, after: int) -> None
 @pytest.mark.parametrize("loss", [math.inf, -math.inf, math.nan, 5e-324, 0.1])
 def test_a_loss_is_read_back_whatever_it_is(open_log: Open, loss: float) -> None:
     """A run whose model has diverged can be restarted like any other."""
-    open_log().append([ev.Evaluated(1, 0.1, loss, 5)], 1.0, 0)
+    open_log().append([ev.Evaluated(1, accuracy_of(loss), loss, 5)], 1.0, 0)
     ((_, event),) = open_log().read()
-    assert repr(event) == repr(ev.Evaluated(1, 0.1, loss, 5))
+    assert repr(event) == repr(ev.Evaluated(1, accuracy_of(loss), loss, 5))
 
 
 def test_soft_events_are_not_kept_and_have_no_number(open_log: Open) -> None:

@@ -29,7 +29,7 @@ def test_a_ledger_of_another_format_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "ledger.sqlite") as other:
         other.execute("PRAGMA user_version=9")
     other.close()
-    with pytest.raises(LedgerError, match=r"has ledger format 9, this version reads 2"):
+    with pytest.raises(LedgerError, match=r"has ledger format 9, this version reads 3"):
         Ledger(tmp_path / "ledger.sqlite")
 
 

@@ -15,6 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.algorithms import changed, warmup_settings, zeroth_order_settings
+from tests.tasks import accuracy_of, scored
 from zowarmup.common.exact.layout import Block, Layout, Tensor
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Tier
@@ -53,7 +54,7 @@ def digest(version: int) -> str:
 
 def story() -> list[Told]:
     """A warm-up round of two, an abandoned one, the pivot, a zeroth-order round of three of whom one abstains."""
-    program = ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1)
+    program = ev.ProgramRecord("b" * 64, 1, LAYOUT.to_json(), DataCard(shape=(1,), classes=2), 1, 1, *scored(2))
     traffic = (ev.TrafficCount("up", "high", "warm-up", "delta", 100, 2),)
     return [
         (0.0, ev.RunCreated("run", RUN, program, ev.Snapshot(0, "c" * 64, 20, digest(0)))),
@@ -77,7 +78,7 @@ def story() -> list[Told]:
         (11.5, ev.Abstained("l2", Abstention(3, "a value is not finite"))),
         (12.0, ev.RoundClosed(3, "quorum")),
         (13.0, ev.Committed(2, 3, digest(2), (Step(5, ALL, (1,)),), None, (), 3, 0)),
-        (14.0, ev.Evaluated(2, 0.5, 1.25, 10)),
+        (14.0, ev.Evaluated(2, accuracy_of(0.5), 1.25, 10)),
         (15.0, ev.RoundOpened(4, Phase.ZEROTH_ORDER, 2, ("h1", "l1"), (8, 9), (10, 10), 99.0, opened_at=15.0)),
         (16.0, ev.Contributed("l1", Scalars(4, (0.5,), ()))),
     ]
@@ -200,24 +201,25 @@ def test_the_present_is_that_of_the_state(tmp_path: Path) -> None:
     assert seen["zowarmup_phase"] == {("warm-up",): 0, ("zeroth-order",): 1, ("finished",): 0}
     assert seen["zowarmup_pivot_version"] == {(): 1}
     assert seen["zowarmup_model_version"] == {(): 2}
-    assert (seen["zowarmup_accuracy_ratio"], seen["zowarmup_loss"]) == ({(): 0.5}, {(): 1.25})
+    assert seen["zowarmup_evaluation_metric"] == {("higher", "accuracy", "ratio"): 0.5}
+    assert seen["zowarmup_loss"] == {(): 1.25}
     assert {k for k, v in seen["zowarmup_waiting"].items() if v} == {("contributions",)}
 
 
 def test_before_the_pivot_and_the_first_commit_there_is_nothing_to_tell_of_them(tmp_path: Path) -> None:
     seen = scrape(told(story()[:6], tmp_path))
-    absent = ["pivot_version", "last_round_timestamp_seconds", "accuracy_ratio", "loss", "evaluated_version"]
+    absent = ["pivot_version", "last_round_timestamp_seconds", "evaluation_metric", "loss", "evaluated_version"]
     assert [name for name in absent if f"zowarmup_{name}" in seen] == []
 
 
 def test_a_model_that_diverged_can_be_scraped(tmp_path: Path) -> None:
-    events = [*story(), (17.0, ev.Evaluated(2, 0.1, math.nan, 10))]
+    events = [*story(), (17.0, ev.Evaluated(2, accuracy_of(0.1), math.nan, 10))]
     assert math.isnan(scrape(told(events, tmp_path))["zowarmup_loss"][()])
 
 
 def test_every_combination_that_can_occur_is_there_from_the_beginning(tmp_path: Path) -> None:
     begun, later = scrape(told(story()[:1], tmp_path)), scrape(told(story(), tmp_path))
-    absent = {"zowarmup_pivot_version", "zowarmup_last_round_timestamp_seconds", "zowarmup_accuracy_ratio"}
+    absent = {"zowarmup_pivot_version", "zowarmup_last_round_timestamp_seconds", "zowarmup_evaluation_metric"}
     absent |= {"zowarmup_loss", "zowarmup_evaluated_version", "zowarmup_lowest_loss", "zowarmup_loss_limit"}
     for name in later.keys() - absent:
         assert set(later[name]) == set(begun[name]), name
