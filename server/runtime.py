@@ -4,9 +4,10 @@ Measured, not guessed (docs/performance.md): both are defaults made for programs
 """
 
 import contextlib
-import ctypes
 import gc
 import resource
+
+from zowarmup.common.system.memory import set_allocator
 
 GARBAGE = 50_000
 """So many objects in containers are made before garbage is looked for."""
@@ -14,17 +15,13 @@ KEPT_BYTES = 32 << 20
 FILES, MAC_FILES = 1 << 18, 10240
 OWN_FILES = 512
 """Of them for the ledger, blobs, uploads and scrapes: not for connections."""
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 
 def tune_allocator() -> None:
     """Before any thread starts. A chunk is made by one thread and freed by another: left to itself, the C library gives its
     pages back to the system and asks for them anew each time, and keeps a pool for every thread. So it keeps what is
-    freed, up to KEPT_BYTES, in two pools. Linux with glibc; elsewhere it does nothing."""
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((_ARENA_MAX, 2), (_MMAP_THRESHOLD, KEPT_BYTES), (_TRIM_THRESHOLD, KEPT_BYTES)):
-            mallopt(parameter, value)
+    freed, up to KEPT_BYTES, in two pools."""
+    set_allocator(2, KEPT_BYTES, KEPT_BYTES)
 
 
 def raise_file_limit() -> int:
@@ -41,7 +38,7 @@ def raise_file_limit() -> int:
 
 
 def connections(files: int) -> int:
-    """How many connections may be open in a process that may open so many files: the rest are for the run's own."""
+    """How many connections may be open in a process that may open `files`: the rest are for the run's own files."""
     return max(files // 2, files - OWN_FILES)
 
 

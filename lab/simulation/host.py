@@ -1,11 +1,9 @@
 """One process of a simulated fleet: its clients, and what they share."""
 
 import asyncio
-import ctypes
 import hashlib
 import hmac
 import logging
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,8 +20,8 @@ from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import PROCESSOR, Executor
 from zowarmup.client.work.joining import ask, fit_data, has_torch, torchless
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.system.logs import log_to_errors
-from zowarmup.common.system.memory import peak_resident
+from zowarmup.common.system.logs import Throttle, log_to_errors
+from zowarmup.common.system.memory import peak_resident, set_allocator
 from zowarmup.common.text import in_words
 from zowarmup.data import Dataset, divide
 from zowarmup.lab.simulation.member import SimulatedClient, SimulatedStream
@@ -40,12 +38,14 @@ from zowarmup.lab.simulation.shared import (
 log = logging.getLogger(__name__)
 ENROL_AT_ONCE = 32
 TELL_EVERY_S = 0.25
+WARN_EVERY_S = 10.0
+"""A warning of each kind once in so long, and with it how many were left out."""
 
 
 async def host(part: FleetShare, tell: Callable[[FleetProgress], None]) -> FleetProgress:
     """Take part with every client of `part` until the run is over. `tell` hears how far it is, several times a second,
     and may end it by raising. Raises Final where no client can take part."""
-    give_back_at_once()
+    set_allocator(1, 32 << 10, 256 << 10)  # what is larger than some pages goes back to the system at once
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
     return await Host(part, tell).run()
 
@@ -153,12 +153,12 @@ class Host:
         trusted: Trust,
     ) -> None:
         """Every client enrols and takes part at once, whatever the others are at."""
-        part, reader, door = self._part, Reader(offer.layout), asyncio.Semaphore(ENROL_AT_ONCE)
+        part, reader, enrolling = self._part, Reader(offer.layout), asyncio.Semaphore(ENROL_AT_ONCE)
         profiles = part.mix.deal(part.seed, part.clients)
 
         async def one(number: int, dataset: Dataset, line: SharedChannel) -> None:
             credential = _credential(part, offer.run_id, number)
-            async with door:
+            async with enrolling:
                 try:
                     client = await self._enrol(offer, number, len(dataset), credential, line, trusted)
                 except Final as fault:
@@ -231,49 +231,9 @@ def _credential(part: FleetShare, run_id: str, number: int) -> str:
     return hmac.new(part.secret, what.encode(), hashlib.sha256).hexdigest()
 
 
-# glibc's malloc.h.
-_ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1
-
-
-def give_back_at_once() -> None:
-    """From now on: one arena, and what is larger than some pages comes from the system and goes back to it. Where the C
-    library is not glibc it does nothing."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(_ARENA_MAX, 1)
-    mallopt(_MMAP_THRESHOLD, 32 * 1024)
-    mallopt(_TRIM_THRESHOLD, 256 * 1024)
-
-
-EVERY_S = 10.0
-
-
-class Rarely(logging.Filter):
-    """Lets a kind of message pass once in EVERY_S."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
-        self._clock = clock
-        self._passed: dict[str, float] = {}
-        self._withheld: dict[str, int] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        kind, now = str(record.msg), self._clock()
-        if now - self._passed.get(kind, -EVERY_S) < EVERY_S:
-            self._withheld[kind] = self._withheld.get(kind, 0) + 1
-            return False
-        self._passed[kind] = now
-        if withheld := self._withheld.pop(kind, 0):
-            record.msg = f"{record.getMessage()} (and {withheld} more like it)"
-            record.args = ()
-        return True
-
-
 def quieten(verbose: bool) -> None:
-    """Log to standard error: everything where `verbose`, else warnings, rarely."""
+    """Log to standard error: everything where `verbose`, else warnings, throttled."""
     handler = log_to_errors("%(asctime)s %(levelname)s %(message)s", verbose, logging.WARNING)
     if not verbose:
-        handler.addFilter(Rarely())
+        handler.addFilter(Throttle(1.0, 1.0 / WARN_EVERY_S))
     logging.getLogger("asyncio").setLevel(logging.ERROR)

@@ -94,7 +94,7 @@ class SharedConnection(Connection):
 
 
 def shared_channels(address: str, trust: Trust, clients: int, lookout: Lookout) -> list[SharedChannel]:
-    """As many as so many clients share."""
+    """The channels for a number of clients, which share them."""
     count = -(-clients // CLIENTS_A_LINE)
     return [SharedChannel(address, trust, clients, lookout) for _ in range(count)]
 

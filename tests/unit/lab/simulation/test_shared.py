@@ -15,7 +15,6 @@ from zowarmup.common.exact.replica import Commit, Diverged, Replica
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.codec import commit_to_wire
 from zowarmup.common.messages.values import Tier
-from zowarmup.lab.simulation.host import EVERY_S, Rarely
 from zowarmup.lab.simulation.part import FleetProgress, FleetShare, parts, together
 from zowarmup.lab.simulation.shared import SharedReplica, View
 from zowarmup.v1 import coordinator_pb2 as wire
@@ -131,22 +130,6 @@ def test_a_fleet_is_cut_into_parts_and_put_together_again(tmp_path: Path) -> Non
         sum_of.line()
         == "6 of 7 clients connected | zeroth-order round 3 | 0 contributions | 11 B up, 0 B down | for you"
     )
-
-
-def test_what_a_thousand_say_at_once_is_said_once() -> None:
-    import logging
-
-    now = [100.0]
-    rarely = Rarely(lambda: now[0])
-
-    def record(client: str) -> logging.LogRecord:
-        return logging.LogRecord("z", logging.WARNING, "f", 1, "lost %s", (client,), None)
-
-    assert [rarely.filter(record(f"c{n}")) for n in range(5)] == [True, False, False, False, False]
-    now[0] += EVERY_S
-    again = record("c9")
-    assert rarely.filter(again)
-    assert again.getMessage() == "lost c9 (and 4 more like it)"
 
 
 def test_a_line_is_asked_for_by_one_for_all() -> None:
