@@ -21,13 +21,12 @@ from zowarmup.common.messages.values import Contribution, Phase, Tier, Work
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
 from zowarmup.server.core import membership
-from zowarmup.server.core.deadlines import took
 from zowarmup.server.core.errors import Rejected
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.core.guard import SLOWER, fault, gives_up
 from zowarmup.server.core.plateau import plateau
 from zowarmup.server.core.resting import all_failed, failures, opens_in_s, responsible
-from zowarmup.server.core.rounds import RETURN_S, absence, end_round, gone, grace, open_round, parenthesis
+from zowarmup.server.core.rounds import RETURN_S, absence, end_round, gone, grace, open_round, parenthesis, took
 from zowarmup.server.core.state import Round, State
 
 DOUBTFUL = 2

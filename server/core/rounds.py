@@ -1,4 +1,4 @@
-"""A round's life: when it opens and how it ends, each with the reason.
+"""A round's life: when it opens, how long it may last and how it ends, each with the reason.
 
     opens     enough eligible clients are connected (which of them may be drawn, and how soon after abandoned rounds, is in
               `resting`)
@@ -12,14 +12,18 @@ what it computed in between counts if it is back by then. Afterwards it is *lost
 the same, and the round needs what it would have needed had the lost not been drawn, but never fewer than a round may open
 with.
 
-A round that is closed is combined; where that comes to nothing it is abandoned, too. Pure, as `decide` is, which asks.
+How long a round may last is learnt: 3 times the second slowest of the last 32 contributions of the slowest tier taking part,
+and 5 s, but never more than the run file allows. The very slowest is left out as a mishap, unless there are fewer than 4.
+What a contribution took is part of its event, so a replay decides as the coordinator did. A round after an abandoned one has
+the longest time there is: what was learnt has just proved too short, or there is nobody to be short for.
+
+A round that is closed is aggregated; where that fails it is abandoned, too. Pure, as `decide` is, which asks.
 """
 
 import math
 from collections.abc import Iterable
 
 from zowarmup.server.core import events as ev
-from zowarmup.server.core.deadlines import lasts
 from zowarmup.server.core.resting import draw, opens_in_s
 from zowarmup.server.core.state import Round, State, quorum
 
@@ -31,6 +35,8 @@ GRACE_SHARE = 0.5
 """It is never more than this share of the round: where a round is short, little work is lost with a contribution."""
 RETURN_S = 40.0
 """The same after a restart of the coordinator. Devices that found it away try again every 30 s at least."""
+TIMES, SPARE_S, FEWEST = 3, 5.0, 4
+SHORTEST_S = 1e-3
 
 
 def open_round(state: State, now: float) -> ev.Event | None:
@@ -167,3 +173,31 @@ def _not_back(state: State, current: Round) -> list[str]:
 def parenthesis(parts: list[str]) -> str:
     """ " (one, another)", or nothing where there is none."""
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def took(current: Round, now: float) -> float:
+    """Seconds since the round was opened, or 0 where that tells nothing about a client: a restart interrupted the
+    round."""
+    return max(SHORTEST_S, now - current.opened_at) if current.opened_at else 0.0
+
+
+def lasts(state: State, participants: tuple[str, ...]) -> tuple[float, str]:
+    """Seconds that the next round may last, and why."""
+    longest = state.rules.deadline_s
+    if not state.rules.learn_deadline:
+        return longest, "as the run file says"
+    tiers = {state.clients[client].tier for client in participants}
+    if unknown := sorted(tiers - {tier for tier, took in state.took_s.items() if took}):
+        return longest, f"as the run file says: no {' or '.join(unknown)}-tier contribution to this phase was timed yet"
+    if state.abandoned:
+        return longest, "as the run file says, after an abandoned round"
+    slowest = max(_slowest_usual(state.took_s[tier]) for tier in tiers)
+    learnt = TIMES * slowest + SPARE_S
+    if learnt >= longest:
+        return longest, f"as the run file says: contributions take up to {slowest:.3g} s"
+    return learnt, f"{TIMES} times {slowest:.3g} s, which the slowest usually take, and {SPARE_S:g} s"
+
+
+def _slowest_usual(took: tuple[float, ...]) -> float:
+    ascending = sorted(took)
+    return ascending[-2] if len(ascending) >= FEWEST else ascending[-1]
