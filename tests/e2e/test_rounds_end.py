@@ -131,8 +131,9 @@ def test_a_client_whose_loss_is_not_finite_delays_nobody_and_says_why(fleet: Cal
     assert set(clients) == set(NAMES)
     assert all(client.agrees and client.version == status.version for client in clients.values())
     assert all(client.software.startswith("zowarmup ") and client.peak_memory_bytes for client in clients.values())
-    assert all(client.up_bytes > 1000 and client.down_bytes > 1000 for client in clients.values())
+    assert all(client.down_bytes > 1000 for client in clients.values())
     assert "scalars: " in clients["low-2"].abstained
+    assert all(client.up_bytes > (len(client.abstained) or 1000) for client in clients.values())
     assert [name for name, client in clients.items() if client.contributed_s is None] == ["low-2"]
     said = [event for _, event in ledger_of(made) if isinstance(event, ev.Abstained)]
     assert {event.client for event in said} == {"low-2"}, "it rests afterwards, so this need not be often"
