@@ -30,7 +30,7 @@ BACKDATED = datetime.timedelta(days=1)
 
 
 def init(out: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
-    """Make an authority and a server certificate, the latter for hosts (names or IP addresses) and so many days, in a
+    """Make an authority and a server certificate, the latter for hosts (names or IP addresses), valid for `days`, in a
     folder; the files. Raises CommandError where one of them is there already or the folder cannot be written, Usage where a host is not one."""
     names = [_alternative(host) for host in hosts]
     files = [out / name for name in ("ca.key", "ca.crt", "server.key", "server.crt")]
@@ -87,7 +87,7 @@ def server(folder: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
 
 
 def client(folder: Path, name: str, days: int = DAYS) -> list[Path]:
-    """Make a certificate for a device or an operator, signed by the authority in a folder, good for so many days; the
+    """Make a certificate for a device or an operator, signed by the authority in a folder, valid for `days`; the
     files. Raises CommandError."""
     authority, authority_key = _authority(folder)
     files = [folder / f"{name}.key", folder / f"{name}.crt"]

@@ -33,7 +33,7 @@ JOB_BYTES = 1536 << 20
 @contextmanager
 def progress(console: Console, every_s: float) -> Iterator[Callable[..., None]]:
     """Gives `show(line, view, key)`. On a terminal it redraws in place what `view` gives, or else the line; elsewhere it
-    prints the line where that is new, at most every so many seconds, and at once where `key` is new."""
+    prints the line where that is new, at most every `every_s` seconds, and at once where `key` is new."""
     if console.is_terminal:
         with Live(Text("starting"), console=console, auto_refresh=False, transient=True) as live:
 

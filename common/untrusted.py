@@ -61,7 +61,7 @@ class Bounded:
         self._file, self._what, self._remedy, self._read = file, what, remedy, 0
 
     def read(self, size: int) -> bytes:
-        """Up to so many bytes. Raises TooLarge where there may not be so many more."""
+        """Up to `size` bytes. Raises TooLarge where that would be more than may be read in all."""
         require_size(f"{self._what}: a part of it", size, self.most_bytes - self._read, self._remedy)
         return self._counted(self._file.read(size))
 

@@ -1,6 +1,6 @@
 """An operator's connection to a coordinator: answers as values, errors as sentences.
 
-Calls are synchronous and short, each with a deadline. Nothing else in this room touches the wire.
+Calls are synchronous and short, each with a deadline. No other file of this package uses the generated code.
 """
 
 from collections.abc import Callable, Iterator

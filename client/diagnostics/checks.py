@@ -83,7 +83,7 @@ class MemoryController(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a client has written to its disk in so many seconds; `flash`: the disk is an SD card."""
+    """What a client has written to its disk in `seconds`; `flash`: the disk is an SD card."""
 
     bytes: int
     seconds: float

@@ -1,6 +1,6 @@
 """One connection to the coordinator: its calls, with values in and out.
 
-With `stream` the only file of this room that knows the generated code. Every call raises `Final` where asking again
+With `stream` the only file of this package that uses the generated code. Every call raises `Final` where asking again
 cannot help, `Declined` where the coordinator answered this one request with no, and `Broken` where the network or the
 coordinator failed in passing. Waiting and trying again is the caller's (`stream`, `transfer`).
 """

@@ -103,8 +103,8 @@ class Meter:
     Args:
         up_bytes: Sent so far.
         down_bytes: Received so far.
-        require: Asked before so many more bytes are sent, and with 0 after some have come; raises Setback where there may
-            be no more.
+        require: Called with the number of bytes that are to be sent, and with 0 after some have come; raises Setback where
+            there may be no more.
     """
 
     up_bytes: int = 0

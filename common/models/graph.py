@@ -34,7 +34,7 @@ Sin Sinh Slice Softmax Softplus Split Sqrt Squeeze Sub Tan Tanh Tile TopK Transp
 """
 OPERATORS = frozenset(_NAMES.split())
 WRITTEN_OUT = {"GroupNormalization": 29, "HardSwish": 2, "Mish": 3}
-"""Operators for which the runtime has no code: it writes each out, as it loads a graph, as so many nodes of others."""
+"""Operators for which the runtime has no code: it writes each out, as it loads a graph, as this many nodes of others."""
 
 
 FLOAT = 1

@@ -1,1 +1,1 @@
-"""What both sides need of the operating system: the one impure room of `common`. Standard library only."""
+"""What both sides need of the operating system: the only package of `common` with side effects. Standard library only."""

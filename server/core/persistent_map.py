@@ -15,7 +15,7 @@ _V = TypeVar("_V")
 _D = TypeVar("_D")
 
 SMALLEST = 16
-"""Below so many keys, one dict does."""
+"""With fewer keys, it is one dict."""
 
 
 class PersistentMap(Mapping[_K, _V]):

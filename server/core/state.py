@@ -221,5 +221,5 @@ class State:
 
 
 def quorum(state: State, needed: int) -> int:
-    """How many must contribute for a round to count that needs so many to close at once."""
+    """The quorum: how many must contribute for a round to count that closes at once with `needed`."""
     return max(1, math.ceil(state.rules.quorum * needed - 1e-9))

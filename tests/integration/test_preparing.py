@@ -31,7 +31,7 @@ class Ready(services.CoordinatorServiceServicer):
 
 
 @dataclass
-class House:
+class PreparingServer:
     address: str
     gate: PreparingInterceptor
     health: Health
@@ -45,7 +45,7 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def house() -> AsyncIterator[House]:
+async def preparing_server() -> AsyncIterator[PreparingServer]:
     gate = PreparingInterceptor()
     server = grpc.aio.server(interceptors=(gate,))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -53,7 +53,7 @@ async def house() -> AsyncIterator[House]:
     await health.declare(serving=False)
     await server.start()
     try:
-        yield House(f"127.0.0.1:{port}", gate, health, added)
+        yield PreparingServer(f"127.0.0.1:{port}", gate, health, added)
     finally:
         await server.stop(None)
 
@@ -62,7 +62,7 @@ def test_everyone_hears_the_sentence_before_their_patience_is_over(monkeypatch: 
     monkeypatch.setattr(preparing, "HELD_S", 0.01)
 
     async def scenario() -> None:
-        async with house() as made:
+        async with preparing_server() as made:
             with Session(made.address) as session:
                 for ask in (session.run, session.status, session.versions, lambda: session.invite(Tier.LOW, 9.0, 1)):
                     with pytest.raises(NoAnswer, match=SENTENCE):
@@ -81,7 +81,7 @@ def test_a_call_that_waits_is_answered_as_soon_as_the_run_is_ready(monkeypatch: 
     monkeypatch.setattr(preparing, "HELD_S", 60.0)
 
     async def scenario() -> None:
-        async with house() as made, grpc.aio.insecure_channel(made.address) as channel:
+        async with preparing_server() as made, grpc.aio.insecure_channel(made.address) as channel:
             call = services.CoordinatorServiceStub(channel).GetRun(wire.GetRunRequest())
             await channel.channel_ready()
             await made.open()
@@ -94,7 +94,7 @@ def test_services_are_added_to_a_running_server_without_a_word_of_grpcs(caplog: 
     """gRPC's own registration of methods after the start does nothing but log so, three times at each start."""
 
     async def scenario() -> None:
-        async with house() as made, grpc.aio.insecure_channel(made.address) as channel:
+        async with preparing_server() as made, grpc.aio.insecure_channel(made.address) as channel:
             await made.open()
             stub = services.CoordinatorServiceStub(channel)
             assert (await stub.GetRun(wire.GetRunRequest())).protocol == 12345

@@ -67,7 +67,7 @@ BY_SOMEBODY = (
 
 
 @dataclass
-class House:
+class TlsServer:
     """A coordinator at 127.0.0.1 with a certificate of its own authority, and its operator."""
 
     folder: Path
@@ -226,41 +226,41 @@ def scalars(round: int) -> wire.Scalars:
 
 
 @contextmanager
-def refused(house: House, reason: str) -> Iterator[None]:
+def refused(server: TlsServer, reason: str) -> Iterator[None]:
     """What is done inside is refused with a reason, which is counted, and the ledger does not change."""
-    before, counted = house.ledger(), house.status().refusals.get(reason, 0)
+    before, counted = server.ledger(), server.status().refusals.get(reason, 0)
     with pytest.raises(grpc.RpcError) as caught:
         yield
     error: Any = caught.value
     assert dict(error.trailing_metadata() or ()).get("zowarmup-reason") == reason, error.details()
-    assert house.ledger() == before
-    assert house.status().refusals[reason] == counted + 1
+    assert server.ledger() == before
+    assert server.status().refusals[reason] == counted + 1
 
 
 @contextmanager
-def opened(folder: Path, anywhere: bool = False) -> Iterator[House]:
+def opened(folder: Path, anywhere: bool = False) -> Iterator[TlsServer]:
     """A coordinator in a folder, with a certificate for an operator, and another authority that nobody trusts. `anywhere`:
-    as in `House.lead`."""
+    as in `TlsServer.lead`."""
     (folder / "logs").mkdir()
     certificates.init(folder / "certs", ["127.0.0.1"])
     certificates.client(folder / "certs", "op")
     certificates.init(folder / "foreign", ["127.0.0.1"])
     certificates.client(folder / "foreign", "pi")
     with Processes(folder / "logs", Interrupts(), ENVIRONMENT) as processes:
-        made = House(folder, processes)
+        made = TlsServer(folder, processes)
         made.lead("server", anywhere=anywhere)
         yield made
 
 
-def find_secrets(house: House, *words: str) -> list[str]:
+def find_secrets(server: TlsServer, *words: str) -> list[str]:
     """Everything that must not be seen: in each of the forms that it has."""
-    created = house.ledger()[0]
+    created = server.ledger()[0]
     assert isinstance(created, ev.RunCreated)
-    found = [house.operator, created.secret, *words, *(word.split(".")[1] for word in words)]
+    found = [server.operator, created.secret, *words, *(word.split(".")[1] for word in words)]
     found += [Invitation.from_word(word).secret for word in words]
     for name in ("identity.json", "enrolment.json"):
-        found += [json.loads(file.read_text())["credential"] for file in house.folder.glob(f"devices/*/{name}")]
-    for key in house.folder.glob("*/*.key"):
+        found += [json.loads(file.read_text())["credential"] for file in server.folder.glob(f"devices/*/{name}")]
+    for key in server.folder.glob("*/*.key"):
         found.append(key.read_text().splitlines()[1])
     return found
 
