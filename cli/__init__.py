@@ -1,4 +1,7 @@
-"""The operator's command, `zowarmup`."""
+"""The operator's command, `zowarmup`.
+
+Internal: what is public is in `zowarmup`.
+"""
 
 import os
 

@@ -1,4 +1,7 @@
-"""The device: one client of a run."""
+"""The device: one client of a run.
+
+Internal: what is public is in `zowarmup`.
+"""
 
 import os
 

@@ -1,4 +1,7 @@
-"""Runs on one machine or a cluster: simulated fleets, experiments, the demo."""
+"""Runs on one machine or a cluster: simulated fleets, experiments, the demo.
+
+Internal: what is public is in `zowarmup`.
+"""
 
 import os
 

@@ -1,4 +1,7 @@
-"""The coordinator: one process, from a run file to the weights it has trained."""
+"""The coordinator: one process, from a run file to the weights it has trained.
+
+Internal: what is public is in `zowarmup`.
+"""
 
 import os
 

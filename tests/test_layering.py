@@ -43,6 +43,8 @@ BELOW = f"{COMMON} server/core server/projections server/store server/coordinato
 DEVICE = f"{COMMON} client/errors.py client/policy.py"
 SERVER = f"{BELOW} server/aggregation server/rpc server/telemetry server/setup"
 CLIENT = f"{DEVICE} client/store client/net client/work client/diagnostics"
+# The package itself, `zowarmup`.
+PUBLIC = "public.py"
 # A room is a folder without the rooms inside it, or a file of one; the longest path that fits counts.
 ROOMS = {
     "common": rule("", pure=True),
@@ -79,8 +81,9 @@ ROOMS = {
     "cli/lab.py": rule(f"{CLIENT} cli lab lab/demo lab/experiments lab/simulation", "rich typer"),
     "cli/commands.py": rule(f"{SERVER} server {CLIENT} client cli cli/session cli/lab.py", "rich typer"),
     "cli/main.py": rule("common common/system client cli cli/commands.py"),
+    PUBLIC: rule("common/algorithms common/exact common/messages common/settings", pure=True),
 }
-TOPS = sorted({room.split("/")[0] for room in ROOMS})
+TOPS = sorted({room.split("/")[0] for room in ROOMS} - {PUBLIC})
 # Files that import a package which their room may not: at the top, or, behind a "?", inside a function.
 PACKAGES = {
     "common/exact/compiled.py": "llvmlite numba",
@@ -162,7 +165,8 @@ def imports(path: Path, modules: set[str]) -> Iterator[Import]:
 def sources(root: Path) -> dict[str, str]:
     """Every file of every room, relative to `root`, with its module name."""
     files = sorted(str(path.relative_to(root)) for top in TOPS for path in (root / top).rglob("*.py"))
-    return {file: "zowarmup." + file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files}
+    named = {file: "zowarmup." + file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files}
+    return named | ({PUBLIC: "zowarmup"} if (root / PUBLIC).exists() else {})
 
 
 def covers(key: str, file: str) -> bool:
@@ -175,14 +179,16 @@ def room_of(file: str) -> str:
 
 
 def room_with(module: str) -> str:
-    """The room that has the module `module`, a name without "zowarmup."."""
+    """The room that has the module `module`, a name without "zowarmup."; empty for the package itself."""
+    if not module:
+        return PUBLIC
     path = module.replace(".", "/")
     return max(room_of(path), room_of(f"{path}.py"), key=len)
 
 
 def name_of(room: str) -> str:
     """A room as it is imported."""
-    return "zowarmup." + room.removesuffix(".py").replace("/", ".")
+    return "zowarmup" if room == PUBLIC else "zowarmup." + room.removesuffix(".py").replace("/", ".")
 
 
 def rule_of(file: str) -> Rule:
@@ -295,12 +301,22 @@ def test_every_folder_at_the_top_with_code_is_in_the_wheel() -> None:
     assert wheel["sources"] == {top: f"zowarmup/{top}" for top in TOPS}
 
 
+def test_no_class_name_is_used_twice() -> None:
+    places: dict[str, list[str]] = {}
+    for file in sources(REPOSITORY):
+        for node in ast.walk(ast.parse((REPOSITORY / file).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{file}:{node.lineno}")
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
 def test_the_type_checker_sees_every_room() -> None:
     """mypy reads the package tree of the editable install; its links must lead to the rooms of this checkout."""
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     tree, *_ = settings["tool"]["mypy"]["files"]
-    assert {top: (REPOSITORY / tree / top).resolve() for top in TOPS} == {
-        top: (REPOSITORY / top).resolve() for top in TOPS
+    links = {**{top: top for top in TOPS}, "__init__.py": PUBLIC}
+    assert {name: (REPOSITORY / tree / name).resolve() for name in links} == {
+        name: (REPOSITORY / target).resolve() for name, target in links.items()
     }
 
 
@@ -316,7 +332,7 @@ def tree(root: Path, **files: str) -> Path:
     return root
 
 
-EVERY_RULE = [*ROOMS, *PACKAGES, *WITHOUT_TORCH - PACKAGES.keys()]
+EVERY_RULE = [*ROOMS, *PACKAGES, *sorted(WITHOUT_TORCH - PACKAGES.keys())]
 
 
 def one_file(root: Path, key: str, text: str) -> tuple[Path, str]:

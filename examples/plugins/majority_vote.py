@@ -22,14 +22,30 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from zowarmup.common.algorithms.directional_derivatives import Probe, as_float32, measure
-from zowarmup.common.algorithms.protocol import Aggregate, Algorithm, ClientScalars, Forward, Start, Trained
-from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder, require
-from zowarmup.common.algorithms.step_builder import Move
-from zowarmup.common.exact.grid import Grid
-from zowarmup.common.exact.layout import Layout
-from zowarmup.common.exact.steps import Direction, Weights
-from zowarmup.common.messages.values import Computation, Contribution, Scalars, Tier, Work
+from zowarmup import (
+    Aggregate,
+    Algorithm,
+    ClientScalars,
+    Computation,
+    Contribution,
+    Direction,
+    Forward,
+    Grid,
+    Layout,
+    Move,
+    Probe,
+    Scalars,
+    Start,
+    Tier,
+    Trained,
+    WarmUp,
+    Weights,
+    Work,
+    ZerothOrder,
+    as_float32,
+    measure,
+    require,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,90 @@
+"""zowarmup: federated training of a fleet of unequal devices.
+
+The public interface of the package, `zowarmup` itself: its version, and what an algorithm of one's own is written with
+(`method = "package.module:Algorithm"` in a run file; CONTRIBUTING.md, "Adding an algorithm"). Every module below, such as
+`zowarmup.common`, is internal: another version may change it.
+
+The module of a name is imported when the name is first used, so a process that needs none loads none.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zowarmup.common.algorithms.directional_derivatives import Probe, as_float32, measure
+    from zowarmup.common.algorithms.protocol import (
+        Aggregate,
+        Algorithm,
+        ClientScalars,
+        Forward,
+        LocalTraining,
+        Start,
+        Trained,
+        Update,
+    )
+    from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder, require
+    from zowarmup.common.algorithms.step_builder import Move
+    from zowarmup.common.exact.grid import Grid
+    from zowarmup.common.exact.layout import Block, Layout, Submodel
+    from zowarmup.common.exact.steps import Direction, Step, Weights
+    from zowarmup.common.messages.values import Computation, Contribution, Delta, Scalars, Tier, Work
+    from zowarmup.common.settings.run import VERSION as __version__
+
+__all__ = [
+    "Aggregate",
+    "Algorithm",
+    "Block",
+    "ClientScalars",
+    "Computation",
+    "Contribution",
+    "Delta",
+    "Direction",
+    "Forward",
+    "Grid",
+    "Layout",
+    "LocalTraining",
+    "Move",
+    "Probe",
+    "Scalars",
+    "Start",
+    "Step",
+    "Submodel",
+    "Tier",
+    "Trained",
+    "Update",
+    "WarmUp",
+    "Weights",
+    "Work",
+    "ZerothOrder",
+    "__version__",
+    "as_float32",
+    "measure",
+    "require",
+]
+_MODULES = (
+    "common.algorithms.directional_derivatives",
+    "common.algorithms.protocol",
+    "common.algorithms.settings",
+    "common.algorithms.step_builder",
+    "common.exact.grid",
+    "common.exact.layout",
+    "common.exact.steps",
+    "common.messages.values",
+)
+"""Where the names are, but for the version."""
+
+
+if not TYPE_CHECKING:  # else a misspelt name would have a type
+
+    def __getattr__(name):
+        if name == "__version__":
+            return import_module("zowarmup.common.settings.run").VERSION
+        for module in _MODULES if name in __all__ else ():
+            found = import_module(f"zowarmup.{module}")
+            if hasattr(found, name):
+                return getattr(found, name)
+        raise AttributeError(f"module 'zowarmup' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

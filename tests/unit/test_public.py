@@ -1,0 +1,64 @@
+"""The public package: its names are there, cost nothing until they are used, and suffice for an algorithm of one's own."""
+
+import ast
+import importlib
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import zowarmup
+
+REPOSITORY = Path(__file__).parents[2]
+SOURCE = (REPOSITORY / "public.py").read_text(encoding="utf-8")
+
+
+def modules_loaded(code: str) -> set[str]:
+    """What a fresh interpreter has loaded after `code`."""
+    show = f"{code}\nimport sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", show], check=True, capture_output=True, text=True, timeout=120)
+    return set(done.stdout.split())
+
+
+def test_every_name_is_what_its_type_says() -> None:
+    typed = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in ast.walk(ast.parse(SOURCE))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("zowarmup.")
+        for alias in node.names
+    }
+    assert sorted(typed) == sorted(zowarmup.__all__) == dir(zowarmup)
+    for name, (module, inside) in typed.items():
+        assert getattr(zowarmup, name) is getattr(importlib.import_module(module or ""), inside), name
+
+
+def test_the_version_is_the_projects() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    assert zowarmup.__version__ == project["project"]["version"]
+
+
+def test_what_is_not_public_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="module 'zowarmup' has no attribute 'Nothing'"):
+        _ = zowarmup.Nothing  # type: ignore[attr-defined]
+
+
+def test_the_package_loads_nothing_until_a_name_is_used_and_torch_never() -> None:
+    at_first = modules_loaded("import zowarmup")
+    assert {name for name in at_first if name.startswith("zowarmup")} == {"zowarmup"}
+    assert not at_first & {"numpy", "grpc", "google.protobuf", "onnxruntime", "torch"}
+    assert not modules_loaded("from zowarmup import *") & {"grpc", "onnxruntime", "torch"}
+
+
+def test_an_algorithm_needs_no_other_names() -> None:
+    plugin = ast.parse((REPOSITORY / "examples/plugins/majority_vote.py").read_text(encoding="utf-8"))
+    modules = {node.module for node in ast.walk(plugin) if isinstance(node, ast.ImportFrom)}
+    assert {module for module in modules if module and module.startswith("zowarmup")} == {"zowarmup"}
+
+
+def test_what_is_inside_says_so() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    for room in project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]:
+        said = ast.get_docstring(ast.parse((REPOSITORY / room / "__init__.py").read_text(encoding="utf-8"))) or ""
+        assert "Internal: what is public is in `zowarmup`." in said, room
