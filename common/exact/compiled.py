@@ -28,9 +28,16 @@ _WORDS = 256  # drawn before they are looked up: drawing alone, the processor ov
 
 
 def add_up(sums: NDArray[Any], seed: int, group: int, start: int, table: NDArray[Any]) -> None:
-    """Add table[b] to `sums` in place, for the bytes b of stream (seed, group) from `start` on.
+    """Add up one table entry for each byte of a stream: sums[i] += table[b], for the bytes b from `start` on.
 
-    `sums` (n,) and `table` (256,) are both int32 or both int64. Two threads may do this at once.
+    Two threads may do this at once.
+
+    Args:
+        sums: Int32 or int64 (n,), one for each byte; changed in place.
+        seed: Of the stream, 0 to 2^64 - 1.
+        group: Of the stream, 0 to 2^64 - 1.
+        start: Place of the first byte in the stream, at least 0.
+        table: (256,), of the same type as `sums`.
     """
     _add_up(sums, np.uint64(seed), np.uint64(group), start // _COUNTER, start % _COUNTER, table)
 

@@ -5,9 +5,9 @@ A stream is a key (seed, group) of the counter-based generator Philox4x64-10. It
 little-endian whatever the machine, and any place in a stream is reached at once, so a vector is never stored: it is
 read off wherever it is needed. Keys are pairs, never sums, so no two streams share their bytes.
 
-A permutation of n is the stable order of n raw 64-bit words: integers only, so no libm and no version of a sampling routine
-can change it. Its streams are numbered from 2^63, where no group of directions is ever asked for, so a work item's one seed
-serves its directions, its slices and its shuffles.
+A permutation of n is the stable order of n raw 64-bit words: integers only, so no libm and no version of a sampling
+routine can change it. Its streams are numbered from 2^63, where no group of directions is ever asked for, so a work
+item's one seed serves its directions, its slices and its shuffles.
 """
 
 from collections.abc import Iterator
@@ -26,10 +26,21 @@ _COUNTER_STEP = 4  # words of one counter step
 
 
 def lanes(seed: int, group: int, start: int, count: int) -> NDArray[np.uint8]:
-    """The bytes start .. start + count - 1 of stream (seed, group): uint8 (count,).
+    """Read a range of bytes of a stream.
 
-    Bit k of byte p is the sign of direction 8*group + k at parameter p, 1 for +1 and 0 for -1. `seed` and `group` are
-    0 to 2^64 - 1, `start` and `count` at least 0; ValueError otherwise.
+    Bit k of byte p is the sign of direction 8*group + k at parameter p, 1 for +1 and 0 for -1.
+
+    Args:
+        seed: Of the stream, 0 to 2^64 - 1.
+        group: Of the stream, 0 to 2^64 - 1.
+        start: Place of the first byte, at least 0.
+        count: Number of bytes, at least 0.
+
+    Returns:
+        The bytes start .. start + count - 1: uint8 (count,).
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
     if count < 0:
         raise ValueError(f"count = {count}: must be at least 0")
@@ -37,10 +48,22 @@ def lanes(seed: int, group: int, start: int, count: int) -> NDArray[np.uint8]:
 
 
 def walk(seed: int, group: int, start: int, stop: int, length: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Stream (seed, group) from `start` to `stop` in order: (place, bytes) of one piece after another.
+    """Read a range of bytes of a stream in order, piece by piece.
 
-    Pieces end at multiples of `length`, itself a multiple of 8, and are only for reading. One generator moves on from
-    piece to piece, which is cheaper than a `lanes` for each. Raises ValueError as `lanes` does.
+    One generator moves on from piece to piece, which is cheaper than a call of `lanes` for each.
+
+    Args:
+        seed: Of the stream, 0 to 2^64 - 1.
+        group: Of the stream, 0 to 2^64 - 1.
+        start: Place of the first byte, at least 0.
+        stop: Place after the last byte.
+        length: Pieces end at its multiples; itself a positive multiple of 8.
+
+    Yields:
+        The place of a piece and its bytes, uint8, only for reading.
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
     if length < _WORD or length % _WORD:
         raise ValueError(f"length = {length}: must be a positive multiple of {_WORD}")
@@ -87,7 +110,19 @@ _FIRST_STREAM = 1 << 63
 
 
 def words(seed: int, stream: int, count: int) -> NDArray[np.uint64]:
-    """The first `count` raw words of stream (seed, stream): seed 0 to 2^64 - 1, stream 0 to 2^63 - 1."""
+    """Read the first raw words of a stream that holds no directions.
+
+    Args:
+        seed: 0 to 2^64 - 1.
+        stream: Number of the stream, 0 to 2^63 - 1; its key is (seed, 2^63 + stream).
+        count: Number of words.
+
+    Returns:
+        Uint64 (count,).
+
+    Raises:
+        ValueError: `seed` or `stream` is out of its range.
+    """
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed {seed} does not fit 64 bits")
     if not 0 <= stream < _FIRST_STREAM:
@@ -97,5 +132,17 @@ def words(seed: int, stream: int, count: int) -> NDArray[np.uint64]:
 
 
 def permutation(seed: int, stream: int, count: int) -> NDArray[np.int64]:
-    """A permutation of 0 .. count - 1, as int64 (count,)."""
+    """Draw a permutation: the stable order of the first words of a stream.
+
+    Args:
+        seed: 0 to 2^64 - 1.
+        stream: As for `words`.
+        count: How many numbers are permuted.
+
+    Returns:
+        0 .. count - 1 in another order, int64 (count,).
+
+    Raises:
+        ValueError: `seed` or `stream` is out of its range.
+    """
     return np.argsort(words(seed, stream, count), kind="stable").astype(np.int64, copy=False)

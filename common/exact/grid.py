@@ -4,8 +4,8 @@ Weights are whole ticks of 2^-exponent, fewer than 2^23 either way, and every pr
 such numbers below 2^24 ticks are exact in float32, so they can be added in any order, taken back in place without a
 second copy, and come out alike on every machine. What would leave the grid is refused, never rounded or wrapped.
 
-A vector's blocks may lie on grids of different exponents, so that the large weights of one do not make the ticks of another
-coarse. What moves several of them at once is in ticks of the coarsest, which are whole ticks of each.
+A vector's blocks may lie on grids of different exponents, so that the large weights of one do not make the ticks of
+another coarse. What moves several of them at once is in ticks of the coarsest, which are whole ticks of each.
 """
 
 import math
@@ -35,8 +35,13 @@ class HeadroomExceeded(ArithmeticError):
 class Grid:
     """Multiples of 2^-exponent below 2^(23 - exponent) in magnitude.
 
-    `ranges`: pairs (place, exponent), in ascending order of the place in the flat vector from which on another exponent holds;
-    none, where one holds for all. Raises ValueError outside COARSEST .. FINEST, or where the ranges are not like that.
+    Args:
+        exponent: A tick is 2^-exponent, in units of a weight; COARSEST to FINEST.
+        ranges: Pairs (place, exponent), in ascending order of the place in the flat vector from which on another
+            exponent holds; none, where one holds for all.
+
+    Raises:
+        ValueError: An exponent is outside COARSEST .. FINEST, or the places are not above 0 and ascending.
     """
 
     exponent: int
@@ -51,7 +56,15 @@ class Grid:
                 raise ValueError(f"grid exponent = {exponent}: must be {COARSEST} to {FINEST}")
 
     def within(self, start: int, stop: int) -> Iterator[tuple[int, int, Self]]:
-        """The parts of [start, stop) that have one exponent: (start, stop, the grid there), in ascending order."""
+        """Split a range of the flat vector into the parts that have one exponent each.
+
+        Args:
+            start: First place.
+            stop: Place after the last.
+
+        Yields:
+            Start, stop and grid of each part, in ascending order.
+        """
         if not self.ranges:
             yield start, stop, self
             return
@@ -63,13 +76,29 @@ class Grid:
                 yield max(low, start), min(high, stop), type(self)(exponent)
 
     def over(self, start: int, stop: int) -> Self:
-        """The grid of one exponent in whose ticks [start, stop) moves as a whole: the coarsest of those there."""
+        """The grid in whose ticks a range moves as a whole: that of the coarsest exponent there.
+
+        Args:
+            start: First place.
+            stop: Place after the last.
+
+        Returns:
+            A grid of one exponent.
+        """
         if not self.ranges:
             return self
         return type(self)(_extremes(self, start, stop)[0])
 
     def bits_over(self, start: int, stop: int) -> int:
-        """By how many bits the finest exponent in [start, stop) is above the coarsest."""
+        """By how many bits the finest exponent in a range is above the coarsest.
+
+        Args:
+            start: First place.
+            stop: Place after the last.
+
+        Returns:
+            At least 0; always 0 where one exponent holds for all.
+        """
         if not self.ranges:
             return 0
         coarsest, finest = _extremes(self, start, stop)
@@ -103,6 +132,7 @@ class Grid:
 
         Raises:
             HeadroomExceeded: A weight is not finite or no grid is coarse enough.
+            ValueError: `headroom` is below 1 or not finite.
         """
         if edges:
             bounds = (0, *edges, weights.size)
@@ -127,10 +157,17 @@ class Grid:
         return cls(min(23 - power, FINEST))
 
     def quantise(self, values: ArrayLike, start: int = 0) -> NDArray[np.float32]:
-        """`values` (float32 or float64, any shape; flat, from place `start` of the vector on, where there are ranges) at
-        the nearest places of the grid, ties to even: a new array.
+        """Round values to the nearest places of the grid, ties to even. Zero is always +0.
 
-        Zero is always +0. Raises HeadroomExceeded where a result is not below `limit` in magnitude, or not finite.
+        Args:
+            values: Float32 or float64, of any shape; flat where there are ranges.
+            start: Place of the first value in the flat vector, where there are ranges.
+
+        Returns:
+            A new float32 array of the same shape.
+
+        Raises:
+            HeadroomExceeded: A result is not below `limit` in magnitude, or not finite.
         """
         given = np.asarray(values)
         if self.ranges:

@@ -5,12 +5,12 @@ variance of BatchNorm) follow and belong to no block, so no step moves them. Eve
 a place in the vector means the same parameter everywhere. A digest of the vector's bytes says whether two replicas are
 equal.
 
-The half-width submodel is after HeteroFL (Diao, Ding, Tarokh, arXiv 2010.01264): a weight of shape (n, m, ...) becomes its
-leading (ceil(n / 2), ceil(m / 2), ...), where n counts the layer's own units or channels, and m those that it reads. What the
-model reads and what it decides on stay whole: the inputs of the first layer, the classes of the head. Everything follows from
-the layout, so coordinator and client have the same map and none travels. Seen as a matrix of shape[0] rows, what is kept of a
-tensor is its upper left corner. So the part's flat vector lists places of the whole's in ascending order, and what lies in any
-range of the whole is one range of the part: both can be read piece by piece.
+The half-width submodel is after HeteroFL (Diao, Ding, Tarokh, arXiv 2010.01264): a weight of shape (n, m, ...) becomes
+its leading (ceil(n / 2), ceil(m / 2), ...), where n counts the layer's own units or channels, and m those that it
+reads. What the model reads and what it decides on stay whole: the inputs of the first layer, the classes of the head.
+Everything follows from the layout, so coordinator and client have the same map and none travels. Seen as a matrix of
+shape[0] rows, what is kept of a tensor is its upper left corner. So the part's flat vector lists places of the whole's
+in ascending order, and what lies in any range of the whole is one range of the part: both can be read piece by piece.
 """
 
 import json
@@ -31,7 +31,16 @@ MOST_AXES = 8
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """`shape` () is a single number. The tensor occupies [start, stop) of the flat vector, row-major."""
+    """The position of a tensor: it occupies [start, stop) of the flat vector, row-major.
+
+    Args:
+        name: The model's name for it, not empty.
+        shape: At most MOST_AXES extents, each at least 1; () is a single number.
+        start: Place of its first value, at least 0.
+
+    Raises:
+        ValueError: A field is out of its range.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -56,7 +65,16 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A named range [start, stop) of parameters, never empty."""
+    """A named range [start, stop) of parameters, never empty.
+
+    Args:
+        name: Not empty.
+        start: First place, at least 0.
+        stop: Place after the last.
+
+    Raises:
+        ValueError: There is no name, or the range is empty or begins below 0.
+    """
 
     name: str
     start: int
@@ -75,8 +93,14 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The linear classifier that the model ends in: `weight_name` is (classes, features), `bias_name` (classes,) or
-    None where it has no bias."""
+    """The linear classifier that the model ends in.
+
+    Args:
+        weight_name: The tensor of its weight, (classes, features).
+        bias_name: The tensor of its bias, (classes,); None where it has no bias.
+        features: How many inputs it has.
+        classes: How many logits it gives.
+    """
 
     weight_name: str
     bias_name: str | None
@@ -86,10 +110,18 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`tensors` lie one after another in [0, size), the trainable ones in [0, trainable), float32.
+    """The order of the tensors in the flat vector, and its blocks.
 
-    `blocks` begins with "all" = [0, trainable). Where there is a `head`, its weight and then its bias end the trainable
-    range at some h > 0, and "trunk" = [0, h) and "head" = [h, trainable) are blocks too. Raises ValueError otherwise.
+    Args:
+        tensors: One after another in [0, size), all float32; the trainable ones come first.
+        trainable: Where the trainable range [0, trainable) ends, at the end of a tensor.
+        size: Number of values in the vector.
+        blocks: The first is "all" = [0, trainable), and all lie within that.
+        head: Its weight and then its bias end the trainable range at some h > 0, and "trunk" = [0, h) and "head" = [h,
+            trainable) are blocks too; None where the model does not end in a linear classifier.
+
+    Raises:
+        ValueError: The fields contradict each other, or two tensors or two blocks have one name.
     """
 
     tensors: tuple[Tensor, ...]
@@ -212,8 +244,12 @@ class _Corner:
 
 @dataclass(frozen=True, slots=True)
 class Submodel:
-    """A part of the model of layout `whole`; `layout` is its own, with tensors of the same names in the same order, each
-    the leading part of the whole's."""
+    """A part of the model that is a model itself.
+
+    Args:
+        whole: The layout of the whole model.
+        layout: The part's own, with tensors of the same names in the same order, each the leading part of the whole's.
+    """
 
     whole: Layout
     layout: Layout
@@ -227,7 +263,15 @@ class Submodel:
         return part
 
     def held(self, start: int, stop: int) -> NDArray[np.bool_]:
-        """Which of the whole's places start .. stop - 1 the part has: bool (stop - start,)."""
+        """Which of the whole's places start .. stop - 1 the part has.
+
+        Args:
+            start: First place in the whole's vector.
+            stop: Place after the last.
+
+        Returns:
+            Bool (stop - start,).
+        """
         found = np.zeros(stop - start, np.bool_)
         for corner in self._corners():
             low, high = max(start, corner.start), min(stop, corner.stop)

@@ -2,8 +2,9 @@
 
 Every replica, the coordinator's and each client's alike, is a snapshot plus the committed steps since, applied here.
 Steps are whole ticks of the grid, so all replicas at one version are equal bit for bit; the digest that travels with
-each commit proves it or says that something is wrong. Ticks are whole numbers, so many steps of one stream and block are one
-step, exactly (`merged`): what a run along a pool of directions has done in any number of rounds is a tick for each of the pool.
+each commit proves it or says that something is wrong. Ticks are whole numbers, so many steps of one stream and block
+are one step, exactly (`merged`): what a run along a pool of directions has done in any number of rounds is a tick for
+each of the pool.
 """
 
 from collections.abc import Sequence
@@ -40,7 +41,17 @@ def merged(steps: Sequence[Step]) -> list[Step]:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The steps that move a replica on by `versions` to `version`, and the digest (16 bytes) it then has."""
+    """What moves a replica on to a version.
+
+    Args:
+        version: The one that it reaches, at least 1.
+        digest: The replica's digest there, 16 bytes.
+        steps: In any order.
+        versions: By how many versions it leads on, 1 to `version`.
+
+    Raises:
+        ValueError: A field is out of its range.
+    """
 
     version: int
     digest: bytes
@@ -55,7 +66,13 @@ class Commit:
 
 
 class Diverged(Exception):
-    """A replica's digest is not the one its version has: its weights cannot be trusted any more."""
+    """A replica's digest is not the one its version has: its weights cannot be trusted any more.
+
+    Args:
+        version: The replica's.
+        expected: The digest that the run has at that version, 16 bytes.
+        found: The replica's, 16 bytes.
+    """
 
     def __init__(self, version: int, expected: bytes, found: bytes) -> None:
         super().__init__(f"replica at version {version} has digest {found.hex()}, the run has {expected.hex()}")
@@ -64,7 +81,17 @@ class Diverged(Exception):
 
 @dataclass(slots=True)
 class Replica:
-    """`weights`: float32 (layout.size,), on `grid`, changed in place by `apply`; `version`: what they are."""
+    """A model at a version.
+
+    Args:
+        layout: Of the model.
+        grid: That the trainable weights lie on.
+        weights: Float32 (layout.size,), changed in place by `apply`.
+        version: What they are.
+
+    Raises:
+        ValueError: `weights` have another shape or type.
+    """
 
     layout: Layout
     grid: Grid
@@ -84,8 +111,13 @@ class Replica:
     def apply(self, commits: Sequence[Commit]) -> None:
         """Move on by consecutive commits, in one pass over the weights, in place.
 
-        Raises ValueError where the first does not follow `version` (nothing is changed) and Diverged where the digest
-        afterwards is not the last commit's.
+        Args:
+            commits: In ascending order of their versions; the first follows `version`.
+
+        Raises:
+            ValueError: A commit does not follow the one before; nothing is changed.
+            HeadroomExceeded: A weight would leave the grid; nothing is changed.
+            Diverged: The digest afterwards is not the last commit's; the replica has moved.
         """
         if not commits:
             return

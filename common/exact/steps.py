@@ -45,10 +45,16 @@ _STILL = np.zeros(256, dtype=np.int64)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Move the parameters of `block` by ticks[k] along direction k of stream `seed`, for every k.
+    """Move the parameters of a block along the directions of one stream.
 
-    Raises ValueError where the seed does not fit 64 bits, or the ticks are not integers whose magnitudes add up to
-    fewer than 2^31.
+    Args:
+        seed: Of the stream, 0 to 2^64 - 1.
+        block: The parameters that move.
+        ticks: ticks[k] is how far along direction k, in whole ticks of the grid over the block (`Grid.over`). Their
+            magnitudes add up to fewer than 2^31.
+
+    Raises:
+        ValueError: `seed` does not fit 64 bits, or `ticks` are not such integers.
     """
 
     seed: int
@@ -76,7 +82,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """Direction `index` of stream `seed`, restricted to `block`."""
+    """One direction of a stream, restricted to a block.
+
+    Args:
+        seed: Of the stream, 0 to 2^64 - 1.
+        index: Which of its directions, at least 0.
+        block: The parameters that it moves.
+
+    Raises:
+        ValueError: `seed` or `index` is out of its range.
+    """
 
     seed: int
     index: int
@@ -90,11 +105,48 @@ class Direction:
 class DeviceVector(Protocol):
     """A flat vector of weights that is not NumPy's, such as one on an accelerator, and moves as this file says."""
 
-    def perturb(self, grid: Grid, direction: Direction, ticks: int) -> None: ...
+    def perturb(self, grid: Grid, direction: Direction, ticks: int) -> None:
+        """Add `ticks` ticks times a direction to its block, as the function `perturb` does.
 
-    def cross(self, grid: Grid, leaving: Direction, entering: Direction, ticks: int) -> None: ...
+        Args:
+            grid: That the weights lie on.
+            direction: Along which to move.
+            ticks: Of the grid over the block (`Grid.over`), of either sign.
 
-    def apply_steps(self, grid: Grid, steps: Sequence[Step]) -> None: ...
+        Raises:
+            HeadroomExceeded: `ticks` are more than LIMIT either way, counted in ticks of the block's finest part.
+            ValueError: The block ends beyond the vector.
+        """
+        ...
+
+    def cross(self, grid: Grid, leaving: Direction, entering: Direction, ticks: int) -> None:
+        """Go from one direction's lower side to another's upper side, as `swap_direction` does.
+
+        Args:
+            grid: That the weights lie on.
+            leaving: The direction z that the weights are displaced along, by -ticks.
+            entering: The direction z' to displace them along, by +ticks; of the same block.
+            ticks: Of the grid over the block (`Grid.over`), of either sign.
+
+        Raises:
+            HeadroomExceeded: `ticks` are more than LIMIT either way, counted in ticks of the block's finest part.
+            ValueError: The block ends beyond the vector, or the directions are of two blocks.
+        """
+        ...
+
+    def apply_steps(self, grid: Grid, steps: Sequence[Step]) -> None:
+        """Apply steps, as the function `apply_steps` does.
+
+        Args:
+            grid: That the weights lie on.
+            steps: In any order.
+
+        Raises:
+            HeadroomExceeded: A parameter would end at LIMIT ticks or beyond, or the steps are longer than 64 bits hold
+                in ticks of a block's finest part.
+            ValueError: A block ends beyond the vector.
+        """
+        ...
 
 
 Weights = NDArray[np.float32] | DeviceVector
@@ -114,10 +166,19 @@ def allow_compiled() -> bool:
 
 
 def apply_steps(weights: Weights, grid: Grid, steps: Sequence[Step]) -> None:
-    """Apply `steps`, in one pass, to `weights`: float32 (size,), on `grid` wherever a step moves them, in place.
+    """Apply steps to the weights in place, in one pass.
 
-    Raises HeadroomExceeded where a parameter would end at LIMIT ticks or beyond, ValueError where a block ends beyond
-    the vector; `weights` are then bit for bit what they were.
+    Where this raises, the weights are bit for bit what they were.
+
+    Args:
+        weights: Float32 (size,), or a device's vector; on `grid` wherever a step moves them.
+        grid: That the weights lie on.
+        steps: In any order, which plays no part in the result.
+
+    Raises:
+        HeadroomExceeded: A parameter would end at LIMIT ticks or beyond, or the steps are longer than 64 bits hold in
+            ticks of a block's finest part.
+        ValueError: A block ends beyond the vector, or `weights` are something else.
     """
     if not isinstance(weights, np.ndarray):
         weights.apply_steps(grid, steps)
@@ -140,10 +201,19 @@ def apply_steps(weights: Weights, grid: Grid, steps: Sequence[Step]) -> None:
 
 
 def perturb(weights: Weights, grid: Grid, direction: Direction, ticks: int) -> None:
-    """Add `ticks` ticks times the direction to its block of `weights`: float32 (size,), in place.
+    """Add `ticks` ticks times a direction to its block of the weights, in place.
 
-    Exact, so that the opposite ticks restore every bit, for weights on the grid. Raises HeadroomExceeded where `ticks`
-    are more than LIMIT either way, ValueError where the block ends beyond the vector; nothing is then changed.
+    Exact for weights on the grid, so that the opposite ticks restore every bit. Where this raises, nothing is changed.
+
+    Args:
+        weights: Float32 (size,), or a device's vector.
+        grid: That the weights lie on.
+        direction: Along which to move.
+        ticks: Of the grid over the block (`Grid.over`), of either sign.
+
+    Raises:
+        HeadroomExceeded: `ticks` are more than LIMIT either way, counted in ticks of the block's finest part.
+        ValueError: The block ends beyond the vector, or `weights` are something else.
     """
     if isinstance(weights, np.ndarray):
         _add(weights, grid, ticks, direction)
@@ -152,9 +222,20 @@ def perturb(weights: Weights, grid: Grid, direction: Direction, ticks: int) -> N
 
 
 def swap_direction(weights: Weights, grid: Grid, leaving: Direction, entering: Direction, ticks: int) -> None:
-    """From w - ticks z of `leaving` to w + ticks z' of `entering`, two directions of one block, in one walk.
+    """Go from w - ticks z to w + ticks z', along two directions of one block, in one walk, in place.
 
-    The same as `perturb` along the one, then along the other. Raises as `perturb` does.
+    The result is that of `perturb` along the one, then along the other. Where this raises, nothing is changed.
+
+    Args:
+        weights: Float32 (size,), or a device's vector; they are w - ticks z.
+        grid: That the weights lie on.
+        leaving: The direction z.
+        entering: The direction z'.
+        ticks: Of the grid over the block (`Grid.over`), of either sign.
+
+    Raises:
+        HeadroomExceeded: `ticks` are more than LIMIT either way, counted in ticks of the block's finest part.
+        ValueError: The block ends beyond the vector, the directions are of two blocks, or `weights` are something else.
     """
     if isinstance(weights, np.ndarray):
         _add(weights, grid, ticks, leaving, entering)
@@ -163,7 +244,8 @@ def swap_direction(weights: Weights, grid: Grid, leaving: Direction, entering: D
 
 
 def mean_square(steps: Sequence[Step]) -> float:
-    """How far `steps`, of one block each alike, move a parameter of it: the mean square, in ticks, the same on every machine.
+    """How far `steps`, of one block each alike, move a parameter of it: the mean square, in ticks, the same on every
+    machine.
 
     Raises ValueError where they can move one by 2^23 ticks or more: squares are summed exactly, in 64 bits.
     """
@@ -179,8 +261,16 @@ def mean_square(steps: Sequence[Step]) -> float:
 
 
 def spans(steps: Sequence[Step], grid: Grid) -> Iterator[tuple[int, int, Grid]]:
-    """The ranges that some step moves, in order, with the grid there, cut at every block's edges and where the grid's
-    exponent changes: a step moves all of a range or nothing."""
+    """Find the ranges that some step moves, cut so that a step moves all of a range or nothing of it.
+
+    Args:
+        steps: In any order.
+        grid: That the weights lie on.
+
+    Yields:
+        Start and stop of a range and the grid there, in ascending order. Ranges are cut at every block's edges and
+        where the grid's exponent changes.
+    """
     blocks = {step.block for step in steps}
     edges = sorted({edge for block in blocks for edge in (block.start, block.stop)})
     for low, high in pairwise(edges):
@@ -189,8 +279,18 @@ def spans(steps: Sequence[Step], grid: Grid) -> Iterator[tuple[int, int, Grid]]:
 
 
 def step_exponents(steps: Sequence[Step], grid: Grid) -> dict[Block, int]:
-    """By block, the exponent in whose ticks its steps are, where the grid has several; nothing where it has one. Raises
-    HeadroomExceeded where steps are longer than 64 bits hold in ticks of the finest part that they move."""
+    """Find the exponent in whose ticks the steps of each block are, where the grid has several.
+
+    Args:
+        steps: In any order.
+        grid: That the weights lie on.
+
+    Returns:
+        By block; nothing where the grid has one exponent.
+
+    Raises:
+        HeadroomExceeded: Steps are longer than 64 bits hold in ticks of the finest part that they move.
+    """
     if not grid.ranges:
         return {}
     blocks = {step.block for step in steps}
@@ -210,14 +310,35 @@ def tables(step: Step) -> Iterator[NDArray[np.int64]]:
 
 
 def check_steps(size: int, steps: Sequence[Step]) -> None:
-    """Raises ValueError where a block ends beyond a vector of `size` weights."""
+    """Refuse steps that a vector has no room for.
+
+    Args:
+        size: Number of weights in the vector.
+        steps: In any order.
+
+    Raises:
+        ValueError: A block ends beyond the vector.
+    """
     for step in steps:
         _check_block(size, step.block)
 
 
 def check_probe(size: int, grid: Grid, ticks: int, directions: Sequence[Direction]) -> tuple[Block, float]:
-    """The block of directions that a vector of `size` weights may be moved along at once, and how far that is with so many
-    of the block's ticks, in units of a weight. Raises as `perturb` does."""
+    """Refuse a move along directions that a vector cannot make at once.
+
+    Args:
+        size: Number of weights in the vector.
+        grid: That the weights lie on.
+        ticks: Of the grid over the directions' block (`Grid.over`), of either sign.
+        directions: At least one, all of one block.
+
+    Returns:
+        The block, and the length of `ticks` in units of a weight.
+
+    Raises:
+        HeadroomExceeded: `ticks` are more than LIMIT either way, counted in ticks of the block's finest part.
+        ValueError: The directions are of two blocks, or the block ends beyond the vector.
+    """
     blocks = sorted({direction.block for direction in directions}, key=lambda block: block.start)
     if len(blocks) > 1:
         raise ValueError(f"cross: directions of two blocks, {blocks[0].name} and {blocks[1].name}")

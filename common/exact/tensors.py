@@ -34,8 +34,21 @@ _INCREMENTS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 
 
 def lanes(seed: int, group: int, start: int, count: int, device: torch.device) -> torch.Tensor:
-    """The bytes start .. start + count - 1 of stream (seed, group): uint8 (count,) on `device`. See
-    `directions.lanes`."""
+    """Read a range of bytes of a stream on a device: the same as `directions.lanes`.
+
+    Args:
+        seed: Of the stream, 0 to 2^64 - 1.
+        group: Of the stream, 0 to 2^64 - 1.
+        start: Place of the first byte, at least 0.
+        count: Number of bytes, at least 0.
+        device: Where they are drawn.
+
+    Returns:
+        The bytes start .. start + count - 1: uint8 (count,) on `device`.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
     if not (0 <= seed < KEY_LIMIT and 0 <= group < KEY_LIMIT and start >= 0 and count >= 0):
         raise ValueError(f"stream ({seed}, {group}) from {start}, {count} bytes: out of bounds")
     first, last = start // _COUNTER, -(-(start + count) // _COUNTER)
@@ -70,7 +83,14 @@ def _upper(value: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.
 
 
 class TorchVector:
-    """A flat float32 vector of weights on a device; `tensor` is changed in place and stays where it is."""
+    """A flat vector of weights on a device, at zeros until `load`; a `DeviceVector`.
+
+    `tensor`, float32 (size,), is changed in place and stays where it is.
+
+    Args:
+        size: Number of weights.
+        device: Where they are.
+    """
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.tensor = torch.zeros(size, dtype=torch.float32, device=device)
