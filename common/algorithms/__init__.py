@@ -1,8 +1,9 @@
 """The algorithms of each phase: what a client computes for a round, how it is checked, how it becomes a step.
 
-An algorithm is a small frozen object that reads like its paper, and so are its settings. The run file names one for each
-phase, and this is the only place that knows the names: `settings_class` finds the settings of a name, whose `algorithm`
-makes the algorithm. Everybody else talks to `protocol` and to what `settings` says that all settings answer.
+An algorithm is a small frozen object that reads like its paper, and so are its settings. The run file names one for
+each phase, and this is the only place that knows the names: `settings_class` finds the settings of a name, whose
+`algorithm` makes the algorithm. Everybody else talks to `protocol` and to what `settings` says that all settings
+answer.
 """
 
 import importlib
@@ -60,7 +61,11 @@ ANY = None
 
 
 class NotAllowed(ValueError):
-    """The code of algorithm `name` is not to be imported here."""
+    """The code of an algorithm is not to be imported here.
+
+    Args:
+        name: The algorithm's, as the run file says it.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the code of algorithm {name} is not allowed here")
@@ -113,15 +118,26 @@ class Phases(Protocol):
     """A run, as far as its algorithms are made of it."""
 
     @property
-    def warmup(self) -> WarmUp: ...
+    def warmup(self) -> WarmUp:
+        """The settings of the warm-up."""
+        ...
 
     @property
-    def zeroth_order(self) -> ZerothOrder: ...
+    def zeroth_order(self) -> ZerothOrder:
+        """The settings of the rounds after the pivot."""
+        ...
 
 
 def algorithm_of(run: Phases, phase: Phase, layout: Layout, pool_seed: int = 0, rate_factor: float = 1.0) -> Algorithm:
-    """The algorithm whose rounds a phase has, at `rate_factor` times its learning rate. `pool_seed`: the stream of the
-    directions that the whole run shares."""
+    """The algorithm whose rounds a phase has.
+
+    Args:
+        run: The settings of both phases.
+        phase: Anything but the warm-up stands for the zeroth-order rounds.
+        layout: Of the model.
+        pool_seed: The stream of the directions that the whole run shares.
+        rate_factor: What the learning rates of both phases are multiplied by, above 0.
+    """
     warmup = run.warmup.slowed(rate_factor)
     spec = warmup if phase is Phase.WARM_UP else run.zeroth_order.slowed(rate_factor)
     return spec.algorithm(layout, pool_seed, warmup)

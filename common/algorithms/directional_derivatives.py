@@ -1,17 +1,18 @@
-"""Directional derivatives: finite differences (SPSA) by forward passes, exact ones of a gradient, and Gaussian directions.
+"""Directional derivatives: finite differences (SPSA) by forward passes, exact ones of a gradient, and Gaussian
+directions.
 
-A probe moves the weights in place and back, MeZO's way (arXiv 2305.17333), made exact: on the grid, what it adds it takes
-back, whatever is raised in between. The slope along z is (L(w + eps z) - L(w - eps z)) / (2 eps), L the mean loss over the
-probe's own examples. The head's gradient comes with the same forward passes where it is asked for.
+A probe moves the weights in place and back, MeZO's way (arXiv 2305.17333), made exact: on the grid, what it adds it
+takes back, whatever is raised in between. The derivative along z is (L(w + eps z) - L(w - eps z)) / (2 eps), L the mean
+loss over the probe's own examples. The head's gradient comes with the same forward passes where it is asked for.
 
-z . g is what a probe along z would find if its length went to zero and it saw no noise. So a client that has a gradient can
-send projections of it in the place of probes, and whoever aggregates them need not care (Ferret, arXiv 2409.06277).
+z . g is what a probe along z would find if its length went to zero and it saw no noise. So a client that has a gradient
+can send projections of it in the place of probes, and whoever aggregates them need not care (Ferret, arXiv 2409.06277).
 
 Directions with approximately normal entries, for the paper's ablation, are made of sign vectors. Normal variates need a
-logarithm or an exponential, and those differ between machines in the last bit. A quarter of the sum of 16 random signs needs
-nothing: it has mean 0, variance 1 and a binomial distribution, whose fourth moment is 2.875 where the normal one's is 3 (and a
-sign's 1). Gaussian direction k is the sum of the directions 16 k ... 16 k + 15 of its stream, and a step along it is a step
-along those: as exact and as portable as signs are, at 16 ticks in a commit instead of one.
+logarithm or an exponential, and those differ between machines in the last bit. A quarter of the sum of 16 random signs
+needs nothing: it has mean 0, variance 1 and a binomial distribution, whose fourth moment is 2.875 where the normal
+one's is 3 (and a sign's 1). Gaussian direction k is the sum of the directions 16 k ... 16 k + 15 of its stream, and a
+step along it is a step along those: as exact and as portable as signs are, at 16 ticks in a commit instead of one.
 """
 
 import math
@@ -30,8 +31,18 @@ from zowarmup.common.exact.steps import PIECE, Direction, Step, Weights, apply_s
 
 
 def project(gradient: NDArray[np.float64], seed: int, block: Block, count: int, first: int = 0) -> list[float]:
-    """z_k . g for `count` directions k = first, first + 1, ... of stream `seed` in `block`; `gradient` is float64
-    (block.size,)."""
+    """Exact directional derivatives z_k . g along directions of one stream.
+
+    Args:
+        gradient: g, float64 (block.size,).
+        seed: Of the stream, 0 to 2^64 - 1.
+        block: The parameters that `gradient` is of.
+        count: Number of directions.
+        first: The first of them.
+
+    Returns:
+        For each direction k = first .. first + count - 1, in the unit of the gradient.
+    """
     found: list[float] = []
     begin = first // DIRECTIONS_PER_GROUP
     for group in range(begin, -(-(first + count) // DIRECTIONS_PER_GROUP)):
@@ -71,8 +82,16 @@ def summed_signs(projections: Sequence[float]) -> list[float]:
 
 
 def displace(weights: Weights, grid: Grid, directions: Sequence[tuple[Direction, int]]) -> None:
-    """Add `ticks` ticks of each sign of every (direction, ticks), in one walk. Raises HeadroomExceeded, nothing changed,
-    where a weight would leave the grid."""
+    """Move the weights along Gaussian directions, in one walk, in place.
+
+    Args:
+        weights: Float32 (size,), or a device's vector.
+        grid: That the weights lie on.
+        directions: Pairs of a Gaussian direction and the ticks to move by along each of its signs.
+
+    Raises:
+        HeadroomExceeded: A weight would leave the grid; nothing is changed.
+    """
     steps = [
         Step(d.seed, d.block, (0,) * (GAUSSIAN_SIGNS * d.index) + (ticks,) * GAUSSIAN_SIGNS) for d, ticks in directions
     ]
@@ -81,7 +100,12 @@ def displace(weights: Weights, grid: Grid, directions: Sequence[tuple[Direction,
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Probe:
-    """A direction, and the examples (indices into the local data, at least one) to try it on."""
+    """A direction, and the examples to try it on.
+
+    Args:
+        direction: Along which the weights are moved to either side.
+        examples: Indices into the local data, int64 (n,), at least one.
+    """
 
     direction: Direction
     examples: NDArray[np.int64]
@@ -89,7 +113,12 @@ class Probe:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Measured:
-    """A slope for each probe, nats per unit of weight; the mean gradient of the head, float64, where it was asked for."""
+    """What probes have found.
+
+    Args:
+        slopes: The directional derivative of each probe, nats per unit of weight.
+        head_gradient: The mean gradient of the head, float64 (head block's size,); None where it was not asked for.
+    """
 
     slopes: list[float]
     head_gradient: NDArray[np.float64] | None
@@ -104,11 +133,28 @@ def measure(
     head: bool,
     normal: bool = False,
 ) -> Measured:
-    """Probe in order, with directions of one block, by the whole ticks that are nearest to `eps`. `normal`: along
-    Gaussian directions , whose every sign moves by whole ticks.
+    """Measure directional derivatives by finite differences, one probe after another.
 
-    `weights`, on `grid` in that block, are bit for bit what they were when this returns or raises. Raises
-    HeadroomExceeded where eps is beyond the grid, and whatever `forward` raises.
+    The derivative along z is (L(w + eps z) - L(w - eps z)) / (2 eps), L the mean loss over the probe's examples (MeZO,
+    arXiv 2305.17333). `weights` are bit for bit what they were when this returns or raises. What `forward` raises is
+    passed on.
+
+    Args:
+        weights: Float32 (layout.size,), or a device's vector; on `grid` in the probed block, moved in place under
+            `forward`.
+        grid: That they lie on.
+        forward: The model's forward pass at `weights` as they are when it is called.
+        probes: At least one, in the order to take them, with directions of one block.
+        eps: How far to either side, in units of a weight; rounded to whole ticks, at least one.
+        head: Whether to collect the head's gradient, from the same forward passes.
+        normal: Whether the directions are Gaussian ones, whose every sign moves by whole ticks.
+
+    Returns:
+        A derivative for each probe. The head's gradient is averaged over both sides of every probe, which leaves an
+        error of the order of eps^2.
+
+    Raises:
+        HeadroomExceeded: `eps` is beyond the grid.
     """
     root = GAUSSIAN_ROOT if normal else 1
     block = probes[0].direction.block

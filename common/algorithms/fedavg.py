@@ -1,10 +1,10 @@
 """FedAvg: clients of the high tier train locally in the warm-up and send their full deltas.
 
 McMahan et al., arXiv 1602.05629, as Legate et al., arXiv 2509.03503, use it before the pivot: the model moves by
-`server_rate` times the example-weighted mean of the deltas, w + server_rate sum_i (n_i / N) delta_i, or another aggregate
-of them (`aggregation`). Buffers (running mean and variance of BatchNorm) are part of the vector and averaged with it. A delta
-far longer than the others', or than the model itself, is scaled down first (`robust_aggregation`): one client, broken or hostile, cannot
-lead the model away.
+`server_rate` times the example-weighted mean of the deltas, w + server_rate sum_i (n_i / N) delta_i, or another
+aggregate of them (`aggregate`). Buffers (running mean and variance of BatchNorm) are part of the vector and averaged
+with it. A delta far longer than the others', or than the model itself, is scaled down first (`robust_aggregation`): one
+client, broken or hostile, cannot lead the model away.
 """
 
 import math
@@ -48,10 +48,22 @@ Given = tuple[tuple[int, LazyVector], float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FedAvgSettings(WarmUp):
-    """`epochs` of local SGD in batches of `batch` examples at `rate`; the server moves by `server_rate` times the aggregate
-    of the deltas, in which a delta longer than `clip` times the others' or than the model itself (`robust_aggregation`) is
-    scaled down to that (0: none is). `aggregate`: the weighted mean ("mean"); or coordinate by coordinate, without weights,
-    the mean of all values but the share `trim` at either end ("trimmed") or the median ("median").
+    """Local SGD on the clients, and how the server aggregates their deltas.
+
+    Args:
+        method: The algorithm's name.
+        epochs: Passes of local SGD over a client's data.
+        batch: Examples in a batch.
+        rate: The learning rate of local SGD.
+        server_rate: What the aggregate of the deltas is multiplied by before it is added to the model.
+        aggregate: The weighted mean ("mean"); or coordinate by coordinate, without weights, the mean of all values but
+            the share `trim` at either end ("trimmed") or the median ("median").
+        trim: With "trimmed": the share that is left out at either end, above 0 and below 0.5.
+        clip: A delta longer than this many times the others', or than the model itself, is scaled down to that length
+            (`robust_aggregation`); 0: none is.
+
+    Raises:
+        ValueError: A setting is out of its range; the sentence names it.
     """
 
     method: Literal["fedavg"] = "fedavg"
@@ -84,7 +96,12 @@ class FedAvgSettings(WarmUp):
 
 @dataclass(frozen=True, slots=True)
 class FedAvg(Algorithm):
-    """The warm-up of one run, as the coordinator sees it; local training is `tasks.classification`."""
+    """The warm-up of one run, as the coordinator sees it; local training is `tasks.classification`.
+
+    Args:
+        spec: The settings.
+        layout: Of the model.
+    """
 
     spec: FedAvgSettings
     layout: Layout
@@ -101,8 +118,6 @@ class FedAvg(Algorithm):
         return TRAINING_FORWARDS * self.spec.epochs * examples
 
     def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
-        """Raises ValueError, saying what is wrong, where this is no answer to that work by a client of so many
-        examples. The vector itself is checked as it is uploaded."""
         if not isinstance(contribution, Delta):
             raise ValueError(wrong_kind(contribution, work))  # noqa: TRY004  (what a client says is no bug)
         if contribution.round != work.round:
@@ -166,7 +181,13 @@ class FedAvg(Algorithm):
         return clip_factors(lengths, self.spec.clip, most=self._most(model) * math.sqrt(self.layout.size))
 
     def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int], model: float) -> bool:
-        """Whether `scales` are certainly all 1, by what is roughly known of the lengths (`ApproximateNorm`)."""
+        """Whether `scales` are certainly all 1, by what is roughly known of the lengths.
+
+        Args:
+            lengths: The deltas' approximate norms (`ApproximateNorm`), None where one is not known.
+            sizes: How many values each has.
+            model: The approximate norm of the weights that they are added to.
+        """
         return none_clipped(lengths, self.spec.clip, self._most(model) * math.sqrt(self.layout.size))
 
     def _most(self, model: float) -> float:
@@ -179,7 +200,15 @@ class FedAvg(Algorithm):
             raise ValueError(f"{self.spec.method}: a vector is {vector.dtype} {vector.shape}, not float32 {allowed}")
 
     def mean_of(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
-        """The aggregate of the deltas, each times its scale, in a piece of the weights: a new array."""
+        """The aggregate of the deltas, each times its scale, in a piece of the weights.
+
+        Args:
+            piece: A slice of the weights, with start and stop and no step.
+            given: For each client, what it counts with and its delta, and the factor that its delta counts by.
+
+        Returns:
+            A new array, float64 (piece.stop - piece.start,).
+        """
         if self.spec.aggregate == "mean":
             return self.mean(piece, given)
         return self.trimmed([(delta[piece], scale) for (_, delta), scale in given])
@@ -192,7 +221,15 @@ class FedAvg(Algorithm):
         return trimmed_mean(values, left_out(len(given), self.spec))
 
     def mean(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
-        """The mean delta in a piece of the weights, by what clients count with, each times its scale."""
+        """The weighted mean of the deltas, each times its scale, in a piece of the weights.
+
+        Args:
+            piece: A slice of the weights, with start and stop and no step.
+            given: For each client, what it counts with and its delta, and the factor that its delta counts by.
+
+        Returns:
+            A new array, float64 (piece.stop - piece.start,).
+        """
         total = sum(examples for (examples, _), _ in given)
         mean = np.zeros(piece.stop - piece.start)
         part = np.empty_like(mean)
@@ -205,7 +242,15 @@ class FedAvg(Algorithm):
     def step(
         self, piece: slice, mean: NDArray[np.float64], before: LazyVector | None
     ) -> tuple[NDArray[np.float64], Vectors]:
-        """How far a piece of the weights moves, given the mean delta there, which may be written to, and the optimizer
-        state before; and the next optimizer state there."""
+        """How far a piece of the weights moves, given the mean delta there.
+
+        Args:
+            piece: A slice of the weights, with start and stop and no step.
+            mean: Float64 (piece.stop - piece.start,), which may be written to.
+            before: The optimizer state before the round; None before the first.
+
+        Returns:
+            The move, float64 (piece.stop - piece.start,), and what belongs to the piece of the next optimizer state.
+        """
         mean *= self.spec.server_rate
         return mean, ()

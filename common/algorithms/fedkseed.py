@@ -1,14 +1,14 @@
 """FedKSeed: many local steps along a pool of directions that the whole run shares.
 
 Qin et al., arXiv 2312.06353. The pool's K directions are fixed for the run. In a round a client takes one step of its
-own after each probe: it draws a direction from the pool, measures the slope along it on that step's slice of its data,
-and moves its replica down it. What it sends are the slopes; which directions they belong to follows from its seed. The
-coordinator moves by the clients' mean displacement, which is one step of K ticks: a scalar for each direction of the
-pool. So a commit's size depends on K alone, all commits since a snapshot add up to one (`replica.merged`), and coming back
-after any number of rounds costs O(K).
+own after each probe: it draws a direction from the pool, measures the derivative along it on that step's slice of its
+data, and moves its replica down it. It sends the derivatives; the directions that they belong to follow from its seed.
+The coordinator moves by the clients' mean displacement, which is one step of K ticks: a scalar for each direction of
+the pool. So a commit's size depends on K alone, all commits since a snapshot add up to one (`replica.merged`), and
+coming back after any number of rounds costs O(K).
 
-As published, `step = "raw"` and `local_rate` is 0, so that the coordinator's rate is the clients'. The paper's K is 4096
-at most, it probes everything, and all its clients probe; so no exact head and no exact projections here.
+As published, `step = "raw"` and `local_rate` is 0, so that the coordinator's rate is the clients'. The paper's K is
+4096 at most, it probes everything, and all its clients probe; so no exact head and no exact projections here.
 """
 
 from dataclasses import dataclass
@@ -27,9 +27,19 @@ _DRAWS = 1  # the stream of a work's seed that draws from the pool; stream 0 ord
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FedKSeedSettings(ProbingSettings):
-    """A step of a client's own after each probe, at `local_rate` (0: `rate`), along one of the `pool` directions that the
-    whole run shares. `aggregate`: the weighted mean ("mean"); or direction by direction, without weights, the mean of all
-    values but the share `trim` at either end ("trimmed") or the median ("median")."""
+    """A step of a client's own after each probe, along one of the directions that the whole run shares.
+
+    Args:
+        method: The algorithm's name.
+        pool: K, the number of those directions, 1 to 4096.
+        local_rate: The learning rate of a client's own steps; 0: `rate`.
+        aggregate: The weighted mean ("mean"); or direction by direction, without weights, the mean of all values but
+            the share `trim` at either end ("trimmed") or the median ("median").
+        trim: With "trimmed": the share that is left out at either end, above 0 and below 0.5.
+
+    Raises:
+        ValueError: A setting is out of its range, or does not go with the others; the sentence names it.
+    """
 
     commits_merge: ClassVar[bool] = True
 
@@ -60,13 +70,27 @@ class FedKSeedSettings(ProbingSettings):
 
 @dataclass(frozen=True, slots=True)
 class FedKSeed(ZOWarmUp):
-    """`pool_seed`: the stream whose first `spec.pool` directions are the pool."""
+    """The zeroth-order rounds of one run, along directions of its pool.
+
+    Args:
+        spec: The settings.
+        layout: Of the model.
+        pool_seed: The stream whose first `spec.pool` directions are the pool.
+    """
 
     spec: FedKSeedSettings
     pool_seed: int = 0
 
     def drawn(self, seed: int, count: int) -> list[int]:
-        """The pool's directions that a client with that seed takes its `count` steps along, with replacement."""
+        """The directions of the pool that a client takes its steps along, drawn with replacement.
+
+        Args:
+            seed: Of the client's work.
+            count: Its number of steps.
+
+        Returns:
+            `count` indices, each 0 to spec.pool - 1.
+        """
         return [int(word) % self.spec.pool for word in words(seed, _DRAWS, count)]
 
     def _plan(self, seed: int, examples: int) -> list[list[Probe]]:

@@ -7,8 +7,8 @@ Reddi et al., arXiv 2003.00295, algorithm 2. With Delta the example-weighted mea
     v  <-  v - (1 - beta2) Delta^2 sign(v - Delta^2)            FedYogi
     w  <-  w + server_rate * m / (sqrt(v) + tau)
 
-beginning with m = 0 and v = tau^2, without a correction for that, as there. Buffers are averaged as FedAvg does. The sums
-are float64, the moments are kept as float32.
+beginning with m = 0 and v = tau^2, without a correction for that, as there. Buffers are averaged as FedAvg does. The
+sums are float64, the moments are kept as float32.
 """
 
 from dataclasses import dataclass, replace
@@ -29,8 +29,17 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FedOptSettings(FedAvgSettings):
-    """As FedAvg's, but the aggregate is the gradient which Adam or Yogi follows on the server, at `server_rate`, with
-    `beta1`, `beta2`, and `tau` for its epsilon."""
+    """As FedAvg's, but the aggregate is the gradient which Adam or Yogi follows on the server, at `server_rate`.
+
+    Args:
+        method: Adam ("fedadam") or Yogi ("fedyogi").
+        beta1: Of the first moment, 0 to below 1.
+        beta2: Of the second moment, 0 to below 1.
+        tau: What is added to the root of the second moment (Adam's epsilon), 1e-12 to 1.
+
+    Raises:
+        ValueError: A setting is out of its range; the sentence names it.
+    """
 
     method: Literal["fedadam", "fedyogi"]  # type: ignore[assignment]
     beta1: float = 0.9

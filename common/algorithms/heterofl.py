@@ -1,15 +1,15 @@
 """HeteroFL: both tiers train in the warm-up, the low tier a half-width submodel.
 
-Diao, Ding, Tarokh, "HeteroFL", arXiv 2010.01264, with two levels: clients of the high tier train the whole model, those of
-the low tier its half-width part (`layout.Submodel`), and upload deltas of what they have trained. Each parameter moves by the
-example-weighted mean of those who hold it,
+Diao, Ding, Tarokh, "HeteroFL", arXiv 2010.01264, with two levels: clients of the high tier train the whole model, those
+of the low tier its half-width part (`layout.Submodel`), and upload deltas of what they have trained. Each parameter
+moves by the example-weighted mean of those who hold it,
 
     w_p  <-  w_p + server_rate * sum_{i holds p} n_i delta_ip / sum_{i holds p} n_i
 
-and stays where nobody in the round does. A trimmed mean and a median are taken among those who hold it, too. A half-width model sums over half as many units, so its client scales what each
-layer reads from such by the width that is missing (`models.description.build_part`), and the global model is evaluated without. As there,
-every client trains on all the classes it has; its masked loss is not built, and its static BatchNorm is refused by
-`check_model`.
+and stays where nobody in the round does. A trimmed mean and a median are taken among those who hold it, too. A
+half-width model sums over half as many units, so its client scales what each layer reads from such by the width that is
+missing (`models.description.build_part`), and the global model is evaluated without. As there, every client trains on
+all the classes it has; its masked loss is not built, and its static BatchNorm is refused by `check_model`.
 """
 
 import math

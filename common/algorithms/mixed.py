@@ -1,13 +1,13 @@
 """Mixed rounds: after the pivot the high tier goes on with FedAvg while the low tier sends scalars.
 
-Table 7 of Legate et al., arXiv 2509.03503, where it does worse than scalars from everyone; here to be compared with. Each
-kind of contribution makes the next weights on its own, from the clients that sent it, and the model becomes the mean of
-the two by their weights,
+Table 7 of Legate et al., arXiv 2509.03503, where it does worse than scalars from everyone; here to be compared with.
+Each kind of contribution makes the next weights on its own, from the clients that sent it, and the model becomes the
+mean of the two by their weights,
 
     w  <-  share * FedAvg(w) + (1 - share) * ZOWarmUp(w)        share: of the examples that those who trained claim
 
-A mean of deltas is a whole vector, so every such version is a snapshot, which everybody fetches. A round in which nobody
-trained is ZOWarmUp's, one in which nobody probed is FedAvg's.
+A mean of deltas is a whole vector, so every such version is a snapshot, which everybody fetches. A round in which
+nobody trained is ZOWarmUp's, one in which nobody probed is FedAvg's.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,17 @@ from zowarmup.common.messages.values import Computation, Contribution, Delta, Ti
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixedSettings(ProbingSettings):
-    """As ZOWarmUp's, for the low tier; the high tier trains as the warm-up's settings say, which are FedAvg's."""
+    """As ZOWarmUp's, for the low tier; the high tier trains as the warm-up's settings say, which are FedAvg's.
+
+    Args:
+        method: The algorithm's name.
+        head_projections: K, the number of exact projections of the head's gradient.
+        local_steps: How many times over a client probes, moving its own replica in between.
+        local_rate: The learning rate of these steps; 0: `rate`.
+
+    Raises:
+        ValueError: A setting is out of its range; the sentence names it.
+    """
 
     method: Literal["mixed"] = "mixed"
     head_projections: int = 32
@@ -64,7 +74,13 @@ class MixedSettings(ProbingSettings):
 
 @dataclass(frozen=True, slots=True)
 class Mixed(ZOWarmUp):
-    """ZOWarmUp among the low tier, and `averaging`, as in the warm-up, among the high tier."""
+    """ZOWarmUp among the low tier, and FedAvg, as in the warm-up, among the high tier.
+
+    Args:
+        spec: The settings.
+        layout: Of the model.
+        averaging: What the high tier does.
+    """
 
     averaging: FedAvg
 
@@ -131,6 +147,15 @@ class Mixed(ZOWarmUp):
 
 
 def share_of_trained(trained: Sequence[int], probed: Sequence[int], spec: Weighting) -> float:
-    """What those who trained weigh against those who probed, each claiming so many examples: 0 to 1."""
+    """The weight of those who trained in the mean of both kinds of contribution.
+
+    Args:
+        trained: How many examples each of those claims to hold who trained.
+        probed: The same of those who probed.
+        spec: The phase's settings.
+
+    Returns:
+        0 to 1.
+    """
     counts = counted([*trained, *probed], spec)
     return sum(counts[: len(trained)]) / sum(counts)

@@ -1,8 +1,8 @@
 """The interface of an algorithm to the rest of the system.
 
-The coordinator and the clients ask for what stands here, and for nothing by an algorithm's name. An algorithm is a frozen
-value, made of its settings and the model's layout. What it commits are steps on the grid or a whole vector that becomes a
-snapshot. The order in which contributions arrive plays no part in it.
+The coordinator and the clients ask for what stands here, and for nothing by an algorithm's name. An algorithm is a
+frozen value, made of its settings and the model's layout. What it commits are steps on the grid or a whole vector that
+becomes a snapshot. The order in which contributions arrive plays no part in it.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,8 +25,13 @@ TRAINING_FORWARDS = 3
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LossAndGradient:
-    """`loss_sum`: cross-entropy summed over the examples, nats. `head_gradient_sum`: its gradient by the head's
-    parameters, float64 (head block's size,) in the block's order, None where it was not asked for."""
+    """What a forward pass over some examples gives.
+
+    Args:
+        loss_sum: The task's loss, summed over the examples, nats.
+        head_gradient_sum: Its gradient by the head's parameters, float64 (head block's size,) in the block's order;
+            None where it was not asked for.
+    """
 
     loss_sum: float
     head_gradient_sum: NDArray[np.float64] | None
@@ -36,12 +41,24 @@ class Forward(Protocol):
     """The model's forward pass over the local data, at the weights as they are when it is called."""
 
     def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
-        """`examples`: indices into the local data."""
+        """Run the model forward over some of the local data.
+
+        Args:
+            examples: Indices into the local data, int64 (n,).
+            head_gradient: Whether the head's gradient is wanted, too.
+        """
         ...
 
 
 class ClientScalars(NamedTuple):
-    """The scalars that one client gave to a round, and what its work was: the seed, and the examples it holds."""
+    """The scalars that one client gave to a round, and what its work was.
+
+    Args:
+        seed: Of its work.
+        examples: How many the client claims to hold.
+        scalars: What it gave.
+        tier: The client's.
+    """
 
     seed: int
     examples: int
@@ -73,7 +90,13 @@ class Trained(NamedTuple):
 
 
 class LocalTraining(NamedTuple):
-    """`epochs` passes of SGD over the local data, in batches of `batch` examples at the learning rate `rate`."""
+    """SGD over the local data.
+
+    Args:
+        epochs: Passes over the data.
+        batch: Examples in a batch.
+        rate: The learning rate.
+    """
 
     epochs: int
     batch: int
@@ -105,12 +128,12 @@ Vectors = tuple[tuple[int, NDArray[np.float32]], ...]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Update:
-    """The next weights as a function of the place, so that whoever holds them decides which pieces are computed when and
-    in which thread.
+    """The next weights as a function of the place, so that whoever holds them decides which pieces are computed when
+    and in which thread.
 
     Args:
-        piece: Writes the next weights of any slice of them (start and stop, no step) into an array, float32 and as long as
-            the slice, and gives what belongs to it of the optimizer state. Pieces do not depend on each other.
+        piece: Writes the next weights of any slice of them (start and stop, no step) into an array, float32 and as long
+            as the slice, and gives what belongs to it of the optimizer state. Pieces do not depend on each other.
         extent: How many parameters a piece has at most, so that it takes a few MB.
     """
 
@@ -161,47 +184,126 @@ class Algorithm(Protocol):
         return 0
 
     def submodel(self, tier: Tier) -> Submodel | None:
-        """What a client of that tier trains and uploads; None: all of the model."""
+        """What a client trains and uploads.
+
+        Args:
+            tier: The client's.
+
+        Returns:
+            Its part of the model, or None for all of it.
+        """
         return None
 
     def contribute(self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work) -> Scalars:
-        """The scalars of one round, from forward passes. `weights` are moved in place under `forward` and are bit for bit
-        what they were when this returns or raises."""
+        """Compute the scalars of one round from forward passes, on the device.
+
+        `weights` are bit for bit what they were when this returns or raises.
+
+        Args:
+            weights: Float32 (layout.size,), or a device's vector; on `grid` in the trainable part, moved in place under
+                `forward`.
+            grid: That they lie on.
+            forward: The model's forward pass over the local data, at `weights` as they are when it is called.
+            examples: How many the client holds, at least 1.
+            work: The client's part of the round.
+
+        Raises:
+            ValueError: The algorithm asks for no forward passes, or a scalar cannot be sent.
+            HeadroomExceeded: A move is beyond the grid.
+        """
         raise ValueError("this algorithm asks for no forward passes")
 
     def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
-        """The scalars of one round from the gradient of the mean local loss in all that is trainable: float64
-        (layout.trainable,)."""
+        """Compute the scalars of one round from a gradient, on the device.
+
+        Args:
+            gradient: Of the mean local loss by all that is trainable, float64 (layout.trainable,).
+            work: The client's part of the round.
+
+        Raises:
+            ValueError: The algorithm asks for no gradient, or a scalar cannot be sent.
+        """
         raise ValueError("this algorithm asks for no gradient")
 
     def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
-        """How many probes and projections a client of that tier and so many examples sends."""
+        """How many scalars a client sends in a round.
+
+        Args:
+            tier: The client's.
+            examples: How many it holds, at least 1.
+
+        Returns:
+            The numbers of probes and of projections.
+        """
         return 0, 0
 
     def uplink_bytes(self, tier: Tier, examples: int) -> int:
-        """How many bytes the values of a contribution of a client of that tier and so many examples have."""
+        """How many bytes the values of a client's contribution have.
+
+        Args:
+            tier: The client's.
+            examples: How many it holds, at least 1.
+        """
         return 4 * sum(self.counts(tier, examples))
 
     def forwards(self, tier: Tier, examples: int) -> int:
-        """What such a contribution costs, in forward passes over an example; a step of back-propagation on an example counts
-        as TRAINING_FORWARDS."""
+        """What a client's contribution costs, in forward passes over one example.
+
+        Args:
+            tier: The client's.
+            examples: How many it holds, at least 1.
+
+        Returns:
+            A step of back-propagation on an example counts as TRAINING_FORWARDS.
+        """
         ...
 
     def walks(self, tier: Tier, examples: int) -> int:
-        """How many times such a contribution goes through all parameters along a direction."""
+        """How many times a client's contribution goes through all parameters along a direction.
+
+        Args:
+            tier: The client's.
+            examples: How many it holds, at least 1.
+        """
         return 0
 
     def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
-        """Raises ValueError, saying what is wrong, where this cannot be what a client of that tier and so many examples
-        gives for that work. A delta's values are checked as they are uploaded."""
+        """Refuse what cannot be a client's answer to its work. A delta's values are checked as they are uploaded.
+
+        Args:
+            work: What the client was given.
+            tier: The client's.
+            examples: How many it holds.
+            contribution: What it gave.
+
+        Raises:
+            ValueError: The contribution is of another kind, round or size, or impossible; the sentence says what is
+                wrong.
+        """
         ...
 
     def aggregate(self, start: Start, contributions: Sequence[ClientScalars | Trained]) -> Aggregate:
-        """What a round's contributions, at least one, make of the model. They come in ascending order of client. Asked
-        again with the same it answers the same."""
+        """Turn a round's contributions into a move of the model. Asked again with the same it answers the same.
+
+        Args:
+            start: What the round starts from.
+            contributions: At least one, in ascending order of client.
+
+        Returns:
+            Moves along seeded directions or an update of all weights, with the server optimizer's next state and what
+            was clipped.
+
+        Raises:
+            ValueError: No aggregate can be made of them.
+        """
         ...
 
 
 def wrong_kind(contribution: Contribution, work: Work) -> str:
-    """That the work is not answered by a contribution of that kind."""
+    """The sentence that a contribution of its kind does not answer the work.
+
+    Args:
+        contribution: What a client gave.
+        work: What it was given.
+    """
     return f"a {type(contribution).__name__.lower()} does not belong in a {work.phase} round"

@@ -2,21 +2,22 @@
 
 How many examples a client holds is its own claim, which nobody can check. In a mean weighted by examples it therefore
 counts with no more than the run allows, and with no more than a few times the median of what the round's contributors
-claim: with up to half of them lying, some honest client's claim is at least that median. The coordinate-wise trimmed mean and
-median (Yin et al., arXiv 1803.01498) go without weights, so claims have no part in them; they are for contributions whose
-coordinates mean the same from every client.
+claim: with up to half of them lying, some honest client's claim is at least that median. The coordinate-wise trimmed
+mean and median (Yin et al., arXiv 1803.01498) go without weights, so claims have no part in them; they are for
+contributions whose coordinates mean the same from every client.
 
 What a client sends has a length: the root mean square of its scalars, the norm of its delta. One that is longer than
 `clip` times the reference is scaled down to that; nothing is dropped, so a client that is merely unusual still counts,
 and its values keep their proportions. The reference is a trimmed mean: the root mean square over all clients but the
 quarter, and at least the one, with the longest. So many can send anything without raising it beyond what honest clients
-sent. It is taken over clients, since the values of one client are of one kind, whether honest or not. It is no median, nor
-a median absolute deviation: half of the clients and more may fit the model already, as they often do where the data differ,
-and a median is then nearly zero and says nothing about the others.
+sent. It is taken over clients, since the values of one client are of one kind, whether honest or not. It is no median,
+nor a median absolute deviation: half of the clients and more may fit the model already, as they often do where the data
+differ, and a median is then nearly zero and says nothing about the others.
 
-Of fewer than three nobody can say which is the outlier. For deltas a bound of another kind always holds, therefore: the root
-mean square of a delta's values is scaled down to that of the model's weights (`largest_unclipped`). How far scalars move the
-model the learning rate bounds, whoever sent them (`step_builder.held`). The order of the clients plays no part in any of this.
+Of fewer than three nobody can say which is the outlier. For deltas a bound of another kind always holds, therefore: the
+root mean square of a delta's values is scaled down to that of the model's weights (`largest_unclipped`). How far
+scalars move the model the learning rate bounds, whoever sent them (`step_builder.held`). The order of the clients plays
+no part in any of this.
 """
 
 import math
@@ -38,13 +39,17 @@ FEWEST_TO_TRIM = 3
 
 
 class Trimming(Protocol):
-    """Settings that say how values are aggregated: "mean", "trimmed" (with `trim`) or "median"."""
+    """Settings that say how values are aggregated."""
 
     @property
-    def aggregate(self) -> str: ...
+    def aggregate(self) -> str:
+        """How values are aggregated: "mean", "trimmed" or "median"."""
+        ...
 
     @property
-    def trim(self) -> float: ...
+    def trim(self) -> float:
+        """The share that "trimmed" leaves out at either end, above 0 and below 0.5."""
+        ...
 
 
 def counted(examples: Sequence[int], spec: Weighting) -> list[int]:
@@ -70,7 +75,15 @@ def counted(examples: Sequence[int], spec: Weighting) -> list[int]:
 
 
 def left_out(values: int, spec: Trimming) -> int:
-    """How many of so many values the trimmed mean or the median leaves out at either end; 0 for the mean."""
+    """How many values the trimmed mean or the median leaves out at either end.
+
+    Args:
+        values: How many there are.
+        spec: The phase's settings.
+
+    Returns:
+        0 for the mean, and where there are fewer than FEWEST_TO_TRIM values.
+    """
     most = (values - 1) // 2 if values >= FEWEST_TO_TRIM else 0
     match spec.aggregate:
         case "mean":
@@ -89,7 +102,8 @@ def trimmed_mean(values: NDArray[np.float64], out: int) -> NDArray[np.float64]:
         out: As `left_out` says.
 
     Returns:
-        Float64 (coordinates,): the same bits on every machine, since each sum goes from the lowest value to the highest.
+        Float64 (coordinates,): the same bits on every machine, since each sum goes from the lowest value to the
+        highest.
     """
     values.sort(axis=0)
     kept = values[out : len(values) - out]
@@ -108,9 +122,9 @@ def trimmed_moves(each: Sequence[Sequence[Move]], spec: Trimming) -> list[Move]:
         spec: The phase's settings; `aggregate` is not the mean.
 
     Returns:
-        One move for each direction that a client has probed. Where only some have, the value is among these, and counts as
-        their share of the round, as it does in the mean. Where these are fewer than 3, and the round has more, it is 0: nothing
-        would bound it.
+        One move for each direction that a client has probed. Where only some have, the value is among these, and counts
+        as their share of the round, as it does in the mean. Where these are fewer than 3, and the round has more, it is
+        0: nothing would bound it.
     """
     along: dict[tuple[int, Block, int], list[float]] = {}
     for moves in each:
@@ -169,8 +183,17 @@ def largest_unclipped(model: float) -> float:
 def clip_factors(
     lengths: Sequence[float], clip: float, floor: float = 0.0, most: float = math.inf
 ) -> tuple[float, ...]:
-    """The factor for each length, at most 1, that leaves none above `clip` times the `reference_length`, nor above `most`. All are 1
-    with `clip` 0."""
+    """The factors that bound the lengths of a round's contributions.
+
+    Args:
+        lengths: One for each client's contribution, at least 0, in any order.
+        clip: No length stays above this many times the `reference_length`; 0: nothing is scaled down.
+        floor: As for `reference_length`.
+        most: No length stays above this either.
+
+    Returns:
+        One for each length, in the same order, at most 1.
+    """
     limit = min(clip * reference_length(lengths, floor), most) if clip else math.inf
     return tuple(limit / length if length > limit else 1.0 for length in lengths)
 

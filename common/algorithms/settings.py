@@ -1,7 +1,7 @@
 """Settings that all algorithms have in common: the sections [warmup] and [zeroth_order] of the run file.
 
-An algorithm's own settings are in its file in `common.algorithms`, made from what is here. Settings check themselves, and
-answer what the rest of the system asks instead of an algorithm's name: who takes part and computes what, whether
+An algorithm's own settings are in its file in `common.algorithms`, made from what is here. Settings check themselves,
+and answer what the rest of the system asks instead of an algorithm's name: who takes part and computes what, whether
 directions are shared, whether commits add up, what it costs.
 """
 
@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 
 
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
+    """Refuse a setting.
+
+    Args:
+        ok: Whether its value is allowed.
+        name: The setting's, as the run file has it.
+        value: What it is.
+        allowed: What it must be, as the sentence ends.
+
+    Raises:
+        ValueError: `ok` is false.
+    """
     if not ok:
         raise ValueError(f"{name} = {value!r}: must be {allowed}")
 
@@ -31,11 +42,23 @@ def require_clip(clip: float) -> None:
 class Rounds:
     """Who takes part in a phase's rounds and how long they last.
 
-    A round opens when `minimum_clients` eligible clients are connected (0: `clients_per_round`); where that is more than
-    a round draws, whom it draws does not depend on who came first. It needs at most `clients_per_round` contributions
-    and draws a share of `over_selection` more clients than that. It closes when so many have contributed as it needs, or
-    when `quorum` (a share of those) has and the rest are gone or the deadline is over: `deadline_s`, or what past rounds
-    show to be enough where `learn_deadline`, but never more than `deadline_s`.
+    A round opens when enough eligible clients are connected, and draws whom it asks among them. It closes when as many
+    have contributed as it needs, or when `quorum` of these have and the others are gone or the deadline is over.
+
+    Args:
+        method: The algorithm's name.
+        rounds: How many rounds the phase has, 0 to 10^9.
+        clients_per_round: How many contributions a round needs at most, at least 1.
+        minimum_clients: How many eligible clients must be connected for a round to open; 0: `clients_per_round`. Where
+            that is more than a round draws, whom it draws does not depend on who came first.
+        quorum: A share of the contributions that a round needs, above 0 and at most 1.
+        deadline_s: Seconds that a round lasts at most, above 0 and at most 86400.
+        learn_deadline: Whether the deadline is what past rounds show to be enough, where that is less than
+            `deadline_s`.
+        over_selection: By what share a round draws more clients than it needs contributions, 0 to 10.
+
+    Raises:
+        ValueError: A setting is out of its range; the sentence names it.
     """
 
     shared_directions: ClassVar[bool] = False
@@ -75,7 +98,15 @@ class Rounds:
         raise NotImplementedError
 
     def check_model(self, name: str, norm: str) -> None:
-        """Raises ValueError naming the setting of `model` where the algorithm cannot train that one."""
+        """Refuse a model that the algorithm cannot train.
+
+        Args:
+            name: The model's, as the run file says it.
+            norm: How the model normalises, as the run file says it.
+
+        Raises:
+            ValueError: The sentence names the setting of `model`.
+        """
 
     def slowed(self, factor: float) -> Self:
         """The same at `factor` (above 0) times the learning rate."""
@@ -108,8 +139,14 @@ class Rounds:
 class Weighting(Rounds):
     """What a client counts with in a round (`robust_aggregation.counted`).
 
-    `weighting`: with the examples that it claims to hold ("examples"), at most `most_examples` (0: no limit) and at most
-    `most_times_median` times the median claim of the round's contributors (0: no limit); or all count alike ("uniform").
+    Args:
+        weighting: With the examples that it claims to hold ("examples"), or all clients alike ("uniform").
+        most_examples: The most examples that a client counts with; 0: no limit.
+        most_times_median: The most that it counts with, as a multiple of the median claim of the round's contributors;
+            0: no limit.
+
+    Raises:
+        ValueError: A setting is out of its range, or has no meaning beside another; the sentence names it.
     """
 
     weighting: Literal["examples", "uniform"] = "examples"
@@ -128,7 +165,17 @@ class Weighting(Rounds):
 
 
 def check_aggregate(weighting: str, aggregate: str, trim: float) -> None:
-    """Raises ValueError naming the setting where an aggregate that is not the mean cannot be taken."""
+    """Refuse settings with which an aggregate cannot be taken.
+
+    Args:
+        weighting: What clients count with, "examples" or "uniform".
+        aggregate: "mean", "trimmed" or "median".
+        trim: The share that "trimmed" leaves out at either end.
+
+    Raises:
+        ValueError: An aggregate other than the mean is not "uniform", or `trim` is out of its range or has no meaning;
+            the sentence names the setting.
+    """
     if aggregate != "mean":
         require(weighting == "uniform", "weighting", weighting, f'"uniform" with aggregate = "{aggregate}"')
     if aggregate == "trimmed":
@@ -141,8 +188,15 @@ def check_aggregate(weighting: str, aggregate: str, trim: float) -> None:
 class WarmUp(Weighting):
     """What every warm-up has.
 
-    `pivot`: after `rounds` rounds ("rounds"), or earlier ("auto") once the held-out loss of the last `patience` rounds
-    has not fallen by the share `least_improvement` from that of as many before (`server.plateau`).
+    Args:
+        pivot: After `rounds` rounds ("rounds"), or earlier ("auto") once the held-out loss no longer falls
+            (`server.plateau`).
+        patience: With "auto": the loss of this many last rounds is compared with that of as many before, 1 to 100000.
+        least_improvement: With "auto": the run goes on where the loss has fallen by this share from these to those, 0
+            to below 1.
+
+    Raises:
+        ValueError: A setting is out of its range, or has no meaning beside another; the sentence names it.
     """
 
     pivot: Literal["rounds", "auto"] = "rounds"
@@ -165,10 +219,14 @@ class WarmUp(Weighting):
 class ZerothOrder(Weighting):
     """What all rounds after the pivot have.
 
-    `rate`: the learning rate of the first round.
-    `micro_batch`: examples a forward pass, which bounds a client's memory. `snapshot_every`: at most so many versions
-    between snapshots on the coordinator's disk; fewer where the model is large, so that a restart replays no more than some
-    seconds' worth.
+    Args:
+        rate: The learning rate of the first round, above 0 and at most 1000.
+        micro_batch: Examples in a forward pass, 1 to 65536, which bounds a client's memory.
+        snapshot_every: The most versions between snapshots on the coordinator's disk; there are fewer where the model
+            is large, so that a restart replays no more than some seconds' worth.
+
+    Raises:
+        ValueError: A setting is out of its range; the sentence names it.
     """
 
     rate: float = 0.4
@@ -194,7 +252,15 @@ class ZerothOrder(Weighting):
         return self.method
 
     def annealed(self, rate: float, done: int) -> float:
-        """The learning rate after so many rounds of a run that began with `rate`."""
+        """The learning rate of a later round.
+
+        Args:
+            rate: The learning rate that the run began with.
+            done: How many rounds are committed.
+
+        Returns:
+            `rate`, where the algorithm does not anneal.
+        """
         return rate
 
     @property
@@ -205,17 +271,23 @@ class ZerothOrder(Weighting):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbingSettings(ZerothOrder):
-    """What all algorithms have that probe.
+    """What all algorithms have that probe: what a client computes, and what moves the model.
 
-    What a client computes: `probes` S directions a round, each on its own slice of the local data (`slices = "own"`) or
-    on the whole of it (`"whole"`, the paper's way); `directions`: random signs or, for the paper's ablation, near enough
-    normal variates. `eps`: a probe's length; `tau`: the paper's redundant scale of z (folded into eps and rate).
+    Args:
+        directions: Random signs ("signs") or, for the paper's ablation, approximately normal variates ("gaussian").
+        probes: S, the number of directions of a client in a round, 1 to 4096.
+        slices: Each probe on its own slice of the local data ("own"), or on the whole of it ("whole", as in the paper).
+        eps: The length of a probe, in units of a weight, above 0 and at most 1.
+        tau: The paper's redundant scale of z, folded into `eps` and `rate`, above 0 and at most 1000.
+        step: "normalized" divides by the round's root-mean-square probe scalar and anneals `rate` linearly to near
+            zero; "raw" is the paper's; "adam" divides by the running root mean square of a block's estimate, so that
+            `rate` is about how far each parameter moves, and anneals.
+        beta2: Of that running mean over the rounds, with "adam", 0 to below 1.
+        clip: A client's scalars whose root mean square is more than this many times that of the others are scaled down
+            to it (`robust_aggregation`); 0: none are.
 
-    What moves the model: `step` "normalized" divides by the round's root-mean-square probe scalar and anneals `rate`
-    linearly to near zero; "raw" is the paper's; "adam" divides by what a running mean over the rounds, with `beta2`,
-    says that the estimate of a block's parameter is, so that `rate` is about how far each moves, and anneals. `clip`: a
-    client's scalars whose root mean square is beyond so many times that of the others (`robust_aggregation`) are scaled down to
-    it (0: none are).
+    Raises:
+        ValueError: A setting is out of its range, or has no meaning beside another; the sentence names it.
     """
 
     directions: Literal["signs", "gaussian"] = "signs"

@@ -2,12 +2,12 @@
 
 Adam (Kingma and Ba, arXiv 1412.6980; on a server: Reddi et al., arXiv 2003.00295) divides each parameter's step by the
 root of a running mean of its squared gradient. Here the gradient of parameter p is an estimate, the sum over directions
-of c_k z_kp with random signs z, whose mean square is the sum of c_k^2 and, as good as, the same for every p of a block:
-what distinguishes the parameters, the square of their own gradient, is smaller by the number of parameters over that of
+of c_k z_kp with random signs z, whose mean square is the sum of c_k^2 and nearly the same for every p of a block: what
+distinguishes the parameters, the square of their own gradient, is smaller by the number of parameters over that of
 directions. So the diagonal that Adam would learn is a number for each block, and with a number the step stays a step:
-ticks along seeded directions, exact, and no larger on the wire. (Adam-mini, arXiv 2406.16793, shares second moments over
-blocks for its own reasons.) A first moment would have to be a vector, or the directions of all rounds that it still remembers
-in every commit; it was tried on this estimate without gain (docs/method.md), and is left out.
+ticks along seeded directions, exact, and no larger on the wire. (Adam-mini, arXiv 2406.16793, shares second moments
+over blocks for its own reasons.) A first moment would have to be a vector, or the directions of all rounds that it
+still remembers in every commit; it was tried on this estimate without gain (docs/method.md), and is left out.
 
 The moments are the share of the past that is still missing (1 before the first round, for the bias correction) and then
 one second moment for each block. They are part of a commit's event, so that a restart goes on with the same bits.
@@ -37,7 +37,14 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 class Move(NamedTuple):
-    """So far, in units of a weight, along direction `direction` of stream `seed` in `block`."""
+    """A length along one direction.
+
+    Args:
+        seed: Of the direction's stream.
+        block: The parameters that move.
+        direction: Which of the stream's directions.
+        length: In units of a weight.
+    """
 
     seed: int
     block: Block
@@ -48,9 +55,10 @@ class Move(NamedTuple):
 def steps_of(moves: Iterable[Move], grid: Grid, turn: int) -> tuple[Step, ...]:
     """The steps that moves make on a grid.
 
-    Moves along one direction are summed before they are rounded, and the order in which they come plays no part in that. A
-    length between two whole ticks becomes either of them, so that it is itself in the mean: of a tenth of a tick, one in
-    ten is a tick. Which it becomes follows from the stream, the block, the direction and the turn, and from nothing else.
+    Moves along one direction are summed before they are rounded, and the order in which they come plays no part in
+    that. A length between two whole ticks becomes either of them, so that it is itself in the mean: of a tenth of a
+    tick, one in ten is a tick. Which it becomes follows from the stream, the block, the direction and the turn, and
+    from nothing else.
 
     Args:
         moves: In units of a weight.
@@ -79,8 +87,8 @@ def held(moves: Sequence[Move], limit: float) -> list[Move]:
         limit: In units of a weight, for the root mean square over a block's parameters.
 
     Returns:
-        As many moves in the same order, those in one block scaled alike. How far they go is found in whole numbers, within
-        a ten-thousandth, so the order of the moves plays no part.
+        As many moves in the same order, those in one block scaled alike. How far they go is found in whole numbers,
+        within a ten-thousandth, so the order of the moves plays no part.
     """
     within: dict[Block, list[Move]] = {}
     for block, some in groupby(moves, attrgetter("block")):
@@ -151,7 +159,15 @@ def _thresholds(streams: Iterable[tuple[int, Block, int]], turn: int) -> Iterato
 
 
 def mean_squares(moves: Iterable[Move], blocks: Sequence[Block]) -> list[float]:
-    """For each block the mean square, over all signs, of what the moves do to one of its parameters."""
+    """For each block the mean square, over all signs, of what the moves do to one of its parameters.
+
+    Args:
+        moves: In any order.
+        blocks: Those that are asked for.
+
+    Returns:
+        One for each of `blocks`, in the square of the moves' unit.
+    """
     along: dict[tuple[Block, int, int], list[float]] = {}
     for seed, block, index, length in moves:
         along.setdefault((block, seed, index), []).append(length)
@@ -160,7 +176,16 @@ def mean_squares(moves: Iterable[Move], blocks: Sequence[Block]) -> list[float]:
 
 
 def advanced_moments(before: Moments, squares: Sequence[float], beta2: float) -> Moments:
-    """The moments after a round with those mean squares. `before` is empty at the first."""
+    """The server optimizer's state after a round.
+
+    Args:
+        before: The state before it; empty at the first round.
+        squares: The round's `mean_squares`, one for each block.
+        beta2: Of the running mean, 0 to below 1.
+
+    Returns:
+        The share of the past that is still missing, and then a second moment for each block.
+    """
     missing, *seconds = before or (1.0, *(0.0 for _ in squares))
     return (missing * beta2, *(beta2 * v + (1 - beta2) * q for v, q in zip(seconds, squares, strict=True)))
 

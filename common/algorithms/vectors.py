@@ -1,8 +1,9 @@
 """Vectors too large to hold several of in memory, read a slice at a time, and their norms.
 
-The exact norm is the same on every machine and costs a pass in float64. The approximate one is a third of that: squares are
-summed in float32, in the order that the machine likes best, by rows so short that it is within TOLERANCE of the exact one. No
-weight depends on it: where it cannot rule an outlier out (`robust_aggregation.none_clipped`), the exact norms are taken.
+The exact norm is the same on every machine and costs a pass in float64. The approximate one is a third of that: squares
+are summed in float32, in the order that the machine likes best, by rows so short that it is within TOLERANCE of the
+exact one. No weight depends on it: where it cannot rule an outlier out (`robust_aggregation.none_clipped`), the exact
+norms are taken.
 """
 
 import math
@@ -20,13 +21,21 @@ class LazyVector(Protocol):
     """A flat float32 vector: an array, a memory map, or one on disk of which a slice is read when it is asked for."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """(n,), for n values."""
+        ...
 
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[Any]:
+        """Always float32."""
+        ...
 
     def __getitem__(self, part: slice, /) -> NDArray[np.float32]:
-        """`part` has a start, a stop and no step."""
+        """Read a slice.
+
+        Args:
+            part: It has a start, a stop and no step.
+        """
         ...
 
 

@@ -1,25 +1,25 @@
 """ZOWarmUp: the zeroth-order phase, in which every client sends a few scalars and nothing else.
 
 Algorithm 1 of Legate, Rish and Belilovsky, arXiv 2509.03503, in two departures of which each can be switched off
-(docs/method.md). A client draws S directions z_s with entries +-1 from its seed and measures the slope of its loss
-along each, dL_s = (L(w + eps z_s) - L(w - eps z_s)) / (2 eps), every one on a *slice* of its own of the local data
-(`slices = "own"`; the paper takes the whole data for each, "whole"), so that more directions cost no more forward
-passes. Where the model ends in a linear classifier, that head's gradient has a closed form which those forward passes
-hold already: the client sends it exactly, as K *projections* on directions of the head's block, and probes the rest,
-the trunk (`head_projections`; 0 probes everything). A client of the high tier can back-propagate: it may send exact
-projections of the trunk's gradient in the place of probes (`gradient_projections`; 0: it probes like the others).
+(docs/method.md). A client draws S directions z_s with entries +-1 from its seed and measures the directional derivative
+of its loss along each, dL_s = (L(w + eps z_s) - L(w - eps z_s)) / (2 eps), every one on a *slice* of its own of the
+local data (`slices = "own"`; the paper takes the whole data for each, "whole"), so that more directions cost no more
+forward passes. Where the model ends in a linear classifier, that head's gradient has a closed form which those forward
+passes hold already: the client sends it exactly, as K *projections* on directions of the head's block, and probes the
+rest, the trunk (`head_projections`; 0 probes everything). A client of the high tier can back-propagate: it may send
+exact projections of the trunk's gradient in the place of probes (`gradient_projections`; 0: it probes like the others).
 
-The estimate is the weighted mean over clients of  sum_s (n_s / n) dL_s z_s  in the probed block and of
-1/K sum_k p_k z_k  in the head's. The model steps down it by `rate`; a "normalized" step is divided by the root mean
-square of the round's slopes, in the same weighted mean (FZOO, arXiv 2506.09034, divides by the losses' spread), and
-annealed linearly; in the head's block by that of the projections where it is the larger. So no parameter moves further in
-a round than the rate. Before that, the scalars of a client far longer than the others' are scaled down (`robust_aggregation`): one
-client, broken or hostile, cannot lead the model away. tau, the paper's magnitude of z's entries, is folded in: (eps, rate, tau) is
-(eps tau, rate tau^2, 1).
+The estimate is the weighted mean over clients of sum_s (n_s / n) dL_s z_s in the probed block and of 1/K sum_k p_k z_k
+in the head's. The model steps down it by `rate`; a "normalized" step is divided by the root mean square of the round's
+derivatives, in the same weighted mean (FZOO, arXiv 2506.09034, divides by the losses' spread), and annealed linearly;
+in the head's block by that of the projections where it is the larger. So no parameter moves further in a round than the
+rate. Before that, the scalars of a client far longer than the others' are scaled down (`robust_aggregation`): one
+client, broken or hostile, cannot lead the model away. tau, the paper's magnitude of z's entries, is folded in: (eps,
+rate, tau) is (eps tau, rate tau^2, 1).
 
 Steps are whole ticks of the grid. The rates that suit pretrained weights, some of which are large, move a direction by
-tenths of a tick; so ticks are rounded stochastically (`step_builder.steps_of`), by numbers that follow from the round alone: in the
-mean every length is kept, and whoever combines the same contributions finds the same ticks.
+tenths of a tick; so ticks are rounded stochastically (`step_builder.steps_of`), by numbers that follow from the round
+alone: in the mean every length is kept, and whoever aggregates the same contributions finds the same ticks.
 """
 
 import math
@@ -85,10 +85,17 @@ step that is not divided by it is as long, at most, as with STEEPEST. Beyond STE
 class ZOWarmUpSettings(ProbingSettings):
     """The paper's rounds; each client has directions of its own.
 
-    `head_projections` K exact projections of the head's gradient. With `gradient_projections` (0: none) a client of the
-    high tier does not probe, but back-propagates and sends so many exact projections of its gradient. `local_steps`: a
-    client probes so many times over, in between moving its own replica down what it has found at `local_rate` (0: `rate`),
-    and takes all of it back at the end.
+    Args:
+        method: The algorithm's name.
+        head_projections: K, the number of exact projections of the head's gradient, 0 to 4096; 0 probes everything.
+        gradient_projections: A client of the high tier does not probe, but back-propagates and sends this many exact
+            projections of its gradient, at most 4096; 0: it probes like the others.
+        local_steps: How many times over a client probes, 1 to 1024. In between it moves its own replica down its
+            estimate, and takes all of that back at the end.
+        local_rate: The learning rate of these steps; 0: `rate`.
+
+    Raises:
+        ValueError: A setting is out of its range, or has no meaning beside another; the sentence names it.
     """
 
     method: Literal["zowarmup"] = "zowarmup"
@@ -111,7 +118,12 @@ class ZOWarmUpSettings(ProbingSettings):
 
 @dataclass(frozen=True, slots=True)
 class ZOWarmUp(Algorithm):
-    """The method of one run: a client's part is `contribute`, the coordinator's `check` and `aggregate`."""
+    """The zeroth-order rounds of one run: a client's part is `contribute`, the coordinator's `check` and `aggregate`.
+
+    Args:
+        spec: The settings.
+        layout: Of the model.
+    """
 
     spec: ProbingSettings
     layout: Layout
@@ -130,7 +142,6 @@ class ZOWarmUp(Algorithm):
         return self.spec.head_projections if self.layout.head else 0
 
     def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
-        """How many probes and projections a client of that tier and so many examples sends."""
         if self.spec.computation(tier) is Computation.GRADIENT:
             return self.spec.gradient_projections, self.projections()
         return self.spec.local_steps * self.probes(examples), self.spec.local_steps * self.projections()
@@ -148,8 +159,7 @@ class ZOWarmUp(Algorithm):
         return self.spec.local_steps * (2 * self.probes(examples) + 1)
 
     def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
-        """The scalars of one round from the gradient of the mean local loss in all that is trainable: float64
-        (layout.trainable,). Raises ValueError where one is not finite, or beyond STEEP."""
+        """As `Algorithm.project`. Raises ValueError where a scalar is not finite, or beyond STEEP."""
         counts = (self.spec.gradient_projections * (GAUSSIAN_SIGNS if self._normal else 1), self.projections())
         found = [
             project(gradient[block.start : block.stop], work.seed, block, count)
@@ -160,11 +170,11 @@ class ZOWarmUp(Algorithm):
         return self._scalars(work, found[0], found[1] if len(found) > 1 else ())
 
     def contribute(self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work) -> Scalars:
-        """Probe the model on `examples` local examples (at least 1): the scalars of one round.
+        """As `Algorithm.contribute`: probe the model, `local_steps` times over.
 
-        `weights`, float32 (layout.size,) on `grid` in the trainable part, are moved in place under `forward` and are
-        bit for bit what they were when this returns or raises. Raises HeadroomExceeded where eps, or a local step, is
-        beyond the grid, ValueError where a scalar is not finite or beyond STEEP, and whatever `forward` raises.
+        Raises:
+            HeadroomExceeded: `eps`, or a local step, is beyond the grid.
+            ValueError: A scalar is not finite, or beyond STEEP.
         """
         eps, head = self.spec.eps * self.spec.tau, self.projections() > 0
         slopes: list[float] = []
@@ -210,7 +220,6 @@ class ZOWarmUp(Algorithm):
         return scalars
 
     def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
-        """Raises ValueError, saying what is wrong, where this cannot be what `contribute` gives for that work."""
         if not isinstance(contribution, Scalars):
             raise ValueError(wrong_kind(contribution, work))  # noqa: TRY004  (what a client says is no bug)
         if contribution.round != work.round:
@@ -228,11 +237,14 @@ class ZOWarmUp(Algorithm):
         _check_steepness(contribution)
 
     def aggregate(self, start: Start, contributions: Sequence[ClientScalars | Trained]) -> Aggregate:
-        """The moves that a round's scalars make: for each client, in the order given, in the probed block and, where there
-        are projections, in the head's. Outlying scalars are clipped first.
+        """The moves that a round's scalars make, for each client in the order given: in the probed block and, where
+        there are projections, in the head's.
 
-        Where the slopes that a step is to be divided by are all but zero, there is nothing to follow and the moves are
-        zero. Raises ValueError without scalars, and where all of the phase's rounds are done.
+        Outlying scalars are clipped first. Where the derivatives that a step is to be divided by are all but zero,
+        there is nothing to follow and the moves are zero.
+
+        Raises:
+            ValueError: There are no scalars, or all of the phase's rounds are done.
         """
         done, given = start.done, [part for part in contributions if isinstance(part, ClientScalars)]
         if not 0 <= done < self.spec.rounds:
