@@ -28,15 +28,30 @@ _LINE = re.compile(r'^ *File "(.+)", line (\d+) in', re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class ChildOutcome:
-    """`result`: JSON values; `failure`: a sentence, empty where it went well."""
+    """What a child process leaves.
+
+    Args:
+        result: JSON values.
+        failure: A sentence, empty where it went well.
+    """
 
     result: Any = None
     failure: str = ""
 
 
 def carry_out(file: Path, name: str, job: Callable[[], object]) -> int:
-    """In the child: do the job of the model `name` and leave its Outcome in `file`. What is raised that is no ValueError
-    is the model's own code or a library's, and named as such. The exit code."""
+    """In the child: do the job of a model and leave its `ChildOutcome` in a file.
+
+    What is raised that is no ValueError is the model's own code or a library's, and named as such.
+
+    Args:
+        file: Where to leave the outcome.
+        name: The model's, for the sentence of a failure.
+        job: Gives JSON values.
+
+    Returns:
+        The exit code: 0, or 1 where the job has failed.
+    """
     faulthandler.enable()
     done = threading.Event()
     threading.Thread(target=_watch, args=(threading.get_ident(), _stack(file), done), daemon=True).start()

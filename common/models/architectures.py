@@ -1,10 +1,10 @@
 """The built-in models: an MLP and convolutional networks for a microcomputer, ResNet18, and a small vision transformer.
 
 ResNet18 has a 3x3 stem, for small images (He et al., arXiv 1512.03385; the variant of Legate et al., arXiv 2509.03503:
-11,173,962 parameters at 3 channels and 10 classes). The transformer (Dosovitskiy et al., arXiv 2010.11929) has their size, 6
-blocks, width 512, patches of 4x4: 18,936,330 parameters at 3x32x32 and 10 classes (the paper says 18.94 M). Positions are the
-fixed sine-cosine table and the classifier reads the mean over patches (Beyer et al., arXiv 2205.01580): what a classification
-token and learned positions would add is noise to a zeroth-order method.
+11,173,962 parameters at 3 channels and 10 classes). The transformer (Dosovitskiy et al., arXiv 2010.11929) has their
+size, 6 blocks, width 512, patches of 4x4: 18,936,330 parameters at 3x32x32 and 10 classes (the paper says 18.94 M).
+Positions are the fixed sine-cosine table and the classifier reads the mean over patches (Beyer et al., arXiv
+2205.01580): what a classification token and learned positions would add is noise to a zeroth-order method.
 """
 
 import math
@@ -17,7 +17,13 @@ MLP_WIDTH, CNN_FILTERS = 128, 16
 
 
 def mlp(input_shape: tuple[int, ...], classes: int, width: int = MLP_WIDTH) -> nn.Module:
-    """One hidden layer of `width`: 9,610 parameters on the digits with 128."""
+    """A multi-layer perceptron with one hidden layer: 9,610 parameters on the digits with a width of 128.
+
+    Args:
+        input_shape: Of one example; it is flattened.
+        classes: Number of logits.
+        width: Of the hidden layer.
+    """
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(math.prod(input_shape), width),
@@ -27,8 +33,15 @@ def mlp(input_shape: tuple[int, ...], classes: int, width: int = MLP_WIDTH) -> n
 
 
 class Cnn(nn.Module):
-    """Two 3x3 convolutions of `filters` and twice as many channels, pooled to about 4x4, and a linear classifier: with 16,
-    9,930 parameters on the digits, 10,218 on 3x32x32."""
+    """Two 3x3 convolutions, pooled to about 4x4, and a linear classifier.
+
+    With 16 filters 9,930 parameters on the digits, 10,218 on 3x32x32.
+
+    Args:
+        input_shape: (channels, H, W) of an example, H and W at least 4.
+        classes: Number of logits.
+        filters: Channels of the first convolution; the second has twice as many.
+    """
 
     def __init__(self, input_shape: tuple[int, ...], classes: int, filters: int = CNN_FILTERS) -> None:
         super().__init__()
@@ -49,11 +62,14 @@ class Cnn(nn.Module):
 
 
 class Cnn1d(nn.Module):
-    """Two convolutions of width 5 along a sequence, of `filters` and twice as many channels, pooled to a length of about 8,
-    and a linear classifier: with 16, 4,390 parameters on sequences of 3 channels, 128 steps and 6 classes.
+    """Two convolutions of width 5 along a sequence, pooled to a length of about 8, and a linear classifier.
+
+    With 16 filters 4,390 parameters on sequences of 3 channels, 128 steps and 6 classes.
 
     Args:
-        input_shape: (channels, length), a length of at least 4.
+        input_shape: (channels, length) of an example, a length of at least 4.
+        classes: Number of logits.
+        filters: Channels of the first convolution; the second has twice as many.
     """
 
     def __init__(self, input_shape: tuple[int, ...], classes: int, filters: int = CNN_FILTERS) -> None:
@@ -108,8 +124,15 @@ class _ResidualBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Inputs (n, channels, H, W) of any size of at least 8. `width` channels leave the stem and eight times as many the
-    last block; `groups`: of GroupNorm, in each layer."""
+    """A residual network of 18 layers with a 3x3 stem (He et al., arXiv 1512.03385). Inputs are (n, channels, H, W).
+
+    Args:
+        input_shape: (channels, H, W) of an example, H and W at least 8.
+        classes: Number of logits.
+        norm: GroupNorm ("group") or BatchNorm ("batch").
+        width: Channels that leave the stem; eight times as many leave the last block.
+        groups: Of GroupNorm, in each layer.
+    """
 
     def __init__(
         self,
@@ -173,7 +196,12 @@ class _TransformerBlock(nn.Module):
 
 
 class ViT(nn.Module):
-    """Inputs (n, channels, H, W) with H and W multiples of 4."""
+    """A small vision transformer (Dosovitskiy et al., arXiv 2010.11929). Inputs are (n, channels, H, W).
+
+    Args:
+        input_shape: (channels, H, W) of an example, H and W multiples of 4.
+        classes: Number of logits.
+    """
 
     positions: torch.Tensor
 

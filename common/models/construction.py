@@ -1,9 +1,9 @@
 """Construction of a model by name, and the refusal of one that could not be trained here.
 
 What would let two replicas, or two evaluations of one replica, disagree is refused with a sentence: logits that differ
-between two passes over the same input, or that depend on the other examples of the batch. So are probabilities: they lie in
-[0, 1] whatever the weights are. Logits may by chance at the initial weights, but not at others, so the weights are changed,
-by more each time, until an output leaves that range. For logits the first look is enough.
+between two passes over the same input, or that depend on the other examples of the batch. So are probabilities: they
+lie in [0, 1] whatever the weights are. Logits may by chance at the initial weights, but not at others, so the weights
+are changed, by more each time, until an output leaves that range. For logits the first look is enough.
 """
 
 import importlib
@@ -82,7 +82,18 @@ def build(model: Model, input_shape: tuple[int, ...], classes: int, seed: int, h
 
 
 def check(name: str, module: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
-    """Raises ModelError unless the module, in eval mode, gives finite float32 logits (n, classes), one by one."""
+    """Refuse a module that cannot be trained here.
+
+    Args:
+        name: What to call the model in a sentence.
+        module: In eval mode.
+        input_shape: Of one example, without the batch's axis.
+        classes: Number of logits.
+
+    Raises:
+        ModelError: It does not give finite float32 logits (n, classes) that are the same each time and depend on no
+            other example; it gives probabilities; or its parameters are not float32 on the CPU.
+    """
     _check_parameters(name, module)
     inputs = sample(input_shape, _PROBE)
     accepts = f"model {name} does not accept inputs of shape {input_shape}:"
@@ -144,7 +155,15 @@ def _check_parameters(name: str, module: nn.Module) -> None:
 
 
 def sample(input_shape: tuple[int, ...], count: int) -> torch.Tensor:
-    """The same made-up inputs every time, float32 (count, *input_shape) in [0, 1)."""
+    """The same made-up inputs every time.
+
+    Args:
+        input_shape: Of one example.
+        count: How many.
+
+    Returns:
+        Float32 (count, *input_shape) in [0, 1).
+    """
     return torch.rand(count, *input_shape, generator=torch.Generator().manual_seed(0))
 
 

@@ -21,8 +21,17 @@ _PROBE = 2
 
 
 def describe(module: nn.Module, input_shape: tuple[int, ...]) -> Layout:
-    """Where each of the module's tensors lies in the flat vector, and its head if it ends in a linear classifier. It makes a
-    forward pass over two inputs of `input_shape` and leaves the module in eval mode. Raises ModelError."""
+    """Lay out the module's tensors in a flat vector, and find its head if it ends in a linear classifier.
+
+    It makes a forward pass over two inputs and leaves the module in eval mode.
+
+    Args:
+        module: The model.
+        input_shape: Of one example.
+
+    Raises:
+        ModelError: A tensor has no place in such a vector, or nothing is trainable.
+    """
     module.eval()
     tensors = _tensors(module)
     trainable = [name for name, tensor in tensors.items() if tensor.requires_grad]
@@ -47,7 +56,15 @@ def describe(module: nn.Module, input_shape: tuple[int, ...]) -> Layout:
 
 
 def tensors_of(module: nn.Module, layout: Layout) -> dict[str, torch.Tensor]:
-    """The module's tensors by name. Raises ModelError unless they are those of the layout."""
+    """The module's tensors by name.
+
+    Args:
+        module: The model.
+        layout: Its layout.
+
+    Raises:
+        ModelError: They are not those of the layout.
+    """
     tensors = _tensors(module)
     for wanted in layout.tensors:
         if wanted.name not in tensors:
@@ -61,7 +78,18 @@ def tensors_of(module: nn.Module, layout: Layout) -> dict[str, torch.Tensor]:
 
 
 def flatten(module: nn.Module, layout: Layout) -> NDArray[np.float32]:
-    """The module's weights as a new flat vector, float32 (layout.size,)."""
+    """Copy the module's weights into a new flat vector.
+
+    Args:
+        module: The model.
+        layout: Its layout.
+
+    Returns:
+        Float32 (layout.size,).
+
+    Raises:
+        ModelError: The module's tensors are not those of the layout.
+    """
     weights = np.empty(layout.size, dtype=np.float32)
     tensors = tensors_of(module, layout)
     for name, view in layout.views(weights).items():
@@ -70,13 +98,30 @@ def flatten(module: nn.Module, layout: Layout) -> NDArray[np.float32]:
 
 
 def trainable(module: nn.Module, layout: Layout) -> list[torch.Tensor]:
-    """The module's trainable parameters, in the order in which they fill [0, layout.trainable) of the flat vector."""
+    """The module's trainable parameters, in the order in which they fill [0, layout.trainable) of the flat vector.
+
+    Args:
+        module: The model.
+        layout: Its layout.
+
+    Raises:
+        ModelError: The module's tensors are not those of the layout.
+    """
     tensors = tensors_of(module, layout)
     return [tensors[tensor.name] for tensor in layout.tensors if tensor.stop <= layout.trainable]
 
 
 def load_into(module: nn.Module, layout: Layout, weights: NDArray[np.float32]) -> None:
-    """Copy the flat vector, float32 (layout.size,), into the module's parameters and buffers."""
+    """Copy a flat vector into the module's parameters and buffers.
+
+    Args:
+        module: The model, changed in place.
+        layout: Its layout.
+        weights: Float32 (layout.size,).
+
+    Raises:
+        ModelError: The module's tensors are not those of the layout.
+    """
     tensors = tensors_of(module, layout)
     with torch.no_grad():
         for name, view in layout.views(weights).items():
@@ -141,8 +186,18 @@ def _head(module: nn.Module, input_shape: tuple[int, ...], tensors: dict[str, to
 
 
 def everywhere(module: nn.Module, named: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Values for the module's tensors, also under the further names of those that several layers share. A layer that is
-    there under several names is taken once: torch, asked to replace its tensors twice, does not put them back."""
+    """Values for the module's tensors, also under the further names of those that several layers share.
+
+    A layer that is there under several names is taken once: torch, asked to replace its tensors twice, does not put
+    them back.
+
+    Args:
+        module: The model.
+        named: A value for each tensor, by the first of its names in torch's order.
+
+    Returns:
+        The values by every name that torch needs.
+    """
     values: dict[int, torch.Tensor | None] = {}
     found: dict[str, torch.Tensor] = {}
     for prefix, layer in module.named_modules():
@@ -156,7 +211,12 @@ def everywhere(module: nn.Module, named: dict[str, torch.Tensor]) -> dict[str, t
 
 
 def head_module(module: nn.Module, layout: Layout) -> nn.Linear:
-    """The layer that the layout's head is."""
+    """The layer that the layout's head is.
+
+    Args:
+        module: The model.
+        layout: Its layout, which has a head.
+    """
     assert layout.head is not None
     layer = module.get_submodule(layout.head.weight_name.rpartition(".")[0])
     assert isinstance(layer, nn.Linear)
@@ -164,16 +224,23 @@ def head_module(module: nn.Module, layout: Layout) -> nn.Linear:
 
 
 def build_part(model: Model, input_shape: tuple[int, ...], classes: int, part: Submodel) -> nn.Module:
-    """The half-width part of the named model, to be trained at weights of its own, as a low-tier client does in HeteroFL.
+    """Build the half-width part of the named model, which a low-tier client of HeteroFL trains at weights of its own.
 
     It comes from the constructor of the whole with half the width, so it is the same code, and its tensors are those of
-    `layout.half_width`. The first half of the channels, flattened, is the first half of the flattened features. GroupNorm
-    keeps the size of its groups: of resnet18's two the part has the first, so both normalise over the same channels.
+    `layout.half_width`. The first half of the channels, flattened, is the first half of the flattened features.
+    GroupNorm keeps the size of its groups: of resnet18's two the part has the first, so both normalise over the same
+    channels.
 
-    A layer that reads half as many units sums to half as much, so in the part what it reads is scaled by the width that is
-    missing, and what has been learnt fits when the other half is there. The paper's Scaler stands behind a layer and not in
-    front of the next. Where ReLU and pooling alone are between the two that is the same; where a norm is, it undoes the
-    paper's, and a scaled input of the next layer is what remains.
+    A layer that reads half as many units sums to half as much, so in the part what it reads is scaled by the width that
+    is missing, and what has been learnt fits when the other half is there. The Scaler of the paper (Diao, Ding, Tarokh,
+    arXiv 2010.01264) stands behind a layer and not in front of the next. Where ReLU and pooling alone are between the
+    two that is the same; where a norm is, it undoes the paper's, and a scaled input of the next layer is what remains.
+
+    Args:
+        model: Its name, and how it normalises.
+        input_shape: Of one example.
+        classes: Number of logits.
+        part: The half-width part of the run's layout.
 
     Raises:
         ModelError: The model has none, or it is not the run's.

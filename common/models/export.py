@@ -26,10 +26,19 @@ _TOLERANCE = 1e-4
 
 
 def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ...]) -> bytes:
-    """The graph for `Program`: inputs "inputs" (n, *input_shape) and the layout's tensors by name, outputs "logits"
-    and, where the layout has a head, "features", all float32, in eval mode. Equal modules give equal bytes.
+    """Export the forward pass, in eval mode, as an ONNX graph for `Program`. Equal modules give equal bytes.
 
-    Raises ModelError where the module cannot be exported or its graph gives other logits than it does.
+    Args:
+        module: The model; left in eval mode.
+        layout: Its layout.
+        input_shape: Of one example, without the batch's axis.
+
+    Returns:
+        The graph. Its inputs are "inputs" (n, *input_shape) and the layout's tensors by name, its outputs "logits" and,
+        where the layout has a head, "features", all float32.
+
+    Raises:
+        ModelError: The module cannot be exported, or its graph gives other logits than it does.
     """
     module.eval()
     function = _Function(module, layout)

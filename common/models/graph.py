@@ -83,8 +83,13 @@ class ProgramRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """`onnx`: what to give to the runtime. `example`: the shape of one, without the batch's axis. `outputs`: their names,
-    and how many numbers each gives for an example."""
+    """A program that may be run, and what it declares.
+
+    Args:
+        onnx: What to give to the runtime.
+        example: The shape of one example, without the batch's axis.
+        outputs: By name, how many numbers each output has for an example.
+    """
 
     onnx: bytes
     example: tuple[int, ...]
@@ -95,15 +100,15 @@ def checked(program: bytes, layout: Layout) -> Checked:
     """The graph to give to the runtime, equal to `program` but for how it is serialized.
 
     Args:
-        program: an ONNX model, from whomever.
-        layout: the tensors that must be its inputs, beside the batch.
+        program: An ONNX model, from whomever.
+        layout: The tensors that must be its inputs, beside the batch.
 
     Returns:
-        An ONNX model that has nothing but a graph of the exporter's operators over these inputs, and what it declares of
-        inputs and outputs. (The runtime may find others, to which nothing holds it.)
+        An ONNX model that has nothing but a graph of the exporter's operators over these inputs, and what it declares
+        of inputs and outputs. (The runtime may find others, to which nothing holds it.)
 
     Raises:
-        ProgramRefused: it has anything else.
+        ProgramRefused: It has anything else.
     """
     _Form(program).check(wire.ProgramModel.DESCRIPTOR, len(program))
     model = wire.ProgramModel()

@@ -1,4 +1,4 @@
-"""The forward pass by torch on a device of torch's, at weights that live there as one flat vector.
+"""The forward pass by torch on any of its devices, at weights that lie there as one flat vector.
 
 The module's parameters and buffers are views of that vector, so moving the vector moves the model, as it is with
 `program.Program` and NumPy's vector. Products are computed in full float32: TF32 would round them to 10 bits, and a
@@ -19,9 +19,17 @@ from zowarmup.common.models.description import head_module, tensors_of
 
 
 class Resident:
-    """Labelled examples whose inputs are on the device in the type they were stored in: uint8 or float32 (n, *shape).
-    `scale` is the stored value that stands for 1.0; `mean` and `deviation`, which broadcast
-    to one example in the shape `mean_shape`, are then taken off and divided by, where there are any."""
+    """Labelled examples whose inputs are on the device in the type they were stored in.
+
+    Args:
+        inputs: Uint8 or float32 (n, *shape).
+        labels: Int64 (n,).
+        scale: The stored value that stands for 1.0.
+        device: Where the inputs go.
+        mean: What is then taken off, one number for each channel or feature; none: nothing is.
+        deviation: What is divided by after that; given where `mean` is.
+        mean_shape: The shape in which `mean` and `deviation` broadcast to one example.
+    """
 
     def __init__(
         self,
@@ -52,8 +60,16 @@ class Resident:
 
 
 class DeviceProgram:
-    """The forward pass of `module`, which is in eval mode and on `device` afterwards and belongs to this object; at
-    zeros until weights are loaded."""
+    """The forward pass of a module on a device, at weights of zeros until some are loaded.
+
+    Args:
+        module: The model. It is in eval mode and on `device` afterwards, and belongs to this object.
+        layout: Its layout.
+        device: Where the weights are and the pass is computed.
+
+    Raises:
+        ModelError: The module's tensors are not those of the layout.
+    """
 
     def __init__(self, module: nn.Module, layout: Layout, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = False

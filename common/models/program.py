@@ -54,11 +54,21 @@ class Halt:
 
 
 class Program:
-    """The forward pass over `weights`, float32 (layout.size,), which the caller keeps and may change between calls.
+    """The forward pass over a flat vector of weights, which the caller keeps and may change between calls.
 
     The graph's inputs are "inputs", float32 (n, *shape), and every tensor of the layout by its name; its outputs
-    "logits" and, where the layout has a head, "features". `halt` ends the loading of it, and passes. Raises ValueError
-    where the graph is another, or does anything but that (`graph`).
+    "logits" and, where the layout has a head, "features".
+
+    Args:
+        onnx: The graph.
+        layout: Of the model.
+        weights: Float32 (layout.size,), contiguous.
+        threads: How many compute one pass.
+        halt: Ends the loading of the graph, and passes, from another thread.
+
+    Raises:
+        ValueError: The graph is another, or does anything but that (`graph`); ONNX Runtime cannot load it, it is larger
+            than half of what `limit_memory` allows; or `weights` are something else.
     """
 
     def __init__(
