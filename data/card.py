@@ -33,9 +33,17 @@ NEGATIVE_SHARE = 0.1
 
 
 def card_of(held_out: Dataset, source: str) -> DataCard:
-    """The card of a run that is evaluated on `held_out`; `source` is what to call it in a sentence. Raises DataError
-    where the held-out set shows that its labels begin at 1, or that its names cannot be used. Of rows and sequences the mean
-    and deviation of each feature or channel are the held-out ones."""
+    """The data card of a run that is evaluated on a held-out set.
+
+    Of rows and sequences the mean and deviation of each feature or channel are the held-out ones.
+
+    Args:
+        held_out: The held-out set.
+        source: What to call it in a sentence.
+
+    Raises:
+        DataError: The held-out set shows that its labels begin at 1, or its names cannot be used.
+    """
     held_out = standardised(held_out)
     found = np.bincount(held_out.labels, minlength=held_out.classes)
     if not held_out.class_names and not found[0]:
@@ -61,7 +69,15 @@ def card_of(held_out: Dataset, source: str) -> DataCard:
 
 
 def absence(held_out: Dataset, source: str) -> str:
-    """A warning where a held-out set lacks examples of some classes; empty where it does not."""
+    """A warning where a held-out set lacks examples of some classes.
+
+    Args:
+        held_out: The held-out set.
+        source: What to call it in a sentence.
+
+    Returns:
+        A sentence; empty where no class lacks any.
+    """
     missing = [str(label) for label in np.flatnonzero(np.bincount(held_out.labels, minlength=held_out.classes) == 0)]
     if held_out.class_names:
         missing = [held_out.class_names[int(label)] for label in missing]
@@ -90,8 +106,20 @@ def summary(data: Dataset) -> InputSummary:
 
 
 def fitted(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list[str]]:
-    """A device's data as the run's card reads it: labels by the run's classes, inputs by the run's mean and deviation; and
-    what is worth a warning, a sentence each. `source` is what to call the data. Raises DataError where they do not fit."""
+    """Read a device's data as the run's card does.
+
+    Args:
+        data: The device's.
+        card: The run's.
+        source: What to call the data in a sentence.
+
+    Returns:
+        The data with labels by the run's classes and inputs by the run's mean and deviation; and what is worth a
+        warning, a sentence each.
+
+    Raises:
+        DataError: The data do not fit the card.
+    """
     data, unnamed = _features(data, card, source)
     if data.shape != card.shape:
         own = " x ".join(map(str, data.shape))

@@ -18,8 +18,12 @@ from zowarmup.common.settings.data_card import IMAGE, normalised_axis, usual_axe
 
 
 class DataError(ValueError):
-    """Data that cannot be used, said in one sentence that names the spec or file and the remedy, on one line: a name or a
-    library's words in it may have several."""
+    """Data that cannot be used.
+
+    Args:
+        sentence: It names the spec or file and the remedy. It is put on one line: a name or a library's words in it may
+            have several.
+    """
 
     def __init__(self, sentence: str) -> None:
         super().__init__(" ".join(line.strip() for line in sentence.splitlines()))
@@ -27,15 +31,26 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Dataset:
-    """`inputs` uint8 or float32 (n, *shape), `labels` int64 (n,) in 0 .. classes - 1. `scale` is the stored value that
-    stands for 1.0: batches are divided by it. `mean` and `deviation`, one number for each channel, are then taken off
-    and divided by; empty: they are not. `augmented`: whether training varies the images (`augmentation`).
+    """Labelled examples, and what their values and labels stand for.
 
-    `class_names`: what the labels stand for, by label, in Unicode's composed form; empty: they are only numbers.
-    `every_class`: all classes are named, those without examples too; if not, other devices may hold further ones. `axes`:
-    what the axes of an example are called; empty: by their number. `feature_names`: of rows, what each feature is called, in
-    Unicode's composed form; empty: they are known by their place. `stands_for_bytes`: the inputs are float32 from 0 to 1
-    and stand for bytes divided by 255, more finely."""
+    Args:
+        inputs: Uint8 or float32 (n, *shape), at least one example.
+        labels: Int64 (n,), in 0 .. classes - 1.
+        classes: How many there are.
+        scale: The stored value that stands for 1.0: batches are divided by it.
+        mean: What is then taken off, one number for each channel or feature; empty: nothing is.
+        deviation: What is divided by after that, as long as `mean`.
+        augmented: Whether training varies the images (`augment`).
+        class_names: What the labels stand for, by label, in Unicode's composed form; empty: they are only numbers.
+        every_class: All classes are named, those without examples too; if not, other devices may hold further ones.
+        axes: What the axes of an example are called; empty: by their number.
+        stands_for_bytes: The inputs are float32 from 0 to 1 and stand for bytes divided by 255, more finely.
+        feature_names: Of rows, what each feature is called, in Unicode's composed form; empty: they are known by their
+            place.
+
+    Raises:
+        DataError: A field has another type or shape than that, or is out of its range.
+    """
 
     inputs: NDArray[Any]
     labels: NDArray[np.int64]
@@ -142,7 +157,16 @@ BORDER = 4
 
 
 def augment(images: NDArray[np.float32], seed: int, stream: int) -> NDArray[np.float32]:
-    """A varied copy of images, float32 (n, C, H, W), 0 in the mean colour."""
+    """Vary images: shift each by up to BORDER pixels along both axes, and mirror it left to right in one of two cases.
+
+    Args:
+        images: Float32 (n, C, H, W), 0 in the mean colour.
+        seed: 0 to 2^64 - 1.
+        stream: Number of the seed's stream that decides how (`directions.words`), 0 to 2^63 - 1.
+
+    Returns:
+        A new array of the same shape; what is shifted in is 0.
+    """
     count, channels, height, width = images.shape
     drawn = words(seed, stream, count)
     places = np.uint64(2 * BORDER + 1)

@@ -40,7 +40,21 @@ def part(name: str) -> Dataset:
 
 
 def shard(index: int, clients: int, alpha: Fraction, seed: int, which: str = "train") -> Dataset:
-    """The shard of client `index`, 1 to `clients`, of a part: its number of examples // clients."""
+    """The shard of one client, of those that a part of the digits is cut into.
+
+    Args:
+        index: The client's, 1 to `clients`.
+        clients: How many shards there are, at most one for each example.
+        alpha: Of the Dirichlet distribution of each shard's label mix, above 0.
+        seed: Of the split, 0 to 2^64 - 1.
+        which: The part, as `part` names it.
+
+    Returns:
+        Of the part's examples, their number // clients.
+
+    Raises:
+        DataError: `index` or `clients` is out of its range.
+    """
     whole = part(which)
     if not 1 <= clients <= len(whole):
         raise DataError(f"digits:{index}/{clients}: the number of shards must be 1 to {len(whole)}")

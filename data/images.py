@@ -1,8 +1,9 @@
 """folder:PATH: one folder of images for each class.
 
 Classes are numbered in the order of the folders' names in Unicode's composed form, so they are numbered alike on every
-device that has a folder for each class, whatever its file system makes of the names. A device without examples of a class
-has an empty folder for it. Files that systems leave in folders are no data: only names that nobody would give a class.
+device that has a folder for each class, whatever its file system makes of the names. A device without examples of a
+class has an empty folder for it. Files that systems leave in folders are no data: only names that nobody would give a
+class.
 """
 
 import mimetypes
@@ -24,14 +25,14 @@ def read(root: Path, form: Form) -> Dataset:
     """The images of a folder.
 
     Args:
-        root: the folder of the class folders.
-        form: what every image becomes; without a size all must have one size.
+        root: The folder of the class folders.
+        form: What every image becomes; without a size all must have one size.
 
     Returns:
         Inputs (n, channels, H, W): uint8, or float32 from 0 to 1 where any image is deeper than 8 bits.
 
     Raises:
-        DataError: with one sentence that names the folder or file and the remedy.
+        DataError: With one sentence that names the folder or file and the remedy.
     """
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder")

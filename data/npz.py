@@ -33,8 +33,16 @@ _UNPACKED = "save it with np.savez, uncompressed"
 
 
 class NpzArchive:
-    """The archive at `path`, which `file` has open. `names`: those of its arrays. Raises TooLarge, and what reading a damaged
-    directory raises."""
+    """An open NumPy archive; `names` are those of its arrays.
+
+    Args:
+        path: Where it is.
+        file: The same file, open for reading.
+
+    Raises:
+        TooLarge: The list of its entries is too long.
+        ValueError: It has no directory. Reading a damaged one may raise other errors, too.
+    """
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
@@ -64,7 +72,16 @@ class NpzArchive:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An array of an archive: its shape, order and type, and where in its file it begins."""
+    """An array of an archive, not read yet.
+
+    Args:
+        archive: The archive.
+        info: The array's entry in it.
+        shape: Of the array.
+        fortran: Whether it is stored column by column (Fortran's order).
+        dtype: Of its values.
+        begins: Bytes of NumPy's header, before the values.
+    """
 
     archive: NpzArchive
     info: zipfile.ZipInfo

@@ -1,4 +1,7 @@
-"""What all readers of data ask: a file to be opened, labels as class numbers, room in memory; or the sentence that says why not."""
+"""Checks that all readers of data share: a file opens, labels are class numbers, the examples fit into memory.
+
+Each raises DataError with the sentence that says why not.
+"""
 
 import io
 from pathlib import Path
@@ -32,15 +35,15 @@ def class_numbers(y: NDArray[Any], examples: int, where: str) -> NDArray[np.int6
     """The labels of so many examples.
 
     Args:
-        y: what is stored as labels, of any shape and type.
-        examples: how many there are.
-        where: what to call the labels in a sentence.
+        y: What is stored as labels, of any shape and type.
+        examples: How many there are.
+        where: What to call the labels in a sentence.
 
     Returns:
         int64 (examples,), each 0 to CLASS_LIMIT - 1.
 
     Raises:
-        DataError: with one sentence that says what to store instead.
+        DataError: With one sentence that says what to store instead.
     """
     if y.ndim != 1 or len(y) != examples:
         remedy = ""
@@ -80,12 +83,12 @@ def require_memory(what: str, needed: int, remedy: str) -> None:
     """Refuse data that does not fit, before it is read.
 
     Args:
-        what: the file or spec, as the sentence begins.
-        needed: bytes that the examples take in memory.
-        remedy: what to do, as the sentence ends.
+        what: The file or spec, as the sentence begins.
+        needed: Bytes that the examples take in memory.
+        remedy: What to do, as the sentence ends.
 
     Raises:
-        DataError: this device has less memory than `needed`; the sentence has both sizes.
+        DataError: This device has less memory than `needed`; the sentence has both sizes.
     """
     here = memory_here()
     if needed > here.bytes:

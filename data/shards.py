@@ -26,9 +26,19 @@ _WORDS = 4096  # raw words fetched at a time
 
 
 def shards(labels: NDArray[np.int64], clients: int, alpha: Fraction, seed: int) -> list[NDArray[np.int64]]:
-    """For each client the sorted indices of its len(labels) // clients examples; no example is in two shards.
+    """Split a training set among clients, with Dirichlet(alpha) label mixes.
 
-    `labels` (n,) from 0, `clients` 1 to n, alpha above 0 with p + q n below 2^53 for alpha = p/q.
+    Args:
+        labels: Int64 (n,), from 0.
+        clients: How many shards, 1 to n.
+        alpha: p/q above 0, with p + q n below 2^53.
+        seed: 0 to 2^64 - 1.
+
+    Returns:
+        For each client the sorted indices of its n // clients examples, int64; no example is in two shards.
+
+    Raises:
+        ValueError: There are more clients than examples, or `alpha` is out of its range.
     """
     each = len(labels) // clients
     if each < 1:

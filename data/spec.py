@@ -1,4 +1,4 @@
-"""What a data spec may say, and the reader it stands for.
+"""Data specs: what they may say, and the reader of each kind of data.
 
 A spec names the data of one device, KIND:WHERE with options; `divide` takes one that names a whole data set and makes
 the shards of many devices out of it, the same ones that each would load by itself.
@@ -64,8 +64,19 @@ def _loaded(spec: str) -> Dataset:
 
 
 def divide(spec: str, clients: int, wanted: Sequence[int]) -> list[Dataset]:
-    """The shards `wanted`, from 0, of the data set that `spec` names (see WHOLE_FORMS), cut for so many clients, equal
-    in size. They are views of one array that holds them one after the other. Raises DataError."""
+    """Cut the data set that a spec names into the shards of many clients, equal in size.
+
+    Args:
+        spec: See WHOLE_FORMS.
+        clients: How many shards it is cut into, 1 to its number of examples.
+        wanted: Which of them to give, from 0.
+
+    Returns:
+        The wanted shards: views of one array that holds them one after the other.
+
+    Raises:
+        DataError: The sentence says what to change.
+    """
     from zowarmup.data.shards import shards
 
     with _refusing(spec):
