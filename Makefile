@@ -16,7 +16,7 @@ endif
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help files demo bench chaos flood fuzz ray arm test lint typecheck format proto wheel sbom lock clean
+.PHONY: help files docs demo bench chaos flood fuzz ray arm test lint typecheck format proto wheel sbom lock clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -65,6 +65,9 @@ lint: .build/ready  ## Style of the Python and of the wire
 
 files:  ## Every room of the package and its files, with the purpose of each
 	@$(PYTHON) docs/files.py
+
+docs: .build/ready  ## Write the table of rooms in docs/structure.md anew, from docstrings and import rules
+	@$(BIN)/python -m docs.files --write
 
 typecheck: .build/ready  ## mypy --strict of every room and of the tests
 	@echo '== mypy'

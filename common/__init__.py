@@ -1,1 +1,1 @@
-"""What coordinator and client must have alike."""
+"""What the coordinator and the clients share; in the folder itself, text for people and checks of untrusted input."""

@@ -142,7 +142,7 @@ class WarmUp(Weighting):
     """What every warm-up has.
 
     `pivot`: after `rounds` rounds ("rounds"), or earlier ("auto") once the held-out loss of the last `patience` rounds
-    has not fallen by the share `least_improvement` from that of as many before (`server.plateau`).
+    has not fallen by the share `least_improvement` from that of as many before (`server.core.plateau`).
     """
 
     pivot: Literal["rounds", "auto"] = "rounds"

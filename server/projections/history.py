@@ -1,4 +1,4 @@
-"""The projection of events to versions: what each is, and how a client catches up.
+"""The read model of versions: what each is, and how a client catches up.
 
 It answers what the present state does not hold: the operator's history, and the commits that a client who was away
 needs. Commits are kept as the bytes that travel, so the cost of catching up by steps is known exactly.

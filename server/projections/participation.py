@@ -1,4 +1,4 @@
-"""The projection of events to what each client did last, for `zowarmup clients`.
+"""The read model of what each client did last, for `zowarmup clients`.
 
 It answers what the present state does not hold. Contributions and abstentions are in the ledger, so a restart knows them
 again; streams and reports are not.

@@ -138,6 +138,61 @@ def test_every_room_and_every_file_says_what_it_is() -> None:
     assert silent == []
 
 
+def test_the_table_of_rooms_is_what_docstrings_and_rules_say() -> None:
+    made = runpy.run_path(str(REPOSITORY / "docs/files.py"))["with_table"]
+    structure = (REPOSITORY / "docs/structure.md").read_text(encoding="utf-8")
+    assert structure == made(structure), "docs/structure.md: run `make docs`"
+
+
+ROOMS = ("common", "data", "server", "client", "cli", "lab")
+TOPS = (*ROOMS, "proto", "deploy", "benchmarks", "tests", "docs", "examples")
+PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(TOPS)})/[\w./-]*\w")
+FILE = re.compile(r"`([a-z0-9_]+\.(?:py|md|toml|proto|sh))`")
+MODULE = re.compile(rf"\bzowarmup\.((?:{'|'.join(ROOMS)})(?:\.\w+)*)")
+
+
+def exists(path: str) -> bool:
+    """From the top of the repository, or of tests/."""
+    return (REPOSITORY / path).exists() or (REPOSITORY / "tests" / path).exists()
+
+
+def is_a_file(name: str) -> bool:
+    """At the top of the repository or anywhere in its folders."""
+    return (REPOSITORY / name).exists() or any(any(REPOSITORY.glob(f"{top}/**/{name}")) for top in TOPS)
+
+
+def is_defined(dotted: str) -> bool:
+    """A module, a room, or what one of them has."""
+    path, _, name = dotted.replace(".", "/").rpartition("/")
+    files = (REPOSITORY / f"{path}.py", REPOSITORY / path / "__init__.py")
+    inside = any(file.exists() and re.search(rf"\b{name}\b", file.read_text(encoding="utf-8")) for file in files)
+    return inside or exists(f"{path}/{name}".lstrip("/")) or exists(f"{path}/{name}.py".lstrip("/"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_path_and_module_that_is_named_exists(document: Path) -> None:
+    lines = document.read_text(encoding="utf-8").splitlines()
+    text = "\n".join(line for line in lines if "in its repository" not in line)
+    missing = {path for path in PATH.findall(text) if not exists(path)}
+    missing |= {name for name in FILE.findall(text) if not is_a_file(name)}
+    missing |= {dotted for dotted in MODULE.findall(text) if not is_defined(dotted)}
+    assert missing == set()
+
+
+def test_the_glossary_is_in_order_and_its_names_are_where_it_says() -> None:
+    section = (
+        (REPOSITORY / "docs/structure.md").read_text(encoding="utf-8").partition("## Glossary")[2].partition("\n## ")[0]
+    )
+    rows = re.findall(r"^\| ([a-z -]+) \| (.+) \| (.+) \|$", section, re.MULTILINE)[1:]
+    terms = [term for term, _, _ in rows]
+    assert len(terms) > 50 and terms == sorted(set(terms))
+    for term, _, place in rows:
+        lives = re.findall(r"`(\w+)` \(`([\w/]+\.py)`\)", place)
+        assert lives, term
+        for name, file in lives:
+            assert re.search(rf"\b{name}\b", (REPOSITORY / file).read_text(encoding="utf-8")), (term, name, file)
+
+
 def test_the_protocol_names_every_call_and_every_message_of_a_stream() -> None:
     stream = [wire.ParticipateRequest.DESCRIPTOR, wire.ParticipateResponse.DESCRIPTOR]
     wanted = [f.message_type.name for message in stream for f in message.oneofs[0].fields if f.message_type]
