@@ -36,7 +36,7 @@ def test_a_member_that_starts_again_gets_in_beside_a_stranger_who_takes_every_co
     stage, limit = Stage(tmp_path), 400
     server = [sys.executable, "-c", LIMITED, str(limit), *stage.server("--model-cache", str(tmp_path / "model-cache"))]
     flood = [sys.executable, "-m", "tests.faults.flood", f"127.0.0.1:{stage.port}", "--source", "127.0.0.2", "--again"]
-    flood += ["--connections", str(2 * limit), "--calls", "0", "--seconds", "300"]
+    flood += ["--connections", str(2 * limit), "--calls", "0", "--seconds", "1200"]
 
     def logged(words: str, times: int = 1) -> None:
         wait_until(lambda: stage.log("server").count(words) >= times, 300, f"the coordinator to say {words!r}")
