@@ -189,7 +189,7 @@ class Reader:
 
 
 def parsed(data: bytes, kind: Any, most: int, what: str) -> Any:
-    """The message of a kind, with `most` fields. Raises ValueError where the bytes are another."""
+    """The message of a kind, with at most `most` fields. Raises ValueError where the bytes are no such message."""
     require_few_fields(data, kind.DESCRIPTOR, most, what)
     try:
         return kind.FromString(data)
