@@ -1,8 +1,9 @@
 """zowarmup: federated training of a fleet of unequal devices.
 
-The public interface of the package, `zowarmup` itself: its version, and what an algorithm of one's own is written with
-(`method = "package.module:Algorithm"` in a run file; CONTRIBUTING.md, "Adding an algorithm"). Every module below, such as
-`zowarmup.common`, is internal: another version may change it.
+The public interface of the package, `zowarmup` itself: its version, and what an algorithm or a task of
+one's own is written with (`method = "package.module:Algorithm"` or `task = "package.module:Task"` in a run file;
+CONTRIBUTING.md, "Adding an algorithm" and "Adding a task"). Every module below, such as `zowarmup.common`, is internal:
+another version may change it.
 
 The module of a name is imported when the name is first used, so a process that needs none loads none.
 """
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
     from zowarmup.common.exact.steps import Direction, Step, Weights
     from zowarmup.common.messages.values import Computation, Contribution, Delta, Scalars, Tier, Work
     from zowarmup.common.settings.run import VERSION as __version__
+    from zowarmup.common.tasks.protocol import Baseline, Batch, Metric, TargetKind, Task
 
 __all__ = [
     "Aggregate",
     "Algorithm",
+    "Baseline",
+    "Batch",
     "Block",
     "ClientScalars",
     "Computation",
@@ -43,12 +47,15 @@ __all__ = [
     "Grid",
     "Layout",
     "LocalTraining",
+    "Metric",
     "Move",
     "Probe",
     "Scalars",
     "Start",
     "Step",
     "Submodel",
+    "TargetKind",
+    "Task",
     "Tier",
     "Trained",
     "Update",
@@ -70,6 +77,7 @@ _MODULES = (
     "common.exact.layout",
     "common.exact.steps",
     "common.messages.values",
+    "common.tasks.protocol",
 )
 """Where the names are, but for the version."""
 

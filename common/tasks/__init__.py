@@ -39,7 +39,5 @@ def task_class(name: str, allowed: Collection[str] | None = ANY) -> type[Task]:
     metrics = getattr(found, "metrics", ())
     whole = all(callable(getattr(found, method, None)) for method in _METHODS)
     if not (whole and metrics and all(isinstance(metric, Metric) for metric in metrics)):
-        raise ValueError(
-            f"task = {name!r}: it must be a Task (zowarmup.common.tasks.protocol), with at least one metric"
-        )
+        raise ValueError(f"task = {name!r}: it must be a zowarmup.Task, with at least one metric")
     return found  # type: ignore[no-any-return]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.tasks.protocol import Baseline, Batch, Metric, TargetKind, Task
+from zowarmup import Baseline, Batch, Metric, TargetKind, Task
 
 if TYPE_CHECKING:
     from torch import Tensor

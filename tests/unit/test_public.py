@@ -1,4 +1,5 @@
-"""The public package: its names are there, cost nothing until they are used, and suffice for an algorithm of one's own."""
+"""The public package: its names are there, cost nothing until they are used, and suffice for an algorithm or a task of one's
+own."""
 
 import ast
 import importlib
@@ -51,8 +52,9 @@ def test_the_package_loads_nothing_until_a_name_is_used_and_torch_never() -> Non
     assert not modules_loaded("from zowarmup import *") & {"grpc", "onnxruntime", "torch"}
 
 
-def test_an_algorithm_needs_no_other_names() -> None:
-    plugin = ast.parse((REPOSITORY / "examples/plugins/majority_vote.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("example", ["majority_vote", "regression"])
+def test_an_algorithm_and_a_task_need_no_other_names(example: str) -> None:
+    plugin = ast.parse((REPOSITORY / f"examples/plugins/{example}.py").read_text(encoding="utf-8"))
     modules = {node.module for node in ast.walk(plugin) if isinstance(node, ast.ImportFrom)}
     assert {module for module in modules if module and module.startswith("zowarmup")} == {"zowarmup"}
 

@@ -34,7 +34,7 @@ def test_a_name_that_is_no_task_is_refused_in_a_sentence(monkeypatch: pytest.Mon
     for name, sentence in (
         ("regression:Nobody", "cannot be imported: AttributeError"),
         ("no_such_module:X", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
-        ("json:JSONDecoder", "it must be a Task (zowarmup.common.tasks.protocol), with at least one metric"),
+        ("json:JSONDecoder", "it must be a zowarmup.Task, with at least one metric"),
         ("guessing", """must be "classification" or "package.module:Task\""""),
     ):
         with pytest.raises(RunFileError) as refused:
