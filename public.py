@@ -1,7 +1,7 @@
 """zowarmup: federated training of a fleet of unequal devices.
 
 The public interface of the package, `zowarmup` itself: its version, and what an algorithm or a task of
-one's own is written with (`method = "package.module:Algorithm"` or `task = "package.module:Task"` in a run file;
+one's own is written with (`algorithm = "package.module:Algorithm"` or `task = "package.module:Task"` in a run file;
 CONTRIBUTING.md, "Adding an algorithm" and "Adding a task"). Every module below, such as `zowarmup.common`, is internal:
 another version may change it.
 

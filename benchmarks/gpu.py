@@ -147,7 +147,7 @@ class Bench:
     def fleet(self, repeats: int, clients: int, examples: int) -> Row:
         """Rounds in which every client contributes; each begins where the one before has ended."""
         probers = [self.prober(examples, 256, seed) for seed in range(clients)]
-        method = ZOWarmUp(ZOWarmUpSettings(rounds=1000, probes=PROBES, micro_batch=256), self.layout)
+        algorithm = ZOWarmUp(ZOWarmUpSettings(rounds=1000, probes=PROBES, micro_batch=256), self.layout)
         replica, rounds = self.replica(), iter(range(1000))
         inputs = torch.zeros((min(examples // PROBES, 256), *SHAPE), device=self.device)
 
@@ -157,7 +157,7 @@ class Bench:
             for client, prober in enumerate(probers):
                 work = Work(number + 1, Phase.ZEROTH_ORDER, replica.version, (number << 32) + client, 0.0)
                 parts.append(ClientScalars(work.seed, examples, prober.contribute(replica, work)))
-            found = method.aggregate(Start(replica.weights, replica.grid, number), parts)
+            found = algorithm.aggregate(Start(replica.weights, replica.grid, number), parts)
             vector = self.program.load(replica.weights)
             vector.apply_steps(replica.grid, found.steps(replica.grid))
             replica.weights[:] = vector.tensor.cpu().numpy()

@@ -3,8 +3,8 @@
     python -m benchmarks.half_width --model mlp --high 1 5 --seeds 0 1 2
     python -m benchmarks.half_width --clients 3 --high 0 1 3 --alpha 1000 --seeds 0 --rounds 3 30
 
-The same code as in the processes (training, methods, grid, seeds) without a network between; everyone takes part in every
-round. One line a fleet, method and seed: held-out accuracy at some rounds, what a round's deltas take on either tier, and
+The same code as in the processes (training, algorithms, grid, seeds) without a network between; everyone takes part in every
+round. One line a fleet, algorithm and seed: held-out accuracy at some rounds, what a round's deltas take on either tier, and
 how much larger the low tier's root mean square is than the high tier's, by the last round and the largest.
 """
 
@@ -32,13 +32,13 @@ from zowarmup.server.aggregation.evaluation import Evaluator
 from zowarmup.server.core.contributions import carried_out, settle_on_grid
 from zowarmup.server.core.sampling import Draws
 
-METHODS = ("fedavg", "heterofl")
+ALGORITHMS = ("fedavg", "heterofl")
 
 
-def run(model: str, method: str, clients: int, high: int, alpha: float, seed: int, shown: list[int]) -> str:
+def run(model: str, name: str, clients: int, high: int, alpha: float, seed: int, shown: list[int]) -> str:
     """One warm-up, as a line."""
     held_out = load("digits:test")
-    warmup: Any = settings_class("warmup", method)(method=method, rounds=max(shown))
+    warmup: Any = settings_class("warmup", name)(algorithm=name, rounds=max(shown))
     spec = ClientSpec(
         model=Model(name=model),
         card=card_of(held_out, "digits:test"),
@@ -49,7 +49,7 @@ def run(model: str, method: str, clients: int, high: int, alpha: float, seed: in
     layout = describe(module, held_out.shape)
     weights = flatten(module, layout)
     replica = Replica(layout, settle_on_grid(weights, layout), weights, 0)
-    algorithm = spec.warmup.algorithm(layout)
+    algorithm = spec.warmup.build(layout)
     evaluator = Evaluator(export_program(module, layout, held_out.shape), layout, spec.task, held_out)
     trainers = []
     for number in range(clients):
@@ -78,7 +78,7 @@ def run(model: str, method: str, clients: int, high: int, alpha: float, seed: in
             accuracy.append(f"{100 * evaluator.evaluate(replica.weights).metrics['accuracy']:.1f}")
     told = f"; low over high {ratios[-1]:.2f}, at most {max(ratios):.2f}" if ratios else ""
     bytes_up = ", ".join(f"{size} bytes ({tier})" for tier, size in sizes.items())
-    return f"{model} {high} of {clients} high, seed {seed}  {method:<8}  {' '.join(accuracy)} %; {bytes_up}{told}"
+    return f"{model} {high} of {clients} high, seed {seed}  {name:<8}  {' '.join(accuracy)} %; {bytes_up}{told}"
 
 
 def main() -> None:
@@ -92,9 +92,9 @@ def main() -> None:
     arguments = parser.parse_args()
     model, clients, alpha = arguments.model.value, arguments.clients, arguments.alpha
     for high in arguments.high:
-        for method in METHODS if high else METHODS[1:]:
+        for name in ALGORITHMS if high else ALGORITHMS[1:]:
             for seed in arguments.seeds:
-                print(run(model, method, clients, high, alpha, seed, arguments.rounds), flush=True)
+                print(run(model, name, clients, high, alpha, seed, arguments.rounds), flush=True)
 
 
 if __name__ == "__main__":

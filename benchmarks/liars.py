@@ -86,7 +86,7 @@ def trained(aggregate: str, attack: Attack, liars: int, alpha: float, rounds: in
     layout = describe(module, held_out.shape)
     weights = flatten(module, layout)
     replica = Replica(layout, settle_on_grid(weights, layout), weights, 0)
-    method = spec.warmup.algorithm(layout)
+    algorithm = spec.warmup.build(layout)
     data = [load(f"digits:{number + 1}/{CLIENTS},alpha={alpha:g},seed={seed}") for number in range(CLIENTS)]
     honest = CLIENTS - liars
     if attack.flips:
@@ -102,7 +102,7 @@ def trained(aggregate: str, attack: Attack, liars: int, alpha: float, rounds: in
             claimed = attack.claims if lies and attack.claims else len(data[client])
             deltas.append((claimed, attack.sends(delta, chance) if lies else delta))
         start = Start(replica.weights, replica.grid)
-        update = method.aggregate(start, [Trained(examples, delta) for examples, delta in deltas]).update
+        update = algorithm.aggregate(start, [Trained(examples, delta) for examples, delta in deltas]).update
         assert update is not None
         moved = carried_out(update, layout.size)
         replica.grid, replica.version = settle_on_grid(moved, layout), number

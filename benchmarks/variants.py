@@ -2,7 +2,7 @@
 
     python -m benchmarks.variants --model mlp --seeds 0 1 2
 
-The same code as in the processes (methods, forward passes, grid, sampling) without a network between, so a variant
+The same code as in the processes (algorithms, forward passes, grid, sampling) without a network between, so a variant
 with the demo's settings ends in the demo's digest. One line a variant and seed: held-out accuracy at the pivot and at
 the end, scalars and forwards of the local data a contribution, digest.
 """
@@ -57,7 +57,7 @@ class Warm:
         trained = sorted(name for name in self.data if name.startswith("high"))
         spec = run.warmup
         assert isinstance(spec, FedAvgSettings)
-        method, self.grid = spec.algorithm(self.layout), settle_on_grid(weights, self.layout)
+        algorithm, self.grid = spec.build(self.layout), settle_on_grid(weights, self.layout)
         for number in range(1, run.warmup.rounds + 1):
             deltas = []
             for name, seed in zip(trained, Draws(run.seed).seeds(number, len(trained)), strict=True):
@@ -65,7 +65,7 @@ class Warm:
                 data, epochs = self.data[name], spec.epochs
                 train_locally(self.task, module, data, epochs=epochs, batch=spec.batch, rate=spec.rate, seed=seed)
                 deltas.append((len(self.data[name]), flatten(module, self.layout) - weights))
-            update = method.aggregate(Start(weights, self.grid), [Trained(n, delta) for n, delta in deltas]).update
+            update = algorithm.aggregate(Start(weights, self.grid), [Trained(n, delta) for n, delta in deltas]).update
             assert update is not None
             weights = carried_out(update, self.layout.size)
             self.grid = settle_on_grid(weights, self.layout)
@@ -80,7 +80,7 @@ class Warm:
         start = self.run.warmup.rounds
         replica = Replica(self.layout, self.grid, self.weights.copy(), start)
         program = Program(self.onnx, self.layout, replica.weights)
-        method, names = spec.algorithm(self.layout, pool_seed(self.run.seed)), sorted(self.data)
+        algorithm, names = spec.build(self.layout, pool_seed(self.run.seed)), sorted(self.data)
         probers = {
             name: Prober(
                 spec, replica, program, self.task, self.data[name], threading.Event(), pool_seed(self.run.seed)
@@ -93,7 +93,7 @@ class Warm:
             for name, seed in zip(names, Draws(self.run.seed).seeds(number, len(names)), strict=True):
                 work = Work(number, Phase.ZEROTH_ORDER, start + done, seed, 0.0)
                 contributions.append(ClientScalars(seed, len(self.data[name]), probers[name].contribute(replica, work)))
-            found = method.aggregate(Start(replica.weights, replica.grid, done), contributions)
+            found = algorithm.aggregate(Start(replica.weights, replica.grid, done), contributions)
             apply_steps(replica.weights, replica.grid, found.steps(replica.grid))
         sent = contributions[0].scalars
         return self.accuracy(replica.weights), digest(replica.weights).hex(), len(sent.probes) + len(sent.projections)

@@ -120,14 +120,14 @@ class MessageSizes:
 
     def steps(self, done: int, participants: Sequence[Tier]) -> tuple[Step, ...]:
         """What the round after `done` others makes of scalars from a normal distribution."""
-        method, chance, parts = self.algorithm(Phase.ZEROTH_ORDER), np.random.default_rng(done), []
+        algorithm, chance, parts = self.algorithm(Phase.ZEROTH_ORDER), np.random.default_rng(done), []
         for index, tier in enumerate(participants):
             probes, projections = (
-                tuple(chance.normal(size=count).tolist()) for count in method.counts(tier, self.examples)
+                tuple(chance.normal(size=count).tolist()) for count in algorithm.counts(tier, self.examples)
             )
             seed = SEED if self.spec.zeroth_order.shared_directions else SEED + index
             parts.append(ClientScalars(seed, self.examples, Scalars(done + 1, probes, projections), tier))
-        return method.aggregate(Start(self.weights, self.grid, done), parts).steps(self.grid)
+        return algorithm.aggregate(Start(self.weights, self.grid, done), parts).steps(self.grid)
 
     def reporting(self) -> Exchange:
         """What a client says once in each phase that it contributes to."""

@@ -172,7 +172,7 @@ async def _bandwidth(server: str, trusted: Trust, offer: Offer, member: Identity
         return failed[0]
     rules, layout, update = offer.spec.warmup, offer.layout, 0
     if rules.trains(member.tier):
-        update = rules.algorithm(layout).uplink_bytes(member.tier, 1)
+        update = rules.build(layout).uplink_bytes(member.tier, 1)
     return checks.bandwidth(link, 4 * layout.size, update, rules.deadline_s)
 
 

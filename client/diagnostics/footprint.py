@@ -117,7 +117,7 @@ def probe(spec: ClientSpec, replica: Replica, onnx: bytes, examples: int) -> tup
     sliced = settings.largest_batch(examples) if examples else settings.micro_batch
     program, data = load_program(onnx, replica, 1), made_up(spec.card, sliced)
     prober = Prober(settings, replica, program, spec.task, data, threading.Event(), spec.pool_seed)
-    _, projections = settings.algorithm(layout, spec.pool_seed).counts(Tier.LOW, max(1, examples))
+    _, projections = settings.build(layout, spec.pool_seed).counts(Tier.LOW, max(1, examples))
     exact_head = projections > 0
     forward_s = walk_s = 0.0
     for index in range(PROBES):

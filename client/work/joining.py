@@ -64,15 +64,15 @@ def decide_tier(memory: Memory, needs: Needs, has_torch: bool) -> TierDecision:
 
 def torchless(tier: Tier, *phases: Rounds) -> str:
     """Why a device without torch cannot be of that tier in a run, and the remedy; empty where it can."""
-    both = [phase.method for phase in phases if phase.back_propagates(Tier.LOW)]
+    both = [phase.algorithm for phase in phases if phase.back_propagates(Tier.LOW)]
     if tier is Tier.HIGH:
         other = "" if both else ", or use --tier low"
         return f"the high tier needs torch, which is not installed: pip install 'zowarmup[torch]'{other}"
     if not both:
         return ""
     return (
-        f'with method = "{both[0]}" the low tier trains too, which needs torch, and it is not installed: '
-        "pip install 'zowarmup[torch]', or have the run use another method"
+        f'with algorithm = "{both[0]}" the low tier trains too, which needs torch, and it is not installed: '
+        "pip install 'zowarmup[torch]', or have the run use another algorithm"
     )
 
 

@@ -56,7 +56,7 @@ class Prober:
     def contribute(self, replica: Replica, work: Work, check: Callable[[], None] | None = None) -> Scalars:
         """The scalars for a round; the replica is afterwards as it was. Raises ValueError where one is not finite."""
         self._check = check
-        algorithm = self._spec.slowed(work.rate_factor).algorithm(self._layout, self._pool_seed)
+        algorithm = self._spec.slowed(work.rate_factor).build(self._layout, self._pool_seed)
         return algorithm.contribute(self._program.load(replica.weights), replica.grid, self, len(self._dataset), work)
 
     def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:

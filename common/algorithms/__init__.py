@@ -65,7 +65,7 @@ def settings_class(
 
     Args:
         section: "warmup" or "zeroth_order".
-        name: As `method` in the run file says it: a built-in algorithm, or package.module:Algorithm, a class whose
+        name: As `algorithm` in the run file says it: a built-in algorithm, or package.module:Algorithm, a class whose
             `Settings` are those of such rounds; None: the section's default.
         allowed: The algorithms of that second kind whose code may be imported here; ANY: all of them.
 
@@ -81,15 +81,15 @@ def settings_class(
     if is_plugin(name):
         return _plugin(section, name, allowed)
     others = ", ".join(f"'{one}'" for one in known)
-    raise ValueError(f"method = {ascii(name)[:60]}: must be {others} or package.module:Algorithm")
+    raise ValueError(f"algorithm = {ascii(name)[:60]}: must be {others} or package.module:Algorithm")
 
 
 def _plugin(section: str, name: str, allowed: Collection[str] | None) -> type[WarmUp] | type[ZerothOrder]:
-    settings: Any = imported("algorithm", "method", name, "Settings", allowed)
+    settings: Any = imported("algorithm", "algorithm", name, "Settings", allowed)
     base = SECTIONS[section].base
     if not (isinstance(settings, type) and issubclass(settings, base)):
         raise ValueError(  # noqa: TRY004  (said in a run file)
-            f"method = {name!r}: its Settings must be a {base.__name__}, for rounds of [{section}]"
+            f"algorithm = {name!r}: its Settings must be a {base.__name__}, for rounds of [{section}]"
         )
     return settings
 
@@ -120,4 +120,4 @@ def algorithm_of(run: Phases, phase: Phase, layout: Layout, pool_seed: int = 0, 
     """
     warmup = run.warmup.slowed(rate_factor)
     spec = warmup if phase is Phase.WARM_UP else run.zeroth_order.slowed(rate_factor)
-    return spec.algorithm(layout, pool_seed, warmup)
+    return spec.build(layout, pool_seed, warmup)

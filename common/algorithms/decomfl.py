@@ -6,7 +6,7 @@ one step in the probed block (and one in the head's), whatever the number of cli
 the fleet. The price is that a round explores S directions and not S times as many as there are clients. All else is as
 in `zowarmup`: slices, the exact head, exact projections, normalised steps and local steps (their K).
 
-Seeds are those of a round in any other method, pairs of (seed, index): sums of the two, as in the authors' code,
+Seeds are those of a round in any other algorithm, pairs of (seed, index): sums of the two, as in the authors' code,
 collide.
 """
 
@@ -25,7 +25,7 @@ class DeComFLSettings(ZOWarmUpSettings):
     So commits do not grow with the fleet, and what clients send can be compared.
 
     Args:
-        method: The algorithm's name.
+        algorithm: Its name, or package.module:Algorithm.
         aggregate: The weighted mean ("mean"); or direction by direction, without weights, the mean of all values but
             the share `trim` at either end ("trimmed") or the median ("median").
         trim: With "trimmed": the share that is left out at either end, above 0 and below 0.5.
@@ -36,7 +36,7 @@ class DeComFLSettings(ZOWarmUpSettings):
 
     shared_directions: ClassVar[bool] = True
 
-    method: Literal["decomfl"] = "decomfl"  # type: ignore[assignment]
+    algorithm: Literal["decomfl"] = "decomfl"  # type: ignore[assignment]
     aggregate: Literal["mean", "trimmed", "median"] = "mean"
     trim: float = 0.25
 
@@ -44,7 +44,7 @@ class DeComFLSettings(ZOWarmUpSettings):
         ZOWarmUpSettings.__post_init__(self)
         check_aggregate(self.weighting, self.aggregate, self.trim)
 
-    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "DeComFL":
+    def build(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "DeComFL":
         return DeComFL(self, layout)
 
 

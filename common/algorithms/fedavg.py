@@ -51,7 +51,7 @@ class FedAvgSettings(WarmUp):
     """Local SGD on the clients, and how the server aggregates their deltas.
 
     Args:
-        method: The algorithm's name.
+        algorithm: Its name, or package.module:Algorithm.
         epochs: Passes of local SGD over a client's data.
         batch: Examples in a batch.
         rate: The learning rate of local SGD.
@@ -66,7 +66,7 @@ class FedAvgSettings(WarmUp):
         ValueError: A setting is out of its range; the sentence names it.
     """
 
-    method: Literal["fedavg"] = "fedavg"
+    algorithm: Literal["fedavg"] = "fedavg"
     epochs: int = 3
     batch: int = 64
     rate: float = 0.1
@@ -87,7 +87,7 @@ class FedAvgSettings(WarmUp):
     def computation(self, tier: Tier) -> Computation | None:
         return Computation.TRAINING if tier is Tier.HIGH else None
 
-    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "FedAvg":
+    def build(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "FedAvg":
         return FedAvg(self, layout)
 
     def slowed(self, factor: float) -> Self:
@@ -197,7 +197,7 @@ class FedAvg(Algorithm):
     def _check(self, vector: LazyVector, sizes: set[int]) -> None:
         if vector.shape not in {(size,) for size in sizes} or vector.dtype != np.float32:
             allowed = " or ".join(f"({size},)" for size in sorted(sizes))
-            raise ValueError(f"{self.spec.method}: a vector is {vector.dtype} {vector.shape}, not float32 {allowed}")
+            raise ValueError(f"{self.spec.algorithm}: a vector is {vector.dtype} {vector.shape}, not float32 {allowed}")
 
     def mean_of(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:
         """The aggregate of the deltas, each times its scale, in a piece of the weights.

@@ -30,7 +30,7 @@ class FedKSeedSettings(ProbingSettings):
     """A step of a client's own after each probe, along one of the directions that the whole run shares.
 
     Args:
-        method: The algorithm's name.
+        algorithm: Its name, or package.module:Algorithm.
         pool: K, the number of those directions, 1 to 4096.
         local_rate: The learning rate of a client's own steps; 0: `rate`.
         aggregate: The weighted mean ("mean"); or direction by direction, without weights, the mean of all values but
@@ -43,7 +43,7 @@ class FedKSeedSettings(ProbingSettings):
 
     commits_merge: ClassVar[bool] = True
 
-    method: Literal["fedkseed"] = "fedkseed"
+    algorithm: Literal["fedkseed"] = "fedkseed"
     pool: int
     local_rate: float = 0.0
     aggregate: Literal["mean", "trimmed", "median"] = "mean"
@@ -64,7 +64,7 @@ class FedKSeedSettings(ProbingSettings):
     def steps_locally(self) -> bool:
         return True
 
-    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "FedKSeed":
+    def build(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "FedKSeed":
         return FedKSeed(self, layout, pool_seed)
 
 

@@ -32,7 +32,7 @@ class FedOptSettings(FedAvgSettings):
     """As FedAvg's, but the aggregate is the gradient which Adam or Yogi follows on the server, at `server_rate`.
 
     Args:
-        method: Adam ("fedadam") or Yogi ("fedyogi").
+        algorithm: Adam ("fedadam") or Yogi ("fedyogi").
         beta1: Of the first moment, 0 to below 1.
         beta2: Of the second moment, 0 to below 1.
         tau: What is added to the root of the second moment (Adam's epsilon), 1e-12 to 1.
@@ -41,7 +41,7 @@ class FedOptSettings(FedAvgSettings):
         ValueError: A setting is out of its range; the sentence names it.
     """
 
-    method: Literal["fedadam", "fedyogi"]  # type: ignore[assignment]
+    algorithm: Literal["fedadam", "fedyogi"]  # type: ignore[assignment]
     beta1: float = 0.9
     beta2: float = 0.999
     tau: float = 1e-3
@@ -49,13 +49,15 @@ class FedOptSettings(FedAvgSettings):
     def __post_init__(self) -> None:
         FedAvgSettings.__post_init__(self)
         rate = self.server_rate
-        require(rate < 1, "server_rate", rate, f'below 1 with method "{self.method}": so far does each weight move')
+        require(
+            rate < 1, "server_rate", rate, f'below 1 with algorithm "{self.algorithm}": so far does each weight move'
+        )
         for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
             require(0 <= value < 1, name, value, "0 to below 1")
         require(1e-12 <= self.tau <= 1, "tau", self.tau, "1e-12 to 1")
 
-    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "FedAdam":
-        return (FedAdam if self.method == "fedadam" else FedYogi)(self, layout)
+    def build(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "FedAdam":
+        return (FedAdam if self.algorithm == "fedadam" else FedYogi)(self, layout)
 
     def slowed(self, factor: float) -> Self:
         """At `factor` times `server_rate`: the length of such a step does not depend on the clients' rate."""

@@ -31,17 +31,17 @@ from zowarmup.common.messages.values import Computation, Tier
 class HeteroFLSettings(FedAvgSettings):
     """As FedAvg's; the low tier trains too, a half-width part of the model."""
 
-    method: Literal["heterofl"] = "heterofl"  # type: ignore[assignment]
+    algorithm: Literal["heterofl"] = "heterofl"  # type: ignore[assignment]
 
     def computation(self, tier: Tier) -> Computation | None:
         return Computation.TRAINING
 
-    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "HeteroFL":
+    def build(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "HeteroFL":
         return HeteroFL(self, layout)
 
     def check_model(self, name: str, norm: str) -> None:
         """Refuses models of which no half-width part is known."""
-        only = 'with warmup.method = "heterofl"'
+        only = 'with warmup.algorithm = "heterofl"'
         known = name in ("mlp", "cnn", "cnn1d", "resnet18")
         allowed = f'"mlp", "cnn", "cnn1d" or "resnet18" {only}: of no other is a half-width part known'
         require(known, "model.name", name, allowed)

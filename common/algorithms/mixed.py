@@ -41,7 +41,7 @@ class MixedSettings(ProbingSettings):
     """As ZOWarmUp's, for the low tier; the high tier trains as the warm-up's settings say, which are FedAvg's.
 
     Args:
-        method: The algorithm's name.
+        algorithm: Its name, or package.module:Algorithm.
         head_projections: K, the number of exact projections of the head's gradient.
         local_steps: How many times over a client probes, moving its own replica in between.
         local_rate: The learning rate of these steps; 0: `rate`.
@@ -50,7 +50,7 @@ class MixedSettings(ProbingSettings):
         ValueError: A setting is out of its range; the sentence names it.
     """
 
-    method: Literal["mixed"] = "mixed"
+    algorithm: Literal["mixed"] = "mixed"
     head_projections: int = 32
     local_steps: int = 1
     local_rate: float = 0.0
@@ -62,14 +62,14 @@ class MixedSettings(ProbingSettings):
     def computation(self, tier: Tier) -> Computation | None:
         return Computation.TRAINING if tier is Tier.HIGH else Computation.FORWARD
 
-    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "Mixed":
+    def build(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "Mixed":
         training = FedAvgSettings(rounds=0) if warmup is None else warmup
         assert isinstance(training, FedAvgSettings)
         return Mixed(self, layout, FedAvg(training, layout))
 
     def check_warm_up(self, warmup: WarmUp) -> None:
-        allowed = '"fedavg" with zeroth_order.method = "mixed"'
-        require(type(warmup) is FedAvgSettings, "warmup.method", warmup.method, allowed)
+        allowed = '"fedavg" with zeroth_order.algorithm = "mixed"'
+        require(type(warmup) is FedAvgSettings, "warmup.algorithm", warmup.algorithm, allowed)
 
 
 @dataclass(frozen=True, slots=True)

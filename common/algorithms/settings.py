@@ -46,7 +46,7 @@ class Rounds:
     have contributed as it needs, or when `quorum` of these have and the others are gone or the deadline is over.
 
     Args:
-        method: The algorithm's name.
+        algorithm: Its name, or package.module:Algorithm.
         rounds: How many rounds the phase has, 0 to 10^9.
         clients_per_round: How many contributions a round needs at most, at least 1.
         minimum_clients: How many eligible clients must be connected for a round to open; 0: `clients_per_round`. Where
@@ -66,7 +66,7 @@ class Rounds:
     commits_merge: ClassVar[bool] = False
     """Whether commits are along the same directions, so that any number of them add up to one."""
 
-    method: str
+    algorithm: str
     rounds: int
     clients_per_round: int = 10
     minimum_clients: int = 0
@@ -87,7 +87,7 @@ class Rounds:
         """What a client of that tier computes in a round; None where that tier takes no part."""
         raise NotImplementedError
 
-    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: "WarmUp | None" = None) -> "Algorithm":
+    def build(self, layout: Layout, pool_seed: int = 0, warmup: "WarmUp | None" = None) -> "Algorithm":
         """The algorithm with these settings.
 
         Args:
@@ -249,7 +249,7 @@ class ZerothOrder(Weighting):
     @property
     def step(self) -> str:
         """What steps the rate is of: rates of different ones cannot be compared."""
-        return self.method
+        return self.algorithm
 
     def annealed(self, rate: float, done: int) -> float:
         """The learning rate of a later round.

@@ -86,7 +86,7 @@ class ZOWarmUpSettings(ProbingSettings):
     """The paper's rounds; each client has directions of its own.
 
     Args:
-        method: The algorithm's name.
+        algorithm: Its name, or package.module:Algorithm.
         head_projections: K, the number of exact projections of the head's gradient, 0 to 4096; 0 probes everything.
         gradient_projections: A client of the high tier does not probe, but back-propagates and sends this many exact
             projections of its gradient, at most 4096; 0: it probes like the others.
@@ -98,7 +98,7 @@ class ZOWarmUpSettings(ProbingSettings):
         ValueError: A setting is out of its range, or has no meaning beside another; the sentence names it.
     """
 
-    method: Literal["zowarmup"] = "zowarmup"
+    algorithm: Literal["zowarmup"] = "zowarmup"
     head_projections: int = 32
     gradient_projections: int = 0
     local_steps: int = 1
@@ -112,7 +112,7 @@ class ZOWarmUpSettings(ProbingSettings):
         single = self.local_steps == 1
         require(single or not exact, "gradient_projections", exact, "0 with more than one of local_steps")
 
-    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "ZOWarmUp":
+    def build(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "ZOWarmUp":
         return ZOWarmUp(self, layout)
 
 

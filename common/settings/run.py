@@ -179,8 +179,8 @@ class RunFile:
         require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 to 2^63 - 1")
         require(self.draws in ("secret", "seed"), "draws", self.draws, '"secret" or "seed"')
         for section, settings in (("warmup", self.warmup), ("zeroth_order", self.zeroth_order)):
-            own = SECTIONS[section].get(settings.method, type(settings)) is type(settings)
-            require(own, f"{section}.method", settings.method, f"that of {type(settings).__name__}")
+            own = SECTIONS[section].get(settings.algorithm, type(settings)) is type(settings)
+            require(own, f"{section}.algorithm", settings.algorithm, f"that of {type(settings).__name__}")
         self.warmup.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_warm_up(self.warmup)
@@ -255,9 +255,9 @@ class ClientSpec:
 
 
 def _settings(section: str, raw: object, allowed: Collection[str] | None) -> WarmUp | ZerothOrder:
-    """The settings of a section, of the class that its `method` names."""
+    """The settings of a section, of the class that its `algorithm` names."""
     try:
-        cls = settings_class(section, raw.get("method") if isinstance(raw, dict) else None, allowed)
+        cls = settings_class(section, raw.get("algorithm") if isinstance(raw, dict) else None, allowed)
     except NotAllowed:
         raise
     except ValueError as error:

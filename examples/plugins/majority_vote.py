@@ -8,7 +8,7 @@ random directions that all clients of a round share. Client i probes direction z
 so no client, however large its slope and however many examples it claims, has more than one vote. In the run file:
 
     [zeroth_order]
-    method = "majority_vote:MajorityVote"
+    algorithm = "majority_vote:MajorityVote"
     probes = 16
 
 with this folder on PYTHONPATH where the coordinator and the clients start, and `--allow-model majority_vote:MajorityVote`
@@ -71,7 +71,7 @@ class MajorityVoteSettings(ZerothOrder):
     def annealed(self, rate: float, done: int) -> float:
         return rate * (1 - done / max(1, self.rounds))
 
-    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "MajorityVote":
+    def build(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "MajorityVote":
         return MajorityVote(self, layout)
 
 

@@ -80,7 +80,8 @@ class Regression(Task):
 
 
 def _errors(outputs: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
-    return outputs.astype(np.float64) - batch.targets
+    errors: NDArray[np.float64] = outputs.astype(np.float64) - batch.targets
+    return errors
 
 
 def _squared(errors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -114,7 +114,7 @@ def _together(section: str, shared: Section, own: Section) -> Section:
     if known is None:
         return together
     try:
-        has = _names(settings_class(section, together.get("method")))
+        has = _names(settings_class(section, together.get("algorithm")))
     except ValueError:  # which the run file's reader says better
         return together
     others = frozenset[str]().union(*map(_names, known.values())) - has

@@ -171,7 +171,7 @@ class OptimizerState:
 
 @contextlib.contextmanager
 def optimizer_state(blobs: BlobStore, before: str, size: int) -> Iterator[OptimizerState]:
-    """For a round of a method that remembers `size` float32 values, the last ones in the blob `before` (empty: none).
+    """For a round of an algorithm whose server optimizer keeps `size` float32 values, the last ones in the blob `before` (empty: none).
     What it wrote is a durable blob once the block is left without an error, and gone otherwise. Raises BlobError where
     the blob is missing or of another size, DiskRefused."""
     if not size:

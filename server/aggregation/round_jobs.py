@@ -176,7 +176,7 @@ class RoundJobs:
         )
 
     async def _snapshot(self, digest: str, optimiser: str = "") -> ev.Snapshot:
-        """The replica, whose digest (hex) is known, on disk, beside the blob that the method remembers by. Like `_record`,
+        """The replica, whose digest (hex) is known, on disk, beside the blob of the server optimizer's state. Like `_record`,
         it tries until the disk takes it."""
         replica = self._replica
         weights, what = replica.weights.data.cast("B"), f"the snapshot of version {replica.version}"

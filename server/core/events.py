@@ -20,7 +20,7 @@ from zowarmup.common.tasks.protocol import Baseline, Metric
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Full weights on disk: blob `sha256` holds version `version` as little-endian float32 on grid 2^-`exponent`
-    (in places on others: `ranges`, as `Grid` has them), with xxh3-128 `digest` (both digests hex). Blob `optimiser` holds, in the same form, what the warm-up's method remembers then;
+    (in places on others: `ranges`, as `Grid` has them), with xxh3-128 `digest` (both digests hex). Blob `optimiser` holds, in the same form, the warm-up's server optimizer's state then;
     empty where it remembers nothing."""
 
     version: int

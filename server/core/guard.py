@@ -32,7 +32,7 @@ SLOWER = 0.5
 
 @dataclass(frozen=True, slots=True)
 class GoodVersion:
-    """The last good version: its evaluation, its digest, and what the zeroth-order method remembered then."""
+    """The last good version: its evaluation, its digest, and the server optimizer's state of the zeroth-order rounds then."""
 
     evaluation: ev.Evaluated
     digest: str

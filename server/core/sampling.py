@@ -48,7 +48,7 @@ class Draws:
 
 @functools.cache
 def pool_seed(run_seed: int) -> int:
-    """The stream of the directions that every round of a run shares, where its method has such. Clients know it. Asked at
+    """The stream of the directions that every round of a run shares, where its algorithm has such. Clients know it. Asked at
     each contribution."""
     return _hash(f"pool/{run_seed}")
 

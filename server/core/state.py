@@ -102,7 +102,7 @@ class Round:
 class State:
     """Where a run is. `round` counts openings, `version` commits; a retried round has a new number, so no seed is
     ever used twice. `previous` is the round before `current`; `rounds_done` counts the commits of the present phase,
-    `abandoned` the abandoned rounds in a row; `failures`: of clients whose last round failed (`resting`); `moments`: what its method remembers of them;
+    `abandoned` the abandoned rounds in a row; `failures`: of clients whose last round failed (`resting`); `moments`: the server optimizer's state;
     `losses`: of the warm-up's last rounds, where they decide when it ends; `progress`: what the guard knows.
     `finished`: why the run is over, and `gave_up` where that is before its time.
     `replay_signs`: the signs, one a parameter and direction, that a replay of the commits since the newest snapshot looks

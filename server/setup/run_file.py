@@ -92,7 +92,7 @@ def _sentence(error: dict[str, Any], raw: Mapping[str, Any], kind: type[Any]) ->
     match error["type"]:
         case "unexpected_keyword_argument":
             allowed = ", ".join(one.name for one in fields(_type_at(location[:-1], raw, kind)))
-            return f"{field} is not a setting{_method(location[:-1], raw)}; allowed here: {allowed}"
+            return f"{field} is not a setting{_algorithm(location[:-1], raw)}; allowed here: {allowed}"
         case "missing" | "missing_argument":
             choices = ", ".join(map(repr, get_args(_type_at(location, raw, kind))))
             return f"{field} is missing{_REMEDIES.get(field) or (f': one of {choices}' if choices else '')}"
@@ -111,21 +111,21 @@ def _sentence(error: dict[str, Any], raw: Mapping[str, Any], kind: type[Any]) ->
             return f"{field} = {given!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _method(location: tuple[str | int, ...], raw: Mapping[str, Any]) -> str:
-    """' of method "fedavg"' in a section whose settings depend on that."""
+def _algorithm(location: tuple[str | int, ...], raw: Mapping[str, Any]) -> str:
+    """' of algorithm "fedavg"' in a section whose settings depend on that."""
     if location not in (("warmup",), ("zeroth_order",)):
         return ""
     section = str(location[0])
-    return f' of method "{raw[section].get("method") or next(iter(SECTIONS[section]))}"'
+    return f' of algorithm "{raw[section].get("algorithm") or next(iter(SECTIONS[section]))}"'
 
 
 def _type_at(location: tuple[str | int, ...], raw: Mapping[str, Any], kind: Any) -> Any:
-    """The type of what is there; of an algorithm's settings, the class that their `method` names."""
+    """The type of what is there; of an algorithm's settings, the class that their `algorithm` names."""
     for part in location:
         kind = get_args(kind)[0] if isinstance(part, int) else get_type_hints(kind).get(part)
         if isinstance(kind, UnionType):
             kind, _ = get_args(kind)  # X | None
         if kind in (WarmUp, ZerothOrder):
             given = raw.get(str(part))  # a section that is missing, or no table, is among what is wrong
-            kind = settings_class(str(part), given.get("method") if isinstance(given, dict) else None)
+            kind = settings_class(str(part), given.get("algorithm") if isinstance(given, dict) else None)
     return kind

@@ -1,4 +1,4 @@
-"""How pydantic reads and writes the settings of a run's algorithms, which are of the class that their `method` names.
+"""How pydantic reads and writes the settings of a run's algorithms, which are of the class that their `algorithm` names.
 
 Run files and the ledger hold settings as tables; `RunFile` only says that a phase has some. Importing this module teaches
 pydantic the rest.
@@ -24,7 +24,7 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 
 
 def _tagged(base: type[WarmUp] | type[ZerothOrder], section: str) -> None:
-    """A field of type `base` is read as the class that its `method` names, and written with all of that class's fields."""
+    """A field of type `base` is read as the class that its `algorithm` names, and written with all of that class's fields."""
 
     def read(value: Any) -> WarmUp | ZerothOrder:
         if isinstance(value, base):
@@ -32,7 +32,7 @@ def _tagged(base: type[WarmUp] | type[ZerothOrder], section: str) -> None:
         if not isinstance(value, dict):
             raise PydanticCustomError("table", "must be a table")
         # Through JSON, where strict means: no string for a number, but tables for dataclasses.
-        settings = settings_class(section, value.get("method"))
+        settings = settings_class(section, value.get("algorithm"))
         found: WarmUp | ZerothOrder = _adapter(settings).validate_json(json.dumps(value), strict=True)
         return found
 

@@ -123,7 +123,7 @@ def probes() -> dict[str, Any]:
 def coordinator() -> dict[str, Any]:
     """Digests of the versions that fifty rounds of five clients make, by way of the wire; and of one that takes all
     fifty in one pass."""
-    method = ZOWarmUp(ZOWarmUpSettings(rounds=ROUNDS), LAYOUT)
+    algorithm = ZOWarmUp(ZOWarmUpSettings(rounds=ROUNDS), LAYOUT)
     start = np.zeros(LAYOUT.size, np.float32)
     start[:] = GRID.quantise(numbers(2, LAYOUT.size) * np.float32(0.5))
     replica, wired = Replica(LAYOUT, GRID, start.copy(), 0), []
@@ -131,10 +131,10 @@ def coordinator() -> dict[str, Any]:
         contributions = []
         for client in range(CLIENTS):
             seed = done * CLIENTS + client + 1
-            values = numbers(1000 + seed, method.spec.probes + method.projections()).tolist()
-            scalars = Scalars(done + 1, tuple(values[: method.spec.probes]), tuple(values[method.spec.probes :]))
+            values = numbers(1000 + seed, algorithm.spec.probes + algorithm.projections()).tolist()
+            scalars = Scalars(done + 1, tuple(values[: algorithm.spec.probes]), tuple(values[algorithm.spec.probes :]))
             contributions.append(ClientScalars(seed << 40 | 7, EXAMPLES + client, scalars))
-        steps = method.aggregate(Start(replica.weights, GRID, done), contributions).steps(GRID)
+        steps = algorithm.aggregate(Start(replica.weights, GRID, done), contributions).steps(GRID)
         apply_steps(replica.weights, GRID, steps)
         replica.version += 1
         wired.append(encode_commit(Commit(replica.version, replica.digest(), steps), LAYOUT))

@@ -34,7 +34,7 @@ class Reference:
     def __init__(self, run: Run) -> None:
         self.run, self.data = run, load(DATA)
         self.replica = Replica(run.layout, run.grid, run.weights.copy(), 1)
-        self.method = run.spec.zeroth_order.algorithm(run.layout)
+        self.algorithm = run.spec.zeroth_order.build(run.layout)
         program = Program(run.program, run.layout, self.replica.weights)
         self.prober = Prober(
             run.spec.zeroth_order, self.replica, program, classification(), self.data, threading.Event()
@@ -45,7 +45,7 @@ class Reference:
 
     def commit(self, work: Work, scalars: Scalars) -> Commit:
         steps = aggregating.steps(
-            self.method, self.run.grid, work.round - 1, [ClientScalars(work.seed, len(self.data), scalars)]
+            self.algorithm, self.run.grid, work.round - 1, [ClientScalars(work.seed, len(self.data), scalars)]
         )
         apply_steps(self.replica.weights, self.run.grid, steps)
         self.replica.version += 1

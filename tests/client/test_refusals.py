@@ -140,8 +140,8 @@ def test_a_device_without_torch_is_refused_where_its_tier_trains(
     run = scripted.run
     trains = replace(run, spec=replace(run.spec, warmup=changed(run.spec.warmup, "heterofl")))
     sentence = (
-        'with method = "heterofl" the low tier trains too, which needs torch, and it is not installed: '
-        "pip install 'zowarmup[torch]', or have the run use another method"
+        'with algorithm = "heterofl" the low tier trains too, which needs torch, and it is not installed: '
+        "pip install 'zowarmup[torch]', or have the run use another algorithm"
     )
 
     async def scenario() -> None:

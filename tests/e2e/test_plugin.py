@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.algorithms import warmup_settings
-from tests.e2e.test_methods import NAMES, run_file
+from tests.e2e.test_algorithms import NAMES, run_file
 from zowarmup.common.algorithms import settings_class
 from zowarmup.common.messages.values import Phase
 from zowarmup.common.settings.run import Evaluation, Model
@@ -29,7 +29,7 @@ def test_it_trains_and_all_replicas_are_equal(
 ) -> None:
     monkeypatch.syspath_prepend(str(PLUGINS))
     settings: Any = settings_class("zeroth_order", NAME)
-    rules = settings(method=NAME, rounds=ROUNDS, clients_per_round=len(NAMES), quorum=1.0, probes=8, rate=0.02)
+    rules = settings(algorithm=NAME, rounds=ROUNDS, clients_per_round=len(NAMES), quorum=1.0, probes=8, rate=0.02)
     voting = fleet()
     monkeypatch.setitem(voting.processes._environment, "PYTHONPATH", str(PLUGINS))
     voting.lead(replace(run_file(), zeroth_order=rules))

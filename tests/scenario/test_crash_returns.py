@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tests.algorithms import changed
 from tests.faults.backends import Backend
 from tests.faults.small import PAIR, TRIO, WARM_UP_ROUNDS, TrueEvaluator, run_file
-from tests.scenario.test_crash_methods import METHODS, WARM_UPS
+from tests.scenario.test_crash_algorithms import ALGORITHMS, WARM_UPS
 from tests.scenario.test_crash_points import folder, outcome
 from tests.tasks import accuracy_of
 from zowarmup.common.exact.layout import digest
@@ -156,7 +156,7 @@ def test_a_version_that_cannot_be_evaluated_is_no_good(
     assert f"version {made[0].version - 1} cannot be evaluated: the program does not like these weights" in caplog.text
 
 
-@pytest.mark.parametrize("name", [*METHODS, *WARM_UPS])
+@pytest.mark.parametrize("name", [*ALGORITHMS, *WARM_UPS])
 def test_replicas_are_equal_after_returns_of_any_method_whatever_crashes(
     folder: Path, backend: Backend, name: str
 ) -> None:
@@ -164,7 +164,7 @@ def test_replicas_are_equal_after_returns_of_any_method_whatever_crashes(
     settings = replace(
         plain,
         warmup=changed(plain.warmup, **WARM_UPS.get(name, {})),
-        zeroth_order=changed(plain.zeroth_order, **METHODS.get(name, {})),
+        zeroth_order=changed(plain.zeroth_order, **ALGORITHMS.get(name, {})),
         evaluation=Evaluation(data="digits:test", every=2),
         guard=Guard(rollbacks=30),
         server=replace(plain.server, keep_snapshots=1),

@@ -28,7 +28,7 @@ PIVOT, ROUNDS = 5, 3
 EVERY = 7  # so many of the ordinary places are passed over for one that is tried
 
 
-def settings(method: str = "fedadam", rounds: int = ROUNDS) -> RunFile:
+def settings(algorithm: str = "fedadam", rounds: int = ROUNDS) -> RunFile:
     """The loss of the scripted clients falls, but not by half in two rounds: the warm-up ends after the fifth."""
     base = run_file(PAIR)
     warmup = warmup_settings(
@@ -37,7 +37,7 @@ def settings(method: str = "fedadam", rounds: int = ROUNDS) -> RunFile:
         quorum=1.0,
         deadline_s=3600.0,
         learn_deadline=False,
-        method="fedadam" if method == "fedadam" else "fedyogi",
+        algorithm="fedadam" if algorithm == "fedadam" else "fedyogi",
         server_rate=0.02,
         pivot="auto",
         patience=2,
@@ -82,9 +82,9 @@ def test_a_crash_at_the_writes_of_the_warm_up_leads_to_the_same_model(folder: Pa
         shutil.rmtree(folder / str(place))
 
 
-@pytest.mark.parametrize("method", ["fedadam", "fedyogi"])
-def test_after_the_pivot_no_moments_are_kept(folder: Path, backend: Backend, method: str) -> None:
-    outcome(folder, PAIR, settings=settings(method), backend=backend)
+@pytest.mark.parametrize("algorithm", ["fedadam", "fedyogi"])
+def test_after_the_pivot_no_moments_are_kept(folder: Path, backend: Backend, algorithm: str) -> None:
+    outcome(folder, PAIR, settings=settings(algorithm), backend=backend)
     data_dir = folder / "server"
     state = open_archive(data_dir).state
     assert all(optimisers(data_dir)) and not any(snapshot.optimiser for snapshot in state.snapshots.values())

@@ -97,8 +97,8 @@ class Watched(Prober):
 @pytest.mark.parametrize("case", CASES)
 def test_our_client_makes_the_worked_contribution(case: str) -> None:
     golden = CASES[case]
-    said = golden["zeroth_order"]
-    known = {field.name for field in fields(settings_class("zeroth_order", said.get("method")))}
+    said = {"algorithm" if name == "method" else name: value for name, value in golden["zeroth_order"].items()}
+    known = {field.name for field in fields(settings_class("zeroth_order", said.get("algorithm")))}
     given = {name: value for name, value in said.items() if name in known}
     spec = zeroth_order_settings(**{"rounds": 10, **given})
     grid = Grid(CONTRIBUTIONS["exponent"])

@@ -9,7 +9,7 @@ import pytest
 
 from tests import aggregating
 from tests.algorithms import zeroth_order_settings
-from tests.unit.common.algorithms.test_zowarmup import GRID, LAYOUT, ONE, method, require_nearly, ticks
+from tests.unit.common.algorithms.test_zowarmup import GRID, LAYOUT, ONE, algorithm, require_nearly, ticks
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.algorithms.step_builder import Moments, Move, adam_sizes, advanced_moments, mean_squares
 from zowarmup.common.exact.directions import lanes
@@ -44,7 +44,7 @@ def test_a_number_for_each_block_is_what_the_diagonal_would_learn() -> None:
     wide = Block("all", 0, 3000)
     layout = Layout((Tensor("w", (3000,), 0),), 3000, 3000, (wide,))
     gradient = np.linspace(0.1, 1, 3000)
-    zo = method(layout, step="adam", probes=4, slices="whole", beta2=0.98)
+    zo = algorithm(layout, step="adam", probes=4, slices="whole", beta2=0.98)
     moments: Moments = ()
     diagonal, rounds = np.zeros(3000), 200
     for number in range(rounds):
@@ -62,7 +62,7 @@ def test_a_number_for_each_block_is_what_the_diagonal_would_learn() -> None:
 
 def test_two_rounds_in_exact_numbers() -> None:
     """Probes of 3 and 4 weigh 1/2 each: a parameter's mean square is 1.5^2 + 2^2 = 6.25; of the projection 8 it is 64."""
-    zo = method(step="adam", rate=2.0, rounds=10, slices="whole", probes=2, head_projections=1, beta2=0.75)
+    zo = algorithm(step="adam", rate=2.0, rounds=10, slices="whole", probes=2, head_projections=1, beta2=0.75)
     parts = [ClientScalars(5, 6, Scalars(3, (3.0, 4.0), (8.0,)))]
     expected = [(5, "trunk", (-2 * 1.5 / 2.5 * ONE, -2 * 2 / 2.5 * ONE)), (5, "head", (-2.0 * ONE,))]
     require_nearly(aggregating.steps(zo, GRID, 0, parts), expected)
@@ -75,11 +75,11 @@ def test_two_rounds_in_exact_numbers() -> None:
 
 
 def test_nothing_is_remembered_for_other_steps() -> None:
-    assert aggregating.aggregated(method(), [ClientScalars(5, 6, Scalars(3, (3.0,) * 4, (8.0,) * 5))]).moments == ()
+    assert aggregating.aggregated(algorithm(), [ClientScalars(5, 6, Scalars(3, (3.0,) * 4, (8.0,) * 5))]).moments == ()
 
 
 def test_a_flat_loss_moves_nothing() -> None:
-    zo = method(step="adam")
+    zo = algorithm(step="adam")
     assert ticks(aggregating.steps(zo, GRID, 0, [ClientScalars(5, 10, Scalars(3, (0.0,) * 4, (0.0,) * 5))])) == [
         (5, "trunk", (0,) * 4),
         (5, "head", (0,) * 5),

@@ -17,8 +17,8 @@ from tests.unit.common.algorithms.test_zowarmup import (
     Quadratic,
     Recorded,
     Wide,
+    algorithm,
     drawn,
-    method,
     signs,
     ticks,
     work,
@@ -33,13 +33,13 @@ from zowarmup.common.messages.values import Computation, Scalars, Tier
 def test_what_a_client_sends_are_its_gradients_projections() -> None:
     weights = drawn()
     gradient = Classifier(weights).gradient(weights)
-    zo = method(gradient_projections=11)
+    zo = algorithm(gradient_projections=11)
     scalars = zo.project(gradient[:TRAINABLE], work())
     assert (len(scalars.probes), len(scalars.projections)) == (11, 5)
     for found, block in ((scalars.probes, "trunk"), (scalars.projections, "head")):
         for index, value in enumerate(found):
             assert value == pytest.approx(signs(7, index, LAYOUT.block(block)) @ gradient, rel=1e-6, abs=1e-7)
-    everything = method(gradient_projections=11, head_projections=0).project(gradient[:TRAINABLE], work())
+    everything = algorithm(gradient_projections=11, head_projections=0).project(gradient[:TRAINABLE], work())
     assert everything.probes[3] == pytest.approx(signs(7, 3, LAYOUT.block("all")) @ gradient, rel=1e-6)
     assert everything.projections == ()
 
@@ -47,17 +47,17 @@ def test_what_a_client_sends_are_its_gradients_projections() -> None:
 def test_a_probe_finds_what_a_projection_is() -> None:
     weights = drawn()
     forward = Classifier(weights)
-    probed = method(slices="whole", eps=1e-4).contribute(weights, GRID, forward, 10, work())
-    zo = method(gradient_projections=4)
+    probed = algorithm(slices="whole", eps=1e-4).contribute(weights, GRID, forward, 10, work())
+    zo = algorithm(gradient_projections=4)
     exact = zo.project(forward.gradient(weights)[:TRAINABLE], work())
     assert probed.probes == pytest.approx(exact.probes, abs=1e-4)
     assert probed.projections == pytest.approx(exact.projections, abs=1e-4)
 
 
 def test_only_the_high_tier_differentiates_and_only_where_the_run_asks_for_it() -> None:
-    zo = method(gradient_projections=11)
+    zo = algorithm(gradient_projections=11)
     assert [zo.spec.computation(tier) for tier in Tier] == [Computation.GRADIENT, Computation.FORWARD]
-    assert method().spec.computation(Tier.HIGH) is Computation.FORWARD
+    assert algorithm().spec.computation(Tier.HIGH) is Computation.FORWARD
     assert (zo.counts(Tier.HIGH, 3), zo.counts(Tier.LOW, 3)) == ((11, 5), (3, 5))
     zo.check(work(), Tier.HIGH, 3, Scalars(3, (0.0,) * 11, (0.0,) * 5))
     zo.check(work(), Tier.LOW, 3, Scalars(3, (0.0,) * 3, (0.0,) * 5))
@@ -69,7 +69,7 @@ def test_only_the_high_tier_differentiates_and_only_where_the_run_asks_for_it() 
 
 def test_combine_gives_every_projection_the_same_part_and_every_slice_its_own() -> None:
     """Clients of 3 examples each: 2 projections weigh 1/2 each, slices of 2 and 1 examples 2/3 and 1/3."""
-    zo = method(step="raw", probes=2, gradient_projections=2, head_projections=1)
+    zo = algorithm(step="raw", probes=2, gradient_projections=2, head_projections=1)
     parts = [
         ClientScalars(5, 3, Scalars(3, (4.0, -8.0), (2.0,)), Tier.HIGH),
         ClientScalars(9, 3, Scalars(3, (3.0, 6.0), (4.0,)), Tier.LOW),
@@ -84,7 +84,7 @@ def test_combine_gives_every_projection_the_same_part_and_every_slice_its_own() 
 
 def test_projections_are_part_of_the_normaliser() -> None:
     """(1/2 4^2 + 1/2 8^2) / 2 + (2/3 3^2 + 1/3 6^2) / 2 = 29."""
-    zo = method(probes=2, gradient_projections=2, head_projections=0)
+    zo = algorithm(probes=2, gradient_projections=2, head_projections=0)
     parts = [
         ClientScalars(5, 3, Scalars(3, (4.0, -8.0), ()), Tier.HIGH),
         ClientScalars(9, 3, Scalars(3, (3.0, 6.0), ())),
@@ -99,7 +99,7 @@ def test_the_mean_over_seeds_is_the_gradient_with_less_noise_than_probes_of_slic
     gradient = forward.gradient(weights)
     errors = {}
     for tier in Tier:
-        zo = method(step="raw", gradient_projections=32, probes=4)
+        zo = algorithm(step="raw", gradient_projections=32, probes=4)
         total, rounds = np.zeros(LAYOUT.size), 200
         for seed in range(rounds):
             if zo.spec.computation(tier) is Computation.GRADIENT:
@@ -144,7 +144,7 @@ def test_slopes_of_a_quadratic(slices: str) -> None:
     weights = drawn()
     before = weights.tobytes()
     forward = Quadratic(weights)
-    zo = method(HEADLESS, slices=slices, directions="gaussian", eps=4e-3)
+    zo = algorithm(HEADLESS, slices=slices, directions="gaussian", eps=4e-3)
     scalars = zo.contribute(weights, GRID, forward, 10, work())
     for index, slope in enumerate(scalars.probes):
         chosen = forward.asked[2 * index][0]
@@ -157,7 +157,7 @@ def test_both_sides_of_every_probe_are_exact() -> None:
     weights = drawn()
     before = weights.copy()
     forward = Recorded(weights)
-    method(probes=5, directions="gaussian").contribute(weights, GRID, forward, 10, work())
+    algorithm(probes=5, directions="gaussian").contribute(weights, GRID, forward, 10, work())
     length = 4 * GRID.whole_ticks(1e-3 / 4) * GRID.tick
     for call, (_, seen) in enumerate(forward.asked):
         move = (1, -1)[call % 2] * length * normal(7, call // 2, LAYOUT.block("trunk"))
@@ -169,12 +169,12 @@ def test_weights_come_back_when_forward_raises(call: int) -> None:
     weights = drawn()
     before = weights.tobytes()
     with pytest.raises(ConnectionError):
-        method(directions="gaussian").contribute(weights, GRID, Classifier(weights, fails_at=call), 10, work())
+        algorithm(directions="gaussian").contribute(weights, GRID, Classifier(weights, fails_at=call), 10, work())
     assert weights.tobytes() == before
 
 
 def test_a_step_along_a_direction_is_one_along_its_signs() -> None:
-    zo = method(step="raw", rate=1.0, slices="whole", probes=2, head_projections=1, directions="gaussian")
+    zo = algorithm(step="raw", rate=1.0, slices="whole", probes=2, head_projections=1, directions="gaussian")
     found = ticks(aggregating.steps(zo, GRID, 0, [ClientScalars(5, 6, Scalars(3, (4.0, -8.0), (2.0,)))]))
     assert found == [(5, "trunk", (-(1 << 19),) * 16 + (1 << 20,) * 16), (5, "head", (-(2 << 20),))]
 
@@ -182,7 +182,7 @@ def test_a_step_along_a_direction_is_one_along_its_signs() -> None:
 def test_the_mean_over_seeds_is_the_gradient() -> None:
     weights = drawn()
     forward = Classifier(weights)
-    zo = method(step="raw", directions="gaussian", probes=8, slices="whole")
+    zo = algorithm(step="raw", directions="gaussian", probes=8, slices="whole")
     total, rounds = np.zeros(LAYOUT.size), 400
     for seed in range(rounds):
         scalars = zo.contribute(weights, GRID, forward, 10, work(seed))
@@ -198,11 +198,11 @@ def test_local_steps_and_exact_projections_go_along_them_too() -> None:
     weights = drawn()
     before = weights.tobytes()
     gradient = Classifier(weights).gradient(weights)
-    exact = method(directions="gaussian", gradient_projections=3).project(gradient[:TRAINABLE], work())
+    exact = algorithm(directions="gaussian", gradient_projections=3).project(gradient[:TRAINABLE], work())
     for index in range(3):
         assert exact.probes[index] == pytest.approx(normal(7, index, LAYOUT.block("trunk")) @ gradient, rel=1e-6)
     forward = Quadratic(weights)
-    zo = method(
+    zo = algorithm(
         HEADLESS, directions="gaussian", slices="whole", probes=1, local_steps=2, local_rate=0.02, step="raw", eps=4e-3
     )
     scalars = zo.contribute(weights, GRID, forward, 10, work())

@@ -24,7 +24,7 @@ LAYOUT = Layout(
 )
 
 
-def method(server_rate: float = 1.0) -> FedAvg:
+def algorithm(server_rate: float = 1.0) -> FedAvg:
     """Unbounded: what bounds deltas and claims is in test_robust and test_aggregation."""
     return FedAvg(warmup_settings(rounds=5, server_rate=server_rate, clip=0, most_times_median=0), LAYOUT)
 
@@ -36,16 +36,16 @@ def vector(seed: int) -> NDArray[np.float32]:
 def test_exact_numbers() -> None:
     weights = np.arange(SIZE, dtype=np.float32)
     deltas = [(3, np.full(SIZE, 1, dtype=np.float32)), (1, np.full(SIZE, -3, dtype=np.float32))]
-    assert aggregating.moved(method(), weights, deltas).tolist() == list(range(SIZE))
-    assert aggregating.moved(method(), weights, deltas[:1]).tolist() == list(range(1, SIZE + 1))
+    assert aggregating.moved(algorithm(), weights, deltas).tolist() == list(range(SIZE))
+    assert aggregating.moved(algorithm(), weights, deltas[:1]).tolist() == list(range(1, SIZE + 1))
     deltas = [(3, np.full(SIZE, 4, dtype=np.float32)), (1, np.full(SIZE, 8, dtype=np.float32))]
-    assert aggregating.moved(method(0.5), weights, deltas).tolist() == [2.5 + w for w in range(SIZE)]
+    assert aggregating.moved(algorithm(0.5), weights, deltas).tolist() == [2.5 + w for w in range(SIZE)]
 
 
 def test_buffers_are_averaged_too() -> None:
     weights, delta = vector(0), np.zeros(SIZE, dtype=np.float32)
     delta[8:] = 1
-    moved = aggregating.moved(method(), weights, [(7, delta)])
+    moved = aggregating.moved(algorithm(), weights, [(7, delta)])
     assert np.array_equal(moved[:8], weights[:8])
     assert np.array_equal(moved[8:], weights[8:] + 1)
 
@@ -53,7 +53,7 @@ def test_buffers_are_averaged_too() -> None:
 def test_one_clients_weights_are_met() -> None:
     """A delta is a difference in float32; what it is added to is rounded once."""
     start, trained = vector(0), vector(1)
-    moved = aggregating.moved(method(), start, [(143, trained - start)])
+    moved = aggregating.moved(algorithm(), start, [(143, trained - start)])
     assert moved == pytest.approx(trained, rel=1e-6)
 
 
@@ -72,7 +72,7 @@ def test_pieces_do_not_show(piece: int, monkeypatch: pytest.MonkeyPatch, tmp_pat
         mean += delta.astype(np.float64) * (examples / 7)
     expected = (weights + 0.25 * mean).astype(np.float32)
     kept = weights.copy()
-    found = aggregating.moved(method(0.25), weights, on_disk)
+    found = aggregating.moved(algorithm(0.25), weights, on_disk)
     assert found.tobytes() == expected.tobytes()
     assert found.dtype == np.float32
     assert np.array_equal(weights, kept)
@@ -93,31 +93,31 @@ def test_pieces_may_be_gone_through_by_threads(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(fedavg, "PIECE", 3)
     weights, deltas = vector(0), [(1, vector(1)), (2, vector(2)), (4, vector(3))]
     with ThreadPoolExecutor(2) as pool:
-        moved = aggregating.moved(method(), weights, deltas, each=pool.map)
-    assert moved.tobytes() == aggregating.moved(method(), weights, deltas).tobytes()
+        moved = aggregating.moved(algorithm(), weights, deltas, each=pool.map)
+    assert moved.tobytes() == aggregating.moved(algorithm(), weights, deltas).tobytes()
 
 
 def test_sums_are_float64() -> None:
     """A hundred deltas of 2^-24, each lost beside a weight of 1 in float32, count together."""
     weights = np.ones(SIZE, dtype=np.float32)
     deltas = [(1, np.full(SIZE, 100 * 2.0**-24, dtype=np.float32))] * 100
-    moved = aggregating.moved(method(0.25), weights, deltas)
+    moved = aggregating.moved(algorithm(0.25), weights, deltas)
     assert moved.tolist() == [float(np.float32(1 + 25 * 2.0**-24))] * SIZE
 
 
 def test_aggregate_refuses() -> None:
     with pytest.raises(ValueError, match="without deltas"):
-        aggregating.moved(method(), vector(0), [])
+        aggregating.moved(algorithm(), vector(0), [])
     with pytest.raises(ValueError, match=r"float32 \(9,\), not float32 \(10,\)"):
-        aggregating.moved(method(), vector(0), [(1, vector(1)[:9])])
+        aggregating.moved(algorithm(), vector(0), [(1, vector(1)[:9])])
     with pytest.raises(ValueError, match="a vector is float64"):
-        aggregating.moved(method(), vector(0), [(1, vector(1).astype(np.float64))])
+        aggregating.moved(algorithm(), vector(0), [(1, vector(1).astype(np.float64))])
 
 
 def test_check() -> None:
     work = Work(2, Phase.WARM_UP, 1, 7, 60.0)
-    method().check(work, Tier.HIGH, 143, Delta(2, "0" * 32, 143, 0.5))
+    algorithm().check(work, Tier.HIGH, 143, Delta(2, "0" * 32, 143, 0.5))
     with pytest.raises(ValueError, match="for round 1, the work was for round 2"):
-        method().check(work, Tier.HIGH, 143, Delta(1, "0" * 32, 143, 0.5))
+        algorithm().check(work, Tier.HIGH, 143, Delta(1, "0" * 32, 143, 0.5))
     with pytest.raises(ValueError, match="trained on 9999 examples, the client said that it holds 143"):
-        method().check(work, Tier.HIGH, 143, Delta(2, "0" * 32, 9999, 0.5))
+        algorithm().check(work, Tier.HIGH, 143, Delta(2, "0" * 32, 9999, 0.5))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import aggregating
-from tests.algorithms import warmup_settings, zeroth_order_method, zeroth_order_settings
+from tests.algorithms import warmup_settings, zeroth_order_algorithm, zeroth_order_settings
 from tests.tasks import scored
 from tests.unit.common.algorithms.test_zowarmup import (
     GRID,
@@ -39,7 +39,7 @@ from zowarmup.server.setup.run_file import RunFileError, run_file_of
 POOL = 99
 ALL = LAYOUT.block("all")
 SPEC: dict[str, Any] = {
-    "method": "fedkseed",
+    "algorithm": "fedkseed",
     "rounds": 10,
     "pool": 16,
     "probes": 5,
@@ -47,8 +47,8 @@ SPEC: dict[str, Any] = {
 }
 
 
-def method(**settings: Any) -> FedKSeed:
-    made = zeroth_order_method(zeroth_order_settings(**{**SPEC, "rate": 0.02, **settings}), HEADLESS, POOL)
+def algorithm(**settings: Any) -> FedKSeed:
+    made = zeroth_order_algorithm(zeroth_order_settings(**{**SPEC, "rate": 0.02, **settings}), HEADLESS, POOL)
     assert isinstance(made, FedKSeed)
     return made
 
@@ -57,7 +57,7 @@ def test_the_slopes_are_those_that_descent_along_the_pool_meets_in_float64() -> 
     weights = drawn()
     before = weights.tobytes()
     forward = Quadratic(weights)
-    zo = method()
+    zo = algorithm()
     scalars = zo.contribute(weights, GRID, forward, 10, work())
     w, found = weights.astype(np.float64), []
     for index, (chosen, _) in zip(zo.drawn(7, 5), forward.asked[::2], strict=True):
@@ -73,7 +73,7 @@ def test_the_slopes_are_those_that_descent_along_the_pool_meets_in_float64() -> 
 
 
 def test_directions_are_drawn_evenly_from_the_pool_and_by_the_clients_seed() -> None:
-    zo = method(probes=4000)
+    zo = algorithm(probes=4000)
     counted = np.bincount(zo.drawn(7, 4000), minlength=16)
     assert len(counted) == 16 and counted.min() > 180
     assert zo.drawn(7, 9) == zo.drawn(7, 4000)[:9] != zo.drawn(8, 9)
@@ -81,7 +81,7 @@ def test_directions_are_drawn_evenly_from_the_pool_and_by_the_clients_seed() -> 
 
 def test_a_commit_is_one_tick_for_each_direction_of_the_pool() -> None:
     """Clients of 6 and 2 examples weigh 3/4 and 1/4; every local step counts whole."""
-    zo = method(rate=1.0, probes=2, pool=4, most_times_median=0)
+    zo = algorithm(rate=1.0, probes=2, pool=4, most_times_median=0)
     first, second = zo.drawn(5, 2), zo.drawn(9, 2)
     expected = np.zeros(4)
     np.add.at(expected, first, np.array([4.0, 8.0]) * 3 / 4)
@@ -93,7 +93,7 @@ def test_a_commit_is_one_tick_for_each_direction_of_the_pool() -> None:
 
 
 def test_the_normaliser_is_the_mean_square_of_the_slopes() -> None:
-    zo = method(rate=1.0, probes=2, pool=4096, step="normalized")
+    zo = algorithm(rate=1.0, probes=2, pool=4096, step="normalized")
     ((_, _, found),) = ticks(aggregating.steps(zo, GRID, 0, [ClientScalars(5, 6, Scalars(3, (1.0, 7.0), ()))]))
     first, second = zo.drawn(5, 2)
     assert [found[first], found[second]] == pytest.approx([-ONE / 5, -7 * ONE / 5], abs=1)
@@ -102,9 +102,9 @@ def test_the_normaliser_is_the_mean_square_of_the_slopes() -> None:
 def test_check_takes_what_contribute_gives() -> None:
     weights = drawn()
     for examples in (3, 10):
-        scalars = method().contribute(weights, GRID, Classifier(weights), examples, work())
+        scalars = algorithm().contribute(weights, GRID, Classifier(weights), examples, work())
         for tier in Tier:
-            method().check(work(), tier, examples, scalars)
+            algorithm().check(work(), tier, examples, scalars)
 
 
 blocks = st.sampled_from([ALL, LAYOUT.block("trunk"), LAYOUT.block("head")])
@@ -130,7 +130,7 @@ def test_sums_that_fit_no_step_stay_apart() -> None:
 
 def rounds(count: int) -> tuple[Replica, list[Commit]]:
     """A replica at version 0, and the commits of so many rounds of two clients."""
-    zo = method(rate=0.005, pool=64, rounds=1000)
+    zo = algorithm(rate=0.005, pool=64, rounds=1000)
     start = Replica(LAYOUT, GRID, drawn(), 0)
     replica, commits = Replica(LAYOUT, GRID, drawn(), 0), list[Commit]()
     chance = np.random.default_rng(0)
@@ -191,15 +191,15 @@ def test_what_a_catch_up_sends_is_bounded_by_the_pool() -> None:
         ({"pool": None}, "zeroth_order.pool is missing"),
         (
             {"head_projections": 0},
-            'zeroth_order.head_projections is not a setting of method "fedkseed"; allowed here: method',
+            'zeroth_order.head_projections is not a setting of algorithm "fedkseed"; allowed here: algorithm',
         ),
-        ({"gradient_projections": 8}, 'zeroth_order.gradient_projections is not a setting of method "fedkseed"'),
-        ({"local_steps": 2}, 'zeroth_order.local_steps is not a setting of method "fedkseed"'),
-        ({"method": "zowarmup"}, 'zeroth_order.pool is not a setting of method "zowarmup"'),
-        ({"method": "decomfl"}, 'zeroth_order.pool is not a setting of method "decomfl"'),
+        ({"gradient_projections": 8}, 'zeroth_order.gradient_projections is not a setting of algorithm "fedkseed"'),
+        ({"local_steps": 2}, 'zeroth_order.local_steps is not a setting of algorithm "fedkseed"'),
+        ({"algorithm": "zowarmup"}, 'zeroth_order.pool is not a setting of algorithm "zowarmup"'),
+        ({"algorithm": "decomfl"}, 'zeroth_order.pool is not a setting of algorithm "decomfl"'),
         (
-            {"method": "fedpseed"},
-            "zeroth_order.method = 'fedpseed': must be 'zowarmup', 'decomfl', 'fedkseed', 'mixed' or package.module:Algorithm",
+            {"algorithm": "fedpseed"},
+            "zeroth_order.algorithm = 'fedpseed': must be 'zowarmup', 'decomfl', 'fedkseed', 'mixed' or package.module:Algorithm",
         ),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests import aggregating
-from tests.algorithms import warm_up_method, warmup_settings, zeroth_order_settings
+from tests.algorithms import warm_up_algorithm, warmup_settings, zeroth_order_settings
 from zowarmup.common.algorithms import fedavg
 from zowarmup.common.algorithms.fedopt import FedAdam
 from zowarmup.common.exact.grid import HeadroomExceeded
@@ -40,10 +40,10 @@ class Kept:
         self.after[start : start + values.size] = values
 
 
-def method(name: str, **settings: Any) -> FedAdam:
-    made = warm_up_method(
+def algorithm(name: str, **settings: Any) -> FedAdam:
+    made = warm_up_algorithm(
         warmup_settings(
-            rounds=5, **{"method": name, "server_rate": 0.75, "most_times_median": 0, "clip": 0.0, **settings}
+            rounds=5, **{"algorithm": name, "server_rate": 0.75, "most_times_median": 0, "clip": 0.0, **settings}
         ),
         LAYOUT,
     )
@@ -79,7 +79,7 @@ def alike(value: float) -> list[tuple[int, NDArray[np.float32]]]:
 def test_fedadam_in_exact_numbers() -> None:
     """v begins at tau^2 = 1. Delta 7: m = 3.5, v = 0.5 + 24.5 = 25, step 0.75 * 3.5 / (5 + 1) = 0.4375. Delta 5: m = 4.25,
     v = 12.5 + 12.5 = 25, step 0.75 * 4.25 / 6 = 0.53125. Buffers move by the mean itself."""
-    (first, second), moments = rounds(method("fedadam", **EASY), [alike(7), alike(5)])
+    (first, second), moments = rounds(algorithm("fedadam", **EASY), [alike(7), alike(5)])
     assert first.tolist() == [0.4375] * 8 + [7.0] * 2
     assert second.tolist() == [0.96875] * 8 + [12.0] * 2
     assert moments.tolist() == [4.25] * 8 + [25.0] * 8
@@ -88,12 +88,12 @@ def test_fedadam_in_exact_numbers() -> None:
 def test_fedyogi_in_exact_numbers() -> None:
     """Delta 4: 16 is above v = 1, which grows by half of it to 9; m = 2, step 0.75 * 2 / (3 + 1) = 0.375. Delta 2: 4 is
     below 9, which falls by half of it to 7; m = 2. A square equal to v leaves it."""
-    (first, second), moments = rounds(method("fedyogi", **EASY), [alike(4), alike(2)])
+    (first, second), moments = rounds(algorithm("fedyogi", **EASY), [alike(4), alike(2)])
     assert first.tolist() == [0.375] * 8 + [4.0] * 2
     step = 0.75 * 2 / (math.sqrt(7) + 1)
     assert second.tolist() == [float(np.float32(0.375 + step))] * 8 + [6.0] * 2
     assert moments.tolist() == [2.0] * 8 + [7.0] * 8
-    _, still = rounds(method("fedyogi", **EASY), [alike(1)])
+    _, still = rounds(algorithm("fedyogi", **EASY), [alike(1)])
     assert still.tolist() == [0.5] * 8 + [1.0] * 8
 
 
@@ -137,7 +137,7 @@ def test_rounds_are_those_of_the_float64_reference(name: str, piece: int, monkey
     monkeypatch.setattr(fedavg, "PIECE", piece)
     deltas = [[(1, vector(3 * n)), (2, vector(3 * n + 1)), (4, 0.1 * vector(3 * n + 2))] for n in range(12)]
     with ThreadPoolExecutor(3) as pool:
-        found, moments = rounds(method(name, server_rate=0.02), deltas, pool.map)
+        found, moments = rounds(algorithm(name, server_rate=0.02), deltas, pool.map)
     assert [weights.tolist() for weights in found] == reference(SECOND[name], deltas)
     assert np.isfinite(moments).all()
 
@@ -149,32 +149,32 @@ def test_it_descends_a_bowl_to_the_mean_of_the_clients(name: str) -> None:
     for _ in range(400):
         kept = Kept(moments)
         deltas = [(n, (target - weights) * np.float32(0.1)) for n, target in zip((3, 1), targets, strict=True)]
-        weights = aggregating.moved(method(name, server_rate=0.02), weights, deltas, map, moments, kept.remember)
+        weights = aggregating.moved(algorithm(name, server_rate=0.02), weights, deltas, map, moments, kept.remember)
         moments = kept.after
     assert weights == pytest.approx(0.75 * targets[0] + 0.25 * targets[1], abs=0.02)
 
 
 def test_moments_beyond_float32_are_refused() -> None:
     with pytest.raises(HeadroomExceeded, match="the optimiser's moments"):
-        aggregating.moved(method("fedadam"), vector(0), [(1, np.full(SIZE, 1e30, np.float32))])
+        aggregating.moved(algorithm("fedadam"), vector(0), [(1, np.full(SIZE, 1e30, np.float32))])
     with pytest.raises(ValueError, match="nothing to keep the optimizer's state in"):
-        aggregating.moved(method("fedadam"), vector(0), [(1, vector(1))])
+        aggregating.moved(algorithm("fedadam"), vector(0), [(1, vector(1))])
 
 
 def test_only_these_remember() -> None:
-    assert method("fedadam").optimizer_values == 2 * TRAINED
-    assert warm_up_method(warmup_settings(rounds=1), LAYOUT).optimizer_values == 0
+    assert algorithm("fedadam").optimizer_values == 2 * TRAINED
+    assert warm_up_algorithm(warmup_settings(rounds=1), LAYOUT).optimizer_values == 0
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         (
-            {"method": "fedadam"},
-            'server_rate = 1.0: must be below 1 with method "fedadam": so far does each weight move',
+            {"algorithm": "fedadam"},
+            'server_rate = 1.0: must be below 1 with algorithm "fedadam": so far does each weight move',
         ),
-        ({"method": "fedyogi", "server_rate": 0.1, "beta2": 1.0}, "beta2 = 1.0: must be 0 to below 1"),
-        ({"method": "fedyogi", "server_rate": 0.1, "tau": 0.0}, "tau = 0.0: must be 1e-12 to 1"),
+        ({"algorithm": "fedyogi", "server_rate": 0.1, "beta2": 1.0}, "beta2 = 1.0: must be 0 to below 1"),
+        ({"algorithm": "fedyogi", "server_rate": 0.1, "tau": 0.0}, "tau = 0.0: must be 1e-12 to 1"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_by_name(settings: dict[str, Any], sentence: str) -> None:
@@ -183,8 +183,10 @@ def test_settings_that_do_not_fit_are_refused_by_name(settings: dict[str, Any], 
 
 
 def test_mixed_rounds_are_fedavgs() -> None:
-    warmup = warmup_settings(rounds=1, method="fedadam", server_rate=0.01)
-    with pytest.raises(ValueError, match=r'warmup\.method = \'fedadam\': must be "fedavg" with zeroth_order\.method'):
+    warmup = warmup_settings(rounds=1, algorithm="fedadam", server_rate=0.01)
+    with pytest.raises(
+        ValueError, match=r'warmup\.algorithm = \'fedadam\': must be "fedavg" with zeroth_order\.algorithm'
+    ):
         RunFile(
             name="x",
             model=Model(name="mlp"),

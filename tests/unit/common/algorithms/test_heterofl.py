@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests import aggregating
-from tests.algorithms import warm_up_method, warmup_settings, zeroth_order_settings
+from tests.algorithms import warm_up_algorithm, warmup_settings, zeroth_order_settings
 from tests.unit.common.exact.test_submodel import laid_out
 from zowarmup.client.work.training import Trainer
 from zowarmup.common.algorithms import fedavg
@@ -33,9 +33,9 @@ PART = half_width(TINY)
 Vector = NDArray[np.float32]
 
 
-def method(layout: Layout = TINY, **settings: Any) -> HeteroFL:
-    made = warm_up_method(
-        warmup_settings(rounds=5, **{"method": "heterofl", "most_times_median": 0, **settings}), layout
+def algorithm(layout: Layout = TINY, **settings: Any) -> HeteroFL:
+    made = warm_up_algorithm(
+        warmup_settings(rounds=5, **{"algorithm": "heterofl", "most_times_median": 0, **settings}), layout
     )
     assert isinstance(made, HeteroFL)
     return made
@@ -52,18 +52,18 @@ def part(value: float) -> Vector:
 def test_each_parameter_moves_by_the_mean_of_those_who_hold_it() -> None:
     """Three examples say 4 of everything and one says 8 of what it holds: there the mean is 5, elsewhere 4."""
     weights = np.zeros(TINY.size, np.float32)
-    moved = aggregating.moved(method(clip=0), weights, [(3, whole(4)), (1, part(8))])
+    moved = aggregating.moved(algorithm(clip=0), weights, [(3, whole(4)), (1, part(8))])
     expected = [5, 5, 5, 5, 4, 4, 5, 5, 4, 5, 5, 4, 5, 5, 4, 5, 5]
     assert moved.tolist() == expected
-    assert aggregating.moved(method(clip=0, server_rate=0.5), weights, [(3, whole(4)), (1, part(8))]).tolist() == [
+    assert aggregating.moved(algorithm(clip=0, server_rate=0.5), weights, [(3, whole(4)), (1, part(8))]).tolist() == [
         value / 2 for value in expected
     ]
-    assert aggregating.moved(method(clip=0), weights, [(1, part(8)), (3, whole(4))]).tolist() == expected
+    assert aggregating.moved(algorithm(clip=0), weights, [(1, part(8)), (3, whole(4))]).tolist() == expected
 
 
 def test_what_nobody_holds_stays() -> None:
     weights = np.arange(TINY.size, dtype=np.float32)
-    moved = aggregating.moved(method(clip=0), weights, [(3, part(2)), (1, part(6))])
+    moved = aggregating.moved(algorithm(clip=0), weights, [(3, part(2)), (1, part(6))])
     assert (moved - weights).tolist() == [3, 3, 3, 3, 0, 0, 3, 3, 0, 3, 3, 0, 3, 3, 0, 3, 3]
 
 
@@ -99,7 +99,7 @@ def test_rounds_are_those_of_the_float64_reference(piece: int, monkeypatch: pyte
     kept = weights.copy()
     monkeypatch.setattr(HeteroFL, "_scales_of", lambda *given: tuple(scales))
     with ThreadPoolExecutor(3) as pool:
-        moved = aggregating.moved(method(server_rate=0.25), weights, deltas, pool.map)
+        moved = aggregating.moved(algorithm(server_rate=0.25), weights, deltas, pool.map)
     assert moved.tolist() == reference(weights, deltas, scales)
     assert np.array_equal(weights, kept)
 
@@ -111,34 +111,34 @@ def test_a_round_of_whole_deltas_is_fedavgs_to_the_bit() -> None:
     expected = aggregating.moved(
         FedAvg(warmup_settings(rounds=5, server_rate=0.3, most_times_median=0), TINY), weights, deltas
     )
-    assert aggregating.moved(method(server_rate=0.3), weights, deltas).tobytes() == expected.tobytes()
+    assert aggregating.moved(algorithm(server_rate=0.3), weights, deltas).tobytes() == expected.tobytes()
 
 
 def test_like_is_compared_with_like() -> None:
     """Root mean squares 1, 1, 2 and 1000, of vectors of two sizes: five times what they have without the longest, sqrt 2, is the bound."""
     sizes = [TINY.size, PART.layout.size, PART.layout.size, TINY.size]
     lengths = [rms * size**0.5 for rms, size in zip((1, 1, 2, 1000), sizes, strict=True)]
-    assert method().scales(lengths, sizes, 100 * TINY.size**0.5) == pytest.approx((1, 1, 1, 0.005 * 2**0.5))
-    beside = method().scales(lengths, sizes, 0.5 * TINY.size**0.5)
+    assert algorithm().scales(lengths, sizes, 100 * TINY.size**0.5) == pytest.approx((1, 1, 1, 0.005 * 2**0.5))
+    beside = algorithm().scales(lengths, sizes, 0.5 * TINY.size**0.5)
     assert beside == pytest.approx((0.5, 0.5, 0.25, 0.0005)), "the model's root mean square is 0.5"
-    assert method(clip=0).scales(lengths, sizes, 1.0) == (1, 1, 1, 1)
+    assert algorithm(clip=0).scales(lengths, sizes, 1.0) == (1, 1, 1, 1)
 
 
 def test_other_vectors_are_refused() -> None:
     with pytest.raises(ValueError, match=r"heterofl: a vector is float32 \(16,\), not float32 \(12,\) or \(17,\)"):
-        aggregating.moved(method(), whole(0), [(1, whole(1)[1:])])
+        aggregating.moved(algorithm(), whole(0), [(1, whole(1)[1:])])
     with pytest.raises(ValueError, match=r"\(12,\), not float32 \(17,\)"):
-        aggregating.moved(method(), part(0), [(1, part(1))])
+        aggregating.moved(algorithm(), part(0), [(1, part(1))])
 
 
 def test_who_trains_what() -> None:
-    assert method().submodel(Tier.HIGH) is None
-    assert method().submodel(Tier.LOW) == PART
-    assert method().optimizer_values == 0
+    assert algorithm().submodel(Tier.HIGH) is None
+    assert algorithm().submodel(Tier.LOW) == PART
+    assert algorithm().optimizer_values == 0
     other = warmup_settings(rounds=1)
     assert (other.tiers, other.trains(Tier.HIGH), other.trains(Tier.LOW)) == ((Tier.HIGH,), True, False)
-    assert all(method().spec.trains(tier) for tier in Tier)
-    assert not warmup_settings(rounds=0, method="heterofl").trains(Tier.LOW)
+    assert all(algorithm().spec.trains(tier) for tier in Tier)
+    assert not warmup_settings(rounds=0, algorithm="heterofl").trains(Tier.LOW)
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ def test_who_trains_what() -> None:
     [
         (
             Model(name="vit"),
-            r"model\.name = 'vit': must be \"mlp\", \"cnn\", \"cnn1d\" or \"resnet18\" with warmup\.method",
+            r"model\.name = 'vit': must be \"mlp\", \"cnn\", \"cnn1d\" or \"resnet18\" with warmup\.algorithm",
         ),
         (Model(name="my_models:tiny"), r"model\.name = 'my_models:tiny': .* of no other is a half-width part known"),
-        (Model(name="resnet18", norm="batch"), r"model\.norm = 'batch': must be \"group\" with warmup\.method"),
+        (Model(name="resnet18", norm="batch"), r"model\.norm = 'batch': must be \"group\" with warmup\.algorithm"),
     ],
 )
 def test_models_without_a_known_half_are_refused_by_name(model: Model, sentence: str) -> None:
@@ -157,19 +157,21 @@ def test_models_without_a_known_half_are_refused_by_name(model: Model, sentence:
         return RunFile(
             name="x",
             model=model,
-            warmup=warmup_settings(rounds=1, method="heterofl"),
+            warmup=warmup_settings(rounds=1, algorithm="heterofl"),
             zeroth_order=zeroth_order_settings(rounds=0),
             evaluation=Evaluation(data="digits:test"),
         )
 
     with pytest.raises(ValueError, match=sentence):
         begin(model)
-    assert begin(Model(name="resnet18")).warmup.method == "heterofl"
+    assert begin(Model(name="resnet18")).warmup.algorithm == "heterofl"
 
 
 def test_settings_that_do_not_fit_are_refused_by_name() -> None:
-    warmup = warmup_settings(rounds=1, method="heterofl")
-    with pytest.raises(ValueError, match=r'warmup\.method = \'heterofl\': must be "fedavg" with zeroth_order\.method'):
+    warmup = warmup_settings(rounds=1, algorithm="heterofl")
+    with pytest.raises(
+        ValueError, match=r'warmup\.algorithm = \'heterofl\': must be "fedavg" with zeroth_order\.algorithm'
+    ):
         RunFile(
             name="x",
             model=Model(name="mlp"),
@@ -182,7 +184,7 @@ def test_settings_that_do_not_fit_are_refused_by_name() -> None:
 def test_a_low_clients_delta_is_that_of_a_scaled_half_trained_in_float64() -> None:
     """The mlp's, written out: its 64 first units, whose activations count twice."""
     shape, data = (1, 8, 8), load("digits:1/10")
-    warmup = warmup_settings(rounds=1, method="heterofl", epochs=2, batch=32, rate=0.05)
+    warmup = warmup_settings(rounds=1, algorithm="heterofl", epochs=2, batch=32, rate=0.05)
     spec = ClientSpec(
         model=Model(name="mlp"),
         card=DataCard(shape=shape, classes=10),

@@ -50,7 +50,7 @@ def uphill(scalars: Scalars) -> Scalars:
 def trained(hostile: Callable[[Scalars], Scalars] | None, clip: float) -> tuple[float, int]:
     """The mean loss after all rounds, and how many scalars were clipped; one of the clients may be hostile."""
     spec: Any = {"rounds": ROUNDS, "probes": PROBES, "head_projections": 0, "rate": RATE, "clip": clip}
-    method, grid = ZOWarmUp(zeroth_order_settings(**spec), LAYOUT), Grid(18)
+    algorithm, grid = ZOWarmUp(zeroth_order_settings(**spec), LAYOUT), Grid(18)
     weights = np.zeros(SIZE, np.float32)
     data = [Regression(weights, seed) for seed in range(CLIENTS)]
     clipped = 0
@@ -59,11 +59,11 @@ def trained(hostile: Callable[[Scalars], Scalars] | None, clip: float) -> tuple[
         for client, local in enumerate(data):
             seed = done * CLIENTS + client
             work = Work(done + 1, Phase.ZEROTH_ORDER, done, seed, 60.0)
-            scalars = method.contribute(weights, grid, local, EXAMPLES, work)
+            scalars = algorithm.contribute(weights, grid, local, EXAMPLES, work)
             if hostile and client == 3:
                 scalars = hostile(scalars)
             contributions.append(ClientScalars(seed, EXAMPLES, scalars))
-        made = aggregating.aggregated(method, contributions, done=done)
+        made = aggregating.aggregated(algorithm, contributions, done=done)
         clipped += made.clipped_scalars
         apply_steps(weights, grid, made.steps(grid))
     return float(np.mean([local.loss for local in data])), clipped

@@ -17,8 +17,8 @@ from tests.unit.common.algorithms.test_zowarmup import (
     ONE,
     Classifier,
     Quadratic,
+    algorithm,
     drawn,
-    method,
     signs,
     ticks,
 )
@@ -47,12 +47,12 @@ def test_the_slopes_are_those_that_descent_in_float64_meets() -> None:
     weights = drawn()
     before = weights.tobytes()
     forward = Quadratic(weights)
-    zo = method(HEADLESS, slices="whole", probes=2, local_steps=3, local_rate=0.03, step="raw")
+    zo = algorithm(HEADLESS, slices="whole", probes=2, local_steps=3, local_rate=0.03, step="raw")
     scalars = zo.contribute(weights, GRID, forward, 10, work())
     expected = descended(weights, forward.centres.mean(axis=0), (0.03, 0.03), 2)
     assert scalars.probes == pytest.approx(expected, abs=2e-4)
     assert weights.tobytes() == before
-    standing = method(HEADLESS, slices="whole", probes=6, step="raw").contribute(weights, GRID, forward, 10, work())
+    standing = algorithm(HEADLESS, slices="whole", probes=6, step="raw").contribute(weights, GRID, forward, 10, work())
     assert scalars.probes[:2] == standing.probes[:2]
     assert abs(scalars.probes[4] - standing.probes[4]) > 0.01, "it had moved by then"
 
@@ -60,7 +60,7 @@ def test_the_slopes_are_those_that_descent_in_float64_meets() -> None:
 def test_a_normalised_local_step_is_divided_by_what_was_found_so_far_and_annealed() -> None:
     weights = drawn()
     forward = Quadratic(weights)
-    zo = method(HEADLESS, slices="whole", probes=2, local_steps=2, local_rate=0.03)
+    zo = algorithm(HEADLESS, slices="whole", probes=2, local_steps=2, local_rate=0.03)
     slopes = descended(weights, forward.centres.mean(axis=0), (), 2)
     size = (sum(slope * slope for slope in slopes) / 2) ** 0.5
     expected = descended(weights, forward.centres.mean(axis=0), (0.03 * 0.6 / size,), 2)
@@ -70,7 +70,7 @@ def test_a_normalised_local_step_is_divided_by_what_was_found_so_far_and_anneale
 def test_each_local_step_has_slices_and_projections_of_its_own() -> None:
     weights = drawn()
     forward = Classifier(weights)
-    zo = method(local_steps=3, rate=0.05)
+    zo = algorithm(local_steps=3, rate=0.05)
     scalars = zo.contribute(weights, GRID, forward, 10, work())
     slices = [chosen for chosen, _ in forward.asked[::2]]
     steps = [list(itertools.chain(*slices[4 * number : 4 * number + 4])) for number in range(3)]
@@ -92,7 +92,7 @@ def test_no_trace_is_left_when_forward_raises(call: int) -> None:
     weights = drawn()
     before = weights.tobytes()
     with pytest.raises(ConnectionError):
-        method(local_steps=3).contribute(weights, GRID, Classifier(weights, fails_at=call), 10, work())
+        algorithm(local_steps=3).contribute(weights, GRID, Classifier(weights, fails_at=call), 10, work())
     assert weights.tobytes() == before
 
 
@@ -100,13 +100,13 @@ def test_no_trace_is_left_of_a_local_step_beyond_the_grid() -> None:
     weights = drawn()
     before = weights.tobytes()
     with pytest.raises(HeadroomExceeded):
-        method(local_steps=4, local_rate=60.0).contribute(weights, GRID, Classifier(weights), 10, work())
+        algorithm(local_steps=4, local_rate=60.0).contribute(weights, GRID, Classifier(weights), 10, work())
     assert weights.tobytes() == before
 
 
 def test_the_round_moves_by_the_sum_of_what_was_found_at_every_step() -> None:
     """Two local steps of two probes: each step's probes weigh 1/2, its projection 1."""
-    zo = method(step="raw", rate=0.5, slices="whole", probes=2, head_projections=1, local_steps=2, local_rate=0.1)
+    zo = algorithm(step="raw", rate=0.5, slices="whole", probes=2, head_projections=1, local_steps=2, local_rate=0.1)
     parts = [ClientScalars(5, 6, Scalars(3, (4.0, -8.0, 12.0, 0.0), (2.0, 4.0)))]
     assert ticks(aggregating.steps(zo, GRID, 0, parts)) == [
         (5, "trunk", (-ONE, 2 * ONE, -3 * ONE, 0)),
@@ -116,7 +116,7 @@ def test_the_round_moves_by_the_sum_of_what_was_found_at_every_step() -> None:
 
 def test_the_normaliser_is_a_mean_over_local_steps() -> None:
     """1/2 (1/2 1^2 + 1/2 7^2) + 1/2 (1/2 5^2 + 1/2 5^2) = 25."""
-    zo = method(rate=1.0, slices="whole", probes=2, head_projections=0, local_steps=2)
+    zo = algorithm(rate=1.0, slices="whole", probes=2, head_projections=0, local_steps=2)
     (step,) = aggregating.steps(zo, GRID, 0, [ClientScalars(5, 6, Scalars(3, (1.0, 7.0, 5.0, -5.0), ()))])
     assert step.ticks == tuple(round(-slope / 2 / 5 * ONE) for slope in (1.0, 7.0, 5.0, -5.0))
 

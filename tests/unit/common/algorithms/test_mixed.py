@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import aggregating
-from tests.algorithms import warmup_settings, zeroth_order_method, zeroth_order_settings
+from tests.algorithms import warmup_settings, zeroth_order_algorithm, zeroth_order_settings
 from zowarmup.common.algorithms.fedavg import FedAvg
 from zowarmup.common.algorithms.mixed import Mixed, share_of_trained
 from zowarmup.common.algorithms.protocol import ClientScalars, Start, Trained
@@ -47,7 +47,7 @@ def start() -> Start:
 
 def mixed(**settings: Any) -> Mixed:
     spec = zeroth_order_settings("mixed", rounds=9, probes=2, **settings)
-    made = zeroth_order_method(spec, LAYOUT, 0, warmup_settings(rounds=0, clip=0))
+    made = zeroth_order_algorithm(spec, LAYOUT, 0, warmup_settings(rounds=0, clip=0))
     assert isinstance(made, Mixed)
     return made
 
@@ -82,6 +82,6 @@ def test_a_round_of_one_kind_is_that_kinds_own(step: Any) -> None:
 
 def test_exact_projections_do_not_go_together_with_training() -> None:
     raw = {"name": "x", "model": {"name": "mlp"}, "warmup": {"rounds": 1}, "evaluation": {"data": "digits:test"}}
-    mixed = {"method": "mixed", "rounds": 1, "gradient_projections": 8}
-    with pytest.raises(RunFileError, match='gradient_projections is not a setting of method "mixed"'):
+    mixed = {"algorithm": "mixed", "rounds": 1, "gradient_projections": 8}
+    with pytest.raises(RunFileError, match='gradient_projections is not a setting of algorithm "mixed"'):
         run_file_of({**raw, "zeroth_order": mixed}, "run.toml")

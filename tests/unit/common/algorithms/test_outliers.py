@@ -29,7 +29,7 @@ LAYOUT = Layout(
 )
 
 
-def method(**options: Any) -> ZOWarmUp:
+def algorithm(**options: Any) -> ZOWarmUp:
     return ZOWarmUp(zeroth_order_settings(rounds=10, **{"probes": 2, "head_projections": 1, **options}), LAYOUT)
 
 
@@ -108,9 +108,9 @@ def test_one_hostile_client_leaves_the_steps_of_the_others_almost_as_they_were()
         honest[seed] = ClientScalars(seed, 10, Scalars(1, (-1.5, 1.0), (-0.5,)))
     hostile = ClientScalars(99, 10, Scalars(1, (1e6, 1e6), (1e6,)))
     grid = Grid(16)
-    alone = aggregating.steps(method(), grid, 0, honest)
-    with_it = aggregating.steps(method(), grid, 0, [*honest, hostile])
-    unclipped = aggregating.steps(method(clip=0.0), grid, 0, [*honest, hostile])
+    alone = aggregating.steps(algorithm(), grid, 0, honest)
+    with_it = aggregating.steps(algorithm(), grid, 0, [*honest, hostile])
+    unclipped = aggregating.steps(algorithm(clip=0.0), grid, 0, [*honest, hostile])
     assert all(ratio > 0.1 for ratio in _ratios(with_it, alone))
     assert all(ratio < 1e-4 for ratio in _ratios(unclipped, alone))
     most = sum(sum(map(abs, step.ticks)) for step in with_it[:-2])

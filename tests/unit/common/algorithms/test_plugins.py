@@ -33,14 +33,14 @@ raise RuntimeError("it runs")
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(PLUGINS))
-    return settings_class("zeroth_order", NAME)(method=NAME, rounds=10, probes=3, rate=0.4)  # type: ignore[call-arg]
+    return settings_class("zeroth_order", NAME)(algorithm=NAME, rounds=10, probes=3, rate=0.4)  # type: ignore[call-arg]
 
 
 def test_code_that_is_not_allowed_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "trap.py").write_text(TRAP)
     said = json.loads(SPEC.to_json())
-    said["zeroth_order"] = {"method": "trap:Trap", "rounds": 1}
+    said["zeroth_order"] = {"algorithm": "trap:Trap", "rounds": 1}
     for allowed in ((), ("mlp", "trap:Other", "trap", "other:Trap")):
         with pytest.raises(NotAllowed, match="the code of algorithm trap:Trap is not allowed here"):
             ClientSpec.from_json(json.dumps(said), allowed)
@@ -61,20 +61,23 @@ def test_a_name_that_is_no_algorithm_is_refused_in_a_sentence(plugin: Any) -> No
         ("zeroth_order", "json:JSONDecoder", "cannot be imported: AttributeError"),
     ):
         with pytest.raises(RunFileError) as refused:
-            run_file_of({**RAW, section: {"rounds": 1, "method": name}}, "run.toml")
+            run_file_of({**RAW, section: {"rounds": 1, "algorithm": name}}, "run.toml")
         assert sentence in str(refused.value) and str(refused.value).startswith(
-            f"run.toml: {section}.method = '{name}'"
+            f"run.toml: {section}.algorithm = '{name}'"
         )
 
 
 def test_its_settings_are_checked_as_all_are(plugin: Any) -> None:
     for settings, sentence in (
-        ({"slices": "own"}, f'zeroth_order.slices is not a setting of method "{NAME}"; allowed here: method, rounds'),
+        (
+            {"slices": "own"},
+            f'zeroth_order.slices is not a setting of algorithm "{NAME}"; allowed here: algorithm, rounds',
+        ),
         ({"probes": 0}, "zeroth_order.probes = 0: must be 1 to 4096"),
         ({"probes": "3"}, "zeroth_order.probes = '3': input should be a valid integer"),
     ):
         with pytest.raises(RunFileError) as refused:
-            run_file_of({**RAW, "zeroth_order": {"rounds": 1, "method": NAME, **settings}}, "run.toml")
+            run_file_of({**RAW, "zeroth_order": {"rounds": 1, "algorithm": NAME, **settings}}, "run.toml")
         assert sentence in str(refused.value)
     spec = replace(SPEC, zeroth_order=plugin)
     assert ClientSpec.from_json(spec.to_json(), (NAME,)) == spec
@@ -83,7 +86,7 @@ def test_its_settings_are_checked_as_all_are(plugin: Any) -> None:
 
 def test_a_vote_is_a_vote(plugin: Any) -> None:
     """Slopes 5, 1 and -1e9 go up by two to one; of two that disagree nothing moves; rate 0.4 / sqrt(4) is 0.2."""
-    algorithm, grid = replace(plugin, probes=4).algorithm(LAYOUT), Grid(18)
+    algorithm, grid = replace(plugin, probes=4).build(LAYOUT), Grid(18)
     parts = [
         ClientScalars(7, 10, Scalars(1, slopes, ()))
         for slopes in ((5.0, 1.0, -2.0, 0.0), (1.0, 1.0, -1.0, 3.0), (-1e9, 1.0, 0.0, -1e9))
@@ -95,7 +98,7 @@ def test_a_vote_is_a_vote(plugin: Any) -> None:
 
 
 def test_it_checks_what_its_client_makes(plugin: Any) -> None:
-    algorithm, grid = plugin.algorithm(LAYOUT), Grid(18)
+    algorithm, grid = plugin.build(LAYOUT), Grid(18)
     weights = grid.quantise(np.random.default_rng(0).normal(size=LAYOUT.size).astype(np.float32))
     before, work = weights.tobytes(), Work(3, Phase.ZEROTH_ORDER, 2, 99, 1.0)
     made = algorithm.contribute(weights, grid, Bowl(weights, np.zeros_like(weights)), 12, work)

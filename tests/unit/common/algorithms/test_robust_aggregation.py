@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests import aggregating
-from tests.algorithms import warm_up_method, warmup_settings, zeroth_order_method, zeroth_order_settings
+from tests.algorithms import warm_up_algorithm, warmup_settings, zeroth_order_algorithm, zeroth_order_settings
 from tests.unit.common.algorithms.test_fedopt import LAYOUT as FLAT
 from tests.unit.common.algorithms.test_fedopt import Kept
 from tests.unit.common.algorithms.test_heterofl import PART, TINY
-from tests.unit.common.algorithms.test_heterofl import method as heterofl
+from tests.unit.common.algorithms.test_heterofl import algorithm as heterofl
 from tests.unit.common.algorithms.test_zowarmup import LAYOUT
 from zowarmup.common.algorithms import fedavg
 from zowarmup.common.algorithms.protocol import ClientScalars
@@ -77,10 +77,10 @@ def test_one_of_three_that_claims_all_the_examples_there_are_has_half_of_the_mea
     weights, usual = np.full(TINY.size, 10, np.float32), np.zeros(TINY.size, np.float32)
     liar = np.ones(TINY.size, np.float32)
     usual[0] = np.sqrt(TINY.size)  # as long
-    method = warm_up_method(warmup(method=name), TINY)
-    moved = aggregating.moved(method, weights, [(100, usual), (100, usual), (MOST, liar)])
+    algorithm = warm_up_algorithm(warmup(algorithm=name), TINY)
+    moved = aggregating.moved(algorithm, weights, [(100, usual), (100, usual), (MOST, liar)])
     assert moved[1:] - weights[1:] == pytest.approx(0.5)
-    uniform = warm_up_method(warmup(method=name, weighting="uniform"), TINY)
+    uniform = warm_up_algorithm(warmup(algorithm=name, weighting="uniform"), TINY)
     moved = aggregating.moved(uniform, weights, [(100, usual), (100, usual), (MOST, liar)])
     assert moved[1:] - weights[1:] == pytest.approx(1 / 3)
 
@@ -88,8 +88,8 @@ def test_one_of_three_that_claims_all_the_examples_there_are_has_half_of_the_mea
 @pytest.mark.parametrize("name", ["zowarmup", "decomfl", "fedkseed"])
 def test_nor_do_scalars_count_for_more_by_a_claim(name: str) -> None:
     only = {"pool": 4} if name == "fedkseed" else {"head_projections": 0}
-    spec = zeroth_order_settings(rounds=10, method=name, probes=4, step="raw", rate=1.0, **only)
-    zo, grid = zeroth_order_method(spec, LAYOUT, 7), Grid(14)
+    spec = zeroth_order_settings(rounds=10, algorithm=name, probes=4, step="raw", rate=1.0, **only)
+    zo, grid = zeroth_order_algorithm(spec, LAYOUT, 7), Grid(14)
 
     def displacement(claims: list[int], values: list[float]) -> NDArray[np.float64]:
         moved = np.zeros(LAYOUT.size, np.float32)
@@ -111,8 +111,8 @@ def test_nor_do_scalars_count_for_more_by_a_claim(name: str) -> None:
 def test_a_raw_step_is_bounded_by_the_model_where_the_others_cannot_bound_it(name: str, members: int) -> None:
     """The third sends zeros, as one may that the model fits."""
     only = {"pool": 4} if name == "fedkseed" else {"head_projections": 0}
-    spec = zeroth_order_settings(rounds=10, method=name, probes=4, step="raw", rate=1.0, **only)
-    zo = zeroth_order_method(spec, LAYOUT, 7)
+    spec = zeroth_order_settings(rounds=10, algorithm=name, probes=4, step="raw", rate=1.0, **only)
+    zo = zeroth_order_algorithm(spec, LAYOUT, 7)
     parts = [ClientScalars(5, 10, Scalars(1, (value,) * 4, ())) for value in (2.0**32, 1.0, 0.0)[:members]]
 
     def size(model: float) -> float:
@@ -159,19 +159,19 @@ def test_deltas_are_those_of_the_float64_reference_in_any_order_and_by_any_piece
     weights = chance.normal(size=TINY.size).astype(np.float32)
     deltas = [(MOST - n, chance.normal(size=TINY.size).astype(np.float32)) for n in range(clients)]
     spec = warmup(aggregate=aggregate, weighting="uniform", clip=0)
-    moved = aggregating.moved(warm_up_method(spec, TINY), weights, deltas)
+    moved = aggregating.moved(warm_up_algorithm(spec, TINY), weights, deltas)
     columns = [delta.astype(np.float64).tolist() for _, delta in deltas]
     expected = np.array(reference(columns, left_out(clients, spec))) + weights
     assert moved.tobytes() == expected.astype(np.float32).tobytes()
     random.Random(0).shuffle(deltas)
-    assert aggregating.moved(warm_up_method(spec, TINY), weights, deltas).tobytes() == moved.tobytes()
+    assert aggregating.moved(warm_up_algorithm(spec, TINY), weights, deltas).tobytes() == moved.tobytes()
 
 
 def test_zeros_of_either_sign_are_one_number() -> None:
     """A sort may leave them in any order, by machine."""
     weights = np.zeros(TINY.size, np.float32)
     deltas = [(1, np.full(TINY.size, value, np.float32)) for value in (-0.0, 0.0, -0.0)]
-    moved = aggregating.moved(warm_up_method(warmup(aggregate="median", weighting="uniform"), TINY), weights, deltas)
+    moved = aggregating.moved(warm_up_algorithm(warmup(aggregate="median", weighting="uniform"), TINY), weights, deltas)
     assert moved.tobytes() == weights.tobytes()
 
 
@@ -185,16 +185,16 @@ def test_three_liars_of_ten_leave_each_parameter_between_what_honest_clients_say
     lies = [(size * chance.normal(size=TINY.size)).astype(np.float32) for _ in range(liars)]
     spec = warmup(aggregate=aggregate, weighting="uniform", clip=0)
     weights = np.zeros(TINY.size, np.float32)
-    moved = aggregating.moved(warm_up_method(spec, TINY), weights, [(1, delta) for delta in [*honest, *lies]])
+    moved = aggregating.moved(warm_up_algorithm(spec, TINY), weights, [(1, delta) for delta in [*honest, *lies]])
     assert (np.min(honest, axis=0) <= moved).all() and (moved <= np.max(honest, axis=0)).all()
 
 
 def test_an_optimiser_on_the_server_follows_the_aggregate() -> None:
-    spec = warmup(method="fedadam", server_rate=0.5, aggregate="median", weighting="uniform", clip=0)
+    spec = warmup(algorithm="fedadam", server_rate=0.5, aggregate="median", weighting="uniform", clip=0)
     weights = np.zeros(FLAT.size, np.float32)
     deltas = [(1, np.full(FLAT.size, value, np.float32)) for value in (-1e9, 1.0, 2.0)]
-    found = aggregating.moved(warm_up_method(spec, FLAT), weights, deltas, remember=Kept().remember)
-    alone = aggregating.moved(warm_up_method(spec, FLAT), weights, deltas[1:2], remember=Kept().remember)
+    found = aggregating.moved(warm_up_algorithm(spec, FLAT), weights, deltas, remember=Kept().remember)
+    alone = aggregating.moved(warm_up_algorithm(spec, FLAT), weights, deltas[1:2], remember=Kept().remember)
     assert found.tobytes() == alone.tobytes() and found[0] > 0
 
 
@@ -208,30 +208,30 @@ def test_of_partial_deltas_each_parameter_is_aggregated_among_those_who_hold_it(
     chance = np.random.default_rng(3)
     sizes = [TINY.size] * 3 + [PART.layout.size] * 4
     deltas = [(1, chance.normal(size=size).astype(np.float32)) for size in sizes]
-    method = heterofl(aggregate=aggregate, weighting="uniform", most_times_median=2, clip=0)
+    algorithm = heterofl(aggregate=aggregate, weighting="uniform", most_times_median=2, clip=0)
     weights = np.zeros(TINY.size, np.float32)
-    moved = aggregating.moved(method, weights, deltas)
+    moved = aggregating.moved(algorithm, weights, deltas)
     held, place = PART.held(0, TINY.size), 0
     for index in range(TINY.size):
         values = [float(delta[index]) for _, delta in deltas[:3]]
         if held[index]:
             values += [float(delta[place]) for _, delta in deltas[3:]]
             place += 1
-        (expected,) = reference([[value] for value in values], left_out(len(values), method.spec))
+        (expected,) = reference([[value] for value in values], left_out(len(values), algorithm.spec))
         assert moved[index] == np.float32(expected)
-    narrow = aggregating.moved(method, weights, deltas[3:])
+    narrow = aggregating.moved(algorithm, weights, deltas[3:])
     assert not narrow[~held].any(), "what nobody holds stays"
 
 
 def _decomfl(**settings: Any) -> Any:
     made: dict[str, Any] = {
         "rounds": 10,
-        "method": "decomfl",
+        "algorithm": "decomfl",
         "probes": 2,
         "head_projections": 1,
         "weighting": "uniform",
     }
-    return zeroth_order_method(zeroth_order_settings(**{**made, **settings}), LAYOUT, 7)
+    return zeroth_order_algorithm(zeroth_order_settings(**{**made, **settings}), LAYOUT, 7)
 
 
 def _ticks(steps: Any) -> list[tuple[int, ...]]:
@@ -275,10 +275,10 @@ def test_the_mean_of_equal_clients_is_what_the_trimmed_mean_comes_to() -> None:
 
 def test_a_pools_direction_moves_by_the_share_of_those_who_drew_it_and_not_for_fewer_than_three() -> None:
     spec = zeroth_order_settings(
-        rounds=10, method="fedkseed", pool=8, probes=8, clients_per_round=4, slices="whole",
+        rounds=10, algorithm="fedkseed", pool=8, probes=8, clients_per_round=4, slices="whole",
         step="raw", rate=2.0**-4, clip=0, weighting="uniform", aggregate="median",
     )  # fmt: skip
-    zo: Any = zeroth_order_method(spec, LAYOUT, 7)
+    zo: Any = zeroth_order_algorithm(spec, LAYOUT, 7)
     parts = [ClientScalars(seed, 10, Scalars(1, (1.0,) * 8, ())) for seed in range(4)]
     drawn = [zo.drawn(part.seed, 8) for part in parts]
     (step,) = aggregating.steps(zo, Grid(14), 0, parts)
@@ -297,7 +297,7 @@ def test_a_pools_direction_moves_by_the_share_of_those_who_drew_it_and_not_for_f
     [
         (
             lambda: zeroth_order_settings(
-                rounds=1, method="fedkseed", pool=1024, aggregate="median", weighting="uniform"
+                rounds=1, algorithm="fedkseed", pool=1024, aggregate="median", weighting="uniform"
             ),
             "pool = 1024: must be so few that clients_per_round",
         ),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import aggregating
-from tests.algorithms import zeroth_order_method, zeroth_order_settings
+from tests.algorithms import zeroth_order_algorithm, zeroth_order_settings
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.algorithms.step_builder import Move, steps_of
 from zowarmup.common.exact.directions import lanes
@@ -35,7 +35,7 @@ def test_a_thousand_rounds_of_small_steps_follow_float64(length: float) -> None:
     """Directions are new in each round, so what rounding adds is a random walk along them, which the path outgrows."""
     settings = {"rounds": ROUNDS, "probes": PROBES, "head_projections": 0, "slices": "whole", "step": "raw"}
     rate = length * GRID.tick * PROBES * CLIENTS
-    zo = zeroth_order_method(zeroth_order_settings(**settings, rate=rate), LAYOUT, 0)  # type: ignore[arg-type]
+    zo = zeroth_order_algorithm(zeroth_order_settings(**settings, rate=rate), LAYOUT, 0)  # type: ignore[arg-type]
     weights, reference, travelled = np.zeros(SIZE, np.float32), np.zeros(SIZE), 0.0
     chance = np.random.default_rng(3)
     uphill = chance.normal(size=SIZE)

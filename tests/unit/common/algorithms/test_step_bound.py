@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import aggregating
-from tests.algorithms import zeroth_order_method, zeroth_order_settings
+from tests.algorithms import zeroth_order_algorithm, zeroth_order_settings
 from tests.unit.common.algorithms.test_zowarmup import LAYOUT
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.algorithms.step_builder import Moments, Move, held
@@ -21,7 +21,7 @@ from zowarmup.common.exact.steps import apply_steps
 from zowarmup.common.messages.values import Scalars, Tier
 
 GRID, EXAMPLES, ROUNDS = Grid(14), 10, 10
-METHODS: list[dict[str, Any]] = [
+ALGORITHMS: list[dict[str, Any]] = [
     {},
     {"clip": 0.0},
     {"head_projections": 0},
@@ -29,16 +29,16 @@ METHODS: list[dict[str, Any]] = [
     {"local_steps": 3, "local_rate": 0.1},
     {"directions": "gaussian"},
     {"directions": "gaussian", "clip": 0.0},
-    {"method": "decomfl"},
-    {"method": "fedkseed", "pool": 8},
+    {"algorithm": "decomfl"},
+    {"algorithm": "fedkseed", "pool": 8},
     {"step": "raw", "rate": 0.001},
     {"step": "raw", "rate": 0.001, "directions": "gaussian", "clip": 0.0},
     {"step": "adam"},
     {"step": "adam", "clip": 0.0, "directions": "gaussian"},
-    {"step": "adam", "method": "decomfl", "clip": 0.0},
+    {"step": "adam", "algorithm": "decomfl", "clip": 0.0},
     {"local_steps": 3, "directions": "gaussian", "clip": 0.0},
     {"gradient_projections": 6},
-    {"method": "fedkseed", "pool": 3, "step": "raw", "rate": 0.001},
+    {"algorithm": "fedkseed", "pool": 3, "step": "raw", "rate": 0.001},
 ]
 # What float32 holds and `check` lets pass: zeros and subnormal numbers, ordinary ones and the steepest.
 SCALARS = st.one_of(
@@ -48,13 +48,13 @@ SCALARS = st.one_of(
 )
 
 
-@pytest.mark.parametrize("settings", METHODS, ids=str)
+@pytest.mark.parametrize("settings", ALGORITHMS, ids=str)
 @given(data=st.data())
 def test_no_round_moves_a_block_further_than_the_learning_rate_allows(settings: dict[str, Any], data: Any) -> None:
     head = {} if {"pool", "head_projections"} & settings.keys() else {"head_projections": 5}
     given: dict[str, Any] = {"rounds": ROUNDS, "probes": 4, "rate": 0.5, "tau": 0.75, **head, **settings}
     spec = zeroth_order_settings(**given)
-    zo = zeroth_order_method(spec, LAYOUT, 77)
+    zo = zeroth_order_algorithm(spec, LAYOUT, 77)
     clients, done = data.draw(st.integers(1, 6)), data.draw(st.integers(0, ROUNDS - 1))
     moments: Moments = ()
     for number in range(data.draw(st.integers(1, 3))):
@@ -70,7 +70,7 @@ def test_no_round_moves_a_block_further_than_the_learning_rate_allows(settings: 
         steps, moments = made.steps(GRID), made.moments
         moved = np.zeros(LAYOUT.size, np.float32)
         apply_steps(moved, GRID, steps)
-        local = spec.probes if spec.method == "fedkseed" else spec.local_steps
+        local = spec.probes if spec.algorithm == "fedkseed" else spec.local_steps
         slope = STEEPEST if spec.step == "raw" else 1 - done / ROUNDS
         allowed = local * spec.rate * spec.tau**2 * slope
         for block in {step.block for step in steps}:
@@ -82,7 +82,7 @@ def test_no_round_moves_a_block_further_than_the_learning_rate_allows(settings: 
 
 def test_projections_that_dwarf_the_probes_move_the_head_by_the_rate_at_most() -> None:
     """The fault that this bound is for: probes of nearly nothing, projections of an ordinary size."""
-    zo = zeroth_order_method(zeroth_order_settings(rounds=10, probes=4, head_projections=5, rate=0.5), LAYOUT, 0)
+    zo = zeroth_order_algorithm(zeroth_order_settings(rounds=10, probes=4, head_projections=5, rate=0.5), LAYOUT, 0)
     parts = [
         ClientScalars(seed, 10, Scalars(1, (1e-7, -1e-7, 1e-7, 1e-7), (3.0, -4.0, 2.0, 5.0, 1.0))) for seed in range(4)
     ]
@@ -96,7 +96,7 @@ def test_a_burst_after_quiet_rounds_moves_adam_by_the_rate_at_most() -> None:
     """Adam's divisor remembers the quiet: on its own it would let a burst move ten times as far, with beta2 = 0.99."""
     wide = Block("all", 0, 3000)
     layout = Layout((Tensor("w", (3000,), 0),), 3000, 3000, (wide,))
-    zo = zeroth_order_method(
+    zo = zeroth_order_algorithm(
         zeroth_order_settings(rounds=1000, step="adam", rate=0.5, probes=8, head_projections=0), layout, 0
     )
     chance = np.random.default_rng(0)

@@ -43,7 +43,7 @@ Vector = NDArray[np.float32]
 Wide = NDArray[np.float64]
 
 
-def method(layout: Layout = LAYOUT, **settings: object) -> ZOWarmUp:
+def algorithm(layout: Layout = LAYOUT, **settings: object) -> ZOWarmUp:
     spec = zeroth_order_settings(rounds=10, probes=4, head_projections=5, eps=1e-3, rate=1.0)
     return ZOWarmUp(replace(spec, **settings), layout)
 
@@ -127,7 +127,7 @@ def test_slopes_of_a_quadratic(slices: str, eps: float) -> None:
     """z . (w - mean centre) whatever eps, since the eps that counts is the one in whole ticks."""
     weights = drawn()
     forward = Quadratic(weights)
-    scalars = method(HEADLESS, slices=slices, eps=eps).contribute(weights, GRID, forward, 10, work())
+    scalars = algorithm(HEADLESS, slices=slices, eps=eps).contribute(weights, GRID, forward, 10, work())
     for index, slope in enumerate(scalars.probes):
         chosen = forward.asked[2 * index][0]
         expected = signs(7, index, HEADLESS.block("all")) @ (weights - forward.centres[chosen].mean(axis=0))
@@ -141,7 +141,7 @@ def test_both_sides_of_every_probe_are_exact() -> None:
     weights = drawn()
     before = weights.copy()
     forward = Recorded(weights)
-    method(probes=10).contribute(weights, GRID, forward, 10, work())
+    algorithm(probes=10).contribute(weights, GRID, forward, 10, work())
     length = GRID.whole_ticks(1e-3) * GRID.tick
     for call, (_, seen) in enumerate(forward.asked):
         move = (1, -1)[call % 2] * length * signs(7, call // 2, LAYOUT.block("trunk"))
@@ -153,7 +153,7 @@ def test_both_sides_of_every_probe_are_exact() -> None:
 def test_own_slices_partition_the_data(examples: int, probes: int, seed: int) -> None:
     weights = drawn()
     forward = Recorded(weights)
-    zo = method(probes=probes)
+    zo = algorithm(probes=probes)
     scalars = zo.contribute(weights, GRID, forward, examples, work(seed))
     above, below = forward.asked[::2], forward.asked[1::2]
     slices = [chosen for chosen, _ in above]
@@ -169,7 +169,7 @@ def test_slices_are_new_every_round_and_follow_the_seed() -> None:
     def order(seed: int) -> list[int]:
         weights = drawn()
         forward = Recorded(weights)
-        method().contribute(weights, GRID, forward, 40, work(seed))
+        algorithm().contribute(weights, GRID, forward, 40, work(seed))
         return list(itertools.chain(*(chosen for chosen, _ in forward.asked[::2])))
 
     assert order(1) == order(1)
@@ -180,7 +180,7 @@ def test_slices_are_new_every_round_and_follow_the_seed() -> None:
 def test_whole_slices_are_all_of_the_data() -> None:
     weights = drawn()
     forward = Recorded(weights)
-    zo = method(slices="whole")
+    zo = algorithm(slices="whole")
     zo.contribute(weights, GRID, forward, 3, work())
     assert [chosen for chosen, _ in forward.asked] == [[0, 1, 2]] * 8
     assert zo.probes(3) == 4
@@ -189,7 +189,7 @@ def test_whole_slices_are_all_of_the_data() -> None:
 def test_weights_come_back_bit_for_bit() -> None:
     weights = drawn()
     before = weights.tobytes()
-    method().contribute(weights, GRID, Classifier(weights), 10, work())
+    algorithm().contribute(weights, GRID, Classifier(weights), 10, work())
     assert weights.tobytes() == before
 
 
@@ -198,7 +198,7 @@ def test_weights_come_back_when_forward_raises(call: int) -> None:
     weights = drawn()
     before = weights.tobytes()
     with pytest.raises(ConnectionError):
-        method().contribute(weights, GRID, Classifier(weights, fails_at=call), 10, work())
+        algorithm().contribute(weights, GRID, Classifier(weights, fails_at=call), 10, work())
     assert weights.tobytes() == before
 
 
@@ -212,7 +212,7 @@ def test_scalars_that_are_not_finite_are_refused(loss: float) -> None:
     before = weights.tobytes()
     advice = r"not finite; check this device's data, or .* a lower zeroth_order\.rate \(it is "
     with pytest.raises(ValueError, match=advice) as raised:
-        method(HEADLESS).contribute(weights, GRID, Broken(weights), 10, work())
+        algorithm(HEADLESS).contribute(weights, GRID, Broken(weights), 10, work())
     assert len(str(raised.value)) <= LONGEST_REASON
     assert weights.tobytes() == before
 
@@ -221,7 +221,7 @@ def test_a_probe_beyond_the_grid_changes_nothing() -> None:
     weights = GRID.quantise(np.zeros(LAYOUT.size))
     fine = Grid(23)
     with pytest.raises(HeadroomExceeded, match=r"^zeroth_order\.eps \(1\) is too long: "):
-        method(eps=1.0, tau=1.5).contribute(weights, fine, Classifier(weights), 10, work())
+        algorithm(eps=1.0, tau=1.5).contribute(weights, fine, Classifier(weights), 10, work())
     assert not weights.any()
 
 
@@ -230,7 +230,7 @@ def test_local_steps_beyond_the_grid_name_the_rate(rate: float, local_rate: floa
     weights = drawn()
     before = weights.tobytes()
     with pytest.raises(HeadroomExceeded, match=rf"^zeroth_order\.{named} is too high for local steps: "):
-        method(local_steps=2, rate=rate, local_rate=local_rate).contribute(
+        algorithm(local_steps=2, rate=rate, local_rate=local_rate).contribute(
             weights, GRID, Classifier(weights), 10, work()
         )
     assert weights.tobytes() == before
@@ -241,7 +241,7 @@ def test_local_steps_beyond_the_grid_name_the_rate(rate: float, local_rate: floa
 def test_projections_are_of_the_heads_gradient(count: int, slices: str) -> None:
     weights = drawn()
     forward = Classifier(weights)
-    zo = method(head_projections=count, slices=slices)
+    zo = algorithm(head_projections=count, slices=slices)
     scalars = zo.contribute(weights, GRID, forward, 10, work())
     assert len(scalars.projections) == zo.projections() == count
     head = LAYOUT.block("head")
@@ -264,10 +264,10 @@ def test_project_walks_a_block_of_any_place_and_length() -> None:
 
 
 def test_what_is_probed() -> None:
-    assert method().probed == LAYOUT.block("trunk")
-    assert method(head_projections=0).probed == LAYOUT.block("all")
-    assert method(HEADLESS).probed == HEADLESS.block("all")
-    assert method(HEADLESS).projections() == 0
+    assert algorithm().probed == LAYOUT.block("trunk")
+    assert algorithm(head_projections=0).probed == LAYOUT.block("all")
+    assert algorithm(HEADLESS).probed == HEADLESS.block("all")
+    assert algorithm(HEADLESS).projections() == 0
 
 
 @pytest.mark.parametrize("slices", ["own", "whole"])
@@ -276,7 +276,7 @@ def test_the_mean_over_seeds_is_the_gradient(slices: str, layout: Layout, projec
     weights = drawn()
     forward = Classifier(weights)
     gradient = forward.gradient(weights)
-    zo = method(layout, slices=slices, head_projections=projections, step="raw")
+    zo = algorithm(layout, slices=slices, head_projections=projections, step="raw")
     rounds = 1000
     total = np.zeros(layout.size)
     for seed in range(rounds):
@@ -294,7 +294,7 @@ def test_the_mean_over_seeds_is_the_gradient(slices: str, layout: Layout, projec
 def test_descent_along_the_estimate_lowers_the_loss() -> None:
     weights = drawn()
     forward = Classifier(weights)
-    zo = method(rate=0.1, rounds=100)
+    zo = algorithm(rate=0.1, rounds=100)
     losses = []
     for done in range(100):
         losses.append(forward.differentiated(weights, np.arange(10))[0])
@@ -307,7 +307,7 @@ def test_check_accepts_what_contribute_gives() -> None:
     weights = drawn()
     for examples in (1, 3, 10):
         forward = Classifier(weights)
-        method().check(work(), Tier.LOW, examples, method().contribute(weights, GRID, forward, examples, work()))
+        algorithm().check(work(), Tier.LOW, examples, algorithm().contribute(weights, GRID, forward, examples, work()))
 
 
 @pytest.mark.parametrize(
@@ -323,14 +323,14 @@ def test_check_accepts_what_contribute_gives() -> None:
 )
 def test_check_refuses(scalars: Scalars, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        method().check(work(), Tier.LOW, 10, scalars)
+        algorithm().check(work(), Tier.LOW, 10, scalars)
 
 
 def test_check_counts_the_examples() -> None:
-    method().check(work(), Tier.LOW, 2, Scalars(3, (0.0,) * 2, (0.0,) * 5))
-    method(slices="whole").check(work(), Tier.LOW, 2, Scalars(3, (0.0,) * 4, (0.0,) * 5))
+    algorithm().check(work(), Tier.LOW, 2, Scalars(3, (0.0,) * 2, (0.0,) * 5))
+    algorithm(slices="whole").check(work(), Tier.LOW, 2, Scalars(3, (0.0,) * 4, (0.0,) * 5))
     with pytest.raises(ValueError, match="4 probes, 2 were asked for with 2 examples"):
-        method().check(work(), Tier.LOW, 2, Scalars(3, (0.0,) * 4, (0.0,) * 5))
+        algorithm().check(work(), Tier.LOW, 2, Scalars(3, (0.0,) * 4, (0.0,) * 5))
 
 
 def ticks(steps: Sequence[Step]) -> list[tuple[int, str, tuple[int, ...]]]:
@@ -346,7 +346,7 @@ def require_nearly(steps: Sequence[Step], expected: list[tuple[int, str, tuple[f
 
 def test_combine_raw_exactly() -> None:
     """Clients of 6 and 2 examples weigh 3/4 and 1/4; slices of 2, 2, 1 and 1 examples 1/3, 1/3, 1/6 and 1/6."""
-    zo = method(step="raw", rate=0.5, head_projections=2, most_times_median=0)
+    zo = algorithm(step="raw", rate=0.5, head_projections=2, most_times_median=0)
     contributions = [
         ClientScalars(5, 6, Scalars(3, (3.0, -6.0, 12.0, 0.0), (4.0, -8.0))),
         ClientScalars(9, 2, Scalars(3, (8.0, 16.0), (16.0, 0.0))),
@@ -364,13 +364,13 @@ def test_combine_follows_the_order_given() -> None:
         ClientScalars(5, 10, Scalars(3, (1.0, 2.0, 3.0, 4.0), ())),
         ClientScalars(9, 10, Scalars(3, (5.0, 6.0, 7.0, 8.0), ())),
     )
-    zo = method(head_projections=0)
+    zo = algorithm(head_projections=0)
     assert aggregating.steps(zo, GRID, 0, [first, second]) == aggregating.steps(zo, GRID, 0, [second, first])[::-1]
     assert [step.seed for step in aggregating.steps(zo, GRID, 0, [first, second])] == [5, 9]
 
 
 def test_uniform_weighting_and_whole_slices() -> None:
-    zo = method(step="raw", weighting="uniform", slices="whole", probes=2, head_projections=0)
+    zo = algorithm(step="raw", weighting="uniform", slices="whole", probes=2, head_projections=0)
     contributions = [ClientScalars(5, 6, Scalars(3, (1.0, -2.0), ())), ClientScalars(9, 2, Scalars(3, (4.0, 0.0), ()))]
     assert ticks(aggregating.steps(zo, GRID, 0, contributions)) == [
         (5, "all", (-ONE // 4, ONE // 2)),
@@ -380,7 +380,7 @@ def test_uniform_weighting_and_whole_slices() -> None:
 
 def test_the_normaliser_is_the_weighted_root_mean_square_of_the_probes_and_of_longer_projections_theirs() -> None:
     """3/4 (1/2 1^2 + 1/2 7^2) + 1/4 25^2 = 175 for clients of 6 and 2 examples; of the projections, 3/4 100^2."""
-    zo = method(probes=2, head_projections=1, rate=2.0, most_times_median=0)
+    zo = algorithm(probes=2, head_projections=1, rate=2.0, most_times_median=0)
     contributions = [
         ClientScalars(5, 6, Scalars(3, (1.0, 7.0), (100.0,))),
         ClientScalars(9, 2, Scalars(3, (25.0, -25.0), (0.0,))),
@@ -401,17 +401,17 @@ def test_the_normaliser_is_the_weighted_root_mean_square_of_the_probes_and_of_lo
 def test_a_normalised_step_does_not_depend_on_the_losss_scale(scale: float) -> None:
     slopes, projections = (1.0, 2.0, -3.0, 4.0), (5.0, 6.0, 7.0, 8.0, 9.0)
     scaled = Scalars(3, tuple(scale * s for s in slopes), tuple(scale * p for p in projections))
-    assert aggregating.steps(method(), GRID, 4, [ClientScalars(5, 10, scaled)]) == aggregating.steps(
-        method(), GRID, 4, [ClientScalars(5, 10, Scalars(3, slopes, projections))]
+    assert aggregating.steps(algorithm(), GRID, 4, [ClientScalars(5, 10, scaled)]) == aggregating.steps(
+        algorithm(), GRID, 4, [ClientScalars(5, 10, Scalars(3, slopes, projections))]
     )
 
 
 @pytest.mark.parametrize(("done", "share"), [(0, 1.0), (5, 0.5), (9, 0.1)])
 def test_normalised_steps_are_annealed(done: int, share: float) -> None:
-    zo = method(probes=1, head_projections=0)
+    zo = algorithm(probes=1, head_projections=0)
     (step,) = aggregating.steps(zo, GRID, done, [ClientScalars(5, 10, Scalars(3, (-3.0,), ()))])
     assert step.ticks == (round(share * ONE),)
-    raw = method(probes=1, head_projections=0, step="raw")
+    raw = algorithm(probes=1, head_projections=0, step="raw")
     assert aggregating.steps(raw, GRID, done, [ClientScalars(5, 10, Scalars(3, (-3.0,), ()))])[0].ticks == (3 * ONE,)
 
 
@@ -419,8 +419,8 @@ def test_tau_is_folded_in() -> None:
     """(eps, rate, tau) is (eps tau, rate tau^2, 1)."""
     for step in ("raw", "normalized"):
         plain, folded = (
-            method(step=step, eps=0.0009765625, rate=0.25),
-            method(step=step, eps=0.001953125, rate=1.0, tau=0.5),
+            algorithm(step=step, eps=0.0009765625, rate=0.25),
+            algorithm(step=step, eps=0.001953125, rate=1.0, tau=0.5),
         )
         weights = drawn()
         scalars = plain.contribute(weights, GRID, Classifier(weights), 10, work())
@@ -432,23 +432,23 @@ def test_tau_is_folded_in() -> None:
 
 @pytest.mark.parametrize("size", [0.0, FLAT / 2])
 def test_a_flat_loss_moves_nothing(size: float) -> None:
-    steps = aggregating.steps(method(), GRID, 0, [ClientScalars(5, 10, Scalars(3, (size,) * 4, (1.0,) * 5))])
+    steps = aggregating.steps(algorithm(), GRID, 0, [ClientScalars(5, 10, Scalars(3, (size,) * 4, (1.0,) * 5))])
     assert ticks(steps) == [(5, "trunk", (0,) * 4), (5, "head", (0,) * 5)]
-    raw = aggregating.steps(method(step="raw"), GRID, 0, [ClientScalars(5, 10, Scalars(3, (0.0,) * 4, (0.0,) * 5))])
+    raw = aggregating.steps(algorithm(step="raw"), GRID, 0, [ClientScalars(5, 10, Scalars(3, (0.0,) * 4, (0.0,) * 5))])
     assert ticks(raw) == [(5, "trunk", (0,) * 4), (5, "head", (0,) * 5)]
 
 
 def test_a_step_too_long_for_the_grid_is_refused() -> None:
     with pytest.raises(HeadroomExceeded, match="too long for the grid"):
-        aggregating.steps(method(step="raw"), GRID, 0, [ClientScalars(5, 10, Scalars(3, (STEEP,) * 4, (0.0,) * 5))])
+        aggregating.steps(algorithm(step="raw"), GRID, 0, [ClientScalars(5, 10, Scalars(3, (STEEP,) * 4, (0.0,) * 5))])
 
 
 def test_what_combine_asks_for() -> None:
     with pytest.raises(ValueError, match="without contributions"):
-        aggregating.steps(method(), GRID, 0, [])
+        aggregating.steps(algorithm(), GRID, 0, [])
     for done in (-1, 10):
         with pytest.raises(ValueError, match=f"done = {done}: must be 0 to 9"):
-            aggregating.steps(method(), GRID, done, [ClientScalars(5, 10, Scalars(3, (1.0,) * 4, (1.0,) * 5))])
+            aggregating.steps(algorithm(), GRID, done, [ClientScalars(5, 10, Scalars(3, (1.0,) * 4, (1.0,) * 5))])
 
 
 def test_a_client_abstains_where_the_coordinator_would_refuse_its_scalars() -> None:
@@ -463,7 +463,7 @@ def test_a_client_abstains_where_the_coordinator_would_refuse_its_scalars() -> N
             return LossAndGradient(1e12 * found.loss_sum, found.head_gradient_sum)
 
     with pytest.raises(ValueError, match="one of the probes is beyond"):
-        method().contribute(weights, GRID, Lost(), 10, work())
+        algorithm().contribute(weights, GRID, Lost(), 10, work())
     np.testing.assert_array_equal(weights, before)
     with pytest.raises(ValueError, match="one of the probes is beyond"):
-        method(gradient_projections=4).project(np.full(LAYOUT.trainable, 1e12), work())
+        algorithm(gradient_projections=4).project(np.full(LAYOUT.trainable, 1e12), work())

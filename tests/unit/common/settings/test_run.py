@@ -96,21 +96,25 @@ def test_a_file_that_is_nested_without_end_is_one_sentence(tmp_path: Path) -> No
         (
             "warmup",
             {"beta1": 0.5},
-            'run.toml: warmup.beta1 is not a setting of method "fedavg"; allowed here: method, rounds',
+            'run.toml: warmup.beta1 is not a setting of algorithm "fedavg"; allowed here: algorithm, rounds',
         ),
-        ("warmup", {"method": "heterofl", "tau": 0.5}, 'warmup.tau is not a setting of method "heterofl"'),
+        ("warmup", {"algorithm": "heterofl", "tau": 0.5}, 'warmup.tau is not a setting of algorithm "heterofl"'),
         (
             "warmup",
-            {"method": "fedavgm"},
-            "warmup.method = 'fedavgm': must be 'fedavg', 'fedadam', 'fedyogi', 'heterofl' or package.module:Algorithm",
+            {"algorithm": "fedavgm"},
+            "warmup.algorithm = 'fedavgm': must be 'fedavg', 'fedadam', 'fedyogi', 'heterofl' or package.module:Algorithm",
         ),
-        ("warmup", {"method": 3}, "warmup.method = 3: must be"),
+        ("warmup", {"algorithm": 3}, "warmup.algorithm = 3: must be"),
         ("warmup", {"rounds": "3"}, "warmup.rounds = '3': input should be a valid integer"),
         ("warmup", {"rate": -1.0}, "warmup.rate = -1.0: must be above 0"),
         ("warmup", {"pivot": "soon"}, "warmup.pivot = 'soon': must be 'rounds' or 'auto'"),
-        ("zeroth_order", {"trim": 0.1}, 'zeroth_order.trim is not a setting of method "zowarmup"'),
-        ("zeroth_order", {"method": "mixed", "gradient_projections": 3}, 'not a setting of method "mixed"'),
-        ("zeroth_order", {"method": "decomfl", "aggregate": "median"}, "zeroth_order.weighting = 'examples': must be"),
+        ("zeroth_order", {"trim": 0.1}, 'zeroth_order.trim is not a setting of algorithm "zowarmup"'),
+        ("zeroth_order", {"algorithm": "mixed", "gradient_projections": 3}, 'not a setting of algorithm "mixed"'),
+        (
+            "zeroth_order",
+            {"algorithm": "decomfl", "aggregate": "median"},
+            "zeroth_order.weighting = 'examples': must be",
+        ),
     ],
 )
 def test_a_setting_that_does_not_belong_is_refused_by_name(
@@ -123,8 +127,8 @@ def test_a_setting_that_does_not_belong_is_refused_by_name(
 
 def test_settings_do_not_go_by_anothers_name() -> None:
     run = run_file_of(RAW, "run.toml")
-    with pytest.raises(ValueError, match=r"warmup.method = 'heterofl': must be that of FedAvgSettings"):
-        replace(run, warmup=replace(run.warmup, method="heterofl"))
+    with pytest.raises(ValueError, match=r"warmup.algorithm = 'heterofl': must be that of FedAvgSettings"):
+        replace(run, warmup=replace(run.warmup, algorithm="heterofl"))
 
 
 def test_a_section_is_a_table() -> None:
@@ -134,17 +138,17 @@ def test_a_section_is_a_table() -> None:
 
 def test_each_algorithm_comes_back_from_what_is_written_of_it(tmp_path: Path) -> None:
     """The ledger's form, and what clients are sent."""
-    for section, methods in SECTIONS.items():
-        for method in methods:
-            own: dict[str, Any] = {"pool": 7} if method == "fedkseed" else {}
-            own |= {"server_rate": 0.5} if method in ("fedadam", "fedyogi") else {}
-            run = run_file_of({**RAW, section: {"method": method, "rounds": 3, **own}}, "run.toml")
+    for section, algorithms in SECTIONS.items():
+        for algorithm in algorithms:
+            own: dict[str, Any] = {"pool": 7} if algorithm == "fedkseed" else {}
+            own |= {"server_rate": 0.5} if algorithm in ("fedadam", "fedyogi") else {}
+            run = run_file_of({**RAW, section: {"algorithm": algorithm, "rounds": 3, **own}}, "run.toml")
             program = ev.ProgramRecord("", 0, "", DataCard(shape=(1,), classes=2), 0, 0, *scored(2))
             created = ev.RunCreated("id", run, program, ev.Snapshot(0, "", 20, "d0"))
-            ledger = Ledger(tmp_path / method)
+            ledger = Ledger(tmp_path / algorithm)
             ledger.append([created], 0.0, 0)
             assert [event for _, event in ledger.read()] == [created]
             ledger.close()
             spec = replace(SPEC, warmup=run.warmup, zeroth_order=run.zeroth_order)
             assert ClientSpec.from_json(spec.to_json()) == spec
-            assert type(spec.phases[section == "zeroth_order"]) is methods[method]
+            assert type(spec.phases[section == "zeroth_order"]) is algorithms[algorithm]

@@ -81,7 +81,7 @@ def test_participants_are_drawn_once_everybody_is_there() -> None:
 
 
 def test_where_the_low_tier_trains_everybody_is_drawn() -> None:
-    both = table(method=[{"name": "heterofl", "warmup": {"method": "heterofl", "rounds": 40}}])
+    both = table(method=[{"name": "heterofl", "warmup": {"algorithm": "heterofl", "rounds": 40}}])
     (run, *_) = (cell.job.run for cell in cells(both, both.method[0], {}))
     assert (run.warmup.clients_per_round, run.warmup.minimum_clients) == (10, 10)
 
@@ -183,7 +183,7 @@ def test_what_is_wrong_with_a_table_is_named(changes: dict[str, Any], sentence: 
     [
         (
             {"zeroth_order": {"prbes": 3}},
-            'zeroth_order.prbes is not a setting of method "zowarmup"; allowed here: method, rounds',
+            'zeroth_order.prbes is not a setting of algorithm "zowarmup"; allowed here: algorithm, rounds',
         ),
         ({"model": {}}, "ours-10-0: model.name is missing"),
         ({"evaluation": {}}, "ours-10-0: evaluation.data is missing: name the held-out set"),

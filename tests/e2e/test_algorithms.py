@@ -1,4 +1,4 @@
-"""Each method with real processes: a short run on the digits, and the same bits everywhere."""
+"""Each algorithm with real processes: a short run on the digits, and the same bits everywhere."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,20 +17,26 @@ from zowarmup.server.store.fsck import check
 
 NAMES = {"high-1": "high", "low-1": "low", "low-2": "low"}
 ROUNDS = 4
-METHODS: dict[str, dict[str, Any]] = {
+ALGORITHMS: dict[str, dict[str, Any]] = {
     "exact projections": {"probes": 8, "head_projections": 4, "gradient_projections": 24},
-    "decomfl, local steps": {"method": "decomfl", "probes": 8, "head_projections": 4, "local_steps": 2, "rate": 0.05},
+    "decomfl, local steps": {
+        "algorithm": "decomfl",
+        "probes": 8,
+        "head_projections": 4,
+        "local_steps": 2,
+        "rate": 0.05,
+    },
     "adam": {"probes": 8, "head_projections": 4, "step": "adam", "beta2": 0.9, "rate": 0.01},
     "gaussian": {"probes": 8, "head_projections": 4, "directions": "gaussian", "rate": 0.1},
-    "mixed": {"probes": 8, "head_projections": 4, "method": "mixed", "rate": 0.1},
-    "fedkseed": {"method": "fedkseed", "pool": 64, "probes": 8, "step": "raw", "rate": 1e-4},
+    "mixed": {"probes": 8, "head_projections": 4, "algorithm": "mixed", "rate": 0.1},
+    "fedkseed": {"algorithm": "fedkseed", "pool": 64, "probes": 8, "step": "raw", "rate": 1e-4},
 }
 
 
 def run_file(**settings: Any) -> RunFile:
     everyone = {"clients_per_round": len(NAMES), "quorum": 1.0, "learn_deadline": False, "snapshot_every": 1000}
     return RunFile(
-        name="methods",
+        name="algorithms",
         seed=3,
         draws="seed",
         model=Model(name="mlp"),
@@ -40,9 +46,9 @@ def run_file(**settings: Any) -> RunFile:
     )
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_method_moves_every_replica_alike(name: str, fleet: Callable[[], Any]) -> None:
-    settings = METHODS[name]
+    settings = ALGORITHMS[name]
     mixed = fleet()
     mixed.lead(run_file(**settings))
     for shard, (client, tier) in enumerate(NAMES.items(), 1):
@@ -52,7 +58,7 @@ def test_a_method_moves_every_replica_alike(name: str, fleet: Callable[[], Any])
     assert status.version == 1 + ROUNDS
     archive = open_archive(mixed.data_dir)
     stepped = sorted(archive.history.commits)
-    if settings.get("method") == "mixed":
+    if settings.get("algorithm") == "mixed":
         assert stepped == [], "a mean of deltas is a snapshot"
         uploaded = payload(status.traffic, "up", Tier.HIGH, Phase.ZEROTH_ORDER, ("delta",))
         assert uploaded == pytest.approx(ROUNDS * 4 * archive.layout.size, rel=0.02)
@@ -64,10 +70,10 @@ def test_a_method_moves_every_replica_alike(name: str, fleet: Callable[[], Any])
     report = check(mixed.data_dir)
     assert (report.problems, report.notes) == ([], []), "every version comes out of its contributions again"
     assert len(archive.state.moments) == (3 if settings.get("step") == "adam" else 0)
-    if settings.get("method") == "decomfl":
+    if settings.get("algorithm") == "decomfl":
         steps = [step for commit in archive.history.since(1, 1 + ROUNDS) or () for step in commit.steps]
         assert [(step.block.name, len(step.ticks)) for step in steps] == [("trunk", 16), ("head", 8)] * ROUNDS
-    if settings.get("method") == "fedkseed":
+    if settings.get("algorithm") == "fedkseed":
         steps = [step for commit in archive.history.since(1, 1 + ROUNDS) or () for step in commit.steps]
         assert len(steps) == ROUNDS and len({step.seed for step in steps}) == 1
         assert max(len(step.ticks) for step in steps) <= 64

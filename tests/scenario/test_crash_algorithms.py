@@ -1,4 +1,4 @@
-"""Crashes in a run of each method: what a method remembers, and what it makes of contributions, survives."""
+"""Crashes in a run of each algorithm: what an algorithm remembers, and what it makes of contributions, survives."""
 
 import random
 from dataclasses import replace
@@ -15,20 +15,20 @@ from zowarmup.server.coordinator import Coordinator
 
 __all__ = ["folder"]
 pytestmark = pytest.mark.backends("files")
-METHODS: dict[str, dict[str, Any]] = {
+ALGORITHMS: dict[str, dict[str, Any]] = {
     "exact projections": {"gradient_projections": 5},
-    "decomfl, local steps": {"method": "decomfl", "local_steps": 2},
-    "fedkseed": {"method": "fedkseed", "pool": 8, "step": "raw", "rate": 1e-4},
+    "decomfl, local steps": {"algorithm": "decomfl", "local_steps": 2},
+    "fedkseed": {"algorithm": "fedkseed", "pool": 8, "step": "raw", "rate": 1e-4},
     "adam": {"step": "adam", "beta2": 0.8, "rate": 0.01},
     "gaussian": {"directions": "gaussian"},
-    "mixed": {"method": "mixed"},
+    "mixed": {"algorithm": "mixed"},
 }
 WARM_UPS: dict[str, dict[str, Any]] = {
-    "heterofl": {"method": "heterofl", "clients_per_round": len(TRIO)},
+    "heterofl": {"algorithm": "heterofl", "clients_per_round": len(TRIO)},
 }
 
 
-@pytest.mark.parametrize("name", [*METHODS, *WARM_UPS])
+@pytest.mark.parametrize("name", [*ALGORITHMS, *WARM_UPS])
 def test_the_same_model_comes_out_whatever_crashes_and_whoever_comes_first(
     folder: Path, backend: Backend, name: str
 ) -> None:
@@ -36,7 +36,7 @@ def test_the_same_model_comes_out_whatever_crashes_and_whoever_comes_first(
     settings = replace(
         plain,
         warmup=changed(plain.warmup, **WARM_UPS.get(name, {})),
-        zeroth_order=changed(plain.zeroth_order, **METHODS.get(name, {})),
+        zeroth_order=changed(plain.zeroth_order, **ALGORITHMS.get(name, {})),
     )
     calm = outcome(folder / "calm", TRIO, settings=settings)
     assert (calm.version, calm.lives, calm.lost) == (30, 1, 0)

@@ -1,4 +1,4 @@
-"""What a method changes in how rounds are opened and checked."""
+"""What an algorithm changes in how rounds are opened and checked."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,11 +16,11 @@ from zowarmup.server.core.decide import waiting, work_for
 from zowarmup.server.core.errors import Rejected
 
 
-def running(begin: Callable[..., Script], **method: Any) -> Script:
+def running(begin: Callable[..., Script], **algorithm: Any) -> Script:
     """In its first zeroth-order round, with one client of each tier."""
     script = begin(warmup=0, zeroth_order=3)
     run_file = script.state.run_file
-    chosen = replace(run_file, zeroth_order=changed(run_file.zeroth_order, **method))
+    chosen = replace(run_file, zeroth_order=changed(run_file.zeroth_order, **algorithm))
     script.state = replace(script.state, run_file=chosen)
     script.join("high", Tier.HIGH)
     script.join("low")
@@ -51,7 +51,7 @@ def opened(script: Script) -> list[ev.RoundOpened]:
 
 
 def test_shared_seeds_are_one_for_a_round_and_another_for_the_next(begin: Callable[..., Script]) -> None:
-    script = running(begin, method="decomfl")
+    script = running(begin, algorithm="decomfl")
     script.contribute("high", "low")
     script.commit()
     (first, second) = [set(event.seeds) for event in opened(script)]
@@ -88,7 +88,7 @@ def test_each_tier_must_send_what_is_its_to_send(begin: Callable[..., Script]) -
 
 
 def test_a_high_tier_that_goes_on_training_gets_the_warm_ups_work(begin: Callable[..., Script]) -> None:
-    script = running(begin, method="mixed")
+    script = running(begin, algorithm="mixed")
     given = {client: work_for(script.state, client, script.now) for client in ("high", "low")}
     assert {client: work.phase for client, work in given.items() if work} == {
         "high": Phase.ZEROTH_ORDER,
