@@ -14,7 +14,7 @@ from tests.faults.backends import Backend
 from tests.faults.small import PAIR, TRIO, WARM_UP_ROUNDS, TrueEvaluator, run_file
 from tests.scenario.test_crash_algorithms import ALGORITHMS, WARM_UPS
 from tests.scenario.test_crash_points import folder, outcome
-from tests.tasks import accuracy_of
+from tests.tasks import accuracy_of, classification
 from zowarmup.common.exact.layout import digest
 from zowarmup.common.settings.run import Evaluation, Guard, RunFile
 from zowarmup.server.aggregation.evaluation import Evaluator, MeasuredModel
@@ -125,7 +125,7 @@ class Fickle(Evaluator):
     """Rejects a third of all weights, always the same ones."""
 
     def __init__(self) -> None:
-        pass
+        self._task = classification()
 
     def evaluate(self, weights: NDArray[np.float32]) -> MeasuredModel:
         return (
