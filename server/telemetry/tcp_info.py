@@ -11,6 +11,7 @@ import logging
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv6Address
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 TIMEOUT_S = 5.0
 BUFFER_BYTES = 1 << 22
 AT_ONCE = 1000
+UNHEARD_S = 60.0
+"""A connection that is no more is forgotten so much later where nothing was heard of its end: a busy kernel, or loop, is late."""
 _NETLINK, _SOCK_DIAG, _BY_FAMILY, _DUMP = 16, 4, 20, 0x301
 _DESTROYED = 1 << 0 | 1 << 2  # the groups that hear of closed TCP sockets, over IPv4 and IPv6
 _ERROR, _DONE = 2, 3
@@ -49,12 +52,14 @@ class WireBytes:
     the phase of then, so a phase's end is a reading (`__call__`, an observer of the coordinator).
     """
 
-    def __init__(self, port: int, traffic: Traffic, phase: Callable[[], Phase]) -> None:
-        self._port, self._traffic, self._phase = port, traffic, phase
+    def __init__(
+        self, port: int, traffic: Traffic, phase: Callable[[], Phase], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._port, self._traffic, self._phase, self._clock = port, traffic, phase, clock
         self._since = self._noticed = phase()
         self._lock = threading.Lock()
         self._seen: dict[str, tuple[int, int]] = {}
-        self._absent: frozenset[str] = frozenset()
+        self._absent: dict[str, float] = {}
         self._counts: Counter[tuple[str, Tier | None, Phase]] = Counter()
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -85,13 +90,15 @@ class WireBytes:
     def read(self) -> Counter[tuple[str, Tier | None, Phase]]:
         """The counts as of now. Raises TcpInfoUnavailable."""
         asked, now = tuple(self._traffic.peers.copy()), carried(self._port)
-        absent = frozenset(peer for peer in asked if peer not in now)
+        at = self._clock()
         with self._lock:
             for peer, counts in now.items():
                 self._add(peer, counts)
-            for peer in absent & self._absent:  # not at once: the last message of a socket comes after it has gone
+            # Not at once: the last message of a socket comes after it has gone.
+            self._absent = {peer: self._absent.get(peer, at) for peer in asked if peer not in now}
+            for peer in [peer for peer, since in self._absent.items() if at - since >= UNHEARD_S]:
                 self._forget(peer)
-            self._absent, self._since = absent, self._phase()
+            self._since = self._phase()
             return self._counts.copy()
 
     def _add(self, peer: str, counts: tuple[int, int]) -> None:
@@ -103,6 +110,7 @@ class WireBytes:
 
     def _forget(self, peer: str) -> None:
         self._seen.pop(peer, None)
+        self._absent.pop(peer, None)
         self._traffic.forget(peer)
 
     def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:

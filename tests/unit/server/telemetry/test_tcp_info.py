@@ -13,7 +13,7 @@ import pytest
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.server.projections.traffic import Traffic
 from zowarmup.server.telemetry import tcp_info
-from zowarmup.server.telemetry.tcp_info import TcpInfoUnavailable, WireBytes, carried
+from zowarmup.server.telemetry.tcp_info import UNHEARD_S, TcpInfoUnavailable, WireBytes, carried
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="no other kernel has sock_diag")
 
@@ -26,7 +26,8 @@ class Line:
         self.port: int = self.listener.getsockname()[1]
         self.phase = Phase.WARM_UP
         self.traffic = Traffic(lambda: self.phase)
-        self.wire = WireBytes(self.port, self.traffic, lambda: self.phase)
+        self.now = 100.0
+        self.wire = WireBytes(self.port, self.traffic, lambda: self.phase, lambda: self.now)
 
     def connect(self) -> tuple[socket.socket, socket.socket, str]:
         """Both ends, and what the client is called."""
@@ -98,10 +99,35 @@ def test_a_connection_that_closes_between_two_readings_is_counted_to_its_end(lin
     assert counts["down", Tier.HIGH, Phase.WARM_UP] == pytest.approx(70, abs=2)
 
 
-def test_one_that_closed_unheard_is_forgotten_at_the_second_reading(line: Line) -> None:
+def test_readings_in_a_row_after_a_connection_has_closed_lose_nothing_of_it(line: Line) -> None:
+    async def short() -> None:
+        line.wire.listen(asyncio.get_running_loop())
+        client, served, peer = line.connect()
+        line.traffic.call(peer, Tier.LOW, "pi")
+        line.send(client, served, peer, 3000, 70)
+        client.close()
+        served.close()
+        end = time.monotonic() + 30
+        while peer in carried(line.port):
+            assert time.monotonic() < end, "the end of the connection"
+        for _ in range(5):  # before the loop has had time to hear of it
+            line.wire.read()
+        async with asyncio.timeout(30):
+            while peer in line.traffic.peers:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(short())
+    assert line.wire.read()["up", Tier.LOW, Phase.WARM_UP] == pytest.approx(3000, abs=2)
+
+
+def test_one_that_closed_unheard_is_forgotten_after_a_while(line: Line) -> None:
     line.traffic.call("ipv4:127.0.0.1:1", Tier.LOW, "pi")
     line.wire.read()
     line.traffic.call("ipv4:127.0.0.1:2", Tier.LOW, "pi")
+    line.now += UNHEARD_S - 1
+    line.wire.read()
+    assert len(line.traffic.peers) == 2
+    line.now += 1
     line.wire.read()
     assert list(line.traffic.peers) == ["ipv4:127.0.0.1:2"]
 
