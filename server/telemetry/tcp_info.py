@@ -1,7 +1,7 @@
 """Bytes on the wire, as Linux's kernel counts them for each TCP socket (sock_diag over netlink, which needs no privilege).
 
-TCP's own counts: the bytes received in order and those that the peer has acknowledged, without the headers of TCP and IP and
-without what was sent twice. One request answers for every open connection of a listening port; of each that closes the
+TCP's own counts: the bytes received in order and the bytes sent, without the headers of TCP and IP and without what was sent
+again. (Not the bytes acknowledged: of a connection that its peer resets, the last ones never are.) One request answers for every open connection of a listening port; of each that closes the
 kernel sends a last message by itself. Elsewhere, and where netlink is forbidden, there are no such counts.
 """
 
@@ -36,8 +36,8 @@ _ALIVE = 0xFFF & ~(1 << 10 | 1 << 7)  # every state but listening and closed
 _HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
 _REQUEST = struct.Struct("=BBBxI2s2s16s16sI8s")
 _ANSWER = struct.Struct("=BBBB2s2s16s16sI8sIIIII")
-_ACKED_AT = 120  # tcpi_bytes_acked in struct tcp_info, and after it tcpi_bytes_received
-_COUNTS = struct.Struct("=QQ")
+_RECEIVED, _SENT = struct.Struct("=128xQ"), struct.Struct("=200xQQ")
+"""tcpi_bytes_received; tcpi_bytes_sent and tcpi_bytes_retrans (Linux 4.19), in struct tcp_info."""
 
 
 class TcpInfoUnavailable(Exception):
@@ -165,14 +165,18 @@ def _answers(kernel: socket.socket) -> Iterator[tuple[int, str, tuple[int, int]]
 
 
 def _answer(data: bytes, at: int, end: int) -> tuple[int, str, tuple[int, int]] | None:
-    """A socket's own port, its peer, and its bytes (received, acknowledged)."""
+    """A socket's own port, its peer, and its bytes (received, sent)."""
     family, _, _, _, own, port, _, peer, *_ = _ANSWER.unpack_from(data, at)
     at += _ANSWER.size
     while at + _ATTRIBUTE.size <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, at)
-        if kind == _INFO and length >= _ATTRIBUTE.size + _ACKED_AT + _COUNTS.size:
-            acked, received = _COUNTS.unpack_from(data, at + _ATTRIBUTE.size + _ACKED_AT)
-            return int.from_bytes(own, "big"), _peer(family, peer, int.from_bytes(port, "big")), (received, acked)
+        if kind == _INFO:
+            info = memoryview(data)[at + _ATTRIBUTE.size : at + length]
+            if len(info) < _SENT.size:
+                raise OSError("this kernel does not count the bytes that a socket has sent; Linux 4.19 and later do")
+            (received,), (sent, again) = _RECEIVED.unpack_from(info), _SENT.unpack_from(info)
+            counts = received, sent - again
+            return int.from_bytes(own, "big"), _peer(family, peer, int.from_bytes(port, "big")), counts
         at += max(length, _ATTRIBUTE.size) + 3 & ~3
     return None
 

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -97,6 +98,25 @@ def test_a_connection_that_closes_between_two_readings_is_counted_to_its_end(lin
     counts = line.wire.read()
     assert counts["up", Tier.HIGH, Phase.WARM_UP] == pytest.approx(200_000, abs=2)  # TCP counts an end as a byte
     assert counts["down", Tier.HIGH, Phase.WARM_UP] == pytest.approx(70, abs=2)
+
+
+def test_what_was_sent_just_before_a_reset_is_counted_though_nobody_acknowledged_it(line: Line) -> None:
+    async def short() -> None:
+        line.wire.listen(asyncio.get_running_loop())
+        client, served, peer = line.connect()
+        line.traffic.call(peer, Tier.LOW, "pi")
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        served.sendall(b"y" * 7000)
+        client.recv(7000, socket.MSG_WAITALL)
+        client.close()
+        served.close()
+        async with asyncio.timeout(30):
+            while peer in line.traffic.peers:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(short())
+    assert line.wire.read()["down", Tier.LOW, Phase.WARM_UP] == 7000
 
 
 def test_readings_in_a_row_after_a_connection_has_closed_lose_nothing_of_it(line: Line) -> None:
