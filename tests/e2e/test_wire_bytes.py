@@ -158,6 +158,7 @@ def test_an_upload_of_45_mb(fleet: Callable[[], Fleet], monkeypatch: pytest.Monk
             counted = await_equal(url, link)
             assert sent < counted["payload", "up"] < counted["wire", "up"] < 1.02 * sent
         it.signal(life, signal.SIGTERM)
+        it.code(life, 60)
 
 
 async def upload(address: str, authority: bytes) -> int:
