@@ -1,7 +1,6 @@
 """The bytes of a run's messages, for `zowarmup plan`.
 
-What a contribution has, its algorithm says; commits are made by it and encoded, since a tick's bytes depend on its size. The
-other messages are constants. On the wire each message, call and connection has more; those sizes were measured between
+What contributions and commits have, the algorithm says. The other messages are constants. On the wire each message, call and connection has more; those sizes were measured between
 grpc-core's own client and server (1.85), and change little from version to version.
 """
 
@@ -9,32 +8,25 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from zowarmup.common.algorithms import algorithm_of
-from zowarmup.common.algorithms.protocol import Algorithm, ClientScalars, Start
+from zowarmup.common.algorithms.fedavg import model_bytes
+from zowarmup.common.algorithms.protocol import Algorithm
 from zowarmup.common.algorithms.settings import Rounds
+from zowarmup.common.algorithms.step_builder import CommitCost
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Layout
-from zowarmup.common.exact.replica import Commit
-from zowarmup.common.exact.steps import Step
-from zowarmup.common.messages import codec
-from zowarmup.common.messages.values import Computation, Phase, Scalars, Tier
+from zowarmup.common.messages.values import Computation, Phase, Tier
 from zowarmup.common.settings.run import ClientSpec, RunFile
 
 # Payload, for a name of 8 letters.
 OFFER, ENROL, ENROLLED, TOKEN, HELLO, WELCOME = 124, 115, 76, 66, 57, 67
-WORK, ACCEPTED, FETCH, REPORT, FINISHED = 23, 5, 25, 28, 23
+WORK, ACCEPTED, FETCH, REPORT, FINISHED, COMMIT = 23, 5, 25, 28, 23, 24
 SCALARS, DELTA_READY, DELTA_HEADER, UPLOAD_ASKED, STORED, SNAPSHOT_HEADER = 11, 30, 26, 20, 4, 35
 # Overhead, (up, down): of a connection with its first call, of TLS on it with a certificate of `zowarmup certs`, of a further
 # call; of saying who calls; of each message, and of reading a small one of a client's; and of a TLS record.
 CONNECTION, TLS, CALL = (375, 228), (1612, 2472), (135, 37)
 IDENTITY, FRAMED, WINDOWS, SMALL_BYTES, RECORD, RECORD_BYTES = 113, 14, 26, 1 << 15, 22, 16384
 OVERHEAD = "overhead"
-SAMPLES = 9
-"""Rounds whose commits are made: sizes change along a run, slowly."""
-SEED = 0x5A5A5A5A5A5A5A5A
 Message = tuple[str, str, int]
 """Its direction, "up" or "down", kind and payload."""
 Exchange = Mapping[tuple[str, str], float]
@@ -52,12 +44,11 @@ def together(*exchanges: Exchange, share: float = 1.0) -> Exchange:
 
 @dataclass(frozen=True)
 class MessageSizes:
-    """Of a run whose clients hold `examples` each. `weights`: its first ones, float32 (layout.size,), and their `grid`."""
+    """Of a run whose clients hold `examples` each. `grid`: of its first weights."""
 
     run: RunFile
     spec: ClientSpec
     layout: Layout
-    weights: NDArray[np.float32]
     grid: Grid
     program_bytes: int
     examples: int
@@ -65,7 +56,7 @@ class MessageSizes:
 
     @property
     def weights_bytes(self) -> int:
-        return 4 * self.layout.size
+        return model_bytes(self.layout.size)
 
     @property
     def tls(self) -> bool:
@@ -108,26 +99,13 @@ class MessageSizes:
 
     def committing(self, participants: Sequence[Tier]) -> Exchange:
         """What everyone hears of a zeroth-order round, on average. Where anyone trains, each version is a whole model."""
-        rules = self.run.zeroth_order
-        if any(map(rules.trains, participants)):
+        if any(map(self.run.zeroth_order.trains, participants)):
             return self.catching_up()
-        count = min(rules.rounds, SAMPLES)
-        commits = []
-        for done in ((2 * index + 1) * rules.rounds // (2 * count) for index in range(count)):
-            commit = Commit(self.run.warmup.rounds + done + 1, bytes(16), self.steps(done, participants))
-            commits.append(self._said(("down", "commit", 3 + codec.commit_to_wire(commit, self.layout).ByteSize())))
-        return together(*commits, share=1 / count)
+        return self._said(("down", "commit", COMMIT + round(self.commit_cost(participants).bytes)))
 
-    def steps(self, done: int, participants: Sequence[Tier]) -> tuple[Step, ...]:
-        """What the round after `done` others makes of scalars from a normal distribution."""
-        algorithm, chance, parts = self.algorithm(Phase.ZEROTH_ORDER), np.random.default_rng(done), []
-        for index, tier in enumerate(participants):
-            probes, projections = (
-                tuple(chance.normal(size=count).tolist()) for count in algorithm.counts(tier, self.examples)
-            )
-            seed = SEED if self.spec.zeroth_order.shared_directions else SEED + index
-            parts.append(ClientScalars(seed, self.examples, Scalars(done + 1, probes, projections), tier))
-        return algorithm.aggregate(Start(self.weights, self.grid, done), parts).steps(self.grid)
+    def commit_cost(self, participants: Sequence[Tier]) -> CommitCost:
+        """Of a zeroth-order round to which all of these contribute."""
+        return self.algorithm(Phase.ZEROTH_ORDER).commit_cost(participants, self.examples, self.grid)
 
     def reporting(self) -> Exchange:
         """What a client says once in each phase that it contributes to."""

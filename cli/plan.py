@@ -1,8 +1,7 @@
 """The cost of a run file, before anything is rolled out: `zowarmup plan`.
 
 The model is built, exported and measured as when a coordinator makes the run, in the same child processes, and thrown away.
-What a contribution costs is what the algorithm says of itself; of every other message one is encoded, to be weighed. The
-rest is counting. Everyone is taken to stay connected, and to be drawn as often as the others.
+What a contribution and a commit cost is what the algorithm says of itself. The rest is counting. Everyone is taken to stay connected, and to be drawn as often as the others.
 """
 
 import math
@@ -231,22 +230,20 @@ def plan_of(run: RunFile, spec: ClientSpec, prepared: Prepared, fleet: Fleet, ex
     layout, warm, zeroth = prepared.layout, run.warmup, run.zeroth_order
     grid = Grid.choose(prepared.weights[: layout.trainable], GROWTH if warm.rounds else 8.0, layout.edges)
     invited = run.server.enrolment == "invited" or (not run.server.enrolment and not is_loopback(run.server.address))
-    sizes = MessageSizes(run, spec, layout, prepared.weights, grid, len(prepared.program), examples, invited)
+    sizes = MessageSizes(run, spec, layout, grid, len(prepared.program), examples, invited)
     work = {Tier.HIGH: prepared.high, Tier.LOW: prepared.low}
     participants: dict[tuple[Phase, Tier], float] = {}
     for phase, tiers in ((Phase.WARM_UP, warm.tiers), (Phase.ZEROTH_ORDER, fleet.tiers)):
         eligible = sum(map(fleet.of, tiers))
         for tier in (tier for tier in tiers if fleet.of(tier)):
             participants[phase, tier] = drawn(sizes.rules(phase), eligible) * fleet.of(tier) / eligible
-    # What everyone hears of a round, and applies of it, in steps of 8 directions over the whole model.
+    # What everyone hears of a round, and how often it goes through all parameters to apply it.
     news: dict[Phase, Exchange] = {phase: {} for phase in PHASES}
     applied = dict.fromkeys(PHASES, 0.0)
     if zeroth.rounds:
         high = round(participants.get((Phase.ZEROTH_ORDER, Tier.HIGH), 0.0))
         mix = (Tier.HIGH,) * high + (Tier.LOW,) * (drawn(zeroth, fleet.size) - high)
-        news[Phase.ZEROTH_ORDER], steps = sizes.committing(mix), sizes.steps(zeroth.rounds // 2, mix)
-        signs = sum(-(-len(step.ticks) // 8) * step.block.size for step in steps)
-        applied[Phase.ZEROTH_ORDER] = signs / layout.trainable
+        news[Phase.ZEROTH_ORDER], applied[Phase.ZEROTH_ORDER] = sizes.committing(mix), sizes.commit_cost(mix).walks
 
     def lasts_s(said: Exchange, phase: Phase, tier: Tier) -> float:
         """Seconds of a round in which a client says and hears that. The coordinator, on this machine, applies it, too."""

@@ -55,7 +55,6 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 # In each phase the first contribution is logged, and then every tenth; so is the work that ended without one.
 LOG_EVERY = 10
-VALUE_BYTES = 4  # of a float32
 
 
 class OutOfStep(Exception):
@@ -339,7 +338,7 @@ class Device:
         if self._allowance is not None:
             offer = self._offer
             algorithm = algorithm_of(offer.spec, work.phase, offer.layout, offer.spec.pool_seed)
-            self._allowance.require_probes(algorithm.uplink_bytes(self._tier, len(self._dataset)) // VALUE_BYTES)
+            self._allowance.require_probes(algorithm.uplink_values(self._tier, len(self._dataset)))
 
     async def _at(
         self, work: Work, stream: ReconnectingStream, contribute: Callable[[Replica, Work, Callable[[], None]], _T]

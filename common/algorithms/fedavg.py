@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from zowarmup.common.algorithms.protocol import (
     TRAINING_FORWARDS,
+    VALUE_BYTES,
     Aggregate,
     Algorithm,
     ClientScalars,
@@ -36,7 +37,9 @@ from zowarmup.common.algorithms.robust_aggregation import (
     trimmed_mean,
 )
 from zowarmup.common.algorithms.settings import WarmUp, check_aggregate, require, require_clip
+from zowarmup.common.algorithms.step_builder import CommitCost
 from zowarmup.common.algorithms.vectors import PIECE, LazyVector, approximate_norm, norm
+from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages.values import Computation, Contribution, Delta, Tier, Work
 
@@ -110,9 +113,13 @@ class FedAvg(Algorithm):
     def training(self) -> LocalTraining:
         return LocalTraining(self.spec.epochs, self.spec.batch, self.spec.rate)
 
-    def uplink_bytes(self, tier: Tier, examples: int) -> int:
+    def uplink_values(self, tier: Tier, examples: int) -> int:
         part = self.submodel(tier)
-        return 4 * (part.layout if part else self.layout).size
+        return (part.layout if part else self.layout).size
+
+    def commit_cost(self, contributors: Sequence[Tier], examples: int, grid: Grid) -> CommitCost:
+        """As `Algorithm.commit_cost`: of the whole model."""
+        return CommitCost(model_bytes(self.layout.size), 0.0)
 
     def forwards(self, tier: Tier, examples: int) -> int:
         return TRAINING_FORWARDS * self.spec.epochs * examples
@@ -254,3 +261,8 @@ class FedAvg(Algorithm):
         """
         mean *= self.spec.server_rate
         return mean, ()
+
+
+def model_bytes(size: int) -> int:
+    """Bytes of a whole model of so many parameters, and of its delta: what a round of FedAvg costs a client each way."""
+    return VALUE_BYTES * size

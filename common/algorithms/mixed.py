@@ -30,7 +30,9 @@ from zowarmup.common.algorithms.protocol import (
 )
 from zowarmup.common.algorithms.robust_aggregation import counted
 from zowarmup.common.algorithms.settings import ProbingSettings, WarmUp, Weighting, check_local_steps, require
+from zowarmup.common.algorithms.step_builder import CommitCost
 from zowarmup.common.algorithms.zowarmup import ZOWarmUp
+from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Layout, Submodel
 from zowarmup.common.exact.steps import apply_steps
 from zowarmup.common.messages.values import Computation, Contribution, Delta, Tier, Work
@@ -91,8 +93,12 @@ class Mixed(ZOWarmUp):
     def submodel(self, tier: Tier) -> Submodel | None:
         return self.averaging.submodel(tier)
 
-    def uplink_bytes(self, tier: Tier, examples: int) -> int:
-        return self._of(tier).uplink_bytes(tier, examples)
+    def uplink_values(self, tier: Tier, examples: int) -> int:
+        return self._of(tier).uplink_values(tier, examples)
+
+    def commit_cost(self, contributors: Sequence[Tier], examples: int, grid: Grid) -> CommitCost:
+        """As `Algorithm.commit_cost`: of the whole model where anyone trains."""
+        return self._of(max(contributors, key=(Tier.LOW, Tier.HIGH).index)).commit_cost(contributors, examples, grid)
 
     def forwards(self, tier: Tier, examples: int) -> int:
         return self._of(tier).forwards(tier, examples)

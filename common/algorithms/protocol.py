@@ -12,13 +12,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.step_builder import Moments, Move, steps_of
+from zowarmup.common.algorithms.step_builder import CommitCost, Moments, Move, steps_of
 from zowarmup.common.algorithms.vectors import LazyVector, norm
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Submodel
 from zowarmup.common.exact.steps import Step, Weights
 from zowarmup.common.messages.values import Contribution, Scalars, Tier, Work
 
+VALUE_BYTES = 4
+"""Of a float32, which every value of a contribution is."""
 TRAINING_FORWARDS = 3
 """Forward passes that a step of back-propagation counts for, on the same examples."""
 
@@ -237,14 +239,38 @@ class Algorithm(Protocol):
         """
         return 0, 0
 
-    def uplink_bytes(self, tier: Tier, examples: int) -> int:
-        """How many bytes the values of a client's contribution have.
+    def uplink_values(self, tier: Tier, examples: int) -> int:
+        """How many values a client's contribution has, scalars or those of a delta.
 
         Args:
             tier: The client's.
             examples: How many it holds, at least 1.
         """
-        return 4 * sum(self.counts(tier, examples))
+        return sum(self.counts(tier, examples))
+
+    def uplink_bytes(self, tier: Tier, examples: int) -> int:
+        """How many bytes these values have.
+
+        Args:
+            tier: The client's.
+            examples: How many it holds, at least 1.
+        """
+        return VALUE_BYTES * self.uplink_values(tier, examples)
+
+    def commit_cost(self, contributors: Sequence[Tier], examples: int, grid: Grid) -> CommitCost:
+        """An estimate of what a commit costs each who applies it.
+
+        Args:
+            contributors: The tiers of those who contribute to a round, at least one.
+            examples: How many each holds, at least 1.
+            grid: That the weights lie on.
+
+        Returns:
+            By default, of steps in which every scalar is a tick of two bytes and each contributor has directions of its
+            own in the whole model.
+        """
+        counts = [sum(self.counts(tier, examples)) for tier in contributors]
+        return CommitCost(sum(2 * count + 16 for count in counts), sum(-(-count // 8) for count in counts))
 
     def forwards(self, tier: Tier, examples: int) -> int:
         """What a client's contribution costs, in forward passes over one example.

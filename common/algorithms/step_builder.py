@@ -14,6 +14,7 @@ one second moment for each block. They are part of a commit's event, so that a r
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -34,6 +35,8 @@ _MARGIN = 2.0**-13
 """What the measuring, in numbers of so many bits, may be wrong by."""
 _GOLDEN = 0x9E3779B97F4A7C15
 """2^64 times the golden section, odd."""
+_STEP_BYTES = 12
+"""Of a serialised step's seed, block, and tag of the ticks."""
 
 
 class Move(NamedTuple):
@@ -50,6 +53,18 @@ class Move(NamedTuple):
     block: Block
     direction: int
     length: float
+
+
+class CommitCost(NamedTuple):
+    """What a round's commit costs each who applies it, expected on average over the rounds.
+
+    Args:
+        bytes: Of its serialised steps, or of the whole model that takes their place.
+        walks: How often applying goes through all parameters, each time along up to 8 directions.
+    """
+
+    bytes: float
+    walks: float
 
 
 def steps_of(moves: Iterable[Move], grid: Grid, turn: int) -> tuple[Step, ...]:
@@ -156,6 +171,42 @@ def _thresholds(streams: Iterable[tuple[int, Block, int]], turn: int) -> Iterato
         state["state"]["counter"][:] = 0, 0, block.start, 1
         generator.state = state
         yield generator.random_raw(count) + np.uint64(turn * _GOLDEN % (1 << 64))
+
+
+def expected_cost(moves: Iterable[Move], factors: Sequence[float], grid: Grid, parameters: int) -> CommitCost:
+    """An estimate of what steps cost that are not known yet: lengths are taken to be normally distributed and independent.
+
+    Args:
+        moves: Their lengths are standard deviations.
+        factors: What all lengths are multiplied by, in rounds spread evenly over the phase; at least one.
+        grid: That the weights they move lie on.
+        parameters: How many are trained.
+    """
+    squares: dict[tuple[int, Block], dict[int, float]] = {}
+    for seed, block, direction, length in moves:
+        along = squares.setdefault((seed, block), {})
+        along[direction] = along.get(direction, 0.0) + length * length
+    size = walks = 0.0
+    for (_, block), along in squares.items():
+        tick, count = grid.over(block.start, block.stop).tick, max(along) + 1
+        ticks = float(count)  # one byte each, and more for those that are larger
+        for square, alike in Counter(along.values()).items():
+            larger = (_larger_bytes(math.sqrt(square) * factor / tick) for factor in factors)
+            ticks += alike * math.fsum(larger) / len(factors)
+        step = _STEP_BYTES + _varint_bytes(ticks) + ticks
+        size += 1 + _varint_bytes(step) + step
+        walks += -(-count // 8) * block.size / parameters
+    return CommitCost(size, walks)
+
+
+def _larger_bytes(deviation: float) -> float:
+    """Beyond the first, the expected bytes of a tick with that standard deviation, as a zigzag varint."""
+    limits = (1 << 6, 1 << 13, 1 << 20, 1 << 27)
+    return sum(math.erfc(limit / (deviation * math.sqrt(2))) for limit in limits) if deviation else 0.0
+
+
+def _varint_bytes(number: float) -> int:
+    return max(1, -(-int(number).bit_length() // 7))
 
 
 def mean_squares(moves: Iterable[Move], blocks: Sequence[Block]) -> list[float]:

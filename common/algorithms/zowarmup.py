@@ -60,10 +60,12 @@ from zowarmup.common.algorithms.robust_aggregation import (
 )
 from zowarmup.common.algorithms.settings import ProbingSettings, WarmUp, check_local_steps, require
 from zowarmup.common.algorithms.step_builder import (
+    CommitCost,
     Moments,
     Move,
     adam_sizes,
     advanced_moments,
+    expected_cost,
     held,
     mean_squares,
     steps_of,
@@ -157,6 +159,29 @@ class ZOWarmUp(Algorithm):
         if self.spec.computation(tier) is Computation.GRADIENT:
             return self.spec.gradient_projections
         return self.spec.local_steps * (2 * self.probes(examples) + 1)
+
+    def commit_cost(self, contributors: Sequence[Tier], examples: int, grid: Grid) -> CommitCost:
+        """As `Algorithm.commit_cost`, where derivatives have the mean square 1."""
+        parts = [
+            ClientScalars(
+                0 if self.spec.shared_directions else number,
+                examples,
+                Scalars(1, *((1.0,) * count for count in self.counts(tier, examples))),
+                tier,
+            )
+            for number, tier in enumerate(contributors)
+        ]
+        shares = zip(self._shares(parts), parts, strict=True)
+        moves = [move for share, part in shares for move in self._moves(part, share, share)]
+        if self.spec.step == "adam":
+            sizes = {
+                block: math.sqrt(math.fsum(m.length**2 for m in moves if m.block == block)) for block in self._blocks()
+            }
+            moves = [move._replace(length=move.length / sizes[move.block]) for move in moves]
+        rounds = (self.spec.rounds * (2 * index + 1) // 16 for index in range(8))
+        return expected_cost(
+            moves, [self._annealed(self.spec.rate, done) for done in rounds], grid, self.layout.trainable
+        )
 
     def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
         """As `Algorithm.project`. Raises ValueError where a scalar is not finite, or beyond STEEP."""

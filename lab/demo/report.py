@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from matplotlib.transforms import blended_transform_factory
 
 from zowarmup.cli.session.status import Status, VersionStatus, bytes_per_contribution, contributions, payload
+from zowarmup.common.algorithms.fedavg import model_bytes
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.system.command import CommandError
 from zowarmup.common.system.files import replacing
@@ -71,7 +72,7 @@ class Result:
     @property
     def fedavg_uplink_bytes(self) -> int:
         """At equal rounds: what the same contributions would have uploaded as FedAvg deltas, a float32 for each parameter."""
-        return 4 * self.parameters * self.contributions
+        return model_bytes(self.parameters) * self.contributions
 
     def peak_memory_bytes(self, tier: Tier) -> int:
         """The largest that a client of that tier has reported."""
@@ -253,7 +254,7 @@ def _uplink(axes: Any, result: Result) -> None:
         lines.append((name, COLOURS[tier], [x for x, y in rows if y], [float(y) for _, y in rows if y]))
     total, rounds, sums = 0, [], []
     for version in result.versions:
-        total += 4 * result.parameters * version.contributions
+        total += model_bytes(result.parameters) * version.contributions
         if total:
             rounds.append(version.version)
             sums.append(float(total))

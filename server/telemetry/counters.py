@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from zowarmup.common.algorithms.fedavg import model_bytes
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.state import State
@@ -17,7 +18,6 @@ prometheus_client.disable_created_metrics()
 
 WORKING = (Phase.WARM_UP, Phase.ZEROTH_ORDER)
 ROUND_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0)
-WEIGHT_BYTES = 4
 
 
 class Counters:
@@ -92,11 +92,11 @@ class Counters:
                     self._below_tick.inc(event.below_tick)
                     if self._opened_at:
                         self._durations.labels(self._phase).observe(max(0.0, now - self._opened_at))
-                    model_bytes = WEIGHT_BYTES * state.layout.size
+                    whole = model_bytes(state.layout.size)
                     for client in self._present:
-                        self._fedavg.labels("down", tier(client), self._phase).inc(model_bytes)
+                        self._fedavg.labels("down", tier(client), self._phase).inc(whole)
                     for client in self._present - self._missing:
-                        self._fedavg.labels("up", tier(client), self._phase).inc(model_bytes)
+                        self._fedavg.labels("up", tier(client), self._phase).inc(whole)
                     self._end("committed", state)
                 case ev.RolledBack():
                     self._rollbacks.inc()
