@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from zowarmup.common.algorithms.directional_derivatives import Probe
+from zowarmup.common.algorithms.probing import ProbingSettings, check_local_rate
 from zowarmup.common.algorithms.protocol import ClientScalars
-from zowarmup.common.algorithms.settings import ProbingSettings, WarmUp, check_aggregate, check_local_rate, require
+from zowarmup.common.algorithms.settings import WarmUp, check_aggregate, require
 from zowarmup.common.algorithms.zowarmup import ZOWarmUp
 from zowarmup.common.exact.directions import words
 from zowarmup.common.exact.layout import Layout

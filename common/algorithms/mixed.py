@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.algorithms.fedavg import FedAvg, FedAvgSettings
+from zowarmup.common.algorithms.probing import ProbingSettings, check_local_steps
 from zowarmup.common.algorithms.protocol import (
     Aggregate,
     ClientScalars,
@@ -29,7 +30,7 @@ from zowarmup.common.algorithms.protocol import (
     wrong_kind,
 )
 from zowarmup.common.algorithms.robust_aggregation import counted
-from zowarmup.common.algorithms.settings import ProbingSettings, WarmUp, Weighting, check_local_steps, require
+from zowarmup.common.algorithms.settings import WarmUp, Weighting, require
 from zowarmup.common.algorithms.step_builder import CommitCost
 from zowarmup.common.algorithms.zowarmup import ZOWarmUp
 from zowarmup.common.exact.grid import Grid

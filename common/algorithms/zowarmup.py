@@ -39,6 +39,7 @@ from zowarmup.common.algorithms.directional_derivatives import (
     project,
     summed_signs,
 )
+from zowarmup.common.algorithms.probing import ProbingSettings, check_local_steps
 from zowarmup.common.algorithms.protocol import (
     TRAINING_FORWARDS,
     Aggregate,
@@ -58,7 +59,7 @@ from zowarmup.common.algorithms.robust_aggregation import (
     root_mean_square,
     trimmed_moves,
 )
-from zowarmup.common.algorithms.settings import ProbingSettings, WarmUp, check_local_steps, require
+from zowarmup.common.algorithms.settings import WarmUp, require
 from zowarmup.common.algorithms.step_builder import (
     CommitCost,
     Moments,

@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-from zowarmup.common.algorithms.fedavg import FedAvgSettings
+from zowarmup.common.algorithms import settings_class
 from zowarmup.common.algorithms.settings import WarmUp
-from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.run import RunFile
 from zowarmup.common.system.command import Usage
@@ -223,15 +222,21 @@ def _divided(job: Job, table: ExperimentTable) -> Job:
         draws=run.draws,
         model=run.model,
         warmup=run.warmup,
-        zeroth_order=ZOWarmUpSettings(rounds=0),
+        zeroth_order=_no_rounds("zeroth_order"),
         evaluation=evaluation,
         guard=run.guard,
         server=run.server,
     )
     first = replace(job, run=training, shared=True)
     first = replace(first, name=f"warm-up-{job.high}of{job.clients}-{run.seed}-{first.fingerprint()[:10]}")
-    none: WarmUp = FedAvgSettings(rounds=0)
+    none: WarmUp = _no_rounds("warmup")
     if any(map(run.zeroth_order.trains, Tier)):  # as the warm-up does
         none = replace(run.warmup, rounds=0, pivot="rounds", patience=5, least_improvement=0.02)
     total = table.rounds if waits and run.warmup.rounds + run.zeroth_order.rounds == table.rounds else 0
     return replace(job, run=replace(run, warmup=none), after=first, total=total)
+
+
+def _no_rounds(section: str) -> Any:
+    """The settings of a phase without rounds."""
+    settings: Any = settings_class(section, None)
+    return settings(rounds=0)
