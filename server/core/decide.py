@@ -15,7 +15,6 @@ How a round opens and ends is in `rounds`.
 """
 
 from dataclasses import dataclass, replace
-from functools import singledispatch
 
 from zowarmup.common.messages.values import Contribution, Phase, Tier, Work
 from zowarmup.server.core import commands as cmd
@@ -166,31 +165,63 @@ def _pivot(state: State) -> str:
     return plateau(state.run_file.warmup, state.losses)
 
 
-@singledispatch
-def _respond(command: object, state: State, now: float) -> tuple[ev.Event, ...]:
-    raise TypeError(f"{type(command).__name__} is not a command")
+def _respond(command: cmd.Command, state: State, now: float) -> tuple[ev.Event, ...]:
+    """The events of the command itself. The commands of a crowd stand first."""
+    match command:
+        case cmd.Contribute():
+            return _contribute(command, state, now)
+        case cmd.ConnectClient():
+            return _connect_client(command, state)
+        case cmd.RecordReport():
+            return _record_report(command, state)
+        case cmd.DisconnectClient():
+            return _disconnect_client(command, state, now)
+        case cmd.Tick():
+            return ()
+        case cmd.Abstain():
+            return _abstain(command, state)
+        case cmd.Enrol():
+            return membership.enrol(command, state)
+        case cmd.Invite():
+            return membership.invite(command)
+        case cmd.Revoke():
+            return membership.revoke(command, state)
+        case cmd.Uninvite():
+            return membership.uninvite(command, state)
+        case cmd.Restart():
+            return _restart(command, state, now)
+        case cmd.CommitRound():
+            return _commit_round(command, state)
+        case cmd.AbandonRound():
+            return _abandon_round(command, state, now)
+        case cmd.RecordSnapshot():
+            return () if command.snapshot.version in state.snapshots else (ev.SnapshotTaken(command.snapshot),)
+        case cmd.PruneSnapshots():
+            return _prune_snapshots(command, state)
+        case cmd.RecordEvaluation():
+            return _record_evaluation(command, state)
+        case cmd.RollBack():
+            return _roll_back(command, state)
+        case cmd.Pause():
+            return () if state.paused else (ev.RunPaused(command.reason),)
+        case cmd.Resume():
+            return (ev.RunResumed(),) if state.paused else ()
+        case cmd.Pivot():
+            return _request_pivot(command, state)
+        case cmd.Stop():
+            return _request_stop(command, state)
+        case _:
+            raise TypeError(f"{type(command).__name__} is not a command")
 
 
-@_respond.register
-def _(command: cmd.Tick, state: State, now: float) -> tuple[ev.Event, ...]:
-    return ()
-
-
-@_respond.register
-def _(command: cmd.Restart, state: State, now: float) -> tuple[ev.Event, ...]:
+def _restart(command: cmd.Restart, state: State, now: float) -> tuple[ev.Event, ...]:
     if state.current is None or state.current.closed:
         return ()
     deadline = now + state.rules.deadline_s
     return (ev.DeadlineExtended(state.current.number, deadline, "the coordinator restarted", now + RETURN_S),)
 
 
-@_respond.register
-def _(command: cmd.Invite | cmd.Enrol | cmd.Revoke | cmd.Uninvite, state: State, now: float) -> tuple[ev.Event, ...]:
-    return membership.respond(command, state)
-
-
-@_respond.register
-def _(command: cmd.ConnectClient, state: State, now: float) -> tuple[ev.Event, ...]:
+def _connect_client(command: cmd.ConnectClient, state: State) -> tuple[ev.Event, ...]:
     membership.check_member(state, command.client)
     before = state.clients[command.client].examples
     changed = (ev.ExamplesChanged(command.client, command.examples, before),) if command.examples != before else ()
@@ -202,22 +233,19 @@ def _(command: cmd.ConnectClient, state: State, now: float) -> tuple[ev.Event, .
     )
 
 
-@_respond.register
-def _(command: cmd.DisconnectClient, state: State, now: float) -> tuple[ev.Event, ...]:
+def _disconnect_client(command: cmd.DisconnectClient, state: State, now: float) -> tuple[ev.Event, ...]:
     presence = state.presence.get(command.client)
     if presence is None or presence.epoch != command.epoch or not presence.connected:
         return ()  # a newer stream has superseded that one
     return (ev.ClientDisconnected(command.client, now, now + grace(state)),)
 
 
-@_respond.register
-def _(command: cmd.RecordReport, state: State, now: float) -> tuple[ev.Event, ...]:
+def _record_report(command: cmd.RecordReport, state: State) -> tuple[ev.Event, ...]:
     membership.check_member(state, command.client)
     return (ev.ClientReported(command.client, command.version, command.digest, command.peak_memory_bytes),)
 
 
-@_respond.register
-def _(command: cmd.Contribute, state: State, now: float) -> tuple[ev.Event, ...]:
+def _contribute(command: cmd.Contribute, state: State, now: float) -> tuple[ev.Event, ...]:
     membership.check_member(state, command.client)
     previous, contribution = state.previous, command.contribution
     if previous and contribution.round == previous.number and command.client in previous.contributions:
@@ -234,8 +262,7 @@ def _(command: cmd.Contribute, state: State, now: float) -> tuple[ev.Event, ...]
     return (ev.Contributed(command.client, contribution, took(current, now)),)
 
 
-@_respond.register
-def _(command: cmd.Abstain, state: State, now: float) -> tuple[ev.Event, ...]:
+def _abstain(command: cmd.Abstain, state: State) -> tuple[ev.Event, ...]:
     membership.check_member(state, command.client)
     current = _drawn_for(state, command.client, command.abstention.round)
     if current.closed or command.client in current.contributions or command.client in current.abstained:
@@ -269,16 +296,14 @@ def _check(state: State, client: str, contribution: Contribution) -> None:
     algorithm.check(work, tier, current.examples[client], contribution)
 
 
-@_respond.register
-def _(command: cmd.CommitRound, state: State, now: float) -> tuple[ev.Event, ...]:
+def _commit_round(command: cmd.CommitRound, state: State) -> tuple[ev.Event, ...]:
     current, made = state.current, command.committed
     if current is None or not current.closed or current.number != made.round or made.version != state.version + 1:
         raise Rejected("stale", f"version {made.version} of round {made.round} does not follow {state.version}")
     return (made,)
 
 
-@_respond.register
-def _(command: cmd.AbandonRound, state: State, now: float) -> tuple[ev.Event, ...]:
+def _abandon_round(command: cmd.AbandonRound, state: State, now: float) -> tuple[ev.Event, ...]:
     current = state.current
     if current is None or not current.closed or current.number != command.round:
         raise Rejected("stale", f"round {command.round} is not closed and waiting to be combined")
@@ -286,19 +311,12 @@ def _(command: cmd.AbandonRound, state: State, now: float) -> tuple[ev.Event, ..
     return (ev.RoundAbandoned(command.round, command.reason), *failed)
 
 
-@_respond.register
-def _(command: cmd.RecordSnapshot, state: State, now: float) -> tuple[ev.Event, ...]:
-    return () if command.snapshot.version in state.snapshots else (ev.SnapshotTaken(command.snapshot),)
-
-
-@_respond.register
-def _(command: cmd.PruneSnapshots, state: State, now: float) -> tuple[ev.Event, ...]:
+def _prune_snapshots(command: cmd.PruneSnapshots, state: State) -> tuple[ev.Event, ...]:
     versions = tuple(v for v in command.versions if v in state.snapshots and v != state.snapshot.version)
     return (ev.SnapshotsPruned(versions),) if versions else ()
 
 
-@_respond.register
-def _(command: cmd.RecordEvaluation, state: State, now: float) -> tuple[ev.Event, ...]:
+def _record_evaluation(command: cmd.RecordEvaluation, state: State) -> tuple[ev.Event, ...]:
     found = ev.Evaluated(command.version, command.metrics, command.loss, command.examples)
     progress = state.progress
     wrong = fault(state.run_file.guard, progress, state.program, found, command.constant)
@@ -317,8 +335,7 @@ def _(command: cmd.RecordEvaluation, state: State, now: float) -> tuple[ev.Event
     return (replace(found, rejected=wrong), *closing)
 
 
-@_respond.register
-def _(command: cmd.RollBack, state: State, now: float) -> tuple[ev.Event, ...]:
+def _roll_back(command: cmd.RollBack, state: State) -> tuple[ev.Event, ...]:
     progress = state.progress
     if not progress.rejected or command.version != state.version + 1:
         raise Rejected("stale", f"version {command.version} does not go back from {state.version}")
@@ -339,25 +356,13 @@ def _(command: cmd.RollBack, state: State, now: float) -> tuple[ev.Event, ...]:
     )
 
 
-@_respond.register
-def _(command: cmd.Pause, state: State, now: float) -> tuple[ev.Event, ...]:
-    return () if state.paused else (ev.RunPaused(command.reason),)
-
-
-@_respond.register
-def _(command: cmd.Resume, state: State, now: float) -> tuple[ev.Event, ...]:
-    return (ev.RunResumed(),) if state.paused else ()
-
-
-@_respond.register
-def _(command: cmd.Pivot, state: State, now: float) -> tuple[ev.Event, ...]:
+def _request_pivot(command: cmd.Pivot, state: State) -> tuple[ev.Event, ...]:
     if state.phase is not Phase.WARM_UP:
         raise Rejected("not_warming_up", f"the run is in its {state.phase} phase; the pivot is behind it")
     return (ev.PivotRequested(command.reason),)
 
 
-@_respond.register
-def _(command: cmd.Stop, state: State, now: float) -> tuple[ev.Event, ...]:
+def _request_stop(command: cmd.Stop, state: State) -> tuple[ev.Event, ...]:
     if state.phase is Phase.FINISHED:
         raise Rejected("finished", "the run is finished already")
     return (ev.StopRequested(command.reason),)

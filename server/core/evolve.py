@@ -6,7 +6,6 @@ over the same events, so they come to the same state.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import singledispatch
 from typing import TypeVar
 
 from zowarmup.common.exact.layout import Layout
@@ -44,28 +43,76 @@ def evolve(state: State | None, event: ev.Event) -> State:
         )
     if state is None:
         raise ValueError(f"{type(event).__name__} before RunCreated")
-    return _apply(event, state)
+    match event:  # the events of a crowd first
+        case ev.ClientConnected():
+            return _client_connected(event, state)
+        case ev.Contributed():
+            return _contributed(event, state)
+        case ev.ClientReported():
+            return _client_reported(event, state)
+        case ev.ClientDisconnected():
+            return _client_disconnected(event, state)
+        case ev.Abstained():
+            return _abstained(event, state)
+        case ev.ExamplesChanged():
+            return _examples_changed(event, state)
+        case ev.ClientEnrolled():
+            return _client_enrolled(event, state)
+        case ev.InvitationIssued():
+            return _invitation_issued(event, state)
+        case ev.InvitationRevoked():
+            return _invitation_revoked(event, state)
+        case ev.ClientRevoked():
+            return _client_revoked(event, state)
+        case ev.RoundOpened():
+            return _round_opened(event, state)
+        case ev.DeadlineExtended():
+            return _deadline_extended(event, state)
+        case ev.ParticipantsFailed():
+            return _participants_failed(event, state)
+        case ev.RoundClosed():
+            return replace(state, current=replace(_current(state, event.round), closed=event.reason))
+        case ev.RoundAbandoned():
+            return _round_abandoned(event, state)
+        case ev.Committed():
+            return _committed(event, state)
+        case ev.SnapshotTaken():
+            return _snapshot_taken(event, state)
+        case ev.SnapshotsPruned():
+            return _snapshots_pruned(event, state)
+        case ev.Pivoted():
+            return _pivoted(event, state)
+        case ev.Evaluated():
+            return _evaluated(event, state)
+        case ev.RolledBack():
+            return _rolled_back(event, state)
+        case ev.RunPaused():
+            return replace(state, paused=event.reason)
+        case ev.RunResumed():
+            return replace(state, paused="", abandoned=0, failures=PersistentMap())
+        case ev.PivotRequested():
+            return replace(state, pivot_requested=event.reason)
+        case ev.StopRequested():
+            return replace(state, stop_requested=event.reason)
+        case ev.RunFinished():
+            return replace(state, phase=Phase.FINISHED, finished=event.reason)
+        case ev.RunGaveUp():
+            return replace(state, phase=Phase.FINISHED, finished=f"gave up: {event.reason}", gave_up=event.reason)
+        case _:
+            raise ValueError(f"{type(event).__name__} is not an event of this version")
 
 
-@singledispatch
-def _apply(event: object, state: State) -> State:
-    raise ValueError(f"{type(event).__name__} is not an event of this version")
-
-
-@_apply.register
-def _(event: ev.InvitationIssued, state: State) -> State:
+def _invitation_issued(event: ev.InvitationIssued, state: State) -> State:
     invitation = IssuedInvitation(event.tier, event.expires_at, event.uses, event.issued_at)
     return replace(state, invitations=state.invitations.set(event.token_sha256, invitation))
 
 
-@_apply.register
-def _(event: ev.InvitationRevoked, state: State) -> State:
+def _invitation_revoked(event: ev.InvitationRevoked, state: State) -> State:
     invitation = replace(state.invitations[event.token_sha256], revoked=event.reason)
     return replace(state, invitations=state.invitations.set(event.token_sha256, invitation))
 
 
-@_apply.register
-def _(event: ev.ClientEnrolled, state: State) -> State:
+def _client_enrolled(event: ev.ClientEnrolled, state: State) -> State:
     client = Client(event.tier, event.examples, event.credential_sha256, invitation=event.invitation)
     invitations = state.invitations
     if event.invitation:
@@ -79,14 +126,12 @@ def _(event: ev.ClientEnrolled, state: State) -> State:
     )
 
 
-@_apply.register
-def _(event: ev.ExamplesChanged, state: State) -> State:
+def _examples_changed(event: ev.ExamplesChanged, state: State) -> State:
     client = replace(state.clients[event.client], examples=event.examples)
     return replace(state, clients=state.clients.set(event.client, client))
 
 
-@_apply.register
-def _(event: ev.ClientRevoked, state: State) -> State:
+def _client_revoked(event: ev.ClientRevoked, state: State) -> State:
     client, current = replace(state.clients[event.client], revoked=event.reason), state.current
     if current is not None and not current.closed:
         current = replace(
@@ -107,8 +152,7 @@ def _(event: ev.ClientRevoked, state: State) -> State:
     )
 
 
-@_apply.register
-def _(event: ev.RoundOpened, state: State) -> State:
+def _round_opened(event: ev.RoundOpened, state: State) -> State:
     opened = Round(
         number=event.round,
         phase=event.phase,
@@ -123,16 +167,14 @@ def _(event: ev.RoundOpened, state: State) -> State:
     return replace(state, round=event.round, current=opened, absent=PersistentMap())
 
 
-@_apply.register
-def _(event: ev.DeadlineExtended, state: State) -> State:
+def _deadline_extended(event: ev.DeadlineExtended, state: State) -> State:
     current = _current(state, event.round)
     extended = replace(current, deadline=event.deadline, deadline_reason=event.reason, opened_at=0.0)
     absent = dict.fromkeys(current.waited_for(), event.return_by) if event.return_by else {}
     return replace(state, current=extended, absent=PersistentMap(absent))
 
 
-@_apply.register
-def _(event: ev.Contributed, state: State) -> State:
+def _contributed(event: ev.Contributed, state: State) -> State:
     current = _current(state, event.contribution.round)
     contributions = current.contributions.set(event.client, event.contribution)
     took = state.took_s
@@ -143,34 +185,25 @@ def _(event: ev.Contributed, state: State) -> State:
     return replace(state, current=replace(current, contributions=contributions, abstained=abstained), took_s=took)
 
 
-@_apply.register
-def _(event: ev.Abstained, state: State) -> State:
+def _abstained(event: ev.Abstained, state: State) -> State:
     current = _current(state, event.abstention.round)
     abstained = current.abstained.set(event.client, event.abstention.reason)
     return replace(state, current=replace(current, abstained=abstained))
 
 
-@_apply.register
-def _(event: ev.ParticipantsFailed, state: State) -> State:
+def _participants_failed(event: ev.ParticipantsFailed, state: State) -> State:
     failures = state.failures
     for failure in event.failures:
         failures = failures.set(failure.client, failure)
     return replace(state, failures=failures)
 
 
-@_apply.register
-def _(event: ev.RoundClosed, state: State) -> State:
-    return replace(state, current=replace(_current(state, event.round), closed=event.reason))
-
-
-@_apply.register
-def _(event: ev.RoundAbandoned, state: State) -> State:
+def _round_abandoned(event: ev.RoundAbandoned, state: State) -> State:
     previous = _current(state, event.round)
     return replace(state, current=None, previous=previous, abandoned=state.abandoned + 1)
 
 
-@_apply.register
-def _(event: ev.Committed, state: State) -> State:
+def _committed(event: ev.Committed, state: State) -> State:
     previous, failures = _current(state, event.round), state.failures
     for client in previous.contributions if failures else ():
         failures = failures.remove(client)
@@ -188,8 +221,7 @@ def _(event: ev.Committed, state: State) -> State:
     )
 
 
-@_apply.register
-def _(event: ev.SnapshotTaken, state: State) -> State:
+def _snapshot_taken(event: ev.SnapshotTaken, state: State) -> State:
     taken = event.snapshot
     return replace(
         state,
@@ -198,14 +230,12 @@ def _(event: ev.SnapshotTaken, state: State) -> State:
     )
 
 
-@_apply.register
-def _(event: ev.SnapshotsPruned, state: State) -> State:
+def _snapshots_pruned(event: ev.SnapshotsPruned, state: State) -> State:
     kept = {version: s for version, s in state.snapshots.items() if version not in event.versions}
     return replace(state, snapshots=kept)
 
 
-@_apply.register
-def _(event: ev.Pivoted, state: State) -> State:
+def _pivoted(event: ev.Pivoted, state: State) -> State:
     return replace(
         state,
         phase=Phase.ZEROTH_ORDER,
@@ -221,8 +251,7 @@ def _(event: ev.Pivoted, state: State) -> State:
     )
 
 
-@_apply.register
-def _(event: ev.Evaluated, state: State) -> State:
+def _evaluated(event: ev.Evaluated, state: State) -> State:
     losses = state.losses
     if state.phase is Phase.WARM_UP:
         losses = with_loss(state.run_file.warmup, losses, event.version, event.loss)
@@ -230,8 +259,7 @@ def _(event: ev.Evaluated, state: State) -> State:
     return replace(state, evaluation=event, losses=losses, progress=progress)
 
 
-@_apply.register
-def _(event: ev.RolledBack, state: State) -> State:
+def _rolled_back(event: ev.RolledBack, state: State) -> State:
     good = state.progress.good
     if good is None or good.version != event.to or good.digest != event.digest or state.current is not None:
         raise ValueError(f"version {event.version} goes back to {event.to}, which is not the last good one")
@@ -247,38 +275,7 @@ def _(event: ev.RolledBack, state: State) -> State:
     )
 
 
-@_apply.register
-def _(event: ev.RunPaused, state: State) -> State:
-    return replace(state, paused=event.reason)
-
-
-@_apply.register
-def _(event: ev.RunResumed, state: State) -> State:
-    return replace(state, paused="", abandoned=0, failures=PersistentMap())
-
-
-@_apply.register
-def _(event: ev.PivotRequested, state: State) -> State:
-    return replace(state, pivot_requested=event.reason)
-
-
-@_apply.register
-def _(event: ev.StopRequested, state: State) -> State:
-    return replace(state, stop_requested=event.reason)
-
-
-@_apply.register
-def _(event: ev.RunFinished, state: State) -> State:
-    return replace(state, phase=Phase.FINISHED, finished=event.reason)
-
-
-@_apply.register
-def _(event: ev.RunGaveUp, state: State) -> State:
-    return replace(state, phase=Phase.FINISHED, finished=f"gave up: {event.reason}", gave_up=event.reason)
-
-
-@_apply.register
-def _(event: ev.ClientConnected, state: State) -> State:
+def _client_connected(event: ev.ClientConnected, state: State) -> State:
     before = state.presence.get(event.client, Presence())
     return replace(
         state,
@@ -288,8 +285,7 @@ def _(event: ev.ClientConnected, state: State) -> State:
     )
 
 
-@_apply.register
-def _(event: ev.ClientDisconnected, state: State) -> State:
+def _client_disconnected(event: ev.ClientDisconnected, state: State) -> State:
     gone, absent = replace(state.presence[event.client], gone_at=event.at), state.absent
     if state.current is not None and event.client in state.current.seeds:
         absent = absent.set(event.client, event.return_by)
@@ -301,8 +297,7 @@ def _(event: ev.ClientDisconnected, state: State) -> State:
     )
 
 
-@_apply.register
-def _(event: ev.ClientReported, state: State) -> State:
+def _client_reported(event: ev.ClientReported, state: State) -> State:
     told = replace(
         state.presence.get(event.client, Presence()),
         version=event.version,

@@ -22,20 +22,6 @@ MOST_USES = 100_000
 MOST_MEMBERS = 200_000
 
 
-def respond(command: cmd.Invite | cmd.Enrol | cmd.Revoke | cmd.Uninvite, state: State) -> tuple[ev.Event, ...]:
-    """The events that follow from a command. Raises Rejected."""
-    match command:
-        case cmd.Invite():
-            return _invite(command)
-        case cmd.Enrol():
-            return _enrol(command, state)
-        case cmd.Revoke():
-            return _revoke(command, state)
-        case cmd.Uninvite():
-            token_sha256 = invitation_named(state, command.invitation)
-            return _withdraw(state, token_sha256, command.reason)
-
-
 def identifier(token_sha256: str) -> str:
     """An invitation's name for people: the first digits of its token's hash, which say nothing of the token."""
     return token_sha256[:IDENTIFIER_DIGITS]
@@ -79,7 +65,8 @@ def revoked(client: str, reason: str) -> Rejected:
     return Rejected("revoked", f"{client} has been revoked ({reason}): it can take part again only as a new client")
 
 
-def _invite(command: cmd.Invite) -> tuple[ev.Event, ...]:
+def invite(command: cmd.Invite) -> tuple[ev.Event, ...]:
+    """The events of issuing an invitation. Raises Rejected."""
     if not 0 < command.expires_s <= LONGEST_INVITATION_S:
         raise Rejected("invalid", f"expires_s = {command.expires_s:g}: must be above 0 and at most 366 days")
     if not 1 <= command.uses <= MOST_USES:
@@ -88,7 +75,8 @@ def _invite(command: cmd.Invite) -> tuple[ev.Event, ...]:
     return (ev.InvitationIssued(command.token_sha256, command.tier, until, command.uses, command.date),)
 
 
-def _enrol(command: cmd.Enrol, state: State) -> tuple[ev.Event, ...]:
+def enrol(command: cmd.Enrol, state: State) -> tuple[ev.Event, ...]:
+    """The events of an enrolment, none where it is sent again. Raises Rejected."""
     if (known := member_with(state, command.credential_sha256)) is not None:
         check_member(state, known)
         return ()
@@ -151,7 +139,8 @@ def is_good(state: State, token_sha256: str, date: float) -> bool:
     return invitation.used < invitation.uses and date < invitation.expires_at
 
 
-def _revoke(command: cmd.Revoke, state: State) -> tuple[ev.Event, ...]:
+def revoke(command: cmd.Revoke, state: State) -> tuple[ev.Event, ...]:
+    """The events of shutting a client out, and its invitation where that is asked. Raises Rejected."""
     client = state.clients.get(command.client)
     if client is None:
         raise Rejected("unknown_client", f"client {command.client[:80]!r} is not enrolled in this run")
@@ -167,6 +156,11 @@ def invitation_named(state: State, given: str) -> str:
     if len(given) < IDENTIFIER_DIGITS or len(found) != 1:
         raise Rejected("not_found", f"there is no invitation {given[:80]!r}: `zowarmup invitations --all` lists them")
     return found[0]
+
+
+def uninvite(command: cmd.Uninvite, state: State) -> tuple[ev.Event, ...]:
+    """The events of revoking an invitation. Raises Rejected."""
+    return _withdraw(state, invitation_named(state, command.invitation), command.reason)
 
 
 def _withdraw(state: State, token_sha256: str, reason: str) -> tuple[ev.Event, ...]:
