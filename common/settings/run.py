@@ -20,7 +20,7 @@ from zowarmup.common.tasks import DEFAULT, TASKS, task_class
 from zowarmup.common.tasks.protocol import Task
 from zowarmup.common.untrusted import strictly
 
-PROTOCOL = 1
+PROTOCOL = 2
 VERSION = "0.1.0"
 """As in pyproject.toml: reading it from the installed package costs a device 2 MB."""
 SOFTWARE = f"zowarmup {VERSION}"

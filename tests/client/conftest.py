@@ -111,6 +111,7 @@ class Scripted(services.CoordinatorServiceServicer):
 
     run: Run
     run_id: str = "run-1"
+    protocol: int = PROTOCOL
     parts: list[Part] = field(default_factory=list)
     breaks: list[int] = field(default_factory=list)
     snapshots: dict[int, bytes] = field(default_factory=dict)
@@ -143,7 +144,7 @@ class Scripted(services.CoordinatorServiceServicer):
     async def GetRun(self, request: wire.GetRunRequest, context: Any) -> wire.GetRunResponse:
         await self._maybe_refuse("GetRun", context)
         return wire.GetRunResponse(
-            protocol=PROTOCOL,
+            protocol=self.protocol,
             run_id=self.run_id,
             name="digits",
             spec_json=self.run.spec.to_json(),

@@ -14,6 +14,7 @@ from tests.client.conftest import Scripted, Start, Talk, one_sentence
 from zowarmup.client.net.messages import Welcome
 from zowarmup.client.work.device import Device
 from zowarmup.common.messages.values import Phase
+from zowarmup.common.settings.run import PROTOCOL
 
 WELCOME = {"epoch": 1, "phase": "PHASE_WARM_UP", "version": 0}
 
@@ -43,6 +44,21 @@ def test_a_refusal_is_final_and_in_the_coordinators_words(
             client = await start(port)
             assert await client.ended() == 1
         assert one_sentence(client.log) == "this run is full: come back tomorrow"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("protocol", [PROTOCOL - 1, PROTOCOL + 1])
+def test_a_coordinator_of_another_protocol_is_refused(scripted: Scripted, start: Start, protocol: int) -> None:
+    async def scenario() -> None:
+        scripted.protocol = protocol
+        async with scripted.listening() as port:
+            client = await start(port)
+            assert await client.ended() == 1
+        assert one_sentence(client.log) == (
+            f"the coordinator speaks protocol {protocol} and this client {PROTOCOL}: install the same version of "
+            "zowarmup on both"
+        )
 
     asyncio.run(scenario())
 

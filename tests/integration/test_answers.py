@@ -87,3 +87,21 @@ def test_nor_of_an_upload_for_one(tmp_path: Path) -> None:
                     await call
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "remedy"), [(PROTOCOL - 1, "upgrade the client"), (PROTOCOL + 1, "upgrade the coordinator")]
+)
+def test_a_client_of_another_protocol_is_refused(tmp_path: Path, protocol: int, remedy: str) -> None:
+    sentence = f"the client speaks protocol {protocol} and the coordinator protocol {PROTOCOL}: {remedy}"
+
+    async def ask() -> None:
+        async with coordinator(tmp_path) as (life, address, _), grpc.aio.insecure_channel(address) as channel:
+            stub: Any = services.CoordinatorServiceStub(channel)
+            asked, stream = stub.GetRun(wire.GetRunRequest(protocol=protocol)), stub.Participate(metadata=WHO)
+            hello = wire.Hello(run_id=life.coordinator.state.run_id, protocol=protocol, examples=EXAMPLES)
+            await stream.write(wire.ParticipateRequest(hello=hello))
+            for call in (asked, stream):
+                assert (await call.code(), await call.details()) == (grpc.StatusCode.FAILED_PRECONDITION, sentence)
+
+    asyncio.run(ask())
