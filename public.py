@@ -12,23 +12,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zowarmup.common.algorithms.directional_derivatives import Probe, as_float32, measure
+    from zowarmup.common.algorithms.directional_derivatives import Measured, Probe, as_float32, measure
     from zowarmup.common.algorithms.protocol import (
         Aggregate,
         Algorithm,
         ClientScalars,
         Forward,
         LocalTraining,
+        LossAndGradient,
         Start,
         Trained,
         Update,
+        Vectors,
     )
-    from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder, require
-    from zowarmup.common.algorithms.step_builder import Move
-    from zowarmup.common.exact.grid import Grid
-    from zowarmup.common.exact.layout import Block, Layout, Submodel
-    from zowarmup.common.exact.steps import Direction, Step, Weights
-    from zowarmup.common.messages.values import Computation, Contribution, Delta, Scalars, Tier, Work
+    from zowarmup.common.algorithms.settings import Rounds, WarmUp, Weighting, ZerothOrder, require
+    from zowarmup.common.algorithms.step_builder import CommitCost, Moments, Move
+    from zowarmup.common.algorithms.vectors import LazyVector
+    from zowarmup.common.exact.grid import Grid, HeadroomExceeded
+    from zowarmup.common.exact.layout import Block, Head, Layout, Submodel, Tensor
+    from zowarmup.common.exact.steps import DeviceVector, Direction, Step, Weights
+    from zowarmup.common.messages.values import Computation, Contribution, Delta, Phase, Scalars, Tier, Work
     from zowarmup.common.settings.run import VERSION as __version__
     from zowarmup.common.tasks.protocol import Baseline, Batch, Metric, TargetKind, Task
 
@@ -39,27 +42,40 @@ __all__ = [
     "Batch",
     "Block",
     "ClientScalars",
+    "CommitCost",
     "Computation",
     "Contribution",
     "Delta",
+    "DeviceVector",
     "Direction",
     "Forward",
     "Grid",
+    "Head",
+    "HeadroomExceeded",
     "Layout",
+    "LazyVector",
     "LocalTraining",
+    "LossAndGradient",
+    "Measured",
     "Metric",
+    "Moments",
     "Move",
+    "Phase",
     "Probe",
+    "Rounds",
     "Scalars",
     "Start",
     "Step",
     "Submodel",
     "TargetKind",
     "Task",
+    "Tensor",
     "Tier",
     "Trained",
     "Update",
+    "Vectors",
     "WarmUp",
+    "Weighting",
     "Weights",
     "Work",
     "ZerothOrder",
@@ -73,6 +89,7 @@ _MODULES = (
     "common.algorithms.protocol",
     "common.algorithms.settings",
     "common.algorithms.step_builder",
+    "common.algorithms.vectors",
     "common.exact.grid",
     "common.exact.layout",
     "common.exact.steps",

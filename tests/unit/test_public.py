@@ -3,9 +3,11 @@ own."""
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,16 +25,74 @@ def modules_loaded(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_every_name_is_what_its_type_says() -> None:
-    typed = {
-        alias.asname or alias.name: (node.module, alias.name)
+def public_names() -> dict[str, tuple[str, str]]:
+    """The module of each, and its name there."""
+    return {
+        alias.asname or alias.name: (node.module or "", alias.name)
         for node in ast.walk(ast.parse(SOURCE))
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("zowarmup.")
         for alias in node.names
     }
-    assert sorted(typed) == sorted(zowarmup.__all__) == dir(zowarmup)
-    for name, (module, inside) in typed.items():
-        assert getattr(zowarmup, name) is getattr(importlib.import_module(module or ""), inside), name
+
+
+def test_every_name_is_what_its_type_says() -> None:
+    assert sorted(public_names()) == sorted(zowarmup.__all__) == dir(zowarmup)
+    for name, (module, inside) in public_names().items():
+        assert getattr(zowarmup, name) is getattr(importlib.import_module(module), inside), name
+
+
+def annotations(node: ast.AST) -> Iterator[ast.expr]:
+    """Of what is public in a class or function, and of an alias what it stands for."""
+    match node:
+        case ast.FunctionDef():
+            arguments = (
+                *node.args.posonlyargs,
+                *node.args.args,
+                *node.args.kwonlyargs,
+                node.args.vararg,
+                node.args.kwarg,
+            )
+            yield from (argument.annotation for argument in arguments if argument and argument.annotation)
+            if node.returns:
+                yield node.returns
+        case ast.ClassDef():
+            yield from node.bases
+            for inside in node.body:
+                match inside:
+                    case ast.FunctionDef() if inside.name.strip("_") == inside.name or inside.name == "__init__":
+                        yield from annotations(inside)
+                    case ast.AnnAssign(target=ast.Name(id=name)) if not name.startswith("_"):
+                        yield inside.annotation
+        case ast.Assign():
+            yield node.value
+
+
+def names_in(annotation: ast.expr) -> Iterator[str]:
+    for node in ast.walk(annotation):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.findall(r"\w+", node.value)
+
+
+@pytest.mark.parametrize("name", [name for name in zowarmup.__all__ if name != "__version__"])
+def test_what_a_public_name_is_annotated_with_is_public(name: str) -> None:
+    tree = ast.parse(
+        (REPOSITORY / (public_names()[name][0].replace(".", "/").replace("zowarmup/", "", 1) + ".py")).read_text()
+    )
+    ours: dict[str, ast.AST] = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(module=str(module)) if module.startswith("zowarmup."):
+                ours |= {alias.name: node for alias in node.names}
+    for node in tree.body:
+        match node:
+            case ast.ClassDef() | ast.FunctionDef():
+                ours[node.name] = node
+            case ast.Assign(targets=[ast.Name(id=alias)]):
+                ours[alias] = node
+    used = {used for annotation in annotations(ours[name]) for used in names_in(annotation)}
+    assert used & ours.keys() <= {*zowarmup.__all__}
 
 
 def test_the_version_is_the_projects() -> None:

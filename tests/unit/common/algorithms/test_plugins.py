@@ -6,16 +6,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests import aggregating
-from tests.faults.small import LAYOUT, Bowl
+from tests.faults.small import LAYOUT
 from tests.unit.common.settings.test_run import RAW, SPEC
 from zowarmup.common.algorithms import settings_class
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.exact.grid import Grid
-from zowarmup.common.messages.values import Delta, Phase, Scalars, Tier, Work
+from zowarmup.common.messages.values import Scalars
 from zowarmup.common.plugin import NotAllowed
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.server.setup.run_file import RunFileError, run_file_of
@@ -95,16 +94,3 @@ def test_a_vote_is_a_vote(plugin: Any) -> None:
     assert [tick * grid.tick for tick in step.ticks] == pytest.approx([-0.2, -0.2, 0.2, 0.0], abs=grid.tick)
     (later,) = aggregating.steps(algorithm, grid, 5, parts)
     assert later.ticks[0] * grid.tick == pytest.approx(-0.1, abs=grid.tick)
-
-
-def test_it_checks_what_its_client_makes(plugin: Any) -> None:
-    algorithm, grid = plugin.build(LAYOUT), Grid(18)
-    weights = grid.quantise(np.random.default_rng(0).normal(size=LAYOUT.size).astype(np.float32))
-    before, work = weights.tobytes(), Work(3, Phase.ZEROTH_ORDER, 2, 99, 1.0)
-    made = algorithm.contribute(weights, grid, Bowl(weights, np.zeros_like(weights)), 12, work)
-    assert weights.tobytes() == before
-    algorithm.check(work, Tier.LOW, 12, made)
-    for wrong in (replace(made, round=2), replace(made, probes=made.probes[1:]), Delta(3, "0" * 32, 12, 1.0)):
-        with pytest.raises(ValueError, match=r"."):
-            algorithm.check(work, Tier.LOW, 12, wrong)
-    assert algorithm.uplink_bytes(Tier.LOW, 12) == 12
