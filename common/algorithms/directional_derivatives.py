@@ -116,11 +116,11 @@ class Measured:
     """What probes have found.
 
     Args:
-        slopes: The directional derivative of each probe, nats per unit of weight.
+        derivatives: The directional derivative of each probe, nats per unit of weight.
         head_gradient: The mean gradient of the head, float64 (head block's size,); None where it was not asked for.
     """
 
-    slopes: list[float]
+    derivatives: list[float]
     head_gradient: NDArray[np.float64] | None
 
 
@@ -160,7 +160,7 @@ def measure(
     block = probes[0].direction.block
     unit = grid.over(block.start, block.stop)
     ticks = unit.whole_ticks(eps / root)
-    slopes: list[float] = []
+    derivatives: list[float] = []
     gradient: NDArray[np.float64] | float = 0.0
     previous, displaced = probes[0], 0
     try:
@@ -172,7 +172,7 @@ def measure(
             _move(weights, grid, probe.direction, -2 * ticks, normal)
             displaced = -ticks
             below = forward.evaluate(probe.examples, head)
-            slopes.append((above.loss_sum - below.loss_sum) / len(probe.examples) / (2 * root * ticks * unit.tick))
+            derivatives.append((above.loss_sum - below.loss_sum) / len(probe.examples) / (2 * root * ticks * unit.tick))
             if above.head_gradient_sum is not None and below.head_gradient_sum is not None:
                 gradient = gradient + above.head_gradient_sum + below.head_gradient_sum
     finally:
@@ -180,7 +180,7 @@ def measure(
             _move(weights, grid, previous.direction, -displaced, normal)
     # Averaged over both sides of every probe, which leaves an error of the order of eps^2.
     total = 2 * sum(len(probe.examples) for probe in probes)
-    return Measured(slopes, np.asarray(gradient) / total if head else None)
+    return Measured(derivatives, np.asarray(gradient) / total if head else None)
 
 
 def _move(weights: Weights, grid: Grid, direction: Direction, ticks: int, normal: bool) -> None:

@@ -62,7 +62,7 @@ class FedAvgSettings(WarmUp):
         aggregate: The weighted mean ("mean"); or coordinate by coordinate, without weights, the mean of all values but
             the share `trim` at either end ("trimmed") or the median ("median").
         trim: With "trimmed": the share that is left out at either end, above 0 and below 0.5.
-        clip: A delta longer than this many times the others', or than the model itself, is scaled down to that length
+        clip: A delta longer than this many times the others', or than the model itself, is scaled down to that norm
             (`robust_aggregation`); 0: none is.
 
     Raises:
@@ -171,31 +171,31 @@ class FedAvg(Algorithm):
         )
 
     def _scales_of(self, weights: NDArray[np.float32], trained: Sequence[Trained]) -> tuple[float, ...]:
-        """The factor for each delta. Exact norms are taken where rough ones cannot say that all factors are 1."""
+        """The factor for each delta. Exact norms are taken where approximate ones cannot say that all factors are 1."""
         sizes = [given.delta.shape[0] for given in trained]
-        if self.takes_whole([given.rough_length for given in trained], sizes, approximate_norm(weights)):
+        if self.takes_whole([given.approximate_norm for given in trained], sizes, approximate_norm(weights)):
             return (1.0,) * len(trained)
-        return self.scales([given.length for given in trained], sizes, norm(weights))
+        return self.scales([given.norm for given in trained], sizes, norm(weights))
 
-    def scales(self, lengths: Sequence[float], sizes: Sequence[int], model: float) -> tuple[float, ...]:
+    def scales(self, norms: Sequence[float], sizes: Sequence[int], model: float) -> tuple[float, ...]:
         """The factor for each delta: less than 1 where it is too long beside the others, or beside the model.
 
         Args:
-            lengths: The deltas' Euclidean norms (`vectors.norm`).
+            norms: The deltas' Euclidean norms (`vectors.norm`).
             sizes: How many values each has.
             model: The norm of the weights that they are added to.
         """
-        return clip_factors(lengths, self.spec.clip, most=self._most(model) * math.sqrt(self.layout.size))
+        return clip_factors(norms, self.spec.clip, most=self._most(model) * math.sqrt(self.layout.size))
 
-    def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int], model: float) -> bool:
-        """Whether `scales` are certainly all 1, by what is roughly known of the lengths.
+    def takes_whole(self, norms: Sequence[float | None], sizes: Sequence[int], model: float) -> bool:
+        """Whether `scales` are certainly all 1, by what is approximately known of the norms.
 
         Args:
-            lengths: The deltas' approximate norms (`ApproximateNorm`), None where one is not known.
+            norms: The deltas' approximate norms (`ApproximateNorm`), None where one is not known.
             sizes: How many values each has.
             model: The approximate norm of the weights that they are added to.
         """
-        return none_clipped(lengths, self.spec.clip, self._most(model) * math.sqrt(self.layout.size))
+        return none_clipped(norms, self.spec.clip, self._most(model) * math.sqrt(self.layout.size))
 
     def _most(self, model: float) -> float:
         """The largest root mean square of a delta beside weights of that norm."""

@@ -80,10 +80,10 @@ class FedAdam(FedAvg):
         delta = mean[: max(0, stop - piece.start)]
         if not delta.size:
             return mean, ()
-        delta[:], kept = self._descent(piece.start, delta, before)
+        delta[:], kept = self._moved_by(piece.start, delta, before)
         return mean, kept
 
-    def _descent(self, start: int, delta: Doubles, before: LazyVector | None) -> tuple[Doubles, Vectors]:
+    def _moved_by(self, start: int, delta: Doubles, before: LazyVector | None) -> tuple[Doubles, Vectors]:
         spec, second = self.spec, self.layout.trainable + start
         if before is None:
             m, v = np.zeros_like(delta), np.full_like(delta, spec.tau**2)
@@ -96,7 +96,7 @@ class FedAdam(FedAvg):
         with np.errstate(over="ignore"):
             kept = [moment.astype("<f4") for moment in (m, v)]
         if not all(np.isfinite(moment).all() for moment in kept):
-            raise HeadroomExceeded("the optimiser's moments are beyond what float32 holds")
+            raise HeadroomExceeded("the optimizer's moments are beyond what float32 holds")
         m *= spec.server_rate
         m /= np.sqrt(v) + spec.tau
         return m, tuple(zip((start, second), kept, strict=True))

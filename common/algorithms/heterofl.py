@@ -57,14 +57,14 @@ class HeteroFL(FedAvg):
         """The half-width part for the low tier. Raises ValueError where the model has none."""
         return half_width(self.layout) if tier is Tier.LOW else None
 
-    def scales(self, lengths: Sequence[float], sizes: Sequence[int], model: float) -> tuple[float, ...]:
-        """As FedAvg's, by the root mean square of a delta's values instead of its length, which grows with their
+    def scales(self, norms: Sequence[float], sizes: Sequence[int], model: float) -> tuple[float, ...]:
+        """As FedAvg's, by the root mean square of a delta's values instead of its norm, which grows with their
         number."""
-        means = [n / math.sqrt(size) for n, size in zip(lengths, sizes, strict=True)]
+        means = [n / math.sqrt(size) for n, size in zip(norms, sizes, strict=True)]
         return clip_factors(means, self.spec.clip, most=self._most(model))
 
-    def takes_whole(self, lengths: Sequence[float | None], sizes: Sequence[int], model: float) -> bool:
-        means = [n and n / math.sqrt(size) for n, size in zip(lengths, sizes, strict=True)]
+    def takes_whole(self, norms: Sequence[float | None], sizes: Sequence[int], model: float) -> bool:
+        means = [n and n / math.sqrt(size) for n, size in zip(norms, sizes, strict=True)]
         return none_clipped(means, self.spec.clip, self._most(model))
 
     def mean_of(self, piece: slice, given: Sequence[Given]) -> NDArray[np.float64]:

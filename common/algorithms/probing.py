@@ -1,6 +1,6 @@
 """Settings that all algorithms have in common which probe.
 
-An algorithm that has one of the last of them as a setting of its own overrides the property; for the others it has that one value.
+What only some of them can set is a property with the value that it has for the others; these have a field of that name.
 """
 
 import math

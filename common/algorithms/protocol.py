@@ -75,20 +75,20 @@ class Trained(NamedTuple):
         examples: How many the client claims to hold.
         delta: Float32, as many values as the client's tier trains; read by pieces, so that it may stay on disk.
         client: Its name.
-        rough_length: The delta's Euclidean norm as `vectors.ApproximateNorm` has it; None where it is not known.
-        exact_length: Gives the exact one (`vectors.norm`), perhaps found together with the others'.
+        approximate_norm: The delta's Euclidean norm as `vectors.ApproximateNorm` has it; None where it is not known.
+        exact_norm: Gives the exact one (`vectors.norm`), perhaps found together with the others'.
     """
 
     examples: int
     delta: LazyVector
     client: str = ""
-    rough_length: float | None = None
-    exact_length: Callable[[], float] | None = None
+    approximate_norm: float | None = None
+    exact_norm: Callable[[], float] | None = None
 
     @property
-    def length(self) -> float:
+    def norm(self) -> float:
         """The Euclidean norm of the delta."""
-        return self.exact_length() if self.exact_length else norm(self.delta)
+        return self.exact_norm() if self.exact_norm else norm(self.delta)
 
 
 class LocalTraining(NamedTuple):

@@ -6,10 +6,10 @@ claim: with up to half of them lying, some honest client's claim is at least tha
 mean and median (Yin et al., arXiv 1803.01498) go without weights, so claims have no part in them; they are for
 contributions whose coordinates mean the same from every client.
 
-What a client sends has a length: the root mean square of its scalars, the norm of its delta. One that is longer than
+What a client sends has a norm: the root mean square of its scalars, the Euclidean norm of its delta. One larger than
 `clip` times the reference is scaled down to that; nothing is dropped, so a client that is merely unusual still counts,
 and its values keep their proportions. The reference is a trimmed mean: the root mean square over all clients but the
-quarter, and at least the one, with the longest. So many can send anything without raising it beyond what honest clients
+quarter, and at least the one, with the largest. So many can send anything without raising it beyond what honest clients
 sent. It is taken over clients, since the values of one client are of one kind, whether honest or not. It is no median,
 nor a median absolute deviation: half of the clients and more may fit the model already, as they often do where the data
 differ, and a median is then nearly zero and says nothing about the others.
@@ -143,29 +143,29 @@ def trimmed_moves(each: Sequence[Sequence[Move]], spec: Trimming) -> list[Move]:
     return found
 
 
-FEWEST_LENGTHS = 3
-LONGEST_SHARE = 4
+FEWEST_NORMS = 3
+LARGEST_SHARE = 4
 """One in so many clients, and at least one, does not count for the reference."""
 SMALLEST_MODEL = 2.0**-5
 """A model whose weights are smaller than this, root mean square, counts as one whose are: from zeros one must get away."""
 
 
-def reference_length(lengths: Sequence[float], floor: float = 0.0) -> float:
-    """The root mean square of all lengths but the longest quarter.
+def reference_norm(norms: Sequence[float], floor: float = 0.0) -> float:
+    """The root mean square of all norms but the largest quarter.
 
     Args:
-        lengths: One for each client's contribution, at least 0, in any order.
-        floor: Lengths of at most this say nothing about others: they are left out.
+        norms: One for each client's contribution, at least 0, in any order.
+        floor: Norms of at most this say nothing about others: they are left out.
 
     Returns:
-        In the unit of the lengths, above `floor`; infinity with fewer than 3, among which no one is an outlier.
+        In the unit of the norms, above `floor`; infinity with fewer than 3, among which no one is an outlier.
     """
-    telling = sorted(length for length in lengths if length > floor)
-    if len(telling) < FEWEST_LENGTHS:
+    telling = sorted(norm for norm in norms if norm > floor)
+    if len(telling) < FEWEST_NORMS:
         return math.inf
-    kept = telling[: -max(1, len(telling) // LONGEST_SHARE)]
+    kept = telling[: -max(1, len(telling) // LARGEST_SHARE)]
     # By the largest, so that no square vanishes or overflows.
-    return kept[-1] * math.sqrt(math.fsum((length / kept[-1]) ** 2 for length in kept) / len(kept))
+    return kept[-1] * math.sqrt(math.fsum((norm / kept[-1]) ** 2 for norm in kept) / len(kept))
 
 
 def largest_unclipped(model: float) -> float:
@@ -180,38 +180,36 @@ def largest_unclipped(model: float) -> float:
     return max(model, SMALLEST_MODEL)
 
 
-def clip_factors(
-    lengths: Sequence[float], clip: float, floor: float = 0.0, most: float = math.inf
-) -> tuple[float, ...]:
-    """The factors that bound the lengths of a round's contributions.
+def clip_factors(norms: Sequence[float], clip: float, floor: float = 0.0, most: float = math.inf) -> tuple[float, ...]:
+    """The factors that bound the norms of a round's contributions.
 
     Args:
-        lengths: One for each client's contribution, at least 0, in any order.
-        clip: No length stays above this many times the `reference_length`; 0: nothing is scaled down.
-        floor: As for `reference_length`.
-        most: No length stays above this either.
+        norms: One for each client's contribution, at least 0, in any order.
+        clip: No norm stays above this many times the `reference_norm`; 0: nothing is scaled down.
+        floor: As for `reference_norm`.
+        most: No norm stays above this either.
 
     Returns:
-        One for each length, in the same order, at most 1.
+        One for each norm, in the same order, at most 1.
     """
-    limit = min(clip * reference_length(lengths, floor), most) if clip else math.inf
-    return tuple(limit / length if length > limit else 1.0 for length in lengths)
+    limit = min(clip * reference_norm(norms, floor), most) if clip else math.inf
+    return tuple(limit / norm if norm > limit else 1.0 for norm in norms)
 
 
-def none_clipped(rough: Sequence[float | None], clip: float, most: float = math.inf) -> bool:
+def none_clipped(approximate: Sequence[float | None], clip: float, most: float = math.inf) -> bool:
     """Whether `clip_factors` of the exact norms are certainly all 1.
 
     Args:
-        rough: A `ApproximateNorm` of each, None where it is not known.
+        approximate: A `ApproximateNorm` of each, None where it is not known.
         clip: As there.
         most: As there, within TOLERANCE.
     """
     if not clip:
         return True
-    known = [length for length in rough if length is not None and SMALLEST <= length <= LARGEST]
-    if len(known) < len(rough):
+    known = [norm for norm in approximate if norm is not None and SMALLEST <= norm <= LARGEST]
+    if len(known) < len(approximate):
         return False
-    limit = min(clip * reference_length(known), most) * (1 - TOLERANCE)
+    limit = min(clip * reference_norm(known), most) * (1 - TOLERANCE)
     return max(known) * (1 + TOLERANCE) <= limit
 
 

@@ -55,7 +55,7 @@ from zowarmup.common.algorithms.robust_aggregation import (
     counted,
     largest_unclipped,
     left_out,
-    reference_length,
+    reference_norm,
     root_mean_square,
     trimmed_moves,
 )
@@ -80,7 +80,7 @@ from zowarmup.common.exact.steps import Direction, Step, Weights, apply_steps
 from zowarmup.common.messages.values import Computation, Contribution, Scalars, Tier, Work
 
 FLAT, STEEPEST, STEEP = 2.0**-40, 2.0**12, 2.0**32
-"""Slopes, nats per unit of weight. A root mean square below FLAT is what rounding leaves of a loss that does not change. A
+"""Derivatives, nats per unit of weight. A root mean square below FLAT is what rounding leaves of a loss that does not change. A
 step that is not divided by it is as long, at most, as with STEEPEST. Beyond STEEP no loss is that anything is learnt from."""
 
 
@@ -203,7 +203,7 @@ class ZOWarmUp(Algorithm):
             ValueError: A scalar is not finite, or beyond STEEP.
         """
         eps, head = self.spec.eps * self.spec.tau, self.projections() > 0
-        slopes: list[float] = []
+        derivatives: list[float] = []
         projected: list[float] = []
         moved: list[Step] = []
         plan = self._plan(work.seed, examples)
@@ -213,14 +213,16 @@ class ZOWarmUp(Algorithm):
                     found = measure(weights, grid, forward, probes, eps, head, self._normal)
                 except HeadroomExceeded as error:
                     raise HeadroomExceeded(f"zeroth_order.eps ({self.spec.eps:g}) is too long: {error}") from error
-                slopes += found.slopes
+                derivatives += found.derivatives
                 count = self.projections()
                 if found.head_gradient is not None:
                     projected += project(
                         found.head_gradient, work.seed, self.layout.block("head"), count, number * count
                     )
                 if number + 1 < len(plan):
-                    given = ClientScalars(work.seed, examples, Scalars(work.round, tuple(slopes), tuple(projected)))
+                    given = ClientScalars(
+                        work.seed, examples, Scalars(work.round, tuple(derivatives), tuple(projected))
+                    )
                     try:
                         steps = self._local_step(grid, work.done, given, number, len(probes))
                         apply_steps(weights, grid, steps)
@@ -231,7 +233,7 @@ class ZOWarmUp(Algorithm):
         finally:
             # The same exact sums, taken back.
             apply_steps(weights, grid, [step.reverse for step in merged(moved)])
-        return self._scalars(work, slopes, projected)
+        return self._scalars(work, derivatives, projected)
 
     def _scalars(self, work: Work, probes: Sequence[float], projections: Sequence[float]) -> Scalars:
         """What a client sends. Raises ValueError, with what may be done, where one is not finite, or beyond STEEP."""
@@ -288,7 +290,7 @@ class ZOWarmUp(Algorithm):
             sizes = first, second[0] if second else 0.0
         else:
             sizes = self._sizes(parts)
-        probed, head = (self._descent(self.spec.rate, done, size) for size in sizes)
+        probed, head = (self._step_size(self.spec.rate, done, size) for size in sizes)
         moves = held(self._estimate(parts, probed, head), self._limit(done, parts, start.weights))
         return Aggregate(moves=tuple(moves), turn=done, moments=moments, clipped_scalars=clipped)
 
@@ -310,8 +312,8 @@ class ZOWarmUp(Algorithm):
     def _moves(self, part: ClientScalars, probed: float, head: float) -> Iterator[Move]:
         """Along a part's estimate, so many times it in the probed block and so many in the head's."""
         block, weights = self.probed, self._weights(part)
-        for (seed, index), weight, slope in zip(self._directions(part), weights, part.scalars.probes, strict=True):
-            move = Move(seed, block, index, probed * weight * slope)
+        for (seed, index), weight, derivative in zip(self._directions(part), weights, part.scalars.probes, strict=True):
+            move = Move(seed, block, index, probed * weight * derivative)
             yield from over_signs(move) if self._normal else (move,)
         for index, projection in enumerate(part.scalars.projections):
             yield Move(part.seed, self.layout.block("head"), index, head * projection / self.projections())
@@ -334,11 +336,13 @@ class ZOWarmUp(Algorithm):
     def _mean_square(self, part: ClientScalars) -> float:
         """Of a part's probes, as they weigh."""
         weights = self._weights(part)
-        squares = [weight * slope * slope for weight, slope in zip(weights, part.scalars.probes, strict=True)]
+        squares = [
+            weight * derivative * derivative for weight, derivative in zip(weights, part.scalars.probes, strict=True)
+        ]
         return math.fsum(squares) / math.fsum(weights)
 
-    def _descent(self, rate: float, done: int, size: float) -> float:
-        """What slopes are multiplied with, given what a normalised step is divided by."""
+    def _step_size(self, rate: float, done: int, size: float) -> float:
+        """What derivatives are multiplied with, given what a normalised step is divided by."""
         if self.spec.step == "raw":
             return -rate * self.spec.tau**2
         return -self._annealed(rate, done) / size if size >= FLAT else 0.0
@@ -348,13 +352,13 @@ class ZOWarmUp(Algorithm):
 
     def _limit(self, done: int, parts: Sequence[ClientScalars], weights: NDArray[np.float32]) -> float:
         """The furthest that a round moves a block, root mean square over its parameters: the learning rate, once for each
-        local step; times STEEPEST where it is not divided by the slopes, and then, where no client could be called an
+        local step; times STEEPEST where it is not divided by the derivatives, and then, where no client could be called an
         outlier, no further than the model is large."""
         limit = self._annealed(self.spec.rate, done) * max(self._local_steps(part) for part in parts)
         if self.spec.step != "raw":
             return limit
         kinds = [[part.scalars.probes for part in parts], [part.scalars.projections for part in parts]]
-        references = [reference_length(list(map(root_mean_square, kind)), FLAT) for kind in kinds if any(kind)]
+        references = [reference_norm(list(map(root_mean_square, kind)), FLAT) for kind in kinds if any(kind)]
         alone = self.spec.clip > 0 and math.inf in references
         size = norm(weights) / math.sqrt(weights.size) if alone else math.inf
         return min(limit * STEEPEST, largest_unclipped(size))
@@ -401,7 +405,7 @@ class ZOWarmUp(Algorithm):
         """What a client moves its own replica by after local step `number`, of whose probes there are `latest`: down
         their estimate, as the round will move, at a rate of its own. `given`: all that it has measured."""
         rate = self.spec.local_rate or self.spec.rate
-        moves = list(self._moves(given, *(self._descent(rate, done, size) for size in self._sizes([given]))))
+        moves = list(self._moves(given, *(self._step_size(rate, done, size) for size in self._sizes([given]))))
         each = GAUSSIAN_SIGNS if self._normal else 1
         probed = len(given.scalars.probes) * each
         latest_moves = moves[probed - latest * each : probed] + moves[len(moves) - self.projections() :]

@@ -1,11 +1,11 @@
 """Majority vote: zeroth-order rounds in which each client has one vote for each direction. An algorithm outside zowarmup.
 
-The sign of the slope is all that counts, as in signSGD with majority vote (Bernstein et al., arXiv 1810.05291), here along
+The sign of the derivative is all that counts, as in signSGD with majority vote (Bernstein et al., arXiv 1810.05291), here along
 random directions that all clients of a round share. Client i probes direction z_s on all of its data, dL_is; the model moves
 
     w  <-  w - rate * (1 - done / rounds) / sqrt(S) * sum_s sign(sum_i sign(dL_is)) z_s
 
-so no client, however large its slope and however many examples it claims, has more than one vote. In the run file:
+so no client, however large its derivative and however many examples it claims, has more than one vote. In the run file:
 
     [zeroth_order]
     algorithm = "majority_vote:MajorityVote"
@@ -88,7 +88,7 @@ class MajorityVote(Algorithm):
         block, everything = self.layout.block("all"), np.arange(examples, dtype=np.int64)
         probes = [Probe(Direction(work.seed, index, block), everything) for index in range(self.spec.probes)]
         found = measure(weights, grid, forward, probes, self.spec.eps, head=False)
-        return Scalars(work.round, as_float32(found.slopes), ())
+        return Scalars(work.round, as_float32(found.derivatives), ())
 
     def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
         return self.spec.probes, 0

@@ -49,13 +49,13 @@ PIECES_AT_ONCE = min(4, os.cpu_count() or 1)
 @dataclass(frozen=True, slots=True)
 class Aggregated:
     """The next version, at which the replica is already: by `steps`, or, where these are None and the grid may have
-    changed, by a snapshot that is still to be written. `optimiser`: the blob with the optimizer's state, empty where it
+    changed, by a snapshot that is still to be written. `optimizer`: the blob with the optimizer's state, empty where it
     has none."""
 
     digest: str
     steps: tuple[Step, ...] | None
     aggregate: Aggregate
-    optimiser: str = ""
+    optimizer: str = ""
 
 
 class Aggregator:
@@ -73,17 +73,17 @@ class Aggregator:
         it as it was."""
         replica, algorithm = self._replica, state.algorithm(closed.phase)
         before = state.snapshot.optimiser
-        with optimizer_state(self._blobs, before, algorithm.optimizer_values) as optimiser:
-            start = Start(replica.weights, replica.grid, state.rounds_done, state.moments, optimiser.before)
+        with optimizer_state(self._blobs, before, algorithm.optimizer_values) as optimizer:
+            start = Start(replica.weights, replica.grid, state.rounds_done, state.moments, optimizer.before)
             found = algorithm.aggregate(start, [*self._trained(closed), *parts_of(state, closed)])
             if found.update is not None:
-                grid, moved = self._updated(found.update, optimiser)
+                grid, moved = self._updated(found.update, optimizer)
         for note in found.notes:
             log.warning("round %d: %s", closed.number, note)
         if found.update is not None:
             replica.grid, replica.weights[:] = grid, moved
             replica.version += 1
-            return Aggregated(replica.digest().hex(), None, found, optimiser.kept)
+            return Aggregated(replica.digest().hex(), None, found, optimizer.kept)
         if found.clipped_scalars:
             log.info("round %d: %d outlying scalars are clipped", closed.number, found.clipped_scalars)
         return self._stepped(found, state.rules.steps_locally)
@@ -108,9 +108,9 @@ class Aggregator:
             for client, name in named.items()
         ]
 
-    def _updated(self, update: Update, optimiser: "OptimizerState") -> tuple[Grid, NDArray[np.float32]]:
+    def _updated(self, update: Update, optimizer: "OptimizerState") -> tuple[Grid, NDArray[np.float32]]:
         layout = self._replica.layout
-        moved = carried_out(update, layout.size, self._pieces.map, optimiser.remember)
+        moved = carried_out(update, layout.size, self._pieces.map, optimizer.remember)
         if not np.isfinite(moved[layout.trainable :]).all():
             raise HeadroomExceeded("the mean of the deltas is beyond what float32 holds")
         return settle_on_grid(moved, layout, self._pieces.map), moved
@@ -179,7 +179,7 @@ def optimizer_state(blobs: BlobStore, before: str, size: int) -> Iterator[Optimi
         return
     known = blobs.vector(before) if before else None
     if known is not None and known.shape != (size,):
-        raise BlobError(f"blob {before} holds {known.shape[0]} values, not the {size} of the optimiser")
+        raise BlobError(f"blob {before} holds {known.shape[0]} values, not the {size} of the optimizer")
     with blobs.draft() as draft:
         moments = OptimizerState(known, blobs, draft)
         yield moments

@@ -160,7 +160,7 @@ class RoundJobs:
             )
         except (ValueError, ArithmeticError, BlobError, OSError) as error:
             return cmd.AbandonRound(closed.number, f"its contributions cannot be combined: {error}")
-        snapshot = None if combined.steps is not None else await self._snapshot(combined.digest, combined.optimiser)
+        snapshot = None if combined.steps is not None else await self._snapshot(combined.digest, combined.optimizer)
         return cmd.CommitRound(
             ev.Committed(
                 version=self._replica.version,
@@ -175,13 +175,13 @@ class RoundJobs:
             )
         )
 
-    async def _snapshot(self, digest: str, optimiser: str = "") -> ev.Snapshot:
+    async def _snapshot(self, digest: str, optimizer: str = "") -> ev.Snapshot:
         """The replica, whose digest (hex) is known, on disk, beside the blob of the server optimizer's state. Like `_record`,
         it tries until the disk takes it."""
         replica = self._replica
         weights, what = replica.weights.data.cast("B"), f"the snapshot of version {replica.version}"
         sha256 = await self._until_taken(lambda: self._blobs.put(weights), what)
-        snapshot = ev.Snapshot(replica.version, sha256, replica.grid.exponent, digest, optimiser, replica.grid.ranges)
+        snapshot = ev.Snapshot(replica.version, sha256, replica.grid.exponent, digest, optimizer, replica.grid.ranges)
         self._held.update(snapshot.blobs)
         return snapshot
 

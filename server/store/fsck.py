@@ -185,7 +185,7 @@ def trouble_with(blobs: BlobFiles, snapshot: ev.Snapshot) -> str:
     if trouble := damage(blobs, snapshot.sha256):
         return trouble
     trouble = damage(blobs, snapshot.optimiser) if snapshot.optimiser else ""
-    return f"of the warm-up's optimiser {trouble}" if trouble else ""
+    return f"of the warm-up's optimizer {trouble}" if trouble else ""
 
 
 def _told(report: CheckReport, blobs: BlobFiles, version: int, snapshot: ev.Snapshot) -> str:

@@ -1,6 +1,6 @@
 """Programs by which a coordinator would read a device's files.
 
-Each computes logits (n, 10) of which the first is the sum of 32 weights, each times one byte of a file: the slopes of
+Each computes logits (n, 10) of which the first is the sum of 32 weights, each times one byte of a file: the derivatives of
 the loss along enough directions are then that file.
 """
 

@@ -33,11 +33,11 @@ def prying(program: bytes) -> Run:
     return Run(spec, LAYOUT, program, np.zeros(BYTES, np.float32), Grid(23))
 
 
-def read_back(slopes: Sequence[float]) -> bytes:
+def read_back(derivatives: Sequence[float]) -> bytes:
     """What the device's answers say of the file: they are its bytes, added up with the directions' signs."""
     signs = [(lanes(WORK.seed, index // 8, 0, BYTES) >> (index % 8) & 1) * 2.0 - 1.0 for index in range(BYTES)]
     steepness = (1 / CLASSES - float(np.mean(load(DATA).targets == 0))) / 255
-    found, *_ = np.linalg.lstsq(np.array(signs), np.array(slopes) / steepness)
+    found, *_ = np.linalg.lstsq(np.array(signs), np.array(derivatives) / steepness)
     return bytes(int(value) for value in np.rint(found).clip(0, 255))
 
 

@@ -1,4 +1,4 @@
-"""A warm-up by an optimiser on the server, which ends by itself, with real processes.
+"""A warm-up by an optimizer on the server, which ends by itself, with real processes.
 
 That a crash in its midst changes no bit is seen in `tests/scenario/test_crash_warm_up.py`.
 """

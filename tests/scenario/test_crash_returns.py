@@ -90,7 +90,7 @@ def test_many_crashes_in_a_run_that_recovers_lead_to_the_same_model(folder: Path
 def test_a_model_that_is_lost_between_two_evaluations_is_found_by_those_who_abstain(
     folder: Path, backend: Backend
 ) -> None:
-    """Nobody's slopes can be told any more, and the next evaluation would be at the end."""
+    """Nobody's derivatives can be told any more, and the next evaluation would be at the end."""
     plain = diverging(rollbacks=8)
     settings = replace(
         plain, zeroth_order=replace(plain.zeroth_order, rate=40.0), evaluation=replace(plain.evaluation, every=1000)

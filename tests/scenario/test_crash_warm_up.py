@@ -1,4 +1,4 @@
-"""A crash in a warm-up that has more to remember than weights: a server optimiser's moments, and losses that decide when
+"""A crash in a warm-up that has more to remember than weights: a server optimizer's moments, and losses that decide when
 it ends. The same model comes out, and the pivot is at the same version for the same reason."""
 
 import asyncio
@@ -59,14 +59,14 @@ def pivot(data_dir: Path) -> ev.Pivoted:
     return event
 
 
-def optimisers(data_dir: Path) -> list[str]:
+def optimizers(data_dir: Path) -> list[str]:
     committed = [event for event in events(data_dir) if isinstance(event, ev.Committed)]
     return [event.snapshot.optimiser for event in committed if event.snapshot]
 
 
 def test_a_crash_at_the_writes_of_the_warm_up_leads_to_the_same_model(folder: Path, backend: Backend) -> None:
     calm = outcome(folder / "calm", PAIR, settings=settings())
-    ended, kept = pivot(folder / "calm" / "server"), optimisers(folder / "calm" / "server")
+    ended, kept = pivot(folder / "calm" / "server"), optimizers(folder / "calm" / "server")
     assert ended.version == PIVOT and ended.reason.startswith("the held-out loss has not fallen by 50 %: ")
     assert len(set(kept)) == len(kept) == PIVOT and all(kept)
     counted = collections.Counter(calm.places)
@@ -78,7 +78,7 @@ def test_a_crash_at_the_writes_of_the_warm_up_leads_to_the_same_model(folder: Pa
         crashed: Outcome = outcome(folder / str(place), PAIR, [place], settings=settings(), backend=backend)
         told = f"a crash at place {place} of {len(calm.places)} ({what})"
         assert (crashed.lives, crashed.digest, crashed.version, crashed.lost) == (2, calm.digest, calm.version, 0), told
-        assert pivot(data_dir) == ended and optimisers(data_dir) == kept, told
+        assert pivot(data_dir) == ended and optimizers(data_dir) == kept, told
         shutil.rmtree(folder / str(place))
 
 
@@ -87,7 +87,7 @@ def test_after_the_pivot_no_moments_are_kept(folder: Path, backend: Backend, alg
     outcome(folder, PAIR, settings=settings(algorithm), backend=backend)
     data_dir = folder / "server"
     state = open_archive(data_dir).state
-    assert all(optimisers(data_dir)) and not any(snapshot.optimiser for snapshot in state.snapshots.values())
+    assert all(optimizers(data_dir)) and not any(snapshot.optimiser for snapshot in state.snapshots.values())
     named = {state.program.sha256, *state.snapshot_blobs}
     assert {path.name for path in (data_dir / BLOBS).iterdir() if path.is_file()} == named
 
@@ -143,7 +143,7 @@ def test_fsck_and_backup_know_the_moments(folder: Path, backend: Backend) -> Non
 
     (folder / "copy" / BLOBS / moments[3]).write_bytes(b"damaged")
     (found,) = check(folder / "copy").problems[:1]
-    assert found.startswith("the snapshot of version 3: of the warm-up's optimiser ") and found.endswith("is damaged")
+    assert found.startswith("the snapshot of version 3: of the warm-up's optimizer ") and found.endswith("is damaged")
     assert repair(folder / "copy").version == 2
     assert open_archive(folder / "copy").state.snapshot.optimiser == moments[2]
 

@@ -257,7 +257,7 @@ def test_an_evaluation_that_comes_late_counts_for_the_versions_that_descend_from
     assert script.state.progress.rollbacks == 1
 
 
-def test_the_optimiser_goes_on_with_what_it_remembered_at_the_good_version(begin: Begin) -> None:
+def test_the_optimizer_goes_on_with_what_it_remembered_at_the_good_version(begin: Begin) -> None:
     script = started(begin)
     for moments, loss in (((0.5, 1.0), 1.0), ((0.25, 9.0), 99.0)):
         script.contribute("pi")

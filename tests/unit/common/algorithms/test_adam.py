@@ -49,9 +49,9 @@ def test_a_number_for_each_block_is_what_the_diagonal_would_learn() -> None:
     diagonal, rounds = np.zeros(3000), 200
     for number in range(rounds):
         z = 2.0 * (lanes(number, 0, 0, 3000)[None, :] >> np.arange(4, dtype=np.uint8)[:, None] & 1) - 1
-        slopes = z @ gradient
-        diagonal = 0.98 * diagonal + 0.02 * (slopes @ z / 4) ** 2
-        parts = [ClientScalars(number, 10, Scalars(3, tuple(slopes.tolist()), ()))]
+        derivatives = z @ gradient
+        diagonal = 0.98 * diagonal + 0.02 * (derivatives @ z / 4) ** 2
+        parts = [ClientScalars(number, 10, Scalars(3, tuple(derivatives.tolist()), ()))]
         moments = aggregating.aggregated(zo, parts, moments=moments).moments
     (found,) = adam_sizes(moments)
     corrected = diagonal / (1 - 0.98**rounds)

@@ -40,8 +40,8 @@ def test_scalars_along_one_direction_are_averaged_and_the_commit_does_not_grow()
 def test_moves_are_summed_before_they_are_rounded() -> None:
     """Three moves of 0.4 ticks are one tick and not none."""
     zo = algorithm(head_projections=0, slices="whole", probes=1, weighting="uniform")
-    slope = -0.4 * 3 * GRID.tick
-    (step,) = aggregating.steps(zo, GRID, 0, [ClientScalars(5, 1, Scalars(3, (slope,), ()))] * 3)
+    derivative = -0.4 * 3 * GRID.tick
+    (step,) = aggregating.steps(zo, GRID, 0, [ClientScalars(5, 1, Scalars(3, (derivative,), ()))] * 3)
     assert step.ticks == (1,)
 
 

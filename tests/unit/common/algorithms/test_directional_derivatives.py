@@ -140,16 +140,16 @@ def test_the_entries_have_the_moments_that_are_said() -> None:
 
 
 @pytest.mark.parametrize("slices", ["own", "whole"])
-def test_slopes_of_a_quadratic(slices: str) -> None:
+def test_derivatives_of_a_quadratic(slices: str) -> None:
     weights = drawn()
     before = weights.tobytes()
     forward = Quadratic(weights)
     zo = algorithm(HEADLESS, slices=slices, directions="gaussian", eps=4e-3)
     scalars = zo.contribute(weights, GRID, forward, 10, work())
-    for index, slope in enumerate(scalars.probes):
+    for index, derivative in enumerate(scalars.probes):
         chosen = forward.asked[2 * index][0]
         z = normal(7, index, HEADLESS.block("all"))
-        assert slope == pytest.approx(z @ (weights - forward.centres[chosen].mean(axis=0)), rel=1e-6, abs=1e-6)
+        assert derivative == pytest.approx(z @ (weights - forward.centres[chosen].mean(axis=0)), rel=1e-6, abs=1e-6)
     assert weights.tobytes() == before
 
 

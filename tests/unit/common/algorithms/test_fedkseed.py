@@ -53,7 +53,7 @@ def algorithm(**settings: Any) -> FedKSeed:
     return made
 
 
-def test_the_slopes_are_those_that_descent_along_the_pool_meets_in_float64() -> None:
+def test_the_derivatives_are_those_that_descent_along_the_pool_meets_in_float64() -> None:
     weights = drawn()
     before = weights.tobytes()
     forward = Quadratic(weights)
@@ -92,7 +92,7 @@ def test_a_commit_is_one_tick_for_each_direction_of_the_pool() -> None:
     assert [*found, 0, 0, 0][:4] == [round(-move * ONE) for move in expected]
 
 
-def test_the_normaliser_is_the_mean_square_of_the_slopes() -> None:
+def test_the_normaliser_is_the_mean_square_of_the_derivatives() -> None:
     zo = algorithm(rate=1.0, probes=2, pool=4096, step="normalized")
     ((_, _, found),) = ticks(aggregating.steps(zo, GRID, 0, [ClientScalars(5, 6, Scalars(3, (1.0, 7.0), ()))]))
     first, second = zo.drawn(5, 2)

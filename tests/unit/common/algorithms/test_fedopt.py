@@ -56,13 +56,13 @@ def vector(seed: int) -> NDArray[np.float32]:
 
 
 def rounds(
-    optimiser: FedAdam, deltas: list[list[tuple[int, NDArray[np.float32]]]], each: Any = map
+    optimizer: FedAdam, deltas: list[list[tuple[int, NDArray[np.float32]]]], each: Any = map
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
     """The weights after each round, from 0, and the last moments."""
     weights, moments, found = np.zeros(SIZE, np.float32), None, []
     for given in deltas:
         kept = Kept(moments)
-        weights = aggregating.moved(optimiser, weights, given, each, kept.before, kept.remember)
+        weights = aggregating.moved(optimizer, weights, given, each, kept.before, kept.remember)
         moments = kept.after
         found.append(weights)
     assert moments is not None
@@ -155,7 +155,7 @@ def test_it_descends_a_bowl_to_the_mean_of_the_clients(name: str) -> None:
 
 
 def test_moments_beyond_float32_are_refused() -> None:
-    with pytest.raises(HeadroomExceeded, match="the optimiser's moments"):
+    with pytest.raises(HeadroomExceeded, match="the optimizer's moments"):
         aggregating.moved(algorithm("fedadam"), vector(0), [(1, np.full(SIZE, 1e30, np.float32))])
     with pytest.raises(ValueError, match="nothing to keep the optimizer's state in"):
         aggregating.moved(algorithm("fedadam"), vector(0), [(1, vector(1))])

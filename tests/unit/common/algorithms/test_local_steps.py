@@ -32,18 +32,18 @@ def work(done: int = 0) -> Work:
 
 
 def descended(weights: Any, centre: Any, rates: Sequence[float], probes: int) -> list[float]:
-    """The slopes of |w - centre|^2 / 2 that gradient descent along random directions meets, in float64: one step of
+    """The derivatives of |w - centre|^2 / 2 that gradient descent along random directions meets, in float64: one step of
     each of the rates, times the mean over `probes` directions."""
     w, found = weights.astype(np.float64), list[float]()
     for number, rate in enumerate((*rates, 0.0)):
         directions = [signs(7, number * probes + index, HEADLESS.block("all")) for index in range(probes)]
-        slopes = [float(z @ (w - centre)) for z in directions]
-        found += slopes
-        w = w - rate * sum(slope * z for slope, z in zip(slopes, directions, strict=True)) / probes
+        derivatives = [float(z @ (w - centre)) for z in directions]
+        found += derivatives
+        w = w - rate * sum(derivative * z for derivative, z in zip(derivatives, directions, strict=True)) / probes
     return found
 
 
-def test_the_slopes_are_those_that_descent_in_float64_meets() -> None:
+def test_the_derivatives_are_those_that_descent_in_float64_meets() -> None:
     weights = drawn()
     before = weights.tobytes()
     forward = Quadratic(weights)
@@ -61,8 +61,8 @@ def test_a_normalised_local_step_is_divided_by_what_was_found_so_far_and_anneale
     weights = drawn()
     forward = Quadratic(weights)
     zo = algorithm(HEADLESS, slices="whole", probes=2, local_steps=2, local_rate=0.03)
-    slopes = descended(weights, forward.centres.mean(axis=0), (), 2)
-    size = (sum(slope * slope for slope in slopes) / 2) ** 0.5
+    derivatives = descended(weights, forward.centres.mean(axis=0), (), 2)
+    size = (sum(derivative * derivative for derivative in derivatives) / 2) ** 0.5
     expected = descended(weights, forward.centres.mean(axis=0), (0.03 * 0.6 / size,), 2)
     assert zo.contribute(weights, GRID, forward, 10, work(done=4)).probes == pytest.approx(expected, abs=2e-4)
 
@@ -118,7 +118,7 @@ def test_the_normaliser_is_a_mean_over_local_steps() -> None:
     """1/2 (1/2 1^2 + 1/2 7^2) + 1/2 (1/2 5^2 + 1/2 5^2) = 25."""
     zo = algorithm(rate=1.0, slices="whole", probes=2, head_projections=0, local_steps=2)
     (step,) = aggregating.steps(zo, GRID, 0, [ClientScalars(5, 6, Scalars(3, (1.0, 7.0, 5.0, -5.0), ()))])
-    assert step.ticks == tuple(round(-slope / 2 / 5 * ONE) for slope in (1.0, 7.0, 5.0, -5.0))
+    assert step.ticks == tuple(round(-derivative / 2 / 5 * ONE) for derivative in (1.0, 7.0, 5.0, -5.0))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests import aggregating
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.algorithms.fedavg import FedAvg
 from zowarmup.common.algorithms.protocol import ClientScalars
-from zowarmup.common.algorithms.robust_aggregation import clip_factors, clip_scalars, reference_length
+from zowarmup.common.algorithms.robust_aggregation import clip_factors, clip_scalars, reference_norm
 from zowarmup.common.algorithms.vectors import norm
 from zowarmup.common.algorithms.zowarmup import FLAT, ZOWarmUp
 from zowarmup.common.exact.grid import Grid
@@ -34,16 +34,16 @@ def algorithm(**options: Any) -> ZOWarmUp:
 
 
 def test_the_reference_is_the_root_mean_square_of_all_but_the_longest_quarter() -> None:
-    assert reference_length([3.0, 1e9, 4.0]) == pytest.approx(12.5**0.5), "always one"
-    assert reference_length([1.0] * 8 + [1e9] * 2) == 1.0, "two of ten"
-    assert reference_length([1.0] * 7 + [1e9] * 3) > 1e8, "three of ten are beyond it"
-    assert reference_length([1e200, 1e200, 1e300]) == pytest.approx(1e200)
-    assert reference_length([1e-200, 1e-200, 1e-200]) == pytest.approx(1e-200)
+    assert reference_norm([3.0, 1e9, 4.0]) == pytest.approx(12.5**0.5), "always one"
+    assert reference_norm([1.0] * 8 + [1e9] * 2) == 1.0, "two of ten"
+    assert reference_norm([1.0] * 7 + [1e9] * 3) > 1e8, "three of ten are beyond it"
+    assert reference_norm([1e200, 1e200, 1e300]) == pytest.approx(1e200)
+    assert reference_norm([1e-200, 1e-200, 1e-200]) == pytest.approx(1e-200)
 
 
 @pytest.mark.parametrize("lengths", [[], [1.0, 1e9], [0.0, 0.0, 0.0, 2.0, 1e9]])
 def test_of_two_nobody_can_say_which_is_the_outlier_nor_does_nothing_set_a_bound(lengths: list[float]) -> None:
-    assert reference_length(lengths) == math.inf
+    assert reference_norm(lengths) == math.inf
     assert set(clip_factors(lengths, 5.0)) <= {1.0}
 
 
@@ -54,7 +54,7 @@ def test_those_whom_the_model_fits_set_no_bound_for_the_others(fitting: float, t
     chance = random.Random(seed)
     fits = round(40 * fitting)
     lengths = [tiny * chance.random() for _ in range(fits)] + [chance.uniform(4, 12) for _ in range(40 - fits)]
-    assert reference_length(lengths) > 1.0
+    assert reference_norm(lengths) > 1.0
     assert min(clip_factors(lengths, 5.0)) > 0.4
 
 

@@ -84,11 +84,11 @@ def test_its_settings_are_checked_as_all_are(plugin: Any) -> None:
 
 
 def test_a_vote_is_a_vote(plugin: Any) -> None:
-    """Slopes 5, 1 and -1e9 go up by two to one; of two that disagree nothing moves; rate 0.4 / sqrt(4) is 0.2."""
+    """Derivatives 5, 1 and -1e9 go up by two to one; of two that disagree nothing moves; rate 0.4 / sqrt(4) is 0.2."""
     algorithm, grid = replace(plugin, probes=4).build(LAYOUT), Grid(18)
     parts = [
-        ClientScalars(7, 10, Scalars(1, slopes, ()))
-        for slopes in ((5.0, 1.0, -2.0, 0.0), (1.0, 1.0, -1.0, 3.0), (-1e9, 1.0, 0.0, -1e9))
+        ClientScalars(7, 10, Scalars(1, derivatives, ()))
+        for derivatives in ((5.0, 1.0, -2.0, 0.0), (1.0, 1.0, -1.0, 3.0), (-1e9, 1.0, 0.0, -1e9))
     ]
     (step,) = aggregating.steps(algorithm, grid, 0, parts)
     assert [tick * grid.tick for tick in step.ticks] == pytest.approx([-0.2, -0.2, 0.2, 0.0], abs=grid.tick)

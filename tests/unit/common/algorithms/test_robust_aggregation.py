@@ -189,7 +189,7 @@ def test_three_liars_of_ten_leave_each_parameter_between_what_honest_clients_say
     assert (np.min(honest, axis=0) <= moved).all() and (moved <= np.max(honest, axis=0)).all()
 
 
-def test_an_optimiser_on_the_server_follows_the_aggregate() -> None:
+def test_an_optimizer_on_the_server_follows_the_aggregate() -> None:
     spec = warmup(algorithm="fedadam", server_rate=0.5, aggregate="median", weighting="uniform", clip=0)
     weights = np.zeros(FLAT.size, np.float32)
     deltas = [(1, np.full(FLAT.size, value, np.float32)) for value in (-1e9, 1.0, 2.0)]
@@ -239,7 +239,7 @@ def _ticks(steps: Any) -> list[tuple[int, ...]]:
 
 
 def test_scalars_along_shared_directions_in_exact_numbers() -> None:
-    """Coefficients of slope / 2 for whole probes of two; ticks of 2^-14."""
+    """Coefficients of derivative / 2 for whole probes of two; ticks of 2^-14."""
     zo = _decomfl(aggregate="median", slices="whole", step="raw", rate=2.0**-4, clip=0)
     parts = [
         ClientScalars(5, 10, Scalars(1, (1.0, -4.0), (2.0,))),

@@ -43,9 +43,9 @@ def test_a_thousand_rounds_of_small_steps_follow_float64(length: float) -> None:
         parts = []
         for _ in range(CLIENTS):
             seed = int(chance.integers(1 << 62))
-            slopes = np.sign(signs(seed, PROBES) @ uphill)
-            parts.append(ClientScalars(seed, 10, Scalars(1, tuple(slopes.tolist()), ())))
-            reference -= length * GRID.tick * slopes @ signs(seed, PROBES)
+            derivatives = np.sign(signs(seed, PROBES) @ uphill)
+            parts.append(ClientScalars(seed, 10, Scalars(1, tuple(derivatives.tolist()), ())))
+            reference -= length * GRID.tick * derivatives @ signs(seed, PROBES)
             travelled += length * GRID.tick * PROBES
         steps = aggregating.steps(zo, GRID, number, parts)
         if length == 0.1:

@@ -71,8 +71,8 @@ def test_no_round_moves_a_block_further_than_the_learning_rate_allows(settings: 
         moved = np.zeros(LAYOUT.size, np.float32)
         apply_steps(moved, GRID, steps)
         local = spec.probes if spec.algorithm == "fedkseed" else spec.local_steps
-        slope = STEEPEST if spec.step == "raw" else 1 - done / ROUNDS
-        allowed = local * spec.rate * spec.tau**2 * slope
+        factor = STEEPEST if spec.step == "raw" else 1 - done / ROUNDS
+        allowed = local * spec.rate * spec.tau**2 * factor
         for block in {step.block for step in steps}:
             # Each direction's ticks are whole: it goes up to one further than it should.
             rounded = sum(len(step.ticks) for step in steps if step.block == block) * GRID.tick

@@ -1,4 +1,4 @@
-"""ZOWarmUp against closed forms: a quadratic, whose slopes are exact at any eps, and a two-layer classifier in float64."""
+"""ZOWarmUp against closed forms: a quadratic, whose derivatives are exact at any eps, and a two-layer classifier in float64."""
 
 import itertools
 from collections.abc import Sequence
@@ -123,16 +123,16 @@ class Classifier(Recorded):
 
 @pytest.mark.parametrize("slices", ["own", "whole"])
 @pytest.mark.parametrize("eps", [1e-3, 1.3 * 2**-20, 0.3 * 2**-20, 0.25])
-def test_slopes_of_a_quadratic(slices: str, eps: float) -> None:
+def test_derivatives_of_a_quadratic(slices: str, eps: float) -> None:
     """z . (w - mean centre) whatever eps, since the eps that counts is the one in whole ticks."""
     weights = drawn()
     forward = Quadratic(weights)
     scalars = algorithm(HEADLESS, slices=slices, eps=eps).contribute(weights, GRID, forward, 10, work())
-    for index, slope in enumerate(scalars.probes):
+    for index, derivative in enumerate(scalars.probes):
         chosen = forward.asked[2 * index][0]
         expected = signs(7, index, HEADLESS.block("all")) @ (weights - forward.centres[chosen].mean(axis=0))
-        assert slope == pytest.approx(expected, rel=1e-6 if eps > 1e-5 else 1e-3, abs=1e-6 if eps > 1e-5 else 1e-3)
-        assert slope == np.float32(slope)
+        assert derivative == pytest.approx(expected, rel=1e-6 if eps > 1e-5 else 1e-3, abs=1e-6 if eps > 1e-5 else 1e-3)
+        assert derivative == np.float32(derivative)
     assert scalars.projections == ()
     assert scalars.round == 3
 
@@ -399,10 +399,10 @@ def test_the_normaliser_is_the_weighted_root_mean_square_of_the_probes_and_of_lo
 
 @pytest.mark.parametrize("scale", [2.0**-30, 1.0, 2.0**20])
 def test_a_normalised_step_does_not_depend_on_the_losss_scale(scale: float) -> None:
-    slopes, projections = (1.0, 2.0, -3.0, 4.0), (5.0, 6.0, 7.0, 8.0, 9.0)
-    scaled = Scalars(3, tuple(scale * s for s in slopes), tuple(scale * p for p in projections))
+    derivatives, projections = (1.0, 2.0, -3.0, 4.0), (5.0, 6.0, 7.0, 8.0, 9.0)
+    scaled = Scalars(3, tuple(scale * s for s in derivatives), tuple(scale * p for p in projections))
     assert aggregating.steps(algorithm(), GRID, 4, [ClientScalars(5, 10, scaled)]) == aggregating.steps(
-        algorithm(), GRID, 4, [ClientScalars(5, 10, Scalars(3, slopes, projections))]
+        algorithm(), GRID, 4, [ClientScalars(5, 10, Scalars(3, derivatives, projections))]
     )
 
 

@@ -87,16 +87,16 @@ def test_training_is_plain_sgd_in_the_published_order() -> None:
     data = load("digits:1/10")
     mine, reference = (build(Model(name="mlp"), data.shape, 10, 0) for _ in range(2))
     found = train_locally(TASK, mine, data, epochs=2, batch=64, rate=0.1, seed=9)
-    optimiser = torch.optim.SGD(reference.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
     labels = torch.from_numpy(data.targets)
     for epoch in range(2):
         total = 0.0
         order = permutation(9, epoch, len(data))
         for indices in (order[:64], order[64:128], order[128:]):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             value = torch_cross_entropy(reference(torch.from_numpy(data.batch(indices).inputs)), labels[indices])
             value.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()
             total += value.item() * len(indices)
     assert found == pytest.approx(total / len(data), rel=1e-6)
     layout = describe(mine, data.shape)
