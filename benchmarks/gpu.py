@@ -21,8 +21,7 @@ import torch
 from benchmarks.machine import machine
 from benchmarks.rows import Goal, Row, beside, row
 from benchmarks.table import show
-from zowarmup.client.work.accelerator import resident
-from zowarmup.client.work.probing import Prober
+from zowarmup.client.work.probing import Prober, resident
 from zowarmup.common.algorithms.protocol import ClientScalars, Start
 from zowarmup.common.algorithms.zowarmup import ZOWarmUp, ZOWarmUpSettings
 from zowarmup.common.exact import steps, tensors

@@ -126,6 +126,11 @@ class Dataset:
         """The examples at `indices`; inputs as a new contiguous float32 array (len(indices), *shape)."""
         return Batch(self._inputs(indices), self.targets[indices])
 
+    def training_batch(self, indices: NDArray[np.int64], seed: int, stream: int) -> Batch:
+        """The same for training: varied as a stream of a seed says (`augment`) where the set is augmented."""
+        batch = self.batch(indices)
+        return Batch(augment(batch.inputs, seed, stream), batch.targets) if self.augmented else batch
+
     def _inputs(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         rows = np.array(self.inputs[indices], dtype=np.float32, order="C")
         if self.scale != 1:

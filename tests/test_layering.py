@@ -102,7 +102,7 @@ PACKAGES = {
     "server/setup/run_file.py": "pydantic",
     "server/setup/safetensors_file.py": "safetensors?",
     "client/net/stream.py": "google",
-    "client/work/accelerator.py": "torch",
+    "client/work/probing.py": "torch?",
     "client/work/training.py": "torch",
     "cli/certificates.py": "cryptography",
     "cli/stored_run.py": "google onnx? safetensors?",

@@ -18,7 +18,7 @@ from zowarmup.client.net.messages import Offer
 from zowarmup.client.net.transfer import Transfers
 from zowarmup.client.policy import MEGABYTE, Policy
 from zowarmup.client.store.directory import StateDirectory
-from zowarmup.client.work.probing import ForwardPass, Prober
+from zowarmup.client.work.probing import ForwardPass, Prober, load_on, resident
 from zowarmup.client.work.watched_program import Watch, WatchedProgram, load_program
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import Tier
@@ -150,13 +150,9 @@ class Executor:
         return Trainer(self._offer.spec, self._offer.layout, dataset, self._threads, self._stop, tier)
 
     def _resident(self, dataset: Dataset) -> Examples:
-        from zowarmup.client.work.accelerator import resident  # loads torch
-
         return resident(self._device, dataset)
 
     def _accelerated(self) -> ForwardPass:
-        from zowarmup.client.work.accelerator import load_on  # loads torch
-
         self._policy.require_model(self._offer.spec.model.name)
         return load_on(self._device, self._offer.spec, self._offer.layout)
 

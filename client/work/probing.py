@@ -1,24 +1,31 @@
 """Zeroth-order work of either tier: forward passes over this device's data.
 
 The program's weights are the replica's own vector, so perturbing that vector in place perturbs the model; on an
-accelerator they are a copy there (`accelerator`). Examples go through in micro-batches, which bounds memory whatever
+accelerator (`--device cuda`, for a high-tier client) they are a copy there, moved and restored by the same arithmetic, and
+the replica stays where it is. Examples go through in micro-batches, which bounds memory whatever
 the size of the data; losses are summed in float64.
 """
 
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.client.errors import ComputingStopped
+from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.common.algorithms.protocol import LossAndGradient
 from zowarmup.common.algorithms.settings import ZerothOrder
+from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Weights
 from zowarmup.common.messages.values import Scalars, Work
+from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.tasks.protocol import Batch, Examples, Task
+from zowarmup.data import Dataset
+
+if TYPE_CHECKING:
+    from zowarmup.common.models.on_device import DeviceProgram, Resident
 
 
 class ForwardPass(Protocol):
@@ -84,3 +91,32 @@ class Prober:
         if features is None or self._layout.head is None:
             raise ValueError("the head's gradient was asked of a model that has no linear layer at its end")
         return self._task.loss_and_head_gradient(outputs, features, batch, self._layout.head)
+
+
+def load_on(device: str, spec: ClientSpec, layout: Layout) -> "DeviceProgram":
+    """The run's model on a device of torch's, built here as for training. Raises Final where there is no such device, or the
+    model is not the coordinator's."""
+    import torch
+
+    from zowarmup.client.work.training import built
+    from zowarmup.common.models.on_device import DeviceProgram
+
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError) as error:  # as torch says that it was built without
+        reason = str(error).strip().splitlines()[0]
+        raise Final(f"--device {device}: torch cannot use it here ({reason}); leave it out") from None
+    return DeviceProgram(built(spec, layout), layout, place)
+
+
+def resident(device: str, dataset: Dataset) -> "Resident":
+    """A dataset whose inputs are on a device of torch's, so that no batch travels there twice."""
+    import torch
+
+    from zowarmup.common.models.on_device import Resident
+
+    place = torch.device(device)
+    return Resident(
+        dataset.inputs, dataset.targets, dataset.scale, place, dataset.mean, dataset.deviation, dataset.mean_shape
+    )

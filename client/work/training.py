@@ -26,7 +26,6 @@ from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.tasks.protocol import Batch
 from zowarmup.common.tasks.training import Diverging, mean_gradient, train_locally
 from zowarmup.data import Dataset
-from zowarmup.data.dataset import augment
 
 # Where the streams of a work's seed begin that vary images; the epochs' orders have the first ones.
 VARIATIONS = 1 << 32
@@ -77,7 +76,7 @@ class Trainer:
         start = part.take(replica.weights) if part else replica.weights
         module = self._module(part)
         load_into(module, layout, start)
-        batches = _Varied(self._dataset, self._stop, seed, check)
+        batches = _ForTraining(self._dataset, self._stop, seed, check)
         try:
             loss = train_locally(self._task, module, batches, **training._asdict(), seed=seed)
             delta = flatten(module, layout)
@@ -140,15 +139,18 @@ class _Watched:
         return len(self._dataset)
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
+        self._require_go()
+        return self._dataset.batch(indices)
+
+    def _require_go(self) -> None:
         if self._stop.is_set():
             raise ComputingStopped
         if self._check is not None:
             self._check()
-        return self._dataset.batch(indices)
 
 
-class _Varied(_Watched):
-    """The same for training, where an augmented dataset's images vary from batch to batch, as a seed says."""
+class _ForTraining(_Watched):
+    """The same for training: each batch has a stream of the seed of its own, which an augmented dataset varies it by."""
 
     def __init__(
         self, dataset: Dataset, stop: threading.Event, seed: int, check: Callable[[], None] | None = None
@@ -157,11 +159,9 @@ class _Varied(_Watched):
         self._seed, self._stream = seed, VARIATIONS
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
-        batch = super().batch(indices)
-        if not self._dataset.augmented:
-            return batch
+        self._require_go()
         self._stream += 1
-        return Batch(augment(batch.inputs, self._seed, self._stream), batch.targets)
+        return self._dataset.training_batch(indices, self._seed, self._stream)
 
 
 def _difference(mine: Layout, theirs: Layout) -> str:

@@ -252,13 +252,13 @@ def test_augmentation_crops_and_mirrors_and_follows_its_seed() -> None:
 
 
 def test_training_varies_an_augmented_dataset_and_no_other(tmp_path: Path) -> None:
-    from zowarmup.client.work.training import VARIATIONS, _Varied
+    from zowarmup.client.work.training import VARIATIONS, _ForTraining
 
     cifar10(tmp_path)
     some = np.arange(5)
     for spec, varies in ((f"cifar10:{tmp_path}:1/3,augment=crop-flip", True), (f"cifar10:{tmp_path}:1/3", False)):
         data = load(spec)
-        batches = _Varied(data, threading.Event(), 11)
+        batches = _ForTraining(data, threading.Event(), 11)
         first, second = batches.batch(some).inputs, batches.batch(some).inputs
         plain = data.batch(some).inputs
         expected = [augment(plain, 11, VARIATIONS + n) if varies else plain for n in (1, 2)]

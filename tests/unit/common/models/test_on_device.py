@@ -12,8 +12,7 @@ import torch
 from tests.client.conftest import Run, prepared
 from tests.tasks import classification
 from zowarmup.client.errors import Final
-from zowarmup.client.work.accelerator import load_on, resident
-from zowarmup.client.work.probing import ForwardPass, Prober
+from zowarmup.client.work.probing import ForwardPass, Prober, load_on, resident
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import Phase, Scalars, Work
 from zowarmup.common.models.program import Program
