@@ -95,11 +95,11 @@ class Processes:
         codes = {name: process.poll() for name, process in self._running.items()}
         return [Ended(name, code, self.log(name)) for name, code in codes.items() if code is not None]
 
-    def stop(self) -> None:
-        """End all of them, and wait until they have ended."""
+    def stop(self, unhurried_s: float = UNHURRIED_S) -> None:
+        """End all of them, and wait until they have ended: for `unhurried_s`, seconds, where no signal asks us to end."""
         already = len(self._noted.received)
         self._signal(signal.SIGTERM)
-        end = time.monotonic() + (GRACE_S + 0.1 if already else UNHURRIED_S)
+        end = time.monotonic() + (GRACE_S + 0.1 if already else unhurried_s)
         while time.monotonic() < end and len(self._noted.received) == already:
             if all(process.poll() is not None for process in self._running.values()):
                 break

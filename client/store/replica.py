@@ -77,11 +77,17 @@ def _whole(file: IO[bytes]) -> tuple[list[bytes], int]:
     return records, end
 
 
-# A log is folded into the snapshot when it exceeds this share of the snapshot (and a floor that keeps small models
-# from being rewritten all the time), or when replaying it would take this long on this device.
-LOG_SHARE = 0.25
-LOG_FLOOR_BYTES = 64 * 1024
-REPLAY_S = 60.0
+@dataclass(frozen=True, slots=True)
+class LogLimits:
+    """Of a log of commits, beyond which it is folded into the snapshot: a share of the snapshot, with a floor that keeps small
+    models from being rewritten all the time; or how long replaying it takes on this device, seconds."""
+
+    share: float = 0.25
+    floor_bytes: int = 64 * 1024
+    replay_s: float = 60.0
+
+
+USUAL_LIMITS = LogLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +139,8 @@ class HeldReplica(Protocol):
 class LocalReplica:
     """`weights`: the one vector, float32 (layout.size,). `held` is None until a snapshot was fetched or found."""
 
-    def __init__(self, directory: Path, layout: Layout) -> None:
-        self.layout = layout
+    def __init__(self, directory: Path, layout: Layout, limits: LogLimits = USUAL_LIMITS) -> None:
+        self.layout, self._limits = layout, limits
         self.weights: NDArray[np.float32] = np.zeros(layout.size, np.float32)
         self.held: Replica | None = None
         # Kept apart from the weights: these are perturbed while a probe runs, and a Hello may be needed just then.
@@ -197,7 +203,9 @@ class LocalReplica:
             self._log.append([encode_commit(commit, self.layout) for commit in commits])
         except OSError as error:
             raise self._disk(error) from None
-        if self._log.bytes > max(LOG_SHARE * self.weights.nbytes, LOG_FLOOR_BYTES) or self._replay_s > REPLAY_S:
+        limits = self._limits
+        most_bytes = max(limits.share * self.weights.nbytes, limits.floor_bytes)
+        if self._log.bytes > most_bytes or self._replay_s > limits.replay_s:
             self._compact(self.held)
 
     def intact(self) -> bool:

@@ -106,14 +106,17 @@ class WatchedProgram:
 
 
 @contextlib.asynccontextmanager
-async def watching(watch: Watch, give_up: Callable[[str], Awaitable[None]]) -> AsyncIterator[None]:
-    """Stop what takes too long. `give_up` is called with a sentence where it does not stop."""
+async def watching(
+    watch: Watch, give_up: Callable[[str], Awaitable[None]], least_grace_s: float = LEAST_GRACE_S
+) -> AsyncIterator[None]:
+    """Stop what takes too long. `give_up` is called with a sentence where it has not stopped after as long again, and
+    `least_grace_s`, seconds, at least."""
 
     async def look() -> None:
         while True:
             await asyncio.sleep(min(LOOK_EVERY_S, watch.most_s))
             overdue_s = watch.overdue_s()
-            if overdue_s > max(LEAST_GRACE_S, watch.most_s):
+            if overdue_s > max(least_grace_s, watch.most_s):
                 await give_up(f"the program does not end, {overdue_s:.0f} s beyond the {watch.most_s:g} s that it has")
             elif overdue_s > 0:
                 watch.stop()

@@ -153,14 +153,17 @@ Weights = NDArray[np.float32] | DeviceVector
 
 
 class _Compiled:
-    """Whether this process may load compiled code, and what it has added up without: bytes of signs."""
+    """Whether this process may load compiled code, after how many bytes of signs, and how many it has added up without."""
 
     allowed = False
+    after = LOADING
     walked = 0
 
 
-def allow_compiled() -> bool:
-    """From now on let this process load compiled code when that pays: some 100 MB. Whether it is installed."""
+def allow_compiled(after: int = LOADING) -> bool:
+    """From now on let this process load compiled code, some 100 MB, when that pays: once it has added up `after` bytes of
+    signs. Whether it is installed."""
+    _Compiled.after = after
     _Compiled.allowed = importlib.util.find_spec("numba") is not None
     return _Compiled.allowed
 
@@ -361,11 +364,11 @@ def _work(steps: Sequence[Step]) -> int:
 
 
 def _cheaper(work: int) -> AddUp:
-    """What to add up so many bytes of signs with."""
+    """The function that adds up `work` bytes of signs."""
     if not _Compiled.allowed:
         return _by_numpy
     _Compiled.walked += work
-    if _Compiled.walked < LOADING:
+    if _Compiled.walked < _Compiled.after:
         return _by_numpy
     try:
         from zowarmup.common.exact.compiled import add_up

@@ -1,6 +1,6 @@
 """A model's own code in a child process: its result is returned in a file, so that the code may print anything.
 
-The child calls `carry_out`, which leaves the result, or a sentence, in a file. Every `STUCK_S` seconds it notes beside
+The child calls `carry_out`, which leaves the result, or a sentence, in a file. Every `STUCK_S` seconds it writes beside
 it where its code is, so that whoever waits can say what it waits for; what ends the process at once leaves its trace on
 standard error.
 """
@@ -39,7 +39,7 @@ class ChildOutcome:
     failure: str = ""
 
 
-def carry_out(file: Path, name: str, job: Callable[[], object]) -> int:
+def carry_out(file: Path, name: str, job: Callable[[], object], stuck_s: float = STUCK_S) -> int:
     """In the child: do the job of a model and leave its `ChildOutcome` in a file.
 
     What is raised that is no ValueError is the model's own code or a library's, and named as such.
@@ -48,13 +48,14 @@ def carry_out(file: Path, name: str, job: Callable[[], object]) -> int:
         file: Where to leave the outcome.
         name: The model's, for the sentence of a failure.
         job: Gives JSON values.
+        stuck_s: How often the place where its code is is written down, seconds.
 
     Returns:
         The exit code: 0, or 1 where the job has failed.
     """
     faulthandler.enable()
     done = threading.Event()
-    threading.Thread(target=_watch, args=(threading.get_ident(), _stack(file), done), daemon=True).start()
+    threading.Thread(target=_watch, args=(threading.get_ident(), _stack(file), done, stuck_s), daemon=True).start()
     try:
         said = ChildOutcome(job())
     except BaseException as error:  # noqa: BLE001
@@ -74,10 +75,10 @@ def end(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _watch(thread: int, file: Path, done: threading.Event) -> None:
+def _watch(thread: int, file: Path, done: threading.Event, every_s: float) -> None:
     """Note where a thread is, innermost first, as faulthandler does. Its `dump_traceback_later` looks at frames that are
     running without holding the interpreter's lock, and now and then that ends the process."""
-    while not done.wait(STUCK_S):
+    while not done.wait(every_s):
         frame, lines = sys._current_frames().get(thread), list[str]()
         while frame is not None:
             lines.append(f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}\n')

@@ -142,12 +142,12 @@ class Child:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def finish(self) -> Any:
-        """Its result. Raises PreparationError with the sentence where it failed."""
+    def finish(self, say_every_s: float = SAY_EVERY_S) -> Any:
+        """Its result; what is waited for is logged every `say_every_s` seconds. Raises PreparationError with the sentence where it failed."""
         began = time.monotonic()
         while True:
             try:
-                status = self.process.wait(SAY_EVERY_S)
+                status = self.process.wait(say_every_s)
                 break
             except subprocess.TimeoutExpired:
                 place = f", now at {at}" if (at := is_at(self._file)) else ""

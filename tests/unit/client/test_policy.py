@@ -91,10 +91,19 @@ class Stuck(Halt):
         self.stops += 1
 
 
-def test_a_pass_that_does_not_stop_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    watch, stuck = Watch(most_s=0.01), Stuck()
+class Looked(Watch):
+    """Counts how often it is looked at."""
+
+    looks = 0
+
+    def overdue_s(self) -> float:
+        self.looks += 1
+        return super().overdue_s()
+
+
+def test_a_pass_that_does_not_stop_is_given_up() -> None:
+    watch, stuck = Looked(most_s=0.01), Stuck()
     watch.halt = stuck
-    monkeypatch.setattr("zowarmup.client.work.watched_program.LEAST_GRACE_S", 0.05)
     given_up = asyncio.Event()
     said: list[str] = []
 
@@ -103,11 +112,12 @@ def test_a_pass_that_does_not_stop_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         given_up.set()
 
     async def scenario() -> None:
-        async with watching(watch, give_up):
-            await asyncio.sleep(0.03)
+        async with watching(watch, give_up, least_grace_s=0.05), asyncio.timeout(60):
+            while watch.looks < 3:
+                await asyncio.sleep(0.001)
             assert stuck.stops == 0  # none is under way
             watch.began = asyncio.get_running_loop().time()
-            await asyncio.wait_for(given_up.wait(), 60)
+            await given_up.wait()
 
     asyncio.run(scenario())
     assert stuck.stops >= 1

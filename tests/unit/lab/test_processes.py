@@ -70,15 +70,14 @@ def test_all_are_stopped_when_the_block_ends(tmp_path: Path, modules: dict[str, 
 
 
 def test_one_that_does_not_hear_is_killed_at_a_second_signal(
-    tmp_path: Path, modules: dict[str, str], noted: Interrupts, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, modules: dict[str, str], noted: Interrupts
 ) -> None:
-    monkeypatch.setattr("zowarmup.lab.processes.UNHURRIED_S", 600.0)
     processes = Processes(tmp_path, noted, modules)
     processes.start("deaf", "stubborn", [])
     until(lambda: "deaf" in processes.log("deaf").read_text())
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     begun = time.monotonic()
-    processes.stop()
+    processes.stop(unhurried_s=600.0)
     assert time.monotonic() - begun < 300
     assert processes.ended()[0].code == -signal.SIGKILL
     assert "was killed by SIGKILL" in processes.ended()[0].sentence()

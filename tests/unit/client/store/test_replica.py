@@ -7,8 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from zowarmup.client.errors import Setback
-from zowarmup.client.store import replica as module
-from zowarmup.client.store.replica import CommitLog, LocalReplica, Position, SnapshotHeader
+from zowarmup.client.store.replica import USUAL_LIMITS, CommitLog, LocalReplica, LogLimits, Position, SnapshotHeader
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Block, Layout, Tensor, digest
 from zowarmup.common.exact.replica import Commit, Diverged
@@ -34,8 +33,8 @@ def history(start: int, count: int) -> list[Commit]:
     return commits[start - 3 :]
 
 
-def opened(directory: Path) -> LocalReplica:
-    local = LocalReplica(directory, LAYOUT)
+def opened(directory: Path, limits: LogLimits = USUAL_LIMITS) -> LocalReplica:
+    local = LocalReplica(directory, LAYOUT, limits)
     local.open()
     return local
 
@@ -44,8 +43,8 @@ def header() -> SnapshotHeader:
     return SnapshotHeader(3, GRID.exponent, digest(initial()), SIZE * 4)
 
 
-def fetched(directory: Path) -> LocalReplica:
-    local = opened(directory)
+def fetched(directory: Path, limits: LogLimits = USUAL_LIMITS) -> LocalReplica:
+    local = opened(directory, limits)
     local.incoming(3).write_bytes(initial().tobytes())
     local.load(header())
     return local
@@ -115,10 +114,8 @@ def test_a_commit_with_another_digest_diverges_and_is_not_kept(tmp_path: Path) -
     assert names(tmp_path) == []
 
 
-def test_the_log_is_folded_into_the_snapshot_when_it_has_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOG_FLOOR_BYTES", 100)
-    monkeypatch.setattr(module, "LOG_SHARE", 0.0)
-    local, commits = fetched(tmp_path), history(3, 20)
+def test_the_log_is_folded_into_the_snapshot_when_it_has_grown(tmp_path: Path) -> None:
+    local, commits = fetched(tmp_path, LogLimits(share=0.0, floor_bytes=100)), history(3, 20)
     sizes = []
     for commit in commits:
         local.apply([commit])
@@ -129,9 +126,8 @@ def test_the_log_is_folded_into_the_snapshot_when_it_has_grown(tmp_path: Path, m
     assert not (tmp_path / "snapshot-3.bin").exists()
 
 
-def test_a_log_that_is_slow_to_replay_is_folded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REPLAY_S", -1.0)
-    local = fetched(tmp_path)
+def test_a_log_that_is_slow_to_replay_is_folded_too(tmp_path: Path) -> None:
+    local = fetched(tmp_path, LogLimits(replay_s=-1.0))
     local.apply(history(3, 1))
     assert names(tmp_path) == ["commits-4.log", "snapshot-4.bin", "snapshot-4.json"]
     assert opened(tmp_path).position == local.position
@@ -195,9 +191,8 @@ def test_an_incoming_snapshot_goes_on_where_it_broke_off_and_others_go(tmp_path:
     assert names(tmp_path) == ["snapshot-3.part"]
 
 
-def test_a_disk_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REPLAY_S", -1.0)
-    local = fetched(tmp_path)
+def test_a_disk_that_fails_is_named(tmp_path: Path) -> None:
+    local = fetched(tmp_path, LogLimits(replay_s=-1.0))
     (tmp_path / "snapshot-4.bin.new").mkdir()
     with pytest.raises(Setback, match=r"cannot keep the replica in .*: make room there"):
         local.apply(history(3, 1))

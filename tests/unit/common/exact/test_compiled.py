@@ -6,6 +6,7 @@ Numba is in the `dev` extra, so both ways are run wherever these tests are.
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,18 @@ VECTORS = json.loads((Path(__file__).parents[3] / "golden" / "vectors.json").rea
 SEEDS = st.one_of(st.integers(0, 3), st.integers(0, KEY_LIMIT - 1))
 
 
+@pytest.fixture(autouse=True)
+def as_at_the_start() -> Iterator[None]:
+    """What is allowed is the process's: each test begins without, and leaves none."""
+    steps._Compiled.allowed, steps._Compiled.walked = False, 0
+    yield
+    steps._Compiled.allowed, steps._Compiled.walked, steps._Compiled.after = False, 0, steps.LOADING
+
+
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def at_once() -> None:
     """Compiled code from the first step on."""
-    monkeypatch.setattr(steps, "LOADING", 0)
-    monkeypatch.setattr(steps._Compiled, "allowed", False)  # and so again after the test
-    assert allow_compiled()
+    assert allow_compiled(after=0)
 
 
 # Around the edges of a byte, a word, a counter step and what is drawn at once.
@@ -76,12 +83,9 @@ def test_what_does_not_fit_is_undone() -> None:
     assert weights.tobytes() == before.tobytes()
 
 
-def test_loaded_when_numpy_has_taken_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps._Compiled, "allowed", False)
-    monkeypatch.setattr(steps._Compiled, "walked", 0)
-    monkeypatch.setattr(steps, "LOADING", 1000)
+def test_loaded_when_numpy_has_taken_as_long() -> None:
     assert steps._cheaper(2000) is steps._by_numpy  # nobody has allowed it
-    assert allow_compiled()
+    assert allow_compiled(after=1000)
     assert [steps._cheaper(work) is compiled.add_up for work in (400, 400, 400, 1)] == [False, False, True, True]
 
 
@@ -93,7 +97,7 @@ import numpy as np
 from zowarmup.common.exact import steps
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Block
-steps.LOADING = 0
+steps._Compiled.after = 0
 steps.apply_steps(np.zeros(8, np.float32), Grid(20), [steps.Step(1, Block("b", 0, 8), (1,))])
 sys.exit("numba" in sys.modules)
 """
@@ -102,9 +106,7 @@ sys.exit("numba" in sys.modules)
 
 def test_a_numba_that_does_not_work_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zowarmup.common.exact.compiled", None)  # as an import that fails
-    monkeypatch.setattr(steps, "LOADING", 0)
-    monkeypatch.setattr(steps._Compiled, "allowed", False)
-    assert allow_compiled()
+    assert allow_compiled(after=0)
     weights = np.zeros(8, dtype=np.float32)
     apply_steps(weights, Grid(20), [Step(1, Block("b", 0, 8), (1,))])
     assert weights.any()

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.common.models import apart
-from zowarmup.common.models.apart import carry_out, innermost, is_at, outcome_in
+from zowarmup.common.models.apart import ChildOutcome, carry_out, innermost, is_at, outcome_in
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.server.setup.prepare import BUILT, LOGGED_LINES, SPEC, Children, PreparationError, building_of, task_of
@@ -41,14 +40,13 @@ def build(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str)
     (tmp_path / SPEC).write_text(spec.to_json())
     children = Children()
     try:
-        building_of(spec, 0, tmp_path, children).finish()
+        building_of(spec, 0, tmp_path, children).finish(say_every_s=1000.0)  # on a busy machine it takes long
     finally:
         children.end()
 
 
-def test_looking_where_code_is_never_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looking_where_code_is_never_ends_it(tmp_path: Path) -> None:
     """Half a second of running code that is looked at a thousand times."""
-    monkeypatch.setattr(apart, "STUCK_S", 0.0005)
     until = time.monotonic() + 0.5
 
     def deep(depth: int) -> int:
@@ -59,15 +57,14 @@ def test_looking_where_code_is_never_ends_it(tmp_path: Path, monkeypatch: pytest
             deep(50)
 
     file = tmp_path / "outcome.json"
-    assert carry_out(file, "own", job) == 0
-    assert outcome_in(file) == apart.ChildOutcome()
+    assert carry_out(file, "own", job, stuck_s=0.0005) == 0
+    assert outcome_in(file) == ChildOutcome()
 
 
 def test_what_it_prints_is_in_the_log_as_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("zowarmup.server.setup.prepare.SAY_EVERY_S", 1000.0)  # on a busy machine it takes long
     build(PRINTS + "\n    for i in range(5000): print('x' * 5000)", tmp_path, monkeypatch, "chatty")
     said = [record.getMessage() for record in caplog.records]
     assert all(line.startswith("model chatty:net printed") for line in said)
@@ -87,9 +84,8 @@ def test_what_it_prints_is_in_the_log_as_its_own(
     ],
 )
 def test_what_it_leaves_running_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    monkeypatch.setattr("zowarmup.server.setup.prepare.SAY_EVERY_S", 1000.0)
     build(code, tmp_path, monkeypatch, "leaving")
-    assert outcome_in(tmp_path / BUILT) == apart.ChildOutcome()
+    assert outcome_in(tmp_path / BUILT) == ChildOutcome()
 
 
 def test_weights_that_no_grid_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +129,7 @@ def test_how_it_ends_the_process_is_said(
     assert len(str(failed.value).splitlines()) == 1
 
 
-def test_where_it_is_stuck_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "STUCK_S", 0.05)
+def test_where_it_is_stuck_can_be_read(tmp_path: Path) -> None:
     file, until = tmp_path / "out.json", time.monotonic() + 60
 
     def stuck() -> str:
@@ -142,8 +137,8 @@ def test_where_it_is_stuck_can_be_read(tmp_path: Path, monkeypatch: pytest.Monke
             time.sleep(0.01)
         return found
 
-    assert carry_out(file, "m:f", stuck) == 0
-    assert outcome_in(file) == apart.ChildOutcome(is_at(file))
+    assert carry_out(file, "m:f", stuck, stuck_s=0.05) == 0
+    assert outcome_in(file) == ChildOutcome(is_at(file))
     assert is_at(file).startswith(f"{__file__}, line ")
 
 
