@@ -117,12 +117,12 @@ def fsck(
     repair: Annotated[bool, typer.Option("--repair", help="Go back to the last good version if need be.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """Check a run on disk, and repair it. Every event, every file, and every version computed anew; needs no server."""
+    """Check a run on disk, and repair it. Every event, every file, and every version recomputed; needs no server."""
     from zowarmup.cli.stored_run import fsck as look
-    from zowarmup.cli.stored_run import told
+    from zowarmup.cli.stored_run import report_text
 
     report = look(data_dir, repair)
-    text = told(report, data_dir, as_json)
+    text = report_text(report, data_dir, as_json)
     print(text if as_json else printable_lines(text))
     if report.problems and not report.kept:
         raise CommandError(f"{data_dir} is damaged")

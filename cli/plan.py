@@ -313,7 +313,7 @@ def ever(share: float, rounds: int) -> float:
 
 
 def drawn(rules: Rounds, eligible: int) -> int:
-    """How many clients take part in a round, of so many that could."""
+    """The number of clients that take part in a round, of those that could."""
     return min(eligible, math.ceil(rules.clients_per_round * (1 + rules.over_selection) - 1e-9))
 
 

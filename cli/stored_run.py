@@ -1,4 +1,4 @@
-"""What an operator does with a run on disk, without its coordinator: export a version, check, repair, copy."""
+"""Work on a run on disk, without its coordinator: export a version, check, repair, copy."""
 
 import json
 import os
@@ -140,11 +140,11 @@ def backup(data_dir: Path, out: Path) -> Copied:
         raise CommandError(f"{error.filename or out} cannot be copied: {error.strerror or error}") from error
 
 
-def told(report: CheckReport, data_dir: Path, as_json: bool) -> str:
+def report_text(report: CheckReport, data_dir: Path, as_json: bool) -> str:
     """The report, for a person or a program."""
     if as_json:
         return json.dumps(asdict(report))
-    lines = [f"{report.events} events, {report.checked} versions computed anew"]
+    lines = [f"{report.events} events, {report.checked} versions recomputed"]
     lines += [f"damaged: {problem}" for problem in report.problems]
     lines += [f"note: {note}" for note in report.notes[:3]]
     if report.digest:

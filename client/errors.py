@@ -46,7 +46,7 @@ class Declined(Exception):
 
 
 class ComputingStopped(Exception):
-    """The process was told to end while it was computing."""
+    """The process was asked to end while it was computing."""
 
 
 class Setback(Exception):

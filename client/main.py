@@ -111,7 +111,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--connect-timeout",
         type=_seconds,
         metavar="S",
-        help="give up where no coordinator answers for so many seconds at the start, 0: never (60 on a terminal, else 0)",
+        help="give up after this many seconds without an answer at the start, 0: never (60 on a terminal, else 0)",
     )
     parser.add_argument(
         "--policy",
@@ -187,7 +187,7 @@ def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
         loop.set_default_executor(ThreadPoolExecutor(max_workers=1))
 
         assert task is not None
-        with stopping.told(lambda: loop.call_soon_threadsafe(task.cancel)):
+        with stopping.notifying(lambda: loop.call_soon_threadsafe(task.cancel)):
             await _compose(arguments)
 
     try:

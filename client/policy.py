@@ -1,4 +1,4 @@
-"""What this device's owner allows a coordinator to ask of it, and what of that is used up.
+"""The owner's policy: limits on what a coordinator may ask of this device, and how much of them is used up.
 
 A coordinator chooses the model, the program, its size and how often it is asked. The device's owner sets the limits, in
 a TOML file (`--policy`) and by `--allow-model`. What is beyond them is refused in one sentence, which goes to this
@@ -218,7 +218,7 @@ class Allowance:
             )
 
     def require_probes(self, count: int) -> None:
-        """Count so many probes that are about to be answered. Raises Setback until tomorrow, or Final where no more may be
+        """Count probes that are about to be answered. Raises Setback until tomorrow, or Final where no more may be
         answered at all."""
         if not self._limited:
             return

@@ -21,7 +21,7 @@ SAMPLED, VALUES = 4096, 1 << 13
 # Distances from the held-out mean, in held-out deviations, averaged over all values. Of the held-out inputs themselves it
 # is at most 1; of a device with its own mix of classes it may be 2; of bytes beside values in 0 to 1 it is some 50 and more.
 WARN_DISTANCE, REFUSE_DISTANCE = 3.0, 10.0
-# One value counts as no farther than so many deviations, so that a single wild one does not decide.
+# One value counts as no farther than this many deviations, so that a single wild one does not decide.
 FARTHEST = 1000.0
 # A device's own deviation and the size of its stored values, in held-out ones: values in 0 to 1 beside bytes have 0.004 of
 # both. A device that sees little change has a small deviation alone, and one that sees nothing has 0.
@@ -222,7 +222,7 @@ def _labels(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[np.int6
 
 
 def _numbered(data: Dataset, classes: int) -> bool:
-    """Whether the names of a data set are the numbers of so many classes."""
+    """Whether the names of a data set are the numbers of its classes."""
     mine, known = set(data.class_names), set(numbers(classes))
     return mine == known or (not data.every_class and mine <= known)
 

@@ -32,7 +32,7 @@ def opened(path: Path) -> io.BufferedReader:
 
 
 def class_numbers(y: NDArray[Any], examples: int, where: str) -> NDArray[np.int64]:
-    """The labels of so many examples.
+    """Labels, checked.
 
     Args:
         y: What is stored as labels, of any shape and type.

@@ -199,7 +199,7 @@ async def _serve(
 ) -> int:
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
-    with stopping.told(lambda: loop.call_soon_threadsafe(settle, stopped, stopping.code)):
+    with stopping.notifying(lambda: loop.call_soon_threadsafe(settle, stopped, stopping.code)):
         async with contextlib.AsyncExitStack() as listening:
             return await _lead(run_file, held_out, arguments, way, shown, stopped, listening)
 

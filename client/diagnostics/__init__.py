@@ -1,1 +1,1 @@
-"""What keeps a device from taking part, and what its work costs it."""
+"""Diagnostics: obstacles to taking part, each with its remedy, and the cost of a device's work."""

@@ -1,4 +1,4 @@
-"""What answers at a coordinator's address, found with a plain socket after a call has failed: grpc's errors do not say.
+"""A plain socket's look at a coordinator's address, after a call has failed: grpc's errors do not say what is there.
 
 A look resolves the name, connects, and says the first words of HTTP/2, under TLS where that is asked for; it sends nothing
 that a coordinator would count as a call. What was heard is judged by `heard`; the sentences stand in one table.

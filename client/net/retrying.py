@@ -61,12 +61,12 @@ class Lookout:
         except Exception as error:  # noqa: BLE001
             found = Contact(ContactFinding.FAILED, ContactFinding.FAILED.value.format(detail=error))
 
-        def told() -> None:
+        def answer() -> None:
             if not future.done():
                 future.set_result(found)
 
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            future.get_loop().call_soon_threadsafe(told)
+            future.get_loop().call_soon_threadsafe(answer)
 
 
 class Backoff:

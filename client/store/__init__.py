@@ -1,1 +1,1 @@
-"""What a device keeps on disk."""
+"""The state of a device on disk."""

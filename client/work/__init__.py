@@ -1,1 +1,1 @@
-"""What a device computes, and which work it takes on."""
+"""The work of a device: which it takes on, and its computation."""

@@ -1,4 +1,4 @@
-"""What one client of a run holds, and its reaction to each message.
+"""The state of one client of a run, and its reaction to each message.
 
 Its data, its replica, the contribution that it made last, and the two kinds of work it can do: training (the warm-up's,
 mostly the high tier's) and probing. Contributions are kept until the coordinator has them, so that a stream that broke
@@ -216,7 +216,7 @@ class Device:
             self._told = self._phase
             await stream.say(Report(position, peak_resident()))
 
-    async def farewell(self, finished: Finished, stream: ReconnectingStream) -> None:
+    async def finish(self, finished: Finished, stream: ReconnectingStream) -> None:
         """Report the replica and leave. Raises Broken where the stream is down."""
         position, peak = self._replica.position, peak_resident()
         self._enter(Phase.FINISHED)

@@ -20,7 +20,7 @@ from zowarmup.common.text import in_words
 
 log = logging.getLogger(__name__)
 # How long to try to bring the last report home when the coordinator is gone after the end of the run.
-FAREWELL_S = 10.0
+LAST_REPORT_S = 10.0
 # How long a device that failed is absent, at first and at most.
 ABSENT_S, LONGEST_ABSENT_S = 2.0, 120.0
 
@@ -34,7 +34,7 @@ async def take_part(device: Device, stream: ReconnectingStream) -> None:
             while not over:
                 task = await stream.next()
                 if isinstance(task, Finished):
-                    patience.reschedule(asyncio.get_running_loop().time() + FAREWELL_S)
+                    patience.reschedule(asyncio.get_running_loop().time() + LAST_REPORT_S)
                 try:
                     over = await _do(task, device, stream)
                 except Broken as fault:
@@ -77,6 +77,6 @@ async def _do(task: InboxItem, device: Device, stream: ReconnectingStream) -> bo
         case Accepted() | Refused():
             await device.settle(task, stream)
         case Finished():
-            await device.farewell(task, stream)
+            await device.finish(task, stream)
             return True
     return False

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 KEY_LIMIT = 1 << 64
 DIRECTIONS_PER_GROUP = 8
 REMEMBERED = 1 << 15
-"""Streams of at most so many bytes are remembered for a moment: making a generator takes longer than reading one."""
+"""Streams of at most this many bytes are remembered for a moment: making a generator takes longer than reading one."""
 _WORD = 8  # bytes of one word
 _COUNTER_STEP = 4  # words of one counter step
 

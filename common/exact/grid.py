@@ -24,7 +24,7 @@ FINEST, COARSEST = 23, -64
 """The exponents a grid may have. At the finest, weights still have room up to 1, however small they begin; within both,
 no weight on the grid is subnormal, so machines that flush those to zero agree with those that do not."""
 WORTH_BITS = 3
-"""A block has an exponent of its own where it can be finer by so many bits, a factor of 8, than the coarsest block's."""
+"""A block has an exponent of its own where it can be finer by this many bits, a factor of 8, than the coarsest block's."""
 
 
 class HeadroomExceeded(ArithmeticError):

@@ -227,7 +227,7 @@ def digesting() -> xxhash.xxh3_128:
 
 @dataclass(frozen=True, slots=True)
 class _Corner:
-    """Of a tensor of the whole vector, `rows` by `columns` from place `start` on, the first so many of both, which are
+    """Of a tensor of the whole vector, `rows` by `columns` from place `start` on, the first rows and columns, which are
     in the part from place `first` on."""
 
     start: int

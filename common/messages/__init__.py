@@ -1,1 +1,1 @@
-"""What clients and the coordinator say to each other: values, and their form on the wire."""
+"""The messages between clients and the coordinator: values, and their form on the wire."""

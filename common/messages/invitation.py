@@ -1,4 +1,4 @@
-"""What a device needs to join a run, as one word: the invitation's secret and the coordinator's private authority.
+"""An invitation to a run, as one word: its secret and the coordinator's private authority.
 
 It is for pasting into a shell or a file: `zw1.SECRET.AUTHORITY`, both base64url without padding, the authority a
 certificate as DER or nothing. Whoever has it can join, so it travels in the environment or a file, never as an argument

@@ -1,4 +1,4 @@
-"""What clients and the coordinator say to each other, as values.
+"""The messages between clients and the coordinator, as values.
 
 Every type here is frozen and checks itself on construction, so an invalid one cannot exist: what arrives from the
 network becomes one of these or an error that names the field. The wire's form of each is in `codec`.

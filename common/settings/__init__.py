@@ -1,1 +1,1 @@
-"""What a run is: the settings that all participants share, and those of the coordinator."""
+"""The settings of a run: those that all participants share, and those of the coordinator."""

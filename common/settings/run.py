@@ -1,4 +1,4 @@
-"""What a run is: the settings that all participants must agree on, and those that only the coordinator needs.
+"""The settings of a run: those that all participants must agree on, and those that only the coordinator needs.
 
 The run file (TOML) is read into `RunFile` by `server.setup.run_file`; the part that clients need travels to them as a
 `ClientSpec`. Each type checks itself, so a run that exists is a run that can be carried out. Rates, rounds and sizes
@@ -49,8 +49,8 @@ class Model:
         )
 
     @property
-    def told(self) -> Self:
-        """What others are told of it: without the path of the weights, which is the coordinator's own business."""
+    def public(self) -> Self:
+        """The part that participants learn: without the path of the weights, which is the coordinator's own business."""
         return replace(self, weights="")
 
 
@@ -90,7 +90,7 @@ class Guard:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
     """`address` to listen on; `keep_snapshots`: how many of the newest to keep on disk beside the pivot's;
-    `abandoned_limit`: so many abandoned rounds in a row pause the run.
+    `abandoned_limit`: this many abandoned rounds in a row pause the run.
 
     `enrolment`: whether a device needs an invitation ("invited") or not ("open"); empty: open on loopback, invited on
     any other address. `tls_certificate` and `tls_key` are PEM files, and `client_ca` one with the authority whose

@@ -1,8 +1,8 @@
-"""How a process ends: by a signal or by itself, with an exit code and, where something failed, one sentence on standard error.
+"""The end of a process, by a signal or by itself: an exit code and, where something failed, one sentence on standard error.
 
 The kernel gives process 1 of a container no default handling of signals, and a library's import, a thread's computing or a
 dead disk can hold an orderly end up for long. So a process installs `Stopping` before it imports anything slow. The first
-signal raises Stopped in the main thread, or, within `told`, calls a function instead, which ends an event loop in order. The
+signal raises Stopped in the main thread, or, within `notifying`, calls a function instead, which ends an event loop in order. The
 process has `GRACE_S` seconds from then on; after that, or at a second signal, it is ended by force. That is safe at any
 moment: what lasts is written whole or not at all, and what is left half done is removed at the next start.
 
@@ -206,9 +206,9 @@ class Stopping:
         return self._codes[signal.Signals(self.number)]
 
     @contextmanager
-    def told(self, notify: Callable[[], object]) -> Iterator[None]:
+    def notifying(self, notify: Callable[[], object]) -> Iterator[None]:
         """Within it a signal calls `notify`, in the main thread between any two instructions, and raises nothing. A signal
-        that has come before is told at once."""
+        that has come before calls it at once."""
         before, self._notify = self._notify, notify
         if self.number:
             notify()

@@ -1,4 +1,4 @@
-"""What the demo trains by default, and the run file that it writes.
+"""The settings of the demo, and the run file that it writes.
 
 Rates and sizes were found on the digits (docs/method.md). Everyone takes part in every round and a round waits for
 all, so that a seed decides the result.

@@ -1,4 +1,4 @@
-"""From a table to its cells, and from a cell to its runs. Pure.
+"""The cells of a table, and the runs of each cell. Pure.
 
 A cell is one method at one share of high-tier clients with one seed. It is a run file, and a run of it from the first
 round to the last would give its number. But what cells have in common is run once: the warm-up of a cell with both phases

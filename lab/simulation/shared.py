@@ -1,4 +1,4 @@
-"""What the clients of a process share: gRPC channels, and one replica.
+"""The state that the clients of a process share: gRPC channels, and one replica.
 
 A coordinator that was gone is asked for by each channel, not by each client: gRPC tries, ever more rarely, and when it
 answers, the clients come back one after the other.

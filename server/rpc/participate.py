@@ -245,7 +245,7 @@ def _offer(state: State) -> wire.GetRunResponse:
     """What GetRun answers but for the time: made once, as anyone may ask."""
     run, program = state.run_file, state.program
     spec = ClientSpec(
-        model=run.model.told,
+        model=run.model.public,
         card=program.card,
         warmup=run.warmup,
         zeroth_order=run.zeroth_order,

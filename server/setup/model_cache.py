@@ -100,7 +100,7 @@ def _build(spec: ClientSpec, seed: int, cache: Path, place: Path, children: Chil
     with _workplace(cache) as workplace:
         folder = workplace / place.name
         folder.mkdir()
-        (folder / SPEC).write_text(replace(spec, model=spec.model.told).to_json())
+        (folder / SPEC).write_text(replace(spec, model=spec.model.public).to_json())
         building_of(spec, seed, folder, children).finish()
         sync_tree(folder)
         try:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.faults.backends import files
 from tests.faults.small import PAIR, Client, Life, create, live, replayed_digest, run_file
-from zowarmup.cli.stored_run import fsck, told
+from zowarmup.cli.stored_run import fsck, report_text
 from zowarmup.common.system.command import CommandError
 from zowarmup.server.store.archive import LEDGER, UPLOADS, ArchiveError, open_archive, replay
 from zowarmup.server.store.blobs import BlobFiles
@@ -76,7 +76,7 @@ def test_a_whole_run_is_whole_and_its_digest_is_computed_anew(data_dir: Path) ->
     assert (report.problems, report.notes, report.version) == ([], [], LAST)
     assert report.digest == replayed_digest(data_dir) == open_archive(data_dir).state.digest
     assert report.checked == 26, "the pivot's snapshot and all that follow; those of the warm-up are pruned"
-    assert "nothing is damaged" in told(report, data_dir, as_json=False)
+    assert "nothing is damaged" in report_text(report, data_dir, as_json=False)
     before = (data_dir / LEDGER).read_bytes()
     assert repair(data_dir).kept == ""
     assert (data_dir / LEDGER).read_bytes() == before, "there was nothing to repair"
