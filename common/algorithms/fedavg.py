@@ -161,7 +161,7 @@ class FedAvg(Algorithm):
 
         return Aggregate(
             update=Update(piece, PIECE if self.spec.aggregate == "mean" else max(LEAST_PIECE, PIECE // len(trained))),
-            moments=start.moments,
+            optimizer_state=start.optimizer_state,
             clipped_deltas=sum(scale < 1 for scale in scales),
             notes=tuple(
                 f"{given.client} sent an outlying delta, which counts {scale:.3g} times"

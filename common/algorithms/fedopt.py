@@ -60,7 +60,7 @@ class FedOptSettings(FedAvgSettings):
         return (FedAdam if self.algorithm == "fedadam" else FedYogi)(self, layout)
 
     def slowed(self, factor: float) -> Self:
-        """At `factor` times `server_rate`: the length of such a step does not depend on the clients' rate."""
+        """As `Rounds.slowed`, by `server_rate`: the length of such a step does not depend on the clients' rate."""
         return self if factor == 1 else replace(self, server_rate=self.server_rate * factor)
 
 
@@ -75,7 +75,11 @@ class FedAdam(FedAvg):
         return 2 * self.layout.trainable
 
     def step(self, piece: slice, mean: Doubles, before: LazyVector | None) -> tuple[Doubles, Vectors]:
-        """As FedAvg's. Raises HeadroomExceeded where float32 does not hold the moments."""
+        """As `FedAvg.step`.
+
+        Raises:
+            HeadroomExceeded: Float32 does not hold the moments.
+        """
         stop = min(piece.stop, self.layout.trainable)
         delta = mean[: max(0, stop - piece.start)]
         if not delta.size:

@@ -40,7 +40,7 @@ class HeteroFLSettings(FedAvgSettings):
         return HeteroFL(self, layout)
 
     def check_model(self, name: str, norm: str) -> None:
-        """Refuses models of which no half-width part is known."""
+        """As `Rounds.check_model`. Refuses models of which no half-width part is known."""
         only = 'with warmup.algorithm = "heterofl"'
         known = name in ("mlp", "cnn", "cnn1d", "resnet18")
         allowed = f'"mlp", "cnn", "cnn1d" or "resnet18" {only}: of no other is a half-width part known'
@@ -54,7 +54,11 @@ class HeteroFL(FedAvg):
     """The warm-up by deltas of two sizes; what a round of whole deltas makes is FedAvg's, to the bit."""
 
     def submodel(self, tier: Tier) -> Submodel | None:
-        """The half-width part for the low tier. Raises ValueError where the model has none."""
+        """As `Algorithm.submodel`: the half-width part for the low tier.
+
+        Raises:
+            ValueError: The model has none.
+        """
         return half_width(self.layout) if tier is Tier.LOW else None
 
     def scales(self, norms: Sequence[float], sizes: Sequence[int], model: float) -> tuple[float, ...]:

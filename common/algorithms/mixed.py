@@ -146,7 +146,7 @@ class Mixed(ZOWarmUp):
 
         return Aggregate(
             update=Update(piece, whole.extent),
-            moments=stepped.moments,
+            optimizer_state=stepped.optimizer_state,
             clipped_scalars=stepped.clipped_scalars,
             clipped_deltas=averaged.clipped_deltas,
             notes=averaged.notes,

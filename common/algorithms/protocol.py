@@ -113,14 +113,14 @@ class Start:
         weights: Float32 (layout.size,); not to be written.
         grid: That the trainable ones lie on.
         done: Rounds of the phase that are committed.
-        moments: The server optimizer's state, where it is a few numbers; empty before the first round.
+        optimizer_state: The server optimizer's state, where it is a few numbers; empty before the first round.
         vectors: The same where it is as large as the model; None before the first round.
     """
 
     weights: NDArray[np.float32]
     grid: Grid
     done: int = 0
-    moments: Moments = ()
+    optimizer_state: Moments = ()
     vectors: LazyVector | None = None
 
 
@@ -151,7 +151,7 @@ class Aggregate:
         moves: In units of a weight, before they are rounded to the grid.
         update: Not on a grid yet; what float32 does not hold is infinite.
         turn: The number that decides how moves are rounded (`step_builder.steps_of`).
-        moments: The next state of the server optimizer, where it is a few numbers.
+        optimizer_state: The next state of the server optimizer, where it is a few numbers.
         clipped_scalars: How many scalars were scaled down as outliers.
         clipped_deltas: How many deltas were.
         notes: What is to be logged of it, a sentence each.
@@ -160,7 +160,7 @@ class Aggregate:
     moves: tuple[Move, ...] = ()
     update: Update | None = None
     turn: int = 0
-    moments: Moments = ()
+    optimizer_state: Moments = ()
     clipped_scalars: int = 0
     clipped_deltas: int = 0
     notes: tuple[str, ...] = ()

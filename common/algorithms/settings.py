@@ -239,7 +239,14 @@ class ZerothOrder(Weighting):
         require(self.snapshot_every >= 1, "snapshot_every", self.snapshot_every, "at least 1")
 
     def check_warm_up(self, warmup: WarmUp) -> None:
-        """Raises ValueError naming the setting where the rounds cannot follow that warm-up."""
+        """Refuse a warm-up that the rounds cannot follow.
+
+        Args:
+            warmup: The run's.
+
+        Raises:
+            ValueError: The sentence names the setting.
+        """
 
     def largest_batch(self, examples: int) -> int:
         """How many examples the largest forward pass of a client with so many has."""

@@ -285,14 +285,14 @@ class ZOWarmUp(Algorithm):
         moments: Moments = ()
         if self.spec.step == "adam":
             estimate = self._estimate(parts, 1.0, 1.0)
-            moments = advanced_moments(start.moments, mean_squares(estimate, self._blocks()), self.spec.beta2)
+            moments = advanced_moments(start.optimizer_state, mean_squares(estimate, self._blocks()), self.spec.beta2)
             first, *second = adam_sizes(moments)
             sizes = first, second[0] if second else 0.0
         else:
             sizes = self._sizes(parts)
         probed, head = (self._step_size(self.spec.rate, done, size) for size in sizes)
         moves = held(self._estimate(parts, probed, head), self._limit(done, parts, start.weights))
-        return Aggregate(moves=tuple(moves), turn=done, moments=moments, clipped_scalars=clipped)
+        return Aggregate(moves=tuple(moves), turn=done, optimizer_state=moments, clipped_scalars=clipped)
 
     @property
     def _normal(self) -> bool:

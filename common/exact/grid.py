@@ -105,7 +105,14 @@ class Grid:
         return finest - coarsest
 
     def coarser(self, bits: int) -> Self:
-        """The grid whose ticks are 2^bits times as large everywhere. Raises ValueError where there is none."""
+        """The grid whose ticks are 2^bits times as large everywhere.
+
+        Args:
+            bits: At least 0.
+
+        Raises:
+            ValueError: An exponent would be below COARSEST.
+        """
         return type(self)(self.exponent - bits, tuple((place, exponent - bits) for place, exponent in self.ranges))
 
     @property
@@ -184,17 +191,28 @@ class Grid:
         return ticks.astype(np.float32, copy=False)
 
     def contains(self, weights: NDArray[np.float32]) -> bool:
-        """Whether all of `weights` (float32, any shape; flat, where there are ranges) lie on the grid and within its
-        limit."""
+        """Whether all weights lie on the grid and within its limit.
+
+        Args:
+            weights: Float32, of any shape; flat where there are ranges.
+        """
         try:
             return bool((self.quantise(weights).view(np.uint32) == weights.view(np.uint32)).all())
         except HeadroomExceeded:
             return False
 
     def whole_ticks(self, length: float) -> int:
-        """A positive length, in units of a weight, as ticks: the nearest whole number, and at least 1.
+        """A length as ticks.
 
-        Raises ValueError where it is not positive and finite, HeadroomExceeded where it is more than LIMIT ticks.
+        Args:
+            length: In units of a weight.
+
+        Returns:
+            The nearest whole number, and at least 1.
+
+        Raises:
+            ValueError: The length is not positive and finite.
+            HeadroomExceeded: It is more than LIMIT ticks.
         """
         if not 0 < length < math.inf:
             raise ValueError(f"length = {length}: must be positive and finite")

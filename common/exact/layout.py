@@ -169,7 +169,14 @@ class Layout:
             )
 
     def block(self, name: str) -> Block:
-        """The block of that name; ValueError, listing the names there are, where there is none."""
+        """The block of a name.
+
+        Args:
+            name: "all", or with a head "trunk" or "head", or another of `blocks`.
+
+        Raises:
+            ValueError: There is none; the sentence lists the names there are.
+        """
         for block in self.blocks:
             if block.name == name:
                 return block
@@ -181,9 +188,16 @@ class Layout:
         return tuple(sorted({block.start for block in self.blocks} - {0}))
 
     def views(self, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Each tensor's name and its view, in its shape, of `weights`: float32 (size,), contiguous.
+        """Each tensor of a vector, by name.
 
-        Changing one changes the other. Raises ValueError where `weights` is something else.
+        Args:
+            weights: Float32 (size,), contiguous.
+
+        Returns:
+            Views in the tensors' shapes: what changes one changes the other.
+
+        Raises:
+            ValueError: `weights` is something else.
         """
         if weights.dtype != np.float32 or weights.shape != (self.size,) or not weights.flags.c_contiguous:
             raise ValueError(
@@ -197,7 +211,14 @@ class Layout:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ValueError, saying what is wrong, where the text is not a layout."""
+        """The layout that `to_json` has made a text of.
+
+        Args:
+            text: Of any origin.
+
+        Raises:
+            ValueError: It is not a layout; the sentence says what is wrong.
+        """
         try:
             return strictly(cls, json.loads(text), "layout")
         except RecursionError as error:
@@ -213,9 +234,13 @@ def _require_unique(kind: str, names: list[str]) -> None:
 
 
 def digest(weights: NDArray[np.float32]) -> bytes:
-    """xxh3-128 (seed 0, canonical big-endian form, 16 bytes) of `weights` as little-endian float32.
+    """The digest of a vector, which guards against accidents, not enemies.
 
-    It guards against accidents, not enemies.
+    Args:
+        weights: Float32, flat.
+
+    Returns:
+        xxh3-128 (seed 0, canonical big-endian form, 16 bytes) of the values as little-endian float32.
     """
     return xxhash.xxh3_128_digest(np.ascontiguousarray(weights, dtype="<f4").data)
 
@@ -255,7 +280,14 @@ class Submodel:
     layout: Layout
 
     def take(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The part's flat vector, a new float32 (layout.size,), of the whole's, float32 (whole.size,)."""
+        """The part's values of a vector of the whole.
+
+        Args:
+            weights: Float32 (whole.size,), contiguous.
+
+        Returns:
+            A new array, float32 (layout.size,).
+        """
         part = np.empty(self.layout.size, np.float32)
         theirs = self.whole.views(weights)
         for name, view in self.layout.views(part).items():
@@ -284,7 +316,11 @@ class Submodel:
 
     def before(self, place: int) -> int:
         """How many of the whole's places 0 .. place - 1 the part has. So what it has of [a, b) is [before(a), before(b))
-        of its own vector."""
+        of its own vector.
+
+        Args:
+            place: In the whole's vector, 0 to whole.size.
+        """
         for corner in self._corners():
             if place < corner.stop:
                 row, column = divmod(place - corner.start, corner.columns)
@@ -300,9 +336,15 @@ class Submodel:
 
 @lru_cache(maxsize=16)
 def half_width(layout: Layout) -> Submodel:
-    """The half-width part of a model whose first tensor is the weight that reads the inputs, and in which a tensor's first
-    axis are units of the layer and its second, where it has one, those of the layer before. Raises ValueError where it
-    does not end in a linear classifier, since then nothing says what its classes are."""
+    """The half-width part of a model.
+
+    Args:
+        layout: Its first tensor is the weight that reads the inputs; a tensor's first axis are units of the layer, and
+            its second, where it has one, those of the layer before.
+
+    Raises:
+        ValueError: The model does not end in a linear classifier: nothing says what its classes are.
+    """
     if layout.head is None:
         raise ValueError("the model does not end in a linear classifier, so it has no half-width part")
     whole = {layout.head.weight_name, layout.head.bias_name}
@@ -324,5 +366,5 @@ def half_width(layout: Layout) -> Submodel:
 
 
 def half(units: int) -> int:
-    """So many of them are kept: half of them, rounded up."""
+    """How many of so many units a half-width layer keeps: half of them, rounded up."""
     return -(-units // 2)

@@ -54,11 +54,26 @@ class Metric:
         return f"{100 * value:.1f} %" if self.share else f"{value:.4g}"
 
     def better(self, value: float, than: float) -> bool:
-        """Whether a value is better than another."""
+        """Whether a value is better than another.
+
+        Args:
+            value: Of this metric.
+            than: The other, in the same unit; of two equal ones neither is better.
+        """
         return value > than if self.higher_is_better else value < than
 
     def keeps(self, value: float, share: float, of: float) -> bool:
-        """Whether a value is at least that share of one that is good; where lower is better, the reverse."""
+        """Whether a value is nearly as good as another.
+
+        Args:
+            value: Of this metric.
+            share: How much of the other must be left, 0 to 1.
+            of: The other, in the same unit.
+
+        Returns:
+            Whether `value` is at least `share` times `of`; where lower is better, whether `of` is at least `share`
+            times `value`.
+        """
         return value >= share * of if self.higher_is_better else share * value <= of
 
 
@@ -89,7 +104,11 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
-        """The examples at `indices`."""
+        """Take some of the examples.
+
+        Args:
+            indices: Places in the data set, int64 (n,).
+        """
         ...
 
 
@@ -126,29 +145,66 @@ class Task(Protocol):
         ...
 
     def check(self, targets: NDArray[Any]) -> None:
-        """Raises ValueError, saying what they must be, where a model with such outputs cannot be asked for these."""
+        """Refuse targets that a model with such outputs cannot be asked for.
+
+        Args:
+            targets: Of the whole data set, (n, ...), as in a `Batch`.
+
+        Raises:
+            ValueError: The sentence says what they must be.
+        """
         ...
 
     def losses(self, outputs: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
-        """The loss of each example, nats, (n,). Not finite where an output is not."""
+        """The loss of each example.
+
+        Args:
+            outputs: The model's, float32 (n, self.outputs) or (n, t, self.outputs).
+            batch: The examples that they are for.
+
+        Returns:
+            Nats, at least 0, float64 (n,); not finite where an output is not.
+        """
         ...
 
     def loss(self, outputs: NDArray[np.float32], batch: Batch) -> float:
-        """The sum of the losses."""
+        """The sum of the losses.
+
+        Args:
+            outputs: As `losses` takes them.
+            batch: The examples that they are for.
+
+        Returns:
+            Nats.
+        """
         return float(self.losses(outputs, batch).sum())
 
     def loss_and_output_gradient(self, outputs: NDArray[np.float32], batch: Batch) -> tuple[float, NDArray[np.float64]]:
-        """`loss`, and its gradient in the outputs, of their shape."""
+        """The sum of the losses, and its gradient by the outputs.
+
+        Args:
+            outputs: As `losses` takes them.
+            batch: The examples that they are for.
+
+        Returns:
+            What `loss` gives, nats; and nats per unit of an output, float64, of the outputs' shape.
+        """
         raise NotImplementedError
 
     def loss_and_head_gradient(
         self, outputs: NDArray[np.float32], features: NDArray[np.float32], batch: Batch, head: Head
     ) -> tuple[float, NDArray[np.float64]]:
-        """`loss`, and its gradient (of a sum, not a mean) in the parameters of the linear layer that the outputs come from:
-        the weight (outputs, features) row-major and then, where there is one, the bias (outputs,).
+        """The sum of the losses, and its gradient by the parameters of the linear layer that gives the outputs.
 
         Args:
-            features: What that layer reads, (n, features) or (n, t, features).
+            outputs: As `losses` takes them.
+            features: What that layer reads, float32 (n, features) or (n, t, features).
+            batch: The examples that they are for.
+            head: That layer.
+
+        Returns:
+            What `loss` gives, nats; and nats per unit of a weight, float64, flat: by the weight (outputs, features)
+            row-major and then, where there is one, by the bias (outputs,).
         """
         loss, gradient = self.loss_and_output_gradient(outputs, batch)
         residual, features = gradient.reshape(-1, gradient.shape[-1]), features.reshape(-1, features.shape[-1])
@@ -158,22 +214,58 @@ class Task(Protocol):
         return loss, np.concatenate(parts)
 
     def measure(self, outputs: NDArray[np.float32], batch: Batch) -> Mapping[str, float]:
-        """What `evaluate` needs of a batch, as sums over its examples, by name."""
+        """What `evaluate` needs of a batch.
+
+        Args:
+            outputs: As `losses` takes them.
+            batch: The examples that they are for.
+
+        Returns:
+            Sums over the examples, by name.
+        """
         ...
 
     def evaluate(self, sums: Mapping[str, float], examples: int) -> dict[str, float]:
-        """The metrics by name, of `measure`'s sums over all examples. As it stands: means over the examples."""
+        """The metrics of a whole data set.
+
+        Args:
+            sums: Those of `measure`, added up over all batches.
+            examples: How many there are, at least 1.
+
+        Returns:
+            A value for each of `metrics`, by name; by default the mean of the sum of that name.
+        """
         return {metric.name: sums[metric.name] / examples for metric in self.metrics}
 
     def baseline(self, targets: NDArray[Any]) -> Baseline:
-        """Of a model that says the same of all of these, (n, ...)."""
+        """The best that a model gets which says the same of every example.
+
+        Args:
+            targets: Of the whole data set, (n, ...), as in a `Batch`.
+        """
         ...
 
     def predictions(self, outputs: NDArray[np.float32]) -> NDArray[np.float64]:
-        """What the model predicts, (n, ...), without what of the outputs does not matter, in a unit of which a fiftieth is next to
-        nothing: where all of it varies by less over the examples, the model says the same of each."""
+        """What the model predicts, without what of the outputs does not matter.
+
+        Args:
+            outputs: As `losses` takes them.
+
+        Returns:
+            Float64 (n, ...), in a unit of which a fiftieth is next to nothing: where all of it varies by less over the
+            examples, the model says the same of each.
+        """
         return outputs.astype(np.float64)
 
     def torch_loss(self, outputs: "Tensor", targets: "Tensor", reduction: Literal["mean", "sum"]) -> "Tensor":
-        """The loss that training descends, over a batch, differentiable: the mean or the sum of `losses`."""
+        """The loss that training descends.
+
+        Args:
+            outputs: As `losses` takes them, a tensor.
+            targets: Those of a `Batch`, a tensor.
+            reduction: Whether the mean or the sum of `losses` is wanted.
+
+        Returns:
+            Nats, a differentiable float32 scalar.
+        """
         ...

@@ -21,12 +21,25 @@ class Diverging(ArithmeticError):
 def train_locally(
     task: Task, module: "nn.Module", examples: Examples, *, epochs: int, batch: int, rate: float, seed: int
 ) -> float:
-    """Train the module in place by plain SGD at `rate`, `epochs` times over the data in batches of `batch`, and return
-    the mean loss of the last epoch, nats per example. The module is left in eval mode.
+    """Train a module in place by plain SGD.
 
     Epoch e goes through the data in the order permutation(seed, e). Deterministic on one machine with one thread.
     A batch of one that would remain joins the batch before it, since BatchNorm cannot train on one example.
-    Raises Diverging at the first loss that is not finite.
+
+    Args:
+        task: Gives the loss.
+        module: Float32; left in eval mode, also where this raises.
+        examples: The local data, at least one example.
+        epochs: Passes over the data, at least 1.
+        batch: Examples in a batch, at least 1.
+        rate: The learning rate, above 0.
+        seed: Of the order of the examples and of what the module draws itself.
+
+    Returns:
+        The mean loss of the last epoch, nats per example.
+
+    Raises:
+        Diverging: A loss is not finite.
     """
     import torch
 
@@ -57,9 +70,20 @@ def train_locally(
 def mean_gradient(
     task: Task, module: "nn.Module", tensors: "Sequence[Tensor]", examples: Examples, micro_batch: int
 ) -> NDArray[np.float64]:
-    """The gradient, by back-propagation, of the mean loss over all the data in `tensors`, one after another: flat, float64.
-    The module stays in eval mode, as in a probe: buffers are not touched, dropout is off. What the loss does not depend on
-    has a zero gradient. Memory is that of `micro_batch` examples, whatever the size of the data.
+    """The gradient of the mean loss over all the data, by back-propagation.
+
+    The module stays in eval mode, as in a probe: buffers are not touched, dropout is off. Memory is that of
+    `micro_batch` examples, whatever the size of the data.
+
+    Args:
+        task: Gives the loss.
+        module: Float32.
+        tensors: What the gradient is taken by: parameters of the module.
+        examples: The local data, at least one example.
+        micro_batch: Examples in a forward pass, at least 1.
+
+    Returns:
+        Nats per unit of a weight, float64, flat, one tensor after another; 0 by what the loss does not depend on.
     """
     import torch
 

@@ -171,7 +171,7 @@ class RoundJobs:
                 traffic=self._traffic(),
                 clipped_scalars=combined.aggregate.clipped_scalars,
                 clipped_deltas=combined.aggregate.clipped_deltas,
-                moments=combined.aggregate.moments,
+                moments=combined.aggregate.optimizer_state,
             )
         )
 

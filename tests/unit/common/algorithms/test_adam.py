@@ -52,7 +52,7 @@ def test_a_number_for_each_block_is_what_the_diagonal_would_learn() -> None:
         derivatives = z @ gradient
         diagonal = 0.98 * diagonal + 0.02 * (derivatives @ z / 4) ** 2
         parts = [ClientScalars(number, 10, Scalars(3, tuple(derivatives.tolist()), ()))]
-        moments = aggregating.aggregated(zo, parts, moments=moments).moments
+        moments = aggregating.aggregated(zo, parts, moments=moments).optimizer_state
     (found,) = adam_sizes(moments)
     corrected = diagonal / (1 - 0.98**rounds)
     assert found**2 == pytest.approx(corrected.mean(), rel=0.02)
@@ -66,7 +66,7 @@ def test_two_rounds_in_exact_numbers() -> None:
     parts = [ClientScalars(5, 6, Scalars(3, (3.0, 4.0), (8.0,)))]
     expected = [(5, "trunk", (-2 * 1.5 / 2.5 * ONE, -2 * 2 / 2.5 * ONE)), (5, "head", (-2.0 * ONE,))]
     require_nearly(aggregating.steps(zo, GRID, 0, parts), expected)
-    remembered = aggregating.aggregated(zo, parts).moments
+    remembered = aggregating.aggregated(zo, parts).optimizer_state
     assert remembered == (0.75, 6.25 / 4, 16.0)
     still = [ClientScalars(5, 6, Scalars(3, (0.0, 0.0), (4.0,)))]
     second = (0.75 * 16 + 0.25 * 16) / (1 - 0.75**2)
@@ -75,7 +75,10 @@ def test_two_rounds_in_exact_numbers() -> None:
 
 
 def test_nothing_is_remembered_for_other_steps() -> None:
-    assert aggregating.aggregated(algorithm(), [ClientScalars(5, 6, Scalars(3, (3.0,) * 4, (8.0,) * 5))]).moments == ()
+    assert (
+        aggregating.aggregated(algorithm(), [ClientScalars(5, 6, Scalars(3, (3.0,) * 4, (8.0,) * 5))]).optimizer_state
+        == ()
+    )
 
 
 def test_a_flat_loss_moves_nothing() -> None:

@@ -107,7 +107,7 @@ def outcome(found: Aggregate, start: Start) -> tuple[Any, ...]:
     return (
         found.steps(start.grid),
         found.turn,
-        found.moments,
+        found.optimizer_state,
         found.clipped_scalars,
         found.clipped_deltas,
         weights,

@@ -72,8 +72,8 @@ def test_a_round_of_one_kind_is_that_kinds_own(step: Any) -> None:
     began = start()
     alone = ZOWarmUp(zeroth_order_settings(rounds=9, probes=2, step=step), LAYOUT).aggregate(began, PROBED)
     assert mixed(step=step).aggregate(began, PROBED) == alone
-    trained = mixed(step=step).aggregate(replace(began, moments=(0.5, 2.0)), TRAINED)
-    assert trained.update is not None and trained.moments == (0.5, 2.0), "the scalars' optimizer has not moved"
+    trained = mixed(step=step).aggregate(replace(began, optimizer_state=(0.5, 2.0)), TRAINED)
+    assert trained.update is not None and trained.optimizer_state == (0.5, 2.0), "the scalars' optimizer has not moved"
     expected = aggregating.moved(
         FedAvg(warmup_settings(rounds=0, clip=0), LAYOUT), began.weights, [g[:2] for g in TRAINED]
     )

@@ -67,7 +67,7 @@ def test_no_round_moves_a_block_further_than_the_learning_rate_allows(settings: 
             seed = 1000 * number + (0 if spec.shared_directions else client)
             parts.append(ClientScalars(seed, examples, Scalars(1, drawn[0], drawn[1]), tier))
         made = aggregating.aggregated(zo, parts, done=done, moments=moments)
-        steps, moments = made.steps(GRID), made.moments
+        steps, moments = made.steps(GRID), made.optimizer_state
         moved = np.zeros(LAYOUT.size, np.float32)
         apply_steps(moved, GRID, steps)
         local = spec.probes if spec.algorithm == "fedkseed" else spec.local_steps
@@ -103,7 +103,7 @@ def test_a_burst_after_quiet_rounds_moves_adam_by_the_rate_at_most() -> None:
     moments: Moments = ()
     for number in range(300):
         quiet = Scalars(1, tuple(chance.normal(0, 1e-3, 8).tolist()), ())
-        moments = aggregating.aggregated(zo, [ClientScalars(number, 80, quiet)], moments=moments).moments
+        moments = aggregating.aggregated(zo, [ClientScalars(number, 80, quiet)], moments=moments).optimizer_state
     burst = [ClientScalars(999, 80, Scalars(1, tuple(chance.normal(0, 1, 8).tolist()), ()))]
     moved = np.zeros(3000, np.float32)
     apply_steps(moved, Grid(16), aggregating.steps(zo, Grid(16), 0, burst, moments))
