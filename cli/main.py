@@ -17,7 +17,7 @@ def main() -> int:
     if sys.argv[1:2] == ["doctor"]:  # the client's, which a bare install has, too
         from zowarmup.client.main import main as client
 
-        return client(["--doctor", *sys.argv[2:]])
+        return client(["--doctor", *sys.argv[2:]], "zowarmup doctor")
     Stopping(COMMAND)
     return conclude("zowarmup", sys.argv[1:], _run, {CommandError: CommandError.exit_code}, on_signal="stopped by {}")
 

@@ -25,23 +25,23 @@ from zowarmup.common.system.logs import log_to_errors
 log = logging.getLogger("zowarmup.client")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 when the run is over or on SIGTERM, 1 with a sentence where this device cannot take part, 2 for a
-    wrong command line, 130 on Ctrl-C; conclude has the others."""
+def main(argv: Sequence[str] | None = None, prog: str = "zowarmup-client") -> int:
+    """`prog`: the command's name in its texts. Exit code: 0 when the run is over or on SIGTERM, 1 with a sentence where this
+    device cannot take part, 2 for a wrong command line, 130 on Ctrl-C; conclude has the others."""
     stopping = Stopping(SERVICE)
     gc.disable()  # what is loaded stays: to look through it again and again takes a tenth of the start
     _settle_libraries()
     given = sys.argv[1:] if argv is None else argv
-    code = conclude("zowarmup-client", given, lambda: _run(given, stopping), {Final: FAILED})
+    code = conclude(prog, given, lambda: _run(given, stopping, prog), {Final: FAILED})
     gc.enable()
     force_after(GRACE_S, code)  # a model's own code may have left threads that never end
     return code
 
 
-def _run(given: Sequence[str], stopping: Stopping) -> int:
+def _run(given: Sequence[str], stopping: Stopping, prog: str) -> int:
     from zowarmup.data import DataError
 
-    arguments = _arguments(given)
+    arguments = _arguments(given, prog)
     os.umask(PRIVATE)
     log_to_errors("%(asctime)s %(levelname)s %(message)s", arguments.verbose)
     try:
@@ -54,13 +54,13 @@ def _run(given: Sequence[str], stopping: Stopping) -> int:
         raise Final(str(error)) from error
 
 
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+def _arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     from zowarmup.common.messages.invitation import JOIN_VARIABLE
     from zowarmup.common.settings.addresses import SERVER_VARIABLE
     from zowarmup.data.spec import FORMS
 
     parser = argparse.ArgumentParser(
-        prog="zowarmup-client",
+        prog=prog,
         description="Take part in a coordinator's run with the data of this device.",
         allow_abbrev=False,
     )
@@ -124,8 +124,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="MODULE:NAME",
-        help="let the run have the code of this model (where this device trains) or algorithm imported here; may be said "
-        "several times",
+        help="let the run have the code of this model (where this device trains), algorithm or task imported here; may be "
+        "said several times",
     )
     parser.add_argument("--verbose", action="store_true", help="log more, and tracebacks")
     parser.add_argument(

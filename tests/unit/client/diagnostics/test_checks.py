@@ -240,6 +240,14 @@ def test_zowarmup_doctor_needs_no_operators_packages(missing: str, tmp_path: Pat
     assert not (tmp_path / "state").exists()
 
 
+def test_the_usage_of_zowarmup_doctor_is_its_own() -> None:
+    code = "import sys; from zowarmup.cli.main import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", code, "doctor", "--data", "digits:1/2"],
+        capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    assert done.returncode == 2 and done.stderr.startswith("usage: zowarmup doctor [-h] --server HOST:PORT")
+    assert "required: --server" in done.stderr
+
+
 def test_what_a_device_needs_may_not_have_been_measured() -> None:
     found = checks.memory(Memory(50 * MB, "available"), Needs(0, 0), Tier.LOW, False)
     assert found.verdict is SKIPPED and "has not measured what a device needs (--model-cache)" in found.found
