@@ -279,8 +279,8 @@ def offered(answer: wire.GetRunResponse, policy: Policy | None = None) -> Offer:
         )
     except NotAllowed as error:
         raise Final(
-            f"this device does not run the code of {error.kind} {error.name}: its owner can allow it with --allow-model "
-            f"{error.name}, or as one of the models in --policy"
+            f"this device does not run the code of {error.named}: its owner can allow it with "
+            f"{' '.join(f'--allow-model {name}' for name in error.names)}, or as one of the models in --policy"
         ) from None
     except ValueError as error:
         raise Final(f"cannot read the coordinator's run ({error}): install its version of zowarmup") from None

@@ -46,6 +46,7 @@ from zowarmup.common.messages.values import (
     Tier,
     Work,
 )
+from zowarmup.common.plugin import belongs_to
 from zowarmup.common.settings.run import SOFTWARE
 from zowarmup.common.system.memory import peak_resident
 from zowarmup.common.text import amount, in_words, out_of_memory, where
@@ -269,7 +270,7 @@ class Device:
             log.warning("round %d: nothing to contribute (%s)", work.round, error)
             await stream.say(Abstention.of(work.round, error))
             return
-        whose = f"model {self._offer.spec.model.name}: "[:60] if where(error) else ""
+        whose = self._whose(where(error))[:60]
         said = error.reason if isinstance(error, Setback) else in_words(error, LONGEST_REASON - len(whose))
         reason = (whose + said)[:LONGEST_REASON]
         if out_of_memory(error):
@@ -278,6 +279,13 @@ class Device:
         with contextlib.suppress(Broken):
             await stream.say(Abstention.of(work.round, reason))
         raise Setback(f"round {work.round}: nothing to contribute: {reason}") from None
+
+    def _whose(self, place: str) -> str:
+        """The plugin of the run that a place in foreign code is in: "algorithm mine:Mine: "; empty where it is in none."""
+        spec = self._offer.spec
+        named = [("algorithm", phase.algorithm) for phase in spec.phases]
+        named += [("task", spec.model.task), ("model", spec.model.name)]
+        return next((f"{kind} {name}: " for kind, name in named if belongs_to(name, place)), "")
 
     async def _compute(self, work: Work, stream: ReconnectingStream) -> Made:
         spec = self._offer.spec

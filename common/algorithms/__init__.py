@@ -14,7 +14,7 @@ from zowarmup.common.algorithms.protocol import Algorithm
 from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages.values import Phase
-from zowarmup.common.plugin import ANY, imported, is_plugin
+from zowarmup.common.plugin import ANY, imported, is_plugin, require_whole
 
 
 class _Settings(Mapping[str, type[WarmUp] | type[ZerothOrder]]):
@@ -85,12 +85,16 @@ def settings_class(
 
 
 def _plugin(section: str, name: str, allowed: Collection[str] | None) -> type[WarmUp] | type[ZerothOrder]:
-    settings: Any = imported("algorithm", "algorithm", name, "Settings", allowed)
-    base = SECTIONS[section].base
+    algorithm: Any = imported("algorithm", name, allowed)
+    settings, base = getattr(algorithm, "Settings", None), SECTIONS[section].base
+    if settings is None:
+        raise ValueError(f"algorithm = {name!r}: has no `Settings`, the class of its settings")
     if not (isinstance(settings, type) and issubclass(settings, base)):
         raise ValueError(  # noqa: TRY004  (said in a run file)
             f"algorithm = {name!r}: its Settings must be a {base.__name__}, for rounds of [{section}]"
         )
+    require_whole("algorithm", name, settings, base, ("computation", "slowed", "build"))
+    require_whole("algorithm", name, algorithm, Algorithm, ("check", "aggregate", "forwards"))
     return settings
 
 

@@ -13,7 +13,7 @@ from typing import Literal, Self
 
 from zowarmup.common.algorithms import SECTIONS, settings_class
 from zowarmup.common.algorithms.settings import Rounds, WarmUp, ZerothOrder, require
-from zowarmup.common.plugin import NotAllowed, is_plugin
+from zowarmup.common.plugin import is_plugin, require_allowed
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.tasks import DEFAULT, TASKS, task_class
@@ -231,7 +231,7 @@ class ClientSpec:
     @classmethod
     def from_json(cls, text: str, allowed: Collection[str] | None = ()) -> Self:
         """Raises ValueError naming the field where the text is not a ClientSpec. `allowed`: the algorithms and tasks
-        outside this package whose code may be imported; NotAllowed is raised where another is named."""
+        outside this package whose code may be imported; NotAllowed is raised with all others that it names."""
         try:
             raw = json.loads(text)
         except RecursionError as error:
@@ -243,12 +243,14 @@ class ClientSpec:
             raise ValueError(f"run spec: pool_seed = {ascii(seed)[:60]}: must be a string of digits below 2^64")
         # The card has these, too; they are said again for clients that read no more of it.
         rest = {name: value for name, value in raw.items() if name not in ("input_shape", "classes", *SECTIONS)}
+        model = raw.get("model")
+        named = [("algorithm", part.get("algorithm")) for part in map(raw.get, SECTIONS) if isinstance(part, dict)]
+        named += [("task", model.get("task"))] if isinstance(model, dict) else []
+        require_allowed(named, allowed)
         made = {section: _settings(section, raw[section], allowed) for section in SECTIONS if section in raw}
         spec = strictly(cls, {**rest, "pool_seed": int(seed)}, "run spec", made)
         try:
             task_class(spec.model.task, allowed)(spec.card)
-        except NotAllowed:
-            raise
         except ValueError as error:
             raise ValueError(f"run spec: {error}") from None
         return spec
@@ -258,8 +260,6 @@ def _settings(section: str, raw: object, allowed: Collection[str] | None) -> War
     """The settings of a section, of the class that its `algorithm` names."""
     try:
         cls = settings_class(section, raw.get("algorithm") if isinstance(raw, dict) else None, allowed)
-    except NotAllowed:
-        raise
     except ValueError as error:
         raise ValueError(f"run spec: {section}: {error}") from None
     return strictly(cls, raw, f"run spec: {section}")

@@ -8,13 +8,13 @@ import importlib
 from collections.abc import Collection
 from typing import Any
 
-from zowarmup.common.plugin import ANY, imported, is_plugin
+from zowarmup.common.plugin import ANY, imported, is_plugin, require_whole
 from zowarmup.common.tasks.protocol import Metric, Task
 
 TASKS = {"classification": ("classification", "Classification")}
 """The built-in tasks by name, each with its module here and its class; the first is the default."""
 DEFAULT = next(iter(TASKS))
-_METHODS = ("check", "losses", "measure", "evaluate", "baseline", "torch_loss")
+_REQUIRED = ("outputs", "check", "losses", "measure", "baseline", "torch_loss")
 
 
 def task_class(name: str, allowed: Collection[str] | None = ANY) -> type[Task]:
@@ -32,12 +32,13 @@ def task_class(name: str, allowed: Collection[str] | None = ANY) -> type[Task]:
         module, attribute = TASKS[name]
         found: Any = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
     elif is_plugin(name):
-        found = imported("task", "task", name, allowed=allowed)
+        found = imported("task", name, allowed)
     else:
         known = ", ".join(f"'{one}'" for one in TASKS)
         raise ValueError(f"task = {ascii(name)[:60]}: must be {known} or package.module:Task")
+    exact = ("loss_and_output_gradient",) if getattr(found, "exact_head", False) else ()
+    require_whole("task", name, found, Task, _REQUIRED + exact)
     metrics = getattr(found, "metrics", ())
-    whole = all(callable(getattr(found, method, None)) for method in _METHODS)
-    if not (whole and metrics and all(isinstance(metric, Metric) for metric in metrics)):
-        raise ValueError(f"task = {name!r}: it must be a zowarmup.Task, with at least one metric")
+    if not (metrics and all(isinstance(metric, Metric) for metric in metrics)):
+        raise ValueError(f"task = {name!r}: it must have at least one Metric in `metrics`")
     return found  # type: ignore[no-any-return]

@@ -15,8 +15,9 @@ from zowarmup.common.algorithms import settings_class
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.messages.values import Scalars
-from zowarmup.common.plugin import NotAllowed
+from zowarmup.common.plugin import NotAllowed, belongs_to
 from zowarmup.common.settings.run import ClientSpec
+from zowarmup.common.text import where
 from zowarmup.server.setup.run_file import RunFileError, run_file_of
 
 NAME = "majority_vote:MajorityVote"
@@ -55,15 +56,69 @@ def test_a_name_that_is_no_algorithm_is_refused_in_a_sentence(plugin: Any) -> No
         (
             "zeroth_order",
             "no_such_module:X",
-            "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'",
+            "cannot be imported: ModuleNotFoundError: No module named 'no_such_module' (is its folder on PYTHONPATH?)",
         ),
-        ("zeroth_order", "json:JSONDecoder", "cannot be imported: AttributeError"),
+        ("zeroth_order", "json:JSONDecoder", "has no `Settings`, the class of its settings"),
     ):
         with pytest.raises(RunFileError) as refused:
             run_file_of({**RAW, section: {"rounds": 1, "algorithm": name}}, "run.toml")
         assert sentence in str(refused.value) and str(refused.value).startswith(
             f"run.toml: {section}.algorithm = '{name}'"
         )
+
+
+HALF = """
+from dataclasses import dataclass
+from zowarmup import Algorithm, ZerothOrder
+from majority_vote import MajorityVote, MajorityVoteSettings
+
+class Bare(Algorithm):
+    class Settings(MajorityVoteSettings): pass
+
+class Unsettled(MajorityVote):
+    class Settings(ZerothOrder): pass
+
+class Stranger:
+    class Settings(MajorityVoteSettings): pass
+    def aggregate(self, start, contributions): pass
+"""
+
+
+def test_what_an_algorithm_or_its_settings_lack_is_named(
+    plugin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "half.py").write_text(HALF)
+    for name, sentence in (
+        ("Bare", "Bare has no `aggregate`, `check`, `forwards` (zowarmup.Algorithm says what each is)"),
+        ("Unsettled", "Settings has no `build`, `computation`, `slowed` (zowarmup.ZerothOrder says what each is)"),
+        ("Stranger", "Stranger has no `check`, `commit_cost`, `contribute`, `counts`, `forwards`, "),
+    ):
+        with pytest.raises(ValueError) as refused:  # noqa: PT011  (the sentence is compared)
+            settings_class("zeroth_order", f"half:{name}")
+        assert str(refused.value).startswith(f"algorithm = 'half:{name}': {sentence}")
+
+
+def test_all_code_that_is_not_allowed_is_named_at_once() -> None:
+    said = json.loads(SPEC.to_json())
+    said["warmup"]["algorithm"], said["zeroth_order"]["algorithm"] = "their:First", "their:Second"
+    said["model"]["task"] = "their:Task"
+    for allowed, names in (
+        ((), ("their:First", "their:Second", "their:Task")),
+        (("their:Second",), ("their:First", "their:Task")),
+    ):
+        with pytest.raises(NotAllowed) as refused:
+            ClientSpec.from_json(json.dumps(said), allowed)
+        assert refused.value.names == names
+    assert refused.value.named == "algorithm their:First and task their:Task"
+
+
+def test_a_place_in_code_belongs_to_the_plugin_that_it_is_in(plugin: Any) -> None:
+    with pytest.raises(AttributeError) as raised:
+        plugin.build(None).contribute(None, None, None, 1, None)
+    place = where(raised.value)
+    assert belongs_to(NAME, place) and not belongs_to("json:JSONDecoder", place) and not belongs_to("mlp", place)
+    assert not belongs_to(NAME, "")
 
 
 def test_its_settings_are_checked_as_all_are(plugin: Any) -> None:

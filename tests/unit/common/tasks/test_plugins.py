@@ -29,12 +29,32 @@ def test_code_that_is_not_allowed_is_not_imported(tmp_path: Path, monkeypatch: p
         ClientSpec.from_json(said, ("trap_task:Trap",))
 
 
-def test_a_name_that_is_no_task_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+HALF = """
+from regression import Regression
+from zowarmup import Task
+
+class Half(Task):
+    def check(self, targets): pass
+    def losses(self, outputs, batch): pass
+    def measure(self, outputs, batch): pass
+    @property
+    def outputs(self): return 1
+
+class Unmeasured(Regression):
+    metrics = ()
+"""
+
+
+def test_a_name_that_is_no_task_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(PLUGINS))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "half_task.py").write_text(HALF)
     for name, sentence in (
         ("regression:Nobody", "cannot be imported: AttributeError"),
         ("no_such_module:X", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
-        ("json:JSONDecoder", "it must be a zowarmup.Task, with at least one metric"),
+        ("json:JSONDecoder", "JSONDecoder has no `baseline`, `check`, `evaluate`, "),
+        ("half_task:Half", "Half has no `baseline`, `loss_and_output_gradient`, `torch_loss` (zowarmup.Task says"),
+        ("half_task:Unmeasured", "it must have at least one Metric in `metrics`"),
         ("guessing", """must be "classification" or "package.module:Task\""""),
     ):
         with pytest.raises(RunFileError) as refused:
