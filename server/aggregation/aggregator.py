@@ -30,7 +30,15 @@ from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.replica import Commit, Replica, merged
 from zowarmup.common.exact.steps import Step, apply_steps
 from zowarmup.common.messages.codec import encode_commit
-from zowarmup.server.core.contributions import carried_out, deltas_of, parts_of, settle_on_grid, uploads_of
+from zowarmup.server.core.contributions import (
+    aggregate_of,
+    carried_out,
+    deltas_of,
+    naming_faults,
+    parts_of,
+    settle_on_grid,
+    uploads_of,
+)
 from zowarmup.server.core.guard import GoodVersion
 from zowarmup.server.core.state import Round, State
 from zowarmup.server.projections.history import History
@@ -72,12 +80,14 @@ class Aggregator:
         """Move the replica on by a closed round. What this raises (ValueError, ArithmeticError, BlobError, OSError) leaves
         it as it was."""
         replica, algorithm = self._replica, state.algorithm(closed.phase)
+        name = state.rules_of(closed.phase).algorithm
         before = state.snapshot.optimiser
         with optimizer_state(self._blobs, before, algorithm.optimizer_values) as optimizer:
             start = Start(replica.weights, replica.grid, state.rounds_done, state.moments, optimizer.before)
-            found = algorithm.aggregate(start, [*self._trained(closed), *parts_of(state, closed)])
-            if found.update is not None:
-                grid, moved = self._updated(found.update, optimizer)
+            with naming_faults(name, BlobError):
+                found = aggregate_of(state, closed, start, [*self._trained(closed), *parts_of(state, closed)])
+                if found.update is not None:
+                    grid, moved = self._updated(found.update, optimizer)
         for note in found.notes:
             log.warning("round %d: %s", closed.number, note)
         if found.update is not None:
@@ -86,7 +96,8 @@ class Aggregator:
             return Aggregated(replica.digest().hex(), None, found, optimizer.kept)
         if found.clipped_scalars:
             log.info("round %d: %d outlying scalars are clipped", closed.number, found.clipped_scalars)
-        return self._stepped(found, state.rules.steps_locally)
+        with naming_faults(name):
+            return self._stepped(found, state.rules.steps_locally)
 
     def _trained(self, closed: Round) -> list[Trained]:
         """The round's deltas, in ascending order of client; exact norms are found together, by all threads."""

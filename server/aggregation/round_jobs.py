@@ -159,7 +159,7 @@ class RoundJobs:
                 f"what round {closed.number} comes to",
             )
         except (ValueError, ArithmeticError, BlobError, OSError) as error:
-            return cmd.AbandonRound(closed.number, f"its contributions cannot be combined: {error}")
+            return cmd.AbandonRound(closed.number, f"{ev.UNCOMBINED}{error}")
         snapshot = None if combined.steps is not None else await self._snapshot(combined.digest, combined.optimizer)
         return cmd.CommitRound(
             ev.Committed(

@@ -3,21 +3,56 @@
 Functions of the state and the contributions alone, so that a check of the ledger can ask again.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.protocol import ClientScalars, Start, Update
+from zowarmup.common.algorithms.protocol import Aggregate, ClientScalars, Start, Trained, Update
 from zowarmup.common.algorithms.vectors import PIECE, Mapper
-from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.values import Delta, Scalars
+from zowarmup.common.text import in_words, where
 from zowarmup.server.core.state import Round, State
 
 Remember = Callable[[int, NDArray[np.float32]], None]
 """Keeps values of the next optimizer state, from a place on. Any thread may call it with its piece."""
+
+
+class AlgorithmFault(ValueError):
+    """An error of an algorithm's own code; the sentence names the algorithm, the file and the line."""
+
+
+@contextlib.contextmanager
+def naming_faults(algorithm: str, *passing: type[Exception]) -> Iterator[None]:
+    """Around calls of an algorithm's own code: whatever it raises becomes an AlgorithmFault.
+
+    Args:
+        algorithm: Its name, as the run file says it.
+        passing: What is not of its making, and stays as it is; so do HeadroomExceeded, OSError, and a ValueError or
+            ArithmeticError of this package: those are about numbers.
+    """
+    try:
+        yield
+    except Exception as error:
+        numbers = isinstance(error, ValueError | ArithmeticError) and not where(error)
+        if numbers or isinstance(error, (AlgorithmFault, HeadroomExceeded, OSError, *passing)):
+            raise
+        raise AlgorithmFault(f"algorithm {algorithm}: {in_words(error)}") from error
+
+
+def aggregate_of(
+    state: State, closed: Round, start: Start, contributions: Sequence[ClientScalars | Trained]
+) -> Aggregate:
+    """What the algorithm makes of a closed round's contributions. Raises TypeError where that is no Aggregate, and what its
+    code raises."""
+    found: object = state.algorithm(closed.phase).aggregate(start, contributions)
+    if not isinstance(found, Aggregate):
+        raise TypeError(f"its `aggregate` gives {type(found).__name__}, not an Aggregate")
+    return found
 
 
 def steps_of(state: State, closed: Round, grid: Grid, weights: NDArray[np.float32]) -> tuple[Step, ...]:
@@ -34,9 +69,11 @@ def steps_of(state: State, closed: Round, grid: Grid, weights: NDArray[np.float3
 
     Raises:
         HeadroomExceeded: A step is too long for the grid.
+        ValueError: No aggregate can be made of them, or the algorithm's code fails.
     """
     start = Start(weights, grid, state.rounds_done, state.moments)
-    return state.algorithm(closed.phase).aggregate(start, parts_of(state, closed)).steps(grid)
+    with naming_faults(state.rules_of(closed.phase).algorithm):
+        return aggregate_of(state, closed, start, parts_of(state, closed)).steps(grid)
 
 
 def parts_of(state: State, closed: Round) -> list[ClientScalars]:

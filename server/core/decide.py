@@ -20,6 +20,7 @@ from zowarmup.common.messages.values import Contribution, Phase, Tier, Work
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
 from zowarmup.server.core import membership
+from zowarmup.server.core.contributions import naming_faults
 from zowarmup.server.core.errors import Rejected
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.core.guard import SLOWER, fault, gives_up
@@ -124,7 +125,10 @@ def _settle(state: State, now: float) -> ev.Event | None:
     if awaits_evaluation(state):
         return None
     if state.abandoned >= state.run_file.server.abandoned_limit:
-        return ev.RunPaused(f"{_abandonment(state)}; check the clients, or revoke them, then `zowarmup resume`")
+        remedy = "check the clients, or revoke them"
+        if state.fault:
+            remedy = "correct the algorithm's code, start the coordinator again"
+        return ev.RunPaused(f"{_abandonment(state)}; {remedy}, then `zowarmup resume`")
     return open_round(state, now)
 
 
@@ -140,7 +144,9 @@ def awaits_evaluation(state: State) -> bool:
 
 
 def _abandonment(state: State) -> str:
-    """That rounds in a row were abandoned, and who has failed them."""
+    """That rounds in a row were abandoned, and who has failed them: the algorithm's code, or clients."""
+    if state.fault:
+        return f"{state.abandoned} rounds in a row were abandoned, the last one because of {state.fault}"
     named = responsible(state)
     return f"{state.abandoned} rounds in a row were abandoned{f', without {named}' if named else ''}"
 
@@ -293,7 +299,8 @@ def _check(state: State, client: str, contribution: Contribution) -> None:
     assert current is not None
     work = Work(current.number, current.phase, current.version, current.seeds[client], 0.0)
     algorithm, tier = state.algorithm(current.phase), state.clients[client].tier
-    algorithm.check(work, tier, current.examples[client], contribution)
+    with naming_faults(state.rules_of(current.phase).algorithm):
+        algorithm.check(work, tier, current.examples[client], contribution)
 
 
 def _commit_round(command: cmd.CommitRound, state: State) -> tuple[ev.Event, ...]:

@@ -205,12 +205,21 @@ class RoundClosed:
     reason: str
 
 
+UNCOMBINED = "its contributions cannot be combined: "
+FAULTY = f"{UNCOMBINED}algorithm "
+
+
 @dataclass(frozen=True, slots=True)
 class RoundAbandoned:
     """Too few contributed, or what they did cannot be combined: the model stays as it is."""
 
     round: int
     reason: str
+
+    @property
+    def fault(self) -> str:
+        """What the algorithm's own code did wrong, where that is the reason; else empty."""
+        return self.reason.removeprefix(UNCOMBINED) if self.reason.startswith(FAULTY) else ""
 
 
 @dataclass(frozen=True, slots=True)

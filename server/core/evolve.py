@@ -200,7 +200,7 @@ def _participants_failed(event: ev.ParticipantsFailed, state: State) -> State:
 
 def _round_abandoned(event: ev.RoundAbandoned, state: State) -> State:
     previous = _current(state, event.round)
-    return replace(state, current=None, previous=previous, abandoned=state.abandoned + 1)
+    return replace(state, current=None, previous=previous, abandoned=state.abandoned + 1, fault=event.fault)
 
 
 def _committed(event: ev.Committed, state: State) -> State:

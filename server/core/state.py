@@ -102,7 +102,8 @@ class Round:
 class State:
     """Where a run is. `round` counts openings, `version` commits; a retried round has a new number, so no seed is
     ever used twice. `previous` is the round before `current`; `rounds_done` counts the commits of the present phase,
-    `abandoned` the abandoned rounds in a row; `failures`: of clients whose last round failed (`resting`); `moments`: the server optimizer's state;
+    `abandoned` the abandoned rounds in a row, and `fault` says what the algorithm's code did wrong in the last of them,
+    where that is why; `failures`: of clients whose last round failed (`resting`); `moments`: the server optimizer's state;
     `losses`: of the warm-up's last rounds, where they decide when it ends; `progress`: what the guard knows.
     `finished`: why the run is over, and `gave_up` where that is before its time.
     `replay_signs`: the signs, one a parameter and direction, that a replay of the commits since the newest snapshot looks
@@ -130,6 +131,7 @@ class State:
     current: Round | None = None
     previous: Round | None = None
     abandoned: int = 0
+    fault: str = ""
     failures: PersistentMap[str, ev.Failure] = field(default_factory=PersistentMap)
     moments: tuple[float, ...] = ()
     replay_signs: int = 0
@@ -157,7 +159,11 @@ class State:
     @property
     def rules(self) -> Rounds:
         """How the present phase's rounds work."""
-        return self.run_file.warmup if self.phase is Phase.WARM_UP else self.run_file.zeroth_order
+        return self.rules_of(self.phase)
+
+    def rules_of(self, phase: Phase) -> Rounds:
+        """How a phase's rounds work."""
+        return self.run_file.warmup if phase is Phase.WARM_UP else self.run_file.zeroth_order
 
     def algorithm(self, phase: Phase) -> Algorithm:
         """The one whose rounds a phase has, at the learning rate that it has now."""

@@ -24,7 +24,7 @@ from zowarmup.common.exact.steps import Step, apply_steps
 from zowarmup.common.messages.values import Phase
 from zowarmup.common.system.files import open_lock, sync, sync_tree
 from zowarmup.server.core import events as ev
-from zowarmup.server.core.contributions import deltas_of, steps_of, upload_name
+from zowarmup.server.core.contributions import AlgorithmFault, deltas_of, steps_of, upload_name
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.core.state import Round, State
 from zowarmup.server.store.archive import BLOBS, LEDGER, UPLOADS, ArchiveError
@@ -250,14 +250,14 @@ def _step(replica: Replica | None, commit: _Commit | None, report: CheckReport) 
     if replica is None or commit is None or commit.snapshot is not None:
         return None
     closed = commit.closed
-    if (
-        closed is not None
-        and closed.phase is Phase.ZEROTH_ORDER
-        and commit.steps != steps_of(commit.before, closed, replica.grid, replica.weights)
-    ):
-        report.notes.append(
-            f"version {commit.version}: this zowarmup would make other steps of its contributions than were committed"
-        )
+    if closed is not None and closed.phase is Phase.ZEROTH_ORDER:
+        try:
+            if commit.steps != steps_of(commit.before, closed, replica.grid, replica.weights):
+                report.notes.append(
+                    f"version {commit.version}: this zowarmup would make other steps of its contributions than were committed"
+                )
+        except AlgorithmFault as fault:
+            report.notes.append(f"version {commit.version}: its steps cannot be made again: {fault}")
     try:
         apply_steps(replica.weights, replica.grid, commit.steps)
     except HeadroomExceeded as error:

@@ -1,6 +1,7 @@
 """An algorithm and a task that live outside the package: named in a run file, they train, once a device's owner allows their
 code."""
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.algorithms import warmup_settings
 from tests.e2e.test_algorithms import NAMES, run_file
 from zowarmup.common.algorithms import settings_class
 from zowarmup.common.messages.values import Phase
-from zowarmup.common.settings.run import Evaluation, Model
+from zowarmup.common.settings.run import Evaluation, Model, Server
 from zowarmup.server.store.archive import open_archive
 from zowarmup.server.store.fsck import check
 
@@ -104,3 +105,53 @@ def test_a_task_trains_and_all_replicas_are_equal(
     running.processes.stop()
     report = check(running.data_dir)
     assert report.problems == [] and report.notes == [], "what was committed is what its code makes of what was sent"
+
+
+FAULTY = """
+from dataclasses import dataclass
+
+from majority_vote import MajorityVote, MajorityVoteSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FaultySettings(MajorityVoteSettings):
+    def build(self, layout, pool_seed=0, warmup=None):
+        return Faulty(self, layout)
+
+
+class Faulty(MajorityVote):
+    Settings = FaultySettings
+
+    def aggregate(self, start, contributions):
+"""
+
+
+def test_an_algorithm_whose_code_fails_pauses_the_run_which_goes_on_once_it_is_mended(
+    fleet: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, name = tmp_path / "faulty.py", "faulty:Faulty"
+    code.write_text(f"{FAULTY}        return start.learning['rate']\n")
+    monkeypatch.syspath_prepend(str(PLUGINS))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings: Any = settings_class("zeroth_order", name)
+    rules = settings(algorithm=name, rounds=ROUNDS, clients_per_round=len(NAMES), quorum=1.0, probes=8, rate=0.02)
+    voting = fleet()
+    monkeypatch.setitem(voting.processes._environment, "PYTHONPATH", f"{PLUGINS}:{tmp_path}")
+    voting.lead(replace(run_file(), zeroth_order=rules, server=Server(abandoned_limit=2)))
+    for shard, (client, tier) in enumerate(NAMES.items(), 1):
+        voting.join(client, f"digits:{shard}/{len(NAMES)}", tier, "--allow-model", name)
+    place = "AttributeError: 'Start' object has no attribute 'learning' (" + f"{code}"[-80:] + ", line 17)"
+    fault = f"2 rounds in a row were abandoned, the last one because of algorithm {name}: {place}; correct the algorithm's code"
+    assert voting.until(lambda status: status.paused != "", 120.0, "a pause").paused.startswith(fault)
+    for again in ("again", "mended"):
+        voting.signal("server" if again == "again" else "again", signal.SIGKILL)
+        if again == "mended":
+            code.write_text(f"{FAULTY}        return super().aggregate(start, contributions)\n")
+        voting.lead(None, again)
+        status = voting.until(lambda status: status.paused != "", 60.0, "the coordinator's return")
+        assert status.paused.startswith(fault) and status.version == 1
+    done = voting.run_once(
+        "zowarmup.cli.main", "resume", "--server", voting.address, "--data-dir", str(voting.data_dir)
+    )
+    assert done.returncode == 0, done.stderr
+    assert voting.finished(len(NAMES)).version == 1 + ROUNDS

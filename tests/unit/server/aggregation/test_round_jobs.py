@@ -1,6 +1,7 @@
 """A round whose contributions combine to nothing is abandoned, and the replica stays as it was, bit for bit."""
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import xxhash
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.tasks import accuracy_of, scored
-from zowarmup.common.exact.grid import Grid
+from zowarmup.common.algorithms import settings_class
+from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.layout import Block, Layout, Tensor
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import Contribution, Delta, Scalars, Tier
@@ -21,13 +23,29 @@ from zowarmup.server.aggregation.round_jobs import RoundJobs
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
-from zowarmup.server.core.contributions import upload_name
+from zowarmup.server.core.contributions import AlgorithmFault, naming_faults, upload_name
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.projections.history import History
 from zowarmup.server.store.blobs import MemoryBlobs
 from zowarmup.server.store.ledger import Ledger
 from zowarmup.server.store.uploads import UploadStore
 
+PLUGINS = Path(__file__).parents[4] / "examples/plugins"
+FAULTY = """
+from dataclasses import dataclass
+from majority_vote import MajorityVote, MajorityVoteSettings
+from zowarmup import Aggregate, Update
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FaultySettings(MajorityVoteSettings):
+    def build(self, layout, pool_seed=0, warmup=None):
+        return Faulty(self, layout)
+
+class Faulty(MajorityVote):
+    Settings = FaultySettings
+    def aggregate(self, start, contributions):
+        {}
+"""
 LAYOUT = Layout((Tensor("w", (4,), 0),), 4, 4, (Block("all", 0, 4),))
 
 
@@ -46,12 +64,14 @@ async def _after_one_round(
     local_steps: int = 1,
     largest: float = 1.0,
     clip: float = 5.0,
+    rules: Any = None,
 ) -> tuple[Coordinator, Replica, list[ev.Event]]:
     run_file = RunFile(
         name="x",
         model=Model(name="mlp"),
         warmup=warmup_settings(rounds=warmup, clients_per_round=1, clip=clip),
-        zeroth_order=zeroth_order_settings(
+        zeroth_order=rules
+        or zeroth_order_settings(
             rounds=3, clients_per_round=1, probes=1, step="raw", rate=rate, local_steps=local_steps, clip=clip
         ),
         evaluation=Evaluation(data="digits:test", every=1),
@@ -161,3 +181,39 @@ def test_a_snapshot_is_due_when_a_restart_would_replay_too_much(
     assert replica.version == 1
     assert [version for version in coordinator.state.snapshots if version] == snapshots
     assert coordinator.state.replay_signs == (0 if snapshots else 4)
+
+
+@pytest.mark.parametrize(
+    ("number", "body", "said"),
+    [
+        (0, "return {}['weight']", r"KeyError: 'weight' \(.*faulty_0.py, line 14\)"),
+        (1, "return None", "TypeError: its `aggregate` gives NoneType, not an Aggregate"),
+        (2, "raise ValueError('no vote')", r"ValueError: no vote \(.*faulty_2.py, line 14\)"),
+        (3, "return Aggregate(update=Update(lambda place, piece: None, 4))", "TypeError: .*NoneType.*"),
+        (4, "return Aggregate(moves=(1,))", "AttributeError: .*int.*"),
+        (5, "return 1 / 0", r"ZeroDivisionError: division by zero \(.*faulty_5.py, line 14\)"),
+    ],
+)
+def test_an_algorithm_whose_code_fails_is_named_and_the_coordinator_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, body: str, said: str
+) -> None:
+    monkeypatch.syspath_prepend(str(PLUGINS))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / f"faulty_{number}.py").write_text(FAULTY.format(body))
+    name = f"faulty_{number}:Faulty"
+    settings: Any = settings_class("zeroth_order", name)
+    rules = settings(algorithm=name, rounds=3, clients_per_round=1, probes=1)
+    contribution = Scalars(1, (1.0,), ())
+    coordinator, replica, seen = asyncio.run(_after_one_round(tmp_path, 0, b"", contribution, 0.1, rules=rules))
+    (abandoned,) = (event for event in seen if isinstance(event, ev.RoundAbandoned))
+    assert re.fullmatch(f"algorithm {name}: {said}", abandoned.fault), abandoned.reason
+    assert coordinator.state.fault == abandoned.fault
+    assert coordinator.state.version == replica.version == 0
+    assert replica.weights.tolist() == [0.5, -0.25, 1.0, 0.0]
+
+
+def test_what_is_no_fault_of_an_algorithms_code_stays_what_it_is() -> None:
+    for error in (HeadroomExceeded("x"), FileNotFoundError("x"), AlgorithmFault("x"), LookupError("x")):
+        with pytest.raises(type(error)) as raised, naming_faults("mine:Mine", LookupError):
+            raise error
+        assert raised.value is error
