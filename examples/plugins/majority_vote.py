@@ -1,18 +1,22 @@
-"""Majority vote: zeroth-order rounds in which each client has one vote for each direction. An algorithm outside zowarmup.
+r"""Majority vote: zeroth-order rounds in which each client has one vote for each direction. An algorithm outside zowarmup.
 
 The sign of the derivative is all that counts, as in signSGD with majority vote (Bernstein et al., arXiv 1810.05291), here along
 random directions that all clients of a round share. Client i probes direction z_s on all of its data, dL_is; the model moves
 
     w  <-  w - rate * (1 - done / rounds) / sqrt(S) * sum_s sign(sum_i sign(dL_is)) z_s
 
-so no client, however large its derivative and however many examples it claims, has more than one vote. In the run file:
+so no client, however large its derivative and however many examples it claims, has more than one vote.
 
-    [zeroth_order]
-    algorithm = "majority_vote:MajorityVote"
-    probes = 16
+majority_vote.toml is a run of it. In three terminals at the top of the repository, each after `. .venv/bin/activate` and
+`export PYTHONPATH=examples/plugins`:
 
-with this folder on PYTHONPATH where the coordinator and the clients start, and `--allow-model majority_vote:MajorityVote`
-where a client does.
+    zowarmup-server examples/plugins/majority_vote.toml --data-dir vote
+
+    zowarmup-client --server 127.0.0.1:7070 --data digits:1/2 --name one --state-dir vote-one \
+        --allow-model majority_vote:MajorityVote
+
+    zowarmup-client --server 127.0.0.1:7070 --data digits:2/2 --name two --state-dir vote-two --tier low \
+        --allow-model majority_vote:MajorityVote
 """
 
 import math

@@ -1,18 +1,20 @@
-"""Regression: the model predicts numbers, and is trained by their squared error. A task outside zowarmup.
+r"""Regression: the model predicts numbers, and is trained by their squared error. A task outside zowarmup.
 
 The loss of an example is half the squared distance between prediction and target, which is the negative
 log-likelihood, in nats, of a Gaussian of unit variance, but for a constant: so store targets in a unit in which an error
-of 1 is a usual one. The metrics are the mean absolute error, in the targets' unit, and R squared. In the run file:
+of 1 is a usual one. The metrics are the mean absolute error, in the targets' unit, and R squared.
 
-    [model]
-    name = "mlp"
-    task = "regression:Regression"
+regression.toml is a run of it, for tables with the same columns, of which `load` is to be predicted. In three terminals at
+the top of the repository, where held-out.csv, one.csv and two.csv are, each after `. .venv/bin/activate` and
+`export PYTHONPATH=examples/plugins`:
 
-    [evaluation]
-    data = "csv:held-out.csv,target=COLUMN"
+    zowarmup-server examples/plugins/regression.toml --data-dir load
 
-with this folder on PYTHONPATH where the coordinator and the clients start, and `--allow-model regression:Regression`
-where a client does.
+    zowarmup-client --server 127.0.0.1:7070 --data csv:one.csv,target=load --name one --state-dir load-one \
+        --allow-model regression:Regression
+
+    zowarmup-client --server 127.0.0.1:7070 --data csv:two.csv,target=load --name two --state-dir load-two --tier low \
+        --allow-model regression:Regression
 """
 
 from collections.abc import Mapping

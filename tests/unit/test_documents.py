@@ -55,6 +55,19 @@ def test_the_example_loads_and_names_every_field() -> None:
         assert {field.name for settings in methods.values() for field in fields(settings)} == named
 
 
+@pytest.mark.parametrize("plugin", ["majority_vote", "regression"])
+def test_the_run_files_of_the_plugins_load_and_their_commands_name_them(
+    plugin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = REPOSITORY / "examples/plugins"
+    monkeypatch.syspath_prepend(str(folder))
+    run = read_run_file(folder / f"{plugin}.toml")
+    (name,) = (name for name in (run.zeroth_order.algorithm, run.model.task) if name.startswith(f"{plugin}:"))
+    said = (folder / f"{plugin}.py").read_text(encoding="utf-8")
+    assert f"zowarmup-server examples/plugins/{plugin}.toml" in said and said.count(f"--allow-model {name}") == 2
+    assert f"--server {run.server.address}" in said
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_run_files_in_documents_load(document: Path, tmp_path: Path) -> None:
     for text in blocks(document.read_text(encoding="utf-8"), "toml"):
