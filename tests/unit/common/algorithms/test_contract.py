@@ -24,6 +24,7 @@ from zowarmup.common.messages.values import Computation, Contribution, Delta, Ph
 
 PLUGIN = "majority_vote:MajorityVote"
 NAMES = [(section, name) for section in SECTIONS for name in SECTIONS[section]] + [("zeroth_order", PLUGIN)]
+VARIANTS = [("zeroth_order", "zowarmup with gradient_projections"), ("zeroth_order", "decomfl with local_steps")]
 EXAMPLES, GRID, SEED = 12, Grid(18), 99
 NEEDED: dict[str, dict[str, Any]] = {
     "fedkseed": {"pool": 6},
@@ -49,15 +50,15 @@ class Subject:
     def work(self, client: int = 0) -> Work:
         return Work(3, self.phase, 2, SEED if self.spec.shared_directions else SEED + client, 60.0)
 
-    def made(self, tier: Tier, client: int = 0) -> Contribution:
+    def made(self, tier: Tier, client: int = 0, examples: int = EXAMPLES) -> Contribution:
         """What a client gives: of a delta, its announcement."""
         work, computation = self.work(client), self.spec.computation(tier)
         if computation is Computation.TRAINING:
-            return Delta(work.round, "0" * 32, EXAMPLES, 1.0)
+            return Delta(work.round, "0" * 32, examples, 1.0)
         if computation is Computation.GRADIENT:
             return self.algorithm.project(np.arange(LAYOUT.trainable, dtype=np.float64) / LAYOUT.trainable, work)
         weights = WEIGHTS.copy()
-        return self.algorithm.contribute(weights, GRID, Bowl(weights, np.full_like(weights, client)), EXAMPLES, work)
+        return self.algorithm.contribute(weights, GRID, Bowl(weights, np.full_like(weights, client)), examples, work)
 
     def values(self, tier: Tier) -> int:
         """How many values a client sends, or trains."""
@@ -81,16 +82,16 @@ class Subject:
         return found
 
 
-@pytest.fixture(params=[*NAMES, ("zeroth_order", "zowarmup with gradients")], ids=lambda name: name[1].split(":")[-1])
+@pytest.fixture(params=[*NAMES, *VARIANTS], ids=lambda name: name[1].split(":")[-1])
 def subject(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Subject:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[4] / "examples/plugins"))
     section, name = request.param
-    name, *others = name.split(" ")
+    name, _, variant = name.partition(" with ")
     few = {"probes": 4} if section == "zeroth_order" else {}
     cls: Any = settings_class(section, name)
     spec = cls(algorithm=name, rounds=10, clients_per_round=6, **few, **NEEDED.get(name, {}))
-    if others:
-        spec = replace(spec, gradient_projections=5)
+    if variant:
+        spec = replace(spec, **{variant: 3})
     phase = Phase.WARM_UP if section == "warmup" else Phase.ZEROTH_ORDER
     return Subject(phase, spec, spec.build(LAYOUT, pool_seed=7))
 
@@ -166,10 +167,11 @@ def test_contribute_restores_the_weights(subject: Subject) -> None:
         with pytest.raises(ValueError, match="asks for no forward passes"):
             subject.algorithm.contribute(WEIGHTS, GRID, Bowl(WEIGHTS, WEIGHTS), EXAMPLES, subject.work())
         return
-    for count in range(9):
+    passes = 2 * subject.algorithm.counts(Tier.LOW, EXAMPLES)[0]
+    for count in range(passes + 1):
         weights = WEIGHTS.copy()
         failing = Failing(Bowl(weights, np.zeros_like(weights)), count)
-        if count < 8:  # two forward passes a probe
+        if count < passes:
             with pytest.raises(RuntimeError, match="out of memory"):
                 subject.algorithm.contribute(weights, GRID, failing, EXAMPLES, subject.work())
         else:
@@ -180,8 +182,9 @@ def test_contribute_restores_the_weights(subject: Subject) -> None:
 def test_check_takes_what_the_work_was_for_and_refuses_all_else(subject: Subject) -> None:
     work = subject.work()
     for tier in subject.tiers:
-        made = subject.made(tier)
-        subject.algorithm.check(work, tier, EXAMPLES, made)
+        for examples in (1, 3, EXAMPLES):
+            made = subject.made(tier, examples=examples)
+            subject.algorithm.check(work, tier, examples, made)
         wrong: list[Contribution] = [replace(made, round=work.round + 1)]
         if isinstance(made, Scalars):
             wrong += [

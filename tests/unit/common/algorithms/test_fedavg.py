@@ -79,7 +79,7 @@ def test_pieces_do_not_show(piece: int, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.parametrize("parts", [[10], [1] * 10, [4, 5, 1], [0, 9, 1]])
-def test_a_length_is_the_same_however_its_vector_comes(parts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_norm_is_the_same_however_its_vector_comes(parts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "PIECE", 3)
     whole, coming, start = vector(1) * 1e5, Norm(), 0
     for size in parts:

@@ -17,7 +17,6 @@ from tests.unit.common.algorithms.test_zowarmup import (
     HEADLESS,
     LAYOUT,
     ONE,
-    Classifier,
     Quadratic,
     drawn,
     signs,
@@ -29,7 +28,7 @@ from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.exact.replica import Commit, Replica, merged
 from zowarmup.common.exact.steps import Step, apply_steps
 from zowarmup.common.messages.codec import decode_commit, encode_commit
-from zowarmup.common.messages.values import Scalars, Tier
+from zowarmup.common.messages.values import Scalars
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
 from zowarmup.server.core import events as ev
@@ -97,14 +96,6 @@ def test_the_normaliser_is_the_mean_square_of_the_derivatives() -> None:
     ((_, _, found),) = ticks(aggregating.steps(zo, GRID, 0, [ClientScalars(5, 6, Scalars(3, (1.0, 7.0), ()))]))
     first, second = zo.drawn(5, 2)
     assert [found[first], found[second]] == pytest.approx([-ONE / 5, -7 * ONE / 5], abs=1)
-
-
-def test_check_takes_what_contribute_gives() -> None:
-    weights = drawn()
-    for examples in (3, 10):
-        scalars = algorithm().contribute(weights, GRID, Classifier(weights), examples, work())
-        for tier in Tier:
-            algorithm().check(work(), tier, examples, scalars)
 
 
 blocks = st.sampled_from([ALL, LAYOUT.block("trunk"), LAYOUT.block("head")])

@@ -117,11 +117,11 @@ def test_a_round_of_whole_deltas_is_fedavgs_to_the_bit() -> None:
 def test_like_is_compared_with_like() -> None:
     """Root mean squares 1, 1, 2 and 1000, of vectors of two sizes: five times what they have without the longest, sqrt 2, is the bound."""
     sizes = [TINY.size, PART.layout.size, PART.layout.size, TINY.size]
-    lengths = [rms * size**0.5 for rms, size in zip((1, 1, 2, 1000), sizes, strict=True)]
-    assert algorithm().scales(lengths, sizes, 100 * TINY.size**0.5) == pytest.approx((1, 1, 1, 0.005 * 2**0.5))
-    beside = algorithm().scales(lengths, sizes, 0.5 * TINY.size**0.5)
+    norms = [rms * size**0.5 for rms, size in zip((1, 1, 2, 1000), sizes, strict=True)]
+    assert algorithm().scales(norms, sizes, 100 * TINY.size**0.5) == pytest.approx((1, 1, 1, 0.005 * 2**0.5))
+    beside = algorithm().scales(norms, sizes, 0.5 * TINY.size**0.5)
     assert beside == pytest.approx((0.5, 0.5, 0.25, 0.0005)), "the model's root mean square is 0.5"
-    assert algorithm(clip=0).scales(lengths, sizes, 1.0) == (1, 1, 1, 1)
+    assert algorithm(clip=0).scales(norms, sizes, 1.0) == (1, 1, 1, 1)
 
 
 def test_other_vectors_are_refused() -> None:

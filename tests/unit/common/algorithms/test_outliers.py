@@ -33,7 +33,7 @@ def algorithm(**options: Any) -> ZOWarmUp:
     return ZOWarmUp(zeroth_order_settings(rounds=10, **{"probes": 2, "head_projections": 1, **options}), LAYOUT)
 
 
-def test_the_reference_is_the_root_mean_square_of_all_but_the_longest_quarter() -> None:
+def test_the_reference_is_the_root_mean_square_of_all_but_the_largest_quarter() -> None:
     assert reference_norm([3.0, 1e9, 4.0]) == pytest.approx(12.5**0.5), "always one"
     assert reference_norm([1.0] * 8 + [1e9] * 2) == 1.0, "two of ten"
     assert reference_norm([1.0] * 7 + [1e9] * 3) > 1e8, "three of ten are beyond it"
@@ -41,10 +41,10 @@ def test_the_reference_is_the_root_mean_square_of_all_but_the_longest_quarter() 
     assert reference_norm([1e-200, 1e-200, 1e-200]) == pytest.approx(1e-200)
 
 
-@pytest.mark.parametrize("lengths", [[], [1.0, 1e9], [0.0, 0.0, 0.0, 2.0, 1e9]])
-def test_of_two_nobody_can_say_which_is_the_outlier_nor_does_nothing_set_a_bound(lengths: list[float]) -> None:
-    assert reference_norm(lengths) == math.inf
-    assert set(clip_factors(lengths, 5.0)) <= {1.0}
+@pytest.mark.parametrize("norms", [[], [1.0, 1e9], [0.0, 0.0, 0.0, 2.0, 1e9]])
+def test_of_two_nobody_can_say_which_is_the_outlier_nor_does_nothing_set_a_bound(norms: list[float]) -> None:
+    assert reference_norm(norms) == math.inf
+    assert set(clip_factors(norms, 5.0)) <= {1.0}
 
 
 @pytest.mark.parametrize("fitting", [0.3, 0.5, 0.6, 0.7])
@@ -53,16 +53,16 @@ def test_those_whom_the_model_fits_set_no_bound_for_the_others(fitting: float, t
     """What collapsed a good model: most clients' scalars are all but zero, and that says nothing about the rest."""
     chance = random.Random(seed)
     fits = round(40 * fitting)
-    lengths = [tiny * chance.random() for _ in range(fits)] + [chance.uniform(4, 12) for _ in range(40 - fits)]
-    assert reference_norm(lengths) > 1.0
-    assert min(clip_factors(lengths, 5.0)) > 0.4
+    norms = [tiny * chance.random() for _ in range(fits)] + [chance.uniform(4, 12) for _ in range(40 - fits)]
+    assert reference_norm(norms) > 1.0
+    assert min(clip_factors(norms, 5.0)) > 0.4
 
 
 def test_zero_is_off() -> None:
     assert clip_factors([1.0, 1.0, 1e9], 0.0) == (1.0, 1.0, 1.0)
 
 
-def test_lengths_beyond_the_limit_are_scaled_to_it() -> None:
+def test_norms_beyond_the_limit_are_scaled_to_it() -> None:
     assert clip_factors([2.0, 2.0, 40.0], 10.0) == (1.0, 1.0, 0.5)
     assert clip_factors([1.0, 40.0], 10.0) == (1.0, 1.0)
 
@@ -135,9 +135,9 @@ def test_an_outlying_delta_counts_as_ten_times_the_others() -> None:
     wild = np.zeros(20, np.float32)
     wild[2] = 3e6
     deltas = [(10, usual), (10, other), (20, wild)]
-    lengths = [norm(delta) for _, delta in deltas]
-    assert lengths == [3.0, 3.0, 3e6]
-    assert fedavg.scales(lengths, [20] * 3, 4e6) == (1.0, 1.0, 1e-5)
+    norms = [norm(delta) for _, delta in deltas]
+    assert norms == [3.0, 3.0, 3e6]
+    assert fedavg.scales(norms, [20] * 3, 4e6) == (1.0, 1.0, 1e-5)
     moved = aggregating.moved(fedavg, weights, deltas)
     assert (moved - weights)[:3].tolist() == [0.75, -0.75, 15.0]
     off = FedAvg(warmup_settings(rounds=1, clip=0.0), LAYOUT)

@@ -186,22 +186,6 @@ def test_whole_slices_are_all_of_the_data() -> None:
     assert zo.probes(3) == 4
 
 
-def test_weights_come_back_bit_for_bit() -> None:
-    weights = drawn()
-    before = weights.tobytes()
-    algorithm().contribute(weights, GRID, Classifier(weights), 10, work())
-    assert weights.tobytes() == before
-
-
-@pytest.mark.parametrize("call", range(8))
-def test_weights_come_back_when_forward_raises(call: int) -> None:
-    weights = drawn()
-    before = weights.tobytes()
-    with pytest.raises(ConnectionError):
-        algorithm().contribute(weights, GRID, Classifier(weights, fails_at=call), 10, work())
-    assert weights.tobytes() == before
-
-
 @pytest.mark.parametrize("loss", [np.nan, np.inf, 1e300])
 def test_scalars_that_are_not_finite_are_refused(loss: float) -> None:
     class Broken(Recorded):
@@ -301,13 +285,6 @@ def test_descent_along_the_estimate_lowers_the_loss() -> None:
         scalars = zo.contribute(weights, GRID, forward, 10, work(done))
         apply_steps(weights, GRID, aggregating.steps(zo, GRID, done, [ClientScalars(done, 10, scalars)]))
     assert losses[-1] < losses[0] / 2
-
-
-def test_check_accepts_what_contribute_gives() -> None:
-    weights = drawn()
-    for examples in (1, 3, 10):
-        forward = Classifier(weights)
-        algorithm().check(work(), Tier.LOW, examples, algorithm().contribute(weights, GRID, forward, examples, work()))
 
 
 @pytest.mark.parametrize(
