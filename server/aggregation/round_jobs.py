@@ -41,7 +41,8 @@ HOUSEKEEPING = ev.Pivoted | ev.RunFinished | ev.RunGaveUp | ev.PivotRequested | 
 
 
 class RoundJobs:
-    """Jobs for one coordinator. `traffic` gives the counts to save with a commit."""
+    """Jobs for one coordinator. `traffic` gives the counts to save with a commit; `retry_s`: a disk that refuses is tried
+    again so often; `replay_signs`: a snapshot is due where a restart had to replay so many."""
 
     def __init__(
         self,
@@ -52,9 +53,13 @@ class RoundJobs:
         evaluator: Evaluator,
         history: History,
         traffic: Callable[[], tuple[ev.TrafficCount, ...]],
+        *,
+        retry_s: float = RETRY_S,
+        replay_signs: int = REPLAY_SIGNS,
     ) -> None:
         self._coordinator, self._blobs, self._uploads, self._replica = coordinator, blobs, uploads, replica
         self._evaluator, self._history, self._traffic = evaluator, history, traffic
+        self._retry_s, self._replay_signs = retry_s, replay_signs
         self._jobs: asyncio.Queue[Round | None] = asyncio.Queue()
         self._aggregator = Aggregator(replica, blobs, uploads)
         self._housekeeping = Housekeeping()
@@ -108,7 +113,7 @@ class RoundJobs:
         settings = state.run_file
         at_turn = version == state.pivot_version or state.phase is Phase.FINISHED
         far = version - state.snapshot.version >= settings.zeroth_order.snapshot_every
-        if version not in state.snapshots and (at_turn or far or state.replay_signs >= REPLAY_SIGNS):
+        if version not in state.snapshots and (at_turn or far or state.replay_signs >= self._replay_signs):
             await self._record(cmd.RecordSnapshot(await self._snapshot(state.digest)))
         evaluated = state.evaluation and state.evaluation.version == version
         watched = state.phase is Phase.WARM_UP and settings.warmup.pivot == "auto"
@@ -196,7 +201,7 @@ class RoundJobs:
                 if not passes(error):
                     raise
                 self._coordinator.trouble.tell("snapshot", f"{what}: {error}")
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._retry_s)
 
     async def _record(self, command: cmd.Command) -> None:
         """The replica is at the new version already, so there is no way back: try until the disk takes it."""
@@ -205,7 +210,7 @@ class RoundJobs:
                 await self._coordinator.handle(command)
                 return
             except Unavailable:
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._retry_s)
 
     async def _off_loop(self, job: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job, *arguments)

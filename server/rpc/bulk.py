@@ -20,7 +20,6 @@ from zowarmup.server.store.uploads import Upload, UploadStore
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
-MEASURED_BYTES, MEASURED_S = 4 << 20, 30.0
 SMALLEST_CHUNK_BYTES = 1 << 14
 """A shorter piece of a delta, but for the last, counts as a message: it costs as much."""
 # Room for pieces of 4 kB; without a limit they could be empty.
@@ -40,9 +39,11 @@ class BulkCalls(services.CoordinatorServiceServicer):
         admission: Admission,
         uploads: UploadStore,
         rate_limiter: limits.RateLimiter,
+        call_limits: limits.CallLimits,
     ) -> None:
         self._coordinator, self._blobs, self._traffic, self._admission = coordinator, blobs, traffic, admission
         self._uploads, self._rate_limiter, self._outgoing = uploads, rate_limiter, DownloadCache(blobs)
+        self._call_limits = call_limits
         self._downloads, self._uploading = ClientCalls("download", AT_ONCE), ClientCalls("upload", 1)
         coordinator.observe(self._downloads)
         coordinator.observe(self._uploading)
@@ -65,7 +66,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
             async with self._downloads.one(name):
                 await begin(context)
                 line.down("snapshot", answer.ByteSize())
-                await taken(context, answer)
+                await taken(context, answer, self._call_limits.download_s)
                 await self._send(snapshot.sha256, _snapshot, request.offset_bytes, context, line, "snapshot")
 
     async def FetchProgram(self, request: wire.FetchProgramRequest, context: Context) -> None:
@@ -145,10 +146,10 @@ class BulkCalls(services.CoordinatorServiceServicer):
             name, _, line = self._caller(context)
             async with self._downloads.one(name):
                 await begin(context)
-                wanted, received = await _measured(requests, line)
-                await _answer(wire.MeasureLinkResponse(received_bytes=received), context, line)
+                wanted, received = await self._measured(requests, line)
+                await self._answer(wire.MeasureLinkResponse(received_bytes=received), context, line)
                 for start in range(0, wanted, len(FILLER)):
-                    await _answer(wire.MeasureLinkResponse(filler=FILLER[: wanted - start]), context, line)
+                    await self._answer(wire.MeasureLinkResponse(filler=FILLER[: wanted - start]), context, line)
 
     async def _send(
         self, blob: str, framed: Framed, offset: int, context: Context, line: CallTraffic, kind: str
@@ -157,7 +158,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
         async with contextlib.aclosing(self._outgoing.messages(blob, framed, offset)) as messages:
             async for message in messages:
                 line.down(kind, len(message))
-                await taken(context, message)
+                await taken(context, message, self._call_limits.download_s)
 
     async def _take(self, client: str, upload: Upload, chunk: bytes | memoryview) -> None:
         try:
@@ -183,33 +184,32 @@ class BulkCalls(services.CoordinatorServiceServicer):
             raise Rejected("not_assigned", f"{client} has no delta to upload in round {state.round}")
         return work
 
+    async def _measured(
+        self, requests: AsyncIterator[wire.MeasureLinkRequest | limits.MessageTooLong], line: CallTraffic
+    ) -> tuple[int, int]:
+        """How many bytes are wanted, and how many came. Raises Rejected beyond what a measurement may take."""
+        call_limits, wanted, received, messages = self._call_limits, 0, 0, 0
+        try:
+            async with asyncio.timeout(call_limits.measured_s):
+                async for message in requests:
+                    if isinstance(message, limits.MessageTooLong):
+                        raise message.rejected()
+                    line.up("measurement", message.ByteSize())
+                    messages += 1
+                    wanted, received = wanted or message.wanted_bytes, received + len(message.filler)
+                    if max(wanted, received) > call_limits.measured_bytes or messages > MEASURED_MESSAGES:
+                        raise Rejected(
+                            "invalid",
+                            f"a link is measured with at most {call_limits.measured_bytes} bytes each way, "
+                            f"in {MEASURED_MESSAGES} messages",
+                        )
+        except TimeoutError:
+            raise Rejected("too_slow", f"{received} bytes came in {call_limits.measured_s:g} s") from None
+        return wanted, received
 
-async def _measured(
-    requests: AsyncIterator[wire.MeasureLinkRequest | limits.MessageTooLong], line: CallTraffic
-) -> tuple[int, int]:
-    """How many bytes are wanted, and how many came. Raises Rejected beyond what a measurement may take."""
-    wanted, received, messages = 0, 0, 0
-    try:
-        async with asyncio.timeout(MEASURED_S):
-            async for message in requests:
-                if isinstance(message, limits.MessageTooLong):
-                    raise message.rejected()
-                line.up("measurement", message.ByteSize())
-                messages += 1
-                wanted, received = wanted or message.wanted_bytes, received + len(message.filler)
-                if max(wanted, received) > MEASURED_BYTES or messages > MEASURED_MESSAGES:
-                    raise Rejected(
-                        "invalid",
-                        f"a link is measured with at most {MEASURED_BYTES} bytes each way, in {MEASURED_MESSAGES} messages",
-                    )
-    except TimeoutError:
-        raise Rejected("too_slow", f"{received} bytes came in {MEASURED_S:g} s") from None
-    return wanted, received
-
-
-async def _answer(answer: wire.MeasureLinkResponse, context: Context, line: CallTraffic) -> None:
-    line.down("measurement", answer.ByteSize())
-    await taken(context, answer)
+    async def _answer(self, answer: wire.MeasureLinkResponse, context: Context, line: CallTraffic) -> None:
+        line.down("measurement", answer.ByteSize())
+        await taken(context, answer, self._call_limits.download_s)
 
 
 def _snapshot(chunk: bytes) -> bytes:

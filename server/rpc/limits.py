@@ -41,6 +41,29 @@ LimitedTask = Literal["round", "snapshot"]
 
 
 @dataclass(frozen=True, slots=True)
+class CallLimits:
+    """Limits of the time and bytes of one call, in seconds and bytes.
+
+    Attributes:
+        hello_s: For the first message on a stream.
+        stream_s: For a stream whose reader takes nothing.
+        download_s: For a download whose reader takes nothing. A message of 512 KB takes 26 s on a link of 20 kB/s, twice
+            that where two share it, and counts as taken only at its end.
+        measured_s: For the bytes with which a device measures its link.
+        measured_bytes: So many of them are taken and sent, bytes each way.
+    """
+
+    hello_s: float = 20.0
+    stream_s: float = 60.0
+    download_s: float = 120.0
+    measured_s: float = 30.0
+    measured_bytes: int = 4 << 20
+
+
+CALL_LIMITS = CallLimits()
+
+
+@dataclass(frozen=True, slots=True)
 class MessageTooLong:
     """In the place of a message that was not parsed."""
 
@@ -151,14 +174,15 @@ def _without_refused(
 class MessageSizeInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Refuses messages that are too long for their call, no messages of it, or too long in coming, and lets answers through
     that are bytes already. Every handler that it makes takes a stream of requests: a call's only request is read here, and
-    `arriving` is entered with its peer until it has come."""
+    `arriving` is entered with its peer until it has come, `arrival_s` seconds at most."""
 
     def __init__(
         self,
         refusals: Counter[str],
         arriving: Callable[[str], contextlib.AbstractContextManager[None]] = lambda peer: contextlib.nullcontext(),
+        arrival_s: float = ARRIVAL_S,
     ) -> None:
-        self._refusals, self._arriving = refusals, arriving
+        self._refusals, self._arriving, self._arrival_s = refusals, arriving, arrival_s
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)
@@ -212,12 +236,12 @@ class MessageSizeInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-a
         """The only request of a call. Where there is none, or it is refused, the call ends."""
         try:
             with self._arriving(context.peer()):
-                async with asyncio.timeout(ARRIVAL_S):
+                async with asyncio.timeout(self._arrival_s):
                     request = await context.read()
         except Rejected as too_many:
             rejected = too_many
         except TimeoutError:
-            rejected = Rejected("too_slow", f"the call's message has not come within {ARRIVAL_S:g} s")
+            rejected = Rejected("too_slow", f"the call's message has not come within {self._arrival_s:g} s")
         else:
             if isinstance(request, MessageTooLong):
                 rejected = request.rejected()

@@ -27,7 +27,7 @@ from zowarmup.server.rpc.auth import (
     hash_secret,
 )
 from zowarmup.server.rpc.bulk import BulkCalls
-from zowarmup.server.rpc.limits import MessageTooLong, RateLimiter
+from zowarmup.server.rpc.limits import CALL_LIMITS, CallLimits, MessageTooLong, RateLimiter
 from zowarmup.server.rpc.strangers import Strangers
 from zowarmup.server.rpc.streams import ClientStream, StreamRegistry, framed
 from zowarmup.server.store.blobs import BlobStore
@@ -35,8 +35,6 @@ from zowarmup.server.store.uploads import UploadStore
 from zowarmup.v1 import coordinator_pb2 as wire
 
 RETRY_S = 1.0
-HELLO_S = 20.0
-STALLED_S = 60.0
 LONGEST_SOFTWARE = 64
 
 
@@ -53,8 +51,9 @@ class CoordinatorService(BulkCalls):
         uploads: UploadStore,
         rate_limiter: RateLimiter,
         strangers: Strangers,
+        call_limits: CallLimits = CALL_LIMITS,
     ) -> None:
-        super().__init__(coordinator, blobs, traffic, admission, uploads, rate_limiter)
+        super().__init__(coordinator, blobs, traffic, admission, uploads, rate_limiter, call_limits)
         self._stream_registry, self._strangers = stream_registry, strangers
         self._offer = _offer(coordinator.state)
         self._farewells: set[asyncio.Task[tuple[ev.Event, ...]]] = set()
@@ -116,7 +115,7 @@ class CoordinatorService(BulkCalls):
                 self._stream_registry.welcome(link, self._coordinator.state, self._coordinator.clock())
                 reader = asyncio.create_task(self._read(link, line, context))
                 await begin(context)
-                await link.until_severed(self._write(link, line, context), STALLED_S)
+                await link.until_severed(self._write(link, line, context), self._call_limits.stream_s)
             finally:
                 if reader is not None:
                     reader.cancel()
@@ -132,10 +131,10 @@ class CoordinatorService(BulkCalls):
     async def _first(self, context: Context) -> object:
         """The first message of a stream, which must come soon."""
         try:
-            async with asyncio.timeout(HELLO_S):
+            async with asyncio.timeout(self._call_limits.hello_s):
                 first = await context.read()
         except TimeoutError:
-            raise Rejected("too_slow", f"no Hello within {HELLO_S:g} s") from None
+            raise Rejected("too_slow", f"no Hello within {self._call_limits.hello_s:g} s") from None
         if isinstance(first, MessageTooLong):
             raise first.rejected()
         return first

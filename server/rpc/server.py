@@ -94,10 +94,10 @@ _HEALTH = "/grpc.health."
 
 
 class PreparingInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Holds calls back until `ready` is set; `held`: how many wait now."""
+    """Holds calls back until `ready` is set, each for `held_s` seconds at most; `held`: how many wait now."""
 
-    def __init__(self) -> None:
-        self.ready, self.held = asyncio.Event(), 0
+    def __init__(self, held_s: float = HELD_S) -> None:
+        self.ready, self.held, self._held_s = asyncio.Event(), 0, held_s
         self._over = False
 
     def end(self) -> None:
@@ -109,7 +109,7 @@ class PreparingInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg
         if not self.ready.is_set() and not details.method.startswith(_HEALTH):
             self.held += 1
             try:
-                async with asyncio.timeout(HELD_S if self.held <= MOST_HELD else 0):
+                async with asyncio.timeout(self._held_s if self.held <= MOST_HELD else 0):
                     await self.ready.wait()
             except TimeoutError:
                 return grpc.stream_stream_rpc_method_handler(_refuse)

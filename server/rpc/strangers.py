@@ -39,13 +39,11 @@ OPEN_PER_S, OPEN_AT_ONCE = 50.0, 5000.0
 EVERYONE = 20.0
 """All networks together may call so many times as often as one."""
 NETWORKS = 10_000
-"""So many are remembered; beyond, those that called longest ago are forgotten."""
 ARRIVING, ALL_ARRIVING = 1024, 4096
 """Calls of one network, and of all, whose only message has not come."""
 LASTING, ALL_LASTING, LASTING_S = 8, 64, 600.0
 """Streams that stay open as long as their caller likes, and for how long they may."""
 EVERY_S, SHARE = 0.2, 5.0
-"""Connections are counted so often, or seldom enough to take a `SHARE`-th of the time."""
 FILES = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
 
 _LASTING = ("/Watch", "/ServerReflectionInfo")
@@ -58,12 +56,23 @@ def source_of(peer: str) -> str:
 
 
 class Strangers:
-    """What they may still use. `per_s`, `at_once`: calls of one network, as a token bucket; `clock`: seconds, monotonic."""
+    """What they may still use. `per_s`, `at_once`: calls of one network, as a token bucket; `clock`: seconds, monotonic;
+    `networks`: so many are remembered, and those that called longest ago are forgotten; `arriving_at_once`: so many calls of
+    one network may wait for their message."""
 
-    def __init__(self, per_s: float, at_once: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        per_s: float,
+        at_once: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        networks: int = NETWORKS,
+        arriving_at_once: int = ARRIVING,
+    ) -> None:
         self._per_s, self._at_once, self._clock = per_s, at_once, clock
         self._everyone = TokenBucket(EVERYONE * per_s, EVERYONE * at_once, EVERYONE * at_once, clock())
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._networks, self._arriving_at_once = networks, arriving_at_once
         self._arriving, self._lasting = Counter[str](), Counter[str]()
 
     def spend(self, peer: str) -> None:
@@ -71,7 +80,7 @@ class Strangers:
         source, now = source_of(peer), self._clock()
         if (bucket := self._buckets.get(source)) is None:
             bucket = self._buckets[source] = TokenBucket(self._per_s, self._at_once, self._at_once, now)
-            if len(self._buckets) > NETWORKS:
+            if len(self._buckets) > self._networks:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(source)
         if not bucket.take(now):
@@ -82,7 +91,9 @@ class Strangers:
     @contextlib.contextmanager
     def arriving(self, peer: str) -> Iterator[None]:
         """While the only message of a call has not come; of members too. Raises Rejected where too many wait for theirs."""
-        with self._counted(self._arriving, source_of(peer), ARRIVING, ALL_ARRIVING, "calls without their message"):
+        with self._counted(
+            self._arriving, source_of(peer), self._arriving_at_once, ALL_ARRIVING, "calls without their message"
+        ):
             yield
 
     @contextlib.contextmanager
@@ -108,12 +119,12 @@ class Strangers:
 
 class Callers(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Counts the calls of strangers, and refuses those that are too many. `knows`: whether a call's metadata show a
-    credential of this run; it may be set later. To stand outside of `MessageSizeInterceptor`, which makes handlers that read their
-    requests themselves."""
+    credential of this run; it may be set later. `lasting_s`: so long may a stream to health or reflection be open. To stand
+    outside of `MessageSizeInterceptor`, which makes handlers that read their requests themselves."""
 
-    def __init__(self, strangers: Strangers, refusals: Counter[str]) -> None:
+    def __init__(self, strangers: Strangers, refusals: Counter[str], lasting_s: float = LASTING_S) -> None:
         self.knows: Callable[[Mapping[str, str]], bool] = lambda shown: False
-        self._strangers, self._refusals = strangers, refusals
+        self._strangers, self._refusals, self._lasting_s = strangers, refusals, lasting_s
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler, method = await continuation(details), details.method
@@ -131,7 +142,7 @@ class Callers(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 if method != _AFTER_THE_TOKEN:
                     self._strangers.spend(peer)
                 with self._strangers.lasting(peer) if lasting else contextlib.nullcontext():
-                    async with asyncio.timeout(LASTING_S if lasting else None):
+                    async with asyncio.timeout(self._lasting_s if lasting else None):
                         if lasting:
                             await begin(context)
                         if not inspect.isasyncgenfunction(answer):
@@ -141,7 +152,9 @@ class Callers(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             except Rejected as rejected:
                 await abort(context, rejected, self._refusals)
             except TimeoutError:
-                await abort(context, Rejected("too_slow", f"open for {LASTING_S:g} s: call again"), self._refusals)
+                await abort(
+                    context, Rejected("too_slow", f"open for {self._lasting_s:g} s: call again"), self._refusals
+                )
 
         wrap = (
             grpc.stream_unary_rpc_method_handler
@@ -221,8 +234,16 @@ def _written(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
     return f"ipv6:%5B{host}%5D:{port}"
 
 
-async def keep_room(port: int, most: int, members: Callable[[], Collection[str]]) -> None:
-    """Cut off surplus strangers for as long as it runs. `members`: peers that have shown a member's credential."""
+async def keep_room(
+    port: int,
+    most: int,
+    members: Callable[[], Collection[str]],
+    *,
+    every_s: float = EVERY_S,
+    share: float = SHARE,
+) -> None:
+    """Cut off surplus strangers for as long as it runs. `members`: peers that have shown a member's credential. Connections
+    are counted every `every_s` seconds, or seldom enough to take a `share`-th of the time."""
     since: dict[str, float] = {}
     while True:
         began = time.monotonic()
@@ -243,4 +264,4 @@ async def keep_room(port: int, most: int, members: Callable[[], Collection[str]]
                         source,
                         most,
                     )
-        await asyncio.sleep(max(EVERY_S, SHARE * (time.monotonic() - began)))
+        await asyncio.sleep(max(every_s, share * (time.monotonic() - began)))

@@ -24,18 +24,16 @@ KEPT = 32
 """Messages in the cache: 16 MB."""
 AT_ONCE = 2
 """Downloads of each client: one, and an older one over a link that broke unnoticed."""
-STALLED_S = 120.0
-"""A message of 512 KB takes 26 s on a link of 20 kB/s, twice that where two share it, and counts as taken only at its end."""
 
 Framed = Callable[[bytes], bytes]
 """A chunk of a blob as the message that carries it, serialised."""
 
 
 class DownloadCache:
-    """The cache of one coordinator. Used on the event loop."""
+    """The cache of one coordinator: `kept` messages of `chunk_bytes` each. Used on the event loop."""
 
-    def __init__(self, blobs: BlobStore) -> None:
-        self._blobs = blobs
+    def __init__(self, blobs: BlobStore, *, chunk_bytes: int = CHUNK_BYTES, kept: int = KEPT) -> None:
+        self._blobs, self._chunk_bytes, self._kept = blobs, chunk_bytes, kept
         self._cache: OrderedDict[tuple[str, Framed, int], asyncio.Task[bytes]] = OrderedDict()
         self._open = 0
 
@@ -49,7 +47,7 @@ class DownloadCache:
         try:
             while offset < blob.size:
                 message = self._chunk(blob, name, framed, offset)
-                if (ahead := (offset // CHUNK_BYTES + 1) * CHUNK_BYTES) < blob.size:
+                if (ahead := (offset // self._chunk_bytes + 1) * self._chunk_bytes) < blob.size:
                     self._chunk(blob, name, framed, ahead)
                 offset = ahead
                 yield await asyncio.shield(message)
@@ -59,25 +57,25 @@ class DownloadCache:
                 self._cache.clear()
 
     def _chunk(self, blob: OpenBlob, name: str, framed: Framed, start: int) -> "asyncio.Task[bytes]":
-        """Up to the next multiple of CHUNK_BYTES."""
+        """Up to the next multiple of `chunk_bytes`."""
         key = (name, framed, start)
         task = self._cache.get(key)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
-            count = CHUNK_BYTES - start % CHUNK_BYTES
+            count = self._chunk_bytes - start % self._chunk_bytes
             task = asyncio.create_task(asyncio.to_thread(lambda: framed(blob.read(start, count))))
             self._cache[key] = task
-            if len(self._cache) > KEPT:
+            if len(self._cache) > self._kept:
                 self._cache.popitem(last=False)
         return task
 
 
-async def taken(context: Context, message: Any) -> None:
-    """Write a message; returns when the link has taken it. Raises Rejected where it does not."""
+async def taken(context: Context, message: Any, within_s: float) -> None:
+    """Write a message; returns when the link has taken it. Raises Rejected where it does not within so many seconds."""
     try:
-        async with asyncio.timeout(STALLED_S):
+        async with asyncio.timeout(within_s):
             await context.write(message)
     except TimeoutError:
-        raise Rejected("too_slow", f"nothing was read for {STALLED_S:g} s: go on from where it broke off") from None
+        raise Rejected("too_slow", f"nothing was read for {within_s:g} s: go on from where it broke off") from None
 
 
 class ClientCalls:

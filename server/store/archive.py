@@ -155,9 +155,23 @@ class Copied:
     size_bytes: int
 
 
-def back_up(data_dir: Path, out: Path) -> Copied:
-    """Copy the run in a data directory to the folder `out`, which must not exist. Raises ArchiveError, BlobError,
-    LedgerError or OSError; then there is no `out`."""
+def back_up(data_dir: Path, out: Path, ledger_class: type[Ledger] = Ledger) -> Copied:
+    """Copy a run; where that fails, there is no `out`.
+
+    Args:
+        data_dir: The run's data directory.
+        out: The folder to make, which must not exist.
+        ledger_class: What reads the ledger.
+
+    Returns:
+        What was copied.
+
+    Raises:
+        ArchiveError: There is no run, or `out` cannot be made.
+        BlobError: A blob is damaged.
+        LedgerError: The ledger cannot be read.
+        OSError: The disk refuses.
+    """
     if out.exists():
         raise ArchiveError(f"{out} exists already: name a folder that does not, one for each backup")
     if not (data_dir / LEDGER).exists():
@@ -170,7 +184,7 @@ def back_up(data_dir: Path, out: Path) -> Copied:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True, mode=0o700)
     try:
-        copied = _copy(data_dir, part)
+        copied = _copy(data_dir, part, ledger_class)
         sync_tree(part)
         part.rename(out)
         sync(out.absolute().parent)
@@ -179,9 +193,9 @@ def back_up(data_dir: Path, out: Path) -> Copied:
     return copied
 
 
-def _copy(data_dir: Path, part: Path) -> Copied:
+def _copy(data_dir: Path, part: Path, ledger_class: type[Ledger]) -> Copied:
     for attempt in range(ATTEMPTS):
-        ledger = Ledger(data_dir / LEDGER, read_only=True)
+        ledger = ledger_class(data_dir / LEDGER, read_only=True)
         try:
             remove_files(part / LEDGER)
             ledger.copy_to(part / LEDGER)

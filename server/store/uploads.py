@@ -45,12 +45,13 @@ class UploadStore:
         store: Where they are kept, and nothing else is.
         quota_bytes: For the deltas of the round in progress, whole or not, each counted whole.
         state: The run's as it begins, or goes on.
+        room_bytes: So much may wait for the disk, of all uploads together.
     """
 
-    def __init__(self, store: BlobStore, quota_bytes: int, state: State) -> None:
+    def __init__(self, store: BlobStore, quota_bytes: int, state: State, *, room_bytes: int = ROOM_BYTES) -> None:
         self.store, self._quota_bytes = store, quota_bytes
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="uploads")
-        self.receiving = 0
+        self.receiving, self.room_bytes = 0, room_bytes
         self._held: dict[str, tuple[str, int]] = {}  # its upload's name, and size
         self._named = set(uploads_of(state.current).values())
         self._being_named: Counter[str] = Counter()
@@ -211,7 +212,7 @@ class Upload:
             self._queue.append(chunk)
             self._waiting_bytes += len(chunk)
         self._begin_soon()
-        await self._written(ROOM_BYTES // max(1, self._uploads.receiving))
+        await self._written(self._uploads.room_bytes // max(1, self._uploads.receiving))
 
     async def settle(self) -> None:
         """Until all that was added is written. Raises as `add`."""

@@ -2,7 +2,7 @@
 
 What is served are ASGI applications, each at its path (`/metrics` is prometheus_client's own). This module adds what
 uvicorn leaves to a proxy, as nobody puts one before a coordinator. A connection counts from before its TLS handshake, and
-those beyond `CONNECTIONS`, or `CONNECTIONS_EACH` of one network, are closed; it lasts at most `REQUEST_S` seconds, in which
+those beyond `connections`, or `CONNECTIONS_EACH` of one network, are closed; it lasts at most `request_s` seconds, in which
 its answer must have been read. So whoever reaches the port can at worst keep others from reading, and from one network
 not even that. TLS uses the coordinator's certificate; a user and a password are asked for where they are configured.
 
@@ -104,10 +104,25 @@ def _password(path: str) -> str:
 
 
 class HttpServer:
-    """Applications by path, served at an endpoint from `open` until `close`."""
+    """Applications by path, served at an endpoint from `open` until `close`.
 
-    def __init__(self, endpoint: HttpEndpoint, applications: Mapping[str, Application]) -> None:
+    Args:
+        endpoint: Where to listen.
+        applications: By their path.
+        connections: So many may be open at a time.
+        request_s: So long may each be open, in seconds.
+    """
+
+    def __init__(
+        self,
+        endpoint: HttpEndpoint,
+        applications: Mapping[str, Application],
+        *,
+        connections: int = CONNECTIONS,
+        request_s: float = REQUEST_S,
+    ) -> None:
         self._endpoint, tls = endpoint, endpoint.tls
+        self._connections, self._request_s = connections, request_s
         self._loop = asyncio.new_event_loop()
         self._uvicorn = Uvicorn(
             Config(
@@ -147,6 +162,7 @@ class HttpServer:
         listeners = [_Listener(fileno=one.detach()) for one in opened]
         for listener in listeners:
             listener.connected = self._connected
+            listener.connections, listener.request_s = self._connections, self._request_s
         self._loop.set_exception_handler(_note)
         self._thread = threading.Thread(target=self._run, args=(listeners,), name="http", daemon=True)
         self._thread.start()
@@ -169,14 +185,16 @@ class HttpServer:
 
         if self._thread is not None:
             self._loop.call_soon_threadsafe(end)
-            self._thread.join(REQUEST_S)
+            self._thread.join(self._request_s)
 
 
 class _Listener(socket.socket):
     """A listening socket that keeps connections within their bounds, from before their TLS handshake on. `connected`: all
-    that are open."""
+    that are open; `connections`, `request_s`: as of `HttpServer`."""
 
     connected: "set[_Connection]"
+    connections: int
+    request_s: float
 
     def accept(self) -> tuple[socket.socket, Any]:
         accepted, address = super().accept()
@@ -184,10 +202,10 @@ class _Listener(socket.socket):
         connection.network, connection.connected = network(address[0]), self.connected
         self.connected.add(connection)
         neighbours = sum(one.network == connection.network for one in self.connected)
-        if neighbours > CONNECTIONS_EACH or len(self.connected) > CONNECTIONS:
+        if neighbours > CONNECTIONS_EACH or len(self.connected) > self.connections:
             connection.close()
             raise ConnectionAbortedError  # which an event loop takes for a peer that has left
-        asyncio.get_running_loop().call_later(REQUEST_S, connection.end)
+        asyncio.get_running_loop().call_later(self.request_s, connection.end)
         return connection, address
 
 

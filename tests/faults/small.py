@@ -28,7 +28,7 @@ from zowarmup.common.messages.values import Abstention, Computation, Contributio
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
 from zowarmup.server.aggregation.evaluation import Evaluator, MeasuredModel
-from zowarmup.server.aggregation.round_jobs import RoundJobs
+from zowarmup.server.aggregation.round_jobs import RETRY_S, RoundJobs
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
@@ -171,6 +171,7 @@ class Life:
         stores: Stores,
         kind: type[Coordinator] = Coordinator,
         evaluator: Callable[[], Evaluator] = NoEvaluator,
+        retry_s: float = RETRY_S,
     ) -> "Life":
         """As `server.main` puts it together."""
         ledger, blobs = stores.log, stores.blobs
@@ -179,7 +180,7 @@ class Life:
         replica = restore(state, history, blobs, state.version)
         coordinator = kind(ledger, state, end=end)
         uploads = UploadStore(stores.uploads, 1 << 20, state)
-        round_jobs = RoundJobs(coordinator, blobs, uploads, replica, evaluator(), history, lambda: ())
+        round_jobs = RoundJobs(coordinator, blobs, uploads, replica, evaluator(), history, lambda: (), retry_s=retry_s)
         server = cls(ledger, blobs, coordinator, round_jobs, history, uploads, replica)
         coordinator.observe(lambda now, events, after: history.record(now, events))
         coordinator.observe(round_jobs)

@@ -35,6 +35,7 @@ from zowarmup.server.rpc.operator import OperatorService
 from zowarmup.server.rpc.participate import CoordinatorService
 from zowarmup.server.rpc.strangers import Callers, Strangers
 from zowarmup.server.rpc.streams import StreamRegistry
+from zowarmup.server.store.event_log import EventLog
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -83,14 +84,15 @@ async def coordinator(
     rate: float = 1e6,
     fleet: Mapping[str, Tier] = PAIR,
     calls: float = 1e6,
+    log: Callable[[EventLog], EventLog] = lambda log: log,
 ) -> AsyncIterator[tuple[Life, str, Counter[str]]]:
     """A fleet, and a warm-up round that waits for those of it that train. `rate`: messages a second of a member; `calls`: of
-    strangers, in all."""
+    strangers, in all; `log`: what stands before the event log."""
     data_dir = folder / "server"
     settings = settings or run_file(PAIR)
     create(data_dir, replace(settings, server=Server(messages_per_second=1e6)))
     stores = files(data_dir)
-    life = Life.start(stores)
+    life = Life.start(replace(stores, log=log(stores.log)))
     lead, refusals = life.coordinator, Counter[str]()
     rate_limiter, traffic = RateLimiter(rate), Traffic(lambda: lead.state.phase)
     stream_registry = StreamRegistry(life.history, rate_limiter)

@@ -29,9 +29,17 @@ from zowarmup.server.core.decide import decide
 from zowarmup.server.core.errors import Rejected
 from zowarmup.server.projections.history import History
 from zowarmup.server.projections.traffic import Traffic
-from zowarmup.server.rpc import bulk, participate, transfers
+from zowarmup.server.rpc import bulk
 from zowarmup.server.rpc.auth import Admission, hash_secret
-from zowarmup.server.rpc.limits import LONGEST_BYTES, SMALL_BYTES, MessageSizeInterceptor, RateLimiter, TokenBucket
+from zowarmup.server.rpc.limits import (
+    CALL_LIMITS,
+    LONGEST_BYTES,
+    SMALL_BYTES,
+    CallLimits,
+    MessageSizeInterceptor,
+    RateLimiter,
+    TokenBucket,
+)
 from zowarmup.server.rpc.participate import CoordinatorService
 from zowarmup.server.rpc.strangers import OPEN_AT_ONCE, OPEN_PER_S, Strangers
 from zowarmup.server.rpc.streams import StreamRegistry
@@ -78,7 +86,14 @@ class Desk:
 Script = Callable[[Desk], Awaitable[None]]
 
 
-def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30, rate: float = 5.0) -> None:
+def served(
+    tmp_path: Path,
+    script: Script,
+    warmup: int = 0,
+    quota: int = 1 << 30,
+    rate: float = 5.0,
+    call_limits: CallLimits = CALL_LIMITS,
+) -> None:
     """Run a script against a coordinator whose rounds have one participant."""
     run = RunFile(
         name="x",
@@ -124,6 +139,7 @@ def served(tmp_path: Path, script: Script, warmup: int = 0, quota: int = 1 << 30
             uploads,
             rate_limiter,
             Strangers(OPEN_PER_S, OPEN_AT_ONCE),
+            call_limits,
         )
         services.add_CoordinatorServiceServicer_to_server(service, server)
         port = server.add_insecure_port("127.0.0.1:0")
@@ -269,19 +285,15 @@ def test_one_that_says_too_much_is_cut_off_and_the_others_are_not(tmp_path: Path
     served(tmp_path, script)
 
 
-def test_one_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(participate, "HELLO_S", 0.2)
-
+def test_one_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
     async def script(desk: Desk) -> None:
         call = desk.stub.Participate(metadata=await desk.enrol("a"))
         assert await ending(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_slow")
 
-    served(tmp_path, script)
+    served(tmp_path, script, call_limits=CallLimits(hello_s=0.2))
 
 
-def test_a_reader_that_stalls_holds_back_no_one_and_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(participate, "STALLED_S", 1.0)
-
+def test_a_reader_that_stalls_holds_back_no_one_and_is_cut_off(tmp_path: Path) -> None:
     async def script(desk: Desk) -> None:
         a = await desk.join("a")
         stalled = [await desk.join(f"stalled-{n}") for n in range(5)]
@@ -315,7 +327,7 @@ def test_a_reader_that_stalls_holds_back_no_one_and_is_cut_off(tmp_path: Path, m
             assert code is not grpc.StatusCode.OK
         a.cancel()
 
-    served(tmp_path, script)
+    served(tmp_path, script, call_limits=CallLimits(stream_s=1.0))
 
 
 def delta(seed: int) -> bytes:
@@ -396,8 +408,8 @@ def test_a_link_is_measured_for_members_within_bounds(tmp_path: Path) -> None:
         assert await measured(0, 5, 6) == [(11, 0)]
         assert await measured(70_000) == [(0, 0), (0, 1 << 16), (0, 70_000 - (1 << 16))]
         for wanted, fillers, who, reason in (
-            (bulk.MEASURED_BYTES + 1, (), member, "invalid"),
-            (1, [60_000] * (bulk.MEASURED_BYTES // 60_000 + 1), member, "invalid"),
+            (CALL_LIMITS.measured_bytes + 1, (), member, "invalid"),
+            (1, [60_000] * (CALL_LIMITS.measured_bytes // 60_000 + 1), member, "invalid"),
             (1, [0] * bulk.MEASURED_MESSAGES, member, "invalid"),
             (1, (SMALL_BYTES + 1,), member, "too_long"),
             (1, (), (), "unauthenticated"),
@@ -496,10 +508,7 @@ def test_a_transfer_ends_with_the_revocation(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["snapshot", "program", "link"])
-def test_a_download_that_nobody_reads_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(transfers, "STALLED_S", 0.5)
-    monkeypatch.setattr(bulk, "MEASURED_BYTES", 64 << 20)  # more than wait in any buffer
-
+def test_a_download_that_nobody_reads_is_ended(tmp_path: Path, kind: str) -> None:
     async def script(desk: Desk) -> None:
         lay_blobs(desk)
         a, stub = await desk.enrol("a"), desk.stub
@@ -515,12 +524,10 @@ def test_a_download_that_nobody_reads_is_ended(tmp_path: Path, monkeypatch: pyte
         await until(lambda: desk.refusals == {"too_slow": 1})
         assert (await ending(call))[0] in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
 
-    served(tmp_path, script)
+    served(tmp_path, script, call_limits=CallLimits(download_s=0.5, measured_bytes=64 << 20))
 
 
-def test_a_download_that_is_slow_is_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfers, "STALLED_S", 1.0)
-
+def test_a_download_that_is_slow_is_not_ended(tmp_path: Path) -> None:
     async def script(desk: Desk) -> None:
         lay_blobs(desk)
         call = desk.stub.FetchProgram(wire.FetchProgramRequest(), metadata=await desk.enrol("a"))
@@ -530,15 +537,13 @@ def test_a_download_that_is_slow_is_not_ended(tmp_path: Path, monkeypatch: pytes
         assert await call.code() is grpc.StatusCode.OK
         assert time.monotonic() > began + 2
 
-    served(tmp_path, script)
+    served(tmp_path, script, call_limits=CallLimits(download_s=1.0))
 
 
-def test_a_measurement_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "MEASURED_S", 0.2)
-
+def test_a_measurement_that_never_ends_is_ended(tmp_path: Path) -> None:
     async def script(desk: Desk) -> None:
         call = desk.stub.MeasureLink(metadata=await desk.enrol("a"))
         await call.write(wire.MeasureLinkRequest(wanted_bytes=1))
         assert await ending(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_slow")
 
-    served(tmp_path, script)
+    served(tmp_path, script, call_limits=CallLimits(measured_s=0.2))

@@ -16,8 +16,7 @@ from zowarmup.client.net.tls import PLAIN
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.system.command import NoAnswer
 from zowarmup.server.main import LAST_S
-from zowarmup.server.rpc import server
-from zowarmup.server.rpc.server import SENTENCE, Health, PreparingInterceptor, Services
+from zowarmup.server.rpc.server import HELD_S, SENTENCE, Health, PreparingInterceptor, Services
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -44,8 +43,8 @@ class PreparingServer:
 
 
 @contextlib.asynccontextmanager
-async def preparing_server() -> AsyncIterator[PreparingServer]:
-    gate = PreparingInterceptor()
+async def preparing_server(held_s: float = HELD_S) -> AsyncIterator[PreparingServer]:
+    gate = PreparingInterceptor(held_s)
     server = grpc.aio.server(interceptors=(gate,))
     port = server.add_insecure_port("127.0.0.1:0")
     health, added = Health(server), Services(server, True)
@@ -57,11 +56,9 @@ async def preparing_server() -> AsyncIterator[PreparingServer]:
         await server.stop(None)
 
 
-def test_everyone_hears_the_sentence_before_their_patience_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HELD_S", 0.01)
-
+def test_everyone_hears_the_sentence_before_their_patience_is_over() -> None:
     async def scenario() -> None:
-        async with preparing_server() as made:
+        async with preparing_server(0.01) as made:
             with Session(made.address) as session:
                 for ask in (session.run, session.status, session.versions, lambda: session.invite(Tier.LOW, 9.0, 1)):
                     with pytest.raises(NoAnswer, match=SENTENCE):
@@ -76,11 +73,9 @@ def test_everyone_hears_the_sentence_before_their_patience_is_over(monkeypatch: 
     asyncio.run(scenario())
 
 
-def test_a_call_that_waits_is_answered_as_soon_as_the_run_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HELD_S", 60.0)
-
+def test_a_call_that_waits_is_answered_as_soon_as_the_run_is_ready() -> None:
     async def scenario() -> None:
-        async with preparing_server() as made, grpc.aio.insecure_channel(made.address) as channel:
+        async with preparing_server(60.0) as made, grpc.aio.insecure_channel(made.address) as channel:
             call = services.CoordinatorServiceStub(channel).GetRun(wire.GetRunRequest())
             await channel.channel_ready()
             await made.open()

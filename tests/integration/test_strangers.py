@@ -62,9 +62,8 @@ def test_a_network_uses_up_what_is_its_own_and_comes_back() -> None:
     some.spend("ipv4:10.0.0.7:1")
 
 
-def test_many_networks_together_are_bounded_and_so_is_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strangers, "NETWORKS", 50)
-    some = Strangers(1.0, 10.0, lambda: 0.0)
+def test_many_networks_together_are_bounded_and_so_is_what_is_remembered() -> None:
+    some = Strangers(1.0, 10.0, lambda: 0.0, networks=50)
     for number in range(int(strangers.EVERYONE) * 10):
         some.spend(f"ipv4:10.0.{number // 250}.{number % 250}:1")
     for number in range(100):
@@ -74,10 +73,13 @@ def test_many_networks_together_are_bounded_and_so_is_what_is_remembered(monkeyp
 
 
 @contextlib.asynccontextmanager
-async def doorway(some: Strangers) -> AsyncIterator[tuple[grpc.aio.Channel, Counter[str], Health]]:
+async def doorway(
+    some: Strangers, lasting_s: float = 600.0, arrival_s: float = 10.0
+) -> AsyncIterator[tuple[grpc.aio.Channel, Counter[str], Health]]:
     """Health and reflection, as the coordinator has them."""
     refusals = Counter[str]()
-    server = grpc.aio.server(interceptors=(Callers(some, refusals), MessageSizeInterceptor(refusals, some.arriving)))
+    callers = Callers(some, refusals, lasting_s)
+    server = grpc.aio.server(interceptors=(callers, MessageSizeInterceptor(refusals, some.arriving, arrival_s)))
     port = server.add_insecure_port("127.0.0.1:0")
     health = Health(server)
     reflection.enable_server_reflection(["grpc.health.v1.Health"], server)
@@ -89,7 +91,7 @@ async def doorway(some: Strangers) -> AsyncIterator[tuple[grpc.aio.Channel, Coun
         await server.stop(None)
 
 
-def test_watches_are_few_end_some_time_and_hear_of_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watches_are_few_and_hear_of_a_change() -> None:
     async def scenario() -> None:
         async with doorway(Strangers(1e3, 1e3)) as (channel, refusals, health):
             stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -105,13 +107,18 @@ def test_watches_are_few_end_some_time_and_hear_of_a_change(monkeypatch: pytest.
             for call in watching:
                 assert (await call.read()).status == health_pb2.HealthCheckResponse.SERVING
             assert (await stub.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
-            monkeypatch.setattr(strangers, "LASTING_S", 0.1)
-            reasons: list[str] = []
-            while "too_slow" not in reasons:  # the place of the one that has left may not be free yet
-                with pytest.raises(grpc.aio.AioRpcError) as ended:
-                    [status async for status in stub.Watch(request)]
-                trailing: Any = ended.value.trailing_metadata()
-                reasons.append(dict(trailing)["zowarmup-reason"])
+
+    asyncio.run(scenario())
+
+
+def test_a_watch_ends_some_time() -> None:
+    async def scenario() -> None:
+        async with doorway(Strangers(1e3, 1e3), lasting_s=0.1) as (channel, _, _):
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                [status async for status in stub.Watch(health_pb2.HealthCheckRequest())]
+            trailing: Any = ended.value.trailing_metadata()
+            assert dict(trailing)["zowarmup-reason"] == "too_slow"
 
     asyncio.run(scenario())
 
@@ -122,12 +129,9 @@ def _silent(channel: grpc.aio.Channel, method: str) -> Any:
     return call()
 
 
-def test_a_call_whose_message_does_not_come_ends_and_many_of_them_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ARRIVAL_S", 1.0)
-    monkeypatch.setattr(strangers, "ARRIVING", 3)
-
+def test_a_call_whose_message_does_not_come_ends_and_many_of_them_are_refused() -> None:
     async def scenario() -> None:
-        async with doorway(Strangers(1e3, 1e3)) as (channel, refusals, _):
+        async with doorway(Strangers(1e3, 1e3, arriving_at_once=3), arrival_s=1.0) as (channel, refusals, _):
             kinds = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"] * 3
             calls = [_silent(channel, method) for method in kinds]
             codes = await asyncio.gather(*(call.code() for call in calls))

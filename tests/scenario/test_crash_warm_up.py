@@ -148,11 +148,8 @@ def test_fsck_and_backup_know_the_moments(folder: Path, backend: Backend) -> Non
     assert open_archive(folder / "copy").state.snapshot.optimiser == moments[2]
 
 
-def test_moments_that_the_disk_refuses_are_written_when_it_takes_them(
-    folder: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_moments_that_the_disk_refuses_are_written_when_it_takes_them(folder: Path, backend: Backend) -> None:
     calm = outcome(folder / "calm", PAIR, settings=settings())
-    monkeypatch.setattr("zowarmup.server.aggregation.round_jobs.RETRY_S", 0.005)
     told: list[str] = []
 
     class Full(CrashingBlobs):
@@ -165,7 +162,7 @@ def test_moments_that_the_disk_refuses_are_written_when_it_takes_them(
     data_dir = folder / "server"
     create(data_dir, settings(), backend)
     stores = backend.open(data_dir)
-    life = Life.start(replace(stores, blobs=Full(stores.blobs, "blobs", Fuse(data_dir, (), backend))))
+    life = Life.start(replace(stores, blobs=Full(stores.blobs, "blobs", Fuse(data_dir, (), backend))), retry_s=0.005)
     asyncio.run(asyncio.wait_for(live(life, [Client(name, tier) for name, tier in PAIR.items()]), 60))
     stores.log.close()
     assert told[0] == "" and len(told) == 3

@@ -56,11 +56,8 @@ def fill(folder: Path) -> Path:
 
 
 def test_a_full_file_system_is_said_and_the_run_goes_on_when_there_is_room(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from zowarmup.server.aggregation import round_jobs
-
-    monkeypatch.setattr(round_jobs, "RETRY_S", 0.02)
     data_dir = small_disk / "server"
     create(data_dir, run_file(PAIR))
     clients = [Patient(name, tier) for name, tier in PAIR.items()]
@@ -68,7 +65,7 @@ def test_a_full_file_system_is_said_and_the_run_goes_on_when_there_is_room(
 
     async def lead() -> str:
         stores = files(data_dir)
-        life = Life.start(stores)
+        life = Life.start(stores, retry_s=0.02)
         running = asyncio.create_task(live(life, clients))
         for version in (2, 8, 17):
             while life.coordinator.state.version < version:

@@ -106,18 +106,15 @@ def no_descriptors() -> Iterator[None]:
 
 
 def test_a_run_without_a_descriptor_left_waits_and_goes_on_with_the_same_bits(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from zowarmup.server.aggregation import round_jobs
-
-    monkeypatch.setattr(round_jobs, "RETRY_S", 0.02)
     caplog.set_level(logging.WARNING)
     data_dir = tmp_path / "server"
     create(data_dir, run_file(PAIR))
 
     async def scenario() -> str:
         stores = files(data_dir)
-        life = Life.start(stores)
+        life = Life.start(stores, retry_s=0.02)
         running = asyncio.create_task(live(life, [Patient(name, tier) for name, tier in PAIR.items()]))
         for version in (2, 8, 17):
             await asyncio.wait_for(life.until(lambda state, at=version: state.version >= at), 60)  # type: ignore[misc]

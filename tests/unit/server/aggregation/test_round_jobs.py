@@ -65,6 +65,7 @@ async def _after_one_round(
     largest: float = 1.0,
     clip: float = 5.0,
     rules: Any = None,
+    **limits: int,
 ) -> tuple[Coordinator, Replica, list[ev.Event]]:
     run_file = RunFile(
         name="x",
@@ -94,7 +95,7 @@ async def _after_one_round(
     coordinator = Coordinator(ledger, state, clock=lambda: 5.0, end=1)
     evaluator: Any = NoEvaluator()
     uploads = UploadStore(uploaded, 1 << 20, state)
-    round_jobs = RoundJobs(coordinator, blobs, uploads, replica, evaluator, History(), lambda: ())
+    round_jobs = RoundJobs(coordinator, blobs, uploads, replica, evaluator, History(), lambda: (), **limits)
     seen: list[ev.Event] = []
     coordinator.observe(round_jobs)
     coordinator.observe(lambda now, events, state: seen.extend(events))
@@ -172,12 +173,12 @@ def test_clients_that_step_by_themselves_are_left_room(
 
 @pytest.mark.parametrize(("replay_signs", "snapshots"), [(4, [1]), (5, [])])
 def test_a_snapshot_is_due_when_a_restart_would_replay_too_much(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replay_signs: int, snapshots: list[int]
+    tmp_path: Path, replay_signs: int, snapshots: list[int]
 ) -> None:
     """One direction over four parameters is four signs."""
-    monkeypatch.setattr("zowarmup.server.aggregation.round_jobs.REPLAY_SIGNS", replay_signs)
     contribution = Scalars(1, (1.0,), ())
-    coordinator, replica, _ = asyncio.run(_after_one_round(tmp_path, 0, b"", contribution, 1e-3, settle=True))
+    ended = _after_one_round(tmp_path, 0, b"", contribution, 1e-3, settle=True, replay_signs=replay_signs)
+    coordinator, replica, _ = asyncio.run(ended)
     assert replica.version == 1
     assert [version for version in coordinator.state.snapshots if version] == snapshots
     assert coordinator.state.replay_signs == (0 if snapshots else 4)

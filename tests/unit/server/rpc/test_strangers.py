@@ -8,7 +8,6 @@ import threading
 
 import pytest
 
-from zowarmup.server.rpc import strangers
 from zowarmup.server.rpc.strangers import connected, cut_off, descriptors, keep_room, surplus
 
 
@@ -65,12 +64,9 @@ def test_a_cut_connection_ends_and_another_in_its_place_does_not() -> None:
             assert descriptors() >= 6
 
 
-def test_room_is_kept_at_a_port(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(strangers, "EVERY_S", 0.01)
-    monkeypatch.setattr(strangers, "SHARE", 0.0)
-
+def test_room_is_kept_at_a_port(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(port: int, most: int, member: str, done: threading.Event) -> None:
-        keeping = asyncio.create_task(keep_room(port, most, lambda: {member}))
+        keeping = asyncio.create_task(keep_room(port, most, lambda: {member}, every_s=0.01, share=0.0))
         await asyncio.to_thread(done.wait, 20)
         keeping.cancel()
 

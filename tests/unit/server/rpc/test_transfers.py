@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from zowarmup.server.rpc import transfers
 from zowarmup.server.rpc.transfers import DownloadCache
 from zowarmup.server.store.blobs import BlobFiles, BlobStore, MemoryBlobs, OpenBlob
 
@@ -16,10 +15,8 @@ def framed(chunk: bytes) -> bytes:
     return b"<" + chunk + b">"
 
 
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfers, "CHUNK_BYTES", 1000)
-    monkeypatch.setattr(transfers, "KEPT", 4)
+def small(store: BlobStore) -> DownloadCache:
+    return DownloadCache(store, chunk_bytes=1000, kept=4)
 
 
 class Counted(MemoryBlobs):
@@ -61,12 +58,12 @@ async def fetched(cache: DownloadCache, name: str, offset: int, pause_s: float =
 
 @pytest.mark.parametrize("offset", [0, 1, 999, 1000, 1001, len(DATA) - 1, len(DATA)])
 def test_every_byte_from_an_offset_on(store: BlobStore, offset: int) -> None:
-    assert asyncio.run(fetched(DownloadCache(store), store.put(DATA), offset)) == DATA[offset:]
+    assert asyncio.run(fetched(small(store), store.put(DATA), offset)) == DATA[offset:]
 
 
 def test_an_offset_beyond_the_end_is_refused(store: BlobStore) -> None:
     with pytest.raises(ValueError, match="beyond the end"):
-        asyncio.run(fetched(DownloadCache(store), store.put(DATA), len(DATA) + 1))
+        asyncio.run(fetched(small(store), store.put(DATA), len(DATA) + 1))
 
 
 def test_those_who_fetch_together_share_and_those_who_fall_behind_do_not_miss_anything() -> None:
@@ -74,7 +71,7 @@ def test_those_who_fetch_together_share_and_those_who_fall_behind_do_not_miss_an
     name = store.put(DATA)
 
     async def together(*pauses_s: float) -> list[bytes]:
-        cache = DownloadCache(store)
+        cache = small(store)
         found = await asyncio.gather(*(fetched(cache, name, 0, pause_s) for pause_s in pauses_s))
         assert not cache._cache, "the last to leave clears the cache"
         return found
@@ -88,7 +85,7 @@ def test_a_blob_that_is_removed_meanwhile_is_sent_to_its_end(store: BlobStore) -
     name = store.put(DATA)
 
     async def script() -> None:
-        messages = DownloadCache(store).messages(name, framed, 0)
+        messages = small(store).messages(name, framed, 0)
         found = (await anext(messages))[1:-1]
         store.delete(name)
         store.free()
@@ -104,7 +101,7 @@ def test_a_read_that_failed_is_tried_again() -> None:
     name, store.failing = store.put(DATA), 2000
 
     async def script() -> None:
-        cache = DownloadCache(store)
+        cache = small(store)
         another = cache.messages(name, framed, 0)
         await anext(another)
         with pytest.raises(OSError, match="input/output"):

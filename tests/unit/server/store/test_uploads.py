@@ -24,7 +24,6 @@ from zowarmup.server.core.evolve import fold
 from zowarmup.server.core.state import State
 from zowarmup.server.rpc.transfers import ClientCalls
 from zowarmup.server.store import blobs as blobs_module
-from zowarmup.server.store import uploads as uploads_module
 from zowarmup.server.store.blobs import BlobFiles, BlobStore, DiskRefused, MemoryBlobs
 from zowarmup.server.store.uploads import UploadStore
 
@@ -80,9 +79,9 @@ async def upload(uploads: UploadStore, client: str, data: bytes, said: str = "")
     return name_of(client, data)
 
 
-def on(store: BlobStore, state: State, script: Callable[[UploadStore], Awaitable[None]]) -> UploadStore:
+def on(store: BlobStore, state: State, script: Callable[[UploadStore], Awaitable[None]], **limits: int) -> UploadStore:
     async def run() -> UploadStore:
-        uploads = UploadStore(store, QUOTA, state)
+        uploads = UploadStore(store, QUOTA, state, **limits)
         async with asyncio.timeout(20):
             await script(uploads)
         uploads.threads.shutdown()
@@ -201,8 +200,7 @@ def test_a_disk_that_refuses_is_heard_of_by_whoever_adds_next(state: State) -> N
     on(Watched(refuse), state, script)
 
 
-def test_a_sender_waits_while_too_much_waits_for_the_disk(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads_module, "ROOM_BYTES", 10_000)
+def test_a_sender_waits_while_too_much_waits_for_the_disk(state: State) -> None:
     slow = threading.Event()
 
     def wait(_: bytes) -> None:
@@ -232,7 +230,7 @@ def test_a_sender_waits_while_too_much_waits_for_the_disk(state: State, monkeypa
             await incoming.finish()
             await other.settle()
 
-    assert on(store, state, script).receiving == 0
+    assert on(store, state, script, room_bytes=10_000).receiving == 0
     assert content(store, "a", DATA) == DATA
 
 

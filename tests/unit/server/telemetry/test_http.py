@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, make_asgi_app
@@ -23,7 +24,7 @@ from zowarmup.server.telemetry import http
 from zowarmup.server.telemetry.http import HttpEndpoint, HttpServer, http_endpoint
 
 LOOPBACK = HttpEndpoint("127.0.0.1", 0)
-Show = Callable[[HttpEndpoint], str]
+Show = Callable[..., str]
 
 
 @pytest.fixture
@@ -32,8 +33,8 @@ def show() -> Iterator[Show]:
     registry, opened = CollectorRegistry(), list[HttpServer]()
     Gauge("answer", "To the ultimate question.", registry=registry).set(42)
 
-    def one(through: HttpEndpoint) -> str:
-        opened.append(serving(registry, through))
+    def one(through: HttpEndpoint, **limits: float) -> str:
+        opened.append(serving(registry, through, **limits))
         return f"{opened[-1].open()}/metrics"
 
     yield one
@@ -41,8 +42,8 @@ def show() -> Iterator[Show]:
         each.close()
 
 
-def serving(registry: CollectorRegistry, through: HttpEndpoint = LOOPBACK) -> HttpServer:
-    return HttpServer(through, {"/metrics": make_asgi_app(registry)})
+def serving(registry: CollectorRegistry, through: HttpEndpoint = LOOPBACK, **limits: Any) -> HttpServer:
+    return HttpServer(through, {"/metrics": make_asgi_app(registry)}, **limits)
 
 
 def get(
@@ -134,9 +135,8 @@ def test_a_port_that_is_taken() -> None:
             serving(CollectorRegistry(), HttpEndpoint("127.0.0.1", port)).open()
 
 
-def test_those_who_say_nothing_or_too_much_are_left(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "REQUEST_S", 0.5)
-    url = show(LOOPBACK)
+def test_those_who_say_nothing_or_too_much_are_left(show: Show) -> None:
+    url = show(LOOPBACK, request_s=0.5)
     port = int(url.rpartition(":")[2].partition("/")[0])
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(http.CONNECTIONS_EACH - 1)]
     began = time.monotonic()
@@ -152,13 +152,12 @@ def test_those_who_say_nothing_or_too_much_are_left(show: Show, monkeypatch: pyt
     assert get(url)[0] == 200
 
 
-def test_those_who_do_not_read_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "REQUEST_S", 0.5)
+def test_those_who_do_not_read_are_left() -> None:
     registry = CollectorRegistry()
     gauge = Gauge("answer", "To every question.", ["question"], registry=registry)
     for n in range(5000):
         gauge.labels(str(n) + "?" * 1000).set(42)
-    shown = serving(registry)
+    shown = serving(registry, request_s=0.5)
     port = int(shown.open().rpartition(":")[2])
     try:
         peer = socket.socket()
@@ -177,10 +176,8 @@ def test_those_who_do_not_read_are_left(monkeypatch: pytest.MonkeyPatch) -> None
         shown.close()
 
 
-def test_too_many_at_once_are_turned_away(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "CONNECTIONS", 3)
-    monkeypatch.setattr(http, "REQUEST_S", 600.0)
-    url = show(LOOPBACK)
+def test_too_many_at_once_are_turned_away(show: Show) -> None:
+    url = show(LOOPBACK, connections=3, request_s=600.0)
     port = int(url.rpartition(":")[2].partition("/")[0])
     silent = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(3)]
     more = socket.create_connection(("127.0.0.1", port), timeout=60)
