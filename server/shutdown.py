@@ -1,8 +1,9 @@
-"""When the coordinator's process exits by itself, and with which exit code."""
+"""The end of the coordinator's process by itself, and its exit code."""
 
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 from zowarmup.common.messages.values import Phase
 from zowarmup.server.coordinator import Coordinator
@@ -18,7 +19,13 @@ GIVEN_UP = 3  # the exit code of a run that has paused itself, or ended before i
 
 
 async def leave(
-    coordinator: Coordinator, looked: list[float], stopped: "asyncio.Future[int]", when_finished: bool, scraped: bool
+    coordinator: Coordinator,
+    looked: list[float],
+    stopped: "asyncio.Future[int]",
+    when_finished: bool,
+    scraped: bool,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Once the run is finished and evaluated, every client has said what it holds (or had time to), and nobody is
     looking at the status any more; or once the run has paused itself. Started again after that, it waits to be
@@ -32,6 +39,8 @@ async def leave(
         stopped: Gets the exit code.
         when_finished: Leave at the end of a run that did not give up, too.
         scraped: Somebody may read the metrics of this process.
+        clock: Seconds, monotonic.
+        sleep: Waits so many of them.
     """
     resumable = coordinator.state.paused_itself
     begun_over = coordinator.state.phase is Phase.FINISHED
@@ -41,20 +50,20 @@ async def leave(
             log.error("leaving, as nobody is here to resume it: %s", coordinator.state.paused)
             settle(stopped, GIVEN_UP)
             return
-        await asyncio.sleep(TICK_S)
+        await sleep(TICK_S)
     if not when_finished and (begun_over or not coordinator.state.gave_up):
         return
-    finished = time.monotonic()
-    while time.monotonic() < finished + REPORTS_S:
+    finished = clock()
+    while clock() < finished + REPORTS_S:
         presence = coordinator.state.presence.values()
         if all((p.digest and p.version == coordinator.state.version) or not p.connected for p in presence):
             break
-        await asyncio.sleep(TICK_S)
+        await sleep(TICK_S)
     if coordinator.state.gave_up and scraped and not begun_over:
         log.info("leaving in %.0f s, when its metrics have been read", SCRAPED_S)
-        await asyncio.sleep(SCRAPED_S)
-    while time.monotonic() < looked[0] + LOOKED_S:
-        await asyncio.sleep(TICK_S)
+        await sleep(SCRAPED_S)
+    while clock() < looked[0] + LOOKED_S:
+        await sleep(TICK_S)
     settle(stopped, 0)
 
 
