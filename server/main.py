@@ -52,7 +52,7 @@ from zowarmup.server.rpc.strangers import (
 )
 from zowarmup.server.rpc.streams import StreamRegistry
 from zowarmup.server.runtime import connections, raise_file_limit, tune_allocator, tune_collector
-from zowarmup.server.setup.open_run import StartError, evaluated, locked, open_run, spool_bytes
+from zowarmup.server.setup.open_run import StartError, evaluated, locked, open_run, uploads_bytes
 from zowarmup.server.setup.prepare import Children, PreparationError
 from zowarmup.server.setup.run_file import RunFileError, read_run_file
 from zowarmup.server.shutdown import GIVEN_UP, TICK_S, leave, settle
@@ -273,7 +273,7 @@ async def _lead(
     coordinator = Coordinator(ledger, state, end=end)
     traffic = Traffic(lambda: coordinator.state.phase, history.traffic.latest)
     rate_limiter = RateLimiter(run_file.server.messages_per_second)
-    uploads = UploadStore(BlobFiles(arguments.data_dir / UPLOADS), spool_bytes(run_file, state), state)
+    uploads = UploadStore(BlobFiles(arguments.data_dir / UPLOADS), uploads_bytes(run_file, state), state)
     stream_registry = StreamRegistry(history, rate_limiter)
     round_jobs = RoundJobs(
         coordinator, blobs, uploads, replica, evaluator, history, lambda: traffic.since(history.traffic.latest)

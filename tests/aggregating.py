@@ -52,10 +52,10 @@ def moved(
     deltas: Sequence[tuple[int, LazyVector]],
     each: Mapper = map,
     before: LazyVector | None = None,
-    remember: Callable[[int, NDArray[np.float32]], None] | None = None,
+    store: Callable[[int, NDArray[np.float32]], None] | None = None,
 ) -> NDArray[np.float32]:
     """The weights after a round of deltas, each with the examples that its client claims."""
     trained = [Trained(examples, delta) for examples, delta in deltas]
     update = algorithm.aggregate(Start(weights, Grid(20), vectors=before), trained).update
     assert update is not None
-    return carried_out(update, weights.size, each, remember)
+    return carried_out(update, weights.size, each, store)

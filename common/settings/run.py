@@ -94,7 +94,7 @@ class Server:
 
     `enrolment`: whether a device needs an invitation ("invited") or not ("open"); empty: open on loopback, invited on
     any other address. `tls_certificate` and `tls_key` are PEM files, and `client_ca` one with the authority whose
-    certificates clients must show; empty: none. `spool_mb`: what uploads that are not yet part of a version may take
+    certificates clients must show; empty: none. `uploads_mb`: what uploads that are not yet part of a version may take
     on disk. `messages_per_second`: what one client may send, beyond what its work takes.
 
     `metrics_address`: where Prometheus finds /metrics; empty: nowhere. It is HTTPS where there is a certificate, unless
@@ -113,7 +113,7 @@ class Server:
     tls_certificate: str = ""
     tls_key: str = ""
     client_ca: str = ""
-    spool_mb: int = 4096
+    uploads_mb: int = 4096
     messages_per_second: float = 10.0
     metrics_address: str = ""
     metrics_plaintext: bool = False
@@ -131,7 +131,7 @@ class Server:
         require(both, "tls_key", self.tls_key, "given together with tls_certificate, or neither")
         pointless = bool(self.client_ca) and not self.tls_certificate
         require(not pointless, "client_ca", self.client_ca, "empty where there is no tls_certificate")
-        require(1 <= self.spool_mb <= 1 << 30, "spool_mb", self.spool_mb, "1 to 2^30")
+        require(1 <= self.uploads_mb <= 1 << 30, "uploads_mb", self.uploads_mb, "1 to 2^30")
         rate = self.messages_per_second
         require(0 < rate <= 1e6, "messages_per_second", rate, "above 0 and at most 1e6")
         for name, usual in (("metrics_address", 9464), ("health_address", 7071)):

@@ -1,1 +1,1 @@
-"""From a closed round to the next version: aggregation, snapshots, evaluation, rollback."""
+"""The way from a closed round to the next version: aggregation, snapshots, evaluation, rollback."""

@@ -76,7 +76,7 @@ class Aggregator:
     def close(self) -> None:
         self._pieces.shutdown(wait=False)
 
-    def combine(self, state: State, closed: Round) -> Aggregated:
+    def aggregate(self, state: State, closed: Round) -> Aggregated:
         """Move the replica on by a closed round. What this raises (ValueError, ArithmeticError, BlobError, OSError) leaves
         it as it was."""
         replica, algorithm = self._replica, state.algorithm(closed.phase)
@@ -121,7 +121,7 @@ class Aggregator:
 
     def _updated(self, update: Update, optimizer: "OptimizerState") -> tuple[Grid, NDArray[np.float32]]:
         layout = self._replica.layout
-        moved = carried_out(update, layout.size, self._pieces.map, optimizer.remember)
+        moved = carried_out(update, layout.size, self._pieces.map, optimizer.put)
         if not np.isfinite(moved[layout.trainable :]).all():
             raise HeadroomExceeded("the mean of the deltas is beyond what float32 holds")
         return settle_on_grid(moved, layout, self._pieces.map), moved
@@ -169,13 +169,13 @@ class Aggregator:
 
 
 class OptimizerState:
-    """An `Optimiser` for one round: `before` is what the last one left, None at first; `kept` the sha256 of the blob with
-    what this one leaves, empty until it is durable and where nothing is to be remembered."""
+    """The server optimizer's state in one round: `before` is what the last one left, None at first; `kept` the sha256 of the blob with
+    what this one leaves, empty until it is durable and where the optimizer keeps nothing."""
 
     def __init__(self, before: LazyVector | None, blobs: BlobStore, draft: str) -> None:
         self.before, self.kept, self._blobs, self._draft = before, "", blobs, draft
 
-    def remember(self, start: int, values: NDArray[np.float32]) -> None:
+    def put(self, start: int, values: NDArray[np.float32]) -> None:
         """Any thread; raises DiskRefused."""
         self._blobs.write(self._draft, 4 * start, values.data.cast("B"))
 
@@ -208,8 +208,8 @@ def go_back(
     if commits is not None:
         steps = tuple(merged([step.reverse for commit in commits for step in commit.steps]))
         apply_steps(replica.weights, replica.grid, steps)
-        told = encode_commit(Commit(state.version + 1, bytes.fromhex(good.digest), steps), state.layout)
-        if len(told) > replica.weights.nbytes:
+        sent = encode_commit(Commit(state.version + 1, bytes.fromhex(good.digest), steps), state.layout)
+        if len(sent) > replica.weights.nbytes:
             steps = None
     else:
         restored = restore(state, history, blobs, good.version)

@@ -1,7 +1,7 @@
 """Jobs between a round's end and the next version, in a thread of their own: aggregation, snapshots, evaluation,
 pruning.
 
-A closed round becomes a job: combine its contributions (sorted by client, so that nothing depends on the order of
+A closed round becomes a job: aggregate its contributions (sorted by client, so that nothing depends on the order of
 arrival) into the next version of the coordinator's replica, write what must outlive a crash, and hand the result back
 as a command. The same inputs give the same bits, so a job that a crash cut off is simply done again. Contributions
 that no version follows from (a model that diverges) abandon the round, and the replica stays as it was. Snapshots,
@@ -78,7 +78,7 @@ class RoundJobs:
 
     def resume(self) -> None:
         """After a restart, before anyone is let in: what the crash left half done on disk goes, and a round that was
-        closed and not committed is combined again."""
+        closed and not committed is aggregated again."""
         state = self._coordinator.state
         current = state.current
         self._held |= state.snapshot_blobs
@@ -104,7 +104,7 @@ class RoundJobs:
             self._aggregator.close()
 
     def _is_current(self, closed: Round) -> bool:
-        """Whether a closed round still is to be combined: it is abandoned where the version before it is rejected."""
+        """Whether a closed round still is to be aggregated: it is abandoned where the version before it is rejected."""
         current = self._coordinator.state.current
         return current is not None and current.number == closed.number
 
@@ -159,24 +159,26 @@ class RoundJobs:
 
     async def _outcome(self, closed: Round) -> cmd.CommitRound | cmd.AbandonRound:
         try:
-            combined = await self._until_taken(
-                lambda: self._aggregator.combine(self._coordinator.state, closed),
-                f"what round {closed.number} comes to",
+            aggregated = await self._until_taken(
+                lambda: self._aggregator.aggregate(self._coordinator.state, closed),
+                f"the aggregate of round {closed.number}",
             )
         except (ValueError, ArithmeticError, BlobError, OSError) as error:
-            return cmd.AbandonRound(closed.number, f"{ev.UNCOMBINED}{error}")
-        snapshot = None if combined.steps is not None else await self._snapshot(combined.digest, combined.optimizer)
+            return cmd.AbandonRound(closed.number, f"{ev.NOT_AGGREGATED}{error}")
+        snapshot = (
+            None if aggregated.steps is not None else await self._snapshot(aggregated.digest, aggregated.optimizer)
+        )
         return cmd.CommitRound(
             ev.Committed(
                 version=self._replica.version,
                 round=closed.number,
-                digest=combined.digest,
-                steps=combined.steps or (),
+                digest=aggregated.digest,
+                steps=aggregated.steps or (),
                 snapshot=snapshot,
                 traffic=self._traffic(),
-                clipped_scalars=combined.aggregate.clipped_scalars,
-                clipped_deltas=combined.aggregate.clipped_deltas,
-                moments=combined.aggregate.optimizer_state,
+                clipped_scalars=aggregated.aggregate.clipped_scalars,
+                clipped_deltas=aggregated.aggregate.clipped_deltas,
+                moments=aggregated.aggregate.optimizer_state,
             )
         )
 

@@ -126,7 +126,7 @@ class CommitRound:
 
 @dataclass(frozen=True, slots=True)
 class AbandonRound:
-    """The contributions of a closed round combine to nothing."""
+    """The contributions of a closed round cannot be aggregated."""
 
     round: int
     reason: str

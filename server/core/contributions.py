@@ -18,7 +18,7 @@ from zowarmup.common.messages.values import Delta, Scalars
 from zowarmup.common.text import in_words, where
 from zowarmup.server.core.state import Round, State
 
-Remember = Callable[[int, NDArray[np.float32]], None]
+Store = Callable[[int, NDArray[np.float32]], None]
 """Keeps values of the next optimizer state, from a place on. Any thread may call it with its piece."""
 
 
@@ -96,14 +96,14 @@ def uploads_of(closed: Round | None) -> dict[str, str]:
     return {client: upload_name(client, delta.digest) for client, delta in deltas_of(closed).items()}
 
 
-def carried_out(update: Update, size: int, each: Mapper = map, remember: Remember | None = None) -> NDArray[np.float32]:
+def carried_out(update: Update, size: int, each: Mapper = map, store: Store | None = None) -> NDArray[np.float32]:
     """The weights after an update.
 
     Args:
         update: An algorithm's.
         size: How many weights there are.
         each: Goes through the pieces, such as `map` of a pool of threads.
-        remember: Takes the next optimizer state; None where the algorithm keeps none.
+        store: Takes the next optimizer state; None where the algorithm keeps none.
 
     Returns:
         A new float32 array (size,) that is not yet on a grid; what float32 does not hold is infinite.
@@ -113,9 +113,9 @@ def carried_out(update: Update, size: int, each: Mapper = map, remember: Remembe
     def move(start: int) -> None:
         place = slice(start, min(start + update.extent, size))
         for begin, values in update.piece(place, moved[place]):
-            if remember is None:
+            if store is None:
                 raise ValueError("there is nothing to keep the optimizer's state in")
-            remember(begin, values)
+            store(begin, values)
 
     for _ in each(move, range(0, size, update.extent)):
         pass

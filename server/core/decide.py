@@ -77,7 +77,7 @@ def decide(state: State | None, command: cmd.Command, now: float) -> Decision:
 
 
 def waiting(state: State, now: float) -> str:
-    """What the run is waiting for and why, as a sentence; empty while contributions are computed or combined: a round
+    """What the run is waiting for and why, as a sentence; empty while contributions are computed or aggregated: a round
     waits once every participant that is connected has done its part."""
     if state.phase is Phase.FINISHED:
         return state.finished if state.gave_up else f"finished: {state.finished}"
@@ -313,8 +313,8 @@ def _commit_round(command: cmd.CommitRound, state: State) -> tuple[ev.Event, ...
 def _abandon_round(command: cmd.AbandonRound, state: State, now: float) -> tuple[ev.Event, ...]:
     current = state.current
     if current is None or not current.closed or current.number != command.round:
-        raise Rejected("stale", f"round {command.round} is not closed and waiting to be combined")
-    failed = all_failed(state, current, "what its round was given cannot be combined", now)
+        raise Rejected("stale", f"round {command.round} is not closed and waiting to be aggregated")
+    failed = all_failed(state, current, "what its round was given cannot be aggregated", now)
     return (ev.RoundAbandoned(command.round, command.reason), *failed)
 
 

@@ -23,7 +23,7 @@ REASONS = (
     "operator_credential",
     "protocol",
     "revoked",
-    "spool_full",
+    "uploads_full",
     "stale",
     "tier_not_invited",
     "too_large",

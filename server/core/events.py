@@ -21,7 +21,7 @@ from zowarmup.common.tasks.protocol import Baseline, Metric
 class Snapshot:
     """Full weights on disk: blob `sha256` holds version `version` as little-endian float32 on grid 2^-`exponent`
     (in places on others: `ranges`, as `Grid` has them), with xxh3-128 `digest` (both digests hex). Blob `optimiser` holds, in the same form, the warm-up's server optimizer's state then;
-    empty where it remembers nothing."""
+    empty where it has none."""
 
     version: int
     sha256: str
@@ -199,19 +199,19 @@ class ParticipantsFailed:
 
 @dataclass(frozen=True, slots=True)
 class RoundClosed:
-    """No further contribution counts; those present are being combined."""
+    """No further contribution counts; those present are being aggregated."""
 
     round: int
     reason: str
 
 
-UNCOMBINED = "its contributions cannot be combined: "
-FAULTY = f"{UNCOMBINED}algorithm "
+NOT_AGGREGATED = "its contributions cannot be aggregated: "
+FAULTY = f"{NOT_AGGREGATED}algorithm "
 
 
 @dataclass(frozen=True, slots=True)
 class RoundAbandoned:
-    """Too few contributed, or what they did cannot be combined: the model stays as it is."""
+    """Too few contributed, or what they did cannot be aggregated: the model stays as it is."""
 
     round: int
     reason: str
@@ -219,15 +219,15 @@ class RoundAbandoned:
     @property
     def fault(self) -> str:
         """What the algorithm's own code did wrong, where that is the reason; else empty."""
-        return self.reason.removeprefix(UNCOMBINED) if self.reason.startswith(FAULTY) else ""
+        return self.reason.removeprefix(NOT_AGGREGATED) if self.reason.startswith(FAULTY) else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
     """The model's next version: by `steps` on the grid it is on, or by a `snapshot` where the grid changes. `traffic`:
     the counts that have changed since the version before (older ledgers have all of them).
-    `clipped_scalars` and `clipped_deltas`: how many of the round's were outliers and bounded. `moments`: what
-    the method remembers for the next round."""
+    `clipped_scalars` and `clipped_deltas`: how many of the round's were outliers and bounded. `moments`:
+    the server optimizer's state for the next round."""
 
     version: int
     round: int

@@ -1,4 +1,4 @@
-"""Whether the warm-up still helps: the decision behind `pivot = "auto"`.
+"""The end of a warm-up that no longer helps: the decision behind `pivot = "auto"`.
 
 The held-out loss of the last `patience` rounds is compared with that of as many before them, each as a median, so that
 a round that happened to draw odd clients decides nothing. Where it has not fallen by the share `least_improvement`, the

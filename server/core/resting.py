@@ -1,7 +1,7 @@
 """Back-off of participants that fail their rounds, and of the rounds after abandoned ones.
 
 A participant fails a round that ends without its contribution: it abstained (as it does where its contribution is refused),
-its stream had broken, or it was late; or the round could not be combined with what it gave. It then rests: it is not drawn
+its stream had broken, or it was late; or the round could not be aggregated with what it gave. It then rests: it is not drawn
 where others suffice, for twice as long each time in a row, and all is forgotten with the next version that it contributes to.
 Where others do not suffice for a round it is drawn all the same, so a small fleet pauses with a reason, and does not stop in
 silence. Rounds that follow abandoned ones are spaced alike, so a run does not pause within moments. Pure, as `decide` is.
@@ -32,7 +32,7 @@ def failures(state: State, ended: Round, now: float) -> tuple[ev.ParticipantsFai
 
 
 def all_failed(state: State, ended: Round, reason: str, now: float) -> tuple[ev.ParticipantsFailed, ...]:
-    """The same where what was contributed to a round cannot be combined. Whose fault that is nobody knows: those who are
+    """The same where what was contributed to a round cannot be aggregated. Whose fault that is nobody knows: those who are
     at fault again stay when the others have contributed to a version."""
     return _failed(state, ended.number, dict.fromkeys(ended.contributions, reason), now)
 

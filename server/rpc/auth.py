@@ -55,7 +55,7 @@ _STATUS = {
     "too_slow": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "too_many": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "too_long": grpc.StatusCode.INVALID_ARGUMENT,
-    "spool_full": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "uploads_full": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "disk_full": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "damaged": grpc.StatusCode.DATA_LOSS,
     "stopping": grpc.StatusCode.UNAVAILABLE,

@@ -181,7 +181,7 @@ def activity(state: State, now: float) -> str:
     if current is None:
         return waiting(state, now) or "opening a round"
     if current.closed:
-        return f"round {current.number}: combining {len(current.contributions)} contributions ({current.closed})"
+        return f"round {current.number}: aggregating {len(current.contributions)} contributions ({current.closed})"
     if sentence := waiting(state, now):
         return sentence
     missing = current.missing

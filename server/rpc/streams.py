@@ -31,7 +31,7 @@ from zowarmup.v1 import coordinator_pb2 as wire
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 4096
-TOLD = ev.Committed | ev.RolledBack | ev.Pivoted | ev.RoundOpened | ev.RunFinished | ev.RunGaveUp
+PUSHED = ev.Committed | ev.RolledBack | ev.Pivoted | ev.RoundOpened | ev.RunFinished | ev.RunGaveUp
 
 
 @dataclass(eq=False, slots=True)
@@ -150,7 +150,7 @@ class StreamRegistry:
         for event in events:
             if isinstance(event, ev.ClientRevoked) and (link := self._links.get(event.client)):
                 link.sever(revoked(event.client, event.reason))
-        if not any(isinstance(event, TOLD) for event in events):
+        if not any(isinstance(event, PUSHED) for event in events):
             return
         opened = any(isinstance(e, ev.RoundOpened) for e in events)
         self._ways.clear()

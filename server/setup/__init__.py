@@ -1,1 +1,1 @@
-"""Making a run or opening the one that is there."""
+"""Creation of a run, or the opening of the one that is there."""

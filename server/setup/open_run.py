@@ -42,7 +42,7 @@ from zowarmup.server.store.event_log import EventLog
 log = logging.getLogger("zowarmup.server")
 
 PREPARATION = "preparation-"
-OURS = (f"{LEDGER}*", BLOBS, "lock", f"{OPERATOR_CREDENTIAL}*", CA_FILE, "told.*", f"{PREPARATION}*")
+OURS = (f"{LEDGER}*", BLOBS, "lock", f"{OPERATOR_CREDENTIAL}*", CA_FILE, f"{PREPARATION}*")
 """What a start leaves that ended before there was a run."""
 
 
@@ -191,14 +191,14 @@ def _warn_of_divergence(run_file: RunFile, weights: NDArray[np.float32]) -> None
         )
 
 
-def spool_bytes(run_file: RunFile, state: State) -> int:
+def uploads_bytes(run_file: RunFile, state: State) -> int:
     """The quota for uploads. Raises StartError where one round's do not fit."""
     sections = [r for r in (run_file.warmup, run_file.zeroth_order) if any(map(r.trains, Tier))]
     drawn = max((-(-r.clients_per_round * (1 + r.over_selection) // 1) for r in sections), default=0)
     needed_mb = -(-int(drawn) * 4 * state.layout.size // (1 << 20))
-    if needed_mb > run_file.server.spool_mb:
+    if needed_mb > run_file.server.uploads_mb:
         raise StartError(
-            f"server.spool_mb = {run_file.server.spool_mb}: a round of {drawn:g} deltas needs {needed_mb}; raise it, "
+            f"server.uploads_mb = {run_file.server.uploads_mb}: a round of {drawn:g} deltas needs {needed_mb}; raise it, "
             "or lower clients_per_round or over_selection"
         )
-    return run_file.server.spool_mb << 20
+    return run_file.server.uploads_mb << 20

@@ -1,1 +1,1 @@
-"""What a coordinator keeps on disk: the event log, blobs, uploads; checked, repaired, copied."""
+"""The coordinator's files: the event log, blobs, uploads; checked, repaired, copied."""

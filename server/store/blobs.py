@@ -237,13 +237,13 @@ class MemoryBlobs(BlobStore):
 
 
 class BlobFiles(BlobStore):
-    """Blobs in the folder `root`, made where it does not exist: files by name, parts in `spool`, and in `bin` what is to be
+    """Blobs in the folder `root`, made where it does not exist: files by name, parts in `parts`, and in `bin` what is to be
     removed."""
 
     def __init__(self, root: Path) -> None:
-        self._root, self._spool, self._bin = root, root / "spool", root / "bin"
+        self._root, self._parts, self._bin = root, root / "parts", root / "bin"
         with _disk(root):
-            for folder in (self._spool, self._bin):
+            for folder in (self._parts, self._bin):
                 folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, name: str) -> Path:
@@ -273,21 +273,21 @@ class BlobFiles(BlobStore):
             path.unlink(missing_ok=True)
 
     def parts(self) -> set[str]:
-        return {path.name for path in self._spool.iterdir()}
+        return {path.name for path in self._parts.iterdir()}
 
     def received(self, part: str) -> int:
         try:
-            return (self._spool / part).stat().st_size
+            return (self._parts / part).stat().st_size
         except FileNotFoundError:
             return 0
 
     def read_part(self, part: str, offset: int, count: int) -> bytes:
-        path = self._spool / part
+        path = self._parts / part
         with _disk(path):
             return _OpenFile(os.open(path, os.O_RDONLY)).read(offset, count)
 
     def write(self, part: str, offset: int, *chunks: bytes | memoryview) -> None:
-        path, begun = self._spool / part, offset
+        path, begun = self._parts / part, offset
         with _disk(path):
             try:
                 descriptor = os.open(path, os.O_WRONLY | (0 if offset else os.O_CREAT), 0o666)
@@ -307,7 +307,7 @@ class BlobFiles(BlobStore):
                 os.close(descriptor)
 
     def finish(self, part: str, name: str) -> bool:
-        path, blob = self._spool / part, self._root / name
+        path, blob = self._parts / part, self._root / name
         if not path.exists():
             raise _dropped()
         with _disk(path):
@@ -330,7 +330,7 @@ class BlobFiles(BlobStore):
         return True
 
     def drop(self, part: str) -> None:
-        self._discard(self._spool / part)
+        self._discard(self._parts / part)
 
     def _discard(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):

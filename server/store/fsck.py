@@ -119,7 +119,7 @@ def examine(data_dir: Path) -> tuple[CheckReport, Reading, set[int], IntactVersi
     if trouble := damage(blobs, state.program.sha256):
         report.problems.append(f"the program: {trouble}: restore it from a backup")
         return report, reading, set(), None
-    bad = {version for version, snapshot in state.snapshots.items() if _told(report, blobs, version, snapshot)}
+    bad = {version for version, snapshot in state.snapshots.items() if _damaged(report, blobs, version, snapshot)}
     uploads = BlobFiles(data_dir / UPLOADS)
     whole = reading.folded == len(reading.rows) and _open_round_is_whole(uploads, state, report)
     good, digest = _replay(reading, blobs, report, bad)
@@ -188,7 +188,7 @@ def trouble_with(blobs: BlobFiles, snapshot: ev.Snapshot) -> str:
     return f"of the warm-up's optimizer {trouble}" if trouble else ""
 
 
-def _told(report: CheckReport, blobs: BlobFiles, version: int, snapshot: ev.Snapshot) -> str:
+def _damaged(report: CheckReport, blobs: BlobFiles, version: int, snapshot: ev.Snapshot) -> str:
     if trouble := trouble_with(blobs, snapshot):
         report.problems.append(f"the snapshot of version {version}: {trouble}")
     return trouble

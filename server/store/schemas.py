@@ -1,4 +1,4 @@
-"""How pydantic reads and writes the settings of a run's algorithms, which are of the class that their `algorithm` names.
+"""Schemas for pydantic of the settings of a run's algorithms, which are of the class that their `algorithm` names.
 
 Run files and the ledger hold settings as tables; `RunFile` only says that a phase has some. Importing this module teaches
 pydantic the rest.

@@ -141,9 +141,9 @@ class UploadStore:
         taken = sum(size for _, size in self._held.values())
         if client not in self._held and taken + size_bytes > self._quota_bytes:
             raise Rejected(
-                "spool_full",
+                "uploads_full",
                 f"{len(self._held)} deltas of this round take {taken >> 20} of the "
-                f"{self._quota_bytes >> 20} MB that server.spool_mb allows: try again later",
+                f"{self._quota_bytes >> 20} MB that server.uploads_mb allows: try again later",
             )
         if before != name:
             with self._housekeeping.attempt("drop an upload that another has replaced"):

@@ -1,1 +1,1 @@
-"""What a coordinator shows of itself: metrics, the log, socket counters."""
+"""Telemetry of a coordinator: metrics, the log, socket counters."""

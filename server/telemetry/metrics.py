@@ -42,7 +42,7 @@ from zowarmup.server.telemetry.tcp_info import TcpInfoUnavailable, WireBytes
 
 log = logging.getLogger(__name__)
 
-WAITING = ("clients", "contributions", "combining", "opening", "paused", "paused-itself", "lost", "disk", "finished")
+WAITING = ("clients", "contributions", "aggregating", "opening", "paused", "paused-itself", "lost", "disk", "finished")
 APPEND_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 CATCH_UPS = ("steps", "snapshot")
 
@@ -286,7 +286,7 @@ def waits_for(state: State, disk_refuses: bool) -> str:
     if state.phase is Phase.FINISHED:
         return "lost" if state.gave_up else "finished"
     if state.current is not None:
-        return "combining" if state.current.closed else "contributions"
+        return "aggregating" if state.current.closed else "contributions"
     if state.paused:
         return "paused-itself" if state.paused_itself else "paused"
     enough = state.eligible_count >= (state.rules.minimum_clients or state.rules.clients_per_round)

@@ -225,7 +225,7 @@ _SETTINGS = [
     "health_address",
     "metrics_user",
     "metrics_password_file",
-    "spool_mb",
+    "uploads_mb",
     "enrolment",
     "title",
     "clients",

@@ -352,8 +352,8 @@ def test_uploads_have_a_quota_and_their_files_go_with_the_round(tmp_path: Path) 
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.UploadDelta(pieces(delta(2), delta(2)), metadata=b)
         trailing: Any = refused.value.trailing_metadata()
-        assert dict(trailing)["zowarmup-reason"] == "spool_full"
-        assert "server.spool_mb" in str(refused.value.details())
+        assert dict(trailing)["zowarmup-reason"] == "uploads_full"
+        assert "server.uploads_mb" in str(refused.value.details())
         # Another delta of the same client takes the place of its first.
         assert (await stub.UploadDelta(pieces(delta(3), delta(3)), metadata=a)).stored_bytes == 4 * SIZE
         uploads = BlobFiles(desk.blobs_dir / "uploads")
@@ -383,8 +383,8 @@ def test_a_client_has_one_upload_at_a_time_the_newest(tmp_path: Path) -> None:
 
         first = desk.stub.UploadDelta(stuck(), metadata=a)
         await arrived.wait()
-        spool = desk.blobs_dir / "uploads" / "spool"
-        await until(lambda: any(path.stat().st_size == 400 for path in spool.iterdir()))
+        parts = desk.blobs_dir / "uploads" / "parts"
+        await until(lambda: any(path.stat().st_size == 400 for path in parts.iterdir()))
         second = await desk.stub.UploadDelta(pieces(data, data[400:], offset=400), metadata=a)
         assert second.stored_bytes == 4 * SIZE
         assert await first.code() is grpc.StatusCode.ABORTED
@@ -488,7 +488,7 @@ def test_a_transfer_ends_with_the_revocation(tmp_path: Path, kind: str) -> None:
         who = {n: (("zowarmup-client", n), ("zowarmup-credential", CREDENTIAL + n)) for n in ("thief", "other")}
         call, other = await begun(desk, who["thief"]), await begun(desk, who["other"])
         if kind == "upload":
-            await until(lambda: len(list((desk.blobs_dir / "uploads" / "spool").iterdir())) >= 2)
+            await until(lambda: len(list((desk.blobs_dir / "uploads" / "parts").iterdir())) >= 2)
         await desk.coordinator.handle(cmd.Revoke("thief", "stolen"))
         # A status does not wait behind what a reader has not taken: the call may be reset instead.
         reset = kind in ("snapshot", "program")

@@ -166,6 +166,6 @@ def test_moments_that_the_disk_refuses_are_written_when_it_takes_them(folder: Pa
     asyncio.run(asyncio.wait_for(live(life, [Client(name, tier) for name, tier in PAIR.items()]), 60))
     stores.log.close()
     assert told[0] == "" and len(told) == 3
-    assert all("the disk refuses: what round 1 comes to: there is no room" in sentence for sentence in told[1:])
+    assert all("the disk refuses: the aggregate of round 1: there is no room" in sentence for sentence in told[1:])
     assert str(life.coordinator.trouble) == "" and life.coordinator.state.digest == calm.digest
     assert not stores.blobs.parts()

@@ -191,7 +191,7 @@ def test_what_cannot_be_combined_is_predictions_by_the_rounds_that_can(begin: Be
         script.advance(0.5)
         if "c07" in current.seeds:
             spoilt += 1
-            script.do(cmd.AbandonRound(current.number, "its contributions cannot be combined"))
+            script.do(cmd.AbandonRound(current.number, "its contributions cannot be aggregated"))
         else:
             script.commit()
         assert not script.state.paused

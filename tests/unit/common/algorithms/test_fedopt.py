@@ -36,7 +36,7 @@ class Kept:
     def __post_init__(self) -> None:
         self.after = np.full(2 * TRAINED, np.nan, np.float32)
 
-    def remember(self, start: int, values: NDArray[np.float32]) -> None:
+    def put(self, start: int, values: NDArray[np.float32]) -> None:
         self.after[start : start + values.size] = values
 
 
@@ -62,7 +62,7 @@ def rounds(
     weights, moments, found = np.zeros(SIZE, np.float32), None, []
     for given in deltas:
         kept = Kept(moments)
-        weights = aggregating.moved(optimizer, weights, given, each, kept.before, kept.remember)
+        weights = aggregating.moved(optimizer, weights, given, each, kept.before, kept.put)
         moments = kept.after
         found.append(weights)
     assert moments is not None
@@ -149,7 +149,7 @@ def test_it_descends_a_bowl_to_the_mean_of_the_clients(name: str) -> None:
     for _ in range(400):
         kept = Kept(moments)
         deltas = [(n, (target - weights) * np.float32(0.1)) for n, target in zip((3, 1), targets, strict=True)]
-        weights = aggregating.moved(algorithm(name, server_rate=0.02), weights, deltas, map, moments, kept.remember)
+        weights = aggregating.moved(algorithm(name, server_rate=0.02), weights, deltas, map, moments, kept.put)
         moments = kept.after
     assert weights == pytest.approx(0.75 * targets[0] + 0.25 * targets[1], abs=0.02)
 

@@ -193,8 +193,8 @@ def test_an_optimizer_on_the_server_follows_the_aggregate() -> None:
     spec = warmup(algorithm="fedadam", server_rate=0.5, aggregate="median", weighting="uniform", clip=0)
     weights = np.zeros(FLAT.size, np.float32)
     deltas = [(1, np.full(FLAT.size, value, np.float32)) for value in (-1e9, 1.0, 2.0)]
-    found = aggregating.moved(warm_up_algorithm(spec, FLAT), weights, deltas, remember=Kept().remember)
-    alone = aggregating.moved(warm_up_algorithm(spec, FLAT), weights, deltas[1:2], remember=Kept().remember)
+    found = aggregating.moved(warm_up_algorithm(spec, FLAT), weights, deltas, store=Kept().put)
+    alone = aggregating.moved(warm_up_algorithm(spec, FLAT), weights, deltas[1:2], store=Kept().put)
     assert found.tobytes() == alone.tobytes() and found[0] > 0
 
 

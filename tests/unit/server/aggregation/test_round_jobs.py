@@ -1,4 +1,4 @@
-"""A round whose contributions combine to nothing is abandoned, and the replica stays as it was, bit for bit."""
+"""A round whose contributions cannot be aggregated is abandoned, and the replica stays as it was, bit for bit."""
 
 import asyncio
 import re
@@ -120,7 +120,7 @@ def test_deltas_that_no_grid_holds(tmp_path: Path, delta: float) -> None:
     content = np.full(4, delta, "<f4").tobytes()
     contribution = Delta(1, xxhash.xxh3_128_hexdigest(content), 8, 1.0)
     coordinator, replica, seen = asyncio.run(_after_one_round(tmp_path, 1, content, contribution, 0.1, clip=0.0))
-    assert any(isinstance(e, ev.RoundAbandoned) and "cannot be combined" in e.reason for e in seen)
+    assert any(isinstance(e, ev.RoundAbandoned) and "cannot be aggregated" in e.reason for e in seen)
     assert coordinator.state.version == replica.version == 0
     assert coordinator.state.round == 2, "the next round opens"
     assert replica.weights.tolist() == [0.5, -0.25, 1.0, 0.0]

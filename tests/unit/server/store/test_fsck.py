@@ -239,7 +239,7 @@ def test_a_crash_while_repairing_leaves_what_was_found_or_what_is_mended(
 def test_a_repair_keeps_what_has_come_of_uploads(data_dir: Path) -> None:
     BlobFiles(data_dir / UPLOADS).write("pi.half", 0, b"half")
     sql(data_dir, f"UPDATE events SET body = replace(body, 'digest', 'digust') WHERE id = {row_of(data_dir, 25)}")
-    assert (Path(repair(data_dir).kept) / UPLOADS / "spool" / "pi.half").read_bytes() == b"half"
+    assert (Path(repair(data_dir).kept) / UPLOADS / "parts" / "pi.half").read_bytes() == b"half"
 
 
 def test_a_repair_whose_last_sync_is_refused_leaves_what_is_mended(

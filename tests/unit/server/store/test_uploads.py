@@ -259,7 +259,7 @@ def test_a_round_has_room_for_so_many_bytes(store: BlobStore, state: State) -> N
         uploads = UploadStore(store, 5 * len(DATA) // 2, state)
         for client in ("a", "b", "a"):
             await uploads.received(client, digest(DATA), len(DATA))
-        with pytest.raises(Rejected, match=r"2 deltas of this round take .* server.spool_mb"):
+        with pytest.raises(Rejected, match=r"2 deltas of this round take .* server.uploads_mb"):
             await uploads.received("c", digest(DATA), len(DATA))
         await uploads.received("b", digest(b"in its place"), len(DATA))
         uploads(0.0, [ev.RoundAbandoned(1, "test")], state)

@@ -297,4 +297,4 @@ def test_words_while_a_round_lasts() -> None:
     for _, event in story()[:9]:
         state = evolve(state, event)
         words.append(waits_for(state, False))
-    assert words[5:] == ["contributions", "contributions", "contributions", "combining"]
+    assert words[5:] == ["contributions", "contributions", "contributions", "aggregating"]
