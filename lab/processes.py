@@ -5,7 +5,6 @@ here. What was started is stopped when the `with` block ends, however it ends: S
 to those still there after a grace period, or at once when a second signal comes. `pdeathsig` covers our own SIGKILL.
 """
 
-import fcntl
 import os
 import signal
 import socket
@@ -21,7 +20,7 @@ from typing import Self
 
 from zowarmup.common.system.command import CommandError, Interrupts, Usage
 from zowarmup.common.system.ending import GRACE_S
-from zowarmup.common.system.files import open_lock, strangers
+from zowarmup.common.system.files import Busy, exclusive, strangers
 from zowarmup.common.system.pdeathsig import tethered
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
@@ -126,14 +125,12 @@ def held(out: Path, kind: str, ours: Collection[str] = ()) -> Iterator[None]:
         if not marker.exists() and (found := strangers(out, ours)):
             raise Usage(f"--out {out}: is not empty, and not from an earlier {kind} ({found}); name another folder")
         out.mkdir(parents=True, exist_ok=True)
-        lock = open_lock(marker)
+        lock = exclusive(marker)
+    except Busy:
+        raise CommandError(f"another {kind} is at work in {out}: name another folder with --out") from None
     except OSError as error:
         raise unwritable(out, error) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CommandError(f"another {kind} is at work in {out}: name another folder with --out") from None
         yield
 
 

@@ -21,10 +21,11 @@ from typing import Self
 from zowarmup.client.errors import Final
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.system.files import (
+    Busy,
     OpenFolder,
+    exclusive,
     make_private,
     open_given,
-    open_lock,
     read_given,
     strangers,
     write_durably,
@@ -152,7 +153,12 @@ class StateDirectory(Records):
                     "empty folder with --state-dir"
                 )
             make_private(path)
-            self._lock = open_lock(path / LOCK)
+            self._lock = exclusive(path / LOCK)
+        except Busy:
+            raise Final(
+                f"another process takes part with the state directory {path}: stop it, or give this one its own with "
+                "--state-dir"
+            ) from None
         except OpenFolder as error:
             raise Final(
                 f"cannot use the state directory {path}: {error.strerror}; give one in it that does not exist yet, or one "
@@ -162,14 +168,6 @@ class StateDirectory(Records):
             raise Final(
                 f"cannot use the state directory {path} ({error.strerror or error}): give one that this user can "
                 "write, with --state-dir"
-            ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise Final(
-                f"another process takes part with the state directory {path}: stop it, or give this one its own with "
-                "--state-dir"
             ) from None
 
     def close(self) -> None:

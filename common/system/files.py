@@ -7,6 +7,7 @@ OSError whose `strerror` says why. A folder that a process claims is empty or it
 
 import contextlib
 import errno
+import fcntl
 import io
 import logging
 import os
@@ -71,6 +72,31 @@ def read_given(path: Path, longest: int = LONGEST_BYTES) -> bytes:
 def open_lock(path: Path) -> io.FileIO:
     """A file of ours to hold a lock on, made if need be. Raises OSError."""
     return open(path, "r+b", buffering=0, opener=_lockable)
+
+
+class Busy(Exception):
+    """Another process holds the lock."""
+
+
+def exclusive(path: Path) -> io.FileIO:
+    """Take the lock of a file of ours, which is made if need be.
+
+    Returns:
+        The file: closing it gives the lock back.
+
+    Raises:
+        Busy: Another process holds it.
+        OSError: The file cannot be opened or locked.
+    """
+    lock = open_lock(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        if isinstance(error, BlockingIOError):
+            raise Busy from None
+        raise
+    return lock
 
 
 def _lockable(path: str, flags: int) -> int:

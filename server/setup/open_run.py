@@ -4,7 +4,6 @@ What stands in the way is a `StartError`, one sentence that names the setting an
 """
 
 import contextlib
-import fcntl
 import logging
 import math
 import secrets
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from zowarmup.common.exact.layout import digest
 from zowarmup.common.messages.values import Computation, Tier
 from zowarmup.common.settings.run import ClientSpec, RunFile
-from zowarmup.common.system.files import OpenFolder, make_private, open_lock, strangers
+from zowarmup.common.system.files import Busy, OpenFolder, exclusive, make_private, strangers
 from zowarmup.data import DataError, Dataset
 from zowarmup.data.card import absence, card_of, fitted
 from zowarmup.server.core import commands as cmd
@@ -60,7 +59,9 @@ def locked(data_dir: Path) -> Iterator[None]:
                 f"--data-dir {data_dir} is not empty and holds no run ({found}): name a new or an empty folder"
             )
         make_private(data_dir)
-        lock = open_lock(data_dir / "lock")
+        lock = exclusive(data_dir / "lock")
+    except Busy as error:
+        raise StartError(f"--data-dir {data_dir} is in use by another zowarmup-server") from error
     except OpenFolder as error:
         raise StartError(
             f"--data-dir {data_dir}: {error.strerror}; name a folder in it that does not exist yet, or one of this user's"
@@ -70,10 +71,6 @@ def locked(data_dir: Path) -> Iterator[None]:
             f"--data-dir {data_dir} cannot be written: {error.strerror}; name a folder that this user can write"
         ) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StartError(f"--data-dir {data_dir} is in use by another zowarmup-server") from error
         yield
 
 

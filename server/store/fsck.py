@@ -10,7 +10,6 @@ it was found or as it is mended, and never an older one.
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import time
@@ -22,7 +21,7 @@ from zowarmup.common.exact.grid import HeadroomExceeded
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Step, apply_steps
 from zowarmup.common.messages.values import Phase
-from zowarmup.common.system.files import open_lock, sync, sync_tree
+from zowarmup.common.system.files import Busy, exclusive, sync, sync_tree
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.contributions import AlgorithmFault, deltas_of, steps_of, upload_name
 from zowarmup.server.core.evolve import evolve
@@ -84,11 +83,11 @@ def locked(data_dir: Path) -> Iterator[None]:
     """Keep coordinators out meanwhile. Raises ArchiveError where one is there."""
     if not (data_dir / LEDGER).exists():
         raise ArchiveError(f"{data_dir} holds no run: {data_dir / LEDGER} does not exist")
-    with open_lock(data_dir / "lock") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ArchiveError(f"{data_dir} is in use by a zowarmup-server: stop it first") from error
+    try:
+        lock = exclusive(data_dir / "lock")
+    except Busy as error:
+        raise ArchiveError(f"{data_dir} is in use by a zowarmup-server: stop it first") from error
+    with lock:
         yield
 
 

@@ -26,7 +26,7 @@ from typing import Any
 from uvicorn import Config
 from uvicorn import Server as Uvicorn
 
-from zowarmup.common.settings.addresses import is_loopback, network
+from zowarmup.common.settings.addresses import host_and_port, is_loopback, network
 from zowarmup.common.settings.run import Server
 from zowarmup.common.system.files import read_given, require_regular
 from zowarmup.server.core.errors import ListeningError
@@ -65,7 +65,6 @@ class HttpEndpoint:
 def http_endpoint(settings: Server, address: str, insecure: bool) -> HttpEndpoint:
     """Where and how to show metrics at HOST:PORT. Raises ListeningError where that would be in plain text for others to
     read and nobody has said so, or a file is not as it must be."""
-    host, _, port = address.rpartition(":")
     plain = settings.metrics_plaintext or not settings.tls_certificate
     if plain and not is_loopback(address) and not settings.metrics_plaintext and not insecure:
         raise ListeningError(
@@ -90,7 +89,7 @@ def http_endpoint(settings: Server, address: str, insecure: bool) -> HttpEndpoin
             tls.load_cert_chain(*files, password=lambda: "")
         except (OSError, ValueError) as error:
             raise ListeningError(f"server.tls_certificate cannot be used for metrics: {error}") from error
-    return HttpEndpoint(host.removeprefix("[").removesuffix("]"), int(port), authorization, tls, files)
+    return HttpEndpoint(*host_and_port(address, listening=True), authorization, tls, files)
 
 
 def _password(path: str) -> str:

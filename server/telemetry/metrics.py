@@ -69,15 +69,15 @@ _Words = TypeVar("_Words", bound=tuple[str, ...])
 
 def _counts(name: str, text: str, labels: Sequence[str], sums: Mapping[_Words, float]) -> Metric:
     """A counter: a sum for each combination of values of the labels."""
-    family = CounterMetricFamily(f"zowarmup_{name}", text, labels=labels)
-    for words, value in sums.items():
-        family.add_metric(tuple(map(str, words)), value)
-    return family
+    return _filled(CounterMetricFamily(f"zowarmup_{name}", text, labels=labels), sums)
 
 
 def _gauges(name: str, text: str, labels: Sequence[str], now: Mapping[_Words, float]) -> Metric:
-    family = GaugeMetricFamily(f"zowarmup_{name}", text, labels=labels)
-    for words, value in now.items():
+    return _filled(GaugeMetricFamily(f"zowarmup_{name}", text, labels=labels), now)
+
+
+def _filled(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[_Words, float]) -> Metric:
+    for words, value in values.items():
         family.add_metric(tuple(map(str, words)), value)
     return family
 

@@ -19,7 +19,9 @@ from zowarmup.client.work.joining import invited
 from zowarmup.common.settings.run import Server
 from zowarmup.common.system.command import CommandError
 from zowarmup.common.system.files import (
+    Busy,
     TomlError,
+    exclusive,
     open_given,
     open_lock,
     read_given,
@@ -251,3 +253,11 @@ def test_another_users_folder_is_taken_only_where_nobody_else_writes_to_it(
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_lock_is_one_process_s_until_its_file_is_closed(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "lock"), pytest.raises(Busy):
+        exclusive(tmp_path / "lock")
+    exclusive(tmp_path / "lock").close()
+    with pytest.raises(FileNotFoundError):
+        exclusive(tmp_path / "nowhere" / "lock")

@@ -222,7 +222,10 @@ def test_a_sender_waits_while_too_much_waits_for_the_disk(state: State) -> None:
                     added += 1000
 
             adding = asyncio.create_task(add())
-            await asyncio.sleep(0.05)
+            while added < 5000:
+                await asyncio.sleep(0.001)
+            for _ in range(100):
+                await asyncio.sleep(0)
             assert added == 5000, "half of the room, and one chunk more is being added"
             assert not adding.done()
             slow.set()

@@ -165,7 +165,11 @@ def test_those_who_do_not_read_are_left() -> None:
         peer.connect(("127.0.0.1", port))
         peer.settimeout(10)
         peer.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        time.sleep(2)
+        deadline = time.monotonic() + 10
+        for connected in (True, False):  # it is let in, and then cut off
+            while bool(shown._connected) is not connected:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
         read = 0
         with contextlib.suppress(ConnectionResetError):
             while piece := peer.recv(1 << 20):
