@@ -1,4 +1,7 @@
-"""What a broken network, a coordinator that is away and a killed process cost: a wait, never the work."""
+"""What a broken network, a coordinator that is away and a killed process cost: a wait, never the work.
+
+The stream is `zowarmup.client.net.reconnecting_stream`.
+"""
 
 import asyncio
 import signal

@@ -1,4 +1,7 @@
-"""The doctor against real coordinators: a device that is well, and each thing that can be wrong with one."""
+"""The doctor against real coordinators: a device that is well, and each thing that can be wrong with one.
+
+The doctor is `zowarmup.client.diagnostics.doctor`.
+"""
 
 import datetime
 import json
