@@ -20,7 +20,7 @@ from zowarmup.cli.options import DataDirOption, Reach, add_verbose, reaching
 from zowarmup.common.settings.addresses import DATA_DIR_VARIABLE
 from zowarmup.common.settings.run import PROTOCOL
 from zowarmup.common.system.command import CommandError, Interrupted, interrupts
-from zowarmup.common.text import printable_lines
+from zowarmup.common.text import listed, printable_lines
 
 app = typer.Typer(
     name="zowarmup",
@@ -97,7 +97,6 @@ def export(
 ) -> None:
     """Write the model as safetensors and as ONNX. Both say what its inputs and targets mean."""
     from zowarmup.cli.stored_run import export as write
-    from zowarmup.common.settings.data_card import listed
 
     done = write(data_dir, version, out)
     for path in done.files:

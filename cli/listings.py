@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from zowarmup.cli.session.status import InvitationStatus, Participant
-from zowarmup.common.text import amount, counted
+from zowarmup.common.text import amount, counted, listed
 
 REASONS_SHOWN = 20
 NARROWEST_NAME = 8
@@ -124,7 +124,7 @@ def invitations_text(invitations: Sequence[InvitationStatus], every: bool) -> st
     ]
     lines += [
         f"{invitation.name:<12}  {invitation.tier:<4}  {f'{invitation.left} of {invitation.uses}':<10}  "
-        f"{_when(invitation.expires_at_s)}  {listed(invitation.clients) or '-'}"
+        f"{_when(invitation.expires_at_s)}  {listed(invitation.clients, NAMED) or '-'}"
         + (f"  ({invitation.closed})" if invitation.closed else "")
         for invitation in shown
     ]
@@ -136,7 +136,7 @@ def revoked_text(client: str, invitation: InvitationStatus | None, open_enrolmen
     lines = [f"{client} is revoked"]
     if invitation is not None:
         others = tuple(name for name in invitation.clients if name != client)
-        came = f"{listed(others)} came by the same invitation, {invitation.name}" if others else ""
+        came = f"{listed(others, NAMED)} came by the same invitation, {invitation.name}" if others else ""
         if came:
             lines.append(f"{came}: `zowarmup revoke` them, too, if their line may have leaked")
         if invitation.left:
@@ -152,12 +152,6 @@ def revoked_text(client: str, invitation: InvitationStatus | None, open_enrolmen
             'anyone may enrol here without an invitation, and so may it: server.enrolment = "invited" changes that'
         )
     return "\n".join(lines)
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first few of the names, and how many more there are."""
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def _when(expires_at_s: float) -> str:

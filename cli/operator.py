@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
-from zowarmup.cli.listings import invitations_text, listed, revoked_text
+from zowarmup.cli.listings import NAMED, invitations_text, revoked_text
 from zowarmup.cli.options import Reach, reaching
 from zowarmup.common.messages.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.addresses import is_loopback
 from zowarmup.common.system.command import CommandError, Usage
+from zowarmup.common.text import listed
 
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Shown in status and the log.")]
 FolderOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the authority is, or will be.")]
@@ -88,7 +89,7 @@ def uninvite(
 ) -> None:
     """Revoke an invitation. Nobody can join by it any more; who came by it stays a member (`zowarmup revoke`)."""
     revoked = reach.session.uninvite(invitation, reason)
-    came = f"; {listed(revoked.clients)} came by it and may stay" if revoked.clients else ""
+    came = f"; {listed(revoked.clients, NAMED)} came by it and may stay" if revoked.clients else ""
     print(f"invitation {revoked.name} is revoked{came}")
 
 

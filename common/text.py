@@ -4,6 +4,7 @@ Foreign code is what belongs neither to this package nor to the libraries that i
 """
 
 import traceback
+from collections.abc import Iterable
 
 LONGEST_ERROR = 200  # characters, as in an abstention
 LONGEST_FILE = 80
@@ -116,6 +117,13 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole // 60 % 60:02d} min"
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names for a sentence: "cat, dog, wolf"; the first `most` of them, and how many more there are."""
+    every = list(names)
+    rest = f" and {len(every) - most:,} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + rest
 
 
 def counted(number: int, noun: str) -> str:

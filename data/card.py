@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.settings.data_card import FEATURES, IMAGE, DataCard, InputSummary, composed, listed, numbers
+from zowarmup.common.settings.data_card import FEATURES, IMAGE, DataCard, InputSummary, composed, numbers
+from zowarmup.common.text import listed
 from zowarmup.data.dataset import DataError, Dataset, standardised
 
 # Examples, evenly spread: enough to see a wrong unit. VALUES are looked at together, so that a small device takes no

@@ -21,7 +21,8 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.settings.data_card import CLASS_LIMIT, listed, normalised
+from zowarmup.common.settings.data_card import CLASS_LIMIT, normalised
+from zowarmup.common.text import listed
 from zowarmup.common.untrusted import TooLarge, require_ratio
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.reading import opened, require_memory

@@ -7,7 +7,6 @@ which compares its own data with it, and it is in the metadata of exported files
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal, Self
 
@@ -157,13 +156,6 @@ class DataCard:
 def normalised_axis(axes: tuple[str, ...]) -> int:
     """The axis of an example along which mean and deviation go: its channels or features, else its first."""
     return next((place for place, axis in enumerate(axes) if axis in (CHANNELS, FEATURES)), 0)
-
-
-def listed(names: Iterable[str], most: int = 12) -> str:
-    """Names for a sentence: "cat, dog, wolf", cut after `most` of them."""
-    every = list(names)
-    rest = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + rest
 
 
 def _require(holds: bool, field: str, value: object, allowed: str) -> None:
