@@ -26,7 +26,7 @@ def restart(repeats: int) -> list[Row]:
 def measured(commits: int, repeats: int) -> Row:
     """Both sides `repeats` times, in turn."""
     from zowarmup.server.store.archive import BLOBS, LEDGER, replay, restore
-    from zowarmup.server.store.blobs import BlobFiles
+    from zowarmup.server.store.blob_files import BlobFiles
     from zowarmup.server.store.ledger import Ledger
 
     came_back, alone, read = [], [], []
@@ -90,7 +90,7 @@ def _script(folder: Path, commits: int) -> _Script:
     from zowarmup.server.core.contributions import steps_of
     from zowarmup.server.core.decide import awaits_evaluation, decide
     from zowarmup.server.store.archive import BLOBS, LEDGER, replay
-    from zowarmup.server.store.blobs import BlobFiles
+    from zowarmup.server.store.blob_files import BlobFiles
     from zowarmup.server.store.ledger import Ledger
 
     chance = np.random.default_rng(0)

@@ -30,7 +30,7 @@ from zowarmup.server.core import events as ev
 from zowarmup.server.core.decide import decide
 from zowarmup.server.projections.history import History
 from zowarmup.server.projections.traffic import Traffic
-from zowarmup.server.store.blobs import BlobFiles
+from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.ledger import Ledger
 from zowarmup.server.telemetry.http import HttpEndpoint, HttpServer
 from zowarmup.server.telemetry.metrics import RunMetrics, Sources

@@ -57,7 +57,8 @@ from zowarmup.server.setup.prepare import Children, PreparationError
 from zowarmup.server.setup.run_file import RunFileError, read_run_file
 from zowarmup.server.shutdown import GIVEN_UP, TICK_S, leave, settle
 from zowarmup.server.store.archive import BLOBS, LEDGER, UPLOADS, ArchiveError, restore
-from zowarmup.server.store.blobs import BlobError, BlobFiles
+from zowarmup.server.store.blob_files import BlobFiles
+from zowarmup.server.store.blobs import BlobError
 from zowarmup.server.store.ledger import Ledger, LedgerError
 from zowarmup.server.store.uploads import UploadStore
 from zowarmup.server.telemetry.event_logger import EventLogger

@@ -22,7 +22,8 @@ from zowarmup.server.core.contributions import deltas_of, upload_name
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
-from zowarmup.server.store.blobs import BlobError, BlobFiles, BlobStore, digest_of, sha256_of
+from zowarmup.server.store.blob_files import BlobFiles
+from zowarmup.server.store.blobs import BlobError, BlobStore, digest_of, sha256_of
 from zowarmup.server.store.event_log import EventLog, LedgerError
 from zowarmup.server.store.ledger import Ledger, remove_beside, remove_files
 

@@ -1,6 +1,6 @@
 """Blobs: byte strings by name that are too large for the event log.
 
-`BlobStore` is the contract, which every implementation is tested against. `BlobFiles` keeps blobs in a folder; `MemoryBlobs`
+`BlobStore` is the contract, which every implementation is tested against. `blob_files` keeps blobs in a folder; `MemoryBlobs`
 keeps them in the process, for tests and simulations. A blob is written as a part, which grows by offset, and gets its name once
 it is whole and durable, before any event names it: a blob that has a name is whole.
 
@@ -10,7 +10,6 @@ free what the coordinator wrote.
 
 import contextlib
 import hashlib
-import os
 import threading
 import uuid
 from collections.abc import Collection, Iterator
@@ -22,10 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.layout import digesting
-from zowarmup.common.system.files import open_given, sync
+from zowarmup.common.system.files import open_given
 
 PIECE = 1 << 20
-_AHEAD = 8 << 20
 
 
 class BlobError(Exception):
@@ -219,7 +217,7 @@ class MemoryBlobs(BlobStore):
     def write(self, part: str, offset: int, *chunks: bytes | memoryview) -> None:
         with self._lock:
             if offset and part not in self._parts:
-                raise _dropped()
+                raise dropped()
             held = self._parts.setdefault(part, bytearray())
             for chunk in chunks:
                 held.extend(bytes(max(0, offset - len(held))))
@@ -229,112 +227,11 @@ class MemoryBlobs(BlobStore):
     def finish(self, part: str, name: str) -> bool:
         with self._lock:
             if (data := self._parts.pop(part, None)) is None:
-                raise _dropped()
+                raise dropped()
             return self._blobs.setdefault(name, whole := bytes(data)) is whole
 
     def drop(self, part: str) -> None:
         self._parts.pop(part, None)
-
-
-class BlobFiles(BlobStore):
-    """Blobs in the folder `root`, made where it does not exist: files by name, parts in `parts`, and in `bin` what is to be
-    removed."""
-
-    def __init__(self, root: Path) -> None:
-        self._root, self._parts, self._bin = root, root / "parts", root / "bin"
-        with _disk(root):
-            for folder in (self._parts, self._bin):
-                folder.mkdir(parents=True, exist_ok=True)
-
-    def path(self, name: str) -> Path:
-        """The file of a blob. Raises BlobError where there is none."""
-        path = self._root / name
-        if not path.exists():
-            raise _missing(path)
-        return path
-
-    def names(self) -> set[str]:
-        return {path.name for path in self._root.iterdir() if path.is_file()}
-
-    def has(self, name: str) -> bool:
-        return (self._root / name).exists()
-
-    def open(self, name: str) -> OpenBlob:
-        try:
-            return _OpenFile(os.open(self._root / name, os.O_RDONLY))
-        except FileNotFoundError:
-            raise _missing(self._root / name) from None
-
-    def delete(self, name: str) -> None:
-        self._discard(self._root / name)
-
-    def free(self) -> None:
-        for path in self._bin.iterdir():
-            path.unlink(missing_ok=True)
-
-    def parts(self) -> set[str]:
-        return {path.name for path in self._parts.iterdir()}
-
-    def received(self, part: str) -> int:
-        try:
-            return (self._parts / part).stat().st_size
-        except FileNotFoundError:
-            return 0
-
-    def read_part(self, part: str, offset: int, count: int) -> bytes:
-        path = self._parts / part
-        with _disk(path):
-            return _OpenFile(os.open(path, os.O_RDONLY)).read(offset, count)
-
-    def write(self, part: str, offset: int, *chunks: bytes | memoryview) -> None:
-        path, begun = self._parts / part, offset
-        with _disk(path):
-            try:
-                descriptor = os.open(path, os.O_WRONLY | (0 if offset else os.O_CREAT), 0o666)
-            except FileNotFoundError:
-                raise _dropped() from None
-            try:
-                for chunk in chunks:
-                    view = memoryview(chunk)
-                    while view:
-                        written = os.pwrite(descriptor, view, offset)
-                        offset, view = offset + written, view[written:]
-                behind, before = offset // _AHEAD * _AHEAD, begun // _AHEAD * _AHEAD
-                if behind > before and hasattr(os, "posix_fadvise"):
-                    # Begins to write these pages out, so that little is left for the sync; they stay in memory while dirty.
-                    os.posix_fadvise(descriptor, before, behind - before, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(descriptor)
-
-    def finish(self, part: str, name: str) -> bool:
-        path, blob = self._parts / part, self._root / name
-        if not path.exists():
-            raise _dropped()
-        with _disk(path):
-            try:
-                sync(path)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                raise
-            if blob.exists():
-                path.unlink()
-                return False
-            os.replace(path, blob)
-            try:
-                sync(self._root)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.replace(blob, path)
-                raise
-        return True
-
-    def drop(self, part: str) -> None:
-        self._discard(self._parts / part)
-
-    def _discard(self, path: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(path, self._bin / uuid.uuid4().hex)
 
 
 class _OpenBytes:
@@ -345,34 +242,13 @@ class _OpenBytes:
         return self._data[offset : offset + count]
 
 
-class _OpenFile:
-    """Its descriptor is closed with the object, when no thread reads any more."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
-
-    def read(self, offset: int, count: int) -> bytes:
-        return os.pread(self._descriptor, count, offset)
-
-    def __del__(self) -> None:
-        os.close(self._descriptor)
-
-
-@contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    """The system's refusals as DiskRefused."""
-    try:
-        yield
-    except OSError as error:
-        raise DiskRefused(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def _missing(path: Path) -> BlobError:
+def missing(path: Path) -> BlobError:
+    """The refusal of a blob that is not there."""
     return BlobError(f"{path} is missing: restore it from a backup of the data directory")
 
 
-def _dropped() -> UploadError:
+def dropped() -> UploadError:
+    """The refusal of an upload whose part is gone."""
     return UploadError("what had come of this upload has been dropped")
 
 

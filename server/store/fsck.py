@@ -27,7 +27,8 @@ from zowarmup.server.core.contributions import AlgorithmFault, deltas_of, steps_
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.core.state import Round, State
 from zowarmup.server.store.archive import BLOBS, LEDGER, UPLOADS, ArchiveError
-from zowarmup.server.store.blobs import BlobError, BlobFiles, digest_of, sha256_of
+from zowarmup.server.store.blob_files import BlobFiles
+from zowarmup.server.store.blobs import BlobError, digest_of, sha256_of
 from zowarmup.server.store.ledger import Ledger, LedgerError, StoredEvent, keep_files, readable, remove_files, replace
 
 

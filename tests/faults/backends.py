@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from zowarmup.server.store.archive import BLOBS, LEDGER, UPLOADS
-from zowarmup.server.store.blobs import PIECE, BlobFiles, BlobStore, MemoryBlobs
+from zowarmup.server.store.blob_files import BlobFiles
+from zowarmup.server.store.blobs import PIECE, BlobStore, MemoryBlobs
 from zowarmup.server.store.event_log import EventLog, MemoryEventLog
 from zowarmup.server.store.ledger import Ledger
 

@@ -37,7 +37,8 @@ from zowarmup.server.core.errors import Rejected
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
 from zowarmup.server.store.archive import BLOBS, LEDGER, replay, restore
-from zowarmup.server.store.blobs import BlobError, BlobFiles, BlobStore
+from zowarmup.server.store.blob_files import BlobFiles
+from zowarmup.server.store.blobs import BlobError, BlobStore
 from zowarmup.server.store.event_log import EventLog
 from zowarmup.server.store.ledger import Ledger
 from zowarmup.server.store.uploads import UploadStore

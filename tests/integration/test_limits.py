@@ -44,7 +44,7 @@ from zowarmup.server.rpc.participate import CoordinatorService
 from zowarmup.server.rpc.strangers import OPEN_AT_ONCE, OPEN_PER_S, Strangers
 from zowarmup.server.rpc.streams import StreamRegistry
 from zowarmup.server.store.archive import UPLOADS
-from zowarmup.server.store.blobs import BlobFiles
+from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.ledger import Ledger
 from zowarmup.server.store.uploads import UploadStore
 from zowarmup.v1 import coordinator_pb2 as wire

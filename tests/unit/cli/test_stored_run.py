@@ -23,7 +23,7 @@ from zowarmup.common.settings.run import Evaluation, Model, RunFile
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.server.core import events as ev
 from zowarmup.server.store.archive import BLOBS, LEDGER
-from zowarmup.server.store.blobs import BlobFiles
+from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.ledger import Ledger
 
 LAYOUT = Layout((Tensor("weight", (3, 4), 0), Tensor("bias", (3,), 12)), 15, 15, (Block("all", 0, 15),))

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from zowarmup.server.rpc.transfers import DownloadCache
-from zowarmup.server.store.blobs import BlobFiles, BlobStore, MemoryBlobs, OpenBlob
+from zowarmup.server.store.blob_files import BlobFiles
+from zowarmup.server.store.blobs import BlobStore, MemoryBlobs, OpenBlob
 
 DATA = bytes(range(256)) * 40
 

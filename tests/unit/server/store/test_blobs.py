@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from zowarmup.common.system.files import sync
-from zowarmup.server.store import blobs as blobs_module
-from zowarmup.server.store.blobs import BlobError, BlobFiles, BlobStore, DiskRefused, MemoryBlobs, UploadError
+from zowarmup.server.store import blob_files as blobs_module
+from zowarmup.server.store.blob_files import BlobFiles
+from zowarmup.server.store.blobs import BlobError, BlobStore, DiskRefused, MemoryBlobs, UploadError
 
 DATA = np.random.default_rng(5).bytes(2_500_000)
 Open = Callable[[], BlobStore]

@@ -16,7 +16,7 @@ from tests.faults.small import PAIR, Client, Life, create, live, replayed_digest
 from zowarmup.cli.stored_run import fsck, report_text
 from zowarmup.common.system.command import CommandError
 from zowarmup.server.store.archive import LEDGER, UPLOADS, ArchiveError, open_archive, replay
-from zowarmup.server.store.blobs import BlobFiles
+from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.fsck import check, repair
 from zowarmup.server.store.ledger import FORMAT, Ledger, LedgerError
 

@@ -23,8 +23,9 @@ from zowarmup.server.core.errors import Rejected
 from zowarmup.server.core.evolve import fold
 from zowarmup.server.core.state import State
 from zowarmup.server.rpc.transfers import ClientCalls
-from zowarmup.server.store import blobs as blobs_module
-from zowarmup.server.store.blobs import BlobFiles, BlobStore, DiskRefused, MemoryBlobs
+from zowarmup.server.store import blob_files as blobs_module
+from zowarmup.server.store.blob_files import BlobFiles
+from zowarmup.server.store.blobs import BlobStore, DiskRefused, MemoryBlobs
 from zowarmup.server.store.uploads import UploadStore
 
 VECTOR = np.random.default_rng(0).normal(size=200_000).astype("<f4")
