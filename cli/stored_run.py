@@ -8,7 +8,6 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from zowarmup.common.exact.layout import digest
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import replacing
@@ -47,7 +46,7 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         program = archive.program
     except ArchiveError as error:
         raise CommandError(str(error)) from error
-    found = digest(weights).hex()
+    found = archive.layout.digest(weights).hex()
     if found != archive.digest(chosen):
         raise CommandError(
             f"version {chosen} in {data_dir} has digest {found}, the run has {archive.digest(chosen)}: "

@@ -121,10 +121,6 @@ WIRE_FILES = words(
     "cli/session/session.py"
 )
 # Modules that are tested through others only, and by no test of their own yet. The list may only become shorter.
-UNTESTED = words(
-    "common/algorithms/probing.py server/aggregation/aggregator.py server/core/plateau.py server/core/rounds.py "
-    "server/setup/safetensors_file.py server/shutdown.py server/store/schemas.py server/telemetry/counters.py"
-)
 # The bare install, which is all that a low-tier device has; and what each process may have loaded once it has started,
 # before anything is asked of it. A coordinator needs torch in a child, once, and never in itself.
 BARE = words("google grpc numpy onnxruntime xxhash")
@@ -324,7 +320,7 @@ def test_every_module_has_a_test() -> None:
         if module not in named and not file.endswith("__init__.py")
         if "/".join([*file.split("/")[:-1], f"test_{file.split('/')[-1]}"]) not in mirrors
     }
-    assert missing <= UNTESTED
+    assert missing == set()
 
 
 def test_no_class_name_is_used_twice() -> None:

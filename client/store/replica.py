@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from zowarmup.client.errors import Setback
 from zowarmup.client.store.directory import remove
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
-from zowarmup.common.exact.layout import Layout, digest
+from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Commit, Diverged, Replica
 from zowarmup.common.messages.codec import decode_commit, encode_commit
 from zowarmup.common.system.files import open_given, read_given, require_regular, settle, write_durably
@@ -181,7 +181,7 @@ class LocalReplica:
         try:
             if not self._fill(part, header):
                 part.unlink()
-                raise Diverged(header.version, header.digest, digest(self.weights))
+                raise Diverged(header.version, header.digest, self.layout.digest(self.weights))
             (self._directory / f"commits-{header.version}.log").unlink(missing_ok=True)
             settle(part, self._snapshot(header.version))
             self._write_header(header)
@@ -225,7 +225,7 @@ class LocalReplica:
             view, filled = self.weights.data.cast("B"), 0
             while filled < len(view) and (count := source.readinto(view[filled:])):
                 filled += count
-        return filled == header.size_bytes and digest(self.weights) == header.digest
+        return filled == header.size_bytes and self.layout.digest(self.weights) == header.digest
 
     def _take(self, header: SnapshotHeader) -> None:
         self._log = CommitLog(self._directory / f"commits-{header.version}.log")

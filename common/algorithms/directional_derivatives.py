@@ -183,6 +183,21 @@ def measure(
     return Measured(derivatives, np.asarray(gradient) / total if head else None)
 
 
+def head_gradient(forward: Forward, examples: int) -> NDArray[np.float64]:
+    """The gradient of the mean loss over all of the local data by the head's parameters, from one forward pass.
+
+    Args:
+        forward: The model's.
+        examples: How many the client holds, at least 1.
+
+    Returns:
+        Float64 (head block's size,).
+    """
+    found = forward.evaluate(np.arange(examples, dtype=np.int64), True).head_gradient_sum
+    assert found is not None
+    return found / examples
+
+
 def _move(weights: Weights, grid: Grid, direction: Direction, ticks: int, normal: bool) -> None:
     if normal:
         displace(weights, grid, [(direction, ticks)])

@@ -97,6 +97,7 @@ class FedKSeed(ZOWarmUp):
     def _plan(self, seed: int, examples: int) -> list[list[Probe]]:
         slices = self._slices(seed, 0, examples)
         drawn = self.drawn(seed, len(slices))
+        assert self.probed is not None  # everything is
         return [
             [Probe(Direction(self.pool_seed, index, self.probed), chosen)]
             for index, chosen in zip(drawn, slices, strict=True)

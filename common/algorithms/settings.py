@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.layout import ALL, Layout
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.values import Computation, Tier
 
@@ -251,6 +251,11 @@ class ZerothOrder(Weighting):
     def largest_batch(self, examples: int) -> int:
         """How many examples the largest forward pass of a client with so many has."""
         return min(self.micro_batch, examples)
+
+    @property
+    def train(self) -> str:
+        """What the rounds move; the rest is frozen from the pivot on."""
+        return ALL
 
     @property
     def step(self) -> str:

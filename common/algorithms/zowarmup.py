@@ -32,8 +32,10 @@ from numpy.typing import NDArray
 
 from zowarmup.common.algorithms.directional_derivatives import (
     GAUSSIAN_SIGNS,
+    Measured,
     Probe,
     as_float32,
+    head_gradient,
     measure,
     over_signs,
     project,
@@ -74,7 +76,7 @@ from zowarmup.common.algorithms.step_builder import (
 from zowarmup.common.algorithms.vectors import norm
 from zowarmup.common.exact.directions import permutation
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
-from zowarmup.common.exact.layout import Block, Layout
+from zowarmup.common.exact.layout import ALL, HEAD, LAYERS, NORM, Block, Layout
 from zowarmup.common.exact.replica import merged
 from zowarmup.common.exact.steps import Direction, Step, Weights, apply_steps
 from zowarmup.common.messages.values import Computation, Contribution, Scalars, Tier, Work
@@ -90,6 +92,9 @@ class ZOWarmUpSettings(ProbingSettings):
 
     Args:
         algorithm: Its name, or package.module:Algorithm.
+        train: What moves: everything ("all"); the head and what has one axis, scales and shifts of normalisation and
+            biases ("norm"); the head alone, without a probe ("head"); or the head and the tensors that a pattern
+            matches ("layers:*.norm.*,stem.*"). The rest is frozen.
         head_projections: K, the number of exact projections of the head's gradient, 0 to 4096; 0 probes everything.
         gradient_projections: A client of the high tier does not probe, but back-propagates and sends this many exact
             projections of its gradient, at most 4096; 0: it probes like the others.
@@ -102,6 +107,7 @@ class ZOWarmUpSettings(ProbingSettings):
     """
 
     algorithm: Literal["zowarmup"] = "zowarmup"
+    train: str = ALL
     head_projections: int = 32
     gradient_projections: int = 0
     local_steps: int = 1
@@ -110,10 +116,19 @@ class ZOWarmUpSettings(ProbingSettings):
     def __post_init__(self) -> None:
         check_local_steps(self)
         ProbingSettings.__post_init__(self)
+        layers = self.train.startswith(LAYERS) and all(self.train.removeprefix(LAYERS).split(","))
+        named = f'"{ALL}", "{NORM}", "{HEAD}" or "{LAYERS}PATTERN,..."'
+        require(self.train in (ALL, NORM, HEAD) or layers, "train", self.train, named)
+        some = "at least 1 where not everything is trained: without them the head would be frozen, too"
+        require(self.train == ALL or self.head_projections > 0, "head_projections", self.head_projections, some)
         exact = self.gradient_projections
         require(0 <= exact <= 4096, "gradient_projections", exact, "0 (off) to 4096")
         single = self.local_steps == 1
         require(single or not exact, "gradient_projections", exact, "0 with more than one of local_steps")
+
+    def check_warm_up(self, warmup: WarmUp) -> None:
+        whole = not (self.train.startswith(LAYERS) and warmup.trains(Tier.LOW))
+        require(whole, "zeroth_order.train", self.train, f'"{ALL}", "{NORM}" or "{HEAD}" after a warm-up of submodels')
 
     def build(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "ZOWarmUp":
         return ZOWarmUp(self, layout)
@@ -132,12 +147,18 @@ class ZOWarmUp(Algorithm):
     layout: Layout
 
     @property
-    def probed(self) -> Block:
-        """The block whose gradient is probed: the trunk where the head's is projected exactly, else everything."""
-        return self.layout.block("trunk" if self.projections() else "all")
+    def probed(self) -> Block | None:
+        """The block whose gradient is probed: the trunk, or what is trained of it, where the head's is projected exactly,
+        else everything; None where the head alone is trained."""
+        if self.spec.train == HEAD:
+            return None
+        named = {block.name: block for block in self.layout.blocks}
+        return named.get("probed", named["trunk" if self.projections() else "all"])
 
     def probes(self, examples: int) -> int:
         """S, the number of probes of a client that holds so many examples: every slice has at least one."""
+        if self.probed is None:
+            return 0
         return min(self.spec.probes, examples) if self.spec.slices == "own" else self.spec.probes
 
     def projections(self) -> int:
@@ -146,20 +167,20 @@ class ZOWarmUp(Algorithm):
 
     def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
         if self.spec.computation(tier) is Computation.GRADIENT:
-            return self.spec.gradient_projections, self.projections()
+            return (0 if self.probed is None else self.spec.gradient_projections), self.projections()
         return self.spec.local_steps * self.probes(examples), self.spec.local_steps * self.projections()
 
     def forwards(self, tier: Tier, examples: int) -> int:
         if self.spec.computation(tier) is Computation.GRADIENT:
             return TRAINING_FORWARDS * examples
-        sides = 2
-        passes = sides if self.spec.slices == "own" else sides * self.spec.probes
+        sides = 1 if self.probed is None else 2
+        passes = sides if self.spec.slices == "own" else sides * self.probes(examples)
         return self.spec.local_steps * passes * examples
 
     def walks(self, tier: Tier, examples: int) -> int:
         if self.spec.computation(tier) is Computation.GRADIENT:
-            return self.spec.gradient_projections
-        return self.spec.local_steps * (2 * self.probes(examples) + 1)
+            return 0 if self.probed is None else self.spec.gradient_projections
+        return 0 if self.probed is None else self.spec.local_steps * (2 * self.probes(examples) + 1)
 
     def commit_cost(self, contributors: Sequence[Tier], examples: int, grid: Grid) -> CommitCost:
         """As `Algorithm.commit_cost`, where derivatives have the mean square 1."""
@@ -186,14 +207,13 @@ class ZOWarmUp(Algorithm):
 
     def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
         """As `Algorithm.project`. Raises ValueError where a scalar is not finite, or beyond STEEP."""
-        counts = (self.spec.gradient_projections * (GAUSSIAN_SIGNS if self._normal else 1), self.projections())
+        probed, projected = self.counts(Tier.HIGH, 1)
+        probed *= GAUSSIAN_SIGNS if self._normal else 1
         found = [
-            project(gradient[block.start : block.stop], work.seed, block, count)
-            for block, count in zip(self._blocks(), counts, strict=False)
+            project(gradient[block.start : block.stop], work.seed, block, count) if block else []
+            for block, count in ((self.probed, probed), (self._head, projected))
         ]
-        if self._normal:
-            found[0] = summed_signs(found[0])
-        return self._scalars(work, found[0], found[1] if len(found) > 1 else ())
+        return self._scalars(work, summed_signs(found[0]) if self._normal else found[0], found[1])
 
     def contribute(self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work) -> Scalars:
         """As `Algorithm.contribute`: probe the model, `local_steps` times over.
@@ -210,7 +230,11 @@ class ZOWarmUp(Algorithm):
         try:
             for number, probes in enumerate(plan):
                 try:
-                    found = measure(weights, grid, forward, probes, eps, head, self._normal)
+                    found = (
+                        measure(weights, grid, forward, probes, eps, head, self._normal)
+                        if probes
+                        else Measured([], head_gradient(forward, examples))
+                    )
                 except HeadroomExceeded as error:
                     raise HeadroomExceeded(f"zeroth_order.eps ({self.spec.eps:g}) is too long: {error}") from error
                 derivatives += found.derivatives
@@ -286,8 +310,8 @@ class ZOWarmUp(Algorithm):
         if self.spec.step == "adam":
             estimate = self._estimate(parts, 1.0, 1.0)
             moments = advanced_moments(start.optimizer_state, mean_squares(estimate, self._blocks()), self.spec.beta2)
-            first, *second = adam_sizes(moments)
-            sizes = first, second[0] if second else 0.0
+            sized = dict(zip(self._blocks(), adam_sizes(moments), strict=True))
+            sizes = tuple(sized.get(block, 0.0) if block else 0.0 for block in (self.probed, self._head))
         else:
             sizes = self._sizes(parts)
         probed, head = (self._step_size(self.spec.rate, done, size) for size in sizes)
@@ -298,9 +322,14 @@ class ZOWarmUp(Algorithm):
     def _normal(self) -> bool:
         return self.spec.directions == "gaussian"
 
+    @property
+    def _head(self) -> Block | None:
+        """The head's block, where it is projected."""
+        return self.layout.block("head") if self.projections() else None
+
     def _blocks(self) -> list[Block]:
-        """The block that is probed and, where it is projected, the head's."""
-        return [self.probed, self.layout.block("head")] if self.projections() else [self.probed]
+        """The blocks that move."""
+        return [block for block in (self.probed, self._head) if block]
 
     def _estimate(self, parts: Sequence[ClientScalars], probed: float, head: float) -> list[Move]:
         """Along the round's estimate, so many times it in the probed block and so many in the head's."""
@@ -311,18 +340,23 @@ class ZOWarmUp(Algorithm):
 
     def _moves(self, part: ClientScalars, probed: float, head: float) -> Iterator[Move]:
         """Along a part's estimate, so many times it in the probed block and so many in the head's."""
-        block, weights = self.probed, self._weights(part)
-        for (seed, index), weight, derivative in zip(self._directions(part), weights, part.scalars.probes, strict=True):
-            move = Move(seed, block, index, probed * weight * derivative)
-            yield from over_signs(move) if self._normal else (move,)
-        for index, projection in enumerate(part.scalars.projections):
-            yield Move(part.seed, self.layout.block("head"), index, head * projection / self.projections())
+        if block := self.probed:
+            along = zip(self._directions(part), self._weights(part), part.scalars.probes, strict=True)
+            for (seed, index), weight, derivative in along:
+                move = Move(seed, block, index, probed * weight * derivative)
+                yield from over_signs(move) if self._normal else (move,)
+        if block := self._head:
+            for index, projection in enumerate(part.scalars.projections):
+                yield Move(part.seed, block, index, head * projection / self.projections())
 
     def _sizes(self, parts: Sequence[ClientScalars]) -> tuple[float, float]:
         """What a normalised step is divided by, in the probed block and in the head's: the root mean square of the probes;
-        of the projections where that is more. So in neither does a parameter move further than the rate."""
-        probed = self._mean([self._mean_square(part) for part in parts], parts)
+        of the projections where that is more, or where nothing is probed. So in neither does a parameter move further than
+        the rate."""
+        probed = self._mean([self._mean_square(part) for part in parts], parts) if self.probed else 0.0
         head = self._mean([root_mean_square(part.scalars.projections) ** 2 for part in parts], parts)
+        if not self.probed:
+            return 0.0, math.sqrt(head)
         return math.sqrt(probed), math.sqrt(max(probed, head)) if probed >= FLAT**2 else 0.0
 
     def _mean(self, values: Sequence[float], parts: Sequence[ClientScalars]) -> float:
@@ -365,10 +399,12 @@ class ZOWarmUp(Algorithm):
 
     def _plan(self, seed: int, examples: int) -> list[list[Probe]]:
         """What to probe before each local step: every slice along a direction of its own."""
+        if (block := self.probed) is None:
+            return [[]] * self.spec.local_steps
         count = self.probes(examples)
         return [
             [
-                Probe(Direction(seed, number * count + index, self.probed), chosen)
+                Probe(Direction(seed, number * count + index, block), chosen)
                 for index, chosen in enumerate(self._slices(seed, number, examples))
             ]
             for number in range(self.spec.local_steps)

@@ -27,6 +27,9 @@ from numpy.typing import NDArray
 from zowarmup.common.untrusted import strictly
 
 MOST_AXES = 8
+ALL, NORM, HEAD, LAYERS = "all", "norm", "head", "layers:"
+"""What zeroth-order rounds may move: everything; what has one axis, scales and shifts of normalisation and biases, and the
+head; the head alone; tensors whose names match one of the patterns that follow, and the head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,8 @@ class Layout:
         blocks: The first is "all" = [0, trainable), and all lie within that.
         head: Its weight and then its bias end the trainable range at some h > 0, and "trunk" = [0, h) and "head" = [h,
             trainable) are blocks too; None where the model does not end in a linear classifier.
+        frozen: Where what zeroth-order rounds move begins, at the start of a tensor: they move [frozen, trainable). Where
+            that is more than the head and not everything, "probed" = [frozen, h or trainable) is a block.
 
     Raises:
         ValueError: The fields contradict each other, or two tensors or two blocks have one name.
@@ -129,6 +134,7 @@ class Layout:
     size: int
     blocks: tuple[Block, ...]
     head: Head | None = None
+    frozen: int = 0
 
     def __post_init__(self) -> None:
         place = 0
@@ -151,6 +157,11 @@ class Layout:
             raise ValueError(f'layout: the first block must be "all", [0, {self.trainable})')
         if self.head is not None:
             self._check_head(self.head)
+        edge = self.block("head").start if self.head else self.trainable
+        if self.frozen not in {tensor.start for tensor in self.tensors} or self.frozen > min(edge, self.trainable - 1):
+            raise ValueError(f"layout: frozen = {self.frozen} is not where a trainable tensor starts, up to the head")
+        if 0 < self.frozen < edge and Block("probed", self.frozen, edge) not in self.blocks:
+            raise ValueError(f'layout: with frozen = {self.frozen} there must be a block "probed" up to {edge}')
 
     def _check_head(self, head: Head) -> None:
         expected: list[tuple[str, tuple[int, ...]]] = [(head.weight_name, (head.classes, head.features))]
@@ -204,6 +215,34 @@ class Layout:
                 f"weights are {weights.dtype} {weights.shape}, the layout is float32 ({self.size},) in one piece"
             )
         return {tensor.name: weights[tensor.start : tensor.stop].reshape(tensor.shape) for tensor in self.tensors}
+
+    def frozen_digest(self, weights: NDArray[np.float32]) -> bytes:
+        """The digest, 16 bytes, of what no zeroth-order round moves of `weights`, float32 (size,); empty where that is not
+        told apart."""
+        if not self.frozen:
+            return b""
+        found = digesting()
+        for part in (weights[: self.frozen], weights[self.trainable :]):
+            found.update(np.ascontiguousarray(part, dtype="<f4").data)
+        return found.digest()
+
+    def digest(self, weights: NDArray[np.float32], frozen: bytes | None = None) -> bytes:
+        """The digest of a replica.
+
+        Args:
+            weights: Float32 (size,).
+            frozen: Their `frozen_digest`, where it is known: then only what moves is read.
+
+        Returns:
+            16 bytes: `digest` of the weights, or where a part is frozen that of the frozen part's digest and, after it, of
+            [frozen, trainable).
+        """
+        if not self.frozen:
+            return digest(weights)
+        found = digesting()
+        found.update(self.frozen_digest(weights) if frozen is None else frozen)
+        found.update(np.ascontiguousarray(weights[self.frozen : self.trainable], dtype="<f4").data)
+        return found.digest()
 
     def to_json(self) -> str:
         """One line of JSON; equal layouts give equal text."""
@@ -359,10 +398,11 @@ def half_width(layout: Layout) -> Submodel:
         tensors.append(Tensor(tensor.name, own + read + rest, place))
         place = tensors[-1].stop
         trainable = place if tensor.stop <= layout.trainable else trainable
-    edge = next(part.start for part in tensors if part.name == layout.head.weight_name)
-    blocks = (Block("all", 0, trainable), Block("trunk", 0, edge), Block("head", edge, trainable))
+    at = {theirs.start: mine.start for theirs, mine in zip(layout.tensors, tensors, strict=True)}
+    at[layout.trainable] = trainable
+    blocks = tuple(Block(block.name, at[block.start], at[block.stop]) for block in layout.blocks)
     head = replace(layout.head, features=half(layout.head.features))
-    return Submodel(layout, Layout(tuple(tensors), trainable, place, blocks, head))
+    return Submodel(layout, Layout(tuple(tensors), trainable, place, blocks, head, at[layout.frozen]))
 
 
 def half(units: int) -> int:

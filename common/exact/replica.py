@@ -2,19 +2,20 @@
 
 Every replica, the coordinator's and each client's alike, is a snapshot plus the committed steps since, applied here.
 Steps are whole ticks of the grid, so all replicas at one version are equal bit for bit; the digest that travels with
-each commit proves it or says that something is wrong. Ticks are whole numbers, so many steps of one stream and block
+each commit proves it or says that something is wrong. What is frozen after the pivot has a digest of its own, so that a
+commit costs what it moves. Ticks are whole numbers, so many steps of one stream and block
 are one step, exactly (`merged`): what a run along a pool of directions has done in any number of rounds is a tick for
 each of the pool.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.grid import Grid
-from zowarmup.common.exact.layout import Block, Layout, digest
+from zowarmup.common.exact.layout import Block, Layout
 from zowarmup.common.exact.steps import Step, apply_steps
 
 _REACH = 1 << 31
@@ -97,6 +98,7 @@ class Replica:
     grid: Grid
     weights: NDArray[np.float32]
     version: int
+    _frozen: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.weights.shape != (self.layout.size,) or self.weights.dtype != np.float32:
@@ -105,8 +107,33 @@ class Replica:
             )
 
     def digest(self) -> bytes:
-        """xxh3-128 of the weights, 16 bytes."""
-        return digest(self.weights)
+        """The layout's digest of all of the weights, 16 bytes."""
+        self._frozen = self.layout.frozen_digest(self.weights)
+        return self.layout.digest(self.weights, self._frozen)
+
+    def replace(self, grid: Grid, weights: NDArray[np.float32]) -> None:
+        """Take other weights, float32 (layout.size,), which are copied, and their grid."""
+        self.grid, self.weights[:], self._frozen = grid, weights, None
+
+    def step(self, steps: Sequence[Step]) -> bytes:
+        """Move by steps, in one pass over what they move, in place.
+
+        Args:
+            steps: In any order, in blocks that are not frozen.
+
+        Returns:
+            The digest, which takes what is frozen as it was.
+
+        Raises:
+            HeadroomExceeded: A weight would leave the grid; nothing is changed.
+            ValueError: A step would move what is frozen; nothing is changed.
+        """
+        if any(step.block.start < self.layout.frozen for step in steps):
+            raise ValueError("replica: a step would move what is frozen")
+        if self._frozen is None:
+            self._frozen = self.layout.frozen_digest(self.weights)
+        apply_steps(self.weights, self.grid, steps)
+        return self.layout.digest(self.weights, self._frozen)
 
     def apply(self, commits: Sequence[Commit]) -> None:
         """Move on by consecutive commits, in one pass over the weights, in place.
@@ -115,7 +142,7 @@ class Replica:
             commits: In ascending order of their versions; the first follows `version`.
 
         Raises:
-            ValueError: A commit does not follow the one before; nothing is changed.
+            ValueError: A commit does not follow the one before, or would move what is frozen; nothing is changed.
             HeadroomExceeded: A weight would leave the grid; nothing is changed.
             Diverged: The digest afterwards is not the last commit's; the replica has moved.
         """
@@ -128,8 +155,7 @@ class Replica:
                     f"replica at version {self.version}: a commit of version {commit.version} does not follow"
                 )
             reached = commit.version
-        apply_steps(self.weights, self.grid, merged([step for commit in commits for step in commit.steps]))
+        found = self.step(merged([step for commit in commits for step in commit.steps]))
         self.version = commits[-1].version
-        found = self.digest()
         if found != commits[-1].digest:
             raise Diverged(self.version, commits[-1].digest, found)

@@ -1,10 +1,12 @@
 """A module and its flat vector: the order of parameters and buffers, and the weights from one to the other.
 
-Trainable parameters come first, the head's tensors last among them; then what is shipped but never stepped: frozen
+Trainable parameters come first, among them those that zeroth-order rounds move last, and of these the head's last of
+all, so that what is frozen after the pivot lies together; then what is shipped but never stepped: frozen
 parameters and float buffers such as BatchNorm's running mean and variance. Weights that layers share are listed once.
 Buffers that are not persistent follow from the code, not from training, and are no weights.
 """
 
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -13,14 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from zowarmup.common.exact.layout import Block, Head, Layout, Submodel, Tensor
+from zowarmup.common.exact.layout import ALL, HEAD, LAYERS, NORM, Block, Head, Layout, Submodel, Tensor
 from zowarmup.common.models.construction import ModelError, build, sample
 from zowarmup.common.settings.run import Model
+from zowarmup.common.text import listed
 
 _PROBE = 2
 
 
-def describe(module: nn.Module, input_shape: tuple[int, ...], exact_head: bool = True) -> Layout:
+def describe(module: nn.Module, input_shape: tuple[int, ...], exact_head: bool = True, train: str = ALL) -> Layout:
     """Lay out the module's tensors in a flat vector, and find its head if it ends in a linear layer.
 
     It makes a forward pass over two inputs and leaves the module in eval mode.
@@ -29,9 +32,10 @@ def describe(module: nn.Module, input_shape: tuple[int, ...], exact_head: bool =
         module: The model.
         input_shape: Of one example.
         exact_head: Whether the head's gradient is wanted exactly; if not, the layout has no head.
+        train: What zeroth-order rounds move, as `zeroth_order.train` says it.
 
     Raises:
-        ModelError: A tensor has no place in such a vector, or nothing is trainable.
+        ModelError: A tensor has no place in such a vector, or nothing is trainable, or nothing is what `train` says.
     """
     module.eval()
     tensors = _tensors(module)
@@ -42,18 +46,50 @@ def describe(module: nn.Module, input_shape: tuple[int, ...], exact_head: bool =
     last = [] if head is None else [head.weight_name] + ([head.bias_name] if head.bias_name else [])
     if len(last) == len(trainable):
         head, last = None, []  # nothing but a linear layer: there is no trunk to probe beside it
-    order = [name for name in trainable if name not in last] + last
+    trunk = [name for name in trainable if name not in last]
+    probed = _probed(train, {name: tensors[name] for name in trunk}, head)
+    order = [name for name in trunk if name not in probed] + probed + last
     order += [name for name in tensors if name not in order]
     placed, place = [], 0
     for name in order:
         placed.append(Tensor(name, tuple(tensors[name].shape), place))
         place = placed[-1].stop
     stop = placed[len(trainable) - 1].stop
+    edge = placed[len(trainable) - len(last)].start if last else stop
     blocks = [Block("all", 0, stop)]
     if head is not None:
-        edge = placed[len(trainable) - len(last)].start
         blocks += [Block("trunk", 0, edge), Block("head", edge, stop)]
-    return Layout(tuple(placed), stop, place, tuple(blocks), head)
+    frozen = placed[len(trunk) - len(probed)].start
+    if 0 < frozen < edge:
+        blocks.append(Block("probed", frozen, edge))
+    return Layout(tuple(placed), stop, place, tuple(blocks), head, frozen)
+
+
+def _probed(train: str, trunk: dict[str, torch.Tensor], head: Head | None) -> list[str]:
+    """The names of the tensors before the head that zeroth-order rounds move, in the order of `trunk`."""
+    if train == HEAD:
+        if head is None:
+            raise ModelError(
+                f'zeroth_order.train = "{HEAD}": the model does not end in a linear layer whose gradient is known; '
+                f'use "{ALL}" or "{NORM}"'
+            )
+        return []
+    if train == ALL:
+        return list(trunk)
+    if train == NORM:
+        found = [name for name, tensor in trunk.items() if tensor.ndim <= 1]
+    else:
+        patterns = train.removeprefix(LAYERS).split(",")
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in trunk):
+                raise ModelError(
+                    f"zeroth_order.train = {train!r}: no parameter before the head has a name like {pattern!r}; there are "
+                    f"{listed(list(trunk))}"
+                )
+        found = [name for name in trunk if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not found:
+        raise ModelError(f'zeroth_order.train = "{NORM}": the model has no normalisation and no bias before its head')
+    return found
 
 
 def tensors_of(module: nn.Module, layout: Layout) -> dict[str, torch.Tensor]:
@@ -225,7 +261,7 @@ def head_module(module: nn.Module, layout: Layout) -> nn.Linear:
 
 
 def build_part(
-    model: Model, input_shape: tuple[int, ...], outputs: int, part: Submodel, logits: bool = True
+    model: Model, input_shape: tuple[int, ...], outputs: int, part: Submodel, logits: bool = True, train: str = ALL
 ) -> nn.Module:
     """Build the half-width part of the named model, which a low-tier client of HeteroFL trains at weights of its own.
 
@@ -245,12 +281,13 @@ def build_part(
         outputs: How many numbers it gives for an example.
         part: The half-width part of the run's layout.
         logits: Whether these must be logits (`construction.check`).
+        train: As in `describe`.
 
     Raises:
         ModelError: The model has none, or it is not the run's.
     """
     module = build(model, input_shape, outputs, 0, logits, half_width=True)
-    if describe(module, input_shape) != part.layout:
+    if describe(module, input_shape, True, train) != part.layout:
         raise ModelError(f"model {model.name} at half its width is not the run's: is it the same code?")
     for whole, mine in zip(part.whole.tensors, part.layout.tensors, strict=True):
         if len(mine.shape) > 1 and mine.shape[1] < whole.shape[1]:

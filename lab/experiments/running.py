@@ -18,7 +18,6 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from zowarmup.common.exact.layout import digest
 from zowarmup.common.system.command import CommandError, Interrupts
 from zowarmup.common.system.files import read_given, replacing
 from zowarmup.common.untrusted import strictly
@@ -184,7 +183,7 @@ def _checkpoint(data_dir: Path, outcome: RunOutcome, file: Path) -> None:
 
     archive = open_archive(data_dir)
     weights, _ = archive.weights(outcome.rounds)
-    found = digest(weights).hex()
+    found = archive.layout.digest(weights).hex()
     if found != outcome.digest:
         raise CommandError(f"{data_dir}: version {outcome.rounds} has digest {found}, the run had {outcome.digest}")
     with replacing(file) as partial:

@@ -91,7 +91,7 @@ class Aggregator:
         for note in found.notes:
             log.warning("round %d: %s", closed.number, note)
         if found.update is not None:
-            replica.grid, replica.weights[:] = grid, moved
+            replica.replace(grid, moved)
             replica.version += 1
             return Aggregated(replica.digest().hex(), None, found, optimizer.kept)
         if found.clipped_scalars:
@@ -132,13 +132,13 @@ class Aggregator:
         try:
             self._check_room(steps_locally)
             steps = found.steps(replica.grid)
-            apply_steps(replica.weights, replica.grid, steps)
+            moved = replica.step(steps)
         except HeadroomExceeded as error:
             log.warning("%s: the next version is a snapshot on a coarser grid", error)
-            replica.grid, replica.weights[:] = self._on_a_coarser_grid(found)
-            steps = None
+            replica.replace(*self._on_a_coarser_grid(found))
+            steps, moved = None, replica.digest()
         replica.version += 1
-        return Aggregated(replica.digest().hex(), steps, found)
+        return Aggregated(moved.hex(), steps, found)
 
     def _check_room(self, steps_locally: bool) -> None:
         """Raises HeadroomExceeded where clients that move their own replicas would soon meet the grid's limit: they cannot
@@ -213,6 +213,6 @@ def go_back(
             steps = None
     else:
         restored = restore(state, history, blobs, good.version)
-        replica.grid, replica.weights[:] = restored.grid, restored.weights
+        replica.replace(restored.grid, restored.weights)
     replica.version = state.version + 1
     return steps

@@ -30,7 +30,7 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
     task = spec.task
     module = build(spec.model, spec.input_shape, task.outputs, seed, task.logits)
     with foreign_code(f"model {spec.model.name}:"):
-        layout = describe(module, spec.input_shape, task.exact_head)
+        layout = describe(module, spec.input_shape, task.exact_head, spec.zeroth_order.train)
         weights = flatten(module, layout)
     if spec.model.weights:
         load_weights(Path(spec.model.weights), layout, weights)

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.exact.layout import digest
 from zowarmup.common.messages.values import Computation, Tier
 from zowarmup.common.settings.run import ClientSpec, RunFile
 from zowarmup.common.system.files import Busy, OpenFolder, exclusive, make_private, strangers
@@ -118,7 +117,7 @@ def open_run(
         version=0,
         sha256=blobs.put(prepared.weights.data.cast("B")),
         exponent=grid.exponent,
-        digest=digest(prepared.weights).hex(),
+        digest=prepared.layout.digest(prepared.weights).hex(),
         ranges=grid.ranges,
     )
     program = ev.ProgramRecord(

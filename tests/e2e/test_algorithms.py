@@ -26,6 +26,8 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "local_steps": 2,
         "rate": 0.05,
     },
+    "head alone": {"train": "head", "head_projections": 16},
+    "biases": {"train": "norm", "probes": 8, "head_projections": 4},
     "adam": {"probes": 8, "head_projections": 4, "step": "adam", "beta2": 0.9, "rate": 0.01},
     "gaussian": {"probes": 8, "head_projections": 4, "directions": "gaussian", "rate": 0.1},
     "mixed": {"probes": 8, "head_projections": 4, "algorithm": "mixed", "rate": 0.1},
@@ -73,6 +75,10 @@ def test_a_method_moves_every_replica_alike(name: str, fleet: Callable[[], Any])
     if settings.get("algorithm") == "decomfl":
         steps = [step for commit in archive.history.since(1, 1 + ROUNDS) or () for step in commit.steps]
         assert [(step.block.name, len(step.ticks)) for step in steps] == [("trunk", 16), ("head", 8)] * ROUNDS
+    if settings.get("train"):
+        steps = [step for commit in archive.history.since(1, 1 + ROUNDS) or () for step in commit.steps]
+        assert {step.block.name for step in steps} == {"head"} | ({"probed"} if settings["train"] == "norm" else set())
+        assert archive.layout.edges[-1] - archive.layout.edges[0] == (128 if settings["train"] == "norm" else 0)
     if settings.get("algorithm") == "fedkseed":
         steps = [step for commit in archive.history.since(1, 1 + ROUNDS) or () for step in commit.steps]
         assert len(steps) == ROUNDS and len({step.seed for step in steps}) == 1

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tests import aggregating
 from tests.algorithms import zeroth_order_settings
 from zowarmup.common.algorithms.directional_derivatives import project
-from zowarmup.common.algorithms.protocol import ClientScalars, LossAndGradient
+from zowarmup.common.algorithms.protocol import ClientScalars, LossAndGradient, Start
 from zowarmup.common.algorithms.zowarmup import FLAT, STEEP, ZOWarmUp
 from zowarmup.common.exact.directions import lanes
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
@@ -252,6 +252,74 @@ def test_what_is_probed() -> None:
     assert algorithm(head_projections=0).probed == LAYOUT.block("all")
     assert algorithm(HEADLESS).probed == HEADLESS.block("all")
     assert algorithm(HEADLESS).projections() == 0
+
+
+PART = replace(LAYOUT, blocks=(*LAYOUT.blocks, Block("probed", 4, TRUNK)))
+
+
+def test_of_a_trunk_that_is_trained_in_part_only_that_part_is_probed_and_moves() -> None:
+    zo, weights = algorithm(PART, train="norm"), drawn()
+    assert zo.probed == Block("probed", 4, TRUNK)
+    forward = Classifier(weights)
+    scalars = zo.contribute(weights, GRID, forward, 10, work())
+    for chosen, seen in forward.asked:
+        assert np.array_equal(seen[:4], weights[:4]) and not np.array_equal(seen[4:TRUNK], weights[4:TRUNK]), chosen
+    steps = aggregating.steps(zo, GRID, 0, [ClientScalars(7, 10, scalars)])
+    assert {step.block.name for step in steps} == {"probed", "head"}
+
+
+@pytest.mark.parametrize("local_steps", [1, 3])
+@pytest.mark.parametrize("step", ["normalized", "raw"])
+def test_the_head_alone_takes_one_forward_pass_and_no_probe(step: str, local_steps: int) -> None:
+    zo, weights = algorithm(train="head", step=step, local_steps=local_steps, rate=0.25), drawn()
+    before, forward = weights.tobytes(), Classifier(weights)
+    scalars = zo.contribute(weights, GRID, forward, 10, work())
+    assert weights.tobytes() == before
+    assert [chosen for chosen, _ in forward.asked] == [list(range(10))] * local_steps
+    assert (scalars.probes, len(scalars.projections)) == ((), 5 * local_steps)
+    assert zo.counts(Tier.LOW, 10) == (0, 5 * local_steps)
+    assert (zo.forwards(Tier.LOW, 10), zo.walks(Tier.LOW, 10)) == (10 * local_steps, 0)
+    gradient = forward.gradient(weights)
+    for index, projection in enumerate(scalars.projections[:5]):
+        assert projection == pytest.approx(signs(7, index, LAYOUT.block("head")) @ gradient, rel=1e-6, abs=1e-7)
+    zo.check(work(), Tier.LOW, 10, scalars)
+    (found,) = aggregating.steps(zo, GRID, 0, [ClientScalars(7, 10, scalars)])
+    assert found.block.name == "head"
+
+
+def test_a_normalized_step_of_the_head_alone_is_divided_by_its_projections() -> None:
+    zo = algorithm(train="head", rate=0.5, clip=0.0)
+    parts = [ClientScalars(seed, 10, Scalars(3, (), (3.0, -4.0, 0.0, 0.0, 5.0))) for seed in (1, 2)]
+    found = zo.aggregate(Start(drawn(), GRID, 0), parts)
+    size = np.sqrt((9 + 16 + 25) / 5)
+    assert [move.length for move in found.moves[:5]] == pytest.approx(
+        [-0.5 * value / 5 / 2 / size for value in (3.0, -4.0, 0.0, 0.0, 5.0)]
+    )
+
+
+def test_a_gradient_is_projected_on_the_blocks_that_move() -> None:
+    gradient = np.random.default_rng(5).normal(size=TRAINABLE)
+    head = algorithm(train="head", gradient_projections=9)
+    scalars = head.project(gradient, work())
+    assert (scalars.probes, len(scalars.projections)) == ((), 5)
+    head.check(work(), Tier.HIGH, 10, scalars)
+    part = algorithm(PART, train="norm", gradient_projections=9)
+    scalars = part.project(gradient, work())
+    wide = np.append(gradient, np.zeros(BUFFER))
+    for index, found in enumerate(scalars.probes):
+        assert found == pytest.approx(signs(7, index, Block("probed", 4, TRUNK)) @ wide, rel=1e-6)
+    part.check(work(), Tier.HIGH, 10, scalars)
+
+
+@pytest.mark.parametrize("train", ["everything", "layers:", "layers:a,,b", "norms", ""])
+def test_what_is_trained_is_one_of_four(train: str) -> None:
+    with pytest.raises(ValueError, match=r"^train = "):
+        zeroth_order_settings(rounds=1, train=train)
+
+
+def test_a_head_without_projections_cannot_be_trained_alone() -> None:
+    with pytest.raises(ValueError, match=r"^head_projections = 0: "):
+        zeroth_order_settings(rounds=1, train="norm", head_projections=0)
 
 
 @pytest.mark.parametrize("slices", ["own", "whole"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 
 from zowarmup.common.exact.layout import Block, Head, Layout, Tensor, digest
 
@@ -82,6 +83,9 @@ def test_json_there_and_back(layout: Layout) -> None:
         ({"head": Head("fc.weight", "fc.bias", 4, 3)}, "do not end in the head"),
         ({"tensors": (*LAYOUT.tensors[:4], Tensor("norm.running_mean", (1,), 24))}, "starts at 24"),
         ({"tensors": (*LAYOUT.tensors[:4], Tensor("gain", (2,), 23))}, "two tensors have the name gain"),
+        ({"frozen": 5}, "frozen = 5 is not where"),
+        ({"frozen": 19}, "frozen = 19 is not where"),
+        ({"frozen": 6}, 'a block "probed" up to 7'),
     ],
 )
 def test_what_is_not_a_layout(changes: dict[str, Any], message: str) -> None:
@@ -141,6 +145,23 @@ def test_a_missing_field_is_named() -> None:
     del raw["trainable"]
     with pytest.raises(ValueError, match="'trainable' is missing"):
         Layout.from_json(json.dumps(raw))
+
+
+@pytest.mark.parametrize("frozen", [6, 7])
+def test_a_digest_of_what_is_frozen_and_of_what_moves(frozen: int) -> None:
+    layout = replace(LAYOUT, frozen=frozen, blocks=(*LAYOUT.blocks, *([Block("probed", 6, 7)] if frozen == 6 else [])))
+    assert Layout.from_json(layout.to_json()) == layout
+    weights = np.arange(25, dtype=np.float32)
+    still = digest(np.concatenate([weights[:frozen], weights[23:]]))
+    assert layout.frozen_digest(weights) == still
+    expected = xxhash.xxh3_128_digest(still + weights[frozen:23].tobytes())
+    assert layout.digest(weights) == layout.digest(weights, still) == expected
+    for place in range(25):
+        changed = weights.copy()
+        changed[place] += 1
+        assert layout.digest(changed) != expected
+        assert (layout.digest(changed, still) != expected) == (frozen <= place < 23), "only what moves is read"
+    assert (LAYOUT.frozen_digest(weights), LAYOUT.digest(weights)) == (b"", digest(weights))
 
 
 def test_digest_is_pinned_and_sees_one_bit() -> None:

@@ -1,5 +1,6 @@
 """Models: their sizes, their flat form, how the head is found, and what is refused because replicas could differ."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,55 @@ def test_frozen_parameters_are_shipped_and_in_no_block() -> None:
     layout = describe(net, DIGIT)
     assert [t.name for t in layout.tensors][-2:] == ["1.weight", "1.bias"]
     assert (layout.trainable, layout.size) == (7 * 6 + 6 + 6 * 3 + 3, 65 * 7 + 7 * 6 + 6 + 6 * 3 + 3)
+
+
+def names(layout: Layout, block: str) -> list[str]:
+    found = layout.block(block)
+    return [tensor.name for tensor in layout.tensors if found.start <= tensor.start < found.stop]
+
+
+def test_what_zeroth_order_rounds_train_lies_together_before_the_head() -> None:
+    module = build(Model(name="resnet18"), (3, 32, 32), 10, 0)
+    whole, norm = describe(module, (3, 32, 32)), describe(module, (3, 32, 32), train="norm")
+    assert (norm.block("probed").size, norm.block("head").size) == (9600, 5130)
+    assert all(".weight" not in name or norm_weight(module, name) for name in names(norm, "probed"))
+    assert norm.block("probed").stop == norm.block("head").start
+    assert (norm.size, norm.trainable, norm.head) == (whole.size, whole.trainable, whole.head)
+    assert describe(module, (3, 32, 32), train="head") == whole == describe(module, (3, 32, 32), train="all")
+    last = describe(module, (3, 32, 32), train="layers:blocks.7.*,stem.1.bias")
+    assert names(last, "probed")[0] == "stem.1.bias"
+    assert {name.rpartition(".")[0][:8] for name in names(last, "probed")[1:]} == {"blocks.7"}
+    weights = flatten(module, norm)
+    load_into(module, norm, weights)
+    assert sorted(flatten(module, whole)) == sorted(weights)
+
+
+def norm_weight(module: nn.Module, name: str) -> bool:
+    return isinstance(module.get_submodule(name.rpartition(".")[0]), nn.GroupNorm)
+
+
+def test_without_a_head_the_trained_part_ends_what_is_trainable() -> None:
+    layout = describe(sequence(nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 3), nn.Tanh()), DIGIT, train="norm")
+    assert layout.head is None
+    assert names(layout, "probed") == ["1.bias", "3.bias"]
+    assert layout.block("probed").stop == layout.trainable
+
+
+@pytest.mark.parametrize(
+    ("train", "sentence"),
+    [
+        ("head", 'zeroth_order.train = "head": the model does not end in a linear layer'),
+        ("norm", 'zeroth_order.train = "norm": the model has no normalisation and no bias before its head'),
+        (
+            "layers:1.*,nothing.*",
+            "no parameter before the head has a name like 'nothing.*'; there are 1.weight, 3.weight",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_by_name(train: str, sentence: str) -> None:
+    net = sequence(nn.Linear(64, 5, bias=False), nn.ReLU(), nn.Linear(5, 3, bias=False), nn.Tanh())
+    with pytest.raises(ModelError, match=re.escape(sentence)):
+        describe(net, DIGIT, train=train)
 
 
 def refusal(module: nn.Module) -> str:

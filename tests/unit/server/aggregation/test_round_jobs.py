@@ -1,4 +1,5 @@
-"""A round whose contributions cannot be aggregated is abandoned, and the replica stays as it was, bit for bit."""
+"""The aggregator (`zowarmup.server.aggregation.aggregator`): a round whose contributions cannot be aggregated is abandoned, and the
+replica stays as it was, bit for bit."""
 
 import asyncio
 import re
