@@ -17,7 +17,7 @@ from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder
     ],
 )
 def test_there_and_back(base: type, settings: object) -> None:
-    adapter = TypeAdapter(base)
+    adapter: TypeAdapter[object] = TypeAdapter(base)
     written = adapter.dump_json(settings)
     found = adapter.validate_json(written)
     assert found == settings and type(found) is type(settings)
