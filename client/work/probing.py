@@ -3,7 +3,7 @@
 The program's weights are the replica's own vector, so perturbing that vector in place perturbs the model; on an
 accelerator (`--device cuda`, for a high-tier client) they are a copy there, moved and restored by the same arithmetic, and
 the replica stays where it is. Examples go through in micro-batches, which bounds memory whatever
-the size of the data; losses are summed in float64.
+the size of the data; losses are summed in float64. Where the head alone is trained, what it reads is computed once (`features`).
 """
 
 import threading
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.client.errors import ComputingStopped, Final
+from zowarmup.client.work.features import Features
 from zowarmup.common.algorithms.protocol import LossAndGradient
 from zowarmup.common.algorithms.settings import ZerothOrder
-from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.layout import HEAD, Layout
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Weights
 from zowarmup.common.messages.values import Scalars, Work
@@ -59,12 +60,19 @@ class Prober:
         self._dataset, self._stop = dataset, stop
         self._micro_batch = spec.micro_batch
         self._check: Callable[[], None] | None = None
+        alone = spec.train == HEAD and replica.layout.frozen > 0
+        self._features = Features(replica.layout, len(dataset)) if alone else None
+        self._head_weights: NDArray[np.float32] | None = None
 
     def contribute(self, replica: Replica, work: Work, check: Callable[[], None] | None = None) -> Scalars:
         """The scalars for a round; the replica is afterwards as it was. Raises ValueError where one is not finite."""
         self._check = check
         algorithm = self._spec.slowed(work.rate_factor).build(self._layout, self._pool_seed)
-        return algorithm.contribute(self._program.load(replica.weights), replica.grid, self, len(self._dataset), work)
+        weights = self._program.load(replica.weights)
+        if self._features and isinstance(weights, np.ndarray):  # on an accelerator a forward pass costs little
+            self._head_weights = weights
+            self._features.take(replica.frozen_digest())
+        return algorithm.contribute(weights, replica.grid, self, len(self._dataset), work)
 
     def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
         """The summed loss of some examples at the weights as they are now and, where asked for, the summed gradient of
@@ -75,8 +83,9 @@ class Prober:
                 raise ComputingStopped
             if self._check is not None:
                 self._check()
-            batch = self._dataset.batch(examples[start : start + self._micro_batch])
-            outputs, features = self._program.forward(batch.inputs)
+            chosen = examples[start : start + self._micro_batch]
+            batch = self._dataset.batch(chosen)
+            outputs, features = self._forward(chosen, batch)
             if head_gradient:
                 summed, part = self._with_gradient(outputs, features, batch)
                 gradient = part if gradient is None else gradient + part
@@ -84,6 +93,17 @@ class Prober:
                 summed = self._task.loss(outputs, batch)
             loss += summed
         return LossAndGradient(loss, gradient)
+
+    def _forward(
+        self, chosen: NDArray[np.int64], batch: Batch
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        if self._features is None or self._head_weights is None:
+            return self._program.forward(batch.inputs)
+        if (features := self._features.kept(chosen)) is None:
+            _, features = self._program.forward(batch.inputs)
+            assert features is not None
+            self._features.keep(chosen, features)
+        return self._features.outputs(features, self._head_weights), features
 
     def _with_gradient(
         self, outputs: NDArray[np.float32], features: NDArray[np.float32] | None, batch: Batch

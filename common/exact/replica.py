@@ -111,6 +111,12 @@ class Replica:
         self._frozen = self.layout.frozen_digest(self.weights)
         return self.layout.digest(self.weights, self._frozen)
 
+    def frozen_digest(self) -> bytes:
+        """The layout's digest of what no zeroth-order round moves, 16 bytes; empty where that is not told apart."""
+        if self._frozen is None:
+            self._frozen = self.layout.frozen_digest(self.weights)
+        return self._frozen
+
     def replace(self, grid: Grid, weights: NDArray[np.float32]) -> None:
         """Take other weights, float32 (layout.size,), which are copied, and their grid."""
         self.grid, self.weights[:], self._frozen = grid, weights, None
@@ -130,10 +136,9 @@ class Replica:
         """
         if any(step.block.start < self.layout.frozen for step in steps):
             raise ValueError("replica: a step would move what is frozen")
-        if self._frozen is None:
-            self._frozen = self.layout.frozen_digest(self.weights)
+        frozen = self.frozen_digest()
         apply_steps(self.weights, self.grid, steps)
-        return self.layout.digest(self.weights, self._frozen)
+        return self.layout.digest(self.weights, frozen)
 
     def apply(self, commits: Sequence[Commit]) -> None:
         """Move on by consecutive commits, in one pass over the weights, in place.
