@@ -27,9 +27,9 @@ from zowarmup.common.models.construction import build
 from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.models.export import export_program
 from zowarmup.common.settings.run import Model
-folder = Path(sys.argv[1])
+folder, train = Path(sys.argv[1]), sys.argv[2]
 module = build(Model(name="resnet18"), {SHAPE}, {CLASSES}, 0)
-layout = describe(module, {SHAPE})
+layout = describe(module, {SHAPE}, train=train)
 (folder / "layout.json").write_text(layout.to_json())
 (folder / "program.onnx").write_bytes(export_program(module, layout, {SHAPE}))
 flatten(module, layout).tofile(folder / "weights.bin")
@@ -37,11 +37,12 @@ flatten(module, layout).tofile(folder / "weights.bin")
 """
 
 
-def resnet18() -> Path:
-    """The folder with layout.json, program.onnx and weights.bin."""
-    folder = Path(os.environ[FOLDER])
+def resnet18(train: str = "all") -> Path:
+    """The folder with layout.json, program.onnx and weights.bin. `train`: what zeroth-order rounds move, as the settings say it."""
+    folder = Path(os.environ[FOLDER]) / train
     if not (folder / "made").exists():
-        subprocess.run([sys.executable, "-c", _MAKE, str(folder)], check=True)
+        folder.mkdir(exist_ok=True)
+        subprocess.run([sys.executable, "-c", _MAKE, str(folder), train], check=True)
     return folder
 
 

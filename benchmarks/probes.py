@@ -56,7 +56,43 @@ def probe_of_256(repeats: int) -> list[Row]:
     ]
 
 
-def _seconds(repeats: int, probes: int, examples: int, slices: Literal["own", "whole"]) -> dict[str, list[float]]:
+@benchmark
+def probe_of_norms(repeats: int) -> list[Row]:
+    """The same as `probe`, where the norms and the head are trained and the rest is frozen."""
+    seconds = _seconds(repeats, PROBES, PROBES * BATCH, "own", "norm")
+    return [
+        row(
+            'probe of ResNet18 with train = "norm", 32 examples',
+            "ms",
+            [1e3 * s / PROBES for s in seconds["ours"]],
+            references=[1e3 * s / PROBES for s in seconds["forwards"]],
+            beside=f"two {FORWARDS}",
+            goal=Goal("ratio", 1.02),
+            floor=1e3 * min(seconds["forwards"]) / PROBES,
+            limit="two forward passes",
+        )
+    ]
+
+
+@benchmark
+def contribution_of_the_head(repeats: int) -> list[Row]:
+    """The head alone on 256 examples, whose features are kept from the first contribution on."""
+    seconds = _seconds(repeats, PROBES, 256, "own", "head")
+    return [
+        row(
+            "contribution of ResNet18's head, 256 examples, features kept",
+            "ms",
+            [1e3 * s for s in seconds["ours"]],
+            references=[1e3 * s for s in seconds["forwards"]],
+            beside=f"sixteen {FORWARDS}",
+            goal=Goal("ratio", 0.01),
+        )
+    ]
+
+
+def _seconds(
+    repeats: int, probes: int, examples: int, slices: Literal["own", "whole"], train: str = "all"
+) -> dict[str, list[float]]:
     import numpy as np
 
     from zowarmup.client.work.probing import Prober
@@ -64,10 +100,12 @@ def _seconds(repeats: int, probes: int, examples: int, slices: Literal["own", "w
     from zowarmup.common.messages.values import Phase, Work
     from zowarmup.common.tasks.classification import Classification
 
-    replica, program = prepared.loaded(prepared.resnet18())
+    replica, program = prepared.loaded(prepared.resnet18(train))
     data = prepared.images(examples)
-    spec = ZOWarmUpSettings(rounds=1, probes=probes, slices=slices, micro_batch=BATCH)
+    spec = ZOWarmUpSettings(rounds=1, probes=probes, slices=slices, train=train, micro_batch=BATCH)
     prober = Prober(spec, replica, program, Classification(data), data, threading.Event())
+    if train == "head":
+        prober.contribute(replica, Work(1, Phase.ZEROTH_ORDER, 0, 7, 0.0))
     inputs = data.batch(np.arange(BATCH)).inputs
     passes = 2 * examples // BATCH
 

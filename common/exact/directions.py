@@ -12,6 +12,7 @@ item's one seed serves its directions, its slices and its shuffles.
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.random import Philox
@@ -44,7 +45,21 @@ def lanes(seed: int, group: int, start: int, count: int) -> NDArray[np.uint8]:
     """
     if count < 0:
         raise ValueError(f"count = {count}: must be at least 0")
-    return _read(_seek(seed, group, start), start, start + count)
+    _check_place(seed, group, start)
+    try:
+        generator, state = _IDLE.pop()
+    except IndexError:
+        generator = Philox(key=0)
+        state = generator.state
+    word = start // _WORD
+    state["state"]["key"][:] = seed, group
+    state["state"]["counter"][:] = word // _COUNTER_STEP, 0, 0, 0
+    generator.state = state
+    if word % _COUNTER_STEP:
+        generator.random_raw(word % _COUNTER_STEP, output=False)
+    found = _read(generator, start, start + count)
+    _IDLE.append((generator, state))
+    return found
 
 
 def walk(seed: int, group: int, start: int, stop: int, length: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -86,12 +101,20 @@ def _remembered(seed: int, group: int, start: int, stop: int) -> NDArray[np.uint
     return found
 
 
-def _seek(seed: int, group: int, start: int) -> Philox:
-    """A generator whose next word holds byte `start` of the stream."""
+_IDLE: list[tuple[Philox, Any]] = []
+"""Generators that nobody reads from, with their states: to move one takes a sixth of the time that making one takes."""
+
+
+def _check_place(seed: int, group: int, start: int) -> None:
     if not (0 <= seed < KEY_LIMIT and 0 <= group < KEY_LIMIT):
         raise ValueError(f"stream ({seed}, {group}): seed and group must be 0 to 2^64 - 1")
     if start < 0:
         raise ValueError(f"start = {start}: must be at least 0")
+
+
+def _seek(seed: int, group: int, start: int) -> Philox:
+    """A generator whose next word holds byte `start` of the stream."""
+    _check_place(seed, group, start)
     word = start // _WORD
     generator = Philox(key=np.array([seed, group], dtype=np.uint64), counter=word // _COUNTER_STEP)
     generator.random_raw(word % _COUNTER_STEP, output=False)
