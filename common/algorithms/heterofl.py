@@ -42,10 +42,11 @@ class HeteroFLSettings(FedAvgSettings):
     def check_model(self, name: str, norm: str) -> None:
         """As `Rounds.check_model`. Refuses models of which no half-width part is known."""
         only = 'with warmup.algorithm = "heterofl"'
-        known = name in ("mlp", "cnn", "cnn1d", "resnet18")
-        allowed = f'"mlp", "cnn", "cnn1d" or "resnet18" {only}: of no other is a half-width part known'
+        residual = name in ("resnet8", "resnet18")
+        known = name in ("mlp", "cnn", "cnn1d") or residual
+        allowed = f'"mlp", "cnn", "cnn1d", "resnet8" or "resnet18" {only}: of no other is a half-width part known'
         require(known, "model.name", name, allowed)
-        static = name != "resnet18" or norm == "group"
+        static = not residual or norm == "group"
         require(static, "model.norm", norm, f'"group" {only}: the two widths would not share BatchNorm\'s statistics')
 
 

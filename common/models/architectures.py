@@ -1,6 +1,6 @@
-"""The built-in models: an MLP and convolutional networks for a microcomputer, ResNet18, and a small vision transformer.
+"""The built-in models: an MLP and convolutional networks for a microcomputer, residual networks, and a small vision transformer.
 
-ResNet18 has a 3x3 stem, for small images (He et al., arXiv 1512.03385; the variant of Legate et al., arXiv 2509.03503:
+ResNet8 is for two cores: three stages of one block, with 16, 32 and 64 channels (78,042 parameters). ResNet18 has a 3x3 stem, for small images (He et al., arXiv 1512.03385; the variant of Legate et al., arXiv 2509.03503:
 11,173,962 parameters at 3 channels and 10 classes). The transformer (Dosovitskiy et al., arXiv 2010.11929) has their
 size, 6 blocks, width 512, patches of 4x4: 18,936,330 parameters at 3x32x32 and 10 classes (the paper says 18.94 M).
 Positions are the fixed sine-cosine table and the classifier reads the mean over patches (Beyer et al., arXiv
@@ -90,13 +90,10 @@ class Cnn1d(nn.Module):
 
 
 Norm = Literal["group", "batch"]
-_STAGES = (
-    (1, 1),
-    (2, 2),
-    (4, 2),
-    (8, 2),
-)  # (channels over those of the stem, stride of the first block); two blocks each
-RESNET_WIDTH, RESNET_GROUPS = 64, 2
+RESNET_WIDTHS, RESNET_GROUPS = {"resnet8": 16, "resnet18": 64}, 2
+"""Channels that leave the stem."""
+_STAGES = {"resnet8": (1, 1, 1), "resnet18": (2, 2, 2, 2)}
+"""Blocks in each stage; from one to the next there are twice as many channels, at half the resolution."""
 
 
 def _norm(kind: Norm, channels: int, groups: int) -> nn.Module:
@@ -123,14 +120,15 @@ class _ResidualBlock(nn.Module):
         return torch.relu(self.residual(inputs) + self.shortcut(inputs))
 
 
-class ResNet18(nn.Module):
-    """A residual network of 18 layers with a 3x3 stem (He et al., arXiv 1512.03385). Inputs are (n, channels, H, W).
+class ResNet(nn.Module):
+    """A residual network with a 3x3 stem (He et al., arXiv 1512.03385). Inputs are (n, channels, H, W).
 
     Args:
         input_shape: (channels, H, W) of an example, H and W at least 8.
         classes: Number of logits.
         norm: GroupNorm ("group") or BatchNorm ("batch").
-        width: Channels that leave the stem; eight times as many leave the last block.
+        name: "resnet8" or "resnet18", which says the number of layers.
+        width: Channels that leave the stem; 0: as many as the name says.
         groups: Of GroupNorm, in each layer.
     """
 
@@ -139,22 +137,23 @@ class ResNet18(nn.Module):
         input_shape: tuple[int, ...],
         classes: int,
         norm: Norm,
-        width: int = RESNET_WIDTH,
+        name: str = "resnet18",
+        width: int = 0,
         groups: int = RESNET_GROUPS,
     ) -> None:
         super().__init__()
+        width = width or RESNET_WIDTHS[name]
         self.stem = nn.Sequential(
             nn.Conv2d(input_shape[0], width, 3, padding=1, bias=False), _norm(norm, width, groups), nn.ReLU()
         )
         blocks: list[nn.Module] = []
         before = width
-        for times, stride in _STAGES:
-            channels = times * width
-            blocks += [
-                _ResidualBlock(before, channels, stride, norm, groups),
-                _ResidualBlock(channels, channels, 1, norm, groups),
-            ]
-            before = channels
+        for stage, count in enumerate(_STAGES[name]):
+            channels = width << stage
+            for number in range(count):
+                stride = 2 if stage and not number else 1
+                blocks.append(_ResidualBlock(before, channels, stride, norm, groups))
+                before = channels
         self.blocks = nn.Sequential(*blocks)
         self.classifier = nn.Linear(before, classes)
 

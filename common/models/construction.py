@@ -19,10 +19,10 @@ from zowarmup.common.models.architectures import (
     CNN_FILTERS,
     MLP_WIDTH,
     RESNET_GROUPS,
-    RESNET_WIDTH,
+    RESNET_WIDTHS,
     Cnn,
     Cnn1d,
-    ResNet18,
+    ResNet,
     ViT,
     mlp,
 )
@@ -175,8 +175,8 @@ def sample(input_shape: tuple[int, ...], count: int) -> torch.Tensor:
 
 
 def _factory(model: Model) -> Factory:
-    if model.name == "resnet18":
-        return partial(ResNet18, norm=model.norm)
+    if model.name in RESNET_WIDTHS:
+        return partial(ResNet, norm=model.norm, name=model.name)
     if model.name in _BUILT_IN:
         return _BUILT_IN[model.name]
     path, _, attribute = model.name.partition(":")
@@ -194,10 +194,11 @@ def _half_width_factory(model: Model) -> Factory:
         return partial(mlp, width=MLP_WIDTH // 2)
     if model.name in ("cnn", "cnn1d"):
         return partial(_BUILT_IN[model.name], filters=CNN_FILTERS // 2)
-    if model.name == "resnet18" and model.norm == "group":
-        return partial(ResNet18, norm=model.norm, width=RESNET_WIDTH // 2, groups=RESNET_GROUPS // 2)
+    if model.name in RESNET_WIDTHS and model.norm == "group":
+        half = {"width": RESNET_WIDTHS[model.name] // 2, "groups": RESNET_GROUPS // 2}
+        return partial(ResNet, norm=model.norm, name=model.name, **half)
     raise ModelError(
-        f"model {model.name} has no half-width part: use mlp, cnn, cnn1d, or resnet18 with group normalisation"
+        f"model {model.name} has no half-width part: use mlp, cnn, cnn1d, or resnet8 or resnet18 with group normalisation"
     )
 
 
@@ -215,7 +216,7 @@ def _check_shape(name: str, input_shape: tuple[int, ...]) -> None:
                 f"{_suggested(input_shape)}"
             )
         return
-    least = {"cnn": 4, "resnet18": 8, "vit": 4}.get(name)
+    least = {"cnn": 4, "resnet8": 8, "resnet18": 8, "vit": 4}.get(name)
     if least is None:
         return
     if len(input_shape) != 3:

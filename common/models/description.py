@@ -267,7 +267,7 @@ def build_part(
 
     It comes from the constructor of the whole with half the width, so it is the same code, and its tensors are those of
     `layout.half_width`. The first half of the channels, flattened, is the first half of the flattened features.
-    GroupNorm keeps the size of its groups: of resnet18's two the part has the first, so both normalise over the same
+    GroupNorm keeps the size of its groups: of a residual network's two the part has the first, so both normalise over the same
     channels.
 
     A layer that reads half as many units sums to half as much, so in the part what it reads is scaled by the width that

@@ -25,13 +25,13 @@ VERSION = "0.1.0"
 """As in pyproject.toml: reading it from the installed package costs a device 2 MB."""
 SOFTWARE = f"zowarmup {VERSION}"
 
-BUILT_IN = ("mlp", "cnn", "cnn1d", "resnet18", "vit")
+BUILT_IN = ("mlp", "cnn", "cnn1d", "resnet8", "resnet18", "vit")
 """The models that every device with torch can build."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """`name`: mlp, cnn, cnn1d, resnet18, vit or package.module:factory. `norm`: the normalisation of resnet18 (group is the
+    """`name`: one of BUILT_IN or package.module:factory. `norm`: the normalisation of residual networks (group is the
     paper's choice with FedAdam, batch with FedAvg). `weights`: a safetensors file to start from, else random from the
     run's seed. `task`: what it is trained for, classification or package.module:Task."""
 
@@ -42,7 +42,8 @@ class Model:
 
     def __post_init__(self) -> None:
         known = self.name in BUILT_IN or is_plugin(self.name)
-        require(known, "model.name", self.name, '"mlp", "cnn", "cnn1d", "resnet18", "vit" or "package.module:factory"')
+        built_in = ", ".join(f'"{name}"' for name in BUILT_IN)
+        require(known, "model.name", self.name, f'{built_in} or "package.module:factory"')
         tasks = ", ".join(f'"{task}"' for task in TASKS)
         require(
             self.task in TASKS or is_plugin(self.task), "model.task", self.task, f'{tasks} or "package.module:Task"'

@@ -146,7 +146,7 @@ def test_who_trains_what() -> None:
     [
         (
             Model(name="vit"),
-            r"model\.name = 'vit': must be \"mlp\", \"cnn\", \"cnn1d\" or \"resnet18\" with warmup\.algorithm",
+            r"model\.name = 'vit': must be \"mlp\", \"cnn\", \"cnn1d\", \"resnet8\" or \"resnet18\" with warmup\.algorithm",
         ),
         (Model(name="my_models:tiny"), r"model\.name = 'my_models:tiny': .* of no other is a half-width part known"),
         (Model(name="resnet18", norm="batch"), r"model\.norm = 'batch': must be \"group\" with warmup\.algorithm"),

@@ -103,6 +103,7 @@ def test_without_a_head_there_is_none() -> None:
         ("cnn", (3, 32, 32), (10_218, 3_962)),
         ("cnn", (1, 14, 11), (16_010, 6_858)),
         ("cnn1d", (3, 128), (5_418, 2_074)),
+        ("resnet8", (3, 32, 32), (78_042, 19_954)),
         ("resnet18", (3, 32, 32), (11_173_962, 2_797_610)),
     ],
 )
@@ -118,7 +119,14 @@ def test_every_such_model_at_half_its_width_has_the_parts_layout(
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("mlp", (1, 8, 8)), ("mlp", (9,)), ("cnn", (1, 8, 8)), ("cnn1d", (3, 40)), ("resnet18", (1, 8, 8))],
+    [
+        ("mlp", (1, 8, 8)),
+        ("mlp", (9,)),
+        ("cnn", (1, 8, 8)),
+        ("cnn1d", (3, 40)),
+        ("resnet8", (3, 8, 8)),
+        ("resnet18", (1, 8, 8)),
+    ],
 )
 def test_where_the_other_half_is_alike_the_part_says_what_the_whole_does(name: str, shape: tuple[int, ...]) -> None:
     """A whole model in which each hidden layer's second half repeats the first, channel by channel, gives the logits that

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from zowarmup.common.models.architectures import CNN_FILTERS, MLP_WIDTH, Cnn, Cnn1d, ResNet18, ViT, mlp
+from zowarmup.common.models.architectures import CNN_FILTERS, MLP_WIDTH, Cnn, Cnn1d, ResNet, ViT, mlp
 
 DIGITS, COLOUR = (1, 8, 8), (3, 32, 32)
 
@@ -16,7 +16,8 @@ DIGITS, COLOUR = (1, 8, 8), (3, 32, 32)
         (mlp(DIGITS, 10, MLP_WIDTH // 2), DIGITS, 4_810),
         (Cnn(DIGITS, 10), DIGITS, 9_930),
         (Cnn(COLOUR, 10), COLOUR, 10_218),
-        (ResNet18(COLOUR, 10, "group"), COLOUR, 11_173_962),
+        (ResNet(COLOUR, 10, "group", "resnet8"), COLOUR, 78_042),
+        (ResNet(COLOUR, 10, "group"), COLOUR, 11_173_962),
         (ViT(COLOUR, 10), COLOUR, 18_936_330),
     ],
 )

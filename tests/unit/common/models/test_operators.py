@@ -197,6 +197,7 @@ BUILT_IN = [
     (Model(name="mlp"), (1, 8, 8)),
     (Model(name="cnn"), (1, 8, 8)),
     (Model(name="cnn1d"), (3, 37)),
+    (Model(name="resnet8"), (3, 16, 16)),
     (Model(name="resnet18"), (3, 16, 16)),
     (Model(name="resnet18", norm="batch"), (3, 16, 16)),
     (Model(name="vit"), (3, 16, 16)),
