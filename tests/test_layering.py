@@ -110,7 +110,7 @@ PACKAGES = {
     "cli/session/session.py": "grpc_health?",
     "lab/demo/report.py": "matplotlib",
     "lab/experiments/figure.py": "matplotlib",
-    "lab/experiments/running.py": "safetensors?",
+    "lab/experiments/running.py": "numpy? safetensors?",
     "lab/experiments/table.py": "pydantic",
 }
 # The low tier reads the program with what is in this file, and has no torch.

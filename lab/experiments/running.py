@@ -18,6 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from zowarmup.common.exact.layout import Layout
 from zowarmup.common.system.command import CommandError, Interrupts
 from zowarmup.common.system.files import read_given, replacing
 from zowarmup.common.untrusted import strictly
@@ -128,10 +129,12 @@ class Running:
         data_dir = self.place.path / SERVER
         try:
             found = read_outcome(data_dir / LEDGER)
-            if self.began and found.began != self.began:
-                raise CommandError(
-                    f"{self.job.name}: began with {found.began}, and its warm-up ended with {self.began}"
-                )
+            if self.began:
+                expected = _digest_of(Path(self.job.run.model.weights), open_archive(data_dir).layout)
+                if found.began != expected:
+                    raise CommandError(
+                        f"{self.job.name}: began with {found.began}, and not with its warm-up's {expected}"
+                    )
             if not found.gave_up:
                 self._check_replicas()
             if self.job.shared and not found.gave_up:
@@ -175,6 +178,17 @@ class Running:
 
     def _failed(self, ended: Ended) -> CommandError:
         return CommandError(f"{self.job.name}: the {ended.sentence()}")
+
+
+def _digest_of(checkpoint: Path, layout: Layout) -> str:
+    """The digest, hex, of a checkpoint's weights in the order of a layout: what a run freezes changes the order."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    weights, tensors = np.empty(layout.size, np.float32), load_file(checkpoint)
+    for name, view in layout.views(weights).items():
+        view[...] = tensors[name]
+    return layout.digest(weights).hex()
 
 
 def _checkpoint(data_dir: Path, outcome: RunOutcome, file: Path) -> None:

@@ -37,6 +37,7 @@ data = "digits:test"
 every = 10
 [[method]]
 name = "sliced"
+zeroth_order.train = "norm"
 [[method]]
 name = "whole"
 zeroth_order.slices = "whole"
