@@ -17,7 +17,7 @@ from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.work.features import Features
 from zowarmup.common.algorithms.protocol import LossAndGradient
 from zowarmup.common.algorithms.settings import ZerothOrder
-from zowarmup.common.exact.layout import HEAD, Layout
+from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Weights
 from zowarmup.common.messages.values import Scalars, Work
@@ -60,8 +60,7 @@ class Prober:
         self._dataset, self._stop = dataset, stop
         self._micro_batch = spec.micro_batch
         self._check: Callable[[], None] | None = None
-        alone = spec.train == HEAD and replica.layout.frozen > 0
-        self._features = Features(replica.layout, len(dataset)) if alone else None
+        self._features = Features(replica.layout, len(dataset)) if replica.layout.head_alone else None
         self._head_weights: NDArray[np.float32] | None = None
 
     def contribute(self, replica: Replica, work: Work, check: Callable[[], None] | None = None) -> Scalars:

@@ -148,12 +148,13 @@ class ZOWarmUp(Algorithm):
 
     @property
     def probed(self) -> Block | None:
-        """The block whose gradient is probed: the trunk, or what is trained of it, where the head's is projected exactly,
-        else everything; None where the head alone is trained."""
-        if self.spec.train == HEAD:
+        """The block whose gradient is probed: the trunk, or what is not frozen of it, where the head's is projected exactly,
+        else everything; None where the head alone moves."""
+        if self.layout.head_alone:
             return None
-        named = {block.name: block for block in self.layout.blocks}
-        return named.get("probed", named["trunk" if self.projections() else "all"])
+        if self.layout.frozen:
+            return self.layout.block("probed")
+        return self.layout.block("trunk" if self.projections() else "all")
 
     def probes(self, examples: int) -> int:
         """S, the number of probes of a client that holds so many examples: every slice has at least one."""

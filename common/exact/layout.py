@@ -194,6 +194,11 @@ class Layout:
         raise ValueError(f"layout: no block {name!r}, there are {', '.join(block.name for block in self.blocks)}")
 
     @property
+    def head_alone(self) -> bool:
+        """Whether everything before the head is frozen."""
+        return self.head is not None and self.frozen == self.block("head").start
+
+    @property
     def edges(self) -> tuple[int, ...]:
         """Where in the trainable range a block begins, but for its start: the grid's exponent may change there."""
         return tuple(sorted({block.start for block in self.blocks} - {0}))

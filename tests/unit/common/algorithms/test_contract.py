@@ -20,6 +20,7 @@ from zowarmup.common.algorithms.protocol import (
     Trained,
 )
 from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages.values import Computation, Contribution, Delta, Phase, Scalars, Tier, Work
 
 PLUGIN = "majority_vote:MajorityVote"
@@ -47,6 +48,7 @@ class Subject:
     phase: Phase
     spec: Any
     algorithm: Algorithm
+    layout: Layout
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
@@ -100,7 +102,8 @@ def subject(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     spec = cls(algorithm=name, rounds=10, clients_per_round=6, **few, **NEEDED.get(name, {}))
     spec = replace(spec, **variant)
     phase = Phase.WARM_UP if section == "warmup" else Phase.ZEROTH_ORDER
-    return Subject(phase, spec, spec.build(LAYOUT, pool_seed=7))
+    layout = replace(LAYOUT, frozen=LAYOUT.block("head").start) if variant.get("train") == "head" else LAYOUT
+    return Subject(phase, spec, spec.build(layout, pool_seed=7), layout)
 
 
 def outcome(found: Aggregate, start: Start) -> tuple[Any, ...]:
@@ -129,7 +132,7 @@ def test_aggregate_answers_the_same_whatever_it_was_asked_before(subject: Subjec
     other = Start(WEIGHTS + np.float32(GRID.tick), GRID, 5)
     outcome(subject.algorithm.aggregate(other, given[:1]), other)
     assert outcome(subject.algorithm.aggregate(start, given), start) == first
-    again = subject.spec.build(LAYOUT, pool_seed=7)
+    again = subject.spec.build(subject.layout, pool_seed=7)
     assert outcome(again.aggregate(start, subject.round()), start) == first
     assert start.weights.tobytes() == WEIGHTS.tobytes()
 

@@ -254,7 +254,13 @@ def test_what_is_probed() -> None:
     assert algorithm(HEADLESS).projections() == 0
 
 
-PART = replace(LAYOUT, blocks=(*LAYOUT.blocks, Block("probed", 4, TRUNK)))
+ALONE = replace(LAYOUT, frozen=TRUNK)
+PART = replace(
+    LAYOUT,
+    tensors=(Tensor("first", (4,), 0), Tensor("hidden", (TRUNK - 4,), 4), *LAYOUT.tensors[1:]),
+    blocks=(*LAYOUT.blocks, Block("probed", 4, TRUNK)),
+    frozen=4,
+)
 
 
 def test_of_a_trunk_that_is_trained_in_part_only_that_part_is_probed_and_moves() -> None:
@@ -271,7 +277,7 @@ def test_of_a_trunk_that_is_trained_in_part_only_that_part_is_probed_and_moves()
 @pytest.mark.parametrize("local_steps", [1, 3])
 @pytest.mark.parametrize("step", ["normalized", "raw"])
 def test_the_head_alone_takes_one_forward_pass_and_no_probe(step: str, local_steps: int) -> None:
-    zo, weights = algorithm(train="head", step=step, local_steps=local_steps, rate=0.25), drawn()
+    zo, weights = algorithm(ALONE, train="head", step=step, local_steps=local_steps, rate=0.25), drawn()
     before, forward = weights.tobytes(), Classifier(weights)
     scalars = zo.contribute(weights, GRID, forward, 10, work())
     assert weights.tobytes() == before
@@ -288,7 +294,7 @@ def test_the_head_alone_takes_one_forward_pass_and_no_probe(step: str, local_ste
 
 
 def test_a_normalized_step_of_the_head_alone_is_divided_by_its_projections() -> None:
-    zo = algorithm(train="head", rate=0.5, clip=0.0)
+    zo = algorithm(ALONE, train="head", rate=0.5, clip=0.0)
     parts = [ClientScalars(seed, 10, Scalars(3, (), (3.0, -4.0, 0.0, 0.0, 5.0))) for seed in (1, 2)]
     found = zo.aggregate(Start(drawn(), GRID, 0), parts)
     size = np.sqrt((9 + 16 + 25) / 5)
@@ -299,7 +305,7 @@ def test_a_normalized_step_of_the_head_alone_is_divided_by_its_projections() -> 
 
 def test_a_gradient_is_projected_on_the_blocks_that_move() -> None:
     gradient = np.random.default_rng(5).normal(size=TRAINABLE)
-    head = algorithm(train="head", gradient_projections=9)
+    head = algorithm(ALONE, train="head", gradient_projections=9)
     scalars = head.project(gradient, work())
     assert (scalars.probes, len(scalars.projections)) == ((), 5)
     head.check(work(), Tier.HIGH, 10, scalars)
