@@ -246,8 +246,8 @@ class Upload:
             self._timer = None
         if self._work is None and self._queue:
             chunks, self._queue = self._queue, []
-            work = self._loop.run_in_executor(self._uploads.threads, self._write, chunks)
-            self._hand_over(work, sum(map(len, chunks)))
+            size = sum(map(len, chunks))
+            self._hand_over(self._loop.run_in_executor(self._uploads.threads, self._write, chunks), size)
 
     def _hand_over(self, work: "asyncio.Future[None]", size: int) -> None:
         def ended(work: "asyncio.Future[None]") -> None:
@@ -267,9 +267,9 @@ class Upload:
             self._store.write(self._name, self._have, *chunks)
         except UploadError as error:
             raise Rejected("offset", f"{error}: ask GetUpload, and go on from there") from error
-        for chunk in chunks:
-            self._have += len(chunk)
-            self._check(chunk)
+        while chunks:  # each is free once it is read
+            self._have += len(chunks[0])
+            self._check(chunks.pop(0))
 
     def _check_written(self) -> None:
         """Hash and measure what an earlier call brought."""
