@@ -195,8 +195,8 @@ def _half_width_factory(model: Model) -> Factory:
     if model.name in ("cnn", "cnn1d"):
         return partial(_BUILT_IN[model.name], filters=CNN_FILTERS // 2)
     if model.name in RESNET_WIDTHS and model.norm == "group":
-        half = {"width": RESNET_WIDTHS[model.name] // 2, "groups": RESNET_GROUPS // 2}
-        return partial(ResNet, norm=model.norm, name=model.name, **half)
+        width, groups = RESNET_WIDTHS[model.name] // 2, RESNET_GROUPS // 2
+        return partial(ResNet, norm=model.norm, name=model.name, width=width, groups=groups)
     raise ModelError(
         f"model {model.name} has no half-width part: use mlp, cnn, cnn1d, or resnet8 or resnet18 with group normalisation"
     )
