@@ -66,7 +66,16 @@ def cached(spec: ClientSpec, seed: int, cache: Path, children: Children) -> Prep
 def cache_path(spec: ClientSpec, seed: int) -> str:
     """The folder of a model in a cache: equal for runs that begin with the same one. A factory's code is not looked at."""
     model = spec.model
-    said = [VERSION, model.name, model.task, model.norm, spec.input_shape, spec.task.outputs, seed]
+    said = [
+        VERSION,
+        model.name,
+        model.task,
+        model.norm,
+        spec.input_shape,
+        spec.task.outputs,
+        seed,
+        spec.zeroth_order.train,
+    ]
     name = model.name.replace(":", ".")
     return f"{name}-{seed}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}"
 

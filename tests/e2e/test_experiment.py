@@ -124,7 +124,8 @@ def test_a_grid_is_stopped_killed_gone_on_with_and_then_over(tmp_path: Path) -> 
         assert sliced["digest"] != whole["digest"]
         for row in (sliced, whole):
             outcome = json.loads((out / "cells" / f"{row['method']}-33-{seed}" / "outcome.json").read_text())["outcome"]
-            assert outcome["began"] == row["checkpoint"], "it began with the bits that the warm-up ended with"
+            # They began with the bits that the warm-up ended with; of what is frozen the order is another, and so the digest.
+            assert (outcome["began"] == row["checkpoint"]) == (row["method"] == "whole")
             assert (outcome["rounds"], row["rounds"], row["pivot"]) == (140, "142", "2")
     assert len({row["checkpoint"] for row in found}) == 2
     assert {path.name for path in out.iterdir()} >= {"table.csv", "table_curves.csv", "table.md", "table.png"}

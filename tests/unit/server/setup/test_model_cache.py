@@ -72,8 +72,9 @@ def test_a_place_is_for_one_model_shape_and_seed() -> None:
         cache_path(replace(SPEC, card=replace(SPEC.card, classes=9)), 5),
         cache_path(replace(SPEC, model=Model(name="cnn")), 5),
         cache_path(replace(SPEC, card=replace(SPEC.card, shape=(1, 9, 9))), 5),
+        cache_path(replace(SPEC, zeroth_order=zeroth_order_settings(rounds=1, train="norm")), 5),
     ]
-    assert len({cache_path(SPEC, 5), *others}) == 5
+    assert len({cache_path(SPEC, 5), *others}) == 6
     assert cache_path(replace(SPEC, warmup=warmup_settings(rounds=9)), 5) == cache_path(SPEC, 5)
 
 
