@@ -16,7 +16,7 @@ endif
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench chaos flood fuzz ray arm test pictures lint typecheck format proto wheel sbom lock clean
+.PHONY: help files docs demo bench chaos flood fuzz ray arm test lint typecheck format proto wheel sbom lock clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -55,9 +55,6 @@ ray: .build/ready .build/ray  ## A fleet on a Ray cluster of several nodes on th
 arm: .build/ready .build/arm/ready  ## The same bits on emulated aarch64 (fetches 95 MB of Debian packages, without root)
 	@$(BIN)/pytest -q -s tests/e2e/test_arm.py
 
-pictures: .build/ready .build/prometheus/ready  ## Record a run and draw the dashboards of docs/pictures from it
-	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.monitoring.pictures
-
 lint: .build/ready  ## Style of the Python and of the wire
 	@echo '== ruff check'
 	@$(BIN)/ruff check
@@ -65,6 +62,12 @@ lint: .build/ready  ## Style of the Python and of the wire
 	@$(BIN)/ruff format --check
 	@echo '== buf lint'
 	@$(BIN)/buf lint
+
+files:  ## Every room of the package and its files, with the purpose of each
+	@$(PYTHON) docs/files.py
+
+docs: .build/ready  ## Write the table of rooms in docs/structure.md anew, from docstrings and import rules
+	@$(BIN)/python -m docs.files --write
 
 typecheck: .build/ready  ## mypy --strict of every room and of the tests
 	@echo '== mypy'

@@ -1,7 +1,8 @@
 """Compile proto/ and, for editable installs, link the source folders into one package tree.
 
-The folders at the top of the repository are the rooms of one package: `server/decide.py` is imported as
-`zowarmup.server.decide`. Generated code lives in `zowarmup.v1`, after the protobuf package, and is never committed.
+The folders at the top of the repository are the rooms of one package: `server/core/decide.py` is imported as
+`zowarmup.server.core.decide`, and `public.py` is `zowarmup` itself. Generated code lives in `zowarmup.v1`, after the
+protobuf package, and is never committed.
 pip calls the hook; `python hatch_build.py` (`make proto`) renews the tree that an editable install points to.
 """
 
@@ -26,19 +27,21 @@ class ProtobufHook(BuildHookInterface[BuilderConfig]):
         else:
             # Not the editable tree: a wheel can be built while something runs from that.
             compile_protos(root, root / ".build" / "wheel")
-            build_data["force_include"][str(root / ".build" / "wheel" / "zowarmup" / "v1")] = "zowarmup/v1"
+            build_data["force_include"][str(root / ".build" / "wheel" / "zowarmup")] = "zowarmup"
+            build_data["force_include"][str(root / "public.py")] = "zowarmup/__init__.py"
 
 
 def develop(root: Path) -> None:
     """Make or renew .build/python, which an editable install puts on the import path: the generated code, and one
-    link for each room."""
+    link for each room and for the public module."""
     settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     tree = root / ".build" / "python"
     compile_protos(root, tree)
-    for room in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]:
-        link = tree / "zowarmup" / room
+    rooms = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
+    for name, target in {**{room: room for room in rooms}, "__init__.py": "public.py"}.items():
+        link = tree / "zowarmup" / name
         if not link.is_symlink():
-            link.symlink_to(Path("../../..", room), target_is_directory=True)
+            link.symlink_to(Path("../../..", target), target_is_directory=target in rooms)
 
 
 def compile_protos(root: Path, tree: Path) -> None:
@@ -51,13 +54,13 @@ def compile_protos(root: Path, tree: Path) -> None:
     names = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
     generated = tree / "zowarmup" / "v1"
     generated.mkdir(parents=True, exist_ok=True)
+    (generated.parent / "py.typed").touch()
     with TemporaryDirectory(dir=tree.parent) as fresh:
         outs = [f"--{kind}_out={fresh}" for kind in ("python", "pyi", "grpc_python")]
         if protoc.main(["protoc", f"-I{protos}", *outs, *names]):
             raise RuntimeError(f"protoc could not compile {protos}")
         made = Path(fresh, "zowarmup", "v1")
-        for empty in ("__init__.py", "py.typed"):
-            (made / empty).touch()
+        (made / "__init__.py").touch()
         current = {file.name for file in made.iterdir()}
         for file in made.iterdir():
             target = generated / file.name

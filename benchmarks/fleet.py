@@ -26,8 +26,8 @@ from typing import Any, Self
 import grpc
 import xxhash
 
-from zowarmup.common.run import PROTOCOL
-from zowarmup.server.tuning import keep_pieces
+from zowarmup.common.settings.run import PROTOCOL
+from zowarmup.server.runtime import tune_allocator
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -263,22 +263,22 @@ class Clients:
     stalled: int
     delta_bytes: int
     authority: bytes
-    tally: Tally = field(default_factory=Tally)
+    totals: Tally = field(default_factory=Tally)
 
     async def take_part(self, allowed: Any, told: Any) -> None:
         chance = random.Random(self.first)
         self._scalars = [chance.gauss(0, 1) for _ in range(self.run.probes + self.run.projections)]
         self._allowed, self._enrolling = allowed, asyncio.Semaphore(ENROL_AT_ONCE)
         tasks = [asyncio.create_task(self._one(self.first + n, n < self.stalled)) for n in range(self.count)]
-        while self.tally.connected < self.count and not self.tally.errors:
+        while self.totals.connected < self.count and not self.totals.errors:
             await asyncio.sleep(0.02)
         gc.collect()
         gc.disable()  # its cost would be the fleet's, and grow with it
-        told.put(self.tally)
+        told.put(self.totals)
         await asyncio.wait(tasks[self.stalled :])
         for task in tasks[: self.stalled]:
             task.cancel()
-        told.put(self.tally)
+        told.put(self.totals)
 
     def _channel(self) -> grpc.aio.Channel:
         if not self.authority:
@@ -289,7 +289,7 @@ class Clients:
         delta = await asyncio.to_thread(_delta, number, self.delta_bytes)
         async with self._channel() as channel:
             stub: Any = services.CoordinatorServiceStub(channel)
-            while stalls and self.tally.connected < self.count - self.stalled:
+            while stalls and self.totals.connected < self.count - self.stalled:
                 await asyncio.sleep(0.1)  # or the first round would be drawn among few others
             try:
                 async with self._enrolling:
@@ -311,34 +311,34 @@ class Clients:
                 hello = wire.Hello(run_id=offer.run_id, protocol=PROTOCOL, examples=EXAMPLES)
                 await call.write(wire.ParticipateRequest(hello=hello))
                 await call.read()  # Welcome
-                self.tally.connected += 1
+                self.totals.connected += 1
                 if stalls:
                     await asyncio.Event().wait()
                 await self._answer(call, Bulk(channel, metadata, delta))
             except grpc.aio.AioRpcError as error:
-                self.tally.errors[f"{error.code().name}: {error.details()}"] += 1
+                self.totals.errors[f"{error.code().name}: {error.details()}"] += 1
 
     async def _answer(self, call: Any, bulk: "Bulk") -> None:
         while (data := await call.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
-            self.tally.received_bytes += len(data)
+            self.totals.received_bytes += len(data)
             match data[0]:
                 case 0x12:  # work
                     work = wire.ParticipateResponse.FromString(data).work
-                    self.tally.worked[work.round] = time.time()
+                    self.totals.worked[work.round] = time.time()
                     while self._allowed.value < work.round:
                         await asyncio.sleep(0.001 if self.count < 100 else 0.02)
                     if work.phase == wire.PHASE_WARM_UP:
-                        self.tally.received_bytes += await bulk.download(work.version)
+                        self.totals.received_bytes += await bulk.download(work.version)
                         await bulk.upload(work.round)
                         ready = wire.DeltaReady(round=work.round, digest=bulk.digest, examples=EXAMPLES, loss=1.0)
                         await call.write(wire.ParticipateRequest(delta_ready=ready))
                     else:
                         await call.write(wire.ParticipateRequest(scalars=self._contribution(work.round)))
-                    self.tally.contributed += 1
+                    self.totals.contributed += 1
                 case 0x1A:  # commit
-                    self.tally.commits += 1
+                    self.totals.commits += 1
                 case 0x3A:  # finished
-                    self.tally.finished += 1
+                    self.totals.finished += 1
                     await call.done_writing()
                     return
 
@@ -388,5 +388,5 @@ def _delta(number: int, size_bytes: int) -> bytes:
 
 
 def _process(clients: Clients, allowed: Any, told: Any) -> None:
-    keep_pieces()
+    tune_allocator()
     asyncio.run(clients.take_part(allowed, told))

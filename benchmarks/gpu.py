@@ -21,19 +21,21 @@ import torch
 from benchmarks.machine import machine
 from benchmarks.rows import Goal, Row, beside, row
 from benchmarks.table import show
-from zowarmup.client.accelerator import resident
-from zowarmup.client.probe import Prober
-from zowarmup.common import models, steps, tensors
-from zowarmup.common.directions import lanes
-from zowarmup.common.grid import Grid
-from zowarmup.common.layout import digest
-from zowarmup.common.methods.protocol import Part, Start
-from zowarmup.common.methods.zeroth_order import ZOWarmUp, ZOWarmUpSettings
+from zowarmup.client.work.probing import Prober, resident
+from zowarmup.common.algorithms.protocol import ClientScalars, Start
+from zowarmup.common.algorithms.zowarmup import ZOWarmUp, ZOWarmUpSettings
+from zowarmup.common.exact import steps, tensors
+from zowarmup.common.exact.directions import lanes
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import digest
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.exact.steps import Direction, Step
+from zowarmup.common.messages.values import Phase, Work
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.models.on_device import DeviceProgram
-from zowarmup.common.replica import Replica
-from zowarmup.common.run import Model
-from zowarmup.common.steps import Direction, Step
-from zowarmup.common.work import Phase, Work
+from zowarmup.common.settings.run import Model
+from zowarmup.common.tasks.classification import Classification
 from zowarmup.data import Dataset
 
 SHAPE, CLASSES, PROBES = (3, 32, 32), 10, 8
@@ -43,9 +45,9 @@ class Bench:
     """ResNet18, on the processor and on the device."""
 
     def __init__(self, device: torch.device, model: str) -> None:
-        module = models.build(Model(name=model), SHAPE, CLASSES, 0)
-        self.layout = models.describe(module, SHAPE)
-        weights = models.flatten(module, self.layout)
+        module = build(Model(name=model), SHAPE, CLASSES, 0)
+        self.layout = describe(module, SHAPE)
+        weights = flatten(module, self.layout)
         self.grid = Grid.choose(weights)
         self.weights = self.grid.quantise(weights)
         self.device, self.program = device, DeviceProgram(module, self.layout, device)
@@ -69,7 +71,7 @@ class Bench:
         probe, other = Direction(7, 3, block), Direction(7, 4, block)
         for vector in (weights, self.vector):
             steps.perturb(vector, self.grid, probe, -5)
-            steps.cross(vector, self.grid, probe, other, 5)
+            steps.swap_direction(vector, self.grid, probe, other, 5)
             steps.apply_steps(vector, self.grid, made)
         drawn = tensors.lanes(2**64 - 1, 5, 3, 1_000_003, self.device).cpu().numpy()
         same = digest(self.vector.tensor.cpu().numpy()) == digest(weights)
@@ -113,7 +115,7 @@ class Bench:
         data = Dataset(inputs, np.arange(examples) % CLASSES, CLASSES, 255.0)
         spec = ZOWarmUpSettings(rounds=1, probes=PROBES, micro_batch=micro_batch)
         where = resident(str(self.device), data)
-        return Prober(spec, self.replica(), self.program, where, threading.Event())
+        return Prober(spec, self.replica(), self.program, Classification(data), where, threading.Event())
 
     def replica(self) -> Replica:
         return Replica(self.layout, self.grid, self.weights, 0)
@@ -144,7 +146,7 @@ class Bench:
     def fleet(self, repeats: int, clients: int, examples: int) -> Row:
         """Rounds in which every client contributes; each begins where the one before has ended."""
         probers = [self.prober(examples, 256, seed) for seed in range(clients)]
-        method = ZOWarmUp(ZOWarmUpSettings(rounds=1000, probes=PROBES, micro_batch=256), self.layout)
+        algorithm = ZOWarmUp(ZOWarmUpSettings(rounds=1000, probes=PROBES, micro_batch=256), self.layout)
         replica, rounds = self.replica(), iter(range(1000))
         inputs = torch.zeros((min(examples // PROBES, 256), *SHAPE), device=self.device)
 
@@ -153,8 +155,8 @@ class Bench:
             parts = []
             for client, prober in enumerate(probers):
                 work = Work(number + 1, Phase.ZEROTH_ORDER, replica.version, (number << 32) + client, 0.0)
-                parts.append(Part(work.seed, examples, prober.contribute(replica, work)))
-            found = method.aggregate(Start(replica.weights, replica.grid, number), parts)
+                parts.append(ClientScalars(work.seed, examples, prober.contribute(replica, work)))
+            found = algorithm.aggregate(Start(replica.weights, replica.grid, number), parts)
             vector = self.program.load(replica.weights)
             vector.apply_steps(replica.grid, found.steps(replica.grid))
             replica.weights[:] = vector.tensor.cpu().numpy()

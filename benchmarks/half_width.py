@@ -3,8 +3,8 @@
     python -m benchmarks.half_width --model mlp --high 1 5 --seeds 0 1 2
     python -m benchmarks.half_width --clients 3 --high 0 1 3 --alpha 1000 --seeds 0 --rounds 3 30
 
-The same code as in the processes (training, methods, grid, seeds) without a network between; everyone takes part in every
-round. One line a fleet, method and seed: held-out accuracy at some rounds, what a round's deltas take on either tier, and
+The same code as in the processes (training, algorithms, grid, seeds) without a network between; everyone takes part in every
+round. One line a fleet, algorithm and seed: held-out accuracy at some rounds, what a round's deltas take on either tier, and
 how much larger the low tier's root mean square is than the high tier's, by the last round and the largest.
 """
 
@@ -14,30 +14,31 @@ from typing import Any
 
 import numpy as np
 
-from zowarmup.cli.demo_settings import DemoModel
-from zowarmup.client.trainer import Trainer
-from zowarmup.common.methods import settings_class
-from zowarmup.common.methods.protocol import Start, Trained
-from zowarmup.common.methods.vector import length
-from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
-from zowarmup.common.models import build, describe, flatten
+from zowarmup.client.work.training import Trainer
+from zowarmup.common.algorithms import settings_class
+from zowarmup.common.algorithms.protocol import Start, Trained
+from zowarmup.common.algorithms.vectors import norm
+from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.messages.values import Phase, Tier, Work
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.models.export import export_program
-from zowarmup.common.replica import Replica
-from zowarmup.common.run import ClientSpec, Model
-from zowarmup.common.work import Phase, Tier, Work
+from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.data import load
 from zowarmup.data.card import card_of
-from zowarmup.server.combining import carried_out, settle_on_grid
-from zowarmup.server.evaluation import Evaluator
-from zowarmup.server.sampling import Draws
+from zowarmup.lab.demo.settings import DemoModel
+from zowarmup.server.aggregation.evaluation import Evaluator
+from zowarmup.server.core.contributions import carried_out, settle_on_grid
+from zowarmup.server.core.sampling import Draws
 
-METHODS = ("fedavg", "heterofl")
+ALGORITHMS = ("fedavg", "heterofl")
 
 
-def run(model: str, method: str, clients: int, high: int, alpha: float, seed: int, shown: list[int]) -> str:
+def run(model: str, name: str, clients: int, high: int, alpha: float, seed: int, shown: list[int]) -> str:
     """One warm-up, as a line."""
     held_out = load("digits:test")
-    warmup: Any = settings_class("warmup", method)(method=method, rounds=max(shown))
+    warmup: Any = settings_class("warmup", name)(algorithm=name, rounds=max(shown))
     spec = ClientSpec(
         model=Model(name=model),
         card=card_of(held_out, "digits:test"),
@@ -48,8 +49,8 @@ def run(model: str, method: str, clients: int, high: int, alpha: float, seed: in
     layout = describe(module, held_out.shape)
     weights = flatten(module, layout)
     replica = Replica(layout, settle_on_grid(weights, layout), weights, 0)
-    algorithm = spec.warmup.algorithm(layout)
-    evaluator = Evaluator(export_program(module, layout, held_out.shape), layout, held_out)
+    algorithm = spec.warmup.build(layout)
+    evaluator = Evaluator(export_program(module, layout, held_out.shape), layout, spec.task, held_out)
     trainers = []
     for number in range(clients):
         tier = Tier.HIGH if number < high else Tier.LOW
@@ -63,7 +64,7 @@ def run(model: str, method: str, clients: int, high: int, alpha: float, seed: in
             _, content = trainer.contribute(replica, Work(number, Phase.WARM_UP, replica.version, drawn, 0.0))
             delta = np.frombuffer(content, np.float32)
             deltas.append((examples, delta))
-            means.setdefault(tier, []).append(length(delta) / delta.size**0.5)
+            means.setdefault(tier, []).append(norm(delta) / delta.size**0.5)
             sizes[tier] = delta.nbytes
         start = Start(replica.weights, replica.grid)
         update = algorithm.aggregate(start, [Trained(examples, delta) for examples, delta in deltas]).update
@@ -74,10 +75,10 @@ def run(model: str, method: str, clients: int, high: int, alpha: float, seed: in
         if len(means) == 2:
             ratios.append(float(np.median(means[Tier.LOW]) / np.median(means[Tier.HIGH])))
         if number in shown:
-            accuracy.append(f"{100 * evaluator.evaluate(replica.weights)[0]:.1f}")
+            accuracy.append(f"{100 * evaluator.evaluate(replica.weights).metrics['accuracy']:.1f}")
     told = f"; low over high {ratios[-1]:.2f}, at most {max(ratios):.2f}" if ratios else ""
     bytes_up = ", ".join(f"{size} bytes ({tier})" for tier, size in sizes.items())
-    return f"{model} {high} of {clients} high, seed {seed}  {method:<8}  {' '.join(accuracy)} %; {bytes_up}{told}"
+    return f"{model} {high} of {clients} high, seed {seed}  {name:<8}  {' '.join(accuracy)} %; {bytes_up}{told}"
 
 
 def main() -> None:
@@ -91,9 +92,9 @@ def main() -> None:
     arguments = parser.parse_args()
     model, clients, alpha = arguments.model.value, arguments.clients, arguments.alpha
     for high in arguments.high:
-        for method in METHODS if high else METHODS[1:]:
+        for name in ALGORITHMS if high else ALGORITHMS[1:]:
             for seed in arguments.seeds:
-                print(run(model, method, clients, high, alpha, seed, arguments.rounds), flush=True)
+                print(run(model, name, clients, high, alpha, seed, arguments.rounds), flush=True)
 
 
 if __name__ == "__main__":

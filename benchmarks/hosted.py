@@ -23,8 +23,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from zowarmup.server import events as ev
-from zowarmup.server.ledger import Ledger
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.ledger import Ledger
 
 FEW = 10
 RUN = """

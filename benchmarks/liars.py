@@ -20,20 +20,21 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.client.trainer import Trainer
-from zowarmup.common.methods.fedavg import FedAvgSettings
-from zowarmup.common.methods.protocol import Start, Trained
-from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
-from zowarmup.common.models import build, describe, flatten
+from zowarmup.client.work.training import Trainer
+from zowarmup.common.algorithms.fedavg import FedAvgSettings
+from zowarmup.common.algorithms.protocol import Start, Trained
+from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.messages.values import Phase, Tier, Work
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.models.export import export_program
-from zowarmup.common.replica import Replica
-from zowarmup.common.run import ClientSpec, Model
-from zowarmup.common.work import Phase, Tier, Work
+from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.data import Dataset, load
 from zowarmup.data.card import card_of
-from zowarmup.server.combining import carried_out, settle_on_grid
-from zowarmup.server.evaluation import Evaluator
-from zowarmup.server.sampling import Draws
+from zowarmup.server.aggregation.evaluation import Evaluator
+from zowarmup.server.core.contributions import carried_out, settle_on_grid
+from zowarmup.server.core.sampling import Draws
 
 CLIENTS = 10
 Values = NDArray[np.float32]
@@ -85,7 +86,7 @@ def trained(aggregate: str, attack: Attack, liars: int, alpha: float, rounds: in
     layout = describe(module, held_out.shape)
     weights = flatten(module, layout)
     replica = Replica(layout, settle_on_grid(weights, layout), weights, 0)
-    method = spec.warmup.algorithm(layout)
+    algorithm = spec.warmup.build(layout)
     data = [load(f"digits:{number + 1}/{CLIENTS},alpha={alpha:g},seed={seed}") for number in range(CLIENTS)]
     honest = CLIENTS - liars
     if attack.flips:
@@ -101,18 +102,18 @@ def trained(aggregate: str, attack: Attack, liars: int, alpha: float, rounds: in
             claimed = attack.claims if lies and attack.claims else len(data[client])
             deltas.append((claimed, attack.sends(delta, chance) if lies else delta))
         start = Start(replica.weights, replica.grid)
-        update = method.aggregate(start, [Trained(examples, delta) for examples, delta in deltas]).update
+        update = algorithm.aggregate(start, [Trained(examples, delta) for examples, delta in deltas]).update
         assert update is not None
         moved = carried_out(update, layout.size)
         replica.grid, replica.version = settle_on_grid(moved, layout), number
         replica.weights[:] = moved
-    evaluator = Evaluator(export_program(module, layout, held_out.shape), layout, held_out)
-    return evaluator.evaluate(replica.weights)[0]
+    evaluator = Evaluator(export_program(module, layout, held_out.shape), layout, spec.task, held_out)
+    return evaluator.evaluate(replica.weights).metrics["accuracy"]
 
 
 def _flipped(shard: Dataset) -> Dataset:
     """Class k becomes 9 - k."""
-    return replace(shard, labels=shard.classes - 1 - shard.labels)
+    return replace(shard, targets=shard.classes - 1 - shard.targets)
 
 
 def rows(alphas: Sequence[float], rounds: int, chosen: Sequence[int]) -> list[dict[str, object]]:

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from benchmarks.fleet import ALL, Fleet, Run, coordinator
-from zowarmup.server import events as ev
-from zowarmup.server.ledger import Ledger
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.ledger import Ledger
 
 
 def round_seconds(ledger: Path) -> tuple[list[float], list[float], int]:

@@ -152,7 +152,7 @@ def low_tier_memory(repeats: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as both:
         folder = Path(name)
         data = prepared.images(64)
-        np.savez(folder / "local.npz", x=data.inputs, y=data.labels)
+        np.savez(folder / "local.npz", x=data.inputs, y=data.targets)
         tiers = [both.submit(_peaks, tier, folder, max(repeats - 2, 1)) for tier in ("low", "high")]
         low, high = (tier.result() for tier in tiers)
     return [

@@ -24,9 +24,9 @@ from typing import Any
 
 import grpc
 
-from zowarmup.common.run import PROTOCOL
-from zowarmup.server import events as ev
-from zowarmup.server.ledger import Ledger
+from zowarmup.common.settings.run import PROTOCOL
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.ledger import Ledger
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 

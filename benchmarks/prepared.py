@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from zowarmup.common.program import Program
-    from zowarmup.common.replica import Replica
+    from zowarmup.common.exact.replica import Replica
+    from zowarmup.common.models.program import Program
     from zowarmup.data import Dataset
 
 FOLDER = "ZOWARMUP_BENCHMARKS"
@@ -23,33 +23,35 @@ BATCH = 32
 _MAKE = f"""
 import sys
 from pathlib import Path
-from zowarmup.common import models
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.models.export import export_program
-from zowarmup.common.run import Model
-folder = Path(sys.argv[1])
-module = models.build(Model(name="resnet18"), {SHAPE}, {CLASSES}, 0)
-layout = models.describe(module, {SHAPE})
+from zowarmup.common.settings.run import Model
+folder, train = Path(sys.argv[1]), sys.argv[2]
+module = build(Model(name="resnet18"), {SHAPE}, {CLASSES}, 0)
+layout = describe(module, {SHAPE}, train=train)
 (folder / "layout.json").write_text(layout.to_json())
 (folder / "program.onnx").write_bytes(export_program(module, layout, {SHAPE}))
-models.flatten(module, layout).tofile(folder / "weights.bin")
+flatten(module, layout).tofile(folder / "weights.bin")
 (folder / "made").touch()
 """
 
 
-def resnet18() -> Path:
-    """The folder with layout.json, program.onnx and weights.bin."""
-    folder = Path(os.environ[FOLDER])
+def resnet18(train: str = "all") -> Path:
+    """The folder with layout.json, program.onnx and weights.bin. `train`: what zeroth-order rounds move, as the settings say it."""
+    folder = Path(os.environ[FOLDER]) / train
     if not (folder / "made").exists():
-        subprocess.run([sys.executable, "-c", _MAKE, str(folder)], check=True)
+        folder.mkdir(exist_ok=True)
+        subprocess.run([sys.executable, "-c", _MAKE, str(folder), train], check=True)
     return folder
 
 
 def loaded(folder: Path) -> "tuple[Replica, Program]":
     """The replica, and the program bound to its weights; one thread."""
-    from zowarmup.common.grid import Grid
-    from zowarmup.common.layout import Layout
-    from zowarmup.common.program import Program
-    from zowarmup.common.replica import Replica
+    from zowarmup.common.exact.grid import Grid
+    from zowarmup.common.exact.layout import Layout
+    from zowarmup.common.exact.replica import Replica
+    from zowarmup.common.models.program import Program
 
     layout: Layout = Layout.from_json((folder / "layout.json").read_text())
     weights: NDArray[np.float32] = np.fromfile(folder / "weights.bin", dtype="<f4")

@@ -56,18 +56,57 @@ def probe_of_256(repeats: int) -> list[Row]:
     ]
 
 
-def _seconds(repeats: int, probes: int, examples: int, slices: Literal["own", "whole"]) -> dict[str, list[float]]:
+@benchmark
+def probe_of_norms(repeats: int) -> list[Row]:
+    """The same as `probe`, where the norms and the head are trained and the rest is frozen."""
+    seconds = _seconds(repeats, PROBES, PROBES * BATCH, "own", "norm")
+    return [
+        row(
+            'probe of ResNet18 with train = "norm", 32 examples',
+            "ms",
+            [1e3 * s / PROBES for s in seconds["ours"]],
+            references=[1e3 * s / PROBES for s in seconds["forwards"]],
+            beside=f"two {FORWARDS}",
+            goal=Goal("ratio", 1.02),
+            floor=1e3 * min(seconds["forwards"]) / PROBES,
+            limit="two forward passes",
+        )
+    ]
+
+
+@benchmark
+def contribution_of_the_head(repeats: int) -> list[Row]:
+    """The head alone on 256 examples, whose features are kept from the first contribution on."""
+    seconds = _seconds(repeats, PROBES, 256, "own", "head")
+    return [
+        row(
+            "contribution of ResNet18's head, 256 examples, features kept",
+            "ms",
+            [1e3 * s for s in seconds["ours"]],
+            references=[1e3 * s for s in seconds["forwards"]],
+            beside=f"sixteen {FORWARDS}",
+            goal=Goal("ratio", 0.01),
+        )
+    ]
+
+
+def _seconds(
+    repeats: int, probes: int, examples: int, slices: Literal["own", "whole"], train: str = "all"
+) -> dict[str, list[float]]:
     import numpy as np
 
-    from zowarmup.client.probe import Prober
-    from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
-    from zowarmup.common.work import Phase, Work
+    from zowarmup.client.work.probing import Prober
+    from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
+    from zowarmup.common.messages.values import Phase, Work
+    from zowarmup.common.tasks.classification import Classification
 
-    replica, program = prepared.loaded(prepared.resnet18())
+    replica, program = prepared.loaded(prepared.resnet18(train))
     data = prepared.images(examples)
-    spec = ZOWarmUpSettings(rounds=1, probes=probes, slices=slices, micro_batch=BATCH)
-    prober = Prober(spec, replica, program, data, threading.Event())
-    inputs = data.batch(np.arange(BATCH))
+    spec = ZOWarmUpSettings(rounds=1, probes=probes, slices=slices, train=train, micro_batch=BATCH)
+    prober = Prober(spec, replica, program, Classification(data), data, threading.Event())
+    if train == "head":
+        prober.contribute(replica, Work(1, Phase.ZEROTH_ORDER, 0, 7, 0.0))
+    inputs = data.batch(np.arange(BATCH)).inputs
     passes = 2 * examples // BATCH
 
     def forwards() -> None:
@@ -115,19 +154,20 @@ def rise(what: str, folder: Path) -> int:
     import numpy as np
     import onnxruntime  # noqa: F401  (a part of the start)
 
-    from zowarmup.client.probe import Prober
-    from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
-    from zowarmup.common.work import Phase, Work
+    from zowarmup.client.work.probing import Prober
+    from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
+    from zowarmup.common.messages.values import Phase, Work
+    from zowarmup.common.tasks.classification import Classification
 
     data = prepared.images(BATCH)
     start = _status("VmRSS")
     replica, program = prepared.loaded(folder)
     if what == "plain":
         for _ in range(2):
-            program.forward(data.batch(np.arange(BATCH)))
+            program.forward(data.batch(np.arange(BATCH)).inputs)
     else:
         spec = ZOWarmUpSettings(rounds=1, probes=1, micro_batch=BATCH)
-        prober = Prober(spec, replica, program, data, threading.Event())
+        prober = Prober(spec, replica, program, Classification(data), data, threading.Event())
         prober.contribute(replica, Work(1, Phase.ZEROTH_ORDER, 0, 7, 0.0))
     return _status("VmHWM") - start
 

@@ -25,9 +25,9 @@ def restart(repeats: int) -> list[Row]:
 
 def measured(commits: int, repeats: int) -> Row:
     """Both sides `repeats` times, in turn."""
-    from zowarmup.server.archive import BLOBS, LEDGER, replay, restore
-    from zowarmup.server.blobs import Blobs
-    from zowarmup.server.ledger import Ledger
+    from zowarmup.server.store.archive import BLOBS, LEDGER, replay, restore
+    from zowarmup.server.store.blob_files import BlobFiles
+    from zowarmup.server.store.ledger import Ledger
 
     came_back, alone, read = [], [], []
     with tempfile.TemporaryDirectory() as name:
@@ -36,7 +36,7 @@ def measured(commits: int, repeats: int) -> Row:
         for turn in range(repeats):
             alone.append(script.seconds if turn == 0 else _applied(script)[1])
             start = time.perf_counter()
-            ledger, blobs = Ledger(folder / LEDGER), Blobs(folder / BLOBS)
+            ledger, blobs = Ledger(folder / LEDGER), BlobFiles(folder / BLOBS)
             state, history, _ = replay(ledger)
             assert state is not None
             read.append(time.perf_counter() - start)
@@ -70,8 +70,8 @@ class _Script:
 
 def _applied(script: _Script) -> tuple[bytes, float]:
     """All steps in one go: the digest, and the seconds that took."""
-    from zowarmup.common.layout import digest
-    from zowarmup.common.steps import apply_steps
+    from zowarmup.common.exact.layout import digest
+    from zowarmup.common.exact.steps import apply_steps
 
     moved = script.weights.copy()
     start = time.perf_counter()
@@ -84,14 +84,14 @@ def _script(folder: Path, commits: int) -> _Script:
     import numpy as np
 
     from benchmarks.fleet import Run, coordinator
-    from zowarmup.common.work import Scalars, Tier
-    from zowarmup.server import commands as cmd
-    from zowarmup.server import events as ev
-    from zowarmup.server.archive import BLOBS, LEDGER, replay
-    from zowarmup.server.blobs import Blobs
-    from zowarmup.server.combining import steps_of
-    from zowarmup.server.decide import awaits_evaluation, decide
-    from zowarmup.server.ledger import Ledger
+    from zowarmup.common.messages.values import Scalars, Tier
+    from zowarmup.server.core import commands as cmd
+    from zowarmup.server.core import events as ev
+    from zowarmup.server.core.contributions import steps_of
+    from zowarmup.server.core.decide import awaits_evaluation, decide
+    from zowarmup.server.store.archive import BLOBS, LEDGER, replay
+    from zowarmup.server.store.blob_files import BlobFiles
+    from zowarmup.server.store.ledger import Ledger
 
     chance = np.random.default_rng(0)
     images = chance.integers(0, 256, (64, 3, 32, 32), dtype=np.uint8)
@@ -111,7 +111,7 @@ def _script(folder: Path, commits: int) -> _Script:
     state, _, end = replay(ledger)
     assert state is not None
     snapshot, now = state.snapshot, time.time()
-    weights = np.array(Blobs(folder / "server" / BLOBS).vector(snapshot.sha256))
+    weights = BlobFiles(folder / "server" / BLOBS).vector(snapshot.sha256).load()
     script, batch = _Script(weights, snapshot.grid, []), list[ev.Event]()
 
     def do(command: cmd.Command) -> None:
@@ -122,10 +122,10 @@ def _script(folder: Path, commits: int) -> _Script:
         batch.extend(decision.events)
 
     if awaits_evaluation(state):  # the coordinator was gone before it had looked at its first version
-        do(cmd.RecordEvaluation(state.version, accuracy=0.1, loss=2.3, examples=64))
+        do(cmd.RecordEvaluation(state.version, {"accuracy": 0.1}, loss=2.3, examples=64))
     for number in range(CLIENTS):
         do(cmd.Enrol(f"c{number}", Tier.LOW, 100, f"{number:064x}"))
-        do(cmd.Hello(f"c{number}", number + 1, 100))
+        do(cmd.ConnectClient(f"c{number}", number + 1, 100))
     for version in range(snapshot.version + 1, snapshot.version + commits + 1):
         assert state is not None
         current = state.current

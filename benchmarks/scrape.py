@@ -13,25 +13,27 @@ import statistics
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
-from zowarmup.common.data_card import DataCard
-from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.methods.fedavg import FedAvgSettings
-from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
-from zowarmup.common.run import Evaluation, Model, RunFile
-from zowarmup.common.work import Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs
+from zowarmup.common.algorithms.fedavg import FedAvgSettings
+from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
+from zowarmup.common.exact.layout import Block, Layout, Tensor
+from zowarmup.common.messages.values import Tier
+from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.common.tasks.classification import Classification
+from zowarmup.common.tasks.protocol import Baseline
 from zowarmup.server.coordinator import Coordinator
-from zowarmup.server.decide import decide
-from zowarmup.server.exposition import Exposition, Window
-from zowarmup.server.history import History
-from zowarmup.server.ledger import Ledger
-from zowarmup.server.metrics import Sources, registry
-from zowarmup.server.refusals import Refusals
-from zowarmup.server.traffic import Traffic
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import decide
+from zowarmup.server.projections.history import History
+from zowarmup.server.projections.traffic import Traffic
+from zowarmup.server.store.blob_files import BlobFiles
+from zowarmup.server.store.ledger import Ledger
+from zowarmup.server.telemetry.http import HttpEndpoint, HttpServer
+from zowarmup.server.telemetry.metrics import RunMetrics, Sources
 
 AT_ONCE = 50
 SCRAPES = 9
@@ -48,12 +50,14 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
         zeroth_order=ZOWarmUpSettings(rounds=1, clients_per_round=clients + 1),
         evaluation=Evaluation(data="digits:test"),
     )
-    program = ev.Program("b" * 64, 1, layout.to_json(), DataCard(shape=(1,), classes=2), 1, 1)
+    program = ev.ProgramRecord(
+        "b" * 64, 1, layout.to_json(), DataCard(shape=(1,), classes=2), 1, 1, Classification.metrics, Baseline(1.0, 0.5)
+    )
     created = decide(None, cmd.CreateRun("run", run, program, ev.Snapshot(0, "c" * 64, 20, "0" * 32)), 0.0)
     state, history, ledger = created.state, History(), Ledger(folder / "ledger.sqlite")
     history.record(0.0, created.events)
     end = ledger.append(created.events, 0.0, 0)
-    Blobs(folder / "blobs")
+    BlobFiles(folder / "blobs")
     coordinator = Coordinator(ledger, state, end=end)
     coordinator.observe(lambda now, events, after: history.record(now, events))
     running = asyncio.create_task(coordinator.run())
@@ -75,17 +79,20 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
             for n, name in enumerate(names)
         ]
     )
-    greeted_s = await all_of([cmd.Hello(name, n + 1, 100) for n, name in enumerate(names)])
+    greeted_s = await all_of([cmd.ConnectClient(name, n + 1, 100) for n, name in enumerate(names)])
     ledger_path, blobs = folder / "ledger.sqlite", folder / "blobs"
-    sources = Sources(coordinator, history, Traffic(lambda: state.phase), Refusals(), folder, ledger_path, blobs)
-    exposition = Exposition(registry(sources), Window("127.0.0.1", 0))
-    url = exposition.open()
+    metrics = RunMetrics(run.name)
+    metrics.show(
+        Sources(coordinator, history, Traffic(lambda: state.phase), Counter[str](), folder, ledger_path, blobs, {})
+    )
+    website = HttpServer(HttpEndpoint("127.0.0.1", 0), {"/metrics": metrics.application})
+    url = f"{website.open()}/metrics"
     took, text = [], ""
     for _ in range(SCRAPES):
         began = time.perf_counter()
         text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
         took.append(1000 * (time.perf_counter() - began))
-    exposition.close()
+    website.close()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     ledger.close()

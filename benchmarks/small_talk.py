@@ -183,7 +183,7 @@ def _commit() -> Row:
     import numpy as np
 
     from benchmarks.fleet import ALL, Fleet, Run, coordinator
-    from zowarmup.server.archive import open_archive
+    from zowarmup.server.store.archive import open_archive
 
     rounds = 7
     with tempfile.TemporaryDirectory() as name:

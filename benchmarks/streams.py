@@ -13,7 +13,7 @@ from typing import Any, Self
 import grpc
 
 from benchmarks.fleet import CHUNK_BYTES, OPTIONS
-from zowarmup.server.outgoing import CHUNK_BYTES as SERVED_BYTES
+from zowarmup.server.rpc.transfers import CHUNK_BYTES as SERVED_BYTES
 
 DOWN, UP = "/raw/Down", "/raw/Up"
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.variants --model mlp --seeds 0 1 2
 
-The same code as in the processes (methods, forward passes, grid, sampling) without a network between, so a variant
+The same code as in the processes (algorithms, forward passes, grid, sampling) without a network between, so a variant
 with the demo's settings ends in the demo's digest. One line a variant and seed: held-out accuracy at the pivot and at
 the end, scalars and forwards of the local data a contribution, digest.
 """
@@ -13,24 +13,26 @@ from dataclasses import replace
 
 import numpy as np
 
-from zowarmup.cli.demo_settings import DemoModel, demo_settings, run_file
-from zowarmup.client.probe import Prober
-from zowarmup.common.layout import digest
-from zowarmup.common.methods.fedavg import FedAvgSettings
-from zowarmup.common.methods.protocol import Part, Start, Trained
-from zowarmup.common.methods.zeroth_order import ZOWarmUpSettings
-from zowarmup.common.models import build, describe, flatten, load_into
+from zowarmup.client.work.probing import Prober
+from zowarmup.common.algorithms.fedavg import FedAvgSettings
+from zowarmup.common.algorithms.protocol import ClientScalars, Start, Trained
+from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
+from zowarmup.common.exact.layout import digest
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.exact.steps import apply_steps
+from zowarmup.common.messages.values import Phase, Work
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten, load_into
 from zowarmup.common.models.export import export_program
-from zowarmup.common.program import Program
-from zowarmup.common.replica import Replica
-from zowarmup.common.run import RunFile
-from zowarmup.common.steps import apply_steps
-from zowarmup.common.tasks.classification import train_locally
-from zowarmup.common.work import Phase, Work
+from zowarmup.common.models.program import Program
+from zowarmup.common.settings.run import RunFile
+from zowarmup.common.tasks.classification import Classification
+from zowarmup.common.tasks.training import train_locally
 from zowarmup.data import Dataset, load
-from zowarmup.server.combining import carried_out, settle_on_grid
-from zowarmup.server.evaluation import Evaluator
-from zowarmup.server.sampling import Draws, pool_seed
+from zowarmup.lab.demo.settings import DemoModel, demo_run
+from zowarmup.server.aggregation.evaluation import Evaluator
+from zowarmup.server.core.contributions import carried_out, settle_on_grid
+from zowarmup.server.core.sampling import Draws, pool_seed
 
 HIGH, LOW = 1, 9
 
@@ -47,6 +49,7 @@ class Warm:
             )
         }
         held_out = load(run.evaluation.data)
+        self.task = Classification(held_out)
         module = build(run.model, held_out.shape, held_out.classes, run.seed)
         self.layout = describe(module, held_out.shape)
         self.onnx = export_program(module, self.layout, held_out.shape)
@@ -54,14 +57,15 @@ class Warm:
         trained = sorted(name for name in self.data if name.startswith("high"))
         spec = run.warmup
         assert isinstance(spec, FedAvgSettings)
-        method, self.grid = spec.algorithm(self.layout), settle_on_grid(weights, self.layout)
+        algorithm, self.grid = spec.build(self.layout), settle_on_grid(weights, self.layout)
         for number in range(1, run.warmup.rounds + 1):
             deltas = []
             for name, seed in zip(trained, Draws(run.seed).seeds(number, len(trained)), strict=True):
                 load_into(module, self.layout, weights)
-                train_locally(module, self.data[name], epochs=spec.epochs, batch=spec.batch, rate=spec.rate, seed=seed)
+                data, epochs = self.data[name], spec.epochs
+                train_locally(self.task, module, data, epochs=epochs, batch=spec.batch, rate=spec.rate, seed=seed)
                 deltas.append((len(self.data[name]), flatten(module, self.layout) - weights))
-            update = method.aggregate(Start(weights, self.grid), [Trained(n, delta) for n, delta in deltas]).update
+            update = algorithm.aggregate(Start(weights, self.grid), [Trained(n, delta) for n, delta in deltas]).update
             assert update is not None
             weights = carried_out(update, self.layout.size)
             self.grid = settle_on_grid(weights, self.layout)
@@ -69,16 +73,18 @@ class Warm:
         self.held_out: Dataset = held_out
 
     def accuracy(self, weights: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
-        return Evaluator(self.onnx, self.layout, self.held_out).evaluate(weights)[0]
+        return Evaluator(self.onnx, self.layout, self.task, self.held_out).evaluate(weights).metrics["accuracy"]
 
     def go_on(self, spec: ZOWarmUpSettings) -> tuple[float, str, int]:
         """Final accuracy, digest and scalars a contribution, after the zeroth-order rounds of `spec`."""
         start = self.run.warmup.rounds
         replica = Replica(self.layout, self.grid, self.weights.copy(), start)
         program = Program(self.onnx, self.layout, replica.weights)
-        method, names = spec.algorithm(self.layout, pool_seed(self.run.seed)), sorted(self.data)
+        algorithm, names = spec.build(self.layout, pool_seed(self.run.seed)), sorted(self.data)
         probers = {
-            name: Prober(spec, replica, program, self.data[name], threading.Event(), pool_seed(self.run.seed))
+            name: Prober(
+                spec, replica, program, self.task, self.data[name], threading.Event(), pool_seed(self.run.seed)
+            )
             for name in names
         }
         for done in range(spec.rounds):
@@ -86,8 +92,8 @@ class Warm:
             contributions = []
             for name, seed in zip(names, Draws(self.run.seed).seeds(number, len(names)), strict=True):
                 work = Work(number, Phase.ZEROTH_ORDER, start + done, seed, 0.0)
-                contributions.append(Part(seed, len(self.data[name]), probers[name].contribute(replica, work)))
-            found = method.aggregate(Start(replica.weights, replica.grid, done), contributions)
+                contributions.append(ClientScalars(seed, len(self.data[name]), probers[name].contribute(replica, work)))
+            found = algorithm.aggregate(Start(replica.weights, replica.grid, done), contributions)
             apply_steps(replica.weights, replica.grid, found.steps(replica.grid))
         sent = contributions[0].scalars
         return self.accuracy(replica.weights), digest(replica.weights).hex(), len(sent.probes) + len(sent.projections)
@@ -95,7 +101,8 @@ class Warm:
 
 def variants(spec: ZOWarmUpSettings, model: DemoModel) -> dict[str, ZOWarmUpSettings]:
     """The demo's settings, and the same with parts taken out; rates as the demo has them for either mode."""
-    paper = demo_settings(model, True, None)
+    paper = demo_run(0, model, HIGH, LOW, True).zeroth_order
+    assert isinstance(paper, ZOWarmUpSettings)
     whole = replace(spec, probes=paper.probes, slices="whole", rate=paper.rate)
     return {
         "8 whole": replace(whole, head_projections=0),
@@ -112,8 +119,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="zeroth-order rounds; the demo's if not given")
     arguments = parser.parse_args()
     for seed in arguments.seeds:
-        settings = demo_settings(arguments.model, False, arguments.rounds)
-        warm = Warm(run_file(f"variants-{seed}", seed, arguments.model, HIGH, LOW, settings))
+        warm = Warm(demo_run(seed, arguments.model, HIGH, LOW, rounds=arguments.rounds))
         pivot = warm.accuracy(warm.weights)
         chosen = warm.run.zeroth_order
         assert isinstance(chosen, ZOWarmUpSettings)

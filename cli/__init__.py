@@ -1,3 +1,8 @@
+"""The operator's command, `zowarmup`.
+
+Internal: what is public is in `zowarmup`.
+"""
+
 import os
 
 # Read when grpc is imported. Its log is for its makers; names are looked up as the rest of the system does it, by mDNS and

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from zowarmup.cli.failure import Failure, Usage
-from zowarmup.common.addresses import host_and_port
-from zowarmup.common.system.given_file import read_given
+from zowarmup.common.settings.addresses import host_and_port
+from zowarmup.common.system.command import CommandError, Usage
+from zowarmup.common.system.files import read_given
 
 DAYS = 3650
 # Clocks of devices without a battery are often behind.
@@ -30,8 +30,8 @@ BACKDATED = datetime.timedelta(days=1)
 
 
 def init(out: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
-    """Make an authority and a server certificate, the latter for hosts (names or IP addresses) and so many days, in a
-    folder; the files. Raises Failure where one of them is there already or the folder cannot be written, Usage where a host is not one."""
+    """Make an authority and a server certificate, the latter for hosts (names or IP addresses), valid for `days`, in a
+    folder; the files. Raises CommandError where one of them is there already or the folder cannot be written, Usage where a host is not one."""
     names = [_alternative(host) for host in hosts]
     files = [out / name for name in ("ca.key", "ca.crt", "server.key", "server.crt")]
     _make_folder(out, files)
@@ -54,7 +54,7 @@ def server(folder: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
         The two files, each replaced whole.
 
     Raises:
-        Failure: the authority is missing or damaged, or a file cannot be read or written.
+        CommandError: the authority is missing or damaged, or a file cannot be read or written.
         Usage: a host is not one.
     """
     names = [_alternative(host) for host in hosts]
@@ -65,7 +65,7 @@ def server(folder: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
             former = x509.load_pem_x509_certificate(read_given(files[1]))
             names = list(former.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
         except (OSError, ValueError, x509.ExtensionNotFound) as error:
-            raise Failure(
+            raise CommandError(
                 f"{files[1]} does not say for whom it is good ({error}): give --host NAME[,NAME..]"
             ) from error
     key = _new_key()
@@ -76,19 +76,19 @@ def server(folder: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
         try:
             new.unlink(missing_ok=True)
         except OSError as error:
-            raise Failure(f"{new} cannot be removed: {error.strerror}") from error
+            raise CommandError(f"{new} cannot be removed: {error.strerror}") from error
     _write(fresh, (_pem_key(key), _pem(certificate)))
     for new, file in zip(fresh, files, strict=True):
         try:
             new.replace(file)
         except OSError as error:
-            raise Failure(f"{file} cannot be replaced: {error.strerror}") from error
+            raise CommandError(f"{file} cannot be replaced: {error.strerror}") from error
     return files
 
 
 def client(folder: Path, name: str, days: int = DAYS) -> list[Path]:
-    """Make a certificate for a device or an operator, signed by the authority in a folder, good for so many days; the
-    files. Raises Failure."""
+    """Make a certificate for a device or an operator, signed by the authority in a folder, valid for `days`; the
+    files. Raises CommandError."""
     authority, authority_key = _authority(folder)
     files = [folder / f"{name}.key", folder / f"{name}.crt"]
     _make_folder(folder, files)
@@ -100,25 +100,27 @@ def client(folder: Path, name: str, days: int = DAYS) -> list[Path]:
 
 
 def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """The authority in a folder and its key. Raises Failure."""
+    """The authority in a folder and its key. Raises CommandError."""
     try:
         authority = x509.load_pem_x509_certificate(read_given(folder / "ca.crt"))
         key = serialization.load_pem_private_key(read_given(folder / "ca.key"), None)
     except OSError as error:
-        raise Failure(
+        raise CommandError(
             f"{error.filename} cannot be read ({error.strerror}): make it with `zowarmup certs init`"
         ) from error
     except (ValueError, TypeError) as error:
-        raise Failure(
+        raise CommandError(
             f"{folder / 'ca.crt'} or {folder / 'ca.key'} is damaged: restore both from a copy, or make an authority anew in "
             "another folder"
         ) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise Failure(f"{folder / 'ca.key'} is not a key that `zowarmup certs init` made")
+        raise CommandError(f"{folder / 'ca.key'} is not a key that `zowarmup certs init` made")
     if key.public_key() != authority.public_key():
-        raise Failure(f"{folder / 'ca.key'} is not the key of {folder / 'ca.crt'}: put the two of one authority there")
+        raise CommandError(
+            f"{folder / 'ca.key'} is not the key of {folder / 'ca.crt'}: put the two of one authority there"
+        )
     if authority.not_valid_after_utc <= datetime.datetime.now(datetime.UTC):
-        raise Failure(
+        raise CommandError(
             f"the authority in {folder} has expired: make another with `zowarmup certs init --out ANOTHER` "
             "(docs/security.md)"
         )
@@ -201,11 +203,13 @@ def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _make_folder(out: Path, files: list[Path]) -> None:
     if there := [str(file) for file in files if file.exists()]:
-        raise Failure(f"{', '.join(there)} exists already: name another folder, or move it away if it is of no use")
+        raise CommandError(
+            f"{', '.join(there)} exists already: name another folder, or move it away if it is of no use"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Failure(f"{out} cannot be made: {error.strerror}; name another folder with --out") from error
+        raise CommandError(f"{out} cannot be made: {error.strerror}; name another folder with --out") from error
 
 
 def _write(files: Sequence[Path], contents: Sequence[bytes]) -> None:
@@ -221,4 +225,6 @@ def _write(files: Sequence[Path], contents: Sequence[bytes]) -> None:
             for half in made:
                 with contextlib.suppress(OSError):
                     half.unlink()
-            raise Failure(f"{file} cannot be written: {error.strerror}; free space, or name another folder") from error
+            raise CommandError(
+                f"{file} cannot be written: {error.strerror}; free space, or name another folder"
+            ) from error

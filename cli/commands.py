@@ -1,25 +1,26 @@
-"""What `zowarmup` understands, and how each command ends.
+"""The commands that `zowarmup` understands, and how each ends.
 
-Commands raise Failure with a sentence, which becomes one line on standard error and an exit code. What is slow to import
+Commands raise CommandError with a sentence, which becomes one line on standard error and an exit code. What is slow to import
 waits until a command needs it.
 """
 
 import json
+import platform
 import signal
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from zowarmup.cli import experiment_command, fleet_command, verbose, verbs
-from zowarmup.cli.connection import Reach, reaching
-from zowarmup.cli.demo_settings import DemoModel, demo_settings
-from zowarmup.cli.failure import Failure, Interrupted
-from zowarmup.cli.processes import interrupts
-from zowarmup.common.addresses import DATA_DIR_VARIABLE
-from zowarmup.common.printable import printable_lines
+from zowarmup.cli import lab, operator
+from zowarmup.cli.options import DataDirOption, Reach, add_verbose, reaching
+from zowarmup.common.settings.addresses import DATA_DIR_VARIABLE
+from zowarmup.common.settings.run import PROTOCOL
+from zowarmup.common.system.command import CommandError, Interrupted, interrupts
+from zowarmup.common.text import listed, printable_lines
 
 app = typer.Typer(
     name="zowarmup",
@@ -29,55 +30,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-SEED_MAX = (1 << 63) - 1
+app.command()(lab.demo)
+PACKAGES = ("numpy", "grpcio", "protobuf", "onnxruntime", "torch")
 
 
 def run() -> int:
-    """Carry out the command line; the exit code. A wrong command line leaves by SystemExit(2), and a command by Failure."""
+    """Carry out the command line; the exit code. A wrong command line leaves by SystemExit(2), and a command by CommandError."""
     app()
     return 0
-
-
-@app.command()
-def demo(
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=SEED_MAX, help="Decides everything that is drawn.")] = 0,
-    high: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="High-tier clients.")] = 1,
-    low: Annotated[int, typer.Option(metavar="N", min=0, max=100, help="Low-tier clients.")] = 9,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for run file, logs and report.")] = Path("demo"),
-    rounds: Annotated[int | None, typer.Option(metavar="N", min=1, max=100_000, help="Zeroth-order rounds.")] = None,
-    model: Annotated[DemoModel, typer.Option(help="What to train.")] = DemoModel.MLP,
-    alpha: Annotated[
-        float, typer.Option(metavar="A", min=0.001, max=1000, help="Small: each client has few classes.")
-    ] = 0.1,
-    paper_mode: Annotated[bool, typer.Option("--paper-mode", help="Probe as the paper does (docs/method.md).")] = False,
-) -> None:
-    """Train a fleet of processes on this machine. It writes a report; Ctrl-C stops all of it."""
-    from zowarmup.cli.demo import Plan, conduct
-    from zowarmup.cli.demo_view import result_view, stage
-    from zowarmup.cli.report import write_report
-
-    settings = demo_settings(model, paper_mode, rounds)
-    plan = Plan(
-        out=out,
-        seed=seed,
-        model=model.value,
-        high=high,
-        low=low,
-        alpha=alpha,
-        settings=settings,
-        paper_mode=paper_mode,
-    )
-    console = Console(highlight=False, markup=False)
-    with interrupts() as noted:
-        with stage(console) as show:
-            result = conduct(plan, noted, show)
-        console.print(result_view(result))
-        noted.check()
-        written = write_report(result, out)
-        console.print("\n" + " and ".join(str(path) for path in written), markup=False, soft_wrap=True)
-    if not result.replicas_equal:
-        raise Failure(f"the replicas were not shown to be equal; see the logs in {out / 'logs'}")
 
 
 @app.command()
@@ -86,8 +46,8 @@ def status(
     reach: Reach,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """Where a run is, and what it waits for and why. Also its clients, accuracy and bytes."""
-    from zowarmup.cli.status_view import status_view
+    """Where a run is, and what it waits for and why. Also its clients, metrics and bytes."""
+    from zowarmup.cli.session.view import status_view
 
     reach.session.run()  # refuses a coordinator of another protocol
     found = reach.session.status()
@@ -103,8 +63,8 @@ def clients(
     reach: Reach,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """Every client: state, replica, memory, bytes on the wire."""
-    from zowarmup.cli.clients import clients_text
+    """Every client: state, replica, memory, bytes."""
+    from zowarmup.cli.listings import clients_text
 
     reach.session.run()
     found = reach.session.clients()
@@ -131,24 +91,21 @@ def watch(reach: Reach) -> None:
 
 @app.command()
 def export(
-    data_dir: Annotated[
-        Path,
-        typer.Option("--data-dir", envvar=DATA_DIR_VARIABLE, metavar="DIR", help="The coordinator's data directory."),
-    ],
+    data_dir: Annotated[Path, DataDirOption],
     out: Annotated[Path, typer.Option(metavar="PREFIX", help="Writes PREFIX.safetensors and PREFIX.onnx.")],
     version: Annotated[int | None, typer.Option(metavar="N", min=0, help="The newest if not given.")] = None,
 ) -> None:
-    """Write the model as safetensors and as ONNX. Both say what its inputs and labels mean."""
-    from zowarmup.cli.export import export as write
-    from zowarmup.common.data_card import listed
+    """Write the model as safetensors and as ONNX. Both say what its inputs and targets mean."""
+    from zowarmup.cli.stored_run import export as write
 
     done = write(data_dir, version, out)
     for path in done.files:
         print(path)
     print(f"version {done.version}, digest {done.digest}")
     print(f"inputs: {done.card.recipe}")
-    names = done.card.class_names
-    print(f"classes: {listed(f'{label} = {name}' for label, name in enumerate(names)) or done.card.classes}")
+    if done.card.classes:
+        names = done.card.class_names
+        print(f"classes: {listed(f'{label} = {name}' for label, name in enumerate(names)) or done.card.classes}")
 
 
 @app.command()
@@ -159,15 +116,15 @@ def fsck(
     repair: Annotated[bool, typer.Option("--repair", help="Go back to the last good version if need be.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """Check a run on disk, and repair it. Every event, every file, and every version computed anew; needs no server."""
-    from zowarmup.cli.fsck import fsck as look
-    from zowarmup.cli.fsck import told
+    """Check a run on disk, and repair it. Every event, every file, and every version recomputed; needs no server."""
+    from zowarmup.cli.stored_run import fsck as look
+    from zowarmup.cli.stored_run import report_text
 
     report = look(data_dir, repair)
-    text = told(report, data_dir, as_json)
+    text = report_text(report, data_dir, as_json)
     print(text if as_json else printable_lines(text))
     if report.problems and not report.kept:
-        raise Failure(f"{data_dir} is damaged")
+        raise CommandError(f"{data_dir} is damaged")
 
 
 @app.command()
@@ -176,7 +133,7 @@ def backup(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The copy: a folder that does not exist yet.")],
 ) -> None:
     """Copy a run on disk while its coordinator goes on. The copy is whole, checked, and a data directory."""
-    from zowarmup.cli.fsck import backup as copy
+    from zowarmup.cli.stored_run import backup as copy
 
     copied = copy(data_dir, out)
     print(f"{out}: {copied.run}, version {copied.version}, digest {copied.digest}, {copied.size_bytes / 1e6:.1f} MB")
@@ -191,10 +148,25 @@ def doctor() -> None:
 @app.command()
 def version() -> None:
     """The versions of zowarmup and of what it stands on."""
-    from zowarmup.cli.versions import installed
-
     for name, text in installed().items():
         print(f"{name:<12} {text}")
+
+
+def installed() -> dict[str, str]:
+    """Versions by name, from the packages' metadata: asking for torch's must not import torch."""
+    return {
+        "zowarmup": _version("zowarmup"),
+        "protocol": str(PROTOCOL),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 @app.command()
@@ -211,11 +183,10 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """What a run will cost, by tier, beside FedAvg at equal rounds. Bytes and time of its rounds, memory of its devices."""
-    from zowarmup.cli.forecast import Link
-    from zowarmup.cli.plan import bits_per_second, make_plan
+    from zowarmup.cli.plan import PlannedLink, bits_per_second, make_plan
     from zowarmup.cli.plan_view import plan_view
 
-    link = Link(bits_per_second("--up", up), bits_per_second("--down", down), speed)
+    link = PlannedLink(bits_per_second("--up", up), bits_per_second("--down", down), speed)
     made = make_plan(run_file, high, low, examples, link)
     if as_json:
         print(json.dumps(made.to_json(), indent=2))
@@ -223,7 +194,7 @@ def plan(
         Console(highlight=False, markup=False).print(plan_view(made))
 
 
-verbs.register(app)
-fleet_command.register(app)
-experiment_command.register(app)
-verbose.register(app)
+operator.register(app)
+for command in (lab.fleet, lab.experiment):
+    app.command()(command)
+add_verbose(app)

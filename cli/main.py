@@ -1,13 +1,12 @@
-"""The `zowarmup` command: an operator's way in.
+"""The `zowarmup` command: an operator's entry point.
 
 The bare install, meant for low-tier devices, has neither typer nor rich, so nothing is imported before we know.
 """
 
 import sys
 
-from zowarmup.cli.failure import Failure, Usage
-from zowarmup.common.system.ending import conclude
-from zowarmup.common.system.stopping import COMMAND, Stopping
+from zowarmup.common.system.command import CommandError, Usage
+from zowarmup.common.system.ending import COMMAND, Stopping, conclude
 
 EXTRA = ("typer", "rich", "pydantic", "cryptography", "matplotlib", "safetensors", "onnx", "grpc_health")
 
@@ -18,9 +17,9 @@ def main() -> int:
     if sys.argv[1:2] == ["doctor"]:  # the client's, which a bare install has, too
         from zowarmup.client.main import main as client
 
-        return client(["--doctor", *sys.argv[2:]])
+        return client(["--doctor", *sys.argv[2:]], "zowarmup doctor")
     Stopping(COMMAND)
-    return conclude("zowarmup", sys.argv[1:], _run, {Failure: Failure.exit_code}, on_signal="stopped by {}")
+    return conclude("zowarmup", sys.argv[1:], _run, {CommandError: CommandError.exit_code}, on_signal="stopped by {}")
 
 
 def _run() -> int:

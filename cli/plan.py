@@ -1,96 +1,182 @@
-"""`zowarmup plan`: what a run file will cost, before anything is rolled out.
+"""The cost of a run file, before anything is rolled out: `zowarmup plan`.
 
-The model is built, exported and measured as a coordinator would when it makes the run, in the same child processes, and
-thrown away; then `forecast` counts. Nothing is listened on and nothing is kept.
+The model is built, exported and measured as when a coordinator makes the run, in the same child processes, and thrown away.
+What a contribution and a commit cost is what the algorithm says of itself. The rest is counting. Everyone is taken to stay connected, and to be drawn as often as the others.
 """
 
+import math
 import re
 import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from zowarmup.cli.failure import Failure, Usage
-from zowarmup.cli.forecast import Bytes, Fleet, Forecast, Link, forecast
-from zowarmup.cli.specimens import Specimens
-from zowarmup.common.addresses import is_loopback
-from zowarmup.common.grid import Grid
-from zowarmup.common.run import ClientSpec, RunFile
-from zowarmup.common.work import Phase, Tier
+from zowarmup.cli.message_sizes import OVERHEAD, Exchange, MessageSizes, together
+from zowarmup.common.algorithms.protocol import TRAINING_FORWARDS
+from zowarmup.common.algorithms.settings import Rounds
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.messages.values import Computation, Phase, Tier
+from zowarmup.common.settings.addresses import is_loopback
+from zowarmup.common.settings.run import ClientSpec, RunFile
+from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.data import DataError, load
 from zowarmup.data.card import card_of
-from zowarmup.server.preparation import Children, PreparationError, Prepared, prepare
-from zowarmup.server.runfile import RunFileError, read_run_file
-from zowarmup.server.sampling import pool_seed
-from zowarmup.server.wire import Wire
+from zowarmup.server.core.sampling import pool_seed
+from zowarmup.server.setup.prepare import Children, PreparationError, Prepared, prepare, task_of
+from zowarmup.server.setup.run_file import RunFileError, read_run_file
 
 _RATES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
 GROWTH = 16.0
 """Headroom of the grid at the pivot, over the first weights: a warm-up about doubles the largest."""
-CERTIFICATE_BYTES = 600
-"""What `zowarmup certs` makes has about so many."""
+PING_S, PING_BYTES = 10.0, 17
+"""An idle connection is pinged so often; a ping is a frame of HTTP/2, and so is its answer."""
+PING: Exchange = {("up", OVERHEAD): PING_BYTES, ("down", OVERHEAD): PING_BYTES}
+PHASES = (Phase.WARM_UP, Phase.ZEROTH_ORDER)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """How many clients there are of each tier."""
+
+    high: int
+    low: int
+
+    def of(self, tier: Tier) -> int:
+        return self.high if tier is Tier.HIGH else self.low
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        return tuple(tier for tier in Tier if self.of(tier))
+
+    @property
+    def size(self) -> int:
+        return self.high + self.low
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLink:
+    """A client's link, bits a second, and its speed at computing, where this machine's one thread is 1."""
+
+    up_bps: float
+    down_bps: float
+    speed: float = 1.0
+
+
+class CostRow(NamedTuple):
+    """What bytes are counted by: "up" or "down", the client's tier (None before it has one), the run's phase, the kind."""
+
+    direction: str
+    tier: Tier | None
+    phase: Phase
+    kind: str
+
+
+class Bytes(defaultdict[CostRow, float]):
+    """Bytes on the wire, expected; without the rows of OVERHEAD, payload."""
+
+    def add(self, said: Exchange, tier: Tier | None, phase: Phase, times: float = 1.0) -> None:
+        for (direction, kind), count in said.items():
+            self[CostRow(direction, tier, phase, kind)] += times * count
+
+    def total(self, direction: str, tier: Tier | None = None, phase: Phase | None = None) -> float:
+        """Of one tier and phase, or of all."""
+        return sum(
+            count
+            for row, count in self.items()
+            if row.direction == direction and tier in (None, row.tier) and phase in (None, row.phase)
+        )
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [
+            {**row._asdict(), "tier": row.tier or "none", "bytes": round(count)}
+            for row, count in sorted(self.items(), key=lambda item: tuple(map(str, item[0])))
+        ]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run file, measured and reckoned. `examples`: how many each client holds."""
+    """What a run will cost a fleet.
 
-    run: RunFile
-    spec: ClientSpec
+    Args:
+        traffic: Of the whole fleet and run.
+        a_round: Of one client, for one round that it takes part in.
+        participants: Expected in a round.
+        round_s: Seconds of a round; `fedavg_round_s` of one of FedAvg on the high tier.
+    """
+
+    sizes: MessageSizes
     prepared: Prepared
-    examples: int
-    link: Link
-    tls: bool
-    forecast: Forecast
+    fleet: Fleet
+    link: PlannedLink
+    traffic: Bytes
+    a_round: Bytes
+    participants: Mapping[tuple[Phase, Tier], float]
+    round_s: Mapping[tuple[Phase, Tier], float]
+    fedavg_round_s: float
+
+    @property
+    def run(self) -> RunFile:
+        return self.sizes.run
+
+    @property
+    def run_s(self) -> float:
+        """Of all rounds, each as long as its slowest tier's."""
+        return sum(self.sizes.rules(phase).rounds * longest_s(self.round_s, phase) for phase in PHASES)
+
+    def fedavg_bytes(self, *tiers: Tier) -> float:
+        """Each way, of these tiers, were each round one of FedAvg: a whole model down, a whole delta up."""
+        return self.sizes.weights_bytes * sum(
+            self.sizes.rules(phase).rounds * count
+            for (phase, tier), count in self.participants.items()
+            if tier in tiers
+        )
 
     def memory_bytes(self, tier: Tier) -> int:
         """The peak of a client of that tier in this run: one that never trains never loads torch."""
-        trains = tier is Tier.HIGH and any(phase.back_propagates(tier) for phase in self.spec.phases)
+        trains = tier is Tier.HIGH and any(phase.back_propagates(tier) for phase in self.sizes.spec.phases)
         return (self.prepared.high if trains else self.prepared.low).peak_bytes
-
-    @property
-    def weights_bytes(self) -> int:
-        return 4 * self.prepared.layout.size
 
     def to_json(self) -> dict[str, Any]:
         """Everything, with the units in the names."""
-        found, fleet = self.forecast, self.forecast.fleet
         return {
             "run": self.run.name,
             "model": self.run.model.name,
             "parameters": self.prepared.layout.trainable,
-            "weights_bytes": self.weights_bytes,
+            "weights_bytes": self.sizes.weights_bytes,
             "program_bytes": len(self.prepared.program),
             "assumed": {
-                "high": fleet.high,
-                "low": fleet.low,
-                "examples": self.examples,
+                "high": self.fleet.high,
+                "low": self.fleet.low,
+                "examples": self.sizes.examples,
                 "up_bits_per_second": self.link.up_bps,
                 "down_bits_per_second": self.link.down_bps,
                 "speed": self.link.speed,
-                "tls": self.tls,
+                "tls": self.sizes.tls,
             },
-            "memory_bytes": {tier.value: self.memory_bytes(tier) for tier in fleet.tiers},
-            "participants": _by(found.participants),
-            "round_s": _by(found.round_s),
-            "fedavg_round_s": found.fedavg_round_s,
-            "run_s": found.run_s,
-            "a_round": _rows(found.a_round),
-            "traffic": _rows(found.traffic),
-            "fedavg": _rows(found.fedavg),
+            "memory_bytes": {tier: self.memory_bytes(tier) for tier in self.fleet.tiers},
+            "participants": _by_phase(self.participants),
+            "round_s": _by_phase(self.round_s),
+            "fedavg_round_s": self.fedavg_round_s,
+            "run_s": self.run_s,
+            "a_round": self.a_round.to_json(),
+            "traffic": self.traffic.to_json(),
+            "fedavg_bytes": {tier: round(self.fedavg_bytes(tier)) for tier in self.fleet.tiers},
         }
 
 
-def make_plan(path: Path, high: int | None, low: int | None, examples: int, link: Link) -> Plan:
-    """Plan the run of a file for a fleet; None: as many as a round asks for. Raises Failure, and Usage where no round
+def make_plan(path: Path, high: int | None, low: int | None, examples: int, link: PlannedLink) -> Plan:
+    """Plan the run of a file for a fleet; None: as many as a round asks for. Raises CommandError, and Usage where no round
     would ever open."""
     try:
         run = read_run_file(path)
-        card = card_of(load(run.evaluation.data), f"evaluation.data = {run.evaluation.data!r}")
+        held_out = load(run.evaluation.data)
+        card = card_of(held_out, f"evaluation.data = {run.evaluation.data!r}")
     except RunFileError as error:
         raise Usage(str(error)) from error
     except DataError as error:
-        raise Failure(f"evaluation.data = {run.evaluation.data!r}: {error}") from error
+        raise CommandError(f"evaluation.data = {run.evaluation.data!r}: {error}") from error
     fleet = fleet_for(run, high, low)
     spec = ClientSpec(
         model=run.model,
@@ -100,26 +186,17 @@ def make_plan(path: Path, high: int | None, low: int | None, examples: int, link
         pool_seed=pool_seed(run.seed),
     )
     try:
+        task_of(spec, held_out.targets)
         with tempfile.TemporaryDirectory(prefix="zowarmup-plan-") as folder:
             prepared = prepare(spec, run.seed, Path(folder), Children(), examples)
     except PreparationError as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
     except OSError as error:
-        raise Failure(
+        raise CommandError(
             f"the model cannot be built in a temporary folder ({error.strerror or error}): free space, or name a folder "
             "with room in the environment variable TMPDIR"
         ) from error
-    invited = run.server.enrolment == "invited" or (not run.server.enrolment and not is_loopback(run.server.address))
-    grid = Grid.choose(
-        prepared.weights[: prepared.layout.trainable],
-        GROWTH if run.warmup.rounds else 8.0,
-        prepared.layout.edges,
-    )
-    specimens = Specimens(run, spec, prepared.layout, prepared.weights, grid, prepared.program, examples, invited)
-    tls = bool(run.server.tls_certificate)
-    wire = Wire(True, CERTIFICATE_BYTES) if tls else Wire()
-    work = {Tier.HIGH: prepared.high, Tier.LOW: prepared.low}
-    return Plan(run, spec, prepared, examples, link, tls, forecast(specimens, fleet, wire, link, work))
+    return plan_of(run, spec, prepared, fleet, examples, link)
 
 
 def fleet_for(run: RunFile, high: int | None, low: int | None) -> Fleet:
@@ -148,6 +225,98 @@ def fleet_for(run: RunFile, high: int | None, low: int | None) -> Fleet:
     return fleet
 
 
+def plan_of(run: RunFile, spec: ClientSpec, prepared: Prepared, fleet: Fleet, examples: int, link: PlannedLink) -> Plan:
+    """Plan a run whose model was measured."""
+    layout, warm, zeroth = prepared.layout, run.warmup, run.zeroth_order
+    grid = Grid.choose(prepared.weights[: layout.trainable], GROWTH if warm.rounds else 8.0, layout.edges)
+    invited = run.server.enrolment == "invited" or (not run.server.enrolment and not is_loopback(run.server.address))
+    sizes = MessageSizes(run, spec, layout, grid, len(prepared.program), examples, invited)
+    work = {Tier.HIGH: prepared.high, Tier.LOW: prepared.low}
+    participants: dict[tuple[Phase, Tier], float] = {}
+    for phase, tiers in ((Phase.WARM_UP, warm.tiers), (Phase.ZEROTH_ORDER, fleet.tiers)):
+        eligible = sum(map(fleet.of, tiers))
+        for tier in (tier for tier in tiers if fleet.of(tier)):
+            participants[phase, tier] = drawn(sizes.rules(phase), eligible) * fleet.of(tier) / eligible
+    # What everyone hears of a round, and how often it goes through all parameters to apply it.
+    news: dict[Phase, Exchange] = {phase: {} for phase in PHASES}
+    applied = dict.fromkeys(PHASES, 0.0)
+    if zeroth.rounds:
+        high = round(participants.get((Phase.ZEROTH_ORDER, Tier.HIGH), 0.0))
+        mix = (Tier.HIGH,) * high + (Tier.LOW,) * (drawn(zeroth, fleet.size) - high)
+        news[Phase.ZEROTH_ORDER], applied[Phase.ZEROTH_ORDER] = sizes.committing(mix), sizes.commit_cost(mix).walks
+
+    def lasts_s(said: Exchange, phase: Phase, tier: Tier) -> float:
+        """Seconds of a round in which a client says and hears that. The coordinator, on this machine, applies it, too."""
+        algorithm, took = sizes.algorithm(phase), work[tier]
+        forwards = algorithm.forwards(tier, examples)
+        alone = sizes.rules(phase).computation(tier) is Computation.FORWARD
+        busy_s = forwards * took.forward_s if alone else forwards / TRAINING_FORWARDS * took.train_s
+        busy_s += algorithm.walks(tier, examples) * took.walk_s + applied[phase] * took.apply_s
+        up, down = (8 * sum(count for (way, _), count in said.items() if way == of) for of in ("up", "down"))
+        return up / link.up_bps + down / link.down_bps + busy_s / link.speed + applied[phase] * prepared.low.apply_s
+
+    rounds = {
+        (phase, tier): together(sizes.contributing(phase, tier), news[phase])
+        for phase, tier in participants
+        if sizes.rules(phase).rounds
+    }
+    round_s = {(phase, tier): lasts_s(said, phase, tier) for (phase, tier), said in rounds.items()}
+    a_round = Bytes(float)
+    for (phase, tier), said in rounds.items():
+        a_round.add(said, tier, phase)
+    # What FedAvg takes is known whether or not there is a warm-up.
+    fedavg_round_s = lasts_s(sizes.contributing(Phase.WARM_UP, Tier.HIGH), Phase.WARM_UP, Tier.HIGH)
+    traffic = _traffic(sizes, fleet, participants, news[Phase.ZEROTH_ORDER], round_s)
+    return Plan(sizes, prepared, fleet, link, traffic, a_round, participants, round_s, fedavg_round_s)
+
+
+def _traffic(
+    sizes: MessageSizes,
+    fleet: Fleet,
+    participants: Mapping[tuple[Phase, Tier], float],
+    news: Exchange,
+    round_s: Mapping[tuple[Phase, Tier], float],
+) -> Bytes:
+    """Of the whole fleet and run. `news`: what everyone hears of a zeroth-order round."""
+    traffic, later = Bytes(float), sizes.run.zeroth_order.rounds
+    begin = Phase.WARM_UP if sizes.run.warmup.rounds else Phase.ZEROTH_ORDER
+    for tier in fleet.tiers:
+        count = fleet.of(tier)
+        traffic.add(sizes.asking(), None, begin, count)
+        traffic.add(sizes.joining(), tier, begin, count)
+        traffic.add(sizes.catching_up(), tier, Phase.ZEROTH_ORDER if later else Phase.FINISHED, count)
+        traffic.add(news, tier, Phase.ZEROTH_ORDER, (later - 1) * count)
+        traffic.add(news, tier, Phase.FINISHED, count)  # the last one is heard when the run is over
+        traffic.add(sizes.leaving(), tier, Phase.FINISHED, count)
+    for phase, tier in round_s:
+        rules, count, each = sizes.rules(phase), fleet.of(tier), participants[phase, tier]
+        once = count * ever(each / count, rules.rounds)
+        traffic.add(sizes.contributing(phase, tier), tier, phase, rules.rounds * each)
+        traffic.add(sizes.reporting(), tier, phase, once)
+        if rules.computation(tier) is Computation.FORWARD:
+            traffic.add(sizes.fetching_program(), tier, phase, once)
+    for phase in PHASES:
+        if (each_s := longest_s(round_s, phase)) > PING_S:
+            for tier in fleet.tiers:
+                traffic.add(PING, tier, phase, fleet.of(tier) * sizes.rules(phase).rounds * each_s / PING_S)
+    return traffic
+
+
+def longest_s(round_s: Mapping[tuple[Phase, Tier], float], phase: Phase) -> float:
+    """Seconds of a phase's round; 0 where it has none."""
+    return max((seconds for (of, _), seconds in round_s.items() if of is phase), default=0.0)
+
+
+def ever(share: float, rounds: int) -> float:
+    """How likely one is to be drawn at least once, where so large a share is drawn each time."""
+    return 1 - (1 - min(1.0, share)) ** rounds
+
+
+def drawn(rules: Rounds, eligible: int) -> int:
+    """The number of clients that take part in a round, of those that could."""
+    return min(eligible, math.ceil(rules.clients_per_round * (1 + rules.over_selection) - 1e-9))
+
+
 def bits_per_second(option: str, text: str) -> float:
     """10Mbit, 250kbit, 1.5Gbit. Raises Usage."""
     matched = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([kMG]?)bit(?:/s|ps)?", text)
@@ -156,23 +325,9 @@ def bits_per_second(option: str, text: str) -> float:
     return float(matched[1]) * _RATES[matched[2]]
 
 
-def _by(values: Any) -> dict[str, dict[str, float]]:
+def _by_phase(values: Mapping[tuple[Phase, Tier], float]) -> dict[str, dict[str, float]]:
     return {
         phase.value: {tier.value: value for (of, tier), value in values.items() if of is phase}
-        for phase in Phase
+        for phase in PHASES
         if any(of is phase for of, _ in values)
     }
-
-
-def _rows(counts: Bytes) -> list[dict[str, Any]]:
-    return [
-        {
-            "direction": row.direction,
-            "tier": row.tier.value if row.tier else "none",
-            "phase": row.phase.value,
-            "kind": row.kind,
-            "payload_bytes": round(cost.payload_bytes),
-            "wire_bytes": round(cost.wire_bytes),
-        }
-        for row, cost in sorted(counts.rows.items(), key=lambda item: tuple(map(str, item[0])))
-    ]

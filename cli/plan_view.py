@@ -4,12 +4,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from zowarmup.cli.forecast import Cost
-from zowarmup.cli.plan import Plan
-from zowarmup.cli.units import counted, duration, size
-from zowarmup.common.work import Phase
-
-PHASES = (Phase.WARM_UP, Phase.ZEROTH_ORDER)
+from zowarmup.cli.plan import PHASES, Plan
+from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.text import amount, counted, duration
 
 
 def plan_view(plan: Plan) -> RenderableType:
@@ -19,9 +16,8 @@ def plan_view(plan: Plan) -> RenderableType:
 
 
 def _heading(plan: Plan) -> Text:
-    layout, fleet = plan.prepared.layout, plan.forecast.fleet
-    what = f"  {plan.run.model.name}, {layout.trainable:,} parameters, {size(plan.weights_bytes)} of weights; "
-    clients = f"{fleet.high:,} high-tier and {fleet.low:,} low-tier clients"
+    what = f"  {plan.run.model.name}, {plan.prepared.layout.trainable:,} parameters, {amount(plan.sizes.weights_bytes)} of weights; "
+    clients = f"{plan.fleet.high:,} high-tier and {plan.fleet.low:,} low-tier clients"
     return Text.assemble((plan.run.name, "bold"), (what, "dim"), clients)
 
 
@@ -34,72 +30,60 @@ def _table(*columns: str) -> Table:
 
 def _devices(plan: Plan) -> Table:
     table = _table("a device needs", "", "memory", "once, down")
-    for tier in plan.forecast.fleet.tiers:
-        count = plan.forecast.fleet.of(tier)
-        first = [
-            cost.wire_bytes
-            for row, cost in plan.forecast.traffic.rows.items()
+    for tier in plan.fleet.tiers:
+        first = sum(
+            count
+            for row, count in plan.traffic.items()
             if (row.direction, row.tier) == ("down", tier)
             and row.phase is not Phase.WARM_UP
             and row.kind in ("snapshot", "program")
-        ]
-        table.add_row(f"{tier} tier", "", size(plan.memory_bytes(tier)), size(sum(first) / count))
+        )
+        table.add_row(f"{tier} tier", "", amount(plan.memory_bytes(tier)), amount(first / plan.fleet.of(tier)))
     return table
 
 
 def _rounds(plan: Plan) -> Table:
     table = _table("a round costs it", "", "up", "down", "takes", "rounds")
-    found = plan.forecast
     rounds = {Phase.WARM_UP: plan.run.warmup.rounds, Phase.ZEROTH_ORDER: plan.run.zeroth_order.rounds}
-    for tier in found.fleet.tiers:
+    for tier in plan.fleet.tiers:
         for phase in PHASES:
-            if (phase, tier) in found.round_s:
-                up, down = (found.a_round.total(direction, tier, phase) for direction in ("up", "down"))
-                share = found.participants[phase, tier] / found.fleet.of(tier)
+            if (phase, tier) in plan.round_s:
+                share = plan.participants[phase, tier] / plan.fleet.of(tier)
                 table.add_row(
                     f"{tier} tier",
                     phase.value,
-                    size(up.wire_bytes),
-                    size(down.wire_bytes),
-                    brief(found.round_s[phase, tier]),
+                    *(amount(plan.a_round.total(direction, tier, phase)) for direction in ("up", "down")),
+                    brief(plan.round_s[phase, tier]),
                     f"{rounds[phase] * share:,.0f} of {rounds[phase]:,}",
                 )
-    fedavg = found.fedavg_round_s
-    table.add_row("FedAvg", "", size(plan.weights_bytes), size(plan.weights_bytes), brief(fedavg), "", style="dim")
+    whole = amount(plan.sizes.weights_bytes)
+    table.add_row("FedAvg", "", whole, whole, brief(plan.fedavg_round_s), "", style="dim")
     return table
 
 
 def _run(plan: Plan) -> Table:
     table = _table("the run costs", "", "up", "down", "FedAvg, each way", "saved, up")
-    found = plan.forecast
-    all_up, all_down, all_fedavg = Cost(0, 0), Cost(0, 0), Cost(0, 0)
-    for tier in (*found.fleet.tiers, None):
-        up, down = found.traffic.total("up", tier), found.traffic.total("down", tier)
-        fedavg = found.fedavg.total("up", tier)
-        all_up, all_down, all_fedavg = (
-            Cost(a.payload_bytes + b.payload_bytes, a.wire_bytes + b.wire_bytes)
-            for a, b in ((all_up, up), (all_down, down), (all_fedavg, fedavg))
-        )
-        if tier is not None:
-            clients = counted(found.fleet.of(tier), "client")
-            table.add_row(f"{tier} tier", clients, *_costs(up, down, fedavg))
-    table.add_row("together", counted(found.fleet.size, "client"), *_costs(all_up, all_down, all_fedavg), style="bold")
+
+    def costs(*tiers: Tier) -> tuple[str, ...]:
+        of = tiers[0] if len(tiers) == 1 else None
+        up, down = (plan.traffic.total(direction, of) for direction in ("up", "down"))
+        fedavg = plan.fedavg_bytes(*tiers)
+        return amount(up), amount(down), amount(fedavg), f"{fedavg / up:,.0f} times" if up else "-"
+
+    for tier in plan.fleet.tiers:
+        table.add_row(f"{tier} tier", counted(plan.fleet.of(tier), "client"), *costs(tier))
+    table.add_row("together", counted(plan.fleet.size, "client"), *costs(*Tier), style="bold")
     return table
-
-
-def _costs(up: Cost, down: Cost, fedavg: Cost) -> tuple[str, ...]:
-    saved = f"{fedavg.wire_bytes / up.wire_bytes:,.0f} times" if up.wire_bytes else "-"
-    return size(up.wire_bytes), size(down.wire_bytes), size(fedavg.wire_bytes), saved
 
 
 def _notes(plan: Plan) -> Text:
     link = plan.link
-    wire = "with gRPC, HTTP/2 and TLS" if plan.tls else "with gRPC and HTTP/2, without TLS"
+    wire = "with gRPC, HTTP/2 and TLS" if plan.sizes.tls else "with gRPC and HTTP/2, without TLS"
     return Text(
         f"Bytes are those on the wire, {wire}. FedAvg is of the same clients at equal rounds; for the same accuracy it may "
         f"need fewer. Memory is what a client's process was seen to take here, "
-        f"with {plan.examples:,} examples. A round's time is for {rate(link.up_bps)} up, {rate(link.down_bps)} down and "
-        f"{link.speed:g} of the speed of one thread here; all rounds take about {duration(plan.forecast.run_s)}.",
+        f"with {plan.sizes.examples:,} examples. A round's time is for {rate(link.up_bps)} up, {rate(link.down_bps)} down and "
+        f"{link.speed:g} of the speed of one thread here; all rounds take about {duration(plan.run_s)}.",
         style="dim",
     )
 

@@ -12,14 +12,12 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from zowarmup.cli.failure import NoAnswer
-from zowarmup.cli.pace import Pace
-from zowarmup.cli.processes import Interrupts
-from zowarmup.cli.run_status import Status
-from zowarmup.cli.session import Session
-from zowarmup.cli.status_view import status_line, status_view
-from zowarmup.cli.units import duration
-from zowarmup.common.work import Phase
+from zowarmup.cli.session.session import Session
+from zowarmup.cli.session.status import Status
+from zowarmup.cli.session.view import Pace, status_line, status_view
+from zowarmup.common.messages.values import Phase
+from zowarmup.common.system.command import Interrupts, NoAnswer
+from zowarmup.common.text import duration
 
 EVERY_S = 0.5
 

@@ -12,42 +12,41 @@ import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from signal import Signals
 
-from zowarmup.client.faults import Final
-from zowarmup.common.system.ending import FAILED, conclude
-from zowarmup.common.system.folders import PRIVATE
+from zowarmup.client.errors import Final
+from zowarmup.common.system.ending import FAILED, GRACE_S, SERVICE, Stopping, conclude, force_after
+from zowarmup.common.system.files import PRIVATE
 from zowarmup.common.system.logs import log_to_errors
-from zowarmup.common.system.stopping import GRACE_S, SERVICE, Stopping, force_after
 
 log = logging.getLogger("zowarmup.client")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 when the run is over or on SIGTERM, 1 with a sentence where this device cannot take part, 2 for a
-    wrong command line, 130 on Ctrl-C; conclude has the others."""
+def main(argv: Sequence[str] | None = None, prog: str = "zowarmup-client") -> int:
+    """`prog`: the command's name in its texts. Exit code: 0 when the run is over or on SIGTERM, 1 with a sentence where this
+    device cannot take part, 2 for a wrong command line, 130 on Ctrl-C; conclude has the others."""
     stopping = Stopping(SERVICE)
     gc.disable()  # what is loaded stays: to look through it again and again takes a tenth of the start
     _settle_libraries()
     given = sys.argv[1:] if argv is None else argv
-    code = conclude("zowarmup-client", given, lambda: _run(given, stopping), {Final: FAILED})
+    code = conclude(prog, given, lambda: _run(given, stopping, prog), {Final: FAILED})
     gc.enable()
     force_after(GRACE_S, code)  # a model's own code may have left threads that never end
     return code
 
 
-def _run(given: Sequence[str], stopping: Stopping) -> int:
+def _run(given: Sequence[str], stopping: Stopping, prog: str) -> int:
     from zowarmup.data import DataError
 
-    arguments = _arguments(given)
+    arguments = _arguments(given, prog)
     os.umask(PRIVATE)
     log_to_errors("%(asctime)s %(levelname)s %(message)s", arguments.verbose)
     try:
         if arguments.doctor:
-            from zowarmup.client.doctor import examine
+            from zowarmup.client.diagnostics.doctor import examine
 
             return examine(arguments)
         return _take_part(arguments, stopping)
@@ -55,13 +54,13 @@ def _run(given: Sequence[str], stopping: Stopping) -> int:
         raise Final(str(error)) from error
 
 
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    from zowarmup.common.addresses import SERVER_VARIABLE
-    from zowarmup.common.invitation import JOIN_VARIABLE
+def _arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
+    from zowarmup.common.messages.invitation import JOIN_VARIABLE
+    from zowarmup.common.settings.addresses import SERVER_VARIABLE
     from zowarmup.data.spec import FORMS
 
     parser = argparse.ArgumentParser(
-        prog="zowarmup-client",
+        prog=prog,
         description="Take part in a coordinator's run with the data of this device.",
         allow_abbrev=False,
     )
@@ -109,13 +108,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="where to probe: cpu (the default, by ONNX Runtime) or, in the high tier, a device of torch's, as cuda:1",
     )
     parser.add_argument(
-        "--metrics-address", type=_address, metavar="HOST:PORT", help="show this device's figures to Prometheus there"
-    )
-    parser.add_argument(
         "--connect-timeout",
         type=_seconds,
         metavar="S",
-        help="give up where no coordinator answers for so many seconds at the start, 0: never (60 on a terminal, else 0)",
+        help="give up after this many seconds without an answer at the start, 0: never (60 on a terminal, else 0)",
     )
     parser.add_argument(
         "--policy",
@@ -128,8 +124,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="MODULE:NAME",
-        help="let the run have the code of this model (where this device trains) or algorithm imported here; may be said "
-        "several times",
+        help="let the run have the code of this model (where this device trains), algorithm or task imported here; may be "
+        "said several times",
     )
     parser.add_argument("--verbose", action="store_true", help="log more, and tracebacks")
     parser.add_argument(
@@ -145,7 +141,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _address(text: str) -> str:
-    from zowarmup.common.addresses import host_and_port
+    from zowarmup.common.settings.addresses import host_and_port
 
     try:
         host_and_port(text)
@@ -161,7 +157,7 @@ def _seconds(text: str) -> float:
 
 
 def _name(text: str) -> str:
-    from zowarmup.client.state import client_name
+    from zowarmup.client.store.directory import client_name
 
     try:
         return client_name(text)
@@ -183,7 +179,7 @@ def _settle_libraries() -> None:
 
 
 def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
-    from zowarmup.client.faults import Stopped as WorkStopped
+    from zowarmup.client.errors import ComputingStopped as WorkStopped
 
     async def until_stopped() -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -191,7 +187,7 @@ def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
         loop.set_default_executor(ThreadPoolExecutor(max_workers=1))
 
         assert task is not None
-        with stopping.told(lambda: loop.call_soon_threadsafe(task.cancel)):
+        with stopping.notifying(lambda: loop.call_soon_threadsafe(task.cancel)):
             await _compose(arguments)
 
     try:
@@ -206,21 +202,20 @@ def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
 
 async def _compose(arguments: argparse.Namespace) -> None:
     """Who this device is, what it holds, and its part in the run."""
-    from zowarmup.client.allowance import Allowance
-    from zowarmup.client.device import Device
-    from zowarmup.client.joining import ask, choose_tier, enrol, fit_data, invited, know, patience_s
-    from zowarmup.client.lookout import Lookout
-    from zowarmup.client.loop import take_part
-    from zowarmup.client.policy import read_policy
-    from zowarmup.client.presence import Presence
-    from zowarmup.client.replica import LocalReplica
-    from zowarmup.client.session import Connection
-    from zowarmup.client.state import USAGE, StateDirectory, default_directory, default_name
-    from zowarmup.client.stream import Meter
-    from zowarmup.client.transfer import Transfers
-    from zowarmup.client.workshop import PROCESSOR, Workshop
-    from zowarmup.common.steps import allow_compiled
-    from zowarmup.common.work import Tier
+    from zowarmup.client.net.connection import Connection
+    from zowarmup.client.net.reconnecting_stream import ReconnectingStream
+    from zowarmup.client.net.retrying import Lookout
+    from zowarmup.client.net.stream import Meter
+    from zowarmup.client.net.transfer import Transfers
+    from zowarmup.client.policy import Allowance, read_policy
+    from zowarmup.client.store.directory import USAGE, StateDirectory, default_directory, default_name
+    from zowarmup.client.store.replica import LocalReplica
+    from zowarmup.client.work.device import Device
+    from zowarmup.client.work.executor import PROCESSOR, Executor
+    from zowarmup.client.work.joining import ask, choose_tier, enrol, fit_data, invited, know, patience_s
+    from zowarmup.client.work.loop import take_part
+    from zowarmup.common.exact.steps import allow_compiled
+    from zowarmup.common.messages.values import Tier
     from zowarmup.data import load
 
     server, name, meter = arguments.server, arguments.name or default_name(), Meter()
@@ -258,22 +253,10 @@ async def _compose(arguments: argparse.Namespace) -> None:
         await asyncio.to_thread(replica.open)
         joined = f"joined {offer.name} as {identity.client} (tier {tier}: {reason}) with {len(dataset)} examples"
         transfers = Transfers(partial(connect, bulk=True))
-        workshop = Workshop(offer, state, transfers, arguments.threads, arguments.device, policy)
-        device = Device(offer, dataset, replica, transfers, workshop, joined, tier, allowance)
-        async with AsyncExitStack() as present:
-            presence = await present.enter_async_context(Presence(server, connect, layout, device.hello, lookout))
-            if arguments.metrics_address:
-                from zowarmup.client.metrics import Figures, shown
-
-                def figures() -> Figures:
-                    version = replica.position.version
-                    return Figures(
-                        meter.up_bytes, meter.down_bytes, version, presence.contributions, presence.connected
-                    )
-
-                labels = {"run": offer.name, "tier": str(tier)}
-                await present.enter_async_context(shown(arguments.metrics_address, labels, figures))
-            await take_part(device, presence)
+        executor = Executor(offer, state, transfers, arguments.threads, arguments.device, policy)
+        device = Device(offer, dataset, replica, transfers, executor, joined, tier, allowance)
+        async with ReconnectingStream(server, connect, layout, device.hello, lookout) as stream:
+            await take_part(device, stream)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,22 @@
-"""What this device allows a coordinator to ask of it, whoever runs the coordinator.
+"""The owner's policy: limits on what a coordinator may ask of this device, and how much of them is used up.
 
 A coordinator chooses the model, the program, its size and how often it is asked. The device's owner sets the limits, in
 a TOML file (`--policy`) and by `--allow-model`. What is beyond them is refused in one sentence, which goes to this
-device's log and, as an abstention's reason, to the coordinator's.
+device's log and, as an abstention's reason, to the coordinator's. What has been sent, received and answered today is kept on
+disk, so that a restart forgets nothing: only where the policy has such a limit, and before the work that it counts.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from zowarmup.client.faults import Final
-from zowarmup.common.amount import amount
-from zowarmup.common.run import BUILT_IN
+from zowarmup.client.errors import Final, Setback
+from zowarmup.common.settings.run import BUILT_IN
+from zowarmup.common.system.files import read_given, write_durably
+from zowarmup.common.text import amount
 
 MEGABYTE = 1_000_000
 
@@ -20,8 +24,8 @@ MEGABYTE = 1_000_000
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
     """`models`: whose code may run here, where this device trains or probes by torch: built-in models, and
-    package.module:factory, which the coordinator then has imported and called; and algorithms named as
-    package.module:Algorithm, on either tier. `program_mb`: the largest forward pass,
+    package.module:factory, which the coordinator then has imported and called; and algorithms and tasks named as
+    package.module:Algorithm and package.module:Task, on either tier. `program_mb`: the largest forward pass,
     as a file. `snapshot_mb`: the largest model. `forward_memory_mb`: what a forward pass may take beside the weights (0:
     what this device's memory has left). `forward_s`: how long one may last, over one micro-batch, and how long loading the
     program may. `contribution_s`: how long training or probing for one round may take, on either tier; it ends at the next
@@ -117,7 +121,7 @@ def read_policy(file: Path | None, allowed: Sequence[str] = ()) -> Policy:
 
 
 def _written(file: Path) -> Policy:
-    from zowarmup.common.system.toml_file import TomlError, read_toml  # loads a parser
+    from zowarmup.common.system.files import TomlError, read_toml  # loads a parser
 
     try:
         return Policy.of(read_toml(file))
@@ -138,3 +142,121 @@ def _require(size_bytes: int, most_mb: float, field: str, what: str) -> None:
 def _is_factory(name: str) -> bool:
     path, colon, attribute = name.partition(":")
     return bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in path.split("."))
+
+
+DAY_S = 86400
+NOTE_BYTES = 1_000_000
+"""So much may have been moved without being on disk: a process that is killed forgets no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsedToday:
+    """`bytes` over the network and `probes` answered in a `day` (of UTC, counted from 1970), and `probes_in_all`."""
+
+    day: int = 0
+    bytes: int = 0
+    probes: int = 0
+    probes_in_all: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if type(value) is not int or value < 0:
+                raise ValueError(f"usage: {name} = {value!r} is not a count")
+
+    def on(self, day: int) -> Self:
+        """The same on that day: a later one begins at nothing. (An earlier one is a clock that was set back.)"""
+        return self if day <= self.day else replace(self, day=day, bytes=0, probes=0)
+
+    def and_then(self, more_bytes: int, more_probes: int) -> Self:
+        return replace(
+            self,
+            bytes=self.bytes + more_bytes,
+            probes=self.probes + more_probes,
+            probes_in_all=self.probes_in_all + more_probes,
+        )
+
+
+class Allowance:
+    """What a device may still send, receive and answer.
+
+    Args:
+        policy: Of its owner.
+        file: Where the usage is kept.
+        moved: How many bytes this process has sent and received so far.
+        now_s: Seconds since 1970.
+
+    Raises:
+        Final: The file is damaged.
+    """
+
+    def __init__(
+        self, policy: Policy, file: Path, moved: Callable[[], int], now_s: Callable[[], float] = time.time
+    ) -> None:
+        self._policy, self._file, self._moved, self._now_s = policy, file, moved, now_s
+        self._noted = 0
+        self._limited = policy.counted
+        self.usage = _usage_in(file) if self._limited else UsedToday()
+
+    def note(self) -> None:
+        """Count on disk what has been moved."""
+        if self._limited:
+            self._count()
+
+    def require_bytes(self, coming: int = 0) -> None:
+        """See whether so much more may be moved after what has been; to be asked with each piece. Raises Setback until
+        tomorrow."""
+        if not self._policy.mb_per_day:
+            return
+        most = self._policy.mb_per_day * MEGABYTE
+        uncounted = self._moved() - self._noted
+        over = self._today().bytes + uncounted + coming > most
+        if over or uncounted >= min(NOTE_BYTES, most / 10):
+            self._count()
+        if over:
+            raise self._until_tomorrow(
+                f"this device's {amount(int(most))} of today are used up (mb_per_day in --policy)"
+            )
+
+    def require_probes(self, count: int) -> None:
+        """Count probes that are about to be answered. Raises Setback until tomorrow, or Final where no more may be
+        answered at all."""
+        if not self._limited:
+            return
+        usage, policy = self._today(), self._policy
+        if policy.probes and usage.probes_in_all + count > policy.probes:
+            raise Final(f"this device has answered {usage.probes_in_all} probes, of {policy.probes} in all (--policy)")
+        if policy.probes_per_day and usage.probes + count > policy.probes_per_day:
+            raise self._until_tomorrow(
+                f"this device has answered {usage.probes} probes today, of {policy.probes_per_day} a day (--policy)"
+            )
+        self._count(count)
+
+    def _count(self, probes: int = 0) -> None:
+        moved = self._moved()
+        usage = self._today().and_then(moved - self._noted, probes)
+        if usage != self.usage:
+            try:
+                write_durably(self._file, json.dumps(asdict(usage)).encode())
+            except OSError as error:
+                raise Final(f"cannot write {self._file} ({error.strerror or error}): free space there") from None
+        self.usage, self._noted = usage, moved
+
+    def _today(self) -> UsedToday:
+        return self.usage.on(int(self._now_s() // DAY_S))
+
+    def _until_tomorrow(self, reason: str) -> Setback:
+        now_s = self._now_s()
+        return Setback(reason, (self.usage.day + 1) * DAY_S - now_s if self.usage.day else DAY_S - now_s % DAY_S)
+
+
+def _usage_in(file: Path) -> UsedToday:
+    try:
+        return UsedToday(**json.loads(read_given(file)))
+    except FileNotFoundError:
+        return UsedToday()
+    except OSError as error:
+        raise Final(f"cannot read {file} ({error.strerror}): make it readable for this user") from None
+    except (ValueError, TypeError, RecursionError):
+        raise Final(
+            f"{file}, which counts what this device has answered, is damaged: remove it to count anew"
+        ) from None

@@ -1,4 +1,4 @@
-"""The data card of a held-out set, and a device's data beside the run's card.
+"""The data card of a held-out set, and the comparison of a device's data with the run's card.
 
 What would make labels or inputs mean something else on one device than on the others is refused, with one sentence that
 says what both sides have. What a device may lack, or have in another order, is put right: classes are matched by name,
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.data_card import FEATURES, IMAGE, DataCard, InputSummary, composed, listed, numbers
-from zowarmup.data.dataset import DataError, Dataset
-from zowarmup.data.standard import standardised
+from zowarmup.common.settings.data_card import FEATURES, IMAGE, DataCard, InputSummary, composed, numbers
+from zowarmup.common.text import listed
+from zowarmup.data.dataset import DataError, Dataset, standardised
 
 # Examples, evenly spread: enough to see a wrong unit. VALUES are looked at together, so that a small device takes no
 # megabytes for them: once the C library has given back so large a piece, it cuts later ones out of its heap, with gaps.
@@ -22,7 +22,7 @@ SAMPLED, VALUES = 4096, 1 << 13
 # Distances from the held-out mean, in held-out deviations, averaged over all values. Of the held-out inputs themselves it
 # is at most 1; of a device with its own mix of classes it may be 2; of bytes beside values in 0 to 1 it is some 50 and more.
 WARN_DISTANCE, REFUSE_DISTANCE = 3.0, 10.0
-# One value counts as no farther than so many deviations, so that a single wild one does not decide.
+# One value counts as no farther than this many deviations, so that a single wild one does not decide.
 FARTHEST = 1000.0
 # A device's own deviation and the size of its stored values, in held-out ones: values in 0 to 1 beside bytes have 0.004 of
 # both. A device that sees little change has a small deviation alone, and one that sees nothing has 0.
@@ -34,14 +34,21 @@ NEGATIVE_SHARE = 0.1
 
 
 def card_of(held_out: Dataset, source: str) -> DataCard:
-    """The card of a run that is evaluated on `held_out`; `source` is what to call it in a sentence. Raises DataError
-    where the held-out set shows that its labels begin at 1, or that its names cannot be used. Of rows and sequences the mean
-    and deviation of each feature or channel are the held-out ones."""
+    """The data card of a run that is evaluated on a held-out set.
+
+    Of rows and sequences the mean and deviation of each feature or channel are the held-out ones.
+
+    Args:
+        held_out: The held-out set.
+        source: What to call it in a sentence.
+
+    Raises:
+        DataError: The held-out set shows that its labels begin at 1, or its names cannot be used.
+    """
     held_out = standardised(held_out)
-    found = np.bincount(held_out.labels, minlength=held_out.classes)
-    if not held_out.class_names and not found[0]:
+    if held_out.classes and not held_out.class_names and not np.bincount(held_out.targets)[0]:
         raise DataError(
-            f"{source}: its labels go from {held_out.labels.min()} to {held_out.labels.max()} and class 0 never occurs: "
+            f"{source}: its labels go from {held_out.targets.min()} to {held_out.targets.max()} and class 0 never occurs: "
             "labels begin at 0; subtract 1 from those of every device, and of this one, if they begin at 1"
         )
     try:
@@ -56,20 +63,31 @@ def card_of(held_out: Dataset, source: str) -> DataCard:
             deviation=tuple(map(float, held_out.deviation)),
             feature_names=held_out.feature_names,
             inputs=summary(held_out),
+            target_size=held_out.target_size,
         )
     except ValueError as error:
         raise DataError(f"{source}: {error}") from error
 
 
 def absence(held_out: Dataset, source: str) -> str:
-    """A warning where a held-out set lacks examples of some classes; empty where it does not."""
-    missing = [str(label) for label in np.flatnonzero(np.bincount(held_out.labels, minlength=held_out.classes) == 0)]
+    """A warning where a held-out set lacks examples of some classes.
+
+    Args:
+        held_out: The held-out set.
+        source: What to call it in a sentence.
+
+    Returns:
+        A sentence; empty where no class lacks any.
+    """
+    if not held_out.classes:
+        return ""
+    missing = [str(label) for label in np.flatnonzero(np.bincount(held_out.targets, minlength=held_out.classes) == 0)]
     if held_out.class_names:
         missing = [held_out.class_names[int(label)] for label in missing]
     if not missing:
         return ""
     return (
-        f"{source} has no example of {listed(missing)}, of {held_out.classes} classes: the accuracy says nothing of them; "
+        f"{source} has no example of {listed(missing)}, of {held_out.classes} classes: an evaluation says nothing of them; "
         "see that its labels are meant so"
     )
 
@@ -91,15 +109,27 @@ def summary(data: Dataset) -> InputSummary:
 
 
 def fitted(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list[str]]:
-    """A device's data as the run's card reads it: labels by the run's classes, inputs by the run's mean and deviation; and
-    what is worth a warning, a sentence each. `source` is what to call the data. Raises DataError where they do not fit."""
+    """Read a device's data as the run's card does.
+
+    Args:
+        data: The device's.
+        card: The run's.
+        source: What to call the data in a sentence.
+
+    Returns:
+        The data with labels by the run's classes and inputs by the run's mean and deviation; and what is worth a
+        warning, a sentence each.
+
+    Raises:
+        DataError: The data do not fit the card.
+    """
     data, unnamed = _features(data, card, source)
     if data.shape != card.shape:
         own = " x ".join(map(str, data.shape))
         meant = len(card.shape) == 2 and len(data.shape) == 3 and source.startswith("npz:")
         remedy = f"say {source},kind=sequence" if meant else "give --data of that shape"
         raise DataError(f"the examples of {source} are {own} and the run's {card.shaped_as}: {remedy}")
-    labels, remarks = _labels(data, card, source)
+    targets, remarks = _targets(data, card, source)
     own_card = replace(card, element=data.stored[0], scale=data.stored[1])
     if own_card != card:
         raise DataError(
@@ -107,7 +137,7 @@ def fitted(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list[st
         )
     data = replace(
         data,
-        labels=labels,
+        targets=targets,
         classes=card.classes,
         class_names=card.class_names,
         mean=card.mean,
@@ -141,6 +171,17 @@ def _features(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list
     return replace(data, inputs=inputs, feature_names=theirs), []
 
 
+def _targets(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[Any], list[str]]:
+    """The targets as the run means them, and what is worth a warning. Raises DataError where they mean something else."""
+    if card.classes and data.classes:
+        return _labels(data, card, source)
+    if data.target_size != card.target_size:
+        own = f"numbers, {data.target_size} of each example" if data.target_size else "labels"
+        runs = f"numbers, {card.target_size} of each" if card.target_size else "labels"
+        raise DataError(f"the targets of {source} are {own}, and the run's are {runs}: give --data with such targets")
+    return data.targets, []
+
+
 def _labels(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[np.int64], list[str]]:
     """The labels by the run's classes, and what is worth a warning. Raises DataError where they mean others."""
     theirs, mine = card.class_names, data.class_names
@@ -158,9 +199,9 @@ def _labels(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[np.int6
             said = _unlike(mine, theirs, missing, unknown, data.every_class)
             raise DataError(f"{source} has other classes than the run: {said}")
         labels = np.array([label_of[name] for name in mine], dtype=np.int64)
-        return (data.labels if mine == theirs else labels[data.labels]), []
+        return (data.targets if mine == theirs else labels[data.targets]), []
     if data.classes > card.classes or (mine and data.classes != card.classes):
-        low, high = int(data.labels.min()), int(data.labels.max())
+        low, high = int(data.targets.min()), int(data.targets.max())
         if not mine and low >= 1 and high == card.classes:
             raise DataError(
                 f"the labels of {source} go from {low} to {high}, and those of the run's {card.classes} classes from 0 "
@@ -172,17 +213,17 @@ def _labels(data: Dataset, card: DataCard, source: str) -> tuple[NDArray[np.int6
         )
     if mine and not data.every_class:
         raise DataError(f"{source} names its classes ({listed(mine)}) and the run's are only numbers: store numbers")
-    if not mine and card.classes > 2 and np.array_equal(np.unique(data.labels), np.arange(1, card.classes)):
-        return data.labels, [f"{source} has examples of every class but 0: see that its labels do not begin at 1"]
+    if not mine and card.classes > 2 and np.array_equal(np.unique(data.targets), np.arange(1, card.classes)):
+        return data.targets, [f"{source} has examples of every class but 0: see that its labels do not begin at 1"]
     if mine or theirs:
         named = listed(f"{label} = {name}" for label, name in enumerate(mine or theirs))
         whose = "the run's classes are only numbers" if mine else f"{source} has no class names"
-        return data.labels, [f"{whose}: its labels are taken to be {named}"]
-    return data.labels, []
+        return data.targets, [f"{whose}: its labels are taken to be {named}"]
+    return data.targets, []
 
 
 def _numbered(data: Dataset, classes: int) -> bool:
-    """Whether the names of a data set are the numbers of so many classes."""
+    """Whether the names of a data set are the numbers of its classes."""
     mine, known = set(data.class_names), set(numbers(classes))
     return mine == known or (not data.every_class and mine <= known)
 
@@ -280,4 +321,4 @@ def _sampled(data: Dataset) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]
     batch = max(1, VALUES // max(1, data.inputs[0].size))
     for start in range(0, count, batch):
         indices = chosen[start : start + batch]
-        yield data.batch(indices), data.inputs[indices]
+        yield data.batch(indices).inputs, data.inputs[indices]

@@ -1,20 +1,30 @@
-"""A labelled set of examples, kept in the type it was stored in and turned into float32 a batch at a time.
+"""A set of examples with their targets, kept in the type it was stored in and turned into float32 a batch at a time.
 
-Byte images stay bytes (a quarter of their float32 size), which is what lets a small device hold its own data.
+Byte images stay bytes (a quarter of their float32 size), which is what lets a small device hold its own data. Rows and
+sequences are standardised: the coordinator computes the mean and deviation of each feature or channel once, from the
+held-out set, and every device is given them in the run's data card. Images keep the scale of their pixels; they may be
+varied for training (`augment`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.data_card import IMAGE, normalised_axis, usual_axes
+from zowarmup.common.exact.directions import words
+from zowarmup.common.settings.data_card import IMAGE, DataCard, normalised_axis, usual_axes
+from zowarmup.common.tasks.protocol import Batch
 
 
 class DataError(ValueError):
-    """Data that cannot be used, said in one sentence that names the spec or file and the remedy, on one line: a name or a
-    library's words in it may have several."""
+    """Data that cannot be used.
+
+    Args:
+        sentence: It names the spec or file and the remedy. It is put on one line: a name or a library's words in it may
+            have several.
+    """
 
     def __init__(self, sentence: str) -> None:
         super().__init__(" ".join(line.strip() for line in sentence.splitlines()))
@@ -22,18 +32,29 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Dataset:
-    """`inputs` uint8 or float32 (n, *shape), `labels` int64 (n,) in 0 .. classes - 1. `scale` is the stored value that
-    stands for 1.0: batches are divided by it. `mean` and `deviation`, one number for each channel, are then taken off
-    and divided by; empty: they are not. `augmented`: whether training varies the images (`augmentation`).
+    """Examples with their targets, and what their values stand for.
 
-    `class_names`: what the labels stand for, by label, in Unicode's composed form; empty: they are only numbers.
-    `every_class`: all classes are named, those without examples too; if not, other devices may hold further ones. `axes`:
-    what the axes of an example are called; empty: by their number. `feature_names`: of rows, what each feature is called, in
-    Unicode's composed form; empty: they are known by their place. `stands_for_bytes`: the inputs are float32 from 0 to 1
-    and stand for bytes divided by 255, more finely."""
+    Args:
+        inputs: Uint8 or float32 (n, *shape), at least one example.
+        targets: Labels, int64 (n,), in 0 .. classes - 1; or, with `classes` 0, numbers, float32 (n, k), all finite.
+        classes: How many there are; 0 where the targets are numbers.
+        scale: The stored value that stands for 1.0: batches are divided by it.
+        mean: What is then taken off, one number for each channel or feature; empty: nothing is.
+        deviation: What is divided by after that, as long as `mean`.
+        augmented: Whether training varies the images (`augment`).
+        class_names: What the labels stand for, by label, in Unicode's composed form; empty: they are only numbers.
+        every_class: All classes are named, those without examples too; if not, other devices may hold further ones.
+        axes: What the axes of an example are called; empty: by their number.
+        stands_for_bytes: The inputs are float32 from 0 to 1 and stand for bytes divided by 255, more finely.
+        feature_names: Of rows, what each feature is called, in Unicode's composed form; empty: they are known by their
+            place.
+
+    Raises:
+        DataError: A field has another type or shape than that, or is out of its range.
+    """
 
     inputs: NDArray[Any]
-    labels: NDArray[np.int64]
+    targets: NDArray[Any]
     classes: int
     scale: float = 1.0
     mean: tuple[float, ...] = ()
@@ -48,14 +69,20 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.inputs.dtype not in (np.uint8, np.float32):
             raise DataError(f"inputs are {self.inputs.dtype}: must be uint8 or float32")
-        if self.labels.shape != (len(self.inputs),) or self.labels.dtype != np.int64:
-            raise DataError(f"labels must be one int64 for each of the {len(self.inputs)} inputs")
-        if not len(self.labels):
+        count = len(self.inputs)
+        if self.classes and (self.targets.shape != (count,) or self.targets.dtype != np.int64):
+            raise DataError(f"labels must be one int64 for each of the {count} inputs")
+        if not self.classes and (
+            self.targets.ndim != 2 or len(self.targets) != count or self.targets.dtype != np.float32
+        ):
+            raise DataError(f"targets must be float32 numbers for each of the {count} inputs")
+        if not count:
             raise DataError("there are no examples")
-        if self.labels.min() < 0 or self.labels.max() >= self.classes:
-            raise DataError(
-                f"labels go from {self.labels.min()} to {self.labels.max()}: must be 0 to {self.classes - 1}"
-            )
+        low, high = self.targets.min(), self.targets.max()
+        if self.classes and (low < 0 or high >= self.classes):
+            raise DataError(f"labels go from {low} to {high}: must be 0 to {self.classes - 1}")
+        if not self.classes and not np.isfinite(self.targets).all():
+            raise DataError("the targets hold a value that is not finite")
         if not self.scale > 0:
             raise DataError(f"scale is {self.scale}: must be above 0")
         if len(self.mean) != len(self.deviation) or (
@@ -70,7 +97,12 @@ class Dataset:
             raise DataError(f"examples of shape {self.shape} are no images: only images can be augmented")
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
+
+    @property
+    def target_size(self) -> int:
+        """How many numbers a target is; 0 where it is a label."""
+        return 0 if self.classes else self.targets.shape[1]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,8 +122,16 @@ class Dataset:
         along = normalised_axis(self.axes or usual_axes(self.shape))
         return tuple(-1 if place == along else 1 for place in range(len(self.shape)))
 
-    def batch(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The inputs at `indices` as a new contiguous float32 array (len(indices), *shape)."""
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """The examples at `indices`; inputs as a new contiguous float32 array (len(indices), *shape)."""
+        return Batch(self._inputs(indices), self.targets[indices])
+
+    def training_batch(self, indices: NDArray[np.int64], seed: int, stream: int) -> Batch:
+        """The same for training: varied as a stream of a seed says (`augment`) where the set is augmented."""
+        batch = self.batch(indices)
+        return Batch(augment(batch.inputs, seed, stream), batch.targets) if self.augmented else batch
+
+    def _inputs(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         rows = np.array(self.inputs[indices], dtype=np.float32, order="C")
         if self.scale != 1:
             rows /= np.float32(self.scale)
@@ -103,4 +143,76 @@ class Dataset:
 
     def select(self, indices: NDArray[np.int64]) -> "Dataset":
         """A data set of its own with the examples at `indices`, copied, so that the rest can be freed."""
-        return replace(self, inputs=self.inputs[indices].copy(), labels=self.labels[indices].copy())
+        return replace(self, inputs=self.inputs[indices].copy(), targets=self.targets[indices].copy())
+
+
+def made_up(card: DataCard, examples: int) -> Dataset:
+    """Examples of no meaning, stored as those of a data card, in memory that is really there.
+
+    Args:
+        card: What they are to look like.
+        examples: How many.
+    """
+    inputs = np.ones((examples, *card.shape), np.dtype(card.element))
+    targets: NDArray[Any] = np.zeros((examples, card.target_size), np.float32)
+    if card.classes:
+        targets = np.arange(examples, dtype=np.int64) % card.classes
+    return Dataset(inputs, targets, card.classes, card.scale, card.mean, card.deviation, axes=card.axes)
+
+
+_VALUES = 1 << 18  # read together, so that a large set needs little memory
+# Below this share of its mean a feature's deviation is what float32 rounds away: it is taken to be constant.
+_CONSTANT = 1e-6
+
+
+def standardised(data: Dataset) -> Dataset:
+    """Rows or sequences with the mean and deviation of each feature or channel over all examples; images, and what has
+    them already, as they are. A feature that is constant has the deviation 1."""
+    if len(data.shape) >= len(IMAGE) or data.mean:
+        return data
+    along = data.mean_shape.index(-1) + 1
+    others = tuple(axis for axis in range(data.inputs.ndim) if axis != along)
+    each = data.inputs.size // data.shape[along - 1]
+    mean = sum(rows.sum(axis=others, dtype=np.float64) for rows in _batches(data)) / each
+    centre = np.reshape(mean, data.mean_shape)
+    squares = sum(np.square(rows - centre).sum(axis=others) for rows in _batches(data))
+    deviation = np.sqrt(squares / each).astype(np.float32)
+    deviation[deviation <= _CONSTANT * np.abs(mean)] = 1
+    return replace(data, mean=tuple(map(float, mean.astype(np.float32))), deviation=tuple(map(float, deviation)))
+
+
+def _batches(data: Dataset) -> Iterator[NDArray[np.float32]]:
+    batch = max(1, _VALUES // data.inputs[0].size)
+    for start in range(0, len(data), batch):
+        yield data.batch(np.arange(start, min(start + batch, len(data)), dtype=np.int64)).inputs
+
+
+BORDER = 4
+
+
+def augment(images: NDArray[np.float32], seed: int, stream: int) -> NDArray[np.float32]:
+    """Vary images: shift each by up to BORDER pixels along both axes, and mirror it left to right in one of two cases.
+
+    Args:
+        images: Float32 (n, C, H, W), 0 in the mean colour.
+        seed: 0 to 2^64 - 1.
+        stream: Number of the seed's stream that decides how (`directions.words`), 0 to 2^63 - 1.
+
+    Returns:
+        A new array of the same shape; what is shifted in is 0.
+    """
+    count, channels, height, width = images.shape
+    drawn = words(seed, stream, count)
+    places = np.uint64(2 * BORDER + 1)
+    # Three draws out of each word's own digits; 2^64 is so much larger that no place is favoured.
+    down, rest = (drawn % places).astype(np.int64), drawn // places
+    right, mirrored = (rest % places).astype(np.int64), rest // places % np.uint64(2) == 1
+    framed = np.zeros((count, channels, height + 2 * BORDER, width + 2 * BORDER), np.float32)
+    framed[:, :, BORDER : BORDER + height, BORDER : BORDER + width] = images
+    rows = down[:, None] + np.arange(height)
+    columns = right[:, None] + np.where(mirrored[:, None], np.arange(width)[::-1], np.arange(width))
+    each = np.arange(count)[:, None, None, None]
+    varied: NDArray[np.float32] = framed[
+        each, np.arange(channels)[:, None, None], rows[:, None, :, None], columns[:, None, None, :]
+    ]
+    return varied

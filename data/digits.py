@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from zowarmup.common.data_card import numbers
-from zowarmup.common.permutation import permutation
+from zowarmup.common.exact.directions import permutation
+from zowarmup.common.settings.data_card import numbers
 from zowarmup.data.dataset import DataError, Dataset
-from zowarmup.data.holdout import split
-from zowarmup.data.shards import shards
+from zowarmup.data.shards import shards, validation_split
 
 CLASSES = 10
 TRAIN = 1437
@@ -36,15 +35,29 @@ def part(name: str) -> Dataset:
     train, test = np.sort(order[:TRAIN]), np.sort(order[TRAIN:])
     if name in ("train", "test"):
         return data.select(train if name == "train" else test)
-    rest, validation = split(TRAIN)
+    rest, validation = validation_split(TRAIN)
     return data.select(train[validation if name == "validation" else rest])
 
 
 def shard(index: int, clients: int, alpha: Fraction, seed: int, which: str = "train") -> Dataset:
-    """The shard of client `index`, 1 to `clients`, of a part: its number of examples // clients."""
+    """The shard of one client, of those that a part of the digits is cut into.
+
+    Args:
+        index: The client's, 1 to `clients`.
+        clients: How many shards there are, at most one for each example.
+        alpha: Of the Dirichlet distribution of each shard's label mix, above 0.
+        seed: Of the split, 0 to 2^64 - 1.
+        which: The part, as `part` names it.
+
+    Returns:
+        Of the part's examples, their number // clients.
+
+    Raises:
+        DataError: `index` or `clients` is out of its range.
+    """
     whole = part(which)
     if not 1 <= clients <= len(whole):
         raise DataError(f"digits:{index}/{clients}: the number of shards must be 1 to {len(whole)}")
     if not 1 <= index <= clients:
         raise DataError(f"digits:{index}/{clients}: the shard must be 1 to {clients}")
-    return whole.select(shards(whole.labels, clients, alpha, seed)[index - 1])
+    return whole.select(shards(whole.targets, clients, alpha, seed)[index - 1])

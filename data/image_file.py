@@ -1,8 +1,8 @@
 """One image file as the pixels that a person sees: turned as EXIF says, transparency on white, its values from 0 to 1.
 
-What Pillow knows as 8 bits stays bytes. Deeper greys (16 bits, and floats from 0 to 1) become float32 from 0 to 1 by the
-range of their type, never by what one image happens to hold: the same light must be the same number in every image. Of a
-file with several images the first counts.
+What Pillow knows as 8 bits stays bytes. Deeper greys (16 bits, and floats from 0 to 1) become float32 from 0 to 1 by
+the range of their type, never by what one image happens to hold: the same light must be the same number in every image.
+Of a file with several images the first counts.
 """
 
 import warnings
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.system.bounds import TooLarge, require_ratio, require_size
+from zowarmup.common.untrusted import TooLarge, require_ratio, require_size
 from zowarmup.data.dataset import DataError
-from zowarmup.data.opening import opened
+from zowarmup.data.reading import opened
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,9 +42,9 @@ class Form:
     """What every image of a folder becomes.
 
     Args:
-        size: height and width in pixels; None: as they are.
+        size: Height and width in pixels; None: as they are.
         channels: 1 (grey) or 3 (RGB).
-        fit: how an image that is not square becomes so: "crop" scales its shorter side to `size` and takes the centre,
+        fit: How an image that is not square becomes so: "crop" scales its shorter side to `size` and takes the centre,
             "pad" scales its longer side and puts white around it, "squash" scales each side by itself.
     """
 
@@ -54,9 +54,15 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """What a file says before it is decoded: its size in pixels, whether its grey is deeper than 8 bits, and about how many
-    bytes decoding it takes."""
+class ImageHeader:
+    """What an image file says before it is decoded.
+
+    Args:
+        width: In pixels.
+        height: In pixels.
+        deep: Whether its grey is deeper than 8 bits.
+        decoding_bytes: About how many bytes of memory decoding takes.
+    """
 
     width: int
     height: int
@@ -64,7 +70,7 @@ class Header:
     decoding_bytes: int
 
 
-def header(file: Path) -> Header:
+def header(file: Path) -> ImageHeader:
     """Raises DataError where the file is no image, has more pixels than Pillow's limit, or far more than there is of it."""
     with _opened(file) as image:
         deep = _is_deep(image)
@@ -74,17 +80,21 @@ def header(file: Path) -> Header:
         needed = each * max(image.width, across) * max(image.height, down)
         size = f"{file}: {image.width} x {image.height} pixels"
         require_ratio(size, needed, file.stat().st_size, "store it in another way, or make it smaller", _FREE_BYTES)
-        return Header(image.width, image.height, deep, needed)
+        return ImageHeader(image.width, image.height, deep, needed)
 
 
 def read(file: Path, form: Form) -> NDArray[Any]:
     """An image's pixels.
 
+    Args:
+        file: The image file.
+        form: What the image becomes.
+
     Returns:
-        uint8 (channels, H, W) from 0 to 255, or float32 from 0 to 1 where the image is deep.
+        Uint8 (channels, H, W) from 0 to 255, or float32 from 0 to 1 where the image is deep.
 
     Raises:
-        DataError: the file cannot be decoded, or nothing says which of its values is white.
+        DataError: The file cannot be decoded, or nothing says which of its values is white.
     """
     with _opened(file) as opened:
         image = _upright(opened)

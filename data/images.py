@@ -1,37 +1,38 @@
 """folder:PATH: one folder of images for each class.
 
 Classes are numbered in the order of the folders' names in Unicode's composed form, so they are numbered alike on every
-device that has a folder for each class, whatever its file system makes of the names. A device without examples of a class
-has an empty folder for it.
+device that has a folder for each class, whatever its file system makes of the names. A device without examples of a
+class has an empty folder for it. Files that systems leave in folders are no data: only names that nobody would give a
+class.
 """
 
 import mimetypes
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.data_card import normalised
+from zowarmup.common.settings.data_card import normalised
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.image_file import BYTE, Form, header
 from zowarmup.data.image_file import read as read_image
-from zowarmup.data.leftovers import is_leftover
-from zowarmup.data.memory import require_memory
+from zowarmup.data.reading import require_memory
 
 
 def read(root: Path, form: Form) -> Dataset:
     """The images of a folder.
 
     Args:
-        root: the folder of the class folders.
-        form: what every image becomes; without a size all must have one size.
+        root: The folder of the class folders.
+        form: What every image becomes; without a size all must have one size.
 
     Returns:
         Inputs (n, channels, H, W): uint8, or float32 from 0 to 1 where any image is deeper than 8 bits.
 
     Raises:
-        DataError: with one sentence that names the folder or file and the remedy.
+        DataError: With one sentence that names the folder or file and the remedy.
     """
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder")
@@ -113,3 +114,24 @@ def _entries(folder: Path) -> list[Path]:
     if broken := [entry for entry in entries if entry.is_symlink() and not entry.exists()]:
         raise DataError(f"{broken[0]}: this link leads to nothing: mend it or remove it")
     return entries
+
+
+_BY_SYSTEM = {
+    "macOS": "__macosx|network trash folder|temporary items|thevolumesettingsfolder|icon\r|desktop db|desktop df",
+    "Windows": "$recycle.bin|system volume information|$extend|$windows.~bt|msocache|config.msi",
+    "its files": "thumbs.db|ehthumbs.db|ehthumbs_vista.db|desktop.ini|picasa.ini",
+    "Linux and Android": "lost+found|lost.dir|aquota.user|aquota.group",
+    "Synology": "@eadir|@tmp|@sharebin|@sharesnap|#recycle|#snapshot",
+    "QNAP and NetApp": "@recycle|@recently-snapshot|@__thumb|~snapshot",
+    "Python": "__pycache__",
+}
+_LEFTOVERS = {name for names in _BY_SYSTEM.values() for name in names.split("|")}
+# Windows' chkdsk; and what Windows and Synology's shares keep of a file beside it.
+_LEFTOVER = re.compile(r"found\.\d{3}|.+(:zone\.identifier|:encryptable|@synoeastream|@synoresource)", re.DOTALL)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of this name is a system's and not its user's: hidden ones are, and those known by name,
+    in whatever case."""
+    folded = name.casefold()
+    return name.startswith(".") or folded in _LEFTOVERS or bool(_LEFTOVER.fullmatch(folded))

@@ -4,9 +4,9 @@ CIFAR and ImageNet32 are published as pickles, and a pickle may name any functio
 arrays consist of may be named, and stands for types of this module that check what they are given: numbers of plain
 types and their bytes, nothing else.
 
-A pickle is a program, and a short one can make much: lists of lists of lists, one text again and again. So there is a limit
-of operations, nothing is copied, compared or printed while it runs, and of what it leaves only the arrays that are asked for
-are made. Python's unpickler in C would make room for whatever number a damaged file names.
+A pickle is a program, and a short one can make much: lists of lists of lists, one text again and again. So there is a
+limit of operations, nothing is copied, compared or printed while it runs, and of what it leaves only the arrays that
+are asked for are made. Python's unpickler in C would make room for whatever number a damaged file names.
 """
 
 import pickletools
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.system.bounds import Bounded, TooLarge
+from zowarmup.common.untrusted import Bounded, TooLarge
 
 MOST_OPERATIONS = 1 << 20
 """The largest set has 250,000, two for each name of a file and one for each label, and 600,000 as Python 3 writes it again."""
@@ -30,8 +30,19 @@ _VALUES = {
 
 
 def load(file: Bounded, names: Collection[str]) -> dict[str, NDArray[Any]]:
-    """Of a pickled dict, what is found by these names, as arrays: arrays, and lists of whole numbers. Raises ValueError where
-    it is something else, TooLarge where it announces more than the file has."""
+    """Read arrays out of a pickled dict.
+
+    Args:
+        file: The pickle.
+        names: The keys that are asked for.
+
+    Returns:
+        By name, those that are found: arrays, and lists of whole numbers as int64 (n,).
+
+    Raises:
+        ValueError: It is something else.
+        TooLarge: It announces more than the file has.
+    """
     try:
         found = _Machine().run(file)
     except TooLarge:

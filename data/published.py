@@ -15,12 +15,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.system.bounds import Bounded, TooLarge, require_ratio, require_size
-from zowarmup.data import npz, pickles
+from zowarmup.common.untrusted import Bounded, TooLarge, require_ratio, require_size
+from zowarmup.data import pickles
 from zowarmup.data.dataset import DataError, Dataset
-from zowarmup.data.labels import class_numbers
-from zowarmup.data.memory import require_memory
-from zowarmup.data.opening import opened
+from zowarmup.data.npz import NpzArchive
+from zowarmup.data.reading import class_numbers, opened, require_memory
 
 SIDE = 32
 _BYTE = 255.0
@@ -32,9 +31,23 @@ _MOST_HEADER_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """`train` and `test`: the names of its files, of which an npz may take the place of a pickle; `labels` is the key in
-    them, and `first` the label of the first class. `examples`: how many each of the two has. `archive` and `folder`: what is
-    downloaded and what is in it. `class_names`: by label, where its page lists them."""
+    """A published data set: its files and what they hold.
+
+    Args:
+        name: For sentences.
+        classes: How many there are.
+        train: Names of the files with the training examples; an npz may take the place of a pickle.
+        test: Names of the files with the test examples.
+        labels: The key of the labels in them.
+        first: The label of the first class.
+        examples: How many examples `train` and `test` have.
+        folder: Where the files are in the archive.
+        archive: What is downloaded; empty where there is no archive.
+        source: The page to get it from.
+        mean: The mean of each channel over the training images, after division by 255.
+        deviation: The standard deviation, likewise.
+        class_names: By label, where the page lists them.
+    """
 
     name: str
     classes: int
@@ -103,7 +116,19 @@ SETS = {
 
 
 def read(kind: str, path: Path, which: str) -> Dataset:
-    """All of `which`, "train" or "test": inputs uint8 (n, 3, 32, 32)."""
+    """Read one part of a published data set.
+
+    Args:
+        kind: A key of SETS.
+        path: The archive, the folder unpacked from it, or a folder that holds either.
+        which: "train" or "test".
+
+    Returns:
+        All of it: inputs uint8 (n, 3, 32, 32).
+
+    Raises:
+        DataError: The files are not there, damaged or something else, or do not fit into this device's memory.
+    """
     published = SETS[kind]
     batches, examples = len(getattr(published, which)), published.examples[which == "test"]
     held = 2 if batches > 1 else 1  # while the batches are joined they are there twice
@@ -144,7 +169,7 @@ def _batch(published: Published, path: Path, name: str, examples: int) -> tuple[
 
 
 def _from_npz(path: Path, file: IO[bytes], wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    archive = npz.Archive(path, file)
+    archive = NpzArchive(path, file)
     members = {name: archive.member(name) for name in wanted if name in archive.names}
     for member in members.values():
         require_memory(str(archive.path), member.nbytes, "store this device's part of it alone")

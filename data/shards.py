@@ -1,4 +1,4 @@
-"""Equal-sized shards with Dirichlet(alpha) label mixes, the same on every machine.
+"""Splits of a training set, the same on every machine: shards with Dirichlet(alpha) label mixes, and a validation set.
 
 The usual recipe draws each client's label mix from a Dirichlet distribution through gamma variates, whose last bits
 depend on libm. A Polya urn needs none: a client that has n_c examples of class c so far draws its next label with
@@ -8,6 +8,9 @@ weights are the integers p + q n_c, and the draw is a rejection from raw Philox 
 
 The examples are finite, so a class whose pool is used up drops out of the urn. The clients therefore draw in turn,
 one example each, so that they all meet the shortage alike and the last is not left with the scraps.
+
+A tenth of the training examples validates, by a seeded permutation, so what is tuned on it never sees the test set, and
+shards that are cut `without=validation` share nothing with it.
 """
 
 from collections.abc import Iterator
@@ -16,16 +19,26 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.permutation import permutation, words
+from zowarmup.common.exact.directions import permutation, words
 
 _POOLS, _DRAWS = 0, 1  # streams of the seed
 _WORDS = 4096  # raw words fetched at a time
 
 
 def shards(labels: NDArray[np.int64], clients: int, alpha: Fraction, seed: int) -> list[NDArray[np.int64]]:
-    """For each client the sorted indices of its len(labels) // clients examples; no example is in two shards.
+    """Split a training set among clients, with Dirichlet(alpha) label mixes.
 
-    `labels` (n,) from 0, `clients` 1 to n, alpha above 0 with p + q n below 2^53 for alpha = p/q.
+    Args:
+        labels: Int64 (n,), from 0.
+        clients: How many shards, 1 to n.
+        alpha: p/q above 0, with p + q n below 2^53.
+        seed: 0 to 2^64 - 1.
+
+    Returns:
+        For each client the sorted indices of its n // clients examples, int64; no example is in two shards.
+
+    Raises:
+        ValueError: There are more clients than examples, or `alpha` is out of its range.
     """
     each = len(labels) // clients
     if each < 1:
@@ -64,3 +77,14 @@ def _words(seed: int) -> Iterator[int]:
     while True:
         yield from words(seed, stream, _WORDS).tolist()
         stream += 1
+
+
+VALIDATION_SHARE = 10
+_SPLIT_SEED, _SPLIT_STREAM = 0, 1
+
+
+def validation_split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of `count` training examples the indices that train and those that validate, each ascending."""
+    order = permutation(_SPLIT_SEED, _SPLIT_STREAM, count)
+    held = count // VALIDATION_SHARE
+    return np.sort(order[held:]), np.sort(order[:held])

@@ -1,4 +1,4 @@
-"""What a data spec may say, and the reader it stands for.
+"""Data specs: what they may say, and the reader of each kind of data.
 
 A spec names the data of one device, KIND:WHERE with options; `divide` takes one that names a whole data set and makes
 the shards of many devices out of it, the same ones that each would load by itself.
@@ -17,19 +17,19 @@ from zowarmup.data.dataset import DataError, Dataset
 
 FORMS = (
     "digits:I/N[,alpha=0.1][,seed=0][,without=validation] (shard I of N), digits:train, digits:validation, digits:test, "
-    "npz:PATH[,kind=sequence] (arrays x and y), csv:PATH,label=COLUMN (a table with a line of names), folder:PATH[,size=32][,channels=3][,fit=crop|squash|pad] (class folders of images), "
+    "npz:PATH[,kind=sequence] (arrays x and y), csv:PATH,label=COLUMN or target=COLUMN (a table with a line of names), folder:PATH[,size=32][,channels=3][,fit=crop|squash|pad] (class folders of images), "
     "or cifar10:PATH:I/N[,alpha=0.1][,seed=0][,without=validation][,augment=crop-flip], cifar10:PATH:train, "
     "cifar10:PATH:validation and cifar10:PATH:test, "
     "and the same for cifar100 and imagenet32 (their published files)"
 )
 WHOLE_FORMS = (
-    "digits, cifar10:PATH, cifar100:PATH, imagenet32:PATH, npz:PATH, csv:PATH,label=COLUMN or folder:PATH, with [,alpha=0.1][,seed=0], "
+    "digits, cifar10:PATH, cifar100:PATH, imagenet32:PATH, npz:PATH, csv:PATH,label=COLUMN or target=COLUMN or folder:PATH, with [,alpha=0.1][,seed=0], "
     "and, but for npz, csv and folder, [,without=validation]"
 )
 PUBLISHED = ("cifar10", "cifar100", "imagenet32")
 AUGMENT, VALIDATION = "crop-flip", "validation"
 SEQUENCE = "sequence"
-_FOLDER, _NPZ, _CSV = ("size", "channels", "fit"), ("kind",), ("label",)
+_COLUMN = ("label", "target")
 _OPTIONS = re.compile(r"(?:,[a-z]+=[^,/]*)+$")
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _SEED_MAX = (1 << 63) - 1
@@ -54,13 +54,9 @@ def _refusing(spec: str) -> Iterator[None]:
 
 def _loaded(spec: str) -> Dataset:
     kind, _, rest = spec.partition(":")
-    if kind == "npz" and rest:
-        return _npz(spec, *_split(spec, rest, _NPZ))
-    if kind == "csv" and rest:
-        return _csv(spec, *_split(spec, rest, _CSV))
-    if kind == "folder" and rest:
-        path, options = _split(spec, rest, _FOLDER)
-        return _folder(spec, path, options)
+    if kind in _READERS and rest:
+        read, allowed = _READERS[kind]
+        return read(spec, *_split(spec, rest, allowed))
     if kind == "digits" and rest:
         return _digits(spec, rest)
     if kind in PUBLISHED and rest:
@@ -69,8 +65,19 @@ def _loaded(spec: str) -> Dataset:
 
 
 def divide(spec: str, clients: int, wanted: Sequence[int]) -> list[Dataset]:
-    """The shards `wanted`, from 0, of the data set that `spec` names (see WHOLE_FORMS), cut for so many clients, equal
-    in size. They are views of one array that holds them one after the other. Raises DataError."""
+    """Cut the data set that a spec names into the shards of many clients, equal in size.
+
+    Args:
+        spec: See WHOLE_FORMS.
+        clients: How many shards it is cut into, 1 to its number of examples.
+        wanted: Which of them to give, from 0.
+
+    Returns:
+        The wanted shards: views of one array that holds them one after the other.
+
+    Raises:
+        DataError: The sentence says what to change.
+    """
     from zowarmup.data.shards import shards
 
     with _refusing(spec):
@@ -82,11 +89,12 @@ def divide(spec: str, clients: int, wanted: Sequence[int]) -> list[Dataset]:
         _integer(spec, "seed", options.get("seed"), 0, 0, _SEED_MAX),
     )
     assert seed is not None
-    every = shards(whole.labels, clients, alpha, seed)
+    mixed = whole.targets if whole.classes else np.zeros(len(whole), np.int64)  # numbers are dealt out evenly
+    every = shards(mixed, clients, alpha, seed)
     whole = whole.select(np.concatenate([every[index] for index in wanted]))
     length = len(every[0])
     return [
-        replace(whole, inputs=whole.inputs[at : at + length], labels=whole.labels[at : at + length])
+        replace(whole, inputs=whole.inputs[at : at + length], targets=whole.targets[at : at + length])
         for at in range(0, len(whole), length)
     ]
 
@@ -103,15 +111,10 @@ def _whole(spec: str) -> tuple[Dataset, dict[str, str]]:
     if kind in PUBLISHED and rest:
         path, options = _split(spec, rest, (*split, "augment", "without"))
         return _read_published(spec, kind, path.removesuffix(":train"), "train", options), options
-    if kind == "npz" and rest:
-        path, options = _split(spec, rest, (*split, *_NPZ))
-        return _npz(spec, path, options), options
-    if kind == "csv" and rest:
-        path, options = _split(spec, rest, (*split, *_CSV))
-        return _csv(spec, path, options), options
-    if kind == "folder" and rest:
-        path, options = _split(spec, rest, (*split, *_FOLDER))
-        return _folder(spec, path, options), options
+    if kind in _READERS and rest:
+        read, allowed = _READERS[kind]
+        path, options = _split(spec, rest, (*split, *allowed))
+        return read(spec, path, options), options
     raise DataError(f"data {spec!r} cannot be shared out: use {WHOLE_FORMS}")
 
 
@@ -163,33 +166,39 @@ def _published(spec: str, kind: str, rest: str) -> Dataset:
 
 
 def _read_published(spec: str, kind: str, path: str, which: str, options: dict[str, str]) -> Dataset:
-    from zowarmup.data import holdout, published
+    from zowarmup.data import published
+    from zowarmup.data.shards import validation_split
 
     if (augment := options.get("augment", AUGMENT)) != AUGMENT:
         raise DataError(f"{spec}: augment = {augment!r}: must be {AUGMENT}, or left out")
     wanted = _training(spec, options) if which == "train" else which
     found = published.read(kind, _path(spec, path), "test" if wanted == "test" else "train")
     if wanted in ("rest", VALIDATION):
-        rest, validation = holdout.split(len(found))
+        rest, validation = validation_split(len(found))
         found = found.select(validation if wanted == VALIDATION else rest)
     return replace(found, augmented="augment" in options)
 
 
 def _npz(spec: str, path: str, options: dict[str, str]) -> Dataset:
-    from zowarmup.data import arrays
+    from zowarmup.data import npz
 
     if (kind := options.get("kind", SEQUENCE)) != SEQUENCE:
         raise DataError(f"{spec}: kind = {kind!r}: must be {SEQUENCE}, or left out for rows and images")
-    return arrays.read(_path(spec, path), sequence="kind" in options)
+    return npz.read(_path(spec, path), sequence="kind" in options)
 
 
 def _csv(spec: str, path: str, options: dict[str, str]) -> Dataset:
     from zowarmup.data import tables
 
-    if not options.get("label"):
-        unsuited = " (a name without comma or slash)" if ",label=" in path else ""
-        raise DataError(f"{spec}: say which column holds the labels{unsuited}: csv:PATH,label=COLUMN")
-    return tables.read(_path(spec, path), options["label"])
+    given = [name for name in _COLUMN if options.get(name)]
+    if len(given) != 1:
+        unsuited = " (a name without comma or slash)" if any(f",{name}=" in path for name in _COLUMN) else ""
+        twice = " either" if given else ""
+        raise DataError(
+            f"{spec}: say which column holds{twice} the labels{unsuited}: csv:PATH,label=COLUMN, or the numbers to predict: "
+            "csv:PATH,target=COLUMN"
+        )
+    return tables.read(_path(spec, path), options[given[0]], numbers=given == ["target"])
 
 
 def _folder(spec: str, path: str, options: dict[str, str]) -> Dataset:
@@ -205,6 +214,10 @@ def _folder(spec: str, path: str, options: dict[str, str]) -> Dataset:
     if size is None and "fit" in options:
         raise DataError(f"{spec}: fit says how images are resized: add ,size=N, or leave it out")
     return images.read(_path(spec, path), Form(size, channels, fit))
+
+
+_READERS = {"npz": (_npz, ("kind",)), "csv": (_csv, _COLUMN), "folder": (_folder, ("size", "channels", "fit"))}
+"""By kind of what is read as a whole: its reader, and the options that it takes."""
 
 
 def _split(spec: str, rest: str, allowed: tuple[str, ...]) -> tuple[str, dict[str, str]]:

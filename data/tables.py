@@ -1,8 +1,9 @@
-"""csv:PATH,label=COLUMN: a table of numbers with a line of column names, one example a line.
+"""csv:PATH,label=COLUMN or target=COLUMN: a table of numbers with a line of column names, one example a line.
 
-The delimiter is the comma, semicolon, tab or bar that the first line has most of; text is UTF-8, or UTF-16 with its mark;
-a file compressed by gzip is read as it is. Columns are known by name, so their order may differ between devices. Labels are
-names or whole numbers: the classes are those that occur, in the order of the numbers, or else of the names.
+The delimiter is the comma, semicolon, tab or bar that the first line has most of; text is UTF-8, or UTF-16 with its
+mark; a file compressed by gzip is read as it is. Columns are known by name, so their order may differ between devices.
+Labels are names or whole numbers: the classes are those that occur, in the order of the numbers, or else of the names.
+A target is a number.
 """
 
 import csv
@@ -20,11 +21,11 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.data_card import CLASS_LIMIT, listed, normalised
-from zowarmup.common.system.bounds import TooLarge, require_ratio
+from zowarmup.common.settings.data_card import CLASS_LIMIT, normalised
+from zowarmup.common.text import listed
+from zowarmup.common.untrusted import TooLarge, require_ratio
 from zowarmup.data.dataset import DataError, Dataset
-from zowarmup.data.memory import require_memory
-from zowarmup.data.opening import opened
+from zowarmup.data.reading import opened, require_memory
 
 _DELIMITERS = ",;\t|"
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-"}
@@ -38,24 +39,26 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
 
 
-def read(path: Path, label: str) -> Dataset:
+def read(path: Path, label: str, numbers: bool = False) -> Dataset:
     """The examples of a table.
 
     Args:
-        path: the file.
-        label: the name of the column that holds the labels.
+        path: The file.
+        label: The name of the column that holds the labels, or the targets.
+        numbers: It holds targets, which are numbers.
 
     Returns:
-        Inputs float32 (n, features) with the names of features and classes. Other devices may hold further classes.
+        Inputs float32 (n, features) with the names of features, and of classes where there are labels. Other
+        devices may hold further classes.
 
     Raises:
-        DataError: with one sentence that names the file, and the line and column where it is about one.
+        DataError: With one sentence that names the file, and the line and column where it is about one.
     """
     try:
         with _opened(path) as file:
             lines = _lines(path, file)
         with _text(path) as text:
-            return _table(path, label, _Rows(path, text), lines)
+            return _table(path, label, numbers, _Rows(path, text), lines)
     except TooLarge as error:
         raise DataError(str(error)) from error
     except UnicodeError as error:
@@ -111,7 +114,7 @@ class _Rows:
         self._taken = self._line = 0
 
 
-def _table(path: Path, label: str, text: _Rows, lines: int) -> Dataset:
+def _table(path: Path, label: str, numbers: bool, text: _Rows, lines: int) -> Dataset:
     first = next(text, "")
     outside = "".join(first.split('"')[::2])
     text.again()
@@ -119,7 +122,7 @@ def _table(path: Path, label: str, text: _Rows, lines: int) -> Dataset:
     try:
         columns = _columns(path, label, next(reader, []))
         require_memory(str(path), 4 * lines * len(columns.features), "give this device fewer lines")
-        return _examples(columns, _numbered(reader, text), lines)
+        return _examples(columns, _numbered(reader, text), lines, numbers)
     except csv.Error as error:
         where = f"{path}: line {reader.line_num}"
         raise DataError(f"{where}: this is no line of a table ({error}): see to its quotes and delimiters") from error
@@ -147,14 +150,17 @@ def _columns(path: Path, label: str, first: list[str]) -> _Columns:
         if count > 1:
             raise DataError(f"{path}: two columns are named {name}: rename one")
     if (wanted := normalised(label.strip())) not in names:
-        raise DataError(f"{path}: there is no column {wanted} (found: {listed(names)}): give its name as label=COLUMN")
+        raise DataError(
+            f"{path}: there is no column {wanted} (found: {listed(names)}): give its name as label=COLUMN, or target=COLUMN"
+        )
     if len(names) == 1:
         raise DataError(f"{path}: there is no column beside {wanted}: the features must be in columns of their own")
     return _Columns(path, names, names.index(wanted))
 
 
-def _examples(columns: _Columns, rows: Iterator[tuple[int, list[str]]], lines: int) -> Dataset:
+def _examples(columns: _Columns, rows: Iterator[tuple[int, list[str]]], lines: int, numbers: bool) -> Dataset:
     inputs = np.empty((lines, len(columns.features)), np.float32)
+    targets = np.empty((lines, 1), np.float32)
     labels, known = np.empty(lines, np.int64), dict[str, int]()
     held: list[tuple[int, list[str]]] = []
     count, block = 0, max(1, _VALUES // len(columns.names))
@@ -165,7 +171,11 @@ def _examples(columns: _Columns, rows: Iterator[tuple[int, list[str]]], lines: i
             raise DataError(
                 f"{columns.path}: line {line} has {len(row)} fields and the first line {len(columns.names)}: mend it"
             )
-        labels[count + len(held)] = known.setdefault(_class(columns, line, row.pop(columns.label)), len(known))
+        text = row.pop(columns.label)
+        if numbers:
+            targets[count + len(held)] = _target(columns, line, text)
+        else:
+            labels[count + len(held)] = known.setdefault(_class(columns, line, text), len(known))
         if len(known) > CLASS_LIMIT:
             raise DataError(
                 f"{columns.path}: column {columns.names[columns.label]} has more than {CLASS_LIMIT} different labels: is it the "
@@ -180,6 +190,8 @@ def _examples(columns: _Columns, rows: Iterator[tuple[int, list[str]]], lines: i
         count += len(held)
     if not count:
         raise DataError(f"{columns.path}: there are no lines below the first: it needs an example a line")
+    if numbers:
+        return Dataset(inputs[:count], targets[:count], 0, feature_names=columns.features)
     names = sorted(known, key=int) if all(_WHOLE.fullmatch(name) for name in known) else sorted(known)
     place = np.empty(len(known), np.int64)
     place[[known[name] for name in names]] = np.arange(len(names))
@@ -211,15 +223,26 @@ def _numbers(columns: _Columns, rows: list[tuple[int, list[str]]]) -> NDArray[np
 def _wrong(columns: _Columns, line: int, row: list[str]) -> Iterator[str]:
     """A sentence for each feature of a line that is no finite number in float32."""
     for place, text in enumerate(row):
-        where, said = columns.at(line, place + (place >= columns.label)), text.strip()
-        if said.lower() in _MISSING:
-            yield f"{where}: the value is missing: fill it in, or remove the line"
-        elif _DECIMAL_COMMA.fullmatch(said):
-            yield f"{where} holds {said!r}: write numbers with a decimal point"
-        elif not _number(said):
-            yield f"{where} holds {said!r}, which is no number: leave the column out, or write it as numbers"
-        elif not abs(float(said)) <= float(np.finfo(np.float32).max):
-            yield f"{where} holds {said}: numbers must be finite in 32 bits"
+        yield from _unlike_number(columns.at(line, place + (place >= columns.label)), text.strip())
+
+
+def _unlike_number(where: str, said: str) -> Iterator[str]:
+    """A sentence where a field is no finite number in float32."""
+    if said.lower() in _MISSING:
+        yield f"{where}: the value is missing: fill it in, or remove the line"
+    elif _DECIMAL_COMMA.fullmatch(said):
+        yield f"{where} holds {said!r}: write numbers with a decimal point"
+    elif not _number(said):
+        yield f"{where} holds {said!r}, which is no number: leave the column out, or write it as numbers"
+    elif not abs(float(said)) <= float(np.finfo(np.float32).max):
+        yield f"{where} holds {said}: numbers must be finite in 32 bits"
+
+
+def _target(columns: _Columns, line: int, text: str) -> float:
+    """A target. Raises DataError where it is no finite number."""
+    for sentence in _unlike_number(columns.at(line, columns.label), text.strip()):
+        raise DataError(sentence)
+    return float(text)
 
 
 def _plain(row: list[str]) -> bool:

@@ -6,13 +6,12 @@ imported before we know.
 
 import sys
 
-from zowarmup.common.system.ending import USAGE, conclude
-from zowarmup.common.system.stopping import SERVICE, Stopping
+from zowarmup.common.system.ending import SERVICE, USAGE, Stopping, conclude
 
 EXTRA = ("grpc_health", "grpc_reflection", "pydantic")
 
 
-class Missing(Exception):
+class MissingExtra(Exception):
     """A package that only a coordinator needs."""
 
 
@@ -26,7 +25,9 @@ def main() -> int:
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in EXTRA:
                 raise
-            raise Missing(f"{error.name} is missing; install it with: pip install 'zowarmup[server,torch]'") from error
+            raise MissingExtra(
+                f"{error.name} is missing; install it with: pip install 'zowarmup[server,torch]'"
+            ) from error
         return lead(stopping)
 
-    return conclude("zowarmup-server", sys.argv[1:], serve, {Missing: USAGE})
+    return conclude("zowarmup-server", sys.argv[1:], serve, {MissingExtra: USAGE})

@@ -1,9 +1,15 @@
-"""The one writer: commands in, durable events out.
+"""The single writer: commands in, durable events out.
 
 Commands queue here and are decided in order on one state. Those that queue up while the disk is busy share its next
 sync (group commit); their answers wait for it, so whatever a client is told is on disk. If the event log refuses, the state
 the batch led to is dropped (states are immutable) and every sender hears Unavailable: nothing has happened. Where another
 writer has appended to the log, this one ends: its state is no longer the run's.
+
+Deadlines, "gone for", "up for" and the times learnt from contributions are differences between readings of one clock that
+never jumps (`steady_clock`): setting the system's clock neither ends a round early nor makes it last longer. A reading that
+is stored is an instant to show and, by its differences, a duration; after a restart the clock is another one, and the open
+round gets its time again (`Restart`). Dates for people, when an event was written and until when an invitation is valid, come
+from the system's clock (`Coordinator.date`).
 """
 
 import asyncio
@@ -12,19 +18,27 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.clock import steady_clock
-from zowarmup.server.decide import decide
-from zowarmup.server.event_log import EventLog, Fenced, LedgerError
-from zowarmup.server.rejection import Rejected
-from zowarmup.server.state import State
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import decide
+from zowarmup.server.core.errors import Rejected
+from zowarmup.server.core.state import State
+from zowarmup.server.store.event_log import EventLog, Fenced, LedgerError
 
 log = logging.getLogger(__name__)
 
 REMIND_S = 30.0
 
 Observer = Callable[[float, Sequence[ev.Event], State], None]
+
+
+def steady_clock(
+    date: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+) -> Callable[[], float]:
+    """A clock that starts at the date, seconds since 1970, and then only counts the time that passes. As asyncio's clock it
+    stands still while the machine sleeps: nobody could be heard then, so an open round keeps its remaining time."""
+    offset = date() - monotonic()
+    return lambda: offset + monotonic()
 
 
 class Unavailable(Exception):

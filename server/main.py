@@ -11,64 +11,60 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from zowarmup.common.addresses import DATA_DIR_VARIABLE, is_loopback
-from zowarmup.common.replica import Replica
-from zowarmup.common.run import PROTOCOL, SOFTWARE, RunFile
-from zowarmup.common.steps import allow_compiled
-from zowarmup.common.system.ending import FAILED, USAGE, conclude
-from zowarmup.common.system.folders import PRIVATE
-from zowarmup.common.system.given_file import read_given
-from zowarmup.common.system.logs import log_to_errors
-from zowarmup.common.system.stopping import GRACE_S, SERVICE, Stopping
-from zowarmup.common.work import Phase
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.exact.steps import allow_compiled
+from zowarmup.common.messages.values import Phase
+from zowarmup.common.settings.addresses import DATA_DIR_VARIABLE, is_loopback
+from zowarmup.common.settings.run import PROTOCOL, SOFTWARE, RunFile
+from zowarmup.common.system.ending import FAILED, GRACE_S, SERVICE, USAGE, Stopping, conclude
+from zowarmup.common.system.files import PRIVATE, read_given
+from zowarmup.common.system.logs import Throttle, log_to_errors
+from zowarmup.common.tasks import task_class
 from zowarmup.data import DataError, Dataset, load
-from zowarmup.server import commands as cmd
-from zowarmup.server.archive import BLOBS, LEDGER, ArchiveError, restore
-from zowarmup.server.blobs import BlobError, Blobs
+from zowarmup.server.aggregation.evaluation import Evaluator
+from zowarmup.server.aggregation.round_jobs import RoundJobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
-from zowarmup.server.credentials import CredentialError, operator_sha256
-from zowarmup.server.crowding import keep_room
-from zowarmup.server.effects import Effects
-from zowarmup.server.evaluation import Evaluator
-from zowarmup.server.exposition import Exposition, Window, window
-from zowarmup.server.history import History
-from zowarmup.server.leaving import GIVEN_UP, TICK_S, leave, settle
-from zowarmup.server.ledger import Ledger, LedgerError
-from zowarmup.server.listening import Door, ListeningError, bystander, door
-from zowarmup.server.metrics import APPEND_S, Sources, registry
-from zowarmup.server.narrator import Narrator
-from zowarmup.server.opening import StartError, evaluated, locked, open_run, spool_bytes
-from zowarmup.server.preparation import Children, PreparationError
-from zowarmup.server.refusals import Refusals
-from zowarmup.server.runfile import RunFileError, read_run_file
-from zowarmup.server.service.admission import Admission
-from zowarmup.server.service.assembly import Health, Services
-from zowarmup.server.service.limits import LONGEST_BYTES, Allowances, Lengths
-from zowarmup.server.service.links import Switchboard
-from zowarmup.server.service.operators import OperatorService
-from zowarmup.server.service.participate import CoordinatorService
-from zowarmup.server.service.preparing import Preparing
-from zowarmup.server.service.strangers import (
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core.errors import ListeningError
+from zowarmup.server.core.state import State
+from zowarmup.server.projections.history import History
+from zowarmup.server.projections.traffic import Traffic
+from zowarmup.server.rpc.auth import Admission, CredentialError, operator_sha256
+from zowarmup.server.rpc.endpoints import Endpoint, endpoint_of, health_server
+from zowarmup.server.rpc.limits import LONGEST_BYTES, MessageSizeInterceptor, RateLimiter
+from zowarmup.server.rpc.operator import OperatorService
+from zowarmup.server.rpc.participate import CoordinatorService
+from zowarmup.server.rpc.server import Health, PreparingInterceptor, Services
+from zowarmup.server.rpc.strangers import (
     INVITED_AT_ONCE,
     INVITED_PER_S,
     OPEN_AT_ONCE,
     OPEN_PER_S,
     Callers,
     Strangers,
+    keep_room,
 )
-from zowarmup.server.service.uploads import Uploads
-from zowarmup.server.sockets import keep_correct
-from zowarmup.server.state import State
-from zowarmup.server.tally import Durations
-from zowarmup.server.throttle import Throttle
-from zowarmup.server.told import Told
-from zowarmup.server.traffic import Traffic
-from zowarmup.server.tuning import connections, keep_pieces, raise_file_limit, rarely_collect
+from zowarmup.server.rpc.streams import StreamRegistry
+from zowarmup.server.runtime import connections, raise_file_limit, tune_allocator, tune_collector
+from zowarmup.server.setup.open_run import StartError, evaluated, locked, open_run, uploads_bytes
+from zowarmup.server.setup.prepare import Children, PreparationError
+from zowarmup.server.setup.run_file import RunFileError, read_run_file
+from zowarmup.server.shutdown import GIVEN_UP, TICK_S, leave, settle
+from zowarmup.server.store.archive import BLOBS, LEDGER, UPLOADS, ArchiveError, restore
+from zowarmup.server.store.blob_files import BlobFiles
+from zowarmup.server.store.blobs import BlobError
+from zowarmup.server.store.ledger import Ledger, LedgerError
+from zowarmup.server.store.uploads import UploadStore
+from zowarmup.server.telemetry.event_logger import EventLogger
+
+if TYPE_CHECKING:
+    from zowarmup.server.telemetry.http import HttpEndpoint
 
 log = logging.getLogger("zowarmup.server")
 
@@ -76,6 +72,9 @@ LAST_S = 0.5
 """How long a server that stops waits for calls that have been answered to end."""
 FEW = 2048
 """A limit of connections that a fleet may meet."""
+LINES, RUN_LINES = (20.0, 2.0), (500.0, 50.0)
+"""How many lines of a kind are logged at once, and then a second; and of what the run itself says (`event_logger`), as a fast
+one commits often, and a fleet connects at once."""
 _EXPECTED: dict[type[Exception], int] = {
     RunFileError: USAGE,
     **dict.fromkeys(
@@ -120,7 +119,7 @@ def main(stopping: Stopping | None = None) -> int:
     """Exit code: 0 when stopped by SIGTERM or left as asked, 1 where something stands in the way, 2 for a wrong command line,
     3 for a run that gave up, 130 on Ctrl-C; conclude has the others."""
     stopping = stopping or Stopping(SERVICE)
-    keep_pieces()
+    tune_allocator()
     return conclude("zowarmup-server", sys.argv[1:], lambda: _run(stopping), _EXPECTED)
 
 
@@ -146,7 +145,7 @@ def _arguments() -> argparse.Namespace:
         "--insecure", action="store_true", help="allow plain text on an address that is not loopback (docs/security.md)"
     )
     parser.add_argument(
-        "--shelf",
+        "--model-cache",
         metavar="DIR",
         type=Path,
         help="take the model from here, or build it and leave it here, and measure nothing (docs/experiments.md)",
@@ -160,8 +159,8 @@ def _arguments() -> argparse.Namespace:
 def _run(stopping: Stopping) -> int:
     arguments = _arguments()
     os.umask(PRIVATE)
-    throttle = Throttle()
-    log_to_errors("%(asctime)s %(levelname)-7s %(message)s", arguments.verbose).addFilter(throttle)
+    handler = log_to_errors("%(asctime)s %(levelname)-7s %(message)s", arguments.verbose)
+    handler.addFilter(Throttle(*LINES, {"zowarmup.run": RUN_LINES}))
     allow_compiled()
     try:
         run_file = read_run_file(arguments.run_file)
@@ -175,10 +174,14 @@ def _run(stopping: Stopping) -> int:
         raise RunFileError(str(error)) from error
     try:
         held_out = load(run_file.evaluation.data)
-        way = door(run_file.server, address, arguments.insecure)
-        shown = window(run_file.server, metrics_address, arguments.insecure)
+        way = endpoint_of(run_file.server, address, arguments.insecure)
+        shown = None
+        if metrics_address:
+            from zowarmup.server.telemetry.http import http_endpoint
+
+            shown = http_endpoint(run_file.server, metrics_address, arguments.insecure)
         with locked(arguments.data_dir):
-            return asyncio.run(_serve(run_file, held_out, arguments, way, shown, stopping, throttle))
+            return asyncio.run(_serve(run_file, held_out, arguments, way, shown, stopping))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise StartError(
@@ -191,17 +194,14 @@ async def _serve(
     run_file: RunFile,
     held_out: Dataset,
     arguments: argparse.Namespace,
-    way: Door,
-    shown: Window | None,
+    way: Endpoint,
+    shown: "HttpEndpoint | None",
     stopping: Stopping,
-    throttle: Throttle,
 ) -> int:
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
-    with stopping.told(lambda: loop.call_soon_threadsafe(settle, stopped, stopping.code)):
+    with stopping.notifying(lambda: loop.call_soon_threadsafe(settle, stopped, stopping.code)):
         async with contextlib.AsyncExitStack() as listening:
-            reporting = asyncio.create_task(_report(throttle))
-            listening.callback(reporting.cancel)
             return await _lead(run_file, held_out, arguments, way, shown, stopped, listening)
 
 
@@ -209,16 +209,16 @@ async def _lead(
     run_file: RunFile,
     held_out: Dataset,
     arguments: argparse.Namespace,
-    way: Door,
-    shown: Window | None,
+    way: Endpoint,
+    shown: "HttpEndpoint | None",
     stopped: "asyncio.Future[int]",
     listening: contextlib.AsyncExitStack,
 ) -> int:
-    refusals = Refusals()
-    preparing = Preparing()
+    refusals = Counter[str]()
+    preparing = PreparingInterceptor()
     most = connections(raise_file_limit())
     strangers = Strangers(*((INVITED_PER_S, INVITED_AT_ONCE) if way.invited else (OPEN_PER_S, OPEN_AT_ONCE)))
-    lengths, callers = Lengths(refusals, strangers.arriving), Callers(strangers, refusals)
+    lengths, callers = MessageSizeInterceptor(refusals, strangers.arriving), Callers(strangers, refusals)
     server = grpc.aio.server(
         interceptors=(preparing, callers, lengths),
         options=(*OPTIONS, ("grpc.max_allowed_incoming_connections", most)),
@@ -227,19 +227,27 @@ async def _lead(
         log.warning("at most %d connections are possible here: raise the limit on open files (ulimit -Hn)", most)
     port = way.open(server)
     probing = Strangers(INVITED_PER_S, INVITED_AT_ONCE)
-    bounds = Callers(probing, refusals), Lengths(refusals, probing.arriving)
-    beside = bystander(run_file.server.health_address, bounds)
+    bounds = Callers(probing, refusals), MessageSizeInterceptor(refusals, probing.arriving)
+    beside = health_server(run_file.server.health_address, bounds)
     health = Health(server, beside)
     services = Services(server, run_file.server.reflection or is_loopback(way.address))
     await health.declare(serving=False)
     way.publish(arguments.data_dir)
     operator = operator_sha256(arguments.data_dir)
-    appends = Durations(APPEND_S)
-    ledger, blobs = Ledger(arguments.data_dir / LEDGER, took=appends.add), Blobs(arguments.data_dir / BLOBS)
+    metrics = None
+    if shown is not None:
+        from zowarmup.server.telemetry.metrics import RunMetrics
+
+        metrics = RunMetrics(run_file.name)
+    path = arguments.data_dir / LEDGER
+    ledger = Ledger(path) if metrics is None else Ledger(path, took=metrics.appended)
+    blobs = BlobFiles(arguments.data_dir / BLOBS)
     children = Children()
 
     def take_up() -> tuple[State, History, Replica, int]:
-        state, history, end = open_run(run_file, held_out, arguments.data_dir, ledger, blobs, children, arguments.shelf)
+        state, history, end = open_run(
+            run_file, held_out, arguments.data_dir, ledger, blobs, children, arguments.model_cache
+        )
         return state, history, restore(state, history, blobs, state.version), end
 
     for early in filter(None, (server, beside)):
@@ -257,29 +265,31 @@ async def _lead(
         return stopped.result()
     state, history, replica, end = opening.result()
     evaluator = Evaluator(
-        read_given(blobs.path(state.program.sha256), state.program.size_bytes), state.layout, evaluated(held_out, state)
+        read_given(blobs.path(state.program.sha256), state.program.size_bytes),
+        state.layout,
+        task_class(run_file.model.task)(state.program.card),
+        evaluated(held_out, state),
     )
 
     coordinator = Coordinator(ledger, state, end=end)
-    told = Told(arguments.data_dir / "told.json")
-    traffic = Traffic(lambda: coordinator.state.phase, told.or_larger(history.traffic.latest), way.wire)
-    allowances = Allowances(run_file.server.messages_per_second)
-    uploads = Uploads(blobs, spool_bytes(run_file, state), state)
-    switchboard = Switchboard(history, allowances)
-    effects = Effects(
-        coordinator, blobs, replica, evaluator, history, lambda: traffic.since(history.traffic.latest), uploads.lengths
+    traffic = Traffic(lambda: coordinator.state.phase, history.traffic.latest)
+    rate_limiter = RateLimiter(run_file.server.messages_per_second)
+    uploads = UploadStore(BlobFiles(arguments.data_dir / UPLOADS), uploads_bytes(run_file, state), state)
+    stream_registry = StreamRegistry(history, rate_limiter)
+    round_jobs = RoundJobs(
+        coordinator, blobs, uploads, replica, evaluator, history, lambda: traffic.since(history.traffic.latest)
     )
     coordinator.observe(lambda now, events, after: history.record(coordinator.written_at, events, now))
-    coordinator.observe(switchboard)
-    coordinator.observe(effects)
+    coordinator.observe(stream_registry)
+    coordinator.observe(round_jobs)
     coordinator.observe(uploads)
-    coordinator.observe(Narrator())
+    coordinator.observe(EventLogger())
 
     admission = Admission(coordinator, operator, way.invited, way.guarded, refusals)
     callers.knows = admission.knows
     looked = [0.0]
     services.add(
-        CoordinatorService(coordinator, blobs, switchboard, traffic, admission, uploads, allowances, strangers),
+        CoordinatorService(coordinator, blobs, stream_registry, traffic, admission, uploads, rate_limiter, strangers),
         OperatorService(
             coordinator,
             history,
@@ -290,42 +300,48 @@ async def _lead(
         ),
     )
 
-    exposition: Exposition | None = None
-    if shown is not None:
-        sources = Sources(
-            coordinator,
-            history,
-            traffic,
-            refusals,
-            arguments.data_dir,
-            arguments.data_dir / LEDGER,
-            arguments.data_dir / BLOBS,
-            lambda: way.expires_at,
-            switchboard.catch_ups,
-            appends,
-            told,
+    website = None
+    if shown is not None and metrics is not None:
+        from zowarmup.server.telemetry.http import HttpServer
+        from zowarmup.server.telemetry.metrics import Sources
+        from zowarmup.server.telemetry.tcp_info import WireBytes
+
+        wire = WireBytes(port, traffic, lambda: coordinator.state.phase)
+        wire.listen(asyncio.get_running_loop())
+        coordinator.observe(wire)
+        metrics.show(
+            Sources(
+                coordinator,
+                history,
+                traffic,
+                refusals,
+                arguments.data_dir,
+                arguments.data_dir / LEDGER,
+                arguments.data_dir / BLOBS,
+                stream_registry.catch_ups,
+                wire,
+                lambda: way.expires_at,
+            )
         )
-        exposition = Exposition(registry(sources), shown)
-        log.info("metrics at %s", exposition.open())
+        website = HttpServer(shown, {"/metrics": metrics.application})
+        log.info("metrics at %s/metrics", website.open())
 
     def renewed() -> None:
         way.publish(arguments.data_dir)
-        if exposition is not None:
-            exposition.renew()
+        if website is not None:
+            website.renew()
 
-    loops = [asyncio.create_task(job) for job in (coordinator.run(), effects.run(), _tick(coordinator))]
+    loops = [asyncio.create_task(job) for job in (coordinator.run(), round_jobs.run(), _tick(coordinator))]
     if way.certificates is not None:
         loops.append(asyncio.create_task(way.certificates.watch(renewed)))
-    watching = [
-        asyncio.create_task(job) for job in (keep_correct(traffic, port), keep_room(port, most, traffic.members))
-    ]
-    scraped = exposition is not None
+    watching = asyncio.create_task(keep_room(port, most, traffic.members))
+    scraped = website is not None
     loops.append(asyncio.create_task(leave(coordinator, looked, stopped, arguments.exit_when_finished, scraped)))
     for task in loops:
         task.add_done_callback(lambda task: _failed(task, stopped))
     await coordinator.handle(cmd.Restart())
-    effects.resume()
-    rarely_collect()
+    round_jobs.resume()
+    tune_collector()
     preparing.ready.set()
     await health.declare(serving=True)
     log.info("%s", way.describe(port))
@@ -343,23 +359,17 @@ async def _lead(
         status = GIVEN_UP
     more = "" if coordinator.state.phase is Phase.FINISHED else "; start again with the same --data-dir to go on"
     log.info("stopping at version %d%s", coordinator.state.version, more)
-    if exposition is not None:
-        exposition.close()
-    switchboard.close_all()
+    if website is not None:
+        await asyncio.to_thread(website.close)
+    stream_registry.close_all()
     await server.stop(grace=GRACE_S / 2)
     if beside is not None:
         await beside.stop(None)
-    for task in (*loops, *watching):
+    for task in (*loops, watching):
         task.cancel()
-    await asyncio.gather(*loops, *watching, return_exceptions=True)
+    await asyncio.gather(*loops, watching, return_exceptions=True)
     ledger.close()
     return status
-
-
-async def _report(throttle: Throttle) -> None:
-    while True:
-        throttle.report()
-        await asyncio.sleep(TICK_S)
 
 
 async def _tick(coordinator: Coordinator) -> None:

@@ -6,22 +6,23 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.grid import Grid
-from zowarmup.common.methods.protocol import Aggregate, Moments, Part, Start, Trained
-from zowarmup.common.methods.vector import Each, Vector
-from zowarmup.common.steps import Step
-from zowarmup.server.combining import carried_out
+from zowarmup.common.algorithms.protocol import Aggregate, ClientScalars, Start, Trained
+from zowarmup.common.algorithms.step_builder import Moments
+from zowarmup.common.algorithms.vectors import LazyVector, Mapper
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.steps import Step
+from zowarmup.server.core.contributions import carried_out
 
 
 class Aggregates(Protocol):
     """As much of an algorithm as these need."""
 
-    def aggregate(self, start: Start, contributions: Sequence[Part | Trained]) -> Aggregate: ...
+    def aggregate(self, start: Start, contributions: Sequence[ClientScalars | Trained]) -> Aggregate: ...
 
 
 def aggregated(
     algorithm: Aggregates,
-    parts: Sequence[Part],
+    parts: Sequence[ClientScalars],
     *,
     grid: Grid | None = None,
     done: int = 0,
@@ -37,7 +38,7 @@ def steps(
     algorithm: Aggregates,
     grid: Grid,
     done: int,
-    parts: Sequence[Part],
+    parts: Sequence[ClientScalars],
     moments: Moments = (),
     weights: NDArray[np.float32] | None = None,
 ) -> tuple[Step, ...]:
@@ -48,13 +49,13 @@ def steps(
 def moved(
     algorithm: Aggregates,
     weights: NDArray[np.float32],
-    deltas: Sequence[tuple[int, Vector]],
-    each: Each = map,
-    before: Vector | None = None,
-    remember: Callable[[int, NDArray[np.float32]], None] | None = None,
+    deltas: Sequence[tuple[int, LazyVector]],
+    each: Mapper = map,
+    before: LazyVector | None = None,
+    store: Callable[[int, NDArray[np.float32]], None] | None = None,
 ) -> NDArray[np.float32]:
     """The weights after a round of deltas, each with the examples that its client claims."""
     trained = [Trained(examples, delta) for examples, delta in deltas]
     update = algorithm.aggregate(Start(weights, Grid(20), vectors=before), trained).update
     assert update is not None
-    return carried_out(update, weights.size, each, remember)
+    return carried_out(update, weights.size, each, store)

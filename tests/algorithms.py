@@ -3,34 +3,34 @@
 from dataclasses import asdict, fields
 from typing import Any
 
-from zowarmup.common.methods import settings_class
-from zowarmup.common.phases import WarmUp
+from zowarmup.common.algorithms import settings_class
+from zowarmup.common.algorithms.settings import WarmUp
 
 
-def warmup_settings(method: str = "fedavg", **settings: Any) -> Any:
+def warmup_settings(algorithm: str = "fedavg", **settings: Any) -> Any:
     """The settings of a warm-up."""
-    return settings_class("warmup", method)(method=method, **settings)
+    return settings_class("warmup", algorithm)(algorithm=algorithm, **settings)
 
 
-def zeroth_order_settings(method: str = "zowarmup", **settings: Any) -> Any:
+def zeroth_order_settings(algorithm: str = "zowarmup", **settings: Any) -> Any:
     """The settings of zeroth-order rounds."""
-    return settings_class("zeroth_order", method)(method=method, **settings)
+    return settings_class("zeroth_order", algorithm)(algorithm=algorithm, **settings)
 
 
-def changed(settings: Any, method: str = "", **others: Any) -> Any:
-    """The same settings with other values; of another method, those that it has."""
-    method = method or settings.method
-    cls = settings_class("warmup" if isinstance(settings, WarmUp) else "zeroth_order", method)
+def changed(settings: Any, algorithm: str = "", **others: Any) -> Any:
+    """The same settings with other values; of another algorithm, those that it has."""
+    algorithm = algorithm or settings.algorithm
+    cls = settings_class("warmup" if isinstance(settings, WarmUp) else "zeroth_order", algorithm)
     known = {field.name for field in fields(cls)}
     kept = {name: value for name, value in asdict(settings).items() if name in known}
-    return cls(**{**kept, "method": method, **others})
+    return cls(**{**kept, "algorithm": algorithm, **others})
 
 
-def warm_up_method(settings: Any, layout: Any) -> Any:
+def warm_up_algorithm(settings: Any, layout: Any) -> Any:
     """The algorithm with these settings."""
-    return settings.algorithm(layout)
+    return settings.build(layout)
 
 
-def zeroth_order_method(settings: Any, layout: Any, pool_seed: int = 0, warmup: Any = None) -> Any:
+def zeroth_order_algorithm(settings: Any, layout: Any, pool_seed: int = 0, warmup: Any = None) -> Any:
     """The algorithm with these settings."""
-    return settings.algorithm(layout, pool_seed, warmup)
+    return settings.build(layout, pool_seed, warmup)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zowarmup.common import models
-from zowarmup.common.models.description import head_module, tensors_of
-from zowarmup.common.run import Model
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten, head_module, tensors_of
+from zowarmup.common.settings.run import Model
 from zowarmup.data import load
 
 EPOCHS, BATCH = 3, 64
@@ -22,8 +22,8 @@ class Images:
     def __init__(self, path: str, part: str, device: torch.device) -> None:
         data = load(f"cifar10:{path}:{part}")
         self.pixels = torch.from_numpy(np.array(data.inputs)).to(device)
-        self.labels = torch.from_numpy(data.labels).to(device)
-        self.numbers = data.labels
+        self.labels = torch.from_numpy(data.targets).to(device)
+        self.numbers = data.targets
         self._mean = torch.tensor(data.mean, device=device).view(1, -1, 1, 1)
         self._deviation = torch.tensor(data.deviation, device=device).view(1, -1, 1, 1)
 
@@ -56,9 +56,9 @@ class Network:
     """ResNet18 whose parameters and buffers are views of one flat vector, and what is done with it."""
 
     def __init__(self, device: torch.device, name: str, shape: tuple[int, ...]) -> None:
-        module = models.build(Model(name=name, norm="batch"), shape, 10, 0)
-        self.layout = models.describe(module, shape)
-        initial = models.flatten(module, self.layout)
+        module = build(Model(name=name, norm="batch"), shape, 10, 0)
+        self.layout = describe(module, shape)
+        initial = flatten(module, self.layout)
         self.device, self.module = device, module.to(device)
         self.flat = torch.from_numpy(initial).to(device)
         self.initial = self.flat.clone()

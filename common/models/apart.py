@@ -1,6 +1,6 @@
-"""A model's own code in a process apart: what comes of it goes by a file, so that the code may print what it likes.
+"""A model's own code in a child process: its result is returned in a file, so that the code may print anything.
 
-The child calls `carry_out`, which leaves the result, or a sentence, in a file. Every `STUCK_S` seconds it notes beside
+The child calls `carry_out`, which leaves the result, or a sentence, in a file. Every `STUCK_S` seconds it writes beside
 it where its code is, so that whoever waits can say what it waits for; what ends the process at once leaves its trace on
 standard error.
 """
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zowarmup.common.raised import in_words, is_foreign, where
-from zowarmup.common.system.given_file import read_given
-from zowarmup.common.system.stopping import force_after
+from zowarmup.common.system.ending import force_after
+from zowarmup.common.system.files import read_given, replacing
+from zowarmup.common.text import in_words, is_foreign, where
 
 STUCK_S = 10.0
 LINGER_S = 2.0
@@ -27,29 +27,44 @@ _LINE = re.compile(r'^ *File "(.+)", line (\d+) in', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """`result`: JSON values; `failure`: a sentence, empty where it went well."""
+class ChildOutcome:
+    """What a child process leaves.
+
+    Args:
+        result: JSON values.
+        failure: A sentence, empty where it went well.
+    """
 
     result: Any = None
     failure: str = ""
 
 
-def carry_out(file: Path, name: str, job: Callable[[], object]) -> int:
-    """In the child: do the job of the model `name` and leave its Outcome in `file`. What is raised that is no ValueError
-    is the model's own code or a library's, and named as such. The exit code."""
+def carry_out(file: Path, name: str, job: Callable[[], object], stuck_s: float = STUCK_S) -> int:
+    """In the child: do the job of a model and leave its `ChildOutcome` in a file.
+
+    What is raised that is no ValueError is the model's own code or a library's, and named as such.
+
+    Args:
+        file: Where to leave the outcome.
+        name: The model's, for the sentence of a failure.
+        job: Gives JSON values.
+        stuck_s: How often the place where its code is is written down, seconds.
+
+    Returns:
+        The exit code: 0, or 1 where the job has failed.
+    """
     faulthandler.enable()
     done = threading.Event()
-    threading.Thread(target=_watch, args=(threading.get_ident(), _stack(file), done), daemon=True).start()
+    threading.Thread(target=_watch, args=(threading.get_ident(), _stack(file), done, stuck_s), daemon=True).start()
     try:
-        said = Outcome(job())
+        said = ChildOutcome(job())
     except BaseException as error:  # noqa: BLE001
         ours = isinstance(error, ValueError) and not where(error)
-        said = Outcome(failure=str(error) if ours else f"model {name} raised {in_words(error)}")
+        said = ChildOutcome(failure=str(error) if ours else f"model {name} raised {in_words(error)}")
     finally:
         done.set()
-    partial = file.with_name(file.name + ".part")
-    partial.write_text(json.dumps({"result": said.result, "failure": said.failure}), encoding="utf-8")
-    partial.replace(file)
+    with replacing(file) as partial:
+        partial.write_text(json.dumps({"result": said.result, "failure": said.failure}), encoding="utf-8")
     sys.stdout.flush()
     return 1 if said.failure else 0
 
@@ -60,23 +75,22 @@ def end(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _watch(thread: int, file: Path, done: threading.Event) -> None:
+def _watch(thread: int, file: Path, done: threading.Event, every_s: float) -> None:
     """Note where a thread is, innermost first, as faulthandler does. Its `dump_traceback_later` looks at frames that are
     running without holding the interpreter's lock, and now and then that ends the process."""
-    while not done.wait(STUCK_S):
+    while not done.wait(every_s):
         frame, lines = sys._current_frames().get(thread), list[str]()
         while frame is not None:
             lines.append(f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}\n')
             frame = frame.f_back
-        partial = file.with_name(file.name + ".part")
-        partial.write_text("".join(lines), encoding="utf-8", errors="replace")
-        partial.replace(file)
+        with replacing(file) as partial:
+            partial.write_text("".join(lines), encoding="utf-8", errors="replace")
 
 
-def outcome_in(file: Path) -> Outcome | None:
+def outcome_in(file: Path) -> ChildOutcome | None:
     """What a child left, None where it ended without leaving anything."""
     try:
-        return Outcome(**json.loads(read_given(file)))
+        return ChildOutcome(**json.loads(read_given(file)))
     except (OSError, ValueError, TypeError):
         return None
 

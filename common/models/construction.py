@@ -1,71 +1,133 @@
-"""Making a model by name, and refusing one that could not be trained here.
+"""Construction of a model by name, and the refusal of one that could not be trained here.
 
 What would let two replicas, or two evaluations of one replica, disagree is refused with a sentence: logits that differ
-between two passes over the same input, or that depend on the other examples of the batch.
+between two passes over the same input, or that depend on the other examples of the batch. So are probabilities: they
+lie in [0, 1] whatever the weights are. Logits may by chance at the initial weights, but not at others, so the weights
+are changed, by more each time, until an output leaves that range. For logits the first look is enough.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from zowarmup.common.models.error import ModelError, foreign_code
-from zowarmup.common.models.outputs import require_logits
-from zowarmup.common.run import Model
+from zowarmup.common.models.architectures import (
+    CNN_FILTERS,
+    MLP_WIDTH,
+    RESNET_GROUPS,
+    RESNET_WIDTHS,
+    Cnn,
+    Cnn1d,
+    ResNet,
+    ViT,
+    mlp,
+)
+from zowarmup.common.settings.run import Model
+from zowarmup.common.text import in_words
 
-Factory = Callable[[tuple[int, ...], int], nn.Module]
+
+class ModelError(ValueError):
+    """A model that cannot be trained here, said in one sentence that names it and the remedy."""
+
+
+@contextmanager
+def foreign_code(what: str) -> Iterator[None]:
+    """A model's own code runs inside: whatever it raises, sys.exit included, becomes a ModelError that begins with
+    `what` and names the file and the line; so does a ModelError that does not name the model."""
+    try:
+        yield
+    except ModelError as error:
+        if str(error).startswith("model "):
+            raise
+        raise ModelError(f"{what} {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{what} {in_words(error)}") from error
+
+
+Factory = Callable[..., nn.Module]
+"""Of the shape of an example and the number of outputs."""
+_BUILT_IN: dict[str, Factory] = {"mlp": mlp, "cnn": Cnn, "cnn1d": Cnn1d, "vit": ViT}
 
 _PROBE = 3  # examples in the batch that a model is tried on
 _LEAST_LENGTH = 4  # of a sequence, for a convolution along it
 _TOLERANCE = 1e-3  # relative to the largest logit; rounding moves them by about 1e-6
 
 
-def construct(
-    model: Model, input_shape: tuple[int, ...], classes: int, seed: int, half_width: bool = False
+def build(
+    model: Model, input_shape: tuple[int, ...], outputs: int, seed: int, logits: bool = True, half_width: bool = False
 ) -> nn.Module:
-    """See zowarmup.common.models.build. `half_width`: its half-width part, as a model like any other."""
+    """The named model for inputs (n, *input_shape) and outputs (n, outputs), in eval mode, with initial weights drawn from
+    `seed`. torch's global generator is left as it was.
+
+    Args:
+        model: Its name, and how it normalises.
+        input_shape: Of one example.
+        outputs: How many numbers an example gets.
+        seed: Of the initial weights.
+        logits: Whether these must be logits (`check`).
+        half_width: Its half-width part, as a model like any other.
+
+    Raises:
+        ModelError: It cannot be trained here.
+    """
     factory = _half_width_factory(model) if half_width else _factory(model)
     _check_shape(model.name, input_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = _module(model.name, factory(input_shape, classes))
+        module = _module(model.name, factory(input_shape, outputs))
         module.eval()
-        check(model.name, module, input_shape, classes)
+        check(model.name, module, input_shape, outputs, logits)
     return module
 
 
-def check(name: str, module: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
-    """Raises ModelError unless the module, in eval mode, gives finite float32 logits (n, classes), one by one."""
+def check(name: str, module: nn.Module, input_shape: tuple[int, ...], outputs: int, logits: bool = True) -> None:
+    """Refuse a module that cannot be trained here.
+
+    Args:
+        name: What to call the model in a sentence.
+        module: In eval mode.
+        input_shape: Of one example, without the batch's axis.
+        outputs: How many numbers it gives for an example.
+        logits: Whether these must be logits (`require_logits`).
+
+    Raises:
+        ModelError: It does not give finite float32 outputs (n, outputs) that are the same each time and depend on no
+            other example; they cannot be logits where they must; or its parameters are not float32 on the CPU.
+    """
     _check_parameters(name, module)
     inputs = sample(input_shape, _PROBE)
     accepts = f"model {name} does not accept inputs of shape {input_shape}:"
     with torch.no_grad():
         with foreign_code(accepts):
-            logits = module(inputs)
-        if not isinstance(logits, torch.Tensor) or logits.shape != (_PROBE, classes) or logits.dtype != torch.float32:
-            tensor = isinstance(logits, torch.Tensor)
-            found = f"{logits.dtype} {tuple(logits.shape)}" if tensor else f"a {type(logits).__name__}"
-            wanted = f"it must be {'' if tensor else 'one tensor, '}float32 (n, {classes}), the logits"
-            raise ModelError(f"model {name} gives {found} for {_PROBE} examples: {wanted}")
-        if not torch.isfinite(logits).all():
+            found = module(inputs)
+        if not isinstance(found, torch.Tensor) or found.shape != (_PROBE, outputs) or found.dtype != torch.float32:
+            tensor = isinstance(found, torch.Tensor)
+            kind = f"{found.dtype} {tuple(found.shape)}" if tensor else f"a {type(found).__name__}"
+            wanted = (
+                f"it must be {'' if tensor else 'one tensor, '}float32 (n, {outputs}){', the logits' if logits else ''}"
+            )
+            raise ModelError(f"model {name} gives {kind} for {_PROBE} examples: {wanted}")
+        if not torch.isfinite(found).all():
             raise ModelError(f"model {name} gives logits that are not finite at its initial weights")
         with foreign_code(f"{accepts} the second time"):
             again = module(inputs)
-        if not torch.equal(logits, again):
+        if not torch.equal(found, again):
             raise ModelError(f"model {name} gives other logits the second time: dropout must be off in eval mode")
         with foreign_code(f"model {name} accepts {_PROBE} examples at once and not {_PROBE - 1}:"):
             fewer = module(inputs[:-1])
-        if fewer.shape != (_PROBE - 1, classes) or (fewer - logits[:-1]).abs().max() > _TOLERANCE * (
-            1e-3 + logits.abs().max()
+        if fewer.shape != (_PROBE - 1, outputs) or (fewer - found[:-1]).abs().max() > _TOLERANCE * (
+            1e-3 + found.abs().max()
         ):
             raise ModelError(
                 f"model {name} gives an example other logits in other company: normalise over the example, or with "
                 "running statistics, not over the batch"
             )
-        require_logits(name, module, inputs, logits)
+        if logits:
+            require_logits(name, module, inputs, found)
 
 
 def _module(name: str, made: object) -> nn.Module:
@@ -100,66 +162,49 @@ def _check_parameters(name: str, module: nn.Module) -> None:
 
 
 def sample(input_shape: tuple[int, ...], count: int) -> torch.Tensor:
-    """The same made-up inputs every time, float32 (count, *input_shape) in [0, 1)."""
+    """The same made-up inputs every time.
+
+    Args:
+        input_shape: Of one example.
+        count: How many.
+
+    Returns:
+        Float32 (count, *input_shape) in [0, 1).
+    """
     return torch.rand(count, *input_shape, generator=torch.Generator().manual_seed(0))
 
 
 def _factory(model: Model) -> Factory:
-    if model.name == "mlp":
-        from zowarmup.common.models.small import mlp
-
-        return mlp
-    if model.name == "cnn":
-        from zowarmup.common.models.small import Cnn
-
-        return Cnn
-    if model.name == "cnn1d":
-        from zowarmup.common.models.small import Cnn1d
-
-        return Cnn1d
-    if model.name == "resnet18":
-        from zowarmup.common.models.resnet import ResNet18
-
-        return lambda input_shape, classes: ResNet18(input_shape, classes, model.norm)
-    if model.name == "vit":
-        from zowarmup.common.models.vit import ViT
-
-        return ViT
+    if model.name in RESNET_WIDTHS:
+        return partial(ResNet, norm=model.norm, name=model.name)
+    if model.name in _BUILT_IN:
+        return _BUILT_IN[model.name]
     path, _, attribute = model.name.partition(":")
     with foreign_code(f"model {model.name} cannot be imported:"):
         factory = getattr(importlib.import_module(path), attribute)
     if not callable(factory):
         raise ModelError(
-            f"model {model.name} is a {type(factory).__name__}: it must be callable as (input_shape, classes)"
+            f"model {model.name} is a {type(factory).__name__}: it must be callable as (input_shape, outputs)"
         )
-    return lambda input_shape, classes: _call(model.name, factory, input_shape, classes)
+    return lambda input_shape, outputs: _call(model.name, factory, input_shape, outputs)
 
 
 def _half_width_factory(model: Model) -> Factory:
     if model.name == "mlp":
-        from zowarmup.common.models.small import MLP_WIDTH, mlp
-
         return partial(mlp, width=MLP_WIDTH // 2)
-    if model.name == "cnn":
-        from zowarmup.common.models.small import CNN_FILTERS, Cnn
-
-        return partial(Cnn, filters=CNN_FILTERS // 2)
-    if model.name == "cnn1d":
-        from zowarmup.common.models.small import CNN_FILTERS, Cnn1d
-
-        return partial(Cnn1d, filters=CNN_FILTERS // 2)
-    if model.name == "resnet18" and model.norm == "group":
-        from zowarmup.common.models.resnet import GROUPS, WIDTH, ResNet18
-
-        return partial(ResNet18, norm=model.norm, width=WIDTH // 2, groups=GROUPS // 2)
+    if model.name in ("cnn", "cnn1d"):
+        return partial(_BUILT_IN[model.name], filters=CNN_FILTERS // 2)
+    if model.name in RESNET_WIDTHS and model.norm == "group":
+        width, groups = RESNET_WIDTHS[model.name] // 2, RESNET_GROUPS // 2
+        return partial(ResNet, norm=model.norm, name=model.name, width=width, groups=groups)
     raise ModelError(
-        f"model {model.name} has no half-width part: use mlp, cnn, cnn1d, or resnet18 with group normalisation"
+        f"model {model.name} has no half-width part: use mlp, cnn, cnn1d, or resnet8 or resnet18 with group normalisation"
     )
 
 
-def _call(name: str, factory: Factory, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    with foreign_code(f"model {name}: factory({input_shape}, {classes}) raised"):
-        return factory(input_shape, classes)
+def _call(name: str, factory: Factory, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    with foreign_code(f"model {name}: factory({input_shape}, {outputs}) raised"):
+        return factory(input_shape, outputs)
 
 
 def _check_shape(name: str, input_shape: tuple[int, ...]) -> None:
@@ -171,7 +216,7 @@ def _check_shape(name: str, input_shape: tuple[int, ...]) -> None:
                 f"{_suggested(input_shape)}"
             )
         return
-    least = {"cnn": 4, "resnet18": 8, "vit": 4}.get(name)
+    least = {"cnn": 4, "resnet8": 8, "resnet18": 8, "vit": 4}.get(name)
     if least is None:
         return
     if len(input_shape) != 3:
@@ -190,3 +235,57 @@ def _suggested(input_shape: tuple[int, ...]) -> str:
     if len(input_shape) == 1:
         return "for rows use mlp"
     return "for images use cnn; if they are sequences (n, length, channels), read them with npz:PATH,kind=sequence"
+
+
+_DRAWS = 24
+_NOISE = (0.02, 0.1, 0.5)  # beside three times the weights with random signs; deep models overflow at the last
+_SUM_TOLERANCE = 1e-3
+
+
+def require_logits(name: str, module: nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+    """See whether the outputs of `module`, in eval mode, could be anything; its weights stay as they are.
+
+    Args:
+        name: What to call the model in a sentence.
+        module: The model.
+        inputs: Float32 (n, *shape).
+        outputs: Float32 (n, outputs), what it gives for these.
+
+    Raises:
+        ModelError: The outputs are never below 0 nor above 1.
+    """
+    if not _within(outputs):
+        return
+    seen = [outputs]
+    trainable = {key: tensor.detach() for key, tensor in module.named_parameters() if tensor.requires_grad}
+    chance = torch.Generator().manual_seed(0)
+    for draw in range(_DRAWS):
+        noise = _NOISE[draw % len(_NOISE)]
+        changed = {key: _changed(tensor, noise, chance) for key, tensor in trainable.items()}
+        try:
+            with foreign_code(f"model {name}"):
+                outputs = torch.func.functional_call(module, changed, (inputs,))
+        except ModelError:
+            continue  # it does not like these weights
+        if not torch.isfinite(outputs).all():
+            continue
+        if not _within(outputs):
+            return
+        seen.append(outputs)
+    if len(seen) == 1:
+        return
+    together = torch.cat(seen).sum(1)
+    end = "a softmax" if (together - 1).abs().max() <= _SUM_TOLERANCE else "a sigmoid"
+    raise ModelError(
+        f"model {name} gives numbers from 0 to 1 whatever its weights are, as {end} at its end does: leave that out and "
+        "return logits, which the loss applies softmax to"
+    )
+
+
+def _within(outputs: torch.Tensor) -> bool:
+    return bool(((outputs >= 0) & (outputs <= 1)).all())
+
+
+def _changed(tensor: torch.Tensor, noise: float, chance: torch.Generator) -> torch.Tensor:
+    signs = torch.randint(0, 2, tensor.shape, generator=chance) * 2 - 1
+    return 3 * signs * tensor.cpu() + noise * torch.randn(tensor.shape, generator=chance)

@@ -1,47 +1,107 @@
-"""What a module is made of, in the order of its flat vector.
+"""A module and its flat vector: the order of parameters and buffers, and the weights from one to the other.
 
-Trainable parameters come first, the head's tensors last among them; then what is shipped but never stepped: frozen
+Trainable parameters come first, among them those that zeroth-order rounds move last, and of these the head's last of
+all, so that what is frozen after the pivot lies together; then what is shipped but never stepped: frozen
 parameters and float buffers such as BatchNorm's running mean and variance. Weights that layers share are listed once.
 Buffers that are not persistent follow from the code, not from training, and are no weights.
 """
 
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from zowarmup.common.layout import Block, Head, Layout, Tensor
-from zowarmup.common.models.construction import sample
-from zowarmup.common.models.error import ModelError
+from zowarmup.common.exact.layout import ALL, HEAD, LAYERS, NORM, Block, Head, Layout, Submodel, Tensor
+from zowarmup.common.models.construction import ModelError, build, sample
+from zowarmup.common.settings.run import Model
+from zowarmup.common.text import listed
 
 _PROBE = 2
 
 
-def layout_of(module: nn.Module, input_shape: tuple[int, ...]) -> Layout:
-    """See zowarmup.common.models.describe."""
+def describe(module: nn.Module, input_shape: tuple[int, ...], exact_head: bool = True, train: str = ALL) -> Layout:
+    """Lay out the module's tensors in a flat vector, and find its head if it ends in a linear layer.
+
+    It makes a forward pass over two inputs and leaves the module in eval mode.
+
+    Args:
+        module: The model.
+        input_shape: Of one example.
+        exact_head: Whether the head's gradient is wanted exactly; if not, the layout has no head.
+        train: What zeroth-order rounds move, as `zeroth_order.train` says it.
+
+    Raises:
+        ModelError: A tensor has no place in such a vector, or nothing is trainable, or nothing is what `train` says.
+    """
     module.eval()
     tensors = _tensors(module)
     trainable = [name for name, tensor in tensors.items() if tensor.requires_grad]
     if not trainable:
         raise ModelError("the model has no trainable parameters")
-    head = _head(module, input_shape, tensors)
+    head = _head(module, input_shape, tensors) if exact_head else None
     last = [] if head is None else [head.weight_name] + ([head.bias_name] if head.bias_name else [])
     if len(last) == len(trainable):
-        head, last = None, []  # nothing but a linear classifier: there is no trunk to probe beside it
-    order = [name for name in trainable if name not in last] + last
+        head, last = None, []  # nothing but a linear layer: there is no trunk to probe beside it
+    trunk = [name for name in trainable if name not in last]
+    probed = _probed(train, {name: tensors[name] for name in trunk}, head)
+    order = [name for name in trunk if name not in probed] + probed + last
     order += [name for name in tensors if name not in order]
     placed, place = [], 0
     for name in order:
         placed.append(Tensor(name, tuple(tensors[name].shape), place))
         place = placed[-1].stop
     stop = placed[len(trainable) - 1].stop
+    edge = placed[len(trainable) - len(last)].start if last else stop
     blocks = [Block("all", 0, stop)]
     if head is not None:
-        edge = placed[len(trainable) - len(last)].start
         blocks += [Block("trunk", 0, edge), Block("head", edge, stop)]
-    return Layout(tuple(placed), stop, place, tuple(blocks), head)
+    frozen = placed[len(trunk) - len(probed)].start
+    if 0 < frozen < edge:
+        blocks.append(Block("probed", frozen, edge))
+    return Layout(tuple(placed), stop, place, tuple(blocks), head, frozen)
+
+
+def _probed(train: str, trunk: dict[str, torch.Tensor], head: Head | None) -> list[str]:
+    """The names of the tensors before the head that zeroth-order rounds move, in the order of `trunk`."""
+    if train == HEAD:
+        if head is None:
+            raise ModelError(
+                f'zeroth_order.train = "{HEAD}": the model does not end in a linear layer whose gradient is known; '
+                f'use "{ALL}" or "{NORM}"'
+            )
+        return []
+    if train == ALL:
+        return list(trunk)
+    if train == NORM:
+        found = [name for name, tensor in trunk.items() if tensor.ndim <= 1]
+    else:
+        patterns = train.removeprefix(LAYERS).split(",")
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in trunk):
+                raise ModelError(
+                    f"zeroth_order.train = {train!r}: no parameter before the head has a name like {pattern!r}; there are "
+                    f"{listed(list(trunk))}"
+                )
+        found = [name for name in trunk if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not found:
+        raise ModelError(f'zeroth_order.train = "{NORM}": the model has no normalisation and no bias before its head')
+    return found
 
 
 def tensors_of(module: nn.Module, layout: Layout) -> dict[str, torch.Tensor]:
-    """The module's tensors by name. Raises ModelError unless they are those of the layout."""
+    """The module's tensors by name.
+
+    Args:
+        module: The model.
+        layout: Its layout.
+
+    Raises:
+        ModelError: They are not those of the layout.
+    """
     tensors = _tensors(module)
     for wanted in layout.tensors:
         if wanted.name not in tensors:
@@ -52,6 +112,57 @@ def tensors_of(module: nn.Module, layout: Layout) -> dict[str, torch.Tensor]:
     if extra := set(tensors) - {wanted.name for wanted in layout.tensors}:
         raise ModelError(f"the model's tensor {min(extra)} is not in the layout: is it the same code?")
     return tensors
+
+
+def flatten(module: nn.Module, layout: Layout) -> NDArray[np.float32]:
+    """Copy the module's weights into a new flat vector.
+
+    Args:
+        module: The model.
+        layout: Its layout.
+
+    Returns:
+        Float32 (layout.size,).
+
+    Raises:
+        ModelError: The module's tensors are not those of the layout.
+    """
+    weights = np.empty(layout.size, dtype=np.float32)
+    tensors = tensors_of(module, layout)
+    for name, view in layout.views(weights).items():
+        view[...] = tensors[name].detach().cpu().numpy()
+    return weights
+
+
+def trainable(module: nn.Module, layout: Layout) -> list[torch.Tensor]:
+    """The module's trainable parameters, in the order in which they fill [0, layout.trainable) of the flat vector.
+
+    Args:
+        module: The model.
+        layout: Its layout.
+
+    Raises:
+        ModelError: The module's tensors are not those of the layout.
+    """
+    tensors = tensors_of(module, layout)
+    return [tensors[tensor.name] for tensor in layout.tensors if tensor.stop <= layout.trainable]
+
+
+def load_into(module: nn.Module, layout: Layout, weights: NDArray[np.float32]) -> None:
+    """Copy a flat vector into the module's parameters and buffers.
+
+    Args:
+        module: The model, changed in place.
+        layout: Its layout.
+        weights: Float32 (layout.size,).
+
+    Raises:
+        ModelError: The module's tensors are not those of the layout.
+    """
+    tensors = tensors_of(module, layout)
+    with torch.no_grad():
+        for name, view in layout.views(weights).items():
+            tensors[name].copy_(torch.from_numpy(view))
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -77,10 +188,10 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _head(module: nn.Module, input_shape: tuple[int, ...], tensors: dict[str, torch.Tensor]) -> Head | None:
-    """The linear layer whose output is the logits, found by watching every linear layer in a forward pass.
+    """The linear layer whose output is the model's, found by watching every linear layer in a forward pass.
 
-    Its gradient under cross-entropy has the closed form (softmax - onehot)^T features only if the weight is used there
-    and nowhere else, so back-propagation is asked whether it has.
+    Its gradient has the closed form r^T features, with r that in the outputs, only if the weight is used there and nowhere
+    else, so back-propagation is asked whether it has.
     """
     names = {id(tensor): name for name, tensor in tensors.items() if tensor.requires_grad}
     seen: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []
@@ -112,8 +223,18 @@ def _head(module: nn.Module, input_shape: tuple[int, ...], tensors: dict[str, to
 
 
 def everywhere(module: nn.Module, named: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Values for the module's tensors, also under the further names of those that several layers share. A layer that is
-    there under several names is taken once: torch, asked to replace its tensors twice, does not put them back."""
+    """Values for the module's tensors, also under the further names of those that several layers share.
+
+    A layer that is there under several names is taken once: torch, asked to replace its tensors twice, does not put
+    them back.
+
+    Args:
+        module: The model.
+        named: A value for each tensor, by the first of its names in torch's order.
+
+    Returns:
+        The values by every name that torch needs.
+    """
     values: dict[int, torch.Tensor | None] = {}
     found: dict[str, torch.Tensor] = {}
     for prefix, layer in module.named_modules():
@@ -127,8 +248,54 @@ def everywhere(module: nn.Module, named: dict[str, torch.Tensor]) -> dict[str, t
 
 
 def head_module(module: nn.Module, layout: Layout) -> nn.Linear:
-    """The layer that the layout's head is."""
+    """The layer that the layout's head is.
+
+    Args:
+        module: The model.
+        layout: Its layout, which has a head.
+    """
     assert layout.head is not None
     layer = module.get_submodule(layout.head.weight_name.rpartition(".")[0])
     assert isinstance(layer, nn.Linear)
     return layer
+
+
+def build_part(
+    model: Model, input_shape: tuple[int, ...], outputs: int, part: Submodel, logits: bool = True, train: str = ALL
+) -> nn.Module:
+    """Build the half-width part of the named model, which a low-tier client of HeteroFL trains at weights of its own.
+
+    It comes from the constructor of the whole with half the width, so it is the same code, and its tensors are those of
+    `layout.half_width`. The first half of the channels, flattened, is the first half of the flattened features.
+    GroupNorm keeps the size of its groups: of a residual network's two the part has the first, so both normalise over the same
+    channels.
+
+    A layer that reads half as many units sums to half as much, so in the part what it reads is scaled by the width that
+    is missing, and what has been learnt fits when the other half is there. The Scaler of the paper (Diao, Ding, Tarokh,
+    arXiv 2010.01264) stands behind a layer and not in front of the next. Where ReLU and pooling alone are between the
+    two that is the same; where a norm is, it undoes the paper's, and a scaled input of the next layer is what remains.
+
+    Args:
+        model: Its name, and how it normalises.
+        input_shape: Of one example.
+        outputs: How many numbers it gives for an example.
+        part: The half-width part of the run's layout.
+        logits: Whether these must be logits (`construction.check`).
+        train: As in `describe`.
+
+    Raises:
+        ModelError: The model has none, or it is not the run's.
+    """
+    module = build(model, input_shape, outputs, 0, logits, half_width=True)
+    if describe(module, input_shape, True, train) != part.layout:
+        raise ModelError(f"model {model.name} at half its width is not the run's: is it the same code?")
+    for whole, mine in zip(part.whole.tensors, part.layout.tensors, strict=True):
+        if len(mine.shape) > 1 and mine.shape[1] < whole.shape[1]:
+            layer = module.get_submodule(mine.name.rpartition(".")[0])
+            layer.register_forward_pre_hook(partial(_scaled, by=whole.shape[1] / mine.shape[1]))
+    return module
+
+
+def _scaled(layer: nn.Module, inputs: tuple[Any, ...], by: float) -> torch.Tensor:
+    scaled: torch.Tensor = inputs[0] * by
+    return scaled

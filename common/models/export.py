@@ -1,4 +1,4 @@
-"""The model's forward pass as an ONNX graph whose weights are inputs, for devices without torch.
+"""Export of the forward pass as an ONNX graph whose weights are inputs, for devices without torch.
 
 The module is exported as a function of its weights: they are arguments of what the exporter traces, so it can neither
 fold them into constants nor merge tensors that happen to be equal, as it does with weights that belong to a module.
@@ -14,24 +14,31 @@ import numpy as np
 import torch
 from torch import nn
 
-from zowarmup.common.layout import Layout
-from zowarmup.common.models import flatten
-from zowarmup.common.models.construction import sample
-from zowarmup.common.models.description import everywhere, head_module, tensors_of
-from zowarmup.common.models.error import ModelError
-from zowarmup.common.operators import OPSET
-from zowarmup.common.program import Program
-from zowarmup.common.raised import in_words, where
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.models.construction import ModelError, sample
+from zowarmup.common.models.description import everywhere, flatten, head_module, tensors_of
+from zowarmup.common.models.graph import OPSET
+from zowarmup.common.models.program import Program
+from zowarmup.common.text import in_words, where
 
 _TRACED = 2  # examples in the traced batch; the axis is dynamic
 _TOLERANCE = 1e-4
 
 
 def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ...]) -> bytes:
-    """The graph for `Program`: inputs "inputs" (n, *input_shape) and the layout's tensors by name, outputs "logits"
-    and, where the layout has a head, "features", all float32, in eval mode. Equal modules give equal bytes.
+    """Export the forward pass, in eval mode, as an ONNX graph for `Program`. Equal modules give equal bytes.
 
-    Raises ModelError where the module cannot be exported or its graph gives other logits than it does.
+    Args:
+        module: The model; left in eval mode.
+        layout: Its layout.
+        input_shape: Of one example, without the batch's axis.
+
+    Returns:
+        The graph. Its inputs are "inputs" (n, *input_shape) and the layout's tensors by name, its outputs "logits" and,
+        where the layout has a head, "features", all float32.
+
+    Raises:
+        ModelError: The module cannot be exported, or its graph gives other logits than it does.
     """
     module.eval()
     function = _Function(module, layout)

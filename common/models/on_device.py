@@ -1,4 +1,4 @@
-"""The model's forward pass by torch, on a device of torch's, at weights that live there as one flat vector.
+"""The forward pass by torch on any of its devices, at weights that lie there as one flat vector.
 
 The module's parameters and buffers are views of that vector, so moving the vector moves the model, as it is with
 `program.Program` and NumPy's vector. Products are computed in full float32: TF32 would round them to 10 bits, and a
@@ -13,52 +13,69 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from zowarmup.common.layout import Layout
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.tensors import TorchVector
 from zowarmup.common.models.description import head_module, tensors_of
-from zowarmup.common.tensors import Vector
+from zowarmup.common.tasks.protocol import Batch
 
 
 class Resident:
-    """Labelled examples whose inputs are on the device in the type they were stored in: uint8 or float32 (n, *shape).
-    `scale` is the stored value that stands for 1.0; `mean` and `deviation`, which broadcast
-    to one example in the shape `mean_shape`, are then taken off and divided by, where there are any."""
+    """Examples whose inputs are on the device in the type they were stored in.
+
+    Args:
+        inputs: Uint8 or float32 (n, *shape).
+        targets: Labels, int64 (n,), or numbers, float32 (n, k); they stay where they are.
+        scale: The stored value that stands for 1.0.
+        device: Where the inputs go.
+        mean: What is then taken off, one number for each channel or feature; none: nothing is.
+        deviation: What is divided by after that; given where `mean` is.
+        mean_shape: The shape in which `mean` and `deviation` broadcast to one example.
+    """
 
     def __init__(
         self,
         inputs: NDArray[Any],
-        labels: NDArray[np.int64],
+        targets: NDArray[Any],
         scale: float,
         device: torch.device,
         mean: Sequence[float] = (),
         deviation: Sequence[float] = (),
         mean_shape: tuple[int, ...] = (),
     ) -> None:
-        self._inputs, self.labels, self._scale = torch.from_numpy(inputs).to(device), labels, scale
+        self._inputs, self._targets, self._scale = torch.from_numpy(inputs).to(device), targets, scale
         self._mean, self._deviation = (
             torch.tensor(values, dtype=torch.float32, device=device).view(mean_shape) if values else None
             for values in (mean, deviation)
         )
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self._targets)
 
-    def batch(self, indices: NDArray[np.int64]) -> torch.Tensor:
-        """The inputs at `indices`: float32 (len(indices), *shape) on the device."""
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """The examples at `indices`: inputs float32 (len(indices), *shape) on the device."""
         chosen = torch.from_numpy(indices).to(self._inputs.device)
         rows = self._inputs.index_select(0, chosen).to(torch.float32).div_(self._scale)
         if self._mean is not None and self._deviation is not None:
             rows.sub_(self._mean).div_(self._deviation)
-        return rows
+        return Batch(rows, self._targets[indices])
 
 
 class DeviceProgram:
-    """The forward pass of `module`, which is in eval mode and on `device` afterwards and belongs to this object; at
-    zeros until weights are loaded."""
+    """The forward pass of a module on a device, at weights of zeros until some are loaded.
+
+    Args:
+        module: The model. It is in eval mode and on `device` afterwards, and belongs to this object.
+        layout: Its layout.
+        device: Where the weights are and the pass is computed.
+
+    Raises:
+        ModelError: The module's tensors are not those of the layout.
+    """
 
     def __init__(self, module: nn.Module, layout: Layout, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        self._vector = Vector(layout.size, device)
+        self._vector = TorchVector(layout.size, device)
         self._module, self._device = module.eval().to(device), device
         tensors = tensors_of(module, layout)
         for tensor in layout.tensors:
@@ -67,7 +84,7 @@ class DeviceProgram:
         if layout.head is not None:
             head_module(module, layout).register_forward_pre_hook(lambda _, args: self._features.append(args[0]))
 
-    def load(self, weights: NDArray[np.float32]) -> Vector:
+    def load(self, weights: NDArray[np.float32]) -> TorchVector:
         """What to move, to move the model from `weights` on: a copy of them on the device. They stay as they are."""
         self._vector.load(weights)
         return self._vector
@@ -75,7 +92,7 @@ class DeviceProgram:
     def forward(
         self, inputs: NDArray[np.float32] | torch.Tensor
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Logits (n, classes) and, where the layout has a head, the features (n, h) that it reads, for inputs
+        """Its outputs (n, outputs) and, where the layout has a head, the features (n, h) that it reads, for inputs
         (n, *shape), float32, wherever they are."""
         self._features.clear()
         with torch.inference_mode():

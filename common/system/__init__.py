@@ -1,1 +1,1 @@
-"""What both sides need of the operating system: the one part of `common` that is not pure. Standard library only."""
+"""The operating system, as both sides need it: the only package of `common` with side effects. Standard library only."""

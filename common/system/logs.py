@@ -1,4 +1,4 @@
-"""Logs of a process, in which nobody else writes a line.
+"""The process's log, in which a record is one line.
 
 Much of what is logged came from the other side of a connection, or from a file: a record is one line, its message escaped
 and bounded, and lines that follow, as of a traceback, are indented, so that none of them looks like a record.
@@ -6,10 +6,12 @@ and bounded, and lines that follow, as of a traceback, are indented, so that non
 
 import logging
 import sys
+import time
+from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import dataclass
 
-from zowarmup.common.printable import printable
-from zowarmup.common.raised import in_words
+from zowarmup.common.text import in_words, printable
 
 INDENT = "    "
 VERBOSE = "--verbose"
@@ -57,6 +59,56 @@ class _Errors(logging.StreamHandler):  # type: ignore[type-arg]
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError | ValueError):
             super().handleError(record)
+
+
+@dataclass(slots=True)
+class _Kind:
+    left: float
+    at_s: float
+    withheld: int = 0
+
+
+class Throttle(logging.Filter):
+    """A rate limit for handlers: of each kind of message `at_once` pass, and `per_s` a second; the next that passes says how
+    many did not. A kind is a logger and a message without what is filled into it. Messages below INFO pass: somebody has
+    asked for them.
+
+    Args:
+        own: other limits, (at_once, per_s), of some loggers.
+        clock: seconds, monotonic.
+    """
+
+    KINDS = 1000
+
+    def __init__(
+        self,
+        at_once: float,
+        per_s: float,
+        own: Mapping[str, tuple[float, float]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self._limits, self._own, self._clock = (at_once, per_s), own or {}, clock
+        self._kinds: dict[tuple[str, str], _Kind] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.INFO:
+            return True
+        key, now_s = (record.name, str(record.msg)), self._clock()
+        at_once, per_s = self._own.get(record.name, self._limits)
+        if (kind := self._kinds.get(key)) is None:
+            if len(self._kinds) >= self.KINDS:
+                self._kinds.clear()
+            kind = self._kinds[key] = _Kind(at_once, now_s)
+        kind.left, kind.at_s = min(at_once, kind.left + (now_s - kind.at_s) * per_s), now_s
+        if kind.left < 1:
+            kind.withheld += 1
+            return False
+        kind.left -= 1
+        if kind.withheld:
+            record.msg, record.args = f"{record.getMessage()} (and {kind.withheld} more like it)", ()
+            kind.withheld = 0
+        return True
 
 
 def log_to_errors(form: str, verbose: bool, level: int = logging.INFO) -> logging.Handler:

@@ -1,143 +1,85 @@
-"""Classification under cross-entropy: the loss and the head's gradient in NumPy, local training in torch.
-
-Losses are summed in float64, so that a difference of two of them keeps the digits that a probe lives on.
-"""
+"""Classification under cross-entropy: the model's outputs are logits, one for each class."""
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.layout import Head
-from zowarmup.common.permutation import permutation
+from zowarmup.common.tasks.protocol import Baseline, Batch, Metric, TargetKind, Task
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
-class Examples(Protocol):
-    """Labelled examples: labels int64 (n,), batches of inputs float32 (len(indices), *shape)."""
+class Classification(Task):
+    """Targets are labels, int64 (n,), from 0. The loss of an example is -log softmax(logits)[label]; accuracy is the share
+    of examples whose highest logit (the first of equals) is at their label."""
+
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", best=1.0, higher_is_better=True, share=True),)
+    logits: ClassVar[bool] = True
+
+    def __init__(self, data: TargetKind) -> None:
+        if not data.classes:
+            raise ValueError("task classification needs data with classes, and the targets of this data are numbers")
+        self._classes = data.classes
 
     @property
-    def labels(self) -> NDArray[np.int64]: ...
+    def outputs(self) -> int:
+        return self._classes
 
-    def batch(self, indices: NDArray[np.int64]) -> NDArray[np.float32]: ...
+    def check(self, targets: NDArray[Any]) -> None:
+        if targets.ndim != 1 or targets.dtype != np.int64:
+            raise ValueError(
+                f"the targets are {targets.dtype} {targets.shape}: must be one int64 label for each example"
+            )
+        if len(targets) and not 0 <= targets.min() <= targets.max() < self._classes:
+            raise ValueError(f"labels go from {targets.min()} to {targets.max()}: must be 0 to {self._classes - 1}")
 
+    def losses(self, outputs: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
+        chosen, _, totals = _softmax(outputs, batch.targets)
+        losses: NDArray[np.float64] = np.log(totals) - chosen
+        return losses
 
-class Diverging(ArithmeticError):
-    """Local training reached a loss that is not finite."""
+    def loss(self, outputs: NDArray[np.float32], batch: Batch) -> float:
+        chosen, _, totals = _softmax(outputs, batch.targets)
+        return float(np.log(totals).sum() - chosen.sum())
 
+    def loss_and_output_gradient(self, outputs: NDArray[np.float32], batch: Batch) -> tuple[float, NDArray[np.float64]]:
+        """The gradient is softmax(logits) - onehot(label)."""
+        chosen, residual, totals = _softmax(outputs, batch.targets)
+        residual /= totals[:, np.newaxis]
+        residual[np.arange(len(residual)), batch.targets] -= 1
+        return float(np.log(totals).sum() - chosen.sum()), residual
 
-def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """The sum over examples of -log softmax(logits)[label], in nats; logits (n, classes), labels (n,)."""
-    return _loss(logits, labels)[0]
+    def measure(self, outputs: NDArray[np.float32], batch: Batch) -> Mapping[str, float]:
+        return {"accuracy": int(np.count_nonzero(outputs.argmax(axis=1) == batch.targets))}
 
+    def baseline(self, targets: NDArray[Any]) -> Baseline:
+        """That of guessing: of as many examples of each class nobody who sees none gets more right."""
+        return Baseline(math.log(self._classes), 1 / self._classes)
 
-def correct(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> int:
-    """How many examples have their highest logit (the first of equals) at their label."""
-    return int(np.count_nonzero(logits.argmax(axis=1) == labels))
+    def predictions(self, outputs: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The logits less their mean in each example, which softmax does not depend on."""
+        centred = outputs.astype(np.float64)
+        centred -= centred.mean(axis=1, keepdims=True)
+        return centred
 
+    def torch_loss(self, outputs: "Tensor", targets: "Tensor", reduction: Literal["mean", "sum"]) -> "Tensor":
+        from torch.nn.functional import cross_entropy
 
-def loss_and_head_gradient(
-    logits: NDArray[np.float32], features: NDArray[np.float32], labels: NDArray[np.int64], head: Head
-) -> tuple[float, NDArray[np.float64]]:
-    """`cross_entropy`, and its gradient (of a sum, not a mean) in the head's parameters: float64, the weight
-    (classes, features) row-major and then, where there is one, the bias (classes,).
-
-    For logits = features W^T + b it is (softmax(logits) - onehot(labels))^T features, which the forward pass holds.
-    """
-    loss, residual, totals = _loss(logits, labels)
-    residual /= totals[:, np.newaxis]
-    residual[np.arange(len(labels)), labels] -= 1
-    parts: list[NDArray[np.float64]] = [(residual.T @ features.astype(np.float64)).ravel()]
-    if head.bias_name is not None:
-        parts.append(residual.sum(axis=0))
-    return loss, np.concatenate(parts)
-
-
-def train_locally(module: "nn.Module", dataset: Examples, *, epochs: int, batch: int, rate: float, seed: int) -> float:
-    """Train the module in place by plain SGD at `rate`, `epochs` times over the data in batches of `batch`, and return
-    the mean loss of the last epoch, nats per example. The module is left in eval mode.
-
-    Epoch e goes through the data in the order permutation(seed, e). Deterministic on one machine with one thread.
-    A batch of one that would remain joins the batch before it, since BatchNorm cannot train on one example.
-    Raises Diverging at the first loss that is not finite.
-    """
-    import torch
-
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    labels = torch.from_numpy(dataset.labels)
-    examples = len(labels)
-    module.train()
-    try:
-        with torch.random.fork_rng(devices=[]):  # what a model draws itself, such as dropout, follows the seed too
-            torch.manual_seed(seed)
-            for epoch in range(epochs):
-                total = 0.0
-                for indices in _batches(permutation(seed, epoch, examples), batch):
-                    logits = module(torch.from_numpy(dataset.batch(indices)))
-                    loss = torch.nn.functional.cross_entropy(logits, labels[torch.from_numpy(indices)])
-                    value = float(loss.detach())
-                    if not math.isfinite(value):
-                        raise Diverging(f"the loss is {value} in local epoch {epoch + 1}")
-                    total += value * len(indices)
-                    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-                    with torch.no_grad():
-                        for parameter, gradient in zip(parameters, gradients, strict=True):
-                            if gradient is not None:
-                                parameter.sub_(gradient, alpha=rate)
-    finally:
-        module.eval()
-    return total / examples
+        return cross_entropy(outputs, targets, reduction=reduction)
 
 
-def mean_gradient(
-    module: "nn.Module", tensors: "Sequence[Tensor]", dataset: Examples, micro_batch: int
-) -> NDArray[np.float64]:
-    """The gradient, by back-propagation, of the mean cross-entropy over all the data in `tensors`, one after another:
-    flat, float64. The module stays in eval mode, as in a probe: buffers are not touched, dropout is off. What the loss
-    does not depend on has a zero gradient. Memory is that of `micro_batch` examples, whatever the size of the data.
-    """
-    import torch
-
-    labels, module = torch.from_numpy(dataset.labels), module.eval()
-    total = np.zeros(sum(tensor.numel() for tensor in tensors))
-    for start in range(0, len(labels), micro_batch):
-        indices = np.arange(start, min(start + micro_batch, len(labels)))
-        logits = module(torch.from_numpy(dataset.batch(indices)))
-        loss = torch.nn.functional.cross_entropy(logits, labels[start : start + micro_batch], reduction="sum")
-        place = 0
-        for tensor, gradient in zip(tensors, torch.autograd.grad(loss, tensors, allow_unused=True), strict=True):
-            if gradient is not None:
-                total[place : place + tensor.numel()] += gradient.reshape(-1).numpy()
-            place += tensor.numel()
-    total /= len(labels)
-    return total
-
-
-def _batches(order: NDArray[np.int64], batch: int) -> list[NDArray[np.int64]]:
-    starts = list(range(0, len(order), batch))
-    if batch > 1 and len(starts) > 1 and len(order) - starts[-1] == 1:
-        del starts[-1]
-    return np.split(order, starts[1:])
-
-
-def _loss(
+def _softmax(
     logits: NDArray[np.float32], labels: NDArray[np.int64]
-) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-    """The cross-entropy, and of softmax what is divided (n, classes) and by what (n,)."""
-    shifted = _shifted(logits)
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The logit at the label (n,), less the example's largest, which exp can take; and of softmax what is divided
+    (n, classes) and by what (n,)."""
+    shifted = logits.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # logits that are not finite make a loss that is not, which callers refuse
+        shifted = shifted - shifted.max(axis=1, keepdims=True)
     chosen = shifted[np.arange(len(labels)), labels]
     exponentials = np.exp(shifted)
-    totals = exponentials.sum(axis=1)
-    return float(np.log(totals).sum() - chosen.sum()), exponentials, totals
-
-
-def _shifted(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Each example's logits minus their largest, which exp can take."""
-    wide = logits.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # logits that are not finite make a loss that is not, which callers refuse
-        shifted: NDArray[np.float64] = wide - wide.max(axis=1, keepdims=True)
-    return shifted
+    return chosen, exponentials, exponentials.sum(axis=1)

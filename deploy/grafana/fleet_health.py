@@ -4,270 +4,240 @@ Rounds may take seconds or half an hour, so what is averaged over rounds is aver
 dashboard, and not over what suits the width of the screen.
 """
 
-from deploy.grafana.panels import PIVOT, SELECTED, Board, Mark, Panel, Query, Row
+from grafana_foundation_sdk.builders import dashboard
+from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models.common import BigValueColorMode, BigValueTextMode
+
+from deploy.grafana.panels import PIVOT, SELECTED, areas, board, limits, lines, mark, number, states, steps
 
 ENROLLED = f'zowarmup_clients{{{SELECTED}, state!="revoked"}}'
 CONNECTED = f'zowarmup_clients{{{SELECTED}, state="connected"}}'
 FIRING = f'ALERTS{{alertname=~"Zowarmup.+", alertstate="firing", {SELECTED}}}'
 COORDINATOR = f"on (job, instance) zowarmup_model_version{{{SELECTED}}}"
 
-NOW = Row(
-    "Now",
-    (
-        Panel(
-            title="Phase",
-            says="Warm-up, then zeroth-order, then finished.",
-            unit="none",
-            queries=(Query(f"max by (phase) (zowarmup_phase{{{SELECTED}}}) == 1", "{{phase}}"),),
-            kind="number",
-            width=4,
-            height=4,
-            named=True,
-        ),
-        Panel(
-            title="Model version",
-            says="Commits since the initial weights.",
-            unit="none",
-            queries=(Query(f"max(zowarmup_model_version{{{SELECTED}}})", "version"),),
-            kind="number",
-            width=4,
-            height=4,
-        ),
-        Panel(
-            title="Since the last commit",
-            says="How long ago the last round was committed; it grows on once the run is finished.",
-            unit="s",
-            queries=(Query(f"time() - max(zowarmup_last_round_timestamp_seconds{{{SELECTED}}})", "ago"),),
-            kind="number",
-            width=4,
-            height=4,
-            decimals=0,
-            absent="none yet",
-        ),
-        Panel(
-            title="Clients connected",
-            says="Connected clients as a share of those enrolled and not revoked.",
-            unit="percentunit",
-            queries=(Query(f"sum(max by (tier) ({CONNECTED})) / sum(max by (tier, state) ({ENROLLED}))", "connected"),),
-            kind="number",
-            width=4,
-            height=4,
-            decimals=0,
-            limits=((0.0, "red"), (0.5, "yellow"), (0.9, "green")),
-            absent="nobody yet",
-        ),
-        Panel(
-            title="Alerts firing",
-            says="Of this run, by the rules that come with zowarmup; docs/monitoring.md says for each what to do.",
-            unit="none",
-            queries=(Query(f"count({FIRING}) or vector(0)", "alerts"),),
-            kind="number",
-            width=4,
-            height=4,
-            limits=((0.0, "green"), (1.0, "red")),
-        ),
-        Panel(
-            title="Certificate",
-            says="Until the coordinator's certificate expires.",
-            unit="s",
-            queries=(Query(f"min(zowarmup_certificate_expiry_timestamp_seconds{{{SELECTED}}}) - time()", "left"),),
-            kind="number",
-            width=4,
-            height=4,
-            decimals=0,
-            limits=((-1e9, "red"), (172800.0, "yellow"), (1209600.0, "green")),
-            absent="no TLS",
-        ),
+
+NOW = (
+    number(
+        "Phase",
+        "Warm-up, then zeroth-order, then finished.",
+        "none",
+        (f"max by (phase) (zowarmup_phase{{{SELECTED}}}) == 1", "{{phase}}"),
+    ).text_mode(BigValueTextMode.NAME),
+    number(
+        "Model version",
+        "Commits since the initial weights.",
+        "none",
+        (f"max(zowarmup_model_version{{{SELECTED}}})", "version"),
     ),
+    number(
+        "Since the last commit",
+        "How long ago the last round was committed; it grows on once the run is finished.",
+        "s",
+        (f"time() - max(zowarmup_last_round_timestamp_seconds{{{SELECTED}}})", "ago"),
+    )
+    .decimals(0)
+    .no_value("none yet"),
+    number(
+        "Clients connected",
+        "Connected clients as a share of those enrolled and not revoked.",
+        "percentunit",
+        (f"sum(max by (tier) ({CONNECTED})) / sum(max by (tier, state) ({ENROLLED}))", "connected"),
+    )
+    .decimals(0)
+    .color_mode(BigValueColorMode.VALUE)
+    .thresholds(limits((None, "red"), (0.5, "yellow"), (0.9, "green")))
+    .no_value("nobody yet"),
+    number(
+        "Alerts firing",
+        "Of this run, by the rules that come with zowarmup; docs/monitoring.md says for each what to do.",
+        "none",
+        (f"count({FIRING}) or vector(0)", "alerts"),
+    )
+    .color_mode(BigValueColorMode.VALUE)
+    .thresholds(limits((None, "green"), (1.0, "red"))),
+    number(
+        "Certificate",
+        "Until the coordinator's certificate expires.",
+        "s",
+        (f"min(zowarmup_certificate_expiry_timestamp_seconds{{{SELECTED}}}) - time()", "left"),
+    )
+    .decimals(0)
+    .color_mode(BigValueColorMode.VALUE)
+    .thresholds(limits((None, "red"), (172800.0, "yellow"), (1209600.0, "green")))
+    .no_value("no TLS"),
 )
 
-ROUNDS = Row(
-    "Rounds",
-    (
-        Panel(
-            title="What the run waits for",
-            says="What has to come next: clients, their contributions, the coordinator's own work, or you.",
-            unit="none",
-            queries=(Query(f"max by (reason) (zowarmup_waiting{{{SELECTED}}})", "{{reason}}"),),
-            kind="words",
-            width=24,
-            words={0: ("", "transparent"), 1: ("here", "blue")},
+ROUNDS = (
+    states(
+        "What the run waits for",
+        "What has to come next: clients, their contributions, the coordinator's own work, or you.",
+        (f"max by (reason) (zowarmup_waiting{{{SELECTED}}})", "{{reason}}"),
+    ).span(24),
+    lines(
+        "Rounds",
+        "Rounds that were committed, and those that were abandoned for want of a quorum, a minute.",
+        "suffix:/min",
+        (
+            f"60 * sum by (phase, outcome) (rate(zowarmup_rounds_total{{{SELECTED}}}[$window]))",
+            "{{phase}}, {{outcome}}",
         ),
-        Panel(
-            title="Rounds",
-            says="Rounds that were committed, and those that were abandoned for want of a quorum, a minute.",
-            unit="suffix:/min",
-            queries=(
-                Query(
-                    f"60 * sum by (phase, outcome) (rate(zowarmup_rounds_total{{{SELECTED}}}[$window]))",
-                    "{{phase}}, {{outcome}}",
-                ),
+    )
+    .span(8)
+    .min(0),
+    lines(
+        "Round duration",
+        "From opening to commit: the mean, and what 95 of 100 rounds stay under.",
+        "s",
+        (
+            (
+                f"sum by (phase) (rate(zowarmup_round_duration_seconds_sum{{{SELECTED}}}[$window]))"
+                f" / sum by (phase) (rate(zowarmup_round_duration_seconds_count{{{SELECTED}}}[$window]))"
             ),
-            width=8,
-            lowest=0,
+            "{{phase}}, mean",
         ),
-        Panel(
-            title="Round duration",
-            says="From opening to commit: the mean, and what 95 of 100 rounds stay under.",
-            unit="s",
-            queries=(
-                Query(
-                    f"sum by (phase) (rate(zowarmup_round_duration_seconds_sum{{{SELECTED}}}[$window]))"
-                    f" / sum by (phase) (rate(zowarmup_round_duration_seconds_count{{{SELECTED}}}[$window]))",
-                    "{{phase}}, mean",
-                ),
-                Query(
-                    "histogram_quantile(0.95, sum by (phase, le)"
-                    f" (rate(zowarmup_round_duration_seconds_bucket{{{SELECTED}}}[$window])))",
-                    "{{phase}}, 95 %",
-                ),
+        (
+            (
+                "histogram_quantile(0.95, sum by (phase, le)"
+                f" (rate(zowarmup_round_duration_seconds_bucket{{{SELECTED}}}[$window])))"
             ),
-            width=8,
-            lowest=0,
+            "{{phase}}, 95 %",
         ),
-        Panel(
-            title="Participants, and who is missing",
-            says="Of the round in progress: who was drawn, and who of them has not contributed yet (the stragglers).",
-            unit="suffix: clients",
-            queries=(
-                Query(f"sum by (phase) (zowarmup_round_participants{{{SELECTED}}})", "{{phase}}"),
-                Query(f"sum(zowarmup_round_missing{{{SELECTED}}})", "missing"),
-            ),
-            kind="steps",
-            width=8,
-            lowest=0,
-        ),
-    ),
+    )
+    .span(8)
+    .min(0),
+    steps(
+        "Participants, and who is missing",
+        "Of the round in progress: who was drawn, and who of them has not contributed yet (the stragglers).",
+        "suffix: clients",
+        (f"sum by (phase) (zowarmup_round_participants{{{SELECTED}}})", "{{phase}}"),
+        (f"sum(zowarmup_round_missing{{{SELECTED}}})", "missing"),
+    )
+    .span(8)
+    .min(0),
 )
 
-DEVICES = Row(
-    "Devices",
-    (
-        Panel(
-            title="Clients",
-            says="Enrolled clients by tier, connected or away; those that were revoked are not counted.",
-            unit="suffix: clients",
-            queries=(Query(f"sum by (tier, state) ({ENROLLED})", "{{tier}} tier, {{state}}"),),
-            kind="areas",
-            width=8,
-            lowest=0,
-        ),
-        Panel(
-            title="Dropouts",
-            says="Participants whose contribution did not come in time, as a share of those that were drawn.",
-            unit="percentunit",
-            queries=(
-                Query(
-                    f"sum by (tier, phase) (increase(zowarmup_dropouts_total{{{SELECTED}}}[$window]))"
-                    f" / (sum by (tier, phase) (increase(zowarmup_dropouts_total{{{SELECTED}}}[$window]))"
-                    f" + sum by (tier, phase) (increase(zowarmup_contributions_total{{{SELECTED}}}[$window])))",
-                    "{{tier}} tier, {{phase}}",
-                ),
+DEVICES = (
+    areas(
+        "Clients",
+        "Enrolled clients by tier, connected or away; those that were revoked are not counted.",
+        "suffix: clients",
+        (f"sum by (tier, state) ({ENROLLED})", "{{tier}} tier, {{state}}"),
+    )
+    .span(8)
+    .min(0),
+    lines(
+        "Dropouts",
+        "Participants whose contribution did not come in time, as a share of those that were drawn.",
+        "percentunit",
+        (
+            (
+                f"sum by (tier, phase) (increase(zowarmup_dropouts_total{{{SELECTED}}}[$window]))"
+                f" / (sum by (tier, phase) (increase(zowarmup_dropouts_total{{{SELECTED}}}[$window]))"
+                f" + sum by (tier, phase) (increase(zowarmup_contributions_total{{{SELECTED}}}[$window])))"
             ),
-            width=8,
-            lowest=0,
+            "{{tier}} tier, {{phase}}",
         ),
-        Panel(
-            title="Peak memory by tier",
-            says="The largest peak of resident memory that a client of the tier has reported.",
-            unit="decbytes",
-            queries=(Query(f"max by (tier) (zowarmup_client_peak_memory_bytes{{{SELECTED}}}) > 0", "{{tier}} tier"),),
-            kind="steps",
-            width=8,
-            lowest=0,
-        ),
-        Panel(
-            title="Catch-ups",
-            says="Replicas brought up to date in the window, by the steps they had missed or by a snapshot, and replicas that "
-            "were not the run's.",
-            unit="suffix: replicas",
-            queries=(
-                Query(f"sum by (way) (increase(zowarmup_catch_ups_total{{{SELECTED}}}[$window]))", "by {{way}}"),
-                Query(f"sum(increase(zowarmup_replica_disagreements_total{{{SELECTED}}}[$window]))", "disagreed"),
-            ),
-            width=8,
-            lowest=0,
-        ),
-        Panel(
-            title="Refusals",
-            says="What the coordinator refused in the window, by reason, and all together.",
-            unit="suffix: refused",
-            queries=(
-                Query(f"sum(increase(zowarmup_refusals_total{{{SELECTED}}}[$window]))", "all"),
-                Query(f"sum by (reason) (increase(zowarmup_refusals_total{{{SELECTED}}}[$window])) > 0", "{{reason}}"),
-            ),
-            width=8,
-            lowest=0,
-        ),
-        Panel(
-            title="Bounded outliers",
-            says="Scalars and deltas in the window that lay so far out that they were clipped.",
-            unit="suffix: clipped",
-            queries=(Query(f"sum by (kind) (increase(zowarmup_clipped_total{{{SELECTED}}}[$window]))", "{{kind}}s"),),
-            width=8,
-            lowest=0,
-        ),
-    ),
+    )
+    .span(8)
+    .min(0),
+    steps(
+        "Peak memory by tier",
+        "The largest peak of resident memory that a client of the tier has reported.",
+        "decbytes",
+        (f"max by (tier) (zowarmup_client_peak_memory_bytes{{{SELECTED}}}) > 0", "{{tier}} tier"),
+    )
+    .span(8)
+    .min(0),
+    lines(
+        "Catch-ups",
+        "Replicas brought up to date in the window, by the steps they had missed or by a snapshot, and replicas that "
+        "were not the run's.",
+        "suffix: replicas",
+        (f"sum by (way) (increase(zowarmup_catch_ups_total{{{SELECTED}}}[$window]))", "by {{way}}"),
+        (f"sum(increase(zowarmup_replica_disagreements_total{{{SELECTED}}}[$window]))", "disagreed"),
+    )
+    .span(8)
+    .min(0),
+    lines(
+        "Refusals",
+        "What the coordinator refused in the window, by reason, and all together.",
+        "suffix: refused",
+        (f"sum(increase(zowarmup_refusals_total{{{SELECTED}}}[$window]))", "all"),
+        (f"sum by (reason) (increase(zowarmup_refusals_total{{{SELECTED}}}[$window])) > 0", "{{reason}}"),
+    )
+    .span(8)
+    .min(0),
+    lines(
+        "Bounded outliers",
+        "Scalars and deltas in the window that lay so far out that they were clipped.",
+        "suffix: clipped",
+        (f"sum by (kind) (increase(zowarmup_clipped_total{{{SELECTED}}}[$window]))", "{{kind}}s"),
+    )
+    .span(8)
+    .min(0),
 )
 
-COORDINATOR_ROW = Row(
-    "Coordinator",
-    (
-        Panel(
-            title="Ledger latency",
-            says="How long a synced transaction of the ledger takes; no client is answered before.",
-            unit="s",
-            queries=tuple(
-                Query(
+COORDINATOR_ROW = (
+    lines(
+        "Ledger latency",
+        "How long a synced transaction of the ledger takes; no client is answered before.",
+        "s",
+        *(
+            (
+                (
                     f"histogram_quantile({quantile}, sum by (le)"
-                    f" (rate(zowarmup_ledger_append_duration_seconds_bucket{{{SELECTED}}}[$window])))",
-                    legend,
-                )
-                for quantile, legend in ((0.5, "half of them"), (0.99, "99 %"))
-            ),
-            width=6,
-            lowest=0,
+                    f" (rate(zowarmup_ledger_append_duration_seconds_bucket{{{SELECTED}}}[$window])))"
+                ),
+                legend,
+            )
+            for quantile, legend in ((0.5, "half of them"), (0.99, "99 %"))
         ),
-        Panel(
-            title="On disk",
-            says="What the run takes: the ledger, and the snapshots and uploads (blobs).",
-            unit="decbytes",
-            queries=(
-                Query(f"max(zowarmup_ledger_size_bytes{{{SELECTED}}})", "ledger"),
-                Query(f"max(zowarmup_blobs_size_bytes{{{SELECTED}}})", "blobs"),
-            ),
-            kind="areas",
-            width=6,
-            lowest=0,
-        ),
-        Panel(
-            title="Disk left",
-            says="Free space of the file system that the run lives on.",
-            unit="percentunit",
-            queries=(
-                Query(f"min(zowarmup_disk_free_bytes{{{SELECTED}}} / zowarmup_disk_size_bytes{{{SELECTED}}})", "free"),
-            ),
-            width=6,
-            lowest=0,
-            highest=1,
-        ),
-        Panel(
-            title="The coordinator's process",
-            says="Resident memory of the coordinator, which holds the model and a connection for each client.",
-            unit="decbytes",
-            queries=(Query(f'max(process_resident_memory_bytes{{job="$job"}} and {COORDINATOR})', "resident"),),
-            width=6,
-            lowest=0,
-        ),
-    ),
+    )
+    .span(6)
+    .min(0),
+    areas(
+        "On disk",
+        "What the run takes: the ledger, and the snapshots and uploads (blobs).",
+        "decbytes",
+        (f"max(zowarmup_ledger_size_bytes{{{SELECTED}}})", "ledger"),
+        (f"max(zowarmup_blobs_size_bytes{{{SELECTED}}})", "blobs"),
+    )
+    .span(6)
+    .min(0),
+    lines(
+        "Disk left",
+        "Free space of the file system that the run lives on.",
+        "percentunit",
+        (f"min(zowarmup_disk_free_bytes{{{SELECTED}}} / zowarmup_disk_size_bytes{{{SELECTED}}})", "free"),
+    )
+    .span(6)
+    .min(0)
+    .max(1),
+    lines(
+        "The coordinator's process",
+        "Resident memory of the coordinator, which holds the model and a connection for each client.",
+        "decbytes",
+        (f'max(process_resident_memory_bytes{{job="$job"}} and {COORDINATOR})', "resident"),
+    )
+    .span(6)
+    .min(0),
 )
 
-ALERTS = Mark("Alerts", FIRING, "{{alertname}}", "red")
-
-FLEET_HEALTH = Board(
+WINDOW = (
+    dashboard.CustomVariable("window")
+    .label("Averages over")
+    .description("Rounds, dropouts and latencies are averaged over so long: several rounds, at least")
+    .values("1m,5m,15m,1h,6h")
+    .current(model.VariableOption(text="15m", value="15m", selected=True))
+    .options(
+        [model.VariableOption(text=w, value=w, selected=w == "15m" or None) for w in ("1m", "5m", "15m", "1h", "6h")]
+    )
+)
+FLEET_HEALTH = board(
     "zowarmup-fleet-health",
     "Fleet health",
     "Whether a run of zowarmup goes on, what it waits for, and how its devices and its coordinator are.",
-    (NOW, ROUNDS, DEVICES, COORDINATOR_ROW),
-    (PIVOT, ALERTS),
-)
+    {"Now": NOW, "Rounds": ROUNDS, "Devices": DEVICES, "Coordinator": COORDINATOR_ROW},
+    PIVOT,
+    mark("Alerts", FIRING, "red"),
+).with_variable(WINDOW)

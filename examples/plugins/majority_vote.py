@@ -1,18 +1,22 @@
-"""Majority vote: zeroth-order rounds in which each client has one vote for each direction. An algorithm outside zowarmup.
+r"""Majority vote: zeroth-order rounds in which each client has one vote for each direction. An algorithm outside zowarmup.
 
-The sign of the slope is all that counts, as in signSGD with majority vote (Bernstein et al., arXiv 1810.05291), here along
+The sign of the derivative is all that counts, as in signSGD with majority vote (Bernstein et al., arXiv 1810.05291), here along
 random directions that all clients of a round share. Client i probes direction z_s on all of its data, dL_is; the model moves
 
     w  <-  w - rate * (1 - done / rounds) / sqrt(S) * sum_s sign(sum_i sign(dL_is)) z_s
 
-so no client, however large its slope and however many examples it claims, has more than one vote. In the run file:
+so no client, however large its derivative and however many examples it claims, has more than one vote.
 
-    [zeroth_order]
-    method = "majority_vote:MajorityVote"
-    probes = 16
+majority_vote.toml is a run of it. In three terminals at the top of the repository, each after `. .venv/bin/activate` and
+`export PYTHONPATH=examples/plugins`:
 
-with this folder on PYTHONPATH where the coordinator and the clients start, and `--allow-model majority_vote:MajorityVote`
-where a client does.
+    zowarmup-server examples/plugins/majority_vote.toml --data-dir vote
+
+    zowarmup-client --server 127.0.0.1:7070 --data digits:1/2 --name one --state-dir vote-one \
+        --allow-model majority_vote:MajorityVote
+
+    zowarmup-client --server 127.0.0.1:7070 --data digits:2/2 --name two --state-dir vote-two --tier low \
+        --allow-model majority_vote:MajorityVote
 """
 
 import math
@@ -22,15 +26,30 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from zowarmup.common.grid import Grid
-from zowarmup.common.layout import Layout
-from zowarmup.common.methods.moves import Move
-from zowarmup.common.methods.probing import Probe, measure
-from zowarmup.common.methods.projection import as_float32
-from zowarmup.common.methods.protocol import Aggregate, Algorithm, Forward, Part, Start, Trained
-from zowarmup.common.phases import WarmUp, ZerothOrder, require
-from zowarmup.common.steps import Direction, Weights
-from zowarmup.common.work import Computation, Contribution, Scalars, Tier, Work
+from zowarmup import (
+    Aggregate,
+    Algorithm,
+    ClientScalars,
+    Computation,
+    Contribution,
+    Direction,
+    Forward,
+    Grid,
+    Layout,
+    Move,
+    Probe,
+    Scalars,
+    Start,
+    Tier,
+    Trained,
+    WarmUp,
+    Weights,
+    Work,
+    ZerothOrder,
+    as_float32,
+    measure,
+    require,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +75,7 @@ class MajorityVoteSettings(ZerothOrder):
     def annealed(self, rate: float, done: int) -> float:
         return rate * (1 - done / max(1, self.rounds))
 
-    def algorithm(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "MajorityVote":
+    def build(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "MajorityVote":
         return MajorityVote(self, layout)
 
 
@@ -73,7 +92,7 @@ class MajorityVote(Algorithm):
         block, everything = self.layout.block("all"), np.arange(examples, dtype=np.int64)
         probes = [Probe(Direction(work.seed, index, block), everything) for index in range(self.spec.probes)]
         found = measure(weights, grid, forward, probes, self.spec.eps, head=False)
-        return Scalars(work.round, as_float32(found.slopes), ())
+        return Scalars(work.round, as_float32(found.derivatives), ())
 
     def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
         return self.spec.probes, 0
@@ -90,8 +109,8 @@ class MajorityVote(Algorithm):
         if (len(contribution.probes), len(contribution.projections)) != self.counts(tier, examples):
             raise ValueError(f"scalars: {len(contribution.probes)} probes, {self.spec.probes} were asked for")
 
-    def aggregate(self, start: Start, contributions: Sequence[Part | Trained]) -> Aggregate:
-        votes = [given for given in contributions if isinstance(given, Part)]
+    def aggregate(self, start: Start, contributions: Sequence[ClientScalars | Trained]) -> Aggregate:
+        votes = [given for given in contributions if isinstance(given, ClientScalars)]
         if not votes:
             raise ValueError("nobody has voted")
         counted = np.sign([vote.scalars.probes for vote in votes]).sum(axis=0)

@@ -23,17 +23,16 @@ import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
-from zowarmup.client.commitlog import CommitLog
-from zowarmup.client.replica import LocalReplica
-from zowarmup.common.codec import decode_commit, encode_commit
-from zowarmup.common.directions import lanes
-from zowarmup.common.grid import Grid
-from zowarmup.common.layout import Block, Head, Layout, Tensor, digest
-from zowarmup.common.methods.protocol import Part, Start
-from zowarmup.common.methods.zeroth_order import ZOWarmUp, ZOWarmUpSettings
-from zowarmup.common.replica import Replica
-from zowarmup.common.steps import Direction, Step, apply_steps, cross, perturb
-from zowarmup.common.work import Commit, Scalars
+from zowarmup.client.store.replica import CommitLog, LocalReplica
+from zowarmup.common.algorithms.protocol import ClientScalars, Start
+from zowarmup.common.algorithms.zowarmup import ZOWarmUp, ZOWarmUpSettings
+from zowarmup.common.exact.directions import lanes
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Block, Head, Layout, Tensor, digest
+from zowarmup.common.exact.replica import Commit, Replica
+from zowarmup.common.exact.steps import Direction, Step, apply_steps, perturb, swap_direction
+from zowarmup.common.messages.codec import decode_commit, encode_commit
+from zowarmup.common.messages.values import Scalars
 
 VECTORS = Path(__file__).parents[1] / "golden" / "vectors.json"
 ROUNDS, CLIENTS, EXAMPLES = 50, 5, 200
@@ -117,14 +116,14 @@ def probes() -> dict[str, Any]:
         if there is None:
             perturb(weights, GRID, here, 1049)
         else:
-            cross(weights, GRID, here, there, 1049)
+            swap_direction(weights, GRID, here, there, 1049)
     return {"before": before, "displaced": displaced, "after": digest(weights).hex()}
 
 
 def coordinator() -> dict[str, Any]:
     """Digests of the versions that fifty rounds of five clients make, by way of the wire; and of one that takes all
     fifty in one pass."""
-    method = ZOWarmUp(ZOWarmUpSettings(rounds=ROUNDS), LAYOUT)
+    algorithm = ZOWarmUp(ZOWarmUpSettings(rounds=ROUNDS), LAYOUT)
     start = np.zeros(LAYOUT.size, np.float32)
     start[:] = GRID.quantise(numbers(2, LAYOUT.size) * np.float32(0.5))
     replica, wired = Replica(LAYOUT, GRID, start.copy(), 0), []
@@ -132,10 +131,10 @@ def coordinator() -> dict[str, Any]:
         contributions = []
         for client in range(CLIENTS):
             seed = done * CLIENTS + client + 1
-            values = numbers(1000 + seed, method.spec.probes + method.projections()).tolist()
-            scalars = Scalars(done + 1, tuple(values[: method.spec.probes]), tuple(values[method.spec.probes :]))
-            contributions.append(Part(seed << 40 | 7, EXAMPLES + client, scalars))
-        steps = method.aggregate(Start(replica.weights, GRID, done), contributions).steps(GRID)
+            values = numbers(1000 + seed, algorithm.spec.probes + algorithm.projections()).tolist()
+            scalars = Scalars(done + 1, tuple(values[: algorithm.spec.probes]), tuple(values[algorithm.spec.probes :]))
+            contributions.append(ClientScalars(seed << 40 | 7, EXAMPLES + client, scalars))
+        steps = algorithm.aggregate(Start(replica.weights, GRID, done), contributions).steps(GRID)
         apply_steps(replica.weights, GRID, steps)
         replica.version += 1
         wired.append(encode_commit(Commit(replica.version, replica.digest(), steps), LAYOUT))

@@ -22,13 +22,14 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.common import models
-from zowarmup.common.codec import tier_to_wire
-from zowarmup.common.grid import Grid
-from zowarmup.common.layout import Layout, digest
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Layout, digest
+from zowarmup.common.messages.codec import tier_to_wire
+from zowarmup.common.messages.values import Tier
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.models.export import export_program
-from zowarmup.common.run import PROTOCOL, ClientSpec, Model
-from zowarmup.common.work import Tier
+from zowarmup.common.settings.run import PROTOCOL, ClientSpec, Model
 from zowarmup.data import load
 from zowarmup.data.card import card_of
 from zowarmup.v1 import coordinator_pb2 as wire
@@ -59,9 +60,9 @@ def prepared(model: Model) -> Run:
         warmup=warmup_settings(rounds=2, epochs=2, batch=16),
         zeroth_order=zeroth_order_settings(rounds=3, probes=8, head_projections=4),
     )
-    module = models.build(model, spec.input_shape, spec.classes, 0)
-    layout = models.describe(module, spec.input_shape)
-    weights = models.flatten(module, layout)
+    module = build(model, spec.input_shape, spec.task.outputs, 0)
+    layout = describe(module, spec.input_shape)
+    weights = flatten(module, layout)
     grid = Grid.choose(weights)
     return Run(spec, layout, export_program(module, layout, spec.input_shape), grid.quantise(weights), grid)
 
@@ -110,6 +111,7 @@ class Scripted(services.CoordinatorServiceServicer):
 
     run: Run
     run_id: str = "run-1"
+    protocol: int = PROTOCOL
     parts: list[Part] = field(default_factory=list)
     breaks: list[int] = field(default_factory=list)
     snapshots: dict[int, bytes] = field(default_factory=dict)
@@ -142,7 +144,7 @@ class Scripted(services.CoordinatorServiceServicer):
     async def GetRun(self, request: wire.GetRunRequest, context: Any) -> wire.GetRunResponse:
         await self._maybe_refuse("GetRun", context)
         return wire.GetRunResponse(
-            protocol=PROTOCOL,
+            protocol=self.protocol,
             run_id=self.run_id,
             name="digits",
             spec_json=self.run.spec.to_json(),

@@ -1,6 +1,6 @@
 """Programs by which a coordinator would read a device's files.
 
-Each computes logits (n, 10) of which the first is the sum of 32 weights, each times one byte of a file: the slopes of
+Each computes logits (n, 10) of which the first is the sum of 32 weights, each times one byte of a file: the derivatives of
 the loss along enough directions are then that file.
 """
 
@@ -19,8 +19,8 @@ from onnx import (
     numpy_helper,
 )
 
-from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.operators import OPSET
+from zowarmup.common.exact.layout import Block, Layout, Tensor
+from zowarmup.common.models.graph import OPSET
 
 BYTES, CLASSES = 32, 10
 LAYOUT = Layout((Tensor("w", (BYTES,), 0),), BYTES, BYTES, (Block("all", 0, BYTES),))

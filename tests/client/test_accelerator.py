@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.client.conftest import Run, Scripted, Start, Talk, one_sentence
 from tests.client.test_probing import Reference, finish, welcome, work
-from zowarmup.common import codec
+from zowarmup.common.messages import codec
 
 
 def test_probes_by_torch_on_a_device(run: Run, scripted: Scripted, start: Start) -> None:

@@ -21,12 +21,11 @@ import pytest
 from tests.client.conftest import HEARING_S, Scripted, Start, Talk, one_sentence
 from tests.client.test_outages import free_port, idle
 from zowarmup.cli import certificates
-from zowarmup.cli.failure import NoAnswer
-from zowarmup.cli.session import Session
-from zowarmup.client.contact import Contact, Found, heard, look
-from zowarmup.client.lookout import Lookout
-from zowarmup.client.presence import SAY_EVERY_S, Missing
-from zowarmup.client.trust import PLAIN, Trust, trust
+from zowarmup.cli.session.session import Session
+from zowarmup.client.net.contact import Contact, ContactFinding, heard, look
+from zowarmup.client.net.retrying import SAY_EVERY_S, Lookout, Missing
+from zowarmup.client.net.tls import PLAIN, Trust, trust
+from zowarmup.common.system.command import NoAnswer
 
 Serve = Callable[[socket.socket], None]
 
@@ -111,15 +110,15 @@ def trusting(certs: Path) -> Trust:
 @pytest.mark.parametrize(
     ("serve", "found", "words"),
     [
-        (says(SETTINGS), Found.COORDINATOR, ""),
-        (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Found.HTTP, "HTTP/1.1 400 Bad Request"),
-        (says(b"SSH-2.0-OpenSSH_9.2\r\n"), Found.OTHER, "SSH-2.0-OpenSSH_9.2"),
-        (says(b"\xff\xfd\x18\x00\x01"), Found.OTHER, "another program"),
-        (silent, Found.SILENT, "says nothing"),
-        (closes, Found.HANGS_UP, "hangs up"),
+        (says(SETTINGS), ContactFinding.COORDINATOR, ""),
+        (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), ContactFinding.HTTP, "HTTP/1.1 400 Bad Request"),
+        (says(b"SSH-2.0-OpenSSH_9.2\r\n"), ContactFinding.OTHER, "SSH-2.0-OpenSSH_9.2"),
+        (says(b"\xff\xfd\x18\x00\x01"), ContactFinding.OTHER, "another program"),
+        (silent, ContactFinding.SILENT, "says nothing"),
+        (closes, ContactFinding.HANGS_UP, "hangs up"),
     ],
 )
-def test_what_speaks_in_plain_text(serve: Serve, found: Found, words: str) -> None:
+def test_what_speaks_in_plain_text(serve: Serve, found: ContactFinding, words: str) -> None:
     with answering(serve) as port:
         contact = look(f"127.0.0.1:{port}", PLAIN, 1.0)
     assert contact.found is found
@@ -129,18 +128,18 @@ def test_what_speaks_in_plain_text(serve: Serve, found: Found, words: str) -> No
 def test_what_speaks_under_tls(certs: Path, tmp_path: Path) -> None:
     elsewhere = certified(tmp_path, "elsewhere.example")
     mine, theirs = trusting(certs), trusting(elsewhere)
-    cases: list[tuple[Serve, Trust, Found]] = [
-        (secure(certs, says(SETTINGS)), mine, Found.COORDINATOR),
-        (secure(certs, says(SETTINGS)), PLAIN, Found.TLS),
-        (secure(certs, says(SETTINGS)), theirs, Found.ANOTHER_AUTHORITY),
-        (secure(certs, says(SETTINGS)), trust("example.org:1"), Found.ANOTHER_AUTHORITY),
-        (secure(elsewhere, says(SETTINGS)), theirs, Found.ANOTHER_NAME),
-        (secure(certs, says(SETTINGS), wanted=True), mine, Found.CERTIFICATE_WANTED),
-        (secure(certs, says(b"HTTP/1.1 400 Bad Request\r\n\r\n")), mine, Found.HTTP),
-        (says(SETTINGS), mine, Found.PLAIN),
-        (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), mine, Found.HTTP),
-        (says(b"SSH-2.0-OpenSSH_9.2\r\n"), mine, Found.OTHER),
-        (silent, mine, Found.SILENT),
+    cases: list[tuple[Serve, Trust, ContactFinding]] = [
+        (secure(certs, says(SETTINGS)), mine, ContactFinding.COORDINATOR),
+        (secure(certs, says(SETTINGS)), PLAIN, ContactFinding.TLS),
+        (secure(certs, says(SETTINGS)), theirs, ContactFinding.ANOTHER_AUTHORITY),
+        (secure(certs, says(SETTINGS)), trust("example.org:1"), ContactFinding.ANOTHER_AUTHORITY),
+        (secure(elsewhere, says(SETTINGS)), theirs, ContactFinding.ANOTHER_NAME),
+        (secure(certs, says(SETTINGS), wanted=True), mine, ContactFinding.CERTIFICATE_WANTED),
+        (secure(certs, says(b"HTTP/1.1 400 Bad Request\r\n\r\n")), mine, ContactFinding.HTTP),
+        (says(SETTINGS), mine, ContactFinding.PLAIN),
+        (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), mine, ContactFinding.HTTP),
+        (says(b"SSH-2.0-OpenSSH_9.2\r\n"), mine, ContactFinding.OTHER),
+        (silent, mine, ContactFinding.SILENT),
     ]
     found = []
     for serve, trusted, _ in cases:
@@ -151,10 +150,10 @@ def test_what_speaks_under_tls(certs: Path, tmp_path: Path) -> None:
 
 def test_a_certificate_and_the_clock() -> None:
     for problem, found in (("certificate is not yet valid", "NOT_YET_VALID"), ("certificate has expired", "EXPIRED")):
-        from zowarmup.client.contact import _contact, _distrusted
+        from zowarmup.client.net.contact import _contact, _distrusted
 
         sentence = _contact(_distrusted(problem), "pi").sentence
-        assert _distrusted(problem) is Found[found]
+        assert _distrusted(problem) is ContactFinding[found]
         assert " UTC" in sentence
 
 
@@ -168,16 +167,16 @@ def test_a_device_whose_clock_is_in_the_past_is_told_the_date_that_it_shows(
         address = f"127.0.0.1:{port}"
         found = look(address, trust(address, (tmp_path / "ca.crt").read_bytes()), 5.0)
     today = datetime.datetime.now(datetime.UTC)
-    assert found.found is Found.NOT_YET_VALID
+    assert found.found is ContactFinding.NOT_YET_VALID
     assert found.sentence.startswith(f"this device's clock says {today:%Y-%m-}")
     assert "timedatectl" in found.sentence
 
 
 def test_nothing_that_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = look(f"127.0.0.1:{free_port()}", PLAIN, 1.0)
-    assert refused.found is Found.REFUSED
+    assert refused.found is ContactFinding.REFUSED
     unknown = look("no-such-machine.invalid:7070", PLAIN, 1.0)
-    assert unknown.found in (Found.UNKNOWN_NAME, Found.NO_NAME_SERVICE)
+    assert unknown.found in (ContactFinding.UNKNOWN_NAME, ContactFinding.NO_NAME_SERVICE)
     assert "no-such-machine.invalid" in unknown.sentence
     with socket.socket() as full:  # a listener whose queue is full answers no more
         full.bind(("127.0.0.1", 0))
@@ -189,10 +188,10 @@ def test_nothing_that_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
         timed_out = look(f"127.0.0.1:{full.getsockname()[1]}", PLAIN, 0.5)
         for one in waiting:
             one.close()
-    assert timed_out.found in (Found.TIMED_OUT, Found.SILENT)
+    assert timed_out.found in (ContactFinding.TIMED_OUT, ContactFinding.SILENT)
     monkeypatch.setenv("grpc_proxy", "http://user:secret@127.0.0.1:1")
     proxied = look("coordinator.example:7070", PLAIN, 1.0)
-    assert proxied.found is Found.PROXY
+    assert proxied.found is ContactFinding.PROXY
     assert "secret" not in proxied.sentence
     assert "127.0.0.1:1 fails (Connection refused)" in proxied.sentence
 
@@ -202,12 +201,12 @@ def test_a_name_with_several_addresses_of_which_one_answers(monkeypatch: pytest.
         dead, alive = ("127.0.0.2", port), ("127.0.0.1", port)
         found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in (dead, alive)]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: found)
-        assert look(f"two-homes.example:{port}", PLAIN, 1.0).found is Found.COORDINATOR
+        assert look(f"two-homes.example:{port}", PLAIN, 1.0).found is ContactFinding.COORDINATOR
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="needs root and unshare")
 def test_a_network_namespace_whose_loopback_is_down() -> None:
-    code = "from zowarmup.client.contact import *; from zowarmup.client.trust import PLAIN; print(look('127.0.0.1:7', PLAIN).found.name)"
+    code = "from zowarmup.client.net.contact import *; from zowarmup.client.net.tls import PLAIN; print(look('127.0.0.1:7', PLAIN).found.name)"
     done = subprocess.run(["unshare", "--net", sys.executable, "-c", code], check=False, capture_output=True, text=True)
     if "unshare" in done.stderr:
         pytest.skip(done.stderr)
@@ -217,7 +216,7 @@ def test_a_network_namespace_whose_loopback_is_down() -> None:
 def test_any_bytes_are_something() -> None:
     for said in (b"", b"\0", b"\n", b"\x15", b"\x15\x03\x03\0\2\2\x46", bytes(range(256)), b"\xff" * 5000):
         found, detail = heard(said)
-        assert isinstance(found, Found)
+        assert isinstance(found, ContactFinding)
         assert detail.isprintable()
 
 
@@ -235,7 +234,7 @@ def test_a_look_is_shared_by_those_who_ask() -> None:
         return [*found, await lookout.contact()]
 
     with answering(serve) as port:
-        assert {contact.found for contact in asyncio.run(many(port))} == {Found.COORDINATOR}
+        assert {contact.found for contact in asyncio.run(many(port))} == {ContactFinding.COORDINATOR}
     assert looks == [1]
 
 
@@ -295,7 +294,7 @@ def test_a_client_whose_first_reason_changes_says_the_next(
 
 
 def test_on_a_terminal_a_client_waits_for_a_minute_and_elsewhere_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "from zowarmup.client.joining import patience_s as p; import sys; print(p(None), p(0.0), p(5.0), file=sys.stdout)"
+    code = "from zowarmup.client.work.joining import patience_s as p; import sys; print(p(None), p(0.0), p(5.0), file=sys.stdout)"
     command = [sys.executable, "-c", code]
     master, slave = pty.openpty()
     looked_on = subprocess.run(
@@ -390,4 +389,4 @@ def test_ipv6_alone() -> None:
     if not socket.has_ipv6:
         pytest.skip("no IPv6")
     with answering(says(SETTINGS), socket.AF_INET6) as port:
-        assert look(f"[::1]:{port}", PLAIN, 1.0).found is Found.COORDINATOR
+        assert look(f"[::1]:{port}", PLAIN, 1.0).found is ContactFinding.COORDINATOR

@@ -10,11 +10,11 @@ import pytest
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.client.conftest import DATA, Run, Scripted, Start, Talk, one_sentence
 from tests.client.hostile_programs import BYTES, CLASSES, HOSTILE, LAYOUT
-from zowarmup.common import codec
-from zowarmup.common.directions import lanes
-from zowarmup.common.grid import Grid
-from zowarmup.common.run import ClientSpec, Model
-from zowarmup.common.work import Phase, Work
+from zowarmup.common.exact.directions import lanes
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.messages import codec
+from zowarmup.common.messages.values import Phase, Work
+from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.data import load
 from zowarmup.data.card import card_of
 
@@ -33,11 +33,11 @@ def prying(program: bytes) -> Run:
     return Run(spec, LAYOUT, program, np.zeros(BYTES, np.float32), Grid(23))
 
 
-def read_back(slopes: Sequence[float]) -> bytes:
+def read_back(derivatives: Sequence[float]) -> bytes:
     """What the device's answers say of the file: they are its bytes, added up with the directions' signs."""
     signs = [(lanes(WORK.seed, index // 8, 0, BYTES) >> (index % 8) & 1) * 2.0 - 1.0 for index in range(BYTES)]
-    steepness = (1 / CLASSES - float(np.mean(load(DATA).labels == 0))) / 255
-    found, *_ = np.linalg.lstsq(np.array(signs), np.array(slopes) / steepness)
+    steepness = (1 / CLASSES - float(np.mean(load(DATA).targets == 0))) / 255
+    found, *_ = np.linalg.lstsq(np.array(signs), np.array(derivatives) / steepness)
     return bytes(int(value) for value in np.rint(found).clip(0, 255))
 
 

@@ -15,11 +15,11 @@ from tests.algorithms import changed
 from tests.client.conftest import HEARING_S, Client, Run, Scripted, Start, Talk, one_sentence, prepared
 from tests.client.hostile_programs import cumbersome, endless, greedy
 from tests.client.test_hostile_programs import prying
-from zowarmup.client.session import MOST_BULK_FIELDS
-from zowarmup.common import codec
-from zowarmup.common.layout import Block, Layout, Tensor
-from zowarmup.common.run import Model
-from zowarmup.common.work import Phase, Work
+from zowarmup.client.net.connection import MOST_BULK_FIELDS
+from zowarmup.common.exact.layout import Block, Layout, Tensor
+from zowarmup.common.messages import codec
+from zowarmup.common.messages.values import Phase, Work
+from zowarmup.common.settings.run import Model
 from zowarmup.v1 import coordinator_pb2 as wire
 
 WELCOME = {"epoch": 1, "phase": "PHASE_ZEROTH_ORDER", "version": 1}

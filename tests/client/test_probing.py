@@ -10,14 +10,15 @@ from typing import Any
 from tests import aggregating
 from tests.algorithms import changed
 from tests.client.conftest import DATA, Client, Run, Scripted, Start, Talk, enrolled_as, prepared
-from zowarmup.client.probe import Prober
-from zowarmup.common import codec
-from zowarmup.common.methods.protocol import Part
-from zowarmup.common.program import Program
-from zowarmup.common.replica import Replica
-from zowarmup.common.run import Model
-from zowarmup.common.steps import apply_steps
-from zowarmup.common.work import Commit, Phase, Scalars, Tier, Work
+from tests.tasks import classification
+from zowarmup.client.work.probing import Prober
+from zowarmup.common.algorithms.protocol import ClientScalars
+from zowarmup.common.exact.replica import Commit, Replica
+from zowarmup.common.exact.steps import apply_steps
+from zowarmup.common.messages import codec
+from zowarmup.common.messages.values import Phase, Scalars, Tier, Work
+from zowarmup.common.models.program import Program
+from zowarmup.common.settings.run import Model
 from zowarmup.data import load
 
 ANONYMOUS_BYTES = 45_000_000
@@ -33,16 +34,18 @@ class Reference:
     def __init__(self, run: Run) -> None:
         self.run, self.data = run, load(DATA)
         self.replica = Replica(run.layout, run.grid, run.weights.copy(), 1)
-        self.method = run.spec.zeroth_order.algorithm(run.layout)
+        self.algorithm = run.spec.zeroth_order.build(run.layout)
         program = Program(run.program, run.layout, self.replica.weights)
-        self.prober = Prober(run.spec.zeroth_order, self.replica, program, self.data, threading.Event())
+        self.prober = Prober(
+            run.spec.zeroth_order, self.replica, program, classification(), self.data, threading.Event()
+        )
 
     def scalars(self, work: Work) -> Scalars:
         return self.prober.contribute(self.replica, work)
 
     def commit(self, work: Work, scalars: Scalars) -> Commit:
         steps = aggregating.steps(
-            self.method, self.run.grid, work.round - 1, [Part(work.seed, len(self.data), scalars)]
+            self.algorithm, self.run.grid, work.round - 1, [ClientScalars(work.seed, len(self.data), scalars)]
         )
         apply_steps(self.replica.weights, self.run.grid, steps)
         self.replica.version += 1
@@ -57,7 +60,7 @@ def test_work_at_a_lower_rate_is_probed_as_if_the_run_file_said_so(run: Run) -> 
     for spec, factor in ((stepping, 0.25), (slow, 1.0), (stepping, 1.0)):
         replica = Replica(run.layout, run.grid, run.weights.copy(), 1)
         program = Program(run.program, run.layout, replica.weights)
-        prober = Prober(spec, replica, program, load(DATA), threading.Event())
+        prober = Prober(spec, replica, program, classification(), load(DATA), threading.Event())
         made.append(prober.contribute(replica, replace(work(1, 1), rate_factor=factor)))
     assert made[0] == made[1] != made[2]
 
@@ -240,6 +243,8 @@ def test_a_model_without_a_linear_classifier_is_probed_everywhere(scripted: Scri
         async with scripted.listening() as port:
             client = await start(port)
             assert await client.ended() == 0
-        assert "this model does not end in a linear classifier: probing every parameter" in client.log
+        assert (
+            "this model does not end in a linear layer whose gradient is exact: probing every parameter" in client.log
+        )
 
     asyncio.run(scenario())

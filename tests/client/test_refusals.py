@@ -11,9 +11,10 @@ import pytest
 
 from tests.algorithms import changed
 from tests.client.conftest import Scripted, Start, Talk, one_sentence
-from zowarmup.client.device import Device
-from zowarmup.client.messages import Welcome
-from zowarmup.common.work import Phase
+from zowarmup.client.net.messages import Welcome
+from zowarmup.client.work.device import Device
+from zowarmup.common.messages.values import Phase
+from zowarmup.common.settings.run import PROTOCOL
 
 WELCOME = {"epoch": 1, "phase": "PHASE_WARM_UP", "version": 0}
 
@@ -43,6 +44,21 @@ def test_a_refusal_is_final_and_in_the_coordinators_words(
             client = await start(port)
             assert await client.ended() == 1
         assert one_sentence(client.log) == "this run is full: come back tomorrow"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("protocol", [PROTOCOL - 1, PROTOCOL + 1])
+def test_a_coordinator_of_another_protocol_is_refused(scripted: Scripted, start: Start, protocol: int) -> None:
+    async def scenario() -> None:
+        scripted.protocol = protocol
+        async with scripted.listening() as port:
+            client = await start(port)
+            assert await client.ended() == 1
+        assert one_sentence(client.log) == (
+            f"the coordinator speaks protocol {protocol} and this client {PROTOCOL}: install the same version of "
+            "zowarmup on both"
+        )
 
     asyncio.run(scenario())
 
@@ -140,8 +156,8 @@ def test_a_device_without_torch_is_refused_where_its_tier_trains(
     run = scripted.run
     trains = replace(run, spec=replace(run.spec, warmup=changed(run.spec.warmup, "heterofl")))
     sentence = (
-        'with method = "heterofl" the low tier trains too, which needs torch, and it is not installed: '
-        "pip install 'zowarmup[torch]', or have the run use another method"
+        'with algorithm = "heterofl" the low tier trains too, which needs torch, and it is not installed: '
+        "pip install 'zowarmup[torch]', or have the run use another algorithm"
     )
 
     async def scenario() -> None:
@@ -175,7 +191,9 @@ def test_a_device_cannot_choose_where_nothing_was_measured(scripted: Scripted, s
         async with scripted.listening() as port:
             client = await start(port, tier="auto")
             assert await client.ended() == 1
-            assert "has not measured what a device needs (--shelf): say --tier low or high" in one_sentence(client.log)
+            assert "has not measured what a device needs (--model-cache): say --tier low or high" in one_sentence(
+                client.log
+            )
             told = await start(port, tier="low")
             await told.printed("joined digits as pi (tier low: as asked)")
             assert await told.stopped() == 0

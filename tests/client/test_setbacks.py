@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.client.conftest import Run, Scripted, Start, Talk, prepared
-from zowarmup.client.replica import Header, LocalReplica
-from zowarmup.common import codec
-from zowarmup.common.layout import digest
-from zowarmup.common.run import Model
-from zowarmup.common.work import LONGEST_REASON, Phase, Work
+from zowarmup.client.store.replica import LocalReplica, SnapshotHeader
+from zowarmup.common.exact.layout import digest
+from zowarmup.common.messages import codec
+from zowarmup.common.messages.values import LONGEST_REASON, Phase, Work
+from zowarmup.common.settings.run import Model
 
 FAILING = "tests.client.failing_models:Failing"
 ALLOWED = ("--allow-model", FAILING)
@@ -134,7 +134,7 @@ def test_a_replica_that_was_left_half_way_is_known(run: Run, tmp_path: Path) -> 
     assert replica.intact()  # there is none
     content = run.weights.tobytes()
     replica.incoming(1).write_bytes(content)
-    replica.load(Header(1, run.grid.exponent, digest(np.frombuffer(content, np.float32)), len(content)))
+    replica.load(SnapshotHeader(1, run.grid.exponent, digest(np.frombuffer(content, np.float32)), len(content)))
     assert replica.intact()
     replica.weights[0] += run.grid.tick
     assert not replica.intact()

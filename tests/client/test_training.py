@@ -1,6 +1,7 @@
 """A high-tier client: it trains in the warm-up, uploads its delta, and probes like everyone else after the pivot."""
 
 import asyncio
+import os
 import signal
 import threading
 from dataclasses import replace
@@ -13,13 +14,13 @@ import pytest
 import xxhash
 
 from tests.algorithms import changed
-from tests.client.conftest import DATA, Run, Scripted, Start, Talk, enrolled_as, one_sentence
-from zowarmup.client.trainer import Trainer
-from zowarmup.common import codec
-from zowarmup.common.layout import Tensor
-from zowarmup.common.replica import Replica
-from zowarmup.common.tasks.classification import Diverging
-from zowarmup.common.work import LONGEST_REASON, Phase, Tier, Work
+from tests.client.conftest import DATA, HEARING_S, Run, Scripted, Start, Talk, enrolled_as, one_sentence
+from zowarmup.client.work.training import Trainer
+from zowarmup.common.exact.layout import Tensor
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.messages import codec
+from zowarmup.common.messages.values import LONGEST_REASON, Phase, Tier, Work
+from zowarmup.common.tasks.training import Diverging
 from zowarmup.data import load
 
 WARM_UP = {"epoch": 1, "phase": "PHASE_WARM_UP", "version": 1}
@@ -62,6 +63,11 @@ def test_local_training_that_diverges_names_the_rate_and_what_to_do(run: Run, sc
 
 def loaded(pid: int) -> bool:
     return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def processor_s(pid: int) -> float:
+    """What a process has computed so far, in user mode, seconds."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11]) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_high_tier_client_trains_uploads_and_then_probes(run: Run, scripted: Scripted, start: Start) -> None:
@@ -181,9 +187,12 @@ def test_training_stops_at_the_next_batch_when_the_process_is_told_to_end(
         async with scripted.listening() as port:
             client = await start(port, tier="high")
             await client.printed("fetched snapshot 1")
-            while not loaded(client.process.pid):
-                await asyncio.sleep(0.1)
-            await asyncio.sleep(2)
+            async with asyncio.timeout(HEARING_S):
+                while not loaded(client.process.pid):
+                    await asyncio.sleep(0.1)
+                busy_s = processor_s(client.process.pid) + 2  # beyond what the rest of torch's import takes
+                while processor_s(client.process.pid) < busy_s:
+                    await asyncio.sleep(0.1)
             assert await asyncio.wait_for(client.stopped(signal.SIGTERM), 10) == 0
         assert "Traceback" not in client.log
 

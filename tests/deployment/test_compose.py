@@ -14,8 +14,8 @@ import yaml
 
 from tests.deployment.conftest import DEPLOY, documents
 from tests.e2e.conftest import wait_until
-from zowarmup.cli.demo import free_port
-from zowarmup.server.runfile import read_run_file
+from zowarmup.lab.processes import free_port
+from zowarmup.server.setup.run_file import read_run_file
 
 COMPOSE = DEPLOY / "compose.yaml"
 SHARDS = 24

@@ -15,7 +15,7 @@ from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.deployment.conftest import DEPLOY, REPOSITORY
 from tests.deployment.sandbox import settings
 from tests.e2e.conftest import Fleet
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
 
 DEVICES = ("raspberry-pi", "jetson")
 SECRET = "zw1." + "A" * 43 + "."

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,10 @@ def test_the_wheel_can_be_made_of_what_the_ignore_file_leaves(tmp_path: Path) ->
     subprocess.run(command, cwd=context, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    assert {"zowarmup/server/main.py", "zowarmup/v1/coordinator_pb2.py", "zowarmup/data/digits.npz"} <= held
+    assert {"zowarmup/v1/coordinator_pb2.py", "zowarmup/data/digits.npz"} <= held
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    rooms = project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
+    assert {"zowarmup/__init__.py", *(f"zowarmup/{room}/__init__.py" for room in rooms)} <= held
     for line in DOCKERFILE.read_text(encoding="utf-8").splitlines():
         if line.startswith("COPY") and "--from" not in line:
             *_, source_name, _ = line.split()

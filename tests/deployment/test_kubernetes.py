@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.deployment.conftest import DEPLOY, documents
-from zowarmup.common.run import Server
-from zowarmup.server.runfile import read_run_file
+from zowarmup.common.settings.run import Server
+from zowarmup.server.setup.run_file import read_run_file
 
 KUBERNETES = DEPLOY / "kubernetes"
 MANIFESTS = sorted(

@@ -15,8 +15,8 @@ from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.deployment.conftest import DEPLOY
 from tests.deployment.sandbox import settings, supported
 from tests.e2e.conftest import Fleet
-from zowarmup.cli.demo_settings import to_toml
-from zowarmup.common.run import Evaluation, Model, RunFile
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.lab.demo.settings import to_toml
 
 SYSTEMD = DEPLOY / "systemd"
 UNITS = ("zowarmup-server.service", "zowarmup-client.service")

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE
-from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
-from zowarmup.cli.demo_settings import to_toml
-from zowarmup.cli.failure import NoAnswer
-from zowarmup.cli.processes import Interrupts, Processes
-from zowarmup.cli.run_status import Status
-from zowarmup.cli.session import Session
-from zowarmup.common.run import RunFile
-from zowarmup.common.work import Phase
+from zowarmup.cli.session.session import Session
+from zowarmup.cli.session.status import Status
+from zowarmup.common.messages.values import Phase
+from zowarmup.common.settings.run import RunFile
+from zowarmup.common.system.command import Interrupts, NoAnswer
+from zowarmup.lab.demo.settings import to_toml
+from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
 
 # Rounds of a run that a test disturbs: however fast the machine is, it is not over before the test has done so.
 ENDLESS = 10**6

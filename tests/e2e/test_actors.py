@@ -15,10 +15,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from tests.e2e.house import (
+from tests.e2e.tls_server import (
     CALL_S,
     ENVIRONMENT,
-    House,
+    TlsServer,
     Voice,
     find_secrets,
     metadata,
@@ -27,27 +27,28 @@ from tests.e2e.house import (
 )
 from tests.faults.proxy import Link
 from tests.patience import PATIENCE
-from zowarmup.cli.processes import Interrupts, Processes
-from zowarmup.common.invitation import JOIN_VARIABLE
-from zowarmup.common.run import PROTOCOL
-from zowarmup.server import events as ev
-from zowarmup.server.ledger import Ledger
+from zowarmup.common.messages.invitation import JOIN_VARIABLE
+from zowarmup.common.settings.run import PROTOCOL
+from zowarmup.common.system.command import Interrupts
+from zowarmup.lab.processes import Processes
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.ledger import Ledger
 from zowarmup.v1 import coordinator_pb2 as wire
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with opened(tmp_path_factory.mktemp("house"), anywhere=True) as made:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
+    with opened(tmp_path_factory.mktemp("server"), anywhere=True) as made:
         yield made
 
 
 @pytest.fixture
-def run_id(house: House) -> str:
-    return house.status().run_id
+def run_id(server: TlsServer) -> str:
+    return server.status().run_id
 
 
-def events(house: House) -> list[ev.Event]:
-    ledger = Ledger(house.data_dir / "ledger.sqlite", read_only=True)
+def events(server: TlsServer) -> list[ev.Event]:
+    ledger = Ledger(server.data_dir / "ledger.sqlite", read_only=True)
     try:
         return [event for _, event in ledger.read()]
     finally:
@@ -61,9 +62,11 @@ def until(condition: Callable[[], bool], log: Path) -> None:
         time.sleep(0.1)
 
 
-def test_without_a_members_credential_a_run_gives_its_description_and_nothing_else(house: House, run_id: str) -> None:
+def test_without_a_members_credential_a_run_gives_its_description_and_nothing_else(
+    server: TlsServer, run_id: str
+) -> None:
     """To strangers, to the operator, and to a member under another member's name."""
-    first, second = house.enrol(house.invite().secret, "first"), house.enrol(house.invite().secret, "second")
+    first, second = server.enrol(server.invite().secret, "first"), server.enrol(server.invite().secret, "second")
     hello = wire.Hello(run_id=run_id, protocol=PROTOCOL, examples=100)
     header = wire.DeltaHeader(round=1, digest=bytes(16), size_bytes=4)
     calls: dict[str, Callable[[Any, Any], object]] = {
@@ -88,9 +91,9 @@ def test_without_a_members_credential_a_run_gives_its_description_and_nothing_el
     }
     methods = {method.name for method in wire.DESCRIPTOR.services_by_name["CoordinatorService"].methods}
     assert methods == {*calls, "GetRun", "Enrol"}
-    strangers: tuple[Any, ...] = (None, (("zowarmup-operator", house.operator),), metadata(first[0], second[1]))
-    before, counted = house.ledger(), house.status().refusals.get("unauthenticated", 0)
-    with house.calls() as stub:
+    strangers: tuple[Any, ...] = (None, (("zowarmup-operator", server.operator),), metadata(first[0], second[1]))
+    before, counted = server.ledger(), server.status().refusals.get("unauthenticated", 0)
+    with server.calls() as stub:
         for who in strangers:
             for call in calls.values():
                 with pytest.raises(grpc.RpcError) as caught:
@@ -99,8 +102,8 @@ def test_without_a_members_credential_a_run_gives_its_description_and_nothing_el
                 assert dict(error.trailing_metadata())["zowarmup-reason"] == "unauthenticated", error.details()
         said = stub.GetRun(wire.GetRunRequest(protocol=PROTOCOL), timeout=CALL_S)
         layout = json.loads(said.layout_json)
-    assert house.ledger() == before
-    assert house.status().refusals["unauthenticated"] == counted + len(strangers) * len(calls)
+    assert server.ledger() == before
+    assert server.status().refusals["unauthenticated"] == counted + len(strangers) * len(calls)
     assert {field.name for field, _ in said.ListFields()} == {
         *("protocol", "run_id", "name", "spec_json", "layout_json", "program_sha256", "program_bytes"),
         *("high_memory_bytes", "low_memory_bytes", "now_s", "software"),
@@ -109,11 +112,11 @@ def test_without_a_members_credential_a_run_gives_its_description_and_nothing_el
 
 
 def test_away_from_the_loopback_nobody_is_told_which_calls_there_are_and_health_is_all_of_its_port(
-    house: House,
+    server: TlsServer,
 ) -> None:
     asked = reflection_pb2.ServerReflectionRequest(list_services="*")
-    credentials = grpc.ssl_channel_credentials((house.certs / "ca.crt").read_bytes())
-    with grpc.secure_channel(house.address, credentials) as run, grpc.insecure_channel(house.health) as health:
+    credentials = grpc.ssl_channel_credentials((server.certs / "ca.crt").read_bytes())
+    with grpc.secure_channel(server.address, credentials) as run, grpc.insecure_channel(server.health) as health:
         for channel in (run, health):
             stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
             with pytest.raises(grpc.RpcError) as caught:
@@ -132,9 +135,9 @@ def test_away_from_the_loopback_nobody_is_told_which_calls_there_are_and_health_
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_who_is_on_the_way_reads_nothing(house: House, run_id: str) -> None:
-    token = house.invite().secret
-    with Link(house.address) as link:
+def test_who_is_on_the_way_reads_nothing(server: TlsServer, run_id: str) -> None:
+    token = server.invite().secret
+    with Link(server.address) as link:
         heard: list[bytes] = []
 
         def record(piece: bytes, up: bool) -> bytes:
@@ -142,7 +145,7 @@ def test_who_is_on_the_way_reads_nothing(house: House, run_id: str) -> None:
             return piece
 
         link.passing = record
-        with house.calls(address=link.address) as calls:
+        with server.calls(address=link.address) as calls:
             request = wire.EnrolRequest(run_id=run_id, name="overheard", tier=wire.TIER_LOW, examples=100, token=token)
             answer = calls.Enrol(request, timeout=CALL_S)
             stream = Voice(calls, run_id, (answer.client, answer.credential))
@@ -162,14 +165,14 @@ def _of(answer: Any) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("up", [True, False])
-def test_who_is_on_the_way_changes_nothing(house: House, run_id: str, up: bool) -> None:
+def test_who_is_on_the_way_changes_nothing(server: TlsServer, run_id: str, up: bool) -> None:
     """A bit that is turned ends the connection, and nothing of what it carried is believed."""
-    members = [house.enrol(house.invite().secret, f"on-the-way-{number}") for number in range(2)]
-    with Link(house.address) as link, house.calls() as direct, house.calls(address=link.address) as calls:
+    members = [server.enrol(server.invite().secret, f"on-the-way-{number}") for number in range(2)]
+    with Link(server.address) as link, server.calls() as direct, server.calls(address=link.address) as calls:
         streams = [Voice(calls, run_id, members[0]), Voice(direct, run_id, members[1])]
         for stream in streams:
             number = stream.hear("work").round
-        before, turned = house.ledger(), threading.Event()
+        before, turned = server.ledger(), threading.Event()
 
         def turn(piece: bytes, upwards: bool) -> bytes:
             if upwards is not up or turned.is_set():
@@ -185,15 +188,15 @@ def test_who_is_on_the_way_changes_nothing(house: House, run_id: str, up: bool) 
         assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)  # as gRPC tells of TLS's own end
         assert turned.is_set()
         if up:
-            assert house.ledger() == before
+            assert server.ledger() == before
         for stream in streams:
             stream.leave()
 
 
-def test_what_members_learn_of_each_other(house: House, run_id: str) -> None:
+def test_what_members_learn_of_each_other(server: TlsServer, run_id: str) -> None:
     """A commit has the steps that came of each contribution, under its seed. It has no name and no number of examples."""
-    members = [house.enrol(house.invite().secret, f"member-{number}") for number in range(2)]
-    with house.calls() as calls:
+    members = [server.enrol(server.invite().secret, f"member-{number}") for number in range(2)]
+    with server.calls() as calls:
         streams = [Voice(calls, run_id, member) for member in members]
         works = [stream.hear("work") for stream in streams]
         for stream, work in zip(streams, works, strict=True):
@@ -208,19 +211,19 @@ def test_what_members_learn_of_each_other(house: House, run_id: str) -> None:
     assert {field.name for field in wire.Step.DESCRIPTOR.fields} == {"seed", "block", "ticks"}
 
 
-def test_what_an_operator_does_is_in_the_ledger_and_no_secret_in_what_it_is_shown(house: House) -> None:
-    word = house.invite().word
-    before = len(events(house))
+def test_what_an_operator_does_is_in_the_ledger_and_no_secret_in_what_it_is_shown(server: TlsServer) -> None:
+    word = server.invite().word
+    before = len(events(server))
     for arguments in (
         ("pause", "--reason", "a lunch"),
         ("resume",),
         ("invite", "--tier", "low"),
-        ("uninvite", house.invitations()[-1]["name"], "--reason", "a wrong address"),
-        ("revoke", house.enrol(house.invite().secret, "lost")[0], "--reason", "a train"),
+        ("uninvite", server.invitations()[-1]["name"], "--reason", "a wrong address"),
+        ("revoke", server.enrol(server.invite().secret, "lost")[0], "--reason", "a train"),
     ):
-        done = house.zowarmup(*arguments)
+        done = server.zowarmup(*arguments)
         assert done.returncode == 0, done.stderr
-    added = events(house)[before:]
+    added = events(server)[before:]
     for kind in (
         ev.RunPaused,
         ev.RunResumed,
@@ -233,41 +236,41 @@ def test_what_an_operator_does_is_in_the_ledger_and_no_secret_in_what_it_is_show
     reasons = {str(event.reason) for event in added if hasattr(event, "reason")}
     assert {"a lunch", "a wrong address", "a train"} <= reasons
     shown = [
-        house.zowarmup(*verb, "--json").stdout
+        server.zowarmup(*verb, "--json").stdout
         for verb in (("status",), ("clients",), ("invitations",), ("invitations", "--all"))
     ]
-    secrets = find_secrets(house, word)
+    secrets = find_secrets(server, word)
     assert len(secrets) > 4
     for text in shown:
         assert len(text) > 100
         assert [secret[:8] for secret in secrets if secret in text] == []
 
 
-def test_a_thief_of_a_device_is_that_device_until_it_is_revoked(house: House) -> None:
-    invitation = house.invite("--uses", "2")
-    stolen = house.folder / "devices" / "stolen"
-    with Processes(house.folder / "logs", Interrupts(), {**ENVIRONMENT, JOIN_VARIABLE: invitation.word}) as devices:
-        devices.start("owner", "zowarmup.client.main", house.device(name="owner"))
+def test_a_thief_of_a_device_is_that_device_until_it_is_revoked(server: TlsServer) -> None:
+    invitation = server.invite("--uses", "2")
+    stolen = server.folder / "devices" / "stolen"
+    with Processes(server.folder / "logs", Interrupts(), {**ENVIRONMENT, JOIN_VARIABLE: invitation.word}) as devices:
+        devices.start("owner", "zowarmup.client.main", server.device(name="owner"))
         until(lambda: "joined strangers as owner" in devices.log("owner").read_text(), devices.log("owner"))
-    shutil.copytree(house.folder / "devices" / "owner", stolen)
+    shutil.copytree(server.folder / "devices" / "owner", stolen)
 
     # What it finds there is one credential and whom to trust: nothing by which to invite, to join again or to pose as another.
     (credential,) = [json.loads((stolen / "identity.json").read_text())["credential"]]
     found = {file.name: file.read_bytes() for file in stolen.iterdir() if file.is_file()}
-    others = [secret for secret in find_secrets(house, invitation.word) if secret != credential]
+    others = [secret for secret in find_secrets(server, invitation.word) if secret != credential]
     assert [name for name, held in found.items() for secret in others if secret.encode() in held] == []
     assert not any(b"PRIVATE KEY" in held for held in found.values())
-    (house.folder / "as-operator").write_text(credential)
-    assert house.zowarmup("stop", "--credential-file", str(house.folder / "as-operator")).returncode == 1
+    (server.folder / "as-operator").write_text(credential)
+    assert server.zowarmup("stop", "--credential-file", str(server.folder / "as-operator")).returncode == 1
 
-    with Processes(house.folder / "logs", Interrupts(), ENVIRONMENT) as devices:
+    with Processes(server.folder / "logs", Interrupts(), ENVIRONMENT) as devices:
         log = devices.log("thief")
-        devices.start("thief", "zowarmup.client.main", house.device(name="stolen"))
+        devices.start("thief", "zowarmup.client.main", server.device(name="stolen"))
         until(lambda: "as owner" in log.read_text(), log)
-        until(lambda: [one.connected for one in house.status().clients if one.name == "owner"] == [True], log)
-        done = house.zowarmup("revoke", "owner", "--reason", "left on a train", "--with-invitation")
+        until(lambda: [one.connected for one in server.status().clients if one.name == "owner"] == [True], log)
+        done = server.zowarmup("revoke", "owner", "--reason", "left on a train", "--with-invitation")
         assert done.returncode == 0, done.stderr
         until(lambda: [(end.name, end.code) for end in devices.ended()] == [("thief", 1)], log)
         assert re.search(r"left on a train", log.read_text())
-    assert "left on a train" in house.refused_device(name="stolen")
-    assert "the invitation has been revoked" in house.refused_device(name="anew", word=invitation.word)
+    assert "left on a train" in server.refused_device(name="stolen")
+    assert "the invitation has been revoked" in server.refused_device(name="anew", word=invitation.word)

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.common.run import Evaluation, Model, RunFile
-from zowarmup.server.archive import open_archive
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.server.store.archive import open_archive
 
 REPOSITORY = Path(__file__).parents[2]
 ARM = REPOSITORY / ".build" / "arm"

@@ -9,7 +9,7 @@ from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import ENDLESS
 from tests.faults.proxy import Link
 from tests.patience import PATIENCE
-from zowarmup.common.run import Evaluation, Model, RunFile
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
 
 # 11.2 M parameters: a delta of 45 MB.
 LARGE = RunFile(

@@ -11,9 +11,9 @@ import pytest
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import wait_until
 from tests.e2e.test_stopping import Stage
-from zowarmup.cli.demo_settings import to_toml
-from zowarmup.cli.session import Session
-from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server
+from zowarmup.cli.session.session import Session
+from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
+from zowarmup.lab.demo.settings import to_toml
 
 DEADLINE_S = 6.0
 SHIFTED = (
@@ -41,7 +41,13 @@ def test_a_round_ends_at_its_deadline_whatever_is_done_to_the_clock(tmp_path: Pa
         server=Server(address=f"127.0.0.1:{stage.port}"),
     )
     (tmp_path / "run.toml").write_text(to_toml(run))
-    options = [str(tmp_path / "run.toml"), "--data-dir", str(tmp_path / "run"), "--shelf", str(tmp_path / "shelf")]
+    options = [
+        str(tmp_path / "run.toml"),
+        "--data-dir",
+        str(tmp_path / "run"),
+        "--model-cache",
+        str(tmp_path / "model-cache"),
+    ]
     began = time.monotonic()
     with stage.started([sys.executable, "-c", SHIFTED, str(shift), *options], "server"):
         stage.printed("server", "listening on")

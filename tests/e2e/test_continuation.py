@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.cli.demo_settings import to_toml
-from zowarmup.cli.session import Session
-from zowarmup.common.run import Evaluation, Model, RunFile
+from zowarmup.cli.session.session import Session
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.lab.demo.settings import to_toml
 
 FIRST = RunFile(
     name="first",
@@ -29,7 +29,7 @@ def trained(made: Any, run: RunFile, text: Callable[[str], str] = str) -> list[f
         made.join(name, f"digits:{shard}/4,alpha=1", tier)
     made.finished(len(NAMES))
     with Session(made.address, deadline_s=10.0) as session:
-        found = [100 * v.evaluation.accuracy for v in session.versions() if v.evaluation]
+        found = [100 * v.evaluation.metrics["accuracy"] for v in session.versions() if v.evaluation]
     made.processes.stop()
     return found
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.common.run import Evaluation, Model, RunFile
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
 
 from .conftest import Fleet
 

@@ -84,7 +84,7 @@ def test_a_demo_trains_reports_and_can_be_exported(tmp_path: Path) -> None:
     report = json.loads((out / "report.json").read_text())
     assert report["replicas_equal"] is True
     assert report["rounds"] == 22
-    assert report["accuracy"]["final"] > report["accuracy"]["pivot"] > 0.1
+    assert report["metrics"]["accuracy"]["final"] > report["metrics"]["accuracy"]["pivot"] > 0.1
     for direction in ("uplink_payload_bytes", "downlink_payload_bytes"):
         assert all(report[direction][tier]["zeroth-order"] > 0 for tier in ("high", "low"))
     assert report["uplink_bytes_per_contribution"]["low"]["zeroth-order"] <= 300
@@ -112,8 +112,8 @@ def test_a_demo_trains_reports_and_can_be_exported(tmp_path: Path) -> None:
     logits = session.run(["logits"], {"inputs": inputs})[0]
     found = [card["class_names"][label] for label in np.argmax(logits, axis=1)]
     assert (
-        np.mean([name == str(label) for name, label in zip(found, raw.labels, strict=True)])
-        == report["accuracy"]["final"]
+        np.mean([name == str(label) for name, label in zip(found, raw.targets, strict=True)])
+        == report["metrics"]["accuracy"]["final"]
     )
 
 

@@ -1,4 +1,7 @@
-"""The doctor against real coordinators: a device that is well, and each thing that can be wrong with one."""
+"""The doctor against real coordinators: a device that is well, and each thing that can be wrong with one.
+
+The doctor is `zowarmup.client.diagnostics.doctor`.
+"""
 
 import datetime
 import json
@@ -15,15 +18,15 @@ from cryptography import x509
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli import certificates
-from zowarmup.cli.demo import free_port
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
+from zowarmup.lab.processes import free_port
 
 from .conftest import Fleet, wait_until
 
 # As of another clock, seen by the doctor alone: grpc counts its deadlines by time.time, too.
 BEHIND = """
 import time, types
-from zowarmup.client import doctor
+from zowarmup.client.diagnostics import doctor
 doctor.time = types.SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() - 7200)
 """
 RUN = RunFile(

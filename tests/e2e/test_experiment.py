@@ -37,6 +37,7 @@ data = "digits:test"
 every = 10
 [[method]]
 name = "sliced"
+zeroth_order.train = "norm"
 [[method]]
 name = "whole"
 zeroth_order.slices = "whole"
@@ -123,7 +124,8 @@ def test_a_grid_is_stopped_killed_gone_on_with_and_then_over(tmp_path: Path) -> 
         assert sliced["digest"] != whole["digest"]
         for row in (sliced, whole):
             outcome = json.loads((out / "cells" / f"{row['method']}-33-{seed}" / "outcome.json").read_text())["outcome"]
-            assert outcome["began"] == row["checkpoint"], "it began with the bits that the warm-up ended with"
+            # They began with the bits that the warm-up ended with; of what is frozen the order is another, and so the digest.
+            assert (outcome["began"] == row["checkpoint"]) == (row["method"] == "whole")
             assert (outcome["rounds"], row["rounds"], row["pivot"]) == (140, "142", "2")
     assert len({row["checkpoint"] for row in found}) == 2
     assert {path.name for path in out.iterdir()} >= {"table.csv", "table_curves.csv", "table.md", "table.png"}
@@ -137,7 +139,7 @@ def test_a_grid_is_stopped_killed_gone_on_with_and_then_over(tmp_path: Path) -> 
     assert rows(out) == found
 
     # Interrupted or not, one job at a time or two: the same bits.
-    shutil.copytree(out / "shelf", straight / "shelf")
+    shutil.copytree(out / "model-cache", straight / "model-cache")
     two = [*ZOWARMUP, str(file), "--jobs", "2", "--only", "*-33-0", "--out", str(straight)]
     subprocess.run(two, env=environment, capture_output=True, timeout=600, check=True)
     assert [(row["digest"], row["accuracy"]) for row in rows(straight)] == [

@@ -12,9 +12,9 @@ import pytest
 
 from tests.e2e.conftest import wait_until
 from tests.e2e.test_stopping import Stage
-from zowarmup.cli.session import Session
+from zowarmup.cli.session.session import Session
 from zowarmup.server.main import OPTIONS
-from zowarmup.server.tuning import FILES, OWN_FILES, connections
+from zowarmup.server.runtime import FILES, OWN_FILES, connections
 
 LIMITED = (
     "import os, resource, sys; limit = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)); "
@@ -25,7 +25,7 @@ LIMITED = (
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_silent_connections_neither_end_a_run_nor_take_its_descriptors(tmp_path: Path) -> None:
     stage, limit = Stage(tmp_path), 300
-    server = [sys.executable, "-c", LIMITED, str(limit), *stage.server("--shelf", str(tmp_path / "shelf"))]
+    server = [sys.executable, "-c", LIMITED, str(limit), *stage.server("--model-cache", str(tmp_path / "model-cache"))]
     with stage.started(server, "server") as process, contextlib.ExitStack() as held:
         stage.printed("server", "listening on")
         with stage.started(stage.client("--tier", "high"), "client"):
@@ -59,7 +59,7 @@ def test_the_limit_on_open_files_is_raised_as_far_as_the_system_allows(soft: int
     hard = hard or ours
     code = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard})); "
-        "from zowarmup.server.tuning import raise_file_limit; print(raise_file_limit())"
+        "from zowarmup.server.runtime import raise_file_limit; print(raise_file_limit())"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(said) == (min(hard, FILES) if hard != resource.RLIM_INFINITY else FILES)

@@ -11,8 +11,8 @@ import pytest
 
 from tests.algorithms import changed, warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import ENDLESS, wait_until
-from zowarmup.common.run import Evaluation, Model, RunFile
-from zowarmup.common.work import Phase
+from zowarmup.common.messages.values import Phase
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
 
 CLIENTS = 6
 RUN = RunFile(
@@ -97,7 +97,7 @@ def test_work_that_fails_for_one_client_ends_neither_the_others_nor_the_process(
     members = fleet()
     name = "tests.client.failing_models:Failing"
     model = Model(name=name)
-    members.lead(replace(RUN, model=model), "server", "--shelf", str(members.folder / "shelf"))
+    members.lead(replace(RUN, model=model), "server", "--model-cache", str(members.folder / "model-cache"))
     environment = {**os.environ, "FAILS": "key once", "FAILED": str(members.folder / "failed")}
     ran = subprocess.run(
         [sys.executable, "-m", "zowarmup.cli.main", *command(members, "--allow-model", name)],

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.common.run import Evaluation, Model, RunFile
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
 
 # Continuous integration has it, and fails without.
 pytestmark = pytest.mark.skipif(find_spec("ray") is None and not os.environ.get("CI"), reason="not installed: make ray")

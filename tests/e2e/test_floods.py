@@ -34,7 +34,7 @@ def test_a_fleet_loses_no_round_while_a_stranger_floods(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the rest of 127.0.0.0/8 is no address elsewhere")
 def test_a_member_that_starts_again_gets_in_beside_a_stranger_who_takes_every_connection(tmp_path: Path) -> None:
     stage, limit = Stage(tmp_path), 400
-    server = [sys.executable, "-c", LIMITED, str(limit), *stage.server("--shelf", str(tmp_path / "shelf"))]
+    server = [sys.executable, "-c", LIMITED, str(limit), *stage.server("--model-cache", str(tmp_path / "model-cache"))]
     flood = [sys.executable, "-m", "tests.faults.flood", f"127.0.0.1:{stage.port}", "--source", "127.0.0.2", "--again"]
     flood += ["--connections", str(2 * limit), "--calls", "0", "--seconds", "1200"]
 

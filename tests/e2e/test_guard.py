@@ -10,10 +10,10 @@ from typing import Any
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import wait_until
-from zowarmup.common.run import Evaluation, Guard, Model, RunFile
-from zowarmup.common.work import Phase
-from zowarmup.server.archive import open_archive
-from zowarmup.server.fsck import check
+from zowarmup.common.messages.values import Phase
+from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile
+from zowarmup.server.store.archive import open_archive
+from zowarmup.server.store.fsck import check
 
 ROUNDS = 40
 RUN = RunFile(
@@ -58,7 +58,7 @@ def test_a_run_whose_rate_is_too_high_goes_back_until_it_learns(fleet: Callable[
     assert 1 <= status.rollbacks < 30 and status.rate_factor == 0.5**status.rollbacks
     assert status.version == status.final_version == 2 + ROUNDS + status.rollbacks
     assert status.evaluation is not None and status.pivot_evaluation is not None
-    assert status.evaluation.accuracy > status.pivot_evaluation.accuracy + 0.1, "it has learnt"
+    assert status.value(status.evaluation) > status.value(status.pivot_evaluation) + 0.1, "it has learnt"
     assert "learning rates are now 0.5 times those of the run file" in made.logged("server")
     assert f"{status.rollbacks} time" in made.run_once("zowarmup.cli.main", "status", "--server", made.address).stdout
     made.processes.stop()

@@ -9,10 +9,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.cli.run_status import payload
-from zowarmup.common.run import Evaluation, Model, RunFile
-from zowarmup.common.work import Phase, Tier
-from zowarmup.server.archive import open_archive
+from zowarmup.cli.session.status import payload
+from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.server.store.archive import open_archive
 
 RUN = RunFile(
     name="e2e",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.common.run import Evaluation, Model, RunFile
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
 
 CAUGHT = 97
 # Python imports a module of this name when it starts.
@@ -36,7 +36,7 @@ xxhash.xxh3_128_digest = watched
 """
 ON_A_LOOP = """
 import asyncio, numpy
-from zowarmup.common.layout import digest
+from zowarmup.common.exact.layout import digest
 
 async def main():
     {how}

@@ -14,11 +14,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.algorithms import changed, warmup_settings, zeroth_order_settings
-from zowarmup.cli.demo import free_port
-from zowarmup.cli.demo_settings import to_toml
-from zowarmup.cli.forecast import PING_BYTES, PING_S
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
-from zowarmup.server.wire import WINDOWS
+from zowarmup.cli.message_sizes import OVERHEAD, WINDOWS
+from zowarmup.cli.plan import PING_BYTES, PING_S
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
+from zowarmup.lab.demo.settings import to_toml
+from zowarmup.lab.processes import free_port
 
 BYTES, MEMORY = 0.05, 0.15
 Sums = Counter[tuple[str, str]]
@@ -67,40 +67,35 @@ def compare(plan: dict[str, Any], fleet: Any, metrics: str, members: int, began:
     for row in status.traffic:
         payload[row.direction, str(row.tier or "none")] += row.payload_bytes
     wire: Sums = Counter()
-    rest: Sums = Counter()
     fedavg: Counter[str] = Counter()
     with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=10) as answer:
         for family in text_string_to_metric_families(answer.read().decode()):
             for sample in family.samples:
                 if sample.name == "zowarmup_wire_bytes_total":
-                    sums = rest if sample.labels["kind"] == "connection" else wire
-                    sums[sample.labels["direction"], sample.labels["tier"]] += int(sample.value)
+                    wire[sample.labels["direction"], sample.labels["tier"]] += int(sample.value)
                 elif sample.name == "zowarmup_fedavg_bytes_total":
                     fedavg[sample.labels["direction"]] += int(sample.value)
-    assert summed(plan["traffic"], "payload_bytes") == about(payload, BYTES)
-    messages = [row for row in plan["traffic"] if row["kind"] != "connection"]
-    assert summed(messages, "wire_bytes") == about(wire, BYTES)
+    planned = [row for row in plan["traffic"] if row["kind"] != OVERHEAD]
+    assert summed(planned) == about(payload, BYTES)
     # Connections are pinged while nothing is said, and how long that is on a busy machine nobody can plan. Nor in how many
     # frames a large message goes, and how often its reader opens the window: that is as the two sides keep up.
     pings = 2 * PING_BYTES * members * (time.monotonic() - began) / PING_S
-    around = summed([row for row in plan["traffic"] if row["kind"] == "connection"], "wire_bytes")
-    assert set(around) == {key for key, count in rest.items() if count}
-    for (direction, tier), count in around.items():
+    for (direction, tier), count in summed(plan["traffic"]).items():
         carried = max(payload["up", tier], payload["down", tier])
-        allowed = pings + WINDOWS * carried / 2**20
-        assert count == pytest.approx(rest[direction, tier], rel=BYTES, abs=allowed), (direction, tier)
-    for direction, measured in fedavg.items():  # how often each tier was drawn was chance, how often both were was not
-        assert sum(row["payload_bytes"] for row in plan["fedavg"] if row["direction"] == direction) == measured
+        allowed = pings + BYTES * count + WINDOWS * carried / 2**20
+        assert count == pytest.approx(wire[direction, tier], abs=allowed), (direction, tier)
+    for measured in fedavg.values():  # how often each tier was drawn was chance, how often both were was not
+        assert sum(plan["fedavg_bytes"].values()) == measured
     peaks: dict[str, int] = {}
     for client in status.clients:
         peaks[client.tier] = max(client.peak_memory_bytes, peaks.get(client.tier, 0))
     assert plan["memory_bytes"] == about(peaks, MEMORY)
 
 
-def summed(rows: list[dict[str, Any]], unit: str) -> Sums:
+def summed(rows: list[dict[str, Any]]) -> Sums:
     sums: Sums = Counter()
     for row in rows:
-        sums[row["direction"], row["tier"]] += row[unit]
+        sums[row["direction"], row["tier"]] += row["bytes"]
     return sums
 
 

@@ -17,16 +17,16 @@ from cryptography import x509
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.cli import certificates
-from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
-from zowarmup.cli.demo_settings import to_toml
-from zowarmup.cli.processes import Interrupts, Processes
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
+from zowarmup.common.system.command import Interrupts
+from zowarmup.lab.demo.settings import to_toml
+from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
 
 ENVIRONMENT = {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"}
 SLOW_S = 120.0
 
 
-class House:
+class TlsServer:
     """A coordinator with TLS, for calls and for metrics, whose one round waits for more clients than there are."""
 
     def __init__(self, folder: Path, processes: Processes) -> None:
@@ -47,7 +47,7 @@ class House:
         )
         (folder / "run.toml").write_text(to_toml(run))
         arguments = [str(folder / "run.toml"), "--data-dir", str(folder / "server"), "--verbose"]
-        arguments += ["--shelf", str(folder / "shelf")]
+        arguments += ["--model-cache", str(folder / "model-cache")]
         processes.start("server", "zowarmup.server.main", arguments)
         self.until(lambda: "metrics at https" in self.log("server") and "listening on" in self.log("server"))
 
@@ -101,68 +101,68 @@ def serial(file: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    folder = tmp_path_factory.mktemp("house")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
+    folder = tmp_path_factory.mktemp("server")
     (folder / "logs").mkdir()
     certificates.init(folder / "certs", ["127.0.0.1"])
     with Processes(folder / "logs", Interrupts(), ENVIRONMENT) as processes:
-        yield House(folder, processes)
+        yield TlsServer(folder, processes)
 
 
-def test_a_renewed_certificate_is_shown_to_everyone_who_comes_and_nobody_is_cut_off(house: House) -> None:
-    house.join("pi", "--ca", str(house.certs / "ca.crt"))
-    assert shown(house.address) == shown(house.metrics) == serial(house.certs / "server.crt")
-    assert "certificate" not in house.status()
-    command = [sys.executable, "-m", "zowarmup.cli.main", "certs", "server", "--out", str(house.certs), "--days", "20"]
+def test_a_renewed_certificate_is_shown_to_everyone_who_comes_and_nobody_is_cut_off(server: TlsServer) -> None:
+    server.join("pi", "--ca", str(server.certs / "ca.crt"))
+    assert shown(server.address) == shown(server.metrics) == serial(server.certs / "server.crt")
+    assert "certificate" not in server.status()
+    command = [sys.executable, "-m", "zowarmup.cli.main", "certs", "server", "--out", str(server.certs), "--days", "20"]
     subprocess.run(command, check=True, timeout=60, capture_output=True)
-    renewed = serial(house.certs / "server.crt")
-    house.until(lambda: shown(house.address) == shown(house.metrics) == renewed)
+    renewed = serial(server.certs / "server.crt")
+    server.until(lambda: shown(server.address) == shown(server.metrics) == renewed)
     # Its end is near, and is announced.
-    assert "expires in 20 days" in house.log("server")
-    assert "expires in 20 days" in " ".join(house.status().split())
-    status = json.loads(house.status("--json"))
+    assert "expires in 20 days" in server.log("server")
+    assert "expires in 20 days" in " ".join(server.status().split())
+    status = json.loads(server.status("--json"))
     assert 19 * 86400 < status["certificate_expires_at_s"] - time.time() < 20 * 86400
     # A newcomer comes in, and the member has had the same stream all the while.
-    house.join("pi-2", "--ca", str(house.certs / "ca.crt"))
-    assert [client["connected"] for client in json.loads(house.status("--json"))["clients"]] == [True, True]
-    log = house.log("server")
+    server.join("pi-2", "--ca", str(server.certs / "ca.crt"))
+    assert [client["connected"] for client in json.loads(server.status("--json"))["clients"]] == [True, True]
+    log = server.log("server")
     assert log.count("pi connected") == 1 and "pi disconnected" not in log, log
 
 
-def test_after_a_theft_a_new_authority_shuts_the_thief_out_of_every_device_that_has_it(house: House) -> None:
+def test_after_a_theft_a_new_authority_shuts_the_thief_out_of_every_device_that_has_it(server: TlsServer) -> None:
     """The steps of docs/security.md, "A key was stolen"."""
-    house.join("careful", "--ca", str(house.certs / "ca.crt"))
-    certificates.init(house.folder / "certs-2", ["127.0.0.1"])
-    both = house.folder / "both.crt"
-    both.write_bytes(b"".join((house.folder / name / "ca.crt").read_bytes() for name in ("certs", "certs-2")))
-    house.join("early", "--ca", str(both))
-    house.stop("early")
-    members = [client["name"] for client in json.loads(house.status("--json"))["clients"]]
-    stolen = [(house.certs / name).read_bytes() for name in ("server.crt", "server.key")]
+    server.join("careful", "--ca", str(server.certs / "ca.crt"))
+    certificates.init(server.folder / "certs-2", ["127.0.0.1"])
+    both = server.folder / "both.crt"
+    both.write_bytes(b"".join((server.folder / name / "ca.crt").read_bytes() for name in ("certs", "certs-2")))
+    server.join("early", "--ca", str(both))
+    server.stop("early")
+    members = [client["name"] for client in json.loads(server.status("--json"))["clients"]]
+    stolen = [(server.certs / name).read_bytes() for name in ("server.crt", "server.key")]
     for name in ("ca.crt", "server.key", "server.crt"):
-        (house.certs / name).write_bytes((house.folder / "certs-2" / name).read_bytes())
-    house.until(lambda: shown(house.address) == serial(house.folder / "certs-2" / "server.crt"))
+        (server.certs / name).write_bytes((server.folder / "certs-2" / name).read_bytes())
+    server.until(lambda: shown(server.address) == serial(server.folder / "certs-2" / "server.crt"))
     # The operator's commands find the new authority in the data directory.
-    assert "renewal" in house.status()
-    house.stop("careful")
+    assert "renewal" in server.status()
+    server.stop("careful")
     # A device that was not told trusts the old authority, and does not speak to the coordinator.
-    house.processes.start("untold", "zowarmup.client.main", house.device("careful"))
-    house.until(lambda: "its certificate is not one that this device trusts" in house.log("untold"))
-    house.until(lambda: ("untold", 1) in {(ended.name, ended.code) for ended in house.processes.ended()})
+    server.processes.start("untold", "zowarmup.client.main", server.device("careful"))
+    server.until(lambda: "its certificate is not one that this device trusts" in server.log("untold"))
+    server.until(lambda: ("untold", 1) in {(ended.name, ended.code) for ended in server.processes.ended()})
     # Told once, it keeps the new authority and is the member that it was.
-    house.join("careful", "--ca", str(house.certs / "ca.crt"), log="told")
-    house.stop("told")
-    house.join("careful", log="again")
-    house.stop("again")
-    assert [client["name"] for client in json.loads(house.status("--json"))["clients"]] == [
+    server.join("careful", "--ca", str(server.certs / "ca.crt"), log="told")
+    server.stop("told")
+    server.join("careful", log="again")
+    server.stop("again")
+    assert [client["name"] for client in json.loads(server.status("--json"))["clients"]] == [
         *members,
     ]
     # As does one that was told of both beforehand.
-    house.join("early", log="early-again")
+    server.join("early", log="early-again")
     # And it has nothing to say to who answers with the stolen key.
-    with impostor(house.folder, *stolen) as address:
+    with impostor(server.folder, *stolen) as address:
         fooled = subprocess.run(
-            [sys.executable, "-m", "zowarmup.client.main", "--doctor", *house.device("careful"), "--server", address],
+            [sys.executable, "-m", "zowarmup.client.main", "--doctor", *server.device("careful"), "--server", address],
             capture_output=True,
             text=True,
             timeout=60,

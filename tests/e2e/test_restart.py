@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.common.run import Evaluation, Model, RunFile
-from zowarmup.server.archive import open_archive
-from zowarmup.server.backup import back_up
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.server.store.archive import back_up, open_archive
 
 RUN = RunFile(
     name="restart",
@@ -78,7 +77,7 @@ def test_a_stopped_coordinator_continues_and_a_changed_run_file_is_refused(fleet
     run_file = made.folder / "run.toml"
     before = run_file.read_text()
     changed = replace(RUN, zeroth_order=replace(RUN.zeroth_order, rate=0.123))
-    from zowarmup.cli.demo_settings import to_toml
+    from zowarmup.lab.demo.settings import to_toml
 
     run_file.write_text(to_toml(changed))
     refused = made.run_once("zowarmup.server.main", str(run_file), "--data-dir", str(made.data_dir))

@@ -12,14 +12,14 @@ import numpy as np
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import ENDLESS
 from tests.patience import PATIENCE
-from zowarmup.cli.run_status import payload
-from zowarmup.cli.session import Session
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
-from zowarmup.common.work import Tier
+from zowarmup.cli.session.session import Session
+from zowarmup.cli.session.status import payload
+from zowarmup.common.messages.values import Tier
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
 from zowarmup.data import load
-from zowarmup.server import events as ev
-from zowarmup.server.archive import LEDGER
-from zowarmup.server.ledger import Ledger
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.archive import LEDGER
+from zowarmup.server.store.ledger import Ledger
 
 DEADLINE_S = 4.0
 RUN = RunFile(
@@ -113,10 +113,10 @@ def test_a_client_whose_loss_is_not_finite_delays_nobody_and_says_why(fleet: Cal
     specs = {"high-1": "digits:1/3", "low-1": "digits:2/3", "low-2": "digits:3/3", "held-out": "digits:test"}
     for name, spec in specs.items():
         data = load(spec)
-        inputs = data.batch(np.arange(len(data)))
+        inputs = data.batch(np.arange(len(data))).inputs
         if name == "low-2":  # a few wild values, which do not keep it from joining
             inputs[:5, 0, 3, 3] = 3e38
-        np.savez(tmp_path / f"{name}.npz", x=inputs, y=data.labels)
+        np.savez(tmp_path / f"{name}.npz", x=inputs, y=data.targets)
     made = fleet()
     rules = replace(RUN.zeroth_order, rounds=20, deadline_s=3600.0)
     held_out = replace(RUN.evaluation, data=f"npz:{tmp_path / 'held-out.npz'}")

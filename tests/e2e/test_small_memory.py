@@ -11,7 +11,7 @@ import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.faults.memory import MemoryGroup, NoGroup, memory_group
-from zowarmup.common.run import Evaluation, Model, RunFile
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
 
 LIMIT_BYTES = 200_000_000
 BATCH = 32
@@ -21,8 +21,8 @@ SHAPE, CLASSES = (3, 32, 32), 10
 # All that a client of torch cannot do without: the model, and its forward pass over the batch that the low tier takes.
 TORCH = f"""
 import torch
-from zowarmup.common.models import build
-from zowarmup.common.run import Model
+from zowarmup.common.models.construction import build
+from zowarmup.common.settings.run import Model
 torch.set_num_threads(1)
 model = build(Model(name={MODEL.name!r}), {SHAPE}, {CLASSES}, 0).eval()
 with torch.inference_mode():

@@ -14,9 +14,9 @@ import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import wait_until
-from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
-from zowarmup.cli.demo_settings import to_toml
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
+from zowarmup.lab.demo.settings import to_toml
+from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -146,7 +146,7 @@ def ended(stage: Stage, process: "subprocess.Popen[bytes]", name: str, code: int
 CODES: list[tuple[int, int]] = [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
 MOMENTS: Mapping[str, Callable[[Stage, "subprocess.Popen[bytes]"], None]] = {
     "it prepares": lambda stage, process: stage.printed("server", "preparing the model"),
-    "it builds": lambda stage, process: stage.child_of(process, "server.building"),
+    "it builds": lambda stage, process: stage.child_of(process, "server.setup.build_model"),
     "it measures": lambda stage, process: stage.child_of(process, "footprint low"),
     "it listens": lambda stage, process: stage.printed("server", "listening on"),
 }
@@ -165,23 +165,23 @@ def test_a_coordinator_that_is_killed_takes_its_children_along_and_the_next_star
 ) -> None:
     def killed(*options: str) -> None:
         with stage.started(stage.server(*options), "server") as process:
-            stage.child_of(process, "server.building")
+            stage.child_of(process, "server.setup.build_model")
             process.kill()
             process.wait()
             wait_until(lambda: not stage.group(process), 5, "its children to end")
 
     killed()
-    killed("--shelf", str(stage.folder / "shelf"))
-    folders = [stage.data_dir.glob("preparation-*"), (stage.folder / "shelf").glob("building-*")]
+    killed("--model-cache", str(stage.folder / "model-cache"))
+    folders = [stage.data_dir.glob("preparation-*"), (stage.folder / "model-cache").glob("building-*")]
     assert [len(list(left)) for left in folders] == [1, 1]
     with stage.started(stage.server(), "again") as process:
         stage.printed("again", "listening on")
         assert list(stage.data_dir.glob("preparation-*")) == []
         process.kill()
     elsewhere = Stage(stage.folder, data="elsewhere")
-    with stage.started(elsewhere.server("--shelf", str(stage.folder / "shelf")), "third"):
+    with stage.started(elsewhere.server("--model-cache", str(stage.folder / "model-cache")), "third"):
         stage.printed("third", "listening on")
-        assert list((stage.folder / "shelf").glob("building-*")) == []
+        assert list((stage.folder / "model-cache").glob("building-*")) == []
 
 
 def test_a_coordinator_ends_at_once_at_a_second_signal(stage: Stage) -> None:
@@ -199,7 +199,7 @@ def test_a_client_as_process_1_ends_while_it_waits_while_it_loads_torch_and_whil
     with stage.started(stage.client("--tier", "high"), "waiting", number) as process:
         stage.printed("waiting", "waiting for")
         ended(stage, process, "waiting", code, number)
-    with stage.started(stage.server("--shelf", str(stage.folder / "shelf")), "server"):
+    with stage.started(stage.server("--model-cache", str(stage.folder / "model-cache")), "server"):
         stage.printed("server", "listening on")
         for moment, words in (("loads", "one connected"), ("trains", "version 10 committed")):
             number, code = CODES[1]
@@ -211,7 +211,7 @@ def test_a_client_as_process_1_ends_while_it_waits_while_it_loads_torch_and_whil
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_plan_and_a_fleet_end_with_all_that_they_started(stage: Stage, number: int) -> None:
     with stage.started(stage.plan(), "plan") as process:
-        stage.child_of(process, "server.building")
+        stage.child_of(process, "server.setup.build_model")
         ended(stage, process, "plan", 128 + number, number)
     with stage.started(stage.fleet("--workers", "2"), "fleet") as process:
         stage.printed("fleet", "waiting for")

@@ -15,12 +15,12 @@ from typing import Any, get_args
 import grpc
 import pytest
 
-from tests.e2e.house import (
+from tests.e2e.tls_server import (
     BY_ITSELF,
     BY_SOMEBODY,
     CALL_S,
     ENVIRONMENT,
-    House,
+    TlsServer,
     Voice,
     find_secrets,
     leaks,
@@ -30,83 +30,84 @@ from tests.e2e.house import (
     scalars,
 )
 from tests.patience import PATIENCE
-from zowarmup.cli.processes import Interrupts, Processes
-from zowarmup.common.invitation import JOIN_VARIABLE, Invitation
-from zowarmup.common.run import PROTOCOL
-from zowarmup.server import events as ev
-from zowarmup.server.credentials import hash_secret
+from zowarmup.common.messages.invitation import JOIN_VARIABLE, Invitation
+from zowarmup.common.settings.run import PROTOCOL
+from zowarmup.common.system.command import Interrupts
+from zowarmup.lab.processes import Processes
+from zowarmup.server.core import events as ev
+from zowarmup.server.rpc.auth import hash_secret
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1.coordinator_pb2_grpc import OperatorServiceStub
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with opened(tmp_path_factory.mktemp("house")) as made:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
+    with opened(tmp_path_factory.mktemp("server")) as made:
         yield made
 
 
 @pytest.fixture
-def run_id(house: House) -> str:
-    return house.status().run_id
+def run_id(server: TlsServer) -> str:
+    return server.status().run_id
 
 
 @pytest.fixture
-def member(house: House) -> Callable[[str], tuple[str, str]]:
-    return lambda name: house.enrol(house.invite().secret, name)
+def member(server: TlsServer) -> Callable[[str], tuple[str, str]]:
+    return lambda name: server.enrol(server.invite().secret, name)
 
 
-def test_an_invited_device_joins_and_its_answer_can_be_lost(house: House, run_id: str) -> None:
-    token, credential = house.invite().secret, "ab" * 32
+def test_an_invited_device_joins_and_its_answer_can_be_lost(server: TlsServer, run_id: str) -> None:
+    token, credential = server.invite().secret, "ab" * 32
     request = wire.EnrolRequest(
         run_id=run_id, name="pi", tier=wire.TIER_LOW, examples=100, token=token, credential=credential
     )
-    with house.calls() as calls:
+    with server.calls() as calls:
         first = calls.Enrol(request, timeout=CALL_S)
-        before = house.ledger()
+        before = server.ledger()
         assert calls.Enrol(request, timeout=CALL_S) == first
-    assert house.ledger() == before
+    assert server.ledger() == before
     assert credential not in str(before)
     assert token not in str(before)
 
 
-def test_without_a_token(house: House) -> None:
-    with refused(house, "invitation_missing"):
-        house.enrol("")
+def test_without_a_token(server: TlsServer) -> None:
+    with refused(server, "invitation_missing"):
+        server.enrol("")
 
 
-def test_with_a_token_that_was_never_issued(house: House) -> None:
-    with refused(house, "invitation_unknown"):
-        house.enrol("ab" * 32)
+def test_with_a_token_that_was_never_issued(server: TlsServer) -> None:
+    with refused(server, "invitation_unknown"):
+        server.enrol("ab" * 32)
 
 
-def test_with_another_clients_token(house: House) -> None:
-    token = house.invite().secret
-    house.enrol(token)
-    with refused(house, "invitation_used"):
-        house.enrol(token, "thief")
+def test_with_another_clients_token(server: TlsServer) -> None:
+    token = server.invite().secret
+    server.enrol(token)
+    with refused(server, "invitation_used"):
+        server.enrol(token, "thief")
 
 
-def test_with_an_expired_token(house: House) -> None:
-    token = house.invite("--expires", "1s").secret
+def test_with_an_expired_token(server: TlsServer) -> None:
+    token = server.invite("--expires", "1s").secret
     time.sleep(1.1)
-    with refused(house, "invitation_expired"):
-        house.enrol(token)
+    with refused(server, "invitation_expired"):
+        server.enrol(token)
 
 
-def test_claiming_another_tier(house: House) -> None:
-    token = house.invite().secret
-    with refused(house, "tier_not_invited"):
-        house.enrol(token, tier=wire.TIER_HIGH)
-    assert house.enrol(token)
+def test_claiming_another_tier(server: TlsServer) -> None:
+    token = server.invite().secret
+    with refused(server, "tier_not_invited"):
+        server.enrol(token, tier=wire.TIER_HIGH)
+    assert server.enrol(token)
 
 
-def test_a_revoked_client(house: House, run_id: str, member: Callable[[str], tuple[str, str]]) -> None:
+def test_a_revoked_client(server: TlsServer, run_id: str, member: Callable[[str], tuple[str, str]]) -> None:
     lost = member("lost")
-    with house.calls() as calls:
+    with server.calls() as calls:
         stream = Voice(calls, run_id, lost)
         stream.hear("welcome")
         start = time.monotonic()
-        assert house.zowarmup("revoke", lost[0], "--reason", "left on a train").returncode == 0
+        assert server.zowarmup("revoke", lost[0], "--reason", "left on a train").returncode == 0
         with pytest.raises(grpc.RpcError) as caught:
             stream.hear("finished")
         error: Any = caught.value
@@ -118,70 +119,70 @@ def test_a_revoked_client(house: House, run_id: str, member: Callable[[str], tup
             lambda: list(calls.FetchProgram(wire.FetchProgramRequest(), metadata=metadata(*lost), timeout=CALL_S)),
             lambda: calls.GetUpload(wire.GetUploadRequest(digest=bytes(16)), metadata=metadata(*lost), timeout=CALL_S),
         ):
-            with refused(house, "revoked"):
+            with refused(server, "revoked"):
                 call()
-    (shown,) = [client for client in house.status().clients if client.name == lost[0]]
+    (shown,) = [client for client in server.status().clients if client.name == lost[0]]
     assert shown.revoked == "left on a train"
     assert not shown.connected
 
 
-def test_a_revoked_client_and_what_is_left_of_its_invitation(house: House) -> None:
+def test_a_revoked_client_and_what_is_left_of_its_invitation(server: TlsServer) -> None:
     """`--uses 3`: the line outlives the client, unless it is revoked with it."""
-    token = house.invite("--uses", "3").secret
-    house.enrol(token, "thief")
-    house.enrol(token, "neighbour")
-    (listed,) = [row for row in house.invitations() if "thief" in row["clients"]]
+    token = server.invite("--uses", "3").secret
+    server.enrol(token, "thief")
+    server.enrol(token, "neighbour")
+    (listed,) = [row for row in server.invitations() if "thief" in row["clients"]]
     assert (listed["left"], listed["closed"], listed["clients"]) == (1, "", ["neighbour", "thief"])
-    done = house.zowarmup("revoke", "thief", "--reason", "stolen")
+    done = server.zowarmup("revoke", "thief", "--reason", "stolen")
     assert (
         f"good for 1 more device, and so for whoever has that line: `zowarmup uninvite {listed['name']}`" in done.stdout
     )
     assert "neighbour came by the same invitation" in done.stdout
-    done = house.zowarmup("revoke", "thief", "--reason", "stolen", "--with-invitation")
+    done = server.zowarmup("revoke", "thief", "--reason", "stolen", "--with-invitation")
     assert done.returncode == 0, done.stderr
-    with refused(house, "invitation_revoked"):
-        house.enrol(token, "thief")
-    (listed,) = [row for row in house.invitations() if "thief" in row["clients"]]
+    with refused(server, "invitation_revoked"):
+        server.enrol(token, "thief")
+    (listed,) = [row for row in server.invitations() if "thief" in row["clients"]]
     assert (listed["left"], listed["closed"]) == (0, "revoked: thief came by it: stolen")
-    assert [shown.revoked for shown in house.status().clients if shown.name == "neighbour"] == [""]
+    assert [shown.revoked for shown in server.status().clients if shown.name == "neighbour"] == [""]
 
 
-def test_an_invitation_that_is_revoked(house: House) -> None:
-    token = house.invite().secret
+def test_an_invitation_that_is_revoked(server: TlsServer) -> None:
+    token = server.invite().secret
     name = hash_secret(token)[:12]
-    assert name in house.zowarmup("invitations").stdout
-    done = house.zowarmup("uninvite", name, "--reason", "sent to the wrong address")
+    assert name in server.zowarmup("invitations").stdout
+    done = server.zowarmup("uninvite", name, "--reason", "sent to the wrong address")
     assert done.stdout == f"invitation {name} is revoked\n"
-    with refused(house, "invitation_revoked"):
-        house.enrol(token)
-    assert "the invitation has been revoked (sent to the wrong address)" in house.refused_device(
-        word=Invitation(token, (house.certs / "ca.crt").read_bytes()).word, name="addressee"
+    with refused(server, "invitation_revoked"):
+        server.enrol(token)
+    assert "the invitation has been revoked (sent to the wrong address)" in server.refused_device(
+        word=Invitation(token, (server.certs / "ca.crt").read_bytes()).word, name="addressee"
     )
-    assert name not in house.zowarmup("invitations").stdout
-    assert name in house.zowarmup("invitations", "--all").stdout
-    done = house.zowarmup("uninvite", "0" * 12)
+    assert name not in server.zowarmup("invitations").stdout
+    assert name in server.zowarmup("invitations", "--all").stdout
+    done = server.zowarmup("uninvite", "0" * 12)
     assert (done.returncode, done.stdout) == (1, "")
     assert "there is no invitation '000000000000'" in done.stderr
 
 
 def test_what_decides_the_draws_never_leaves_the_coordinator(
-    house: House, run_id: str, member: Callable[[str], tuple[str, str]], tmp_path: Path
+    server: TlsServer, run_id: str, member: Callable[[str], tuple[str, str]], tmp_path: Path
 ) -> None:
-    created = house.ledger()[0]
+    created = server.ledger()[0]
     assert isinstance(created, ev.RunCreated) and created.run_file.draws == "secret"
     secret, client = created.secret, member("curious-about-draws")
     assert re.fullmatch("[0-9a-f]{64}", secret)
-    said = [house.zowarmup(verb, "--json").stdout for verb in ("status", "clients", "invitations")]
-    credentials = grpc.ssl_channel_credentials((house.certs / "ca.crt").read_bytes())
-    with house.calls() as calls, grpc.secure_channel(house.address, credentials) as channel:
+    said = [server.zowarmup(verb, "--json").stdout for verb in ("status", "clients", "invitations")]
+    credentials = grpc.ssl_channel_credentials((server.certs / "ca.crt").read_bytes())
+    with server.calls() as calls, grpc.secure_channel(server.address, credentials) as channel:
         said.append(str(calls.GetRun(wire.GetRunRequest(protocol=PROTOCOL), timeout=CALL_S)))
         stream = Voice(calls, run_id, client)
         said.append(str(stream.hear("welcome")))
         stream.leave()
-        operator = (("zowarmup-operator", house.operator),)
+        operator = (("zowarmup-operator", server.operator),)
         versions = OperatorServiceStub(channel).ListVersions(wire.ListVersionsRequest(), metadata=operator)
         said += [str(row) for row in versions]
-    done = house.processes.log("server").read_text()
+    done = server.processes.log("server").read_text()
     exported = subprocess.run(
         [
             sys.executable,
@@ -189,7 +190,7 @@ def test_what_decides_the_draws_never_leaves_the_coordinator(
             "zowarmup.cli.main",
             "export",
             "--data-dir",
-            house.data_dir,
+            server.data_dir,
             "--out",
             tmp_path / "model",
         ],
@@ -204,9 +205,9 @@ def test_what_decides_the_draws_never_leaves_the_coordinator(
         assert secret.encode() not in held and bytes.fromhex(secret) not in held
 
 
-def test_a_replayed_contribution(house: House, run_id: str, member: Callable[[str], tuple[str, str]]) -> None:
+def test_a_replayed_contribution(server: TlsServer, run_id: str, member: Callable[[str], tuple[str, str]]) -> None:
     first, second, third = member("first"), member("second"), member("third")
-    with house.calls() as calls:
+    with server.calls() as calls:
         streams = [Voice(calls, run_id, first), Voice(calls, run_id, second)]
         rounds = {stream.hear("work").round for stream in streams}
         assert len(rounds) == 1
@@ -217,18 +218,18 @@ def test_a_replayed_contribution(house: House, run_id: str, member: Callable[[st
         # On the stream of a client that was not drawn.
         outsider = Voice(calls, run_id, third)
         outsider.hear("welcome")
-        before = house.ledger()
+        before = server.ledger()
         outsider.say(scalars=recorded)
         assert outsider.hear("refused").reason == "not_assigned"
         # By someone who knows everything but the credential.
-        with refused(house, "unauthenticated"):
+        with refused(server, "unauthenticated"):
             Voice(calls, run_id, (first[0], "ab" * 32)).hear("welcome")
-        with refused(house, "unauthenticated"):
+        with refused(server, "unauthenticated"):
             Voice(calls, run_id, (first[0], second[1])).hear("welcome")
         # A second time, by its own client: it gets its first answer, and counts once.
         streams[0].say(scalars=recorded)
         assert streams[0].hear("accepted").round == recorded.round
-        assert house.ledger() == before
+        assert server.ledger() == before
         outsider.leave()
 
         # In a later round.
@@ -240,21 +241,21 @@ def test_a_replayed_contribution(house: House, run_id: str, member: Callable[[st
             stream.say(scalars=scalars(newer))
             stream.hear("accepted")
         assert streams[0].hear("work").round > newer
-        before = house.ledger()
+        before = server.ledger()
         streams[0].say(scalars=recorded)
         assert streams[0].hear("refused").reason == "late"
-        assert house.ledger() == before
+        assert server.ledger() == before
         for stream in streams:
             stream.leave()
-    assert {"not_assigned", "late", "unauthenticated"} <= set(house.status().refusals)
+    assert {"not_assigned", "late", "unauthenticated"} <= set(server.status().refusals)
 
 
 def test_the_operators_calls_need_the_operators_credential(
-    house: House, member: Callable[[str], tuple[str, str]]
+    server: TlsServer, member: Callable[[str], tuple[str, str]]
 ) -> None:
     client = member("curious")
-    credentials = grpc.ssl_channel_credentials((house.certs / "ca.crt").read_bytes())
-    with grpc.secure_channel(house.address, credentials) as channel:
+    credentials = grpc.ssl_channel_credentials((server.certs / "ca.crt").read_bytes())
+    with grpc.secure_channel(server.address, credentials) as channel:
         calls: Any = OperatorServiceStub(channel)
         for said in (None, metadata(*client), (("zowarmup-operator", client[1]),)):
             for call in (
@@ -265,7 +266,7 @@ def test_the_operators_calls_need_the_operators_credential(
                     calls.ListInvitations(wire.ListInvitationsRequest(), metadata=said, timeout=CALL_S)
                 ),
             ):
-                with refused(house, "operator_credential"):
+                with refused(server, "operator_credential"):
                     call()
         requests = {
             "Pause": wire.PauseRequest(),
@@ -284,57 +285,57 @@ def test_the_operators_calls_need_the_operators_credential(
             "ListInvitations",
         }
         for name, request in requests.items():
-            with refused(house, "operator_credential"):
+            with refused(server, "operator_credential"):
                 getattr(calls, name)(request, timeout=CALL_S)
 
 
-def test_the_operators_verbs(house: House) -> None:
-    assert house.zowarmup("pause", "--reason", "lunch").returncode == 0
-    assert house.status().paused == "lunch"
-    assert house.zowarmup("resume").returncode == 0
-    assert house.status().paused == ""
-    done = house.zowarmup("pivot")
+def test_the_operators_verbs(server: TlsServer) -> None:
+    assert server.zowarmup("pause", "--reason", "lunch").returncode == 0
+    assert server.status().paused == "lunch"
+    assert server.zowarmup("resume").returncode == 0
+    assert server.status().paused == ""
+    done = server.zowarmup("pivot")
     assert (done.returncode, done.stdout) == (1, "")
     assert "the pivot is behind it" in done.stderr
-    done = house.zowarmup("status")
+    done = server.zowarmup("status")
     assert done.returncode == 0
     assert "refused" in done.stdout
-    done = house.zowarmup("revoke", "nobody")
+    done = server.zowarmup("revoke", "nobody")
     assert "client 'nobody' is not enrolled in this run" in done.stderr
 
 
-def test_a_coordinator_with_a_foreign_certificate(house: House) -> None:
+def test_a_coordinator_with_a_foreign_certificate(server: TlsServer) -> None:
     """The device trusts another authority than the one this coordinator's certificate is from."""
-    before = house.ledger()
-    foreign = house.folder / "foreign" / "ca.crt"
-    said = house.refused_device("--ca", str(foreign), name="careful")
+    before = server.ledger()
+    foreign = server.folder / "foreign" / "ca.crt"
+    said = server.refused_device("--ca", str(foreign), name="careful")
     assert "its certificate is not one that this device trusts" in said
-    command = [sys.executable, "-m", "zowarmup.cli.main", "status", "--server", house.address, "--ca", str(foreign)]
+    command = [sys.executable, "-m", "zowarmup.cli.main", "status", "--server", server.address, "--ca", str(foreign)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "is not trusted" in done.stderr
-    assert house.ledger() == before
+    assert server.ledger() == before
 
 
-def test_a_real_device_joins_once_and_comes_back_without_its_word(house: House) -> None:
-    word = house.invite().word
+def test_a_real_device_joins_once_and_comes_back_without_its_word(server: TlsServer) -> None:
+    word = server.invite().word
     for log_name, environment in (("device", {JOIN_VARIABLE: word}), ("device-again", {})):
-        with Processes(house.folder / "logs", Interrupts(), {**ENVIRONMENT, **environment}) as devices:
-            devices.start(log_name, "zowarmup.client.main", house.device("--verbose", name="device"))
+        with Processes(server.folder / "logs", Interrupts(), {**ENVIRONMENT, **environment}) as devices:
+            devices.start(log_name, "zowarmup.client.main", server.device("--verbose", name="device"))
             log = devices.log(log_name)
             end = time.monotonic() + 60 * PATIENCE
             while "joined strangers as device" not in log.read_text():
                 assert time.monotonic() < end, log.read_text()
                 time.sleep(0.1)
-            secrets = find_secrets(house, word)
+            secrets = find_secrets(server, word)
             assert len(secrets) > 5
-            assert leaks(secrets, [log, house.processes.log("server")]) == []
-    state = house.folder / "devices" / "device"
+            assert leaks(secrets, [log, server.processes.log("server")]) == []
+    state = server.folder / "devices" / "device"
     assert (state / "identity.json").stat().st_mode & 0o777 == 0o600
     assert not (state / "enrolment.json").exists()
-    before = house.ledger()
-    assert "was good for joining once and is used up" in house.refused_device(word=word, name="thief")
-    assert house.ledger() == before
+    before = server.ledger()
+    assert "was good for joining once and is used up" in server.refused_device(word=word, name="thief")
+    assert server.ledger() == before
 
 
 def test_a_new_kind_of_event_is_told_apart_here_too() -> None:
@@ -358,21 +359,21 @@ def test_the_leak_finder_finds(tmp_path: Path) -> None:
             sleeper.kill()
 
 
-def test_secrets_are_not_in_errors(house: House, tmp_path: Path) -> None:
+def test_secrets_are_not_in_errors(server: TlsServer, tmp_path: Path) -> None:
     """Refused devices and commands, talkative ones too, do not repeat what they were given."""
-    word = house.invite().word
+    word = server.invite().word
     stolen = Invitation("cd" * 32, Invitation.from_word(word).authority).word
     file = tmp_path / "join"
     said = [
-        house.refused_device("--verbose", word=word[:40], name="torn"),
-        house.refused_device("--verbose", word=stolen, name="stolen"),
-        house.refused_device("--verbose", "--insecure", word=word, name="insecure"),
+        server.refused_device("--verbose", word=word[:40], name="torn"),
+        server.refused_device("--verbose", word=stolen, name="stolen"),
+        server.refused_device("--verbose", "--insecure", word=word, name="insecure"),
     ]
     file.write_text(f"{JOIN_VARIABLE}={stolen} zowarmup-client --server x:1")
-    said.append(house.refused_device("--verbose", "--join-file", str(file), name="from-file"))
+    said.append(server.refused_device("--verbose", "--join-file", str(file), name="from-file"))
     wrong = tmp_path / "credential"
     wrong.write_text("ef" * 32)
-    done = house.zowarmup("pause", "--credential-file", str(wrong))
+    done = server.zowarmup("pause", "--credential-file", str(wrong))
     assert (done.returncode, done.stdout) == (1, "")
     assert "this needs the operator's credential" in done.stderr
     said.append(done.stderr)
@@ -380,17 +381,17 @@ def test_secrets_are_not_in_errors(house: House, tmp_path: Path) -> None:
     assert ["issued no such invitation" in text for text in said] == [False, True, False, True, False]
     log = tmp_path / "log"
     log.write_text("".join(said))
-    secrets = [*find_secrets(house, word, stolen), word[:40], "ef" * 32]
-    assert leaks(secrets, [log, *house.processes.log("server").parent.glob("*.log")]) == []
+    secrets = [*find_secrets(server, word, stolen), word[:40], "ef" * 32]
+    assert leaks(secrets, [log, *server.processes.log("server").parent.glob("*.log")]) == []
 
 
-def test_a_coordinator_that_asks_for_certificates(house: House) -> None:
+def test_a_coordinator_that_asks_for_certificates(server: TlsServer) -> None:
     """The last test of this coordinator: it starts again, on the same ledger, with its client_ca."""
-    house.processes.stop()
-    before = house.ledger()
-    house.lead("server-mutual", mutual=True)
+    server.processes.stop()
+    before = server.ledger()
+    server.lead("server-mutual", mutual=True)
     request = wire.GetRunRequest(protocol=PROTOCOL)
-    with house.calls(str(house.certs / "op")) as calls:
+    with server.calls(str(server.certs / "op")) as calls:
         assert calls.GetRun(request, timeout=CALL_S).name == "strangers"
         # It says that this is one of us, and nothing else.
         for call in (
@@ -401,15 +402,15 @@ def test_a_coordinator_that_asks_for_certificates(house: House) -> None:
                 call()
             error: Any = caught.value
             assert dict(error.trailing_metadata())["zowarmup-reason"] == "unauthenticated"
-    for certificate in ("", str(house.folder / "foreign" / "pi")):
-        with house.calls(certificate) as calls, pytest.raises(grpc.RpcError) as caught:
+    for certificate in ("", str(server.folder / "foreign" / "pi")):
+        with server.calls(certificate) as calls, pytest.raises(grpc.RpcError) as caught:
             calls.GetRun(request, timeout=3)
         error = caught.value
         assert error.code() is grpc.StatusCode.UNAVAILABLE
-    foreign = house.folder / "foreign"
-    command = [sys.executable, "-m", "zowarmup.cli.main", "status", "--server", house.address]
-    command += ["--data-dir", str(house.data_dir), "--certificate", str(foreign / "pi.crt"), "--key"]
+    foreign = server.folder / "foreign"
+    command = [sys.executable, "-m", "zowarmup.cli.main", "status", "--server", server.address]
+    command += ["--data-dir", str(server.data_dir), "--certificate", str(foreign / "pi.crt"), "--key"]
     done = subprocess.run([*command, str(foreign / "pi.key")], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "asks for a certificate" in done.stderr
-    assert house.ledger() == before
+    assert server.ledger() == before

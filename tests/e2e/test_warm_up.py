@@ -1,4 +1,4 @@
-"""A warm-up by an optimiser on the server, which ends by itself, with real processes.
+"""A warm-up by an optimizer on the server, which ends by itself, with real processes.
 
 That a crash in its midst changes no bit is seen in `tests/scenario/test_crash_warm_up.py`.
 """
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.common.run import Evaluation, Model, RunFile
-from zowarmup.common.work import Phase
-from zowarmup.server.archive import open_archive
-from zowarmup.server.fsck import check
+from zowarmup.common.messages.values import Phase
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.server.store.archive import open_archive
+from zowarmup.server.store.fsck import check
 
 ROUNDS, LONGEST = 3, 400
 RUN = RunFile(
@@ -25,7 +25,7 @@ RUN = RunFile(
         quorum=1.0,
         learn_deadline=False,
         epochs=1,
-        method="fedadam",
+        algorithm="fedadam",
         server_rate=0.003,
         pivot="auto",
         patience=40,
@@ -56,7 +56,7 @@ def test_it_is_killed_in_its_midst_and_pivots_by_itself(fleet: Callable[[], Any]
     assert 80 < status.pivot_version < LONGEST and status.version == status.pivot_version + ROUNDS
     assert status.pivot_reason.startswith("the held-out loss has not fallen by 30 %: ")
     assert f"pivot at version {status.pivot_version}: {status.pivot_reason}" in made.logged("server-again")
-    assert status.pivot_evaluation is not None and status.pivot_evaluation.accuracy > 0.6
+    assert status.pivot_evaluation is not None and status.value(status.pivot_evaluation) > 0.6
     assert status.refusals == {}, "an honest client is never too fast"
     made.processes.stop()
     assert check(made.data_dir).problems == []

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import Fleet
 from tests.e2e.test_doctor import doctor
-from zowarmup.client import vitals
-from zowarmup.client.checkup import Written
-from zowarmup.client.state import LOCK
-from zowarmup.common.run import Evaluation, Model, RunFile
+from zowarmup.client.diagnostics import sensors
+from zowarmup.client.diagnostics.checks import Written
+from zowarmup.client.store.directory import LOCK
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
 
 ROUNDS = 200
 # The log's record of a commit, its share of the snapshots that the log is folded into, and what the first fetch brought.
@@ -33,7 +33,7 @@ def test_a_round_costs_a_device_little_more_than_the_commit(fleet: Callable[[], 
     one.until(lambda status: status.version >= ROUNDS, 240, "so many rounds")
     for name in ("a", "b"):
         folder = one.folder / "clients" / name
-        written = vitals.written(folder, folder / LOCK)
+        written = sensors.written(folder, folder / LOCK)
         assert isinstance(written, Written)
         assert 0 < written.bytes < ROUNDS * BYTES_A_ROUND, written
         assert 0 < written.seconds < 600

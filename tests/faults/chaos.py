@@ -23,16 +23,15 @@ from pathlib import Path
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.faults.proxy import Link
-from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
-from zowarmup.cli.demo_settings import to_toml
-from zowarmup.cli.failure import Failure
-from zowarmup.cli.processes import Interrupts, Processes
-from zowarmup.cli.session import Session
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
-from zowarmup.common.work import Phase
-from zowarmup.server import events as ev
-from zowarmup.server.archive import LEDGER
-from zowarmup.server.ledger import Ledger
+from zowarmup.cli.session.session import Session
+from zowarmup.common.messages.values import Phase
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
+from zowarmup.common.system.command import CommandError, Interrupts
+from zowarmup.lab.demo.settings import to_toml
+from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.archive import LEDGER
+from zowarmup.server.store.ledger import Ledger
 
 RUN = RunFile(
     name="chaos",
@@ -108,7 +107,7 @@ class Fleet:
 
     def final(self) -> str | None:
         """The digest of the finished run, None while it is going on."""
-        with Session(self.address, deadline_s=2.0) as session, contextlib.suppress(Failure):
+        with Session(self.address, deadline_s=2.0) as session, contextlib.suppress(CommandError):
             status = session.status()
             evaluated = status.evaluation is not None and status.evaluation.version == status.version
             if status.phase is Phase.FINISHED and evaluated:

@@ -6,17 +6,27 @@ At the chosen one it keeps an image of the data directory as a kill would leave 
 log and torn files included) and raises Crash, which nothing in the coordinator catches.
 """
 
+import contextlib
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults.logs import Logs
-from zowarmup.server import events as ev
-from zowarmup.server.blobs import Blobs, Draft
-from zowarmup.server.event_log import EventLog
-from zowarmup.server.ledger import Ledger
+from tests.faults.backends import Backend, Stores
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.blobs import BlobStore, OpenBlob, UploadError
+from zowarmup.server.store.event_log import EventLog
+from zowarmup.server.store.ledger import Ledger
+
+CHANGES = ("write: torn", "write: after", "finish: renamed, not yet named by an event", "delete: after", "sweep: after")
+KEEP = "blobs keep: written, not yet a blob"
+PLACES = {
+    "append: within",
+    "append: after",
+    KEEP,
+    *(f"{kind} {what}" for kind in ("blobs", "uploads") for what in CHANGES),
+}
+"""All there are: a test fails where an undisturbed run does not come by one of them."""
 
 
 class Crash(BaseException):
@@ -26,11 +36,11 @@ class Crash(BaseException):
 class Fuse:
     """Burns at the places numbered `at`, counted from 1 over all lives of one data directory."""
 
-    def __init__(self, data_dir: Path, at: Collection[int], logs: Logs) -> None:
+    def __init__(self, data_dir: Path, at: Collection[int], backend: Backend) -> None:
         self.places: list[str] = []
         self.appends = 0
         self.image = data_dir.with_name(data_dir.name + ".image")
-        self._logs = logs
+        self._backend = backend
         self._data_dir, self._at, self._lock = data_dir, frozenset(at), threading.RLock()
         self._burnt = False
         self.still = threading.RLock()
@@ -41,6 +51,7 @@ class Fuse:
         with self._lock:
             if self._burnt:
                 raise Crash
+            assert place in PLACES, place
             self.places.append(place)
             if len(self.places) not in self._at:
                 return
@@ -48,14 +59,14 @@ class Fuse:
             with self.still:
                 last_act()
                 shutil.copytree(self._data_dir, self.image, ignore=shutil.ignore_patterns("*-shm"))
-                self._logs.keep_image(self._data_dir)
+                self._backend.keep_image(self._data_dir)
             raise Crash(place)
 
     def restart(self) -> None:
         """The image becomes the data directory."""
         shutil.rmtree(self._data_dir)
         self.image.rename(self._data_dir)
-        self._logs.restore(self._data_dir)
+        self._backend.restore(self._data_dir)
         self._burnt = False
 
 
@@ -92,87 +103,78 @@ class CrashingLog:
                 database.execute("INSERT INTO events (at, kind, body) VALUES (0, 'torn', ?)", ("torn" * 999,))
 
 
-class CrashingBlobs(Blobs):
-    def __init__(self, root: Path, fuse: Fuse) -> None:
-        super().__init__(root)
-        self._fuse = fuse
+class CrashingBlobs(BlobStore):
+    """Blobs whose changes are places to die at; `kind` begins these places' names."""
 
-    def put(self, data: memoryview | bytes) -> str:
-        torn = self._spool / ".put-torn"
+    def __init__(self, blobs: BlobStore, kind: str, fuse: Fuse) -> None:
+        self._blobs, self._kind, self._fuse = blobs, kind, fuse
+
+    def names(self) -> set[str]:
+        return self._blobs.names()
+
+    def has(self, name: str) -> bool:
+        return self._blobs.has(name)
+
+    def open(self, name: str) -> OpenBlob:
+        return self._blobs.open(name)
+
+    def parts(self) -> set[str]:
+        return self._blobs.parts()
+
+    def received(self, part: str) -> int:
+        return self._blobs.received(part)
+
+    def read_part(self, part: str, offset: int, count: int) -> bytes:
+        return self._blobs.read_part(part, offset, count)
+
+    def write(self, part: str, offset: int, *chunks: bytes | memoryview) -> None:
+        if not chunks:
+            with self._fuse.still:
+                return self._blobs.write(part, offset)
+        first = chunks[0]
 
         def tear() -> None:
-            torn.write_bytes(bytes(data[: len(data) // 2]))
+            with contextlib.suppress(UploadError):  # it has been dropped: there is nothing to tear
+                self._blobs.write(part, offset, first[: len(first) // 2])
 
-        self._fuse.point("put: torn", tear)
+        self._point("write: torn", tear)
         with self._fuse.still:
-            sha256 = super().put(data)
-        self._fuse.point("put: renamed, not yet named by an event")
-        return sha256
+            self._blobs.write(part, offset, *chunks)
+        self._point("write: after")
 
-    @contextmanager
-    def draft(self) -> Iterator[Draft]:
-        drafting = super().draft()
+    def finish(self, part: str, name: str) -> bool:
         with self._fuse.still:
-            draft = drafting.__enter__()
-        try:
-            yield draft
-        finally:
-            with self._fuse.still:
-                drafting.__exit__(None, None, None)
-
-    def keep(self, draft: Draft) -> str:
-        self._fuse.point("keep: written, not yet a blob")
-        with self._fuse.still:
-            sha256 = super().keep(draft)
-        self._fuse.point("keep: renamed, not yet named by an event")
-        return sha256
-
-    def lay_over(self, name: str, size_bytes: int) -> None:
-        with self._fuse.still:
-            super().lay_over(name, size_bytes)
-        self._fuse.point("lay over: after")
-
-    def spool(self, name: str, offset: int, *chunks: bytes | memoryview) -> None:
-        first = chunks[0]
-        self._fuse.point("spool: torn", lambda: Blobs.spool(self, name, offset, first[: len(first) // 2]))
-        with self._fuse.still:
-            super().spool(name, offset, *chunks)
-        self._fuse.point("spool: after")
-
-    def finish(self, name: str, digest: str, found: str = "") -> bool:
-        with self._fuse.still:
-            made = super().finish(name, digest, found)
-        self._fuse.point("finish: renamed, not yet named by an event")
+            made = self._blobs.finish(part, name)
+        self._point("finish: renamed, not yet named by an event")
         return made
 
-    def spooled(self, name: str, size_bytes: int) -> int:
-        with self._fuse.still:
-            return super().spooled(name, size_bytes)
+    def keep(self, part: str) -> str:
+        self._fuse.point(KEEP)
+        return super().keep(part)
 
-    def drop_part(self, name: str) -> None:
-        with self._fuse.still:
-            super().drop_part(name)
-
-    def drop_upload(self, name: str) -> None:
-        with self._fuse.still:
-            super().drop_upload(name)
-
-    def drop_uploads(self, named: Collection[str]) -> None:
-        with self._fuse.still:
-            super().drop_uploads(named)
-        self._fuse.point("drop: after")
-
-    def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
-        with self._fuse.still:
-            super().empty_bin(keep, size_bytes)
-
-    def remove(self, sha256: str) -> None:
-        with self._fuse.still:
-            super().remove(sha256)
-        self._fuse.point("remove: after")
-
-    def sweep(self, named: Collection[str], uploads: Collection[str], spooling: bool) -> int:
-        with self._fuse.still:
-            swept = super().sweep(named, uploads, spooling)
-        self._fuse.point("sweep: after")
+    def sweep(self, named: Collection[str]) -> int:
+        swept = super().sweep(named)
+        self._point("sweep: after")
         return swept
+
+    def drop(self, part: str) -> None:
+        with self._fuse.still:
+            self._blobs.drop(part)
+
+    def delete(self, name: str) -> None:
+        with self._fuse.still:
+            self._blobs.delete(name)
+        self._point("delete: after")
+
+    def free(self) -> None:
+        with self._fuse.still:
+            self._blobs.free()
+
+    def _point(self, place: str, last_act: Callable[[], None] = lambda: None) -> None:
+        self._fuse.point(f"{self._kind} {place}", last_act)
+
+
+def crashing(stores: Stores, fuse: Fuse) -> Stores:
+    """Stores whose changes are places to die at."""
+    blobs, uploads = CrashingBlobs(stores.blobs, "blobs", fuse), CrashingBlobs(stores.uploads, "uploads", fuse)
+    return Stores(CrashingLog(stores.log, fuse), blobs, uploads)

@@ -15,14 +15,13 @@ from pathlib import Path
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import Fleet
-from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
-from zowarmup.cli.failure import Failure, NoAnswer
-from zowarmup.cli.processes import Interrupts, Processes
-from zowarmup.cli.session import Session
-from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server
-from zowarmup.server import events as ev
-from zowarmup.server.archive import LEDGER
-from zowarmup.server.ledger import Ledger
+from zowarmup.cli.session.session import Session
+from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
+from zowarmup.common.system.command import CommandError, Interrupts, NoAnswer
+from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.archive import LEDGER
+from zowarmup.server.store.ledger import Ledger
 
 CLIENTS = 3
 PROBE_S = 10.0
@@ -65,7 +64,7 @@ def _run(fleet: Fleet, connections: int, calls: int, seconds: float, patience_s:
         guard=Guard(factor=0),
         server=Server(health_address=health),
     )
-    fleet.lead(settings, "server", "--shelf", str(fleet.folder / "shelf"))
+    fleet.lead(settings, "server", "--model-cache", str(fleet.folder / "model-cache"))
     for number in range(1, CLIENTS + 1):
         fleet.join(f"c{number}", f"digits:{number}/{CLIENTS}", "high" if number == 1 else "low")
     before = _until(fleet, 10, patience_s)
@@ -81,7 +80,7 @@ def _run(fleet: Fleet, connections: int, calls: int, seconds: float, patience_s:
                 with Session(health, deadline_s=PROBE_S) as session:
                     try:
                         answer = session.health()
-                    except Failure as failure:
+                    except CommandError as failure:
                         answer = str(failure)
                 answers[answer] = answers.get(answer, 0) + 1
                 slowest_s = max(slowest_s, time.monotonic() - asked)

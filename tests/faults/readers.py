@@ -20,7 +20,7 @@ def data(spec: str) -> object:
 
 @reader
 def run_file(path: str) -> object:
-    from zowarmup.server.runfile import read_run_file
+    from zowarmup.server.setup.run_file import read_run_file
 
     return read_run_file(Path(path))
 
@@ -30,7 +30,7 @@ def weights(path: str) -> object:
     import numpy as np
 
     from tests.faults.small import LAYOUT
-    from zowarmup.server.building import load_weights
+    from zowarmup.server.setup.build_model import load_weights
 
     load_weights(Path(path), LAYOUT, filled := np.zeros(LAYOUT.size, np.float32))
     return filled
@@ -38,7 +38,7 @@ def weights(path: str) -> object:
 
 @reader
 def left(path: str) -> object:
-    from zowarmup.server.continuation import Left
+    from zowarmup.server.setup.continuation import Left
 
     return Left.read(Path(path))
 
@@ -52,14 +52,14 @@ def policy(path: str) -> object:
 
 @reader
 def identity(path: str) -> object:
-    from zowarmup.client.state import Records
+    from zowarmup.client.store.directory import Records
 
     return Records(Path(path)).identity()
 
 
 @reader
 def commit_log(path: str) -> object:
-    from zowarmup.client.commitlog import CommitLog
+    from zowarmup.client.store.replica import CommitLog
 
     log = CommitLog(Path(path))
     if not log.records:
@@ -69,7 +69,7 @@ def commit_log(path: str) -> object:
 
 @reader
 def authority(path: str) -> object:
-    from zowarmup.client.trust import read_authority
+    from zowarmup.client.net.tls import read_authority
 
     return read_authority(Path(path), "--ca")
 
@@ -78,15 +78,15 @@ def authority(path: str) -> object:
 def answer(path: str) -> object:
     """What a coordinator says on the stream."""
     from tests.faults.small import LAYOUT
-    from zowarmup.client.stream import Reader
+    from zowarmup.client.net.stream import Reader
 
     return Reader(LAYOUT).read(Path(path).read_bytes())
 
 
 @reader
 def program(path: str) -> object:
-    from zowarmup.common.graph import checked
-    from zowarmup.common.layout import Block, Layout, Tensor
+    from zowarmup.common.exact.layout import Block, Layout, Tensor
+    from zowarmup.common.models.graph import checked
 
     layout = Layout((Tensor("w", (32,), 0),), 32, 32, (Block("all", 0, 32),))  # that of `hostile_programs`
     return checked(Path(path).read_bytes(), layout)
@@ -95,6 +95,6 @@ def program(path: str) -> object:
 @reader
 def commit(path: str) -> object:
     from tests.faults.small import LAYOUT
-    from zowarmup.common.codec import decode_commit
+    from zowarmup.common.messages.codec import decode_commit
 
     return decode_commit(Path(path).read_bytes(), LAYOUT)

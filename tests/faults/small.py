@@ -1,4 +1,4 @@
-"""A whole run in one process, on a real disk: a coordinator with its ledger, blobs and effects, and scripted clients.
+"""A whole run in one process, on a real disk: a coordinator with its ledger, blobs and round jobs, and scripted clients.
 
 The model is a quadratic bowl of a few parameters, probed and combined by the methods that real runs use. Clients keep a
 replica of their own, follow the coordinator by commits or snapshots as its history advises, keep what they made until
@@ -6,6 +6,7 @@ it is acknowledged and say it again after a loss, as real ones do; they outlive 
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,29 +17,31 @@ import xxhash
 from numpy.typing import NDArray
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from tests.faults.logs import Logs, SqliteLogs
-from zowarmup.common.codec import decode_commit
-from zowarmup.common.data_card import DataCard
-from zowarmup.common.grid import Grid
-from zowarmup.common.layout import Block, Head, Layout, Tensor, digest
-from zowarmup.common.methods.protocol import Evaluated
-from zowarmup.common.replica import Replica
-from zowarmup.common.run import Evaluation, Model, RunFile, Server
-from zowarmup.common.work import Abstention, Computation, Contribution, Delta, Phase, Tier, Work
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.archive import BLOBS, LEDGER, replay, restore
-from zowarmup.server.blobs import BlobError, Blobs, upload_name
+from tests.faults.backends import Backend, Stores, files
+from tests.tasks import accuracy_of, scored
+from zowarmup.common.algorithms.protocol import LossAndGradient
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Block, Head, Layout, Tensor, digest
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.messages.codec import decode_commit
+from zowarmup.common.messages.values import Abstention, Computation, Contribution, Delta, Phase, Tier, Work
+from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
+from zowarmup.server.aggregation.evaluation import Evaluator, MeasuredModel
+from zowarmup.server.aggregation.round_jobs import RETRY_S, RoundJobs
 from zowarmup.server.coordinator import Coordinator
-from zowarmup.server.decide import decide, work_for
-from zowarmup.server.effects import Effects
-from zowarmup.server.evaluation import Evaluator, Measured
-from zowarmup.server.event_log import EventLog
-from zowarmup.server.history import History
-from zowarmup.server.ledger import Ledger
-from zowarmup.server.rejection import Rejected
-from zowarmup.server.service.uploads import Uploads
-from zowarmup.server.state import State
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import decide, work_for
+from zowarmup.server.core.errors import Rejected
+from zowarmup.server.core.state import State
+from zowarmup.server.projections.history import History
+from zowarmup.server.store.archive import BLOBS, LEDGER, replay, restore
+from zowarmup.server.store.blob_files import BlobFiles
+from zowarmup.server.store.blobs import BlobError, BlobStore
+from zowarmup.server.store.event_log import EventLog
+from zowarmup.server.store.ledger import Ledger
+from zowarmup.server.store.uploads import UploadStore
 
 LAYOUT = Layout(
     tensors=(Tensor("body", (60, 20), 0), Tensor("head.weight", (4, 20), 1200), Tensor("head.bias", (4,), 1280)),
@@ -86,24 +89,27 @@ def run_file(fleet: Fleet) -> RunFile:
     )
 
 
-def create(data_dir: Path, settings: RunFile, logs: Logs | None = None) -> None:
-    """A data directory with a run that has just been created; its event log in SQLite by default."""
-    blobs = Blobs(data_dir / BLOBS)
+def create(data_dir: Path, settings: RunFile, backend: Backend | None = None) -> None:
+    """A data directory with a run that has just been created; in files by default."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    stores = backend.open(data_dir) if backend else files(data_dir)
+    blobs = stores.blobs
     grid = Grid(18)
     weights = grid.quantise(np.random.default_rng(3).normal(0, 0.5, LAYOUT.size).astype(np.float32))
-    program = ev.Program(blobs.put(b"program"), 7, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1)
+    program = ev.ProgramRecord(
+        blobs.put(b"program"), 7, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1, *scored(4)
+    )
     initial = ev.Snapshot(0, blobs.put(weights.data.cast("B")), grid.exponent, digest(weights).hex())
-    log = (logs or SqliteLogs()).open(data_dir)
-    log.append(decide(None, cmd.CreateRun("small-run", settings, program, initial), 1.0).events, 1.0, 0)
-    log.close()
+    stores.log.append(decide(None, cmd.CreateRun("small-run", settings, program, initial), 1.0).events, 1.0, 0)
+    stores.log.close()
 
 
 class NoEvaluator(Evaluator):
     def __init__(self) -> None:
         pass
 
-    def evaluate(self, weights: NDArray[np.float32]) -> Measured:
-        return Measured(0.5, float(np.square(weights, dtype=np.float64).sum()), 1)
+    def evaluate(self, weights: NDArray[np.float32]) -> MeasuredModel:
+        return MeasuredModel(accuracy_of(0.5), float(np.square(weights, dtype=np.float64).sum()), 1)
 
 
 class TrueEvaluator(Evaluator):
@@ -112,12 +118,12 @@ class TrueEvaluator(Evaluator):
     def __init__(self) -> None:
         pass
 
-    def evaluate(self, weights: NDArray[np.float32]) -> Measured:
+    def evaluate(self, weights: NDArray[np.float32]) -> MeasuredModel:
         every = np.arange(EXAMPLES)
         losses = [
             Bowl(weights, Client(name, tier).target).evaluate(every, False).loss_sum for name, tier in PAIR.items()
         ]
-        return Measured(0.5, sum(losses) / (len(losses) * EXAMPLES), EXAMPLES)
+        return MeasuredModel(accuracy_of(0.5), sum(losses) / (len(losses) * EXAMPLES), EXAMPLES)
 
 
 @dataclass
@@ -127,11 +133,11 @@ class Bowl:
     weights: NDArray[np.float32]
     target: NDArray[np.float32]
 
-    def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> Evaluated:
+    def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
         apart = (self.weights - self.target).astype(np.float64)
         head = LAYOUT.block("head")
         gradient = apart[head.start : head.stop] * len(examples) if head_gradient else None
-        return Evaluated(0.5 * float(np.dot(apart, apart)) * len(examples), gradient)
+        return LossAndGradient(0.5 * float(np.dot(apart, apart)) * len(examples), gradient)
 
 
 class OneByOne(Coordinator):
@@ -151,12 +157,11 @@ class Life:
     """One life of a coordinator."""
 
     ledger: EventLog
-    blobs: Blobs
+    blobs: BlobStore
     coordinator: Coordinator
-    effects: Effects
+    round_jobs: RoundJobs
     history: History
-    folder: Path
-    uploads: Uploads
+    uploads: UploadStore
     replica: Replica
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _notices: "set[asyncio.Task[None]]" = field(default_factory=set)
@@ -164,22 +169,22 @@ class Life:
     @classmethod
     def start(
         cls,
-        ledger: EventLog,
-        blobs: Blobs,
-        folder: Path,
+        stores: Stores,
         kind: type[Coordinator] = Coordinator,
         evaluator: Callable[[], Evaluator] = NoEvaluator,
+        retry_s: float = RETRY_S,
     ) -> "Life":
-        """As `server.main` puts it together; `folder` is where the blobs are."""
+        """As `server.main` puts it together."""
+        ledger, blobs = stores.log, stores.blobs
         state, history, end = replay(ledger)
         assert state is not None
         replica = restore(state, history, blobs, state.version)
         coordinator = kind(ledger, state, end=end)
-        uploads = Uploads(blobs, 1 << 20, state)
-        effects = Effects(coordinator, blobs, replica, evaluator(), history, lambda: (), uploads.lengths)
-        server = cls(ledger, blobs, coordinator, effects, history, folder, uploads, replica)
+        uploads = UploadStore(stores.uploads, 1 << 20, state)
+        round_jobs = RoundJobs(coordinator, blobs, uploads, replica, evaluator(), history, lambda: (), retry_s=retry_s)
+        server = cls(ledger, blobs, coordinator, round_jobs, history, uploads, replica)
         coordinator.observe(lambda now, events, after: history.record(now, events))
-        coordinator.observe(effects)
+        coordinator.observe(round_jobs)
         coordinator.observe(server.uploads)
         coordinator.observe(lambda now, events, after: server._notice())
         return server
@@ -209,7 +214,7 @@ class Life:
         return set(state.snapshots) == kept and whole and not self.stale(named)
 
     def stale(self, named: set[str]) -> bool:
-        return any(path.is_file() and path.name not in named for path in self.folder.iterdir())
+        return not self.blobs.names() <= named
 
 
 @dataclass
@@ -234,7 +239,7 @@ class Client:
         if self.name not in server.coordinator.state.clients:
             await handle(cmd.Enrol(self.name, self.tier, EXAMPLES, hashlib.sha256(self.name.encode()).hexdigest()))
         self.epoch += 1
-        await handle(cmd.Hello(self.name, self.epoch, EXAMPLES))
+        await handle(cmd.ConnectClient(self.name, self.epoch, EXAMPLES))
         while server.coordinator.state.phase is not Phase.FINISHED:
             if (work := self._work(server)) is not None:
                 await self._contribute(server, work)
@@ -263,9 +268,11 @@ class Client:
                 return
         _, contribution, content = self.made
         try:
-            if isinstance(contribution, Delta):
-                await self._upload(server, contribution, content)
-            await server.coordinator.handle(cmd.Contribute(self.name, contribution))
+            with contextlib.ExitStack() as stack:
+                if isinstance(contribution, Delta):
+                    await self._upload(server, contribution, content)
+                    stack.enter_context(server.uploads.naming(self.name, contribution.digest))
+                await server.coordinator.handle(cmd.Contribute(self.name, contribution))
         except (BlobError, Rejected):
             current = server.coordinator.state.current
             if current is not None and current.number == work.round:
@@ -274,13 +281,13 @@ class Client:
         self.acknowledged[work.round] = contribution
 
     async def _upload(self, server: Life, delta: Delta, content: bytes) -> None:
-        name = upload_name(self.name, delta.digest)
-        if not server.blobs.has_upload(name):
-            await asyncio.to_thread(server.blobs.lay_over, name, len(content))
-            have = server.blobs.spooled(name, len(content))
-            for start in range(have, len(content), CHUNK_BYTES):
-                await asyncio.to_thread(server.blobs.spool, name, start, content[start : start + CHUNK_BYTES])
-            await asyncio.to_thread(server.blobs.finish, name, delta.digest)
+        have, size = await server.uploads.received(self.name, delta.digest, len(content)), len(content)
+        if have < size:
+            async with server.uploads.receive(self.name, delta.digest, size, have) as upload:
+                for start in range(have, size, CHUNK_BYTES):
+                    await upload.add(content[start : start + CHUNK_BYTES])
+                    await upload.settle()
+                await upload.finish()
 
     def _make(self, server: Life, work: Work) -> tuple[Work, Contribution, bytes]:
         replica = self._follow(server)
@@ -307,7 +314,7 @@ class Client:
         if way.snapshot is not None or held is None:
             assert way.snapshot is not None
             snapshot = state.snapshots[way.snapshot]
-            weights = np.array(server.blobs.vector(snapshot.sha256))
+            weights = server.blobs.vector(snapshot.sha256).load()
             held = self.replica = Replica(LAYOUT, snapshot.grid, weights, snapshot.version)
         held.apply([decode_commit(commit, LAYOUT) for commit in way.commits])
         assert held.digest().hex() == state.digest
@@ -316,7 +323,7 @@ class Client:
 
 async def live(server: Life, clients: Iterable[Client]) -> None:
     """One life of the coordinator: until the run is over, or until whatever ends it (which is raised)."""
-    coordinating = [asyncio.create_task(server.coordinator.run()), asyncio.create_task(server.effects.run())]
+    coordinating = [asyncio.create_task(server.coordinator.run()), asyncio.create_task(server.round_jobs.run())]
     over = asyncio.create_task(_whole(server, clients))
     try:
         done, _ = await asyncio.wait([*coordinating, over], return_when=asyncio.FIRST_COMPLETED)
@@ -330,7 +337,7 @@ async def live(server: Life, clients: Iterable[Client]) -> None:
 
 async def _whole(server: Life, clients: Iterable[Client]) -> None:
     await server.coordinator.handle(cmd.Restart())
-    server.effects.resume()
+    server.round_jobs.resume()
     await asyncio.gather(*(client.take_part(server) for client in clients))
     while not server.settled():
         await asyncio.sleep(0.002)
@@ -347,6 +354,6 @@ def replayed_digest(data_dir: Path) -> str:
     try:
         state, history, _ = replay(ledger)
         assert state is not None
-        return restore(state, history, Blobs(data_dir / BLOBS), state.version).digest().hex()
+        return restore(state, history, BlobFiles(data_dir / BLOBS), state.version).digest().hex()
     finally:
         ledger.close()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.fuzz.data_files import TABLE, archive
-from zowarmup.common.addresses import host_and_port, is_loopback
+from zowarmup.common.settings.addresses import host_and_port, is_loopback
 
 SERVER, CLIENT, COMMAND = "zowarmup-server", "zowarmup-client", "zowarmup"
 NOBODY = "127.0.0.1:1"
@@ -207,7 +207,9 @@ _SETTINGS = [
     "quorum",
     "data",
     "deadline_s",
+    "algorithm",
     "method",
+    "task",
     "weights",
     "norm",
     "step",
@@ -223,7 +225,7 @@ _SETTINGS = [
     "health_address",
     "metrics_user",
     "metrics_password_file",
-    "spool_mb",
+    "uploads_mb",
     "enrolment",
     "title",
     "clients",
@@ -400,11 +402,11 @@ VERBS: dict[str, tuple[list[st.SearchStrategy[str]], Options]] = {
 DEVICE: Options = {
     "--data": own, "--server": address, "--tier": mostly(st.sampled_from(("auto", "low", "high")), odd), "--name": word,
     "--key": key, "--join-file": word_file, "--ca": pem, "--certificate": pem, "--threads": number, "--device": device,
-    "--insecure": None, "--metrics-address": address, "--policy": mostly(st.just("policy.toml"), path),
+    "--insecure": None, "--policy": mostly(st.just("policy.toml"), path),
     "--allow-model": model,
 }  # fmt: skip
 COORDINATOR: Options = {
-    "--address": address, "--metrics-address": address, "--insecure": None, "--shelf": folder, "--exit-when-finished": None,
+    "--address": address, "--metrics-address": address, "--insecure": None, "--model-cache": folder, "--exit-when-finished": None,
 }  # fmt: skip
 environments = st.dictionaries(
     st.sampled_from(

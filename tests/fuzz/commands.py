@@ -49,7 +49,7 @@ from zowarmup.server.main import main as server
 
 MAINS: dict[str, Callable[[], int]] = {CLIENT: client_module.main, SERVER: server, COMMAND: command}
 CODES = {"kept": {0, 1, 2}, "full": {0, 1, 2}, "closed": {0, 1, 2, 141}}
-LEFT = ("*.part", "*.new", "preparation-*", ".put-*", ".*.[0-9]*")
+LEFT = ("*.part", "*.new", "preparation-*", "put-*", ".*.[0-9]*")
 """Names of what is not finished."""
 STUCK_S = 100
 _MEMORY = Path("/dev/shm")

@@ -24,20 +24,22 @@ from numpy.typing import NDArray
 from tests.algorithms import zeroth_order_settings
 from tests.fuzz.hostile_programs import Attacker, Seed
 from tests.fuzz.hostile_runs import CLASSES, SHAPE, answer
-from zowarmup.client import watch as watch_module
-from zowarmup.client.faults import Final
-from zowarmup.client.joining import choose_tier, fit_data
+from tests.tasks import classification
+from zowarmup.client.errors import Final
+from zowarmup.client.net.connection import offered
 from zowarmup.client.policy import MEGABYTE, Policy
-from zowarmup.client.probe import Prober
-from zowarmup.client.session import offered
-from zowarmup.client.watch import Overlong, Watch, WatchedProgram, watching
-from zowarmup.common.graph import Refused
-from zowarmup.common.grid import Grid
-from zowarmup.common.layout import Layout
-from zowarmup.common.methods import algorithm_of
-from zowarmup.common.program import Program, ProgramFailed, limit_memory
-from zowarmup.common.replica import Replica
-from zowarmup.common.work import Phase, Tier
+from zowarmup.client.work import watched_program
+from zowarmup.client.work.joining import choose_tier, fit_data
+from zowarmup.client.work.probing import Prober
+from zowarmup.client.work.watched_program import Overlong, Watch, WatchedProgram, watching
+from zowarmup.common.algorithms import algorithm_of
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.models.graph import ProgramRefused
+from zowarmup.common.models.program import Program, ProgramFailed, limit_memory
+from zowarmup.common.tasks.protocol import Batch
 from zowarmup.data import Dataset
 
 POLICY = Policy(program_mb=2, snapshot_mb=16, forward_memory_mb=64, forward_s=0.5)
@@ -70,8 +72,8 @@ class Examples:
     def __len__(self) -> int:
         return 2
 
-    def batch(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._inputs[indices]
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        return Batch(self._inputs[indices], self.labels[indices])
 
 
 class Device:
@@ -103,16 +105,21 @@ class Device:
                 program = WatchedProgram(
                     lambda halt: Program(sent.program, sent.layout, replica.weights, 1, halt), watch, limit
                 )
-            except Refused:
+            except ProgramRefused:
                 return "refused"
             except ValueError as error:
                 if str(error).startswith("program: ONNX Runtime cannot load it"):
                     return "refused by the runtime"
                 raise
-            if program.classes < 2:
+            if program.outputs < 2:
                 return "refused"  # it has not the run's classes
             prober = Prober(
-                zeroth_order_settings(rounds=1), replica, program, Examples(program.shape), threading.Event()
+                zeroth_order_settings(rounds=1),
+                replica,
+                program,
+                classification(CLASSES),
+                Examples(program.shape),
+                threading.Event(),
             )
             prober.evaluate(np.arange(2), sent.layout.head is not None)
             return "run"
@@ -186,7 +193,7 @@ def reading() -> Callable[[], int]:
 
 async def main(folder: Path, first: int, count: int) -> int:
     limit_memory(int(POLICY.forward_memory_mb * MEGABYTE))
-    watch_module.LEAST_GRACE_S = GRACE_S
+    watched_program.LEAST_GRACE_S = GRACE_S
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
     device, findings = Device(folder), 0
     os.chdir(folder / "here")

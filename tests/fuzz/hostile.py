@@ -19,26 +19,23 @@ from typing import Any
 
 import grpc
 
+from tests.faults.backends import files
 from tests.faults.small import LAYOUT, PAIR, Client, Life, contributed, create, run_file
 from tests.patience import PATIENCE
-from zowarmup.common.run import PROTOCOL, RunFile, Server
-from zowarmup.common.work import Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server.archive import BLOBS, LEDGER
-from zowarmup.server.blobs import Blobs
+from zowarmup.common.messages.values import Tier
+from zowarmup.common.settings.run import PROTOCOL, RunFile, Server
 from zowarmup.server.coordinator import Coordinator
-from zowarmup.server.credentials import hash_secret
-from zowarmup.server.ledger import Ledger
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core.state import State
 from zowarmup.server.main import OPTIONS
-from zowarmup.server.refusals import Refusals
-from zowarmup.server.service.admission import Admission
-from zowarmup.server.service.limits import Allowances, Lengths
-from zowarmup.server.service.links import Switchboard
-from zowarmup.server.service.operators import OperatorService
-from zowarmup.server.service.participate import CoordinatorService
-from zowarmup.server.service.strangers import Callers, Strangers
-from zowarmup.server.state import State
-from zowarmup.server.traffic import Traffic
+from zowarmup.server.projections.traffic import Traffic
+from zowarmup.server.rpc.auth import Admission, hash_secret
+from zowarmup.server.rpc.limits import MessageSizeInterceptor, RateLimiter
+from zowarmup.server.rpc.operator import OperatorService
+from zowarmup.server.rpc.participate import CoordinatorService
+from zowarmup.server.rpc.strangers import Callers, Strangers
+from zowarmup.server.rpc.streams import StreamRegistry
+from zowarmup.server.store.event_log import EventLog
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -87,25 +84,29 @@ async def coordinator(
     rate: float = 1e6,
     fleet: Mapping[str, Tier] = PAIR,
     calls: float = 1e6,
-) -> AsyncIterator[tuple[Life, str, Refusals]]:
+    log: Callable[[EventLog], EventLog] = lambda log: log,
+) -> AsyncIterator[tuple[Life, str, Counter[str]]]:
     """A fleet, and a warm-up round that waits for those of it that train. `rate`: messages a second of a member; `calls`: of
-    strangers, in all."""
+    strangers, in all; `log`: what stands before the event log."""
     data_dir = folder / "server"
     settings = settings or run_file(PAIR)
     create(data_dir, replace(settings, server=Server(messages_per_second=1e6)))
-    ledger, blobs = Ledger(data_dir / LEDGER), Blobs(data_dir / BLOBS)
-    life = Life.start(ledger, blobs, data_dir / BLOBS)
-    lead, refusals = life.coordinator, Refusals()
-    allowances, traffic = Allowances(rate), Traffic(lambda: lead.state.phase)
-    switchboard = Switchboard(life.history, allowances)
-    lead.observe(switchboard)
+    stores = files(data_dir)
+    life = Life.start(replace(stores, log=log(stores.log)))
+    lead, refusals = life.coordinator, Counter[str]()
+    rate_limiter, traffic = RateLimiter(rate), Traffic(lambda: lead.state.phase)
+    stream_registry = StreamRegistry(life.history, rate_limiter)
+    lead.observe(stream_registry)
     admission = Admission(lead, hash_secret("operator"), False, False, refusals)
     strangers = Strangers(calls / 1e6, calls)
     callers = Callers(strangers, refusals)
     callers.knows = admission.knows
-    server = grpc.aio.server(interceptors=(callers, Lengths(refusals)), options=OPTIONS)
+    server = grpc.aio.server(interceptors=(callers, MessageSizeInterceptor(refusals)), options=OPTIONS)
     services.add_CoordinatorServiceServicer_to_server(
-        CoordinatorService(lead, blobs, switchboard, traffic, admission, life.uploads, allowances, strangers), server
+        CoordinatorService(
+            lead, life.blobs, stream_registry, traffic, admission, life.uploads, rate_limiter, strangers
+        ),
+        server,
     )
     services.add_OperatorServiceServicer_to_server(OperatorService(lead, life.history, traffic, admission), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -115,7 +116,7 @@ async def coordinator(
         for number, (name, tier) in enumerate(fleet.items(), 1):
             await lead.handle(cmd.Enrol(name, tier, 12, hash_secret(secret(name))))
             if tier in settings.warmup.tiers:
-                await lead.handle(cmd.Hello(name, number, 12))
+                await lead.handle(cmd.ConnectClient(name, number, 12))
         assert lead.state.current is not None
         await server.start()
         yield life, f"127.0.0.1:{port}", refusals
@@ -124,7 +125,7 @@ async def coordinator(
         await server.stop(0)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        ledger.close()
+        stores.log.close()
 
 
 class Attacker:
@@ -290,7 +291,7 @@ async def assault(calls: int, seed: int) -> Assault:
             attacker = Attacker(address, lead, chance)
             before, first = durable(lead.state), lead.state.version
             honest = [Client(name, tier) for name, tier in HONEST.items()]
-            beside = [asyncio.create_task(job) for job in (life.effects.run(), tick(lead), take_part(honest, life))]
+            beside = [asyncio.create_task(job) for job in (life.round_jobs.run(), tick(lead), take_part(honest, life))]
             kinds: list[Callable[[], Awaitable[None]]] = [
                 attacker.participate,
                 attacker.participate,
@@ -343,7 +344,7 @@ async def assault(calls: int, seed: int) -> Assault:
             return Assault(
                 calls,
                 dict(answers),
-                dict(refusals.counts()),
+                refusals,
                 versions,
                 {name for name, _ in contributed(life.ledger)},
                 before == durable(lead.state),

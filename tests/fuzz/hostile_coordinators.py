@@ -122,8 +122,9 @@ def exported(few: bool) -> list[tuple[str, bytes, str]]:
     """Seeds by the exporter: the built-in models or, where there is time, every kind of layer as well."""
     import torch
 
-    from tests.unit.test_operators import BUILT_IN, CASES, CLASSES
-    from zowarmup.common.models import build, describe
+    from tests.unit.common.models.test_operators import BUILT_IN, CASES, CLASSES
+    from zowarmup.common.models.construction import build
+    from zowarmup.common.models.description import describe
     from zowarmup.common.models.export import export_program
 
     made = []

@@ -25,8 +25,8 @@ from onnx import (
 )
 
 from tests.client.hostile_programs import BYTES, CLASSES, HOSTILE, LAYOUT, SHAPE, external
-from zowarmup.common.layout import Layout
-from zowarmup.common.operators import OPERATORS, OPSET
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.models.graph import OPERATORS, OPSET
 
 INTEGERS = (0, 1, 2, 3, 7, 8, 64, 65536, -1, -2, 10**6, 2**31 - 1, 2**31, -(2**31), 2**32, 10**9, 2**62, 2**63 - 1)
 FLOATS = (0.0, 1.0, -1.0, 0.5, 1e-45, 3.4e38, -3.4e38, float("inf"), float("-inf"), float("nan"), 1e9)

@@ -6,9 +6,9 @@ from typing import Any
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.client.hostile_programs import LAYOUT
-from zowarmup.common.data_card import DataCard
-from zowarmup.common.layout import Layout
-from zowarmup.common.run import PROTOCOL, ClientSpec, Model
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.run import PROTOCOL, ClientSpec, Model
 from zowarmup.v1 import coordinator_pb2 as wire
 
 SHAPE, CLASSES = (8, 8), 10

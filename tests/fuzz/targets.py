@@ -24,22 +24,23 @@ from safetensors.numpy import save
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.fuzz.data_files import VALID, reader
-from zowarmup.client.commitlog import _whole as whole_records
-from zowarmup.client.faults import Final
-from zowarmup.client.replica import _read_header as read_header
-from zowarmup.client.state import IDENTITY, StateDirectory
-from zowarmup.client.stream import Reader
-from zowarmup.common import codec
-from zowarmup.common.data_card import DataCard
-from zowarmup.common.layout import Block, Head, Layout, Tensor
-from zowarmup.common.run import ClientSpec, Model
-from zowarmup.common.steps import Step
-from zowarmup.common.work import Abstention, Commit, Delta, Phase, Scalars, Tier, Work
-from zowarmup.server.building import load_weights
-from zowarmup.server.continuation import ContinuationError, Left
-from zowarmup.server.ledger import Ledger, LedgerError, Row
-from zowarmup.server.preparation import PreparationError
-from zowarmup.server.runfile import RunFileError, read_run_file
+from zowarmup.client.errors import Final
+from zowarmup.client.net.stream import Reader
+from zowarmup.client.store.directory import IDENTITY, StateDirectory
+from zowarmup.client.store.replica import _read_header as read_header
+from zowarmup.client.store.replica import _whole as whole_records
+from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
+from zowarmup.common.exact.replica import Commit
+from zowarmup.common.exact.steps import Step
+from zowarmup.common.messages import codec
+from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Tier, Work
+from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.run import ClientSpec, Model
+from zowarmup.server.setup.build_model import load_weights
+from zowarmup.server.setup.continuation import ContinuationError, Left
+from zowarmup.server.setup.prepare import PreparationError
+from zowarmup.server.setup.run_file import RunFileError, read_run_file
+from zowarmup.server.store.ledger import Ledger, LedgerError, StoredEvent
 from zowarmup.v1 import coordinator_pb2 as wire
 
 LAYOUT = Layout(
@@ -172,7 +173,7 @@ def weights(data: bytes) -> None:
 def ledger_row(data: bytes) -> None:
     kind, _, body = data.decode(errors="replace").partition(" ")
     try:
-        _LEDGER.decode(Row(1, 0.0, kind, body))
+        _LEDGER.decode(StoredEvent(1, 0.0, kind, body))
     except LedgerError:
         return
 

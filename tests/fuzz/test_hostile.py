@@ -13,9 +13,9 @@ import xxhash
 
 from tests.faults.small import EXAMPLES, LAYOUT, Client, run_file
 from tests.fuzz.hostile import HONEST, PROGRESS, SECRETS, assault, coordinator, secret, tick
-from zowarmup.common.run import PROTOCOL
-from zowarmup.common.work import Tier
-from zowarmup.server.blobs import upload_name
+from zowarmup.common.messages.values import Tier
+from zowarmup.common.settings.run import PROTOCOL
+from zowarmup.server.core.contributions import upload_name
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -68,7 +68,7 @@ def test_a_member_of_three_that_is_at_its_worst_in_every_round_does_not_stop_the
         ):
             lead, honest = life.coordinator, [Client(name, Tier.HIGH) for name in fleet if name != "high-1"]
             hostile = at_its_worst(services.CoordinatorServiceStub(channel), lead.state.run_id)
-            beside = [asyncio.create_task(job) for job in (life.effects.run(), tick(lead), hostile)]
+            beside = [asyncio.create_task(job) for job in (life.round_jobs.run(), tick(lead), hostile)]
             while lead.state.version < 40:
                 assert not lead.state.paused, lead.state.paused
                 assert not any(task.done() for task in beside)
@@ -97,8 +97,8 @@ def test_a_delta_that_no_model_survives_is_refused_before_it_counts(tmp_path: Pa
             who = (("zowarmup-client", "high-1"), ("zowarmup-credential", SECRETS["high-1"]))
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stub.UploadDelta(iter(messages), metadata=who)
-            held = life.blobs.has_upload(upload_name("high-1", header.digest.hex()))
-            return refused.value.details() or "", dict(refusals.counts()), held
+            held = life.uploads.store.has(upload_name("high-1", header.digest.hex()))
+            return refused.value.details() or "", refusals, held
 
     details, reasons, held = asyncio.run(upload())
     assert "not finite or reach" in details
@@ -150,7 +150,7 @@ def test_an_outlier_is_an_outlier_however_it_is_uploaded(tmp_path: Path, sent: s
             grpc.aio.insecure_channel(address) as channel,
         ):
             lead, before = life.coordinator, life.replica.weights.copy()
-            combining = asyncio.create_task(life.effects.run())
+            combining = asyncio.create_task(life.round_jobs.run())
             stub: Any = services.CoordinatorServiceStub(channel)
             streams = []
             for number, name in enumerate(fleet, 1):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.monitoring.live import Fleet, Prometheus, fleet, prometheus
-from zowarmup.common.run import Evaluation, Model, RunFile
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
 
 HIGH, LOW = 2, 2
 RUN = RunFile(

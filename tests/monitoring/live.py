@@ -10,6 +10,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import ssl
@@ -26,14 +27,17 @@ from typing import Any
 import grpc
 import pytest
 import yaml
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.models.dashboard import Panel
+from grafana_foundation_sdk.models.prometheus import Dataquery
 
 from tests.patience import PATIENCE
 from zowarmup.cli import certificates
-from zowarmup.cli.demo import NO_PROXY, ONE_THREAD, free_port
-from zowarmup.cli.demo_settings import to_toml
-from zowarmup.cli.processes import Interrupts, Processes
-from zowarmup.common.run import RunFile
-from zowarmup.common.system.tether import tethered
+from zowarmup.common.settings.run import RunFile
+from zowarmup.common.system.command import Interrupts
+from zowarmup.common.system.pdeathsig import tethered
+from zowarmup.lab.demo.settings import to_toml
+from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "deploy" / "prometheus"
@@ -54,6 +58,20 @@ def tool(name: str) -> str:
         assert not os.environ.get("CI"), what
         pytest.skip(what)
     return found
+
+
+def panels_of(board: Dashboard) -> list[Panel]:
+    """A dashboard's panels, without the headings of its rows."""
+    return [panel for panel in board.build().panels or [] if isinstance(panel, Panel)]
+
+
+def queries_of(panel: Panel) -> list[Dataquery]:
+    return [target for target in panel.targets or [] if isinstance(target, Dataquery)]
+
+
+def substituted(expr: str, values: Mapping[str, str]) -> str:
+    """The expression with `$name` replaced. Raises KeyError for a variable without a value."""
+    return re.sub(r"\$(\w+)", lambda found: values[found[1]], expr)
 
 
 def uncommented(config: str) -> str:

@@ -1,77 +1,71 @@
-"""The dashboards that are committed: rendered from the Python beside them, complete, and provisioned.
+"""The dashboards that are committed: written from the Python beside them, complete, and provisioned.
 
-What they ask of Prometheus is put to a real one in test_live.py.
+Their expressions are put to a real Prometheus in test_live.py.
 """
 
 from pathlib import Path
 
 import pytest
 import yaml
+from grafana_foundation_sdk.models.dashboard import Panel, RowPanel
 
-from deploy.grafana.asking import DASHBOARDS, Dashboard, read_all
-from deploy.grafana.panels import COLUMNS, Panel, Query, Row
-from deploy.grafana.render import BOARDS, SOURCE, render
+from deploy.grafana.__main__ import FILES, FOLDER
+from deploy.grafana.panels import SOURCE, encoded
+from tests.monitoring.live import panels_of, queries_of
 
-PROVISIONING = DASHBOARDS.parent / "provisioning"
-
-
-def test_the_committed_dashboards_are_what_is_rendered() -> None:
-    files = {path.name: path.read_text(encoding="utf-8") for path in DASHBOARDS.glob("*")}
-    assert files == {f"{board.uid.removeprefix('zowarmup-')}.json": render(board) for board in BOARDS}, (
-        "python -m deploy.grafana.render writes them anew"
-    )
+COLUMNS = 24
+PROVISIONING = FOLDER.parent / "provisioning"
+EVERY = pytest.mark.parametrize("name", FILES)
 
 
-@pytest.mark.parametrize("dashboard", read_all(), ids=lambda dashboard: dashboard.uid)
-def test_every_panel_says_what_it_shows(dashboard: Dashboard) -> None:
-    panels = [panel for panel in dashboard.panels if panel.kind != "row"]
+def placed(name: str) -> list[Panel | RowPanel]:
+    return FILES[name].build().panels or []
+
+
+def test_the_committed_dashboards_are_what_is_written() -> None:
+    files = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*")}
+    assert files == {name: encoded(board) for name, board in FILES.items()}, "python -m deploy.grafana writes them anew"
+
+
+@EVERY
+def test_every_panel_says_what_it_shows(name: str) -> None:
+    panels = panels_of(FILES[name])
     assert len(panels) > 10
     for panel in panels:
-        assert panel.title and panel.unit and panel.targets, panel
-        assert panel.says.endswith(".") and ". " not in panel.says, f"{panel.title} wants one sentence: {panel.says!r}"
-        assert panel.raw["datasource"] == {"type": "prometheus", "uid": SOURCE.uid}
+        assert panel.title and queries_of(panel) and panel.field_config and panel.field_config.defaults.unit, (
+            panel.title
+        )
+        text = panel.description or ""
+        assert text.endswith(".") and ". " not in text, f"{panel.title} wants one sentence: {text!r}"
+        assert panel.datasource == SOURCE
     assert len({panel.title for panel in panels}) == len(panels)
-    assert [panel.id for panel in dashboard.panels] == list(range(1, len(dashboard.panels) + 1))
 
 
-@pytest.mark.parametrize("dashboard", read_all(), ids=lambda dashboard: dashboard.uid)
-def test_panels_fill_the_width_and_do_not_overlap(dashboard: Dashboard) -> None:
+@EVERY
+def test_panels_fill_the_width_and_do_not_overlap(name: str) -> None:
     taken: set[tuple[int, int]] = set()
-    for panel in dashboard.panels:
-        cells = {
-            (x, y)
-            for x in range(panel.left, panel.left + panel.width)
-            for y in range(panel.top, panel.top + panel.height)
-        }
+    for panel in placed(name):
+        at = panel.grid_pos
+        assert at is not None
+        cells = {(x, y) for x in range(at.x, at.x + at.w) for y in range(at.y, at.y + at.h)}
         assert not taken & cells, panel.title
         taken |= cells
     assert len(taken) == COLUMNS * (1 + max(y for _, y in taken))
 
 
-@pytest.mark.parametrize("dashboard", read_all(), ids=lambda dashboard: dashboard.uid)
-def test_every_question_is_about_the_job_and_run_that_are_chosen(dashboard: Dashboard) -> None:
-    for panel in dashboard.panels:
-        for target in panel.targets:
-            selectors = target.expr.count("zowarmup_") + target.expr.count("ALERTS{") - target.expr.count("Zowarmup.+")
-            assert target.expr.count('job="$job"') >= 1
-            assert target.expr.count('run="$run"') >= min(1, selectors), target.expr
-            assert "client" not in target.legend
-    assert set(dashboard.variables) == {"job", "run"}
-    assert "Pivot" in dashboard.marks
-
-
-def test_a_panel_must_say_something() -> None:
-    with pytest.raises(ValueError, match="lacks"):
-        Panel(title="x", says="", unit="s", queries=(Query("up", "up"),))
-    half = Panel(title="x", says="X.", unit="s", queries=(Query("up", "up"),), width=COLUMNS // 2)
-    with pytest.raises(ValueError, match="not full"):
-        Row("x", (half, half, half))
+@EVERY
+def test_every_query_is_about_the_job_and_run_that_are_chosen(name: str) -> None:
+    for panel in panels_of(FILES[name]):
+        for target in queries_of(panel):
+            assert 'job="$job"' in target.expr
+            assert 'run="$run"' in target.expr or "zowarmup_" not in target.expr, target.expr
+            assert "client" not in (target.legend_format or "")
 
 
 def test_provisioning_names_the_source_and_the_folder() -> None:
     sources = yaml.safe_load((PROVISIONING / "datasources" / "prometheus.yaml").read_text())
     (source,) = sources["datasources"]
-    scraped = yaml.safe_load((DASHBOARDS.parents[1] / "prometheus" / "prometheus.yml").read_text())
+    scraped = yaml.safe_load((FOLDER.parents[1] / "prometheus" / "prometheus.yml").read_text())
     assert source["type"] == "prometheus"
     assert source["jsonData"]["timeInterval"] == scraped["global"]["scrape_interval"]
     providers = yaml.safe_load((PROVISIONING / "dashboards" / "zowarmup.yaml").read_text())

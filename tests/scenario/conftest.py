@@ -1,5 +1,5 @@
 """A run without a network or a clock: commands in, events out, time by hand. What happened is in an event log: in memory, unless
-the option --event-log says otherwise."""
+the option --backend says otherwise."""
 
 import contextlib
 import hashlib
@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from tests.faults.logs import Logs
-from zowarmup.common.data_card import DataCard
-from zowarmup.common.layout import Block, Head, Layout, Tensor
-from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server
-from zowarmup.common.work import Contribution, Delta, Phase, Scalars, Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.decide import decide
-from zowarmup.server.event_log import EventLog, MemoryEventLog
-from zowarmup.server.evolve import fold
-from zowarmup.server.state import State
+from tests.faults.backends import Backend
+from tests.tasks import scored
+from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
+from zowarmup.common.messages.values import Contribution, Delta, Phase, Scalars, Tier
+from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import decide
+from zowarmup.server.core.evolve import fold
+from zowarmup.server.core.state import State
+from zowarmup.server.store.event_log import EventLog, MemoryEventLog
 
 LAYOUT = Layout(
     tensors=(Tensor("body", (4, 3), 0), Tensor("head.weight", (2, 3), 12), Tensor("head.bias", (2,), 18)),
@@ -72,10 +73,10 @@ class Script:
 
     def hello(self, name: str, examples: int = 100) -> list[ev.Event]:
         self.epoch += 1
-        return self.do(cmd.Hello(name, self.epoch, examples))
+        return self.do(cmd.ConnectClient(name, self.epoch, examples))
 
     def lose(self, name: str) -> list[ev.Event]:
-        return self.do(cmd.Goodbye(name, self.state.presence[name].epoch))
+        return self.do(cmd.DisconnectClient(name, self.state.presence[name].epoch))
 
     def contribution(self, name: str) -> Contribution:
         current = self.state.current
@@ -88,7 +89,7 @@ class Script:
         return [event for name in names for event in self.do(cmd.Contribute(name, self.contribution(name)))]
 
     def commit(self) -> list[ev.Event]:
-        """What the effects would hand back for a closed round."""
+        """What the round jobs would hand back for a closed round."""
         current, version = self.state.current, self.state.version + 1
         assert current is not None
         snapshot = None
@@ -104,7 +105,7 @@ class Script:
 
 
 @pytest.fixture
-def begin(event_log: Logs, tmp_path: Path) -> Iterator[Callable[..., Script]]:
+def begin(backend: Backend, tmp_path: Path) -> Iterator[Callable[..., Script]]:
     logs = contextlib.ExitStack()
     numbers = itertools.count()
 
@@ -141,13 +142,13 @@ def begin(event_log: Logs, tmp_path: Path) -> Iterator[Callable[..., Script]]:
             server=Server(abandoned_limit=3),
             evaluation=Evaluation(data="digits:test"),
         )
-        program = ev.Program("b" * 64, 10, LAYOUT.to_json(), DataCard(shape=(3,), classes=2), 1, 1)
+        program = ev.ProgramRecord("b" * 64, 10, LAYOUT.to_json(), DataCard(shape=(3,), classes=2), 1, 1, *scored(2))
         decision = decide(None, cmd.CreateRun("run", run_file, program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 1000.0)
         (created,) = decision.events
         assert isinstance(created, ev.RunCreated)
         folder = tmp_path / f"run-{next(numbers)}"
         folder.mkdir()
-        log = logs.enter_context(contextlib.closing(event_log.open(folder)))
+        log = logs.enter_context(contextlib.closing(backend.open(folder).log))
         return Script(created, decision.state, log)
 
     with logs:

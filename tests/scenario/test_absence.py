@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from zowarmup.common.work import Abstention
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.decide import waiting, work_for
+from zowarmup.common.messages.values import Abstention
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import waiting, work_for
 
 Begin = Callable[..., Any]
 

@@ -9,9 +9,10 @@ import pytest
 
 from tests.algorithms import warmup_settings
 from tests.scenario.conftest import Script
-from zowarmup.common.work import Phase, Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
+from tests.tasks import accuracy_of
+from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
 
 FALLING = [2.0 * 0.9**number for number in range(1, 41)]
 FLAT = [1.0] * 40
@@ -38,13 +39,13 @@ def round_of(script: Script) -> None:
 
 def evaluated(script: Script, losses: Sequence[float], every: int = 1) -> ev.Pivoted:
     """Through the warm-up, each version that is due evaluated while the next round is open, as it is in a real run."""
-    script.do(cmd.RecordEvaluation(0, 0.1, 2.3, 10))  # of the weights it began with; it counts for nothing
+    script.do(cmd.RecordEvaluation(0, accuracy_of(0.1), 2.3, 10))  # of the weights it began with; it counts for nothing
     for loss in losses:
         round_of(script)
         if script.state.phase is not Phase.WARM_UP:
             break
         if script.state.version % every == 0:
-            script.do(cmd.RecordEvaluation(script.state.version, 0.5, loss, 10))
+            script.do(cmd.RecordEvaluation(script.state.version, accuracy_of(0.5), loss, 10))
     return pivoted(script)
 
 
@@ -104,7 +105,7 @@ def test_evaluations_between_rounds_end_it_at_once(begin: Callable[..., Script])
         script.commit()
         if number == 8:
             assert script.state.current is None and script.state.phase is Phase.WARM_UP
-        script.do(cmd.RecordEvaluation(number, 0.5, 1.0, 10))
+        script.do(cmd.RecordEvaluation(number, accuracy_of(0.5), 1.0, 10))
     assert pivoted(script).version == 8
 
 
@@ -120,7 +121,7 @@ def test_what_clients_report_decides_nothing(begin: Callable[..., Script]) -> No
     script = started(begin)
     for number, loss in enumerate(FALLING[:30], 1):
         round_of(script)
-        script.do(cmd.RecordEvaluation(number, 0.5, loss, 10))
+        script.do(cmd.RecordEvaluation(number, accuracy_of(0.5), loss, 10))
     assert script.state.phase is Phase.WARM_UP, "though each of them said 1.5"
 
 
@@ -143,7 +144,7 @@ def test_nothing_is_remembered_where_nobody_asked(begin: Callable[..., Script]) 
     for number in range(1, 3):
         script.contribute("high")
         script.commit()
-        script.do(cmd.RecordEvaluation(number, 0.5, 1.0, 10))
+        script.do(cmd.RecordEvaluation(number, accuracy_of(0.5), 1.0, 10))
     assert script.state.losses == () and script.state.phase is Phase.WARM_UP
 
 
@@ -151,7 +152,7 @@ def test_what_is_remembered_is_bounded(begin: Callable[..., Script]) -> None:
     script = started(begin)
     for number, loss in enumerate(FALLING[:30], 1):
         round_of(script)
-        script.do(cmd.RecordEvaluation(number, 0.5, loss, 10))
+        script.do(cmd.RecordEvaluation(number, accuracy_of(0.5), loss, 10))
     assert [version for version, _ in script.state.losses] == list(range(23, 31))
 
 

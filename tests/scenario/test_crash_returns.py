@@ -10,21 +10,22 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.algorithms import changed
-from tests.faults.logs import Logs
+from tests.faults.backends import Backend
 from tests.faults.small import PAIR, TRIO, WARM_UP_ROUNDS, TrueEvaluator, run_file
-from tests.scenario.test_crash_methods import METHODS, WARM_UPS
+from tests.scenario.test_crash_algorithms import ALGORITHMS, WARM_UPS
 from tests.scenario.test_crash_points import folder, outcome
-from zowarmup.common.layout import digest
-from zowarmup.common.run import Evaluation, Guard, RunFile
-from zowarmup.server import events as ev
-from zowarmup.server.archive import LEDGER, open_archive
+from tests.tasks import accuracy_of, classification
+from zowarmup.common.exact.layout import digest
+from zowarmup.common.settings.run import Evaluation, Guard, RunFile
+from zowarmup.server.aggregation.evaluation import Evaluator, MeasuredModel
 from zowarmup.server.coordinator import Coordinator
-from zowarmup.server.evaluation import Evaluator, Measured
-from zowarmup.server.fsck import check
-from zowarmup.server.ledger import Ledger
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.archive import LEDGER, open_archive
+from zowarmup.server.store.fsck import check
+from zowarmup.server.store.ledger import Ledger
 
 __all__ = ["folder"]
-pytestmark = pytest.mark.event_logs("sqlite")
+pytestmark = pytest.mark.backends("files")
 SHARES = 3
 
 
@@ -50,7 +51,7 @@ def returns(data_dir: Path) -> list[ev.RolledBack]:
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_a_crash_at_any_write_of_a_run_that_gives_up_leads_to_the_same_good_model(
-    folder: Path, event_log: Logs, share: int
+    folder: Path, backend: Backend, share: int
 ) -> None:
     """Two returns by snapshots, from the warm-up and from a coarser grid, and one by steps taken back."""
     settings = diverging(rollbacks=2)
@@ -64,7 +65,7 @@ def test_a_crash_at_any_write_of_a_run_that_gives_up_leads_to_the_same_good_mode
     assert calm.version == 13 and calm.lost == 0
     for place in range(1 + share, len(calm.places) + 1, SHARES):
         data_dir = folder / str(place)
-        crashed = outcome(data_dir, PAIR, [place], settings=settings, evaluator=TrueEvaluator, event_log=event_log)
+        crashed = outcome(data_dir, PAIR, [place], settings=settings, evaluator=TrueEvaluator, backend=backend)
         told = f"a crash at place {place} of {len(calm.places)} ({calm.places[place - 1]})"
         assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0), told
         assert returns(data_dir / "server") == made, told
@@ -74,22 +75,22 @@ def test_a_crash_at_any_write_of_a_run_that_gives_up_leads_to_the_same_good_mode
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_many_crashes_in_a_run_that_recovers_lead_to_the_same_model(folder: Path, event_log: Logs, seed: int) -> None:
+def test_many_crashes_in_a_run_that_recovers_lead_to_the_same_model(folder: Path, backend: Backend, seed: int) -> None:
     settings = diverging(rollbacks=8)
     calm = outcome(folder / "calm", PAIR, settings=settings, evaluator=TrueEvaluator)
     made = returns(folder / "calm" / "server")
     assert calm.version == 30 + len(made) and len(made) >= 4
     places = random.Random(seed).sample(range(1, len(calm.places) * 2 // 3), 25)
-    crashed = outcome(folder / "many", PAIR, places, Coordinator, settings, TrueEvaluator, event_log=event_log)
+    crashed = outcome(folder / "many", PAIR, places, Coordinator, settings, TrueEvaluator, backend=backend)
     assert crashed.lives >= 12
     assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0)
     assert check(folder / "many" / "server").problems == []
 
 
 def test_a_model_that_is_lost_between_two_evaluations_is_found_by_those_who_abstain(
-    folder: Path, event_log: Logs
+    folder: Path, backend: Backend
 ) -> None:
-    """Nobody's slopes can be told any more, and the next evaluation would be at the end."""
+    """Nobody's derivatives can be told any more, and the next evaluation would be at the end."""
     plain = diverging(rollbacks=8)
     settings = replace(
         plain, zeroth_order=replace(plain.zeroth_order, rate=40.0), evaluation=replace(plain.evaluation, every=1000)
@@ -97,14 +98,12 @@ def test_a_model_that_is_lost_between_two_evaluations_is_found_by_those_who_abst
     calm = outcome(folder / "calm", PAIR, settings=settings, evaluator=TrueEvaluator)
     made = returns(folder / "calm" / "server")
     assert any(back.version < calm.version for back in made), "the run went on after a return"
-    crashed = outcome(
-        folder / "many", PAIR, range(20, 400, 15), Coordinator, settings, TrueEvaluator, event_log=event_log
-    )
+    crashed = outcome(folder / "many", PAIR, range(20, 400, 15), Coordinator, settings, TrueEvaluator, backend=backend)
     assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0)
     assert check(folder / "many" / "server").problems == []
 
 
-def test_a_return_is_told_by_the_shorter_of_steps_and_snapshot(folder: Path, event_log: Logs) -> None:
+def test_a_return_is_told_by_the_shorter_of_steps_and_snapshot(folder: Path, backend: Backend) -> None:
     """Of many steps since the good version there may be more than there are weights."""
     plain = diverging(rollbacks=2)
     settings = replace(
@@ -112,7 +111,7 @@ def test_a_return_is_told_by_the_shorter_of_steps_and_snapshot(folder: Path, eve
         zeroth_order=changed(plain.zeroth_order, probes=12, head_projections=400),
         evaluation=replace(plain.evaluation, every=6),
     )
-    found = outcome(folder, PAIR, settings=settings, evaluator=TrueEvaluator, event_log=event_log)
+    found = outcome(folder, PAIR, settings=settings, evaluator=TrueEvaluator, backend=backend)
     history = open_archive(folder / "server").history
     made = [back for back in returns(folder / "server") if back.to > WARM_UP_ROUNDS]
     assert made and all(back.snapshot is not None for back in made)
@@ -126,16 +125,20 @@ class Fickle(Evaluator):
     """Rejects a third of all weights, always the same ones."""
 
     def __init__(self) -> None:
-        pass
+        self._task = classification()
 
-    def evaluate(self, weights: NDArray[np.float32]) -> Measured:
-        return Measured(0.1, 100.0, 1) if digest(weights)[0] % 3 == 0 else Measured(0.5, 1.0, 1)
+    def evaluate(self, weights: NDArray[np.float32]) -> MeasuredModel:
+        return (
+            MeasuredModel(accuracy_of(0.1), 100.0, 1)
+            if digest(weights)[0] % 3 == 0
+            else MeasuredModel(accuracy_of(0.5), 1.0, 1)
+        )
 
 
 class Failing(Fickle):
     """Cannot run the model with such weights at all."""
 
-    def evaluate(self, weights: NDArray[np.float32]) -> Measured:
+    def evaluate(self, weights: NDArray[np.float32]) -> MeasuredModel:
         found = super().evaluate(weights)
         if found.loss > 1:
             raise RuntimeError("the program does not like these weights")
@@ -143,25 +146,25 @@ class Failing(Fickle):
 
 
 def test_a_version_that_cannot_be_evaluated_is_no_good(
-    folder: Path, event_log: Logs, caplog: pytest.LogCaptureFixture
+    folder: Path, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = replace(run_file(PAIR), evaluation=Evaluation(data="digits:test", every=2), guard=Guard(rollbacks=30))
-    found = outcome(folder, PAIR, settings=settings, evaluator=Failing, event_log=event_log)
+    found = outcome(folder, PAIR, settings=settings, evaluator=Failing, backend=backend)
     made = returns(folder / "server")
     assert made and found.version == 30 + len(made)
     assert all("is not finite" in back.reason for back in made)
     assert f"version {made[0].version - 1} cannot be evaluated: the program does not like these weights" in caplog.text
 
 
-@pytest.mark.parametrize("name", [*METHODS, *WARM_UPS])
+@pytest.mark.parametrize("name", [*ALGORITHMS, *WARM_UPS])
 def test_replicas_are_equal_after_returns_of_any_method_whatever_crashes(
-    folder: Path, event_log: Logs, name: str
+    folder: Path, backend: Backend, name: str
 ) -> None:
     plain = run_file(TRIO)
     settings = replace(
         plain,
         warmup=changed(plain.warmup, **WARM_UPS.get(name, {})),
-        zeroth_order=changed(plain.zeroth_order, **METHODS.get(name, {})),
+        zeroth_order=changed(plain.zeroth_order, **ALGORITHMS.get(name, {})),
         evaluation=Evaluation(data="digits:test", every=2),
         guard=Guard(rollbacks=30),
         server=replace(plain.server, keep_snapshots=1),
@@ -170,6 +173,6 @@ def test_replicas_are_equal_after_returns_of_any_method_whatever_crashes(
     made = returns(folder / "calm" / "server")
     assert made and calm.version == 30 + len(made) and calm.lost == 0
     places = random.Random(5).sample(range(1, len(calm.places) * 2 // 3), 10)
-    crashed = outcome(folder / "crashed", TRIO, places, Coordinator, settings, Fickle, event_log=event_log)
+    crashed = outcome(folder / "crashed", TRIO, places, Coordinator, settings, Fickle, backend=backend)
     assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0)
     assert check(folder / "crashed" / "server").problems == []

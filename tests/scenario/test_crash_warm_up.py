@@ -1,4 +1,4 @@
-"""A crash in a warm-up that has more to remember than weights: a server optimiser's moments, and losses that decide when
+"""A crash in a warm-up that has more to remember than weights: a server optimizer's moments, and losses that decide when
 it ends. The same model comes out, and the pivot is at the same version for the same reason."""
 
 import asyncio
@@ -10,27 +10,25 @@ from pathlib import Path
 import pytest
 
 from tests.algorithms import warmup_settings
-from tests.faults.logs import Logs
+from tests.faults.backends import Backend
+from tests.faults.crash import KEEP, PLACES, CrashingBlobs, Fuse
 from tests.faults.small import LAYOUT, PAIR, Client, Life, create, live, run_file
 from tests.scenario.test_crash_points import Outcome, folder, outcome
-from zowarmup.common.run import RunFile
-from zowarmup.common.work import Phase, Work
-from zowarmup.server import events as ev
-from zowarmup.server.archive import BLOBS, LEDGER, open_archive
-from zowarmup.server.backup import back_up
-from zowarmup.server.blobs import Blobs, DiskRefused, Draft
-from zowarmup.server.fsck import check
-from zowarmup.server.ledger import Ledger
-from zowarmup.server.repair import repair
-from zowarmup.server.spares import LEASES
+from zowarmup.common.messages.values import Work
+from zowarmup.common.settings.run import RunFile
+from zowarmup.server.core import events as ev
+from zowarmup.server.store.archive import BLOBS, LEDGER, back_up, open_archive
+from zowarmup.server.store.blobs import DiskRefused
+from zowarmup.server.store.fsck import check, repair
+from zowarmup.server.store.ledger import Ledger
 
 __all__ = ["folder"]  # the fixture
-pytestmark = pytest.mark.event_logs("sqlite")
+pytestmark = pytest.mark.backends("files")
 PIVOT, ROUNDS = 5, 3
 EVERY = 7  # so many of the ordinary places are passed over for one that is tried
 
 
-def settings(method: str = "fedadam", rounds: int = ROUNDS) -> RunFile:
+def settings(algorithm: str = "fedadam", rounds: int = ROUNDS) -> RunFile:
     """The loss of the scripted clients falls, but not by half in two rounds: the warm-up ends after the fifth."""
     base = run_file(PAIR)
     warmup = warmup_settings(
@@ -39,7 +37,7 @@ def settings(method: str = "fedadam", rounds: int = ROUNDS) -> RunFile:
         quorum=1.0,
         deadline_s=3600.0,
         learn_deadline=False,
-        method="fedadam" if method == "fedadam" else "fedyogi",
+        algorithm="fedadam" if algorithm == "fedadam" else "fedyogi",
         server_rate=0.02,
         pivot="auto",
         patience=2,
@@ -61,35 +59,35 @@ def pivot(data_dir: Path) -> ev.Pivoted:
     return event
 
 
-def optimisers(data_dir: Path) -> list[str]:
+def optimizers(data_dir: Path) -> list[str]:
     committed = [event for event in events(data_dir) if isinstance(event, ev.Committed)]
     return [event.snapshot.optimiser for event in committed if event.snapshot]
 
 
-def test_a_crash_at_the_writes_of_the_warm_up_leads_to_the_same_model(folder: Path, event_log: Logs) -> None:
+def test_a_crash_at_the_writes_of_the_warm_up_leads_to_the_same_model(folder: Path, backend: Backend) -> None:
     calm = outcome(folder / "calm", PAIR, settings=settings())
-    ended, kept = pivot(folder / "calm" / "server"), optimisers(folder / "calm" / "server")
+    ended, kept = pivot(folder / "calm" / "server"), optimizers(folder / "calm" / "server")
     assert ended.version == PIVOT and ended.reason.startswith("the held-out loss has not fallen by 50 %: ")
     assert len(set(kept)) == len(kept) == PIVOT and all(kept)
     counted = collections.Counter(calm.places)
-    assert counted["keep: written, not yet a blob"] == counted["keep: renamed, not yet named by an event"] == PIVOT
+    assert set(counted) == PLACES and counted[KEEP] == PIVOT
     for place, what in enumerate(calm.places, 1):
-        if not what.startswith("keep") and place % EVERY:
+        if KEEP not in calm.places[max(0, place - 2) : place] and place % EVERY:
             continue
         data_dir = folder / str(place) / "server"
-        crashed: Outcome = outcome(folder / str(place), PAIR, [place], settings=settings(), event_log=event_log)
+        crashed: Outcome = outcome(folder / str(place), PAIR, [place], settings=settings(), backend=backend)
         told = f"a crash at place {place} of {len(calm.places)} ({what})"
         assert (crashed.lives, crashed.digest, crashed.version, crashed.lost) == (2, calm.digest, calm.version, 0), told
-        assert pivot(data_dir) == ended and optimisers(data_dir) == kept, told
+        assert pivot(data_dir) == ended and optimizers(data_dir) == kept, told
         shutil.rmtree(folder / str(place))
 
 
-@pytest.mark.parametrize("method", ["fedadam", "fedyogi"])
-def test_after_the_pivot_no_moments_are_kept(folder: Path, event_log: Logs, method: str) -> None:
-    outcome(folder, PAIR, settings=settings(method), event_log=event_log)
+@pytest.mark.parametrize("algorithm", ["fedadam", "fedyogi"])
+def test_after_the_pivot_no_moments_are_kept(folder: Path, backend: Backend, algorithm: str) -> None:
+    outcome(folder, PAIR, settings=settings(algorithm), backend=backend)
     data_dir = folder / "server"
     state = open_archive(data_dir).state
-    assert all(optimisers(data_dir)) and not any(snapshot.optimiser for snapshot in state.snapshots.values())
+    assert all(optimizers(data_dir)) and not any(snapshot.optimiser for snapshot in state.snapshots.values())
     named = {state.program.sha256, *state.snapshot_blobs}
     assert {path.name for path in (data_dir / BLOBS).iterdir() if path.is_file()} == named
 
@@ -98,10 +96,10 @@ class Enough(Exception):
     """The run is far enough for this test."""
 
 
-async def warm_up(data_dir: Path, versions: int, event_log: Logs) -> None:
+async def warm_up(data_dir: Path, versions: int, backend: Backend) -> None:
     """Until so many versions of the warm-up are there and nothing of the next."""
-    ledger = event_log.open(data_dir)
-    server = Life.start(ledger, Blobs(data_dir / BLOBS), data_dir / BLOBS)
+    stores = backend.open(data_dir)
+    server = Life.start(stores)
 
     class Tired(Client):
         async def _contribute(self, server: Life, work: Work) -> None:
@@ -118,53 +116,19 @@ async def warm_up(data_dir: Path, versions: int, event_log: Logs) -> None:
     except Enough:
         pass
     finally:
-        ledger.close()
+        stores.log.close()
 
 
-def in_warm_up(folder: Path, event_log: Logs) -> Path:
+def in_warm_up(folder: Path, backend: Backend) -> Path:
     data_dir = folder / "server"
-    create(data_dir, settings(), event_log)
-    asyncio.run(asyncio.wait_for(warm_up(data_dir, 3, event_log), 60))
-    event_log.export(data_dir)
+    create(data_dir, settings(), backend)
+    asyncio.run(asyncio.wait_for(warm_up(data_dir, 3, backend), 60))
+    backend.export(data_dir)
     return data_dir
 
 
-def test_files_are_kept_to_be_written_over_while_deltas_come_and_no_longer(folder: Path, event_log: Logs) -> None:
-    written_over: list[bool] = []
-    kept: list[int] = []
-
-    class Watched(Blobs):
-        def lay_over(self, name: str, size_bytes: int) -> None:
-            super().lay_over(name, size_bytes)
-            written_over.append((self._root / "spool" / f"{name}.over").exists())
-
-        def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
-            super().empty_bin(keep, size_bytes)
-            kept.append(keep)
-
-    class Patient(Client):
-        async def _contribute(self, server: Life, work: Work) -> None:
-            # The bin is emptied twice after a round: once its deltas are of no use, and once its snapshot is.
-            while work.phase is Phase.WARM_UP and kept.count(2) < 2 * work.version - 1:
-                await asyncio.sleep(0.002)
-            await super()._contribute(server, work)
-
-    async def whole() -> None:
-        ledger = event_log.open(data_dir)
-        server = Life.start(ledger, Watched(data_dir / BLOBS), data_dir / BLOBS)
-        await live(server, [Patient(name, tier) for name, tier in PAIR.items()])
-        ledger.close()
-
-    data_dir = folder / "server"
-    create(data_dir, settings(), event_log)
-    asyncio.run(asyncio.wait_for(whole(), 60))
-    assert written_over == [False] + [LEASES] * (PIVOT - 1)
-    assert set(kept) == {0, 2}, "of one delta and one snapshot"
-    assert kept[-1] == 0
-
-
-def test_fsck_and_backup_know_the_moments(folder: Path, event_log: Logs) -> None:
-    data_dir = in_warm_up(folder, event_log)
+def test_fsck_and_backup_know_the_moments(folder: Path, backend: Backend) -> None:
+    data_dir = in_warm_up(folder, backend)
     state = open_archive(data_dir).state
     assert (state.version, state.phase) == (3, "warm-up")
     moments = {version: snapshot.optimiser for version, snapshot in state.snapshots.items()}
@@ -179,32 +143,29 @@ def test_fsck_and_backup_know_the_moments(folder: Path, event_log: Logs) -> None
 
     (folder / "copy" / BLOBS / moments[3]).write_bytes(b"damaged")
     (found,) = check(folder / "copy").problems[:1]
-    assert found.startswith("the snapshot of version 3: of the warm-up's optimiser ") and found.endswith("is damaged")
+    assert found.startswith("the snapshot of version 3: of the warm-up's optimizer ") and found.endswith("is damaged")
     assert repair(folder / "copy").version == 2
     assert open_archive(folder / "copy").state.snapshot.optimiser == moments[2]
 
 
-def test_moments_that_the_disk_refuses_are_written_when_it_takes_them(
-    folder: Path, event_log: Logs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_moments_that_the_disk_refuses_are_written_when_it_takes_them(folder: Path, backend: Backend) -> None:
     calm = outcome(folder / "calm", PAIR, settings=settings())
-    monkeypatch.setattr("zowarmup.server.effects.RETRY_S", 0.005)
     told: list[str] = []
 
-    class Full(Blobs):
-        def keep(self, draft: Draft) -> str:
+    class Full(CrashingBlobs):
+        def keep(self, part: str) -> str:
             if len(told) < 3:
                 told.append(str(life.coordinator.trouble))
                 raise DiskRefused("there is no room")
-            return super().keep(draft)
+            return super().keep(part)
 
     data_dir = folder / "server"
-    create(data_dir, settings(), event_log)
-    ledger = event_log.open(data_dir)
-    life = Life.start(ledger, Full(data_dir / BLOBS), data_dir / BLOBS)
+    create(data_dir, settings(), backend)
+    stores = backend.open(data_dir)
+    life = Life.start(replace(stores, blobs=Full(stores.blobs, "blobs", Fuse(data_dir, (), backend))), retry_s=0.005)
     asyncio.run(asyncio.wait_for(live(life, [Client(name, tier) for name, tier in PAIR.items()]), 60))
-    ledger.close()
+    stores.log.close()
     assert told[0] == "" and len(told) == 3
-    assert all("the disk refuses: what round 1 comes to: there is no room" in sentence for sentence in told[1:])
+    assert all("the disk refuses: the aggregate of round 1: there is no room" in sentence for sentence in told[1:])
     assert str(life.coordinator.trouble) == "" and life.coordinator.state.digest == calm.digest
-    assert not any((data_dir / BLOBS / "spool").iterdir())
+    assert not stores.blobs.parts()

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from zowarmup.common.work import Scalars, Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.decide import waiting
-from zowarmup.server.rejection import Rejected
+from zowarmup.common.messages.values import Scalars, Tier
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import waiting
+from zowarmup.server.core.errors import Rejected
 
 Begin = Callable[..., Any]
 

@@ -7,11 +7,11 @@ from typing import Literal
 import pytest
 
 from tests.scenario.conftest import Script
-from zowarmup.common.work import Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.decide import decide
-from zowarmup.server.rejection import Rejected
+from zowarmup.common.messages.values import Tier
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import decide
+from zowarmup.server.core.errors import Rejected
 
 Begin = Callable[..., Script]
 

@@ -1,22 +1,19 @@
 """A disk that is full for a while: said, waited out, and nothing is lost. On a real small file system where one can be
-mounted, and by injected errors everywhere."""
+mounted."""
 
 import asyncio
-import errno
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.logs import Logs
+from tests.faults.backends import files
 from tests.faults.small import PAIR, Client, Life, contributed, create, live, replayed_digest, run_file
-from zowarmup.server.archive import BLOBS, LEDGER
-from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.coordinator import Unavailable
-from zowarmup.server.ledger import Ledger
-
-pytestmark = pytest.mark.event_logs("sqlite")
+from zowarmup.server.store.archive import LEDGER
+from zowarmup.server.store.blobs import DiskRefused
+from zowarmup.server.store.ledger import Ledger
 
 
 class Patient(Client):
@@ -59,19 +56,16 @@ def fill(folder: Path) -> Path:
 
 
 def test_a_full_file_system_is_said_and_the_run_goes_on_when_there_is_room(
-    small_disk: Path, event_log: Logs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from zowarmup.server import effects
-
-    monkeypatch.setattr(effects, "RETRY_S", 0.02)
     data_dir = small_disk / "server"
-    create(data_dir, run_file(PAIR), event_log)
+    create(data_dir, run_file(PAIR))
     clients = [Patient(name, tier) for name, tier in PAIR.items()]
     sentences: list[str] = []
 
     async def lead() -> str:
-        ledger = event_log.open(data_dir)
-        life = Life.start(ledger, Blobs(data_dir / BLOBS), data_dir / BLOBS)
+        stores = files(data_dir)
+        life = Life.start(stores, retry_s=0.02)
         running = asyncio.create_task(live(life, clients))
         for version in (2, 8, 17):
             while life.coordinator.state.version < version:
@@ -87,14 +81,13 @@ def test_a_full_file_system_is_said_and_the_run_goes_on_when_there_is_room(
         await asyncio.wait_for(running, 60)
         assert str(life.coordinator.trouble) == "", "it is over and said to be"
         digest = life.coordinator.state.digest
-        ledger.close()
+        stores.log.close()
         return digest
 
     digest = asyncio.run(lead())
     assert sentences, "the disk was full at least once"
     assert all(s.startswith("waiting: the disk refuses: ") and "make room" in s for s in sentences)
     assert "the disk refuses: " in caplog.text
-    event_log.export(data_dir)
     ledger = Ledger(data_dir / LEDGER, read_only=True)
     kept = contributed(ledger)
     ledger.close()
@@ -102,32 +95,12 @@ def test_a_full_file_system_is_said_and_the_run_goes_on_when_there_is_room(
     assert replayed_digest(data_dir) == digest
     calm = small_disk / "calm"
     create(calm, run_file(PAIR))
-    ledger = Ledger(calm / LEDGER)
     undisturbed = [Client(name, tier) for name, tier in PAIR.items()]
-    asyncio.run(live_on(calm, ledger, undisturbed))
+    asyncio.run(live_on(calm, undisturbed))
     assert replayed_digest(calm) == digest, "the model is the one of an undisturbed run"
 
 
-async def live_on(data_dir: Path, ledger: Ledger, clients: list[Client]) -> None:
-    await live(Life.start(ledger, Blobs(data_dir / BLOBS), data_dir / BLOBS), clients)
-    ledger.close()
-
-
-@pytest.mark.parametrize("failing", ["open", "fsync", "replace"])
-def test_a_blob_that_the_disk_refuses_is_refused_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
-    blobs = Blobs(tmp_path)
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        if failing == "open":
-            patched.setattr(Path, "open", refuse)
-        else:
-            patched.setattr(f"os.{failing}", refuse)
-        with pytest.raises(DiskRefused, match="No space left on device"):
-            blobs.put(b"weights")
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [], "nothing half written stays"
-    assert blobs.path(blobs.put(b"weights")).read_bytes() == b"weights"
+async def live_on(data_dir: Path, clients: list[Client]) -> None:
+    stores = files(data_dir)
+    await live(Life.start(stores), clients)
+    stores.log.close()

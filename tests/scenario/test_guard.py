@@ -6,12 +6,16 @@ from collections.abc import Callable
 import pytest
 
 from tests.scenario.conftest import Script
-from zowarmup.common.run import Guard
-from zowarmup.common.work import Abstention, Phase, Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.decide import waiting, work_for
-from zowarmup.server.rejection import Rejected
+from tests.tasks import accuracy_of
+from zowarmup.common.messages.values import Abstention, Phase, Tier
+from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.run import Guard
+from zowarmup.common.tasks.protocol import Baseline, Metric
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import waiting, work_for
+from zowarmup.server.core.errors import Rejected
+from zowarmup.server.core.guard import Progress, fault
 
 Begin = Callable[..., Script]
 GUARD = Guard(factor=3.0, rollbacks=2)
@@ -20,7 +24,7 @@ GUARD = Guard(factor=3.0, rollbacks=2)
 def evaluate(script: Script, loss: float, version: int | None = None) -> list[ev.Event]:
     """The accuracy is that of a model that is right as often as its loss says."""
     at = script.state.version if version is None else version
-    return script.do(cmd.RecordEvaluation(at, right(loss), loss, 10))
+    return script.do(cmd.RecordEvaluation(at, accuracy_of(right(loss)), loss, 10))
 
 
 def right(loss: float) -> float:
@@ -42,7 +46,7 @@ def round_of(script: Script, loss: float | None = None) -> list[ev.Event]:
 
 
 def go_back(script: Script) -> list[ev.Event]:
-    """What the effects would hand back."""
+    """What the round jobs would hand back."""
     good, version = script.state.progress.good, script.state.version + 1
     assert good is not None
     snapshot = ev.Snapshot(version, "e" * 64, 20, good.digest) if script.state.phase is Phase.WARM_UP else None
@@ -69,7 +73,7 @@ def test_a_rejected_version_ends_the_round_that_began_at_it_and_the_run_goes_bac
     assert (back[0].version, back[0].to, back[0].rate_factor) == (3, 1, 0.5)
     state = script.state
     assert (state.version, state.digest, state.rounds_done) == (3, digest, 2), "rounds taken back are not given anew"
-    assert state.evaluation == ev.Evaluated(3, right(1.9), 1.9, 10)
+    assert state.evaluation == ev.Evaluated(3, accuracy_of(right(1.9)), 1.9, 10)
     assert state.algorithm(Phase.ZEROTH_ORDER).spec.rate == state.run_file.zeroth_order.rate / 2  # type: ignore[attr-defined]
     assert script.replayed().progress == state.progress
 
@@ -98,16 +102,18 @@ def test_a_model_that_is_right_as_often_as_before_is_not_lost_however_sure_it_is
     round_of(script, 1.0)
     for accuracy, loss in ((0.34, 8.9), (0.33, 2.9)):  # the highest so far is exp(-1) = 0.368
         round_of(script)
-        assert kinds(script.do(cmd.RecordEvaluation(script.state.version, accuracy, loss, 10))) == ["Evaluated"]
+        assert kinds(script.do(cmd.RecordEvaluation(script.state.version, accuracy_of(accuracy), loss, 10))) == [
+            "Evaluated"
+        ]
     round_of(script)
-    assert "RoundAbandoned" in kinds(script.do(cmd.RecordEvaluation(script.state.version, 0.33, 8.9, 10)))
+    assert "RoundAbandoned" in kinds(script.do(cmd.RecordEvaluation(script.state.version, accuracy_of(0.33), 8.9, 10)))
 
 
 def test_a_loss_beyond_the_square_of_the_factor_is_no_accuracys_to_excuse(begin: Begin) -> None:
     script = started(begin)
     round_of(script, 1.0)
     round_of(script)
-    assert "RoundAbandoned" in kinds(script.do(cmd.RecordEvaluation(script.state.version, 1.0, 9.1, 10)))
+    assert "RoundAbandoned" in kinds(script.do(cmd.RecordEvaluation(script.state.version, accuracy_of(1.0), 9.1, 10)))
 
 
 @pytest.mark.parametrize(
@@ -126,13 +132,13 @@ def test_a_model_that_says_the_same_of_everything_after_one_that_had_learnt_is_l
     """Of two classes, one guess in two is right."""
     script = started(begin)
     round_of(script)
-    script.do(cmd.RecordEvaluation(script.state.version, highest, 0.4, 10))
+    script.do(cmd.RecordEvaluation(script.state.version, accuracy_of(highest), 0.4, 10))
     round_of(script)
-    caused = script.do(cmd.RecordEvaluation(script.state.version, accuracy, 0.7, 10, constant))
+    caused = script.do(cmd.RecordEvaluation(script.state.version, accuracy_of(accuracy), 0.7, 10, constant))
     assert ("RoundAbandoned" in kinds(caused)) == lost
     if lost:
         assert (
-            f"version 2 says the same of every held-out example, and its accuracy is {accuracy:.1%}"
+            f"version 2 says the same of every held-out example; its accuracy is {100 * accuracy:.1f} %, the best so far"
             in script.state.progress.rejected
         )
 
@@ -251,7 +257,7 @@ def test_an_evaluation_that_comes_late_counts_for_the_versions_that_descend_from
     assert script.state.progress.rollbacks == 1
 
 
-def test_the_optimiser_goes_on_with_what_it_remembered_at_the_good_version(begin: Begin) -> None:
+def test_the_optimizer_goes_on_with_what_it_remembered_at_the_good_version(begin: Begin) -> None:
     script = started(begin)
     for moments, loss in (((0.5, 1.0), 1.0), ((0.25, 9.0), 99.0)):
         script.contribute("pi")
@@ -285,3 +291,28 @@ def test_switched_off_it_lets_everything_pass(begin: Begin) -> None:
         round_of(script, loss)
     assert "RoundAbandoned" not in kinds(script.events)
     assert script.state.phase is Phase.FINISHED and not script.state.gave_up
+
+
+@pytest.mark.parametrize(
+    ("value", "loss", "constant", "lost"),
+    [
+        (2.1, 8.9, False, False),
+        (2.3, 8.9, False, True),
+        (2.1, 9.1, False, True),
+        (2.3, 2.9, False, False),
+        (2.3, 2.9, True, True),
+        (2.1, 2.9, True, False),
+    ],
+)
+def test_a_metric_of_which_less_is_better_is_worse_when_it_rises(
+    value: float, loss: float, constant: bool, lost: bool
+) -> None:
+    """The lowest loss so far is 1, the best error 2, and a model that says the same of everything has an error of 5."""
+    error = Metric("error", best=0.0, higher_is_better=False)
+    program = ev.ProgramRecord("", 0, "", DataCard(shape=(1,), classes=2), 0, 0, (error,), Baseline(10.0, 5.0))
+    progress = Progress()
+    for version, found in enumerate((3.0, 2.0, 2.5)):
+        event = ev.Evaluated(version, {"error": found}, found - 1, 10)
+        progress = progress.evaluated(event, error, version, "", ())
+    assert (progress.best, progress.best_metric) == (1.0, 2.0)
+    assert bool(fault(GUARD, progress, program, ev.Evaluated(3, {"error": value}, loss, 10), constant)) == lost

@@ -6,19 +6,19 @@ import errno
 import logging
 import os
 import resource
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.logs import Logs
+from tests.faults.backends import Backend, Stores, files
+from tests.faults.crash import CrashingBlobs, Fuse
 from tests.faults.small import PAIR, Client, Life, create, live, replayed_digest, run_file
-from zowarmup.server.archive import BLOBS
-from zowarmup.server.blobs import Blobs, DiskRefused
 from zowarmup.server.coordinator import Unavailable
-from zowarmup.server.housekeeping import Housekeeping
+from zowarmup.server.store.blobs import DiskRefused
+from zowarmup.server.store.housekeeping import Housekeeping
 
-pytestmark = pytest.mark.event_logs("sqlite")
+pytestmark = pytest.mark.backends("files")
 ERRORS = [errno.EMFILE, errno.ENFILE, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOSPC]
 
 
@@ -33,7 +33,7 @@ class Patient(Client):
                 await asyncio.sleep(0.02)
 
 
-class Refusing(Blobs):
+class Refusing(CrashingBlobs):
     """Removes nothing while there is an `error`."""
 
     error: int = 0
@@ -42,43 +42,41 @@ class Refusing(Blobs):
         if self.error:
             raise OSError(self.error, os.strerror(self.error))
 
-    def drop_uploads(self, named: Collection[str]) -> None:
+    def delete(self, name: str) -> None:
         self._check()
-        super().drop_uploads(named)
+        super().delete(name)
 
-    def empty_bin(self, keep: int = 0, size_bytes: int = 0) -> None:
+    def drop(self, part: str) -> None:
         self._check()
-        super().empty_bin(keep, size_bytes)
+        super().drop(part)
 
-    def remove(self, sha256: str) -> None:
+    def free(self) -> None:
         self._check()
-        super().remove(sha256)
-
-    def sweep(self, named: Collection[str], uploads: Collection[str], spooling: bool) -> int:
-        self._check()
-        return super().sweep(named, uploads, spooling)
+        super().free()
 
 
 @pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
 def test_a_run_goes_on_and_tidies_up_later_where_nothing_can_be_removed(
-    tmp_path: Path, event_log: Logs, caplog: pytest.LogCaptureFixture, number: int
+    tmp_path: Path, backend: Backend, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
-    create(tmp_path, run_file(PAIR), event_log)
-    blobs = Refusing(tmp_path / BLOBS)
-    blobs.error = number
+    create(tmp_path, run_file(PAIR), backend)
+    stores, fuse = backend.open(tmp_path), Fuse(tmp_path, (), backend)
+    refusing = Refusing(stores.blobs, "blobs", fuse), Refusing(stores.uploads, "uploads", fuse)
+    for store in refusing:
+        store.error = number
     caplog.set_level(logging.WARNING)
 
     async def scenario() -> str:
-        ledger = event_log.open(tmp_path)
-        life = Life.start(ledger, blobs, tmp_path / BLOBS)
+        life = Life.start(Stores(stores.log, *refusing))
         running = asyncio.create_task(live(life, [Patient(name, tier) for name, tier in PAIR.items()]))
         reached = asyncio.create_task(life.until(lambda state: state.version >= 9))
         await asyncio.wait({running, reached}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
         assert not running.done(), running.exception()
         assert life.coordinator.state.version >= 9, "refused or not, the run goes on"
-        blobs.error = 0
+        for store in refusing:
+            store.error = 0
         await asyncio.wait_for(running, 60)  # which waits for the folder to be tidy
-        ledger.close()
+        stores.log.close()
         return life.coordinator.state.digest
 
     digest = asyncio.run(scenario())
@@ -86,7 +84,7 @@ def test_a_run_goes_on_and_tidies_up_later_where_nothing_can_be_removed(
     assert any("remove old snapshots" in one for one in said)
     assert len(said) == len(set(said)), "each is said once"
     assert all(os.strerror(number) in one for one in said)
-    event_log.export(tmp_path)
+    backend.export(tmp_path)
     assert replayed_digest(tmp_path) == digest
 
 
@@ -108,18 +106,15 @@ def no_descriptors() -> Iterator[None]:
 
 
 def test_a_run_without_a_descriptor_left_waits_and_goes_on_with_the_same_bits(
-    tmp_path: Path, event_log: Logs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from zowarmup.server import effects
-
-    monkeypatch.setattr(effects, "RETRY_S", 0.02)
     caplog.set_level(logging.WARNING)
     data_dir = tmp_path / "server"
-    create(data_dir, run_file(PAIR), event_log)
+    create(data_dir, run_file(PAIR))
 
     async def scenario() -> str:
-        ledger = event_log.open(data_dir)
-        life = Life.start(ledger, Blobs(data_dir / BLOBS), data_dir / BLOBS)
+        stores = files(data_dir)
+        life = Life.start(stores, retry_s=0.02)
         running = asyncio.create_task(live(life, [Patient(name, tier) for name, tier in PAIR.items()]))
         for version in (2, 8, 17):
             await asyncio.wait_for(life.until(lambda state, at=version: state.version >= at), 60)  # type: ignore[misc]
@@ -132,12 +127,11 @@ def test_a_run_without_a_descriptor_left_waits_and_goes_on_with_the_same_bits(
             if running.done():
                 break  # it got by with the files that it had open
         await asyncio.wait_for(running, 60)
-        ledger.close()
+        stores.log.close()
         return life.coordinator.state.digest
 
     digest = asyncio.run(scenario())
     assert "Too many open files" in caplog.text
-    event_log.export(data_dir)
     assert replayed_digest(data_dir) == digest
 
 

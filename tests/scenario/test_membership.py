@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 
 from tests.scenario.conftest import Script
-from zowarmup.common.work import Phase, Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.membership import came_by, closed, identifier
-from zowarmup.server.rejection import Rejected
+from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.errors import Rejected
+from zowarmup.server.core.membership import came_by, closed, identifier
 
 DAY = 86400.0
 Begin = Callable[..., Script]
@@ -225,7 +225,12 @@ def test_a_revoked_client_is_refused_whatever_it_says_and_never_drawn_again(begi
     said = script.contribution("a")
     script.do(cmd.Revoke("a", "stolen"))
     again = cmd.Enrol("a", Tier.LOW, 100, script.state.clients["a"].credential_sha256)
-    for command in (cmd.Hello("a", 99, 100), cmd.Contribute("a", said), cmd.Report("a", 1, "d" * 32, 1), again):
+    for command in (
+        cmd.ConnectClient("a", 99, 100),
+        cmd.Contribute("a", said),
+        cmd.RecordReport("a", 1, "d" * 32, 1),
+        again,
+    ):
         assert refused(script, command) == "revoked"
     script.contribute("b")
     script.commit()
@@ -235,7 +240,7 @@ def test_a_revoked_client_is_refused_whatever_it_says_and_never_drawn_again(begi
     assert script.state.current is not None
     assert set(script.state.current.seeds) == {"b", "c"}
     assert script.do(cmd.Revoke("a", "again")) == []
-    assert script.do(cmd.Goodbye("a", 1)) == []
+    assert script.do(cmd.DisconnectClient("a", 1)) == []
     assert refused(script, cmd.Revoke("nobody", "x")) == "unknown_client"
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from zowarmup.common.work import Phase, Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server.rejection import Rejected
-from zowarmup.server.state import State
-from zowarmup.server.table import Table
+from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core.errors import Rejected
+from zowarmup.server.core.persistent_map import PersistentMap
+from zowarmup.server.core.state import State
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -47,7 +47,9 @@ def test_replaying_the_durable_events_gives_the_same_state(begin: Callable[..., 
 def _durable(state: State) -> State:
     """What a restart must give back: everything but who was connected, and what they then said they hold."""
     clients = {name: replace(client, examples=0) for name, client in state.clients.items()}
-    return replace(state, presence=Table(), connected={}, absent=Table(), clients=Table(clients))
+    return replace(
+        state, presence=PersistentMap(), connected={}, absent=PersistentMap(), clients=PersistentMap(clients)
+    )
 
 
 def _invariants(state: Any) -> None:

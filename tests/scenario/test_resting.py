@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from zowarmup.common.work import Abstention, Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.decide import waiting
-from zowarmup.server.resting import LONGEST_REST_S, candidates
+from zowarmup.common.messages.values import Abstention, Tier
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import waiting
+from zowarmup.server.core.resting import LONGEST_REST_S, candidates
 
 Begin = Callable[..., Any]
 
@@ -177,7 +177,7 @@ def test_it_rests_longer_each_time_up_to_a_bound_and_a_version_forgets_all(begin
     assert candidates(script.state, script.now) == ("a", "b", "c")
 
 
-def test_what_cannot_be_combined_is_told_apart_by_the_rounds_that_can(begin: Begin) -> None:
+def test_what_cannot_be_combined_is_predictions_by_the_rounds_that_can(begin: Begin) -> None:
     """A contribution that passes every check, and spoils what it is combined with: nobody knows whose it is."""
     names = [f"c{number:02}" for number in range(20)]
     script = fleet(begin, *names, clients=3)
@@ -191,7 +191,7 @@ def test_what_cannot_be_combined_is_told_apart_by_the_rounds_that_can(begin: Beg
         script.advance(0.5)
         if "c07" in current.seeds:
             spoilt += 1
-            script.do(cmd.AbandonRound(current.number, "its contributions cannot be combined"))
+            script.do(cmd.AbandonRound(current.number, "its contributions cannot be aggregated"))
         else:
             script.commit()
         assert not script.state.paused

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.decide import waiting, work_for
-from zowarmup.server.rejection import Rejected
+from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Tier
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import waiting, work_for
+from zowarmup.server.core.errors import Rejected
 
 Begin = Callable[..., Any]
 
@@ -255,7 +255,7 @@ def test_a_newer_stream_makes_the_older_ones_farewell_void(begin: Begin) -> None
     script = zeroth_order(begin)
     script.join("a")
     script.hello("a")
-    assert script.do(cmd.Goodbye("a", 1)) == []
+    assert script.do(cmd.DisconnectClient("a", 1)) == []
     assert script.state.presence["a"].connected
 
 

@@ -18,17 +18,18 @@ from hypothesis.stateful import (
 )
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from tests.faults.logs import Logs
+from tests.faults.backends import Backend
 from tests.scenario import conftest
-from zowarmup.common.data_card import DataCard
-from zowarmup.common.run import Evaluation, Guard, Model, RunFile, Server
-from zowarmup.common.work import Abstention, Delta, Phase, Scalars, Tier
-from zowarmup.server import commands as cmd
-from zowarmup.server import events as ev
-from zowarmup.server.decide import decide
-from zowarmup.server.event_log import EventLog, MemoryEventLog
-from zowarmup.server.rejection import Rejected
-from zowarmup.server.state import quorum
+from tests.tasks import accuracy_of, scored
+from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Tier
+from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.decide import decide
+from zowarmup.server.core.errors import Rejected
+from zowarmup.server.core.state import quorum
+from zowarmup.server.store.event_log import EventLog, MemoryEventLog
 
 NAMES = ["high-1", "high-2", "low-1", "low-2", "low-3"]
 
@@ -81,7 +82,9 @@ class Run(RuleBasedStateMachine):
             server=Server(abandoned_limit=3),
             evaluation=Evaluation(data="digits:test"),
         )
-        program = ev.Program("b" * 64, 10, conftest.LAYOUT.to_json(), DataCard(shape=(3,), classes=2), 1, 1)
+        program = ev.ProgramRecord(
+            "b" * 64, 10, conftest.LAYOUT.to_json(), DataCard(shape=(3,), classes=2), 1, 1, *scored(2)
+        )
         initial = ev.Snapshot(0, "c" * 64, 20, "d" * 32)
         decision = decide(None, cmd.CreateRun("run", run_file, program, initial), 1000.0)
         (created,) = decision.events
@@ -122,14 +125,14 @@ class Run(RuleBasedStateMachine):
     def hello(self, name: str) -> None:
         if name in self.script.state.clients and not self.script.state.clients[name].revoked:
             self.script.epoch += 1
-            self.do(cmd.Hello(name, self.script.epoch, 100))
+            self.do(cmd.ConnectClient(name, self.script.epoch, 100))
 
     @rule(name=st.sampled_from(NAMES), stale=st.booleans())
     def goodbye(self, name: str, stale: bool) -> None:
         presence = self.script.state.presence.get(name)
         if presence is not None:
             was = presence.connected
-            self.do(cmd.Goodbye(name, presence.epoch - stale))
+            self.do(cmd.DisconnectClient(name, presence.epoch - stale))
             assert self.script.state.presence[name].connected == (was and stale)
 
     @precondition(lambda self: self.script.state.current is not None)
@@ -205,7 +208,7 @@ class Run(RuleBasedStateMachine):
         if unevaluated and state.phase is not Phase.FINISHED:
             before = state.progress.good
             accuracy = 0.5 if loss <= 2 else 0.1
-            self.do(cmd.RecordEvaluation(state.version, accuracy, loss, 10))
+            self.do(cmd.RecordEvaluation(state.version, accuracy_of(accuracy), loss, 10))
             now = self.script.state
             lost = math.isnan(loss) or loss > 3 * min(self.losses, default=math.inf)
             assert bool(now.progress.rejected) == (lost and before is not None)
@@ -306,13 +309,13 @@ class Run(RuleBasedStateMachine):
             assert state.credentials == {client.credential_sha256: name for name, client in state.clients.items()}
 
 
-def test_any_order_of_commands(event_log: Logs, tmp_path: Path) -> None:
+def test_any_order_of_commands(backend: Backend, tmp_path: Path) -> None:
     numbers = itertools.count()
 
     def open_log() -> EventLog:
         folder = tmp_path / str(next(numbers))
         folder.mkdir()
-        return event_log.open(folder)
+        return backend.open(folder).log
 
     class Over(Run):
         pass

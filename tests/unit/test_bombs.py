@@ -25,9 +25,9 @@ from tests.client.hostile_programs import constant, graph, model
 from tests.faults.bombs import Member, array_header, deflated, gzipped, png, reading, zipped
 from tests.faults.small import LAYOUT
 from tests.fuzz.data_files import BATCH, TABLE, archive, image
-from zowarmup.common.codec import encode_commit
-from zowarmup.common.steps import Step
-from zowarmup.common.work import Commit
+from zowarmup.common.exact.replica import Commit
+from zowarmup.common.exact.steps import Step
+from zowarmup.common.messages.codec import encode_commit
 
 HUGE = 256 << 20
 MOST_MB = 96.0

@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import re
+import runpy
 import tomllib
 from collections import defaultdict
 from dataclasses import asdict, fields, replace
@@ -14,18 +15,16 @@ import numpy as np
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.common.directions import lanes
-from zowarmup.common.grid import Grid
-from zowarmup.common.layout import Block, Layout, digest
-from zowarmup.common.methods import SECTIONS as ALGORITHMS
-from zowarmup.common.permutation import permutation, words
-from zowarmup.common.run import ClientSpec
-from zowarmup.common.steps import Direction, Step, apply_steps, perturb
-from zowarmup.common.submodel import half_width
+from zowarmup.common.algorithms import SECTIONS as ALGORITHMS
+from zowarmup.common.exact.directions import lanes, permutation, words
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Block, Layout, digest, half_width
+from zowarmup.common.exact.steps import Direction, Step, apply_steps, perturb
+from zowarmup.common.settings.run import ClientSpec
 from zowarmup.data import load
 from zowarmup.data.card import card_of
-from zowarmup.server.runfile import read_run_file
-from zowarmup.server.sampling import pool_seed
+from zowarmup.server.core.sampling import pool_seed
+from zowarmup.server.setup.run_file import read_run_file
 from zowarmup.v1 import coordinator_pb2 as wire
 
 REPOSITORY = Path(__file__).parents[2]
@@ -54,6 +53,19 @@ def test_the_example_loads_and_names_every_field() -> None:
         (text,) = (part for part in said if part.startswith(f"[{section}]"))
         named = set(re.findall(r"^(?:# )?(\w+) = ", text, re.MULTILINE))
         assert {field.name for settings in methods.values() for field in fields(settings)} == named
+
+
+@pytest.mark.parametrize("plugin", ["majority_vote", "regression"])
+def test_the_run_files_of_the_plugins_load_and_their_commands_name_them(
+    plugin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = REPOSITORY / "examples/plugins"
+    monkeypatch.syspath_prepend(str(folder))
+    run = read_run_file(folder / f"{plugin}.toml")
+    (name,) = (name for name in (run.zeroth_order.algorithm, run.model.task) if name.startswith(f"{plugin}:"))
+    said = (folder / f"{plugin}.py").read_text(encoding="utf-8")
+    assert f"zowarmup-server examples/plugins/{plugin}.toml" in said and said.count(f"--allow-model {name}") == 2
+    assert f"--server {run.server.address}" in said
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -130,33 +142,68 @@ def test_the_table_of_liars_is_what_was_measured() -> None:
     assert [cells for _, *cells in part] == [[shown("3", name, column) for column in columns[1:]] for name in attacks]
 
 
-# Which section of docs/structure.md has a folder's files, and what it says before their names.
-SECTIONS = {
-    "common": ("The common files", ""),
-    "common/methods": ("The common files", "methods/"),
-    "common/models": ("The common files", "models/"),
-    "common/tasks": ("The common files", "tasks/"),
-    "data": ("The data's files", ""),
-    "server": ("The server's files", ""),
-    "client": ("The client's files", ""),
-    "client/fleet": ("The client's files", "fleet/"),
-    "cli": ("The command's files", ""),
-    "cli/experiment": ("An experiment's files", ""),
-}
+def test_every_room_and_every_file_says_what_it_is() -> None:
+    printed = runpy.run_path(str(REPOSITORY / "docs/files.py"))
+    rooms = list(printed["rooms"]())
+    assert len(rooms) > 20 and sum(len(files) for _, _, files in rooms) > 100
+    silent = [room for room, about, _ in rooms if not about.endswith(".")]
+    silent += [f"{room}/{name}" for room, _, files in rooms for name, about in files if not about.endswith(".")]
+    assert silent == []
 
 
-def files_column(title: str) -> str:
-    """The first column of the table in a section of docs/structure.md."""
-    text = (REPOSITORY / "docs/structure.md").read_text(encoding="utf-8")
-    section = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-    return "\n".join(re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE))
+def test_the_table_of_rooms_is_what_docstrings_and_rules_say() -> None:
+    made = runpy.run_path(str(REPOSITORY / "docs/files.py"))["with_table"]
+    structure = (REPOSITORY / "docs/structure.md").read_text(encoding="utf-8")
+    assert structure == made(structure), "docs/structure.md: run `make docs`"
 
 
-@pytest.mark.parametrize("folder", SECTIONS)
-def test_the_structure_names_every_file_and_none_that_is_gone(folder: str) -> None:
-    title, before = SECTIONS[folder]
-    named = re.findall(rf"`{before}([a-z_]+\.py)`", files_column(title))
-    assert sorted(named) == sorted(p.name for p in (REPOSITORY / folder).glob("*.py") if p.name != "__init__.py")
+ROOMS = ("common", "data", "server", "client", "cli", "lab")
+TOPS = (*ROOMS, "proto", "deploy", "benchmarks", "tests", "docs", "examples")
+PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(TOPS)})/[\w./-]*\w")
+FILE = re.compile(r"`([a-z0-9_]+\.(?:py|md|toml|proto|sh))`")
+MODULE = re.compile(rf"\bzowarmup\.((?:{'|'.join(ROOMS)})(?:\.\w+)*)")
+
+
+def exists(path: str) -> bool:
+    """From the top of the repository, or of tests/."""
+    return (REPOSITORY / path).exists() or (REPOSITORY / "tests" / path).exists()
+
+
+def is_a_file(name: str) -> bool:
+    """At the top of the repository or anywhere in its folders."""
+    return (REPOSITORY / name).exists() or any(any(REPOSITORY.glob(f"{top}/**/{name}")) for top in TOPS)
+
+
+def is_defined(dotted: str) -> bool:
+    """A module, a room, or what one of them has."""
+    path, _, name = dotted.replace(".", "/").rpartition("/")
+    files = (REPOSITORY / f"{path}.py", REPOSITORY / path / "__init__.py")
+    inside = any(file.exists() and re.search(rf"\b{name}\b", file.read_text(encoding="utf-8")) for file in files)
+    return inside or exists(f"{path}/{name}".lstrip("/")) or exists(f"{path}/{name}.py".lstrip("/"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_path_and_module_that_is_named_exists(document: Path) -> None:
+    lines = document.read_text(encoding="utf-8").splitlines()
+    text = "\n".join(line for line in lines if "in its repository" not in line)
+    missing = {path for path in PATH.findall(text) if not exists(path)}
+    missing |= {name for name in FILE.findall(text) if not is_a_file(name)}
+    missing |= {dotted for dotted in MODULE.findall(text) if not is_defined(dotted)}
+    assert missing == set()
+
+
+def test_the_glossary_is_in_order_and_its_names_are_where_it_says() -> None:
+    section = (
+        (REPOSITORY / "docs/structure.md").read_text(encoding="utf-8").partition("## Glossary")[2].partition("\n## ")[0]
+    )
+    rows = re.findall(r"^\| ([a-z -]+) \| (.+) \| (.+) \|$", section, re.MULTILINE)[1:]
+    terms = [term for term, _, _ in rows]
+    assert len(terms) > 50 and terms == sorted(set(terms))
+    for term, _, place in rows:
+        lives = re.findall(r"`(\w+)` \(`([\w/]+\.py)`\)", place)
+        assert lives, term
+        for name, file in lives:
+            assert re.search(rf"\b{name}\b", (REPOSITORY / file).read_text(encoding="utf-8")), (term, name, file)
 
 
 def test_the_protocol_names_every_call_and_every_message_of_a_stream() -> None:

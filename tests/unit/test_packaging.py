@@ -12,7 +12,7 @@ import pytest
 
 import zowarmup.v1.coordinator_pb2 as messages
 import zowarmup.v1.coordinator_pb2_grpc as services
-from zowarmup.common.run import VERSION
+from zowarmup.common.settings.run import VERSION
 
 REPOSITORY = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ def test_the_wheel_holds_every_room_and_the_generated_code(wheel: zipfile.ZipFil
     held = set(wheel.namelist())
     files = {f"zowarmup/{path.relative_to(REPOSITORY)}" for room in ROOMS for path in (REPOSITORY / room).rglob("*.py")}
     files |= {f"zowarmup/v1/{name}" for name in ("__init__.py", "coordinator_pb2.py", "coordinator_pb2_grpc.py")}
-    files |= {f"zowarmup/{room}/py.typed" for room in [*ROOMS, "v1"]} | {"zowarmup/data/digits.npz"}
+    files |= {"zowarmup/__init__.py", "zowarmup/py.typed", "zowarmup/data/digits.npz"}
     assert files - held == set()
     assert {name.split("/")[0] for name in held} == {"zowarmup", INFO}
     assert any(name.endswith("licenses/LICENSE") for name in held)

@@ -1,0 +1,158 @@
+"""Work on a run on disk, without its coordinator: export a version, check, repair, copy."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.system.command import CommandError, Usage
+from zowarmup.common.system.files import replacing
+from zowarmup.server.setup.continuation import Left
+from zowarmup.server.store.archive import ArchiveError, Copied, back_up, open_archive
+from zowarmup.server.store.blobs import BlobError
+from zowarmup.server.store.fsck import CheckReport, check, locked, repair
+from zowarmup.server.store.ledger import LedgerError
+
+RUNS_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    version: int
+    digest: str
+    files: tuple[Path, ...]
+    card: DataCard
+
+
+def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
+    """Write both files of a version, the newest where it is None. Raises Usage where that version is not kept, naming
+    those that are, and CommandError where the run cannot be read, its weights do not have their digest, or nothing can be
+    written."""
+    from safetensors.numpy import save
+
+    if prefix.name in ("", ".."):
+        raise Usage(f"--out {str(prefix)!r}: must end in a name for the files, such as models/digits")
+    try:
+        archive = open_archive(data_dir)
+        kept = archive.versions()
+        chosen = max(kept) if version is None else version
+        if chosen not in kept:
+            raise Usage(f"--version {chosen}: is not kept; kept are {ranges(kept)}")
+        weights, grid = archive.weights(chosen)
+        program = archive.program
+    except ArchiveError as error:
+        raise CommandError(str(error)) from error
+    found = archive.layout.digest(weights).hex()
+    if found != archive.digest(chosen):
+        raise CommandError(
+            f"version {chosen} in {data_dir} has digest {found}, the run has {archive.digest(chosen)}: "
+            "its files are damaged; restore them from a backup or export another version"
+        )
+    tensors, card = archive.layout.views(weights), archive.state.program.card
+    origin = {
+        "run": archive.name,
+        "run_id": archive.state.run_id,
+        "version": str(chosen),
+        "digest": found,
+        "grid": ",".join([str(grid.exponent), *(f"{start}:{exponent}" for start, exponent in grid.ranges)]),
+        "data_card": card.to_json(),
+        "inputs": card.recipe,
+        "phase": archive.history.versions[chosen].phase,
+        **Left.by(archive, chosen).metadata(),
+    }
+    files = (
+        _written(Path(f"{prefix}.safetensors"), save(tensors, metadata=origin)),
+        _written(Path(f"{prefix}.onnx"), complete(program, tensors, origin)),
+    )
+    return Exported(chosen, found, files, card)
+
+
+def complete(program: bytes, tensors: dict[str, Any], origin: dict[str, str]) -> bytes:
+    """The ONNX graph with float32 `tensors` as initialisers instead of inputs. Raises CommandError where the graph has an
+    input that is neither the data nor one of them."""
+    import onnx
+    from onnx import numpy_helper
+
+    try:
+        model = onnx.load_from_string(program)
+    except DecodeError as error:
+        raise CommandError("the run's program is no ONNX graph: restore the data directory from a backup") from error
+    left = [value for value in model.graph.input if value.name not in tensors]
+    if [value.name for value in left] != ["inputs"]:
+        raise CommandError(f"the run's program needs {[v.name for v in left]}: it does not belong to the run's layout")
+    del model.graph.input[:]
+    model.graph.input.extend(left)
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in tensors.items())
+    onnx.helper.set_model_props(model, origin)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def ranges(versions: list[int]) -> str:
+    """0 to 10, 50, 100 to 210."""
+    runs: list[tuple[int, int]] = []
+    for version in versions:
+        if runs and runs[-1][1] == version - 1:
+            runs[-1] = (runs[-1][0], version)
+        else:
+            runs.append((version, version))
+    shown = [str(first) if first == last else f"{first} to {last}" for first, last in runs]
+    if len(shown) > RUNS_SHOWN:
+        shown = [*shown[: RUNS_SHOWN - 1], "...", shown[-1]]
+    return ", ".join(shown)
+
+
+def _written(path: Path, content: bytes) -> Path:
+    """Write beside it and rename, so that nobody ever sees half of it."""
+    try:
+        with replacing(path, f".{os.getpid()}.new") as partial:
+            partial.write_bytes(content)
+    except OSError as error:
+        raise CommandError(
+            f"--out: {path} cannot be written: {error.strerror or error}; name a prefix in a folder that can"
+        ) from error
+    return path
+
+
+def fsck(data_dir: Path, mend: bool) -> CheckReport:
+    """Check a data directory, or repair it. Raises CommandError where it is in use or beyond both."""
+    try:
+        with locked(data_dir):
+            return repair(data_dir) if mend else check(data_dir)
+    except (ArchiveError, BlobError, LedgerError) as error:
+        raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(f"{data_dir} cannot be read: {error.strerror or error}") from error
+
+
+def backup(data_dir: Path, out: Path) -> Copied:
+    """Copy a data directory to a new folder. Raises CommandError where that cannot be done."""
+    try:
+        return back_up(data_dir, out)
+    except (ArchiveError, BlobError, LedgerError) as error:
+        raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(f"{error.filename or out} cannot be copied: {error.strerror or error}") from error
+
+
+def report_text(report: CheckReport, data_dir: Path, as_json: bool) -> str:
+    """The report, for a person or a program."""
+    if as_json:
+        return json.dumps(asdict(report))
+    lines = [f"{report.events} events, {report.checked} versions recomputed"]
+    lines += [f"damaged: {problem}" for problem in report.problems]
+    lines += [f"note: {note}" for note in report.notes[:3]]
+    if report.digest:
+        newest = "last good version" if report.problems else "version"
+        lines.append(f"{newest} {report.version}, digest {report.digest}")
+    if report.kept:
+        lines.append(f"the run goes on from version {report.version}; all that was found is kept in {report.kept}")
+    elif report.problems:
+        lines.append(f"`zowarmup fsck {data_dir} --repair` goes back to the last good version and keeps what is there")
+    else:
+        lines.append("nothing is damaged")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Diagnostics: obstacles to taking part, each with its remedy, and the cost of a device's work."""

@@ -1,0 +1,1 @@
+"""The work of a device: which it takes on, and its computation."""

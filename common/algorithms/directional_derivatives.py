@@ -1,0 +1,217 @@
+"""Directional derivatives: finite differences (SPSA) by forward passes, exact ones of a gradient, and Gaussian
+directions.
+
+A probe moves the weights in place and back, MeZO's way (arXiv 2305.17333), made exact: on the grid, what it adds it
+takes back, whatever is raised in between. The derivative along z is (L(w + eps z) - L(w - eps z)) / (2 eps), L the mean
+loss over the probe's own examples. The head's gradient comes with the same forward passes where it is asked for.
+
+z . g is what a probe along z would find if its length went to zero and it saw no noise. So a client that has a gradient
+can send projections of it in the place of probes, and whoever aggregates them need not care (Ferret, arXiv 2409.06277).
+
+Directions with approximately normal entries, for the paper's ablation, are made of sign vectors. Normal variates need a
+logarithm or an exponential, and those differ between machines in the last bit. A quarter of the sum of 16 random signs
+needs nothing: it has mean 0, variance 1 and a binomial distribution, whose fourth moment is 2.875 where the normal
+one's is 3 (and a sign's 1). Gaussian direction k is the sum of the directions 16 k ... 16 k + 15 of its stream, and a
+step along it is a step along those: as exact and as portable as signs are, at 16 ticks in a commit instead of one.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.algorithms.protocol import Forward
+from zowarmup.common.algorithms.step_builder import Move
+from zowarmup.common.exact.directions import DIRECTIONS_PER_GROUP, walk
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Block
+from zowarmup.common.exact.steps import PIECE, Direction, Step, Weights, apply_steps, perturb, swap_direction
+
+
+def project(gradient: NDArray[np.float64], seed: int, block: Block, count: int, first: int = 0) -> list[float]:
+    """Exact directional derivatives z_k . g along directions of one stream.
+
+    Args:
+        gradient: g, float64 (block.size,).
+        seed: Of the stream, 0 to 2^64 - 1.
+        block: The parameters that `gradient` is of.
+        count: Number of directions.
+        first: The first of them.
+
+    Returns:
+        For each direction k = first .. first + count - 1, in the unit of the gradient.
+    """
+    found: list[float] = []
+    begin = first // DIRECTIONS_PER_GROUP
+    for group in range(begin, -(-(first + count) // DIRECTIONS_PER_GROUP)):
+        sums = np.zeros(DIRECTIONS_PER_GROUP)
+        for start, lane in walk(seed, group, block.start, block.stop, PIECE):
+            piece = gradient[start - block.start : start - block.start + lane.size]
+            positive = np.unpackbits(lane[:, None], axis=1, bitorder="little")
+            # A sign is twice its bit less one.
+            sums += 2 * (piece @ positive) - piece.sum()
+        found += sums.tolist()
+    return found[first - begin * DIRECTIONS_PER_GROUP :][:count]
+
+
+def as_float32(values: Sequence[float]) -> tuple[float, ...]:
+    """What the wire carries."""
+    with np.errstate(over="ignore"):  # becomes infinite, which Scalars refuses
+        return tuple(np.array(values, dtype=np.float64).astype(np.float32).tolist())
+
+
+GAUSSIAN_SIGNS = 2 * DIRECTIONS_PER_GROUP
+"""The signs in an entry: whole groups, so that a direction costs two look-ups."""
+GAUSSIAN_ROOT = math.isqrt(GAUSSIAN_SIGNS)
+
+
+def over_signs(move: Move) -> list[Move]:
+    """A move along a Gaussian direction as moves along its signs."""
+    first = GAUSSIAN_SIGNS * move.direction
+    return [move._replace(direction=first + part, length=move.length / GAUSSIAN_ROOT) for part in range(GAUSSIAN_SIGNS)]
+
+
+def summed_signs(projections: Sequence[float]) -> list[float]:
+    """Projections on Gaussian directions, from those on their signs, one direction after another."""
+    return [
+        math.fsum(projections[start : start + GAUSSIAN_SIGNS]) / GAUSSIAN_ROOT
+        for start in range(0, len(projections), GAUSSIAN_SIGNS)
+    ]
+
+
+def displace(weights: Weights, grid: Grid, directions: Sequence[tuple[Direction, int]]) -> None:
+    """Move the weights along Gaussian directions, in one walk, in place.
+
+    Args:
+        weights: Float32 (size,), or a device's vector.
+        grid: That the weights lie on.
+        directions: Pairs of a Gaussian direction and the ticks to move by along each of its signs.
+
+    Raises:
+        HeadroomExceeded: A weight would leave the grid; nothing is changed.
+    """
+    steps = [
+        Step(d.seed, d.block, (0,) * (GAUSSIAN_SIGNS * d.index) + (ticks,) * GAUSSIAN_SIGNS) for d, ticks in directions
+    ]
+    apply_steps(weights, grid, steps)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Probe:
+    """A direction, and the examples to try it on.
+
+    Args:
+        direction: Along which the weights are moved to either side.
+        examples: Indices into the local data, int64 (n,), at least one.
+    """
+
+    direction: Direction
+    examples: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Measured:
+    """What probes have found.
+
+    Args:
+        derivatives: The directional derivative of each probe, nats per unit of weight.
+        head_gradient: The mean gradient of the head, float64 (head block's size,); None where it was not asked for.
+    """
+
+    derivatives: list[float]
+    head_gradient: NDArray[np.float64] | None
+
+
+def measure(
+    weights: Weights,
+    grid: Grid,
+    forward: Forward,
+    probes: Sequence[Probe],
+    eps: float,
+    head: bool,
+    normal: bool = False,
+) -> Measured:
+    """Measure directional derivatives by finite differences, one probe after another.
+
+    The derivative along z is (L(w + eps z) - L(w - eps z)) / (2 eps), L the mean loss over the probe's examples (MeZO,
+    arXiv 2305.17333). `weights` are bit for bit what they were when this returns or raises. What `forward` raises is
+    passed on.
+
+    Args:
+        weights: Float32 (layout.size,), or a device's vector; on `grid` in the probed block, moved in place under
+            `forward`.
+        grid: That they lie on.
+        forward: The model's forward pass at `weights` as they are when it is called.
+        probes: At least one, in the order to take them, with directions of one block.
+        eps: How far to either side, in units of a weight; rounded to whole ticks, at least one.
+        head: Whether to collect the head's gradient, from the same forward passes.
+        normal: Whether the directions are Gaussian ones, whose every sign moves by whole ticks.
+
+    Returns:
+        A derivative for each probe. The head's gradient is averaged over both sides of every probe, which leaves an
+        error of the order of eps^2.
+
+    Raises:
+        HeadroomExceeded: `eps` is beyond the grid.
+    """
+    root = GAUSSIAN_ROOT if normal else 1
+    block = probes[0].direction.block
+    unit = grid.over(block.start, block.stop)
+    ticks = unit.whole_ticks(eps / root)
+    derivatives: list[float] = []
+    gradient: NDArray[np.float64] | float = 0.0
+    previous, displaced = probes[0], 0
+    try:
+        for index, probe in enumerate(probes):
+            leaving = previous.direction if index else None
+            _enter(weights, grid, leaving, probe.direction, ticks, normal)
+            previous, displaced = probe, ticks
+            above = forward.evaluate(probe.examples, head)
+            _move(weights, grid, probe.direction, -2 * ticks, normal)
+            displaced = -ticks
+            below = forward.evaluate(probe.examples, head)
+            derivatives.append((above.loss_sum - below.loss_sum) / len(probe.examples) / (2 * root * ticks * unit.tick))
+            if above.head_gradient_sum is not None and below.head_gradient_sum is not None:
+                gradient = gradient + above.head_gradient_sum + below.head_gradient_sum
+    finally:
+        if displaced:
+            _move(weights, grid, previous.direction, -displaced, normal)
+    # Averaged over both sides of every probe, which leaves an error of the order of eps^2.
+    total = 2 * sum(len(probe.examples) for probe in probes)
+    return Measured(derivatives, np.asarray(gradient) / total if head else None)
+
+
+def head_gradient(forward: Forward, examples: int) -> NDArray[np.float64]:
+    """The gradient of the mean loss over all of the local data by the head's parameters, from one forward pass.
+
+    Args:
+        forward: The model's.
+        examples: How many the client holds, at least 1.
+
+    Returns:
+        Float64 (head block's size,).
+    """
+    found = forward.evaluate(np.arange(examples, dtype=np.int64), True).head_gradient_sum
+    assert found is not None
+    return found / examples
+
+
+def _move(weights: Weights, grid: Grid, direction: Direction, ticks: int, normal: bool) -> None:
+    if normal:
+        displace(weights, grid, [(direction, ticks)])
+    else:
+        perturb(weights, grid, direction, ticks)
+
+
+def _enter(
+    weights: Weights, grid: Grid, leaving: Direction | None, entering: Direction, ticks: int, normal: bool
+) -> None:
+    """To the upper side of a direction, from the lower side of the one before, if there is one."""
+    if leaving is None:
+        _move(weights, grid, entering, ticks, normal)
+    elif normal:
+        displace(weights, grid, [(leaving, ticks), (entering, ticks)])
+    else:
+        swap_direction(weights, grid, leaving, entering, ticks)

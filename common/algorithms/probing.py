@@ -1,0 +1,130 @@
+"""Settings that all algorithms have in common which probe.
+
+What only some of them can set is a property with the value that it has for the others; these have a field of that name.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+from zowarmup.common.algorithms.settings import ZerothOrder, require, require_clip
+from zowarmup.common.exact.layout import HEAD
+from zowarmup.common.messages.values import Computation, Tier
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbingSettings(ZerothOrder):
+    """What all algorithms have that probe: what a client computes, and what moves the model.
+
+    Args:
+        directions: Random signs ("signs") or, for the paper's ablation, approximately normal variates ("gaussian").
+        probes: S, the number of directions of a client in a round, 1 to 4096.
+        slices: Each probe on its own slice of the local data ("own"), or on the whole of it ("whole", as in the paper).
+        eps: The length of a probe, in units of a weight, above 0 and at most 1.
+        tau: The paper's redundant scale of z, folded into `eps` and `rate`, above 0 and at most 1000.
+        step: "normalized" divides by the round's root-mean-square probe scalar and anneals `rate` linearly to near
+            zero; "raw" is the paper's; "adam" divides by the running root mean square of a block's estimate, so that
+            `rate` is about how far each parameter moves, and anneals.
+        beta2: Of that running mean over the rounds, with "adam", 0 to below 1.
+        clip: A client's scalars whose root mean square is more than this many times that of the others are scaled down
+            to it (`robust_aggregation`); 0: none are.
+
+    Raises:
+        ValueError: A setting is out of its range, or has no meaning beside another; the sentence names it.
+    """
+
+    directions: Literal["signs", "gaussian"] = "signs"
+    probes: int = 32
+    slices: Literal["own", "whole"] = "own"
+    eps: float = 1e-3
+    tau: float = 1.0
+    step: Literal["normalized", "raw", "adam"] = "normalized"
+    beta2: float = 0.99
+    clip: float = 2.5
+
+    def __post_init__(self) -> None:
+        ZerothOrder.__post_init__(self)
+        require(1 <= self.probes <= 4096, "probes", self.probes, "1 to 4096")
+        longest = self.local_steps * max(self.probes, self.head_projections)
+        normal = self.directions == "gaussian"
+        require(
+            not normal or longest <= 512, "probes", self.probes, 'at most 512 in a round with directions = "gaussian"'
+        )
+        require(0 < self.eps <= 1, "eps", self.eps, "above 0 and at most 1")
+        require(0 < self.tau <= 1000, "tau", self.tau, "above 0 and at most 1000")
+        require(0 <= self.beta2 < 1, "beta2", self.beta2, "0 to below 1")
+        if self.step == "adam":
+            require(not self.steps_locally, "step", self.step, "another one where clients take steps of their own")
+        else:
+            require(self.beta2 == 0.99, "beta2", self.beta2, f'0.99, the default, with step "{self.step}"')
+        require_clip(self.clip)
+
+    # What an algorithm does not have as a setting.
+    @property
+    def head_projections(self) -> int:
+        return 0
+
+    @property
+    def gradient_projections(self) -> int:
+        return 0
+
+    @property
+    def local_steps(self) -> int:
+        return 1
+
+    @property
+    def local_rate(self) -> float:
+        return 0.0
+
+    @property
+    def aggregate(self) -> str:
+        return "mean"
+
+    @property
+    def trim(self) -> float:
+        return 0.25
+
+    @property
+    def steps_locally(self) -> bool:
+        return self.local_steps > 1
+
+    def computation(self, tier: Tier) -> Computation | None:
+        return Computation.GRADIENT if tier is Tier.HIGH and self.gradient_projections else Computation.FORWARD
+
+    def slowed(self, factor: float) -> Self:
+        """At `factor` times the learning rate, that of clients' own steps included."""
+        if factor == 1:
+            return self
+        local: dict[str, Any] = {"local_rate": self.local_rate * factor} if self.local_rate else {}
+        return replace(self, rate=self.rate * factor, **local)
+
+    def largest_batch(self, examples: int) -> int:
+        sliced = self.slices == "own" and self.train != HEAD
+        longest = -(-examples // min(self.probes, examples)) if sliced else examples
+        return min(self.micro_batch, longest)
+
+    def annealed(self, rate: float, done: int) -> float:
+        return rate if self.step == "raw" else rate * (1 - done / max(1, self.rounds))
+
+    @property
+    def first_move(self) -> float:
+        """A normalised step moves each weight by about rate / sqrt(directions a round), Adam's by about rate."""
+        each = self.head_projections if self.train == HEAD else self.probes
+        directions = each if self.shared_directions else self.clients_per_round * each
+        return {"raw": 0.0, "adam": self.rate, "normalized": self.rate / math.sqrt(directions)}[self.step]
+
+
+def check_local_steps(spec: ProbingSettings) -> None:
+    """Raises ValueError naming the setting of the head's projections or of local steps that is wrong."""
+    require(0 <= spec.head_projections <= 4096, "head_projections", spec.head_projections, "0 to 4096")
+    require(1 <= spec.local_steps <= 1024, "local_steps", spec.local_steps, "1 to 1024")
+    longest = spec.local_steps * max(spec.probes, spec.head_projections)
+    require(longest <= 4096, "local_steps", spec.local_steps, "so few that there are at most 4096 scalars of a kind")
+    check_local_rate(spec)
+
+
+def check_local_rate(spec: ProbingSettings) -> None:
+    """Raises ValueError where the learning rate of local steps is wrong."""
+    require(0 <= spec.local_rate <= 1000, "local_rate", spec.local_rate, "0 (as rate) to 1000")
+    stepping = spec.steps_locally or not spec.local_rate
+    require(stepping, "local_rate", spec.local_rate, "0 where a client takes no steps of its own (local_steps = 1)")

@@ -1,0 +1,415 @@
+"""The model as one flat vector: the position of each tensor, the blocks that directions live in, and a half-width part.
+
+Trainable parameters come first, in the model's order with the head's tensors last among them; buffers (running mean and
+variance of BatchNorm) follow and belong to no block, so no step moves them. Every participant reads the same layout, so
+a place in the vector means the same parameter everywhere. A digest of the vector's bytes says whether two replicas are
+equal.
+
+The half-width submodel is after HeteroFL (Diao, Ding, Tarokh, arXiv 2010.01264): a weight of shape (n, m, ...) becomes
+its leading (ceil(n / 2), ceil(m / 2), ...), where n counts the layer's own units or channels, and m those that it
+reads. What the model reads and what it decides on stay whole: the inputs of the first layer, the classes of the head.
+Everything follows from the layout, so coordinator and client have the same map and none travels. Seen as a matrix of
+shape[0] rows, what is kept of a tensor is its upper left corner. So the part's flat vector lists places of the whole's
+in ascending order, and what lies in any range of the whole is one range of the part: both can be read piece by piece.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Self
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from zowarmup.common.untrusted import strictly
+
+MOST_AXES = 8
+ALL, NORM, HEAD, LAYERS = "all", "norm", "head", "layers:"
+"""What zeroth-order rounds may move: everything; what has one axis, scales and shifts of normalisation and biases, and the
+head; the head alone; tensors whose names match one of the patterns that follow, and the head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """The position of a tensor: it occupies [start, stop) of the flat vector, row-major.
+
+    Args:
+        name: The model's name for it, not empty.
+        shape: At most MOST_AXES extents, each at least 1; () is a single number.
+        start: Place of its first value, at least 0.
+
+    Raises:
+        ValueError: A field is out of its range.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("layout: a tensor has no name")
+        if self.start < 0 or len(self.shape) > MOST_AXES or any(extent < 1 for extent in self.shape):
+            raise ValueError(
+                f"layout: tensor {self.name} has start {self.start} and shape {self.shape[: MOST_AXES + 1]}"
+            )
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A named range [start, stop) of parameters, never empty.
+
+    Args:
+        name: Not empty.
+        start: First place, at least 0.
+        stop: Place after the last.
+
+    Raises:
+        ValueError: There is no name, or the range is empty or begins below 0.
+    """
+
+    name: str
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("layout: a block has no name")
+        if not 0 <= self.start < self.stop:
+            raise ValueError(f"layout: block {self.name} is [{self.start}, {self.stop}), which is not a range")
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The linear classifier that the model ends in.
+
+    Args:
+        weight_name: The tensor of its weight, (classes, features).
+        bias_name: The tensor of its bias, (classes,); None where it has no bias.
+        features: How many inputs it has.
+        classes: How many logits it gives.
+    """
+
+    weight_name: str
+    bias_name: str | None
+    features: int
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The order of the tensors in the flat vector, and its blocks.
+
+    Args:
+        tensors: One after another in [0, size), all float32; the trainable ones come first.
+        trainable: Where the trainable range [0, trainable) ends, at the end of a tensor.
+        size: Number of values in the vector.
+        blocks: The first is "all" = [0, trainable), and all lie within that.
+        head: Its weight and then its bias end the trainable range at some h > 0, and "trunk" = [0, h) and "head" = [h,
+            trainable) are blocks too; None where the model does not end in a linear classifier.
+        frozen: Where what zeroth-order rounds move begins, at the start of a tensor: they move [frozen, trainable). Where
+            that is more than the head and not everything, "probed" = [frozen, h or trainable) is a block.
+
+    Raises:
+        ValueError: The fields contradict each other, or two tensors or two blocks have one name.
+    """
+
+    tensors: tuple[Tensor, ...]
+    trainable: int
+    size: int
+    blocks: tuple[Block, ...]
+    head: Head | None = None
+    frozen: int = 0
+
+    def __post_init__(self) -> None:
+        place = 0
+        for tensor in self.tensors:
+            if tensor.start != place:
+                raise ValueError(
+                    f"layout: tensor {tensor.name} starts at {tensor.start}, the one before ends at {place}"
+                )
+            place = tensor.stop
+        if place != self.size:
+            raise ValueError(f"layout: the tensors end at {place}, size is {self.size}")
+        if self.trainable < 1 or self.trainable not in {tensor.stop for tensor in self.tensors}:
+            raise ValueError(f"layout: trainable = {self.trainable} is not the end of a tensor")
+        _require_unique("tensor", [tensor.name for tensor in self.tensors])
+        _require_unique("block", [block.name for block in self.blocks])
+        for block in self.blocks:
+            if block.stop > self.trainable:
+                raise ValueError(f"layout: block {block.name} ends at {block.stop}, beyond {self.trainable}")
+        if not self.blocks or self.blocks[0] != Block("all", 0, self.trainable):
+            raise ValueError(f'layout: the first block must be "all", [0, {self.trainable})')
+        if self.head is not None:
+            self._check_head(self.head)
+        edge = self.block("head").start if self.head else self.trainable
+        if self.frozen not in {tensor.start for tensor in self.tensors} or self.frozen > min(edge, self.trainable - 1):
+            raise ValueError(f"layout: frozen = {self.frozen} is not where a trainable tensor starts, up to the head")
+        if 0 < self.frozen < edge and Block("probed", self.frozen, edge) not in self.blocks:
+            raise ValueError(f'layout: with frozen = {self.frozen} there must be a block "probed" up to {edge}')
+
+    def _check_head(self, head: Head) -> None:
+        expected: list[tuple[str, tuple[int, ...]]] = [(head.weight_name, (head.classes, head.features))]
+        if head.bias_name is not None:
+            expected.append((head.bias_name, (head.classes,)))
+        trained = [tensor for tensor in self.tensors if tensor.stop <= self.trainable]
+        last = trained[-len(expected) :]
+        if [(tensor.name, tensor.shape) for tensor in last] != expected:
+            raise ValueError(f"layout: the trainable tensors do not end in the head's {expected}")
+        edge = last[0].start
+        if edge == 0:
+            raise ValueError("layout: a head needs a trunk before it")
+        if not {Block("trunk", 0, edge), Block("head", edge, self.trainable)} <= set(self.blocks):
+            raise ValueError(
+                f'layout: with a head there must be blocks "trunk", [0, {edge}), and "head", up to {self.trainable}'
+            )
+
+    def block(self, name: str) -> Block:
+        """The block of a name.
+
+        Args:
+            name: "all", or with a head "trunk" or "head", or another of `blocks`.
+
+        Raises:
+            ValueError: There is none; the sentence lists the names there are.
+        """
+        for block in self.blocks:
+            if block.name == name:
+                return block
+        raise ValueError(f"layout: no block {name!r}, there are {', '.join(block.name for block in self.blocks)}")
+
+    @property
+    def head_alone(self) -> bool:
+        """Whether everything before the head is frozen."""
+        return self.head is not None and self.frozen == self.block("head").start
+
+    @property
+    def edges(self) -> tuple[int, ...]:
+        """Where in the trainable range a block begins, but for its start: the grid's exponent may change there."""
+        return tuple(sorted({block.start for block in self.blocks} - {0}))
+
+    def views(self, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Each tensor of a vector, by name.
+
+        Args:
+            weights: Float32 (size,), contiguous.
+
+        Returns:
+            Views in the tensors' shapes: what changes one changes the other.
+
+        Raises:
+            ValueError: `weights` is something else.
+        """
+        if weights.dtype != np.float32 or weights.shape != (self.size,) or not weights.flags.c_contiguous:
+            raise ValueError(
+                f"weights are {weights.dtype} {weights.shape}, the layout is float32 ({self.size},) in one piece"
+            )
+        return {tensor.name: weights[tensor.start : tensor.stop].reshape(tensor.shape) for tensor in self.tensors}
+
+    def frozen_digest(self, weights: NDArray[np.float32]) -> bytes:
+        """The digest, 16 bytes, of what no zeroth-order round moves of `weights`, float32 (size,); empty where that is not
+        told apart."""
+        if not self.frozen:
+            return b""
+        found = digesting()
+        for part in (weights[: self.frozen], weights[self.trainable :]):
+            found.update(np.ascontiguousarray(part, dtype="<f4").data)
+        return found.digest()
+
+    def digest(self, weights: NDArray[np.float32], frozen: bytes | None = None) -> bytes:
+        """The digest of a replica.
+
+        Args:
+            weights: Float32 (size,).
+            frozen: Their `frozen_digest`, where it is known: then only what moves is read.
+
+        Returns:
+            16 bytes: `digest` of the weights, or where a part is frozen that of the frozen part's digest and, after it, of
+            [frozen, trainable).
+        """
+        if not self.frozen:
+            return digest(weights)
+        found = digesting()
+        found.update(self.frozen_digest(weights) if frozen is None else frozen)
+        found.update(np.ascontiguousarray(weights[self.frozen : self.trainable], dtype="<f4").data)
+        return found.digest()
+
+    def to_json(self) -> str:
+        """One line of JSON; equal layouts give equal text."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The layout that `to_json` has made a text of.
+
+        Args:
+            text: Of any origin.
+
+        Raises:
+            ValueError: It is not a layout; the sentence says what is wrong.
+        """
+        try:
+            return strictly(cls, json.loads(text), "layout")
+        except RecursionError as error:
+            raise ValueError(f"layout: {error}") from error
+
+
+def _require_unique(kind: str, names: list[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"layout: two {kind}s have the name {name}")
+        seen.add(name)
+
+
+def digest(weights: NDArray[np.float32]) -> bytes:
+    """The digest of a vector, which guards against accidents, not enemies.
+
+    Args:
+        weights: Float32, flat.
+
+    Returns:
+        xxh3-128 (seed 0, canonical big-endian form, 16 bytes) of the values as little-endian float32.
+    """
+    return xxhash.xxh3_128_digest(np.ascontiguousarray(weights, dtype="<f4").data)
+
+
+def digesting() -> xxhash.xxh3_128:
+    """A digest under way: `update` it with a vector's bytes, piece by piece; its `hexdigest` is then that of `digest`."""
+    return xxhash.xxh3_128()
+
+
+@dataclass(frozen=True, slots=True)
+class _Corner:
+    """Of a tensor of the whole vector, `rows` by `columns` from place `start` on, the first rows and columns, which are
+    in the part from place `first` on."""
+
+    start: int
+    rows: int
+    columns: int
+    first: int
+    kept_rows: int
+    kept_columns: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.rows * self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class Submodel:
+    """A part of the model that is a model itself.
+
+    Args:
+        whole: The layout of the whole model.
+        layout: The part's own, with tensors of the same names in the same order, each the leading part of the whole's.
+    """
+
+    whole: Layout
+    layout: Layout
+
+    def take(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The part's values of a vector of the whole.
+
+        Args:
+            weights: Float32 (whole.size,), contiguous.
+
+        Returns:
+            A new array, float32 (layout.size,).
+        """
+        part = np.empty(self.layout.size, np.float32)
+        theirs = self.whole.views(weights)
+        for name, view in self.layout.views(part).items():
+            view[...] = theirs[name][tuple(slice(extent) for extent in view.shape)]
+        return part
+
+    def held(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """Which of the whole's places start .. stop - 1 the part has.
+
+        Args:
+            start: First place in the whole's vector.
+            stop: Place after the last.
+
+        Returns:
+            Bool (stop - start,).
+        """
+        found = np.zeros(stop - start, np.bool_)
+        for corner in self._corners():
+            low, high = max(start, corner.start), min(stop, corner.stop)
+            if low < high:
+                top, skipped = divmod(low - corner.start, corner.columns)
+                rows = np.zeros((-(-(high - corner.start) // corner.columns) - top, corner.columns), np.bool_)
+                rows[: max(0, corner.kept_rows - top), : corner.kept_columns] = True
+                found[low - start : high - start] = rows.reshape(-1)[skipped : skipped + high - low]
+        return found
+
+    def before(self, place: int) -> int:
+        """How many of the whole's places 0 .. place - 1 the part has. So what it has of [a, b) is [before(a), before(b))
+        of its own vector.
+
+        Args:
+            place: In the whole's vector, 0 to whole.size.
+        """
+        for corner in self._corners():
+            if place < corner.stop:
+                row, column = divmod(place - corner.start, corner.columns)
+                rest = min(column, corner.kept_columns) if row < corner.kept_rows else 0
+                return corner.first + min(row, corner.kept_rows) * corner.kept_columns + rest
+        return self.layout.size
+
+    def _corners(self) -> Iterator[_Corner]:
+        for whole, part in zip(self.whole.tensors, self.layout.tensors, strict=True):
+            rows, kept = (tensor.shape[0] if tensor.shape else 1 for tensor in (whole, part))
+            yield _Corner(whole.start, rows, whole.size // rows, part.start, kept, part.size // kept)
+
+
+@lru_cache(maxsize=16)
+def half_width(layout: Layout) -> Submodel:
+    """The half-width part of a model.
+
+    Args:
+        layout: Its first tensor is the weight that reads the inputs; a tensor's first axis are units of the layer, and
+            its second, where it has one, those of the layer before.
+
+    Raises:
+        ValueError: The model does not end in a linear classifier: nothing says what its classes are.
+    """
+    if layout.head is None:
+        raise ValueError("the model does not end in a linear classifier, so it has no half-width part")
+    whole = {layout.head.weight_name, layout.head.bias_name}
+    tensors: list[Tensor] = []
+    trainable = place = 0
+    for number, tensor in enumerate(layout.tensors):
+        own, read, rest = tensor.shape[:1], tensor.shape[1:2], tensor.shape[2:]
+        if tensor.name not in whole:
+            own = tuple(map(half, own))
+        if number > 0:
+            read = tuple(map(half, read))
+        tensors.append(Tensor(tensor.name, own + read + rest, place))
+        place = tensors[-1].stop
+        trainable = place if tensor.stop <= layout.trainable else trainable
+    at = {theirs.start: mine.start for theirs, mine in zip(layout.tensors, tensors, strict=True)}
+    at[layout.trainable] = trainable
+    blocks = tuple(Block(block.name, at[block.start], at[block.stop]) for block in layout.blocks)
+    head = replace(layout.head, features=half(layout.head.features))
+    return Submodel(layout, Layout(tuple(tensors), trainable, place, blocks, head, at[layout.frozen]))
+
+
+def half(units: int) -> int:
+    """How many of so many units a half-width layer keeps: half of them, rounded up."""
+    return -(-units // 2)

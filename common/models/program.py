@@ -1,0 +1,193 @@
+"""The model's forward pass as the coordinator ships it: an ONNX graph whose weights are inputs.
+
+The inputs are bound once to views of the flat weight vector, so the vector is the model: change it in place and the
+next forward pass sees the change, with no copy.
+
+Memory, measured over batches of mixed sizes: ONNX Runtime's arena without its memory patterns peaks lowest and runs
+fastest. Without the arena the C library's allocator is left with gaps of tens of megabytes; a pattern reserves the
+activations in one piece, beside what the arena has already.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.text import printable
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, RunOptions, SessionOptions
+
+# ONNX Runtime would write to standard error itself, with names from the program in it; an exception says the same.
+_NOTHING_BUT_FATAL = 4
+# Below a file that is no folder, no file can be found, by whatever name: `graph` refuses tensors that name one.
+_NO_FOLDER = "/dev/null"
+_BEYOND_ARENA = "smaller than requested bytes"  # how ONNX Runtime says it
+# It would compute what does not depend on inputs when the graph is loaded, without a limit to memory or time. Of what the
+# exporter writes nothing is so, since the weights are inputs.
+_WITHOUT = ["ConstantFolding"]
+LONGEST_CAUSE = 300
+
+
+class ProgramFailed(Exception):
+    """A forward pass cannot be made: the sentence says why."""
+
+
+class ProgramMemory(ProgramFailed):
+    """A forward pass needs more memory than `limit_memory` allows."""
+
+
+class Halt:
+    """Ends what another thread is at with a program, loading it or a forward pass, between two operators: it raises there."""
+
+    def __init__(self) -> None:
+        self.loading: SessionOptions | None = None
+        self.running: RunOptions | None = None
+
+    def stop(self) -> None:
+        """Nothing happens where nothing is under way."""
+        if (loading := self.loading) is not None:
+            loading.set_load_cancellation_flag(True)
+        if (running := self.running) is not None:
+            running.terminate = True
+
+
+class Program:
+    """The forward pass over a flat vector of weights, which the caller keeps and may change between calls.
+
+    The graph's inputs are "inputs", float32 (n, *shape), and every tensor of the layout by its name; its outputs
+    "logits" and, where the layout has a head, "features".
+
+    Args:
+        onnx: The graph.
+        layout: Of the model.
+        weights: Float32 (layout.size,), contiguous.
+        threads: How many compute one pass.
+        halt: Ends the loading of the graph, and passes, from another thread.
+
+    Raises:
+        ValueError: The graph is another, or does anything but that (`graph`); ONNX Runtime cannot load it, it is larger
+            than half of what `limit_memory` allows; or `weights` are something else.
+    """
+
+    def __init__(
+        self,
+        onnx: bytes,
+        layout: Layout,
+        weights: NDArray[np.float32],
+        threads: int = 1,
+        halt: Halt | None = None,
+    ) -> None:
+        import onnxruntime
+
+        from zowarmup.common.models.graph import checked
+
+        views, self._halt = layout.views(weights), halt or Halt()
+        self._graph = checked(onnx, layout)
+        if (
+            _limit_bytes and 2 * len(onnx) > _limit_bytes
+        ):  # constants are taken beyond the limit, which then holds no longer
+            raise ValueError(
+                f"program: its {len(onnx)} bytes are more than half of the {_limit_bytes} that passes may take"
+            )
+        self._session = _session(self._graph.onnx, threads, self._halt)
+        self._weights = weights  # bound by address
+        self._options = onnxruntime.RunOptions()
+        self._binding = self._session.io_binding()
+        for name, view in views.items():
+            self._binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(view))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self._graph.example
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers it gives for an example."""
+        return self._graph.outputs["logits"]
+
+    def load(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What to move, to move the model from `weights` on: the vector itself, since it is bound. Raises ValueError
+        for another one."""
+        if weights is not self._weights:
+            raise ValueError("program: it is bound to another vector of weights")
+        return weights
+
+    def forward(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Its outputs (n, outputs) and, where the layout has a head, the features (n, h) that it reads, for inputs
+        (n, *shape). One thread at a time. Raises ProgramFailed."""
+        if inputs.dtype != np.float32 or inputs.shape[1:] != self.shape or not len(inputs):
+            raise ValueError(f"inputs are {inputs.dtype} {inputs.shape}: the model takes float32 (n, *{self.shape})")
+        self._binding.bind_cpu_input("inputs", np.ascontiguousarray(inputs))
+        for name in self._graph.outputs:
+            self._binding.bind_output(name, "cpu")
+        self._options.terminate = False
+        self._halt.running = self._options
+        try:
+            self._session.run_with_iobinding(self._binding, self._options)
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's own errors share no base but this
+            if _BEYOND_ARENA in str(error):
+                raise ProgramMemory("a forward pass needs more memory than there is for it") from None
+            raise ProgramFailed(f"a forward pass fails: {printable(str(error), LONGEST_CAUSE)}") from None
+        finally:
+            self._halt.running = None
+        self._require_outputs(len(inputs))
+        logits, *features = self._binding.copy_outputs_to_cpu()
+        return logits, features[0] if features else None
+
+    def _require_outputs(self, examples: int) -> None:
+        """That they have the declared shape: a graph's declaration binds nobody, and what comes after copies them."""
+        for value, (name, width) in zip(self._binding.get_outputs(), self._graph.outputs.items(), strict=True):
+            if value.shape() != [examples, width]:
+                raise ProgramFailed(
+                    f"a forward pass gives {name} of shape {value.shape()}, and should of {[examples, width]}"
+                )
+
+
+def limit_memory(most_bytes: int) -> None:
+    """Let the forward passes of this process take at most so much memory, together. To be called before the first program
+    is made; what is asked for later has no effect."""
+    global _limit_bytes
+    if _limit_bytes:
+        return
+    import onnxruntime
+
+    info = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    usual = dict.fromkeys(("arena_extend_strategy", "initial_chunk_size_bytes", "max_dead_bytes_per_chunk"), -1)
+    onnxruntime.create_and_register_allocator(info, onnxruntime.OrtArenaCfg({"max_mem": most_bytes, **usual}))
+    _limit_bytes = most_bytes
+
+
+_limit_bytes = 0
+
+
+def _session(onnx: bytes, threads: int, halt: Halt) -> "InferenceSession":
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()  # what a device computes is nobody's but the run's
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = True
+    options.enable_mem_pattern = False
+    options.log_severity_level = _NOTHING_BUT_FATAL
+    # Threads that wait must not burn the power of a device.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if _limit_bytes:
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
+    halt.loading = options
+    try:
+        # Without its second try, which would do what is left out here, and print what the first one has failed at.
+        return onnxruntime.InferenceSession(
+            onnx, options, providers=["CPUExecutionProvider"], disabled_optimizers=_WITHOUT, enable_fallback=0
+        )
+    except Exception as error:  # ONNX Runtime's own errors share no base but this
+        raise ValueError(f"program: ONNX Runtime cannot load it: {printable(str(error), LONGEST_CAUSE)}") from error
+    finally:
+        halt.loading = None

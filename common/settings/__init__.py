@@ -1,0 +1,1 @@
+"""The settings of a run: those that all participants share, and those of the coordinator."""

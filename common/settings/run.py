@@ -1,0 +1,266 @@
+"""The settings of a run: those that all participants must agree on, and those that only the coordinator needs.
+
+The run file (TOML) is read into `RunFile` by `server.setup.run_file`; the part that clients need travels to them as a
+`ClientSpec`. Each type checks itself, so a run that exists is a run that can be carried out. Rates, rounds and sizes
+follow Legate et al., arXiv 2509.03503 (`docs/method.md`).
+"""
+
+import json
+import re
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal, Self
+
+from zowarmup.common.algorithms import SECTIONS, settings_class
+from zowarmup.common.algorithms.settings import Rounds, WarmUp, ZerothOrder, require
+from zowarmup.common.plugin import is_plugin, require_allowed
+from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
+from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.tasks import DEFAULT, TASKS, task_class
+from zowarmup.common.tasks.protocol import Task
+from zowarmup.common.untrusted import strictly
+
+PROTOCOL = 2
+VERSION = "0.1.0"
+"""As in pyproject.toml: reading it from the installed package costs a device 2 MB."""
+SOFTWARE = f"zowarmup {VERSION}"
+
+BUILT_IN = ("mlp", "cnn", "cnn1d", "resnet8", "resnet18", "vit")
+"""The models that every device with torch can build."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """`name`: one of BUILT_IN or package.module:factory. `norm`: the normalisation of residual networks (group is the
+    paper's choice with FedAdam, batch with FedAvg). `weights`: a safetensors file to start from, else random from the
+    run's seed. `task`: what it is trained for, classification or package.module:Task."""
+
+    name: str
+    task: str = DEFAULT
+    norm: Literal["group", "batch"] = "group"
+    weights: str = ""
+
+    def __post_init__(self) -> None:
+        known = self.name in BUILT_IN or is_plugin(self.name)
+        built_in = ", ".join(f'"{name}"' for name in BUILT_IN)
+        require(known, "model.name", self.name, f'{built_in} or "package.module:factory"')
+        tasks = ", ".join(f'"{task}"' for task in TASKS)
+        require(
+            self.task in TASKS or is_plugin(self.task), "model.task", self.task, f'{tasks} or "package.module:Task"'
+        )
+
+    @property
+    def public(self) -> Self:
+        """The part that participants learn: without the path of the weights, which is the coordinator's own business."""
+        return replace(self, weights="")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """`data`: the held-out set (digits:test, digits:validation, npz:PATH, folder:PATH, cifar10:PATH:test and what else
+    `data.spec` knows), evaluated at every `every`-th version, at the pivot and at the end, and after every round of a
+    warm-up that ends by itself (`pivot = "auto"`)."""
+
+    data: str
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, "every", self.every, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guard:
+    """The guard on progress (`server.guard`). A version whose held-out loss is not finite, or more than `factor` times
+    the lowest so far (0: the guard is off) with a primary metric well worse than the best, or which says the same of every
+    example after one that had learnt, is rejected: the run goes back to the last good version and halves its learning rate.
+    It does so `rollbacks` times; the next time it goes back once more and gives up."""
+
+    factor: float = 10.0
+    rollbacks: int = 5
+
+    def __post_init__(self) -> None:
+        ok = self.factor == 0 or 1.1 <= self.factor <= 1e6
+        require(ok, "factor", self.factor, "0 (off) or 1.1 to 1e6")
+        require(0 <= self.rollbacks <= 30, "rollbacks", self.rollbacks, "0 to 30")
+
+    @property
+    def on(self) -> bool:
+        return self.factor > 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """`address` to listen on; `keep_snapshots`: how many of the newest to keep on disk beside the pivot's;
+    `abandoned_limit`: this many abandoned rounds in a row pause the run.
+
+    `enrolment`: whether a device needs an invitation ("invited") or not ("open"); empty: open on loopback, invited on
+    any other address. `tls_certificate` and `tls_key` are PEM files, and `client_ca` one with the authority whose
+    certificates clients must show; empty: none. `uploads_mb`: what uploads that are not yet part of a version may take
+    on disk. `messages_per_second`: what one client may send, beyond what its work takes.
+
+    `metrics_address`: where Prometheus finds /metrics; empty: nowhere. It is HTTPS where there is a certificate, unless
+    `metrics_plaintext`, which also allows plain HTTP on an address that is not loopback. `metrics_user` and the first
+    line of `metrics_password_file` are asked for where they are given.
+
+    `health_address`: where gRPC's health service answers in plain text, and nothing else does, for probes that have no
+    certificate; empty: only on `address`. `reflection`: whether callers may ask at `address` which calls there are, as they
+    may on loopback anyway.
+    """
+
+    address: str = DEFAULT_ADDRESS
+    keep_snapshots: int = 3
+    abandoned_limit: int = 5
+    enrolment: Literal["open", "invited", ""] = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    client_ca: str = ""
+    uploads_mb: int = 4096
+    messages_per_second: float = 10.0
+    metrics_address: str = ""
+    metrics_plaintext: bool = False
+    metrics_user: str = ""
+    metrics_password_file: str = ""
+    health_address: str = ""
+    reflection: bool = False
+
+    def __post_init__(self) -> None:
+        require(_is_address(self.address), "address", self.address, '"HOST:PORT", such as "0.0.0.0:7070"')
+        require(self.keep_snapshots >= 1, "keep_snapshots", self.keep_snapshots, "at least 1")
+        require(self.abandoned_limit >= 1, "abandoned_limit", self.abandoned_limit, "at least 1")
+        require(self.enrolment in ("open", "invited", ""), "enrolment", self.enrolment, '"open", "invited" or ""')
+        both = bool(self.tls_certificate) == bool(self.tls_key)
+        require(both, "tls_key", self.tls_key, "given together with tls_certificate, or neither")
+        pointless = bool(self.client_ca) and not self.tls_certificate
+        require(not pointless, "client_ca", self.client_ca, "empty where there is no tls_certificate")
+        require(1 <= self.uploads_mb <= 1 << 30, "uploads_mb", self.uploads_mb, "1 to 2^30")
+        rate = self.messages_per_second
+        require(0 < rate <= 1e6, "messages_per_second", rate, "above 0 and at most 1e6")
+        for name, usual in (("metrics_address", 9464), ("health_address", 7071)):
+            given = getattr(self, name)
+            allowed = f'"HOST:PORT", such as "127.0.0.1:{usual}", or ""'
+            require(not given or _is_address(given), name, given, allowed)
+        named, file = self.metrics_user, self.metrics_password_file
+        require(":" not in named, "metrics_user", named, "a name without a colon")
+        require(
+            bool(named) == bool(file), "metrics_password_file", file, "given together with metrics_user, or neither"
+        )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        host_and_port(text, listening=True)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFile:
+    """All of one run, as its TOML file says it.
+
+    Args:
+        seed: Of the initial weights and of the directions that the whole run shares.
+        draws: What decides who takes part in a round, and along which directions: "secret", random bits that only the
+            coordinator has, or "seed", so that the same clients make the same run again. Whoever knows the seed can then
+            compute all of it beforehand, and a device can choose a name that is drawn more often.
+    """
+
+    name: str
+    seed: int = 0
+    draws: Literal["secret", "seed"] = "secret"
+    model: Model
+    warmup: WarmUp
+    zeroth_order: ZerothOrder
+    evaluation: Evaluation
+    guard: Guard = field(default_factory=Guard)
+    server: Server = field(default_factory=Server)
+
+    def __post_init__(self) -> None:
+        require(0 < len(self.name) <= 64 and self.name.isprintable(), "name", self.name, "1 to 64 printable characters")
+        require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 to 2^63 - 1")
+        require(self.draws in ("secret", "seed"), "draws", self.draws, '"secret" or "seed"')
+        for section, settings in (("warmup", self.warmup), ("zeroth_order", self.zeroth_order)):
+            own = SECTIONS[section].get(settings.algorithm, type(settings)) is type(settings)
+            require(own, f"{section}.algorithm", settings.algorithm, f"that of {type(settings).__name__}")
+        self.warmup.check_model(self.model.name, self.model.norm)
+        self.zeroth_order.check_model(self.model.name, self.model.norm)
+        self.zeroth_order.check_warm_up(self.warmup)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClientSpec:
+    """What a client must know of a run: the model's name and task, what its targets and inputs mean, how each phase
+    works, and the stream of the directions that the whole run shares (`sampling.pool_seed`)."""
+
+    model: Model
+    card: DataCard
+    warmup: WarmUp
+    zeroth_order: ZerothOrder
+    pool_seed: int = 0
+
+    @property
+    def phases(self) -> tuple[Rounds, ...]:
+        """The settings of the run's phases, in their order."""
+        return self.warmup, self.zeroth_order
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example, without the batch axis."""
+        return self.card.shape
+
+    @property
+    def task(self) -> Task:
+        """What the model is trained for. Raises ValueError where there is no such task, or the data is not what it needs."""
+        return task_class(self.model.task)(self.card)
+
+    def to_json(self) -> str:
+        """Numbers of 64 bits are strings, as protobuf's JSON has them: many readers take a number for a float64.
+        `input_shape` and `classes` are the card's, for clients that read no more of it."""
+        return json.dumps(
+            {
+                "model": asdict(self.model),
+                "input_shape": self.input_shape,
+                "classes": self.card.classes,
+                "card": asdict(self.card),
+                "warmup": asdict(self.warmup),
+                "zeroth_order": asdict(self.zeroth_order),
+                "pool_seed": str(self.pool_seed),
+            },
+            sort_keys=True,
+        )
+
+    @classmethod
+    def from_json(cls, text: str, allowed: Collection[str] | None = ()) -> Self:
+        """Raises ValueError naming the field where the text is not a ClientSpec. `allowed`: the algorithms and tasks
+        outside this package whose code may be imported; NotAllowed is raised with all others that it names."""
+        try:
+            raw = json.loads(text)
+        except RecursionError as error:
+            raise ValueError(f"run spec: {error}") from error
+        if not isinstance(raw, dict):
+            raise ValueError("run spec: it is not an object")  # noqa: TRY004
+        seed = raw.get("pool_seed")
+        if not isinstance(seed, str) or not re.fullmatch(r"[0-9]{1,20}", seed) or int(seed) >= 1 << 64:
+            raise ValueError(f"run spec: pool_seed = {ascii(seed)[:60]}: must be a string of digits below 2^64")
+        # The card has these, too; they are said again for clients that read no more of it.
+        rest = {name: value for name, value in raw.items() if name not in ("input_shape", "classes", *SECTIONS)}
+        model = raw.get("model")
+        named = [("algorithm", part.get("algorithm")) for part in map(raw.get, SECTIONS) if isinstance(part, dict)]
+        named += [("task", model.get("task"))] if isinstance(model, dict) else []
+        require_allowed(named, allowed)
+        made = {section: _settings(section, raw[section], allowed) for section in SECTIONS if section in raw}
+        spec = strictly(cls, {**rest, "pool_seed": int(seed)}, "run spec", made)
+        try:
+            task_class(spec.model.task, allowed)(spec.card)
+        except ValueError as error:
+            raise ValueError(f"run spec: {error}") from None
+        return spec
+
+
+def _settings(section: str, raw: object, allowed: Collection[str] | None) -> WarmUp | ZerothOrder:
+    """The settings of a section, of the class that its `algorithm` names."""
+    try:
+        cls = settings_class(section, raw.get("algorithm") if isinstance(raw, dict) else None, allowed)
+    except ValueError as error:
+        raise ValueError(f"run spec: {section}: {error}") from None
+    return strictly(cls, raw, f"run spec: {section}")

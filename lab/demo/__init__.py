@@ -1,0 +1,1 @@
+"""The demo: a coordinator and clients on this machine, and its report."""

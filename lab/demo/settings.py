@@ -1,0 +1,80 @@
+"""The settings of the demo, and the run file that it writes.
+
+Rates and sizes were found on the digits (docs/method.md). Everyone takes part in every round and a round waits for
+all, so that a seed decides the result.
+"""
+
+import json
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Any
+
+from zowarmup.common.algorithms.fedavg import FedAvgSettings
+from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
+from zowarmup.common.plugin import is_plugin
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
+
+
+class DemoModel(StrEnum):
+    """What a demo can train."""
+
+    MLP = "mlp"
+    CNN = "cnn"
+
+
+# As the paper probes: each direction on the whole of the local data, and nothing said of the head's gradient.
+PAPER_MODE = {"probes": 8, "slices": "whole", "head_projections": 0}
+ZEROTH_ORDER: dict[tuple[DemoModel, bool], dict[str, Any]] = {
+    (DemoModel.MLP, False): {"rounds": 300, "rate": 0.8},
+    (DemoModel.CNN, False): {"rounds": 250, "rate": 0.5},
+    (DemoModel.MLP, True): {"rounds": 400, "rate": 0.3, **PAPER_MODE},
+    (DemoModel.CNN, True): {"rounds": 400, "rate": 0.2, **PAPER_MODE},
+}
+"""By model, and whether as in the paper."""
+
+
+def demo_run(
+    seed: int, model: DemoModel, high: int, low: int, paper_mode: bool = False, rounds: int | None = None
+) -> RunFile:
+    """The run of so many clients, with another number of zeroth-order rounds where one is given. Raises ValueError naming
+    the field that cannot be."""
+
+    def everyone(count: int) -> dict[str, Any]:
+        return {"clients_per_round": count, "minimum_clients": count, "quorum": 1.0, "learn_deadline": False}
+
+    zeroth_order = {**ZEROTH_ORDER[model, paper_mode], **({} if rounds is None else {"rounds": rounds})}
+    return RunFile(
+        name=f"demo-{model}-{seed}",
+        seed=seed,
+        draws="seed",
+        model=Model(name=model.value),
+        warmup=FedAvgSettings(rounds=10, epochs=3, rate=0.1, **everyone(high)),
+        zeroth_order=ZOWarmUpSettings(**zeroth_order, **everyone(high + low)),
+        evaluation=Evaluation(data="digits:test", every=5),
+    )
+
+
+def allowing(model: Model) -> list[str]:
+    """What lets clients on this machine run the code of a model and its task: whoever starts them here has named it."""
+    return [word for name in (model.name, model.task) if is_plugin(name) for word in ("--allow-model", name)]
+
+
+def to_toml(run: RunFile) -> str:
+    """The run file as TOML, with all of its fields."""
+    lines = [
+        "# An ordinary run file, with every field: examples/digits.toml says what each is. Copy it, change it, and start a",
+        "# run of your own with",
+        "#   zowarmup-server run.toml --data-dir DIR",
+    ]
+    sections: dict[str, dict[str, Any]] = {"": {}}
+    for name, value in asdict(run).items():
+        if isinstance(value, dict):
+            sections[name] = value
+        else:
+            sections[""][name] = value
+    for name, section in sections.items():
+        lines += ["", *([f"[{name}]"] if name else [])]
+        lines += [
+            f"{field} = {json.dumps(value)}" for field, value in section.items() if isinstance(value, str | int | float)
+        ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""The state machine: events, commands, and the pure functions between them."""

@@ -1,0 +1,87 @@
+"""A child process of the preparation: builds the model, lays it out and exports it.
+
+`python -m zowarmup.server.setup.build_model SEED FOLDER` reads FOLDER/spec.json and writes the layout, the ONNX program and the
+initial weights beside it. A failure is one sentence, left in a file as `common.models.apart` says.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.exact.grid import Grid, HeadroomExceeded
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.models.apart import carry_out, end
+from zowarmup.common.plugin import ANY
+from zowarmup.common.settings.run import ClientSpec
+from zowarmup.common.system.files import replacing
+from zowarmup.server.setup.prepare import BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
+from zowarmup.server.setup.safetensors_file import Unreadable, opened
+
+
+def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
+    """Raises ValueError or PreparationError with a sentence, ImportError where torch or onnx is missing."""
+    from zowarmup.common.models.construction import build, foreign_code
+    from zowarmup.common.models.description import describe, flatten
+    from zowarmup.common.models.export import export_program
+
+    task = spec.task
+    module = build(spec.model, spec.input_shape, task.outputs, seed, task.logits)
+    with foreign_code(f"model {spec.model.name}:"):
+        layout = describe(module, spec.input_shape, task.exact_head, spec.zeroth_order.train)
+        weights = flatten(module, layout)
+    if spec.model.weights:
+        load_weights(Path(spec.model.weights), layout, weights)
+    try:
+        Grid.choose(weights[: layout.trainable], edges=layout.edges)
+    except HeadroomExceeded as error:
+        whose = f"model.weights = {spec.model.weights!r}" if spec.model.weights else f"model {spec.model.name}"
+        raise PreparationError(f"{whose}: {error}: begin with smaller ones") from error
+    # In this order: somebody waits for the layout, who reads the weights then, and for the program.
+    (folder / WEIGHTS).write_bytes(weights.astype("<f4").tobytes())
+    with replacing(folder / LAYOUT) as partial:
+        partial.write_text(layout.to_json(), encoding="utf-8")
+    with foreign_code(f"model {spec.model.name}:"):
+        program = export_program(module, layout, spec.input_shape)
+    with replacing(folder / PROGRAM) as partial:
+        partial.write_bytes(program)
+
+
+def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> None:
+    """Fill a flat vector from a safetensors file with the layout's tensors. Raises PreparationError naming the file
+    and the tensor."""
+    try:
+        with opened(path) as tensors:
+            names = set(tensors.keys())
+            for name, view in layout.views(weights).items():
+                shape = tuple(tensors.get_slice(name).get_shape()) if name in names else None
+                if shape != view.shape:
+                    found = "missing" if shape is None else f"of shape {shape}"
+                    raise PreparationError(
+                        f"model.weights = {str(path)!r}: {name} must have shape {view.shape} and is {found}"
+                    )
+                view[...] = tensors.get_tensor(name)
+    except Unreadable as error:
+        raise PreparationError(f"model.weights = {str(path)!r}: cannot be read as safetensors: {error}") from error
+
+
+def main() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear, which then ends this process
+    seed, folder = int(sys.argv[1]), Path(sys.argv[2])
+    spec = ClientSpec.from_json((folder / SPEC).read_text(), ANY)
+
+    def job() -> None:
+        try:
+            build_run(spec, seed, folder)
+        except ModuleNotFoundError as error:
+            raise PreparationError(
+                f"preparing a model needs {error.name}: pip install 'zowarmup[server,torch]'"
+            ) from None
+
+    return carry_out(folder / BUILT, spec.model.name, job)
+
+
+if __name__ == "__main__":
+    end(main())

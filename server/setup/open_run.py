@@ -1,0 +1,200 @@
+"""A run on disk, opened: the data directory is locked, and its run resumed or created.
+
+What stands in the way is a `StartError`, one sentence that names the setting and the remedy.
+"""
+
+import contextlib
+import logging
+import math
+import secrets
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.messages.values import Computation, Tier
+from zowarmup.common.settings.run import ClientSpec, RunFile
+from zowarmup.common.system.files import Busy, OpenFolder, exclusive, make_private, strangers
+from zowarmup.data import DataError, Dataset
+from zowarmup.data.card import absence, card_of, fitted
+from zowarmup.server.core import commands as cmd
+from zowarmup.server.core import events as ev
+from zowarmup.server.core.contributions import settle_on_grid
+from zowarmup.server.core.decide import decide
+from zowarmup.server.core.sampling import pool_seed
+from zowarmup.server.core.state import State
+from zowarmup.server.projections.history import History
+from zowarmup.server.setup.continuation import advice
+from zowarmup.server.setup.model_cache import cached
+from zowarmup.server.setup.prepare import Children, prepare, task_of
+from zowarmup.server.setup.run_file import differences
+from zowarmup.server.store.archive import BLOBS, CA_FILE, LEDGER, OPERATOR_CREDENTIAL, replay
+from zowarmup.server.store.blobs import BlobStore
+from zowarmup.server.store.event_log import EventLog
+
+log = logging.getLogger("zowarmup.server")
+
+PREPARATION = "preparation-"
+OURS = (f"{LEDGER}*", BLOBS, "lock", f"{OPERATOR_CREDENTIAL}*", CA_FILE, f"{PREPARATION}*")
+"""What a start leaves that ended before there was a run."""
+
+
+class StartError(Exception):
+    """The coordinator cannot start; the sentence says why and what to do."""
+
+
+@contextlib.contextmanager
+def locked(data_dir: Path) -> Iterator[None]:
+    """The data directory, made if need be and held: two coordinators on one would fork the run. Nothing in it is touched
+    where it is neither empty nor a run's. Raises StartError."""
+    try:
+        if not (data_dir / LEDGER).exists() and (found := strangers(data_dir, OURS)):
+            raise StartError(
+                f"--data-dir {data_dir} is not empty and holds no run ({found}): name a new or an empty folder"
+            )
+        make_private(data_dir)
+        lock = exclusive(data_dir / "lock")
+    except Busy as error:
+        raise StartError(f"--data-dir {data_dir} is in use by another zowarmup-server") from error
+    except OpenFolder as error:
+        raise StartError(
+            f"--data-dir {data_dir}: {error.strerror}; name a folder in it that does not exist yet, or one of this user's"
+        ) from error
+    except OSError as error:
+        raise StartError(
+            f"--data-dir {data_dir} cannot be written: {error.strerror}; name a folder that this user can write"
+        ) from error
+    with lock:
+        yield
+
+
+def open_run(
+    run_file: RunFile,
+    held_out: Dataset,
+    data_dir: Path,
+    ledger: EventLog,
+    blobs: BlobStore,
+    children: Children,
+    cache: Path | None = None,
+) -> tuple[State, History, int]:
+    """The run in the data directory, made if there is none, and the number of its last event; its model comes from `cache` where there
+    is one. Raises StartError where it is another one than the run file says, DataError where `held_out` cannot be what a run is
+    evaluated on."""
+    state, history, end = replay(ledger)
+    if state is not None:
+        if differing := differences(state.run_file, run_file):
+            raise StartError(
+                f"{data_dir} holds a run that began otherwise: {'; '.join(differing)}. "
+                "Use another --data-dir, or the run file it began with"
+            )
+        log.info("run %s goes on at version %d (%s)", state.run_file.name, state.version, state.phase)
+        return state, history, end
+    card = card_of(held_out, _evaluation_data(run_file))
+    if remark := absence(held_out, _evaluation_data(run_file)):
+        log.warning("%s", remark)
+    spec = ClientSpec(
+        model=run_file.model,
+        card=card,
+        warmup=run_file.warmup,
+        zeroth_order=run_file.zeroth_order,
+        pool_seed=pool_seed(run_file.seed),
+    )
+    task = task_of(spec, held_out.targets)
+    if cache is not None:
+        prepared = cached(spec, run_file.seed, cache, children)
+    else:
+        for leftover in data_dir.glob(f"{PREPARATION}*"):  # of a coordinator that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=PREPARATION, dir=data_dir) as folder:
+            prepared = prepare(spec, run_file.seed, Path(folder), children)
+    grid = settle_on_grid(prepared.weights, prepared.layout)
+    initial = ev.Snapshot(
+        version=0,
+        sha256=blobs.put(prepared.weights.data.cast("B")),
+        exponent=grid.exponent,
+        digest=prepared.layout.digest(prepared.weights).hex(),
+        ranges=grid.ranges,
+    )
+    program = ev.ProgramRecord(
+        sha256=blobs.put(prepared.program),
+        size_bytes=len(prepared.program),
+        layout=prepared.layout.to_json(),
+        card=card,
+        high_memory_bytes=prepared.high.peak_bytes,
+        low_memory_bytes=prepared.low.peak_bytes,
+        metrics=tuple(task.metrics),
+        baseline=task.baseline(held_out.targets),
+    )
+    now = time.time()
+    secret = secrets.token_hex(32) if run_file.draws == "secret" else ""
+    created = decide(None, cmd.CreateRun(uuid.uuid4().hex, run_file, program, initial, secret), now)
+    end = ledger.append(created.events, now, end)
+    history.record(now, created.events)
+    state = created.state
+    needs = "what a device needs was not measured (--model-cache)"
+    if prepared.low.peak_bytes:
+        high, low = prepared.high.peak_bytes >> 20, prepared.low.peak_bytes >> 20
+        needs = f"a round needs about {high} MB on the high tier, {low} MB on the low"
+    log.info(
+        "run %s begins: %s, %d parameters; %s", run_file.name, run_file.model.name, prepared.layout.trainable, needs
+    )
+    if run_file.draws == "seed":
+        log.info(
+            'draws = "seed": whoever knows the seed can compute who takes part in each round, and with which directions'
+        )
+    if said := advice(run_file):
+        log.warning("%s", said)
+    _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])
+    if prepared.layout.head is None and any(run_file.zeroth_order.computation(t) is Computation.FORWARD for t in Tier):
+        log.info(
+            "this model does not end in a linear layer whose gradient is exact: clients will probe every parameter"
+        )
+    return state, history, end
+
+
+def evaluated(held_out: Dataset, state: State) -> Dataset:
+    """The held-out set as the run's card reads it. Raises StartError where it is another than the run began with."""
+    try:
+        return fitted(held_out, state.program.card, _evaluation_data(state.run_file))[0]
+    except DataError as error:
+        raise StartError(
+            f"{error}. The run began with other data: restore what it began with, or use another --data-dir"
+        ) from error
+
+
+def _evaluation_data(run_file: RunFile) -> str:
+    return f"evaluation.data = {run_file.evaluation.data!r}"
+
+
+def _warn_of_divergence(run_file: RunFile, weights: NDArray[np.float32]) -> None:
+    """Where a step is as long whatever the model, it is too long for one with small weights, such as a deep one."""
+    phase = run_file.zeroth_order
+    move = phase.first_move
+    usual = math.sqrt(np.mean(np.square(weights, dtype=np.float64)))
+    if phase.rounds and move > usual:
+        log.warning(
+            "zeroth_order.rate = %g moves each weight by about %.2g in the first round, and their usual size is %.2g: "
+            "the model will probably be lost; a rate of %.1g or less is worth trying",
+            phase.rate,
+            move,
+            usual,
+            phase.rate * usual / move / 4,
+        )
+
+
+def uploads_bytes(run_file: RunFile, state: State) -> int:
+    """The quota for uploads. Raises StartError where one round's do not fit."""
+    sections = [r for r in (run_file.warmup, run_file.zeroth_order) if any(map(r.trains, Tier))]
+    drawn = max((-(-r.clients_per_round * (1 + r.over_selection) // 1) for r in sections), default=0)
+    needed_mb = -(-int(drawn) * 4 * state.layout.size // (1 << 20))
+    if needed_mb > run_file.server.uploads_mb:
+        raise StartError(
+            f"server.uploads_mb = {run_file.server.uploads_mb}: a round of {drawn:g} deltas needs {needed_mb}; raise it, "
+            "or lower clients_per_round or over_selection"
+        )
+    return run_file.server.uploads_mb << 20

@@ -1,0 +1,1 @@
+"""The coordinator's files: the event log, blobs, uploads; checked, repaired, copied."""

@@ -1,0 +1,234 @@
+"""A data directory: its files by name; read back, the state by replay and the weights of any kept version; and copied whole
+while its coordinator goes on.
+
+For a copy, the ledger is copied first while it is being written: all of it, as it was at one moment. What it names is then
+copied from the blobs, each checked against its name. A blob is on disk before the ledger names it, so nothing can be missing,
+but for a snapshot that was pruned in between; then both are copied again. The copy has its name only once it is whole, and
+the newest version has been computed anew from it.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.replica import Diverged, Replica
+from zowarmup.common.system.files import read_given, strangers, sync, sync_tree
+from zowarmup.server.core.contributions import deltas_of, upload_name
+from zowarmup.server.core.evolve import evolve
+from zowarmup.server.core.state import State
+from zowarmup.server.projections.history import History
+from zowarmup.server.store.blob_files import BlobFiles
+from zowarmup.server.store.blobs import BlobError, BlobStore, digest_of, sha256_of
+from zowarmup.server.store.event_log import EventLog, LedgerError
+from zowarmup.server.store.ledger import Ledger, remove_beside, remove_files
+
+LEDGER = "ledger.sqlite"
+BLOBS = "blobs"
+UPLOADS = f"{BLOBS}/uploads"
+CA_FILE = "ca.pem"
+OPERATOR_CREDENTIAL = "operator.credential"
+REMEDY = "`zowarmup fsck DIR` says what can be saved"
+
+
+class ArchiveError(Exception):
+    """A data directory cannot be read; the sentence names the file and the remedy."""
+
+
+def replay(log: EventLog) -> tuple[State | None, History, int]:
+    """Fold a whole event log.
+
+    Returns:
+        The state, None where the log is empty; its versions; the number of the last event.
+
+    Raises:
+        LedgerError: An event cannot be read, or does not follow those before it.
+    """
+    state, history, end = None, History(), 0
+    for at, event in log.read():
+        try:
+            state = evolve(state, event)
+        except ValueError as error:
+            raise LedgerError(
+                f"the ledger's events do not follow each other: {error}; `zowarmup fsck DIR` says what can be saved"
+            ) from error
+        history.record(at, [event])
+        end += 1
+    return state, history, end
+
+
+def restore(state: State, history: History, blobs: BlobStore, version: int) -> Replica:
+    """The replica at a version: its nearest snapshot and the commits since, in one pass. Raises ArchiveError."""
+    for start in sorted((v for v in state.snapshots if v <= version), reverse=True):
+        commits = history.since(start, version)
+        if commits is None:
+            continue
+        snapshot = state.snapshots[start]
+        try:
+            weights = blobs.vector(snapshot.sha256).load()
+            replica = Replica(state.layout, snapshot.grid, weights, start)
+            if replica.digest().hex() != snapshot.digest:
+                raise ArchiveError(f"blob {snapshot.sha256} is damaged; {REMEDY}")
+            replica.apply(commits)
+        except (BlobError, ValueError, Diverged) as error:
+            raise ArchiveError(f"version {version} cannot be restored: {error}; {REMEDY}") from error
+        return replica
+    raise ArchiveError(f"version {version} is not kept: no snapshot on disk leads to it")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A run's versions, read from its data directory beside a running coordinator or after it."""
+
+    state: State
+    history: History
+    blobs: BlobFiles
+
+    @property
+    def name(self) -> str:
+        return self.state.run_file.name
+
+    @property
+    def layout(self) -> Layout:
+        return self.state.layout
+
+    @property
+    def program(self) -> bytes:
+        """The ONNX forward pass, with weights as inputs."""
+        try:
+            return read_given(self.blobs.path(self.state.program.sha256), self.state.program.size_bytes)
+        except (BlobError, OSError) as error:
+            raise ArchiveError(str(error)) from error
+
+    def versions(self) -> list[int]:
+        """Every version that can be restored, ascending."""
+        reachable: set[int] = set()
+        for start in self.state.snapshots:
+            reachable.add(start)
+            version = start + 1
+            while version in self.history.commits:
+                reachable.add(version)
+                version += 1
+        return sorted(reachable)
+
+    def weights(self, version: int) -> tuple[NDArray[np.float32], Grid]:
+        """The flat vector at a version, float32 (layout.size,), and its grid. Raises ArchiveError."""
+        replica = restore(self.state, self.history, self.blobs, version)
+        return replica.weights, replica.grid
+
+    def digest(self, version: int) -> str:
+        """The digest the ledger has for a version, hex."""
+        return self.history.versions[version].digest
+
+
+def open_archive(data_dir: Path) -> Archive:
+    """Raises ArchiveError where the directory holds no readable run."""
+    path = data_dir / LEDGER
+    if not path.exists():
+        raise ArchiveError(f"{data_dir} holds no run: {path} does not exist")
+    try:
+        ledger = Ledger(path, read_only=True)
+        try:
+            state, history, _ = replay(ledger)
+        finally:
+            ledger.close()
+    except LedgerError as error:
+        raise ArchiveError(str(error)) from error
+    if state is None:
+        raise ArchiveError(f"{path} holds no run yet")
+    return Archive(state, history, BlobFiles(data_dir / BLOBS))
+
+
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a copy holds: its newest version with its digest (hex), and its size."""
+
+    run: str
+    version: int
+    digest: str
+    size_bytes: int
+
+
+def back_up(data_dir: Path, out: Path, ledger_class: type[Ledger] = Ledger) -> Copied:
+    """Copy a run; where that fails, there is no `out`.
+
+    Args:
+        data_dir: The run's data directory.
+        out: The folder to make, which must not exist.
+        ledger_class: What reads the ledger.
+
+    Returns:
+        What was copied.
+
+    Raises:
+        ArchiveError: There is no run, or `out` cannot be made.
+        BlobError: A blob is damaged.
+        LedgerError: The ledger cannot be read.
+        OSError: The disk refuses.
+    """
+    if out.exists():
+        raise ArchiveError(f"{out} exists already: name a folder that does not, one for each backup")
+    if not (data_dir / LEDGER).exists():
+        raise ArchiveError(f"{data_dir} holds no run: {data_dir / LEDGER} does not exist")
+    if out.resolve().is_relative_to(data_dir.resolve()):
+        raise ArchiveError(f"{out} lies in {data_dir} itself: name a folder outside of it, best on another disk")
+    part = out.with_name(out.name + ".part")
+    if found := strangers(part, (f"{LEDGER}*", BLOBS, CA_FILE, OPERATOR_CREDENTIAL)):
+        raise ArchiveError(f"{part}, where the copy would be made, holds other files ({found}): name another folder")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True, mode=0o700)
+    try:
+        copied = _copy(data_dir, part, ledger_class)
+        sync_tree(part)
+        part.rename(out)
+        sync(out.absolute().parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return copied
+
+
+def _copy(data_dir: Path, part: Path, ledger_class: type[Ledger]) -> Copied:
+    for attempt in range(ATTEMPTS):
+        ledger = ledger_class(data_dir / LEDGER, read_only=True)
+        try:
+            remove_files(part / LEDGER)
+            ledger.copy_to(part / LEDGER)
+        finally:
+            ledger.close()
+        archive = open_archive(part)
+        try:
+            _copy_blobs(archive.state, data_dir, part)
+            break
+        except FileNotFoundError as error:
+            if attempt == ATTEMPTS - 1:
+                raise ArchiveError(
+                    f"{error.filename} is missing, though the ledger names it: `zowarmup fsck {data_dir}` says what can "
+                    "be saved"
+                ) from error
+    for name in (OPERATOR_CREDENTIAL, CA_FILE):
+        if (data_dir / name).exists():
+            shutil.copy(data_dir / name, part / name)  # with its mode
+    replica = restore(archive.state, archive.history, BlobFiles(part / BLOBS), archive.state.version)
+    remove_beside(part / LEDGER)
+    size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
+    return Copied(archive.name, replica.version, replica.digest().hex(), size)
+
+
+def _copy_blobs(state: State, source: Path, target: Path) -> None:
+    """From one data directory to another what a state names: the program, its snapshots, and the deltas of the round in
+    progress. Raises FileNotFoundError where one is not there."""
+    named = [(Path(BLOBS, sha256), sha256, sha256_of) for sha256 in {state.program.sha256, *state.snapshot_blobs}]
+    for client, delta in deltas_of(state.current).items():
+        named.append((Path(UPLOADS, upload_name(client, delta.digest)), delta.digest, digest_of))
+    for name, expected, found in named:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+        if found(target / name) != expected:
+            raise BlobError(f"{source / name} is damaged: `zowarmup fsck {source}` says what can be saved")

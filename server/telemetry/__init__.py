@@ -1,0 +1,1 @@
+"""Telemetry of a coordinator: metrics, the log, socket counters."""

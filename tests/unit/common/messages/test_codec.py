@@ -1,0 +1,55 @@
+"""A chunk is found where it lies exactly where parsing would find it and nothing else. A reason is one line, in bounds."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zowarmup.common.messages.codec import abstention_from_wire, abstention_to_wire, chunk_in
+from zowarmup.common.messages.values import LONGEST_REASON, Abstention
+from zowarmup.v1 import coordinator_pb2 as wire
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 16383, 16384, 1 << 18, (1 << 21) + 1])
+def test_a_chunk_alone_is_found_without_a_copy(size: int) -> None:
+    chunk = bytes(range(251)) * (size // 251 + 1)
+    data = wire.UploadDeltaRequest(chunk=chunk[:size]).SerializeToString()
+    found = chunk_in(data)
+    assert found is not None
+    assert found == chunk[:size]
+    assert found.obj is data
+    assert wire.FetchSnapshotResponse(chunk=chunk[:size]).SerializeToString() == data
+
+
+def test_any_other_message_is_left_to_be_parsed() -> None:
+    header = wire.DeltaHeader(round=1, digest=bytes(16), size_bytes=9)
+    both = wire.UploadDeltaRequest(header=header, chunk=b"chunk").SerializeToString()
+    for data in (b"", b"\x12", both, wire.UploadDeltaRequest(header=header).SerializeToString()):
+        assert chunk_in(data) is None
+
+
+@given(st.binary(max_size=40) | st.binary(max_size=40).map(lambda tail: b"\x12" + tail))
+def test_what_is_found_in_any_bytes_is_what_parsing_finds(data: bytes) -> None:
+    if (found := chunk_in(data)) is not None:
+        parsed = wire.UploadDeltaRequest.FromString(data)
+        assert parsed.chunk == found
+        assert not parsed.HasField("header")
+
+
+@given(st.integers(1, 2**64 - 1), st.text())
+def test_whatever_goes_wrong_fits_an_abstention(round: int, why: str) -> None:
+    made = Abstention.of(round, ValueError(why))
+    assert abstention_from_wire(abstention_to_wire(made)) == made
+    if why.strip().isprintable() and 0 < len(why.strip()) <= LONGEST_REASON:
+        assert made.reason == why.strip()
+
+
+@given(st.integers(1, 2**64 - 1), st.text())
+def test_a_reason_that_would_spoil_a_log_is_made_to_fit(round: int, reason: str) -> None:
+    found = abstention_from_wire(wire.Abstention(round=round, reason=reason))
+    assert found.reason.isprintable() and 1 <= len(found.reason) <= LONGEST_REASON
+    assert abstention_from_wire(abstention_to_wire(found)) == found
+
+
+def test_an_abstention_is_about_a_round() -> None:
+    with pytest.raises(ValueError, match="round 0 must be at least 1"):
+        abstention_from_wire(wire.Abstention(reason="why"))
