@@ -1,4 +1,4 @@
-"""Rounds of FedAvg without local work: what moving the model and combining its deltas costs the coordinator, in time and
+"""Rounds of FedAvg without local work: what moving the model and aggregating its deltas costs the coordinator, in time and
 memory. ResNet18, 45 MB; clients download the snapshot, upload a delta and say so."""
 
 import statistics

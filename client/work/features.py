@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from zowarmup.common.exact.layout import Head, Layout
 
-MOST_BYTES = 1 << 26
-"""That are kept; of a larger data set none are."""
+MOST_BYTES = 1 << 24
+"""That are kept; of a larger data set none are. Beside what a contribution was measured to take, so it is little."""
 
 
 class Features:

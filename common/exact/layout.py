@@ -1,6 +1,7 @@
 """The model as one flat vector: the position of each tensor, the blocks that directions live in, and a half-width part.
 
-Trainable parameters come first, in the model's order with the head's tensors last among them; buffers (running mean and
+Trainable parameters come first, in the model's order, but those that zeroth-order rounds move last among them and the head's
+tensors last of all; buffers (running mean and
 variance of BatchNorm) follow and belong to no block, so no step moves them. Every participant reads the same layout, so
 a place in the vector means the same parameter everywhere. A digest of the vector's bytes says whether two replicas are
 equal.
