@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from zowarmup.common.exact.grid import Grid, HeadroomExceeded
     from zowarmup.common.exact.layout import Block, Head, Layout, Submodel, Tensor
     from zowarmup.common.exact.steps import DeviceVector, Direction, Step, Weights
+    from zowarmup.common.messages.small_floats import Precision
     from zowarmup.common.messages.values import Computation, Contribution, Delta, Phase, Scalars, Tier, Work
     from zowarmup.common.settings.run import VERSION as __version__
     from zowarmup.common.tasks.protocol import Baseline, Batch, Metric, TargetKind, Task
@@ -61,6 +62,7 @@ __all__ = [
     "Moments",
     "Move",
     "Phase",
+    "Precision",
     "Probe",
     "Rounds",
     "Scalars",
@@ -93,6 +95,7 @@ _MODULES = (
     "common.exact.grid",
     "common.exact.layout",
     "common.exact.steps",
+    "common.messages.small_floats",
     "common.messages.values",
     "common.tasks.protocol",
 )

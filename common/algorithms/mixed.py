@@ -97,6 +97,9 @@ class Mixed(ZOWarmUp):
     def uplink_values(self, tier: Tier, examples: int) -> int:
         return self._of(tier).uplink_values(tier, examples)
 
+    def uplink_bytes(self, tier: Tier, examples: int) -> int:
+        return self._of(tier).uplink_bytes(tier, examples)
+
     def commit_cost(self, contributors: Sequence[Tier], examples: int, grid: Grid) -> CommitCost:
         """As `Algorithm.commit_cost`: of the whole model where anyone trains."""
         return self._of(max(contributors, key=(Tier.LOW, Tier.HIGH).index)).commit_cost(contributors, examples, grid)

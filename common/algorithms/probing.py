@@ -26,6 +26,8 @@ class ProbingSettings(ZerothOrder):
             zero; "raw" is the paper's; "adam" divides by the running root mean square of a block's estimate, so that
             `rate` is about how far each parameter moves, and anneals.
         beta2: Of that running mean over the rounds, with "adam", 0 to below 1.
+        scalars: What each scalar travels as: "float32", or, rounded without bias (`scalar_rounding`), a "byte" or half of
+            one ("nibble").
         clip: A client's scalars whose root mean square is more than this many times that of the others are scaled down
             to it (`robust_aggregation`); 0: none are.
 
@@ -40,6 +42,7 @@ class ProbingSettings(ZerothOrder):
     tau: float = 1.0
     step: Literal["normalized", "raw", "adam"] = "normalized"
     beta2: float = 0.99
+    scalars: Literal["float32", "byte", "nibble"] = "float32"
     clip: float = 2.5
 
     def __post_init__(self) -> None:

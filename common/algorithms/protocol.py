@@ -20,7 +20,7 @@ from zowarmup.common.exact.steps import Step, Weights
 from zowarmup.common.messages.values import Contribution, Scalars, Tier, Work
 
 VALUE_BYTES = 4
-"""Of a float32, which every value of a contribution is."""
+"""Of a float32, which every value of a contribution is, unless an algorithm says otherwise."""
 TRAINING_FORWARDS = 3
 """Forward passes that a step of back-propagation counts for, on the same examples."""
 

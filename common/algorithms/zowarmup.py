@@ -61,6 +61,7 @@ from zowarmup.common.algorithms.robust_aggregation import (
     root_mean_square,
     trimmed_moves,
 )
+from zowarmup.common.algorithms.scalar_rounding import rounded
 from zowarmup.common.algorithms.settings import WarmUp, require
 from zowarmup.common.algorithms.step_builder import (
     CommitCost,
@@ -79,6 +80,7 @@ from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.layout import ALL, HEAD, LAYERS, NORM, Block, Layout
 from zowarmup.common.exact.replica import merged
 from zowarmup.common.exact.steps import Direction, Step, Weights, apply_steps
+from zowarmup.common.messages.small_floats import Precision, packed_bytes
 from zowarmup.common.messages.values import Computation, Contribution, Scalars, Tier, Work
 
 FLAT, STEEPEST, STEEP = 2.0**-40, 2.0**12, 2.0**32
@@ -170,6 +172,9 @@ class ZOWarmUp(Algorithm):
         if self.spec.computation(tier) is Computation.GRADIENT:
             return (0 if self.probed is None else self.spec.gradient_projections), self.projections()
         return self.spec.local_steps * self.probes(examples), self.spec.local_steps * self.projections()
+
+    def uplink_bytes(self, tier: Tier, examples: int) -> int:
+        return sum(packed_bytes(count, Precision(self.spec.scalars)) for count in self.counts(tier, examples))
 
     def forwards(self, tier: Tier, examples: int) -> int:
         if self.spec.computation(tier) is Computation.GRADIENT:
@@ -270,7 +275,7 @@ class ZOWarmUp(Algorithm):
                 f"{error}; check this device's data, or where most devices say so begin another run with a lower "
                 f"zeroth_order.rate (it is {self.spec.rate:g})"
             ) from None
-        return scalars
+        return rounded(scalars, Precision(self.spec.scalars), work.seed)
 
     def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
         if not isinstance(contribution, Scalars):
@@ -287,6 +292,8 @@ class ZOWarmUp(Algorithm):
                 raise ValueError(
                     f"scalars: {len(values)} {name}, {asked} were asked for with {examples} examples in the {tier} tier"
                 )
+        if contribution.precision != self.spec.scalars:
+            raise ValueError(f"scalars: each is a {contribution.precision}, the run's scalars = {self.spec.scalars!r}")
         _check_steepness(contribution)
 
     def aggregate(self, start: Start, contributions: Sequence[ClientScalars | Trained]) -> Aggregate:

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Commit
 from zowarmup.common.exact.steps import Step
+from zowarmup.common.messages.small_floats import Precision, pack, unpack
 from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Tier, Work
 from zowarmup.common.untrusted import require_few_fields
 from zowarmup.v1 import coordinator_pb2 as wire
@@ -74,11 +75,27 @@ def work_from_wire(message: wire.Work) -> Work:
 
 
 def scalars_to_wire(scalars: Scalars) -> wire.Scalars:
-    return wire.Scalars(round=scalars.round, probes=scalars.probes, projections=scalars.projections)
+    if scalars.precision is Precision.FLOAT32:
+        return wire.Scalars(round=scalars.round, probes=scalars.probes, projections=scalars.projections)
+    probes, projections = (pack(values, scalars.precision) for values in (scalars.probes, scalars.projections))
+    if scalars.precision is Precision.BYTE:
+        return wire.Scalars(round=scalars.round, probe_bytes=probes, projection_bytes=projections)
+    return wire.Scalars(round=scalars.round, probe_nibbles=probes, projection_nibbles=projections)
 
 
 def scalars_from_wire(message: wire.Scalars) -> Scalars:
-    return Scalars(message.round, tuple(message.probes), tuple(message.projections))
+    """Raises ValueError where scalars are of more than one precision, or bytes stand for none."""
+    packed = {
+        Precision.BYTE: (message.probe_bytes, message.projection_bytes),
+        Precision.NIBBLE: (message.probe_nibbles, message.projection_nibbles),
+    }
+    found = [precision for precision, kinds in packed.items() if any(kinds)]
+    if not found:
+        return Scalars(message.round, tuple(message.probes), tuple(message.projections))
+    if len(found) > 1 or message.probes or message.projections:
+        raise ValueError("scalars: they are of more than one precision")
+    probes, projections = (unpack(data, found[0]) for data in packed[found[0]])
+    return Scalars(message.round, probes, projections, precision=found[0])
 
 
 def delta_to_wire(delta: Delta) -> wire.DeltaReady:

@@ -5,9 +5,10 @@ network becomes one of these or an error that names the field. The wire's form o
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from zowarmup.common.messages.small_floats import Precision, pack
 from zowarmup.common.text import blanked
 
 SEED_LIMIT = 1 << 64
@@ -75,15 +76,20 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class Scalars:
     """A zeroth-order contribution. `probes[s]` is dL_s / (2 eps) along direction s of the client's seed in the probed
-    block; `projections[k]` is z_k . g along direction k in the head block. Finite float32 values."""
+    block; `projections[k]` is z_k . g along direction k in the head block. Finite float32 values, which a `precision`
+    other than FLOAT32 holds exactly."""
 
     round: int
     probes: tuple[float, ...]
     projections: tuple[float, ...]
+    precision: Precision = field(default=Precision.FLOAT32, kw_only=True)
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(value) for value in (*self.probes, *self.projections)):
             raise ValueError("scalars: a value is not finite")
+        if self.precision is not Precision.FLOAT32:
+            for values in (self.probes, self.projections):
+                pack(values, self.precision)
 
 
 @dataclass(frozen=True, slots=True)

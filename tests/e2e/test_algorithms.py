@@ -32,6 +32,8 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "gaussian": {"probes": 8, "head_projections": 4, "directions": "gaussian", "rate": 0.1},
     "mixed": {"probes": 8, "head_projections": 4, "algorithm": "mixed", "rate": 0.1},
     "fedkseed": {"algorithm": "fedkseed", "pool": 64, "probes": 8, "step": "raw", "rate": 1e-4},
+    "bytes": {"probes": 8, "head_projections": 4, "scalars": "byte"},
+    "decomfl, nibbles": {"algorithm": "decomfl", "probes": 8, "head_projections": 5, "scalars": "nibble"},
 }
 
 
@@ -74,7 +76,9 @@ def test_a_method_moves_every_replica_alike(name: str, fleet: Callable[[], Any])
     assert len(archive.state.moments) == (3 if settings.get("step") == "adam" else 0)
     if settings.get("algorithm") == "decomfl":
         steps = [step for commit in archive.history.since(1, 1 + ROUNDS) or () for step in commit.steps]
-        assert [(step.block.name, len(step.ticks)) for step in steps] == [("trunk", 16), ("head", 8)] * ROUNDS
+        both = settings.get("local_steps", 1)
+        lengths = [("trunk", both * 8), ("head", both * settings["head_projections"])]
+        assert [(step.block.name, len(step.ticks)) for step in steps] == lengths * ROUNDS
     if settings.get("train"):
         steps = [step for commit in archive.history.since(1, 1 + ROUNDS) or () for step in commit.steps]
         assert {step.block.name for step in steps} == {"head"} | ({"probed"} if settings["train"] == "norm" else set())
@@ -83,6 +87,10 @@ def test_a_method_moves_every_replica_alike(name: str, fleet: Callable[[], Any])
         steps = [step for commit in archive.history.since(1, 1 + ROUNDS) or () for step in commit.steps]
         assert len(steps) == ROUNDS and len({step.seed for step in steps}) == 1
         assert max(len(step.ticks) for step in steps) <= 64
+    if settings.get("scalars"):
+        sent = sum(payload(status.traffic, "up", tier, Phase.ZEROTH_ORDER, ("contribution",)) for tier in Tier)
+        values = 8 + 4 if settings["scalars"] == "byte" else 4 + 3
+        assert sent / (ROUNDS * len(NAMES)) == 1 + values + 1 + 2 + 2 + 2 + 2, "with an exponent, and what frames it"
     if "gradient_projections" in settings:
         up = {tier: payload(status.traffic, "up", tier, Phase.ZEROTH_ORDER, ("contribution",)) for tier in Tier}
         assert up[Tier.HIGH] / ROUNDS == pytest.approx(4 * (24 + 4), abs=16)

@@ -169,6 +169,9 @@ class Attacker:
                 scalars=wire.Scalars(round=self.number(), probes=values, projections=values)
             ),
             lambda: wire.ParticipateRequest(
+                scalars=wire.Scalars(round=self.number(), probe_bytes=self.junk(), projection_nibbles=self.junk())
+            ),
+            lambda: wire.ParticipateRequest(
                 delta_ready=wire.DeltaReady(
                     round=self.number(),
                     digest=self.junk(),

@@ -33,6 +33,7 @@ from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
 from zowarmup.common.exact.replica import Commit
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages import codec
+from zowarmup.common.messages.small_floats import Precision
 from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Tier, Work
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import ClientSpec, Model
@@ -193,7 +194,13 @@ _WORK = Work(2, Phase.ZEROTH_ORDER, 1, 9, 3.0)
 
 TARGETS = {
     "commit": Target(commit, (_RECORD,)),
-    "scalars": Target(scalars, (codec.scalars_to_wire(Scalars(2, (0.5, -1.0), (2.0,))).SerializeToString(),)),
+    "scalars": Target(
+        scalars,
+        tuple(
+            codec.scalars_to_wire(Scalars(2, (0.5, -1.0), (2.0,), precision=precision)).SerializeToString()
+            for precision in Precision
+        ),
+    ),
     "abstention": Target(
         abstention, (codec.abstention_to_wire(Abstention(1, "a value is not finite")).SerializeToString(),)
     ),

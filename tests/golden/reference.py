@@ -3,7 +3,8 @@
 It is what the golden vectors are made by, and a text to follow when writing a client in another language:
 `python tests/golden/reference.py > tests/golden/vectors.json`. Below it is what a client does in a zeroth-order round, in
 float64, for a model small enough to write out: `python tests/golden/reference.py contributions >
-tests/golden/contributions.json`. The tests hold it, the vectors and the core together.
+tests/golden/contributions.json`; and scalars in a byte or half of one: `python tests/golden/reference.py scalars >
+tests/golden/scalars.json`. The tests hold it, the vectors and the core together.
 """
 
 import json
@@ -303,6 +304,46 @@ def contributions() -> dict[str, Any]:
     }
 
 
+def in_few_bits(values: list[float], bits: int, drawn: list[int]) -> dict[str, Any]:
+    """Scalars of one kind, float32, in a byte or half of one: their bytes, and the numbers that these stand for."""
+    octave, highest = (8, 128) if bits == 8 else (2, 8)
+    levels = [c if c < octave else (octave + c % octave) * 2 ** (c // octave - 1) for c in range(highest)]
+    exponent = -128
+    while levels[-1] * 2.0**exponent < max(map(abs, values)):
+        exponent += 1
+    codes, numbers = [], []
+    for value, word in zip(values, drawn, strict=True):
+        size = abs(value) / 2.0**exponent
+        code = max(c for c in range(highest) if levels[c] <= size)
+        if code + 1 < highest:
+            code += (word >> 11) * 2.0**-53 < (size - levels[code]) / (levels[code + 1] - levels[code])
+        codes.append(code + highest if value < 0 and code else code)
+        numbers.append(math.copysign(levels[code] * 2.0**exponent, value) if code else 0.0)
+    if bits == 4:
+        codes += [highest] * (len(codes) % 2)
+        codes = [low + 16 * high for low, high in zip(codes[::2], codes[1::2], strict=True)]
+    return {"exponent": exponent, "bytes": bytes([exponent + 128, *codes]).hex(), "numbers": numbers}
+
+
+def scalars() -> list[dict[str, Any]]:
+    """The worked contribution's scalars, and some far apart, as bytes and as nibbles."""
+    spread = [0.0, 1e-30, -3e-5, 0.004, -0.25, 1.0, -1.5, 1.96875, 1.999, 7.5], [-4e9, 2.5e5, 1.0]
+    worked = [-0.7344306546, 0.8292976089], [-0.5771681582, 0.4788568784, 0.6576927828]
+    cases = []
+    for seed, kinds in ((9876543210987654321, worked), (7, spread)):
+        probes, projections = (list(struct.unpack(f"<{len(k)}f", struct.pack(f"<{len(k)}f", *k))) for k in kinds)
+        drawn = words(seed, 2**62, len(probes) + len(projections))
+        given = {"seed": str(seed), "probes": probes, "projections": projections}
+        for name, bits in (("byte", 8), ("nibble", 4)):
+            found = (
+                in_few_bits(probes, bits, drawn[: len(probes)]),
+                in_few_bits(projections, bits, drawn[len(probes) :]),
+            )
+            cases.append({**given, "scalars": name, "sent": dict(zip(("probes", "projections"), found, strict=True))})
+    return cases
+
+
 if __name__ == "__main__":
-    json.dump(contributions() if sys.argv[1:] == ["contributions"] else vectors(), sys.stdout, indent=1)
+    made = {"contributions": contributions, "scalars": scalars}.get("".join(sys.argv[1:]), vectors)()
+    json.dump(made, sys.stdout, indent=1)
     print()

@@ -22,6 +22,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "adam": {"step": "adam", "beta2": 0.8, "rate": 0.01},
     "gaussian": {"directions": "gaussian"},
     "mixed": {"algorithm": "mixed"},
+    "nibbles": {"scalars": "nibble"},
 }
 WARM_UPS: dict[str, dict[str, Any]] = {
     "heterofl": {"algorithm": "heterofl", "clients_per_round": len(TRIO)},

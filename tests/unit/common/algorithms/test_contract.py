@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tests.faults.small import LAYOUT, Bowl
 from zowarmup.common.algorithms import SECTIONS, settings_class
+from zowarmup.common.algorithms.probing import ProbingSettings
 from zowarmup.common.algorithms.protocol import (
     Aggregate,
     Algorithm,
@@ -21,6 +22,8 @@ from zowarmup.common.algorithms.protocol import (
 )
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Layout
+from zowarmup.common.messages.codec import scalars_to_wire
+from zowarmup.common.messages.small_floats import Precision
 from zowarmup.common.messages.values import Computation, Contribution, Delta, Phase, Scalars, Tier, Work
 
 PLUGIN = "majority_vote:MajorityVote"
@@ -30,6 +33,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "zowarmup with the head": {"train": "head"},
     "zowarmup with gradients of the head": {"train": "head", "gradient_projections": 3},
     "decomfl with local steps": {"local_steps": 3},
+    "zowarmup with bytes": {"scalars": "byte"},
+    "decomfl with nibbles": {"scalars": "nibble"},
+    "fedkseed with bytes": {"scalars": "byte"},
+    "mixed with nibbles": {"scalars": "nibble"},
+    "zowarmup with nibbles for gradients": {"scalars": "nibble", "gradient_projections": 3},
 }
 EXAMPLES, GRID, SEED = 12, Grid(18), 99
 NEEDED: dict[str, dict[str, Any]] = {
@@ -106,6 +114,15 @@ def subject(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return Subject(phase, spec, spec.build(layout, pool_seed=7), layout)
 
 
+def carried(made: Contribution, values: int) -> int:
+    """The bytes of what a contribution carries: in the message, or of the delta that it announces."""
+    if not isinstance(made, Scalars):
+        return 4 * values
+    sent = scalars_to_wire(made)
+    packed = (sent.probe_bytes, sent.projection_bytes, sent.probe_nibbles, sent.projection_nibbles)
+    return 4 * (len(sent.probes) + len(sent.projections)) + sum(map(len, packed))
+
+
 def outcome(found: Aggregate, start: Start) -> tuple[Any, ...]:
     """Everything that an aggregate says, to be compared bit for bit."""
     weights, kept = None, []
@@ -147,8 +164,8 @@ def test_it_costs_what_is_said(subject: Subject) -> None:
     for tier in subject.tiers:
         values = subject.values(tier)
         assert algorithm.uplink_values(tier, EXAMPLES) == values
-        assert algorithm.uplink_bytes(tier, EXAMPLES) == 4 * values
         made = subject.made(tier)
+        assert algorithm.uplink_bytes(tier, EXAMPLES) == carried(made, values)
         sent = (len(made.probes), len(made.projections)) if isinstance(made, Scalars) else None
         assert sent in (None, algorithm.counts(tier, EXAMPLES))
         assert algorithm.forwards(tier, EXAMPLES) > 0
@@ -204,6 +221,9 @@ def test_check_takes_what_the_work_was_for_and_refuses_all_else(subject: Subject
                 replace(made, probes=(*made.probes, 0.0)),
                 replace(made, projections=(*made.projections, 0.0)),
             ]
+            if isinstance(subject.spec, ProbingSettings):
+                ones = replace(made, probes=(1.0,) * len(made.probes), projections=(1.0,) * len(made.projections))
+                wrong += [replace(ones, precision=other) for other in Precision if other != made.precision]
         else:
             wrong += [Scalars(work.round, (1.0,), ()), replace(made, examples=EXAMPLES + 1)]
         for one in wrong:

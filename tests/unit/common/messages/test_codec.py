@@ -1,11 +1,19 @@
-"""A chunk is found where it lies exactly where parsing would find it and nothing else. A reason is one line, in bounds."""
+"""A chunk is found where it lies exactly where parsing would find it and nothing else. A reason is one line, in bounds.
+Scalars are of one precision."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zowarmup.common.messages.codec import abstention_from_wire, abstention_to_wire, chunk_in
-from zowarmup.common.messages.values import LONGEST_REASON, Abstention
+from zowarmup.common.messages.codec import (
+    abstention_from_wire,
+    abstention_to_wire,
+    chunk_in,
+    scalars_from_wire,
+    scalars_to_wire,
+)
+from zowarmup.common.messages.small_floats import Precision
+from zowarmup.common.messages.values import LONGEST_REASON, Abstention, Scalars
 from zowarmup.v1 import coordinator_pb2 as wire
 
 
@@ -53,3 +61,27 @@ def test_a_reason_that_would_spoil_a_log_is_made_to_fit(round: int, reason: str)
 def test_an_abstention_is_about_a_round() -> None:
     with pytest.raises(ValueError, match="round 0 must be at least 1"):
         abstention_from_wire(wire.Abstention(reason="why"))
+
+
+@pytest.mark.parametrize(("precision", "size"), [("float32", 4), ("byte", 1), ("nibble", 0.5)])
+def test_scalars_travel_in_their_precision(precision: str, size: float) -> None:
+    values = tuple(float(level) for level in (-12, 0, 1, 2, 3, 4, 6, 8)) * 4
+    scalars = Scalars(5, values, (0.5,), precision=Precision(precision))
+    message = scalars_to_wire(scalars)
+    assert scalars_from_wire(wire.Scalars.FromString(message.SerializeToString())) == scalars
+    alone = scalars_to_wire(Scalars(5, (), (0.5,), precision=Precision(precision)))
+    assert message.ByteSize() - alone.ByteSize() == pytest.approx(size * len(values), abs=3)
+    assert scalars_from_wire(alone).probes == ()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        wire.Scalars(round=1, probes=[1.0], projection_bytes=b"\x80\x01"),
+        wire.Scalars(round=1, probe_bytes=b"\x80\x01", projection_nibbles=b"\x80\x11"),
+        wire.Scalars(round=1, projections=[1.0], probe_nibbles=b"\x80\x11"),
+    ],
+)
+def test_scalars_of_several_precisions_are_refused(message: wire.Scalars) -> None:
+    with pytest.raises(ValueError, match="of more than one precision"):
+        scalars_from_wire(message)
