@@ -18,7 +18,7 @@ from zowarmup.cli.options import AuthorityOption, CertificateOption, InsecureOpt
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.system.command import CommandError, Usage, interrupts
 from zowarmup.common.text import amount, counted, percent
-from zowarmup.lab.demo.settings import DemoModel, demo_run
+from zowarmup.lab.demo.settings import DemoModel, demo_run, pictures_run
 
 if TYPE_CHECKING:
     from zowarmup.lab.experiments.grid import Cell
@@ -60,22 +60,44 @@ def demo(
     low: Annotated[int, typer.Option(metavar="N", min=0, max=100, help="Low-tier clients.")] = 9,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for run file, logs and report.")] = Path("demo"),
     rounds: Annotated[int | None, typer.Option(metavar="N", min=1, max=100_000, help="Zeroth-order rounds.")] = None,
-    model: Annotated[DemoModel, typer.Option(help="What to train.")] = DemoModel.MLP,
+    model: Annotated[
+        DemoModel | None, typer.Option(help="What to train: mlp if not given, cnn of pictures.", show_default=False)
+    ] = None,
     alpha: Annotated[
         float, typer.Option(metavar="A", min=0.001, max=1000, help="Small: each client has few classes.")
     ] = 0.1,
     paper_mode: Annotated[bool, typer.Option("--paper-mode", help="Probe as the paper does (docs/method.md).")] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Pictures in place of the digits: CIFAR-10, or a folder of images for each class."
+        ),
+    ] = None,
 ) -> None:
     """Train a fleet of processes on this machine. It writes a report; Ctrl-C stops all of it."""
-    from zowarmup.lab.demo.demo import DemoPlan, conduct, result_view, scene_line, scene_view
+    from zowarmup.data import DataError
+    from zowarmup.lab.demo.demo import DemoPlan, conduct, pictures_spec, result_view, scene_line, scene_view
+    from zowarmup.lab.demo.pictures import HELD_OUT, find, share
     from zowarmup.lab.demo.report import write_report
 
+    console = Console(highlight=False, markup=False)
+    shares = None
     try:
-        run = demo_run(seed, model, high, low, paper_mode, rounds)
+        if images is None:
+            run = demo_run(seed, model or DemoModel.MLP, high, low, paper_mode, rounds)
+        elif paper_mode or model is DemoModel.MLP:
+            raise Usage(
+                "--images: pictures have a cnn and settings of their own: leave out --paper-mode and --model mlp"
+            )
+        else:
+            shares = share(find(images.expanduser()), high + low, alpha, seed)
+            run = pictures_run(seed, high, low, pictures_spec(out, HELD_OUT), rounds)
+            console.print(shares.sentence, soft_wrap=True)
+    except DataError as error:
+        raise Usage(f"--images: {error}") from error
     except ValueError as error:
         raise Usage(str(error)) from error
-    plan = DemoPlan(out=out, run=run, high=high, low=low, alpha=alpha, paper_mode=paper_mode)
-    console = Console(highlight=False, markup=False)
+    plan = DemoPlan(out=out, run=run, high=high, low=low, alpha=alpha, paper_mode=paper_mode, shares=shares)
     with interrupts() as noted:
         with progress(console, DEMO_LINE_S) as show:
             result = conduct(plan, noted, lambda scene: show(scene_line(scene), lambda: scene_view(scene), scene.phase))

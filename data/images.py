@@ -34,18 +34,31 @@ def read(root: Path, form: Form) -> Dataset:
     Raises:
         DataError: With one sentence that names the folder or file and the remedy.
     """
+    names, files, labels = listed(root)
+    images = _images(root, files, form)
+    deep = images.dtype == np.float32
+    return Dataset(images, labels, len(names), 1.0 if deep else BYTE, class_names=names, stands_for_bytes=deep)
+
+
+def listed(root: Path) -> tuple[tuple[str, ...], list[Path], NDArray[np.int64]]:
+    """What a folder holds, before any image is read.
+
+    Args:
+        root: The folder of the class folders.
+
+    Returns:
+        The names of the classes, by label; the files, at least one, class by class; their labels, int64 (files,).
+
+    Raises:
+        DataError: With one sentence that names the folder or file and the remedy.
+    """
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder")
     folders = _class_folders(root)
     files = [(file, label) for label, folder in enumerate(folders.values()) for file in _files(folder)]
     if not files:
         raise DataError(f"{root}: no class folder holds an image")
-    images = _images(root, [file for file, _ in files], form)
-    labels = np.array([label for _, label in files], dtype=np.int64)
-    deep = images.dtype == np.float32
-    return Dataset(
-        images, labels, len(folders), 1.0 if deep else BYTE, class_names=tuple(folders), stands_for_bytes=deep
-    )
+    return tuple(folders), [file for file, _ in files], np.array([label for _, label in files], dtype=np.int64)
 
 
 def _images(root: Path, files: list[Path], form: Form) -> NDArray[Any]:

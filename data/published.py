@@ -115,6 +115,18 @@ SETS = {
 }
 
 
+def is_at(kind: str, path: Path) -> bool:
+    """Whether a path looks like a published data set with an archive; whether all of it is there is for `read` to find out.
+
+    Args:
+        kind: A key of SETS.
+        path: Anything.
+    """
+    published = SETS[kind]
+    names = (published.folder, published.archive, published.train[0], f"{published.train[0]}.npz")
+    return (path.is_file() and path.suffix in (".gz", ".tgz", ".tar")) or any((path / name).exists() for name in names)
+
+
 def read(kind: str, path: Path, which: str) -> Dataset:
     """Read one part of a published data set.
 

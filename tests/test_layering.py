@@ -108,6 +108,7 @@ PACKAGES = {
     "cli/certificates.py": "cryptography",
     "cli/stored_run.py": "google onnx? safetensors?",
     "cli/session/session.py": "grpc_health?",
+    "lab/demo/pictures.py": "numpy PIL?",
     "lab/demo/report.py": "matplotlib",
     "lab/experiments/figure.py": "matplotlib",
     "lab/experiments/running.py": "numpy? safetensors?",

@@ -21,6 +21,8 @@ from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.settings.run import RunFile
 from zowarmup.common.system.command import CommandError, Interrupts, NoAnswer
 from zowarmup.common.text import amount, counted, duration
+from zowarmup.data import DataError
+from zowarmup.lab.demo.pictures import HELD_OUT, Shares, write
 from zowarmup.lab.demo.report import WORKING_PHASES, Result
 from zowarmup.lab.demo.settings import allowing, to_toml
 from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Ended, Processes, free_port, held, unwritable
@@ -28,12 +30,13 @@ from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Ended, Processes, free_
 POLL_S = 0.5
 SILENCE_LIMIT_S = 120.0  # of a coordinator that is alive but does not answer
 REPORTS_LIMIT_S = 9.0  # the coordinator itself leaves 10 s after the end
-LEFTOVERS = ("server", "clients", "logs", "run.toml", "report.json", "report.png")
+PICTURES = "pictures"
+LEFTOVERS = ("server", "clients", "logs", PICTURES, "run.toml", "report.json", "report.png")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoClient:
-    """A client of the demo, with its part (from 1 to the number of clients) of the digits."""
+    """A client of the demo, with its part (from 1 to the number of clients) of the data."""
 
     name: str
     tier: Tier
@@ -42,7 +45,7 @@ class DemoClient:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoPlan:
-    """What to run, and the folder that everything of it goes into."""
+    """What to run, and the folder that everything of it goes into. `shares`: of pictures; None: the digits are shared out."""
 
     out: Path
     run: RunFile
@@ -50,6 +53,7 @@ class DemoPlan:
     low: int
     alpha: float
     paper_mode: bool = False
+    shares: Shares | None = None
 
     @property
     def clients(self) -> dict[Tier, int]:
@@ -62,12 +66,23 @@ class DemoPlan:
             DemoClient(name=f"{tier}-{number}", tier=tier, shard=shard) for shard, (tier, number) in enumerate(names, 1)
         )
 
+    def data(self, member: DemoClient) -> str:
+        """The spec of what a member has."""
+        if self.shares:
+            return pictures_spec(self.out, member.name)
+        return f"digits:{member.shard}/{len(self.members)},alpha={self.alpha!r},seed={self.run.seed}"
+
     @property
     def title(self) -> str:
         tiers = " + ".join(f"{count} {tier}" for tier, count in self.clients.items())
         return f"zowarmup demo: {self.run.model.name}, {tiers}, alpha {self.alpha:g}, seed {self.run.seed}" + (
             ", as in the paper" if self.paper_mode else ""
         )
+
+
+def pictures_spec(out: Path, name: str) -> str:
+    """The spec of a client's pictures, or of the held-out ones, in the folder of a demo."""
+    return f"folder:{(out / PICTURES / name).absolute()}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +184,12 @@ def conduct(plan: DemoPlan, noted: Interrupts, show: Callable[[Scene], None]) ->
         try:
             _clear(plan.out)
             (plan.out / "run.toml").write_text(to_toml(plan.run), encoding="utf-8")
+            if shares := plan.shares:
+                parts = {member.name: shares.clients[member.shard - 1] for member in plan.members}
+                parts[HELD_OUT] = shares.held_out
+                write(parts, shares.found.class_names, plan.out / PICTURES, noted.check)
+        except DataError as error:
+            raise CommandError(str(error)) from error
         except OSError as error:
             raise unwritable(plan.out, error) from error
         address = f"127.0.0.1:{free_port()}"
@@ -185,8 +206,7 @@ def _start(plan: DemoPlan, processes: Processes, address: str) -> None:
     server = [str(plan.out / "run.toml"), "--data-dir", str(plan.out / "server"), "--address", address]
     processes.start("server", "zowarmup.server.main", [*server, "--exit-when-finished"])
     for member in plan.members:
-        data = f"digits:{member.shard}/{len(plan.members)},alpha={plan.alpha!r},seed={plan.run.seed}"
-        client = ["--server", address, "--data", data, "--tier", member.tier.value, "--name", member.name]
+        client = ["--server", address, "--data", plan.data(member), "--tier", member.tier.value, "--name", member.name]
         state = ["--state-dir", str(plan.out / "clients" / member.name)]
         processes.start(member.name, "zowarmup.client.main", [*client, *state, *allowing(plan.run.model)])
 
@@ -268,7 +288,10 @@ class _Observer:
     def _result(self, status: Status, seconds: float) -> Result:
         if self._run is None:
             raise CommandError("the coordinator never said what it trains")
+        shares = self._plan.shares
         return Result(
+            data=shares.data if shares else "handwritten digits",
+            held_out=f"{len(shares.held_out):,} held-out pictures" if shares else "held-out digits",
             model=self._plan.run.model.name,
             seed=self._plan.run.seed,
             clients=self._plan.clients,

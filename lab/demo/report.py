@@ -29,10 +29,12 @@ WORKING_PHASES = (Phase.WARM_UP, Phase.ZEROTH_ORDER)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """`status` and `versions` (ascending) are the last ones before the coordinator left; `clients` were started, by
+    """`data` is what was learnt, and `held_out` what it was tried on, for a sentence; `status` and `versions` (ascending) are the last ones before the coordinator left; `clients` were started, by
     tier; `parameters` is the length of the model's flat vector;
     `seconds` from the first process to the end of the run."""
 
+    data: str
+    held_out: str
     model: str
     seed: int
     clients: Mapping[Tier, int]
@@ -84,6 +86,8 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """The content of report.json: bytes are payload bytes, those of FedAvg at equal rounds, memory is in MB of 10^6 bytes."""
         return {
+            "data": self.data,
+            "held_out": self.held_out,
             "model": self.model,
             "seed": self.seed,
             "parameters": self.parameters,
@@ -182,7 +186,7 @@ def subtitle(result: Result) -> str:
     fleet = " and ".join(f"{count} {tier}-tier" for tier, count in result.clients.items())
     saved = result.fedavg_uplink_bytes / max(1, result.uplink_bytes)
     return (
-        f"Handwritten digits, {result.model.upper()} of {result.parameters:,} parameters; {fleet} "
+        f"{result.data[0].upper()}{result.data[1:]}, {result.model.upper()} of {result.parameters:,} parameters; {fleet} "
         f"{'client' if sum(result.clients.values()) == 1 else 'clients'}. FedAvg by everyone would upload "
         f"{saved:.0f} times as much in as many rounds."
     )
@@ -218,7 +222,7 @@ def _metric(axes: Any, result: Result) -> None:
     axes.yaxis.set_major_locator(FixedLocator([share * highest for share in (0, 0.25, 0.5, 0.75, 1)]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _rounded(metric, value)))
     axes.tick_params(labelbottom=False)
-    _heading(axes, f"{metric.title.capitalize()} on held-out digits")
+    _heading(axes, f"{metric.title.capitalize()} on {result.held_out}")
     if not points:
         return
     axes.plot(*zip(*points, strict=True), color=CURVE, linewidth=2.6, solid_capstyle="round", zorder=3)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 
 from tests.patience import PATIENCE
 from zowarmup.data import load
@@ -115,6 +116,38 @@ def test_a_demo_trains_reports_and_can_be_exported(tmp_path: Path) -> None:
         np.mean([name == str(label) for name, label in zip(found, raw.targets, strict=True)])
         == report["metrics"]["accuracy"]["final"]
     )
+
+
+def coloured(root: Path) -> Path:
+    """The first digits, as people keep pictures: 24 x 24 in colours of their own, by class."""
+    data = load("digits:train")
+    tint = np.random.default_rng(0).uniform(0.4, 1.0, (len(data), 1, 1, 3))
+    for number in range(300):
+        picture = np.kron(data.inputs[number, 0], np.ones((3, 3)))[..., None] * (255 / 16) * tint[number]
+        place = root / f"digit {data.targets[number]}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture.astype(np.uint8)).save(place / f"{number}.png")
+    return root
+
+
+def test_a_demo_on_pictures_says_what_it_uses_trains_and_reports(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    with demo(out, *SMALL, "30", "--images", str(coloured(tmp_path / "own"))) as process:
+        said, _ = process.communicate(timeout=PATIENCE * 120)
+        assert process.returncode == 0, said
+        assert belonging_to(out) == []
+    assert said.startswith("found own: 300 pictures of 24 x 24, 10 classes (digit 0, digit 1,")
+    used = re.search(r"3 clients with (\d+) each, of (\d+), and (\d+) held out, of (\d+)", said)
+    assert used
+    each, training, *held_out = map(int, used.groups())
+    assert held_out[0] == held_out[1] == 300 - training
+    assert each == training // 3
+    report = json.loads((out / "report.json").read_text())
+    assert report["data"] == f"{3 * each} pictures of own"
+    assert report["replicas_equal"] is True
+    assert report["metrics"]["accuracy"]["final"] > report["metrics"]["accuracy"]["pivot"]
+    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((out / "pictures" / "low-2").rglob("*.png"))) == each
 
 
 MOMENTS: list[tuple[str, signal.Signals, Callable[[Path], object]]] = [

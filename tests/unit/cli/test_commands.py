@@ -25,6 +25,13 @@ def zowarmup(*arguments: str, before: str = "") -> subprocess.CompletedProcess[s
         (("demo", "--high", "0"), 2, "--high"),
         (("demo", "--model", "gpt"), 2, "--model"),
         (("demo", "--alpha", "x"), 2, "--alpha"),
+        (
+            ("demo", "--images", "/nowhere"),
+            2,
+            "--images: /nowhere: there is no such folder: name one with a folder of images",
+        ),
+        (("demo", "--images", "/nowhere", "--paper-mode"), 2, "leave out --paper-mode and --model mlp"),
+        (("demo", "--images", "/nowhere", "--model", "mlp"), 2, "leave out --paper-mode and --model mlp"),
         (("export", "--data-dir", "/nowhere", "--out", "x"), 1, "/nowhere holds no run"),
         (("export",), 2, "--data-dir"),
         (("backup", "/nowhere", "x"), 1, "/nowhere holds no run"),

@@ -18,6 +18,7 @@ from zowarmup.common.system import memory
 from zowarmup.common.untrusted import Bounded
 from zowarmup.data import DataError, divide, load, pickles
 from zowarmup.data.dataset import BORDER, augment
+from zowarmup.data.published import is_at
 
 EACH = 12
 
@@ -264,3 +265,13 @@ def test_training_varies_an_augmented_dataset_and_no_other(tmp_path: Path) -> No
         expected = [augment(plain, 11, VARIATIONS + n) if varies else plain for n in (1, 2)]
         np.testing.assert_array_equal([first, second], expected)
         assert np.array_equal(first, second) is not varies
+
+
+def test_a_published_set_is_known_by_its_folder_its_archive_or_its_first_file(tmp_path: Path) -> None:
+    assert not is_at("cifar10", tmp_path)
+    folder = cifar10(tmp_path / "cifar-10-batches-py")
+    (tmp_path / "other").mkdir()
+    archive = tmp_path / "other" / "cifar-10-python.tar.gz"
+    archive.touch()
+    assert all(is_at("cifar10", path) for path in (tmp_path, folder, archive.parent, archive))
+    assert not any(is_at("cifar10", path) for path in (tmp_path / "nothing", folder / "test_batch"))

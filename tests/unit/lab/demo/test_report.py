@@ -15,6 +15,8 @@ from zowarmup.lab.demo.demo import Scene, result_view, scene_line, scene_view
 from zowarmup.lab.demo.report import Result, subtitle, title, write_report
 
 RESULT = Result(
+    data="handwritten digits",
+    held_out="held-out digits",
     model="mlp",
     seed=0,
     clients={Tier.HIGH: 1, Tier.LOW: 2},
@@ -37,6 +39,7 @@ def test_report_json_has_what_was_promised() -> None:
         "high": {"warm-up": 40_050, "zeroth-order": 264},
         "low": {"warm-up": None, "zeroth-order": 264},
     }
+    assert (report["data"], report["held_out"]) == ("handwritten digits", "held-out digits")
     assert report["peak_rss_mb"] == {"high": 250.0, "low": 67.5}
     assert (report["replicas_equal"], report["rounds"], report["seconds"]) == (True, 4, 31.2)
     assert report["fedavg_uplink_payload_bytes"] == 4 * 10_000 * (2 * 1 + 2 * 3)
@@ -105,7 +108,7 @@ def test_the_last_table_says_the_result() -> None:
 
 def test_the_figure_says_the_result_and_is_a_slide(tmp_path: Path) -> None:
     assert title(RESULT) == "From 30 % to 95 % accuracy with 264 B a round from each low-tier client"
-    assert "MLP of 10,000 parameters; 1 high-tier and 2 low-tier clients" in subtitle(RESULT)
+    assert "Handwritten digits, MLP of 10,000 parameters; 1 high-tier and 2 low-tier clients" in subtitle(RESULT)
     numbers, figure = write_report(RESULT, tmp_path)
     assert json.loads(numbers.read_text())["model"] == "mlp"
     head = figure.read_bytes()[:24]

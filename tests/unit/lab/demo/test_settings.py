@@ -9,7 +9,7 @@ from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
 from zowarmup.lab.demo.demo import DemoPlan
-from zowarmup.lab.demo.settings import DemoModel, demo_run, to_toml
+from zowarmup.lab.demo.settings import DemoModel, demo_run, pictures_run, to_toml
 from zowarmup.server.setup.run_file import read_run_file
 
 
@@ -49,6 +49,15 @@ def test_paper_mode_probes_as_the_paper_does() -> None:
     assert (settings.probes, settings.slices, settings.head_projections, settings.rounds) == (8, "whole", 0, 12)
 
 
+def test_pictures_have_settings_of_their_own() -> None:
+    run = pictures_run(3, 2, 3, "folder:held-out", rounds=12)
+    settings = run.zeroth_order
+    assert isinstance(settings, ZOWarmUpSettings)
+    assert (run.name, run.model.name, run.evaluation.data) == ("demo-cnn-3", "cnn", "folder:held-out")
+    assert (settings.train, settings.rounds, settings.clients_per_round) == ("head", 12, 5)
+    assert (run.warmup.clients_per_round, run.warmup.quorum) == (2, 1.0)
+
+
 def test_members_share_the_digits_and_each_has_its_own_part() -> None:
     plan = DemoPlan(out=Path("x"), run=demo_run(0, DemoModel.MLP, 1, 2), high=1, low=2, alpha=0.1)
     assert [(m.name, m.tier, m.shard) for m in plan.members] == [
@@ -56,4 +65,5 @@ def test_members_share_the_digits_and_each_has_its_own_part() -> None:
         ("low-1", Tier.LOW, 2),
         ("low-2", Tier.LOW, 3),
     ]
+    assert plan.data(plan.members[1]) == "digits:2/3,alpha=0.1,seed=0"
     assert plan.title == "zowarmup demo: mlp, 1 high + 2 low, alpha 0.1, seed 0"
