@@ -20,7 +20,7 @@ from zowarmup.data import DataError, image_file, images, published
 from zowarmup.data.shards import shards
 
 SIDE = 32
-MOST_EACH, FEWEST_EACH, MOST_HELD_OUT = 1000, 10, 2000
+MOST_EACH, FEWEST_EACH, MOST_HELD_OUT = 2000, 10, 2000
 """Pictures: a client's, and those that every evaluation goes over."""
 HELD_OUT = "held-out"
 _OF = 5  # of so many pictures of a class one is held out
