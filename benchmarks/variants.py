@@ -1,10 +1,11 @@
 """What each part of the zeroth-order phase is worth: the demo's run in one process, with parts switched on and off.
 
     python -m benchmarks.variants --model mlp --seeds 0 1 2
+    python -m benchmarks.variants --compare precision    # the same with scalars in a byte, and in half of one
 
 The same code as in the processes (algorithms, forward passes, grid, sampling) without a network between, so a variant
 with the demo's settings ends in the demo's digest. One line a variant and seed: held-out accuracy at the pivot and at
-the end, scalars and forwards of the local data a contribution, digest.
+the end, scalars, forwards of the local data and bytes on the wire a contribution, digest.
 """
 
 import argparse
@@ -20,7 +21,9 @@ from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
 from zowarmup.common.exact.layout import digest
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import apply_steps
-from zowarmup.common.messages.values import Phase, Work
+from zowarmup.common.messages.codec import scalars_to_wire
+from zowarmup.common.messages.small_floats import Precision
+from zowarmup.common.messages.values import Phase, Scalars, Work
 from zowarmup.common.models.construction import build
 from zowarmup.common.models.description import describe, flatten, load_into
 from zowarmup.common.models.export import export_program
@@ -33,6 +36,7 @@ from zowarmup.lab.demo.settings import DemoModel, demo_run
 from zowarmup.server.aggregation.evaluation import Evaluator
 from zowarmup.server.core.contributions import carried_out, settle_on_grid
 from zowarmup.server.core.sampling import Draws, pool_seed
+from zowarmup.v1 import coordinator_pb2 as wire
 
 HIGH, LOW = 1, 9
 
@@ -75,8 +79,8 @@ class Warm:
     def accuracy(self, weights: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
         return Evaluator(self.onnx, self.layout, self.task, self.held_out).evaluate(weights).metrics["accuracy"]
 
-    def go_on(self, spec: ZOWarmUpSettings) -> tuple[float, str, int]:
-        """Final accuracy, digest and scalars a contribution, after the zeroth-order rounds of `spec`."""
+    def go_on(self, spec: ZOWarmUpSettings) -> tuple[float, str, Scalars]:
+        """Final accuracy, digest and the last contribution, after the zeroth-order rounds of `spec`."""
         start = self.run.warmup.rounds
         replica = Replica(self.layout, self.grid, self.weights.copy(), start)
         program = Program(self.onnx, self.layout, replica.weights)
@@ -95,8 +99,12 @@ class Warm:
                 contributions.append(ClientScalars(seed, len(self.data[name]), probers[name].contribute(replica, work)))
             found = algorithm.aggregate(Start(replica.weights, replica.grid, done), contributions)
             apply_steps(replica.weights, replica.grid, found.steps(replica.grid))
-        sent = contributions[0].scalars
-        return self.accuracy(replica.weights), digest(replica.weights).hex(), len(sent.probes) + len(sent.projections)
+        return self.accuracy(replica.weights), digest(replica.weights).hex(), contributions[0].scalars
+
+
+def precisions(spec: ZOWarmUpSettings, model: DemoModel) -> dict[str, ZOWarmUpSettings]:
+    """The demo's settings with scalars of each precision."""
+    return {precision: replace(spec, scalars=precision.value) for precision in Precision}
 
 
 def variants(spec: ZOWarmUpSettings, model: DemoModel) -> dict[str, ZOWarmUpSettings]:
@@ -116,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What each part of the zeroth-order phase is worth, on the digits.")
     parser.add_argument("--model", type=DemoModel, default=DemoModel.MLP, choices=list(DemoModel))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--compare", choices=["parts", "precision"], default="parts")
     parser.add_argument("--rounds", type=int, help="zeroth-order rounds; the demo's if not given")
     arguments = parser.parse_args()
     for seed in arguments.seeds:
@@ -123,11 +132,17 @@ def main() -> None:
         pivot = warm.accuracy(warm.weights)
         chosen = warm.run.zeroth_order
         assert isinstance(chosen, ZOWarmUpSettings)
-        for name, spec in variants(chosen, arguments.model).items():
-            final, hexadecimal, scalars = warm.go_on(spec)
+        compared = variants if arguments.compare == "parts" else precisions
+        for name, spec in compared(chosen, arguments.model).items():
+            final, hexadecimal, sent = warm.go_on(spec)
             forwards = 2 if spec.slices == "own" else 2 * spec.probes
+            scalars, size = (
+                len(sent.probes) + len(sent.projections),
+                wire.ParticipateRequest(scalars=scalars_to_wire(sent)).ByteSize(),
+            )
             print(
                 f"{arguments.model} seed {seed} {spec.rounds} rounds  {name:<26} {scalars:3} scalars {forwards:3} forwards  "
+                f"{size:3} bytes  "
                 f"{100 * pivot:.1f} -> {100 * final:.1f} %  {hexadecimal[:8]}",
                 flush=True,
             )

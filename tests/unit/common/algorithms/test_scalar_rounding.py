@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.algorithms import zeroth_order_settings
+from tests.faults.small import LAYOUT
+from zowarmup.common.algorithms.directional_derivatives import as_float32
+from zowarmup.common.algorithms.protocol import ClientScalars, Start
 from zowarmup.common.algorithms.scalar_rounding import rounded
+from zowarmup.common.algorithms.zowarmup import ZOWarmUp
+from zowarmup.common.exact.grid import Grid
 from zowarmup.common.messages.small_floats import Precision, exponent, levels, unpack
 from zowarmup.common.messages.values import Scalars
 
@@ -63,7 +70,7 @@ def test_the_mean_over_seeds_is_the_scalar_and_the_spread_what_is_said(precision
     chance = np.random.default_rng(4)
     values = np.concatenate([chance.normal(size=24), chance.normal(size=6) * 1e-3, [0.0, 1e-12]]).astype(np.float32)
     scalars = Scalars(1, tuple(values.tolist()), tuple((-values[:3]).tolist()))
-    seeds = 20_000
+    seeds = 4_000
     sums, squares = np.zeros(values.size), np.zeros(values.size)
     for seed in range(seeds):
         errors = np.array(rounded(scalars, precision, seed).probes) - values
@@ -91,6 +98,39 @@ def test_the_kinds_and_the_scalars_of_a_kind_are_rounded_independently() -> None
     ups = np.array([[value == 6 for value in (*one.probes[:2], *one.projections[:2])] for one in found], dtype=float)
     assert ups.mean(axis=0) == pytest.approx([0.5] * 4, abs=0.06)
     assert np.abs(np.corrcoef(ups.T) - np.eye(4)).max() < 0.12
+
+
+@pytest.mark.parametrize(("precision", "least", "most"), [("byte", 0.12, 0.16), ("nibble", 2.4, 4.2)])
+def test_few_bits_add_little_to_the_variance(precision: str, least: float, most: float) -> None:
+    chance = np.random.default_rng(6)
+    for draw in (chance.standard_normal, lambda size: chance.standard_t(4, size)):
+        scalars = [Scalars(1, as_float32(np.asarray(draw(32)).tolist()), ()) for _ in range(1000)]
+        added = sum(
+            np.sum(np.subtract(rounded(one, Precision(precision), seed).probes, one.probes) ** 2)
+            for seed, one in enumerate(scalars)
+        )
+        assert least <= 100 * added / sum(np.sum(np.square(one.probes)) for one in scalars) <= most
+
+
+def test_the_numbers_are_aggregated_and_clipped_whatever_they_travelled_as() -> None:
+    algorithm = ZOWarmUp(zeroth_order_settings(rounds=9, scalars="nibble"), LAYOUT)
+    chance, start = np.random.default_rng(8), Start(np.ones(LAYOUT.size, dtype=np.float32), Grid(18))
+    parts = [
+        ClientScalars(
+            seed,
+            40,
+            rounded(
+                Scalars(1, *(as_float32((scale * chance.normal(size=32)).tolist()) for _ in range(2))),
+                Precision.NIBBLE,
+                seed,
+            ),
+        )
+        for seed, scale in enumerate((1.0, 2.0, 0.01, 1.0, 1e6))
+    ]
+    floats = [part._replace(scalars=replace(part.scalars, precision=Precision.FLOAT32)) for part in parts]
+    found = algorithm.aggregate(start, parts)
+    assert found == algorithm.aggregate(start, floats)
+    assert found.clipped_scalars == 64
 
 
 def test_the_golden_scalars_are_what_the_reference_makes() -> None:
