@@ -28,9 +28,11 @@ from numpy.typing import NDArray
 from zowarmup.common.untrusted import strictly
 
 MOST_AXES = 8
-ALL, NORM, HEAD, LAYERS = "all", "norm", "head", "layers:"
-"""What zeroth-order rounds may move: everything; what has one axis, scales and shifts of normalisation and biases, and the
+AUTO, ALL, NORM, HEAD, LAYERS = "auto", "all", "norm", "head", "layers:"
+"""What zeroth-order rounds may move: the head alone where the model has one, else everything; everything; what has one axis, scales and shifts of normalisation and biases, and the
 head; the head alone; tensors whose names match one of the patterns that follow, and the head."""
+WHITENING = "whitening"
+"""The name, in the head's layer, of the buffer that says how its input is whitened (`algorithms.whitening`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,14 @@ class Layout:
             if block.name == name:
                 return block
         raise ValueError(f"layout: no block {name!r}, there are {', '.join(block.name for block in self.blocks)}")
+
+    @property
+    def whitening(self) -> Tensor | None:
+        """The buffer that says how the head's input is whitened, (R + 2, features); None where it never is."""
+        if self.head is None:
+            return None
+        name = f"{self.head.weight_name.rpartition('.')[0]}.{WHITENING}"
+        return next((tensor for tensor in self.tensors[::-1] if tensor.name == name), None)
 
     @property
     def head_alone(self) -> bool:

@@ -103,7 +103,8 @@ def work_for(state: State, client: str, now: float) -> Work | None:
     if current is None or current.closed or client not in current.seeds or client in current.contributions:
         return None
     left_s, stepping = max(0.0, current.deadline - now), state.rules.steps_locally
-    done = state.rounds_done if stepping else 0
+    whitening = current.phase is Phase.ZEROTH_ORDER and state.layout.whitening is not None
+    done = state.rounds_done if stepping or whitening else 0
     factor = state.progress.rate_factor if stepping or state.trains(client) else 1.0
     return Work(current.number, current.phase, current.version, current.seeds[client], left_s, done, factor)
 

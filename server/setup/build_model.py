@@ -30,7 +30,7 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
     task = spec.task
     module = build(spec.model, spec.input_shape, task.outputs, seed, task.logits)
     with foreign_code(f"model {spec.model.name}:"):
-        layout = describe(module, spec.input_shape, task.exact_head, spec.zeroth_order.train)
+        layout = describe(module, spec.input_shape, task.exact_head, spec.zeroth_order.moved, spec.whitening)
         weights = flatten(module, layout)
     if spec.model.weights:
         load_weights(Path(spec.model.weights), layout, weights)
@@ -56,6 +56,8 @@ def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> No
         with opened(path) as tensors:
             names = set(tensors.keys())
             for name, view in layout.views(weights).items():
+                if layout.whitening and name == layout.whitening.name:
+                    continue  # an exported head reads the features themselves
                 shape = tuple(tensors.get_slice(name).get_shape()) if name in names else None
                 if shape != view.shape:
                     found = "missing" if shape is None else f"of shape {shape}"
