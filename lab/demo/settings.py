@@ -79,9 +79,11 @@ def _run(
     )
 
 
-def allowing(model: Model) -> list[str]:
-    """What lets clients on this machine run the code of a model and its task: whoever starts them here has named it."""
-    return [word for name in (model.name, model.task) if is_plugin(name) for word in ("--allow-model", name)]
+def allowing(run: RunFile) -> list[str]:
+    """What lets clients on this machine run the code of a run's model, task and algorithms: whoever starts them here has
+    named it."""
+    named = (run.model.name, run.model.task, run.warmup.algorithm, run.zeroth_order.algorithm)
+    return [word for name in named if is_plugin(name) for word in ("--allow-model", name)]
 
 
 def to_toml(run: RunFile) -> str:

@@ -160,7 +160,7 @@ class Running:
         job = self.job
         fleet = ["fleet", "--server", said[1], "--clients", str(job.clients), "--high", str(job.high)]
         state = ["--data", job.data, "--state", str(self.place.path / FLEET), "--name", "client"]
-        self._processes.start(FLEET, "zowarmup.cli.main", [*fleet, *state, *allowing(job.run.model)])
+        self._processes.start(FLEET, "zowarmup.cli.main", [*fleet, *state, *allowing(job.run)])
         self._fleet = True
 
     def _check_replicas(self) -> None:
