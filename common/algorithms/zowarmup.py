@@ -96,7 +96,7 @@ from zowarmup.common.exact.steps import Direction, Step, Weights, apply_steps
 from zowarmup.common.messages.small_floats import Precision, packed_bytes
 from zowarmup.common.messages.values import Computation, Contribution, Scalars, Tier, Work
 
-WHITENED_PACE = 2.0
+WHITENED_PACE = 3.0
 """Beside the rate, of a step in whitened features: found on digits and CIFAR-10 (docs/method.md)."""
 FLAT, STEEPEST, STEEP = 2.0**-40, 2.0**12, 2.0**32
 """Derivatives, nats per unit of weight. A root mean square below FLAT is what rounding leaves of a loss that does not change. A
