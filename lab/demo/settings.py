@@ -25,8 +25,8 @@ class DemoModel(StrEnum):
 # As the paper probes: each direction on the whole of the local data, and nothing said of the head's gradient.
 PAPER_MODE = {"probes": 8, "slices": "whole", "head_projections": 0}
 ZEROTH_ORDER: dict[tuple[DemoModel, bool], dict[str, Any]] = {
-    (DemoModel.MLP, False): {"rounds": 300, "rate": 0.8},
-    (DemoModel.CNN, False): {"rounds": 250, "rate": 0.5},
+    (DemoModel.MLP, False): {"rounds": 150},
+    (DemoModel.CNN, False): {"rounds": 200},
     (DemoModel.MLP, True): {"rounds": 400, "rate": 0.3, **PAPER_MODE},
     (DemoModel.CNN, True): {"rounds": 400, "rate": 0.2, **PAPER_MODE},
 }
