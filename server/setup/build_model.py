@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.common.algorithms.whitening import identity
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.models.apart import carry_out, end
@@ -56,8 +57,9 @@ def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> No
         with opened(path) as tensors:
             names = set(tensors.keys())
             for name, view in layout.views(weights).items():
-                if layout.whitening and name == layout.whitening.name:
-                    continue  # an exported head reads the features themselves
+                if layout.whitening and name == layout.whitening.name:  # an exported head reads the features themselves
+                    view[...] = identity(len(view) - 2, view.shape[1])
+                    continue
                 shape = tuple(tensors.get_slice(name).get_shape()) if name in names else None
                 if shape != view.shape:
                     found = "missing" if shape is None else f"of shape {shape}"
