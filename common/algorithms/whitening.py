@@ -27,26 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.directions import DIRECTIONS_PER_GROUP, lanes
-from zowarmup.common.exact.layout import Head, Layout
+from zowarmup.common.exact.layout import Head, Layout, no_whitening
 
 DAMPING = 0.01
 _SMALLEST = 1e-7  # of a sketch's eigenvalues, beside the largest; what is below is rounding
 _MOST = 1 - 1e-4  # of 1 - s_j / s, so that there is a way back
-
-
-def identity(rank: int, features: int) -> NDArray[np.float32]:
-    """The buffer that leaves features as they are.
-
-    Args:
-        rank: R, at least 1.
-        features: h, how many the head reads.
-
-    Returns:
-        Float32 (R + 2, h): m, s for each feature, and the rows of V.
-    """
-    rows = np.zeros((rank + 2, features), np.float32)
-    rows[1] = 1
-    return rows
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -152,11 +137,11 @@ def whitening(mean: NDArray[np.float64], covariance: NDArray[np.float64], rank: 
         rank: R.
 
     Returns:
-        Float32 (R + 2, h); `identity` where the features do not vary.
+        Float32 (R + 2, h); `no_whitening` where the features do not vary.
     """
     values, vectors = np.linalg.eigh(covariance)
     values = np.maximum(values[::-1], 0.0)
-    rows = identity(rank, mean.size)
+    rows = no_whitening(rank, mean.size)
     apart = min(rank, mean.size - 1)
     damping = DAMPING * float(values.mean())
     scale = _inverse_root(float(values[apart:].mean()) + damping)
@@ -235,7 +220,7 @@ def folded(weights: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
     moved = weights.copy()
     rows, weight, bias = _parts(moved, layout, layout.head)
     weight[...], bias[...] = head_on_features(weight, bias, rows)
-    rows[...] = identity(len(rows) - 2, rows.shape[1])
+    rows[...] = no_whitening(len(rows) - 2, rows.shape[1])
     return moved
 
 

@@ -288,6 +288,22 @@ def _require_unique(kind: str, names: list[str]) -> None:
         seen.add(name)
 
 
+def no_whitening(rank: int, features: int) -> NDArray[np.float32]:
+    """The buffer `Layout.whitening` that leaves the head's input as it is.
+
+    Args:
+        rank: R, at least 1.
+        features: h, how many the head reads.
+
+    Returns:
+        Float32 (R + 2, h): the mean that is subtracted, what each feature is then multiplied by, and the R rows of V
+        (`algorithms.whitening`).
+    """
+    rows = np.zeros((rank + 2, features), np.float32)
+    rows[1] = 1
+    return rows
+
+
 def digest(weights: NDArray[np.float32]) -> bytes:
     """The digest of a vector, which guards against accidents, not enemies.
 

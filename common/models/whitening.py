@@ -7,8 +7,7 @@ same bits as without it.
 import torch
 from torch import nn
 
-from zowarmup.common.algorithms.whitening import identity
-from zowarmup.common.exact.layout import WHITENING
+from zowarmup.common.exact.layout import WHITENING, no_whitening
 
 
 def add_whitening(layer: nn.Linear, rank: int) -> None:
@@ -20,7 +19,7 @@ def add_whitening(layer: nn.Linear, rank: int) -> None:
     """
     if any(name == WHITENING for name, _ in layer.named_buffers()):
         return
-    rows = identity(min(rank, layer.in_features - 1), layer.in_features)
+    rows = no_whitening(min(rank, layer.in_features - 1), layer.in_features)
     layer.register_buffer(WHITENING, torch.from_numpy(rows))
     layer.register_forward_pre_hook(_whiten)
 

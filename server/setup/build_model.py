@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.whitening import identity
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
-from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.layout import Layout, no_whitening
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.plugin import ANY
 from zowarmup.common.settings.run import ClientSpec
@@ -58,7 +57,7 @@ def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> No
             names = set(tensors.keys())
             for name, view in layout.views(weights).items():
                 if layout.whitening and name == layout.whitening.name:  # an exported head reads the features themselves
-                    view[...] = identity(len(view) - 2, view.shape[1])
+                    view[...] = no_whitening(len(view) - 2, view.shape[1])
                     continue
                 shape = tuple(tensors.get_slice(name).get_shape()) if name in names else None
                 if shape != view.shape:
