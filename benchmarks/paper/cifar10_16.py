@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from zowarmup.data import Dataset, load
 
-IMAGES = {"train": 10_000, "validation": 2_000, "test": 4_000}
+IMAGES = {"train": 5_000, "validation": 2_000, "test": 4_000}
 """How many are kept of each, the first ones."""
 
 
