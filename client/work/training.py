@@ -79,8 +79,8 @@ class Trainer:
         batches = _ForTraining(self._dataset, self._stop, seed, check)
         try:
             loss = train_locally(self._task, module, batches, **training._asdict(), seed=seed)
-            delta = flatten(module, layout)
-            delta -= start
+            delta = flatten(module, layout)[: layout.uploaded]
+            delta -= start[: layout.uploaded]
             if not (delta.min() > -LARGEST_DELTA and delta.max() < LARGEST_DELTA):  # NaN is neither
                 raise Diverging(f"a weight moves by {LARGEST_DELTA:g} or more")
         except Diverging as error:

@@ -205,6 +205,12 @@ class Layout:
         return next((tensor for tensor in self.tensors[::-1] if tensor.name == name), None)
 
     @property
+    def uploaded(self) -> int:
+        """How many values the delta of local training has, the leading ones: all but those of `whitening`, which ends the
+        vector and is set by the coordinator."""
+        return self.size if self.whitening is None else self.whitening.start
+
+    @property
     def head_alone(self) -> bool:
         """Whether everything before the head is frozen."""
         return self.head is not None and self.frozen == self.block("head").start
