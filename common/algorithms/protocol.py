@@ -259,6 +259,16 @@ class Algorithm(Protocol):
         """
         return sum(self.counts(tier, examples))
 
+    def answer_values(self, work: Work, tier: Tier, examples: int) -> int:
+        """How many values a client's answer to its work has, which is what a device counts that allows so many.
+
+        Args:
+            work: What it was given.
+            tier: The client's.
+            examples: How many it holds, at least 1.
+        """
+        return self.uplink_values(tier, examples)
+
     def uplink_bytes(self, tier: Tier, examples: int) -> int:
         """How many bytes these values have.
 

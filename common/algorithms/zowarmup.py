@@ -376,6 +376,12 @@ class ZOWarmUp(Algorithm):
         rows, features = buffer.shape
         return 0, value_count(rows - 2, features)
 
+    def answer_values(self, work: Work, tier: Tier, examples: int) -> int:
+        """As `Algorithm.answer_values`: more in the round that whitens."""
+        if self._to_whiten(work.done) is None:
+            return self.uplink_values(tier, examples)
+        return sum(self._counts_in(work, tier, examples))
+
     def _whitened(self, weights: NDArray[np.float32], parts: Sequence[ClientScalars], buffer: Tensor) -> Update:
         """The same model with whitened features, from what the clients' features are like."""
         rows, features = buffer.shape
