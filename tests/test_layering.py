@@ -102,6 +102,7 @@ PACKAGES = {
     "server/rpc/server.py": "grpc_health grpc_reflection",
     "server/setup/run_file.py": "pydantic",
     "server/setup/safetensors_file.py": "safetensors?",
+    "server/setup/weights_file.py": "torch?",
     "client/net/stream.py": "google",
     "client/work/probing.py": "torch?",
     "client/work/training.py": "torch",

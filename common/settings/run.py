@@ -31,9 +31,9 @@ BUILT_IN = ("mlp", "cnn", "cnn1d", "resnet8", "resnet18", "vit")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """`name`: one of BUILT_IN or package.module:factory. `norm`: the normalisation of residual networks (group is the
-    paper's choice with FedAdam, batch with FedAvg). `weights`: a safetensors file to start from, else random from the
-    run's seed. `task`: what it is trained for, classification or package.module:Task."""
+    """`name`: one of BUILT_IN or package.module:factory. `norm`: the normalisation of the built-in residual
+    networks (group is the paper's choice with FedAdam, batch with FedAvg). `weights`: a file to start from, safetensors or a
+    state dict of torch's (.pth, .pt), else random from the run's seed. `task`: what it is trained for, classification or package.module:Task."""
 
     name: str
     task: str = DEFAULT
