@@ -94,6 +94,7 @@ PACKAGES = {
     "common/messages/codec.py": "google",
     "common/models/graph.py": "google",
     "common/models/program.py": "onnxruntime?",
+    "common/models/torchvision_classifiers.py": "torchvision?",
     "data/image_file.py": "PIL?",
     "server/store/ledger.py": "pydantic",
     "server/store/schemas.py": "pydantic pydantic_core",
