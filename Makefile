@@ -16,7 +16,7 @@ endif
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help files docs demo bench chaos flood fuzz ray arm test lint typecheck format proto wheel sbom lock clean
+.PHONY: help files docs demo bench chaos flood fuzz ray arm torchvision test lint typecheck format proto wheel sbom lock clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,9 @@ ray: .build/ready .build/ray  ## A fleet on a Ray cluster of several nodes on th
 
 arm: .build/ready .build/arm/ready  ## The same bits on emulated aarch64 (fetches 95 MB of Debian packages, without root)
 	@$(BIN)/pytest -q -s tests/e2e/test_arm.py
+
+torchvision: .build/ready .build/torchvision/ready  ## Torchvision's models, in whole runs (installs a pair of torch and torchvision, up to 5.3 GB)
+	@$(BIN)/pytest -q tests/e2e/test_torchvision.py
 
 lint: .build/ready  ## Style of the Python and of the wire
 	@echo '== ruff check'
@@ -129,6 +132,16 @@ $(VENV)/ready: pyproject.toml constraints.txt requirements/test.txt
 .build/arm/ready: tests/arm/fetch.sh constraints.txt $(VENV)/ready
 	@echo '== Fetching an aarch64 to .build/arm'
 	@tests/arm/fetch.sh $(BIN)/python
+
+SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+# A torch and a torchvision that belong together, in an environment of their own: the torch of $(VENV) may be of another
+# build. What else they need is there already, and found by the file that is written first.
+.build/torchvision/ready: tests/torchvision/requirements.txt $(VENV)/ready
+	@echo '== Installing torch and torchvision to .build/torchvision (up to 5.3 GB, once)'
+	@$(BIN)/python -m venv --clear .build/torchvision
+	@echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" > "$$(.build/torchvision/bin/python $(SITE))/zowarmup.pth"
+	@.build/torchvision/bin/python -m pip --disable-pip-version-check install -q -r tests/torchvision/requirements.txt
+	@touch $@
 
 # Prometheus, for tests/monitoring.
 .build/prometheus/ready: tests/monitoring/fetch.sh

@@ -48,10 +48,13 @@ class Ended:
 
 
 class Processes:
-    """Python modules run as processes by this interpreter. Raises CommandError where one cannot be started."""
+    """Python modules run as processes by an interpreter, this one or `python`. Raises CommandError where one cannot be
+    started."""
 
-    def __init__(self, logs: Path, noted: Interrupts, environment: Mapping[str, str]) -> None:
-        self._logs, self._noted = logs, noted
+    def __init__(
+        self, logs: Path, noted: Interrupts, environment: Mapping[str, str], python: str = sys.executable
+    ) -> None:
+        self._logs, self._noted, self._python = logs, noted, python
         self._environment = {**os.environ, **environment}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         noted.last_resort.append(lambda: self._signal(signal.SIGKILL))
@@ -76,7 +79,7 @@ class Processes:
         try:
             with self.log(name).open("wb") as log:
                 self._running[name] = subprocess.Popen(
-                    tethered(sys.executable, "-m", module, *arguments),
+                    tethered(self._python, "-m", module, *arguments),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -26,6 +26,7 @@ from zowarmup.common.models.architectures import (
     ViT,
     mlp,
 )
+from zowarmup.common.models.torchvision_classifiers import PREFIX, Unsuitable, classifier
 from zowarmup.common.settings.run import Model
 from zowarmup.common.text import in_words
 
@@ -179,6 +180,8 @@ def _factory(model: Model) -> Factory:
         return partial(ResNet, norm=model.norm, name=model.name)
     if model.name in _BUILT_IN:
         return _BUILT_IN[model.name]
+    if model.name.startswith(PREFIX):
+        return partial(_from_torchvision, model.name)
     path, _, attribute = model.name.partition(":")
     with foreign_code(f"model {model.name} cannot be imported:"):
         factory = getattr(importlib.import_module(path), attribute)
@@ -205,6 +208,13 @@ def _half_width_factory(model: Model) -> Factory:
 def _call(name: str, factory: Factory, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     with foreign_code(f"model {name}: factory({input_shape}, {outputs}) raised"):
         return factory(input_shape, outputs)
+
+
+def _from_torchvision(name: str, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    try:
+        return classifier(name.removeprefix(PREFIX), input_shape, outputs)
+    except Unsuitable as error:
+        raise ModelError(f"model.name = {name!r}: {error}") from error
 
 
 def _check_shape(name: str, input_shape: tuple[int, ...]) -> None:
@@ -237,9 +247,8 @@ def _suggested(input_shape: tuple[int, ...]) -> str:
     return "for images use cnn; if they are sequences (n, length, channels), read them with npz:PATH,kind=sequence"
 
 
-_DRAWS = 24
+_DRAWS, _SUM_TOLERANCE = 24, 1e-3
 _NOISE = (0.02, 0.1, 0.5)  # beside three times the weights with random signs; deep models overflow at the last
-_SUM_TOLERANCE = 1e-3
 
 
 def require_logits(name: str, module: nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> None:

@@ -32,9 +32,9 @@ BUILT_IN = ("mlp", "cnn", "cnn1d", "resnet8", "resnet18", "vit")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """`name`: one of BUILT_IN or package.module:factory. `norm`: the normalisation of residual networks (group is the
-    paper's choice with FedAdam, batch with FedAvg). `weights`: a safetensors file to start from, else random from the
-    run's seed. `task`: what it is trained for, classification or package.module:Task."""
+    """`name`: one of BUILT_IN, torchvision:NAME or package.module:factory. `norm`: the normalisation of the built-in residual
+    networks (group is the paper's choice with FedAdam, batch with FedAvg). `weights`: a file to start from, safetensors or a
+    state dict of torch's (.pth, .pt), else random from the run's seed. `task`: what it is trained for, classification or package.module:Task."""
 
     name: str
     task: str = DEFAULT
@@ -44,7 +44,7 @@ class Model:
     def __post_init__(self) -> None:
         known = self.name in BUILT_IN or is_plugin(self.name)
         built_in = ", ".join(f'"{name}"' for name in BUILT_IN)
-        require(known, "model.name", self.name, f'{built_in} or "package.module:factory"')
+        require(known, "model.name", self.name, f'{built_in}, "torchvision:NAME" or "package.module:factory"')
         tasks = ", ".join(f'"{task}"' for task in TASKS)
         require(
             self.task in TASKS or is_plugin(self.task), "model.task", self.task, f'{tasks} or "package.module:Task"'

@@ -26,7 +26,7 @@ from zowarmup.lab.demo.settings import allowing, to_toml
 from zowarmup.lab.experiments.grid import Job
 from zowarmup.lab.experiments.outcome import RunOutcome, read_outcome
 from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Ended, Processes, indented, last_lines
-from zowarmup.server.setup.build_model import load_weights
+from zowarmup.server.setup.weights_file import load_weights
 from zowarmup.server.store.archive import LEDGER, ArchiveError, open_archive
 from zowarmup.server.store.ledger import LedgerError
 

@@ -8,21 +8,26 @@ import signal
 import sys
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
-from zowarmup.common.exact.layout import Layout, no_whitening
+    return remark
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.plugin import ANY
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.system.files import replacing
 from zowarmup.server.setup.prepare import BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
-from zowarmup.server.setup.safetensors_file import Unreadable, opened
+from zowarmup.server.setup.weights_file import load_weights
 
 
-def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
-    """Raises ValueError or PreparationError with a sentence, ImportError where torch or onnx is missing."""
+def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
+    """Build the model of a run and leave its files in `folder`.
+
+    Returns:
+        What the operator should know of the weights that the run begins with, as a sentence, or nothing.
+
+    Raises:
+        ValueError, PreparationError: It cannot be made; the sentence says why.
+        ImportError: torch or onnx is missing.
+    """
     from zowarmup.common.models.construction import build, foreign_code
     from zowarmup.common.models.description import describe, flatten
     from zowarmup.common.models.export import export_program
@@ -32,8 +37,9 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
     with foreign_code(f"model {spec.model.name}:"):
         layout = describe(module, spec.input_shape, task.exact_head, spec.zeroth_order.moved, spec.whitening)
         weights = flatten(module, layout)
+    remark = ""
     if spec.model.weights:
-        load_weights(Path(spec.model.weights), layout, weights)
+        remark = load_weights(Path(spec.model.weights), layout, weights)
     try:
         Grid.choose(weights[: layout.trainable], edges=layout.edges)
     except HeadroomExceeded as error:
@@ -47,6 +53,7 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> None:
         program = export_program(module, layout, spec.input_shape)
     with replacing(folder / PROGRAM) as partial:
         partial.write_bytes(program)
+<<<<<<< HEAD
 
 
 def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> None:
@@ -68,6 +75,9 @@ def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> No
                 view[...] = tensors.get_tensor(name)
     except Unreadable as error:
         raise PreparationError(f"model.weights = {str(path)!r}: cannot be read as safetensors: {error}") from error
+=======
+    return remark
+>>>>>>> main
 
 
 def main() -> int:
@@ -75,9 +85,9 @@ def main() -> int:
     seed, folder = int(sys.argv[1]), Path(sys.argv[2])
     spec = ClientSpec.from_json((folder / SPEC).read_text(), ANY)
 
-    def job() -> None:
+    def job() -> str:
         try:
-            build_run(spec, seed, folder)
+            return build_run(spec, seed, folder)
         except ModuleNotFoundError as error:
             raise PreparationError(
                 f"preparing a model needs {error.name}: pip install 'zowarmup[server,torch]'"

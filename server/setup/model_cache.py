@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,7 +23,6 @@ import numpy as np
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.settings.run import VERSION, ClientSpec
 from zowarmup.common.system.files import open_given, read_given, sync, sync_tree
-from zowarmup.server.setup.build_model import load_weights
 from zowarmup.server.setup.prepare import (
     LAYOUT,
     PROGRAM,
@@ -34,7 +34,9 @@ from zowarmup.server.setup.prepare import (
     Prepared,
     building_of,
 )
+from zowarmup.server.setup.weights_file import load_weights
 
+log = logging.getLogger(__name__)
 LONGEST_LAYOUT_BYTES = 1 << 26
 BUILDING = "building-"
 UNMEASURED = DeviceFootprint(0, 0.0, 0.0, 0.0, 0.0)
@@ -58,8 +60,8 @@ def cached(spec: ClientSpec, seed: int, cache: Path, children: Children) -> Prep
             raise ValueError("weights of another size")
     except (OSError, ValueError) as error:
         raise PreparationError(f"{place} is damaged ({error}): remove it, and it is built anew") from error
-    if spec.model.weights:
-        load_weights(Path(spec.model.weights), layout, weights)
+    if spec.model.weights and (remark := load_weights(Path(spec.model.weights), layout, weights)):
+        log.warning("%s", remark)
     return Prepared(layout, program, weights, UNMEASURED, UNMEASURED)
 
 

@@ -108,7 +108,8 @@ def prepare(spec: ClientSpec, seed: int, folder: Path, children: Children, examp
     try:
         building = building_of(spec, seed, folder, children)
         high = _measuring(Tier.HIGH, spec, folder, children, examples)
-        building.finish()
+        if remark := building.finish():
+            log.warning("%s", remark)
         low = _measuring(Tier.LOW, spec, folder, children, examples)
         found = [DeviceFootprint(**child.finish()) for child in (high, low)]
     finally:

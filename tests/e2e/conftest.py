@@ -120,15 +120,15 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Callable[[], Fleet]]:
-    """Makes fleets, each in a folder of its own."""
+def fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
+    """Makes fleets, each in a folder of its own, of this Python or another."""
     environment = {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"}
     made: list[Processes] = []
 
-    def make() -> Fleet:
+    def make(python: str = sys.executable) -> Fleet:
         folder = tmp_path / f"fleet-{len(made)}"
         (folder / "logs").mkdir(parents=True)
-        processes = Processes(folder / "logs", Interrupts(), environment)
+        processes = Processes(folder / "logs", Interrupts(), environment, python)
         made.append(processes)
         return Fleet(folder, processes)
 

@@ -30,7 +30,7 @@ def weights(path: str) -> object:
     import numpy as np
 
     from tests.faults.small import LAYOUT
-    from zowarmup.server.setup.build_model import load_weights
+    from zowarmup.server.setup.weights_file import load_weights
 
     load_weights(Path(path), LAYOUT, filled := np.zeros(LAYOUT.size, np.float32))
     return filled

@@ -37,10 +37,10 @@ from zowarmup.common.messages.small_floats import Precision
 from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Tier, Work
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import ClientSpec, Model
-from zowarmup.server.setup.build_model import load_weights
 from zowarmup.server.setup.continuation import ContinuationError, Left
 from zowarmup.server.setup.prepare import PreparationError
 from zowarmup.server.setup.run_file import RunFileError, read_run_file
+from zowarmup.server.setup.weights_file import load_weights
 from zowarmup.server.store.ledger import Ledger, LedgerError, StoredEvent
 from zowarmup.v1 import coordinator_pb2 as wire
 

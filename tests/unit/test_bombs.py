@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.client.hostile_programs import constant, graph, model
@@ -194,6 +195,11 @@ def sparse(begin: bytes, size: int, name: str = "file") -> Callable[[Path], obje
     return write
 
 
+def saved(folder: Path) -> None:
+    """A state dict of torch's with the tensors of a layout."""
+    torch.save({tensor.name: torch.zeros(tensor.shape) for tensor in LAYOUT.tensors}, folder / "file.pth")
+
+
 def tensors(gap: bytes = b"", more: int = 0, large: int = 0) -> bytes:
     """A safetensors file with the tensors of a layout, `more` empty ones, and one of so many bytes, which are not here."""
     held = {tensor.name: (tensor.shape, tensor.size * 4) for tensor in LAYOUT.tensors}
@@ -337,6 +343,13 @@ BOMBS = {
     ),
     "safetensors: a tensor that nobody asked for": Bomb(
         "weights", "FOLDER/file", writing("file", tensors), sparse(tensors(large=HUGE), HUGE), ""
+    ),
+    "state dict: unpacks without end": Bomb(
+        "weights",
+        "FOLDER/file.pth",
+        saved,
+        writing("file.pth", lambda: zipped([Member("w/data.pkl", *deflated(HUGE), HUGE)])),
+        "unpacks to",
     ),
     "program: nodes of nothing": one("program", program(), lambda: field(7, b"\x0a\0" * (8 << 20)), "program"),
     "program: names of nothing": one(

@@ -85,7 +85,7 @@ def test_what_it_prints_is_in_the_log_as_its_own(
 )
 def test_what_it_leaves_running_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     build(code, tmp_path, monkeypatch, "leaving")
-    assert outcome_in(tmp_path / BUILT) == ChildOutcome()
+    assert outcome_in(tmp_path / BUILT) == ChildOutcome(result="")
 
 
 def test_weights_that_no_grid_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
