@@ -8,7 +8,7 @@ it is acknowledged and say it again after a loss, as real ones do; they outlive 
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,6 +138,13 @@ class Bowl:
         head = LAYOUT.block("head")
         gradient = apart[head.start : head.stop] * len(examples) if head_gradient else None
         return LossAndGradient(0.5 * float(np.dot(apart, apart)) * len(examples), gradient)
+
+    def features(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """Drawn by the target; they play no part in the loss."""
+        drawn = np.random.default_rng(int(self.target.view(np.uint32)[0])).normal(
+            1, np.linspace(0.1, 3, 20), (EXAMPLES, 20)
+        )
+        yield drawn.astype(np.float32)[examples]
 
 
 class OneByOne(Coordinator):
