@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
-    return remark
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.plugin import ANY
 from zowarmup.common.settings.run import ClientSpec
@@ -53,31 +52,7 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
         program = export_program(module, layout, spec.input_shape)
     with replacing(folder / PROGRAM) as partial:
         partial.write_bytes(program)
-<<<<<<< HEAD
-
-
-def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> None:
-    """Fill a flat vector from a safetensors file with the layout's tensors. Raises PreparationError naming the file
-    and the tensor."""
-    try:
-        with opened(path) as tensors:
-            names = set(tensors.keys())
-            for name, view in layout.views(weights).items():
-                if layout.whitening and name == layout.whitening.name:  # an exported head reads the features themselves
-                    view[...] = no_whitening(len(view) - 2, view.shape[1])
-                    continue
-                shape = tuple(tensors.get_slice(name).get_shape()) if name in names else None
-                if shape != view.shape:
-                    found = "missing" if shape is None else f"of shape {shape}"
-                    raise PreparationError(
-                        f"model.weights = {str(path)!r}: {name} must have shape {view.shape} and is {found}"
-                    )
-                view[...] = tensors.get_tensor(name)
-    except Unreadable as error:
-        raise PreparationError(f"model.weights = {str(path)!r}: cannot be read as safetensors: {error}") from error
-=======
     return remark
->>>>>>> main
 
 
 def main() -> int:
