@@ -50,8 +50,6 @@ from zowarmup.common.algorithms.protocol import (
     Forward,
     Start,
     Trained,
-    Update,
-    Vectors,
     wrong_kind,
 )
 from zowarmup.common.algorithms.robust_aggregation import (
@@ -76,21 +74,13 @@ from zowarmup.common.algorithms.step_builder import (
     mean_squares,
     steps_of,
 )
-from zowarmup.common.algorithms.vectors import PIECE, norm
+from zowarmup.common.algorithms.vectors import norm
 from zowarmup.common.algorithms.whitening import (
-    Moments as FeatureMoments,
-)
-from zowarmup.common.algorithms.whitening import (
-    covariance,
-    moments_of,
-    sign_vectors,
-    value_count,
-    whitened,
-    whitening,
+    WhiteningRound,
 )
 from zowarmup.common.exact.directions import permutation
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
-from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, NORM, Block, Layout, Tensor
+from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, NORM, Block, Layout
 from zowarmup.common.exact.replica import merged
 from zowarmup.common.exact.steps import Direction, Step, Weights, apply_steps
 from zowarmup.common.messages.small_floats import Precision, packed_bytes
@@ -258,9 +248,8 @@ class ZOWarmUp(Algorithm):
             HeadroomExceeded: `eps`, or a local step, is beyond the grid.
             ValueError: A scalar is not finite, or beyond STEEP.
         """
-        if (buffer := self._to_whiten(work.done)) is not None:
-            moments = moments_of(forward.features(np.arange(examples)), self._sign_vectors(work.seed, buffer))
-            return Scalars(work.round, (), as_float32(moments.values()))
+        if first := self._whitening(work.done):
+            return first.contribute(forward, examples, work)
         eps, head = self.spec.eps * self.spec.tau, self.projections() > 0
         derivatives: list[float] = []
         projected: list[float] = []
@@ -325,7 +314,7 @@ class ZOWarmUp(Algorithm):
                 raise ValueError(
                     f"scalars: {len(values)} {name}, {asked} were asked for with {examples} examples in the {tier} tier"
                 )
-        if contribution.precision != self.spec.scalars and self._to_whiten(work.done) is None:
+        if contribution.precision != self.spec.scalars and not self._whitening(work.done):
             raise ValueError(f"scalars: each is a {contribution.precision}, the run's scalars = {self.spec.scalars!r}")
         _check_steepness(contribution)
 
@@ -347,8 +336,9 @@ class ZOWarmUp(Algorithm):
         if not given:
             raise ValueError("a round without contributions has no estimate")
         parts, clipped = clip_scalars(given, self.spec.clip, FLAT)
-        if (buffer := self._to_whiten(done)) is not None:
-            return Aggregate(update=self._whitened(start.weights, parts, buffer), turn=done, clipped_scalars=clipped)
+        if first := self._whitening(done):
+            update = first.update(start.weights, list(zip(self._shares(parts), parts, strict=True)))
+            return Aggregate(update=update, turn=done, clipped_scalars=clipped)
         moments: Moments = ()
         if self.spec.step == "adam":
             estimate = self._estimate(parts, 1.0, 1.0)
@@ -361,41 +351,19 @@ class ZOWarmUp(Algorithm):
         moves = held(self._estimate(parts, probed, head), self._limit(done, parts, start.weights))
         return Aggregate(moves=tuple(moves), turn=done, optimizer_state=moments, clipped_scalars=clipped)
 
-    def _to_whiten(self, done: int) -> Tensor | None:
-        """The buffer that the first round sets; None in any other."""
-        return self.layout.whitening if done == 0 else None
-
-    def _sign_vectors(self, seed: int, buffer: Tensor) -> NDArray[np.float64]:
-        rows, features = buffer.shape
-        return sign_vectors(seed, self.layout.block("head").start, features, rows - 2)
+    def _whitening(self, done: int) -> WhiteningRound | None:
+        """The first round, where that whitens what the head reads; None for any other."""
+        return WhiteningRound(self.layout) if done == 0 and self.layout.whitening else None
 
     def _counts_in(self, work: Work, tier: Tier, examples: int) -> tuple[int, int]:
         """As `counts`, in one round."""
-        if (buffer := self._to_whiten(work.done)) is None:
-            return self.counts(tier, examples)
-        rows, features = buffer.shape
-        return 0, value_count(rows - 2, features)
+        first = self._whitening(work.done)
+        return (0, first.values) if first else self.counts(tier, examples)
 
     def answer_values(self, work: Work, tier: Tier, examples: int) -> int:
         """As `Algorithm.answer_values`: more in the round that whitens."""
-        if self._to_whiten(work.done) is None:
-            return self.uplink_values(tier, examples)
-        return sum(self._counts_in(work, tier, examples))
-
-    def _whitened(self, weights: NDArray[np.float32], parts: Sequence[ClientScalars], buffer: Tensor) -> Update:
-        """The same model with whitened features, from what the clients' features are like."""
-        rows, features = buffer.shape
-        known = [
-            (share, FeatureMoments.of_values(part.scalars.projections, features), self._sign_vectors(part.seed, buffer))
-            for share, part in zip(self._shares(parts), parts, strict=True)
-        ]
-        moved = whitened(weights, self.layout, whitening(*covariance(known), rows - 2))
-
-        def piece(place: slice, out: NDArray[np.float32]) -> Vectors:
-            out[:] = moved[place]
-            return ()
-
-        return Update(piece, PIECE)
+        first = self._whitening(work.done)
+        return first.values if first else self.uplink_values(tier, examples)
 
     @property
     def _normal(self) -> bool:
