@@ -75,9 +75,7 @@ from zowarmup.common.algorithms.step_builder import (
     steps_of,
 )
 from zowarmup.common.algorithms.vectors import norm
-from zowarmup.common.algorithms.whitening import (
-    WhiteningRound,
-)
+from zowarmup.common.algorithms.whitening_round import WhiteningRound
 from zowarmup.common.exact.directions import permutation
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, NORM, Block, Layout
