@@ -32,7 +32,7 @@ ZEROTH_ORDER: dict[tuple[DemoModel, bool], dict[str, Any]] = {
 }
 """By model, and whether as in the paper."""
 PICTURES: dict[str, dict[str, Any]] = {
-    "warmup": {"rounds": 20, "epochs": 2, "rate": 0.05},
+    "warmup": {"rounds": 20, "epochs": 2, "batch": 16, "rate": 0.05},
     "zeroth_order": {"rounds": 150},
 }
 """Of a CNN, for pictures of 32 x 32; chosen on validation pictures of CIFAR-10."""
