@@ -9,7 +9,7 @@ import pytest
 
 from tests.algorithms import changed
 from tests.faults.backends import Backend
-from tests.faults.small import TRIO, run_file
+from tests.faults.small import RANK, TRIO, run_file
 from tests.scenario.test_crash_points import folder, outcome
 from zowarmup.server.coordinator import Coordinator
 
@@ -23,6 +23,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "gaussian": {"directions": "gaussian"},
     "mixed": {"algorithm": "mixed"},
     "nibbles": {"scalars": "nibble"},
+    "whitened": {"whitening": RANK},
 }
 WARM_UPS: dict[str, dict[str, Any]] = {
     "heterofl": {"algorithm": "heterofl", "clients_per_round": len(TRIO)},
