@@ -108,7 +108,7 @@ def covariance(
     second, mean = np.zeros((size, size)), np.zeros(size)
     for share, moments, signs in parts:
         second += share * _second_moment(moments, signs)
-        mean += share * moments.mean
+        mean += share * math.sqrt(_most(moments, float(moments.mean @ moments.mean))) * moments.mean
     return mean, second - np.outer(mean, mean)
 
 
@@ -118,9 +118,17 @@ def _second_moment(moments: Moments, signs: NDArray[np.float64]) -> NDArray[np.f
     kept = values > _SMALLEST * max(values[-1], 0.0)
     factor = (vectors[:, kept] / np.sqrt(values[kept])).T @ moments.products
     found: NDArray[np.float64] = factor.T @ factor
+    found *= _most(moments, float(np.trace(found)))
     missing = max(0.0, moments.square - float(np.trace(found)))
     found[np.diag_indices_from(found)] += missing / len(found)
     return found
+
+
+def _most(moments: Moments, square: float) -> float:
+    """What a mean square is multiplied by so that it is none but what features of `moments.square` have. Neither the mean of
+    features nor a Nystroem approximation ever has more than they, but for rounding, and for a client that sends anything."""
+    most = max(0.0, moments.square)
+    return most / square if square > most else 1.0
 
 
 def whitening(mean: NDArray[np.float64], covariance: NDArray[np.float64], rank: int) -> NDArray[np.float32]:
