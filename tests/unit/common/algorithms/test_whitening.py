@@ -57,7 +57,8 @@ def drawn(count: int = 50, features: int = HIDDEN, seed: int = 0) -> Vector:
     """Features as a ReLU leaves them: with a mean, and of variances that lie far apart; float32 (count, features)."""
     turned, _ = np.linalg.qr(np.random.default_rng(5).normal(size=(features, features)))
     along = np.random.default_rng(seed).normal(size=(count, features)) * np.geomspace(3, 0.05, features)
-    return np.maximum(along @ turned + 2, 0).astype(np.float32)
+    made: Vector = np.maximum(along @ turned + 2, 0).astype(np.float32)
+    return made
 
 
 def second_moment(features: Vector) -> Wide:
@@ -72,7 +73,7 @@ def found(features: Vector, rank: int, seed: int = 3) -> tuple[Wide, Wide]:
 
 
 def model(seed: int = 0) -> Vector:
-    weights = GRID.quantise(np.random.default_rng(seed).normal(0, 0.5, LAYOUT.size).astype(np.float32))
+    weights: Vector = GRID.quantise(np.random.default_rng(seed).normal(0, 0.5, LAYOUT.size).astype(np.float32))
     LAYOUT.views(weights)["out.whitening"][...] = no_whitening(RANK, HIDDEN)
     return weights
 

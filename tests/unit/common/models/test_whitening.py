@@ -90,7 +90,8 @@ def test_once_it_is_set_torch_and_the_exported_program_read_what_numpy_does() ->
     np.testing.assert_allclose(in_program, logits, atol=1e-4)
     np.testing.assert_allclose(read, applied(plain.astype(np.float64), rows), atol=1e-4)
     views = layout.views(moved)
-    weight, bias = head_on_whitened(*(layout.views(weights)[name] for name in ("3.weight", "3.bias")), rows)
+    before = layout.views(weights)
+    weight, bias = head_on_whitened(before["3.weight"], before["3.bias"], rows)
     np.testing.assert_array_equal(views["3.weight"], weight.astype(np.float32))
     np.testing.assert_array_equal(views["3.bias"], bias.astype(np.float32))
 
