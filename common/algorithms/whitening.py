@@ -59,6 +59,11 @@ class Moments:
         return cls(found[1 + features :].reshape(-1, features), found[1 : 1 + features], float(found[0]))
 
 
+def value_count(rank: int, features: int) -> int:
+    """How many numbers a client sends."""
+    return (rank + 1) * features + 1
+
+
 def sign_vectors(seed: int, start: int, features: int, rank: int) -> NDArray[np.float64]:
     """The vectors o_j of a client: the first entries of its directions 0 .. R - 1 in the head's block.
 

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from zowarmup.common.algorithms.directional_derivatives import as_float32
 from zowarmup.common.algorithms.protocol import ClientScalars, Forward, Update, Vectors
 from zowarmup.common.algorithms.vectors import PIECE
-from zowarmup.common.algorithms.whitening import Moments, covariance, moments_of, sign_vectors, whitened, whitening
+from zowarmup.common.algorithms.whitening import (
+    Moments,
+    covariance,
+    moments_of,
+    sign_vectors,
+    value_count,
+    whitened,
+    whitening,
+)
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages.values import Scalars, Work
 
@@ -39,7 +47,7 @@ class WhiteningRound:
     @property
     def values(self) -> int:
         """How many numbers a client sends."""
-        return (self._rank + 1) * self._features + 1
+        return value_count(self._rank, self._features)
 
     def contribute(self, forward: Forward, examples: int, work: Work) -> Scalars:
         """What a client sends, as its projections, in float32 whatever the others are rounded to.

@@ -30,7 +30,7 @@ from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.data import load
 from zowarmup.data.card import card_of
 from zowarmup.server.core import events as ev
-from zowarmup.server.setup.build_model import load_weights
+from zowarmup.server.setup.weights_file import load_weights
 from zowarmup.server.store.archive import BLOBS, LEDGER
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.ledger import Ledger

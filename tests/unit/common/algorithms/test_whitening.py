@@ -1,4 +1,5 @@
-"""Whitening against float64 references, and the first round of a run that whitens: what is sent, checked and made of it."""
+"""Whitening against float64 references, and the first round of a run that whitens (`whitening_round`): what is sent, checked and
+made of it."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -66,9 +66,7 @@ def test_training_in_the_warm_up_is_bit_equal_with_and_without_it() -> None:
         _, content = trainer.contribute(replica, Work(1, Phase.WARM_UP, 1, 55, 60.0))
         contents.append(bytes(content))
     with_buffer, without = contents
-    assert with_buffer[: len(without)] == without
-    rest = np.frombuffer(with_buffer[len(without) :], "<f4")
-    assert rest.size == 10 * 128 and not rest.any(), "a warm-up does not move the buffer"
+    assert with_buffer == without, "the buffer is no part of a delta"
 
 
 def test_once_it_is_set_torch_and_the_exported_program_read_what_numpy_does() -> None:
