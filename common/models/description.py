@@ -17,7 +17,7 @@ from torch import nn
 
 from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, NORM, Block, Head, Layout, Submodel, Tensor
 from zowarmup.common.models.construction import ModelError, build, sample
-from zowarmup.common.models.whitening import add_whitening
+from zowarmup.common.models.whitening import add_whitening, rank_of
 from zowarmup.common.settings.run import Model
 from zowarmup.common.text import listed
 
@@ -51,8 +51,9 @@ def describe(
     last = [] if head is None else [head.weight_name] + ([head.bias_name] if head.bias_name else [])
     if len(last) == len(trainable):
         head, last = None, []  # nothing but a linear layer: there is no trunk to probe beside it
-    if whitening and head is not None and head.bias_name and head.features > 1:
-        add_whitening(_layer(module, head), whitening)
+    rank = rank_of(whitening, head.features) if head is not None and head.bias_name else 0
+    if rank and head is not None:
+        add_whitening(_layer(module, head), rank)
         tensors = _tensors(module)
     trunk = [name for name in trainable if name not in last]
     probed = _probed(train, {name: tensors[name] for name in trunk}, head)

@@ -10,7 +10,14 @@ from torch import nn
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.client.work.training import Trainer
-from zowarmup.common.algorithms.whitening import applied, head_on_whitened, moments_of, sign_vectors, whitened
+from zowarmup.common.algorithms.whitening import (
+    applied,
+    head_on_whitened,
+    moments_of,
+    sign_vectors,
+    value_count,
+    whitened,
+)
 from zowarmup.common.algorithms.whitening import covariance as covariance_of
 from zowarmup.common.algorithms.whitening import whitening as whitening_of
 from zowarmup.common.exact.grid import Grid
@@ -21,10 +28,11 @@ from zowarmup.common.models.construction import build
 from zowarmup.common.models.description import describe, flatten, load_into
 from zowarmup.common.models.export import export_program
 from zowarmup.common.models.program import Program
-from zowarmup.common.models.whitening import add_whitening
+from zowarmup.common.models.whitening import MOST_VALUES, add_whitening, rank_of
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.data import load
+from zowarmup.server.rpc.limits import SMALL_BYTES
 
 SHAPE, CLASSES = (1, 8, 8), 10
 DATA = load("digits:1/10")
@@ -108,7 +116,7 @@ def test_described_twice_it_has_one_buffer() -> None:
 
 def test_no_more_directions_than_features_less_one() -> None:
     layer = nn.Linear(3, 2)
-    add_whitening(layer, 8)
+    add_whitening(layer, rank_of(8, 3))
     assert layer.get_buffer(WHITENING).numpy().tobytes() == no_whitening(2, 3).tobytes()
     inputs = torch.randn(5, 3)
     assert torch.equal(layer(inputs), nn.functional.linear(inputs, layer.weight, layer.bias))
@@ -133,3 +141,24 @@ def test_runs_of_heterofl_and_runs_without_zeroth_order_rounds_have_none() -> No
     assert replace(SPEC, warmup=warmup_settings("heterofl", rounds=0)).whitening == 8, "nobody trains a part"
     assert replace(SPEC, zeroth_order=zeroth_order_settings(rounds=0)).whitening == 0
     assert replace(SPEC, zeroth_order=zeroth_order_settings("mixed", rounds=1)).whitening == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "features", "rank"),
+    [
+        (8, 64, 8),
+        (8, 512, 8),
+        (8, 5, 4),
+        (8, 1, 0),
+        (0, 64, 0),
+        (8, 1024, 6),
+        (8, 2048, 2),
+        (8, 4096, 0),
+        (64, 128, 62),
+    ],
+)
+def test_a_client_never_sends_more_than_a_message_may_have(asked: int, features: int, rank: int) -> None:
+    assert rank_of(asked, features) == rank
+    assert value_count(rank, features) <= MOST_VALUES
+    assert rank in (asked, features - 1) or value_count(rank + 1, features) > MOST_VALUES
+    assert 4 * MOST_VALUES <= SMALL_BYTES / 2
