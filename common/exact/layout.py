@@ -29,8 +29,9 @@ from zowarmup.common.untrusted import strictly
 
 MOST_AXES = 8
 AUTO, ALL, NORM, HEAD, LAYERS = "auto", "all", "norm", "head", "layers:"
-"""What zeroth-order rounds may move: the head alone where the model has one, else everything; everything; what has one axis, scales and shifts of normalisation and biases, and the
-head; the head alone; tensors whose names match one of the patterns that follow, and the head."""
+"""What zeroth-order rounds may move: the head alone where the model has one, else everything; everything; what has one axis,
+scales and shifts of normalisation and biases, and the head; the head alone; tensors whose names match one of the patterns that
+follow, and the head."""
 WHITENING = "whitening"
 """The name, in the head's layer, of the buffer that says how its input is whitened (`algorithms.whitening`)."""
 
