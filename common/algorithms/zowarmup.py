@@ -1,18 +1,20 @@
 """ZOWarmUp: the zeroth-order phase, in which every client sends a few scalars and nothing else.
 
-Algorithm 1 of Legate, Rish and Belilovsky, arXiv 2509.03503, in two departures of which each can be switched off
+Algorithm 1 of Legate, Rish and Belilovsky, arXiv 2509.03503, in departures of which each can be switched off
 (docs/method.md). A client draws S directions z_s with entries +-1 from its seed and measures the directional derivative
 of its loss along each, dL_s = (L(w + eps z_s) - L(w - eps z_s)) / (2 eps), every one on a *slice* of its own of the
 local data (`slices = "own"`; the paper takes the whole data for each, "whole"), so that more directions cost no more
 forward passes. Where the model ends in a linear classifier, that head's gradient has a closed form which those forward
-passes hold already: the client sends it exactly, as K *projections* on directions of the head's block, and probes the
-rest, the trunk (`head_projections`; 0 probes everything). A client of the high tier can back-propagate: it may send
+passes hold already: the client sends it exactly, as K *projections* on directions of the head's block, and probes
+nothing or, with `train`, some or all of the rest, the trunk (`head_projections`; 0 probes everything). The head reads
+whitened features: the first round finds out how (`whitening_round`), and moves nothing. A client of the high tier can back-propagate: it may send
 exact projections of the trunk's gradient in the place of probes (`gradient_projections`; 0: it probes like the others).
 
 The estimate is the weighted mean over clients of sum_s (n_s / n) dL_s z_s in the probed block and of 1/K sum_k p_k z_k
 in the head's. The model steps down it by `rate`; a "normalized" step is divided by the root mean square of the round's
 derivatives, in the same weighted mean (FZOO, arXiv 2506.09034, divides by the losses' spread), and annealed linearly;
-in the head's block by that of the projections where it is the larger. So no parameter moves further in a round than the
+in the head's block by that of the projections where it is the larger, and there at a pace of its own where features are
+whitened (`_head_pace`). So no parameter moves further in a round than the
 rate. Before that, the scalars of a client far longer than the others' are scaled down (`robust_aggregation`): one
 client, broken or hostile, cannot lead the model away. tau, the paper's magnitude of z's entries, is folded in: (eps,
 rate, tau) is (eps tau, rate tau^2, 1).
