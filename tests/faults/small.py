@@ -312,7 +312,7 @@ class Client:
         algorithm = server.coordinator.state.algorithm(work.phase)
         kind = server.coordinator.state.rules.computation(self.tier)
         if kind is Computation.TRAINING:
-            whole = np.zeros(replica.layout.size, "<f4")
+            whole = np.zeros(replica.layout.uploaded, "<f4")
             apart = self.target - replica.weights[: LAYOUT.size]
             whole[: LAYOUT.size] = apart * np.float32(0.05 * work.rate_factor)
             part = algorithm.submodel(self.tier)
