@@ -95,7 +95,14 @@ class TlsServer:
             model=Model(name="mlp"),
             warmup=warmup_settings(rounds=0, clients_per_round=1),
             zeroth_order=zeroth_order_settings(
-                rounds=50, clients_per_round=2, quorum=1.0, deadline_s=600, probes=2, head_projections=1
+                rounds=50,
+                clients_per_round=2,
+                quorum=1.0,
+                deadline_s=600,
+                train="all",
+                probes=2,
+                head_projections=1,
+                whitening=0,
             ),
             evaluation=Evaluation(data="digits:test", every=1000),
             server=Server(

@@ -381,7 +381,7 @@ VERBS: dict[str, tuple[list[st.SearchStrategy[str]], Options]] = {
     "demo": (
         [],
         {"--out": folder, "--high": number, "--low": number, "--alpha": number, "--model": mostly(st.just("cnn"), odd),
-         "--rounds": number, "--seed": number, "--paper-mode": None},
+         "--rounds": number, "--seed": number, "--paper-mode": None, "--images": path},
     ),
     "experiment": (
         [mostly(st.just("table.toml"), path)],

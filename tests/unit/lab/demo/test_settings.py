@@ -54,7 +54,7 @@ def test_pictures_have_settings_of_their_own() -> None:
     settings = run.zeroth_order
     assert isinstance(settings, ZOWarmUpSettings)
     assert (run.name, run.model.name, run.evaluation.data) == ("demo-cnn-3", "cnn", "folder:held-out")
-    assert (settings.train, settings.rounds, settings.clients_per_round) == ("head", 12, 5)
+    assert (settings.train, settings.rounds, settings.clients_per_round) == ("auto", 12, 5)
     assert (run.warmup.clients_per_round, run.warmup.quorum) == (2, 1.0)
 
 
