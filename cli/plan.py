@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zowarmup.cli.message_sizes import OVERHEAD, Exchange, MessageSizes, together
+from zowarmup.common.algorithms.fedavg import model_bytes
 from zowarmup.common.algorithms.protocol import TRAINING_FORWARDS
 from zowarmup.common.algorithms.settings import Rounds
 from zowarmup.common.exact.grid import Grid
@@ -126,8 +127,8 @@ class Plan:
         return sum(self.sizes.rules(phase).rounds * longest_s(self.round_s, phase) for phase in PHASES)
 
     def fedavg_bytes(self, *tiers: Tier) -> float:
-        """Each way, of these tiers, were each round one of FedAvg: a whole model down, a whole delta up."""
-        return self.sizes.weights_bytes * sum(
+        """Each way, of these tiers, were each round one of FedAvg: a whole model down, a whole delta up, nothing whitened."""
+        return model_bytes(self.prepared.layout.uploaded) * sum(
             self.sizes.rules(phase).rounds * count
             for (phase, tier), count in self.participants.items()
             if tier in tiers

@@ -28,12 +28,23 @@ DIGITS = RunFile(
     draws="seed",
     model=Model(name="mlp"),
     warmup=warmup_settings(rounds=3, clients_per_round=1, learn_deadline=False),
-    # Three of the four are drawn for a round, so that some only listen. Who is drawn for the first one, which whitens, is
-    # chance and no mean of many: it asks for little.
+    # Three of the four are drawn for a round, so that some only listen.
     zeroth_order=zeroth_order_settings(
-        rounds=40, clients_per_round=3, minimum_clients=3, learn_deadline=False, probes=16, whitening=1
+        rounds=40,
+        clients_per_round=3,
+        minimum_clients=3,
+        learn_deadline=False,
+        train="all",
+        probes=16,
+        head_projections=32,
+        whitening=0,
     ),
     evaluation=Evaluation(data="digits:test", every=100),
+)
+# All are drawn: who is drawn for the one round that whitens would be chance, and no mean of many.
+WHITENED = replace(
+    DIGITS,
+    zeroth_order=zeroth_order_settings(rounds=10, clients_per_round=4, minimum_clients=4, learn_deadline=False),
 )
 BOTH = replace(
     DIGITS,
@@ -111,7 +122,7 @@ def about(measured: Any, share: float) -> Any:
     return pytest.approx({key: value for key, value in measured.items() if value}, rel=share)
 
 
-@pytest.mark.parametrize("run", [DIGITS, BOTH], ids=["zowarmup", "heterofl alone"])
+@pytest.mark.parametrize("run", [DIGITS, WHITENED, BOTH], ids=["zowarmup", "whitened", "heterofl alone"])
 def test_digits_cost_what_was_planned(run: RunFile, fleet: Callable) -> None:  # type: ignore[type-arg]
     real = fleet()
     plan = planned(real, run, "--high", "1", "--low", "3", "--examples", "360")
