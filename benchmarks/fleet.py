@@ -49,6 +49,8 @@ deadline_s = 600.0
 learn_deadline = false
 over_selection = {over_selection}
 rate = {rate}
+train = "all"
+whitening = 0
 probes = {probes}
 head_projections = {projections}
 [evaluation]

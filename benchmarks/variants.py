@@ -2,6 +2,7 @@
 
     python -m benchmarks.variants --model mlp --seeds 0 1 2
     python -m benchmarks.variants --compare precision    # the same with scalars in a byte, and in half of one
+    python -m benchmarks.variants --compare rates        # at the default rate, and at others
 
 The same code as in the processes (algorithms, forward passes, grid, sampling) without a network between, so a variant
 with the demo's settings ends in the demo's digest. One line a variant and seed: held-out accuracy at the pivot and at
@@ -11,16 +12,13 @@ the end, scalars, forwards of the local data and bytes on the wire a contributio
 import argparse
 import threading
 from dataclasses import replace
-
-import numpy as np
+from typing import NamedTuple
 
 from zowarmup.client.work.probing import Prober
 from zowarmup.common.algorithms.fedavg import FedAvgSettings
 from zowarmup.common.algorithms.protocol import ClientScalars, Start, Trained
 from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
-from zowarmup.common.exact.layout import digest
 from zowarmup.common.exact.replica import Replica
-from zowarmup.common.exact.steps import apply_steps
 from zowarmup.common.messages.codec import scalars_to_wire
 from zowarmup.common.messages.small_floats import Precision
 from zowarmup.common.messages.values import Phase, Scalars, Work
@@ -39,6 +37,18 @@ from zowarmup.server.core.sampling import Draws, pool_seed
 from zowarmup.v1 import coordinator_pb2 as wire
 
 HIGH, LOW = 1, 9
+RATES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+
+
+class Probed(NamedTuple):
+    """Of runs that probe everything: how many rounds, and the rates that were found for slices and for the whole data."""
+
+    rounds: int
+    sliced: float
+    whole: float
+
+
+PROBED = {DemoModel.MLP: Probed(300, 0.8, 0.3), DemoModel.CNN: Probed(250, 0.5, 0.2)}
 
 
 class Warm:
@@ -56,7 +66,6 @@ class Warm:
         self.task = Classification(held_out)
         module = build(run.model, held_out.shape, held_out.classes, run.seed)
         self.layout = describe(module, held_out.shape)
-        self.onnx = export_program(module, self.layout, held_out.shape)
         weights = flatten(module, self.layout)
         trained = sorted(name for name in self.data if name.startswith("high"))
         spec = run.warmup
@@ -73,33 +82,40 @@ class Warm:
             assert update is not None
             weights = carried_out(update, self.layout.size)
             self.grid = settle_on_grid(weights, self.layout)
-        self.weights = weights
+        load_into(module, self.layout, weights)
+        self.named = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         self.held_out: Dataset = held_out
-
-    def accuracy(self, weights: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
-        return Evaluator(self.onnx, self.layout, self.task, self.held_out).evaluate(weights).metrics["accuracy"]
+        evaluator = Evaluator(export_program(module, self.layout, held_out.shape), self.layout, self.task, held_out)
+        self.accuracy = evaluator.evaluate(weights).metrics["accuracy"]
 
     def go_on(self, spec: ZOWarmUpSettings) -> tuple[float, str, Scalars]:
         """Final accuracy, digest and the last contribution, after the zeroth-order rounds of `spec`."""
-        start = self.run.warmup.rounds
-        replica = Replica(self.layout, self.grid, self.weights.copy(), start)
-        program = Program(self.onnx, self.layout, replica.weights)
-        algorithm, names = spec.build(self.layout, pool_seed(self.run.seed)), sorted(self.data)
+        start, shape = self.run.warmup.rounds, self.held_out.shape
+        module = build(self.run.model, shape, self.held_out.classes, self.run.seed)
+        layout = describe(module, shape, True, spec.moved, spec.whitens)
+        module.load_state_dict(self.named, strict=False)  # which lacks the buffer that whitens
+        weights, onnx = flatten(module, layout), export_program(module, layout, shape)
+        replica = Replica(layout, settle_on_grid(weights, layout), weights, start)
+        program, pool = Program(onnx, layout, replica.weights), pool_seed(self.run.seed)
+        algorithm, names = spec.build(layout, pool), sorted(self.data)
         probers = {
-            name: Prober(
-                spec, replica, program, self.task, self.data[name], threading.Event(), pool_seed(self.run.seed)
-            )
-            for name in names
+            name: Prober(spec, replica, program, self.task, self.data[name], threading.Event(), pool) for name in names
         }
         for done in range(spec.rounds):
             number = start + done + 1
             contributions = []
             for name, seed in zip(names, Draws(self.run.seed).seeds(number, len(names)), strict=True):
-                work = Work(number, Phase.ZEROTH_ORDER, start + done, seed, 0.0)
+                work = Work(number, Phase.ZEROTH_ORDER, start + done, seed, 0.0, done)
                 contributions.append(ClientScalars(seed, len(self.data[name]), probers[name].contribute(replica, work)))
             found = algorithm.aggregate(Start(replica.weights, replica.grid, done), contributions)
-            apply_steps(replica.weights, replica.grid, found.steps(replica.grid))
-        return self.accuracy(replica.weights), digest(replica.weights).hex(), contributions[0].scalars
+            if found.update is not None:
+                moved = carried_out(found.update, layout.size)
+                replica.replace(settle_on_grid(moved, layout), moved)
+            else:
+                replica.step(found.steps(replica.grid))
+        evaluator = Evaluator(onnx, layout, self.task, self.held_out)
+        accuracy = evaluator.evaluate(replica.weights).metrics["accuracy"]
+        return accuracy, replica.digest().hex(), contributions[0].scalars
 
 
 def precisions(spec: ZOWarmUpSettings, model: DemoModel) -> dict[str, ZOWarmUpSettings]:
@@ -107,35 +123,47 @@ def precisions(spec: ZOWarmUpSettings, model: DemoModel) -> dict[str, ZOWarmUpSe
     return {precision: replace(spec, scalars=precision.value) for precision in Precision}
 
 
-def variants(spec: ZOWarmUpSettings, model: DemoModel) -> dict[str, ZOWarmUpSettings]:
-    """The demo's settings, and the same with parts taken out; rates as the demo has them for either mode."""
-    paper = demo_run(0, model, HIGH, LOW, True).zeroth_order
-    assert isinstance(paper, ZOWarmUpSettings)
-    whole = replace(spec, probes=paper.probes, slices="whole", rate=paper.rate)
+def parts(spec: ZOWarmUpSettings, model: DemoModel) -> dict[str, ZOWarmUpSettings]:
+    """The demo's settings, the head alone without whitening, and probes of everything, without and with the exact head; the
+    rates of these are those that were found for them."""
+    probed = PROBED[model]
+    sliced = replace(spec, train="all", whitening=0, head_projections=32, rounds=probed.rounds, rate=probed.sliced)
+    whole = replace(sliced, probes=8, slices="whole", rate=probed.whole)
     return {
         "8 whole": replace(whole, head_projections=0),
         "8 whole + exact head 32": whole,
-        "32 sliced": replace(spec, head_projections=0),
-        "32 sliced + exact head 32": spec,
+        "32 sliced": replace(sliced, head_projections=0),
+        "32 sliced + exact head 32": sliced,
+        "exact head 64": replace(spec, whitening=0, rounds=probed.rounds, rate=probed.sliced),
+        "exact head 64, whitened": spec,
     }
+
+
+def rates(spec: ZOWarmUpSettings, model: DemoModel) -> dict[str, ZOWarmUpSettings]:
+    """The demo's settings at the default rate and at others."""
+    return {f"rate {rate:g}": replace(spec, rate=rate) for rate in RATES}
+
+
+COMPARISONS = {"parts": parts, "precision": precisions, "rates": rates}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What each part of the zeroth-order phase is worth, on the digits.")
     parser.add_argument("--model", type=DemoModel, default=DemoModel.MLP, choices=list(DemoModel))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--compare", choices=["parts", "precision"], default="parts")
+    parser.add_argument("--compare", choices=list(COMPARISONS), default="parts")
     parser.add_argument("--rounds", type=int, help="zeroth-order rounds; the demo's if not given")
     arguments = parser.parse_args()
     for seed in arguments.seeds:
         warm = Warm(demo_run(seed, arguments.model, HIGH, LOW, rounds=arguments.rounds))
-        pivot = warm.accuracy(warm.weights)
+        pivot = warm.accuracy
         chosen = warm.run.zeroth_order
         assert isinstance(chosen, ZOWarmUpSettings)
-        compared = variants if arguments.compare == "parts" else precisions
-        for name, spec in compared(chosen, arguments.model).items():
+        for name, spec in COMPARISONS[arguments.compare](chosen, arguments.model).items():
             final, hexadecimal, sent = warm.go_on(spec)
             forwards = 2 if spec.slices == "own" else 2 * spec.probes
+            if not sent.probes:
+                forwards = 1
             scalars, size = (
                 len(sent.probes) + len(sent.projections),
                 wire.ParticipateRequest(scalars=scalars_to_wire(sent)).ByteSize(),

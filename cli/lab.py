@@ -90,11 +90,13 @@ def demo(
                 "--images: pictures have a cnn and settings of their own: leave out --paper-mode and --model mlp"
             )
         else:
-            shares = share(find(images.expanduser()), high + low, alpha, seed)
+            shares = share(find(Path(os.path.expanduser(images))), high + low, alpha, seed)
             run = pictures_run(seed, high, low, pictures_spec(out, HELD_OUT), rounds)
             console.print(shares.sentence, soft_wrap=True)
     except DataError as error:
         raise Usage(f"--images: {error}") from error
+    except OSError as error:
+        raise Usage(f"--images {images}: {error.strerror or error}: check its path and permissions") from error
     except ValueError as error:
         raise Usage(str(error)) from error
     plan = DemoPlan(out=out, run=run, high=high, low=low, alpha=alpha, paper_mode=paper_mode, shares=shares)

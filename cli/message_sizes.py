@@ -13,8 +13,10 @@ from zowarmup.common.algorithms.fedavg import model_bytes
 from zowarmup.common.algorithms.protocol import Algorithm
 from zowarmup.common.algorithms.settings import Rounds
 from zowarmup.common.algorithms.step_builder import CommitCost
+from zowarmup.common.algorithms.whitening import value_count
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Layout
+from zowarmup.common.messages.small_floats import Precision, packed_bytes
 from zowarmup.common.messages.values import Computation, Phase, Tier
 from zowarmup.common.settings.run import ClientSpec, RunFile
 
@@ -96,6 +98,13 @@ class MessageSizes:
             asked = ("up", "control", UPLOAD_ASKED), ("down", "control", 0)
             found = together(found, self._said(*asked, *delta, connections=1, named=1, calls=1))
         return together(found, self._snapshot()) if phase is Phase.WARM_UP else found
+
+    def describing_features(self) -> Exchange:
+        """What a client says in the first zeroth-order round of a run whose head reads whitened features, and its answer."""
+        assert self.layout.whitening is not None
+        rows, features = self.layout.whitening.shape
+        said = SCALARS + packed_bytes(value_count(rows - 2, features), Precision.FLOAT32)
+        return self._said(("down", "control", WORK), ("up", "contribution", said), ("down", "control", ACCEPTED))
 
     def committing(self, participants: Sequence[Tier]) -> Exchange:
         """What everyone hears of a zeroth-order round, on average. Where anyone trains, each version is a whole model."""

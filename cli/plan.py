@@ -280,18 +280,24 @@ def _traffic(
     """Of the whole fleet and run. `news`: what everyone hears of a zeroth-order round."""
     traffic, later = Bytes(float), sizes.run.zeroth_order.rounds
     begin = Phase.WARM_UP if sizes.run.warmup.rounds else Phase.ZEROTH_ORDER
+    whitens = sizes.layout.whitening is not None  # in its first zeroth-order round, which gives a snapshot
+    first = sizes.catching_up() if whitens else news
     for tier in fleet.tiers:
         count = fleet.of(tier)
         traffic.add(sizes.asking(), None, begin, count)
         traffic.add(sizes.joining(), tier, begin, count)
         traffic.add(sizes.catching_up(), tier, Phase.ZEROTH_ORDER if later else Phase.FINISHED, count)
-        traffic.add(news, tier, Phase.ZEROTH_ORDER, (later - 1) * count)
-        traffic.add(news, tier, Phase.FINISHED, count)  # the last one is heard when the run is over
+        traffic.add(first, tier, Phase.ZEROTH_ORDER if later > 1 else Phase.FINISHED, count)
+        traffic.add(news, tier, Phase.ZEROTH_ORDER, max(0, later - 2) * count)
+        traffic.add(news, tier, Phase.FINISHED, (later > 1) * count)  # the last one is heard when the run is over
         traffic.add(sizes.leaving(), tier, Phase.FINISHED, count)
     for phase, tier in round_s:
         rules, count, each = sizes.rules(phase), fleet.of(tier), participants[phase, tier]
         once = count * ever(each / count, rules.rounds)
-        traffic.add(sizes.contributing(phase, tier), tier, phase, rules.rounds * each)
+        describing = int(whitens and phase is Phase.ZEROTH_ORDER)
+        if describing:
+            traffic.add(sizes.describing_features(), tier, phase, each)
+        traffic.add(sizes.contributing(phase, tier), tier, phase, (rules.rounds - describing) * each)
         traffic.add(sizes.reporting(), tier, phase, once)
         if rules.computation(tier) is Computation.FORWARD:
             traffic.add(sizes.fetching_program(), tier, phase, once)

@@ -8,6 +8,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from zowarmup.common.algorithms.whitening import folded
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import replacing
@@ -52,7 +53,12 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
             f"version {chosen} in {data_dir} has digest {found}, the run has {archive.digest(chosen)}: "
             "its files are damaged; restore them from a backup or export another version"
         )
-    tensors, card = archive.layout.views(weights), archive.state.program.card
+    layout, card = archive.layout, archive.state.program.card
+    tensors, whitening = layout.views(weights), layout.whitening
+    # A torch module of the model knows no whitening; the graph has it, and the run's very bits.
+    plain = layout.views(folded(weights, layout))
+    if whitening is not None:
+        del plain[whitening.name]
     origin = {
         "run": archive.name,
         "run_id": archive.state.run_id,
@@ -65,7 +71,7 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         **Left.by(archive, chosen).metadata(),
     }
     files = (
-        _written(Path(f"{prefix}.safetensors"), save(tensors, metadata=origin)),
+        _written(Path(f"{prefix}.safetensors"), save(plain, metadata=origin)),
         _written(Path(f"{prefix}.onnx"), complete(program, tensors, origin)),
     )
     return Exported(chosen, found, files, card)

@@ -346,7 +346,7 @@ class Device:
         if self._allowance is not None:
             offer = self._offer
             algorithm = algorithm_of(offer.spec, work.phase, offer.layout, offer.spec.pool_seed)
-            self._allowance.require_probes(algorithm.uplink_values(self._tier, len(self._dataset)))
+            self._allowance.require_probes(algorithm.answer_values(work, self._tier, len(self._dataset)))
 
     async def _at(
         self, work: Work, stream: ReconnectingStream, contribute: Callable[[Replica, Work, Callable[[], None]], _T]

@@ -7,7 +7,7 @@ the size of the data; losses are summed in float64. Where the head alone is trai
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -77,12 +77,7 @@ class Prober:
         """The summed loss of some examples at the weights as they are now and, where asked for, the summed gradient of
         the head (float64, the head block's order)."""
         loss, gradient = 0.0, None
-        for start in range(0, len(examples), self._micro_batch):
-            if self._stop.is_set():
-                raise ComputingStopped
-            if self._check is not None:
-                self._check()
-            chosen = examples[start : start + self._micro_batch]
+        for chosen in self._micro_batches(examples):
             batch = self._dataset.batch(chosen)
             outputs, features = self._forward(chosen, batch)
             if head_gradient:
@@ -92,6 +87,21 @@ class Prober:
                 summed = self._task.loss(outputs, batch)
             loss += summed
         return LossAndGradient(loss, gradient)
+
+    def features(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """What the head reads of some examples, a micro-batch after the other: float32 (m, h)."""
+        for chosen in self._micro_batches(examples):
+            _, features = self._program.forward(self._dataset.batch(chosen).inputs)
+            assert features is not None
+            yield features
+
+    def _micro_batches(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        for start in range(0, len(examples), self._micro_batch):
+            if self._stop.is_set():
+                raise ComputingStopped
+            if self._check is not None:
+                self._check()
+            yield examples[start : start + self._micro_batch]
 
     def _forward(
         self, chosen: NDArray[np.int64], batch: Batch

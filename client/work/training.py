@@ -79,8 +79,8 @@ class Trainer:
         batches = _ForTraining(self._dataset, self._stop, seed, check)
         try:
             loss = train_locally(self._task, module, batches, **training._asdict(), seed=seed)
-            delta = flatten(module, layout)
-            delta -= start
+            delta = flatten(module, layout)[: layout.uploaded]
+            delta -= start[: layout.uploaded]
             if not (delta.min() > -LARGEST_DELTA and delta.max() < LARGEST_DELTA):  # NaN is neither
                 raise Diverging(f"a weight moves by {LARGEST_DELTA:g} or more")
         except Diverging as error:
@@ -116,9 +116,9 @@ def built(spec: ClientSpec, layout: Layout, part: Submodel | None = None) -> tor
     task = spec.task
     try:
         if part is not None:
-            return build_part(spec.model, spec.input_shape, task.outputs, part, task.logits, spec.zeroth_order.train)
+            return build_part(spec.model, spec.input_shape, task.outputs, part, task.logits, spec.zeroth_order.moved)
         module = build(spec.model, spec.input_shape, task.outputs, 0, task.logits)
-        mine = describe(module, spec.input_shape, task.exact_head, spec.zeroth_order.train)
+        mine = describe(module, spec.input_shape, task.exact_head, spec.zeroth_order.moved, spec.whitening)
     except ModelError as error:
         raise Final(f"this device cannot train the run's model: {error}") from None
     if mine != layout:

@@ -115,7 +115,7 @@ class FedAvg(Algorithm):
 
     def uplink_values(self, tier: Tier, examples: int) -> int:
         part = self.submodel(tier)
-        return (part.layout if part else self.layout).size
+        return (part.layout if part else self.layout).uploaded
 
     def commit_cost(self, contributors: Sequence[Tier], examples: int, grid: Grid) -> CommitCost:
         """As `Algorithm.commit_cost`: of the whole model."""
@@ -143,20 +143,26 @@ class FedAvg(Algorithm):
         trained = [given for given in contributions if isinstance(given, Trained)]
         if not trained:
             raise ValueError("a round without deltas has no mean")
-        allowed = {(part.layout if part else self.layout).size for part in map(self.submodel, Tier)}
+        allowed = {(part.layout if part else self.layout).uploaded for part in map(self.submodel, Tier)}
         self._check(start.weights, {self.layout.size})
         for given in trained:
             self._check(given.delta, allowed)
-        scales = self._scales_of(start.weights, trained)
+        uploaded = self.layout.uploaded
+        scales = self._scales_of(start.weights[:uploaded], trained)
         counts = counted([given.examples for given in trained], self.spec)
         vectors = [given.delta for given in trained]
         scaled = list(zip(zip(counts, vectors, strict=True), scales, strict=True))
 
         def piece(place: slice, out: NDArray[np.float32]) -> Vectors:
-            mean, kept = self.step(place, self.mean_of(place, scaled), start.vectors)
-            mean += start.weights[place]
+            inside = slice(place.start, min(place.stop, uploaded))
+            count = max(0, inside.stop - inside.start)
+            out[count:] = start.weights[place][count:]
+            if not count:
+                return ()
+            mean, kept = self.step(inside, self.mean_of(inside, scaled), start.vectors)
+            mean += start.weights[inside]
             with np.errstate(over="ignore"):  # becomes infinite
-                out[:] = mean
+                out[:count] = mean
             return kept
 
         return Aggregate(
@@ -185,7 +191,7 @@ class FedAvg(Algorithm):
             sizes: How many values each has.
             model: The norm of the weights that they are added to.
         """
-        return clip_factors(norms, self.spec.clip, most=self._most(model) * math.sqrt(self.layout.size))
+        return clip_factors(norms, self.spec.clip, most=self._most(model) * math.sqrt(self.layout.uploaded))
 
     def takes_whole(self, norms: Sequence[float | None], sizes: Sequence[int], model: float) -> bool:
         """Whether `scales` are certainly all 1, by what is approximately known of the norms.
@@ -195,11 +201,11 @@ class FedAvg(Algorithm):
             sizes: How many values each has.
             model: The approximate norm of the weights that they are added to.
         """
-        return none_clipped(norms, self.spec.clip, self._most(model) * math.sqrt(self.layout.size))
+        return none_clipped(norms, self.spec.clip, self._most(model) * math.sqrt(self.layout.uploaded))
 
     def _most(self, model: float) -> float:
         """The largest root mean square of a delta beside weights of that norm."""
-        return largest_unclipped(model / math.sqrt(self.layout.size))
+        return largest_unclipped(model / math.sqrt(self.layout.uploaded))
 
     def _check(self, vector: LazyVector, sizes: set[int]) -> None:
         if vector.shape not in {(size,) for size in sizes} or vector.dtype != np.float32:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from zowarmup.common.algorithms.settings import ZerothOrder, require, require_clip
-from zowarmup.common.exact.layout import HEAD
+from zowarmup.common.exact.layout import AUTO, HEAD
 from zowarmup.common.messages.values import Computation, Tier
 
 
@@ -102,7 +102,7 @@ class ProbingSettings(ZerothOrder):
         return replace(self, rate=self.rate * factor, **local)
 
     def largest_batch(self, examples: int) -> int:
-        sliced = self.slices == "own" and self.train != HEAD
+        sliced = self.slices == "own" and self.moved not in (AUTO, HEAD)
         longest = -(-examples // min(self.probes, examples)) if sliced else examples
         return min(self.micro_batch, longest)
 
@@ -112,7 +112,7 @@ class ProbingSettings(ZerothOrder):
     @property
     def first_move(self) -> float:
         """A normalised step moves each weight by about rate / sqrt(directions a round), Adam's by about rate."""
-        each = self.head_projections if self.train == HEAD else self.probes
+        each = self.head_projections if self.moved in (AUTO, HEAD) else self.probes
         directions = each if self.shared_directions else self.clients_per_round * each
         return {"raw": 0.0, "adam": self.rate, "normalized": self.rate / math.sqrt(directions)}[self.step]
 

@@ -5,7 +5,7 @@ frozen value, made of its settings and the model's layout. What it commits are s
 becomes a snapshot. The order in which contributions arrive plays no part in it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -48,6 +48,17 @@ class Forward(Protocol):
         Args:
             examples: Indices into the local data, int64 (n,).
             head_gradient: Whether the head's gradient is wanted, too.
+        """
+        ...
+
+    def features(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """What the head reads of some of the local data, a micro-batch after the other.
+
+        Args:
+            examples: Indices into the local data, int64 (n,).
+
+        Yields:
+            Float32 (m, h).
         """
         ...
 
@@ -247,6 +258,16 @@ class Algorithm(Protocol):
             examples: How many it holds, at least 1.
         """
         return sum(self.counts(tier, examples))
+
+    def answer_values(self, work: Work, tier: Tier, examples: int) -> int:
+        """How many values a client's answer to its work has, which is what a device counts that allows so many.
+
+        Args:
+            work: What it was given.
+            tier: The client's.
+            examples: How many it holds, at least 1.
+        """
+        return self.uplink_values(tier, examples)
 
     def uplink_bytes(self, tier: Tier, examples: int) -> int:
         """How many bytes these values have.

@@ -253,9 +253,14 @@ class ZerothOrder(Weighting):
         return min(self.micro_batch, examples)
 
     @property
-    def train(self) -> str:
-        """What the rounds move; the rest is frozen from the pivot on."""
+    def moved(self) -> str:
+        """What the rounds move, as `models.description.describe` is asked; the rest is frozen from the pivot on."""
         return ALL
+
+    @property
+    def whitens(self) -> int:
+        """R, how many directions of what the head reads the first round scales apart (`algorithms.whitening`); 0: none."""
+        return 0
 
     @property
     def step(self) -> str:

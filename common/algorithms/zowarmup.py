@@ -1,18 +1,20 @@
 """ZOWarmUp: the zeroth-order phase, in which every client sends a few scalars and nothing else.
 
-Algorithm 1 of Legate, Rish and Belilovsky, arXiv 2509.03503, in two departures of which each can be switched off
+Algorithm 1 of Legate, Rish and Belilovsky, arXiv 2509.03503, in departures of which each can be switched off
 (docs/method.md). A client draws S directions z_s with entries +-1 from its seed and measures the directional derivative
 of its loss along each, dL_s = (L(w + eps z_s) - L(w - eps z_s)) / (2 eps), every one on a *slice* of its own of the
 local data (`slices = "own"`; the paper takes the whole data for each, "whole"), so that more directions cost no more
 forward passes. Where the model ends in a linear classifier, that head's gradient has a closed form which those forward
-passes hold already: the client sends it exactly, as K *projections* on directions of the head's block, and probes the
-rest, the trunk (`head_projections`; 0 probes everything). A client of the high tier can back-propagate: it may send
+passes hold already: the client sends it exactly, as K *projections* on directions of the head's block, and probes
+nothing or, with `train`, some or all of the rest, the trunk (`head_projections`; 0 probes everything). The head reads
+whitened features: the first round finds out how (`whitening_round`), and moves nothing. A client of the high tier can back-propagate: it may send
 exact projections of the trunk's gradient in the place of probes (`gradient_projections`; 0: it probes like the others).
 
 The estimate is the weighted mean over clients of sum_s (n_s / n) dL_s z_s in the probed block and of 1/K sum_k p_k z_k
 in the head's. The model steps down it by `rate`; a "normalized" step is divided by the root mean square of the round's
 derivatives, in the same weighted mean (FZOO, arXiv 2506.09034, divides by the losses' spread), and annealed linearly;
-in the head's block by that of the projections where it is the larger. So no parameter moves further in a round than the
+in the head's block by that of the projections where it is the larger, and there at a pace of its own where features are
+whitened (`_head_pace`). So no parameter moves further in a round than the
 rate. Before that, the scalars of a client far longer than the others' are scaled down (`robust_aggregation`): one
 client, broken or hostile, cannot lead the model away. tau, the paper's magnitude of z's entries, is folded in: (eps,
 rate, tau) is (eps tau, rate tau^2, 1).
@@ -75,14 +77,17 @@ from zowarmup.common.algorithms.step_builder import (
     steps_of,
 )
 from zowarmup.common.algorithms.vectors import norm
+from zowarmup.common.algorithms.whitening_round import WhiteningRound
 from zowarmup.common.exact.directions import permutation
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
-from zowarmup.common.exact.layout import ALL, HEAD, LAYERS, NORM, Block, Layout
+from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, NORM, Block, Layout
 from zowarmup.common.exact.replica import merged
 from zowarmup.common.exact.steps import Direction, Step, Weights, apply_steps
 from zowarmup.common.messages.small_floats import Precision, packed_bytes
 from zowarmup.common.messages.values import Computation, Contribution, Scalars, Tier, Work
 
+WHITENED_PACE = 3.0
+"""Beside the rate, of a step in whitened features: found on digits and CIFAR-10 (docs/method.md)."""
 FLAT, STEEPEST, STEEP = 2.0**-40, 2.0**12, 2.0**32
 """Derivatives, nats per unit of weight. A root mean square below FLAT is what rounding leaves of a loss that does not change. A
 step that is not divided by it is as long, at most, as with STEEPEST. Beyond STEEP no loss is that anything is learnt from."""
@@ -94,10 +99,13 @@ class ZOWarmUpSettings(ProbingSettings):
 
     Args:
         algorithm: Its name, or package.module:Algorithm.
-        train: What moves: everything ("all"); the head and what has one axis, scales and shifts of normalisation and
+        train: What moves: the head alone, without a probe, where the model ends in a linear layer, else everything
+            ("auto"); everything ("all"); the head and what has one axis, scales and shifts of normalisation and
             biases ("norm"); the head alone, without a probe ("head"); or the head and the tensors that a pattern
             matches ("layers:*.norm.*,stem.*"). The rest is frozen.
         head_projections: K, the number of exact projections of the head's gradient, 0 to 4096; 0 probes everything.
+        whitening: R, how many directions of what the head reads the first round scales apart (`algorithms.whitening`), 0 to
+            64; 0: the head reads it as it is, as it does where its gradient is not sent, or is by back-propagation.
         gradient_projections: A client of the high tier does not probe, but back-propagates and sends this many exact
             projections of its gradient, at most 4096; 0: it probes like the others.
         local_steps: How many times over a client probes, 1 to 1024. In between it moves its own replica down its
@@ -109,8 +117,9 @@ class ZOWarmUpSettings(ProbingSettings):
     """
 
     algorithm: Literal["zowarmup"] = "zowarmup"
-    train: str = ALL
-    head_projections: int = 32
+    train: str = AUTO
+    head_projections: int = 64
+    whitening: int = 8
     gradient_projections: int = 0
     local_steps: int = 1
     local_rate: float = 0.0
@@ -119,14 +128,24 @@ class ZOWarmUpSettings(ProbingSettings):
         check_local_steps(self)
         ProbingSettings.__post_init__(self)
         layers = self.train.startswith(LAYERS) and all(self.train.removeprefix(LAYERS).split(","))
-        named = f'"{ALL}", "{NORM}", "{HEAD}" or "{LAYERS}PATTERN,..."'
-        require(self.train in (ALL, NORM, HEAD) or layers, "train", self.train, named)
+        named = f'"{AUTO}", "{ALL}", "{NORM}", "{HEAD}" or "{LAYERS}PATTERN,..."'
+        require(self.train in (AUTO, ALL, NORM, HEAD) or layers, "train", self.train, named)
         some = "at least 1 where not everything is trained: without them the head would be frozen, too"
-        require(self.train == ALL or self.head_projections > 0, "head_projections", self.head_projections, some)
+        require(self.train in (AUTO, ALL) or self.head_projections > 0, "head_projections", self.head_projections, some)
         exact = self.gradient_projections
         require(0 <= exact <= 4096, "gradient_projections", exact, "0 (off) to 4096")
+        require(0 <= self.whitening <= 64, "whitening", self.whitening, "0 (off) to 64")
         single = self.local_steps == 1
         require(single or not exact, "gradient_projections", exact, "0 with more than one of local_steps")
+
+    @property
+    def moved(self) -> str:
+        exact_trunk = self.gradient_projections > 0 or self.head_projections == 0
+        return ALL if self.train == AUTO and exact_trunk else self.train
+
+    @property
+    def whitens(self) -> int:
+        return self.whitening if self.head_projections and not self.gradient_projections else 0
 
     def check_warm_up(self, warmup: WarmUp) -> None:
         whole = not (self.train.startswith(LAYERS) and warmup.trains(Tier.LOW))
@@ -200,7 +219,8 @@ class ZOWarmUp(Algorithm):
             for number, tier in enumerate(contributors)
         ]
         shares = zip(self._shares(parts), parts, strict=True)
-        moves = [move for share, part in shares for move in self._moves(part, share, share)]
+        pace = self._head_pace(len(contributors))
+        moves = [move for share, part in shares for move in self._moves(part, share, pace * share)]
         if self.spec.step == "adam":
             sizes = {
                 block: math.sqrt(math.fsum(m.length**2 for m in moves if m.block == block)) for block in self._blocks()
@@ -228,6 +248,8 @@ class ZOWarmUp(Algorithm):
             HeadroomExceeded: `eps`, or a local step, is beyond the grid.
             ValueError: A scalar is not finite, or beyond STEEP.
         """
+        if first := self._whitening(work.done):
+            return first.contribute(forward, examples, work)
         eps, head = self.spec.eps * self.spec.tau, self.projections() > 0
         derivatives: list[float] = []
         projected: list[float] = []
@@ -285,14 +307,14 @@ class ZOWarmUp(Algorithm):
         for name, values, asked in zip(
             ("probes", "projections"),
             (contribution.probes, contribution.projections),
-            self.counts(tier, examples),
+            self._counts_in(work, tier, examples),
             strict=True,
         ):
             if len(values) != asked:
                 raise ValueError(
                     f"scalars: {len(values)} {name}, {asked} were asked for with {examples} examples in the {tier} tier"
                 )
-        if contribution.precision != self.spec.scalars:
+        if contribution.precision != self.spec.scalars and not self._whitening(work.done):
             raise ValueError(f"scalars: each is a {contribution.precision}, the run's scalars = {self.spec.scalars!r}")
         _check_steepness(contribution)
 
@@ -314,6 +336,9 @@ class ZOWarmUp(Algorithm):
         if not given:
             raise ValueError("a round without contributions has no estimate")
         parts, clipped = clip_scalars(given, self.spec.clip, FLAT)
+        if first := self._whitening(done):
+            update = first.update(start.weights, list(zip(self._shares(parts), parts, strict=True)))
+            return Aggregate(update=update, turn=done, clipped_scalars=clipped)
         moments: Moments = ()
         if self.spec.step == "adam":
             estimate = self._estimate(parts, 1.0, 1.0)
@@ -325,6 +350,20 @@ class ZOWarmUp(Algorithm):
         probed, head = (self._step_size(self.spec.rate, done, size) for size in sizes)
         moves = held(self._estimate(parts, probed, head), self._limit(done, parts, start.weights))
         return Aggregate(moves=tuple(moves), turn=done, optimizer_state=moments, clipped_scalars=clipped)
+
+    def _whitening(self, done: int) -> WhiteningRound | None:
+        """The first round, where that whitens what the head reads; None for any other."""
+        return WhiteningRound(self.layout) if done == 0 and self.layout.whitening else None
+
+    def _counts_in(self, work: Work, tier: Tier, examples: int) -> tuple[int, int]:
+        """As `counts`, in one round."""
+        first = self._whitening(work.done)
+        return (0, first.values) if first else self.counts(tier, examples)
+
+    def answer_values(self, work: Work, tier: Tier, examples: int) -> int:
+        """As `Algorithm.answer_values`: more in the round that whitens."""
+        first = self._whitening(work.done)
+        return first.values if first else self.uplink_values(tier, examples)
 
     @property
     def _normal(self) -> bool:
@@ -364,8 +403,19 @@ class ZOWarmUp(Algorithm):
         probed = self._mean([self._mean_square(part) for part in parts], parts) if self.probed else 0.0
         head = self._mean([root_mean_square(part.scalars.projections) ** 2 for part in parts], parts)
         if not self.probed:
-            return 0.0, math.sqrt(head)
-        return math.sqrt(probed), math.sqrt(max(probed, head)) if probed >= FLAT**2 else 0.0
+            return 0.0, math.sqrt(head) / self._head_pace(len(parts))
+        if probed < FLAT**2:
+            return math.sqrt(probed), 0.0
+        return math.sqrt(probed), math.sqrt(max(probed, head)) / self._head_pace(len(parts))
+
+    def _head_pace(self, clients: int) -> float:
+        """How many times as far as the rate says the head moves with so many clients. Where its input is whitened the length
+        of the estimate is known beforehand, |g| sqrt(1 + d / D) along D directions in d dimensions, and WHITENED_PACE times
+        the rate divided by that root suits any number of either; else once."""
+        if self.layout.whitening is None or self.spec.step == "raw":
+            return 1.0
+        directions = self.projections() * (1 if self.spec.shared_directions else clients)
+        return WHITENED_PACE / math.sqrt(1 + self.layout.block("head").size / directions)
 
     def _mean(self, values: Sequence[float], parts: Sequence[ClientScalars]) -> float:
         """Of one value of each client, aggregated as the estimate is."""

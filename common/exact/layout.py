@@ -28,9 +28,12 @@ from numpy.typing import NDArray
 from zowarmup.common.untrusted import strictly
 
 MOST_AXES = 8
-ALL, NORM, HEAD, LAYERS = "all", "norm", "head", "layers:"
-"""What zeroth-order rounds may move: everything; what has one axis, scales and shifts of normalisation and biases, and the
-head; the head alone; tensors whose names match one of the patterns that follow, and the head."""
+AUTO, ALL, NORM, HEAD, LAYERS = "auto", "all", "norm", "head", "layers:"
+"""What zeroth-order rounds may move: the head alone where the model has one, else everything; everything; what has one axis,
+scales and shifts of normalisation and biases, and the head; the head alone; tensors whose names match one of the patterns that
+follow, and the head."""
+WHITENING = "whitening"
+"""The name, in the head's layer, of the buffer that says how its input is whitened (`algorithms.whitening`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,20 @@ class Layout:
         raise ValueError(f"layout: no block {name!r}, there are {', '.join(block.name for block in self.blocks)}")
 
     @property
+    def whitening(self) -> Tensor | None:
+        """The buffer that says how the head's input is whitened, (R + 2, features); None where it never is."""
+        if self.head is None:
+            return None
+        name = f"{self.head.weight_name.rpartition('.')[0]}.{WHITENING}"
+        return next((tensor for tensor in self.tensors[::-1] if tensor.name == name), None)
+
+    @property
+    def uploaded(self) -> int:
+        """How many values the delta of local training has, the leading ones: all but those of `whitening`, which ends the
+        vector and is set by the coordinator."""
+        return self.size if self.whitening is None else self.whitening.start
+
+    @property
     def head_alone(self) -> bool:
         """Whether everything before the head is frozen."""
         return self.head is not None and self.frozen == self.block("head").start
@@ -276,6 +293,22 @@ def _require_unique(kind: str, names: list[str]) -> None:
         if name in seen:
             raise ValueError(f"layout: two {kind}s have the name {name}")
         seen.add(name)
+
+
+def no_whitening(rank: int, features: int) -> NDArray[np.float32]:
+    """The buffer `Layout.whitening` that leaves the head's input as it is.
+
+    Args:
+        rank: R, at least 1.
+        features: h, how many the head reads.
+
+    Returns:
+        Float32 (R + 2, h): the mean that is subtracted, what each feature is then multiplied by, and the R rows of V
+        (`algorithms.whitening`).
+    """
+    rows = np.zeros((rank + 2, features), np.float32)
+    rows[1] = 1
+    return rows
 
 
 def digest(weights: NDArray[np.float32]) -> bytes:

@@ -48,7 +48,8 @@ class Work:
 
     `version` is the one its replica must be at; `seed` (64 bits) is the key of all randomness in it: directions,
     slices, shuffles. `deadline_s`: seconds from now until the round closes without it. `done`: zeroth-order rounds
-    committed so far, where the algorithm has a client take steps of its own, which are annealed as the run's are; else 0.
+    committed so far, where the algorithm has a client take steps of its own, which are annealed as the run's are, or where
+    the head reads whitened features, of which the first round has sketches; else 0.
     `rate_factor`: what the learning rates of the client's own training or steps are multiplied by (`slowed`).
     """
 

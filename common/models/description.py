@@ -15,15 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from zowarmup.common.exact.layout import ALL, HEAD, LAYERS, NORM, Block, Head, Layout, Submodel, Tensor
+from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, NORM, Block, Head, Layout, Submodel, Tensor
 from zowarmup.common.models.construction import ModelError, build, sample
+from zowarmup.common.models.whitening import add_whitening, rank_of
 from zowarmup.common.settings.run import Model
 from zowarmup.common.text import listed
 
 _PROBE = 2
 
 
-def describe(module: nn.Module, input_shape: tuple[int, ...], exact_head: bool = True, train: str = ALL) -> Layout:
+def describe(
+    module: nn.Module, input_shape: tuple[int, ...], exact_head: bool = True, train: str = ALL, whitening: int = 0
+) -> Layout:
     """Lay out the module's tensors in a flat vector, and find its head if it ends in a linear layer.
 
     It makes a forward pass over two inputs and leaves the module in eval mode.
@@ -33,6 +36,8 @@ def describe(module: nn.Module, input_shape: tuple[int, ...], exact_head: bool =
         input_shape: Of one example.
         exact_head: Whether the head's gradient is wanted exactly; if not, the layout has no head.
         train: What zeroth-order rounds move, as `zeroth_order.train` says it.
+        whitening: R, how many directions of what the head reads may be scaled apart; the head's layer is given a buffer for
+            that, where it has a bias. 0: none is.
 
     Raises:
         ModelError: A tensor has no place in such a vector, or nothing is trainable, or nothing is what `train` says.
@@ -46,6 +51,10 @@ def describe(module: nn.Module, input_shape: tuple[int, ...], exact_head: bool =
     last = [] if head is None else [head.weight_name] + ([head.bias_name] if head.bias_name else [])
     if len(last) == len(trainable):
         head, last = None, []  # nothing but a linear layer: there is no trunk to probe beside it
+    rank = rank_of(whitening, head.features) if head is not None and head.bias_name else 0
+    if rank and head is not None:
+        add_whitening(_layer(module, head), rank)
+        tensors = _tensors(module)
     trunk = [name for name in trainable if name not in last]
     probed = _probed(train, {name: tensors[name] for name in trunk}, head)
     order = [name for name in trunk if name not in probed] + probed + last
@@ -67,6 +76,8 @@ def describe(module: nn.Module, input_shape: tuple[int, ...], exact_head: bool =
 
 def _probed(train: str, trunk: dict[str, torch.Tensor], head: Head | None) -> list[str]:
     """The names of the tensors before the head that zeroth-order rounds move, in the order of `trunk`."""
+    if train == AUTO:
+        train = ALL if head is None else HEAD
     if train == HEAD:
         if head is None:
             raise ModelError(
@@ -255,7 +266,11 @@ def head_module(module: nn.Module, layout: Layout) -> nn.Linear:
         layout: Its layout, which has a head.
     """
     assert layout.head is not None
-    layer = module.get_submodule(layout.head.weight_name.rpartition(".")[0])
+    return _layer(module, layout.head)
+
+
+def _layer(module: nn.Module, head: Head) -> nn.Linear:
+    layer = module.get_submodule(head.weight_name.rpartition(".")[0])
     assert isinstance(layer, nn.Linear)
     return layer
 

@@ -13,6 +13,7 @@ from typing import Literal, Self
 
 from zowarmup.common.algorithms import SECTIONS, settings_class
 from zowarmup.common.algorithms.settings import Rounds, WarmUp, ZerothOrder, require
+from zowarmup.common.messages.values import Tier
 from zowarmup.common.plugin import is_plugin, require_allowed
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.settings.data_card import DataCard
@@ -212,6 +213,13 @@ class ClientSpec:
     def task(self) -> Task:
         """What the model is trained for. Raises ValueError where there is no such task, or the data is not what it needs."""
         return task_class(self.model.task)(self.card)
+
+    @property
+    def whitening(self) -> int:
+        """R, how many directions of what the head reads are scaled apart from the pivot on; 0 where none are, and where the
+        warm-up trains submodels, of which nobody knows the directions."""
+        whitens = self.zeroth_order.rounds > 0 and not self.warmup.trains(Tier.LOW)
+        return self.zeroth_order.whitens if whitens else 0
 
     def to_json(self) -> str:
         """Numbers of 64 bits are strings, as protobuf's JSON has them: many readers take a number for a float64.

@@ -208,7 +208,7 @@ def _start(plan: DemoPlan, processes: Processes, address: str) -> None:
     for member in plan.members:
         client = ["--server", address, "--data", plan.data(member), "--tier", member.tier.value, "--name", member.name]
         state = ["--state-dir", str(plan.out / "clients" / member.name)]
-        processes.start(member.name, "zowarmup.client.main", [*client, *state, *allowing(plan.run.model)])
+        processes.start(member.name, "zowarmup.client.main", [*client, *state, *allowing(plan.run)])
 
 
 class _Observer:

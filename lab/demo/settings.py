@@ -25,15 +25,15 @@ class DemoModel(StrEnum):
 # As the paper probes: each direction on the whole of the local data, and nothing said of the head's gradient.
 PAPER_MODE = {"probes": 8, "slices": "whole", "head_projections": 0}
 ZEROTH_ORDER: dict[tuple[DemoModel, bool], dict[str, Any]] = {
-    (DemoModel.MLP, False): {"rounds": 300, "rate": 0.8},
-    (DemoModel.CNN, False): {"rounds": 250, "rate": 0.5},
+    (DemoModel.MLP, False): {"rounds": 150},
+    (DemoModel.CNN, False): {"rounds": 200},
     (DemoModel.MLP, True): {"rounds": 400, "rate": 0.3, **PAPER_MODE},
     (DemoModel.CNN, True): {"rounds": 400, "rate": 0.2, **PAPER_MODE},
 }
 """By model, and whether as in the paper."""
 PICTURES: dict[str, dict[str, Any]] = {
-    "warmup": {"rounds": 20, "epochs": 2, "rate": 0.05},
-    "zeroth_order": {"rounds": 300, "train": "head", "head_projections": 256, "rate": 0.4},
+    "warmup": {"rounds": 20, "epochs": 2, "batch": 16, "rate": 0.05},
+    "zeroth_order": {"rounds": 150},
 }
 """Of a CNN, for pictures of 32 x 32; chosen on validation pictures of CIFAR-10."""
 
@@ -79,9 +79,11 @@ def _run(
     )
 
 
-def allowing(model: Model) -> list[str]:
-    """What lets clients on this machine run the code of a model and its task: whoever starts them here has named it."""
-    return [word for name in (model.name, model.task) if is_plugin(name) for word in ("--allow-model", name)]
+def allowing(run: RunFile) -> list[str]:
+    """What lets clients on this machine run the code of a run's model, task and algorithms: whoever starts them here has
+    named it."""
+    named = (run.model.name, run.model.task, run.warmup.algorithm, run.zeroth_order.algorithm)
+    return [word for name in named if is_plugin(name) for word in ("--allow-model", name)]
 
 
 def to_toml(run: RunFile) -> str:

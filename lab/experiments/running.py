@@ -26,6 +26,7 @@ from zowarmup.lab.demo.settings import allowing, to_toml
 from zowarmup.lab.experiments.grid import Job
 from zowarmup.lab.experiments.outcome import RunOutcome, read_outcome
 from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Ended, Processes, indented, last_lines
+from zowarmup.server.setup.weights_file import load_weights
 from zowarmup.server.store.archive import LEDGER, ArchiveError, open_archive
 from zowarmup.server.store.ledger import LedgerError
 
@@ -160,7 +161,7 @@ class Running:
         job = self.job
         fleet = ["fleet", "--server", said[1], "--clients", str(job.clients), "--high", str(job.high)]
         state = ["--data", job.data, "--state", str(self.place.path / FLEET), "--name", "client"]
-        self._processes.start(FLEET, "zowarmup.cli.main", [*fleet, *state, *allowing(job.run.model)])
+        self._processes.start(FLEET, "zowarmup.cli.main", [*fleet, *state, *allowing(job.run)])
         self._fleet = True
 
     def _check_replicas(self) -> None:
@@ -183,11 +184,9 @@ class Running:
 def _digest_of(checkpoint: Path, layout: Layout) -> str:
     """The digest, hex, of a checkpoint's weights in the order of a layout: what a run freezes changes the order."""
     import numpy as np
-    from safetensors.numpy import load_file
 
-    weights, tensors = np.empty(layout.size, np.float32), load_file(checkpoint)
-    for name, view in layout.views(weights).items():
-        view[...] = tensors[name]
+    weights = np.empty(layout.size, np.float32)
+    load_weights(checkpoint, layout, weights)
     return layout.digest(weights).hex()
 
 

@@ -103,9 +103,15 @@ def work_for(state: State, client: str, now: float) -> Work | None:
     if current is None or current.closed or client not in current.seeds or client in current.contributions:
         return None
     left_s, stepping = max(0.0, current.deadline - now), state.rules.steps_locally
-    done = state.rounds_done if stepping else 0
     factor = state.progress.rate_factor if stepping or state.trains(client) else 1.0
-    return Work(current.number, current.phase, current.version, current.seeds[client], left_s, done, factor)
+    return replace(_work(state, current, client), deadline_s=left_s, rate_factor=factor)
+
+
+def _work(state: State, current: Round, client: str) -> Work:
+    """A client's part of the round in progress, without what changes while it lasts."""
+    whitening = current.phase is Phase.ZEROTH_ORDER and state.layout.whitening is not None
+    done = state.rounds_done if state.rules.steps_locally or whitening else 0
+    return Work(current.number, current.phase, current.version, current.seeds[client], 0.0, done)
 
 
 def _settle(state: State, now: float) -> ev.Event | None:
@@ -297,7 +303,7 @@ def _drawn_for(state: State, client: str, number: int) -> Round:
 def _check(state: State, client: str, contribution: Contribution) -> None:
     current = state.current
     assert current is not None
-    work = Work(current.number, current.phase, current.version, current.seeds[client], 0.0)
+    work = _work(state, current, client)
     algorithm, tier = state.algorithm(current.phase), state.clients[client].tier
     with naming_faults(state.rules_of(current.phase).algorithm):
         algorithm.check(work, tier, current.examples[client], contribution)

@@ -264,8 +264,10 @@ def _rolled_back(event: ev.RolledBack, state: State) -> State:
     if good is None or good.version != event.to or good.digest != event.digest or state.current is not None:
         raise ValueError(f"version {event.version} goes back to {event.to}, which is not the last good one")
     progress = state.progress.rolled_back(event)
+    rounds_done = 0 if _awaits_whitening(event.digest, state) else state.rounds_done
     return replace(
         _at_version(state, event),
+        rounds_done=rounds_done,
         abandoned=0,
         failures=PersistentMap(),
         moments=good.moments,
@@ -273,6 +275,15 @@ def _rolled_back(event: ev.RolledBack, state: State) -> State:
         evaluation=progress.good.evaluation if progress.good else None,
         progress=progress,
     )
+
+
+def _awaits_whitening(digest: str, state: State) -> bool:
+    """Whether these weights are the pivot's, of a run that whitens what its head reads in the first round, which must then
+    come again."""
+    if state.layout.whitening is None or state.pivot_version is None:
+        return False
+    pivot = state.snapshots.get(state.pivot_version)
+    return pivot is not None and pivot.digest == digest
 
 
 def _client_connected(event: ev.ClientConnected, state: State) -> State:

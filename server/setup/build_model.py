@@ -34,7 +34,7 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
     task = spec.task
     module = build(spec.model, spec.input_shape, task.outputs, seed, task.logits)
     with foreign_code(f"model {spec.model.name}:"):
-        layout = describe(module, spec.input_shape, task.exact_head, spec.zeroth_order.train)
+        layout = describe(module, spec.input_shape, task.exact_head, spec.zeroth_order.moved, spec.whitening)
         weights = flatten(module, layout)
     remark = ""
     if spec.model.weights:

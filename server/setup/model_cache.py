@@ -76,7 +76,8 @@ def cache_path(spec: ClientSpec, seed: int) -> str:
         spec.input_shape,
         spec.task.outputs,
         seed,
-        spec.zeroth_order.train,
+        spec.zeroth_order.moved,
+        spec.whitening,
     ]
     name = model.name.replace(":", ".")
     return f"{name}-{seed}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}"

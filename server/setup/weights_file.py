@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.layout import Layout, no_whitening
 from zowarmup.common.system.files import open_given
 from zowarmup.common.text import in_words, listed
 from zowarmup.common.untrusted import require_ratio
@@ -48,7 +48,9 @@ def load_weights(path: Path, layout: Layout, weights: NDArray[np.float32]) -> st
         with _saved(path) if saved else _safetensors(path) as tensors:
             for name, view in layout.views(weights).items():
                 shape = tensors.shape(name)
-                if shape == view.shape:
+                if layout.whitening and name == layout.whitening.name:  # an exported head reads the features themselves
+                    view[...] = no_whitening(len(view) - 2, view.shape[1])
+                elif shape == view.shape:
                     view[...] = tensors.read(name)
                 elif shape and name in head and shape[1:] == view.shape[1:]:
                     other_head = f"{path}: its head is of {shape[0]} classes: that of the run begins at random weights"

@@ -92,7 +92,7 @@ class Counters:
                     self._below_tick.inc(event.below_tick)
                     if self._opened_at:
                         self._durations.labels(self._phase).observe(max(0.0, now - self._opened_at))
-                    whole = model_bytes(state.layout.size)
+                    whole = model_bytes(state.layout.uploaded)
                     for client in self._present:
                         self._fedavg.labels("down", tier(client), self._phase).inc(whole)
                     for client in self._present - self._missing:

@@ -58,7 +58,7 @@ def prepared(model: Model) -> Run:
         model=model,
         card=card_of(load("digits:test"), "digits:test"),
         warmup=warmup_settings(rounds=2, epochs=2, batch=16),
-        zeroth_order=zeroth_order_settings(rounds=3, probes=8, head_projections=4),
+        zeroth_order=zeroth_order_settings(rounds=3, train="all", probes=8, head_projections=4, whitening=0),
     )
     module = build(model, spec.input_shape, spec.task.outputs, 0)
     layout = describe(module, spec.input_shape)

@@ -17,23 +17,21 @@ from zowarmup.server.store.fsck import check
 
 NAMES = {"high-1": "high", "low-1": "low", "low-2": "low"}
 ROUNDS = 4
+PROBED = {"train": "all", "probes": 8, "head_projections": 4, "whitening": 0}
 ALGORITHMS: dict[str, dict[str, Any]] = {
+    "the defaults": {},
+    "decomfl, whitened, bytes": {"algorithm": "decomfl", "head_projections": 16, "scalars": "byte"},
+    "everything, whitened": {**PROBED, "whitening": 3},
     "exact projections": {"probes": 8, "head_projections": 4, "gradient_projections": 24},
-    "decomfl, local steps": {
-        "algorithm": "decomfl",
-        "probes": 8,
-        "head_projections": 4,
-        "local_steps": 2,
-        "rate": 0.05,
-    },
-    "head alone": {"train": "head", "head_projections": 16},
-    "biases": {"train": "norm", "probes": 8, "head_projections": 4},
-    "adam": {"probes": 8, "head_projections": 4, "step": "adam", "beta2": 0.9, "rate": 0.01},
-    "gaussian": {"probes": 8, "head_projections": 4, "directions": "gaussian", "rate": 0.1},
+    "decomfl, local steps": {**PROBED, "algorithm": "decomfl", "local_steps": 2, "rate": 0.05},
+    "head alone": {"train": "head", "head_projections": 16, "whitening": 0},
+    "biases": {"train": "norm", "probes": 8, "head_projections": 4, "whitening": 0},
+    "adam": {**PROBED, "step": "adam", "beta2": 0.9, "rate": 0.01},
+    "gaussian": {**PROBED, "directions": "gaussian", "rate": 0.1},
     "mixed": {"probes": 8, "head_projections": 4, "algorithm": "mixed", "rate": 0.1},
     "fedkseed": {"algorithm": "fedkseed", "pool": 64, "probes": 8, "step": "raw", "rate": 1e-4},
-    "bytes": {"probes": 8, "head_projections": 4, "scalars": "byte"},
-    "decomfl, nibbles": {"algorithm": "decomfl", "probes": 8, "head_projections": 5, "scalars": "nibble"},
+    "bytes": {**PROBED, "scalars": "byte"},
+    "decomfl, nibbles": {**PROBED, "algorithm": "decomfl", "head_projections": 5, "scalars": "nibble"},
 }
 
 
@@ -54,40 +52,43 @@ def run_file(**settings: Any) -> RunFile:
 def test_a_method_moves_every_replica_alike(name: str, fleet: Callable[[], Any]) -> None:
     settings = ALGORITHMS[name]
     mixed = fleet()
-    mixed.lead(run_file(**settings))
+    run = run_file(**settings)
+    mixed.lead(run)
     for shard, (client, tier) in enumerate(NAMES.items(), 1):
         mixed.join(client, f"digits:{shard}/{len(NAMES)}", tier)
     status = mixed.finished(len(NAMES))
     assert status.replicas.agree == tuple(NAMES), "the coordinator's and every client's digest are equal"
     assert status.version == 1 + ROUNDS
     archive = open_archive(mixed.data_dir)
-    stepped = sorted(archive.history.commits)
+    stepped, buffer = sorted(archive.history.commits), archive.layout.whitening
     if settings.get("algorithm") == "mixed":
         assert stepped == [], "a mean of deltas is a snapshot"
         uploaded = payload(status.traffic, "up", Tier.HIGH, Phase.ZEROTH_ORDER, ("delta",))
         assert uploaded == pytest.approx(ROUNDS * 4 * archive.layout.size, rel=0.02)
     else:
-        kept = [0, 1, 1 + ROUNDS]  # the last one is taken once the run is over
+        whitened = [] if buffer is None else [2]  # the first round gives a snapshot and no steps
+        kept = [*([1, 2] if whitened else [0, 1]), 1 + ROUNDS]  # the last one is taken once the run is over
         wait_until(lambda: sorted(open_archive(mixed.data_dir).state.snapshots) == kept, 20, "the last snapshot")
-        assert stepped == list(range(2, 2 + ROUNDS))
+        assert stepped == list(range(2 + len(whitened), 2 + ROUNDS))
+        assert (buffer is not None) is (run.zeroth_order.whitens > 0)
     mixed.processes.stop()
     report = check(mixed.data_dir)
     assert (report.problems, report.notes) == ([], []), "every version comes out of its contributions again"
     assert len(archive.state.moments) == (3 if settings.get("step") == "adam" else 0)
+    since = archive.history.since(min(stepped) - 1, 1 + ROUNDS) if stepped else ()
+    steps = [step for commit in since or () for step in commit.steps]
     if settings.get("algorithm") == "decomfl":
-        steps = [step for commit in archive.history.since(1, 1 + ROUNDS) or () for step in commit.steps]
         both = settings.get("local_steps", 1)
-        lengths = [("trunk", both * 8), ("head", both * settings["head_projections"])]
-        assert [(step.block.name, len(step.ticks)) for step in steps] == lengths * ROUNDS
-    if settings.get("train"):
-        steps = [step for commit in archive.history.since(1, 1 + ROUNDS) or () for step in commit.steps]
-        assert {step.block.name for step in steps} == {"head"} | ({"probed"} if settings["train"] == "norm" else set())
-        assert archive.layout.edges[-1] - archive.layout.edges[0] == (128 if settings["train"] == "norm" else 0)
+        lengths = [("trunk", both * 8)] if settings.get("train") else []
+        lengths.append(("head", both * settings["head_projections"]))
+        assert [(step.block.name, len(step.ticks)) for step in steps] == lengths * len(stepped)
+    if (train := settings.get("train")) in ("head", "norm") or not settings:
+        assert {step.block.name for step in steps} == {"head"} | ({"probed"} if train == "norm" else set())
+        assert archive.layout.edges[-1] - archive.layout.edges[0] == (128 if train == "norm" else 0)
     if settings.get("algorithm") == "fedkseed":
-        steps = [step for commit in archive.history.since(1, 1 + ROUNDS) or () for step in commit.steps]
         assert len(steps) == ROUNDS and len({step.seed for step in steps}) == 1
         assert max(len(step.ticks) for step in steps) <= 64
-    if settings.get("scalars"):
+    if settings.get("scalars") and buffer is None:
         sent = sum(payload(status.traffic, "up", tier, Phase.ZEROTH_ORDER, ("contribution",)) for tier in Tier)
         values = 8 + 4 if settings["scalars"] == "byte" else 4 + 3
         assert sent / (ROUNDS * len(NAMES)) == 1 + values + 1 + 2 + 2 + 2 + 2, "with an exponent, and what frames it"
@@ -101,7 +102,7 @@ def test_a_method_moves_every_replica_alike(name: str, fleet: Callable[[], Any])
 def test_heterofl_trains_both_tiers_and_the_low_one_uploads_half(rounds: int, fleet: Callable[[], Any]) -> None:
     """A run of HeteroFL alone ends after its warm-up; with zeroth-order rounds it goes on with them."""
     both, trained = fleet(), 3
-    plain = run_file(probes=8, head_projections=4)
+    plain = run_file(**PROBED)
     warmup = changed(plain.warmup, "heterofl", rounds=trained, clients_per_round=len(NAMES))
     both.lead(replace(plain, warmup=warmup, zeroth_order=replace(plain.zeroth_order, rounds=rounds)))
     for shard, (client, tier) in enumerate(NAMES.items(), 1):

@@ -30,7 +30,14 @@ RUN = RunFile(
     model=Model(name="mlp"),
     warmup=warmup_settings(rounds=WARM_UP_ROUNDS, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=1),
     zeroth_order=zeroth_order_settings(
-        rounds=ROUNDS, clients_per_round=3, quorum=1.0, learn_deadline=False, probes=9, head_projections=9
+        rounds=ROUNDS,
+        clients_per_round=3,
+        quorum=1.0,
+        learn_deadline=False,
+        train="all",
+        probes=9,
+        head_projections=9,
+        whitening=0,
     ),
     evaluation=Evaluation(data="digits:test", every=100),
 )

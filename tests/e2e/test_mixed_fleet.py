@@ -47,7 +47,9 @@ def test_a_mixed_fleet_trains_one_model_bit_for_bit(fleet: Callable) -> None:  #
     size = open_archive(mixed.data_dir).layout.size
     assert payload(status.traffic, "up", Tier.HIGH, Phase.WARM_UP, ("delta",)) == pytest.approx(8 * size, rel=0.02)
     snapshots = payload(status.traffic, "down", Tier.LOW, None, ("snapshot",))
-    assert snapshots == pytest.approx(3 * 4 * size, rel=0.02), "a low client fetches the weights once, at the pivot"
+    assert snapshots == pytest.approx(2 * 3 * 4 * size, rel=0.02), (
+        "at the pivot, and once its head reads whitened features"
+    )
     archive = open_archive(mixed.data_dir)
     weights, _ = archive.weights(8)
     assert archive.digest(8) == status.digest

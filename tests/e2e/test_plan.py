@@ -45,7 +45,14 @@ RESNET18 = RunFile(
     # Three rounds: memory has then been as large as it gets.
     warmup=warmup_settings(rounds=3, clients_per_round=1, learn_deadline=False, epochs=1, batch=16, rate=0.01),
     zeroth_order=zeroth_order_settings(
-        rounds=2, clients_per_round=2, quorum=1.0, learn_deadline=False, probes=2, rate=0.003, micro_batch=16
+        rounds=2,
+        clients_per_round=2,
+        quorum=1.0,
+        learn_deadline=False,
+        train="all",
+        probes=2,
+        rate=0.003,
+        micro_batch=16,
     ),
     evaluation=Evaluation(data="digits:test", every=100),
 )

@@ -64,7 +64,13 @@ def test_resnet18_on_the_low_tier_fits_where_torch_is_killed(
             warmup=warmup_settings(rounds=0),
             # Two probes over two batches: each forward pass has a whole one.
             zeroth_order=zeroth_order_settings(
-                rounds=ROUNDS, clients_per_round=1, learn_deadline=False, probes=2, rate=0.003, micro_batch=BATCH
+                rounds=ROUNDS,
+                clients_per_round=1,
+                learn_deadline=False,
+                train="all",
+                probes=2,
+                rate=0.003,
+                micro_batch=BATCH,
             ),
             evaluation=Evaluation(data=f"npz:{tmp_path / 'held-out.npz'}", every=100),
         )

@@ -101,7 +101,9 @@ def test_two_hundred_contributions(fleet: Callable[[], Fleet], secure: bool) -> 
         name="wire",
         model=Model(name="mlp"),
         warmup=warmup_settings(rounds=0),
-        zeroth_order=zeroth_order_settings(rounds=200, clients_per_round=1, probes=16, head_projections=16),
+        zeroth_order=zeroth_order_settings(
+            rounds=200, clients_per_round=1, train="all", probes=16, head_projections=16, whitening=0
+        ),
         evaluation=Evaluation(data="digits:test", every=1000),
     )
     url, authority = lead(it, run, secure)

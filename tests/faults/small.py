@@ -8,8 +8,8 @@ it is acknowledged and say it again after a loss, as real ones do; they outlive 
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from tests.faults.backends import Backend, Stores, files
 from tests.tasks import accuracy_of, scored
 from zowarmup.common.algorithms.protocol import LossAndGradient
 from zowarmup.common.exact.grid import Grid
-from zowarmup.common.exact.layout import Block, Head, Layout, Tensor, digest
+from zowarmup.common.exact.layout import Block, Head, Layout, Tensor, digest, no_whitening
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.codec import decode_commit
 from zowarmup.common.messages.values import Abstention, Computation, Contribution, Delta, Phase, Tier, Work
@@ -49,6 +49,12 @@ LAYOUT = Layout(
     size=1284,
     blocks=(Block("all", 0, 1284), Block("trunk", 0, 1200), Block("head", 1200, 1284)),
     head=Head("head.weight", "head.bias", 20, 4),
+)
+RANK = 4
+WHITENED = replace(
+    LAYOUT,
+    tensors=(*LAYOUT.tensors, Tensor("head.whitening", (RANK + 2, 20), LAYOUT.size)),
+    size=LAYOUT.size + (RANK + 2) * 20,
 )
 EXAMPLES = 12
 Fleet = Mapping[str, Tier]
@@ -79,8 +85,10 @@ def run_file(fleet: Fleet) -> RunFile:
             quorum=1.0,
             deadline_s=3600.0,
             learn_deadline=False,
+            train="all",
             probes=3,
             head_projections=2,
+            whitening=0,
             rate=0.05,
             snapshot_every=4,
         ),
@@ -95,9 +103,12 @@ def create(data_dir: Path, settings: RunFile, backend: Backend | None = None) ->
     stores = backend.open(data_dir) if backend else files(data_dir)
     blobs = stores.blobs
     grid = Grid(18)
+    layout = WHITENED if getattr(settings.zeroth_order, "whitening", 0) else LAYOUT
     weights = grid.quantise(np.random.default_rng(3).normal(0, 0.5, LAYOUT.size).astype(np.float32))
+    if layout is WHITENED:
+        weights = np.append(weights, no_whitening(RANK, 20))
     program = ev.ProgramRecord(
-        blobs.put(b"program"), 7, LAYOUT.to_json(), DataCard(shape=(20,), classes=4), 1, 1, *scored(4)
+        blobs.put(b"program"), 7, layout.to_json(), DataCard(shape=(20,), classes=4), 1, 1, *scored(4)
     )
     initial = ev.Snapshot(0, blobs.put(weights.data.cast("B")), grid.exponent, digest(weights).hex())
     stores.log.append(decide(None, cmd.CreateRun("small-run", settings, program, initial), 1.0).events, 1.0, 0)
@@ -134,10 +145,17 @@ class Bowl:
     target: NDArray[np.float32]
 
     def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
-        apart = (self.weights - self.target).astype(np.float64)
+        apart = (self.weights[: LAYOUT.size] - self.target).astype(np.float64)
         head = LAYOUT.block("head")
         gradient = apart[head.start : head.stop] * len(examples) if head_gradient else None
         return LossAndGradient(0.5 * float(np.dot(apart, apart)) * len(examples), gradient)
+
+    def features(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """Drawn by the target; they play no part in the loss."""
+        drawn = np.random.default_rng(int(self.target.view(np.uint32)[0])).normal(
+            1, np.linspace(0.1, 3, 20), (EXAMPLES, 20)
+        )
+        yield drawn.astype(np.float32)[examples]
 
 
 class OneByOne(Coordinator):
@@ -294,12 +312,14 @@ class Client:
         algorithm = server.coordinator.state.algorithm(work.phase)
         kind = server.coordinator.state.rules.computation(self.tier)
         if kind is Computation.TRAINING:
-            whole = ((self.target - replica.weights) * np.float32(0.05 * work.rate_factor)).astype("<f4")
+            whole = np.zeros(replica.layout.uploaded, "<f4")
+            apart = self.target - replica.weights[: LAYOUT.size]
+            whole[: LAYOUT.size] = apart * np.float32(0.05 * work.rate_factor)
             part = algorithm.submodel(self.tier)
             delta = (part.take(whole) if part else whole).tobytes()
             return work, Delta(work.round, xxhash.xxh3_128_hexdigest(delta), EXAMPLES, 0.5), delta
         if kind is Computation.GRADIENT:
-            gradient = (replica.weights - self.target).astype(np.float64)
+            gradient = (replica.weights[: LAYOUT.size] - self.target).astype(np.float64)
             return work, algorithm.project(gradient, work), b""
         bowl = Bowl(replica.weights, self.target)
         return work, algorithm.contribute(replica.weights, replica.grid, bowl, EXAMPLES, work), b""
@@ -310,13 +330,13 @@ class Client:
         at, known = (held.version, held.digest().hex()) if held else (0, "")
         if at == state.version and known == state.digest and held:
             return held
-        way = server.history.catch_up(at, known, state.version, state.snapshot.version, 4 * LAYOUT.size)
+        way = server.history.catch_up(at, known, state.version, state.snapshot.version, 4 * state.layout.size)
         if way.snapshot is not None or held is None:
             assert way.snapshot is not None
             snapshot = state.snapshots[way.snapshot]
             weights = server.blobs.vector(snapshot.sha256).load()
-            held = self.replica = Replica(LAYOUT, snapshot.grid, weights, snapshot.version)
-        held.apply([decode_commit(commit, LAYOUT) for commit in way.commits])
+            held = self.replica = Replica(state.layout, snapshot.grid, weights, snapshot.version)
+        held.apply([decode_commit(commit, state.layout) for commit in way.commits])
         assert held.digest().hex() == state.digest
         return held
 

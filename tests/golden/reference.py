@@ -304,6 +304,23 @@ def contributions() -> dict[str, Any]:
     }
 
 
+def described(seed: int, rank: int) -> list[float]:
+    """What a client sends of the features of the same model in the first round of a run that whitens them: their mean square,
+    their mean, and for each of the vectors of signs the mean of the features times their product with it."""
+    first, count = HEAD[0], len(INPUTS[0])
+    w = [tick * 2.0**-EXPONENT for tick in WEIGHTS]
+    features = [[sum(w[count * row + i] * x[i] for i in range(count)) for row in range(count)] for x in INPUTS]
+    sent = [sum(sum(f * f for f in example) for example in features) / len(features)]
+    sent += [sum(example[place] for example in features) / len(features) for place in range(count)]
+    for index in range(rank):
+        bytes_ = lanes(seed, index // 8, first, count)
+        signs = [1 if byte >> index % 8 & 1 else -1 for byte in bytes_]
+        along = [sum(sign * f for sign, f in zip(signs, example, strict=True)) for example in features]
+        for place in range(count):
+            sent.append(sum(a * example[place] for a, example in zip(along, features, strict=True)) / len(features))
+    return sent
+
+
 def in_few_bits(values: list[float], bits: int, drawn: list[int]) -> dict[str, Any]:
     """Scalars of one kind, float32, in a byte or half of one: their bytes, and the numbers that these stand for."""
     octave, highest = (8, 128) if bits == 8 else (2, 8)

@@ -31,6 +31,7 @@ LAYOUT = Layout(
     blocks=(Block("all", 0, 20), Block("trunk", 0, 12), Block("head", 12, 20)),
     head=Head("head.weight", "head.bias", 3, 2),
 )
+WHITENED = replace(LAYOUT, tensors=(*LAYOUT.tensors, Tensor("head.whitening", (3, 3), 20)), size=29)
 # Phases then end without an evaluation, which few scenarios are about.
 UNGUARDED = Guard(factor=0)
 
@@ -120,6 +121,7 @@ def begin(backend: Backend, tmp_path: Path) -> Iterator[Callable[..., Script]]:
         learn_deadline: bool = True,
         over_selection: float = 0.0,
         guard: Guard = UNGUARDED,
+        layout: Layout = LAYOUT,
     ) -> Script:
         run_file = RunFile(
             name="scenario",
@@ -142,7 +144,7 @@ def begin(backend: Backend, tmp_path: Path) -> Iterator[Callable[..., Script]]:
             server=Server(abandoned_limit=3),
             evaluation=Evaluation(data="digits:test"),
         )
-        program = ev.ProgramRecord("b" * 64, 10, LAYOUT.to_json(), DataCard(shape=(3,), classes=2), 1, 1, *scored(2))
+        program = ev.ProgramRecord("b" * 64, 10, layout.to_json(), DataCard(shape=(3,), classes=2), 1, 1, *scored(2))
         decision = decide(None, cmd.CreateRun("run", run_file, program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 1000.0)
         (created,) = decision.events
         assert isinstance(created, ev.RunCreated)

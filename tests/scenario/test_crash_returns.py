@@ -171,7 +171,9 @@ def test_replicas_are_equal_after_returns_of_any_method_whatever_crashes(
     )
     calm = outcome(folder / "calm", TRIO, settings=settings, evaluator=Fickle)
     made = returns(folder / "calm" / "server")
-    assert made and calm.version == 30 + len(made) and calm.lost == 0
+    assert made and calm.lost == 0
+    # Of rounds that are taken back none is given anew, unless the first one must whiten again what the pivot's head reads.
+    assert calm.version == 30 + len(made) or (name == "whitened" and calm.version > 30 + len(made))
     places = random.Random(5).sample(range(1, len(calm.places) * 2 // 3), 10)
     crashed = outcome(folder / "crashed", TRIO, places, Coordinator, settings, Fickle, backend=backend)
     assert (crashed.digest, crashed.version, crashed.lost) == (calm.digest, calm.version, 0)

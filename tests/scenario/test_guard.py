@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.scenario.conftest import Script
+from tests.scenario.conftest import WHITENED, Script
 from tests.tasks import accuracy_of
-from zowarmup.common.messages.values import Abstention, Phase, Tier
+from zowarmup.common.messages.values import Abstention, Phase, Scalars, Tier
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import Guard
 from zowarmup.common.tasks.protocol import Baseline, Metric
@@ -36,6 +36,40 @@ def started(begin: Begin, *, warmup: int = 0, zeroth_order: int = 20) -> Script:
     script.join("pi", Tier.HIGH)
     evaluate(script, 2.0)
     return script
+
+
+def test_a_run_that_goes_back_to_its_pivot_whitens_again_what_the_head_reads(begin: Begin) -> None:
+    """The pivot's model knows nothing of the first round. From a later version it goes on as it was."""
+    script = begin(warmup=0, zeroth_order=20, clients=1, guard=Guard(factor=3.0, rollbacks=3), layout=WHITENED)
+    script.join("pi", Tier.HIGH)
+    evaluate(script, 2.0)
+
+    def done() -> int:
+        work = work_for(script.state, "pi", script.now)
+        assert work is not None
+        return work.done
+
+    def whiten() -> None:
+        current = script.state.current
+        assert current is not None and done() == 0
+        with pytest.raises(Rejected, match="1 projections, 7 were asked for"):
+            script.do(cmd.Contribute("pi", Scalars(current.number, (), (1.0,))))
+        script.do(cmd.Contribute("pi", Scalars(current.number, (), (1.0,) * 7)))
+        script.commit()
+
+    for _ in range(2):
+        whiten()
+        assert done() == 1
+        round_of(script)
+        evaluate(script, 9.0)
+        assert kinds(go_back(script)) == ["RolledBack", "RoundOpened"]
+    whiten()
+    evaluate(script, 1.9)
+    round_of(script)
+    evaluate(script, 9.0)
+    go_back(script)
+    assert done() == script.state.rounds_done == 2
+    assert script.replayed().rounds_done == 2
 
 
 def round_of(script: Script, loss: float | None = None) -> list[ev.Event]:

@@ -30,6 +30,8 @@ def zowarmup(*arguments: str, before: str = "") -> subprocess.CompletedProcess[s
             2,
             "--images: /nowhere: there is no such folder: name one with a folder of images",
         ),
+        (("demo", "--images", "x" * 300), 2, "File name too long: check its path and permissions"),
+        (("demo", "--images", "~/nowhere"), 2, f"{Path.home()}/nowhere: there is no such folder"),
         (("demo", "--images", "/nowhere", "--paper-mode"), 2, "leave out --paper-mode and --model mlp"),
         (("demo", "--images", "/nowhere", "--model", "mlp"), 2, "leave out --paper-mode and --model mlp"),
         (("export", "--data-dir", "/nowhere", "--out", "x"), 1, "/nowhere holds no run"),

@@ -10,18 +10,27 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.tasks import scored
 from zowarmup.cli.stored_run import complete, export, ranges
+from zowarmup.common.algorithms.whitening import covariance, moments_of, sign_vectors, whitened, whitening
 from zowarmup.common.exact.grid import Grid
-from zowarmup.common.exact.layout import Block, Layout, Tensor, digest
+from zowarmup.common.exact.layout import Block, Layout, Tensor, digest, no_whitening
 from zowarmup.common.exact.steps import Step, apply_steps
 from zowarmup.common.messages.values import Phase, Scalars, Tier
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten
+from zowarmup.common.models.export import export_program
+from zowarmup.common.models.program import Program
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
 from zowarmup.common.system.command import CommandError, Usage
+from zowarmup.data import load
+from zowarmup.data.card import card_of
 from zowarmup.server.core import events as ev
+from zowarmup.server.setup.weights_file import load_weights
 from zowarmup.server.store.archive import BLOBS, LEDGER
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.ledger import Ledger
@@ -167,3 +176,50 @@ def test_a_program_of_another_layout_is_refused() -> None:
 def test_versions_are_listed_as_ranges() -> None:
     assert ranges([0, 1, 2, 50, 52, 53]) == "0 to 2, 50, 52 to 53"
     assert ranges([10 * n for n in range(20)]) == "0, 10, 20, 30, 40, 50, 60, ..., 190"
+
+
+def test_a_whitened_head_is_exported_so_that_a_plain_module_reads_it_and_a_run_can_begin_with_it(
+    tmp_path: Path,
+) -> None:
+    import torch
+
+    data = load("digits:test")
+    inputs = data.batch(np.arange(40)).inputs
+    module = build(Model(name="mlp"), (1, 8, 8), 10, 4)
+    layout = describe(module, (1, 8, 8), train="auto", whitening=8)
+    graph, plain = export_program(module, layout, (1, 8, 8)), flatten(module, layout)
+    outputs, features = Program(graph, layout, plain).forward(inputs)
+    assert features is not None and layout.whitening is not None
+    signs = sign_vectors(3, layout.block("head").start, features.shape[1], 8)
+    rows = whitening(*covariance([(1.0, moments_of([features], signs), signs)]), 8)
+    weights = whitened(plain, layout, rows)
+    ledger, blobs = Ledger(tmp_path / LEDGER), BlobFiles(tmp_path / BLOBS)
+    run_file = RunFile(
+        name="whitened",
+        model=Model(name="mlp"),
+        warmup=warmup_settings(rounds=0),
+        zeroth_order=zeroth_order_settings(rounds=LAST, clients_per_round=1),
+        evaluation=Evaluation(data="digits:test"),
+    )
+    told = ev.ProgramRecord(
+        blobs.put(graph), len(graph), layout.to_json(), card_of(data, "digits:test"), 1, 1, *scored(10)
+    )
+    begun = ev.Snapshot(0, blobs.put(weights.tobytes()), GRID.exponent, layout.digest(weights).hex())
+    ledger.append([ev.RunCreated("r1", run_file, told, begun), ev.Pivoted(0, "no warm-up")], 1.0, 0)
+    ledger.close()
+
+    written, complete_graph = export(tmp_path, None, tmp_path / "model").files
+    (logits,) = onnxruntime.InferenceSession(complete_graph).run(["logits"], {"inputs": inputs})
+    np.testing.assert_allclose(logits, outputs, atol=1e-4)
+    assert load_file(written).keys() == {tensor.name for tensor in layout.tensors} - {layout.whitening.name}
+    other = build(Model(name="mlp"), (1, 8, 8), 10, 9)
+    other.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in load_file(written).items()})
+    with torch.no_grad():
+        np.testing.assert_allclose(other(torch.from_numpy(inputs)).numpy(), logits, atol=1e-4)
+
+    again = np.full(layout.size, np.nan, np.float32)
+    load_weights(written, layout, again)
+    np.testing.assert_array_equal(layout.views(again)[layout.whitening.name], no_whitening(8, features.shape[1]))
+    found, _ = Program(graph, layout, again).forward(inputs)
+    np.testing.assert_allclose(found, logits, atol=1e-4)
+    assert (found.argmax(axis=1) == logits.argmax(axis=1)).all(), "it begins at that accuracy"

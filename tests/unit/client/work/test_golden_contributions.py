@@ -3,7 +3,7 @@
 import json
 import runpy
 import threading
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from zowarmup.client.work.probing import Prober
 from zowarmup.common.algorithms import settings_class
 from zowarmup.common.algorithms.protocol import LossAndGradient
 from zowarmup.common.exact.grid import Grid
-from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
+from zowarmup.common.exact.layout import Block, Head, Layout, Tensor, no_whitening
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Weights
+from zowarmup.common.messages.small_floats import Precision
 from zowarmup.common.messages.values import Phase, Work
 from zowarmup.common.tasks.protocol import Batch
 
@@ -69,7 +70,7 @@ class Toy:
     def forward(self, inputs: Any) -> Any:
         w = np.asarray(self.weights, dtype=np.float64)
         features = inputs @ w[:4].reshape(2, 2).T
-        return features @ w[4:8].reshape(2, 2).T + w[8:], features
+        return features @ w[4:8].reshape(2, 2).T + w[8:10], features
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,27 @@ def test_our_client_makes_the_worked_contribution(case: str) -> None:
     begun = [tuple((up + low) // 2 for up, low in zip(above.at, below.at, strict=True)) for above, below in sides]
     expected = [CONTRIBUTIONS["weights"], *golden["weights_after_local_steps"]]
     assert list(dict.fromkeys(begun)) == [tuple(at) for at in expected]
+
+
+@pytest.mark.parametrize("rank", [1, 11])
+def test_our_client_describes_the_features_of_the_worked_model(rank: int) -> None:
+    """In the first round of a run that whitens. The page has what one direction gives."""
+    seed, grid = 9876543210987654321, Grid(CONTRIBUTIONS["exponent"])
+    layout = replace(LAYOUT, tensors=(*LAYOUT.tensors, Tensor("out.whitening", (rank + 2, 2), 10)), size=14 + 2 * rank)
+    weights = np.append(grid.quantise(np.array(CONTRIBUTIONS["weights"]) * grid.tick), no_whitening(rank, 2))
+    replica, toy = Replica(layout, grid, weights, 12), Toy(np.array(CONTRIBUTIONS["labels"]))
+    spec = zeroth_order_settings(rounds=10, scalars="byte")
+    prober = Prober(spec, replica, toy, classification(2), toy, threading.Event())
+    scalars = prober.contribute(replica, Work(3, Phase.ZEROTH_ORDER, 12, seed, 60.0))
+    wanted = REFERENCE["described"](seed, rank)
+    assert (scalars.probes, scalars.precision) == ((), Precision.FLOAT32)
+    assert scalars.projections == pytest.approx(wanted, rel=1e-6)
+    assert len(scalars.projections) == (rank + 1) * 2 + 1
+    if rank == 1:
+        page = (Path(__file__).parents[4] / "docs/protocol.md").read_text()
+        assert ", ".join(f"{value:.9f}" for value in wanted) in page
+    ordinary = prober.contribute(replica, Work(4, Phase.ZEROTH_ORDER, 13, seed, 60.0, 1))
+    assert len(ordinary.projections) == spec.head_projections
 
 
 def test_the_page_has_the_values() -> None:

@@ -1,5 +1,6 @@
 """What holds of every algorithm: the built-in ones and the one in examples/plugins."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,9 @@ class Failing:
         if self._left < 0:
             raise RuntimeError("out of memory")
         return self._inner.evaluate(examples, head_gradient)
+
+    def features(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        return self._inner.features(examples)
 
 
 def test_contribute_restores_the_weights(subject: Subject) -> None:

@@ -192,7 +192,8 @@ def test_a_low_clients_delta_is_that_of_a_scaled_half_trained_in_float64() -> No
         zeroth_order=zeroth_order_settings(rounds=0),
     )
     module = build(spec.model, shape, 10, 4)
-    layout = describe(module, shape)
+    layout = describe(module, shape, train=spec.zeroth_order.moved, whitening=spec.whitening)
+    assert layout.whitening is None
     weights = flatten(module, layout)
     replica = Replica(layout, Grid.choose(weights), weights.copy(), 0)
     trainer = Trainer(spec, layout, data, 1, threading.Event(), Tier.LOW)

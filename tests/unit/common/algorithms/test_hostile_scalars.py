@@ -1,6 +1,6 @@
 """A client that sends nonsense, against a model that can be trained in a moment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,9 @@ class Regression:
     def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
         missed = self.inputs[examples] @ self.weights.astype(np.float64) - self.targets[examples]
         return LossAndGradient(float(np.sum(missed * missed)), None)
+
+    def features(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        raise NotImplementedError("there is no head")
 
     @property
     def loss(self) -> float:

@@ -17,12 +17,14 @@ def settings(**others: Any) -> ProbingSettings:
 @pytest.mark.parametrize(
     ("others", "examples", "batch"),
     [
-        ({"probes": 32}, 640, 20),
-        ({"probes": 32}, 641, 21),
-        ({"probes": 32}, 5, 1),
-        ({"probes": 2}, 640, 64),
-        ({"probes": 32, "slices": "whole"}, 50, 50),
+        ({"probes": 32, "train": "all"}, 640, 20),
+        ({"probes": 32, "train": "all"}, 641, 21),
+        ({"probes": 32, "train": "all"}, 5, 1),
+        ({"probes": 2, "train": "all"}, 640, 64),
+        ({"probes": 32, "train": "all", "slices": "whole"}, 50, 50),
         ({"probes": 32, "train": "head"}, 50, 50),
+        ({"probes": 32}, 50, 50),
+        ({"probes": 32, "gradient_projections": 8}, 640, 20),
     ],
 )
 def test_the_largest_batch_is_a_slice_or_a_micro_batch(others: dict[str, Any], examples: int, batch: int) -> None:
@@ -32,8 +34,9 @@ def test_the_largest_batch_is_a_slice_or_a_micro_batch(others: dict[str, Any], e
 @pytest.mark.parametrize(
     ("others", "first"),
     [
-        ({"probes": 25}, 0.5 / 10),
-        ({"probes": 25, "algorithm": "decomfl"}, 0.5 / 5),
+        ({"probes": 25, "train": "all"}, 0.5 / 10),
+        ({"probes": 25, "train": "all", "algorithm": "decomfl"}, 0.5 / 5),
+        ({"probes": 25}, 0.5 / 16),
         ({"train": "head", "head_projections": 100}, 0.5 / 20),
         ({"step": "adam"}, 0.5),
         ({"step": "raw"}, 0.0),

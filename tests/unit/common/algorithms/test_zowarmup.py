@@ -1,7 +1,7 @@
 """ZOWarmUp against closed forms: a quadratic, whose derivatives are exact at any eps, and a two-layer classifier in float64."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -77,6 +77,9 @@ class Recorded:
             raise ConnectionError("the device lost power")
         self.asked.append((examples.tolist(), self.weights.copy()))
         return self.loss(examples, head_gradient)
+
+    def features(self, examples: NDArray[np.int64]) -> Iterator[Vector]:
+        raise NotImplementedError("no head reads anything here")
 
     def loss(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
         return LossAndGradient(0.0, np.zeros(TRAINABLE - TRUNK) if head_gradient else None)
@@ -506,15 +509,14 @@ def test_a_client_abstains_where_the_coordinator_would_refuse_its_scalars() -> N
     """At a model that is lost. Refused, it would be waited for until the deadline."""
     weights = drawn()
     before = weights.copy()
-    forward = Classifier(weights)
 
-    class Lost:
-        def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
-            found = forward.evaluate(examples, head_gradient)
+    class Lost(Classifier):
+        def loss(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
+            found = super().loss(examples, head_gradient)
             return LossAndGradient(1e12 * found.loss_sum, found.head_gradient_sum)
 
     with pytest.raises(ValueError, match="one of the probes is beyond"):
-        algorithm().contribute(weights, GRID, Lost(), 10, work())
+        algorithm().contribute(weights, GRID, Lost(weights), 10, work())
     np.testing.assert_array_equal(weights, before)
     with pytest.raises(ValueError, match="one of the probes is beyond"):
         algorithm(gradient_projections=4).project(np.full(LAYOUT.trainable, 1e12), work())

@@ -28,7 +28,7 @@ def test_a_model_is_built_once_and_is_the_runs(tmp_path: Path) -> None:
     cache = tmp_path / "model-cache"
     made = cached(SPEC, 5, cache, Children())
     module = build(SPEC.model, SPEC.input_shape, SPEC.task.outputs, 5)
-    assert made.layout == describe(module, SPEC.input_shape)
+    assert made.layout == describe(module, SPEC.input_shape, train="auto", whitening=SPEC.whitening)
     np.testing.assert_array_equal(made.weights, flatten(module, made.layout))
     assert (made.high, made.low) == (UNMEASURED, UNMEASURED)
     assert [path.name for path in cache.iterdir()] == [cache_path(SPEC, 5)]
@@ -40,8 +40,11 @@ def test_a_model_is_built_once_and_is_the_runs(tmp_path: Path) -> None:
     with pytest.raises(PreparationError):
         cached(SPEC, 6, cache, ended)
 
-    other = made.weights + 1
+    buffer, other = made.layout.whitening, made.weights + 1
+    assert buffer is not None
     save_file(made.layout.views(other), tmp_path / "w.safetensors")
+    views = made.layout.views(other)
+    views[buffer.name][...] = made.layout.views(made.weights)[buffer.name]  # no file says how features are whitened
     loaded = replace(SPEC, model=replace(SPEC.model, weights=str(tmp_path / "w.safetensors")))
     np.testing.assert_array_equal(cached(loaded, 5, cache, ended).weights, other)
 
