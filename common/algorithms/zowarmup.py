@@ -314,7 +314,9 @@ class ZOWarmUp(Algorithm):
                 raise ValueError(
                     f"scalars: {len(values)} {name}, {asked} were asked for with {examples} examples in the {tier} tier"
                 )
-        if contribution.precision != self.spec.scalars and not self._whitening(work.done):
+        if self._whitening(work.done):
+            return  # these are no derivatives
+        if contribution.precision != self.spec.scalars:
             raise ValueError(f"scalars: each is a {contribution.precision}, the run's scalars = {self.spec.scalars!r}")
         _check_steepness(contribution)
 

@@ -139,3 +139,10 @@ def test_later_rounds_are_ordinary(name: str) -> None:
 @pytest.mark.parametrize("others", [{"whitening": 0}, {"gradient_projections": 3}, {"head_projections": 0}])
 def test_runs_that_do_not_whiten(others: dict[str, Any]) -> None:
     assert zeroth_order_settings(rounds=10, **others).whitens == 0
+
+
+def test_large_features_are_no_steep_loss() -> None:
+    made, work = algorithm(), first("zowarmup", 1)
+    scalars = made.contribute(model(), GRID, Local(drawn(20) * np.float32(1e6)), 20, work)
+    made.check(work, Tier.LOW, 20, scalars)
+    assert max(scalars.projections) > 2**32
