@@ -142,7 +142,9 @@ def test_a_fleet_trains_one_and_the_low_tier_loads_no_torch(
     assert layout.head is not None and layout.head.classes == 10
     means = [view for key, view in layout.views(pivot).items() if key.endswith("running_mean")]
     assert all(view.any() for view in means), "the warm-up gathers BatchNorm's statistics"
-    assert np.array_equal(pivot[layout.trainable :], last[layout.trainable :]), "and no round after it does"
+    statistics = slice(layout.trainable, layout.uploaded)
+    assert np.array_equal(pivot[statistics], last[statistics]), "and no round after it does"
+    assert not np.array_equal(pivot[layout.uploaded :], last[layout.uploaded :]), "the first round after it whitens"
     assert 0 < layout.frozen < layout.trainable
     assert np.array_equal(pivot[: layout.frozen], last[: layout.frozen])
     assert not np.array_equal(pivot[layout.frozen : layout.trainable], last[layout.frozen : layout.trainable])
