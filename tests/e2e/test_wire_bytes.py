@@ -177,7 +177,7 @@ async def upload(address: str, authority: bytes) -> int:
         stream = await connection.participate(Hello(offer.run_id, Position(0, b""), 100), offer.layout)
         messages = aiter(stream)
         work = await assigned(messages)
-        content = bytes(4 * offer.layout.size)
+        content = bytes(4 * offer.layout.uploaded)
         delta = Delta(work.round, xxhash.xxh3_128_hexdigest(content), 100, 0.5)
         await Transfers(connect).upload(delta, memoryview(content))
         await stream.say(delta)
