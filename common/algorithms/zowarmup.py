@@ -140,8 +140,8 @@ class ZOWarmUpSettings(ProbingSettings):
 
     @property
     def moved(self) -> str:
-        exact_trunk = self.gradient_projections > 0 or self.head_projections == 0
-        return ALL if self.train == AUTO and exact_trunk else self.train
+        everything = self.gradient_projections > 0 or self.head_projections == 0 or self.rounds == 0
+        return ALL if self.train == AUTO and everything else self.train
 
     @property
     def whitens(self) -> int:

@@ -41,8 +41,6 @@ zeroth_order.train = "norm"
 [[method]]
 name = "whole"
 zeroth_order.slices = "whole"
-zeroth_order.train = "all"
-zeroth_order.whitening = 0
 zeroth_order.head_projections = 0
 """
 
