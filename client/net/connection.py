@@ -21,7 +21,7 @@ from zowarmup.client.policy import Policy
 from zowarmup.client.store.replica import SnapshotHeader
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages import codec
-from zowarmup.common.messages.values import Delta, Tier
+from zowarmup.common.messages.values import Artifact, Delta, Tier
 from zowarmup.common.plugin import NotAllowed
 from zowarmup.common.settings.run import PROTOCOL, SOFTWARE, ClientSpec
 from zowarmup.v1 import coordinator_pb2 as wire
@@ -202,10 +202,10 @@ class Connection:
                 if answer.chunk:
                     yield answer.chunk
 
-    async def fetch_program(self, offset: int) -> AsyncIterator[bytes]:
-        request = wire.FetchProgramRequest(offset_bytes=offset)
+    async def fetch_artifact(self, sha256: bytes, offset: int) -> AsyncIterator[bytes]:
+        request = wire.FetchArtifactRequest(offset_bytes=offset, sha256=sha256)
         with faults(FINAL_IN_BULK, DECLINED_IN_BULK):
-            async for answer in self._fetched("FetchProgram", request, wire.FetchProgramResponse):
+            async for answer in self._fetched("FetchArtifact", request, wire.FetchArtifactResponse):
                 yield answer.chunk
 
     async def _fetched(self, method: str, request: Any, answers: Any) -> AsyncIterator[Any]:
@@ -276,6 +276,7 @@ def offered(answer: wire.GetRunResponse, policy: Policy | None = None) -> Offer:
             answer.low_memory_bytes,
             answer.now_s,
             answer.software,
+            tuple(Artifact(part.name, part.sha256.hex(), part.size_bytes) for part in answer.artifacts),
         )
     except NotAllowed as error:
         raise Final(

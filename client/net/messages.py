@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from zowarmup.client.store.replica import Position
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Commit
-from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Work
+from zowarmup.common.messages.values import Abstention, Artifact, Delta, Phase, Scalars, Work
 from zowarmup.common.settings.run import SOFTWARE, ClientSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What is being trained, and what it asks of a device (GetRun). `now_s`: the coordinator's clock, seconds since 1970;
-    `software`: its version, for people."""
+    `software`: its version, for people; `artifacts`: what is needed beside the program."""
 
     run_id: str
     name: str
@@ -31,6 +31,11 @@ class Offer:
     low_memory_bytes: int
     now_s: float = 0.0
     software: str = ""
+    artifacts: tuple[Artifact, ...] = ()
+
+    def artifact(self, name: str) -> Artifact | None:
+        """What the run has of that name, None where it has none."""
+        return next((artifact for artifact in self.artifacts if artifact.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)

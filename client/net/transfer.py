@@ -1,4 +1,4 @@
-"""Bulk transfers from and to the coordinator: snapshots, the program, deltas.
+"""Bulk transfers from and to the coordinator: snapshots, the run's artifacts, deltas.
 
 Each goes over a connection of its own, so that neither holds up the stream, and goes on from where it broke off, on
 the device's disk or on the coordinator's, for as long as it takes.
@@ -16,7 +16,7 @@ from zowarmup.client.net.connection import Connection
 from zowarmup.client.net.retrying import Backoff
 from zowarmup.client.store.replica import SnapshotHeader
 from zowarmup.common.messages.values import Delta
-from zowarmup.common.system.files import read_given, settle
+from zowarmup.common.system.files import open_given, settle
 from zowarmup.common.text import amount
 
 log = logging.getLogger(__name__)
@@ -51,22 +51,38 @@ class Transfers:
             raise Final(f"the coordinator sends snapshot {version} without its header: restart it")
         return header, received
 
-    async def program(self, sha256: bytes, size: int, file: Path) -> tuple[bytes, int]:
-        """The program's bytes, from `file` where it is there already, and how many came over the network. Raises Final
-        where what the coordinator sends is not what it announced, Setback where the disk fails."""
+    async def artifact(self, what: str, sha256: bytes, size: int, file: Path) -> int:
+        """Have a file of the run that never changes.
+
+        Args:
+            what: PROGRAM, or the artifact's name, for sentences.
+            sha256: Of its bytes.
+            size: In bytes.
+            file: Where it is, or is to be.
+
+        Returns:
+            How many bytes came over the network.
+
+        Raises:
+            Final: The coordinator sends something else than it has announced.
+            Setback: The disk fails.
+        """
         part, received = file.with_name(file.name + ".part"), 0
+
+        def pieces(connection: Connection, offset: int) -> AsyncIterator[bytes]:
+            return connection.fetch_artifact(sha256, offset)
+
         for _ in range(2):  # what is on disk may be damaged, what comes anew may not
             try:
                 if not file.exists():
-                    received += await self._gather("the program", part, Connection.fetch_program, size)
+                    received += await self._gather(f"the {what}", part, pieces, size)
                     settle(part, file)
-                content = read_given(file, size) if file.stat().st_size <= size else b""
-                if hashlib.sha256(content).digest() == sha256:
-                    return content, received
+                if file.stat().st_size == size and await asyncio.to_thread(_sha256, file) == sha256:
+                    return received
                 file.unlink()
             except OSError as error:
                 raise Setback(f"cannot keep {file} ({error.strerror or error}): make room there") from None
-        raise Final("the coordinator sends another program than it announced (its sha256 differs): restart it")
+        raise Final(f"the coordinator sends another {what} than it announced (its sha256 differs): restart it")
 
     async def upload(self, delta: Delta, content: memoryview) -> None:
         """Bring a delta to the coordinator's disk. Raises Declined where its round has closed."""
@@ -133,6 +149,11 @@ class Transfers:
                 reason,
             )
             await asyncio.sleep(delays.next_s())
+
+
+def _sha256(file: Path) -> bytes:
+    with open_given(file) as content:
+        return hashlib.file_digest(content, "sha256").digest()
 
 
 def _appending(file: Path) -> BinaryIO:

@@ -2,7 +2,7 @@
 
 One directory belongs to one client of one run: `identity.json` (its name in the run and its secret, mode 600; before
 it is a member, `enrolment.json`), `authority.pem` (who signs the coordinator's certificate), `lock`, the replica
-(`replica`) and the program. A lock keeps a second process out; every file is written to a temporary name, synced and
+(`replica`) and the run's artifacts. A lock keeps a second process out; every file is written to a temporary name, synced and
 renamed, so a power cut leaves the old file or the new one.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from zowarmup.client.errors import Final
-from zowarmup.common.messages.values import Tier
+from zowarmup.common.messages.values import BASE, PROGRAM, TOKENIZER, Tier
 from zowarmup.common.system.files import (
     Busy,
     OpenFolder,
@@ -38,7 +38,17 @@ ENROLMENT = "enrolment.json"
 AUTHORITY = "authority.pem"
 LOCK = "lock"
 USAGE = "usage.json"
-OURS = (IDENTITY, ENROLMENT, AUTHORITY, LOCK, USAGE, "*.new", "snapshot-*", "commits-*.log", "program-*.onnx*")
+OURS = (
+    IDENTITY,
+    ENROLMENT,
+    AUTHORITY,
+    LOCK,
+    USAGE,
+    "*.new",
+    "snapshot-*",
+    "commits-*.log",
+    *(f"{name}-*" for name in (PROGRAM, BASE, TOKENIZER)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +214,10 @@ class StateDirectory(Records):
         if pem != self.authority():
             write_whole(self.path / AUTHORITY, pem)
 
-    def program(self, sha256: bytes) -> Path:
-        """Where the program of this hash is or will be. Programs of other hashes are removed."""
-        wanted = self.path / f"program-{sha256.hex()[:16]}.onnx"
-        remove(self.path, "program-*.onnx*", but=lambda file: file.name.startswith(wanted.name))
+    def artifact(self, name: str, sha256: bytes) -> Path:
+        """Where the run's artifact of this name and hash is or will be. Those of other hashes are removed."""
+        wanted = self.path / f"{name}-{sha256.hex()[:16]}"
+        remove(self.path, f"{name}-*", but=lambda file: file.name.startswith(wanted.name))
         return wanted
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from zowarmup.client.errors import Final
@@ -21,7 +22,8 @@ from zowarmup.client.store.directory import StateDirectory
 from zowarmup.client.work.probing import ForwardPass, Prober, load_on, resident
 from zowarmup.client.work.watched_program import Watch, WatchedProgram, load_program
 from zowarmup.common.exact.replica import Replica
-from zowarmup.common.messages.values import Tier
+from zowarmup.common.messages.values import PROGRAM, Tier
+from zowarmup.common.system.files import read_given
 from zowarmup.common.system.memory import memory_here
 from zowarmup.common.tasks.protocol import Examples
 from zowarmup.common.text import amount
@@ -156,15 +158,25 @@ class Executor:
         self._policy.require_model(self._offer.spec.model.name)
         return load_on(self._device, self._offer.spec, self._offer.layout)
 
+    async def _fetched(self, name: str, sha256: bytes, size: int) -> Path:
+        """The file of one of the run's artifacts, fetched where it is not here yet."""
+        file = self._state.artifact(name, sha256)
+        if received := await self._transfers.artifact(name, sha256, size, file):
+            log.info("fetched the %s (%s)", name, amount(received))
+        return file
+
+    async def _artifact(self, name: str) -> Path | None:
+        """The same of one beside the program; None where the run has none of that name."""
+        found = self._offer.artifact(name)
+        return None if found is None else await self._fetched(name, bytes.fromhex(found.sha256), found.size_bytes)
+
     async def _program(self, replica: Replica) -> ForwardPass:
         offer = self._offer
         if self._device != PROCESSOR:
             return await self.compute(self._accelerated)
         self._policy.require_program(offer.program_bytes)
-        file = self._state.program(offer.program_sha256)
-        onnx, received = await self._transfers.program(offer.program_sha256, offer.program_bytes, file)
-        if received:
-            log.info("fetched the program (%s): forward passes of zeroth-order rounds need it", amount(received))
+        file = await self._fetched(PROGRAM, offer.program_sha256, offer.program_bytes)
+        onnx = read_given(file, offer.program_bytes)
         if offer.layout.head is None:
             log.info("this model does not end in a linear layer whose gradient is exact: probing every parameter")
         from zowarmup.common.models.graph import ProgramRefused  # with messages that nobody else needs

@@ -114,6 +114,36 @@ class Delta:
 
 Contribution = Scalars | Delta
 
+PROGRAM, BASE, TOKENIZER = "program", "base", "tokenizer"
+"""The artifacts of a run, files that never change: the model's forward pass as an ONNX graph; what the model is made of that
+nothing trains, as safetensors; a tokenizer.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file of the run that devices need beside the program.
+
+    Args:
+        name: BASE or TOKENIZER.
+        sha256: Of its bytes, 64 hex digits.
+        size_bytes: At least 1.
+
+    Raises:
+        ValueError: A field is something else.
+    """
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.name not in (BASE, TOKENIZER):
+            raise ValueError(f"artifact: name = {ascii(self.name)[:60]}: must be {BASE} or {TOKENIZER}")
+        if len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef"):
+            raise ValueError(f"artifact {self.name}: sha256 must be 64 lower-case hex digits")
+        if self.size_bytes < 1:
+            raise ValueError(f"artifact {self.name}: size_bytes = {self.size_bytes}: must be at least 1")
+
 
 @dataclass(frozen=True, slots=True)
 class Abstention:

@@ -82,7 +82,7 @@ class RoundJobs:
         state = self._coordinator.state
         current = state.current
         self._held |= state.snapshot_blobs
-        named = {state.program.sha256, *state.snapshot_blobs}
+        named = {*state.program.blobs, *state.snapshot_blobs}
         with self._housekeeping.attempt("remove what an earlier stop left half done"):
             if swept := self._blobs.sweep(named) + self._uploads.resume(state):
                 log.info("%d files that an earlier stop had left half done are removed", swept)

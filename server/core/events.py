@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.steps import Step
-from zowarmup.common.messages.values import Abstention, Contribution, Phase, Tier
+from zowarmup.common.messages.values import Abstention, Artifact, Contribution, Phase, Tier
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import RunFile
 from zowarmup.common.tasks.protocol import Baseline, Metric
@@ -44,7 +44,7 @@ class Snapshot:
 class ProgramRecord:
     """What a run trains: blob `sha256` is the ONNX forward pass, `layout` its layout as JSON, `card` what its targets and
     inputs mean. `metrics`: those of the run's task, the primary one first; `baseline`: of the held-out set. Both stand here so
-    that whoever reads the events needs none of the task's code."""
+    that whoever reads the events needs none of the task's code. `artifacts`: what devices need beside it."""
 
     sha256: str
     size_bytes: int
@@ -54,6 +54,12 @@ class ProgramRecord:
     low_memory_bytes: int
     metrics: tuple[Metric, ...]
     baseline: Baseline
+    artifacts: tuple[Artifact, ...] = ()
+
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        """All that it needs on disk."""
+        return (self.sha256, *(artifact.sha256 for artifact in self.artifacts))
 
     @property
     def metric(self) -> Metric:

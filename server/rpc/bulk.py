@@ -1,4 +1,4 @@
-"""Snapshots, the program and deltas: many bytes, in chunks, resumable by offset, never on the event loop. And bytes that
+"""Snapshots, artifacts and deltas: many bytes, in chunks, resumable by offset, never on the event loop. And bytes that
 mean nothing, for a device that wants to know its link."""
 
 import asyncio
@@ -69,13 +69,19 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 await taken(context, answer, self._call_limits.download_s)
                 await self._send(snapshot.sha256, _snapshot, request.offset_bytes, context, line, "snapshot")
 
-    async def FetchProgram(self, request: wire.FetchProgramRequest, context: Context) -> None:
+    async def FetchArtifact(self, request: wire.FetchArtifactRequest, context: Context) -> None:
         async with self._admission.refusing(context):
             name, _, line = self._caller(context)
-            program = self._coordinator.state.program.sha256
+            record = self._coordinator.state.program
+            named = {artifact.sha256: artifact.name for artifact in record.artifacts} | {record.sha256: "program"}
+            wanted = request.sha256.hex() or record.sha256
+            if wanted not in named:
+                raise Rejected(
+                    "not_found", f"this run has no artifact of sha256 {wanted[:64]}; GetRun says which it has"
+                )
             async with self._downloads.one(name):
                 await begin(context)
-                await self._send(program, _program, request.offset_bytes, context, line, "program")
+                await self._send(wanted, _artifact, request.offset_bytes, context, line, named[wanted])
 
     async def GetUpload(self, request: wire.GetUploadRequest, context: Context) -> wire.GetUploadResponse:
         async with self._admission.refusing(context):
@@ -216,5 +222,5 @@ def _snapshot(chunk: bytes) -> bytes:
     return wire.FetchSnapshotResponse(chunk=chunk).SerializeToString()
 
 
-def _program(chunk: bytes) -> bytes:
-    return wire.FetchProgramResponse(chunk=chunk).SerializeToString()
+def _artifact(chunk: bytes) -> bytes:
+    return wire.FetchArtifactResponse(chunk=chunk).SerializeToString()

@@ -261,4 +261,8 @@ def _offer(state: State) -> wire.GetRunResponse:
         high_memory_bytes=program.high_memory_bytes,
         low_memory_bytes=program.low_memory_bytes,
         software=SOFTWARE,
+        artifacts=[
+            wire.Artifact(name=a.name, sha256=bytes.fromhex(a.sha256), size_bytes=a.size_bytes)
+            for a in program.artifacts
+        ],
     )

@@ -222,9 +222,9 @@ def _copy(data_dir: Path, part: Path, ledger_class: type[Ledger]) -> Copied:
 
 
 def _copy_blobs(state: State, source: Path, target: Path) -> None:
-    """From one data directory to another what a state names: the program, its snapshots, and the deltas of the round in
+    """From one data directory to another what a state names: the program and other artifacts, its snapshots, and the deltas of the round in
     progress. Raises FileNotFoundError where one is not there."""
-    named = [(Path(BLOBS, sha256), sha256, sha256_of) for sha256 in {state.program.sha256, *state.snapshot_blobs}]
+    named = [(Path(BLOBS, sha256), sha256, sha256_of) for sha256 in {*state.program.blobs, *state.snapshot_blobs}]
     for client, delta in deltas_of(state.current).items():
         named.append((Path(UPLOADS, upload_name(client, delta.digest)), delta.digest, digest_of))
     for name, expected, found in named:

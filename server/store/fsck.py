@@ -116,9 +116,10 @@ def examine(data_dir: Path) -> tuple[CheckReport, Reading, set[int], IntactVersi
             raise ArchiveError(f"{data_dir / LEDGER} holds no run yet")
         return report, reading, set(), None
     report.run = state.run_file.name
-    if trouble := damage(blobs, state.program.sha256):
-        report.problems.append(f"the program: {trouble}: restore it from a backup")
-        return report, reading, set(), None
+    for name, sha256 in (("program", state.program.sha256), *((a.name, a.sha256) for a in state.program.artifacts)):
+        if trouble := damage(blobs, sha256):
+            report.problems.append(f"the {name}: {trouble}: restore it from a backup")
+            return report, reading, set(), None
     bad = {version for version, snapshot in state.snapshots.items() if _damaged(report, blobs, version, snapshot)}
     uploads = BlobFiles(data_dir / UPLOADS)
     whole = reading.folded == len(reading.rows) and _open_round_is_whole(uploads, state, report)

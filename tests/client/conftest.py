@@ -192,10 +192,10 @@ class Scripted(services.CoordinatorServiceServicer):
         async for chunk in self._chunks(content, request.offset_bytes, context):
             yield wire.FetchSnapshotResponse(chunk=chunk)
 
-    async def FetchProgram(self, request: wire.FetchProgramRequest, context: Any) -> AsyncIterator[Any]:
+    async def FetchArtifact(self, request: wire.FetchArtifactRequest, context: Any) -> AsyncIterator[Any]:
         self.fetches.append(("program", 0, request.offset_bytes))
         async for chunk in self._chunks(self.run.program, request.offset_bytes, context):
-            yield wire.FetchProgramResponse(chunk=chunk)
+            yield wire.FetchArtifactResponse(chunk=chunk)
 
     async def GetUpload(self, request: wire.GetUploadRequest, context: Any) -> wire.GetUploadResponse:
         await self._maybe_refuse("GetUpload", context)

@@ -285,7 +285,7 @@ def test_a_client_that_was_killed_comes_back_as_itself_with_its_replica(
             await client.printed("round 1: contributed")
             assert await client.stopped(signal.SIGKILL) == -signal.SIGKILL
             if damage:
-                (program,) = (tmp_path / "state").glob("program-*.onnx")
+                (program,) = (tmp_path / "state").glob("program-*")
                 program.write_bytes(b"torn")
             again = await start(port, tier="auto")
             assert await again.ended() == 0

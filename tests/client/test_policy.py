@@ -171,10 +171,10 @@ class Flooding(Scripted):
 
     sent = 0
 
-    async def FetchProgram(self, request: wire.FetchProgramRequest, context: Any) -> AsyncIterator[Any]:
+    async def FetchArtifact(self, request: wire.FetchArtifactRequest, context: Any) -> AsyncIterator[Any]:
         while self.sent < 64 << 20:
             self.sent += 1 << 20
-            yield wire.FetchProgramResponse(chunk=bytes(1 << 20))
+            yield wire.FetchArtifactResponse(chunk=bytes(1 << 20))
 
     async def _chunks(self, content: bytes, offset: int, context: Any) -> AsyncIterator[bytes]:
         yield content
@@ -430,8 +430,8 @@ def test_what_has_come_counts_where_the_client_ends(scripted: Scripted, start: S
     """A service starts it again, so a coordinator that makes it end would otherwise have no limit."""
 
     class Other(Scripted):
-        async def FetchProgram(self, request: wire.FetchProgramRequest, context: Any) -> AsyncIterator[Any]:
-            yield wire.FetchProgramResponse(chunk=bytes(len(self.run.program)))
+        async def FetchArtifact(self, request: wire.FetchArtifactRequest, context: Any) -> AsyncIterator[Any]:
+            yield wire.FetchArtifactResponse(chunk=bytes(len(self.run.program)))
 
     other = Other(scripted.run)
     other.snapshots = scripted.snapshots

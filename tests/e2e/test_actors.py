@@ -76,8 +76,8 @@ def test_without_a_members_credential_a_run_gives_its_description_and_nothing_el
         "FetchSnapshot": lambda stub, who: list(
             stub.FetchSnapshot(wire.FetchSnapshotRequest(), metadata=who, timeout=CALL_S)
         ),
-        "FetchProgram": lambda stub, who: list(
-            stub.FetchProgram(wire.FetchProgramRequest(), metadata=who, timeout=CALL_S)
+        "FetchArtifact": lambda stub, who: list(
+            stub.FetchArtifact(wire.FetchArtifactRequest(), metadata=who, timeout=CALL_S)
         ),
         "GetUpload": lambda stub, who: stub.GetUpload(
             wire.GetUploadRequest(digest=bytes(16)), metadata=who, timeout=CALL_S
@@ -150,7 +150,7 @@ def test_who_is_on_the_way_reads_nothing(server: TlsServer, run_id: str) -> None
             answer = calls.Enrol(request, timeout=CALL_S)
             stream = Voice(calls, run_id, (answer.client, answer.credential))
             stream.hear("welcome")
-            fetched = list(calls.FetchProgram(wire.FetchProgramRequest(), metadata=metadata(*_of(answer))))
+            fetched = list(calls.FetchArtifact(wire.FetchArtifactRequest(), metadata=metadata(*_of(answer))))
             stream.leave()
         passed = b"".join(heard)
         program = b"".join(piece.chunk for piece in fetched)

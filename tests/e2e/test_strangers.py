@@ -116,7 +116,7 @@ def test_a_revoked_client(server: TlsServer, run_id: str, member: Callable[[str]
         assert time.monotonic() - start < 30
         for call in (
             lambda: Voice(calls, run_id, lost).hear("welcome"),
-            lambda: list(calls.FetchProgram(wire.FetchProgramRequest(), metadata=metadata(*lost), timeout=CALL_S)),
+            lambda: list(calls.FetchArtifact(wire.FetchArtifactRequest(), metadata=metadata(*lost), timeout=CALL_S)),
             lambda: calls.GetUpload(wire.GetUploadRequest(digest=bytes(16)), metadata=metadata(*lost), timeout=CALL_S),
         ):
             with refused(server, "revoked"):
@@ -395,7 +395,7 @@ def test_a_coordinator_that_asks_for_certificates(server: TlsServer) -> None:
         assert calls.GetRun(request, timeout=CALL_S).name == "strangers"
         # It says that this is one of us, and nothing else.
         for call in (
-            lambda: list(calls.FetchProgram(wire.FetchProgramRequest(), timeout=CALL_S)),
+            lambda: list(calls.FetchArtifact(wire.FetchArtifactRequest(), timeout=CALL_S)),
             lambda: calls.GetUpload(wire.GetUploadRequest(digest=bytes(16)), timeout=CALL_S),
         ):
             with pytest.raises(grpc.RpcError) as caught:

@@ -22,7 +22,10 @@ import grpc
 
 SERVICE = "/zowarmup.v1.CoordinatorService"
 METHODS = (
-    *(f"{SERVICE}/{name}" for name in ("GetRun", "Enrol", "Participate", "FetchSnapshot", "FetchProgram", "GetUpload")),
+    *(
+        f"{SERVICE}/{name}"
+        for name in ("GetRun", "Enrol", "Participate", "FetchSnapshot", "FetchArtifact", "GetUpload")
+    ),
     *(f"{SERVICE}/{name}" for name in ("UploadDelta", "MeasureLink", "Nothing")),
     *(f"/zowarmup.v1.OperatorService/{name}" for name in ("GetStatus", "ListVersions", "ListClients", "Stop")),
     "/grpc.health.v1.Health/Check",

@@ -226,8 +226,8 @@ class Attacker:
             pass
 
     async def program(self) -> None:
-        request = wire.FetchProgramRequest(offset_bytes=self.chance.choice([0, 5, 2**63, 2**64 - 1]))
-        async for _ in self.stub.FetchProgram(request, metadata=self.who()):
+        request = wire.FetchArtifactRequest(offset_bytes=self.chance.choice([0, 5, 2**63, 2**64 - 1]))
+        async for _ in self.stub.FetchArtifact(request, metadata=self.who()):
             pass
 
     async def measure(self) -> None:
@@ -274,7 +274,7 @@ class Attacker:
 
     async def raw(self) -> None:
         """Bytes that are no message at all, for calls of every kind."""
-        method = self.chance.choice(["GetRun", "Enrol", "GetUpload", "FetchSnapshot", "FetchProgram", "Participate"])
+        method = self.chance.choice(["GetRun", "Enrol", "GetUpload", "FetchSnapshot", "FetchArtifact", "Participate"])
         method = self.chance.choice([method, "UploadDelta", "MeasureLink"])
         call = self.channel.stream_stream(f"/zowarmup.v1.CoordinatorService/{method}", bytes, bytes)
         async for _ in call(iter([self.junk(300_000)] * self.chance.choice([1, 2])), metadata=self.who()):

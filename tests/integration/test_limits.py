@@ -438,7 +438,7 @@ def test_the_newest_downloads_of_a_client_supersede_its_older_ones(tmp_path: Pat
         for _ in range(2):
             calls.append(desk.stub.FetchSnapshot(wire.FetchSnapshotRequest(), metadata=a))
             await calls[-1].read()
-            calls.append(desk.stub.FetchProgram(wire.FetchProgramRequest(), metadata=a))
+            calls.append(desk.stub.FetchArtifact(wire.FetchArtifactRequest(), metadata=a))
             await calls[-1].read()
         link = desk.stub.MeasureLink(metadata=a)
         await link.write(wire.MeasureLinkRequest(wanted_bytes=1))
@@ -465,7 +465,7 @@ def test_a_transfer_ends_with_the_revocation(tmp_path: Path, kind: str) -> None:
         if kind == "snapshot":
             call = desk.stub.FetchSnapshot(wire.FetchSnapshotRequest(), metadata=who)
         elif kind == "program":
-            call = desk.stub.FetchProgram(wire.FetchProgramRequest(), metadata=who)
+            call = desk.stub.FetchArtifact(wire.FetchArtifactRequest(), metadata=who)
         elif kind == "link":
             call = desk.stub.MeasureLink(metadata=who)
             await call.write(wire.MeasureLinkRequest(wanted_bytes=1))
@@ -515,7 +515,7 @@ def test_a_download_that_nobody_reads_is_ended(tmp_path: Path, kind: str) -> Non
         if kind == "snapshot":
             call = stub.FetchSnapshot(wire.FetchSnapshotRequest(), metadata=a)
         elif kind == "program":
-            call = stub.FetchProgram(wire.FetchProgramRequest(), metadata=a)
+            call = stub.FetchArtifact(wire.FetchArtifactRequest(), metadata=a)
         else:
             call = stub.MeasureLink(metadata=a)
             await call.write(wire.MeasureLinkRequest(wanted_bytes=64 << 20))
@@ -530,7 +530,7 @@ def test_a_download_that_nobody_reads_is_ended(tmp_path: Path, kind: str) -> Non
 def test_a_download_that_is_slow_is_not_ended(tmp_path: Path) -> None:
     async def script(desk: Desk) -> None:
         lay_blobs(desk)
-        call = desk.stub.FetchProgram(wire.FetchProgramRequest(), metadata=await desk.enrol("a"))
+        call = desk.stub.FetchArtifact(wire.FetchArtifactRequest(), metadata=await desk.enrol("a"))
         began = time.monotonic()
         while await call.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
             await asyncio.sleep(0.02)

@@ -77,7 +77,7 @@ def test_why_a_call_fails_names_no_file(tmp_path: Path) -> None:
                 if len(file.name) == 64:
                     file.unlink()
             try:
-                async for _ in stub.FetchProgram(wire.FetchProgramRequest(), metadata=WHO):
+                async for _ in stub.FetchArtifact(wire.FetchArtifactRequest(), metadata=WHO):
                     pass
             except grpc.aio.AioRpcError as error:
                 found.append(error)

@@ -197,7 +197,7 @@ def test_members_and_who_shows_a_good_token_are_not_charged(tmp_path: Path) -> N
             again = stub.Enrol(wire.EnrolRequest(**enrol, token=token))
             assert await again.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, "the token is used up"
             for _ in range(10):
-                program = [piece async for piece in stub.FetchProgram(wire.FetchProgramRequest(), metadata=PI)]
+                program = [piece async for piece in stub.FetchArtifact(wire.FetchArtifactRequest(), metadata=PI)]
                 assert program
             assert (await stub.GetRun(wire.GetRunRequest(protocol=PROTOCOL), metadata=PI)).run_id
 

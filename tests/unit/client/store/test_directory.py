@@ -84,11 +84,11 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_programs_of_other_hashes_are_removed(tmp_path: Path) -> None:
     with StateDirectory(tmp_path) as state:
-        old, new = state.program(b"\1" * 32), state.program(b"\2" * 32)
+        old, new = state.artifact("program", b"\1" * 32), state.artifact("program", b"\2" * 32)
         old.write_bytes(b"old")
         old.with_name(old.name + ".part").write_bytes(b"old")
         new.write_bytes(b"new")
-        assert state.program(b"\2" * 32) == new
+        assert state.artifact("program", b"\2" * 32) == new
         assert sorted(tmp_path.glob("program*")) == [new]
 
 
