@@ -117,7 +117,7 @@ PACKAGES = {
     "lab/experiments/table.py": "pydantic",
 }
 # The low tier reads the program with what is in this file, and has no torch.
-WITHOUT_TORCH = words("common/models/__init__.py common/models/graph.py common/models/program.py")
+WITHOUT_TORCH = words("common/models/__init__.py common/models/base.py common/models/graph.py common/models/program.py")
 # The only files and folders that touch generated protobuf code.
 WIRE_FILES = words(
     "common/messages/codec.py common/models/graph.py server/rpc client/net/connection.py client/net/stream.py "
