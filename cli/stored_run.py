@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from zowarmup.common.algorithms.whitening import folded
+from zowarmup.common.models.base import BaseError, read_base
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import replacing
@@ -45,8 +46,11 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
             raise Usage(f"--version {chosen}: is not kept; kept are {ranges(kept)}")
         weights, grid = archive.weights(chosen)
         program = archive.program
+        constants = {} if archive.base is None else read_base(archive.base)
     except ArchiveError as error:
         raise CommandError(str(error)) from error
+    except (BaseError, OSError) as error:
+        raise CommandError(f"{archive.base} cannot be read ({error}): restore it from a backup") from error
     found = archive.layout.digest(weights).hex()
     if found != archive.digest(chosen):
         raise CommandError(
@@ -59,6 +63,8 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
     plain = layout.views(folded(weights, layout))
     if whitening is not None:
         del plain[whitening.name]
+    plain |= {name: constant.widened() for name, constant in constants.items()}
+    tensors |= {name: constant.values for name, constant in constants.items()}
     origin = {
         "run": archive.name,
         "run_id": archive.state.run_id,
@@ -78,7 +84,7 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
 
 
 def complete(program: bytes, tensors: dict[str, Any], origin: dict[str, str]) -> bytes:
-    """The ONNX graph with float32 `tensors` as initialisers instead of inputs. Raises CommandError where the graph has an
+    """The ONNX graph with `tensors` as initialisers instead of inputs. Raises CommandError where the graph has an
     input that is neither the data nor one of them."""
     import onnx
     from onnx import numpy_helper

@@ -52,7 +52,7 @@ from zowarmup.server.rpc.strangers import (
 )
 from zowarmup.server.rpc.streams import StreamRegistry
 from zowarmup.server.runtime import connections, raise_file_limit, tune_allocator, tune_collector
-from zowarmup.server.setup.open_run import StartError, evaluated, locked, open_run, uploads_bytes
+from zowarmup.server.setup.open_run import StartError, constants_of, evaluated, locked, open_run, uploads_bytes
 from zowarmup.server.setup.prepare import Children, PreparationError
 from zowarmup.server.setup.run_file import RunFileError, read_run_file
 from zowarmup.server.shutdown import GIVEN_UP, TICK_S, leave, settle
@@ -269,6 +269,7 @@ async def _lead(
         state.layout,
         task_class(run_file.model.task)(state.program.card),
         evaluated(held_out, state),
+        constants_of(state, blobs),
     )
 
     coordinator = Coordinator(ledger, state, end=end)

@@ -38,12 +38,13 @@ from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Direction, Step, apply_steps, perturb
 from zowarmup.common.messages.values import Computation, Phase, Tier, Work
 from zowarmup.common.models.apart import carry_out, end
+from zowarmup.common.models.base import read_base
 from zowarmup.common.plugin import ANY
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.system.memory import peak_resident
 from zowarmup.data.dataset import made_up
 
-SPEC, WEIGHTS, LAYOUT, PROGRAM = "spec.json", "weights.bin", "layout.json", "program.onnx"
+SPEC, WEIGHTS, LAYOUT, PROGRAM, BASE = "spec.json", "weights.bin", "layout.json", "program.onnx", "base.safetensors"
 # Rounds of training and batches in each, and probes: memory has then been as large as it gets.
 ROUNDS, BATCHES, PROBES = 2, 3, 2
 POLL_S = 0.02
@@ -80,8 +81,9 @@ def measure(tier: Tier, folder: Path, examples: int) -> Footprint:
     for piece in np.array_split(weights[: layout.trainable], max(1, layout.trainable >> 16)):
         piece[:] = grid.quantise(piece)  # a second copy of the weights would be the peak
     replica = Replica(layout, grid, weights, 0)
-    train_s = train(tier, spec, replica, examples) if trains else 0.0
-    forward_s, walk_s = probe(spec, replica, awaited(folder / PROGRAM), examples)
+    base = folder / BASE if (folder / BASE).exists() else None
+    train_s = train(tier, spec, replica, examples, base) if trains else 0.0
+    forward_s, walk_s = probe(spec, replica, awaited(folder / PROGRAM), examples, base)
     forth, back = (Step(1, layout.block("all"), (ticks,) * 8) for ticks in (1, -1))
     apply_s = timed(lambda: apply_steps(weights, grid, [forth, back])) / 2
     del data  # it was there all the time
@@ -89,7 +91,7 @@ def measure(tier: Tier, folder: Path, examples: int) -> Footprint:
     return Footprint(peak_resident() + live, train_s, forward_s, walk_s, apply_s)
 
 
-def train(tier: Tier, spec: ClientSpec, replica: Replica, examples: int) -> float:
+def train(tier: Tier, spec: ClientSpec, replica: Replica, examples: int, base: Path | None = None) -> float:
     """A tier's rounds of the warm-up, each with a delta, as a device goes through them: the seconds for an example."""
     from zowarmup.client.work.training import Trainer
 
@@ -97,7 +99,7 @@ def train(tier: Tier, spec: ClientSpec, replica: Replica, examples: int) -> floa
     batch = algorithm.training.batch if algorithm.training else spec.zeroth_order.micro_batch
     count = BATCHES * batch
     count = min(count, examples) if examples else count
-    trainer = Trainer(spec, replica.layout, made_up(spec.card, count), 1, threading.Event(), tier)
+    trainer = Trainer(spec, replica.layout, made_up(spec.card, count), 1, threading.Event(), tier, base)
     part, began = algorithm.submodel(tier), 0.0
     for number in range(1, ROUNDS + 1):
         began, made = time.perf_counter(), None  # frees the delta before, as a device does
@@ -110,12 +112,15 @@ def train(tier: Tier, spec: ClientSpec, replica: Replica, examples: int) -> floa
     return seconds
 
 
-def probe(spec: ClientSpec, replica: Replica, onnx: bytes, examples: int) -> tuple[float, float]:
+def probe(
+    spec: ClientSpec, replica: Replica, onnx: bytes, examples: int, base: Path | None = None
+) -> tuple[float, float]:
     """Probes of slices as long as a device with so many examples has them: the seconds to run an example forward, and
     to move the model along a direction."""
     settings, layout = spec.zeroth_order, replica.layout
     sliced = settings.largest_batch(examples) if examples else settings.micro_batch
-    program, data = load_program(onnx, replica, 1), made_up(spec.card, sliced)
+    program = load_program(onnx, replica, 1, constants=read_base(base) if base else {})
+    data = made_up(spec.card, sliced)
     prober = Prober(settings, replica, program, spec.task, data, threading.Event(), spec.pool_seed)
     _, projections = settings.build(layout, spec.pool_seed).counts(Tier.LOW, max(1, examples))
     exact_head = projections > 0

@@ -22,7 +22,8 @@ from zowarmup.client.store.directory import StateDirectory
 from zowarmup.client.work.probing import ForwardPass, Prober, load_on, resident
 from zowarmup.client.work.watched_program import Watch, WatchedProgram, load_program
 from zowarmup.common.exact.replica import Replica
-from zowarmup.common.messages.values import PROGRAM, Tier
+from zowarmup.common.messages.values import BASE, PROGRAM, Tier
+from zowarmup.common.models.base import read_base
 from zowarmup.common.system.files import read_given
 from zowarmup.common.system.memory import memory_here
 from zowarmup.common.tasks.protocol import Examples
@@ -142,21 +143,22 @@ class Executor:
         """What trains on a dataset as a client of that tier does."""
         async with self._tools.making:
             if self._tools.trainer is None:
-                self._tools.trainer = await self.compute(self._new_trainer, dataset, tier)
+                base = await self._artifact(BASE)
+                self._tools.trainer = await self.compute(self._new_trainer, dataset, tier, base)
             return self._tools.trainer.over(dataset, tier)
 
-    def _new_trainer(self, dataset: Dataset, tier: Tier) -> "Trainer":
+    def _new_trainer(self, dataset: Dataset, tier: Tier, base: Path | None) -> "Trainer":
         from zowarmup.client.work.training import Trainer  # loads torch
 
         self._policy.require_model(self._offer.spec.model.name)
-        return Trainer(self._offer.spec, self._offer.layout, dataset, self._threads, self._stop, tier)
+        return Trainer(self._offer.spec, self._offer.layout, dataset, self._threads, self._stop, tier, base)
 
     def _resident(self, dataset: Dataset) -> Examples:
         return resident(self._device, dataset)
 
-    def _accelerated(self) -> ForwardPass:
+    def _accelerated(self, base: Path | None) -> ForwardPass:
         self._policy.require_model(self._offer.spec.model.name)
-        return load_on(self._device, self._offer.spec, self._offer.layout)
+        return load_on(self._device, self._offer.spec, self._offer.layout, base)
 
     async def _fetched(self, name: str, sha256: bytes, size: int) -> Path:
         """The file of one of the run's artifacts, fetched where it is not here yet."""
@@ -171,9 +173,9 @@ class Executor:
         return None if found is None else await self._fetched(name, bytes.fromhex(found.sha256), found.size_bytes)
 
     async def _program(self, replica: Replica) -> ForwardPass:
-        offer = self._offer
+        offer, base = self._offer, await self._artifact(BASE)
         if self._device != PROCESSOR:
-            return await self.compute(self._accelerated)
+            return await self.compute(self._accelerated, base)
         self._policy.require_program(offer.program_bytes)
         file = await self._fetched(PROGRAM, offer.program_sha256, offer.program_bytes)
         onnx = read_given(file, offer.program_bytes)
@@ -182,10 +184,11 @@ class Executor:
         from zowarmup.common.models.graph import ProgramRefused  # with messages that nobody else needs
 
         try:
+            constants = read_base(base) if base else {}
             most_bytes = int(self._policy.forward_memory_mb * MEGABYTE) or memory_here().bytes
             program = await self.compute(
                 WatchedProgram,
-                lambda halt: load_program(onnx, replica, self._threads, most_bytes, halt),
+                lambda halt: load_program(onnx, replica, self._threads, most_bytes, halt, constants),
                 self.watch,
                 most_bytes,
             )

@@ -8,6 +8,7 @@ the size of the data; losses are summed in float64. Where the head alone is trai
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -122,7 +123,7 @@ class Prober:
         return self._task.loss_and_head_gradient(outputs, features, batch, self._layout.head)
 
 
-def load_on(device: str, spec: ClientSpec, layout: Layout) -> "DeviceProgram":
+def load_on(device: str, spec: ClientSpec, layout: Layout, base: Path | None = None) -> "DeviceProgram":
     """The run's model on a device of torch's, built here as for training. Raises Final where there is no such device, or the
     model is not the coordinator's."""
     import torch
@@ -136,7 +137,7 @@ def load_on(device: str, spec: ClientSpec, layout: Layout) -> "DeviceProgram":
     except (RuntimeError, AssertionError) as error:  # as torch says that it was built without
         reason = str(error).strip().splitlines()[0]
         raise Final(f"--device {device}: torch cannot use it here ({reason}); leave it out") from None
-    return DeviceProgram(built(spec, layout), layout, place)
+    return DeviceProgram(built(spec, layout, base=base), layout, place)
 
 
 def resident(device: str, dataset: Dataset) -> "Resident":

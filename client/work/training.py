@@ -8,6 +8,7 @@ vector, buffers included, so that BatchNorm's running statistics are averaged wi
 import copy
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -20,8 +21,9 @@ from zowarmup.common.algorithms.protocol import Algorithm, LocalTraining
 from zowarmup.common.exact.layout import Layout, Submodel, digest
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import LARGEST_DELTA, Delta, Scalars, Tier, Work
+from zowarmup.common.models.base import BaseError, read_base
 from zowarmup.common.models.construction import ModelError, build
-from zowarmup.common.models.description import build_part, describe, flatten, load_into, trainable
+from zowarmup.common.models.description import build_part, describe, flatten, load_constants, load_into, trainable
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.tasks.protocol import Batch
 from zowarmup.common.tasks.training import Diverging, mean_gradient, train_locally
@@ -32,14 +34,23 @@ VARIATIONS = 1 << 32
 
 
 class Trainer:
-    """Contributions of one client by its tier and dataset. `stop` ends training at the next batch. What trains raises
+    """Contributions of one client by its tier and dataset. `stop` ends training at the next batch; `base` is the file of the model's
+    constants, where it has some. What trains raises
     Final where the model that this device builds is not the coordinator's. `check` is called before each batch, and what it
     raises ends the work."""
 
     def __init__(
-        self, spec: ClientSpec, layout: Layout, dataset: Dataset, threads: int, stop: threading.Event, tier: Tier
+        self,
+        spec: ClientSpec,
+        layout: Layout,
+        dataset: Dataset,
+        threads: int,
+        stop: threading.Event,
+        tier: Tier,
+        base: Path | None = None,
     ) -> None:
         torch.set_num_threads(threads)
+        self._base = base
         self._spec, self._layout, self._dataset, self._stop, self._tier = spec, layout, dataset, stop, tier
         self._task = spec.task
         self._modules: dict[Submodel | None, torch.nn.Module] = {}
@@ -106,12 +117,12 @@ class Trainer:
     def _module(self, part: Submodel | None) -> torch.nn.Module:
         """The module that trains a part of the model or all of it; built when it is first asked for."""
         if part not in self._modules:
-            self._modules[part] = built(self._spec, self._layout, part)
+            self._modules[part] = built(self._spec, self._layout, part, self._base)
         return self._modules[part]
 
 
-def built(spec: ClientSpec, layout: Layout, part: Submodel | None = None) -> torch.nn.Module:
-    """The run's model, or a part of it, at weights of its own. Raises Final where the model that this device builds is
+def built(spec: ClientSpec, layout: Layout, part: Submodel | None = None, base: Path | None = None) -> torch.nn.Module:
+    """The run's model, or a part of it, at weights of its own but for the constants of `base`. Raises Final where the model that this device builds is
     not the coordinator's."""
     task = spec.task
     try:
@@ -126,6 +137,10 @@ def built(spec: ClientSpec, layout: Layout, part: Submodel | None = None) -> tor
             f"the model {spec.model.name} of this device is not the coordinator's ({_difference(mine, layout)}): "
             "install the coordinator's version of zowarmup and of the model's code, or use --tier low"
         )
+    try:
+        load_constants(module, {} if base is None else read_base(base))
+    except (ModelError, BaseError) as error:
+        raise Final(f"this device cannot train the run's model: {error}") from None
     return module
 
 

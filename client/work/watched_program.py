@@ -17,13 +17,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.replica import Replica
+from zowarmup.common.models.base import Constant
 from zowarmup.common.models.program import Halt, Program, ProgramMemory, limit_memory
 from zowarmup.common.text import amount
 
@@ -83,9 +84,14 @@ class WatchedProgram:
         self._program = watch.timed("loading the program", lambda: load(watch.halt))
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one example."""
+    def shape(self) -> tuple[int | None, ...]:
+        """The shape of one example; None where an extent varies."""
         return self._program.shape
+
+    @property
+    def tokens(self) -> bool:
+        """Whether an example is tokens."""
+        return self._program.tokens
 
     @property
     def outputs(self) -> int:
@@ -95,7 +101,7 @@ class WatchedProgram:
     def load(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._program.load(weights)
 
-    def forward(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def forward(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """As the program's. Raises Overlong, or MemoryError where it needs more than the limit."""
         try:
             return self._watch.timed("a forward pass", lambda: self._program.forward(inputs))
@@ -162,7 +168,14 @@ def release_heap() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def load_program(onnx: bytes, replica: Replica, threads: int, most_bytes: int = 0, halt: Halt | None = None) -> Program:
+def load_program(
+    onnx: bytes,
+    replica: Replica,
+    threads: int,
+    most_bytes: int = 0,
+    halt: Halt | None = None,
+    constants: Mapping[str, Constant] | None = None,
+) -> Program:
     """The run's program over the replica's weights.
 
     Args:
@@ -171,6 +184,7 @@ def load_program(onnx: bytes, replica: Replica, threads: int, most_bytes: int = 
         threads: To compute with.
         most_bytes: Of memory that passes may take beside the weights; 0: no limit.
         halt: Ends the loading, and passes.
+        constants: The tensors of the run's base, where it has one.
 
     Raises:
         ValueError: ONNX Runtime cannot run it.
@@ -179,6 +193,6 @@ def load_program(onnx: bytes, replica: Replica, threads: int, most_bytes: int = 
     release_code()  # before ONNX Runtime is loaded, and after
     if most_bytes:
         limit_memory(most_bytes)
-    program = Program(onnx, replica.layout, replica.weights, threads, halt)
+    program = Program(onnx, replica.layout, replica.weights, threads, halt, constants)
     release_code()
     return program

@@ -124,8 +124,8 @@ class Layout:
         trainable: Where the trainable range [0, trainable) ends, at the end of a tensor.
         size: Number of values in the vector.
         blocks: The first is "all" = [0, trainable), and all lie within that.
-        head: Its weight and then its bias end the trainable range at some h > 0, and "trunk" = [0, h) and "head" = [h,
-            trainable) are blocks too; None where the model does not end in a linear classifier.
+        head: Its weight and then its bias end the trainable range from some h on, and "head" = [h, trainable) is a block, and
+            "trunk" = [0, h) where h > 0; None where the model does not end in a linear classifier.
         frozen: Where what zeroth-order rounds move begins, at the start of a tensor: they move [frozen, trainable). Where
             that is more than the head and not everything, "probed" = [frozen, h or trainable) is a block.
 
@@ -176,9 +176,8 @@ class Layout:
         if [(tensor.name, tensor.shape) for tensor in last] != expected:
             raise ValueError(f"layout: the trainable tensors do not end in the head's {expected}")
         edge = last[0].start
-        if edge == 0:
-            raise ValueError("layout: a head needs a trunk before it")
-        if not {Block("trunk", 0, edge), Block("head", edge, self.trainable)} <= set(self.blocks):
+        wanted = ([Block("trunk", 0, edge)] if edge else []) + [Block("head", edge, self.trainable)]
+        if not set(wanted) <= set(self.blocks):
             raise ValueError(
                 f'layout: with a head there must be blocks "trunk", [0, {edge}), and "head", up to {self.trainable}'
             )

@@ -100,7 +100,7 @@ def check(name: str, module: nn.Module, input_shape: tuple[int, ...], outputs: i
             other example; they cannot be logits where they must; or its parameters are not float32 on the CPU.
     """
     _check_parameters(name, module)
-    inputs = sample(input_shape, _PROBE)
+    inputs = sample(module, input_shape, _PROBE)
     accepts = f"model {name} does not accept inputs of shape {input_shape}:"
     with torch.no_grad():
         with foreign_code(accepts):
@@ -162,17 +162,36 @@ def _check_parameters(name: str, module: nn.Module) -> None:
             raise ModelError(f"model {name}: parameter {of} is {tensor.dtype}: all parameters must be float32")
 
 
-def sample(input_shape: tuple[int, ...], count: int) -> torch.Tensor:
+_LONGEST_SAMPLE = 12
+PADDING = -1
+"""Stands, at the end, where an example has fewer tokens than the longest of its batch."""
+
+
+def sample(module: nn.Module, input_shape: tuple[int, ...], count: int) -> torch.Tensor:
     """The same made-up inputs every time.
 
     Args:
+        module: The model. One that reads tokens says how many there are: `vocabulary`.
         input_shape: Of one example.
         count: How many.
 
     Returns:
-        Float32 (count, *input_shape) in [0, 1).
+        Float32 (count, *input_shape) in [0, 1); or tokens, int64 (count, t), of which each example has one less than the one
+        before and is padded.
     """
-    return torch.rand(count, *input_shape, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    if not (vocabulary := vocabulary_of(module)):
+        return torch.rand(count, *input_shape, generator=generator)
+    longest = min(_LONGEST_SAMPLE, input_shape[0])
+    tokens = torch.randint(0, vocabulary, (count, longest), generator=generator)
+    for place in range(count):
+        tokens[place, max(1, longest - place) :] = PADDING
+    return tokens
+
+
+def vocabulary_of(module: nn.Module) -> int:
+    """How many tokens a model knows that reads tokens; 0 for one that reads numbers."""
+    return int(getattr(module, "vocabulary", 0))
 
 
 def _factory(model: Model) -> Factory:

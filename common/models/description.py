@@ -1,11 +1,13 @@
 """A module and its flat vector: the order of parameters and buffers, and the weights from one to the other.
 
 Trainable parameters come first, among them those that zeroth-order rounds move last, and of these the head's last of
-all, so that what is frozen after the pivot lies together; then what is shipped but never stepped: frozen
-parameters and float buffers such as BatchNorm's running mean and variance. Weights that layers share are listed once.
-Buffers that are not persistent follow from the code, not from training, and are no weights.
+all, so that what is frozen after the pivot lies together; then what is shipped but never stepped: float buffers such as
+BatchNorm's running mean and variance. Weights that layers share are listed once.
+Buffers that are not persistent follow from the code, not from training, and are no weights. A parameter that requires no gradient is a
+*constant*: it is in no vector, but in the base (`models.base`), as is of a pretrained model all that `train` leaves out.
 """
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, NORM, Block, Head, Layout, Submodel, Tensor
+from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, build, sample
 from zowarmup.common.models.whitening import add_whitening, rank_of
 from zowarmup.common.settings.run import Model
@@ -25,11 +28,17 @@ _PROBE = 2
 
 
 def describe(
-    module: nn.Module, input_shape: tuple[int, ...], exact_head: bool = True, train: str = ALL, whitening: int = 0
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    exact_head: bool = True,
+    train: str = ALL,
+    whitening: int = 0,
+    pretrained: bool = False,
 ) -> Layout:
     """Lay out the module's tensors in a flat vector, and find its head if it ends in a linear layer.
 
-    It makes a forward pass over two inputs and leaves the module in eval mode.
+    It makes a forward pass over two inputs and leaves the module in eval mode, and of a pretrained one what no round trains
+    without a gradient.
 
     Args:
         module: The model.
@@ -38,6 +47,7 @@ def describe(
         train: What zeroth-order rounds move, as `zeroth_order.train` says it.
         whitening: R, how many directions of what the head reads may be scaled apart; the head's layer is given a buffer for
             that, where it has a bias. 0: none is.
+        pretrained: Whether no round of either phase moves what `train` leaves out.
 
     Raises:
         ModelError: A tensor has no place in such a vector, or nothing is trainable, or nothing is what `train` says.
@@ -49,7 +59,7 @@ def describe(
         raise ModelError("the model has no trainable parameters")
     head = _head(module, input_shape, tensors) if exact_head else None
     last = [] if head is None else [head.weight_name] + ([head.bias_name] if head.bias_name else [])
-    if len(last) == len(trainable):
+    if len(last) == len(trainable) and not constants_of(module):
         head, last = None, []  # nothing but a linear layer: there is no trunk to probe beside it
     rank = rank_of(whitening, head.features) if head is not None and head.bias_name else 0
     if rank and head is not None:
@@ -57,6 +67,11 @@ def describe(
         tensors = _tensors(module)
     trunk = [name for name in trainable if name not in last]
     probed = _probed(train, {name: tensors[name] for name in trunk}, head)
+    if pretrained:
+        for name in trunk:
+            tensors[name].requires_grad_(name in probed)
+        trunk, trainable = probed, probed + last
+        tensors = _tensors(module)
     order = [name for name in trunk if name not in probed] + probed + last
     order += [name for name in tensors if name not in order]
     placed, place = [], 0
@@ -67,7 +82,7 @@ def describe(
     edge = placed[len(trainable) - len(last)].start if last else stop
     blocks = [Block("all", 0, stop)]
     if head is not None:
-        blocks += [Block("trunk", 0, edge), Block("head", edge, stop)]
+        blocks += ([Block("trunk", 0, edge)] if edge else []) + [Block("head", edge, stop)]
     frozen = placed[len(trunk) - len(probed)].start
     if 0 < frozen < edge:
         blocks.append(Block("probed", frozen, edge))
@@ -101,6 +116,33 @@ def _probed(train: str, trunk: dict[str, torch.Tensor], head: Head | None) -> li
     if not found:
         raise ModelError(f'zeroth_order.train = "{NORM}": the model has no normalisation and no bias before its head')
     return found
+
+
+def constants_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The module's constants by name: the parameters that require no gradient."""
+    return {name: parameter for name, parameter in module.named_parameters() if not parameter.requires_grad}
+
+
+def load_constants(module: nn.Module, constants: Mapping[str, Constant]) -> None:
+    """Copy the tensors of a base into the module's constants.
+
+    Args:
+        module: The model, changed in place.
+        constants: The base.
+
+    Raises:
+        ModelError: They are not those of the module.
+    """
+    mine = constants_of(module)
+    for name in sorted(mine.keys() ^ constants.keys()):
+        raise ModelError(f"the model's constant {name} is in {'it' if name in mine else 'the base'} alone")
+    with torch.no_grad():
+        for name, constant in constants.items():
+            if tuple(mine[name].shape) != constant.shape:
+                raise ModelError(
+                    f"the model's constant {name} has shape {tuple(mine[name].shape)}, in the base {constant.shape}"
+                )
+            mine[name].copy_(torch.from_numpy(constant.widened().copy()))
 
 
 def tensors_of(module: nn.Module, layout: Layout) -> dict[str, torch.Tensor]:
@@ -177,10 +219,13 @@ def load_into(module: nn.Module, layout: Layout, weights: NDArray[np.float32]) -
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = dict(module.named_parameters())
-    for name, parameter in tensors.items():
+    """All of the vector: trainable parameters, then buffers."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32:
             raise ModelError(f"parameter {name} is {parameter.dtype}: all parameters must be float32")
+        if parameter.requires_grad:
+            tensors[name] = parameter
     for prefix, part in module.named_modules():
         if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats and part.momentum is None:
             raise ModelError(
@@ -214,7 +259,7 @@ def _head(module: nn.Module, input_shape: tuple[int, ...], tensors: dict[str, to
     handles = [part.register_forward_hook(watch) for part in module.modules() if type(part) is nn.Linear]
     try:
         with torch.enable_grad():
-            logits = module(sample(input_shape, _PROBE))
+            logits = module(sample(module, input_shape, _PROBE))
     finally:
         for handle in handles:
             handle.remove()

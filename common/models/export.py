@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from zowarmup.common.exact.layout import Layout
-from zowarmup.common.models.construction import ModelError, sample
-from zowarmup.common.models.description import everywhere, flatten, head_module, tensors_of
+from zowarmup.common.models.base import Constant
+from zowarmup.common.models.construction import ModelError, sample, vocabulary_of
+from zowarmup.common.models.description import constants_of, everywhere, flatten, head_module, tensors_of
 from zowarmup.common.models.graph import OPSET
 from zowarmup.common.models.program import Program
 from zowarmup.common.text import in_words, where
@@ -34,16 +35,17 @@ def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ..
         input_shape: Of one example, without the batch's axis.
 
     Returns:
-        The graph. Its inputs are "inputs" (n, *input_shape) and the layout's tensors by name, its outputs "logits" and,
-        where the layout has a head, "features", all float32.
+        The graph. Its inputs are "inputs", float32 (n, *input_shape) or tokens, int64 (n, t), the layout's tensors and the
+        module's constants by name; its outputs "logits" and, where the layout has a head, "features", float32.
 
     Raises:
         ModelError: The module cannot be exported, or its graph gives other logits than it does.
     """
     module.eval()
     function = _Function(module, layout)
-    tensors = tensors_of(module, layout)
-    weights = tuple(tensors[tensor.name].detach() for tensor in layout.tensors)
+    tensors = tensors_of(module, layout) | constants_of(module)
+    weights = tuple(tensors[name].detach() for name in function.names)
+    varying = {0: torch.export.Dim("n")} | ({1: torch.export.Dim("t")} if vocabulary_of(module) else {})
     outputs = ["logits"] if layout.head is None else ["logits", "features"]
     log = logging.getLogger("torch.onnx")
     level = log.level
@@ -53,13 +55,13 @@ def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ..
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 function,
-                (sample(input_shape, _TRACED), *weights),
+                (sample(module, input_shape, _TRACED), *weights),
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
-                input_names=["inputs", *(tensor.name for tensor in layout.tensors)],
+                input_names=["inputs", *function.names],
                 output_names=outputs,
-                dynamic_shapes={"inputs": {0: torch.export.Dim("n")}, "weights": tuple({} for _ in weights)},
+                dynamic_shapes={"inputs": varying, "weights": tuple({} for _ in weights)},
             )
     except (Exception, SystemExit) as error:  # the exporter's errors share no base
         raise ModelError(f"the model cannot be exported to ONNX: {_cause(error)}") from error
@@ -78,12 +80,12 @@ class _Function(nn.Module):
         super().__init__()
         # Kept out of nn.Module's sight: as a submodule it would bring its own weights into the graph.
         self.__dict__["_module"] = module
-        self._names = [tensor.name for tensor in layout.tensors]
+        self.names = [tensor.name for tensor in layout.tensors] + list(constants_of(module))
         self.__dict__["_head"] = head_module(module, layout) if layout.head else None
 
     def forward(self, inputs: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
         module, head = self.__dict__["_module"], self.__dict__["_head"]
-        named = everywhere(module, dict(zip(self._names, weights, strict=True)))
+        named = everywhere(module, dict(zip(self.names, weights, strict=True)))
         if head is None:
             return (torch.func.functional_call(module, named, (inputs,), tie_weights=False),)
         features: list[torch.Tensor] = []
@@ -134,21 +136,22 @@ def _bare(model: Any) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _verify(onnx: bytes, function: nn.Module, layout: Layout, input_shape: tuple[int, ...]) -> None:
+def _verify(onnx: bytes, function: _Function, layout: Layout, input_shape: tuple[int, ...]) -> None:
     """The graph against the module at weights of its own, so that every tensor is seen to be read from the vector."""
     weights = np.empty(layout.size, dtype=np.float32)
     module: nn.Module = function.__dict__["_module"]
     weights[:] = flatten(module, layout)
     nudge = np.random.Generator(np.random.Philox(key=0)).random(layout.size, dtype=np.float32)
     weights += 0.1 * np.abs(weights) * nudge + 0.01 * nudge  # upwards: a variance must stay positive
+    constants = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
     try:
-        program = Program(onnx, layout, weights)
+        program = Program(onnx, layout, weights, constants=constants)
     except ValueError as error:
         raise ModelError(f"the exported model is not what was asked for: {error}") from error
     views = layout.views(weights)
-    named = [torch.from_numpy(views[tensor.name]) for tensor in layout.tensors]
+    named = [torch.from_numpy(values) for values in views.values()] + list(constants_of(module).values())
     for count in (1, 3):
-        inputs = sample(input_shape, count)
+        inputs = sample(module, input_shape, count)
         with torch.no_grad():
             wanted = [output.numpy() for output in function(inputs, *named)]
         found = program.forward(inputs.numpy())

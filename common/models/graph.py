@@ -9,7 +9,7 @@ parser makes of the bytes that came.
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 
 from zowarmup.common.exact.layout import Layout
+from zowarmup.common.models.base import Constant
 from zowarmup.common.text import printable
 from zowarmup.v1 import program_pb2 as wire
 
@@ -39,6 +40,10 @@ WRITTEN_OUT = {"GroupNormalization": 29, "HardSwish": 2, "Mish": 3}
 
 FLOAT = 1
 """float32, by ONNX's number for types of elements."""
+INT64 = 7
+"""The type of tokens, likewise."""
+ELEMENT_OF = {"F32": 1, "U8": 2, "I8": 3, "F16": 10, "BF16": 16}
+"""By the type of a constant of the base, as safetensors names it."""
 ELEMENT_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8}
 """By type of element: the numbers and booleans that a constant may hold."""
 VALUE_OF = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints"}
@@ -87,21 +92,24 @@ class Checked:
 
     Args:
         onnx: What to give to the runtime.
-        example: The shape of one example, without the batch's axis.
+        example: The shape of one example, without the batch's axis; an extent is None where it varies.
+        tokens: Whether an example is tokens, int64 (t,), and not float32 numbers.
         outputs: By name, how many numbers each output has for an example.
     """
 
     onnx: bytes
-    example: tuple[int, ...]
+    example: tuple[int | None, ...]
+    tokens: bool
     outputs: dict[str, int]
 
 
-def checked(program: bytes, layout: Layout) -> Checked:
+def checked(program: bytes, layout: Layout, constants: Mapping[str, Constant] | None = None) -> Checked:
     """The graph to give to the runtime, equal to `program` but for how it is serialized.
 
     Args:
         program: An ONNX model, from whomever.
         layout: The tensors that must be its inputs, beside the batch.
+        constants: Those of the base, which must be, too.
 
     Returns:
         An ONNX model that has nothing but a graph of the exporter's operators over these inputs, and what it declares
@@ -131,8 +139,9 @@ def checked(program: bytes, layout: Layout) -> Checked:
     for node in graph.node:
         _check_node(node)
     _check_names(graph)
-    example, outputs = _example(graph.input, layout), _outputs(graph.output, layout)
-    return Checked(model.SerializeToString(deterministic=True), example, outputs)
+    example, tokens = _example(graph.input, layout, constants or {})
+    outputs = _outputs(graph.output, layout)
+    return Checked(model.SerializeToString(deterministic=True), example, tokens, outputs)
 
 
 class _Form:
@@ -245,22 +254,31 @@ def _check_names(graph: Any) -> None:
             raise ProgramRefused(f"program: nothing makes its output {_named(value.name)}")
 
 
-def _example(values: Iterable[Any], layout: Layout) -> tuple[int, ...]:
-    """The shape of one, where the inputs are a batch of them and the layout's tensors."""
-    inputs = {value.name: _shape(value) for value in values}
+def _example(
+    values: Iterable[Any], layout: Layout, constants: Mapping[str, Constant]
+) -> tuple[tuple[int | None, ...], bool]:
+    """The shape of one and whether it is of tokens, where the inputs are a batch of them, the layout's tensors and those of
+    the base."""
+    inputs = {value.name: value for value in values}
     batch = inputs.pop("inputs", None)
-    if batch is None or not 2 <= len(batch) <= MOST_AXES or batch[0] is not None:
-        raise ProgramRefused('program: it has no input "inputs" of float32 (n, ...)')
-    example = tuple(extent for extent in batch[1:] if extent is not None and extent >= 1)
-    if len(example) < len(batch) - 1:
+    tokens = batch is not None and batch.type.tensor_type.elem_type == INT64
+    shape = () if batch is None else _shape(batch, INT64 if tokens else FLOAT)
+    if not 2 <= len(shape) <= MOST_AXES or shape[0] is not None or (tokens and shape[1:] != (None,)):
+        raise ProgramRefused('program: it has no input "inputs" of float32 (n, ...), or of tokens, int64 (n, t)')
+    if not tokens and not all(extent is not None and extent >= 1 for extent in shape[1:]):
         raise ProgramRefused('program: its input "inputs" has an example of no fixed shape')
-    tensors = {tensor.name: tensor.shape for tensor in layout.tensors}
+    tensors = {tensor.name: (FLOAT, tensor.shape) for tensor in layout.tensors}
+    if both := tensors.keys() & constants.keys():
+        raise ProgramRefused(f"program: tensor {_named(min(both))} is in the layout and in the base")
+    tensors |= {name: (ELEMENT_OF[constant.kind], constant.shape) for name, constant in constants.items()}
     for name in sorted(inputs.keys() ^ tensors.keys()):
-        raise ProgramRefused(f"program: tensor {_named(name)} is in {'it' if name in inputs else 'the layout'} alone")
-    for name, shape in tensors.items():
-        if inputs[name] != shape:
-            raise ProgramRefused(f"program: tensor {name} has shape {inputs[name]}, in the layout float32 {shape}")
-    return example
+        where = "it" if name in inputs else "the base" if name in constants else "the layout"
+        raise ProgramRefused(f"program: tensor {_named(name)} is in {where} alone")
+    for name, (element, extents) in tensors.items():
+        if (found := _shape(inputs[name], element)) != extents:
+            where = "base" if name in constants else "layout float32"
+            raise ProgramRefused(f"program: tensor {name} has shape {found}, in the {where} {extents}")
+    return shape[1:], tokens
 
 
 def _outputs(values: Iterable[Any], layout: Layout) -> dict[str, int]:
@@ -279,12 +297,13 @@ def _outputs(values: Iterable[Any], layout: Layout) -> dict[str, int]:
     return found
 
 
-def _shape(value: Any) -> tuple[int | None, ...]:
-    """Of a float32 input or output; None for an axis whose length varies."""
+def _shape(value: Any, element: int = FLOAT) -> tuple[int | None, ...]:
+    """Of an input or output of that type; None for an axis whose length varies."""
     tensor = value.type.tensor_type
-    if tensor.elem_type != FLOAT:
+    if tensor.elem_type != element:
+        wanted = "float32" if element == FLOAT else f"of type {element}"
         raise ProgramRefused(
-            f"program: {_named(value.name)} has elements of type {tensor.elem_type}, it must be float32"
+            f"program: {_named(value.name)} has elements of type {tensor.elem_type}, it must be {wanted}"
         )
     if len(tensor.shape.dim) > MOST_AXES:
         raise ProgramRefused(

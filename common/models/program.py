@@ -8,12 +8,14 @@ fastest. Without the arena the C library's allocator is left with gaps of tens o
 activations in one piece, beside what the arena has already.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.layout import Layout
+from zowarmup.common.models.base import Constant
 from zowarmup.common.text import printable
 
 if TYPE_CHECKING:
@@ -56,8 +58,8 @@ class Halt:
 class Program:
     """The forward pass over a flat vector of weights, which the caller keeps and may change between calls.
 
-    The graph's inputs are "inputs", float32 (n, *shape), and every tensor of the layout by its name; its outputs
-    "logits" and, where the layout has a head, "features".
+    The graph's inputs are "inputs", float32 (n, *shape) or tokens, int64 (n, t), and every tensor of the layout and of the base by
+    its name; its outputs "logits" and, where the layout has a head, "features".
 
     Args:
         onnx: The graph.
@@ -65,6 +67,7 @@ class Program:
         weights: Float32 (layout.size,), contiguous.
         threads: How many compute one pass.
         halt: Ends the loading of the graph, and passes, from another thread.
+        constants: The tensors of the base, which are bound where they are; none: the model has no base.
 
     Raises:
         ValueError: The graph is another, or does anything but that (`graph`); ONNX Runtime cannot load it, it is larger
@@ -78,13 +81,14 @@ class Program:
         weights: NDArray[np.float32],
         threads: int = 1,
         halt: Halt | None = None,
+        constants: Mapping[str, Constant] | None = None,
     ) -> None:
         import onnxruntime
 
-        from zowarmup.common.models.graph import checked
+        from zowarmup.common.models.graph import ELEMENT_OF, checked
 
         views, self._halt = layout.views(weights), halt or Halt()
-        self._graph = checked(onnx, layout)
+        self._graph = checked(onnx, layout, constants)
         if (
             _limit_bytes and 2 * len(onnx) > _limit_bytes
         ):  # constants are taken beyond the limit, which then holds no longer
@@ -92,16 +96,24 @@ class Program:
                 f"program: its {len(onnx)} bytes are more than half of the {_limit_bytes} that passes may take"
             )
         self._session = _session(self._graph.onnx, threads, self._halt)
-        self._weights = weights  # bound by address
+        self._weights, self._constants = weights, constants  # bound by address
         self._options = onnxruntime.RunOptions()
         self._binding = self._session.io_binding()
         for name, view in views.items():
             self._binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(view))
+        for name, constant in (constants or {}).items():
+            value = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(constant.values, ELEMENT_OF[constant.kind])
+            self._binding.bind_ortvalue_input(name, value)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one example."""
+    def shape(self) -> tuple[int | None, ...]:
+        """The shape of one example; None where an extent varies."""
         return self._graph.example
+
+    @property
+    def tokens(self) -> bool:
+        """Whether an example is tokens."""
+        return self._graph.tokens
 
     @property
     def outputs(self) -> int:
@@ -115,11 +127,16 @@ class Program:
             raise ValueError("program: it is bound to another vector of weights")
         return weights
 
-    def forward(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def forward(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Its outputs (n, outputs) and, where the layout has a head, the features (n, h) that it reads, for inputs
-        (n, *shape). One thread at a time. Raises ProgramFailed."""
-        if inputs.dtype != np.float32 or inputs.shape[1:] != self.shape or not len(inputs):
-            raise ValueError(f"inputs are {inputs.dtype} {inputs.shape}: the model takes float32 (n, *{self.shape})")
+        (n, *shape) or (n, t). One thread at a time. Raises ProgramFailed."""
+        dtype = np.int64 if self.tokens else np.float32
+        fits = len(inputs.shape) == 1 + len(self.shape) and all(
+            wanted in (None, extent) for wanted, extent in zip(self.shape, inputs.shape[1:], strict=True)
+        )
+        if inputs.dtype != dtype or not fits or not inputs.size:
+            wanted = "tokens, int64 (n, t)" if self.tokens else f"float32 (n, *{self.shape})"
+            raise ValueError(f"inputs are {inputs.dtype} {inputs.shape}: the model takes {wanted}")
         self._binding.bind_cpu_input("inputs", np.ascontiguousarray(inputs))
         for name in self._graph.outputs:
             self._binding.bind_output(name, "cpu")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Replica
+from zowarmup.common.models.base import Constant
 from zowarmup.common.models.program import Program
 from zowarmup.common.tasks.protocol import Task
 from zowarmup.data import Dataset
@@ -33,10 +34,18 @@ class MeasuredModel(NamedTuple):
 
 
 class Evaluator:
-    """`dataset` is the held-out set; `program` the ONNX forward pass."""
+    """`dataset` is the held-out set; `program` the ONNX forward pass; `constants` the tensors of its base."""
 
-    def __init__(self, program: bytes, layout: Layout, task: Task, dataset: Dataset) -> None:
+    def __init__(
+        self,
+        program: bytes,
+        layout: Layout,
+        task: Task,
+        dataset: Dataset,
+        constants: Mapping[str, Constant] | None = None,
+    ) -> None:
         self._onnx, self._layout, self._task, self._dataset = program, layout, task, dataset
+        self._constants = constants
         self._bound: tuple[int, Program] | None = None
 
     def evaluate(self, weights: NDArray[np.float32]) -> MeasuredModel:
@@ -65,7 +74,7 @@ class Evaluator:
     def _program(self, weights: NDArray[np.float32]) -> Program:
         """The forward pass over this very array, loaded when it is first needed."""
         if self._bound is None or self._bound[0] != weights.ctypes.data:
-            self._bound = (weights.ctypes.data, Program(self._onnx, self._layout, weights))
+            self._bound = (weights.ctypes.data, Program(self._onnx, self._layout, weights, constants=self._constants))
         return self._bound[1]
 
 

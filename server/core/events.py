@@ -61,6 +61,10 @@ class ProgramRecord:
         """All that it needs on disk."""
         return (self.sha256, *(artifact.sha256 for artifact in self.artifacts))
 
+    def artifact(self, name: str) -> Artifact | None:
+        """The artifact of that name, None where the run has none."""
+        return next((artifact for artifact in self.artifacts if artifact.name == name), None)
+
     @property
     def metric(self) -> Metric:
         """The primary one."""

@@ -13,7 +13,7 @@ from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.plugin import ANY
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.system.files import replacing
-from zowarmup.server.setup.prepare import BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
+from zowarmup.server.setup.prepare import BASE, BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
 from zowarmup.server.setup.weights_file import load_weights
 
 
@@ -27,8 +27,9 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
         ValueError, PreparationError: It cannot be made; the sentence says why.
         ImportError: torch or onnx is missing.
     """
+    from zowarmup.common.models.base import write_base
     from zowarmup.common.models.construction import build, foreign_code
-    from zowarmup.common.models.description import describe, flatten
+    from zowarmup.common.models.description import constants_of, describe, flatten
     from zowarmup.common.models.export import export_program
 
     task = spec.task
@@ -44,7 +45,9 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
     except HeadroomExceeded as error:
         whose = f"model.weights = {spec.model.weights!r}" if spec.model.weights else f"model {spec.model.name}"
         raise PreparationError(f"{whose}: {error}: begin with smaller ones") from error
-    # In this order: somebody waits for the layout, who reads the weights then, and for the program.
+    if constants := {name: tensor.detach().numpy() for name, tensor in constants_of(module).items()}:
+        write_base(folder / BASE, constants)
+    # In this order: somebody waits for the layout, who reads the weights and the base then, and for the program.
     (folder / WEIGHTS).write_bytes(weights.astype("<f4").tobytes())
     with replacing(folder / LAYOUT) as partial:
         partial.write_text(layout.to_json(), encoding="utf-8")

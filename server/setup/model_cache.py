@@ -32,6 +32,7 @@ from zowarmup.server.setup.prepare import (
     DeviceFootprint,
     PreparationError,
     Prepared,
+    base_in,
     building_of,
 )
 from zowarmup.server.setup.weights_file import load_weights
@@ -62,7 +63,7 @@ def cached(spec: ClientSpec, seed: int, cache: Path, children: Children) -> Prep
         raise PreparationError(f"{place} is damaged ({error}): remove it, and it is built anew") from error
     if spec.model.weights and (remark := load_weights(Path(spec.model.weights), layout, weights)):
         log.warning("%s", remark)
-    return Prepared(layout, program, weights, UNMEASURED, UNMEASURED)
+    return Prepared(layout, program, weights, UNMEASURED, UNMEASURED, base_in(place))
 
 
 def cache_path(spec: ClientSpec, seed: int) -> str:

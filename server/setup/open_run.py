@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.messages.values import Computation, Tier
+from zowarmup.common.messages.values import BASE, Artifact, Computation, Tier
+from zowarmup.common.models.base import BaseError, Constant, read_base
 from zowarmup.common.settings.run import ClientSpec, RunFile
 from zowarmup.common.system.files import Busy, OpenFolder, exclusive, make_private, strangers
 from zowarmup.data import DataError, Dataset
@@ -34,6 +35,7 @@ from zowarmup.server.setup.model_cache import cached
 from zowarmup.server.setup.prepare import Children, prepare, task_of
 from zowarmup.server.setup.run_file import differences
 from zowarmup.server.store.archive import BLOBS, CA_FILE, LEDGER, OPERATOR_CREDENTIAL, replay
+from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.blobs import BlobStore
 from zowarmup.server.store.event_log import EventLog
 
@@ -105,13 +107,19 @@ def open_run(
         pool_seed=pool_seed(run_file.seed),
     )
     task = task_of(spec, held_out.targets)
-    if cache is not None:
-        prepared = cached(spec, run_file.seed, cache, children)
-    else:
-        for leftover in data_dir.glob(f"{PREPARATION}*"):  # of a coordinator that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=PREPARATION, dir=data_dir) as folder:
+    artifacts: tuple[Artifact, ...] = ()
+    with contextlib.ExitStack() as stack:
+        if cache is not None:
+            prepared = cached(spec, run_file.seed, cache, children)
+        else:
+            for leftover in data_dir.glob(f"{PREPARATION}*"):  # of a coordinator that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=PREPARATION, dir=data_dir))
             prepared = prepare(spec, run_file.seed, Path(folder), children)
+        if prepared.base is not None:
+            artifacts += (
+                Artifact(BASE, blobs.put(np.memmap(prepared.base, np.uint8, "r").data), prepared.base.stat().st_size),
+            )
     grid = settle_on_grid(prepared.weights, prepared.layout)
     initial = ev.Snapshot(
         version=0,
@@ -129,6 +137,7 @@ def open_run(
         low_memory_bytes=prepared.low.peak_bytes,
         metrics=tuple(task.metrics),
         baseline=task.baseline(held_out.targets),
+        artifacts=artifacts,
     )
     now = time.time()
     secret = secrets.token_hex(32) if run_file.draws == "secret" else ""
@@ -164,6 +173,19 @@ def evaluated(held_out: Dataset, state: State) -> Dataset:
     except DataError as error:
         raise StartError(
             f"{error}. The run began with other data: restore what it began with, or use another --data-dir"
+        ) from error
+
+
+def constants_of(state: State, blobs: BlobFiles) -> dict[str, Constant]:
+    """The tensors of the run's base; none where it has no base. Raises StartError where it is damaged."""
+    artifact = state.program.artifact(BASE)
+    if artifact is None:
+        return {}
+    try:
+        return read_base(blobs.path(artifact.sha256))
+    except (BaseError, OSError) as error:
+        raise StartError(
+            f"the base of the run cannot be read ({error}): restore the data directory from a backup"
         ) from error
 
 

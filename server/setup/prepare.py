@@ -30,7 +30,7 @@ from zowarmup.common.text import blanked
 
 log = logging.getLogger(__name__)
 
-SPEC, LAYOUT, PROGRAM, WEIGHTS = "spec.json", "layout.json", "program.onnx", "weights.bin"
+SPEC, LAYOUT, PROGRAM, WEIGHTS, BASE = "spec.json", "layout.json", "program.onnx", "weights.bin", "base.safetensors"
 BUILT = "built.json"
 # Of what a child prints, so many lines are logged and so many kept, of so many characters.
 LOGGED_LINES, KEPT_LINES, LINE = 20, 200, 200
@@ -56,13 +56,15 @@ class DeviceFootprint:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run starts from. `weights`: float32 (layout.size,), not yet on a grid. `high` and `low`: each tier's work."""
+    """What a run starts from. `weights`: float32 (layout.size,), not yet on a grid. `high` and `low`: each tier's work.
+    `base`: the file of the model's constants, for as long as the folder is there; None where it has none."""
 
     layout: Layout
     program: bytes
     weights: NDArray[np.float32]
     high: DeviceFootprint
     low: DeviceFootprint
+    base: Path | None = None
 
 
 class Children:
@@ -120,7 +122,13 @@ def prepare(spec: ClientSpec, seed: int, folder: Path, children: Children, examp
         weights=np.fromfile(folder / WEIGHTS, dtype="<f4").astype(np.float32, copy=False),
         high=found[0],
         low=found[1],
+        base=base_in(folder),
     )
+
+
+def base_in(folder: Path) -> Path | None:
+    """The base that a preparation has left in a folder, None where the model has no constants."""
+    return folder / BASE if (folder / BASE).exists() else None
 
 
 def building_of(spec: ClientSpec, seed: int, folder: Path, children: Children) -> "Child":

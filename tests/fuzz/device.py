@@ -8,6 +8,7 @@ at the end, one with the outcomes. The number under way is in FOLDER/at, for who
 
 import asyncio
 import json
+import math
 import os
 import resource
 import sys
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,8 +68,10 @@ class Examples:
 
     labels: NDArray[np.int64] = np.array([0, 1], np.int64)
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._inputs = np.linspace(0, 1, 2 * int(np.prod(shape)), dtype=np.float32).reshape(2, *shape)
+    def __init__(self, shape: tuple[int | None, ...], tokens: bool) -> None:
+        extents = [extent or 1 for extent in shape]
+        values = np.linspace(0, 1, 2 * math.prod(extents), dtype=np.float32).reshape(2, *extents)
+        self._inputs: NDArray[Any] = values.astype(np.int64) if tokens else values
 
     def __len__(self) -> int:
         return 2
@@ -118,7 +122,7 @@ class Device:
                 replica,
                 program,
                 classification(CLASSES),
-                Examples(program.shape),
+                Examples(program.shape, program.tokens),
                 threading.Event(),
             )
             prober.evaluate(np.arange(2), sent.layout.head is not None)

@@ -49,7 +49,7 @@ def settle(module: nn.Module, shape: tuple[int, ...]) -> None:
         norm.momentum = 1.0
     torch.manual_seed(0)  # of what is dropped
     with torch.no_grad():
-        module.train()(sample(shape, 8))
+        module.train()(sample(module, shape, 8))
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum
     module.eval()
@@ -65,7 +65,7 @@ def found_of(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
         views[layout.head.weight_name] += np.random.default_rng(0).normal(0, 0.1, views[layout.head.weight_name].shape)
         load_into(module, layout, weights)
     program = Program(export_program(module, layout, shape), layout, weights)
-    inputs = sample(shape, 2)
+    inputs = sample(module, shape, 2)
     logits, features = program.forward(inputs.numpy())
     with torch.no_grad():
         wanted = module(inputs).numpy()

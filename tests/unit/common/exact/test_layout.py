@@ -93,10 +93,12 @@ def test_what_is_not_a_layout(changes: dict[str, Any], message: str) -> None:
         replace(LAYOUT, **changes)
 
 
-def test_a_head_needs_a_trunk() -> None:
+def test_a_head_may_be_all_that_moves() -> None:
     blocks = (Block("all", 0, 6), Block("head", 0, 6))
-    with pytest.raises(ValueError, match="needs a trunk"):
-        Layout((Tensor("fc", (2, 3), 0),), 6, 6, blocks, Head("fc", None, 3, 2))
+    layout = Layout((Tensor("fc", (2, 3), 0),), 6, 6, blocks, Head("fc", None, 3, 2))
+    assert layout.head_alone
+    assert layout.edges == ()
+    assert Layout.from_json(layout.to_json()) == layout
 
 
 @pytest.mark.parametrize("arguments", [("", 0, 1), ("x", 1, 1), ("x", 2, 1), ("x", -1, 1)])

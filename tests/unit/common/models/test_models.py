@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from zowarmup.common.exact.layout import Block, Head, Layout
+from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, build, check
-from zowarmup.common.models.description import describe, flatten, load_into
+from zowarmup.common.models.description import constants_of, describe, flatten, load_constants, load_into
 from zowarmup.common.settings.run import Model
 
 DIGIT, COLOUR, ROW, SEQUENCE = (1, 8, 8), (3, 32, 32), (6,), (3, 128)
@@ -152,11 +153,45 @@ def test_shared_weights_are_listed_once() -> None:
     assert flatten(net, layout).tobytes() == weights.tobytes()
 
 
-def test_frozen_parameters_are_shipped_and_in_no_block() -> None:
+def test_parameters_without_a_gradient_are_constants_and_in_no_vector() -> None:
     net = sequence(nn.Linear(64, 7).requires_grad_(False), nn.Linear(7, 6), nn.Linear(6, 3))
     layout = describe(net, DIGIT)
-    assert [t.name for t in layout.tensors][-2:] == ["1.weight", "1.bias"]
-    assert (layout.trainable, layout.size) == (7 * 6 + 6 + 6 * 3 + 3, 65 * 7 + 7 * 6 + 6 + 6 * 3 + 3)
+    assert [t.name for t in layout.tensors] == ["2.weight", "2.bias", "3.weight", "3.bias"]
+    assert layout.trainable == layout.size == 7 * 6 + 6 + 6 * 3 + 3
+    constants = constants_of(net)
+    assert list(constants) == ["1.weight", "1.bias"]
+    other = {name: Constant("F32", np.full(tensor.shape, 2, np.float32)) for name, tensor in constants.items()}
+    load_constants(net, other)
+    assert all((tensor == 2).all() for tensor in constants_of(net).values())
+    with pytest.raises(ModelError, match=r"constant 1\.bias is in it alone"):
+        load_constants(net, {"1.weight": other["1.weight"]})
+    with pytest.raises(ModelError, match=r"constant 1\.bias has shape"):
+        load_constants(net, other | {"1.bias": Constant("F32", np.zeros(3, np.float32))})
+
+
+def test_a_head_on_constants_needs_no_trunk() -> None:
+    layout = describe(sequence(nn.Linear(64, 7).requires_grad_(False), nn.Linear(7, 3)), DIGIT)
+    assert layout.head == Head("2.weight", "2.bias", 7, 3)
+    assert layout.blocks == (Block("all", 0, 24), Block("head", 0, 24))
+    assert layout.head_alone
+
+
+def test_of_a_pretrained_model_what_is_not_trained_is_constant() -> None:
+    def made() -> nn.Module:
+        return sequence(nn.Linear(64, 7), nn.LayerNorm(7), nn.Linear(7, 3))
+
+    whole = describe(made(), DIGIT, train="norm")
+    assert whole.frozen == 64 * 7
+    for train, kept in (
+        ("head", []),
+        ("norm", ["1.bias", "2.weight", "2.bias"]),
+        ("layers:2.*", ["2.weight", "2.bias"]),
+    ):
+        net = made()
+        layout = describe(net, DIGIT, train=train, pretrained=True)
+        assert [tensor.name for tensor in layout.tensors] == [*kept, "3.weight", "3.bias"]
+        assert layout.frozen == 0
+        assert set(constants_of(net)) == {"1.weight", "1.bias", "2.weight", "2.bias"} - set(kept)
 
 
 def names(layout: Layout, block: str) -> list[str]:

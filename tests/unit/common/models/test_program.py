@@ -16,8 +16,9 @@ from torch import nn
 from tests.client.hostile_programs import LAYOUT as PRYING
 from tests.client.hostile_programs import constant, graph, model
 from zowarmup.common.exact.layout import Layout
+from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, build
-from zowarmup.common.models.description import describe, flatten, load_into
+from zowarmup.common.models.description import constants_of, describe, flatten, load_into
 from zowarmup.common.models.export import export_program
 from zowarmup.common.models.program import Program, ProgramFailed
 from zowarmup.common.settings.run import Model
@@ -127,7 +128,8 @@ def of_own(*parts: nn.Module) -> nn.Module:
 def test_modules_of_ones_own(module: nn.Module) -> None:
     layout = describe(module, DIGIT)
     weights = random_weights(layout)
-    program = Program(export_program(module, layout, DIGIT), layout, weights)
+    constants = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
+    program = Program(export_program(module, layout, DIGIT), layout, weights, constants=constants)
     load_into(module, layout, weights)
     assert_agrees(module, program, DIGIT)
     _, features = program.forward(np.zeros((2, *DIGIT), np.float32))
@@ -221,7 +223,7 @@ def test_wrong_inputs_are_refused(mlp: tuple[Layout, bytes]) -> None:
     program = Program(onnx, layout, np.zeros(layout.size, np.float32))
     for inputs in (np.zeros((2, 64), np.float32), np.zeros((2, *DIGIT)), np.zeros((0, *DIGIT), np.float32)):
         with pytest.raises(ValueError, match=r"the model takes float32 \(n, \*\(1, 8, 8\)\)"):
-            program.forward(inputs)  # type: ignore[arg-type]
+            program.forward(inputs)
 
 
 def test_inputs_that_are_not_contiguous_are_taken(mlp: tuple[Layout, bytes]) -> None:
