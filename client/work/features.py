@@ -1,14 +1,15 @@
-"""Features of the local data: what the head reads of each example, kept while nothing below the head moves.
+"""Features of the local data: what the model makes of each example below the head, kept while nothing there moves.
 
-Where the head alone is trained (`zeroth_order.train = "head"`) they are computed once, by a forward pass over all examples, and a
-contribution costs a matrix product instead. Outputs always come from them, also in the pass that computes them, so a contribution is
+Where the head alone is trained, as by default, they are computed once a run, by a forward pass over all examples, and a
+contribution costs a matrix product instead. They are kept as they are before they are whitened, so the round that finds out how computes
+them, and the later ones use them. Outputs always come from them, also in the pass that computes them, so a contribution is
 the same whether they were kept or not.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.exact.layout import Head, Layout
+from zowarmup.common.exact.layout import Head, Layout, digesting
 
 MOST_BYTES = 1 << 24
 """That are kept; of a larger data set none are. Beside what a contribution was measured to take, so it is little."""
@@ -26,15 +27,29 @@ class Features:
     def __init__(self, layout: Layout, examples: int, most_bytes: int = MOST_BYTES) -> None:
         assert layout.head is not None
         self._head: Head = layout.head
-        self._layout, self._of = layout, b""
+        self._layout, self._frozen, self._below = layout, b"", b""
         self._known = np.zeros(examples, np.bool_)
         self._keeps = examples * self._head.features * 4 <= most_bytes
         self._rows = np.empty((0, self._head.features), np.float32)
 
-    def take(self, frozen: bytes) -> None:
-        """Forget what was kept unless the frozen parameters still have that digest."""
-        if frozen != self._of:
-            self._of, self._known[:] = frozen, False
+    def take(self, weights: NDArray[np.float32], frozen: bytes) -> None:
+        """Forget what was kept unless all below the head is as it was.
+
+        Args:
+            weights: The model's, float32 (layout.size,).
+            frozen: Their `Layout.frozen_digest`: where it is as it was, they are not read. Empty where it is not known.
+        """
+        if frozen and frozen == self._frozen:
+            return
+        below = digesting()
+        for part in (
+            weights[: self._layout.block("head").start],
+            weights[self._layout.trainable : self._layout.uploaded],
+        ):
+            below.update(part.data.cast("B"))
+        self._frozen = frozen
+        if below.digest() != self._below:
+            self._below, self._known[:] = below.digest(), False
 
     def kept(self, examples: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """The features (n, h) of examples, int64 (n,); None where they are not all known."""
@@ -52,7 +67,7 @@ class Features:
         """What the head makes of features (n, h).
 
         Args:
-            features: Float32 (n, h).
+            features: Float32 (n, h), whitened where the model whitens them.
             weights: The model's, float32 (layout.size,).
 
         Returns:

@@ -18,6 +18,7 @@ from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.work.features import Features
 from zowarmup.common.algorithms.protocol import LossAndGradient
 from zowarmup.common.algorithms.settings import ZerothOrder
+from zowarmup.common.algorithms.whitening import applied
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Weights
@@ -38,7 +39,7 @@ class ForwardPass(Protocol):
         ...
 
     def forward(self, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Its outputs (n, outputs) and, where there is a head, the features (n, h) that it reads."""
+        """Its outputs (n, outputs) and, where there is a head, the features (n, h), not yet whitened."""
         ...
 
 
@@ -62,16 +63,17 @@ class Prober:
         self._micro_batch = spec.micro_batch
         self._check: Callable[[], None] | None = None
         self._features = Features(replica.layout, len(dataset)) if replica.layout.head_alone else None
-        self._head_weights: NDArray[np.float32] | None = None
+        self._weights, self._keeps = replica.weights, False
 
     def contribute(self, replica: Replica, work: Work, check: Callable[[], None] | None = None) -> Scalars:
         """The scalars for a round; the replica is afterwards as it was. Raises ValueError where one is not finite."""
         self._check = check
         algorithm = self._spec.slowed(work.rate_factor).build(self._layout, self._pool_seed)
         weights = self._program.load(replica.weights)
-        if self._features and isinstance(weights, np.ndarray):  # on an accelerator a forward pass costs little
-            self._head_weights = weights
-            self._features.take(replica.frozen_digest())
+        self._weights = replica.weights
+        self._keeps = isinstance(weights, np.ndarray)  # on an accelerator a forward pass costs little
+        if self._features and self._keeps:
+            self._features.take(replica.weights, replica.frozen_digest())
         return algorithm.contribute(weights, replica.grid, self, len(self._dataset), work)
 
     def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
@@ -90,11 +92,9 @@ class Prober:
         return LossAndGradient(loss, gradient)
 
     def features(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-        """What the head reads of some examples, a micro-batch after the other: float32 (m, h)."""
+        """What the model makes below the head of some examples, not yet whitened, a micro-batch after the other: float32 (m, h)."""
         for chosen in self._micro_batches(examples):
-            _, features = self._program.forward(self._dataset.batch(chosen).inputs)
-            assert features is not None
-            yield features
+            yield self._kept(chosen)
 
     def _micro_batches(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         for start in range(0, len(examples), self._micro_batch):
@@ -107,13 +107,28 @@ class Prober:
     def _forward(
         self, chosen: NDArray[np.int64], batch: Batch
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        if self._features is None or self._head_weights is None:
-            return self._program.forward(batch.inputs)
-        if (features := self._features.kept(chosen)) is None:
-            _, features = self._program.forward(batch.inputs)
+        if self._features is None or not self._keeps:
+            outputs, features = self._program.forward(batch.inputs)
+            return outputs, None if features is None else self._read(features)
+        read = self._read(self._kept(chosen))
+        return self._features.outputs(read, self._weights), read
+
+    def _kept(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Features, computed where they are not kept."""
+        features = self._features.kept(chosen) if self._features and self._keeps else None
+        if features is None:
+            _, features = self._program.forward(self._dataset.batch(chosen).inputs)
             assert features is not None
-            self._features.keep(chosen, features)
-        return self._features.outputs(features, self._head_weights), features
+            if self._features and self._keeps:
+                self._features.keep(chosen, features)
+        return features
+
+    def _read(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the head is applied to: features, whitened where the model whitens them."""
+        buffer = self._layout.whitening
+        if buffer is None:
+            return features
+        return applied(features, self._weights[buffer.start : buffer.stop].reshape(buffer.shape))
 
     def _with_gradient(
         self, outputs: NDArray[np.float32], features: NDArray[np.float32] | None, batch: Batch

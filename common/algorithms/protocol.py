@@ -52,7 +52,7 @@ class Forward(Protocol):
         ...
 
     def features(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-        """What the head reads of some of the local data, a micro-batch after the other.
+        """What the model makes below the head of some of the local data, not yet whitened, a micro-batch after the other.
 
         Args:
             examples: Indices into the local data, int64 (n,).

@@ -22,6 +22,7 @@ sign vectors o_j from its seed and sends the products f (f . o_j) in the mean ov
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from zowarmup.common.exact.directions import DIRECTIONS_PER_GROUP, lanes
 from zowarmup.common.exact.layout import Head, Layout, no_whitening
 
+_Float = TypeVar("_Float", np.float32, np.float64)
 DAMPING = 0.01
 _SMALLEST = 1e-7  # of a sketch's eigenvalues, beside the largest; what is below is rounding
 _MOST = 1 - 1e-4  # of 1 - s_j / s, so that there is a way back
@@ -165,20 +167,20 @@ def _inverse_root(value: float) -> float:
     return 1 / math.sqrt(value) if value > 0 else math.inf
 
 
-def applied(features: NDArray[np.float64], rows: NDArray[np.float32]) -> NDArray[np.float64]:
+def applied(features: NDArray[_Float], rows: NDArray[np.float32]) -> NDArray[_Float]:
     """u of f.
 
     Args:
-        features: Float64 (n, h).
+        features: Float32 or float64 (n, h).
         rows: The buffer, float32 (R + 2, h).
 
     Returns:
-        Float64 (n, h).
+        (n, h), of the features' type.
     """
-    exact = rows.astype(np.float64)
-    centred = (features - exact[0]) * exact[1]
-    whitened: NDArray[np.float64] = centred - (centred @ exact[2:].T) @ exact[2:]
-    return whitened
+    alike: NDArray[_Float] = rows.astype(features.dtype, copy=False)
+    centred: NDArray[_Float] = (features - alike[0]) * alike[1]
+    centred -= (centred @ alike[2:].T) @ alike[2:]
+    return centred
 
 
 def head_on_whitened(

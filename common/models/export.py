@@ -89,7 +89,8 @@ class _Function(nn.Module):
         if head is None:
             return (torch.func.functional_call(module, named, (inputs,), tie_weights=False),)
         features: list[torch.Tensor] = []
-        handle = head.register_forward_pre_hook(lambda _, args: features.append(args[0]))
+        # First, so before they are whitened.
+        handle = head.register_forward_pre_hook(lambda _, args: features.append(args[0]), prepend=True)
         try:
             logits = torch.func.functional_call(module, named, (inputs,), tie_weights=False)
         finally:

@@ -82,7 +82,10 @@ class DeviceProgram:
             tensors[tensor.name].data = self._vector.tensor[tensor.start : tensor.stop].view(tensor.shape)
         self._features: list[torch.Tensor] = []
         if layout.head is not None:
-            head_module(module, layout).register_forward_pre_hook(lambda _, args: self._features.append(args[0]))
+            # First, so before they are whitened.
+            head_module(module, layout).register_forward_pre_hook(
+                lambda _, args: self._features.append(args[0]), prepend=True
+            )
 
     def load(self, weights: NDArray[np.float32]) -> TorchVector:
         """What to move, to move the model from `weights` on: a copy of them on the device. They stay as they are."""
@@ -92,8 +95,8 @@ class DeviceProgram:
     def forward(
         self, inputs: NDArray[np.float32] | torch.Tensor
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Its outputs (n, outputs) and, where the layout has a head, the features (n, h) that it reads, for inputs
-        (n, *shape), float32, wherever they are."""
+        """Its outputs (n, outputs) and, where the layout has a head, the features (n, h), not yet whitened, for
+        inputs (n, *shape), float32, wherever they are."""
         self._features.clear()
         with torch.inference_mode():
             logits = self._module(torch.as_tensor(inputs, device=self._device))

@@ -128,7 +128,7 @@ class Program:
         return weights
 
     def forward(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Its outputs (n, outputs) and, where the layout has a head, the features (n, h) that it reads, for inputs
+        """Its outputs (n, outputs) and, where the layout has a head, the features (n, h), not yet whitened, for inputs
         (n, *shape) or (n, t). One thread at a time. Raises ProgramFailed."""
         dtype = np.int64 if self.tokens else np.float32
         fits = len(inputs.shape) == 1 + len(self.shape) and all(

@@ -13,9 +13,14 @@ from tests.client.conftest import Run, prepared
 from tests.tasks import classification
 from zowarmup.client.work.features import Features
 from zowarmup.client.work.probing import Prober
+from zowarmup.common.algorithms.whitening import covariance, moments_of, sign_vectors, whitened, whitening
+from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.values import Phase, Work
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import describe, flatten
+from zowarmup.common.models.export import export_program
 from zowarmup.common.models.program import Program
 from zowarmup.common.settings.run import Model
 from zowarmup.data import load
@@ -93,9 +98,53 @@ def test_what_would_take_too_much_memory_is_not_kept(run: Run) -> None:
     rows, places = np.ones((2, layout.head.features), np.float32), np.array([0, 3])
     for examples, keeps in ((10, True), (11, False)):
         features = Features(layout, examples, limit)
-        features.take(b"frozen")
+        features.take(run.weights, b"frozen")
         features.keep(places, rows)
         assert (features.kept(places) is not None) == keeps
         assert features.kept(np.array([0, 1])) is None
-        features.take(b"other")
+        features.take(run.weights + np.float32(1), b"other")
         assert features.kept(places) is None
+
+
+def whitening_run(run: Run) -> tuple[Any, Layout, NDArray[np.float32], bytes]:
+    """The run's model with a buffer for whitening: settings, layout, weights, program."""
+    spec = replace(run.spec, zeroth_order=changed(run.spec.zeroth_order, train="head", whitening=3))
+    module = build(spec.model, spec.input_shape, 10, 0)
+    layout = describe(module, spec.input_shape, train="head", whitening=3)
+    return spec.zeroth_order, layout, flatten(module, layout), export_program(module, layout, spec.input_shape)
+
+
+def test_the_features_of_the_round_that_whitens_serve_all_later_ones(run: Run) -> None:
+    settings, layout, weights, onnx = whitening_run(run)
+    replica = Replica(layout, run.grid, weights, 1)
+    program = Counted(Program(onnx, layout, replica.weights))
+    prober = Prober(settings, replica, program, classification(), DATA, threading.Event())
+    first = prober.contribute(replica, replace(WORK, done=0))
+    assert len(first.projections) == 4 * layout.head.features + 1  # type: ignore[union-attr]
+    signs = sign_vectors(1, layout.block("head").start, layout.head.features, 3)  # type: ignore[union-attr]
+    everyone = np.arange(len(DATA))
+    rows = whitening(*covariance([(1.0, moments_of(prober.features(everyone), signs), signs)]), 3)
+    replica.replace(run.grid, whitened(replica.weights, layout, rows))
+    second = prober.contribute(replica, replace(WORK, done=1))
+    assert program.examples == len(DATA), "one pass over the data in both"
+    plain = Program(onnx, layout, replica.weights)
+    fresh = Prober(settings, replica, plain, classification(), DATA, threading.Event())
+    assert second == fresh.contribute(replica, replace(WORK, done=1)), "as if nothing had been kept"
+    outputs, _ = plain.forward(DATA.batch(everyone).inputs)
+    loss = classification().loss(outputs, DATA.batch(everyone))
+    assert prober.evaluate(everyone, True).loss_sum == pytest.approx(loss, rel=1e-4)
+
+
+def test_where_everything_below_the_head_is_constant_its_buffers_still_count(run: Run) -> None:
+    tensors = (Tensor("out.weight", (2, 3), 0), Tensor("out.bias", (2,), 6), Tensor("norm.mean", (3,), 8))
+    blocks = (Block("all", 0, 8), Block("head", 0, 8))
+    layout = Layout(tensors, 8, 11, blocks, Head("out.weight", "out.bias", 3, 2))
+    weights, features = np.zeros(11, np.float32), Features(layout, 5)
+    features.take(weights, layout.frozen_digest(weights))
+    features.keep(np.arange(5), np.ones((5, 3), np.float32))
+    weights[:8] = 1
+    features.take(weights, layout.frozen_digest(weights))
+    assert features.kept(np.arange(5)) is not None, "the head has moved"
+    weights[9] = 1
+    features.take(weights, layout.frozen_digest(weights))
+    assert features.kept(np.arange(5)) is None

@@ -90,11 +90,13 @@ def test_once_it_is_set_torch_and_the_exported_program_read_what_numpy_does() ->
     load_into(module, layout, moved)
     with torch.no_grad():
         in_torch = module(torch.from_numpy(INPUTS)).numpy()
-    in_program, read = Program(graph, layout, moved).forward(INPUTS)
-    assert read is not None
+    in_program, again = Program(graph, layout, moved).forward(INPUTS)
+    assert again is not None
     np.testing.assert_allclose(in_torch, logits, atol=1e-4)
     np.testing.assert_allclose(in_program, logits, atol=1e-4)
-    np.testing.assert_allclose(read, applied(plain.astype(np.float64), rows), atol=1e-4)
+    assert again.tobytes() == plain.tobytes(), "features are what they were before they are whitened"
+    at_head = applied(plain, rows) @ layout.views(moved)["3.weight"].T + layout.views(moved)["3.bias"]
+    np.testing.assert_allclose(at_head, logits, atol=1e-4)
     views = layout.views(moved)
     before = layout.views(weights)
     weight, bias = head_on_whitened(before["3.weight"], before["3.bias"], rows)
