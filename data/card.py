@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.settings.data_card import FEATURES, IMAGE, DataCard, InputSummary, composed, numbers
+from zowarmup.common.settings.data_card import FEATURES, IMAGE, TOKENS, DataCard, InputSummary, composed, numbers
 from zowarmup.common.text import listed
 from zowarmup.data.dataset import DataError, Dataset, standardised
 
@@ -33,7 +33,7 @@ FEATURE_SPREAD = 0.02
 NEGATIVE_SHARE = 0.1
 
 
-def card_of(held_out: Dataset, source: str) -> DataCard:
+def card_of(held_out: Dataset, source: str, most_tokens: int = 0) -> DataCard:
     """The data card of a run that is evaluated on a held-out set.
 
     Of rows and sequences the mean and deviation of each feature or channel are the held-out ones.
@@ -41,6 +41,7 @@ def card_of(held_out: Dataset, source: str) -> DataCard:
     Args:
         held_out: The held-out set.
         source: What to call it in a sentence.
+        most_tokens: Of texts, how many tokens the run makes of one at most.
 
     Raises:
         DataError: The held-out set shows that its labels begin at 1, or its names cannot be used.
@@ -54,15 +55,15 @@ def card_of(held_out: Dataset, source: str) -> DataCard:
     try:
         return DataCard(
             classes=held_out.classes,
-            shape=held_out.shape,
+            shape=(most_tokens,) if held_out.is_text else held_out.shape,
             class_names=held_out.class_names,
-            axes=held_out.axes,
+            axes=(TOKENS,) if held_out.is_text else held_out.axes,
             element=held_out.stored[0],
             scale=held_out.stored[1],
             mean=tuple(map(float, held_out.mean)),
             deviation=tuple(map(float, held_out.deviation)),
             feature_names=held_out.feature_names,
-            inputs=summary(held_out),
+            inputs=None if held_out.stored[0] == "token" else summary(held_out),
             target_size=held_out.target_size,
         )
     except ValueError as error:
@@ -123,6 +124,15 @@ def fitted(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list[st
     Raises:
         DataError: The data do not fit the card.
     """
+    if data.is_text != (card.element == "token"):
+        kinds = ("texts", "numbers") if data.is_text else ("numbers", "texts")
+        remedy = "images, rows or sequences" if data.is_text else "tsv:PATH or jsonl:PATH"
+        raise DataError(
+            f"the examples of {source} are {kinds[0]}, and the run reads {kinds[1]}: give --data of {remedy}"
+        )
+    if data.is_text:
+        targets, remarks = _targets(data, card, source)
+        return replace(data, targets=targets, classes=card.classes, class_names=card.class_names), remarks
     data, unnamed = _features(data, card, source)
     if data.shape != card.shape:
         own = " x ".join(map(str, data.shape))

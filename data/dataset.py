@@ -1,9 +1,10 @@
-"""A set of examples with their targets, kept in the type it was stored in and turned into float32 a batch at a time.
+"""A set of examples with their targets, kept in the type it was stored in and turned into what a model reads a batch at a time.
 
 Byte images stay bytes (a quarter of their float32 size), which is what lets a small device hold its own data. Rows and
 sequences are standardised: the coordinator computes the mean and deviation of each feature or channel once, from the
 held-out set, and every device is given them in the run's data card. Images keep the scale of their pixels; they may be
-varied for training (`augment`).
+varied for training (`augment`). Texts stay texts until the run's tokenizer is there (`data.tokens`); of tokens a batch is as
+long as its longest example.
 """
 
 from collections.abc import Iterator
@@ -14,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.directions import words
-from zowarmup.common.settings.data_card import IMAGE, DataCard, normalised_axis, usual_axes
+from zowarmup.common.settings.data_card import IMAGE, TOKENS, DataCard, normalised_axis, usual_axes
 from zowarmup.common.tasks.protocol import Batch
+
+PADDING = -1
+"""Stands behind the tokens of an example that has fewer than others."""
 
 
 class DataError(ValueError):
@@ -35,7 +39,8 @@ class Dataset:
     """Examples with their targets, and what their values stand for.
 
     Args:
-        inputs: Uint8 or float32 (n, *shape), at least one example.
+        inputs: Uint8 or float32 (n, *shape), at least one example; or tokens, int32 (n, t), from 0 on and then PADDING; or texts,
+            objects (n,), each a tuple of one or two strings.
         targets: Labels, int64 (n,), in 0 .. classes - 1; or, with `classes` 0, numbers, float32 (n, k), all finite.
         classes: How many there are; 0 where the targets are numbers.
         scale: The stored value that stands for 1.0: batches are divided by it.
@@ -67,9 +72,11 @@ class Dataset:
     feature_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.inputs.dtype not in (np.uint8, np.float32):
-            raise DataError(f"inputs are {self.inputs.dtype}: must be uint8 or float32")
+        if self.inputs.dtype not in (np.uint8, np.float32, np.int32, object):
+            raise DataError(f"inputs are {self.inputs.dtype}: must be uint8, float32, tokens (int32) or texts")
         count = len(self.inputs)
+        if self.inputs.dtype == np.int32:
+            self._check_tokens()
         if self.classes and (self.targets.shape != (count,) or self.targets.dtype != np.int64):
             raise DataError(f"labels must be one int64 for each of the {count} inputs")
         if not self.classes and (
@@ -96,8 +103,28 @@ class Dataset:
         if self.augmented and len(self.shape) != len(IMAGE):
             raise DataError(f"examples of shape {self.shape} are no images: only images can be augmented")
 
+    def _check_tokens(self) -> None:
+        if self.inputs.ndim != 2 or self.scale != 1 or self.mean:
+            raise DataError("tokens must be int32 (n, t), without a scale or a mean")
+        if len(self.inputs) and (self.inputs[:, 0] < 0).any():
+            raise DataError("an example has no token")
+
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the examples are texts, which no model reads."""
+        return self.inputs.dtype == object
+
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        """How many tokens each example has, int64 (n,); None where examples are no tokens."""
+        return np.count_nonzero(self.inputs >= 0, axis=1) if self.inputs.dtype == np.int32 else None
+
+    def with_tokens(self, tokens: NDArray[np.int32]) -> "Dataset":
+        """The same examples as tokens, int32 (n, t)."""
+        return replace(self, inputs=tokens, axes=(TOKENS,))
 
     @property
     def target_size(self) -> int:
@@ -110,8 +137,10 @@ class Dataset:
         return self.inputs.shape[1:]
 
     @property
-    def stored(self) -> tuple[Literal["uint8", "float32"], float]:
+    def stored(self) -> tuple[Literal["uint8", "float32", "token"], float]:
         """The type of the stored values, and which of them stands for 1.0."""
+        if self.inputs.dtype in (np.int32, object):
+            return "token", 1.0
         if self.stands_for_bytes:
             return "uint8", 255.0
         return "uint8" if self.inputs.dtype == np.uint8 else "float32", float(self.scale)
@@ -123,7 +152,8 @@ class Dataset:
         return tuple(-1 if place == along else 1 for place in range(len(self.shape)))
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
-        """The examples at `indices`; inputs as a new contiguous float32 array (len(indices), *shape)."""
+        """The examples at `indices`; inputs as a new contiguous array, float32 (len(indices), *shape), or of tokens int64
+        (len(indices), t) with the t of the longest."""
         return Batch(self._inputs(indices), self.targets[indices])
 
     def training_batch(self, indices: NDArray[np.int64], seed: int, stream: int) -> Batch:
@@ -131,7 +161,11 @@ class Dataset:
         batch = self.batch(indices)
         return Batch(augment(batch.inputs, seed, stream), batch.targets) if self.augmented else batch
 
-    def _inputs(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _inputs(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        if self.inputs.dtype == np.int32:
+            tokens = self.inputs[indices]
+            longest = int(np.count_nonzero((tokens >= 0).any(axis=0)))
+            return tokens[:, :longest].astype(np.int64, order="C")
         rows = np.array(self.inputs[indices], dtype=np.float32, order="C")
         if self.scale != 1:
             rows /= np.float32(self.scale)
@@ -153,11 +187,42 @@ def made_up(card: DataCard, examples: int) -> Dataset:
         card: What they are to look like.
         examples: How many.
     """
-    inputs = np.ones((examples, *card.shape), np.dtype(card.element))
+    inputs = np.ones((examples, *card.shape), np.int32 if card.element == "token" else np.dtype(card.element))
     targets: NDArray[Any] = np.zeros((examples, card.target_size), np.float32)
     if card.classes:
         targets = np.arange(examples, dtype=np.int64) % card.classes
     return Dataset(inputs, targets, card.classes, card.scale, card.mean, card.deviation, axes=card.axes)
+
+
+TOKENS_AN_EXAMPLE = 16
+"""Of a micro-batch: a setting that bounds its examples allows for so many tokens each, padding included."""
+
+
+def micro_batches(
+    lengths: NDArray[np.int64] | None, examples: NDArray[np.int64], most: int
+) -> Iterator[NDArray[np.int64]]:
+    """Cut examples into batches of bounded memory.
+
+    Args:
+        lengths: How many tokens each example of the data set has, int64; None where examples are no tokens.
+        examples: Which of them, int64 (n,).
+        most: How many examples a batch has at most; of tokens as many as make `most` times TOKENS_AN_EXAMPLE tokens with the
+            padding, and at least one.
+
+    Yields:
+        Indices, int64, together those of `examples`: in their order, or of tokens the short ones first, so that little is
+        padding.
+    """
+    if lengths is None:
+        yield from (examples[start : start + most] for start in range(0, len(examples), most))
+        return
+    ordered = examples[np.argsort(lengths[examples], kind="stable")]
+    start = 0
+    for stop in range(1, len(ordered) + 1):
+        longest = int(lengths[ordered[stop]]) if stop < len(ordered) else 0
+        if not longest or stop - start == most or (stop - start + 1) * longest > most * TOKENS_AN_EXAMPLE:
+            yield ordered[start:stop]
+            start = stop
 
 
 _VALUES = 1 << 18  # read together, so that a large set needs little memory
@@ -168,7 +233,7 @@ _CONSTANT = 1e-6
 def standardised(data: Dataset) -> Dataset:
     """Rows or sequences with the mean and deviation of each feature or channel over all examples; images, and what has
     them already, as they are. A feature that is constant has the deviation 1."""
-    if len(data.shape) >= len(IMAGE) or data.mean:
+    if len(data.shape) >= len(IMAGE) or data.mean or data.stored[0] == "token":
         return data
     along = data.mean_shape.index(-1) + 1
     others = tuple(axis for axis in range(data.inputs.ndim) if axis != along)

@@ -3,7 +3,10 @@
 Each raises DataError with the sentence that says why not.
 """
 
+import gzip
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,10 @@ from zowarmup.common.settings.data_card import CLASS_LIMIT
 from zowarmup.common.system.files import open_given
 from zowarmup.common.system.memory import memory_here
 from zowarmup.common.text import amount
+from zowarmup.common.untrusted import require_ratio
 from zowarmup.data.dataset import DataError
+
+_COUNTED_BYTES = 1 << 20
 
 
 def opened(path: Path) -> io.BufferedReader:
@@ -29,6 +35,28 @@ def opened(path: Path) -> io.BufferedReader:
         raise DataError(
             f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}): check its path"
         ) from None
+
+
+def lines_in(path: Path, file: io.BufferedReader | gzip.GzipFile) -> int:
+    """At least as many as there are examples: the ends of lines, whichever kind they are of, and the last one. Raises TooLarge
+    where the file unpacks to too much."""
+    found, held = [0, 0], path.stat().st_size
+    while piece := file.read(_COUNTED_BYTES):
+        require_ratio(str(path), file.tell(), held, "unpack it with gunzip, and name that file")
+        for place, end in enumerate((b"\n", b"\r")):
+            found[place] += piece.count(end)
+    return max(found) + 1
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
+    """The bytes of a file, unpacked where gzip has compressed it. Raises DataError where it does not open."""
+    with opened(path) as raw:
+        if raw.peek(2)[:2] != b"\x1f\x8b":
+            yield raw
+            return
+        with gzip.GzipFile(fileobj=raw) as unpacked:
+            yield unpacked
 
 
 def class_numbers(y: NDArray[Any], examples: int, where: str) -> NDArray[np.int64]:

@@ -17,14 +17,14 @@ from zowarmup.data.dataset import DataError, Dataset
 
 FORMS = (
     "digits:I/N[,alpha=0.1][,seed=0][,without=validation] (shard I of N), digits:train, digits:validation, digits:test, "
-    "npz:PATH[,kind=sequence] (arrays x and y), csv:PATH,label=COLUMN or target=COLUMN (a table with a line of names), folder:PATH[,size=32][,channels=3][,fit=crop|squash|pad] (class folders of images), "
+    "npz:PATH[,kind=sequence] (arrays x and y), csv:PATH,label=COLUMN or target=COLUMN (a table with a line of names), tsv:PATH or jsonl:PATH (texts), folder:PATH[,size=32][,channels=3][,fit=crop|squash|pad] (class folders of images), "
     "or cifar10:PATH:I/N[,alpha=0.1][,seed=0][,without=validation][,augment=crop-flip], cifar10:PATH:train, "
     "cifar10:PATH:validation and cifar10:PATH:test, "
     "and the same for cifar100 and imagenet32 (their published files)"
 )
 WHOLE_FORMS = (
-    "digits, cifar10:PATH, cifar100:PATH, imagenet32:PATH, npz:PATH, csv:PATH,label=COLUMN or target=COLUMN or folder:PATH, with [,alpha=0.1][,seed=0], "
-    "and, but for npz, csv and folder, [,without=validation]"
+    "digits, cifar10:PATH, cifar100:PATH, imagenet32:PATH, npz:PATH, csv:PATH,label=COLUMN or target=COLUMN, tsv:PATH, jsonl:PATH or folder:PATH, with [,alpha=0.1][,seed=0], "
+    "and, of the first four kinds, [,without=validation]"
 )
 PUBLISHED = ("cifar10", "cifar100", "imagenet32")
 AUGMENT, VALIDATION = "crop-flip", "validation"
@@ -216,7 +216,25 @@ def _folder(spec: str, path: str, options: dict[str, str]) -> Dataset:
     return images.read(_path(spec, path), Form(size, channels, fit))
 
 
-_READERS = {"npz": (_npz, ("kind",)), "csv": (_csv, _COLUMN), "folder": (_folder, ("size", "channels", "fit"))}
+def _tsv(spec: str, path: str, options: dict[str, str]) -> Dataset:
+    from zowarmup.data import texts
+
+    return texts.read_tsv(_path(spec, path))
+
+
+def _jsonl(spec: str, path: str, options: dict[str, str]) -> Dataset:
+    from zowarmup.data import texts
+
+    return texts.read_jsonl(_path(spec, path))
+
+
+_READERS = {
+    "npz": (_npz, ("kind",)),
+    "csv": (_csv, _COLUMN),
+    "tsv": (_tsv, ()),
+    "jsonl": (_jsonl, ()),
+    "folder": (_folder, ("size", "channels", "fit")),
+}
 """By kind of what is read as a whole: its reader, and the options that it takes."""
 
 

@@ -7,7 +7,6 @@ A target is a number.
 """
 
 import csv
-import gzip
 import io
 import re
 import zlib
@@ -23,18 +22,15 @@ from numpy.typing import NDArray
 
 from zowarmup.common.settings.data_card import CLASS_LIMIT, normalised
 from zowarmup.common.text import listed
-from zowarmup.common.untrusted import TooLarge, require_ratio
+from zowarmup.common.untrusted import TooLarge
 from zowarmup.data.dataset import DataError, Dataset
-from zowarmup.data.reading import opened, require_memory
+from zowarmup.data.labels import MISSING, class_order, label_name
+from zowarmup.data.reading import lines_in, require_memory, unpacked
 
 _DELIMITERS = ",;\t|"
-_MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-"}
 _VALUES = 1 << 16  # turned into numbers together
-_COUNTED_BYTES = 1 << 20
 _MOST_ROW = 1 << 22
 """Characters: some 400,000 columns."""
-_WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
-_FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]+(?:[eE][+-]?[0-9]+)?")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?inf(?:inity)?", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
 
@@ -55,8 +51,8 @@ def read(path: Path, label: str, numbers: bool = False) -> Dataset:
         DataError: With one sentence that names the file, and the line and column where it is about one.
     """
     try:
-        with _opened(path) as file:
-            lines = _lines(path, file)
+        with unpacked(path) as file:
+            lines = lines_in(path, file)
         with _text(path) as text:
             return _table(path, label, numbers, _Rows(path, text), lines)
     except TooLarge as error:
@@ -175,7 +171,7 @@ def _examples(columns: _Columns, rows: Iterator[tuple[int, list[str]]], lines: i
         if numbers:
             targets[count + len(held)] = _target(columns, line, text)
         else:
-            labels[count + len(held)] = known.setdefault(_class(columns, line, text), len(known))
+            labels[count + len(held)] = known.setdefault(label_name(columns.at(line, columns.label), text), len(known))
         if len(known) > CLASS_LIMIT:
             raise DataError(
                 f"{columns.path}: column {columns.names[columns.label]} has more than {CLASS_LIMIT} different labels: is it the "
@@ -192,14 +188,12 @@ def _examples(columns: _Columns, rows: Iterator[tuple[int, list[str]]], lines: i
         raise DataError(f"{columns.path}: there are no lines below the first: it needs an example a line")
     if numbers:
         return Dataset(inputs[:count], targets[:count], 0, feature_names=columns.features)
-    names = sorted(known, key=int) if all(_WHOLE.fullmatch(name) for name in known) else sorted(known)
-    place = np.empty(len(known), np.int64)
-    place[[known[name] for name in names]] = np.arange(len(names))
+    names, order = class_order(known)
     return Dataset(
         inputs[:count],
-        place[labels[:count]],
+        order[labels[:count]],
         len(names),
-        class_names=tuple(names),
+        class_names=names,
         every_class=False,
         feature_names=columns.features,
     )
@@ -228,7 +222,7 @@ def _wrong(columns: _Columns, line: int, row: list[str]) -> Iterator[str]:
 
 def _unlike_number(where: str, said: str) -> Iterator[str]:
     """A sentence where a field is no finite number in float32."""
-    if said.lower() in _MISSING:
+    if said.lower() in MISSING:
         yield f"{where}: the value is missing: fill it in, or remove the line"
     elif _DECIMAL_COMMA.fullmatch(said):
         yield f"{where} holds {said!r}: write numbers with a decimal point"
@@ -255,45 +249,8 @@ def _number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None
 
 
-def _class(columns: _Columns, line: int, text: str) -> str:
-    """The name of a class as every device writes it: 3, 3.0 and 03 are one."""
-    name = normalised(text.strip())
-    if _WHOLE.fullmatch(name):
-        return str(int(name.partition(".")[0]))
-    where = columns.at(line, columns.label)
-    if name.lower() in _MISSING:
-        raise DataError(f"{where}: the label is missing: fill it in, or remove the line")
-    if _FRACTION.fullmatch(name):
-        raise DataError(f"{where}: the label is {name}: labels must be names or whole numbers, one for each class")
-    if not name.isprintable():
-        raise DataError(f"{where}: the label is {name!r}: it may not have control characters")
-    return name
-
-
-def _lines(path: Path, file: io.BufferedReader | gzip.GzipFile) -> int:
-    """At least as many as there are examples: the ends of lines, whichever kind they are of, and the last one. Raises TooLarge
-    where the file unpacks to too much."""
-    found, held = [0, 0], path.stat().st_size
-    while piece := file.read(_COUNTED_BYTES):
-        require_ratio(str(path), file.tell(), held, "unpack it with gunzip, and name that file")
-        for place, end in enumerate((b"\n", b"\r")):
-            found[place] += piece.count(end)
-    return max(found) + 1
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
-    """The bytes of the table, unpacked."""
-    with opened(path) as raw:
-        if raw.peek(2)[:2] != b"\x1f\x8b":
-            yield raw
-            return
-        with gzip.GzipFile(fileobj=raw) as unpacked:
-            yield unpacked
-
-
 @contextmanager
 def _text(path: Path) -> Iterator[TextIO]:
-    with _opened(path) as file:
+    with unpacked(path) as file:
         marked = file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
         yield io.TextIOWrapper(file, encoding="utf-16" if marked else "utf-8-sig", newline="")

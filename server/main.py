@@ -268,7 +268,7 @@ async def _lead(
         read_given(blobs.path(state.program.sha256), state.program.size_bytes),
         state.layout,
         task_class(run_file.model.task)(state.program.card),
-        evaluated(held_out, state),
+        evaluated(held_out, state, blobs),
         constants_of(state, blobs),
     )
 

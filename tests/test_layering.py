@@ -96,6 +96,7 @@ PACKAGES = {
     "common/models/program.py": "onnxruntime?",
     "common/models/torchvision_classifiers.py": "torchvision?",
     "data/image_file.py": "PIL?",
+    "data/tokens.py": "tokenizers?",
     "server/store/ledger.py": "pydantic",
     "server/store/schemas.py": "pydantic pydantic_core",
     "server/rpc/certificate.py": "cryptography?",

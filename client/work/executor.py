@@ -22,13 +22,14 @@ from zowarmup.client.store.directory import StateDirectory
 from zowarmup.client.work.probing import ForwardPass, Prober, load_on, resident
 from zowarmup.client.work.watched_program import Watch, WatchedProgram, load_program
 from zowarmup.common.exact.replica import Replica
-from zowarmup.common.messages.values import BASE, PROGRAM, Tier
+from zowarmup.common.messages.values import BASE, PROGRAM, TOKENIZER, Tier
 from zowarmup.common.models.base import read_base
 from zowarmup.common.system.files import read_given
 from zowarmup.common.system.memory import memory_here
 from zowarmup.common.tasks.protocol import Examples
 from zowarmup.common.text import amount
-from zowarmup.data import Dataset
+from zowarmup.data import DataError, Dataset
+from zowarmup.data.tokens import tokenised
 
 if TYPE_CHECKING:
     from zowarmup.client.work.training import Trainer
@@ -79,6 +80,7 @@ class Executor:
         self._tools = _Tools()
         self._stop = threading.Event()
         self._alone = True
+        self._tokens: tuple[Dataset, Dataset] | None = None
         self.spent_s = 0.0
 
     def sibling(self) -> Self:
@@ -136,11 +138,13 @@ class Executor:
             program = self._tools.program
             if program is None:
                 program = self._tools.program = await self._program(replica)
+        dataset = await self._readable(dataset)
         examples = dataset if self._device == PROCESSOR else await self.compute(self._resident, dataset)
         return Prober(spec.zeroth_order, replica, program, spec.task, examples, self._stop, spec.pool_seed)
 
     async def trainer(self, dataset: Dataset, tier: Tier) -> "Trainer":
         """What trains on a dataset as a client of that tier does."""
+        dataset = await self._readable(dataset)
         async with self._tools.making:
             if self._tools.trainer is None:
                 base = await self._artifact(BASE)
@@ -159,6 +163,21 @@ class Executor:
     def _accelerated(self, base: Path | None) -> ForwardPass:
         self._policy.require_model(self._offer.spec.model.name)
         return load_on(self._device, self._offer.spec, self._offer.layout, base)
+
+    async def _readable(self, dataset: Dataset) -> Dataset:
+        """A dataset as the model reads it: of texts, their tokens, made once. Raises Final where they cannot be made."""
+        if not dataset.is_text:
+            return dataset
+        if self._tokens is None or self._tokens[0] is not dataset:
+            file = await self._artifact(TOKENIZER)
+            if file is None:
+                raise Final("the run reads texts and its coordinator has no tokenizer: it is not one of zowarmup's")
+            try:
+                tokens = await self.compute(tokenised, dataset, self._offer.spec.text, file.read_bytes())
+            except DataError as error:
+                raise Final(f"this device's texts cannot be read: {error}") from None
+            self._tokens = dataset, tokens
+        return self._tokens[1]
 
     async def _fetched(self, name: str, sha256: bytes, size: int) -> Path:
         """The file of one of the run's artifacts, fetched where it is not here yet."""

@@ -26,6 +26,7 @@ from zowarmup.common.messages.values import Scalars, Work
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.tasks.protocol import Batch, Examples, Task
 from zowarmup.data import Dataset
+from zowarmup.data.dataset import micro_batches
 
 if TYPE_CHECKING:
     from zowarmup.common.models.on_device import DeviceProgram, Resident
@@ -60,7 +61,7 @@ class Prober:
         self._spec, self._pool_seed = spec, pool_seed
         self._layout, self._program, self._task = replica.layout, program, task
         self._dataset, self._stop = dataset, stop
-        self._micro_batch = spec.micro_batch
+        self._micro_batch, self._lengths = spec.micro_batch, getattr(dataset, "lengths", None)
         self._check: Callable[[], None] | None = None
         self._features = Features(replica.layout, len(dataset)) if replica.layout.head_alone else None
         self._weights, self._keeps = replica.weights, False
@@ -97,12 +98,12 @@ class Prober:
             yield self._kept(chosen)
 
     def _micro_batches(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        for start in range(0, len(examples), self._micro_batch):
+        for chosen in micro_batches(self._lengths, examples, self._micro_batch):
             if self._stop.is_set():
                 raise ComputingStopped
             if self._check is not None:
                 self._check()
-            yield examples[start : start + self._micro_batch]
+            yield chosen
 
     def _forward(
         self, chosen: NDArray[np.int64], batch: Batch

@@ -13,10 +13,11 @@ from typing import Literal, Self
 from zowarmup.common.untrusted import strictly
 
 CHANNELS, HEIGHT, WIDTH, FEATURES, LENGTH = "channels", "height", "width", "features", "length"
+TOKENS = "tokens"
 IMAGE = (CHANNELS, HEIGHT, WIDTH)
 # By number of axes: images, rows, sequences.
 _AXES = {3: IMAGE, 1: (FEATURES,), 2: (LENGTH, CHANNELS)}
-_ALLOWED = {*_AXES.values(), (CHANNELS, LENGTH)}
+_ALLOWED = {*_AXES.values(), (CHANNELS, LENGTH), (TOKENS,)}
 CLASS_LIMIT = 1 << 16
 
 
@@ -67,7 +68,8 @@ class InputSummary:
 class DataCard:
     """`classes`: how many there are; label k is `class_names[k]`, in NFC, or a number alone where there are no names. Where
     an example's target is none of some classes, there are 0, and it is `target_size` numbers.
-    `shape` of one example and what its `axes` are called; `element`: the type in which values are stored; `scale`: the
+    `shape` of one example and what its `axes` are called; `element`: the type in which values are stored, or token, where an
+    example is a text of at most so many tokens; `scale`: the
     stored value that stands for 1.0; `mean` and `deviation` are then taken off and divided by, one number for each
     channel or feature, or none at all. `feature_names`: what the features of rows are called, where they have names; devices
     match them by these. `inputs` sums up the held-out ones; None: not known.
@@ -78,7 +80,7 @@ class DataCard:
     shape: tuple[int, ...]
     class_names: tuple[str, ...] = ()
     axes: tuple[str, ...] = ()
-    element: Literal["uint8", "float32"] = "float32"
+    element: Literal["uint8", "float32", "token"] = "float32"
     scale: float = 1.0
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
@@ -98,7 +100,9 @@ class DataCard:
         _require(
             known and len(self.axes) == len(self.shape), "axes", self.axes, "one known name for each axis of shape"
         )
-        _require(self.element in ("uint8", "float32"), "element", self.element, "uint8 or float32")
+        _require(self.element in ("uint8", "float32", "token"), "element", self.element, "uint8, float32 or token")
+        fits = (self.element == "token") == (self.axes == (TOKENS,))
+        _require(fits, "axes", self.axes, f"{TOKENS} where the element is a token, and only there")
         _require(self.scale > 0 and math.isfinite(self.scale), "scale", self.scale, "above 0 and finite")
         self._check_names()
         each = self.shape[normalised_axis(self.axes)]
@@ -133,6 +137,8 @@ class DataCard:
     @property
     def recipe(self) -> str:
         """How the model's `inputs` are made of stored values, in words."""
+        if self.element == "token":
+            return f"int64 (n, t), tokens: at most {self.shape[0]} of an example, and -1 behind those of a shorter one"
         said = f"float32 (n, {', '.join(map(str, self.shape))}), {' x '.join(self.axes)}: stored as {self.stored_as}"
         if self.feature_names:
             said += f"; the features are {', '.join(self.feature_names)}"

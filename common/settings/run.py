@@ -17,6 +17,7 @@ from zowarmup.common.messages.values import Tier
 from zowarmup.common.plugin import is_plugin, require_allowed
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.text import Text
 from zowarmup.common.tasks import DEFAULT, TASKS, task_class
 from zowarmup.common.tasks.protocol import Task
 from zowarmup.common.untrusted import strictly
@@ -173,6 +174,7 @@ class RunFile:
     warmup: WarmUp
     zeroth_order: ZerothOrder
     evaluation: Evaluation
+    text: Text = field(default_factory=Text)
     guard: Guard = field(default_factory=Guard)
     server: Server = field(default_factory=Server)
 
@@ -191,12 +193,13 @@ class RunFile:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClientSpec:
     """What a client must know of a run: the model's name and task, what its targets and inputs mean, how each phase
-    works, and the stream of the directions that the whole run shares (`sampling.pool_seed`)."""
+    works, what becomes of texts, and the stream of the directions that the whole run shares (`sampling.pool_seed`)."""
 
     model: Model
     card: DataCard
     warmup: WarmUp
     zeroth_order: ZerothOrder
+    text: Text = field(default_factory=Text)
     pool_seed: int = 0
 
     @property
@@ -233,7 +236,8 @@ class ClientSpec:
                 "warmup": asdict(self.warmup),
                 "zeroth_order": asdict(self.zeroth_order),
                 "pool_seed": str(self.pool_seed),
-            },
+            }
+            | ({"text": asdict(self.text)} if self.card.element == "token" else {}),
             sort_keys=True,
         )
 

@@ -14,6 +14,7 @@ from zowarmup.common.models.base import Constant
 from zowarmup.common.models.program import Program
 from zowarmup.common.tasks.protocol import Task
 from zowarmup.data import Dataset
+from zowarmup.data.dataset import micro_batches
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ class Evaluator:
         program = self._program(weights)
         task, examples, loss = self._task, len(self._dataset), 0.0
         sums, total, squares = dict[str, float](), np.zeros(1), np.zeros(1)
-        for start in range(0, examples, BATCH):
-            batch = self._dataset.batch(np.arange(start, min(start + BATCH, examples)))
+        for chosen in micro_batches(self._dataset.lengths, np.arange(examples), BATCH):
+            batch = self._dataset.batch(chosen)
             outputs, _ = program.forward(batch.inputs)
             for name, value in task.measure(outputs, batch).items():
                 sums[name] = sums.get(name, 0) + value

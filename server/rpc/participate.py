@@ -248,6 +248,7 @@ def _offer(state: State) -> wire.GetRunResponse:
         card=program.card,
         warmup=run.warmup,
         zeroth_order=run.zeroth_order,
+        text=run.text,
         pool_seed=pool_seed(run.seed),
     )
     return wire.GetRunResponse(

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.messages.values import BASE, Artifact, Computation, Tier
+from zowarmup.common.messages.values import BASE, TOKENIZER, Artifact, Computation, Tier
 from zowarmup.common.models.base import BaseError, Constant, read_base
 from zowarmup.common.settings.run import ClientSpec, RunFile
-from zowarmup.common.system.files import Busy, OpenFolder, exclusive, make_private, strangers
+from zowarmup.common.system.files import Busy, OpenFolder, exclusive, make_private, read_given, strangers
 from zowarmup.data import DataError, Dataset
 from zowarmup.data.card import absence, card_of, fitted
+from zowarmup.data.tokens import tokenised
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.contributions import settle_on_grid
@@ -96,7 +97,7 @@ def open_run(
             )
         log.info("run %s goes on at version %d (%s)", state.run_file.name, state.version, state.phase)
         return state, history, end
-    card = card_of(held_out, _evaluation_data(run_file))
+    card = card_of(held_out, _evaluation_data(run_file), run_file.text.most_tokens)
     if remark := absence(held_out, _evaluation_data(run_file)):
         log.warning("%s", remark)
     spec = ClientSpec(
@@ -104,6 +105,7 @@ def open_run(
         card=card,
         warmup=run_file.warmup,
         zeroth_order=run_file.zeroth_order,
+        text=run_file.text,
         pool_seed=pool_seed(run_file.seed),
     )
     task = task_of(spec, held_out.targets)
@@ -166,10 +168,18 @@ def open_run(
     return state, history, end
 
 
-def evaluated(held_out: Dataset, state: State) -> Dataset:
+def evaluated(held_out: Dataset, state: State, blobs: BlobFiles) -> Dataset:
     """The held-out set as the run's card reads it. Raises StartError where it is another than the run began with."""
     try:
-        return fitted(held_out, state.program.card, _evaluation_data(state.run_file))[0]
+        data, _ = fitted(held_out, state.program.card, _evaluation_data(state.run_file))
+        tokenizer = state.program.artifact(TOKENIZER)
+        if tokenizer is None:
+            return data
+        return tokenised(data, state.run_file.text, read_given(blobs.path(tokenizer.sha256), tokenizer.size_bytes))
+    except OSError as error:
+        raise StartError(
+            f"the tokenizer of the run cannot be read ({error}): restore the data directory from a backup"
+        ) from error
     except DataError as error:
         raise StartError(
             f"{error}. The run began with other data: restore what it began with, or use another --data-dir"

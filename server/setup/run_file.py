@@ -12,12 +12,13 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from zowarmup.common.algorithms import SECTIONS, settings_class
 from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder
 from zowarmup.common.settings import run
+from zowarmup.common.settings.text import Text
 from zowarmup.common.system.files import TomlError, read_toml
 from zowarmup.common.tasks import task_class
 from zowarmup.server.setup.continuation import ContinuationError, carried_on
 from zowarmup.server.store import schemas  # noqa: F401  (how algorithms' settings are read)
 
-_SECTIONS = (run.Model, run.Evaluation, run.Guard, run.Server, run.RunFile)
+_SECTIONS = (run.Model, run.Evaluation, Text, run.Guard, run.Server, run.RunFile)
 for _section in _SECTIONS:
     with_config(ConfigDict(extra="forbid"))(_section)
 _ADAPTER = TypeAdapter(run.RunFile)

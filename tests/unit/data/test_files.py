@@ -279,7 +279,7 @@ def test_without_pillow_the_extra_is_named(animals: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((PIXELS.astype(np.int32), LABELS, 3), "must be uint8 or float32"),
+        ((PIXELS.astype(np.int16), LABELS, 3), "must be uint8, float32, tokens"),
         ((PIXELS, LABELS[:2], 3), "one int64 for each of the 4 inputs"),
         ((PIXELS[:0], LABELS[:0], 3), "there are no examples"),
         ((PIXELS, LABELS, 2), "labels go from 0 to 2: must be 0 to 1"),

@@ -1,0 +1,166 @@
+"""tsv:PATH and jsonl:PATH: examples of text, one a line.
+
+A table of text has a line of column names, `text` and `label` or, where an example is two texts, `text_a`, `text_b` and
+`label`, with tabs between them; or no such line and two columns, the text and then its label. A line of JSON is an object
+with these keys. Other columns and keys are left alone. Labels are names or whole numbers: the classes are those that occur,
+in the order of the numbers, or else of the names. Files are UTF-8; one compressed by gzip is read as it is.
+
+What a text becomes for a model, its tokens, is the run's business: its template and its tokenizer travel to the devices
+(`data.tokens`). So no device's data depends on the model that some run trains on it.
+"""
+
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zowarmup.common.settings.data_card import CLASS_LIMIT
+from zowarmup.common.text import listed
+from zowarmup.common.untrusted import TooLarge
+from zowarmup.data.dataset import DataError, Dataset
+from zowarmup.data.labels import class_order, label_name
+from zowarmup.data.reading import lines_in, require_memory, unpacked
+
+TEXT, PAIR, LABEL = ("text",), ("text_a", "text_b"), "label"
+MOST_LINE = 1 << 22
+"""Characters of one example."""
+_BYTES_AN_EXAMPLE = 120
+"""Of memory, that Python takes beside its characters."""
+
+
+def read_tsv(path: Path) -> Dataset:
+    """The examples of a table of text.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Inputs are tuples of one or two texts; classes have the names of the labels, and other devices may hold further ones.
+
+    Raises:
+        DataError: With one sentence that names the file, and the line where it is about one.
+    """
+    return _read(path, _rows)
+
+
+def read_jsonl(path: Path) -> Dataset:
+    """The examples of a file with a JSON object a line. As `read_tsv`."""
+    return _read(path, _objects)
+
+
+_Examples = Iterator[tuple[int, tuple[str, ...], str]]
+"""The number of a line, its texts and its label, as they are written."""
+
+
+def _read(path: Path, examples: Callable[[Path, Iterator[tuple[int, str]]], _Examples]) -> Dataset:
+    try:
+        with unpacked(path) as file:
+            count = lines_in(path, file)
+        require_memory(str(path), path.stat().st_size + _BYTES_AN_EXAMPLE * count, "give this device fewer examples")
+        with unpacked(path) as file:
+            return _dataset(path, examples(path, _lines(path, io.TextIOWrapper(file, encoding="utf-8-sig"))))
+    except TooLarge as error:
+        raise DataError(str(error)) from error
+    except UnicodeError as error:
+        raise DataError(f"{path}: this file is not in UTF-8: save it as that") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: this file is damaged or cannot be read ({error}): make it again") from error
+
+
+def _lines(path: Path, text: io.TextIOWrapper) -> Iterator[tuple[int, str]]:
+    """The lines that are not empty, by their number, without their ends."""
+    number = 0
+    while line := text.readline(MOST_LINE + 1):
+        number += 1
+        if len(line) > MOST_LINE:
+            raise DataError(f"{path}: line {number} is longer than {MOST_LINE:,} characters: cut the text")
+        if line := line.rstrip("\r\n"):
+            yield number, line
+
+
+def _rows(path: Path, lines: Iterator[tuple[int, str]]) -> _Examples:
+    number, line = next(lines, (0, ""))
+    names = [name.strip() for name in line.split("\t")]
+    if LABEL in names:
+        kind = _kind(f"{path}: the first line", names)
+        places, label = [names.index(name) for name in kind], names.index(LABEL)
+    elif len(names) == 2:  # no line of names: the text and its label
+        places, label = [0], 1
+        yield number, (names[0],), names[1]
+    else:
+        raise DataError(
+            f"{path}: the first line must name the columns, {_wanted()}, with tabs between them; or there must be two "
+            f"columns, the text and its label (found: {listed(names) if line else 'nothing'})"
+        )
+    for number, line in lines:
+        fields = line.split("\t")
+        if len(fields) != len(names):
+            raise DataError(
+                f"{path}: line {number} has {len(fields)} fields and the first line {len(names)}: mend it, and leave no tabs in "
+                "a text"
+            )
+        yield number, tuple(fields[place] for place in places), fields[label]
+
+
+def _objects(path: Path, lines: Iterator[tuple[int, str]]) -> _Examples:
+    kind: tuple[str, ...] = ()
+    for number, line in lines:
+        where = f"{path}: line {number}"
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            raise DataError(f"{where} is not JSON: write an object a line, with {_wanted()}") from None
+        if not isinstance(found, dict):
+            raise DataError(f"{where} is not an object: write one a line, with {_wanted()}")
+        kind = kind or _kind(where, list(found))
+        texts = tuple(_text(where, name, found.get(name)) for name in kind)
+        label = found.get(LABEL)
+        if not isinstance(label, str | int) or isinstance(label, bool):
+            raise DataError(f"{where}: {LABEL} is {_shown(label)}: must be a name or a whole number")
+        yield number, texts, str(label)
+
+
+def _text(where: str, name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {name} is {_shown(value)}: must be a text, as in the first line")
+    return value
+
+
+def _kind(where: str, names: list[str]) -> tuple[str, ...]:
+    """Whether an example is one text or two, by the names of the columns."""
+    found = [kind for kind in (TEXT, PAIR) if set(kind) <= set(names)]
+    if len(found) != 1 or LABEL not in names:
+        raise DataError(f"{where} has {listed(names)}: must have {_wanted()}")
+    return found[0]
+
+
+def _wanted() -> str:
+    return f"{' and '.join((*TEXT, LABEL))}, or {', '.join(PAIR)} and {LABEL}"
+
+
+def _shown(value: Any) -> str:
+    return "missing" if value is None else ascii(value)[:40]
+
+
+def _dataset(path: Path, examples: _Examples) -> Dataset:
+    texts: list[tuple[str, ...]] = []
+    labels: list[int] = []
+    known: dict[str, int] = {}
+    for number, written, label in examples:
+        name = label_name(f"{path}: line {number}", label)
+        if not any(text.strip() for text in written):
+            raise DataError(f"{path}: line {number} has no text: fill it in, or remove the line")
+        texts.append(written)
+        labels.append(known.setdefault(name, len(known)))
+        if len(known) > CLASS_LIMIT:
+            raise DataError(f"{path}: there are more than {CLASS_LIMIT} different labels: is it the right column?")
+    if not texts:
+        raise DataError(f"{path}: there are no examples: it needs one a line")
+    inputs = np.empty(len(texts), dtype=object)
+    inputs[:] = texts
+    names, order = class_order(known)
+    return Dataset(inputs, order[labels], len(names), class_names=names, every_class=False, axes=(TEXT[0],))

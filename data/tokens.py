@@ -1,0 +1,81 @@
+"""Tokens of texts: what a language model reads, by the run's template and tokenizer, the same on every device.
+
+The tokenizer is a tokenizer.json of Hugging Face's, which the coordinator sends under its sha256; the `tokenizers` package carries it out. It says
+itself where special tokens go. An example is int32 (most_tokens,), its tokens and then PADDING, which is no token of any
+vocabulary, so a model needs no mask beside it.
+"""
+
+import numpy as np
+
+from zowarmup.common.settings.text import Text
+from zowarmup.common.text import in_words
+from zowarmup.data.dataset import PADDING, DataError, Dataset
+from zowarmup.data.texts import PAIR, TEXT
+
+_AT_A_TIME = 256
+
+
+def tokenised(data: Dataset, text: Text, tokenizer_json: bytes) -> Dataset:
+    """The tokens of a data set of texts.
+
+    Args:
+        data: Its inputs are texts.
+        text: The run's template, and how many tokens an example has at most.
+        tokenizer_json: The tokenizer.
+
+    Returns:
+        The same examples; inputs int32 (n, text.most_tokens).
+
+    Raises:
+        DataError: The template does not suit the data, an example has no token, or the tokenizer cannot be used.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError:
+        raise DataError("a run on text needs the tokenizers package: pip install 'zowarmup[text]'") from None
+    try:
+        tokenizer = Tokenizer.from_buffer(tokenizer_json)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(text.most_tokens)
+    except Exception as error:  # the library's own errors are plain exceptions
+        raise DataError(f"the run's tokenizer cannot be used: {in_words(error)}") from error
+    names = TEXT if len(data.inputs[0]) == 1 else PAIR
+    require_template(text.template, names)
+    rows = np.full((len(data), text.most_tokens), PADDING, np.int32)
+    for start in range(0, len(data), _AT_A_TIME):
+        written = [_filled(text.template, names, texts) for texts in data.inputs[start : start + _AT_A_TIME]]
+        for place, encoding in enumerate(tokenizer.encode_batch(written), start):
+            if not encoding.ids:
+                raise DataError(f"example {place + 1} has no token: {' '.join(data.inputs[place])[:60]!r}")
+            rows[place, : len(encoding.ids)] = encoding.ids
+    return data.with_tokens(rows)
+
+
+def require_template(template: str, names: tuple[str, ...]) -> None:
+    """Refuse a template that does not suit examples of these texts.
+
+    Args:
+        template: The run's; empty: none.
+        names: TEXT or PAIR.
+
+    Raises:
+        DataError: It names another text, or not all of them.
+    """
+    named = {name for name in (*TEXT, *PAIR) if f"{{{name}}}" in template}
+    if template and named != set(names):
+        raise DataError(
+            f"text.template = {template!r} does not suit examples of {' and '.join(names)}: it must have "
+            f"{' and '.join(f'{{{name}}}' for name in names)}"
+        )
+
+
+def _filled(template: str, names: tuple[str, ...], texts: tuple[str, ...]) -> str | tuple[str, ...]:
+    """What the tokenizer gets: the template with the texts in it or, without one, a text or a pair of them."""
+    if not template:
+        return texts[0] if len(texts) == 1 else texts
+    pieces = template.split("{")
+    filled = pieces[0]
+    for piece in pieces[1:]:
+        name, brace, rest = piece.partition("}")
+        filled += texts[names.index(name)] + rest if brace and name in names else "{" + piece
+    return filled

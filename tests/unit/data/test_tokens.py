@@ -1,0 +1,113 @@
+"""Tokens: what a template and a tokenizer make of texts, and batches of them."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tests.words import tokenizer
+from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.text import Text
+from zowarmup.data import DataError, Dataset
+from zowarmup.data.dataset import PADDING, TOKENS_AN_EXAMPLE, made_up, micro_batches
+from zowarmup.data.tokens import tokenised
+
+WORDS = tokenizer("a fine dull film it was")
+
+
+def texts(*examples: tuple[str, ...]) -> Dataset:
+    inputs = np.empty(len(examples), dtype=object)
+    inputs[:] = list(examples)
+    return Dataset(inputs, np.zeros(len(examples), np.int64), 2, axes=("text",))
+
+
+def words_of(data: Dataset, place: int = 0) -> list[str]:
+    known = {number: word for word, number in json.loads(WORDS)["model"]["vocab"].items()}
+    return [known[int(token)] for token in data.inputs[place] if token != PADDING]
+
+
+@pytest.mark.parametrize(
+    ("template", "example", "found"),
+    [
+        ("", ("a film",), ["[CLS]", "a", "film", "[SEP]"]),
+        ("", ("a film", "dull"), ["[CLS]", "a", "film", "[SEP]", "dull", "[SEP]"]),
+        ("{text} it was", ("a film",), ["[CLS]", "a", "film", "it", "was", "[SEP]"]),
+        ("{text_b} it was {text_a}", ("dull", "film"), ["[CLS]", "film", "it", "was", "dull", "[SEP]"]),
+        ("{text} {was {text}", ("film",), ["[CLS]", "film", "[UNK]", "was", "film", "[SEP]"]),
+        ("", ("{text}",), ["[CLS]", "[UNK]", "[UNK]", "[UNK]", "[SEP]"]),
+        ("", ("a fine film it was a fine film",), ["[CLS]", "a", "fine", "film", "it", "was", "a", "[SEP]"]),
+    ],
+)
+def test_a_template_and_the_tokenizer(template: str, example: tuple[str, ...], found: list[str]) -> None:
+    data = tokenised(texts(example), Text(template=template, most_tokens=8), WORDS)
+    assert data.inputs.dtype == np.int32 and data.inputs.shape == (1, 8)
+    assert words_of(data) == found
+
+
+def test_batches_are_as_long_as_their_longest() -> None:
+    data = tokenised(texts(("a",), ("a fine film",), ("it was",)), Text(most_tokens=9), WORDS)
+    assert data.lengths is not None and data.lengths.tolist() == [3, 5, 4]
+    short, both = data.batch(np.array([0])), data.batch(np.array([0, 1]))
+    assert short.inputs.dtype == np.int64 and short.inputs.shape == (1, 3) and both.inputs.shape == (2, 5)
+    assert both.inputs[0].tolist() == [*short.inputs[0].tolist(), PADDING, PADDING]
+    assert data.batch(np.array([2, 0])).inputs.shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("template", "example"),
+    [("{text}", ("a", "b")), ("{text_a} {text_b}", ("a",)), ("{text_a}{text_b}{text}", ("a", "b"))],
+)
+def test_a_template_for_other_examples_is_refused(template: str, example: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match=r"text\.template = .* does not suit examples of text"):
+        tokenised(texts(example), Text(template=template), WORDS)
+
+
+def test_a_tokenizer_that_is_none_is_refused() -> None:
+    with pytest.raises(DataError, match="tokenizer cannot be used"):
+        tokenised(texts(("a",)), Text(), b"{}")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"template": "no place"}, {"template": "{text_a}"}, {"most_tokens": 0}, {"most_tokens": 9000}]
+)
+def test_settings_out_of_range(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"template|most_tokens"):
+        Text(**settings)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 9))
+def test_micro_batches_hold_every_example_once_and_few_tokens(lengths: list[int], most: int) -> None:
+    sizes = np.array(lengths, np.int64)
+    chosen = np.arange(len(sizes))[::-1]
+    batches = list(micro_batches(sizes, chosen, most))
+    assert sorted(np.concatenate(batches).tolist()) == sorted(chosen.tolist())
+    for batch in batches:
+        assert len(batch) <= most
+        assert len(batch) == 1 or len(batch) * sizes[batch].max() <= most * TOKENS_AN_EXAMPLE
+    ordered = [int(sizes[place]) for batch in batches for place in batch]
+    assert ordered == sorted(ordered)
+    plain: list[NDArray[np.int64]] = list(micro_batches(None, chosen, most))
+    assert np.concatenate(plain).tolist() == chosen.tolist()
+    assert all(len(batch) == most for batch in plain[:-1])
+
+
+def test_made_up_examples_are_as_long_as_any_can_be() -> None:
+    card = DataCard(classes=2, shape=(7,), axes=("tokens",), element="token")
+    data = made_up(card, 3)
+    assert data.batch(np.arange(3)).inputs.tolist() == [[1] * 7] * 3
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (np.array([[1, 2], [PADDING, PADDING]], np.int32), "has no token"),
+        (np.array([1, 2], np.int32), "tokens must be int32"),
+    ],
+)
+def test_tokens_that_are_none_are_refused(inputs: NDArray[np.int32], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        Dataset(inputs, np.zeros(2, np.int64), 2)
