@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from zowarmup.client.errors import Final, Setback
-from zowarmup.common.settings.run import BUILT_IN
+from zowarmup.common.settings.run import BUILT_IN, PRETRAINED
 from zowarmup.common.system.files import read_given, write_durably
 from zowarmup.common.text import amount
 
@@ -90,7 +90,7 @@ class Policy:
 
     def refused_model(self, name: str) -> str:
         """Why the code of a model is not run here, as a sentence; empty where it is."""
-        if name in self.models:
+        if name in self.models or name.startswith(PRETRAINED):  # of which the code is this package's
             return ""
         return (
             f"this device does not run the code of model {name}: its owner can allow it with --allow-model {name}, or as "

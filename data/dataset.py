@@ -18,9 +18,6 @@ from zowarmup.common.exact.directions import words
 from zowarmup.common.settings.data_card import IMAGE, TOKENS, DataCard, normalised_axis, usual_axes
 from zowarmup.common.tasks.protocol import Batch
 
-PADDING = -1
-"""Stands behind the tokens of an example that has fewer than others."""
-
 
 class DataError(ValueError):
     """Data that cannot be used.

@@ -7,9 +7,10 @@ vocabulary, so a model needs no mask beside it.
 
 import numpy as np
 
+from zowarmup.common.settings.data_card import PADDING
 from zowarmup.common.settings.text import Text
 from zowarmup.common.text import in_words
-from zowarmup.data.dataset import PADDING, DataError, Dataset
+from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.texts import PAIR, TEXT
 
 _AT_A_TIME = 256

@@ -46,6 +46,7 @@ class _Tools:
     program: ForwardPass | None = None
     trainer: "Trainer | None" = None
     making: asyncio.Lock = field(default_factory=asyncio.Lock)
+    fetching: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Executor:
@@ -181,9 +182,10 @@ class Executor:
 
     async def _fetched(self, name: str, sha256: bytes, size: int) -> Path:
         """The file of one of the run's artifacts, fetched where it is not here yet."""
-        file = self._state.artifact(name, sha256)
-        if received := await self._transfers.artifact(name, sha256, size, file):
-            log.info("fetched the %s (%s)", name, amount(received))
+        async with self._tools.fetching:  # many clients of a fleet have one folder
+            file = self._state.artifact(name, sha256)
+            if received := await self._transfers.artifact(name, sha256, size, file):
+                log.info("fetched the %s (%s)", name, amount(received))
         return file
 
     async def _artifact(self, name: str) -> Path | None:

@@ -70,12 +70,13 @@ class Constant:
         return self.values.astype(np.float32, copy=False)
 
 
-def read_base(path: Path, longest: int = 0) -> dict[str, Constant]:
+def read_base(path: Path, longest: int = 0, others: bool = False) -> dict[str, Constant]:
     """Map a safetensors file into memory.
 
     Args:
         path: The file.
         longest: Refuse a file of more bytes than this; 0: none is too long.
+        others: Leave tensors of other types than a base may have out, in place of refusing the file.
 
     Returns:
         Its tensors by name. The file stays mapped as long as one of them is referred to.
@@ -100,6 +101,10 @@ def read_base(path: Path, longest: int = 0) -> dict[str, Constant]:
         header.pop("__metadata__", None)
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     data = memoryview(mapped)[8 + length :]
+    if others:
+        header = {
+            name: entry for name, entry in header.items() if isinstance(entry, dict) and entry.get("dtype") in _DTYPES
+        }
     return {name: _constant(name, entry, data) for name, entry in header.items()}
 
 

@@ -26,8 +26,11 @@ from zowarmup.common.models.architectures import (
     ViT,
     mlp,
 )
+from zowarmup.common.models.language.classifier import TextClassifier
 from zowarmup.common.models.torchvision_classifiers import PREFIX, Unsuitable, classifier
-from zowarmup.common.settings.run import Model
+from zowarmup.common.settings.architecture import Architecture
+from zowarmup.common.settings.data_card import PADDING
+from zowarmup.common.settings.run import PRETRAINED, Model
 from zowarmup.common.text import in_words
 
 
@@ -59,7 +62,13 @@ _TOLERANCE = 1e-3  # relative to the largest logit; rounding moves them by about
 
 
 def build(
-    model: Model, input_shape: tuple[int, ...], outputs: int, seed: int, logits: bool = True, half_width: bool = False
+    model: Model,
+    input_shape: tuple[int, ...],
+    outputs: int,
+    seed: int,
+    logits: bool = True,
+    half_width: bool = False,
+    architecture: Architecture | None = None,
 ) -> nn.Module:
     """The named model for inputs (n, *input_shape) and outputs (n, outputs), in eval mode, with initial weights drawn from
     `seed`. torch's global generator is left as it was.
@@ -71,11 +80,12 @@ def build(
         seed: Of the initial weights.
         logits: Whether these must be logits (`check`).
         half_width: Its half-width part, as a model like any other.
+        architecture: Of the language model, where it is one.
 
     Raises:
         ModelError: It cannot be trained here.
     """
-    factory = _half_width_factory(model) if half_width else _factory(model)
+    factory = _half_width_factory(model) if half_width else _factory(model, architecture)
     _check_shape(model.name, input_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -163,8 +173,6 @@ def _check_parameters(name: str, module: nn.Module) -> None:
 
 
 _LONGEST_SAMPLE = 12
-PADDING = -1
-"""Stands, at the end, where an example has fewer tokens than the longest of its batch."""
 
 
 def sample(module: nn.Module, input_shape: tuple[int, ...], count: int) -> torch.Tensor:
@@ -194,7 +202,9 @@ def vocabulary_of(module: nn.Module) -> int:
     return int(getattr(module, "vocabulary", 0))
 
 
-def _factory(model: Model) -> Factory:
+def _factory(model: Model, architecture: Architecture | None) -> Factory:
+    if model.name.startswith(PRETRAINED):
+        return partial(_of_texts, model.name, architecture)
     if model.name in RESNET_WIDTHS:
         return partial(ResNet, norm=model.norm, name=model.name)
     if model.name in _BUILT_IN:
@@ -227,6 +237,17 @@ def _half_width_factory(model: Model) -> Factory:
 def _call(name: str, factory: Factory, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     with foreign_code(f"model {name}: factory({input_shape}, {outputs}) raised"):
         return factory(input_shape, outputs)
+
+
+def _of_texts(name: str, architecture: Architecture | None, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    if architecture is None:
+        raise ModelError(f"model {name}: the run has no architecture of it: its coordinator is not one of zowarmup's")
+    if len(input_shape) != 1 or input_shape[0] > architecture.positions:
+        raise ModelError(
+            f"model {name} reads texts of at most {architecture.positions} tokens, and an example has the shape {input_shape}: "
+            "use data of tsv:PATH or jsonl:PATH, and a text.most_tokens that is no more"
+        )
+    return TextClassifier(architecture, outputs)
 
 
 def _from_torchvision(name: str, input_shape: tuple[int, ...], outputs: int) -> nn.Module:

@@ -14,6 +14,8 @@ from zowarmup.common.untrusted import strictly
 
 CHANNELS, HEIGHT, WIDTH, FEATURES, LENGTH = "channels", "height", "width", "features", "length"
 TOKENS = "tokens"
+PADDING = -1
+"""Stands behind the tokens of an example that has fewer than others; no token of any vocabulary."""
 IMAGE = (CHANNELS, HEIGHT, WIDTH)
 # By number of axes: images, rows, sequences.
 _AXES = {3: IMAGE, 1: (FEATURES,), 2: (LENGTH, CHANNELS)}

@@ -16,6 +16,7 @@ from zowarmup.common.algorithms.settings import Rounds, WarmUp, ZerothOrder, req
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.plugin import is_plugin, require_allowed
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
+from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.text import Text
 from zowarmup.common.tasks import DEFAULT, TASKS, task_class
@@ -27,13 +28,15 @@ VERSION = "0.1.0"
 """As in pyproject.toml: reading it from the installed package costs a device 2 MB."""
 SOFTWARE = f"zowarmup {VERSION}"
 
+PRETRAINED = "hf:"
+"""What the name of a model begins with that is a directory of Hugging Face's form."""
 BUILT_IN = ("mlp", "cnn", "cnn1d", "resnet8", "resnet18", "vit")
 """The models that every device with torch can build."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """`name`: one of BUILT_IN, torchvision:NAME or package.module:factory. `norm`: the normalisation of the built-in residual
+    """`name`: one of BUILT_IN, torchvision:NAME, hf:DIR or package.module:factory. `norm`: the normalisation of the built-in residual
     networks (group is the paper's choice with FedAdam, batch with FedAvg). `weights`: a file to start from, safetensors or a
     state dict of torch's (.pth, .pt), else random from the run's seed. `task`: what it is trained for, classification or package.module:Task."""
 
@@ -43,18 +46,28 @@ class Model:
     weights: str = ""
 
     def __post_init__(self) -> None:
-        known = self.name in BUILT_IN or is_plugin(self.name)
+        known = self.name in BUILT_IN or is_plugin(self.name) or self.pretrained
         built_in = ", ".join(f'"{name}"' for name in BUILT_IN)
-        require(known, "model.name", self.name, f'{built_in}, "torchvision:NAME" or "package.module:factory"')
+        require(known, "model.name", self.name, f'{built_in}, "torchvision:NAME", "hf:DIR" or "package.module:factory"')
         tasks = ", ".join(f'"{task}"' for task in TASKS)
         require(
             self.task in TASKS or is_plugin(self.task), "model.task", self.task, f'{tasks} or "package.module:Task"'
         )
 
     @property
+    def pretrained(self) -> bool:
+        """Whether it is a directory with a pretrained model, of which nothing but what `zeroth_order.train` says is trained."""
+        return self.name.startswith(PRETRAINED)
+
+    @property
     def public(self) -> Self:
-        """The part that participants learn: without the path of the weights, which is the coordinator's own business."""
-        return replace(self, weights="")
+        """The part that participants learn: without paths, which are the coordinator's own business."""
+        name = (
+            PRETRAINED + self.name.rstrip("/").rpartition("/")[2].removeprefix(PRETRAINED)
+            if self.pretrained
+            else self.name
+        )
+        return replace(self, weights="", name=name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,13 +206,14 @@ class RunFile:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClientSpec:
     """What a client must know of a run: the model's name and task, what its targets and inputs mean, how each phase
-    works, what becomes of texts, and the stream of the directions that the whole run shares (`sampling.pool_seed`)."""
+    works, what becomes of texts, the architecture of a pretrained language model, and the stream of the directions that the whole run shares (`sampling.pool_seed`)."""
 
     model: Model
     card: DataCard
     warmup: WarmUp
     zeroth_order: ZerothOrder
     text: Text = field(default_factory=Text)
+    architecture: Architecture | None = None
     pool_seed: int = 0
 
     @property
@@ -237,7 +251,8 @@ class ClientSpec:
                 "zeroth_order": asdict(self.zeroth_order),
                 "pool_seed": str(self.pool_seed),
             }
-            | ({"text": asdict(self.text)} if self.card.element == "token" else {}),
+            | ({"text": asdict(self.text)} if self.card.element == "token" else {})
+            | ({"architecture": asdict(self.architecture)} if self.architecture else {}),
             sort_keys=True,
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 from zowarmup.common.algorithms.fedavg import FedAvgSettings
 from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
 from zowarmup.common.plugin import is_plugin
-from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.common.settings.run import PRETRAINED, Evaluation, Model, RunFile
 
 
 class DemoModel(StrEnum):
@@ -83,7 +83,12 @@ def allowing(run: RunFile) -> list[str]:
     """What lets clients on this machine run the code of a run's model, task and algorithms: whoever starts them here has
     named it."""
     named = (run.model.name, run.model.task, run.warmup.algorithm, run.zeroth_order.algorithm)
-    return [word for name in named if is_plugin(name) for word in ("--allow-model", name)]
+    return [
+        word
+        for name in named
+        if is_plugin(name) and not name.startswith(PRETRAINED)
+        for word in ("--allow-model", name)
+    ]
 
 
 def to_toml(run: RunFile) -> str:

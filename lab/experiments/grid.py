@@ -206,9 +206,9 @@ def _run(table: ExperimentTable, name: str, seed: int, sections: Mapping[str, Se
 
 
 def _divided(job: Job, table: ExperimentTable) -> Job:
-    """The job, without its warm-up where it has both phases and starts from no weights of its own."""
+    """The job, without its warm-up where it has both phases and its model is the same whatever is trained in the second."""
     run = job.run
-    if not run.warmup.rounds or not run.zeroth_order.rounds:
+    if not run.warmup.rounds or not run.zeroth_order.rounds or run.model.pretrained:
         return job
     waits = run.warmup.pivot == "auto"
     if waits and not table.watched:

@@ -21,7 +21,7 @@ from zowarmup.server.setup.run_file import RunFileError, checked
 
 Plot = Literal["rounds", "uplink", "compute", "high_percent", "pivot", "probes"]
 CURVES = ("rounds", "uplink", "compute")
-SECTIONS = ("model", "warmup", "zeroth_order", "evaluation", "server")
+SECTIONS = ("model", "text", "warmup", "zeroth_order", "evaluation", "server")
 Section = dict[str, Any]
 MOST_CLIENTS, MOST_CELLS = 100_000, 100_000
 
@@ -33,6 +33,7 @@ class Method:
 
     name: str
     model: Section = field(default_factory=dict)
+    text: Section = field(default_factory=dict)
     warmup: Section = field(default_factory=dict)
     zeroth_order: Section = field(default_factory=dict)
     evaluation: Section = field(default_factory=dict)
@@ -81,6 +82,7 @@ class ExperimentTable:
     watched: str = ""
     plots: list[Plot] = field(default_factory=list)
     model: Section = field(default_factory=dict)
+    text: Section = field(default_factory=dict)
     warmup: Section = field(default_factory=dict)
     zeroth_order: Section = field(default_factory=dict)
     evaluation: Section = field(default_factory=dict)

@@ -12,6 +12,7 @@ from typing import ClassVar
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.values import Abstention, Artifact, Contribution, Phase, Tier
+from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import RunFile
 from zowarmup.common.tasks.protocol import Baseline, Metric
@@ -44,7 +45,8 @@ class Snapshot:
 class ProgramRecord:
     """What a run trains: blob `sha256` is the ONNX forward pass, `layout` its layout as JSON, `card` what its targets and
     inputs mean. `metrics`: those of the run's task, the primary one first; `baseline`: of the held-out set. Both stand here so
-    that whoever reads the events needs none of the task's code. `artifacts`: what devices need beside it."""
+    that whoever reads the events needs none of the task's code. `artifacts`: what devices need beside it;
+    `architecture`: of a pretrained language model."""
 
     sha256: str
     size_bytes: int
@@ -55,6 +57,7 @@ class ProgramRecord:
     metrics: tuple[Metric, ...]
     baseline: Baseline
     artifacts: tuple[Artifact, ...] = ()
+    architecture: Architecture | None = None
 
     @property
     def blobs(self) -> tuple[str, ...]:

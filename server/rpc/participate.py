@@ -249,6 +249,7 @@ def _offer(state: State) -> wire.GetRunResponse:
         warmup=run.warmup,
         zeroth_order=run.zeroth_order,
         text=run.text,
+        architecture=program.architecture,
         pool_seed=pool_seed(run.seed),
     )
     return wire.GetRunResponse(

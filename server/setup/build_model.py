@@ -11,8 +11,9 @@ from pathlib import Path
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.plugin import ANY
-from zowarmup.common.settings.run import ClientSpec
+from zowarmup.common.settings.run import PRETRAINED, ClientSpec
 from zowarmup.common.system.files import replacing
+from zowarmup.server.setup.language_directory import load_body
 from zowarmup.server.setup.prepare import BASE, BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
 from zowarmup.server.setup.weights_file import load_weights
 
@@ -33,9 +34,13 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
     from zowarmup.common.models.export import export_program
 
     task = spec.task
-    module = build(spec.model, spec.input_shape, task.outputs, seed, task.logits)
+    pretrained = spec.model.pretrained
+    module = build(spec.model, spec.input_shape, task.outputs, seed, task.logits, architecture=spec.architecture)
+    if pretrained:
+        load_body(module.get_submodule("body"), Path(spec.model.name.removeprefix(PRETRAINED)).expanduser())
     with foreign_code(f"model {spec.model.name}:"):
-        layout = describe(module, spec.input_shape, task.exact_head, spec.zeroth_order.moved, spec.whitening)
+        moved = spec.zeroth_order.moved
+        layout = describe(module, spec.input_shape, task.exact_head, moved, spec.whitening, pretrained)
         weights = flatten(module, layout)
     remark = ""
     if spec.model.weights:

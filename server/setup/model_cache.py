@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from zowarmup.common.exact.layout import Layout
-from zowarmup.common.settings.run import VERSION, ClientSpec
+from zowarmup.common.settings.run import PRETRAINED, VERSION, ClientSpec
 from zowarmup.common.system.files import open_given, read_given, sync, sync_tree
+from zowarmup.server.setup.language_directory import read_directory
 from zowarmup.server.setup.prepare import (
     LAYOUT,
     PROGRAM,
@@ -69,7 +70,7 @@ def cached(spec: ClientSpec, seed: int, cache: Path, children: Children) -> Prep
 def cache_path(spec: ClientSpec, seed: int) -> str:
     """The folder of a model in a cache: equal for runs that begin with the same one. A factory's code is not looked at."""
     model = spec.model
-    said = [
+    said: list[object] = [
         VERSION,
         model.name,
         model.task,
@@ -80,7 +81,9 @@ def cache_path(spec: ClientSpec, seed: int) -> str:
         spec.zeroth_order.moved,
         spec.whitening,
     ]
-    name = model.name.replace(":", ".")
+    if model.pretrained:
+        said.append(read_directory(Path(model.name.removeprefix(PRETRAINED)).expanduser()).signature)
+    name = model.public.name.replace(":", ".")
     return f"{name}-{seed}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}"
 
 
@@ -113,7 +116,8 @@ def _build(spec: ClientSpec, seed: int, cache: Path, place: Path, children: Chil
     with _workplace(cache) as workplace:
         folder = workplace / place.name
         folder.mkdir()
-        (folder / SPEC).write_text(replace(spec, model=spec.model.public).to_json())
+        model = replace(spec.model, weights="")
+        (folder / SPEC).write_text(replace(spec, model=model).to_json())
         building_of(spec, seed, folder, children).finish()
         sync_tree(folder)
         try:

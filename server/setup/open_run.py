@@ -12,6 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from zowarmup.common.messages.values import BASE, TOKENIZER, Artifact, Computation, Tier
 from zowarmup.common.models.base import BaseError, Constant, read_base
-from zowarmup.common.settings.run import ClientSpec, RunFile
+from zowarmup.common.settings.run import PRETRAINED, ClientSpec, RunFile
 from zowarmup.common.system.files import Busy, OpenFolder, exclusive, make_private, read_given, strangers
 from zowarmup.data import DataError, Dataset
 from zowarmup.data.card import absence, card_of, fitted
@@ -32,6 +33,7 @@ from zowarmup.server.core.sampling import pool_seed
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
 from zowarmup.server.setup.continuation import advice
+from zowarmup.server.setup.language_directory import read_directory
 from zowarmup.server.setup.model_cache import cached
 from zowarmup.server.setup.prepare import Children, prepare, task_of
 from zowarmup.server.setup.run_file import differences
@@ -110,6 +112,11 @@ def open_run(
     )
     task = task_of(spec, held_out.targets)
     artifacts: tuple[Artifact, ...] = ()
+    if run_file.model.pretrained:
+        directory = read_directory(Path(run_file.model.name.removeprefix(PRETRAINED)).expanduser())
+        spec = replace(spec, architecture=directory.architecture)
+        tokenised(held_out, run_file.text, directory.tokenizer)  # refused now, and not when devices have come
+        artifacts = (Artifact(TOKENIZER, blobs.put(directory.tokenizer), len(directory.tokenizer)),)
     with contextlib.ExitStack() as stack:
         if cache is not None:
             prepared = cached(spec, run_file.seed, cache, children)
@@ -140,6 +147,7 @@ def open_run(
         metrics=tuple(task.metrics),
         baseline=task.baseline(held_out.targets),
         artifacts=artifacts,
+        architecture=spec.architecture,
     )
     now = time.time()
     secret = secrets.token_hex(32) if run_file.draws == "secret" else ""

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.words import tokenizer
-from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.data_card import PADDING, DataCard
 from zowarmup.common.settings.text import Text
 from zowarmup.data import DataError, Dataset
-from zowarmup.data.dataset import PADDING, TOKENS_AN_EXAMPLE, made_up, micro_batches
+from zowarmup.data.dataset import TOKENS_AN_EXAMPLE, made_up, micro_batches
 from zowarmup.data.tokens import tokenised
 
 WORDS = tokenizer("a fine dull film it was")
