@@ -89,7 +89,7 @@ def strictly(cls: type[_T], raw: object, what: str, made: Mapping[str, object] |
     """An object of a dataclass from what its JSON says.
 
     Args:
-        cls: its fields are int, float, str, bool, Literal, tuples of one type, dataclasses, or one of these or None.
+        cls: its fields are int, float, str, bool, Literal, tuples of one type, dataclasses, a number or Literal, or one of these or None.
         raw: decoded JSON.
         what: how the sentence begins, such as "run spec".
         made: fields that are there already, and so not in `raw`.
@@ -144,6 +144,8 @@ def _value(kind: Any, raw: object, name: str, what: str) -> Any:
         return tuple(_value(inner[0], value, name, what) for value in raw)
     if origin is UnionType and NoneType in inner:
         return None if raw is None else _value(next(part for part in inner if part is not NoneType), raw, name, what)
+    if words := [part for part in inner if get_origin(part) is Literal]:
+        return _value(words[0] if type(raw) is str else next(p for p in inner if p not in words), raw, name, what)
     raise TypeError(f"{name}: {kind} cannot be read strictly")
 
 

@@ -68,6 +68,10 @@ class ProbingSettings(ZerothOrder):
         return 0
 
     @property
+    def weight_decay(self) -> float | str:
+        return 0.0
+
+    @property
     def gradient_projections(self) -> int:
         return 0
 

@@ -82,12 +82,14 @@ from zowarmup.common.exact.directions import permutation
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, NORM, Block, Layout
 from zowarmup.common.exact.replica import merged
-from zowarmup.common.exact.steps import Direction, Step, Weights, apply_steps
+from zowarmup.common.exact.steps import Direction, Step, Weights, apply_steps, part_of
 from zowarmup.common.messages.small_floats import Precision, packed_bytes
 from zowarmup.common.messages.values import Computation, Contribution, Scalars, Tier, Work
 
 WHITENED_PACE = 3.0
 """Beside the rate, of a step in whitened features: found on digits and CIFAR-10 (docs/method.md)."""
+DECAY = 0.1
+"""Of the head's weights, on features that vary by about 1 each: found on SST-2 with MiniLM (docs/method.md)."""
 FLAT, STEEPEST, STEEP = 2.0**-40, 2.0**12, 2.0**32
 """Derivatives, nats per unit of weight. A root mean square below FLAT is what rounding leaves of a loss that does not change. A
 step that is not divided by it is as long, at most, as with STEEPEST. Beyond STEEP no loss is that anything is learnt from."""
@@ -106,6 +108,9 @@ class ZOWarmUpSettings(ProbingSettings):
         head_projections: K, the number of exact projections of the head's gradient, 0 to 4096; 0 probes everything.
         whitening: R, how many directions of what the head reads the first round scales apart (`algorithms.whitening`), 0 to
             64; 0: the head reads it as it is, as it does where its gradient is not sent, or is by back-propagation.
+        weight_decay: Half of this times the square of the head's weights, its bias not counted, is added to the loss that the
+            head descends, 0 to 1: the gradient that is projected has it. "auto": DECAY where all below the head is constant, as
+            in a pretrained model, which has more features than some thousand examples can bear; else 0.
         gradient_projections: A client of the high tier does not probe, but back-propagates and sends this many exact
             projections of its gradient, at most 4096; 0: it probes like the others.
         local_steps: How many times over a client probes, 1 to 1024. In between it moves its own replica down its
@@ -120,6 +125,7 @@ class ZOWarmUpSettings(ProbingSettings):
     train: str = AUTO
     head_projections: int = 64
     whitening: int = 8
+    weight_decay: float | Literal["auto"] = "auto"
     gradient_projections: int = 0
     local_steps: int = 1
     local_rate: float = 0.0
@@ -135,6 +141,9 @@ class ZOWarmUpSettings(ProbingSettings):
         exact = self.gradient_projections
         require(0 <= exact <= 4096, "gradient_projections", exact, "0 (off) to 4096")
         require(0 <= self.whitening <= 64, "whitening", self.whitening, "0 (off) to 64")
+        decay = self.weight_decay
+        known = decay == AUTO if isinstance(decay, str) else 0 <= decay <= (0 if exact else 1)
+        require(known, "weight_decay", decay, f'"{AUTO}" or 0 to 1, and not above 0 with gradient_projections')
         single = self.local_steps == 1
         require(single or not exact, "gradient_projections", exact, "0 with more than one of local_steps")
 
@@ -269,7 +278,11 @@ class ZOWarmUp(Algorithm):
                 count = self.projections()
                 if found.head_gradient is not None:
                     projected += project(
-                        found.head_gradient, work.seed, self.layout.block("head"), count, number * count
+                        self._decaying(found.head_gradient, weights),
+                        work.seed,
+                        self.layout.block("head"),
+                        count,
+                        number * count,
                     )
                 if number + 1 < len(plan):
                     given = ClientScalars(
@@ -286,6 +299,18 @@ class ZOWarmUp(Algorithm):
             # The same exact sums, taken back.
             apply_steps(weights, grid, [step.reverse for step in merged(moved)])
         return self._scalars(work, derivatives, projected)
+
+    def _decaying(self, gradient: NDArray[np.float64], weights: Weights) -> NDArray[np.float64]:
+        """The head's gradient of the loss with `weight_decay`, from that of the loss."""
+        head, decay = self.layout.head, self.spec.weight_decay
+        if head is None or not decay:
+            return gradient
+        start, size = self.layout.block("head").start, head.classes * head.features
+        if isinstance(decay, str):
+            decay = 0.0 if start else DECAY
+        decaying = gradient.copy()
+        decaying[:size] += decay * part_of(weights, start, start + size)
+        return decaying
 
     def _scalars(self, work: Work, probes: Sequence[float], projections: Sequence[float]) -> Scalars:
         """What a client sends. Raises ValueError, with what may be done, where one is not finite, or beyond STEEP."""

@@ -119,6 +119,10 @@ class DeviceVector(Protocol):
         """
         ...
 
+    def part(self, start: int, stop: int) -> NDArray[np.float32]:
+        """A copy of the weights [start, stop), float32."""
+        ...
+
     def cross(self, grid: Grid, leaving: Direction, entering: Direction, ticks: int) -> None:
         """Go from one direction's lower side to another's upper side, as `swap_direction` does.
 
@@ -150,6 +154,11 @@ class DeviceVector(Protocol):
 
 
 Weights = NDArray[np.float32] | DeviceVector
+
+
+def part_of(weights: Weights, start: int, stop: int) -> NDArray[np.float32]:
+    """The weights [start, stop) of a vector, float32; not to be written."""
+    return weights[start:stop] if isinstance(weights, np.ndarray) else weights.part(start, stop)
 
 
 class _Compiled:

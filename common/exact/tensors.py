@@ -105,6 +105,11 @@ class TorchVector:
         """See `steps.perturb`."""
         self._add(grid, ticks, direction)
 
+    def part(self, start: int, stop: int) -> NDArray[np.float32]:
+        """See `steps.DeviceVector`."""
+        found: NDArray[np.float32] = self.tensor[start:stop].cpu().numpy()
+        return found
+
     def cross(self, grid: Grid, leaving: Direction, entering: Direction, ticks: int) -> None:
         """See `steps.cross`."""
         self._add(grid, ticks, leaving, entering)
