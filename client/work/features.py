@@ -1,9 +1,9 @@
 """Features of the local data: what the model makes of each example below the head, kept while nothing there moves.
 
 Where the head alone is trained, as by default, they are computed once a run, by a forward pass over all examples, and a
-contribution costs a matrix product instead. They are kept as they are before they are whitened, so the round that finds out how computes
-them, and the later ones use them. Outputs always come from them, also in the pass that computes them, so a contribution is
-the same whether they were kept or not.
+contribution costs a matrix product instead. They are kept as they are before they are whitened: the round that finds out
+how computes them, and all later ones use them. Outputs always come from them, also in the pass that computes them, so a
+contribution is the same whether they were kept or not.
 """
 
 import numpy as np

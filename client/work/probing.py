@@ -93,9 +93,10 @@ class Prober:
         return LossAndGradient(loss, gradient)
 
     def features(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-        """What the model makes below the head of some examples, not yet whitened, a micro-batch after the other: float32 (m, h)."""
+        """What the model makes below the head of some examples, not yet whitened, a micro-batch after the other: float32
+        (m, h)."""
         for chosen in self._micro_batches(examples):
-            yield self._kept(chosen)
+            yield self._kept(chosen, self._dataset.batch(chosen))
 
     def _micro_batches(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         for chosen in micro_batches(self._lengths, examples, self._micro_batch):
@@ -111,14 +112,14 @@ class Prober:
         if self._features is None or not self._keeps:
             outputs, features = self._program.forward(batch.inputs)
             return outputs, None if features is None else self._read(features)
-        read = self._read(self._kept(chosen))
+        read = self._read(self._kept(chosen, batch))
         return self._features.outputs(read, self._weights), read
 
-    def _kept(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _kept(self, chosen: NDArray[np.int64], batch: Batch) -> NDArray[np.float32]:
         """Features, computed where they are not kept."""
         features = self._features.kept(chosen) if self._features and self._keeps else None
         if features is None:
-            _, features = self._program.forward(self._dataset.batch(chosen).inputs)
+            _, features = self._program.forward(batch.inputs)
             assert features is not None
             if self._features and self._keeps:
                 self._features.keep(chosen, features)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from zowarmup.common.algorithms.directional_derivatives import Probe
+from zowarmup.common.algorithms.probe_plan import ProbePlan
 from zowarmup.common.algorithms.probing import ProbingSettings, check_local_rate
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.algorithms.settings import WarmUp, check_aggregate, require
@@ -70,8 +71,8 @@ class FedKSeedSettings(ProbingSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class FedKSeed(ZOWarmUp):
-    """The zeroth-order rounds of one run, along directions of its pool.
+class PoolPlan(ProbePlan):
+    """A probe plan whose directions are drawn from a pool: a local step after each probe.
 
     Args:
         spec: The settings.
@@ -80,7 +81,7 @@ class FedKSeed(ZOWarmUp):
     """
 
     spec: FedKSeedSettings
-    pool_seed: int = 0
+    pool_seed: int
 
     def drawn(self, seed: int, count: int) -> list[int]:
         """The directions of the pool that a client takes its steps along, drawn with replacement.
@@ -94,8 +95,8 @@ class FedKSeed(ZOWarmUp):
         """
         return [int(word) % self.spec.pool for word in words(seed, _DRAWS, count)]
 
-    def _plan(self, seed: int, examples: int) -> list[list[Probe]]:
-        slices = self._slices(seed, 0, examples)
+    def by_step(self, seed: int, examples: int) -> list[list[Probe]]:
+        slices = self.slices(seed, 0, examples)
         drawn = self.drawn(seed, len(slices))
         assert self.probed is not None  # everything is
         return [
@@ -103,11 +104,29 @@ class FedKSeed(ZOWarmUp):
             for index, chosen in zip(drawn, slices, strict=True)
         ]
 
-    def _directions(self, part: ClientScalars) -> list[tuple[int, int]]:
+    def directions(self, part: ClientScalars) -> list[tuple[int, int]]:
         return [(self.pool_seed, index) for index in self.drawn(part.seed, len(part.scalars.probes))]
 
-    def _weights(self, part: ClientScalars) -> list[float]:
+    def weights(self, part: ClientScalars) -> list[float]:
         return [1.0] * len(part.scalars.probes)
 
-    def _local_steps(self, part: ClientScalars) -> int:
+    def steps(self, part: ClientScalars) -> int:
         return self.probes(part.examples)
+
+
+@dataclass(frozen=True, slots=True)
+class FedKSeed(ZOWarmUp):
+    """The zeroth-order rounds of one run, along directions of its pool.
+
+    Args:
+        spec: The settings.
+        layout: Of the model.
+        pool_seed: As for `PoolPlan`.
+    """
+
+    spec: FedKSeedSettings
+    pool_seed: int = 0
+
+    @property
+    def plan(self) -> PoolPlan:
+        return PoolPlan(self.spec, self.layout, self.pool_seed)

@@ -9,7 +9,7 @@ import pytest
 
 from tests import aggregating
 from tests.algorithms import zeroth_order_settings
-from tests.unit.common.algorithms.test_zowarmup import GRID, LAYOUT, ONE, algorithm, require_nearly, ticks
+from tests.closed_forms import GRID, LAYOUT, ONE, algorithm, require_nearly, ticks
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.algorithms.step_builder import Moments, Move, adam_sizes, advanced_moments, mean_squares
 from zowarmup.common.exact.directions import lanes

@@ -5,7 +5,7 @@ import pytest
 
 from tests import aggregating
 from tests.algorithms import zeroth_order_algorithm, zeroth_order_settings
-from tests.unit.common.algorithms.test_zowarmup import GRID, LAYOUT, ONE, Classifier, drawn, signs, ticks, work
+from tests.closed_forms import GRID, LAYOUT, ONE, Classifier, drawn, signs, ticks, work
 from zowarmup.common.algorithms.decomfl import DeComFL
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.exact.steps import apply_steps

@@ -7,7 +7,7 @@ import pytest
 
 from tests import aggregating
 from tests.algorithms import zeroth_order_settings
-from tests.unit.common.algorithms.test_zowarmup import (
+from tests.closed_forms import (
     GRID,
     HEADLESS,
     LAYOUT,
@@ -23,8 +23,9 @@ from tests.unit.common.algorithms.test_zowarmup import (
     ticks,
     work,
 )
-from zowarmup.common.algorithms.directional_derivatives import GAUSSIAN_SIGNS
+from zowarmup.common.algorithms.directional_derivatives import GAUSSIAN_SIGNS, project
 from zowarmup.common.algorithms.protocol import ClientScalars
+from zowarmup.common.exact.directions import lanes
 from zowarmup.common.exact.layout import Block
 from zowarmup.common.exact.steps import apply_steps
 from zowarmup.common.messages.values import Computation, Scalars, Tier
@@ -217,3 +218,11 @@ def test_local_steps_and_exact_projections_go_along_them_too() -> None:
 def test_so_many_that_a_commit_would_be_too_long_are_refused() -> None:
     with pytest.raises(ValueError, match='probes = 600: must be at most 512 in a round with directions = "gaussian"'):
         zeroth_order_settings(rounds=1, probes=600, directions="gaussian")
+
+
+def test_project_walks_a_block_of_any_place_and_length() -> None:
+    block = Block("head", 5, 100_005)
+    gradient = np.random.default_rng(0).normal(size=block.size)
+    for index, found in enumerate(project(gradient, 11, block, 11)):
+        z = 2.0 * (lanes(11, index // 8, block.start, block.size) >> np.uint8(index % 8) & 1) - 1
+        assert found == pytest.approx(z @ gradient, rel=1e-9)

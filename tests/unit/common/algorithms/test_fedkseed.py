@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from tests import aggregating
 from tests.algorithms import warmup_settings, zeroth_order_algorithm, zeroth_order_settings
-from tests.tasks import scored
-from tests.unit.common.algorithms.test_zowarmup import (
+from tests.closed_forms import (
     GRID,
     HEADLESS,
     LAYOUT,
@@ -23,6 +22,7 @@ from tests.unit.common.algorithms.test_zowarmup import (
     ticks,
     work,
 )
+from tests.tasks import scored
 from zowarmup.common.algorithms.fedkseed import FedKSeed
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.exact.replica import Commit, Replica, merged
@@ -59,7 +59,7 @@ def test_the_derivatives_are_those_that_descent_along_the_pool_meets_in_float64(
     zo = algorithm()
     scalars = zo.contribute(weights, GRID, forward, 10, work())
     w, found = weights.astype(np.float64), []
-    for index, (chosen, _) in zip(zo.drawn(7, 5), forward.asked[::2], strict=True):
+    for index, (chosen, _) in zip(zo.plan.drawn(7, 5), forward.asked[::2], strict=True):
         z = signs(POOL, index, ALL)
         found.append(float(z @ (w - forward.centres[chosen].mean(axis=0))))
         w -= 0.02 * found[-1] * z
@@ -73,15 +73,15 @@ def test_the_derivatives_are_those_that_descent_along_the_pool_meets_in_float64(
 
 def test_directions_are_drawn_evenly_from_the_pool_and_by_the_clients_seed() -> None:
     zo = algorithm(probes=4000)
-    counted = np.bincount(zo.drawn(7, 4000), minlength=16)
+    counted = np.bincount(zo.plan.drawn(7, 4000), minlength=16)
     assert len(counted) == 16 and counted.min() > 180
-    assert zo.drawn(7, 9) == zo.drawn(7, 4000)[:9] != zo.drawn(8, 9)
+    assert zo.plan.drawn(7, 9) == zo.plan.drawn(7, 4000)[:9] != zo.plan.drawn(8, 9)
 
 
 def test_a_commit_is_one_tick_for_each_direction_of_the_pool() -> None:
     """Clients of 6 and 2 examples weigh 3/4 and 1/4; every local step counts whole."""
     zo = algorithm(rate=1.0, probes=2, pool=4, most_times_median=0)
-    first, second = zo.drawn(5, 2), zo.drawn(9, 2)
+    first, second = zo.plan.drawn(5, 2), zo.plan.drawn(9, 2)
     expected = np.zeros(4)
     np.add.at(expected, first, np.array([4.0, 8.0]) * 3 / 4)
     np.add.at(expected, second, np.array([2.0, -6.0]) / 4)
@@ -94,7 +94,7 @@ def test_a_commit_is_one_tick_for_each_direction_of_the_pool() -> None:
 def test_the_normaliser_is_the_mean_square_of_the_derivatives() -> None:
     zo = algorithm(rate=1.0, probes=2, pool=4096, step="normalized")
     ((_, _, found),) = ticks(aggregating.steps(zo, GRID, 0, [ClientScalars(5, 6, Scalars(3, (1.0, 7.0), ()))]))
-    first, second = zo.drawn(5, 2)
+    first, second = zo.plan.drawn(5, 2)
     assert [found[first], found[second]] == pytest.approx([-ONE / 5, -7 * ONE / 5], abs=1)
 
 

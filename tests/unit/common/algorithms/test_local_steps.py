@@ -10,7 +10,7 @@ import pytest
 
 from tests import aggregating
 from tests.algorithms import zeroth_order_settings
-from tests.unit.common.algorithms.test_zowarmup import (
+from tests.closed_forms import (
     GRID,
     HEADLESS,
     LAYOUT,

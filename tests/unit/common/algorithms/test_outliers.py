@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from tests import aggregating
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from zowarmup.common.algorithms.descent import FLAT
 from zowarmup.common.algorithms.fedavg import FedAvg
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.algorithms.robust_aggregation import clip_factors, clip_scalars, reference_norm
 from zowarmup.common.algorithms.vectors import norm
-from zowarmup.common.algorithms.zowarmup import FLAT, ZOWarmUp
+from zowarmup.common.algorithms.zowarmup import ZOWarmUp
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
 from zowarmup.common.messages.values import Scalars

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from tests import aggregating
 from tests.algorithms import warm_up_algorithm, warmup_settings, zeroth_order_algorithm, zeroth_order_settings
+from tests.closed_forms import LAYOUT
 from tests.unit.common.algorithms.test_fedopt import LAYOUT as FLAT
 from tests.unit.common.algorithms.test_fedopt import Kept
 from tests.unit.common.algorithms.test_heterofl import PART, TINY
 from tests.unit.common.algorithms.test_heterofl import algorithm as heterofl
-from tests.unit.common.algorithms.test_zowarmup import LAYOUT
 from zowarmup.common.algorithms import fedavg
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.algorithms.robust_aggregation import counted, left_out
@@ -280,7 +280,7 @@ def test_a_pools_direction_moves_by_the_share_of_those_who_drew_it_and_not_for_f
     )  # fmt: skip
     zo: Any = zeroth_order_algorithm(spec, LAYOUT, 7)
     parts = [ClientScalars(seed, 10, Scalars(1, (1.0,) * 8, ())) for seed in range(4)]
-    drawn = [zo.drawn(part.seed, 8) for part in parts]
+    drawn = [zo.plan.drawn(part.seed, 8) for part in parts]
     (step,) = aggregating.steps(zo, Grid(14), 0, parts)
     for direction in range(8):
         found = sorted(float(draws.count(direction)) for draws in drawn if direction in draws)

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from tests import aggregating
 from tests.algorithms import zeroth_order_algorithm, zeroth_order_settings
-from tests.unit.common.algorithms.test_zowarmup import LAYOUT
+from tests.closed_forms import LAYOUT
+from zowarmup.common.algorithms.descent import STEEPEST
+from zowarmup.common.algorithms.local_scalars import STEEP
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.algorithms.step_builder import Moments, Move, held
-from zowarmup.common.algorithms.zowarmup import STEEP, STEEPEST
 from zowarmup.common.exact.directions import lanes
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Block, Layout, Tensor
