@@ -231,7 +231,7 @@ async def _compose(arguments: argparse.Namespace) -> None:
         gc.freeze()  # what is loaded stays, and is no part of any later collection
         gc.enable()  # before anything is waited for: a coordinator may be away for days
         offer = await ask(server, trusted, lookout, patience_s(arguments.connect_timeout), policy, meter)
-        policy.require_snapshot(4 * offer.layout.size)
+        policy.require_snapshot(offer.model_bytes)
         policy.require_program(offer.program_bytes)
         if authority:
             state.keep_authority(authority)

@@ -163,9 +163,9 @@ def memory(
     return Finding("memory", Verdict.OK, found)
 
 
-def disk(free_bytes: int, model_bytes: int, program_bytes: int, where: str) -> Finding:
-    """Room for a replica and for the next one while it is fetched."""
-    needed = 2 * model_bytes + program_bytes + DISK_SLACK_BYTES
+def disk(free_bytes: int, model_bytes: int, once_bytes: int, where: str) -> Finding:
+    """Room for a replica and for the next one while it is fetched, and for what is fetched once."""
+    needed = 2 * model_bytes + once_bytes + DISK_SLACK_BYTES
     found = f"{amount(free_bytes)} free in {where}, {amount(needed)} needed"
     if free_bytes >= DISK_WARN_FACTOR * needed:
         return Finding("disk", Verdict.OK, found)

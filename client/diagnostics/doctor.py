@@ -102,7 +102,8 @@ async def _findings(arguments: Namespace) -> AsyncIterator[Finding]:
     needs = Needs(offer.high_memory_bytes, offer.low_memory_bytes)
     low_trains = any(phase.back_propagates(Tier.LOW) for phase in offer.spec.phases)
     yield checks.memory(memory_here(), needs, tier, has_torch(), records.in_use(), low_trains)
-    yield checks.disk(sensors.free_bytes(folder), 4 * offer.layout.size, offer.program_bytes, str(folder))
+    once = offer.program_bytes + sum(artifact.size_bytes for artifact in offer.artifacts)
+    yield checks.disk(sensors.free_bytes(folder), 4 * offer.layout.size, once, str(folder))
     yield checks.wear(sensors.written(folder, folder / LOCK))
     yield await _bandwidth(arguments.server, trusted, offer, member, rtt)
     if arguments.data:

@@ -33,6 +33,11 @@ class Offer:
     software: str = ""
     artifacts: tuple[Artifact, ...] = ()
 
+    @property
+    def model_bytes(self) -> int:
+        """Of all that the model is made of: what moves, and what is fetched once beside the program."""
+        return 4 * self.layout.size + sum(artifact.size_bytes for artifact in self.artifacts)
+
     def artifact(self, name: str) -> Artifact | None:
         """What the run has of that name, None where it has none."""
         return next((artifact for artifact in self.artifacts if artifact.name == name), None)

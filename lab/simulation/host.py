@@ -124,7 +124,7 @@ class Host:
         tiers = {part.tier(number) for number in range(part.first, part.first + part.count)}
         if not has_torch() and (refusal := next(filter(None, (torchless(t, *offer.spec.phases) for t in tiers)), "")):
             raise Final(refusal)
-        part.policy.require_snapshot(4 * offer.layout.size)
+        part.policy.require_snapshot(offer.model_bytes)
         part.policy.require_program(offer.program_bytes)
         if any(offer.spec.warmup.trains(tier) for tier in tiers):
             part.policy.require_model(offer.spec.model.name)

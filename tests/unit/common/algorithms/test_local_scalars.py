@@ -8,6 +8,7 @@ from tests import aggregating
 from tests.closed_forms import (
     ALONE,
     BUFFER,
+    CLASSES,
     GRID,
     HEADLESS,
     LAYOUT,
@@ -156,3 +157,19 @@ def test_a_client_abstains_where_the_coordinator_would_refuse_its_scalars() -> N
     np.testing.assert_array_equal(weights, before)
     with pytest.raises(ValueError, match="one of the probes is beyond"):
         algorithm(gradient_projections=4).project(np.full(LAYOUT.trainable, 1e12), work())
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.25])
+def test_a_weight_decay_is_in_the_heads_gradient_and_spares_the_bias(decay: float) -> None:
+    weights = drawn()
+    forward = Classifier(weights)
+    settings = algorithm(probes=4, head_projections=6, weight_decay=decay)
+    found = settings.contribute(weights, GRID, forward, 10, work())
+    plain = algorithm(probes=4, head_projections=6).contribute(weights, GRID, Classifier(weights), 10, work())
+    head = LAYOUT.block("head")
+    counted = weights[head.start : head.stop].astype(np.float64)
+    counted[-CLASSES:] = 0
+    for index in range(6):
+        added = decay * (signs(7, index, head) @ counted)
+        assert found.projections[index] - plain.projections[index] == pytest.approx(added, abs=1e-5)
+    assert found.probes == plain.probes

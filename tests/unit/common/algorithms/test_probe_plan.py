@@ -22,8 +22,9 @@ from tests.closed_forms import (
     drawn,
     work,
 )
+from zowarmup.common.algorithms.probe_plan import DECAY, ProbePlan
 from zowarmup.common.algorithms.protocol import ClientScalars
-from zowarmup.common.exact.layout import Block
+from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
 from zowarmup.common.messages.values import Scalars
 
 
@@ -107,3 +108,29 @@ def test_who_aggregates_scalars_makes_the_plan_that_the_client_followed(options:
     for probes in by_step:
         held = sum(len(probe.examples) for probe in probes)
         assert [next(weights) for _ in probes] == pytest.approx([len(probe.examples) / held for probe in probes])
+
+
+def on_constants() -> Layout:
+    """A head of 2 x 3 and its bias, which is all of the vector."""
+    tensors = (Tensor("out.weight", (2, 3), 0), Tensor("out.bias", (2,), 6))
+    return Layout(tensors, 8, 8, (Block("all", 0, 8), Block("head", 0, 8)), Head("out.weight", "out.bias", 3, 2))
+
+
+def test_a_head_decays_by_default_where_all_below_it_is_constant() -> None:
+    settings = zeroth_order_settings(rounds=1)
+    assert ProbePlan(settings, on_constants()).decay == DECAY
+    assert ProbePlan(settings, LAYOUT).decay == ProbePlan(settings, HEADLESS).decay == 0
+    for layout in (on_constants(), LAYOUT):
+        assert ProbePlan(zeroth_order_settings(rounds=1, weight_decay=0.5), layout).decay == 0.5
+
+
+def test_a_head_on_constants_is_probed_where_it_is_not_projected() -> None:
+    layout = on_constants()
+    assert ProbePlan(zeroth_order_settings(rounds=1), layout).probed is None
+    assert ProbePlan(zeroth_order_settings(rounds=1, head_projections=0), layout).probed == layout.block("all")
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.5, "some"])
+def test_a_weight_decay_out_of_its_range(decay: Any) -> None:
+    with pytest.raises(ValueError, match="weight_decay"):
+        zeroth_order_settings(rounds=1, weight_decay=decay)

@@ -1,0 +1,87 @@
+"""A fleet that fine-tunes a language model on texts, with real processes: a model's folder is the coordinator's alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from safetensors.numpy import load_file
+
+from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.language import DECODER, ENCODER, language_folder
+from zowarmup.cli.session.status import payload
+from zowarmup.cli.stored_run import export
+from zowarmup.common.messages.values import Tier
+from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.common.settings.text import Text
+from zowarmup.data import load
+from zowarmup.data.tokens import tokenised
+from zowarmup.server.store.archive import open_archive
+from zowarmup.server.store.fsck import check
+
+NAMES = {"high-1": "high", "low-1": "low", "low-2": "low"}
+ROUNDS = 20
+SAID = {"good": ["fine", "good", "great"], "bad": ["dull", "bad", "awful"]}
+
+
+def reviews(path: Path, examples: int, seed: int) -> Path:
+    """Films of which a word or two says what they are."""
+    random, lines = np.random.default_rng(seed), ["label\ttext"]
+    for _ in range(examples):
+        label = random.choice(list(SAID))
+        middle = " ".join(random.choice(["the", "film", "plot", "cast", "and", "it"], random.integers(1, 6)))
+        lines.append(f"{label}\t{middle} is {random.choice(SAID[label])} {random.choice(['', 'very', 'film'])}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(("config", "train"), [(ENCODER, "auto"), (DECODER, "norm")], ids=["encoder", "decoder"])
+def test_texts_are_learnt_and_all_replicas_are_equal(
+    config: dict[str, Any], train: str, fleet: Callable[[], Any], tmp_path: Path
+) -> None:
+    folder, held_out = language_folder(tmp_path / "model", config), reviews(tmp_path / "held-out.tsv", 120, 0)
+    running, text = fleet(), Text(template="{text} it", most_tokens=16)
+    everyone: dict[str, Any] = {"clients_per_round": len(NAMES), "quorum": 1.0, "learn_deadline": False}
+    running.lead(
+        RunFile(
+            name="reviews",
+            seed=3,
+            draws="seed",
+            model=Model(name=f"hf:{folder}"),
+            text=text,
+            warmup=warmup_settings(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False, rate=0.02),
+            zeroth_order=zeroth_order_settings(rounds=ROUNDS, train=train, probes=4, **everyone),
+            evaluation=Evaluation(data=f"tsv:{held_out}", every=100),
+        )
+    )
+    for number, (client, tier) in enumerate(NAMES.items(), 1):
+        running.join(client, f"tsv:{reviews(tmp_path / f'{client}.tsv', 60, number)}", tier)
+    status = running.finished(len(NAMES))
+    assert status.replicas.agree == tuple(NAMES)
+    archive = open_archive(running.data_dir)
+    layout, record = archive.layout, archive.state.program
+    sizes = {artifact.name: artifact.size_bytes for artifact in record.artifacts}
+    for name in ("base", "tokenizer"):
+        for tier, members in ((Tier.HIGH, 1), (Tier.LOW, 2)):
+            fetched = sum(row.payload_bytes for row in status.traffic if (row.kind, row.tier) == (name, tier))
+            assert members * sizes[name] < fetched < members * (sizes[name] + 200), "each has fetched it once"
+    assert payload(status.traffic, "up", Tier.HIGH) < 2 * 4 * layout.size + 12 * 4096, "a delta has what moves"
+    evaluated = [version.evaluation for version in archive.history.versions.values() if version.evaluation]
+    found = [evaluation.metrics["accuracy"] for evaluation in evaluated]
+    assert found[-1] > 0.7, "guessing gets half"
+    running.processes.stop()
+    report = check(running.data_dir)
+    assert (report.problems, report.notes) == ([], [])
+    exported = export(running.data_dir, None, tmp_path / "reviews")
+    weights, theirs = load_file(exported.files[0]), load_file(folder / "model.safetensors")
+    kept = [name for name in theirs if name != "position_ids" and theirs[name].ndim == 2]
+    assert all(np.array_equal(weights[f"body.{name}"], theirs[name]) for name in kept), (
+        "what is not trained is as it was"
+    )
+    session = onnxruntime.InferenceSession(exported.files[1].read_bytes(), providers=["CPUExecutionProvider"])
+    data = tokenised(load(f"tsv:{held_out}"), text, (folder / "tokenizer.json").read_bytes())
+    batch = data.batch(np.arange(len(data)))
+    (logits, *_) = session.run(None, {"inputs": batch.inputs})
+    assert (logits.argmax(1) == batch.targets).mean() == pytest.approx(found[-1])

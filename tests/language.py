@@ -1,0 +1,58 @@
+"""Small language models for tests: a folder in Hugging Face's form, with random weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from tests.words import tokenizer
+from zowarmup.common.models.language.classifier import body_of
+from zowarmup.common.settings.architecture import Architecture
+
+WORDS = "the film is was a fine dull good bad great awful very not plot cast and but it"
+ENCODER = {
+    "model_type": "bert",
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 20,
+    "type_vocab_size": 2,
+}
+DECODER = {
+    "model_type": "llama",
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 20,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+}
+
+
+def language_folder(folder: Path, config: dict[str, Any], prefix: str = "") -> Path:
+    """Write a model's folder.
+
+    Args:
+        folder: Where; it is made.
+        config: Of config.json, such as ENCODER.
+        prefix: Of the names of the weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    body = body_of(Architecture.from_config(json.dumps(config)))
+    weights = {prefix + name: tensor.contiguous() for name, tensor in body.state_dict().items()}
+    save_file({**weights, "position_ids": torch.arange(3)}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_bytes(tokenizer(WORDS))
+    return folder
