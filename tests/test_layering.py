@@ -56,8 +56,10 @@ ROOMS = {
     "common/settings": rule("common common/exact common/messages common/tasks common/algorithms", pure=True),
     "common/system": rule("common"),
     "common/models": rule(
-        "common common/exact common/messages common/tasks common/settings common/system", "numpy torch"
+        "common common/exact common/messages common/tasks common/settings common/system common/models/language",
+        "numpy torch",
     ),
+    "common/models/language": rule("common common/settings", "torch"),
     "data": rule("common common/exact common/tasks common/settings common/system", "numpy"),
     "server/core": rule(NUMBERS, "numpy", pure=True),
     "server/projections": rule(f"{NUMBERS} server/core", pure=True),
@@ -102,6 +104,7 @@ PACKAGES = {
     "server/rpc/certificate.py": "cryptography?",
     "server/rpc/limits.py": "google",
     "server/rpc/server.py": "grpc_health grpc_reflection",
+    "server/setup/language_directory.py": "torch?",
     "server/setup/run_file.py": "pydantic",
     "server/setup/safetensors_file.py": "safetensors?",
     "server/setup/weights_file.py": "torch?",

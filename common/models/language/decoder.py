@@ -40,7 +40,7 @@ def turned(inputs: torch.Tensor, theta: float) -> torch.Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-class _Attention(nn.Module):
+class _DecoderAttention(nn.Module):
     def __init__(self, made: Architecture) -> None:
         super().__init__()
         self._made, biased = made, made.family == QWEN2
@@ -70,7 +70,7 @@ def _shared(inputs: torch.Tensor, times: int) -> torch.Tensor:
     return inputs[:, :, None].expand(count, heads, times, length, size).reshape(count, heads * times, length, size)
 
 
-class _Mlp(nn.Module):
+class _DecoderMlp(nn.Module):
     def __init__(self, made: Architecture) -> None:
         super().__init__()
         self.gate_proj, self.up_proj = (Linear(made.hidden, made.inner, bias=False) for _ in range(2))
@@ -81,10 +81,10 @@ class _Mlp(nn.Module):
         return cast(torch.Tensor, self.down_proj(self._activation(self.gate_proj(hidden)) * self.up_proj(hidden)))
 
 
-class _Layer(nn.Module):
+class _DecoderLayer(nn.Module):
     def __init__(self, made: Architecture) -> None:
         super().__init__()
-        self.self_attn, self.mlp = _Attention(made), _Mlp(made)
+        self.self_attn, self.mlp = _DecoderAttention(made), _DecoderMlp(made)
         self.input_layernorm, self.post_attention_layernorm = (RMSNorm(made.hidden, made.epsilon) for _ in range(2))
 
     def forward(self, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
@@ -102,7 +102,7 @@ class Decoder(nn.Module):
     def __init__(self, made: Architecture) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(made.vocabulary, made.hidden)
-        self.layers = nn.ModuleList(_Layer(made) for _ in range(made.layers))
+        self.layers = nn.ModuleList(_DecoderLayer(made) for _ in range(made.layers))
         self.norm = RMSNorm(made.hidden, made.epsilon)
 
     def forward(self, tokens: torch.Tensor) -> list[torch.Tensor]:

@@ -12,7 +12,7 @@ from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import PADDING
 
 
-class _Embeddings(nn.Module):
+class _EncoderEmbeddings(nn.Module):
     def __init__(self, made: Architecture) -> None:
         super().__init__()
         self._first, self._separator = made.first_position, made.separator
@@ -36,7 +36,7 @@ class _Embeddings(nn.Module):
         return ((torch.cumsum(ends, dim=1) - ends) > 0).to(torch.int64) * (tokens != PADDING)
 
 
-class _Self(nn.Module):
+class _EncoderSelf(nn.Module):
     def __init__(self, made: Architecture) -> None:
         super().__init__()
         self._heads = made.heads
@@ -47,7 +47,7 @@ class _Self(nn.Module):
         return attend(queries, keys, values, added)
 
 
-class _Output(nn.Module):
+class _EncoderOutput(nn.Module):
     """A linear layer, what went in before, and a normalisation."""
 
     def __init__(self, inputs: int, made: Architecture) -> None:
@@ -59,17 +59,17 @@ class _Output(nn.Module):
         return cast(torch.Tensor, self.LayerNorm(self.dense(inputs) + before))
 
 
-class _Attention(nn.Module):
+class _EncoderAttention(nn.Module):
     def __init__(self, made: Architecture) -> None:
         super().__init__()
-        self.self = _Self(made)
-        self.output = _Output(made.hidden, made)
+        self.self = _EncoderSelf(made)
+        self.output = _EncoderOutput(made.hidden, made)
 
     def forward(self, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
         return cast(torch.Tensor, self.output(self.self(hidden, added), hidden))
 
 
-class _Intermediate(nn.Module):
+class _EncoderIntermediate(nn.Module):
     def __init__(self, made: Architecture) -> None:
         super().__init__()
         self.dense = Linear(made.hidden, made.inner)
@@ -79,22 +79,22 @@ class _Intermediate(nn.Module):
         return self._activation(self.dense(hidden))
 
 
-class _Layer(nn.Module):
+class _EncoderLayer(nn.Module):
     def __init__(self, made: Architecture) -> None:
         super().__init__()
-        self.attention = _Attention(made)
-        self.intermediate = _Intermediate(made)
-        self.output = _Output(made.inner, made)
+        self.attention = _EncoderAttention(made)
+        self.intermediate = _EncoderIntermediate(made)
+        self.output = _EncoderOutput(made.inner, made)
 
     def forward(self, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
         attended = self.attention(hidden, added)
         return cast(torch.Tensor, self.output(self.intermediate(attended), attended))
 
 
-class _Layers(nn.Module):
+class _EncoderLayers(nn.Module):
     def __init__(self, made: Architecture) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(_Layer(made) for _ in range(made.layers))
+        self.layer = nn.ModuleList(_EncoderLayer(made) for _ in range(made.layers))
 
 
 class Encoder(nn.Module):
@@ -106,8 +106,8 @@ class Encoder(nn.Module):
 
     def __init__(self, made: Architecture) -> None:
         super().__init__()
-        self.embeddings = _Embeddings(made)
-        self.encoder = _Layers(made)
+        self.embeddings = _EncoderEmbeddings(made)
+        self.encoder = _EncoderLayers(made)
 
     def forward(self, tokens: torch.Tensor) -> list[torch.Tensor]:
         """The embeddings of tokens, int64 (n, t), and what each layer makes of them: float32 (n, t, hidden) each."""

@@ -167,8 +167,8 @@ def test_a_weight_decay_is_in_the_heads_gradient_and_spares_the_bias(decay: floa
     found = settings.contribute(weights, GRID, forward, 10, work())
     plain = algorithm(probes=4, head_projections=6).contribute(weights, GRID, Classifier(weights), 10, work())
     head = LAYOUT.block("head")
-    counted = weights[head.start : head.stop].astype(np.float64)
-    counted[-CLASSES:] = 0
+    counted = weights.astype(np.float64)
+    counted[: head.start] = counted[head.stop - CLASSES :] = 0
     for index in range(6):
         added = decay * (signs(7, index, head) @ counted)
         assert found.projections[index] - plain.projections[index] == pytest.approx(added, abs=1e-5)

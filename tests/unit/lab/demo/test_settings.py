@@ -8,6 +8,7 @@ from zowarmup.common.algorithms.fedavg import FedAvgSettings
 from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
+from zowarmup.common.settings.text import Text
 from zowarmup.lab.demo.demo import DemoPlan
 from zowarmup.lab.demo.settings import DemoModel, demo_run, pictures_run, to_toml
 from zowarmup.server.setup.run_file import read_run_file
@@ -25,6 +26,7 @@ def test_the_run_file_written_is_the_run_meant(model: DemoModel, paper_mode: boo
         "warmup": FedAvgSettings,
         "zeroth_order": ZOWarmUpSettings,
         "evaluation": Evaluation,
+        "text": Text,
         "guard": Guard,
         "server": Server,
     }

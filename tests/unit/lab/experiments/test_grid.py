@@ -160,7 +160,10 @@ def test_the_best_mean_is_chosen_and_of_equal_ones_the_first() -> None:
         ({"high_percent": [101]}, "high_percent = [101]: must be 0 to 100, each once"),
         ({"plots": ["round"]}, "plots.1 = 'round': must be 'rounds', 'uplink'"),
         ({"method": [{"name": "a"}, {"name": "A"}]}, "must be names that differ"),
-        ({"method": [{"name": "a", "rate": 1}]}, "method.1.rate is not a setting; allowed here: name, model, warmup"),
+        (
+            {"method": [{"name": "a", "rate": 1}]},
+            "method.1.rate is not a setting; allowed here: name, model, text, warmup",
+        ),
         ({"method": [{"name": "a/b"}]}, "method.1.name = 'a/b': must be"),
         (
             {"method": [{"name": "a", "tune": {"zeroth_order": {"rate": [1]}}}]},

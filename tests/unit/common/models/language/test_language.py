@@ -18,10 +18,11 @@ from zowarmup.common.models.export import export_program
 from zowarmup.common.models.language.activations import activation
 from zowarmup.common.models.language.attention import BARRED, visible
 from zowarmup.common.models.language.classifier import TextClassifier, body_of
-from zowarmup.common.models.language.decoder import RMSNorm
+from zowarmup.common.models.language.decoder import Decoder, RMSNorm
+from zowarmup.common.models.language.encoder import Encoder
 from zowarmup.common.models.language.linear import Linear
 from zowarmup.common.models.program import Program
-from zowarmup.common.settings.architecture import ACTIVATIONS, Architecture
+from zowarmup.common.settings.architecture import ACTIVATIONS, DECODERS, Architecture
 from zowarmup.common.settings.data_card import PADDING
 from zowarmup.common.settings.run import Model
 
@@ -59,6 +60,7 @@ def test_the_hidden_states_are_those_of_transformers(family: str) -> None:
     torch.manual_seed(1)
     theirs = transformers.AutoModel.from_config(config).eval()
     ours = body_of(architecture(family)).eval()
+    assert isinstance(ours, Decoder if family in DECODERS else Encoder)
     ours.load_state_dict({name: theirs.state_dict()[name] for name in ours.state_dict()})
     given, known = tokens(), {}
     if family == "bert":
