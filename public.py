@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from zowarmup.common.algorithms.step_builder import CommitCost, Moments, Move
     from zowarmup.common.algorithms.vectors import LazyVector
     from zowarmup.common.exact.grid import Grid, HeadroomExceeded
-    from zowarmup.common.exact.layout import Block, Head, Layout, Submodel, Tensor
+    from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
     from zowarmup.common.exact.steps import DeviceVector, Direction, Step, Weights
+    from zowarmup.common.exact.submodel import Submodel
     from zowarmup.common.messages.small_floats import Precision
     from zowarmup.common.messages.values import Computation, Contribution, Delta, Phase, Scalars, Tier, Work
     from zowarmup.common.settings.run import VERSION as __version__
@@ -95,6 +96,7 @@ _MODULES = (
     "common.exact.grid",
     "common.exact.layout",
     "common.exact.steps",
+    "common.exact.submodel",
     "common.messages.small_floats",
     "common.messages.values",
     "common.tasks.protocol",

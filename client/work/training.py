@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.algorithms.protocol import Algorithm, LocalTraining
-from zowarmup.common.exact.layout import Layout, Submodel, digest
+from zowarmup.common.exact.layout import Layout, digest
 from zowarmup.common.exact.replica import Replica
+from zowarmup.common.exact.submodel import Submodel
 from zowarmup.common.messages.values import LARGEST_DELTA, Delta, Scalars, Tier, Work
 from zowarmup.common.models.base import BaseError, read_base
 from zowarmup.common.models.construction import ModelError, build

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from zowarmup.common.algorithms.fedavg import FedAvg, FedAvgSettings, Given
 from zowarmup.common.algorithms.robust_aggregation import clip_factors, none_clipped
 from zowarmup.common.algorithms.settings import WarmUp, require
-from zowarmup.common.exact.layout import Layout, Submodel, half_width
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.submodel import Submodel, half_width
 from zowarmup.common.messages.values import Computation, Tier
 
 

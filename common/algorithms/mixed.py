@@ -34,8 +34,9 @@ from zowarmup.common.algorithms.settings import WarmUp, Weighting, require
 from zowarmup.common.algorithms.step_builder import CommitCost
 from zowarmup.common.algorithms.zowarmup import ZOWarmUp
 from zowarmup.common.exact.grid import Grid
-from zowarmup.common.exact.layout import Layout, Submodel
+from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.steps import apply_steps
+from zowarmup.common.exact.submodel import Submodel
 from zowarmup.common.messages.values import Computation, Contribution, Delta, Tier, Work
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from zowarmup.common.algorithms.step_builder import CommitCost, Moments, Move, steps_of
 from zowarmup.common.algorithms.vectors import LazyVector, norm
 from zowarmup.common.exact.grid import Grid
-from zowarmup.common.exact.layout import Submodel
 from zowarmup.common.exact.steps import Step, Weights
+from zowarmup.common.exact.submodel import Submodel
 from zowarmup.common.messages.values import Contribution, Scalars, Tier, Work
 
 VALUE_BYTES = 4

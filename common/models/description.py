@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, NORM, Block, Head, Layout, Submodel, Tensor
+from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, NORM, Block, Head, Layout, Tensor
+from zowarmup.common.exact.submodel import Submodel
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, build, sample
 from zowarmup.common.models.whitening import add_whitening, rank_of

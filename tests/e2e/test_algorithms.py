@@ -9,7 +9,7 @@ import pytest
 from tests.algorithms import changed, warmup_settings, zeroth_order_settings
 from tests.e2e.conftest import wait_until
 from zowarmup.cli.session.status import payload
-from zowarmup.common.exact.layout import half_width
+from zowarmup.common.exact.submodel import half_width
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
 from zowarmup.server.store.archive import open_archive

@@ -14,7 +14,7 @@ import xxhash
 from tests.algorithms import changed
 from tests.faults.small import EXAMPLES, LAYOUT, PAIR, run_file
 from tests.fuzz.hostile import SECRETS, coordinator
-from zowarmup.common.exact.layout import half_width
+from zowarmup.common.exact.submodel import half_width
 from zowarmup.common.settings.run import PROTOCOL
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services

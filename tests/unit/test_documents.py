@@ -18,8 +18,9 @@ from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.algorithms import SECTIONS as ALGORITHMS
 from zowarmup.common.exact.directions import lanes, permutation, words
 from zowarmup.common.exact.grid import Grid
-from zowarmup.common.exact.layout import Block, Layout, digest, half_width
+from zowarmup.common.exact.layout import Block, Layout, digest
 from zowarmup.common.exact.steps import Direction, Step, apply_steps, perturb
+from zowarmup.common.exact.submodel import half_width
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.data import load
 from zowarmup.data.card import card_of

@@ -13,7 +13,7 @@ from zowarmup.cli import message_sizes as sizes
 from zowarmup.cli.message_sizes import OVERHEAD
 from zowarmup.cli.plan import Bytes, CostRow, Fleet, Plan, PlannedLink, bits_per_second, drawn, fleet_for, plan_of
 from zowarmup.cli.plan_view import plan_view
-from zowarmup.common.exact.layout import half_width
+from zowarmup.common.exact.submodel import half_width
 from zowarmup.common.messages import codec
 from zowarmup.common.messages.values import Delta, Phase, Scalars, Tier, Work
 from zowarmup.common.settings.data_card import DataCard

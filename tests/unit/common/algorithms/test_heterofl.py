@@ -19,8 +19,9 @@ from zowarmup.common.algorithms.fedavg import FedAvg
 from zowarmup.common.algorithms.heterofl import HeteroFL
 from zowarmup.common.exact.directions import permutation
 from zowarmup.common.exact.grid import Grid
-from zowarmup.common.exact.layout import Layout, half_width
+from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Replica
+from zowarmup.common.exact.submodel import half_width
 from zowarmup.common.messages.values import Phase, Tier, Work
 from zowarmup.common.models.construction import build
 from zowarmup.common.models.description import describe, flatten

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zowarmup.common.exact.layout import Block, Head, Layout, Tensor, half_width
+from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
+from zowarmup.common.exact.submodel import half_width
 from zowarmup.common.models.construction import ModelError, build
 from zowarmup.common.models.description import build_part, describe, flatten, load_into
 from zowarmup.common.settings.run import Model
