@@ -168,7 +168,8 @@ def open_run(
         )
     if said := advice(run_file):
         log.warning("%s", said)
-    _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])
+    if prepared.layout.whitening is None:  # else the weights have another size once the first round has whitened features
+        _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])
     if prepared.layout.head is None and any(run_file.zeroth_order.computation(t) is Computation.FORWARD for t in Tier):
         log.info(
             "this model does not end in a linear layer whose gradient is exact: clients will probe every parameter"
