@@ -46,13 +46,14 @@ def together(*exchanges: Exchange, share: float = 1.0) -> Exchange:
 
 @dataclass(frozen=True)
 class MessageSizes:
-    """Of a run whose clients hold `examples` each. `grid`: of its first weights."""
+    """Of a run whose clients hold `examples` each. `grid`: of its first weights; `artifacts`: the bytes of each file that is
+    fetched once."""
 
     run: RunFile
     spec: ClientSpec
     layout: Layout
     grid: Grid
-    program_bytes: int
+    artifacts: Mapping[str, int]
     examples: int
     invited: bool = False
 
@@ -84,8 +85,8 @@ class MessageSizes:
         """A whole model, for one whom steps do not lead to it."""
         return together(self._said(("down", "control", FETCH)), self._snapshot())
 
-    def fetching_program(self) -> Exchange:
-        return self._said(("down", "program", self.program_bytes), connections=1, named=1)
+    def fetching(self, artifact: str) -> Exchange:
+        return self._said(("down", artifact, self.artifacts[artifact]), connections=1, named=1)
 
     def contributing(self, phase: Phase, tier: Tier) -> Exchange:
         """A round's work and its answer: scalars, or a delta of the model, which in the warm-up is fetched for it."""

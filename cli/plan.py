@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +18,14 @@ from zowarmup.common.algorithms.fedavg import model_bytes
 from zowarmup.common.algorithms.protocol import TRAINING_FORWARDS
 from zowarmup.common.algorithms.settings import Rounds
 from zowarmup.common.exact.grid import Grid
-from zowarmup.common.messages.values import Computation, Phase, Tier
+from zowarmup.common.messages.values import BASE, PROGRAM, TOKENIZER, Computation, Phase, Tier
 from zowarmup.common.settings.addresses import is_loopback
-from zowarmup.common.settings.run import ClientSpec, RunFile
+from zowarmup.common.settings.run import PRETRAINED, ClientSpec, RunFile
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.data import DataError, load
 from zowarmup.data.card import card_of
 from zowarmup.server.core.sampling import pool_seed
+from zowarmup.server.setup.language_directory import read_directory
 from zowarmup.server.setup.prepare import Children, PreparationError, Prepared, prepare, task_of
 from zowarmup.server.setup.run_file import RunFileError, read_run_file
 
@@ -173,23 +174,23 @@ def make_plan(path: Path, high: int | None, low: int | None, examples: int, link
     try:
         run = read_run_file(path)
         held_out = load(run.evaluation.data)
-        card = card_of(held_out, f"evaluation.data = {run.evaluation.data!r}")
+        card = card_of(held_out, f"evaluation.data = {run.evaluation.data!r}", run.text.most_tokens)
     except RunFileError as error:
         raise Usage(str(error)) from error
     except DataError as error:
         raise CommandError(f"evaluation.data = {run.evaluation.data!r}: {error}") from error
     fleet = fleet_for(run, high, low)
-    spec = ClientSpec(
-        model=run.model,
-        card=card,
-        warmup=run.warmup,
-        zeroth_order=run.zeroth_order,
-        pool_seed=pool_seed(run.seed),
-    )
+    spec, artifacts = ClientSpec.of(run, card, pool_seed(run.seed)), dict[str, int]()
     try:
         task_of(spec, held_out.targets)
+        if run.model.pretrained:
+            directory = read_directory(Path(run.model.name.removeprefix(PRETRAINED)).expanduser())
+            spec = replace(spec, architecture=directory.architecture)
+            artifacts[TOKENIZER] = len(directory.tokenizer)
         with tempfile.TemporaryDirectory(prefix="zowarmup-plan-") as folder:
             prepared = prepare(spec, run.seed, Path(folder), Children(), examples)
+            if prepared.base is not None:
+                artifacts[BASE] = prepared.base.stat().st_size
     except PreparationError as error:
         raise CommandError(str(error)) from error
     except OSError as error:
@@ -197,7 +198,7 @@ def make_plan(path: Path, high: int | None, low: int | None, examples: int, link
             f"the model cannot be built in a temporary folder ({error.strerror or error}): free space, or name a folder "
             "with room in the environment variable TMPDIR"
         ) from error
-    return plan_of(run, spec, prepared, fleet, examples, link)
+    return plan_of(run, spec, prepared, fleet, examples, link, artifacts)
 
 
 def fleet_for(run: RunFile, high: int | None, low: int | None) -> Fleet:
@@ -226,12 +227,22 @@ def fleet_for(run: RunFile, high: int | None, low: int | None) -> Fleet:
     return fleet
 
 
-def plan_of(run: RunFile, spec: ClientSpec, prepared: Prepared, fleet: Fleet, examples: int, link: PlannedLink) -> Plan:
-    """Plan a run whose model was measured."""
+def plan_of(
+    run: RunFile,
+    spec: ClientSpec,
+    prepared: Prepared,
+    fleet: Fleet,
+    examples: int,
+    link: PlannedLink,
+    artifacts: Mapping[str, int] | None = None,
+) -> Plan:
+    """Plan a run whose model was measured. `artifacts`: the bytes of each, beside the program."""
     layout, warm, zeroth = prepared.layout, run.warmup, run.zeroth_order
     grid = Grid.choose(prepared.weights[: layout.trainable], GROWTH if warm.rounds else 8.0, layout.edges)
     invited = run.server.enrolment == "invited" or (not run.server.enrolment and not is_loopback(run.server.address))
-    sizes = MessageSizes(run, spec, layout, grid, len(prepared.program), examples, invited)
+    sizes = MessageSizes(
+        run, spec, layout, grid, {PROGRAM: len(prepared.program), **(artifacts or {})}, examples, invited
+    )
     work = {Tier.HIGH: prepared.high, Tier.LOW: prepared.low}
     participants: dict[tuple[Phase, Tier], float] = {}
     for phase, tiers in ((Phase.WARM_UP, warm.tiers), (Phase.ZEROTH_ORDER, fleet.tiers)):
@@ -280,6 +291,7 @@ def _traffic(
 ) -> Bytes:
     """Of the whole fleet and run. `news`: what everyone hears of a zeroth-order round."""
     traffic, later = Bytes(float), sizes.run.zeroth_order.rounds
+    fetched = set[tuple[str, Tier]]()
     begin = Phase.WARM_UP if sizes.run.warmup.rounds else Phase.ZEROTH_ORDER
     whitens = sizes.layout.whitening is not None  # in its first zeroth-order round, which gives a snapshot
     first = sizes.catching_up() if whitens else news
@@ -300,8 +312,11 @@ def _traffic(
             traffic.add(sizes.describing_features(), tier, phase, each)
         traffic.add(sizes.contributing(phase, tier), tier, phase, (rules.rounds - describing) * each)
         traffic.add(sizes.reporting(), tier, phase, once)
-        if rules.computation(tier) is Computation.FORWARD:
-            traffic.add(sizes.fetching_program(), tier, phase, once)
+        forward = rules.computation(tier) is Computation.FORWARD
+        for artifact in sizes.artifacts:
+            if forward if artifact == PROGRAM else (artifact, tier) not in fetched:
+                traffic.add(sizes.fetching(artifact), tier, phase, once)
+                fetched.add((artifact, tier))
     for phase in PHASES:
         if (each_s := longest_s(round_s, phase)) > PING_S:
             for tier in fleet.tiers:

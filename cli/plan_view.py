@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zowarmup.cli.plan import PHASES, Plan
-from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.messages.values import BASE, PROGRAM, TOKENIZER, Phase, Tier
 from zowarmup.common.text import amount, counted, duration
 
 
@@ -36,7 +36,7 @@ def _devices(plan: Plan) -> Table:
             for row, count in plan.traffic.items()
             if (row.direction, row.tier) == ("down", tier)
             and row.phase is not Phase.WARM_UP
-            and row.kind in ("snapshot", "program")
+            and row.kind in ("snapshot", PROGRAM, BASE, TOKENIZER)
         )
         table.add_row(f"{tier} tier", "", amount(plan.memory_bytes(tier)), amount(first / plan.fleet.of(tier)))
     return table

@@ -216,6 +216,26 @@ class ClientSpec:
     architecture: Architecture | None = None
     pool_seed: int = 0
 
+    @classmethod
+    def of(cls, run: RunFile, card: DataCard, pool_seed: int, architecture: Architecture | None = None) -> Self:
+        """The spec of a run.
+
+        Args:
+            run: The run; its model is taken as it stands, with its paths.
+            card: Of its held-out set.
+            pool_seed: As the field.
+            architecture: As the field.
+        """
+        return cls(
+            model=run.model,
+            card=card,
+            warmup=run.warmup,
+            zeroth_order=run.zeroth_order,
+            text=run.text,
+            architecture=architecture,
+            pool_seed=pool_seed,
+        )
+
     @property
     def phases(self) -> tuple[Rounds, ...]:
         """The settings of the run's phases, in their order."""

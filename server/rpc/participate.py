@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+from dataclasses import replace
 
 from zowarmup.common.messages import codec
 from zowarmup.common.messages.values import Abstention, Delta
@@ -243,15 +244,8 @@ class CoordinatorService(BulkCalls):
 def _offer(state: State) -> wire.GetRunResponse:
     """What GetRun answers but for the time: made once, as anyone may ask."""
     run, program = state.run_file, state.program
-    spec = ClientSpec(
-        model=run.model.public,
-        card=program.card,
-        warmup=run.warmup,
-        zeroth_order=run.zeroth_order,
-        text=run.text,
-        architecture=program.architecture,
-        pool_seed=pool_seed(run.seed),
-    )
+    spec = ClientSpec.of(run, program.card, pool_seed(run.seed), program.architecture)
+    spec = replace(spec, model=run.model.public)
     return wire.GetRunResponse(
         protocol=PROTOCOL,
         run_id=state.run_id,

@@ -102,14 +102,7 @@ def open_run(
     card = card_of(held_out, _evaluation_data(run_file), run_file.text.most_tokens)
     if remark := absence(held_out, _evaluation_data(run_file)):
         log.warning("%s", remark)
-    spec = ClientSpec(
-        model=run_file.model,
-        card=card,
-        warmup=run_file.warmup,
-        zeroth_order=run_file.zeroth_order,
-        text=run_file.text,
-        pool_seed=pool_seed(run_file.seed),
-    )
+    spec = ClientSpec.of(run_file, card, pool_seed(run_file.seed))
     task = task_of(spec, held_out.targets)
     artifacts: tuple[Artifact, ...] = ()
     if run_file.model.pretrained:
@@ -168,7 +161,10 @@ def open_run(
         )
     if said := advice(run_file):
         log.warning("%s", said)
-    _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])
+    if (
+        prepared.layout.whitening is None
+    ):  # else the weights have another size once the first round has whitened features
+        _warn_of_divergence(run_file, prepared.weights[: prepared.layout.trainable])
     if prepared.layout.head is None and any(run_file.zeroth_order.computation(t) is Computation.FORWARD for t in Tier):
         log.info(
             "this model does not end in a linear layer whose gradient is exact: clients will probe every parameter"
