@@ -35,11 +35,13 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
 
     task = spec.task
     pretrained = spec.model.pretrained
-    module = build(spec.model, spec.input_shape, task.outputs, seed, task.logits, architecture=spec.architecture)
+    moved = spec.zeroth_order.moved
+    module = build(
+        spec.model, spec.input_shape, task.outputs, seed, task.logits, architecture=spec.architecture, train=moved
+    )
     if pretrained:
         load_body(module.get_submodule("body"), Path(spec.model.name.removeprefix(PRETRAINED)).expanduser())
     with foreign_code(f"model {spec.model.name}:"):
-        moved = spec.zeroth_order.moved
         layout = describe(module, spec.input_shape, task.exact_head, moved, spec.whitening, pretrained)
         weights = flatten(module, layout)
     remark = ""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zowarmup.common.lora import DOWN, UP
 from zowarmup.common.models.base import BaseError, Constant, read_base
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.system.files import read_given
@@ -77,7 +78,8 @@ def load_body(module: "nn.Module", path: Path) -> None:
             tensors |= read_base(file, others=True)
         except (BaseError, OSError) as error:
             raise PreparationError(f"model.name: {file} cannot be used: {error}") from error
-    wanted = module.state_dict()
+    # Adapters are the run's own.
+    wanted = {name: tensor for name, tensor in module.state_dict().items() if name.rpartition(".")[2] not in (DOWN, UP)}
     prefix = max(_PREFIXES, key=lambda found: sum(found + name in tensors for name in wanted))
     with torch.no_grad():
         for name, parameter in wanted.items():

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn.functional import layer_norm
 
+from zowarmup.common.lora import Lora
+from zowarmup.common.models.language.adapters import add_adapters
 from zowarmup.common.models.language.decoder import Decoder
 from zowarmup.common.models.language.encoder import Encoder
 from zowarmup.common.settings.architecture import Architecture
@@ -30,12 +32,15 @@ class TextClassifier(nn.Module):
     Args:
         made: Of the language model.
         outputs: How many.
+        lora: The adapters of the language model; None: it has none.
     """
 
-    def __init__(self, made: Architecture, outputs: int) -> None:
+    def __init__(self, made: Architecture, outputs: int, lora: Lora | None = None) -> None:
         super().__init__()
         self.vocabulary = made.vocabulary
         self.body = body_of(made)
+        if lora is not None:
+            add_adapters(self.body, lora)
         self.classifier = nn.Linear((made.layers + 1) * made.hidden, outputs)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
