@@ -201,7 +201,8 @@ def _measure_together(
     gradient: NDArray[np.float64] | float = 0.0
     for first in range(0, len(probes), most // 2):
         some = probes[first : first + most // 2]
-        vectors = np.tile(weights, (2 * len(some), 1))
+        vectors = np.empty((2 * len(some), weights.size), np.float32)
+        vectors[:] = weights
         for index, vector in enumerate(vectors):
             perturb(vector, grid, some[index // 2].direction, -ticks if index % 2 else ticks)
         found = forward.evaluate_each(vectors, [probe.examples for probe in some for _ in range(2)], head)

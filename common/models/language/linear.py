@@ -12,6 +12,9 @@ from torch.nn.functional import linear
 
 from zowarmup.common.lora import DOWN, UP
 
+SCALE = 1 / 16
+"""What an adapter's product is multiplied by, LoRA's alpha / r."""
+
 
 class Linear(nn.Linear):
     """As torch's, with an adapter where it has been given one (`common.lora`)."""
@@ -42,7 +45,7 @@ class Linear(nn.Linear):
         found = linear(flat, self.weight, self.bias).reshape(*inputs.shape[:-1], self.out_features)
         if self.lora_a is None or self.lora_b is None:
             return found
-        narrow = linear(flat, self.lora_a)
+        narrow = linear(flat, self.lora_a) * SCALE
         if self.lora_b.ndim == 2:
             return found + (narrow @ self.lora_b).reshape(found.shape)
         narrow = narrow.reshape(inputs.shape[0], -1, narrow.shape[-1])
