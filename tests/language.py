@@ -38,6 +38,17 @@ DECODER = {
     "rope_theta": 10000.0,
     "tie_word_embeddings": True,
 }
+OPT = {
+    "model_type": "opt",
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "ffn_dim": 24,
+    "max_position_embeddings": 20,
+    "word_embed_proj_dim": 16,
+    "do_layer_norm_before": True,
+}
 
 
 def language_folder(folder: Path, config: dict[str, Any], prefix: str = "") -> Path:

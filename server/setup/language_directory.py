@@ -63,7 +63,7 @@ def load_body(module: "nn.Module", path: Path) -> None:
     """Fill a language model with the weights of a directory; what the directory holds beyond it is left alone.
 
     Args:
-        module: An `Encoder` or `Decoder`, changed in place.
+        module: An `Encoder`, `Decoder` or `Opt`, changed in place.
         path: The directory.
 
     Raises:

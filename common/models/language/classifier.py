@@ -15,12 +15,15 @@ from torch.nn.functional import layer_norm
 
 from zowarmup.common.models.language.decoder import Decoder
 from zowarmup.common.models.language.encoder import Encoder
-from zowarmup.common.settings.architecture import Architecture
+from zowarmup.common.models.language.opt import Opt
+from zowarmup.common.settings.architecture import OPT, Architecture
 from zowarmup.common.settings.data_card import PADDING
 
 
-def body_of(made: Architecture) -> Encoder | Decoder:
+def body_of(made: Architecture) -> Encoder | Decoder | Opt:
     """A language model without an output layer, at random weights."""
+    if made.family == OPT:
+        return Opt(made)
     return Decoder(made) if made.decoder else Encoder(made)
 
 

@@ -1,5 +1,5 @@
 """Language models: equal to `transformers`, an example's outputs independent of its batch, and exported without a transposed
-weight. One file for the small modules `activations`, `attention`, `linear`, `encoder`, `decoder` and `classifier`."""
+weight. One file for the small modules `activations`, `attention`, `linear`, `encoder`, `decoder`, `opt` and `classifier`."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.language import DECODER, ENCODER
+from tests.language import DECODER, ENCODER, OPT
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, build, sample
 from zowarmup.common.models.description import constants_of, describe, flatten
@@ -21,6 +21,7 @@ from zowarmup.common.models.language.classifier import TextClassifier, body_of
 from zowarmup.common.models.language.decoder import Decoder, RMSNorm
 from zowarmup.common.models.language.encoder import Encoder
 from zowarmup.common.models.language.linear import Linear
+from zowarmup.common.models.language.opt import Opt
 from zowarmup.common.models.program import Program
 from zowarmup.common.settings.architecture import ACTIVATIONS, DECODERS, Architecture
 from zowarmup.common.settings.data_card import PADDING
@@ -33,6 +34,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": DECODER,
     "qwen2": {**DECODER, "model_type": "qwen2"},
     "qwen3": {**DECODER, "model_type": "qwen3", "head_dim": 6, "num_key_value_heads": 1},
+    "opt": OPT,
 }
 
 
@@ -59,8 +61,11 @@ def test_the_hidden_states_are_those_of_transformers(family: str) -> None:
     config = transformers.AutoConfig.for_model(**FAMILIES[family], attn_implementation="eager")
     torch.manual_seed(1)
     theirs = transformers.AutoModel.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():  # biases begin at 0 and norms at 1, which would hide one that is missing
+            parameter += 0.1 * torch.randn_like(parameter)
     ours = body_of(architecture(family)).eval()
-    assert isinstance(ours, Decoder if family in DECODERS else Encoder)
+    assert isinstance(ours, Opt if family == "opt" else Decoder if family in DECODERS else Encoder)
     ours.load_state_dict({name: theirs.state_dict()[name] for name in ours.state_dict()})
     given, known = tokens(), {}
     if family == "bert":
