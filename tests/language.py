@@ -61,9 +61,12 @@ def language_folder(folder: Path, config: dict[str, Any], prefix: str = "") -> P
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    body = body_of(Architecture.from_config(json.dumps(config)))
+    made = Architecture.from_config(json.dumps(config))
+    body = body_of(made)
     weights = {prefix + name: tensor.contiguous() for name, tensor in body.state_dict().items()}
+    if made.decoder and not made.tied:
+        weights["lm_head.weight"] = torch.randn(made.vocabulary, made.hidden)
     save_file({**weights, "position_ids": torch.arange(3)}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_bytes(tokenizer(WORDS))
+    (folder / "tokenizer.json").write_bytes(tokenizer(WORDS, ends=not made.decoder))
     return folder

@@ -50,9 +50,13 @@ def architecture(family: str) -> Architecture:
     return Architecture.from_config(json.dumps(FAMILIES[family]), SEPARATOR)
 
 
-def classifier(family: str) -> nn.Module:
+def classifier(family: str, last_token: bool = False) -> nn.Module:
     model = Model(name=f"hf:{family}")
-    return build(model, (12,), 3, 0, architecture=architecture(family))
+    return build(model, (12,), 3, 0, architecture=architecture(family), last_token=last_token)
+
+
+WAYS = [*((family, False) for family in FAMILIES), *((family, True) for family in DECODERS)]
+"""Of reading a text: every layer of each family, and of the decoders the last token alone."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -85,9 +89,9 @@ def test_the_hidden_states_are_those_of_transformers(family: str) -> None:
         np.testing.assert_allclose((one * there).numpy(), (other * there).numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_said_of_a_text_does_not_depend_on_its_batch(family: str) -> None:
-    module, given = classifier(family), tokens()
+@pytest.mark.parametrize(("family", "last_token"), WAYS)
+def test_what_is_said_of_a_text_does_not_depend_on_its_batch(family: str, last_token: bool) -> None:
+    module, given = classifier(family, last_token), tokens()
     with torch.no_grad():
         together = module(given)
         for place, length in enumerate((7, 4, 1)):
@@ -95,11 +99,11 @@ def test_what_is_said_of_a_text_does_not_depend_on_its_batch(family: str) -> Non
             np.testing.assert_allclose(alone[0].numpy(), together[place].numpy(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_program_reads_tokens_of_any_length_and_transposes_no_weight(family: str) -> None:
-    module = classifier(family)
+@pytest.mark.parametrize(("family", "last_token"), [*WAYS[: len(FAMILIES)], ("llama", True)])
+def test_the_program_reads_tokens_of_any_length_and_transposes_no_weight(family: str, last_token: bool) -> None:
+    module, features_there = classifier(family, last_token), 16 if last_token else 3 * 16
     layout = describe(module, (12,), train="auto", whitening=3, pretrained=True)
-    assert layout.head is not None and layout.head_alone and layout.head.features == 3 * 16
+    assert layout.head is not None and layout.head_alone and layout.head.features == features_there
     assert [tensor.name for tensor in layout.tensors] == [
         "classifier.weight",
         "classifier.bias",
@@ -117,7 +121,7 @@ def test_the_program_reads_tokens_of_any_length_and_transposes_no_weight(family:
         logits, features = running.forward(given.numpy())
         with torch.no_grad():
             np.testing.assert_allclose(logits, module(given).numpy(), rtol=1e-4, atol=1e-5)
-        assert features is not None and features.shape == (len(given), 48)
+        assert features is not None and features.shape == (len(given), features_there)
     with pytest.raises(ValueError, match="the model takes tokens"):
         running.forward(np.zeros((2, 3), np.float32))
 
@@ -148,6 +152,8 @@ def test_a_model_of_texts_is_for_texts_it_has_places_for() -> None:
         build(model, (1, 8, 8), 3, 0, architecture=made)
     with pytest.raises(ModelError, match="no architecture"):
         build(model, (12,), 3, 0)
+    with pytest.raises(ModelError, match=r"hf:bert is an encoder \(bert\).* leave text.verbalizers out"):
+        build(model, (12,), 3, 0, architecture=made, last_token=True)
 
 
 def test_a_token_sees_what_it_may() -> None:
