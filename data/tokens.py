@@ -1,17 +1,22 @@
 """Tokens of texts: what a language model reads, by the run's template and tokenizer, the same on every device.
 
 The tokenizer is a tokenizer.json of Hugging Face's, which the coordinator sends under its sha256; the `tokenizers` package carries it out. It says
-itself where special tokens go. An example is int32 (most_tokens,), its tokens and then PADDING, which is no token of any
+itself where special tokens go. With verbalizers there is none at the end: what follows the template's last token is asked of that one. An example is int32 (most_tokens,), its tokens and then PADDING, which is no token of any
 vocabulary, so a model needs no mask beside it.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from zowarmup.common.settings.data_card import PADDING
+from zowarmup.common.settings.data_card import PADDING, PREDICTED
 from zowarmup.common.settings.text import Text
-from zowarmup.common.text import in_words
+from zowarmup.common.text import in_words, listed
 from zowarmup.data.dataset import DataError, Dataset
-from zowarmup.data.texts import PAIR, TEXT
+from zowarmup.data.texts import COMPLETED, PAIR, TEXT
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _AT_A_TIME = 256
 
@@ -30,16 +35,9 @@ def tokenised(data: Dataset, text: Text, tokenizer_json: bytes) -> Dataset:
     Raises:
         DataError: The template does not suit the data, an example has no token, or the tokenizer cannot be used.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ModuleNotFoundError:
-        raise DataError("a run on text needs the tokenizers package: pip install 'zowarmup[text]'") from None
-    try:
-        tokenizer = Tokenizer.from_buffer(tokenizer_json)
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(text.most_tokens)
-    except Exception as error:  # the library's own errors are plain exceptions
-        raise DataError(f"the run's tokenizer cannot be used: {in_words(error)}") from error
+    tokenizer = _tokenizer(text, tokenizer_json)
+    if not data.classes:
+        return _completed(data, text, tokenizer)
     names = TEXT if len(data.inputs[0]) == 1 else PAIR
     require_template(text.template, names)
     rows = np.full((len(data), text.most_tokens), PADDING, np.int32)
@@ -52,17 +50,95 @@ def tokenised(data: Dataset, text: Text, tokenizer_json: bytes) -> Dataset:
     return data.with_tokens(rows)
 
 
+def _completed(data: Dataset, text: Text, tokenizer: "Tokenizer") -> Dataset:
+    """The tokens of prompts and of what follows, each of the latter with PREDICTED added. What is too long is cut at the beginning of the
+    prompt, but for special tokens there, and then at the end of the completion."""
+    prompt = COMPLETED[:1]
+    require_template(text.template, prompt)
+    tokenizer.no_truncation()
+    rows = np.full((len(data), text.most_tokens), PADDING, np.int32)
+    for start in range(0, len(data), _AT_A_TIME):
+        some = data.inputs[start : start + _AT_A_TIME]
+        prompts = tokenizer.encode_batch([_filled(text.template, prompt, texts[:1]) for texts in some])
+        completions = tokenizer.encode_batch([texts[1] for texts in some], add_special_tokens=False)
+        for place, (before, after) in enumerate(zip(prompts, completions, strict=True), start):
+            if not after.ids:
+                raise DataError(f"example {place + 1} has no token to predict: {data.inputs[place][1][:60]!r}")
+            special = next((n for n, is_special in enumerate(before.special_tokens_mask) if not is_special), 0)
+            over = max(0, len(before.ids) + len(after.ids) - text.most_tokens)
+            ids = before.ids[:special] + before.ids[special + over :] + [PREDICTED + token for token in after.ids]
+            rows[place, : min(len(ids), text.most_tokens)] = ids[: text.most_tokens]
+    if (rows[:, 1:] < PREDICTED).all(axis=1).any():
+        place = int(np.flatnonzero((rows[:, 1:] < PREDICTED).all(axis=1))[0])
+        raise DataError(
+            f"example {place + 1}: nothing is before the only token of its completion, which nothing predicts: give it a prompt"
+        )
+    return data.with_tokens(rows)
+
+
+def verbalizer_tokens(text: Text, tokenizer_json: bytes) -> tuple[int, ...]:
+    """The token of each verbalizer.
+
+    Args:
+        text: The run's verbalizers.
+        tokenizer_json: The tokenizer.
+
+    Raises:
+        DataError: One is several tokens, or none that the tokenizer knows, or two are the same; or the tokenizer ends every text with
+            a special token, or cannot be used.
+    """
+    tokenizer = _tokenizer(text, tokenizer_json)
+    tokenizer.no_truncation()
+    unknown, found = getattr(tokenizer.model, "unk_token", None), dict[int, str]()
+    for word in text.verbalizers:
+        encoding = tokenizer.encode(word, add_special_tokens=False)
+        if len(encoding.ids) != 1 or encoding.tokens[0] == unknown:
+            made = listed([repr(token) for token in encoding.tokens]) or "nothing"
+            raise DataError(
+                f"text.verbalizers: {word!r} is {made} in the run's tokenizer, and must be one token that it knows: use another word, "
+                "or see whether the blank before it belongs there"
+            )
+        if encoding.ids[0] in found:
+            raise DataError(
+                f"text.verbalizers: {found[encoding.ids[0]]!r} and {word!r} are the same token, {encoding.tokens[0]!r}: "
+                "each class needs one of its own"
+            )
+        found[encoding.ids[0]] = word
+    ending = tokenizer.encode(text.verbalizers[0])
+    if ending.special_tokens_mask[-1:] == [1]:
+        raise DataError(
+            f"text.verbalizers: the run's tokenizer ends every text with {ending.tokens[-1]!r}, and verbalizers are to follow the "
+            "template: take it out of tokenizer.json's post_processor"
+        )
+    return tuple(found)
+
+
+def _tokenizer(text: Text, tokenizer_json: bytes) -> "Tokenizer":
+    """The run's tokenizer, which cuts what is too long. Raises DataError."""
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError:
+        raise DataError("a run on text needs the tokenizers package: pip install 'zowarmup[text]'") from None
+    try:
+        tokenizer = Tokenizer.from_buffer(tokenizer_json)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(text.most_tokens, direction="left" if text.verbalizers else "right")
+    except Exception as error:  # the library's own errors are plain exceptions
+        raise DataError(f"the run's tokenizer cannot be used: {in_words(error)}") from error
+    return tokenizer
+
+
 def require_template(template: str, names: tuple[str, ...]) -> None:
     """Refuse a template that does not suit examples of these texts.
 
     Args:
         template: The run's; empty: none.
-        names: TEXT or PAIR.
+        names: TEXT, PAIR, or the prompt's.
 
     Raises:
         DataError: It names another text, or not all of them.
     """
-    named = {name for name in (*TEXT, *PAIR) if f"{{{name}}}" in template}
+    named = {name for name in (*TEXT, *PAIR, *COMPLETED) if f"{{{name}}}" in template}
     if template and named != set(names):
         raise DataError(
             f"text.template = {template!r} does not suit examples of {' and '.join(names)}: it must have "

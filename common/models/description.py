@@ -107,7 +107,12 @@ def _probed(train: str, trunk: dict[str, torch.Tensor], head: Head | None) -> li
     if train == NORM:
         found = [name for name, tensor in trunk.items() if tensor.ndim <= 1]
     elif train.startswith(LORA):
-        return [name for name in trunk if name.endswith(f".{UP}")]
+        found = [name for name in trunk if name.endswith(f".{UP}")]
+        if not found:
+            raise ModelError(
+                f"zeroth_order.train = {train!r}: this model has no adapters, as language models (hf:DIR) have"
+            )
+        return found
     else:
         patterns = train.removeprefix(LAYERS).split(",")
         for pattern in patterns:

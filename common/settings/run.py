@@ -13,13 +13,16 @@ from typing import Literal, Self
 
 from zowarmup.common.algorithms import SECTIONS, settings_class
 from zowarmup.common.algorithms.settings import Rounds, WarmUp, ZerothOrder, require
+from zowarmup.common.lora import Lora
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.plugin import is_plugin, require_allowed
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.language import Language
 from zowarmup.common.settings.text import Text
 from zowarmup.common.tasks import DEFAULT, TASKS, task_class
+from zowarmup.common.tasks.completion import COMPLETION
 from zowarmup.common.tasks.protocol import Task
 from zowarmup.common.untrusted import strictly
 
@@ -195,6 +198,10 @@ class RunFile:
         require(0 < len(self.name) <= 64 and self.name.isprintable(), "name", self.name, "1 to 64 printable characters")
         require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 to 2^63 - 1")
         require(self.draws in ("secret", "seed"), "draws", self.draws, '"secret" or "seed"')
+        words = self.text.verbalizers
+        require(
+            self.model.pretrained or not words, "text.verbalizers", list(words), 'empty where model.name is no "hf:DIR"'
+        )
         for section, settings in (("warmup", self.warmup), ("zeroth_order", self.zeroth_order)):
             own = SECTIONS[section].get(settings.algorithm, type(settings)) is type(settings)
             require(own, f"{section}.algorithm", settings.algorithm, f"that of {type(settings).__name__}")
@@ -250,6 +257,19 @@ class ClientSpec:
     def task(self) -> Task:
         """What the model is trained for. Raises ValueError where there is no such task, or the data is not what it needs."""
         return task_class(self.model.task)(self.card)
+
+    @property
+    def language(self) -> Language | None:
+        """What is built of the language model; None where the model is none."""
+        if self.architecture is None:
+            return None
+        lora = Lora.of(self.zeroth_order.moved)
+        return Language(
+            architecture=self.architecture,
+            lora=lora,
+            last_token=bool(self.text.verbalizers),
+            completes=self.model.task == COMPLETION,
+        )
 
     @property
     def whitening(self) -> int:

@@ -24,6 +24,8 @@ CONFIG, TOKENIZER, WEIGHTS, INDEX = "config.json", "tokenizer.json", "model.safe
 _PREFIXES = ("", "bert.", "roberta.", "model.")
 """Of the names of weights, where a file holds a model with an output layer."""
 _PICKLED = ("pytorch_model.bin", "tf_model.h5", "model.onnx")
+OUTPUT = "lm_head.weight"
+"""The name of the output layer."""
 _MOST_TOKENIZER = 64 << 20
 
 
@@ -34,7 +36,7 @@ class LanguageDirectory:
     Args:
         architecture: As config.json says.
         tokenizer: The bytes of tokenizer.json.
-        signature: Of the files of weights, equal as long as they are: for caches.
+        signature: Of all its files, equal as long as they are: for caches.
     """
 
     architecture: Architecture
@@ -56,7 +58,8 @@ def read_directory(path: Path) -> LanguageDirectory:
         architecture = Architecture.from_config(_content(path, CONFIG).decode(), _separator(tokenizer))
     except ValueError as error:
         raise PreparationError(f"model.name: {path / CONFIG}: {error}") from error
-    files = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in _files(path))
+    read = (path / CONFIG, path / TOKENIZER, *_files(path))
+    files = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in read)
     return LanguageDirectory(architecture, tokenizer, files)
 
 
@@ -64,7 +67,7 @@ def load_body(module: "nn.Module", path: Path) -> None:
     """Fill a language model with the weights of a directory; what the directory holds beyond it is left alone.
 
     Args:
-        module: An `Encoder` or `Decoder`, changed in place.
+        module: An `Encoder`, `Decoder` or `Opt`, changed in place.
         path: The directory.
 
     Raises:
@@ -72,12 +75,7 @@ def load_body(module: "nn.Module", path: Path) -> None:
     """
     import torch
 
-    tensors: dict[str, Constant] = {}
-    for file in _files(path):
-        try:
-            tensors |= read_base(file, others=True)
-        except (BaseError, OSError) as error:
-            raise PreparationError(f"model.name: {file} cannot be used: {error}") from error
+    tensors = tensors_in(path)
     # Adapters are the run's own.
     wanted = {name: tensor for name, tensor in module.state_dict().items() if name.rpartition(".")[2] not in (DOWN, UP)}
     prefix = max(_PREFIXES, key=lambda found: sum(found + name in tensors for name in wanted))
@@ -91,6 +89,63 @@ def load_body(module: "nn.Module", path: Path) -> None:
                     f"{CONFIG} and the weights of one model?"
                 )
             parameter.copy_(torch.from_numpy(found.widened().copy()))
+
+
+def load_output(module: "nn.Module", path: Path) -> None:
+    """Fill the output layer of a language model with the weights of a directory, where it is not its embedding.
+
+    Args:
+        module: A `CausalModel`, changed in place.
+        path: The directory.
+
+    Raises:
+        PreparationError: It is missing or of another shape, or a file cannot be read.
+    """
+    import torch
+
+    layer = getattr(module, "lm_head", None)
+    if layer is not None:
+        rows = output_layer(path, tuple(layer.weight.shape))
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(rows.widened().copy()))
+
+
+def output_layer(path: Path, shape: tuple[int, ...]) -> Constant:
+    """The output layer of a directory, which is not the embedding.
+
+    Args:
+        path: The directory.
+        shape: (vocabulary, hidden), which it must have.
+
+    Raises:
+        PreparationError: It is missing or of another shape, or a file cannot be read.
+    """
+    found = tensors_in(path).get(OUTPUT)
+    if found is None or found.shape != shape:
+        is_there = "missing" if found is None else f"of shape {found.shape}"
+        raise PreparationError(
+            f"model.name: {path}: {OUTPUT} must have shape {shape} and is {is_there}: save the model with its output layer "
+            "(AutoModelForCausalLM)"
+        )
+    return found
+
+
+def tensors_in(path: Path) -> dict[str, Constant]:
+    """All tensors of a directory by name, mapped into memory.
+
+    Args:
+        path: The directory.
+
+    Raises:
+        PreparationError: A file cannot be read.
+    """
+    tensors: dict[str, Constant] = {}
+    for file in _files(path):
+        try:
+            tensors |= read_base(file, others=True)
+        except (BaseError, OSError) as error:
+            raise PreparationError(f"model.name: {file} cannot be used: {error}") from error
+    return tensors
 
 
 def _files(path: Path) -> list[Path]:

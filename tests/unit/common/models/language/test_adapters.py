@@ -14,10 +14,11 @@ from zowarmup.common.models.construction import ModelError, build, sample
 from zowarmup.common.models.description import constants_of, describe, flatten, load_into
 from zowarmup.common.models.export import export_program
 from zowarmup.common.models.language.adapters import add_adapters
-from zowarmup.common.models.language.classifier import body_of
-from zowarmup.common.models.language.linear import Linear
+from zowarmup.common.models.language.body import body_of
+from zowarmup.common.models.language.linear import SCALE, Linear
 from zowarmup.common.models.program import Program
 from zowarmup.common.settings.architecture import Architecture
+from zowarmup.common.settings.language import Language
 from zowarmup.common.settings.run import Model
 
 EVERY = {"bert": "q,k,v,o,up,down", "llama": "q,k,v,o,up,gate,down"}
@@ -28,7 +29,9 @@ def adapted(config: dict[str, Any], modules: str, rank: int = 3) -> Any:
     """A classifier of texts with adapters, and its layout."""
     train = f"lora:r={rank},modules={modules}"
     architecture = Architecture.from_config(json.dumps(config))
-    module = build(Model(name="hf:model"), (16,), 2, 0, architecture=architecture, train=train)
+    module = build(
+        Model(name="hf:model"), (16,), 2, 0, language=Language(architecture=architecture, lora=Lora.of(train))
+    )
     return module, describe(module, (16,), train=train, pretrained=True)
 
 
@@ -60,12 +63,12 @@ def test_an_adapter_adds_the_product_of_its_factors(config: dict[str, Any]) -> N
     with torch.no_grad():
         begun = module(tokens)
         weights = flatten(module, layout)
-        weights += np.random.default_rng(0).normal(0, 0.2, layout.size).astype(np.float32)
+        weights += np.random.default_rng(0).normal(0, 3, layout.size).astype(np.float32)
         load_into(module, layout, weights)
         moved = module(tokens)
         for layer in module.modules():
             if isinstance(layer, Linear) and layer.lora_a is not None and layer.lora_b is not None:
-                layer.weight += layer.lora_b.T @ layer.lora_a
+                layer.weight += SCALE * layer.lora_b.T @ layer.lora_a
                 layer.lora_a = layer.lora_b = None
         assert torch.allclose(module(tokens), moved, atol=1e-5)
     assert (moved - begun).abs().max() > 1e-2
@@ -76,7 +79,7 @@ def test_one_pass_at_several_vectors_is_a_pass_at_each(config: dict[str, Any]) -
     module, layout = adapted(config, "q,v,down")
     random, begun = np.random.default_rng(1), flatten(module, layout)
     vectors = np.stack([begun, begun, begun])
-    vectors[1:, : layout.block("trunk").stop] += random.normal(0, 0.3, (2, layout.block("trunk").size))
+    vectors[1:, : layout.block("trunk").stop] += random.normal(0, 3, (2, layout.block("trunk").size))
     constants = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
     program = Program(export_program(module, layout, (16,)), layout, begun.copy(), constants=constants)
     assert program.own == {tensor.name for tensor in layout.tensors if tensor.name.endswith("lora_b")}
@@ -96,5 +99,7 @@ def test_one_pass_at_several_vectors_is_a_pass_at_each(config: dict[str, Any]) -
 def test_what_cannot_be_adapted_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="this model has no module gate: it has down,k,o,q,up,v"):
         add_adapters(body_of(Architecture.from_config(json.dumps(ENCODER))), Lora(2, ("q", "gate")))
-    with pytest.raises(ModelError, match=r"train = 'lora:r=2,modules=q'.*model mlp has no adapters"):
-        build(Model(name="mlp"), (4,), 2, 0, train="lora:r=2,modules=q")
+    with pytest.raises(ModelError, match=r"train = 'lora:r=2,modules=q': this model has no adapters"):
+        describe(build(Model(name="mlp"), (4,), 2, 0), (4,), train="lora:r=2,modules=q")
+    with pytest.raises(ModelError, match=r"zeroth_order.train: this model has no module gate"):
+        adapted(ENCODER, "gate")
