@@ -16,7 +16,7 @@ from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.texts import COMPLETED, PAIR, TEXT
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 _AT_A_TIME = 256
 
@@ -51,8 +51,9 @@ def tokenised(data: Dataset, text: Text, tokenizer_json: bytes) -> Dataset:
 
 
 def _completed(data: Dataset, text: Text, tokenizer: "Tokenizer") -> Dataset:
-    """The tokens of prompts and of what follows, each of the latter with PREDICTED added. What is too long is cut at the beginning of the
-    prompt, but for special tokens there, and then at the end of the completion."""
+    """The tokens of prompts and of what follows, each of the latter with PREDICTED added. Special tokens that the tokenizer puts behind a
+    text are left out. What is too long is cut at the beginning of the prompt, but for special tokens there, and then at the end of the
+    completion."""
     prompt = COMPLETED[:1]
     require_template(text.template, prompt)
     tokenizer.no_truncation()
@@ -64,9 +65,12 @@ def _completed(data: Dataset, text: Text, tokenizer: "Tokenizer") -> Dataset:
         for place, (before, after) in enumerate(zip(prompts, completions, strict=True), start):
             if not after.ids:
                 raise DataError(f"example {place + 1} has no token to predict: {data.inputs[place][1][:60]!r}")
-            special = next((n for n, is_special in enumerate(before.special_tokens_mask) if not is_special), 0)
-            over = max(0, len(before.ids) + len(after.ids) - text.most_tokens)
-            ids = before.ids[:special] + before.ids[special + over :] + [PREDICTED + token for token in after.ids]
+            # Of an empty prompt there is what the tokenizer puts before any text.
+            first, stop = _text_within(before)
+            if not stop:
+                first = stop = _text_within(tokenizer.encode(some[place - start][1]))[0]
+            over = max(0, stop + len(after.ids) - text.most_tokens)
+            ids = before.ids[:first] + before.ids[first + over : stop] + [PREDICTED + token for token in after.ids]
             rows[place, : min(len(ids), text.most_tokens)] = ids[: text.most_tokens]
     if (rows[:, 1:] < PREDICTED).all(axis=1).any():
         place = int(np.flatnonzero((rows[:, 1:] < PREDICTED).all(axis=1))[0])
@@ -74,6 +78,12 @@ def _completed(data: Dataset, text: Text, tokenizer: "Tokenizer") -> Dataset:
             f"example {place + 1}: nothing is before the only token of its completion, which nothing predicts: give it a prompt"
         )
     return data.with_tokens(rows)
+
+
+def _text_within(encoding: "Encoding") -> tuple[int, int]:
+    """Where a text begins and ends between the special tokens that the tokenizer adds; (0, 0) where there is no text."""
+    places = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
+    return (places[0], places[-1] + 1) if places else (0, 0)
 
 
 def verbalizer_tokens(text: Text, tokenizer_json: bytes) -> tuple[int, ...]:
