@@ -15,6 +15,8 @@ MODULES = ("q", "k", "v", "o", "up", "gate", "down")
 DOWN, UP = "lora_a", "lora_b"
 """The names of A and of B in the layer that they adapt."""
 MOST_RANK = 256
+SCALE = 1 / 16
+"""What an adapter's product is multiplied by, alpha / r in the paper's words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from zowarmup.common.lora import DOWN, UP
 from zowarmup.common.models.base import BaseError, Constant, read_base
+from zowarmup.common.models.hugging_face import CONFIG, TOKENIZER, WEIGHTS
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.system.files import read_given
 from zowarmup.common.text import listed
@@ -20,7 +21,7 @@ from zowarmup.server.setup.prepare import PreparationError
 if TYPE_CHECKING:
     from torch import nn
 
-CONFIG, TOKENIZER, WEIGHTS, INDEX = "config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 _PREFIXES = ("", "bert.", "roberta.", "model.")
 """Of the names of weights, where a file holds a model with an output layer."""
 _PICKLED = ("pytorch_model.bin", "tf_model.h5", "model.onnx")

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zowarmup.common.models.base import Constant
+from zowarmup.common.models.hugging_face import CONFIG, TOKENIZER
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.text import Text
 from zowarmup.common.text import listed
 from zowarmup.data.tokens import verbalizer_tokens
-from zowarmup.server.setup.language_directory import CONFIG, TOKENIZER, output_layer, read_directory
+from zowarmup.server.setup.language_directory import output_layer, read_directory
 from zowarmup.server.setup.prepare import PreparationError
 
 if TYPE_CHECKING:

@@ -10,10 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from zowarmup.common.lora import DOWN, UP
-
-SCALE = 1 / 16
-"""What an adapter's product is multiplied by, LoRA's alpha / r."""
+from zowarmup.common.lora import DOWN, SCALE, UP
 
 
 class Linear(nn.Linear):

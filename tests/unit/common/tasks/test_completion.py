@@ -29,13 +29,13 @@ def test_each_example_counts_alike_in_the_loss_and_each_token_in_perplexity() ->
 def test_training_descends_the_same_loss() -> None:
     torch = pytest.importorskip("torch")
     outputs = torch.from_numpy(OUTPUTS)
-    for reduction, wanted in (("mean", 2.0), ("sum", 6.0)):
-        assert task().torch_loss(outputs, torch.zeros(3, 1), reduction).item() == pytest.approx(wanted)
+    assert task().torch_loss(outputs, torch.zeros(3, 1), "mean").item() == pytest.approx(2)
+    assert task().torch_loss(outputs, torch.zeros(3, 1), "sum").item() == pytest.approx(6)
 
 
 def test_data_of_classes_is_refused() -> None:
     with pytest.raises(ValueError, match="needs data with prompts and completions"):
-        Completion(SimpleNamespace(classes=3, target_size=0))
+        task_class("completion")(SimpleNamespace(classes=3, target_size=0))
     task().check(np.zeros((4, 1), np.float32))
     with pytest.raises(ValueError, match="the targets are int64"):
         task().check(np.zeros(4, np.int64))

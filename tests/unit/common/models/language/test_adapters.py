@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from tests.language import DECODER, ENCODER
-from zowarmup.common.lora import Lora
+from zowarmup.common.lora import SCALE, Lora
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, build, sample
 from zowarmup.common.models.description import constants_of, describe, flatten, load_into
 from zowarmup.common.models.export import export_program
 from zowarmup.common.models.language.adapters import add_adapters
 from zowarmup.common.models.language.body import body_of
-from zowarmup.common.models.language.linear import SCALE, Linear
+from zowarmup.common.models.language.linear import Linear
 from zowarmup.common.models.program import Program
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.language import Language
