@@ -13,7 +13,8 @@ from typing import Literal, Self
 
 from zowarmup.common.algorithms import SECTIONS, settings_class
 from zowarmup.common.algorithms.settings import Rounds, WarmUp, ZerothOrder, require
-from zowarmup.common.lora import Lora
+from zowarmup.common.exact.layout import AUTO, HEAD
+from zowarmup.common.lora import LORA, Lora
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.plugin import is_plugin, require_allowed
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
@@ -208,6 +209,15 @@ class RunFile:
         self.warmup.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_warm_up(self.warmup)
+        if self.model.task == COMPLETION:
+            require(
+                self.model.pretrained, "model.task", COMPLETION, f"another, or model.name a decoder, {PRETRAINED}DIR"
+            )
+            moved, some = (
+                self.zeroth_order.moved,
+                f'"{LORA}r=8,modules=q,v" or another: a model that completes has no head',
+            )
+            require(moved not in (AUTO, HEAD), "zeroth_order.train", moved, some)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
