@@ -29,7 +29,7 @@ SLOW_S = 120.0
 class TlsServer:
     """A coordinator with TLS, for calls and for metrics, whose one round waits for more clients than there are."""
 
-    def __init__(self, folder: Path, processes: Processes) -> None:
+    def __init__(self, folder: Path, processes: Processes, prepared_models: Path) -> None:
         self.folder, self.processes, self.certs = folder, processes, folder / "certs"
         self.address, self.metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         run = RunFile(
@@ -47,7 +47,7 @@ class TlsServer:
         )
         (folder / "run.toml").write_text(to_toml(run))
         arguments = [str(folder / "run.toml"), "--data-dir", str(folder / "server"), "--verbose"]
-        arguments += ["--model-cache", str(folder / "model-cache")]
+        arguments += ["--model-cache", str(prepared_models)]
         processes.start("server", "zowarmup.server.main", arguments)
         self.until(lambda: "metrics at https" in self.log("server") and "listening on" in self.log("server"))
 
@@ -101,12 +101,12 @@ def serial(file: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, prepared_models: Path) -> Iterator[TlsServer]:
     folder = tmp_path_factory.mktemp("server")
     (folder / "logs").mkdir()
     certificates.init(folder / "certs", ["127.0.0.1"])
     with Processes(folder / "logs", Interrupts(), ENVIRONMENT) as processes:
-        yield TlsServer(folder, processes)
+        yield TlsServer(folder, processes, prepared_models)
 
 
 def test_a_renewed_certificate_is_shown_to_everyone_who_comes_and_nobody_is_cut_off(server: TlsServer) -> None:
