@@ -48,8 +48,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def prepared_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model cache (`--model-cache`) for coordinators of which a test asks nothing about how they prepare: building and
-    exporting a model takes a coordinator longer than most of the runs here. All workers share it."""
+    """A model cache for coordinators of which a test asks nothing about how they prepare (`tests.prepared`); all workers
+    share it."""
     folder = tmp_path_factory.getbasetemp()
     return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "prepared-models"
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE
+from tests.prepared import prepared
 from zowarmup.cli.session.session import Session
 from zowarmup.cli.session.status import Status
 from zowarmup.common.messages.values import Phase
-from zowarmup.common.settings.run import BUILT_IN, RunFile
+from zowarmup.common.settings.run import RunFile
 from zowarmup.common.system.command import Interrupts, NoAnswer
 from zowarmup.lab.demo.settings import to_toml
 from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
@@ -43,8 +44,7 @@ class Fleet:
         arguments = [str(path), "--data-dir", str(self.data_dir), "--address", self.address, *options]
         if run is not None:
             path.write_text(to_toml(run))
-            if run.model.name in BUILT_IN and not measured:
-                arguments += ["--model-cache", str(self.prepared_models)]
+            arguments += [] if measured else prepared(run, self.prepared_models)
         self.processes.start(name, "zowarmup.server.main", arguments)
 
     def join(self, name: str, data: str, tier: str, *more: str, log: str = "") -> None:

@@ -16,6 +16,7 @@ import pytest
 from cryptography import x509
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.prepared import prepared
 from zowarmup.cli import certificates
 from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
 from zowarmup.common.system.command import Interrupts
@@ -36,7 +37,7 @@ class TlsServer:
             name="renewal",
             model=Model(name="mlp"),
             warmup=warmup_settings(rounds=0, clients_per_round=1),
-            zeroth_order=zeroth_order_settings(rounds=50, clients_per_round=3, deadline_s=600, probes=2),
+            zeroth_order=zeroth_order_settings(rounds=50, clients_per_round=10, deadline_s=600, probes=2),
             evaluation=Evaluation(data="digits:test", every=1000),
             server=Server(
                 address=self.address,
@@ -47,7 +48,7 @@ class TlsServer:
         )
         (folder / "run.toml").write_text(to_toml(run))
         arguments = [str(folder / "run.toml"), "--data-dir", str(folder / "server"), "--verbose"]
-        arguments += ["--model-cache", str(prepared_models)]
+        arguments += prepared(run, prepared_models)
         processes.start("server", "zowarmup.server.main", arguments)
         self.until(lambda: "metrics at https" in self.log("server") and "listening on" in self.log("server"))
 

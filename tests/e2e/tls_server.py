@@ -17,6 +17,7 @@ import grpc
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.prepared import prepared
 from zowarmup.cli import certificates
 from zowarmup.cli.session.session import Session
 from zowarmup.cli.session.status import Status
@@ -118,7 +119,7 @@ class TlsServer:
         (self.folder / "run.toml").write_text(to_toml(run))
         arguments = [str(self.folder / "run.toml"), "--data-dir", str(self.data_dir), "--verbose"]
         if self.prepared_models is not None:
-            arguments += ["--model-cache", str(self.prepared_models)]
+            arguments += prepared(run, self.prepared_models)
         self.processes.start(name, "zowarmup.server.main", arguments)
         own = (self.certs / "op.crt", self.certs / "op.key") if mutual else (None, None)
         trusted = trust(self.address, (self.certs / "ca.crt").read_bytes(), *own)
