@@ -28,7 +28,7 @@ from zowarmup.common.models.architectures import (
 )
 from zowarmup.common.models.language.classifier import TextClassifier
 from zowarmup.common.models.torchvision_classifiers import PREFIX, Unsuitable, classifier
-from zowarmup.common.settings.architecture import Architecture
+from zowarmup.common.settings.architecture import DECODERS, Architecture
 from zowarmup.common.settings.data_card import PADDING
 from zowarmup.common.settings.run import PRETRAINED, Model
 from zowarmup.common.text import in_words
@@ -69,6 +69,7 @@ def build(
     logits: bool = True,
     half_width: bool = False,
     architecture: Architecture | None = None,
+    last_token: bool = False,
 ) -> nn.Module:
     """The named model for inputs (n, *input_shape) and outputs (n, outputs), in eval mode, with initial weights drawn from
     `seed`. torch's global generator is left as it was.
@@ -81,11 +82,12 @@ def build(
         logits: Whether these must be logits (`check`).
         half_width: Its half-width part, as a model like any other.
         architecture: Of the language model, where it is one.
+        last_token: Whether a classifier of texts reads the last token's state alone, as verbalizers ask for.
 
     Raises:
         ModelError: It cannot be trained here.
     """
-    factory = _half_width_factory(model) if half_width else _factory(model, architecture)
+    factory = _half_width_factory(model) if half_width else _factory(model, architecture, last_token)
     _check_shape(model.name, input_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -202,9 +204,9 @@ def vocabulary_of(module: nn.Module) -> int:
     return int(getattr(module, "vocabulary", 0))
 
 
-def _factory(model: Model, architecture: Architecture | None) -> Factory:
+def _factory(model: Model, architecture: Architecture | None, last_token: bool) -> Factory:
     if model.name.startswith(PRETRAINED):
-        return partial(_of_texts, model.name, architecture)
+        return partial(_of_texts, model.name, architecture, last_token)
     if model.name in RESNET_WIDTHS:
         return partial(ResNet, norm=model.norm, name=model.name)
     if model.name in _BUILT_IN:
@@ -239,7 +241,9 @@ def _call(name: str, factory: Factory, input_shape: tuple[int, ...], outputs: in
         return factory(input_shape, outputs)
 
 
-def _of_texts(name: str, architecture: Architecture | None, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+def _of_texts(
+    name: str, architecture: Architecture | None, last_token: bool, input_shape: tuple[int, ...], outputs: int
+) -> nn.Module:
     if architecture is None:
         raise ModelError(f"model {name}: the run has no architecture of it: its coordinator is not one of zowarmup's")
     if len(input_shape) != 1 or input_shape[0] > architecture.positions:
@@ -247,7 +251,12 @@ def _of_texts(name: str, architecture: Architecture | None, input_shape: tuple[i
             f"model {name} reads texts of at most {architecture.positions} tokens, and an example has the shape {input_shape}: "
             "use data of tsv:PATH or jsonl:PATH, and a text.most_tokens that is no more"
         )
-    return TextClassifier(architecture, outputs)
+    if last_token and not architecture.decoder:
+        raise ModelError(
+            f"model {name} is an encoder ({architecture.family}), and its layer for masked words is not read: verbalizers are for "
+            f"decoders ({', '.join(DECODERS)}); leave text.verbalizers out"
+        )
+    return TextClassifier(architecture, outputs, last_token)
 
 
 def _from_torchvision(name: str, input_shape: tuple[int, ...], outputs: int) -> nn.Module:

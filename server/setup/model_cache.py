@@ -82,7 +82,10 @@ def cache_path(spec: ClientSpec, seed: int) -> str:
         spec.whitening,
     ]
     if model.pretrained:
-        said.append(read_directory(Path(model.name.removeprefix(PRETRAINED)).expanduser()).signature)
+        said += [
+            read_directory(Path(model.name.removeprefix(PRETRAINED)).expanduser()).signature,
+            spec.text.verbalizers,
+        ]
     name = model.public.name.replace(":", ".")
     return f"{name}-{seed}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}"
 

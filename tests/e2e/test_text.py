@@ -37,12 +37,16 @@ def reviews(path: Path, examples: int, seed: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("config", "train"), [(ENCODER, "auto"), (DECODER, "norm")], ids=["encoder", "decoder"])
+@pytest.mark.parametrize(
+    ("config", "train", "verbalizers"),
+    [(ENCODER, "auto", ()), (DECODER, "norm", (" bad", " good"))],
+    ids=["encoder", "decoder"],
+)
 def test_texts_are_learnt_and_all_replicas_are_equal(
-    config: dict[str, Any], train: str, fleet: Callable[[], Any], tmp_path: Path
+    config: dict[str, Any], train: str, verbalizers: tuple[str, ...], fleet: Callable[[], Any], tmp_path: Path
 ) -> None:
     folder, held_out = language_folder(tmp_path / "model", config), reviews(tmp_path / "held-out.tsv", 120, 0)
-    running, text = fleet(), Text(template="{text} it", most_tokens=16)
+    running, text = fleet(), Text(template="{text} it", most_tokens=16, verbalizers=verbalizers)
     everyone: dict[str, Any] = {"clients_per_round": len(NAMES), "quorum": 1.0, "learn_deadline": False}
     running.lead(
         RunFile(
