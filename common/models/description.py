@@ -22,6 +22,7 @@ from zowarmup.common.exact.submodel import Submodel
 from zowarmup.common.lora import LORA, UP
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, build, sample
+from zowarmup.common.models.int8 import widened
 from zowarmup.common.models.whitening import add_whitening, rank_of
 from zowarmup.common.settings.run import Model
 from zowarmup.common.text import listed
@@ -142,16 +143,16 @@ def load_constants(module: nn.Module, constants: Mapping[str, Constant]) -> None
     Raises:
         ModelError: They are not those of the module.
     """
-    mine = constants_of(module)
-    for name in sorted(mine.keys() ^ constants.keys()):
+    mine, theirs = constants_of(module), widened(constants)
+    for name in sorted(mine.keys() ^ theirs.keys()):
         raise ModelError(f"the model's constant {name} is in {'it' if name in mine else 'the base'} alone")
     with torch.no_grad():
-        for name, constant in constants.items():
-            if tuple(mine[name].shape) != constant.shape:
+        for name, values in theirs.items():
+            if tuple(mine[name].shape) != values.shape:
                 raise ModelError(
-                    f"the model's constant {name} has shape {tuple(mine[name].shape)}, in the base {constant.shape}"
+                    f"the model's constant {name} has shape {tuple(mine[name].shape)}, in the base {values.shape}"
                 )
-            mine[name].copy_(torch.from_numpy(constant.widened().copy()))
+            mine[name].copy_(torch.from_numpy(values.copy()))
 
 
 def tensors_of(module: nn.Module, layout: Layout) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ The graph is then run beside the module, at other weights than the exported ones
 import logging
 import re
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, sample, vocabulary_of
 from zowarmup.common.models.description import constants_of, everywhere, flatten, head_module, tensors_of
 from zowarmup.common.models.graph import OPSET
+from zowarmup.common.models.int8 import int8_names
+from zowarmup.common.models.int8_graph import with_int8
 from zowarmup.common.models.program import Program
 from zowarmup.common.text import in_words, where
 
@@ -27,13 +30,16 @@ _TRACED = 2  # examples in the traced batch; the axis is dynamic
 _TOLERANCE = 1e-4
 
 
-def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ...]) -> bytes:
+def export_program(
+    module: nn.Module, layout: Layout, input_shape: tuple[int, ...], base: Mapping[str, Constant] | None = None
+) -> bytes:
     """Export the forward pass, in eval mode, as an ONNX graph for `Program`. Equal modules give equal bytes.
 
     Args:
         module: The model; left in eval mode.
         layout: Its layout.
         input_shape: Of one example, without the batch's axis.
+        base: The module's constants as devices have them, some in 8 bits, of the values that the module has; None: as float32.
 
     Returns:
         The graph. Its inputs are "inputs", float32 (n, *input_shape) or tokens, int64 (n, t), the layout's tensors and the
@@ -72,8 +78,10 @@ def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ..
         log.setLevel(level)
     assert program is not None
     own_names = {name for name in function.names if _is_own(name)}
-    onnx = _bare(_with_own(program.model_proto, own_names))
-    _verify(onnx, function, layout, input_shape)
+    if base is None:
+        base = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
+    onnx = _bare(with_int8(_with_own(program.model_proto, own_names), int8_names(base)))
+    _verify(onnx, function, layout, input_shape, base)
     return onnx
 
 
@@ -167,14 +175,15 @@ def _bare(model: Any) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _verify(onnx: bytes, function: _Function, layout: Layout, input_shape: tuple[int, ...]) -> None:
+def _verify(
+    onnx: bytes, function: _Function, layout: Layout, input_shape: tuple[int, ...], constants: Mapping[str, Constant]
+) -> None:
     """The graph against the module at weights of its own, so that every tensor is seen to be read from the vector."""
     weights = np.empty(layout.size, dtype=np.float32)
     module: nn.Module = function.__dict__["_module"]
     weights[:] = flatten(module, layout)
     nudge = np.random.Generator(np.random.Philox(key=0)).random(layout.size, dtype=np.float32)
     weights += 0.1 * np.abs(weights) * nudge + 0.01 * nudge  # upwards: a variance must stay positive
-    constants = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
     try:
         program = Program(onnx, layout, weights, constants=constants)
     except ValueError as error:

@@ -75,6 +75,7 @@ def cache_path(spec: ClientSpec, seed: int) -> str:
         model.name,
         model.task,
         model.norm,
+        model.base,
         spec.input_shape,
         spec.task.outputs,
         seed,
