@@ -22,7 +22,7 @@ from zowarmup.common.models.construction import ModelError, sample, vocabulary_o
 from zowarmup.common.models.description import constants_of, everywhere, flatten, head_module, tensors_of
 from zowarmup.common.models.graph import OPSET
 from zowarmup.common.models.int8 import int8_names
-from zowarmup.common.models.int8_graph import with_int8
+from zowarmup.common.models.late_weights import with_late_weights
 from zowarmup.common.models.program import Program
 from zowarmup.common.text import in_words, where
 
@@ -80,7 +80,8 @@ def export_program(
     own_names = {name for name in function.names if _is_own(name)}
     if base is None:
         base = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
-    onnx = _bare(with_int8(_with_own(program.model_proto, own_names), int8_names(base)))
+    matrices = [name for name, tensor in constants_of(module).items() if tensor.ndim == 2]
+    onnx = _bare(with_late_weights(_with_own(program.model_proto, own_names), matrices, int8_names(base)))
     _verify(onnx, function, layout, input_shape, base)
     return onnx
 

@@ -26,12 +26,12 @@ OPSET = 21
 
 _NAMES = """
 Abs Add And ArgMax Asin Atan AveragePool BatchNormalization Cast Ceil Celu Clip Concat ConstantOfShape Conv
-ConvTranspose Cos Cosh CumSum DepthToSpace Div Einsum Elu Equal Erf Exp Expand EyeLike Floor GRU Gather
+ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Einsum Elu Equal Erf Exp Expand EyeLike Floor GRU Gather
 GatherElements GatherND Gelu Gemm Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish
 InstanceNormalization IsInf IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max
 MaxPool Min Mish Mod Mul Neg Not Or PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax
 ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Resize Round ScatterElements Selu Shape Sigmoid Sign
-Sin Sinh Slice Softmax Softplus Split Sqrt Squeeze Sub Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor
+Sin Sinh Size Slice Softmax Softplus Split Sqrt Squeeze Sub Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor
 """
 OPERATORS = frozenset(_NAMES.split())
 WRITTEN_OUT = {"GroupNormalization": 29, "HardSwish": 2, "Mish": 3}

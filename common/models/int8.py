@@ -27,16 +27,16 @@ def quantised(tensors: Mapping[str, NDArray[np.float32]]) -> dict[str, Constant]
         tensors: By name, float32, finite.
 
     Returns:
-        Each tensor under its name; of a matrix of at least LEAST values int8 (rows, columns), and beside it its scales, float32 (rows, 1).
+        Each tensor under its name; of a matrix of at least LEAST values int8 (rows, columns), and beside it its scales, float32 (rows,).
     """
     found: dict[str, Constant] = {}
     for name, tensor in tensors.items():
         if tensor.ndim != 2 or tensor.size < LEAST:
             found[name] = Constant("F32", tensor)
             continue
-        scale = np.abs(tensor).max(axis=1, keepdims=True).astype(np.float32) / np.float32(_MOST)
+        scale = np.abs(tensor).max(axis=1).astype(np.float32) / np.float32(_MOST)
         scale[scale == 0] = 1
-        found[name] = Constant("I8", np.clip(np.rint(tensor / scale), -_MOST, _MOST).astype(np.int8))
+        found[name] = Constant("I8", np.clip(np.rint(tensor / scale[:, np.newaxis]), -_MOST, _MOST).astype(np.int8))
         found[name + SCALE_OF] = Constant("F32", scale)
     return found
 
@@ -56,7 +56,7 @@ def widened(base: Mapping[str, Constant]) -> dict[str, NDArray[np.float32]]:
         BaseError: A tensor is of whole numbers without scales.
     """
     narrow = int8_names(base)
-    found = {name: base[name].values * base[name + SCALE_OF].values for name in narrow}
+    found = {name: base[name].values * base[name + SCALE_OF].values[:, np.newaxis] for name in narrow}
     scales = {name + SCALE_OF for name in narrow}
     return found | {
         name: constant.widened() for name, constant in base.items() if name not in found and name not in scales

@@ -12,7 +12,7 @@ from zowarmup.common.models.language.body import body_of, embedding_of
 from zowarmup.common.settings.data_card import PADDING, PREDICTED
 from zowarmup.common.settings.language import Language
 
-ROWS = 8192
+ROWS = 4096
 """Of the output layer, whose logits are in memory together."""
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -16,8 +17,8 @@ from zowarmup.common.models.construction import build, sample
 from zowarmup.common.models.description import constants_of, describe, flatten, load_constants
 from zowarmup.common.models.export import export_program
 from zowarmup.common.models.int8 import SCALE_OF, int8_names, quantised, widened
-from zowarmup.common.models.int8_graph import with_int8
 from zowarmup.common.models.language import causal
+from zowarmup.common.models.late_weights import with_late_weights
 from zowarmup.common.models.program import Program
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.language import Language
@@ -67,32 +68,47 @@ def test_a_program_computes_with_8_bits_what_the_module_does(
     assert len(narrow) >= 14
     assert {value.name for value in graph.input} >= narrow | {name + SCALE_OF for name in narrow}
     (embedding,) = (name for name in narrow if "embed_tokens" in name or "word_embeddings" in name)
-    readers = [node.op_type for node in graph.node if embedding in node.input]
-    assert set(readers) <= {"Gather", "Slice"}, "no pass makes all of it float32"
+    assert {node.op_type for node in graph.node if embedding in node.input} <= {"Gather", "Slice"}, (
+        "none makes all of it float32"
+    )
+    makers = {node.output[0]: node for node in graph.node}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear":
+            above, left = set[str](), list(node.input)
+            while left:
+                if (name := left.pop()) in makers and name not in above:
+                    above.add(name)
+                    left += makers[name].input
+            assert any(makers[name].op_type == "Gather" for name in above), "not before the pass has come as far"
 
 
-def test_what_does_not_take_rows_reads_the_whole_matrix() -> None:
-    helper = onnx.helper
+def test_a_part_of_a_matrix_is_cut_out_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "LEAST", 12)
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
     value = helper.make_tensor_value_info
-    axes = onnx.numpy_helper.from_array(np.array([1]), "axes")
-    numbers = [onnx.numpy_helper.from_array(np.array([n]), name) for n, name in ((0, "from"), (2, "to"))]
+    numbers = [numpy_helper.from_array(np.array([n]), name) for n, name in ((0, "rows"), (1, "columns"), (2, "two"))]
     nodes = [
-        helper.make_node("Slice", ["w", "from", "to", "axes"], ["columns"]),
-        helper.make_node("Gather", ["w", "from"], ["picked"], axis=1),
-        helper.make_node("Gemm", ["columns", "w"], ["out"], transA=1),
+        helper.make_node("Slice", ["w", "rows", "two", "rows"], ["first"]),
+        helper.make_node("Slice", ["w", "rows", "two", "columns"], ["left"]),
+        helper.make_node("Gemm", ["x", "first"], ["a"], transB=1),
+        helper.make_node("MatMul", ["a", "left"], ["out"]),
     ]
-    made = helper.make_graph(nodes, "g", [value("w", 1, [3, 4])], [value("out", 1, None)], [axes, *numbers])
-    model = with_int8(helper.make_model(made), ["w"])
-    assert [node.op_type for node in model.graph.node] == [
-        "Cast",
-        "Mul",
-        "Slice",
-        "Cast",
-        "Mul",
-        "Gather",
-        "Cast",
-        "Mul",
-        "Gemm",
-    ]
-    assert sum("w" in node.input for node in model.graph.node) == 3
-    assert Constant("I8", np.zeros((3, 4), np.int8)).shape == (3, 4)
+    w, x = np.arange(12, dtype=np.float32).reshape(3, 4), np.ones((5, 4), np.float32)
+    for int8_matrices in ((), ("w",)):
+        inputs = [value("x", 1, [None, 4]), value("w", 1, [3, 4])]
+        graph = helper.make_graph([nodes[0], nodes[2]], "g", inputs, [value("a", 1, [None, None])], numbers)
+        model = with_late_weights(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), ["w"], int8_matrices
+        )
+        order = [node.op_type for node in model.graph.node]
+        assert order.index("Size") < order.index("Slice"), "the size of what is read beside it"
+        base = quantised({"w": w}) if int8_matrices else {"w": Constant("F32", w)}
+        model.ir_version = 10
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        given = {name: constant.values for name, constant in base.items()}
+        (found,) = session.run(None, {"x": x} | given)
+        assert np.allclose(found, x @ widened(base)["w"][:2].T)
+    columns = helper.make_model(
+        helper.make_graph(nodes[1:2], "g", [value("w", 1, [3, 4])], [value("left", 1, None)], numbers)
+    )
+    assert [node.op_type for node in with_late_weights(columns, ["w"], ()).graph.node] == ["Slice"]
