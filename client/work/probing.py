@@ -7,7 +7,7 @@ the size of the data; losses are summed in float64. Where the head alone is trai
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.work.features import Features
-from zowarmup.common.algorithms.protocol import LossAndGradient
+from zowarmup.common.algorithms.protocol import EachLoss, LossAndGradient
 from zowarmup.common.algorithms.settings import ZerothOrder
 from zowarmup.common.algorithms.whitening import applied
-from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.layout import Block, Layout
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Weights
 from zowarmup.common.messages.values import Scalars, Work
+from zowarmup.common.models.program import Program
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.tasks.protocol import Batch, Examples, Task
 from zowarmup.data import Dataset
@@ -30,6 +31,9 @@ from zowarmup.data.dataset import micro_batches
 
 if TYPE_CHECKING:
     from zowarmup.common.models.on_device import DeviceProgram, Resident
+
+VECTOR_BYTES = 1 << 24
+"""Of the vectors that one pass is made at, and again of what each example of a batch has of its own."""
 
 
 class ForwardPass(Protocol):
@@ -81,7 +85,7 @@ class Prober:
         """The summed loss of some examples at the weights as they are now and, where asked for, the summed gradient of
         the head (float64, the head block's order)."""
         loss, gradient = 0.0, None
-        for chosen in self._micro_batches(examples):
+        for chosen in self._micro_batches(examples, self._lengths):
             batch = self._dataset.batch(chosen)
             outputs, features = self._forward(chosen, batch)
             if head_gradient:
@@ -92,14 +96,43 @@ class Prober:
             loss += summed
         return LossAndGradient(loss, gradient)
 
+    def at_once(self, block: Block) -> int:
+        """How many vectors that differ within a block one pass is made at; 0 where the model's examples share it."""
+        own = getattr(self._program, "own", frozenset[str]())
+        inside = [t.name for t in self._layout.tensors if block.start <= t.start and t.stop <= block.stop]
+        return max(2, VECTOR_BYTES // (4 * self._layout.size)) if self._keeps and own.issuperset(inside) else 0
+
+    def evaluate_each(
+        self, vectors: NDArray[np.float32], examples: Sequence[NDArray[np.int64]], head_gradient: bool
+    ) -> EachLoss:
+        """The summed loss of some examples at each of several vectors, float32 (m, layout.size), and the head's gradient; a batch has
+        examples of many of them."""
+        assert isinstance(self._program, Program)
+        of, every = np.repeat(np.arange(len(vectors)), list(map(len, examples))), np.concatenate(examples)
+        losses, gradient = np.zeros(len(vectors)), None
+        lengths, most = None if self._lengths is None else self._lengths[every], len(vectors)
+        for together in self._micro_batches(np.arange(len(every)), lengths):
+            # Each example has a copy of what is its own.
+            for places in (together[start : start + most] for start in range(0, len(together), most)):
+                batch = self._dataset.batch(every[places])
+                outputs, features = self._program.forward_each(batch.inputs, vectors, of[places])
+                np.add.at(losses, of[places], self._task.losses(outputs, batch))
+                if head_gradient:
+                    read = None if features is None else self._read(features)
+                    _, part = self._with_gradient(outputs, read, batch)
+                    gradient = part if gradient is None else gradient + part
+        return EachLoss(losses, gradient)
+
     def features(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
         """What the model makes below the head of some examples, not yet whitened, a micro-batch after the other: float32
         (m, h)."""
-        for chosen in self._micro_batches(examples):
+        for chosen in self._micro_batches(examples, self._lengths):
             yield self._kept(chosen, self._dataset.batch(chosen))
 
-    def _micro_batches(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        for chosen in micro_batches(self._lengths, examples, self._micro_batch):
+    def _micro_batches(
+        self, examples: NDArray[np.int64], lengths: NDArray[np.int64] | None
+    ) -> Iterator[NDArray[np.int64]]:
+        for chosen in micro_batches(lengths, examples, self._micro_batch):
             if self._stop.is_set():
                 raise ComputingStopped
             if self._check is not None:

@@ -129,15 +129,7 @@ def built(spec: ClientSpec, layout: Layout, part: Submodel | None = None, base: 
     try:
         if part is not None:
             return build_part(spec.model, spec.input_shape, task.outputs, part, task.logits, spec.zeroth_order.moved)
-        module = build(
-            spec.model,
-            spec.input_shape,
-            task.outputs,
-            0,
-            task.logits,
-            architecture=spec.architecture,
-            last_token=bool(spec.text.verbalizers),
-        )
+        module = build(spec.model, spec.input_shape, task.outputs, 0, task.logits, language=spec.language)
         moved, pretrained = spec.zeroth_order.moved, spec.model.pretrained
         mine = describe(module, spec.input_shape, task.exact_head, moved, spec.whitening, pretrained)
     except ModelError as error:

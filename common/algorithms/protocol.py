@@ -7,7 +7,7 @@ becomes a snapshot. The order in which contributions arrive plays no part in it.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from zowarmup.common.algorithms.step_builder import CommitCost, Moments, Move, steps_of
 from zowarmup.common.algorithms.vectors import LazyVector, norm
 from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Block
 from zowarmup.common.exact.steps import Step, Weights
 from zowarmup.common.exact.submodel import Submodel
 from zowarmup.common.messages.values import Contribution, Scalars, Tier, Work
@@ -39,6 +40,19 @@ class LossAndGradient:
     head_gradient_sum: NDArray[np.float64] | None
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class EachLoss:
+    """What forward passes at several vectors of weights give.
+
+    Args:
+        loss_sums: For each vector the task's loss, summed over its examples, nats, float64 (m,).
+        head_gradient_sum: Their gradient by the head's parameters, summed over all of the vectors, as in `LossAndGradient`.
+    """
+
+    loss_sums: NDArray[np.float64]
+    head_gradient_sum: NDArray[np.float64] | None
+
+
 class Forward(Protocol):
     """The model's forward pass over the local data, at the weights as they are when it is called."""
 
@@ -59,6 +73,30 @@ class Forward(Protocol):
 
         Yields:
             Float32 (m, h).
+        """
+        ...
+
+
+@runtime_checkable
+class ForwardEach(Forward, Protocol):
+    """A forward pass that can be made at several vectors of weights at once."""
+
+    def at_once(self, block: Block) -> int:
+        """How many vectors `evaluate_each` takes that differ within a block; 0: none, since its tensors are everybody's."""
+        ...
+
+    def evaluate_each(
+        self, vectors: NDArray[np.float32], examples: Sequence[NDArray[np.int64]], head_gradient: bool
+    ) -> EachLoss:
+        """Run the model forward over some of the local data at each of several vectors.
+
+        Args:
+            vectors: Float32 (m, layout.size); they differ within a block that `at_once` allows.
+            examples: For each vector over which of the local data: indices, int64 (n,), at least one.
+            head_gradient: Whether the head's gradient is wanted, too.
+
+        Returns:
+            What `evaluate` would give for each, up to rounding, and the gradients added up.
         """
         ...
 

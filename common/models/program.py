@@ -1,7 +1,8 @@
 """The model's forward pass as the coordinator ships it: an ONNX graph whose weights are inputs.
 
 The inputs are bound once to views of the flat weight vector, so the vector is the model: change it in place and the
-next forward pass sees the change, with no copy.
+next forward pass sees the change, with no copy. Where a graph lets each example have tensors of its own, as it does of low-rank adapters,
+one pass can be made at several vectors.
 
 Memory, measured over batches of mixed sizes: ONNX Runtime's arena without its memory patterns peaks lowest and runs
 fastest. Without the arena the C library's allocator is left with gaps of tens of megabytes; a pattern reserves the
@@ -19,7 +20,7 @@ from zowarmup.common.models.base import Constant
 from zowarmup.common.text import printable
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, RunOptions, SessionOptions
+    from onnxruntime import InferenceSession, OrtValue, RunOptions, SessionOptions
 
 # ONNX Runtime would write to standard error itself, with names from the program in it; an exception says the same.
 _NOTHING_BUT_FATAL = 4
@@ -99,8 +100,13 @@ class Program:
         self._weights, self._constants = weights, constants  # bound by address
         self._options = onnxruntime.RunOptions()
         self._binding = self._session.io_binding()
+        self._tensors = {tensor.name: tensor for tensor in layout.tensors}
+        self._shared: dict[str, OrtValue] = {}
         for name, view in views.items():
-            self._binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(view))
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(view[np.newaxis] if name in self._graph.own else view)
+            if name in self._graph.own:
+                self._shared[name] = value
+            self._binding.bind_ortvalue_input(name, value)
         for name, constant in (constants or {}).items():
             value = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(constant.values, ELEMENT_OF[constant.kind])
             self._binding.bind_ortvalue_input(name, value)
@@ -119,6 +125,11 @@ class Program:
     def outputs(self) -> int:
         """How many numbers it gives for an example."""
         return self._graph.outputs["logits"]
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The tensors of the layout of which each example of a pass may have its own (`forward_each`)."""
+        return self._graph.own
 
     def load(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """What to move, to move the model from `weights` on: the vector itself, since it is bound. Raises ValueError
@@ -153,6 +164,29 @@ class Program:
         self._require_outputs(len(inputs))
         logits, *features = self._binding.copy_outputs_to_cpu()
         return logits, features[0] if features else None
+
+    def forward_each(
+        self, inputs: NDArray[Any], vectors: NDArray[np.float32], of: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """As `forward`, in one pass at several vectors, which differ in no tensor but those of `own`.
+
+        Args:
+            inputs: As `forward` takes them, of n examples.
+            vectors: Float32 (m, layout.size).
+            of: For each example that of its vector, int64 (n,).
+
+        Raises:
+            ProgramFailed: The pass cannot be made.
+        """
+        for name in self._graph.own:
+            tensor = self._tensors[name]
+            theirs = vectors[:, tensor.start : tensor.stop][of].reshape(len(of), *tensor.shape)
+            self._binding.bind_cpu_input(name, theirs)
+        try:
+            return self.forward(inputs)
+        finally:
+            for name, value in self._shared.items():
+                self._binding.bind_ortvalue_input(name, value)
 
     def _require_outputs(self, examples: int) -> None:
         """That they have the declared shape: a graph's declaration binds nobody, and what comes after copies them."""
