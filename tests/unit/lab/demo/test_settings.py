@@ -1,3 +1,4 @@
+import json
 import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ def test_the_run_file_written_is_the_run_meant(model: DemoModel, paper_mode: boo
     run = replace(demo_run(7, model, 1, 9, paper_mode), name='demo "x" \\ ä')
     written = to_toml(run)
     raw = tomllib.loads(written)
-    assert raw == asdict(run)
+    assert raw == json.loads(json.dumps(asdict(run)))
     tables = {
         "model": Model,
         "warmup": FedAvgSettings,
@@ -30,8 +31,16 @@ def test_the_run_file_written_is_the_run_meant(model: DemoModel, paper_mode: boo
         "guard": Guard,
         "server": Server,
     }
+    raw["text"]["verbalizers"] = tuple(raw["text"]["verbalizers"])
     assert RunFile(**{**raw, **{name: kind(**raw[name]) for name, kind in tables.items()}}) == run
     (tmp_path / "run.toml").write_text(written, encoding="utf-8")
+    assert read_run_file(tmp_path / "run.toml") == run
+
+
+def test_lists_are_written_too(tmp_path: Path) -> None:
+    text = Text(template="{text} It was", verbalizers=(' "bad"', " größer 😀"))
+    run = replace(demo_run(0, DemoModel.MLP, 1, 1), model=Model(name="hf:smollm2"), text=text)
+    (tmp_path / "run.toml").write_text(to_toml(run), encoding="utf-8")
     assert read_run_file(tmp_path / "run.toml") == run
 
 
