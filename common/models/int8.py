@@ -15,7 +15,7 @@ from zowarmup.common.models.base import Constant
 
 SCALE_OF = ".scale"
 """What the name of the scales has behind that of the matrix."""
-LEAST = 4096
+LEAST = 256
 """Values of a matrix that is worth it."""
 _MOST = 127
 
