@@ -69,6 +69,7 @@ def build(
     logits: bool = True,
     half_width: bool = False,
     architecture: Architecture | None = None,
+    cut: int | None = None,
 ) -> nn.Module:
     """The named model for inputs (n, *input_shape) and outputs (n, outputs), in eval mode, with initial weights drawn from
     `seed`. torch's global generator is left as it was.
@@ -81,11 +82,12 @@ def build(
         logits: Whether these must be logits (`check`).
         half_width: Its half-width part, as a model like any other.
         architecture: Of the language model, where it is one.
+        cut: The layer, from 0, in front of which it is cut in two; None: it is in one piece.
 
     Raises:
         ModelError: It cannot be trained here.
     """
-    factory = _half_width_factory(model) if half_width else _factory(model, architecture)
+    factory = _half_width_factory(model) if half_width else _factory(model, architecture, cut)
     _check_shape(model.name, input_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -202,9 +204,13 @@ def vocabulary_of(module: nn.Module) -> int:
     return int(getattr(module, "vocabulary", 0))
 
 
-def _factory(model: Model, architecture: Architecture | None) -> Factory:
+def _factory(model: Model, architecture: Architecture | None, cut: int | None) -> Factory:
     if model.name.startswith(PRETRAINED):
-        return partial(_of_texts, model.name, architecture)
+        return partial(_of_texts, model.name, architecture, cut)
+    if cut is not None:
+        raise ModelError(
+            f"zeroth_order.cut = {cut}: model {model.name} cannot be cut, a language model (hf:DIR) can, in front of a layer"
+        )
     if model.name in RESNET_WIDTHS:
         return partial(ResNet, norm=model.norm, name=model.name)
     if model.name in _BUILT_IN:
@@ -239,7 +245,9 @@ def _call(name: str, factory: Factory, input_shape: tuple[int, ...], outputs: in
         return factory(input_shape, outputs)
 
 
-def _of_texts(name: str, architecture: Architecture | None, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+def _of_texts(
+    name: str, architecture: Architecture | None, cut: int | None, input_shape: tuple[int, ...], outputs: int
+) -> nn.Module:
     if architecture is None:
         raise ModelError(f"model {name}: the run has no architecture of it: its coordinator is not one of zowarmup's")
     if len(input_shape) != 1 or input_shape[0] > architecture.positions:
@@ -247,7 +255,12 @@ def _of_texts(name: str, architecture: Architecture | None, input_shape: tuple[i
             f"model {name} reads texts of at most {architecture.positions} tokens, and an example has the shape {input_shape}: "
             "use data of tsv:PATH or jsonl:PATH, and a text.most_tokens that is no more"
         )
-    return TextClassifier(architecture, outputs)
+    if cut is not None and not 0 <= cut < architecture.layers:
+        raise ModelError(
+            f"zeroth_order.cut = {cut}: model {name} has {architecture.layers} layers, and the first one above the cut must be 0 "
+            f"to {architecture.layers - 1}"
+        )
+    return TextClassifier(architecture, outputs, cut)
 
 
 def _from_torchvision(name: str, input_shape: tuple[int, ...], outputs: int) -> nn.Module:

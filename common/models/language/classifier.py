@@ -7,12 +7,16 @@ MiniLM a linear layer on the mean of the last layer's states has 81 % of the tes
 
 Of each layer the states of an example's tokens are averaged, and normalised without parameters, so that layers with large states and
 small ones count alike.
+
+The language model may be cut in front of one of its layers (`boundary`). What crosses is what that layer reads, and the means of all
+below it.
 """
 
 import torch
 from torch import nn
 from torch.nn.functional import layer_norm
 
+from zowarmup.common.models.language.boundary import Boundary
 from zowarmup.common.models.language.decoder import Decoder
 from zowarmup.common.models.language.encoder import Encoder
 from zowarmup.common.settings.architecture import Architecture
@@ -30,18 +34,25 @@ class TextClassifier(nn.Module):
     Args:
         made: Of the language model.
         outputs: How many.
+        cut: The layer, from 0, in front of which the language model is cut; None: it is in one piece.
     """
 
-    def __init__(self, made: Architecture, outputs: int) -> None:
+    def __init__(self, made: Architecture, outputs: int, cut: int | None = None) -> None:
         super().__init__()
         self.vocabulary = made.vocabulary
         self.body = body_of(made)
         self.classifier = nn.Linear((made.layers + 1) * made.hidden, outputs)
+        self.boundary = None if cut is None else Boundary(cut, made.layers)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits (n, outputs) for tokens, int64 (n, t)."""
         present = (tokens != PADDING).to(torch.float32)[:, :, None]
         share = present / present.sum(1, keepdim=True)
-        means = [layer_norm((state * share).sum(1), state.shape[-1:]) for state in self.body(tokens)]
+        states = self.body(tokens)
+        means = [layer_norm((state * share).sum(1), state.shape[-1:]) for state in states]
+        if self.boundary is not None:
+            first = self.boundary.below + 1
+            _, below = self.boundary(states[first - 1], torch.cat(means[:first], dim=1))
+            means = [below, *means[first:]]
         logits: torch.Tensor = self.classifier(torch.cat(means, dim=1))
         return logits
