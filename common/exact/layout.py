@@ -197,7 +197,9 @@ class Layout:
             place = halves[0].stop if len(halves) > 1 else self.frozen
             tiles = [(LOWER, self.frozen, place), (UPPER, place, edge)]
             if self.cut is None or halves != [Block(*tile) for tile in tiles if tile[1] < tile[2]]:
-                raise ValueError(f'layout: with a cut, "{LOWER}" and "{UPPER}" must be [{self.frozen}, {edge}), else neither is')
+                raise ValueError(
+                    f'layout: with a cut, "{LOWER}" and "{UPPER}" must be [{self.frozen}, {edge}), else neither is'
+                )
 
     def _check_head(self, head: Head) -> None:
         expected: list[tuple[str, tuple[int, ...]]] = [(head.weight_name, (head.classes, head.features))]

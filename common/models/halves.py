@@ -30,14 +30,20 @@ def halves(onnx: bytes, layout: Layout) -> tuple[bytes, bytes]:
     crossing = {ACTIVATIONS, MEANS}
     lower, upper = (_part(onnx, names, crossing) for names in (crossing, set[str]()))
     above = layout.block(UPPER).start
-    moved = {tensor.name: tensor.start >= above for tensor in layout.tensors if layout.frozen <= tensor.start < layout.trainable}
+    moved = {
+        tensor.name: tensor.start >= above
+        for tensor in layout.tensors
+        if layout.frozen <= tensor.start < layout.trainable
+    }
     for part, is_upper in ((lower, False), (upper, True)):
         for value in part.graph.input:
             if moved.get(value.name, is_upper) is not is_upper:
                 sides = ("above", "below") if is_upper else ("below", "above")
                 name = printable(value.name, LONGEST_NAME)
-                raise ProgramRefused(f"program: it reads tensor {name} {sides[0]} the cut, and the layout has it {sides[1]}")
-    return tuple(part.SerializeToString(deterministic=True) for part in (lower, upper))  # type: ignore[return-value]
+                raise ProgramRefused(
+                    f"program: it reads tensor {name} {sides[0]} the cut, and the layout has it {sides[1]}"
+                )
+    return lower.SerializeToString(deterministic=True), upper.SerializeToString(deterministic=True)
 
 
 def _part(onnx: bytes, wanted: set[str], crossing: set[str]) -> Any:

@@ -26,6 +26,8 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "mixed": {"algorithm": "mixed"},
     "nibbles": {"scalars": "nibble"},
     "whitened": {"whitening": RANK},
+    "fedspzo": {"algorithm": "fedspzo", "cut": 1, "probes": (2, 3)},
+    "fedspzo, nested": {"algorithm": "fedspzo", "cut": 1, "probes": (2, 3), "split": "nested"},
 }
 WARM_UPS: dict[str, dict[str, Any]] = {
     "heterofl": {"algorithm": "heterofl", "clients_per_round": len(TRIO)},
