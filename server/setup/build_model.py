@@ -35,12 +35,21 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
 
     task = spec.task
     pretrained = spec.model.pretrained
-    module = build(spec.model, spec.input_shape, task.outputs, seed, task.logits, architecture=spec.architecture)
+    phase = spec.zeroth_order
+    module = build(
+        spec.model,
+        spec.input_shape,
+        task.outputs,
+        seed,
+        task.logits,
+        architecture=spec.architecture,
+        cut=phase.cut_at,
+    )
     if pretrained:
         load_body(module.get_submodule("body"), Path(spec.model.name.removeprefix(PRETRAINED)).expanduser())
     with foreign_code(f"model {spec.model.name}:"):
-        moved = spec.zeroth_order.moved
-        layout = describe(module, spec.input_shape, task.exact_head, moved, spec.whitening, pretrained)
+        shape, head = spec.input_shape, task.exact_head
+        layout = describe(module, shape, head, phase.moved, spec.whitening, pretrained, phase.only_above)
         weights = flatten(module, layout)
     remark = ""
     if spec.model.weights:
