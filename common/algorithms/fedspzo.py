@@ -105,8 +105,8 @@ class FedSPZOSettings(ProbingSettings):
     def largest_batch(self, examples: int) -> int:
         if self.slices == "whole":
             return min(self.micro_batch, examples)
-        few = self.probes[0] if self.split == "nested" else min(self.probes)
-        return min(self.micro_batch, -(-examples // min(few or self.probes[1], examples)))
+        fewest = min(count for count in self.probes if count)
+        return min(self.micro_batch, -(-examples // min(fewest, examples)))
 
     def build(self, layout: Layout, pool_seed: int = 0, warmup: WarmUp | None = None) -> "FedSPZO":
         return FedSPZO(self, layout)

@@ -107,6 +107,8 @@ def to_toml(run: RunFile) -> str:
     for name, section in sections.items():
         lines += ["", *([f"[{name}]"] if name else [])]
         lines += [
-            f"{field} = {json.dumps(value)}" for field, value in section.items() if isinstance(value, str | int | float)
+            f"{field} = {json.dumps(value)}"
+            for field, value in section.items()
+            if isinstance(value, str | int | float | tuple)
         ]
     return "\n".join(lines) + "\n"
