@@ -82,7 +82,9 @@ class Prober:
         dataset: Examples,
         stop: threading.Event,
         pool_seed: int = 0,
+        held_bytes: int = HELD_BYTES,
     ) -> None:
+        self._held_bytes = held_bytes
         self._spec, self._pool_seed = spec, pool_seed
         self._layout, self._program, self._task = replica.layout, program, task
         self._dataset, self._stop = dataset, stop
@@ -121,7 +123,7 @@ class Prober:
         assert cut is not None and self._lengths is not None
         for chosen in self._micro_batches(examples):
             more = 4 * len(chosen) * (int(self._lengths[chosen].max()) * cut.hidden + cut.means)
-            if held and size + more > HELD_BYTES:
+            if held and size + more > self._held_bytes:
                 yield np.concatenate(held)
                 held, size = [], 0
             held.append(chosen)

@@ -49,7 +49,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "decoder": (DECODER, {"train": "norm", "probes": 4}),
     "encoder, cut": (ENCODER, {"algorithm": "fedspzo", "cut": 1, "probes": (2, 3)}),
     "decoder, cut, nested": (DECODER, {"algorithm": "fedspzo", "cut": 1, "probes": (2, 3), "split": "nested"}),
-    "encoder, the upper part alone": (ENCODER, {"algorithm": "fedspzo", "cut": 1, "probes": (0, 4), "train": "all"}),
+    "encoder, the upper part alone": (ENCODER, {"algorithm": "fedspzo", "cut": 1, "probes": (0, 4)}),
 }
 
 
