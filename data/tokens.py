@@ -1,17 +1,22 @@
 """Tokens of texts: what a language model reads, by the run's template and tokenizer, the same on every device.
 
 The tokenizer is a tokenizer.json of Hugging Face's, which the coordinator sends under its sha256; the `tokenizers` package carries it out. It says
-itself where special tokens go. An example is int32 (most_tokens,), its tokens and then PADDING, which is no token of any
+itself where special tokens go. With verbalizers there is none at the end: what follows the template's last token is asked of that one. An example is int32 (most_tokens,), its tokens and then PADDING, which is no token of any
 vocabulary, so a model needs no mask beside it.
 """
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zowarmup.common.settings.data_card import PADDING
 from zowarmup.common.settings.text import Text
-from zowarmup.common.text import in_words
+from zowarmup.common.text import in_words, listed
 from zowarmup.data.dataset import DataError, Dataset
 from zowarmup.data.texts import PAIR, TEXT
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _AT_A_TIME = 256
 
@@ -30,16 +35,7 @@ def tokenised(data: Dataset, text: Text, tokenizer_json: bytes) -> Dataset:
     Raises:
         DataError: The template does not suit the data, an example has no token, or the tokenizer cannot be used.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ModuleNotFoundError:
-        raise DataError("a run on text needs the tokenizers package: pip install 'zowarmup[text]'") from None
-    try:
-        tokenizer = Tokenizer.from_buffer(tokenizer_json)
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(text.most_tokens)
-    except Exception as error:  # the library's own errors are plain exceptions
-        raise DataError(f"the run's tokenizer cannot be used: {in_words(error)}") from error
+    tokenizer = _tokenizer(text, tokenizer_json)
     names = TEXT if len(data.inputs[0]) == 1 else PAIR
     require_template(text.template, names)
     rows = np.full((len(data), text.most_tokens), PADDING, np.int32)
@@ -50,6 +46,58 @@ def tokenised(data: Dataset, text: Text, tokenizer_json: bytes) -> Dataset:
                 raise DataError(f"example {place + 1} has no token: {' '.join(data.inputs[place])[:60]!r}")
             rows[place, : len(encoding.ids)] = encoding.ids
     return data.with_tokens(rows)
+
+
+def verbalizer_tokens(text: Text, tokenizer_json: bytes) -> tuple[int, ...]:
+    """The token of each verbalizer.
+
+    Args:
+        text: The run's verbalizers.
+        tokenizer_json: The tokenizer.
+
+    Raises:
+        DataError: One is several tokens, or none that the tokenizer knows, or two are the same; or the tokenizer ends every text with
+            a special token, or cannot be used.
+    """
+    tokenizer = _tokenizer(text, tokenizer_json)
+    tokenizer.no_truncation()
+    unknown, found = getattr(tokenizer.model, "unk_token", None), dict[int, str]()
+    for word in text.verbalizers:
+        encoding = tokenizer.encode(word, add_special_tokens=False)
+        if len(encoding.ids) != 1 or encoding.tokens[0] == unknown:
+            made = listed([repr(token) for token in encoding.tokens]) or "nothing"
+            raise DataError(
+                f"text.verbalizers: {word!r} is {made} in the run's tokenizer, and must be one token that it knows: use another word, "
+                "or see whether the blank before it belongs there"
+            )
+        if encoding.ids[0] in found:
+            raise DataError(
+                f"text.verbalizers: {found[encoding.ids[0]]!r} and {word!r} are the same token, {encoding.tokens[0]!r}: "
+                "each class needs one of its own"
+            )
+        found[encoding.ids[0]] = word
+    ending = tokenizer.encode(text.verbalizers[0])
+    if ending.special_tokens_mask[-1:] == [1]:
+        raise DataError(
+            f"text.verbalizers: the run's tokenizer ends every text with {ending.tokens[-1]!r}, and verbalizers are to follow the "
+            "template: take it out of tokenizer.json's post_processor"
+        )
+    return tuple(found)
+
+
+def _tokenizer(text: Text, tokenizer_json: bytes) -> "Tokenizer":
+    """The run's tokenizer, which cuts what is too long. Raises DataError."""
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError:
+        raise DataError("a run on text needs the tokenizers package: pip install 'zowarmup[text]'") from None
+    try:
+        tokenizer = Tokenizer.from_buffer(tokenizer_json)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(text.most_tokens, direction="left" if text.verbalizers else "right")
+    except Exception as error:  # the library's own errors are plain exceptions
+        raise DataError(f"the run's tokenizer cannot be used: {in_words(error)}") from error
+    return tokenizer
 
 
 def require_template(template: str, names: tuple[str, ...]) -> None:

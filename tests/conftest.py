@@ -1,7 +1,10 @@
 """What holds for all tests: properties are true or false, however long an example takes on a busy machine; signals do what
 they do by default, however the tests were started; and over which backends the tests run that take any."""
 
+import gc
+import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -22,10 +25,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until all is collected: what is imported and collected stays, and going through it takes seconds
     # nohup lets us, and whatever we start, ignore SIGHUP, as a shell's `&` does with SIGINT.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "backends(name, ...): the backends that a test runs over by default")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -35,6 +44,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marker = metafunc.definition.get_closest_marker("backends")
         names = (chosen,) if chosen else marker.args if marker else ("memory",)
         metafunc.parametrize("backend", BACKENDS if chosen == "all" else names, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def prepared_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model cache for coordinators of which a test asks nothing about how they prepare (`tests.prepared`); all workers
+    share it."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "prepared-models"
 
 
 @pytest.fixture

@@ -38,6 +38,17 @@ DECODER = {
     "rope_theta": 10000.0,
     "tie_word_embeddings": True,
 }
+OPT = {
+    "model_type": "opt",
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "ffn_dim": 24,
+    "max_position_embeddings": 20,
+    "word_embed_proj_dim": 16,
+    "do_layer_norm_before": True,
+}
 
 
 def language_folder(folder: Path, config: dict[str, Any], prefix: str = "") -> Path:
@@ -50,9 +61,12 @@ def language_folder(folder: Path, config: dict[str, Any], prefix: str = "") -> P
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    body = body_of(Architecture.from_config(json.dumps(config)))
+    made = Architecture.from_config(json.dumps(config))
+    body = body_of(made)
     weights = {prefix + name: tensor.contiguous() for name, tensor in body.state_dict().items()}
+    if made.decoder and not made.tied:
+        weights["lm_head.weight"] = torch.randn(made.vocabulary, made.hidden)
     save_file({**weights, "position_ids": torch.arange(3)}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_bytes(tokenizer(WORDS))
+    (folder / "tokenizer.json").write_bytes(tokenizer(WORDS, ends=not made.decoder))
     return folder

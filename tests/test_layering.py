@@ -107,6 +107,7 @@ PACKAGES = {
     "server/setup/language_directory.py": "torch?",
     "server/setup/run_file.py": "pydantic",
     "server/setup/safetensors_file.py": "safetensors?",
+    "server/setup/verbalizers.py": "torch?",
     "server/setup/weights_file.py": "torch?",
     "client/net/stream.py": "google",
     "client/work/probing.py": "torch?",

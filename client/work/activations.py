@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.layout import LOWER, UPPER, Cut, Layout
+from zowarmup.common.models.program import Crossing
 
 HELD_BYTES = 1 << 24
 """Of what crosses the cut on one side of a direction below it: pieces are so large, or a micro-batch where that is larger."""
@@ -27,41 +28,33 @@ class Activations:
 
     def __init__(self, cut: Cut, examples: int, most_bytes: int = KEPT_BYTES) -> None:
         self._cut, self._left = cut, most_bytes
-        self._activations: list[NDArray[np.float32] | None] = [None] * examples
-        self._means: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * examples
+        self._kept: list[Crossing] = [()] * examples
 
-    def kept(self, examples: NDArray[np.int64], length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """What crosses for examples, int64 (n,), in a batch of `length` tokens: float32 (n, length, hidden) and (n, means); None where not
-        all of it is known."""
-        own = [self._activations[example] for example in examples]
-        if any(one is None for one in own):
+    def kept(self, examples: NDArray[np.int64], length: int) -> Crossing | None:
+        """What crosses for examples, int64 (n,), in a batch of `length` tokens: float32 (n, length, hidden) and, where any cross, (n, means);
+        None where not all of it is known."""
+        own = [self._kept[example] for example in examples]
+        if not all(own):
             return None
-        found = np.zeros((len(own), length, self._cut.hidden), np.float32)
-        for row, one in zip(found, own, strict=True):
-            assert one is not None
+        activations = np.zeros((len(own), length, self._cut.hidden), np.float32)
+        for row, (one, *_) in zip(activations, own, strict=True):
             row[: len(one)] = one
-        return found, np.stack([self._means[example] for example in examples])
+        return (activations, *(np.stack(means) for means in zip(*(rest for _, *rest in own), strict=True)))
 
-    def keep(
-        self,
-        examples: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        activations: NDArray[np.float32],
-        means: NDArray[np.float32],
-    ) -> None:
+    def keep(self, examples: NDArray[np.int64], lengths: NDArray[np.int64], crossing: Crossing) -> None:
         """Keep as much of it as there is room for.
 
         Args:
             examples: int64 (n,).
             lengths: How many tokens each of them has, int64 (n,).
-            activations: Float32 (n, t, hidden).
-            means: Float32 (n, means).
+            crossing: As `kept` gives it, for a batch of any length.
         """
-        for example, length, own, mean in zip(examples, lengths, activations, means, strict=True):
-            size = own[:length].nbytes + mean.nbytes
-            if self._activations[example] is None and size <= self._left:
+        for example, length, activations, *means in zip(examples, lengths, *crossing, strict=True):
+            own = (activations[:length], *means)
+            size = sum(part.nbytes for part in own)
+            if not self._kept[example] and size <= self._left:
                 self._left -= size
-                self._activations[example], self._means[example] = own[:length].copy(), mean.copy()
+                self._kept[example] = tuple(part.copy() for part in own)
 
 
 def never_moves_below(layout: Layout) -> bool:

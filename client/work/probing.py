@@ -25,6 +25,7 @@ from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Weights
 from zowarmup.common.messages.values import Scalars, Work
+from zowarmup.common.models.program import Crossing
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.tasks.protocol import Batch, Examples, Task
 from zowarmup.data import Dataset
@@ -50,13 +51,11 @@ class ForwardPass(Protocol):
 class CutPass(ForwardPass, Protocol):
     """One that is cut in two."""
 
-    def lower(self, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What crosses the cut: activations (n, t, hidden) and means (n, k)."""
+    def lower(self, inputs: Any) -> Crossing:
+        """What crosses the cut: activations (n, t, hidden) and, where any do, means (n, k)."""
         ...
 
-    def upper(
-        self, inputs: Any, activations: NDArray[np.float32], means: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def upper(self, inputs: Any, crossing: Crossing) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """As `forward`, from what crosses the cut."""
         ...
 
@@ -65,8 +64,7 @@ class _Held(NamedTuple):
     """What crosses the cut for a micro-batch."""
 
     batch: Batch
-    activations: NDArray[np.float32]
-    means: NDArray[np.float32]
+    crossing: Crossing
 
 
 class Prober:
@@ -139,17 +137,17 @@ class Prober:
             crossing = kept or self._cut_program.lower(batch.inputs)
             if self._activations and kept is None:
                 assert self._lengths is not None
-                self._activations.keep(chosen, self._lengths[chosen], *crossing)
-            found.append(_Held(batch, *crossing))
+                self._activations.keep(chosen, self._lengths[chosen], crossing)
+            found.append(_Held(batch, crossing))
         return found
 
     def upper(self, held: list[_Held], head_gradient: bool) -> LossAndGradient:
         """As `evaluate`, from what crosses the cut."""
 
         def parts() -> Iterator[LossAndGradient]:
-            for batch, activations, means in held:
+            for batch, crossing in held:
                 self._require_go()
-                outputs, features = self._cut_program.upper(batch.inputs, activations, means)
+                outputs, features = self._cut_program.upper(batch.inputs, crossing)
                 yield self._losses(outputs, None if features is None else self._read(features), batch, head_gradient)
 
         return _summed(parts())

@@ -109,13 +109,14 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where the model is cut in two, and what crosses there: an example's activations, (t, hidden), and means of the layers below.
+    """Where the model is cut in two, and what crosses there: an example's activations, (t, hidden), and perhaps means of
+    the layers below.
 
     Args:
         below: How many layers lie below the cut, at least 0.
         layers: Of how many, more than `below`.
         hidden: The width of the activations, at least 1.
-        means: How many means there are, at least 1.
+        means: How many means there are; 0: none cross.
 
     Raises:
         ValueError: A field is out of its range.
@@ -129,8 +130,8 @@ class Cut:
     def __post_init__(self) -> None:
         if not 0 <= self.below < self.layers:
             raise ValueError(f"layout: a cut with {self.below} of {self.layers} layers below it")
-        if self.hidden < 1 or self.means < 1:
-            raise ValueError(f"layout: nothing crosses a cut with hidden = {self.hidden} and means = {self.means}")
+        if self.hidden < 1 or self.means < 0:
+            raise ValueError(f"layout: a cut has hidden = {self.hidden} and means = {self.means}")
 
     @property
     def share(self) -> float:

@@ -28,7 +28,7 @@ from zowarmup.common.models.architectures import (
 )
 from zowarmup.common.models.language.classifier import TextClassifier
 from zowarmup.common.models.torchvision_classifiers import PREFIX, Unsuitable, classifier
-from zowarmup.common.settings.architecture import Architecture
+from zowarmup.common.settings.architecture import DECODERS, Architecture
 from zowarmup.common.settings.data_card import PADDING
 from zowarmup.common.settings.run import PRETRAINED, Model
 from zowarmup.common.text import in_words
@@ -69,6 +69,7 @@ def build(
     logits: bool = True,
     half_width: bool = False,
     architecture: Architecture | None = None,
+    last_token: bool = False,
     cut: int | None = None,
 ) -> nn.Module:
     """The named model for inputs (n, *input_shape) and outputs (n, outputs), in eval mode, with initial weights drawn from
@@ -82,12 +83,13 @@ def build(
         logits: Whether these must be logits (`check`).
         half_width: Its half-width part, as a model like any other.
         architecture: Of the language model, where it is one.
+        last_token: Whether a classifier of texts reads the last token's state alone, as verbalizers ask for.
         cut: The layer, from 0, in front of which it is cut in two; None: it is in one piece.
 
     Raises:
         ModelError: It cannot be trained here.
     """
-    factory = _half_width_factory(model) if half_width else _factory(model, architecture, cut)
+    factory = _half_width_factory(model) if half_width else _factory(model, architecture, last_token, cut)
     _check_shape(model.name, input_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -204,9 +206,9 @@ def vocabulary_of(module: nn.Module) -> int:
     return int(getattr(module, "vocabulary", 0))
 
 
-def _factory(model: Model, architecture: Architecture | None, cut: int | None) -> Factory:
+def _factory(model: Model, architecture: Architecture | None, last_token: bool, cut: int | None) -> Factory:
     if model.name.startswith(PRETRAINED):
-        return partial(_of_texts, model.name, architecture, cut)
+        return partial(_of_texts, model.name, architecture, last_token, cut)
     if cut is not None:
         raise ModelError(
             f"zeroth_order.cut = {cut}: model {model.name} cannot be cut, a language model (hf:DIR) can, in front of a layer"
@@ -246,7 +248,12 @@ def _call(name: str, factory: Factory, input_shape: tuple[int, ...], outputs: in
 
 
 def _of_texts(
-    name: str, architecture: Architecture | None, cut: int | None, input_shape: tuple[int, ...], outputs: int
+    name: str,
+    architecture: Architecture | None,
+    last_token: bool,
+    cut: int | None,
+    input_shape: tuple[int, ...],
+    outputs: int,
 ) -> nn.Module:
     if architecture is None:
         raise ModelError(f"model {name}: the run has no architecture of it: its coordinator is not one of zowarmup's")
@@ -260,7 +267,12 @@ def _of_texts(
             f"zeroth_order.cut = {cut}: model {name} has {architecture.layers} layers, and the first one above the cut must be 0 "
             f"to {architecture.layers - 1}"
         )
-    return TextClassifier(architecture, outputs, cut)
+    if last_token and not architecture.decoder:
+        raise ModelError(
+            f"model {name} is an encoder ({architecture.family}), and its layer for masked words is not read: verbalizers are for "
+            f"decoders ({', '.join(DECODERS)}); leave text.verbalizers out"
+        )
+    return TextClassifier(architecture, outputs, last_token, cut)
 
 
 def _from_torchvision(name: str, input_shape: tuple[int, ...], outputs: int) -> nn.Module:

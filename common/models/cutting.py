@@ -14,16 +14,16 @@ def boundary_of(module: nn.Module) -> Boundary | None:
     return next((part for part in module.modules() if isinstance(part, Boundary)), None)
 
 
-def crossing(module: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def crossing(module: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """What crosses the cut of a module for some inputs.
 
     Args:
         module: It has a boundary.
         inputs: As its forward pass takes them.
     """
-    boundary, seen = boundary_of(module), list[tuple[torch.Tensor, torch.Tensor]]()
+    boundary, seen = boundary_of(module), list[tuple[torch.Tensor, ...]]()
     assert boundary is not None
-    handle = boundary.register_forward_hook(lambda _, args, __: seen.append((args[0], args[1])))
+    handle = boundary.register_forward_hook(lambda _, args, __: seen.append(args))
     try:
         module(inputs)
     finally:
@@ -45,7 +45,7 @@ def lies_below(crossed: Iterable[torch.Tensor], tensors: Mapping[str, torch.Tens
     return {name for name, gradient in zip(tensors, found, strict=True) if gradient is not None}
 
 
-def cut_of(module: nn.Module, crossed: tuple[torch.Tensor, torch.Tensor]) -> Cut:
+def cut_of(module: nn.Module, crossed: tuple[torch.Tensor, ...]) -> Cut:
     """What a layout says of the cut.
 
     Args:
@@ -54,4 +54,5 @@ def cut_of(module: nn.Module, crossed: tuple[torch.Tensor, torch.Tensor]) -> Cut
     """
     boundary = boundary_of(module)
     assert boundary is not None
-    return Cut(boundary.below, boundary.layers, crossed[0].shape[-1], crossed[1].shape[-1])
+    activations, *means = crossed
+    return Cut(boundary.below, boundary.layers, activations.shape[-1], means[0].shape[-1] if means else 0)

@@ -38,7 +38,7 @@ def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ..
     Returns:
         The graph. Its inputs are "inputs", float32 (n, *input_shape) or tokens, int64 (n, t), the layout's tensors and the
         module's constants by name; its outputs "logits" and, where the layout has a head, "features", float32; and where the
-        model is cut, "activations" and "means", which cross the cut.
+        model is cut, "activations" and, where any do, "means", which cross the cut.
 
     Raises:
         ModelError: The module cannot be exported, or its graph gives other logits than it does.
@@ -101,8 +101,8 @@ class _Function(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-        crossed, features = (seen[:2], seen[2:]) if boundary is not None else ([], seen)
-        return (logits, *features, *crossed)
+        count = len(seen) - (head is not None)
+        return (logits, *seen[count:], *seen[:count])
 
 
 def _cause(error: BaseException) -> str:

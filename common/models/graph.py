@@ -305,8 +305,14 @@ def _outputs(values: Iterable[Any], layout: Layout) -> dict[str, int]:
 
 def outputs_of(layout: Layout) -> list[str]:
     """What a program of a layout gives, in this order."""
-    crossing = [] if layout.cut is None else [ACTIVATIONS, MEANS]
-    return ["logits"] + ([] if layout.head is None else ["features"]) + crossing
+    return ["logits"] + ([] if layout.head is None else ["features"]) + crossing_of(layout)
+
+
+def crossing_of(layout: Layout) -> list[str]:
+    """What of it crosses the cut; nothing where there is none."""
+    if layout.cut is None:
+        return []
+    return [ACTIVATIONS] + ([MEANS] if layout.cut.means else [])
 
 
 def _shape(value: Any, element: int = FLOAT) -> tuple[int | None, ...]:

@@ -8,7 +8,7 @@ after the other, are the program, by construction.
 from typing import Any
 
 from zowarmup.common.exact.layout import UPPER, Layout
-from zowarmup.common.models.graph import ACTIVATIONS, LONGEST_NAME, MEANS, ProgramRefused
+from zowarmup.common.models.graph import LONGEST_NAME, ProgramRefused, crossing_of
 from zowarmup.common.text import printable
 from zowarmup.v1 import program_pb2 as wire
 
@@ -21,13 +21,13 @@ def halves(onnx: bytes, layout: Layout) -> tuple[bytes, bytes]:
         layout: Of the model, which is cut.
 
     Returns:
-        The lower graph, whose outputs are ACTIVATIONS and MEANS, and the upper one, of which they are inputs and whose outputs are the
+        The lower graph, whose outputs are what crosses the cut, and the upper one, of which that is an input and whose outputs are the
         program's others. Each has the inputs that it reads.
 
     Raises:
         ProgramRefused: What moves above the cut is read below it, or the reverse; or something else crosses the cut.
     """
-    crossing = {ACTIVATIONS, MEANS}
+    crossing = set(crossing_of(layout))
     lower, upper = (_part(onnx, names, crossing) for names in (crossing, set[str]()))
     above = layout.block(UPPER).start
     moved = {

@@ -33,6 +33,10 @@ _WITHOUT = ["ConstantFolding"]
 LONGEST_CAUSE = 300
 
 
+Crossing = tuple[NDArray[np.float32], ...]
+"""What crosses the cut of a model that is cut."""
+
+
 class ProgramFailed(Exception):
     """A forward pass cannot be made: the sentence says why."""
 
@@ -60,7 +64,8 @@ class Program:
     """The forward pass over a flat vector of weights, which the caller keeps and may change between calls.
 
     The graph's inputs are "inputs", float32 (n, *shape) or tokens, int64 (n, t), and every tensor of the layout and of the base by
-    its name; its outputs "logits" and, where the layout has a head, "features"; and where it has a cut, "activations" and "means".
+    its name; its outputs "logits" and, where the layout has a head, "features"; and where it has a cut what crosses it
+    (`graph.crossing_of`).
 
     Args:
         onnx: The graph.
@@ -86,7 +91,7 @@ class Program:
     ) -> None:
         from onnxruntime import OrtValue
 
-        from zowarmup.common.models.graph import ELEMENT_OF, checked
+        from zowarmup.common.models.graph import ELEMENT_OF, checked, crossing_of
         from zowarmup.common.models.halves import halves
 
         tensors = {name: OrtValue.ortvalue_from_numpy(view) for name, view in layout.views(weights).items()}
@@ -100,6 +105,7 @@ class Program:
             )
         for name, constant in (constants or {}).items():
             tensors[name] = OrtValue.ortvalue_from_numpy_with_onnx_type(constant.values, ELEMENT_OF[constant.kind])
+        self._crossing = crossing_of(layout)
         parts = [self._graph.onnx] if layout.cut is None else halves(self._graph.onnx, layout)
         self._graphs = [_Graph(part, tensors, self._graph.outputs, threads, halt) for part in parts]
         self._weights, self._constants = weights, constants  # bound by address
@@ -130,22 +136,19 @@ class Program:
         """Its outputs (n, outputs) and, where the layout has a head, the features (n, h), not yet whitened, for inputs
         (n, *shape) or (n, t). One thread at a time. Raises ProgramFailed."""
         if len(self._graphs) > 1:
-            return self.upper(inputs, *self.lower(inputs))
+            return self.upper(inputs, self.lower(inputs))
         logits, *features = self._graphs[0].run(self._checked(inputs), {})
         return logits, features[0] if features else None
 
-    def lower(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What crosses the cut: activations (n, t, hidden), of which those behind an example's tokens mean nothing, and means (n, k).
-        Raises ProgramFailed."""
-        activations, means = self._graphs[0].run(self._checked(inputs), {})
-        return activations, means
+    def lower(self, inputs: NDArray[Any]) -> Crossing:
+        """What crosses the cut: activations (n, t, hidden), of which those behind an example's tokens mean nothing, and where any do
+        means (n, k). Raises ProgramFailed."""
+        return tuple(self._graphs[0].run(self._checked(inputs), {}))
 
-    def upper(
-        self, inputs: NDArray[Any], activations: NDArray[np.float32], means: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def upper(self, inputs: NDArray[Any], crossing: Crossing) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """As `forward`, from what crosses the cut for these inputs. Raises ProgramFailed."""
-        crossing = {"activations": activations, "means": means}
-        logits, *features = self._graphs[1].run(self._checked(inputs), crossing)
+        named = dict(zip(self._crossing, crossing, strict=True))
+        logits, *features = self._graphs[1].run(self._checked(inputs), named)
         return logits, features[0] if features else None
 
     def _checked(self, inputs: NDArray[Any]) -> NDArray[Any]:

@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from zowarmup.common.untrusted import strictly
 
-BERT, ROBERTA, LLAMA, QWEN2, QWEN3 = "bert", "roberta", "llama", "qwen2", "qwen3"
-ENCODERS, DECODERS = (BERT, ROBERTA), (LLAMA, QWEN2, QWEN3)
+BERT, ROBERTA, LLAMA, QWEN2, QWEN3, OPT = "bert", "roberta", "llama", "qwen2", "qwen3", "opt"
+ENCODERS, DECODERS = (BERT, ROBERTA), (LLAMA, QWEN2, QWEN3, OPT)
 FAMILIES = (*ENCODERS, *DECODERS)
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
 _MOST = 1 << 24
@@ -35,7 +35,7 @@ class Architecture:
         epsilon: Added to the variance in a normalisation.
         positions: How many tokens an example may have at most.
         types: How many kinds of tokens there are (BERT: the first and the second text); 0: none.
-        first_position: The row of the first token's position embedding (RoBERTa: after the row of padding).
+        first_position: The row of the first token's position embedding (RoBERTa: after the row of padding; OPT: 2).
         separator: The token that stands between two texts and at their end; -1: not known, or without meaning.
         theta: Base of the rotary position embedding's wavelengths.
         tied: Whether the token embeddings are the output layer, too.
@@ -67,7 +67,7 @@ class Architecture:
             value = getattr(self, name)
             _require(1 <= value <= _MOST, name, value, f"1 to {_MOST}")
         _require(self.heads % self.key_heads == 0, "key_heads", self.key_heads, f"a divisor of heads, {self.heads}")
-        rotary = self.family in DECODERS
+        rotary = self.decoder and self.family != OPT
         _require(not rotary or self.head_size % 2 == 0, "head_size", self.head_size, "even")
         _require(rotary or self.heads * self.head_size == self.hidden, "head_size", self.head_size, "hidden / heads")
         _require(self.activation in ACTIVATIONS, "activation", self.activation, ", ".join(ACTIVATIONS))
@@ -115,6 +115,8 @@ class Architecture:
         family = config.one("model_type", str)
         if family not in FAMILIES:
             raise ValueError(f"model_type = {family!r}: known are {', '.join(FAMILIES)}")
+        if family == OPT:
+            return cls(family=family, **_opt(config))
         return cls(family=family, **(_decoder if family in DECODERS else _encoder)(config, family, separator))
 
 
@@ -188,6 +190,29 @@ def _decoder(config: _Config, family: str, separator: int) -> dict[str, Any]:
         "positions": config.one("max_position_embeddings", int),
         "theta": float(theta),
         "tied": config.one("tie_word_embeddings", bool, False),
+    }
+
+
+def _opt(config: _Config) -> dict[str, Any]:
+    hidden, heads = config.one("hidden_size", int), config.one("num_attention_heads", int)
+    config.refuse("do_layer_norm_before", lambda value: value is True)
+    config.refuse("word_embed_proj_dim", lambda value: value == hidden)
+    config.refuse("enable_bias", lambda value: value is True)
+    config.refuse("layer_norm_elementwise_affine", lambda value: value is True)
+    config.refuse("_remove_final_layer_norm", lambda value: value is False)
+    return {
+        "vocabulary": config.one("vocab_size", int),
+        "hidden": hidden,
+        "layers": config.one("num_hidden_layers", int),
+        "heads": heads,
+        "key_heads": heads,
+        "head_size": hidden // heads if heads > 0 else 0,
+        "inner": config.one("ffn_dim", int),
+        "activation": config.one("activation_function", str, "relu"),
+        "epsilon": 1e-5,
+        "positions": config.one("max_position_embeddings", int),
+        "first_position": 2,
+        "tied": config.one("tie_word_embeddings", bool, True),
     }
 
 

@@ -195,6 +195,10 @@ class RunFile:
         require(0 < len(self.name) <= 64 and self.name.isprintable(), "name", self.name, "1 to 64 printable characters")
         require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 to 2^63 - 1")
         require(self.draws in ("secret", "seed"), "draws", self.draws, '"secret" or "seed"')
+        words = self.text.verbalizers
+        require(
+            self.model.pretrained or not words, "text.verbalizers", list(words), 'empty where model.name is no "hf:DIR"'
+        )
         for section, settings in (("warmup", self.warmup), ("zeroth_order", self.zeroth_order)):
             own = SECTIONS[section].get(settings.algorithm, type(settings)) is type(settings)
             require(own, f"{section}.algorithm", settings.algorithm, f"that of {type(settings).__name__}")

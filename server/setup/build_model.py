@@ -15,6 +15,7 @@ from zowarmup.common.settings.run import PRETRAINED, ClientSpec
 from zowarmup.common.system.files import replacing
 from zowarmup.server.setup.language_directory import load_body
 from zowarmup.server.setup.prepare import BASE, BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
+from zowarmup.server.setup.verbalizers import load_verbalizers
 from zowarmup.server.setup.weights_file import load_weights
 
 
@@ -35,7 +36,7 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
 
     task = spec.task
     pretrained = spec.model.pretrained
-    phase = spec.zeroth_order
+    phase, verbalized = spec.zeroth_order, bool(spec.text.verbalizers)
     module = build(
         spec.model,
         spec.input_shape,
@@ -43,10 +44,14 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
         seed,
         task.logits,
         architecture=spec.architecture,
+        last_token=verbalized,
         cut=phase.cut_at,
     )
     if pretrained:
-        load_body(module.get_submodule("body"), Path(spec.model.name.removeprefix(PRETRAINED)).expanduser())
+        directory = Path(spec.model.name.removeprefix(PRETRAINED)).expanduser()
+        load_body(module.get_submodule("body"), directory)
+        if verbalized:
+            load_verbalizers(module, directory, spec.text, spec.card)
     with foreign_code(f"model {spec.model.name}:"):
         shape, head = spec.input_shape, task.exact_head
         layout = describe(module, shape, head, phase.moved, spec.whitening, pretrained, phase.only_above)

@@ -33,7 +33,7 @@ class LanguageDirectory:
     Args:
         architecture: As config.json says.
         tokenizer: The bytes of tokenizer.json.
-        signature: Of the files of weights, equal as long as they are: for caches.
+        signature: Of all its files, equal as long as they are: for caches.
     """
 
     architecture: Architecture
@@ -55,7 +55,8 @@ def read_directory(path: Path) -> LanguageDirectory:
         architecture = Architecture.from_config(_content(path, CONFIG).decode(), _separator(tokenizer))
     except ValueError as error:
         raise PreparationError(f"model.name: {path / CONFIG}: {error}") from error
-    files = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in _files(path))
+    read = (path / CONFIG, path / TOKENIZER, *_files(path))
+    files = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in read)
     return LanguageDirectory(architecture, tokenizer, files)
 
 
@@ -63,7 +64,7 @@ def load_body(module: "nn.Module", path: Path) -> None:
     """Fill a language model with the weights of a directory; what the directory holds beyond it is left alone.
 
     Args:
-        module: An `Encoder` or `Decoder`, changed in place.
+        module: An `Encoder`, `Decoder` or `Opt`, changed in place.
         path: The directory.
 
     Raises:
@@ -71,12 +72,7 @@ def load_body(module: "nn.Module", path: Path) -> None:
     """
     import torch
 
-    tensors: dict[str, Constant] = {}
-    for file in _files(path):
-        try:
-            tensors |= read_base(file, others=True)
-        except (BaseError, OSError) as error:
-            raise PreparationError(f"model.name: {file} cannot be used: {error}") from error
+    tensors = tensors_in(path)
     wanted = module.state_dict()
     prefix = max(_PREFIXES, key=lambda found: sum(found + name in tensors for name in wanted))
     with torch.no_grad():
@@ -89,6 +85,24 @@ def load_body(module: "nn.Module", path: Path) -> None:
                     f"{CONFIG} and the weights of one model?"
                 )
             parameter.copy_(torch.from_numpy(found.widened().copy()))
+
+
+def tensors_in(path: Path) -> dict[str, Constant]:
+    """All tensors of a directory by name, mapped into memory.
+
+    Args:
+        path: The directory.
+
+    Raises:
+        PreparationError: A file cannot be read.
+    """
+    tensors: dict[str, Constant] = {}
+    for file in _files(path):
+        try:
+            tensors |= read_base(file, others=True)
+        except (BaseError, OSError) as error:
+            raise PreparationError(f"model.name: {file} cannot be used: {error}") from error
+    return tensors
 
 
 def _files(path: Path) -> list[Path]:

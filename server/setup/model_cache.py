@@ -84,7 +84,10 @@ def cache_path(spec: ClientSpec, seed: int) -> str:
     if spec.zeroth_order.cut_at is not None:
         said += [spec.zeroth_order.cut_at, spec.zeroth_order.only_above]
     if model.pretrained:
-        said.append(read_directory(Path(model.name.removeprefix(PRETRAINED)).expanduser()).signature)
+        said += [
+            read_directory(Path(model.name.removeprefix(PRETRAINED)).expanduser()).signature,
+            spec.text.verbalizers,
+        ]
     name = model.public.name.replace(":", ".")
     return f"{name}-{seed}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}"
 

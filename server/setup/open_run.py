@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from zowarmup.common.messages.values import BASE, TOKENIZER, Artifact, Computation, Tier
 from zowarmup.common.models.base import BaseError, Constant, read_base
+from zowarmup.common.settings.data_card import numbers
 from zowarmup.common.settings.run import PRETRAINED, ClientSpec, RunFile
 from zowarmup.common.system.files import Busy, OpenFolder, exclusive, make_private, read_given, strangers
+from zowarmup.common.text import listed
 from zowarmup.data import DataError, Dataset
 from zowarmup.data.card import absence, card_of, fitted
 from zowarmup.data.tokens import tokenised
@@ -155,6 +157,11 @@ def open_run(
     log.info(
         "run %s begins: %s, %d parameters; %s", run_file.name, run_file.model.name, prepared.layout.trainable, needs
     )
+    if words := run_file.text.verbalizers:
+        said_of = zip(card.class_names or numbers(card.classes), words, strict=True)
+        log.info(
+            "the head begins at the model's words for the classes: %s", listed(f"{c} is {w!r}" for c, w in said_of)
+        )
     if run_file.draws == "seed":
         log.info(
             'draws = "seed": whoever knows the seed can compute who takes part in each round, and with which directions'

@@ -156,7 +156,7 @@ def test_an_installed_client_joins_and_the_doctor_finds_nothing(
     fleet: Callable[[], Fleet], wheel: Path, tmp_path: Path
 ) -> None:
     one, root = fleet(), tmp_path / "root"
-    one.lead(replace(RUN, zeroth_order=replace(RUN.zeroth_order, minimum_clients=0)))
+    one.lead(replace(RUN, zeroth_order=replace(RUN.zeroth_order, minimum_clients=0)), measured=True)
     given = ("--server", one.address, "--data-dir", str(one.data_dir))
     while (
         issued := one.run_once("zowarmup.cli.main", "invite", "--tier", "low", "--data", "digits:1/2", *given)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE
+from tests.prepared import prepared
 from zowarmup.cli.session.session import Session
 from zowarmup.cli.session.status import Status
 from zowarmup.common.messages.values import Phase
@@ -29,18 +30,21 @@ class Fleet:
 
     folder: Path
     processes: Processes
+    prepared_models: Path
     address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
 
     @property
     def data_dir(self) -> Path:
         return self.folder / "server"
 
-    def lead(self, run: RunFile | None = None, name: str = "server", *options: str) -> None:
-        """Start the coordinator, or start it again on the same data directory."""
+    def lead(self, run: RunFile | None = None, name: str = "server", *options: str, measured: bool = False) -> None:
+        """Start the coordinator, or start it again on the same data directory. `measured`: it prepares the model for this run
+        alone and measures what devices need, as it does by default; else a built-in model is one that tests share."""
         path = self.folder / "run.toml"
+        arguments = [str(path), "--data-dir", str(self.data_dir), "--address", self.address, *options]
         if run is not None:
             path.write_text(to_toml(run))
-        arguments = [str(path), "--data-dir", str(self.data_dir), "--address", self.address, *options]
+            arguments += [] if measured else prepared(run, self.prepared_models)
         self.processes.start(name, "zowarmup.server.main", arguments)
 
     def join(self, name: str, data: str, tier: str, *more: str, log: str = "") -> None:
@@ -120,7 +124,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
+def fleet(tmp_path: Path, prepared_models: Path) -> Iterator[Callable[..., Fleet]]:
     """Makes fleets, each in a folder of its own, of this Python or another."""
     environment = {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"}
     made: list[Processes] = []
@@ -130,7 +134,7 @@ def fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
         (folder / "logs").mkdir(parents=True)
         processes = Processes(folder / "logs", Interrupts(), environment, python)
         made.append(processes)
-        return Fleet(folder, processes)
+        return Fleet(folder, processes, prepared_models)
 
     yield make
     for processes in made:

@@ -26,7 +26,9 @@ SHIFTED = (
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize("jump_s", [-7200, 7200])
-def test_a_round_ends_at_its_deadline_whatever_is_done_to_the_clock(tmp_path: Path, jump_s: int) -> None:
+def test_a_round_ends_at_its_deadline_whatever_is_done_to_the_clock(
+    tmp_path: Path, prepared_models: Path, jump_s: int
+) -> None:
     stage, shift = Stage(tmp_path), tmp_path / "shift"
     shift.write_text("0")
     run = RunFile(
@@ -46,7 +48,7 @@ def test_a_round_ends_at_its_deadline_whatever_is_done_to_the_clock(tmp_path: Pa
         "--data-dir",
         str(tmp_path / "run"),
         "--model-cache",
-        str(tmp_path / "model-cache"),
+        str(prepared_models),
     ]
     began = time.monotonic()
     with stage.started([sys.executable, "-c", SHIFTED, str(shift), *options], "server"):

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.prepared import prepared
 from zowarmup.cli.session.session import Session
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
 from zowarmup.lab.demo.settings import to_toml
@@ -24,7 +25,7 @@ NAMES = {"high-1": "high", "low-1": "low", "low-2": "low", "low-3": "low"}
 def trained(made: Any, run: RunFile, text: Callable[[str], str] = str) -> list[float]:
     """Lead a run to its end: the accuracy of each version that was evaluated, in percent."""
     (made.folder / "run.toml").write_text(text(to_toml(run)))
-    made.lead()
+    made.lead(None, "server", *prepared(run, made.prepared_models))
     for shard, (name, tier) in enumerate(NAMES.items(), 1):
         made.join(name, f"digits:{shard}/4,alpha=1", tier)
     made.finished(len(NAMES))

@@ -61,6 +61,7 @@ def serving(fleet: Fleet, name: str, server: Server) -> None:
             evaluation=Evaluation(data="digits:test"),
         ),
         name,
+        measured=True,
     )
     health = ["health", "--server", server.health_address]
     wait_until(lambda: fleet.run_once("zowarmup.cli.main", *health).returncode == 0, 60, "the coordinator to serve")

@@ -23,9 +23,9 @@ LIMITED = (
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
-def test_silent_connections_neither_end_a_run_nor_take_its_descriptors(tmp_path: Path) -> None:
+def test_silent_connections_neither_end_a_run_nor_take_its_descriptors(tmp_path: Path, prepared_models: Path) -> None:
     stage, limit = Stage(tmp_path), 300
-    server = [sys.executable, "-c", LIMITED, str(limit), *stage.server("--model-cache", str(tmp_path / "model-cache"))]
+    server = [sys.executable, "-c", LIMITED, str(limit), *stage.server("--model-cache", str(prepared_models))]
     with stage.started(server, "server") as process, contextlib.ExitStack() as held:
         stage.printed("server", "listening on")
         with stage.started(stage.client("--tier", "high"), "client"):

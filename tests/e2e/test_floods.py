@@ -20,8 +20,8 @@ FEWEST_FILES = 3000
 @pytest.mark.skipif(
     resource.getrlimit(resource.RLIMIT_NOFILE)[1] < FEWEST_FILES, reason="too few open files are allowed here"
 )
-def test_a_fleet_loses_no_round_while_a_stranger_floods(tmp_path: Path) -> None:
-    found = flooded.run(1000, 2000, 60.0, tmp_path / "flooded")
+def test_a_fleet_loses_no_round_while_a_stranger_floods(tmp_path: Path, prepared_models: Path) -> None:
+    found = flooded.run(1000, 2000, 60.0, tmp_path / "flooded", prepared_models)
     assert (found.abandoned, found.disconnected, found.tracebacks) == (0, 0, 0)
     assert found.versions > 0
     assert set(found.health) == {"SERVING"}
@@ -32,9 +32,11 @@ def test_a_fleet_loses_no_round_while_a_stranger_floods(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(sys.platform != "linux", reason="the rest of 127.0.0.0/8 is no address elsewhere")
-def test_a_member_that_starts_again_gets_in_beside_a_stranger_who_takes_every_connection(tmp_path: Path) -> None:
+def test_a_member_that_starts_again_gets_in_beside_a_stranger_who_takes_every_connection(
+    tmp_path: Path, prepared_models: Path
+) -> None:
     stage, limit = Stage(tmp_path), 400
-    server = [sys.executable, "-c", LIMITED, str(limit), *stage.server("--model-cache", str(tmp_path / "model-cache"))]
+    server = [sys.executable, "-c", LIMITED, str(limit), *stage.server("--model-cache", str(prepared_models))]
     flood = [sys.executable, "-m", "tests.faults.flood", f"127.0.0.1:{stage.port}", "--source", "127.0.0.2", "--again"]
     flood += ["--connections", str(2 * limit), "--calls", "0", "--seconds", "1200"]
 

@@ -35,7 +35,7 @@ def join_all(fleet, names=NAMES) -> None:  # type: ignore[no-untyped-def]
 
 def test_a_mixed_fleet_trains_one_model_bit_for_bit(fleet: Callable) -> None:  # type: ignore[type-arg]
     mixed = fleet()
-    mixed.lead(RUN)
+    mixed.lead(RUN, measured=True)
     join_all(mixed)
     status = mixed.finished(len(NAMES))
     assert status.replicas.agree == tuple(NAMES), "the coordinator's and every client's digest are equal"

@@ -74,7 +74,8 @@ def test_no_process_of_a_run_takes_a_digest_on_its_loop(fleet: Callable) -> None
             warmup=warmup_settings(rounds=1, clients_per_round=1, epochs=1),
             zeroth_order=zeroth_order_settings(rounds=25, clients_per_round=2, probes=4, learn_deadline=False),
             evaluation=Evaluation(data="digits:test"),
-        )
+        ),
+        measured=True,
     )
     whole.join("high", "digits:1/10", "high")
     whole.join("low", "digits:2/10", "low")

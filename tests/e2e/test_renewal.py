@@ -16,6 +16,7 @@ import pytest
 from cryptography import x509
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.prepared import prepared
 from zowarmup.cli import certificates
 from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
 from zowarmup.common.system.command import Interrupts
@@ -29,14 +30,14 @@ SLOW_S = 120.0
 class TlsServer:
     """A coordinator with TLS, for calls and for metrics, whose one round waits for more clients than there are."""
 
-    def __init__(self, folder: Path, processes: Processes) -> None:
+    def __init__(self, folder: Path, processes: Processes, prepared_models: Path) -> None:
         self.folder, self.processes, self.certs = folder, processes, folder / "certs"
         self.address, self.metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         run = RunFile(
             name="renewal",
             model=Model(name="mlp"),
             warmup=warmup_settings(rounds=0, clients_per_round=1),
-            zeroth_order=zeroth_order_settings(rounds=50, clients_per_round=3, deadline_s=600, probes=2),
+            zeroth_order=zeroth_order_settings(rounds=50, clients_per_round=10, deadline_s=600, probes=2),
             evaluation=Evaluation(data="digits:test", every=1000),
             server=Server(
                 address=self.address,
@@ -47,7 +48,7 @@ class TlsServer:
         )
         (folder / "run.toml").write_text(to_toml(run))
         arguments = [str(folder / "run.toml"), "--data-dir", str(folder / "server"), "--verbose"]
-        arguments += ["--model-cache", str(folder / "model-cache")]
+        arguments += prepared(run, prepared_models)
         processes.start("server", "zowarmup.server.main", arguments)
         self.until(lambda: "metrics at https" in self.log("server") and "listening on" in self.log("server"))
 
@@ -101,12 +102,12 @@ def serial(file: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, prepared_models: Path) -> Iterator[TlsServer]:
     folder = tmp_path_factory.mktemp("server")
     (folder / "logs").mkdir()
     certificates.init(folder / "certs", ["127.0.0.1"])
     with Processes(folder / "logs", Interrupts(), ENVIRONMENT) as processes:
-        yield TlsServer(folder, processes)
+        yield TlsServer(folder, processes, prepared_models)
 
 
 def test_a_renewed_certificate_is_shown_to_everyone_who_comes_and_nobody_is_cut_off(server: TlsServer) -> None:

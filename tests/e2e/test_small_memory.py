@@ -73,7 +73,8 @@ def test_resnet18_on_the_low_tier_fits_where_torch_is_killed(
                 micro_batch=BATCH,
             ),
             evaluation=Evaluation(data=f"npz:{tmp_path / 'held-out.npz'}", every=100),
-        )
+        ),
+        measured=True,
     )
     whole.until(lambda status: True, 120, "the coordinator")
     client = [sys.executable, "-m", "zowarmup.client.main", "--server", whole.address, "--name", "pi"]

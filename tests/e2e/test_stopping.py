@@ -170,18 +170,22 @@ def test_a_coordinator_that_is_killed_takes_its_children_along_and_the_next_star
             process.wait()
             wait_until(lambda: not stage.group(process), 5, "its children to end")
 
+    def removed(folder: Path, by: "subprocess.Popen[bytes]") -> None:
+        """The next start prepares in a folder of its own, and this one is gone."""
+        stage.child_of(by, "server.setup.build_model")
+        assert not folder.exists()
+
     killed()
     killed("--model-cache", str(stage.folder / "model-cache"))
-    folders = [stage.data_dir.glob("preparation-*"), (stage.folder / "model-cache").glob("building-*")]
-    assert [len(list(left)) for left in folders] == [1, 1]
+    (preparation,), (building,) = (
+        list(stage.data_dir.glob("preparation-*")),
+        list((stage.folder / "model-cache").glob("building-*")),
+    )
     with stage.started(stage.server(), "again") as process:
-        stage.printed("again", "listening on")
-        assert list(stage.data_dir.glob("preparation-*")) == []
-        process.kill()
+        removed(preparation, process)
     elsewhere = Stage(stage.folder, data="elsewhere")
-    with stage.started(elsewhere.server("--model-cache", str(stage.folder / "model-cache")), "third"):
-        stage.printed("third", "listening on")
-        assert list((stage.folder / "model-cache").glob("building-*")) == []
+    with stage.started(elsewhere.server("--model-cache", str(stage.folder / "model-cache")), "third") as process:
+        removed(building, process)
 
 
 def test_a_coordinator_ends_at_once_at_a_second_signal(stage: Stage) -> None:
@@ -194,12 +198,14 @@ def test_a_coordinator_ends_at_once_at_a_second_signal(stage: Stage) -> None:
         wait_until(lambda: not stage.group(process), 5, "its children to end")
 
 
-def test_a_client_as_process_1_ends_while_it_waits_while_it_loads_torch_and_while_it_trains(stage: Stage) -> None:
+def test_a_client_as_process_1_ends_while_it_waits_while_it_loads_torch_and_while_it_trains(
+    stage: Stage, prepared_models: Path
+) -> None:
     number, code = CODES[0]
     with stage.started(stage.client("--tier", "high"), "waiting", number) as process:
         stage.printed("waiting", "waiting for")
         ended(stage, process, "waiting", code, number)
-    with stage.started(stage.server("--model-cache", str(stage.folder / "model-cache")), "server"):
+    with stage.started(stage.server("--model-cache", str(prepared_models)), "server"):
         stage.printed("server", "listening on")
         for moment, words in (("loads", "one connected"), ("trains", "version 10 committed")):
             number, code = CODES[1]

@@ -41,8 +41,8 @@ from zowarmup.v1.coordinator_pb2_grpc import OperatorServiceStub
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
-    with opened(tmp_path_factory.mktemp("server")) as made:
+def server(tmp_path_factory: pytest.TempPathFactory, prepared_models: Path) -> Iterator[TlsServer]:
+    with opened(tmp_path_factory.mktemp("server"), prepared_models) as made:
         yield made
 
 

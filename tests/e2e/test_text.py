@@ -44,6 +44,7 @@ BLOCKS = {
     "decoder, cut, nested": ("lower", "upper"),
     "encoder, the upper part alone": ("upper",),
 }
+VERBALIZERS = dict.fromkeys(("decoder", "decoder, cut, nested"), (" bad", " good"))
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "encoder": (ENCODER, {"train": "auto", "probes": 4}),
     "decoder": (DECODER, {"train": "norm", "probes": 4}),
@@ -57,7 +58,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_texts_are_learnt_and_all_replicas_are_equal(name: str, fleet: Callable[[], Any], tmp_path: Path) -> None:
     config, rules = SETTINGS[name]
     folder, held_out = language_folder(tmp_path / "model", config), reviews(tmp_path / "held-out.tsv", 120, 0)
-    running, text = fleet(), Text(template="{text} it", most_tokens=16)
+    running, text = fleet(), Text(template="{text} it", most_tokens=16, verbalizers=VERBALIZERS.get(name, ()))
     everyone: dict[str, Any] = {"clients_per_round": len(NAMES), "quorum": 1.0, "learn_deadline": False}
     running.lead(
         RunFile(

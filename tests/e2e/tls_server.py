@@ -17,6 +17,7 @@ import grpc
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.prepared import prepared
 from zowarmup.cli import certificates
 from zowarmup.cli.session.session import Session
 from zowarmup.cli.session.status import Status
@@ -72,6 +73,7 @@ class TlsServer:
 
     folder: Path
     processes: Processes
+    prepared_models: Path | None = None
     address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     health: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
 
@@ -116,6 +118,8 @@ class TlsServer:
         )
         (self.folder / "run.toml").write_text(to_toml(run))
         arguments = [str(self.folder / "run.toml"), "--data-dir", str(self.data_dir), "--verbose"]
+        if self.prepared_models is not None:
+            arguments += prepared(run, self.prepared_models)
         self.processes.start(name, "zowarmup.server.main", arguments)
         own = (self.certs / "op.crt", self.certs / "op.key") if mutual else (None, None)
         trusted = trust(self.address, (self.certs / "ca.crt").read_bytes(), *own)
@@ -245,16 +249,16 @@ def refused(server: TlsServer, reason: str) -> Iterator[None]:
 
 
 @contextmanager
-def opened(folder: Path, anywhere: bool = False) -> Iterator[TlsServer]:
-    """A coordinator in a folder, with a certificate for an operator, and another authority that nobody trusts. `anywhere`:
-    as in `TlsServer.lead`."""
+def opened(folder: Path, prepared_models: Path | None = None, anywhere: bool = False) -> Iterator[TlsServer]:
+    """A coordinator in a folder, with a certificate for an operator, and another authority that nobody trusts.
+    `prepared_models`: where its model comes from, unless it prepares it itself; `anywhere`: as in `TlsServer.lead`."""
     (folder / "logs").mkdir()
     certificates.init(folder / "certs", ["127.0.0.1"])
     certificates.client(folder / "certs", "op")
     certificates.init(folder / "foreign", ["127.0.0.1"])
     certificates.client(folder / "foreign", "pi")
     with Processes(folder / "logs", Interrupts(), ENVIRONMENT) as processes:
-        made = TlsServer(folder, processes)
+        made = TlsServer(folder, processes, prepared_models)
         made.lead("server", anywhere=anywhere)
         yield made
 

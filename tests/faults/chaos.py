@@ -138,11 +138,11 @@ class Fleet:
         return f"{name}.{self._lives[name]}"
 
 
-def prepare(template: Path) -> None:
+def prepare(template: Path, model_cache: Path) -> None:
     """A data directory with a run that has just been created: building a model takes seconds, once is enough."""
     template.mkdir()
     (template / "run.toml").write_text(to_toml(RUN))
-    arguments = [str(template / "run.toml"), "--data-dir", str(template / "server")]
+    arguments = [str(template / "run.toml"), "--data-dir", str(template / "server"), "--model-cache", str(model_cache)]
     with Processes(template, Interrupts(), {**ONE_THREAD, **NO_PROXY}) as processes:
         processes.start("prepare", "zowarmup.server.main", [*arguments, "--address", f"127.0.0.1:{free_port()}"])
         while "listening on" not in processes.log("prepare").read_text():
@@ -246,10 +246,10 @@ def _replay(data_dir: Path) -> str:
     return str(report["digest"]) if not report["problems"] and not report["notes"] else str(report["problems"])
 
 
-def run(schedules: int, seed: int, folder: Path, jobs: int = 2) -> list[Outcome]:
+def run(schedules: int, seed: int, folder: Path, model_cache: Path, jobs: int = 2) -> list[Outcome]:
     """Carry out schedules numbered from `seed` on, `jobs` at a time, telling of each as it ends."""
     template = folder / "template"
-    prepare(template)
+    prepare(template, model_cache)
     outcomes = []
     with ThreadPoolExecutor(jobs) as pool:
         runs = [pool.submit(carry_out, seed + i, folder / str(seed + i), template) for i in range(schedules)]
@@ -287,7 +287,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="zowarmup-chaos-"))
-    outcomes = run(arguments.schedules, arguments.seed, folder, arguments.jobs)
+    outcomes = run(arguments.schedules, arguments.seed, folder, folder / "model-cache", arguments.jobs)
     good = all(outcome.good for outcome in outcomes)
     if good:
         shutil.rmtree(folder)

@@ -43,12 +43,14 @@ class Outcome:
     disconnected: int
 
 
-def run(connections: int, calls: int, seconds: float, folder: Path, patience_s: float = 120.0) -> Outcome:
+def run(
+    connections: int, calls: int, seconds: float, folder: Path, model_cache: Path, patience_s: float = 120.0
+) -> Outcome:
     """`seconds`: how long the flood may last; `patience_s`: how long the fleet may take to begin, and to go on after it."""
     (folder / "logs").mkdir(parents=True)
     processes = Processes(folder / "logs", Interrupts(), {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"})
     try:
-        return _run(Fleet(folder, processes), connections, calls, seconds, patience_s)
+        return _run(Fleet(folder, processes, model_cache), connections, calls, seconds, patience_s)
     finally:
         processes.stop()
 
@@ -64,7 +66,7 @@ def _run(fleet: Fleet, connections: int, calls: int, seconds: float, patience_s:
         guard=Guard(factor=0),
         server=Server(health_address=health),
     )
-    fleet.lead(settings, "server", "--model-cache", str(fleet.folder / "model-cache"))
+    fleet.lead(settings)
     for number in range(1, CLIENTS + 1):
         fleet.join(f"c{number}", f"digits:{number}/{CLIENTS}", "high" if number == 1 else "low")
     before = _until(fleet, 10, patience_s)
@@ -131,7 +133,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120.0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        outcome = run(arguments.connections, arguments.calls, arguments.seconds, Path(folder) / "flooded")
+        place = Path(folder)
+        outcome = run(
+            arguments.connections, arguments.calls, arguments.seconds, place / "flooded", place / "model-cache"
+        )
     print(json.dumps(asdict(outcome)))
     whole = outcome.abandoned == outcome.disconnected == outcome.tracebacks == 0
     return 0 if whole and set(outcome.health) == {"SERVING"} and outcome.versions else 1

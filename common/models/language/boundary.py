@@ -1,6 +1,6 @@
 """The place where a module is cut in two.
 
-A module that can be cut has a `Boundary` among its parts and calls it, once in a forward pass, with the two values that cross. So
+A module that can be cut has a `Boundary` among its parts and calls it, once in a forward pass, with what crosses. So
 whoever exports the module knows these values, and what lies below the cut is what they depend on (`models.cutting`).
 """
 
@@ -20,6 +20,6 @@ class Boundary(nn.Module):
         super().__init__()
         self.below, self.layers = below, layers
 
-    def forward(self, activations: torch.Tensor, means: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What crosses: activations (n, t, h), which the layer above reads, and the means of the layers below (n, k)."""
-        return activations, means
+    def forward(self, *crossing: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What crosses: activations (n, t, h), which the layer above reads, and perhaps means of the layers below (n, k)."""
+        return crossing

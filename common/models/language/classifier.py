@@ -8,8 +8,11 @@ MiniLM a linear layer on the mean of the last layer's states has 81 % of the tes
 Of each layer the states of an example's tokens are averaged, and normalised without parameters, so that layers with large states and
 small ones count alike.
 
-The language model may be cut in front of one of its layers (`boundary`). What crosses is what that layer reads, and the means of all
-below it.
+Where classes have verbalizers, the linear layer reads what a decoder's output layer reads, the last token's state behind the last
+normalisation: with the rows of that layer it then says of each class what the model says of its word.
+
+The language model may be cut in front of one of its layers (`boundary`). What crosses is what that layer reads, and where the linear
+layer reads them the means of all below it.
 """
 
 import torch
@@ -19,12 +22,15 @@ from torch.nn.functional import layer_norm
 from zowarmup.common.models.language.boundary import Boundary
 from zowarmup.common.models.language.decoder import Decoder
 from zowarmup.common.models.language.encoder import Encoder
-from zowarmup.common.settings.architecture import Architecture
+from zowarmup.common.models.language.opt import Opt
+from zowarmup.common.settings.architecture import OPT, Architecture
 from zowarmup.common.settings.data_card import PADDING
 
 
-def body_of(made: Architecture) -> Encoder | Decoder:
+def body_of(made: Architecture) -> Encoder | Decoder | Opt:
     """A language model without an output layer, at random weights."""
+    if made.family == OPT:
+        return Opt(made)
     return Decoder(made) if made.decoder else Encoder(made)
 
 
@@ -34,18 +40,32 @@ class TextClassifier(nn.Module):
     Args:
         made: Of the language model.
         outputs: How many.
+        last_token: Whether the linear layer reads the last token's last state alone; of a decoder.
         cut: The layer, from 0, in front of which the language model is cut; None: it is in one piece.
     """
 
-    def __init__(self, made: Architecture, outputs: int, cut: int | None = None) -> None:
+    def __init__(self, made: Architecture, outputs: int, last_token: bool = False, cut: int | None = None) -> None:
         super().__init__()
-        self.vocabulary = made.vocabulary
+        self.vocabulary, self._last_token = made.vocabulary, last_token
         self.body = body_of(made)
-        self.classifier = nn.Linear((made.layers + 1) * made.hidden, outputs)
+        self.classifier = nn.Linear(made.hidden if last_token else (made.layers + 1) * made.hidden, outputs)
         self.boundary = None if cut is None else Boundary(cut, made.layers)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits (n, outputs) for tokens, int64 (n, t)."""
+        logits: torch.Tensor = self.classifier(self._last(tokens) if self._last_token else self._means(tokens))
+        return logits
+
+    def _last(self, tokens: torch.Tensor) -> torch.Tensor:
+        states = self.body(tokens)
+        if self.boundary is not None:
+            self.boundary(states[self.boundary.below])
+        state = states[-1]
+        place = (tokens != PADDING).sum(1) - 1
+        found: torch.Tensor = state.gather(1, place[:, None, None].expand(-1, 1, state.shape[-1])).squeeze(1)
+        return found
+
+    def _means(self, tokens: torch.Tensor) -> torch.Tensor:
         present = (tokens != PADDING).to(torch.float32)[:, :, None]
         share = present / present.sum(1, keepdim=True)
         states = self.body(tokens)
@@ -54,5 +74,4 @@ class TextClassifier(nn.Module):
             first = self.boundary.below + 1
             _, below = self.boundary(states[first - 1], torch.cat(means[:first], dim=1))
             means = [below, *means[first:]]
-        logits: torch.Tensor = self.classifier(torch.cat(means, dim=1))
-        return logits
+        return torch.cat(means, dim=1)

@@ -96,7 +96,7 @@ class Decoder(nn.Module):
     """The hidden states of a decoder.
 
     Args:
-        made: Its architecture, of one of DECODERS.
+        made: Its architecture, of one of DECODERS but OPT.
     """
 
     def __init__(self, made: Architecture) -> None:

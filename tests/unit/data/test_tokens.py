@@ -14,7 +14,7 @@ from zowarmup.common.settings.data_card import PADDING, DataCard
 from zowarmup.common.settings.text import Text
 from zowarmup.data import DataError, Dataset
 from zowarmup.data.dataset import TOKENS_AN_EXAMPLE, made_up, micro_batches
-from zowarmup.data.tokens import tokenised
+from zowarmup.data.tokens import tokenised, verbalizer_tokens
 
 WORDS = tokenizer("a fine dull film it was")
 
@@ -48,6 +48,34 @@ def test_a_template_and_the_tokenizer(template: str, example: tuple[str, ...], f
     assert words_of(data) == found
 
 
+DECODER = tokenizer("a fine dull film it was", ends=False)
+
+
+def test_with_verbalizers_the_end_of_the_template_is_never_cut() -> None:
+    text = Text(template="{text} it was", most_tokens=5, verbalizers=(" dull", " fine"))
+    assert words_of(tokenised(texts(("a fine film a dull film",)), text, DECODER)) == [
+        "[CLS]",
+        "dull",
+        "film",
+        "it",
+        "was",
+    ]
+
+
+def test_a_verbalizer_is_one_token_that_the_tokenizer_knows() -> None:
+    assert verbalizer_tokens(Text(verbalizers=(" dull", " fine"), most_tokens=1), DECODER) == (6, 5)
+    for words, said in (
+        ((" fine", " a film"), r"' a film' is 'a', 'film' in the run's tokenizer"),
+        ((" good", " fine"), r"' good' is '\[UNK\]' in"),
+        ((" ", " fine"), r"' ' is nothing in"),
+        ((" fine", "fine"), r"' fine' and 'fine' are the same token, 'fine'"),
+    ):
+        with pytest.raises(DataError, match=said):
+            verbalizer_tokens(Text(verbalizers=words, most_tokens=1), DECODER)
+    with pytest.raises(DataError, match=r"ends every text with '\[SEP\]', and verbalizers are to follow"):
+        verbalizer_tokens(Text(verbalizers=(" fine", " dull")), WORDS)
+
+
 def test_batches_are_as_long_as_their_longest() -> None:
     data = tokenised(texts(("a",), ("a fine film",), ("it was",)), Text(most_tokens=9), WORDS)
     assert data.lengths is not None and data.lengths.tolist() == [3, 5, 4]
@@ -72,10 +100,19 @@ def test_a_tokenizer_that_is_none_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"template": "no place"}, {"template": "{text_a}"}, {"most_tokens": 0}, {"most_tokens": 9000}]
+    "settings",
+    [
+        {"template": "no place"},
+        {"template": "{text_a}"},
+        {"most_tokens": 0},
+        {"most_tokens": 9000},
+        {"verbalizers": ("good", "good")},
+        {"verbalizers": ("good", "")},
+        {"verbalizers": ("good" * 20,)},
+    ],
 )
 def test_settings_out_of_range(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"template|most_tokens"):
+    with pytest.raises(ValueError, match=r"template|most_tokens|verbalizers"):
         Text(**settings)
 
 

@@ -22,7 +22,7 @@ from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import build
 from zowarmup.common.models.description import constants_of, describe, flatten
 from zowarmup.common.models.export import export_program
-from zowarmup.common.models.program import Program
+from zowarmup.common.models.program import Crossing, Program
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import PADDING
 from zowarmup.common.settings.run import Model
@@ -42,7 +42,10 @@ def test_what_is_kept_comes_back_in_batches_of_another_length() -> None:
     store, every = Activations(CUT, 5), np.arange(5)
     lengths = np.array([3, 1, 2, 3, 2])
     held, means = crossing(lengths.tolist(), 3)
-    store.keep(every[:4], lengths[:4], held[:4], means[:4])
+    store.keep(every[:4], lengths[:4], (held[:4], means[:4]))
+    alone = Activations(CUT, 1)
+    alone.keep(every[:1], lengths[:1], (held[:1],))
+    assert [part.shape for part in alone.kept(every[:1], 5) or ()] == [(1, 5, 4)], "no means cross"
     assert store.kept(every, 3) is None, "the last one is not known"
     found = store.kept(np.array([2, 1]), 2)
     assert found is not None
@@ -56,7 +59,7 @@ def test_no_more_is_kept_than_there_is_room_for() -> None:
     held, means = crossing(lengths.tolist(), 3)
     store = Activations(CUT, 10, 4 * size + size // 2)
     for _ in range(2):
-        store.keep(np.arange(10), lengths, held, means)
+        store.keep(np.arange(10), lengths, (held, means))
     known = [store.kept(np.array([place]), 3) is not None for place in range(10)]
     assert known == [True] * 4 + [False] * 6
 
@@ -82,7 +85,7 @@ class Counting(Program):
 
     below = 0
 
-    def lower(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def lower(self, inputs: NDArray[Any]) -> Crossing:
         self.below += len(inputs)
         return super().lower(inputs)
 
@@ -152,7 +155,7 @@ def test_pieces_hold_so_much_and_no_more(made: Any) -> None:
     assert len(pieces) > 2 and sorted(np.concatenate(pieces).tolist()) == list(range(14))
     for piece in pieces:
         held = tight.lower(piece)
-        assert sum(part.activations.nbytes + part.means.nbytes for part in held) <= most or len(held) == 1
+        assert sum(value.nbytes for part in held for value in part.crossing) <= most or len(held) == 1
     whole, found = roomy.contribute(replica, work(1)), tight.contribute(other, work(1))
     assert found.probes == pytest.approx(whole.probes, rel=1e-3, abs=1e-4)
 
@@ -168,4 +171,4 @@ def test_passes_above_the_cut_end_when_the_device_is_to_stop(made: Any) -> None:
 
 def test_a_cut_model_is_probed_on_the_processor(made: Any) -> None:
     with pytest.raises(Final, match="--device cuda: a model that is cut is probed on the processor: leave it out"):
-        load_on("cuda", zeroth_order_settings(), made[True][0])  # type: ignore[arg-type]
+        load_on("cuda", zeroth_order_settings(), made[True][0])

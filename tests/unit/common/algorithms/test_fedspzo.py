@@ -62,7 +62,8 @@ def work(seed: int = 9) -> Work:
 def signs(seed: int, index: int, block: Block) -> NDArray[np.float64]:
     """Those of a direction, as float64."""
     bits = np.unpackbits(lanes(seed, index // 8, block.start, block.size)[None], axis=0, bitorder="little")
-    return 2.0 * bits[index % 8] - 1
+    found: NDArray[np.float64] = 2.0 * bits[index % 8] - 1
+    return found
 
 
 @dataclass
@@ -292,7 +293,7 @@ def test_scalars_of_another_number_are_refused_and_the_right_ones_move_both_part
     assert [(step.block.name, len(step.ticks)) for step in steps] == [("lower", 2), ("upper", 3), ("head", 5)]
 
 
-SPEC = {"algorithm": "fedspzo", "rounds": 3, "cut": 3}
+SPEC: dict[str, Any] = {"algorithm": "fedspzo", "rounds": 3, "cut": 3}
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,10 @@ SHAPE = (12,)
 FAMILIES: dict[str, dict[str, Any]] = {"bert": ENCODER, "llama": DECODER}
 
 
-def made(family: str, cut: int | None = 1, layers: int = 3) -> nn.Module:
-    config = json.dumps({**FAMILIES[family], "num_hidden_layers": layers})
-    return build(Model(name=f"hf:{family}"), SHAPE, 2, 0, architecture=Architecture.from_config(config), cut=cut)
+def made(family: str, cut: int | None = 1, last_token: bool = False) -> nn.Module:
+    architecture = Architecture.from_config(json.dumps({**FAMILIES[family], "num_hidden_layers": 3}))
+    model = Model(name=f"hf:{family}")
+    return build(model, SHAPE, 2, 0, architecture=architecture, last_token=last_token, cut=cut)
 
 
 @cache
@@ -42,18 +43,19 @@ def exported(family: str) -> tuple[nn.Module, Layout, bytes, dict[str, Constant]
     return module, layout, export_program(module, layout, SHAPE), constants
 
 
-@pytest.mark.parametrize(("family", "cut"), [("bert", 0), ("llama", 2)])
-def test_the_two_parts_are_together_the_whole(family: str, cut: int) -> None:
-    module = made(family, cut)
+@pytest.mark.parametrize(("family", "cut", "last_token"), [("bert", 0, False), ("llama", 2, False), ("llama", 1, True)])
+def test_the_two_parts_are_together_the_whole(family: str, cut: int, last_token: bool) -> None:
+    module = made(family, cut, last_token)
     layout = describe(module, SHAPE, train="all", pretrained=True)
     weights = flatten(module, layout)
     program = Program(export_program(module, layout, SHAPE), layout, weights)
-    plain = made(family, None)
+    plain = made(family, None, last_token)
     for count in (1, 4):
         tokens = sample(module, SHAPE, count)
-        activations, means = program.lower(tokens.numpy())
-        assert activations.shape == (*tokens.shape, 16) and means.shape == (count, 16 * (cut + 1))
-        logits, features = program.upper(tokens.numpy(), activations, means)
+        crossing = program.lower(tokens.numpy())
+        means = [] if last_token else [(count, 16 * (cut + 1))]
+        assert [part.shape for part in crossing] == [(*tokens.shape, 16), *means]
+        logits, features = program.upper(tokens.numpy(), crossing)
         with torch.no_grad():
             np.testing.assert_allclose(logits, plain(tokens).numpy(), rtol=1e-5, atol=1e-5)
         again = program.forward(tokens.numpy())
@@ -70,7 +72,7 @@ def test_what_is_above_the_cut_reads_nothing_behind_an_examples_tokens() -> None
         activations, means = program.lower(tokens)
         cleared = activations * (tokens != PADDING)[:, :, None].astype(np.float32)
         assert not np.array_equal(cleared, activations)
-        found = [program.upper(tokens, held, means)[0] for held in (activations, cleared)]
+        found = [program.upper(tokens, (held, means))[0] for held in (activations, cleared)]
         np.testing.assert_allclose(found[0], found[1], rtol=1e-6, atol=1e-7)
 
 
@@ -79,15 +81,15 @@ def test_a_move_of_the_vector_moves_the_part_that_it_belongs_to() -> None:
     weights = flatten(module, layout)
     program, tokens = Program(graph, layout, weights, constants=constants), sample(module, SHAPE, 2).numpy()
     before = program.lower(tokens)
-    logits = program.upper(tokens, *before)[0]
+    logits = program.upper(tokens, before)[0]
     upper, lower = layout.block("upper"), layout.block("lower")
     weights[upper.start : upper.stop] += 0.1
     assert all(map(np.array_equal, program.lower(tokens), before))
-    moved = program.upper(tokens, *before)[0]
+    moved = program.upper(tokens, before)[0]
     assert not np.array_equal(moved, logits)
     weights[lower.start : lower.stop] += 0.1
     assert not np.array_equal(program.lower(tokens)[0], before[0])
-    np.testing.assert_array_equal(program.upper(tokens, *before)[0], moved)
+    np.testing.assert_array_equal(program.upper(tokens, before)[0], moved)
 
 
 @pytest.mark.parametrize("train", ["norm", "all", "layers:*attention*"])
@@ -137,7 +139,8 @@ class _Small(nn.Module):
         hidden = self.above(hidden)
         if self.shared:
             hidden = hidden * self.gain
-        return hidden.mean(1) + means
+        found: torch.Tensor = hidden.mean(1) + means
+        return found
 
 
 def test_back_propagation_says_what_lies_below() -> None:

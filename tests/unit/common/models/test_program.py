@@ -51,7 +51,7 @@ def assert_agrees(module: nn.Module, program: Program, shape: tuple[int, ...]) -
         (Model(name="cnn1d"), (3, 37)),
         (Model(name="resnet8"), SMALL_COLOUR),
         (Model(name="resnet18"), SMALL_COLOUR),
-        (Model(name="resnet18", norm="batch"), SMALL_COLOUR),
+        (Model(name="resnet8", norm="batch"), SMALL_COLOUR),
         (Model(name="vit"), SMALL_COLOUR),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.language import DECODER, ENCODER
+from tests.language import DECODER, ENCODER, OPT
 from zowarmup.common.settings.architecture import Architecture
 
 
@@ -18,6 +18,12 @@ def test_what_travels_is_what_was_read(config: dict[str, Any]) -> None:
     assert made.decoder is (config is DECODER)
     assert (made.hidden, made.layers, made.heads, made.head_size) == (16, 2, 4, 4)
     assert made.separator == (-1 if made.decoder else 3)
+
+
+def test_an_opt_counts_its_places_from_two_and_is_tied_unless_it_says_otherwise() -> None:
+    made = Architecture.from_config(json.dumps({**OPT, "hidden_size": 12, "word_embed_proj_dim": 12}))
+    assert made.decoder and made.tied
+    assert (made.first_position, made.positions, made.head_size, made.activation) == (2, 20, 3, "relu")
 
 
 def test_roberta_counts_its_places_from_behind_its_padding() -> None:
@@ -49,6 +55,12 @@ def test_roberta_counts_its_places_from_behind_its_padding() -> None:
         (DECODER, {"num_key_value_heads": 3}, "key_heads = 3: must be a divisor of heads, 4"),
         (DECODER, {"head_dim": 5}, "head_size = 5: must be even"),
         (DECODER, {"rms_norm_eps": 0.0}, "epsilon = 0.0"),
+        (OPT, {"do_layer_norm_before": False}, "do_layer_norm_before = False: is not carried out"),
+        (OPT, {"word_embed_proj_dim": 8}, "word_embed_proj_dim = 8: is not carried out"),
+        (OPT, {"enable_bias": False}, "enable_bias = False"),
+        (OPT, {"_remove_final_layer_norm": True}, "_remove_final_layer_norm = True"),
+        (OPT, {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine = False"),
+        (OPT, {"hidden_size": 18, "word_embed_proj_dim": 18}, "head_size = 4: must be hidden / heads"),
     ],
 )
 def test_what_is_not_carried_out_is_refused(config: dict[str, Any], changed: dict[str, Any], said: str) -> None:

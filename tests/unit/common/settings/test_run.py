@@ -48,6 +48,17 @@ def test_a_run_without_a_held_out_set_is_refused_by_name(evaluation: Any, field:
     )
 
 
+def test_verbalizers_are_a_language_models_and_travel() -> None:
+    text = {"verbalizers": [" bad", " good"]}
+    with pytest.raises(
+        RunFileError, match=r"run.toml: text.verbalizers = \[' bad', ' good'\]: must be empty where model.name"
+    ):
+        run_file_of({**RAW, "text": text}, "run.toml")
+    run = run_file_of({**RAW, "model": {"name": "hf:smollm2"}, "text": text}, "run.toml")
+    spec = ClientSpec.of(run, DataCard(classes=2, shape=(9,), axes=("tokens",), element="token"), 0)
+    assert ClientSpec.from_json(spec.to_json()).text == run.text
+
+
 def test_what_clients_are_sent_survives_readers_whose_numbers_are_float64() -> None:
     """JavaScript's, jq's and many others'. A seed that lost its last bits would probe other directions, unnoticed."""
     assert SPEC.pool_seed > 1 << 53

@@ -2,22 +2,26 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.language import DECODER, ENCODER, language_folder
+from tests.language import DECODER, ENCODER, OPT, language_folder
 from zowarmup.common.models.language.classifier import body_of
 from zowarmup.server.setup.language_directory import load_body, read_directory
 from zowarmup.server.setup.prepare import PreparationError
 
 
-@pytest.mark.parametrize("prefix", ["", "bert."])
-def test_weights_with_and_without_a_prefix(tmp_path: Path, prefix: str) -> None:
-    folder = language_folder(tmp_path / "model", ENCODER, prefix)
+@pytest.mark.parametrize(("config", "prefix"), [(ENCODER, ""), (ENCODER, "bert."), (OPT, ""), (OPT, "model.")])
+def test_weights_with_and_without_a_prefix(tmp_path: Path, config: dict[str, Any], prefix: str) -> None:
+    folder = language_folder(tmp_path / "model", config, prefix)
     made = read_directory(folder)
-    assert made.architecture.separator == 3 and json.loads(made.tokenizer)["model"]["type"] == "WordLevel"
+    assert (
+        made.architecture.separator == (3 if config is ENCODER else -1)
+        and json.loads(made.tokenizer)["model"]["type"] == "WordLevel"
+    )
     body = body_of(made.architecture)
     load_body(body, folder)
     saved = load_file(folder / "model.safetensors")

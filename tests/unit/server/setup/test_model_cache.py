@@ -9,10 +9,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.language import DECODER, language_folder
+from tests.words import tokenizer
 from zowarmup.common.models.construction import build
 from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import ClientSpec, Model
+from zowarmup.common.settings.text import Text
 from zowarmup.server.setup.model_cache import UNMEASURED, cache_path, cached
 from zowarmup.server.setup.prepare import LAYOUT, PROGRAM, WEIGHTS, Children, PreparationError
 
@@ -79,6 +82,17 @@ def test_a_place_is_for_one_model_shape_and_seed() -> None:
     ]
     assert len({cache_path(SPEC, 5), *others}) == 6
     assert cache_path(replace(SPEC, warmup=warmup_settings(rounds=9)), 5) == cache_path(SPEC, 5)
+
+
+def test_a_place_is_for_one_pretrained_model_and_its_verbalizers(tmp_path: Path) -> None:
+    folder = language_folder(tmp_path / "model", DECODER)
+    card = DataCard(classes=2, shape=(12,), axes=("tokens",), element="token")
+    spec, places = replace(SPEC, card=card, model=Model(name=f"hf:{folder}")), set[str]()
+    for words in ((), (" bad", " good"), (" good", " bad")):
+        places.add(cache_path(replace(spec, text=Text(verbalizers=words)), 5))
+    (folder / "tokenizer.json").write_bytes(tokenizer("good bad"))
+    places.add(cache_path(spec, 5))
+    assert len(places) == 4
 
 
 def test_a_damaged_model_and_a_shelf_that_cannot_be_written_are_sentences(tmp_path: Path) -> None:

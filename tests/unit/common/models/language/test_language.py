@@ -1,5 +1,5 @@
 """Language models: equal to `transformers`, an example's outputs independent of its batch, and exported without a transposed
-weight. One file for the small modules `activations`, `attention`, `linear`, `encoder`, `decoder` and `classifier`."""
+weight. One file for the small modules `activations`, `attention`, `linear`, `encoder`, `decoder`, `opt` and `classifier`."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.language import DECODER, ENCODER
+from tests.language import DECODER, ENCODER, OPT
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, build, sample
 from zowarmup.common.models.description import constants_of, describe, flatten
@@ -21,6 +21,7 @@ from zowarmup.common.models.language.classifier import TextClassifier, body_of
 from zowarmup.common.models.language.decoder import Decoder, RMSNorm
 from zowarmup.common.models.language.encoder import Encoder
 from zowarmup.common.models.language.linear import Linear
+from zowarmup.common.models.language.opt import Opt
 from zowarmup.common.models.program import Program
 from zowarmup.common.settings.architecture import ACTIVATIONS, DECODERS, Architecture
 from zowarmup.common.settings.data_card import PADDING
@@ -33,6 +34,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": DECODER,
     "qwen2": {**DECODER, "model_type": "qwen2"},
     "qwen3": {**DECODER, "model_type": "qwen3", "head_dim": 6, "num_key_value_heads": 1},
+    "opt": OPT,
 }
 
 
@@ -48,9 +50,13 @@ def architecture(family: str) -> Architecture:
     return Architecture.from_config(json.dumps(FAMILIES[family]), SEPARATOR)
 
 
-def classifier(family: str) -> nn.Module:
+def classifier(family: str, last_token: bool = False) -> nn.Module:
     model = Model(name=f"hf:{family}")
-    return build(model, (12,), 3, 0, architecture=architecture(family))
+    return build(model, (12,), 3, 0, architecture=architecture(family), last_token=last_token)
+
+
+WAYS = [*((family, False) for family in FAMILIES), *((family, True) for family in DECODERS)]
+"""Of reading a text: every layer of each family, and of the decoders the last token alone."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,8 +65,11 @@ def test_the_hidden_states_are_those_of_transformers(family: str) -> None:
     config = transformers.AutoConfig.for_model(**FAMILIES[family], attn_implementation="eager")
     torch.manual_seed(1)
     theirs = transformers.AutoModel.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():  # biases begin at 0 and norms at 1, which would hide one that is missing
+            parameter += 0.1 * torch.randn_like(parameter)
     ours = body_of(architecture(family)).eval()
-    assert isinstance(ours, Decoder if family in DECODERS else Encoder)
+    assert isinstance(ours, Opt if family == "opt" else Decoder if family in DECODERS else Encoder)
     ours.load_state_dict({name: theirs.state_dict()[name] for name in ours.state_dict()})
     given, known = tokens(), {}
     if family == "bert":
@@ -80,9 +89,9 @@ def test_the_hidden_states_are_those_of_transformers(family: str) -> None:
         np.testing.assert_allclose((one * there).numpy(), (other * there).numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_said_of_a_text_does_not_depend_on_its_batch(family: str) -> None:
-    module, given = classifier(family), tokens()
+@pytest.mark.parametrize(("family", "last_token"), WAYS)
+def test_what_is_said_of_a_text_does_not_depend_on_its_batch(family: str, last_token: bool) -> None:
+    module, given = classifier(family, last_token), tokens()
     with torch.no_grad():
         together = module(given)
         for place, length in enumerate((7, 4, 1)):
@@ -90,11 +99,11 @@ def test_what_is_said_of_a_text_does_not_depend_on_its_batch(family: str) -> Non
             np.testing.assert_allclose(alone[0].numpy(), together[place].numpy(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_program_reads_tokens_of_any_length_and_transposes_no_weight(family: str) -> None:
-    module = classifier(family)
+@pytest.mark.parametrize(("family", "last_token"), [*WAYS[: len(FAMILIES)], ("llama", True)])
+def test_the_program_reads_tokens_of_any_length_and_transposes_no_weight(family: str, last_token: bool) -> None:
+    module, features_there = classifier(family, last_token), 16 if last_token else 3 * 16
     layout = describe(module, (12,), train="auto", whitening=3, pretrained=True)
-    assert layout.head is not None and layout.head_alone and layout.head.features == 3 * 16
+    assert layout.head is not None and layout.head_alone and layout.head.features == features_there
     assert [tensor.name for tensor in layout.tensors] == [
         "classifier.weight",
         "classifier.bias",
@@ -112,7 +121,7 @@ def test_the_program_reads_tokens_of_any_length_and_transposes_no_weight(family:
         logits, features = running.forward(given.numpy())
         with torch.no_grad():
             np.testing.assert_allclose(logits, module(given).numpy(), rtol=1e-4, atol=1e-5)
-        assert features is not None and features.shape == (len(given), 48)
+        assert features is not None and features.shape == (len(given), features_there)
     with pytest.raises(ValueError, match="the model takes tokens"):
         running.forward(np.zeros((2, 3), np.float32))
 
@@ -143,6 +152,8 @@ def test_a_model_of_texts_is_for_texts_it_has_places_for() -> None:
         build(model, (1, 8, 8), 3, 0, architecture=made)
     with pytest.raises(ModelError, match="no architecture"):
         build(model, (12,), 3, 0)
+    with pytest.raises(ModelError, match=r"hf:bert is an encoder \(bert\).* leave text.verbalizers out"):
+        build(model, (12,), 3, 0, architecture=made, last_token=True)
 
 
 def test_a_token_sees_what_it_may() -> None:
