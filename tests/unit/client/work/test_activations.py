@@ -171,4 +171,4 @@ def test_passes_above_the_cut_end_when_the_device_is_to_stop(made: Any) -> None:
 
 def test_a_cut_model_is_probed_on_the_processor(made: Any) -> None:
     with pytest.raises(Final, match="--device cuda: a model that is cut is probed on the processor: leave it out"):
-        load_on("cuda", zeroth_order_settings(), made[True][0])
+        load_on("cuda", zeroth_order_settings(rounds=1), made[True][0])
