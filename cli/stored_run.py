@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from zowarmup.common.algorithms.whitening import folded
 from zowarmup.common.models.base import BaseError, read_base
+from zowarmup.common.models.hugging_face import CONFIG, TOKENIZER, WEIGHTS, config_of, merged, renamed
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import replacing
@@ -31,7 +32,8 @@ class Exported:
 
 
 def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
-    """Write both files of a version, the newest where it is None. Raises Usage where that version is not kept, naming
+    """Write the files of a version, the newest where it is None: weights, graph and, of a language model, a folder that `transformers`
+    loads. Raises Usage where that version is not kept, naming
     those that are, and CommandError where the run cannot be read, its weights do not have their digest, or nothing can be
     written."""
     from safetensors.numpy import save
@@ -76,11 +78,18 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         "phase": archive.history.versions[chosen].phase,
         **Left.by(archive, chosen).metadata(),
     }
-    files = (
+    files = [
         _written(Path(f"{prefix}.safetensors"), save(plain, metadata=origin)),
         _written(Path(f"{prefix}.onnx"), complete(program, tensors, origin)),
-    )
-    return Exported(chosen, found, files, card)
+    ]
+    if (architecture := archive.state.program.architecture) is not None and archive.tokenizer is not None:
+        whole = renamed(merged(plain), architecture)
+        files += [
+            _written(prefix / CONFIG, config_of(architecture).encode()),
+            _written(prefix / TOKENIZER, archive.tokenizer.read_bytes()),
+            _written(prefix / WEIGHTS, save(whole, metadata=origin | {"format": "pt"})),
+        ]
+    return Exported(chosen, found, tuple(files), card)
 
 
 def complete(program: bytes, tensors: dict[str, Any], origin: dict[str, str]) -> bytes:
@@ -121,6 +130,7 @@ def ranges(versions: list[int]) -> str:
 def _written(path: Path, content: bytes) -> Path:
     """Write beside it and rename, so that nobody ever sees half of it."""
     try:
+        path.parent.mkdir(exist_ok=True)
         with replacing(path, f".{os.getpid()}.new") as partial:
             partial.write_bytes(content)
     except OSError as error:

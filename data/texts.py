@@ -1,7 +1,7 @@
 """tsv:PATH and jsonl:PATH: examples of text, one a line.
 
 A table of text has a line of column names, `text` and `label` or, where an example is two texts, `text_a`, `text_b` and
-`label`, with tabs between them; or no such line and two columns, the text and then its label. A line of JSON is an object
+`label`, or, to train how a text goes on, `prompt` and `completion`, with tabs between them; or no such line and two columns, the text and then its label. A line of JSON is an object
 with these keys. Other columns and keys are left alone. Labels are names or whole numbers: the classes are those that occur,
 in the order of the numbers, or else of the names. Files are UTF-8; one compressed by gzip is read as it is.
 
@@ -26,6 +26,7 @@ from zowarmup.data.labels import class_order, label_name
 from zowarmup.data.reading import lines_in, require_memory, unpacked
 
 TEXT, PAIR, LABEL = ("text",), ("text_a", "text_b"), "label"
+COMPLETED = ("prompt", "completion")
 MOST_LINE = 1 << 22
 """Characters of one example."""
 _BYTES_AN_EXAMPLE = 120
@@ -39,7 +40,8 @@ def read_tsv(path: Path) -> Dataset:
         path: The file.
 
     Returns:
-        Inputs are tuples of one or two texts; classes have the names of the labels, and other devices may hold further ones.
+        Inputs are tuples of one or two texts; classes have the names of the labels, and other devices may hold further ones. Of prompts and
+        completions there are no classes, and each target is one 0.
 
     Raises:
         DataError: With one sentence that names the file, and the line where it is about one.
@@ -52,8 +54,8 @@ def read_jsonl(path: Path) -> Dataset:
     return _read(path, _objects)
 
 
-_Examples = Iterator[tuple[int, tuple[str, ...], str]]
-"""The number of a line, its texts and its label, as they are written."""
+_Examples = Iterator[tuple[int, tuple[str, ...], str | None]]
+"""The number of a line, its texts and its label, as they are written; of prompts and completions there is no label."""
 
 
 def _read(path: Path, examples: Callable[[Path, Iterator[tuple[int, str]]], _Examples]) -> Dataset:
@@ -85,9 +87,10 @@ def _lines(path: Path, text: io.TextIOWrapper) -> Iterator[tuple[int, str]]:
 def _rows(path: Path, lines: Iterator[tuple[int, str]]) -> _Examples:
     number, line = next(lines, (0, ""))
     names = [name.strip() for name in line.split("\t")]
-    if LABEL in names:
+    label: int | None
+    if LABEL in names or set(COMPLETED) <= set(names):
         kind = _kind(f"{path}: the first line", names)
-        places, label = [names.index(name) for name in kind], names.index(LABEL)
+        places, label = [names.index(name) for name in kind], None if kind == COMPLETED else names.index(LABEL)
     elif len(names) == 2:  # no line of names: the text and its label
         places, label = [0], 1
         yield number, (names[0],), names[1]
@@ -103,7 +106,7 @@ def _rows(path: Path, lines: Iterator[tuple[int, str]]) -> _Examples:
                 f"{path}: line {number} has {len(fields)} fields and the first line {len(names)}: mend it, and leave no tabs in "
                 "a text"
             )
-        yield number, tuple(fields[place] for place in places), fields[label]
+        yield number, tuple(fields[place] for place in places), None if label is None else fields[label]
 
 
 def _objects(path: Path, lines: Iterator[tuple[int, str]]) -> _Examples:
@@ -118,6 +121,9 @@ def _objects(path: Path, lines: Iterator[tuple[int, str]]) -> _Examples:
             raise DataError(f"{where} is not an object: write one a line, with {_wanted()}")
         kind = kind or _kind(where, list(found))
         texts = tuple(_text(where, name, found.get(name)) for name in kind)
+        if kind == COMPLETED:
+            yield number, texts, None
+            continue
         label = found.get(LABEL)
         if not isinstance(label, str | int) or isinstance(label, bool):
             raise DataError(f"{where}: {LABEL} is {_shown(label)}: must be a name or a whole number")
@@ -131,15 +137,15 @@ def _text(where: str, name: str, value: Any) -> str:
 
 
 def _kind(where: str, names: list[str]) -> tuple[str, ...]:
-    """Whether an example is one text or two, by the names of the columns."""
-    found = [kind for kind in (TEXT, PAIR) if set(kind) <= set(names)]
-    if len(found) != 1 or LABEL not in names:
+    """What an example's texts are called, by the names of the columns."""
+    found = [kind for kind in (TEXT, PAIR, COMPLETED) if set(kind) <= set(names)]
+    if len(found) != 1 or (LABEL not in names and found != [COMPLETED]):
         raise DataError(f"{where} has {listed(names)}: must have {_wanted()}")
     return found[0]
 
 
 def _wanted() -> str:
-    return f"{' and '.join((*TEXT, LABEL))}, or {', '.join(PAIR)} and {LABEL}"
+    return f"{' and '.join((*TEXT, LABEL))}, or {', '.join(PAIR)} and {LABEL}, or {' and '.join(COMPLETED)}"
 
 
 def _shown(value: Any) -> str:
@@ -151,10 +157,13 @@ def _dataset(path: Path, examples: _Examples) -> Dataset:
     labels: list[int] = []
     known: dict[str, int] = {}
     for number, written, label in examples:
-        name = label_name(f"{path}: line {number}", label)
-        if not any(text.strip() for text in written):
-            raise DataError(f"{path}: line {number} has no text: fill it in, or remove the line")
+        if not any(text.strip() for text in written) or (label is None and not written[1]):
+            what = "completion" if label is None and any(written) else "text"
+            raise DataError(f"{path}: line {number} has no {what}: fill it in, or remove the line")
         texts.append(written)
+        if label is None:
+            continue
+        name = label_name(f"{path}: line {number}", label)
         labels.append(known.setdefault(name, len(known)))
         if len(known) > CLASS_LIMIT:
             raise DataError(f"{path}: there are more than {CLASS_LIMIT} different labels: is it the right column?")
@@ -162,5 +171,7 @@ def _dataset(path: Path, examples: _Examples) -> Dataset:
         raise DataError(f"{path}: there are no examples: it needs one a line")
     inputs = np.empty(len(texts), dtype=object)
     inputs[:] = texts
+    if not known:
+        return Dataset(inputs, np.zeros((len(texts), 1), np.float32), 0, axes=(TEXT[0],))
     names, order = class_order(known)
     return Dataset(inputs, order[labels], len(names), class_names=names, every_class=False, axes=(TEXT[0],))

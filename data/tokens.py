@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zowarmup.common.settings.data_card import PADDING
+from zowarmup.common.settings.data_card import PADDING, PREDICTED
 from zowarmup.common.settings.text import Text
 from zowarmup.common.text import in_words, listed
 from zowarmup.data.dataset import DataError, Dataset
-from zowarmup.data.texts import PAIR, TEXT
+from zowarmup.data.texts import COMPLETED, PAIR, TEXT
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 _AT_A_TIME = 256
 
@@ -36,6 +36,8 @@ def tokenised(data: Dataset, text: Text, tokenizer_json: bytes) -> Dataset:
         DataError: The template does not suit the data, an example has no token, or the tokenizer cannot be used.
     """
     tokenizer = _tokenizer(text, tokenizer_json)
+    if not data.classes:
+        return _completed(data, text, tokenizer)
     names = TEXT if len(data.inputs[0]) == 1 else PAIR
     require_template(text.template, names)
     rows = np.full((len(data), text.most_tokens), PADDING, np.int32)
@@ -46,6 +48,42 @@ def tokenised(data: Dataset, text: Text, tokenizer_json: bytes) -> Dataset:
                 raise DataError(f"example {place + 1} has no token: {' '.join(data.inputs[place])[:60]!r}")
             rows[place, : len(encoding.ids)] = encoding.ids
     return data.with_tokens(rows)
+
+
+def _completed(data: Dataset, text: Text, tokenizer: "Tokenizer") -> Dataset:
+    """The tokens of prompts and of what follows, each of the latter with PREDICTED added. Special tokens that the tokenizer puts behind a
+    text are left out. What is too long is cut at the beginning of the prompt, but for special tokens there, and then at the end of the
+    completion."""
+    prompt = COMPLETED[:1]
+    require_template(text.template, prompt)
+    tokenizer.no_truncation()
+    rows = np.full((len(data), text.most_tokens), PADDING, np.int32)
+    for start in range(0, len(data), _AT_A_TIME):
+        some = data.inputs[start : start + _AT_A_TIME]
+        prompts = tokenizer.encode_batch([_filled(text.template, prompt, texts[:1]) for texts in some])
+        completions = tokenizer.encode_batch([texts[1] for texts in some], add_special_tokens=False)
+        for place, (before, after) in enumerate(zip(prompts, completions, strict=True), start):
+            if not after.ids:
+                raise DataError(f"example {place + 1} has no token to predict: {data.inputs[place][1][:60]!r}")
+            # Of an empty prompt there is what the tokenizer puts before any text.
+            first, stop = _text_within(before)
+            if not stop:
+                first = stop = _text_within(tokenizer.encode(some[place - start][1]))[0]
+            over = max(0, stop + len(after.ids) - text.most_tokens)
+            ids = before.ids[:first] + before.ids[first + over : stop] + [PREDICTED + token for token in after.ids]
+            rows[place, : min(len(ids), text.most_tokens)] = ids[: text.most_tokens]
+    if (rows[:, 1:] < PREDICTED).all(axis=1).any():
+        place = int(np.flatnonzero((rows[:, 1:] < PREDICTED).all(axis=1))[0])
+        raise DataError(
+            f"example {place + 1}: nothing is before the only token of its completion, which nothing predicts: give it a prompt"
+        )
+    return data.with_tokens(rows)
+
+
+def _text_within(encoding: "Encoding") -> tuple[int, int]:
+    """Where a text begins and ends between the special tokens that the tokenizer adds; (0, 0) where there is no text."""
+    places = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
+    return (places[0], places[-1] + 1) if places else (0, 0)
 
 
 def verbalizer_tokens(text: Text, tokenizer_json: bytes) -> tuple[int, ...]:
@@ -105,12 +143,12 @@ def require_template(template: str, names: tuple[str, ...]) -> None:
 
     Args:
         template: The run's; empty: none.
-        names: TEXT or PAIR.
+        names: TEXT, PAIR, or the prompt's.
 
     Raises:
         DataError: It names another text, or not all of them.
     """
-    named = {name for name in (*TEXT, *PAIR) if f"{{{name}}}" in template}
+    named = {name for name in (*TEXT, *PAIR, *COMPLETED) if f"{{{name}}}" in template}
     if template and named != set(names):
         raise DataError(
             f"text.template = {template!r} does not suit examples of {' and '.join(names)}: it must have "

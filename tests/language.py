@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.words import tokenizer
-from zowarmup.common.models.language.classifier import body_of
+from zowarmup.common.models.language.body import body_of
 from zowarmup.common.settings.architecture import Architecture
 
 WORDS = "the film is was a fine dull good bad great awful very not plot cast and but it"

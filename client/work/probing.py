@@ -8,7 +8,7 @@ so is what crosses the cut of a model that is cut, where nothing below it moves 
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.work.activations import HELD_BYTES, Activations, never_moves_below
 from zowarmup.client.work.features import Features
-from zowarmup.common.algorithms.protocol import LossAndGradient
+from zowarmup.common.algorithms.protocol import EachLoss, LossAndGradient
 from zowarmup.common.algorithms.settings import ZerothOrder
 from zowarmup.common.algorithms.whitening import applied
-from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.layout import Block, Layout
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Weights
 from zowarmup.common.messages.values import Scalars, Work
-from zowarmup.common.models.program import Crossing
+from zowarmup.common.models.program import Crossing, Program
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.tasks.protocol import Batch, Examples, Task
 from zowarmup.data import Dataset
@@ -33,6 +33,9 @@ from zowarmup.data.dataset import micro_batches
 
 if TYPE_CHECKING:
     from zowarmup.common.models.on_device import DeviceProgram, Resident
+
+VECTOR_BYTES = 1 << 24
+"""Of the vectors that one pass is made at, and again of what each example of a batch has of its own."""
 
 
 class ForwardPass(Protocol):
@@ -109,7 +112,7 @@ class Prober:
         the head (float64, the head block's order)."""
 
         def parts() -> Iterator[LossAndGradient]:
-            for chosen in self._micro_batches(examples):
+            for chosen in self._micro_batches(examples, self._lengths):
                 batch = self._dataset.batch(chosen)
                 yield self._losses(*self._forward(chosen, batch), batch, head_gradient)
 
@@ -119,7 +122,7 @@ class Prober:
         """Some examples in pieces, what crosses the cut of each of which is held at once."""
         cut, held, size = self._layout.cut, list[NDArray[np.int64]](), 0
         assert cut is not None and self._lengths is not None
-        for chosen in self._micro_batches(examples):
+        for chosen in self._micro_batches(examples, self._lengths):
             more = 4 * len(chosen) * (int(self._lengths[chosen].max()) * cut.hidden + cut.means)
             if held and size + more > self._held_bytes:
                 yield np.concatenate(held)
@@ -131,7 +134,7 @@ class Prober:
     def lower(self, examples: NDArray[np.int64]) -> list[_Held]:
         """What crosses the cut for some examples, at the weights as they are now."""
         found = list[_Held]()
-        for chosen in self._micro_batches(examples):
+        for chosen in self._micro_batches(examples, self._lengths):
             batch = self._dataset.batch(chosen)
             kept = self._activations.kept(chosen, batch.inputs.shape[1]) if self._activations else None
             crossing = kept or self._cut_program.lower(batch.inputs)
@@ -157,14 +160,43 @@ class Prober:
         assert isinstance(self._program, CutPass)
         return self._program
 
+    def at_once(self, block: Block) -> int:
+        """How many vectors that differ within a block one pass is made at; 0 where the model's examples share it."""
+        own = getattr(self._program, "own", frozenset[str]())
+        inside = [t.name for t in self._layout.tensors if block.start <= t.start and t.stop <= block.stop]
+        return max(2, VECTOR_BYTES // (4 * self._layout.size)) if self._keeps and own.issuperset(inside) else 0
+
+    def evaluate_each(
+        self, vectors: NDArray[np.float32], examples: Sequence[NDArray[np.int64]], head_gradient: bool
+    ) -> EachLoss:
+        """The summed loss of some examples at each of several vectors, float32 (m, layout.size), and the head's gradient; a batch has
+        examples of many of them."""
+        assert isinstance(self._program, Program)
+        of, every = np.repeat(np.arange(len(vectors)), list(map(len, examples))), np.concatenate(examples)
+        losses, gradient = np.zeros(len(vectors)), None
+        lengths, most = None if self._lengths is None else self._lengths[every], len(vectors)
+        for together in self._micro_batches(np.arange(len(every)), lengths):
+            # Each example has a copy of what is its own.
+            for places in (together[start : start + most] for start in range(0, len(together), most)):
+                batch = self._dataset.batch(every[places])
+                outputs, features = self._program.forward_each(batch.inputs, vectors, of[places])
+                np.add.at(losses, of[places], self._task.losses(outputs, batch))
+                if head_gradient:
+                    read = None if features is None else self._read(features)
+                    part = self._losses(outputs, read, batch, True).head_gradient_sum
+                    gradient = part if gradient is None or part is None else gradient + part
+        return EachLoss(losses, gradient)
+
     def features(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
         """What the model makes below the head of some examples, not yet whitened, a micro-batch after the other: float32
         (m, h)."""
-        for chosen in self._micro_batches(examples):
+        for chosen in self._micro_batches(examples, self._lengths):
             yield self._kept(chosen, self._dataset.batch(chosen))
 
-    def _micro_batches(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        for chosen in micro_batches(self._lengths, examples, self._micro_batch):
+    def _micro_batches(
+        self, examples: NDArray[np.int64], lengths: NDArray[np.int64] | None
+    ) -> Iterator[NDArray[np.int64]]:
+        for chosen in micro_batches(lengths, examples, self._micro_batch):
             self._require_go()
             yield chosen
 

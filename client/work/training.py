@@ -130,16 +130,7 @@ def built(spec: ClientSpec, layout: Layout, part: Submodel | None = None, base: 
         if part is not None:
             return build_part(spec.model, spec.input_shape, task.outputs, part, task.logits, spec.zeroth_order.moved)
         phase, shape = spec.zeroth_order, spec.input_shape
-        module = build(
-            spec.model,
-            shape,
-            task.outputs,
-            0,
-            task.logits,
-            architecture=spec.architecture,
-            last_token=bool(spec.text.verbalizers),
-            cut=phase.cut_at,
-        )
+        module = build(spec.model, shape, task.outputs, 0, task.logits, language=spec.language)
         rank, pretrained = spec.whitening, spec.model.pretrained
         mine = describe(module, shape, task.exact_head, phase.moved, rank, pretrained, phase.only_above)
     except ModelError as error:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.protocol import Forward, LossAndGradient
+from zowarmup.common.algorithms.protocol import Forward, ForwardEach, LossAndGradient
 from zowarmup.common.algorithms.step_builder import Move
 from zowarmup.common.exact.directions import DIRECTIONS_PER_GROUP, walk
 from zowarmup.common.exact.grid import Grid
@@ -133,7 +133,8 @@ def measure(
     head: bool,
     normal: bool = False,
 ) -> Measured:
-    """Measure directional derivatives by finite differences, one probe after another.
+    """Measure directional derivatives by finite differences, one probe after another, or several in one pass where the model lets each
+    example have parameters of its own (MobiZO, arXiv 2409.15520).
 
     The derivative along z is (L(w + eps z) - L(w - eps z)) / (2 eps), L the mean loss over the probe's examples (MeZO,
     arXiv 2305.17333). `weights` are bit for bit what they were when this returns or raises. What `forward` raises is
@@ -160,6 +161,8 @@ def measure(
     block = probes[0].direction.block
     unit = grid.over(block.start, block.stop)
     ticks = unit.whole_ticks(eps / root)
+    if isinstance(weights, np.ndarray) and isinstance(forward, ForwardEach) and not normal and forward.at_once(block):
+        return _measure_together(weights, grid, forward, probes, ticks, head)
 
     def evaluate(index: int, above: bool) -> LossAndGradient:
         return forward.evaluate(probes[index].examples, head)
@@ -228,6 +231,34 @@ def differences(
         if displaced:
             move_along(weights, grid, previous, -displaced, normal)
     return Differences(found, gradient if isinstance(gradient, np.ndarray) else None)
+
+
+def _measure_together(
+    weights: NDArray[np.float32],
+    grid: Grid,
+    forward: ForwardEach,
+    probes: Sequence[Probe],
+    ticks: int,
+    head: bool,
+) -> Measured:
+    """As `measure`, with both sides of several probes in one pass: the weights stay as they are."""
+    block = probes[0].direction.block
+    tick, most = grid.over(block.start, block.stop).tick, forward.at_once(block)
+    derivatives: list[float] = []
+    gradient: NDArray[np.float64] | float = 0.0
+    for first in range(0, len(probes), most // 2):
+        some = probes[first : first + most // 2]
+        vectors = np.empty((2 * len(some), weights.size), np.float32)
+        vectors[:] = weights
+        for index, vector in enumerate(vectors):
+            perturb(vector, grid, some[index // 2].direction, -ticks if index % 2 else ticks)
+        found = forward.evaluate_each(vectors, [probe.examples for probe in some for _ in range(2)], head)
+        counts = np.array([len(probe.examples) for probe in some])
+        derivatives += ((found.loss_sums[::2] - found.loss_sums[1::2]) / counts / (2 * ticks * tick)).tolist()
+        if found.head_gradient_sum is not None:
+            gradient = gradient + found.head_gradient_sum
+    total = 2 * sum(len(probe.examples) for probe in probes)
+    return Measured(derivatives, np.asarray(gradient) / total if head else None)
 
 
 def head_gradient(forward: Forward, examples: int) -> NDArray[np.float64]:

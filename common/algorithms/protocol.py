@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from zowarmup.common.algorithms.step_builder import CommitCost, Moments, Move, steps_of
 from zowarmup.common.algorithms.vectors import LazyVector, norm
 from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Block
 from zowarmup.common.exact.steps import Step, Weights
 from zowarmup.common.exact.submodel import Submodel
 from zowarmup.common.messages.values import Contribution, Scalars, Tier, Work
@@ -36,6 +37,19 @@ class LossAndGradient:
     """
 
     loss_sum: float
+    head_gradient_sum: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class EachLoss:
+    """What forward passes at several vectors of weights give.
+
+    Args:
+        loss_sums: For each vector the task's loss, summed over its examples, nats, float64 (m,).
+        head_gradient_sum: Their gradient by the head's parameters, summed over all of the vectors, as in `LossAndGradient`.
+    """
+
+    loss_sums: NDArray[np.float64]
     head_gradient_sum: NDArray[np.float64] | None
 
 
@@ -95,6 +109,30 @@ class CutForward(Forward, Protocol):
         Args:
             held: What `lower` gave.
             head_gradient: Whether the head's gradient is wanted, too.
+        """
+        ...
+
+
+@runtime_checkable
+class ForwardEach(Forward, Protocol):
+    """A forward pass that can be made at several vectors of weights at once."""
+
+    def at_once(self, block: Block) -> int:
+        """How many vectors `evaluate_each` takes that differ within a block; 0: none, since its tensors are everybody's."""
+        ...
+
+    def evaluate_each(
+        self, vectors: NDArray[np.float32], examples: Sequence[NDArray[np.int64]], head_gradient: bool
+    ) -> EachLoss:
+        """Run the model forward over some of the local data at each of several vectors.
+
+        Args:
+            vectors: Float32 (m, layout.size); they differ within a block that `at_once` allows.
+            examples: For each vector over which of the local data: indices, int64 (n,), at least one.
+            head_gradient: Whether the head's gradient is wanted, too.
+
+        Returns:
+            What `evaluate` would give for each, up to rounding, and the gradients added up.
         """
         ...
 

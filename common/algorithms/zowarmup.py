@@ -52,6 +52,7 @@ from zowarmup.common.algorithms.whitening_round import WhiteningRound
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, NORM, Layout
 from zowarmup.common.exact.steps import Weights
+from zowarmup.common.lora import LORA, Lora
 from zowarmup.common.messages.small_floats import Precision, packed_bytes
 from zowarmup.common.messages.values import Computation, Contribution, Scalars, Tier, Work
 
@@ -67,7 +68,11 @@ def check_train(train: str, head_projections: int) -> None:
         ValueError: It says nothing that there is, or leaves the head out; the sentence names the setting.
     """
     layers = train.startswith(LAYERS) and all(train.removeprefix(LAYERS).split(","))
-    named = f'"{AUTO}", "{ALL}", "{NORM}", "{HEAD}" or "{LAYERS}PATTERN,..."'
+    named = f'"{AUTO}", "{ALL}", "{NORM}", "{HEAD}", "{LAYERS}PATTERN,..." or "{LORA}r=8,modules=q,v"'
+    try:
+        layers = layers or Lora.of(train) is not None
+    except ValueError as error:
+        raise ValueError(f"train = {train!r}: {error}") from None
     require(train in (AUTO, ALL, NORM, HEAD) or layers, "train", train, named)
     some = "at least 1 where not everything is trained: without them the head would be frozen, too"
     require(train in (AUTO, ALL) or head_projections > 0, "head_projections", head_projections, some)
@@ -89,8 +94,9 @@ class ZOWarmUpSettings(WholeProbingSettings):
         algorithm: Its name, or package.module:Algorithm.
         train: What moves: the head alone, without a probe, where the model ends in a linear layer, else everything
             ("auto"); everything ("all"); the head and what has one axis, scales and shifts of normalisation and
-            biases ("norm"); the head alone, without a probe ("head"); or the head and the tensors that a pattern
-            matches ("layers:*.norm.*,stem.*"). The rest is frozen.
+            biases ("norm"); the head alone, without a probe ("head"); the head and the tensors that a pattern
+            matches ("layers:*.norm.*,stem.*"); or the head and low-rank adapters of a language model
+            ("lora:r=8,modules=q,v", `common.lora`). The rest is frozen.
         head_projections: K, the number of exact projections of the head's gradient, 0 to 4096; 0 probes everything.
         whitening: R, how many directions of what the head reads the first round scales apart (`algorithms.whitening`), 0 to
             64; 0: the head reads it as it is, as it does where its gradient is not sent, or is by back-propagation.

@@ -26,10 +26,12 @@ from zowarmup.common.models.architectures import (
     ViT,
     mlp,
 )
+from zowarmup.common.models.language.causal import CausalModel
 from zowarmup.common.models.language.classifier import TextClassifier
 from zowarmup.common.models.torchvision_classifiers import PREFIX, Unsuitable, classifier
-from zowarmup.common.settings.architecture import DECODERS, Architecture
-from zowarmup.common.settings.data_card import PADDING
+from zowarmup.common.settings.architecture import DECODERS
+from zowarmup.common.settings.data_card import PADDING, PREDICTED
+from zowarmup.common.settings.language import Language
 from zowarmup.common.settings.run import PRETRAINED, Model
 from zowarmup.common.text import in_words
 
@@ -68,9 +70,7 @@ def build(
     seed: int,
     logits: bool = True,
     half_width: bool = False,
-    architecture: Architecture | None = None,
-    last_token: bool = False,
-    cut: int | None = None,
+    language: Language | None = None,
 ) -> nn.Module:
     """The named model for inputs (n, *input_shape) and outputs (n, outputs), in eval mode, with initial weights drawn from
     `seed`. torch's global generator is left as it was.
@@ -82,14 +82,12 @@ def build(
         seed: Of the initial weights.
         logits: Whether these must be logits (`check`).
         half_width: Its half-width part, as a model like any other.
-        architecture: Of the language model, where it is one.
-        last_token: Whether a classifier of texts reads the last token's state alone, as verbalizers ask for.
-        cut: The layer, from 0, in front of which it is cut in two; None: it is in one piece.
+        language: What is built of a language model, where it is one.
 
     Raises:
         ModelError: It cannot be trained here.
     """
-    factory = _half_width_factory(model) if half_width else _factory(model, architecture, last_token, cut)
+    factory = _half_width_factory(model) if half_width else _factory(model, language)
     _check_shape(model.name, input_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -196,6 +194,8 @@ def sample(module: nn.Module, input_shape: tuple[int, ...], count: int) -> torch
         return torch.rand(count, *input_shape, generator=generator)
     longest = min(_LONGEST_SAMPLE, input_shape[0])
     tokens = torch.randint(0, vocabulary, (count, longest), generator=generator)
+    if getattr(module, "predicts", False):
+        tokens[:, 1::2] += PREDICTED
     for place in range(count):
         tokens[place, max(1, longest - place) :] = PADDING
     return tokens
@@ -206,13 +206,9 @@ def vocabulary_of(module: nn.Module) -> int:
     return int(getattr(module, "vocabulary", 0))
 
 
-def _factory(model: Model, architecture: Architecture | None, last_token: bool, cut: int | None) -> Factory:
+def _factory(model: Model, language: Language | None) -> Factory:
     if model.name.startswith(PRETRAINED):
-        return partial(_of_texts, model.name, architecture, last_token, cut)
-    if cut is not None:
-        raise ModelError(
-            f"zeroth_order.cut = {cut}: model {model.name} cannot be cut, a language model (hf:DIR) can, in front of a layer"
-        )
+        return partial(_of_texts, model.name, language)
     if model.name in RESNET_WIDTHS:
         return partial(ResNet, norm=model.norm, name=model.name)
     if model.name in _BUILT_IN:
@@ -247,32 +243,34 @@ def _call(name: str, factory: Factory, input_shape: tuple[int, ...], outputs: in
         return factory(input_shape, outputs)
 
 
-def _of_texts(
-    name: str,
-    architecture: Architecture | None,
-    last_token: bool,
-    cut: int | None,
-    input_shape: tuple[int, ...],
-    outputs: int,
-) -> nn.Module:
-    if architecture is None:
+def _of_texts(name: str, language: Language | None, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    if language is None:
         raise ModelError(f"model {name}: the run has no architecture of it: its coordinator is not one of zowarmup's")
-    if len(input_shape) != 1 or input_shape[0] > architecture.positions:
+    made = language.architecture
+    if len(input_shape) != 1 or input_shape[0] > made.positions:
         raise ModelError(
-            f"model {name} reads texts of at most {architecture.positions} tokens, and an example has the shape {input_shape}: "
+            f"model {name} reads texts of at most {made.positions} tokens, and an example has the shape {input_shape}: "
             "use data of tsv:PATH or jsonl:PATH, and a text.most_tokens that is no more"
         )
-    if cut is not None and not 0 <= cut < architecture.layers:
-        raise ModelError(
-            f"zeroth_order.cut = {cut}: model {name} has {architecture.layers} layers, and the first one above the cut must be 0 "
-            f"to {architecture.layers - 1}"
+    if (language.last_token or language.completes) and not made.decoder:
+        asked, remedy = (
+            ("task completion is", "use another")
+            if language.completes
+            else ("verbalizers are", "leave text.verbalizers out")
         )
-    if last_token and not architecture.decoder:
         raise ModelError(
-            f"model {name} is an encoder ({architecture.family}), and its layer for masked words is not read: verbalizers are for "
-            f"decoders ({', '.join(DECODERS)}); leave text.verbalizers out"
+            f"model {name} is an encoder ({made.family}), and its layer for masked words is not read: {asked} for "
+            f"decoders ({', '.join(DECODERS)}); {remedy}"
         )
-    return TextClassifier(architecture, outputs, last_token, cut)
+    if language.cut is not None and not 0 <= language.cut < made.layers:
+        raise ModelError(
+            f"zeroth_order.cut = {language.cut}: model {name} has {made.layers} layers, and the first one above the cut must be 0 "
+            f"to {made.layers - 1}"
+        )
+    try:
+        return CausalModel(language) if language.completes else TextClassifier(language, outputs)
+    except ValueError as error:
+        raise ModelError(f"zeroth_order.train: {error}") from None
 
 
 def _from_torchvision(name: str, input_shape: tuple[int, ...], outputs: int) -> nn.Module:

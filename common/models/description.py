@@ -20,6 +20,7 @@ from torch import nn
 
 from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, LOWER, NORM, UPPER, Block, Cut, Head, Layout, Tensor
 from zowarmup.common.exact.submodel import Submodel
+from zowarmup.common.lora import LORA, UP
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, build, sample
 from zowarmup.common.models.cutting import boundary_of, crossing, cut_of, lies_below
@@ -131,6 +132,13 @@ def _probed(train: str, trunk: dict[str, torch.Tensor], head: Head | None) -> li
         return list(trunk)
     if train == NORM:
         found = [name for name, tensor in trunk.items() if tensor.ndim <= 1]
+    elif train.startswith(LORA):
+        found = [name for name in trunk if name.endswith(f".{UP}")]
+        if not found:
+            raise ModelError(
+                f"zeroth_order.train = {train!r}: this model has no adapters, as language models (hf:DIR) have"
+            )
+        return found
     else:
         patterns = train.removeprefix(LAYERS).split(",")
         for pattern in patterns:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from zowarmup.common.exact.layout import Layout
+from zowarmup.common.lora import UP
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, sample, vocabulary_of
 from zowarmup.common.models.cutting import boundary_of
@@ -37,8 +38,9 @@ def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ..
 
     Returns:
         The graph. Its inputs are "inputs", float32 (n, *input_shape) or tokens, int64 (n, t), the layout's tensors and the
-        module's constants by name; its outputs "logits" and, where the layout has a head, "features", float32; and where the
-        model is cut, "activations" and, where any do, "means", which cross the cut.
+        module's constants by name, those of adapters with an axis more, for each example or 1; its outputs "logits" and, where the
+        layout has a head, "features", float32; and where the model is cut, "activations" and, where any do, "means", which cross
+        the cut.
 
     Raises:
         ModelError: The module cannot be exported, or its graph gives other logits than it does.
@@ -46,8 +48,10 @@ def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ..
     module.eval()
     function = _Function(module, layout)
     tensors = tensors_of(module, layout) | constants_of(module)
-    weights = tuple(tensors[name].detach() for name in function.names)
-    varying = {0: torch.export.Dim("n")} | ({1: torch.export.Dim("t")} if vocabulary_of(module) else {})
+    weights = tuple(_traced(name, tensors[name].detach()) for name in function.names)
+    batch = torch.export.Dim("n")
+    varying = {0: batch} | ({1: torch.export.Dim("t")} if vocabulary_of(module) else {})
+    own = tuple({0: batch} if _is_own(name) else {} for name in function.names)
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)  # it warns of torchvision's absence, which does not matter here
@@ -62,16 +66,26 @@ def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ..
                 opset_version=OPSET,
                 input_names=["inputs", *function.names],
                 output_names=outputs_of(layout),
-                dynamic_shapes={"inputs": varying, "weights": tuple({} for _ in weights)},
+                dynamic_shapes={"inputs": varying, "weights": own},
             )
     except (Exception, SystemExit) as error:  # the exporter's errors share no base
         raise ModelError(f"the model cannot be exported to ONNX: {_cause(error)}") from error
     finally:
         log.setLevel(level)
     assert program is not None
-    onnx = _bare(program.model_proto)
+    own_names = {name for name in function.names if _is_own(name)}
+    onnx = _bare(_with_own(program.model_proto, own_names))
     _verify(onnx, function, layout, input_shape)
     return onnx
+
+
+def _is_own(name: str) -> bool:
+    """Whether each example may have a tensor of that name of its own: those of adapters, which are small."""
+    return name.endswith(f".{UP}")
+
+
+def _traced(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.expand(_TRACED, *tensor.shape) if _is_own(name) else tensor
 
 
 class _Function(nn.Module):
@@ -129,6 +143,23 @@ def _chain(error: BaseException, contexts: bool) -> list[BaseException]:
     return links
 
 
+def _with_own(model: Any, names: set[str]) -> Any:
+    """With another length of the axis of examples in the inputs of those names than in the batch: 1, which products repeat for every
+    example. So nothing may take the batch's length from them."""
+    for value in model.graph.input:
+        if value.name in names:
+            value.type.tensor_type.shape.dim[0].dim_param = "m"
+    for node in model.graph.node:
+        if node.op_type == "Shape" and node.input[0] in names:
+            first = {attribute.name: attribute.i for attribute in node.attribute}
+            if (first.get("start", 0), first.get("end", 0)) != (0, 1):
+                raise ModelError(
+                    "the exporter reads the shape of an adapter: use the version of torch in constraints.txt"
+                )
+            node.input[0] = "inputs"
+    return model
+
+
 def _bare(model: Any) -> bytes:
     """Without the traces of the source code, which are most of the bytes and differ between machines."""
     for node in model.graph.node:
@@ -158,6 +189,11 @@ def _verify(onnx: bytes, function: _Function, layout: Layout, input_shape: tuple
         raise ModelError(f"the exported model is not what was asked for: {error}") from error
     views = layout.views(weights)
     named = [torch.from_numpy(values) for values in views.values()] + list(constants_of(module).values())
+    own = {name for name in views if _is_own(name)}
+    if own != program.own:
+        raise ModelError(
+            f"the exported model is not what was asked for: of {sorted(own ^ program.own)} examples have their own"
+        )
     for count in (1, 3):
         inputs = sample(module, input_shape, count)
         with torch.no_grad():

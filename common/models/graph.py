@@ -97,12 +97,15 @@ class Checked:
         example: The shape of one example, without the batch's axis; an extent is None where it varies.
         tokens: Whether an example is tokens, int64 (t,), and not float32 numbers.
         outputs: By name, how many numbers each output has for an example.
+        own: Which of the layout's tensors each example may have one of its own of: their inputs have an axis of examples before
+            the tensor's, of the batch's length or 1.
     """
 
     onnx: bytes
     example: tuple[int | None, ...]
     tokens: bool
     outputs: dict[str, int]
+    own: frozenset[str]
 
 
 def checked(program: bytes, layout: Layout, constants: Mapping[str, Constant] | None = None) -> Checked:
@@ -141,9 +144,9 @@ def checked(program: bytes, layout: Layout, constants: Mapping[str, Constant] | 
     for node in graph.node:
         _check_node(node)
     _check_names(graph)
-    example, tokens = _example(graph.input, layout, constants or {})
+    example, tokens, own = _inputs(graph.input, layout, constants or {})
     outputs = _outputs(graph.output, layout)
-    return Checked(model.SerializeToString(deterministic=True), example, tokens, outputs)
+    return Checked(model.SerializeToString(deterministic=True), example, tokens, outputs, own)
 
 
 class _Form:
@@ -256,11 +259,12 @@ def _check_names(graph: Any) -> None:
             raise ProgramRefused(f"program: nothing makes its output {_named(value.name)}")
 
 
-def _example(
+def _inputs(
     values: Iterable[Any], layout: Layout, constants: Mapping[str, Constant]
-) -> tuple[tuple[int | None, ...], bool]:
-    """The shape of one and whether it is of tokens, where the inputs are a batch of them, the layout's tensors and those of
-    the base."""
+) -> tuple[tuple[int | None, ...], bool, frozenset[str]]:
+    """The shape of an example, whether it is of tokens, and what each may have of its own, where the inputs are a batch of examples, the
+    layout's tensors and those of the base."""
+    own = set[str]()
     inputs = {value.name: value for value in values}
     batch = inputs.pop("inputs", None)
     tokens = batch is not None and batch.type.tensor_type.elem_type == INT64
@@ -277,10 +281,13 @@ def _example(
         where = "it" if name in inputs else "the base" if name in constants else "the layout"
         raise ProgramRefused(f"program: tensor {_named(name)} is in {where} alone")
     for name, (element, extents) in tensors.items():
-        if (found := _shape(inputs[name], element)) != extents:
+        found = _shape(inputs[name], element)
+        if found == (None, *extents) and name not in constants:
+            own.add(name)
+        elif found != extents:
             where = "base" if name in constants else "layout float32"
             raise ProgramRefused(f"program: tensor {name} has shape {found}, in the {where} {extents}")
-    return shape[1:], tokens
+    return shape[1:], tokens, frozenset(own)
 
 
 def _outputs(values: Iterable[Any], layout: Layout) -> dict[str, int]:

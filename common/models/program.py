@@ -1,8 +1,9 @@
 """The model's forward pass as the coordinator ships it: an ONNX graph whose weights are inputs.
 
 The inputs are bound once to views of the flat weight vector, so the vector is the model: change it in place and the
-next forward pass sees the change, with no copy. A program that is cut is two graphs (`halves`), which share the vector; its forward pass
-is one after the other.
+next forward pass sees the change, with no copy. Where a graph lets each example have tensors of its own, as it does of low-rank adapters,
+one pass can be made at several vectors. A program that is cut is two graphs (`halves`), which share the vector; its forward pass is one
+after the other.
 
 Memory, measured over batches of mixed sizes: ONNX Runtime's arena without its memory patterns peaks lowest and runs
 fastest. Without the arena the C library's allocator is left with gaps of tens of megabytes; a pattern reserves the
@@ -94,8 +95,7 @@ class Program:
         from zowarmup.common.models.graph import ELEMENT_OF, checked, crossing_of
         from zowarmup.common.models.halves import halves
 
-        tensors = {name: OrtValue.ortvalue_from_numpy(view) for name, view in layout.views(weights).items()}
-        halt = halt or Halt()
+        views, halt = layout.views(weights), halt or Halt()
         self._graph = checked(onnx, layout, constants)
         if (
             _limit_bytes and 2 * len(onnx) > _limit_bytes
@@ -103,6 +103,12 @@ class Program:
             raise ValueError(
                 f"program: its {len(onnx)} bytes are more than half of the {_limit_bytes} that passes may take"
             )
+        own = self._graph.own
+        tensors = {
+            name: OrtValue.ortvalue_from_numpy(view[np.newaxis] if name in own else view)
+            for name, view in views.items()
+        }
+        self._own = {tensor: tensors[tensor.name] for tensor in layout.tensors if tensor.name in own}
         for name, constant in (constants or {}).items():
             tensors[name] = OrtValue.ortvalue_from_numpy_with_onnx_type(constant.values, ELEMENT_OF[constant.kind])
         self._crossing = crossing_of(layout)
@@ -125,6 +131,11 @@ class Program:
         """How many numbers it gives for an example."""
         return self._graph.outputs["logits"]
 
+    @property
+    def own(self) -> frozenset[str]:
+        """The tensors of the layout of which each example of a pass may have its own (`forward_each`)."""
+        return self._graph.own
+
     def load(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """What to move, to move the model from `weights` on: the vector itself, since it is bound. Raises ValueError
         for another one."""
@@ -139,6 +150,31 @@ class Program:
             return self.upper(inputs, self.lower(inputs))
         logits, *features = self._graphs[0].run(self._checked(inputs), {})
         return logits, features[0] if features else None
+
+    def forward_each(
+        self, inputs: NDArray[Any], vectors: NDArray[np.float32], of: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """As `forward`, in one pass at several vectors, which differ in no tensor but those of `own`.
+
+        Args:
+            inputs: As `forward` takes them, of n examples.
+            vectors: Float32 (m, layout.size).
+            of: For each example that of its vector, int64 (n,).
+
+        Raises:
+            ProgramFailed: The pass cannot be made.
+        """
+        theirs = {
+            tensor.name: vectors[:, tensor.start : tensor.stop][of].reshape(len(of), *tensor.shape)
+            for tensor in self._own
+        }
+        for graph in self._graphs:
+            graph.give(theirs)
+        try:
+            return self.forward(inputs)
+        finally:
+            for graph in self._graphs:
+                graph.bind({tensor.name: value for tensor, value in self._own.items()})
 
     def lower(self, inputs: NDArray[Any]) -> Crossing:
         """What crosses the cut: activations (n, t, hidden), of which those behind an example's tokens mean nothing, and where any do
@@ -186,14 +222,22 @@ class _Graph:
         self._binding = self._session.io_binding()
         self._reads = {value.name for value in self._session.get_inputs()}
         self._widths = {value.name: (len(value.shape), widths[value.name]) for value in self._session.get_outputs()}
+        self.bind(tensors)
+
+    def bind(self, tensors: "Mapping[str, OrtValue]") -> None:
+        """Read these from now on, where it reads them at all."""
         for name in self._reads & tensors.keys():
             self._binding.bind_ortvalue_input(name, tensors[name])
 
+    def give(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Read these from now on, where it reads them at all: contiguous arrays that are kept until it has run."""
+        for name in self._reads & tensors.keys():
+            self._binding.bind_cpu_input(name, tensors[name])
+
     def run(self, inputs: NDArray[Any], others: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Its outputs for inputs, and for others by name. Raises ProgramFailed."""
-        for name, values in {"inputs": inputs, **others}.items():
-            if name in self._reads:
-                self._binding.bind_cpu_input(name, np.ascontiguousarray(values))
+        given = {name: np.ascontiguousarray(values) for name, values in {"inputs": inputs, **others}.items()}
+        self.give(given)
         for name in self._widths:
             self._binding.bind_output(name, "cpu")
         self._options.terminate = False

@@ -16,6 +16,8 @@ CHANNELS, HEIGHT, WIDTH, FEATURES, LENGTH = "channels", "height", "width", "feat
 TOKENS = "tokens"
 PADDING = -1
 """Stands behind the tokens of an example that has fewer than others; no token of any vocabulary."""
+PREDICTED = 1 << 24
+"""Is added to a token that a model is to predict, of a completion. No vocabulary has as many."""
 IMAGE = (CHANNELS, HEIGHT, WIDTH)
 # By number of axes: images, rows, sequences.
 _AXES = {3: IMAGE, 1: (FEATURES,), 2: (LENGTH, CHANNELS)}
@@ -140,7 +142,8 @@ class DataCard:
     def recipe(self) -> str:
         """How the model's `inputs` are made of stored values, in words."""
         if self.element == "token":
-            return f"int64 (n, t), tokens: at most {self.shape[0]} of an example, and -1 behind those of a shorter one"
+            marked = f"; those to be predicted have {PREDICTED} added" if self.target_size else ""
+            return f"int64 (n, t), tokens: at most {self.shape[0]} of an example, and -1 behind those of a shorter one{marked}"
         said = f"float32 (n, {', '.join(map(str, self.shape))}), {' x '.join(self.axes)}: stored as {self.stored_as}"
         if self.feature_names:
             said += f"; the features are {', '.join(self.feature_names)}"

@@ -13,13 +13,17 @@ from typing import Literal, Self
 
 from zowarmup.common.algorithms import SECTIONS, settings_class
 from zowarmup.common.algorithms.settings import Rounds, WarmUp, ZerothOrder, require
+from zowarmup.common.exact.layout import AUTO, HEAD
+from zowarmup.common.lora import LORA, Lora
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.plugin import is_plugin, require_allowed
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.language import Language
 from zowarmup.common.settings.text import Text
 from zowarmup.common.tasks import DEFAULT, TASKS, task_class
+from zowarmup.common.tasks.completion import COMPLETION
 from zowarmup.common.tasks.protocol import Task
 from zowarmup.common.untrusted import strictly
 
@@ -202,9 +206,21 @@ class RunFile:
         for section, settings in (("warmup", self.warmup), ("zeroth_order", self.zeroth_order)):
             own = SECTIONS[section].get(settings.algorithm, type(settings)) is type(settings)
             require(own, f"{section}.algorithm", settings.algorithm, f"that of {type(settings).__name__}")
+        cut = self.zeroth_order.cut_at
+        whole = "left out with another model than a language model (hf:DIR): no other can be cut"
+        require(cut is None or self.model.pretrained, "zeroth_order.cut", cut, whole)
         self.warmup.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_warm_up(self.warmup)
+        if self.model.task == COMPLETION:
+            require(
+                self.model.pretrained, "model.task", COMPLETION, f"another, or model.name a decoder, {PRETRAINED}DIR"
+            )
+            moved, some = (
+                self.zeroth_order.moved,
+                f'"{LORA}r=8,modules=q,v" or another: a model that completes has no head',
+            )
+            require(moved not in (AUTO, HEAD), "zeroth_order.train", moved, some)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,6 +270,20 @@ class ClientSpec:
     def task(self) -> Task:
         """What the model is trained for. Raises ValueError where there is no such task, or the data is not what it needs."""
         return task_class(self.model.task)(self.card)
+
+    @property
+    def language(self) -> Language | None:
+        """What is built of the language model; None where the model is none."""
+        if self.architecture is None:
+            return None
+        lora = Lora.of(self.zeroth_order.moved)
+        return Language(
+            architecture=self.architecture,
+            lora=lora,
+            last_token=bool(self.text.verbalizers),
+            completes=self.model.task == COMPLETION,
+            cut=self.zeroth_order.cut_at,
+        )
 
     @property
     def whitening(self) -> int:

@@ -30,9 +30,11 @@ class Text:
     verbalizers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        some = f"empty or at most {LONGEST_TEMPLATE} characters with {{text}}, or {{text_a}} and {{text_b}}"
+        some = (
+            f"empty or at most {LONGEST_TEMPLATE} characters with {{text}}, or {{text_a}} and {{text_b}}, or {{prompt}}"
+        )
         pair = "{text_a}" in self.template and "{text_b}" in self.template
-        known = not self.template or pair or "{text}" in self.template
+        known = not self.template or pair or "{text}" in self.template or "{prompt}" in self.template
         require(known and len(self.template) <= LONGEST_TEMPLATE, "template", self.template[:60], some)
         require(1 <= self.most_tokens <= MOST_TOKENS, "most_tokens", self.most_tokens, f"1 to {MOST_TOKENS}")
         words = self.verbalizers

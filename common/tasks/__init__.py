@@ -11,7 +11,7 @@ from typing import Any
 from zowarmup.common.plugin import ANY, imported, is_plugin, require_whole
 from zowarmup.common.tasks.protocol import Metric, Task
 
-TASKS = {"classification": ("classification", "Classification")}
+TASKS = {"classification": ("classification", "Classification"), "completion": ("completion", "Completion")}
 """The built-in tasks by name, each with its module here and its class; the first is the default."""
 DEFAULT = next(iter(TASKS))
 _REQUIRED = ("outputs", "check", "losses", "measure", "baseline", "torch_loss")

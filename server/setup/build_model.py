@@ -13,7 +13,7 @@ from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.plugin import ANY
 from zowarmup.common.settings.run import PRETRAINED, ClientSpec
 from zowarmup.common.system.files import replacing
-from zowarmup.server.setup.language_directory import load_body
+from zowarmup.server.setup.language_directory import load_body, load_output
 from zowarmup.server.setup.prepare import BASE, BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
 from zowarmup.server.setup.verbalizers import load_verbalizers
 from zowarmup.server.setup.weights_file import load_weights
@@ -36,21 +36,14 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
 
     task = spec.task
     pretrained = spec.model.pretrained
-    phase, verbalized = spec.zeroth_order, bool(spec.text.verbalizers)
-    module = build(
-        spec.model,
-        spec.input_shape,
-        task.outputs,
-        seed,
-        task.logits,
-        architecture=spec.architecture,
-        last_token=verbalized,
-        cut=phase.cut_at,
-    )
+    phase = spec.zeroth_order
+    module = build(spec.model, spec.input_shape, task.outputs, seed, task.logits, language=spec.language)
     if pretrained:
         directory = Path(spec.model.name.removeprefix(PRETRAINED)).expanduser()
         load_body(module.get_submodule("body"), directory)
-        if verbalized:
+        if spec.language is not None and spec.language.completes:
+            load_output(module, directory)
+        if spec.text.verbalizers:
             load_verbalizers(module, directory, spec.text, spec.card)
     with foreign_code(f"model {spec.model.name}:"):
         shape, head = spec.input_shape, task.exact_head

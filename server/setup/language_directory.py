@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zowarmup.common.lora import DOWN, UP
 from zowarmup.common.models.base import BaseError, Constant, read_base
+from zowarmup.common.models.hugging_face import CONFIG, TOKENIZER, WEIGHTS
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.system.files import read_given
 from zowarmup.common.text import listed
@@ -19,10 +21,12 @@ from zowarmup.server.setup.prepare import PreparationError
 if TYPE_CHECKING:
     from torch import nn
 
-CONFIG, TOKENIZER, WEIGHTS, INDEX = "config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 _PREFIXES = ("", "bert.", "roberta.", "model.")
 """Of the names of weights, where a file holds a model with an output layer."""
 _PICKLED = ("pytorch_model.bin", "tf_model.h5", "model.onnx")
+OUTPUT = "lm_head.weight"
+"""The name of the output layer."""
 _MOST_TOKENIZER = 64 << 20
 
 
@@ -73,7 +77,8 @@ def load_body(module: "nn.Module", path: Path) -> None:
     import torch
 
     tensors = tensors_in(path)
-    wanted = module.state_dict()
+    # Adapters are the run's own.
+    wanted = {name: tensor for name, tensor in module.state_dict().items() if name.rpartition(".")[2] not in (DOWN, UP)}
     prefix = max(_PREFIXES, key=lambda found: sum(found + name in tensors for name in wanted))
     with torch.no_grad():
         for name, parameter in wanted.items():
@@ -85,6 +90,45 @@ def load_body(module: "nn.Module", path: Path) -> None:
                     f"{CONFIG} and the weights of one model?"
                 )
             parameter.copy_(torch.from_numpy(found.widened().copy()))
+
+
+def load_output(module: "nn.Module", path: Path) -> None:
+    """Fill the output layer of a language model with the weights of a directory, where it is not its embedding.
+
+    Args:
+        module: A `CausalModel`, changed in place.
+        path: The directory.
+
+    Raises:
+        PreparationError: It is missing or of another shape, or a file cannot be read.
+    """
+    import torch
+
+    layer = getattr(module, "lm_head", None)
+    if layer is not None:
+        rows = output_layer(path, tuple(layer.weight.shape))
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(rows.widened().copy()))
+
+
+def output_layer(path: Path, shape: tuple[int, ...]) -> Constant:
+    """The output layer of a directory, which is not the embedding.
+
+    Args:
+        path: The directory.
+        shape: (vocabulary, hidden), which it must have.
+
+    Raises:
+        PreparationError: It is missing or of another shape, or a file cannot be read.
+    """
+    found = tensors_in(path).get(OUTPUT)
+    if found is None or found.shape != shape:
+        is_there = "missing" if found is None else f"of shape {found.shape}"
+        raise PreparationError(
+            f"model.name: {path}: {OUTPUT} must have shape {shape} and is {is_there}: save the model with its output layer "
+            "(AutoModelForCausalLM)"
+        )
+    return found
 
 
 def tensors_in(path: Path) -> dict[str, Constant]:

@@ -8,22 +8,19 @@ with a bias of 0 for each class, since such a classifier prefers some words what
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from zowarmup.common.models.base import Constant
-from zowarmup.common.settings.architecture import Architecture
+from zowarmup.common.models.hugging_face import CONFIG, TOKENIZER
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.text import Text
 from zowarmup.common.text import listed
 from zowarmup.data.tokens import verbalizer_tokens
-from zowarmup.server.setup.language_directory import CONFIG, TOKENIZER, read_directory, tensors_in
+from zowarmup.server.setup.language_directory import output_layer, read_directory
 from zowarmup.server.setup.prepare import PreparationError
 
 if TYPE_CHECKING:
     from torch import nn
 
-_OUTPUT, _EMBEDDING = "lm_head.weight", "embed_tokens.weight"
+_EMBEDDING = "embed_tokens.weight"
 
 
 def load_verbalizers(module: "nn.Module", path: Path, text: Text, card: DataCard) -> None:
@@ -55,7 +52,9 @@ def load_verbalizers(module: "nn.Module", path: Path, text: Text, card: DataCard
             (embedding,) = (tensor for name, tensor in body.named_parameters() if name.endswith(_EMBEDDING))
             rows = embedding[tokens]
         else:
-            rows = torch.from_numpy(_output_rows(path, directory.architecture, tokens))
+            made = directory.architecture
+            found = output_layer(path, (made.vocabulary, made.hidden))
+            rows = torch.from_numpy(Constant(found.kind, found.values[tokens]).widened())
         head.get_parameter("weight").copy_(rows)
         head.get_parameter("bias").zero_()
 
@@ -67,15 +66,3 @@ def require_one_each(text: Text, card: DataCard) -> None:
         raise PreparationError(
             f"text.verbalizers has {len(text.verbalizers)} words, and the run {card.classes} classes{named}: give one for each"
         )
-
-
-def _output_rows(path: Path, architecture: Architecture, tokens: list[int]) -> NDArray[np.float32]:
-    """Rows of an output layer that is not the embedding."""
-    found, shape = tensors_in(path).get(_OUTPUT), (architecture.vocabulary, architecture.hidden)
-    if found is None or found.shape != shape:
-        is_there = "missing" if found is None else f"of shape {found.shape}"
-        raise PreparationError(
-            f"model.name: {path}: {_OUTPUT} must have shape {shape} and is {is_there}: save the model with its output layer "
-            "(AutoModelForCausalLM), or leave text.verbalizers out"
-        )
-    return Constant(found.kind, found.values[tokens]).widened()

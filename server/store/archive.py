@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Diverged, Replica
-from zowarmup.common.messages.values import BASE
+from zowarmup.common.messages.values import BASE, TOKENIZER
 from zowarmup.common.system.files import read_given, strangers, sync, sync_tree
 from zowarmup.server.core.contributions import deltas_of, upload_name
 from zowarmup.server.core.evolve import evolve
@@ -109,6 +109,12 @@ class Archive:
     def base(self) -> Path | None:
         """The file of the model's constants, None where it has none."""
         artifact = self.state.program.artifact(BASE)
+        return None if artifact is None else self.blobs.path(artifact.sha256)
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The tokenizer.json of the run; None where it has no texts."""
+        artifact = self.state.program.artifact(TOKENIZER)
         return None if artifact is None else self.blobs.path(artifact.sha256)
 
     def versions(self) -> list[int]:

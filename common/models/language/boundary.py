@@ -7,6 +7,8 @@ whoever exports the module knows these values, and what lies below the cut is wh
 import torch
 from torch import nn
 
+from zowarmup.common.settings.language import Language
+
 
 class Boundary(nn.Module):
     """It computes nothing.
@@ -23,3 +25,8 @@ class Boundary(nn.Module):
     def forward(self, *crossing: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What crosses: activations (n, t, h), which the layer above reads, and perhaps means of the layers below (n, k)."""
         return crossing
+
+
+def boundary_in(language: Language) -> Boundary | None:
+    """Where a language model is cut; None where it is in one piece."""
+    return None if language.cut is None else Boundary(language.cut, language.architecture.layers)

@@ -19,37 +19,33 @@ import torch
 from torch import nn
 from torch.nn.functional import layer_norm
 
-from zowarmup.common.models.language.boundary import Boundary
-from zowarmup.common.models.language.decoder import Decoder
-from zowarmup.common.models.language.encoder import Encoder
-from zowarmup.common.models.language.opt import Opt
-from zowarmup.common.settings.architecture import OPT, Architecture
+from zowarmup.common.models.language.adapters import add_adapters
+from zowarmup.common.models.language.body import body_of
+from zowarmup.common.models.language.boundary import boundary_in
 from zowarmup.common.settings.data_card import PADDING
-
-
-def body_of(made: Architecture) -> Encoder | Decoder | Opt:
-    """A language model without an output layer, at random weights."""
-    if made.family == OPT:
-        return Opt(made)
-    return Decoder(made) if made.decoder else Encoder(made)
+from zowarmup.common.settings.language import Language
 
 
 class TextClassifier(nn.Module):
     """Logits for texts.
 
     Args:
-        made: Of the language model.
+        language: The language model, which may be cut in two; of a decoder the linear layer may read the last token's last state alone.
         outputs: How many.
-        last_token: Whether the linear layer reads the last token's last state alone; of a decoder.
-        cut: The layer, from 0, in front of which the language model is cut; None: it is in one piece.
+
+    Raises:
+        ValueError: The model has no layer of one of the modules that are to have adapters.
     """
 
-    def __init__(self, made: Architecture, outputs: int, last_token: bool = False, cut: int | None = None) -> None:
+    def __init__(self, language: Language, outputs: int) -> None:
         super().__init__()
+        made, last_token = language.architecture, language.last_token
         self.vocabulary, self._last_token = made.vocabulary, last_token
         self.body = body_of(made)
+        if language.lora is not None:
+            add_adapters(self.body, language.lora)
         self.classifier = nn.Linear(made.hidden if last_token else (made.layers + 1) * made.hidden, outputs)
-        self.boundary = None if cut is None else Boundary(cut, made.layers)
+        self.boundary = boundary_in(language)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits (n, outputs) for tokens, int64 (n, t)."""

@@ -62,6 +62,20 @@ def test_pairs_and_numbered_labels(tmp_path: Path) -> None:
         assert (data.class_names, data.targets.tolist()) == (("2", "10"), [1, 0])
 
 
+def test_prompts_and_completions(tmp_path: Path) -> None:
+    for kind, content in (
+        ("tsv", "completion\tother\tprompt\n good\tx\tit was\n"),
+        ("jsonl", '{"prompt": "it was", "completion": " good", "label": 3}\n'),
+    ):
+        data = read(tmp_path, content, kind)
+        assert data.inputs.tolist() == [("it was", " good")]
+        assert (data.classes, data.target_size, data.targets.tolist()) == (0, 1, [[0.0]])
+    assert "line 2 has no completion" in refused(tmp_path, "prompt\tcompletion\nit was\t\n")
+    held_out, mine = read(tmp_path, "prompt\tcompletion\na\tb\n"), read(tmp_path, TSV)
+    with pytest.raises(DataError, match="targets of here are labels, and the run's are numbers"):
+        fitted(mine, card_of(held_out, "held-out", 8), "here")
+
+
 def test_shards_hold_every_text_once(tmp_path: Path) -> None:
     content = "".join(f"text {place}\t{place % 3}\n" for place in range(30))
     whole = read(tmp_path, content)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.words import tokenizer
-from zowarmup.common.settings.data_card import PADDING, DataCard
+from zowarmup.common.settings.data_card import PADDING, PREDICTED, DataCard
 from zowarmup.common.settings.text import Text
 from zowarmup.data import DataError, Dataset
 from zowarmup.data.dataset import TOKENS_AN_EXAMPLE, made_up, micro_batches
@@ -28,6 +28,39 @@ def texts(*examples: tuple[str, ...]) -> Dataset:
 def words_of(data: Dataset, place: int = 0) -> list[str]:
     known = {number: word for word, number in json.loads(WORDS)["model"]["vocab"].items()}
     return [known[int(token)] for token in data.inputs[place] if token != PADDING]
+
+
+def completions(*examples: tuple[str, str]) -> Dataset:
+    inputs = np.empty(len(examples), dtype=object)
+    inputs[:] = list(examples)
+    return Dataset(inputs, np.zeros((len(examples), 1), np.float32), 0, axes=("text",))
+
+
+@pytest.mark.parametrize(
+    ("most", "before", "after"),
+    [(9, ["[CLS]", "a", "fine", "film", "it", "was"], ["dull", "film"]), (6, ["[CLS]", "film", "it", "was"], ["dull", "film"]),
+     (3, ["[CLS]"], ["dull", "film"]), (2, ["[CLS]"], ["dull"])],
+)  # fmt: skip
+def test_a_completion_follows_its_prompt_and_is_marked(most: int, before: list[str], after: list[str]) -> None:
+    text = Text(template="{prompt} it was", most_tokens=most)
+    (row,) = tokenised(completions(("a fine film", "dull film")), text, WORDS).inputs
+    known = {number: word for word, number in json.loads(WORDS)["model"]["vocab"].items()}
+    assert [known[int(token)] for token in row if 0 <= token < PREDICTED] == before
+    assert [known[int(token) - PREDICTED] for token in row if token >= PREDICTED] == after
+    assert len(row) == most
+    assert (row[len(before) + len(after) :] == PADDING).all()
+
+
+def test_a_completion_without_anything_before_it_is_refused() -> None:
+    alone = tokenizer("a film")
+    text = Text(most_tokens=4)
+    (row,) = tokenised(completions(("", "film")), text, alone).inputs
+    assert np.count_nonzero(row != PADDING) == 2, "a special token is before it"
+    bare = json.loads(alone) | {"post_processor": None}
+    with pytest.raises(DataError, match="example 1: nothing is before the only token"):
+        tokenised(completions(("", "film")), text, json.dumps(bare).encode())
+    with pytest.raises(DataError, match=r"text.template = '\{text\}' does not suit examples of prompt"):
+        tokenised(completions(("a", "film")), Text(template="{text}", most_tokens=4), alone)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from zowarmup.common.models.export import export_program
 from zowarmup.common.models.program import Crossing, Program
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import PADDING
+from zowarmup.common.settings.language import Language
 from zowarmup.common.settings.run import Model
 from zowarmup.data import Dataset
 
@@ -96,7 +97,7 @@ def made() -> Any:
     found = {}
     for moves in (True, False):
         architecture = Architecture.from_config(json.dumps(ENCODER))
-        module = build(Model(name="hf:m"), SHAPE, 2, 0, architecture=architecture, cut=1)
+        module = build(Model(name="hf:m"), SHAPE, 2, 0, language=Language(architecture=architecture, cut=1))
         place = describe(module, SHAPE, train="norm", pretrained=True, only_above=not moves)
         constants = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
         found[moves] = place, export_program(module, place, SHAPE), flatten(module, place), constants

@@ -12,6 +12,7 @@ from torch import nn
 
 from tests.language import DECODER, ENCODER
 from zowarmup.common.exact.layout import Block, Cut, Layout
+from zowarmup.common.lora import Lora
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, build, sample
 from zowarmup.common.models.cutting import boundary_of, crossing, cut_of, lies_below
@@ -23,16 +24,17 @@ from zowarmup.common.models.language.boundary import Boundary
 from zowarmup.common.models.program import Program
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import PADDING
+from zowarmup.common.settings.language import Language
 from zowarmup.common.settings.run import Model
 
 SHAPE = (12,)
 FAMILIES: dict[str, dict[str, Any]] = {"bert": ENCODER, "llama": DECODER}
 
 
-def made(family: str, cut: int | None = 1, last_token: bool = False) -> nn.Module:
+def made(family: str, cut: int | None = 1, last_token: bool = False, train: str = "norm") -> nn.Module:
     architecture = Architecture.from_config(json.dumps({**FAMILIES[family], "num_hidden_layers": 3}))
-    model = Model(name=f"hf:{family}")
-    return build(model, SHAPE, 2, 0, architecture=architecture, last_token=last_token, cut=cut)
+    language = Language(architecture=architecture, lora=Lora.of(train), last_token=last_token, cut=cut)
+    return build(Model(name=f"hf:{family}"), SHAPE, 2, 0, language=language)
 
 
 @cache
@@ -92,9 +94,9 @@ def test_a_move_of_the_vector_moves_the_part_that_it_belongs_to() -> None:
     np.testing.assert_array_equal(program.upper(tokens, before)[0], moved)
 
 
-@pytest.mark.parametrize("train", ["norm", "all", "layers:*attention*"])
+@pytest.mark.parametrize("train", ["norm", "all", "layers:*attention*", "lora:r=2,modules=q,v"])
 def test_what_moves_below_comes_before_what_moves_above(train: str) -> None:
-    module = made("bert")
+    module = made("bert", train=train)
     layout = describe(module, SHAPE, train=train, pretrained=True)
     assert layout.cut == Cut(1, 3, 16, 32)
     lower, upper = layout.block("lower"), layout.block("upper")
@@ -102,7 +104,7 @@ def test_what_moves_below_comes_before_what_moves_above(train: str) -> None:
     for tensor in layout.tensors:
         below = "embeddings" in tensor.name or ".layer.0." in tensor.name
         assert below is (tensor.stop <= lower.stop), tensor.name
-    alone = describe(made("bert"), SHAPE, train=train, pretrained=True, only_above=True)
+    alone = describe(made("bert", train=train), SHAPE, train=train, pretrained=True, only_above=True)
     assert [block.name for block in alone.blocks] == ["all", "trunk", "head", "upper"]
     assert {tensor.name for tensor in alone.tensors} == {
         tensor.name for tensor in layout.tensors if tensor.start >= lower.stop
@@ -117,11 +119,9 @@ def test_nothing_below_moves_where_train_leaves_it_out() -> None:
         describe(made("bert", 2), SHAPE, train="layers:*.layer.[01].*", pretrained=True)
 
 
-def test_a_model_is_cut_where_it_has_a_layer_and_another_not_at_all() -> None:
+def test_a_model_is_cut_where_it_has_a_layer() -> None:
     with pytest.raises(ModelError, match=r"cut = 3: model hf:bert has 3 layers, and the first .* must be 0 to 2"):
         made("bert", 3)
-    with pytest.raises(ModelError, match=r"cut = 1: model mlp cannot be cut, a language model \(hf:DIR\) can"):
-        build(Model(name="mlp"), (1, 8, 8), 2, 0, cut=1)
 
 
 class _Small(nn.Module):

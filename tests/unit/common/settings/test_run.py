@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.language import DECODER
 from tests.tasks import scored
 from zowarmup.common.algorithms import SECTIONS
+from zowarmup.common.lora import Lora
+from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.language import Language
 from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.common.system.command import Usage
 from zowarmup.lab.experiments.table import read_table
@@ -57,6 +61,20 @@ def test_verbalizers_are_a_language_models_and_travel() -> None:
     run = run_file_of({**RAW, "model": {"name": "hf:smollm2"}, "text": text}, "run.toml")
     spec = ClientSpec.of(run, DataCard(classes=2, shape=(9,), axes=("tokens",), element="token"), 0)
     assert ClientSpec.from_json(spec.to_json()).text == run.text
+
+
+def test_completions_are_a_decoders_and_train_what_is_said() -> None:
+    task = {"name": "hf:smollm2", "task": "completion"}
+    with pytest.raises(RunFileError, match=r"model.task = 'completion': must be another, or model.name a decoder"):
+        run_file_of({**RAW, "model": {"name": "mlp", "task": "completion"}}, "run.toml")
+    with pytest.raises(RunFileError, match=r"zeroth_order.train = 'auto': must be \"lora:r=8,modules=q,v\" or another"):
+        run_file_of({**RAW, "model": task}, "run.toml")
+    adapters = {**RAW["zeroth_order"], "train": "lora:r=4,modules=v"}
+    run = run_file_of({**RAW, "model": task, "zeroth_order": adapters}, "run.toml")
+    architecture = Architecture.from_config(json.dumps(DECODER))
+    card = DataCard(classes=0, target_size=1, shape=(9,), axes=("tokens",), element="token")
+    spec = ClientSpec.from_json(ClientSpec.of(run, card, 0, architecture).to_json())
+    assert spec.language == Language(architecture=architecture, lora=Lora(4, ("v",)), completes=True)
 
 
 def test_what_clients_are_sent_survives_readers_whose_numbers_are_float64() -> None:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.language import DECODER, ENCODER, OPT, language_folder
-from zowarmup.common.models.language.classifier import body_of
+from zowarmup.common.models.language.body import body_of
 from zowarmup.server.setup.language_directory import load_body, read_directory
 from zowarmup.server.setup.prepare import PreparationError
 

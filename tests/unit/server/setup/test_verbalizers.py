@@ -14,6 +14,7 @@ from tests.language import DECODER, ENCODER, OPT, WORDS, language_folder
 from tests.words import tokenizer
 from zowarmup.common.models.construction import build
 from zowarmup.common.settings.data_card import PADDING, DataCard
+from zowarmup.common.settings.language import Language
 from zowarmup.common.settings.run import Model
 from zowarmup.common.settings.text import Text
 from zowarmup.data import DataError
@@ -30,7 +31,9 @@ VOCABULARY = json.loads(tokenizer(WORDS))["model"]["vocab"]
 def classifier(folder: Path, text: Text = TEXT, card: DataCard = CARD) -> nn.Module:
     """As a run begins with it."""
     made = read_directory(folder).architecture
-    module = build(Model(name=f"hf:{folder}"), (12,), card.classes, 0, architecture=made, last_token=True)
+    module = build(
+        Model(name=f"hf:{folder}"), (12,), card.classes, 0, language=Language(architecture=made, last_token=True)
+    )
     load_body(module.get_submodule("body"), folder)
     load_verbalizers(module, folder, text, card)
     return module

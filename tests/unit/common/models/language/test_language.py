@@ -17,7 +17,8 @@ from zowarmup.common.models.description import constants_of, describe, flatten
 from zowarmup.common.models.export import export_program
 from zowarmup.common.models.language.activations import activation
 from zowarmup.common.models.language.attention import BARRED, visible
-from zowarmup.common.models.language.classifier import TextClassifier, body_of
+from zowarmup.common.models.language.body import body_of
+from zowarmup.common.models.language.classifier import TextClassifier
 from zowarmup.common.models.language.decoder import Decoder, RMSNorm
 from zowarmup.common.models.language.encoder import Encoder
 from zowarmup.common.models.language.linear import Linear
@@ -25,6 +26,7 @@ from zowarmup.common.models.language.opt import Opt
 from zowarmup.common.models.program import Program
 from zowarmup.common.settings.architecture import ACTIVATIONS, DECODERS, Architecture
 from zowarmup.common.settings.data_card import PADDING
+from zowarmup.common.settings.language import Language
 from zowarmup.common.settings.run import Model
 
 SEPARATOR = 9
@@ -52,7 +54,7 @@ def architecture(family: str) -> Architecture:
 
 def classifier(family: str, last_token: bool = False) -> nn.Module:
     model = Model(name=f"hf:{family}")
-    return build(model, (12,), 3, 0, architecture=architecture(family), last_token=last_token)
+    return build(model, (12,), 3, 0, language=Language(architecture=architecture(family), last_token=last_token))
 
 
 WAYS = [*((family, False) for family in FAMILIES), *((family, True) for family in DECODERS)]
@@ -147,13 +149,13 @@ def test_only_what_is_trained_is_in_the_vector(train: str, moved: int | None) ->
 def test_a_model_of_texts_is_for_texts_it_has_places_for() -> None:
     made, model = architecture("bert"), Model(name="hf:bert")
     with pytest.raises(ModelError, match="at most 20 tokens, and an example has the shape"):
-        build(model, (21,), 3, 0, architecture=made)
+        build(model, (21,), 3, 0, language=Language(architecture=made))
     with pytest.raises(ModelError, match="at most 20 tokens"):
-        build(model, (1, 8, 8), 3, 0, architecture=made)
+        build(model, (1, 8, 8), 3, 0, language=Language(architecture=made))
     with pytest.raises(ModelError, match="no architecture"):
         build(model, (12,), 3, 0)
     with pytest.raises(ModelError, match=r"hf:bert is an encoder \(bert\).* leave text.verbalizers out"):
-        build(model, (12,), 3, 0, architecture=made, last_token=True)
+        build(model, (12,), 3, 0, language=Language(architecture=made, last_token=True))
 
 
 def test_a_token_sees_what_it_may() -> None:
