@@ -31,6 +31,7 @@ def test_the_run_file_written_is_the_run_meant(model: DemoModel, paper_mode: boo
         "guard": Guard,
         "server": Server,
     }
+    raw["text"]["verbalizers"] = tuple(raw["text"]["verbalizers"])
     assert RunFile(**{**raw, **{name: kind(**raw[name]) for name, kind in tables.items()}}) == run
     (tmp_path / "run.toml").write_text(written, encoding="utf-8")
     assert read_run_file(tmp_path / "run.toml") == run
