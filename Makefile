@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 # An environment keeps the Python that it was made with.
 ifeq ($(origin PYTHON)$(filter clean,$(MAKECMDGOALS)),command line)
 ifneq ($(wildcard $(BIN)/python),)
@@ -25,6 +25,9 @@ demo: .build/ready  ## Train a fleet of ten on this machine and watch it; the re
 	@$(BIN)/zowarmup demo --out demo
 
 TOOLS := .build/prometheus/ready .build/systemd/ready .build/ansible/ready .build/sbom/ready
+ifdef CI
+TOOLS += .build/arm/ready .build/torchvision/ready
+endif
 # Two at a time: real processes wait for each other more than they compute. In the order of the names: e2e early, and unit,
 # whose files are short, last, so that neither worker is left with a long one. Compiled files are kept, whatever the
 # environment says: Python is started some thousand times.
@@ -124,6 +127,7 @@ $(VENV)/ready: pyproject.toml constraints.txt requirements/test.txt
 	  echo '   requirements/ has no hashes for this Python: versions alone are checked'; \
 	  $(PIP) -c constraints.txt hatchling grpcio-tools; fi
 	@$(PIP) --no-build-isolation -c constraints.txt -e '.[torch,server,dev]'
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true  # by all cores at once, which pip would do with one
 	@touch $@
 
 # Ray, for fleets over several nodes.
@@ -143,7 +147,7 @@ SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 	@echo '== Installing torch and torchvision to .build/torchvision (up to 5.3 GB, once)'
 	@$(BIN)/python -m venv --clear .build/torchvision
 	@echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" > "$$(.build/torchvision/bin/python $(SITE))/zowarmup.pth"
-	@.build/torchvision/bin/python -m pip --disable-pip-version-check install -q -r tests/torchvision/requirements.txt
+	@.build/torchvision/bin/python -m pip --disable-pip-version-check install -q --no-compile -r tests/torchvision/requirements.txt
 	@touch $@
 
 # Prometheus, for tests/monitoring.

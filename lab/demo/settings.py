@@ -106,9 +106,5 @@ def to_toml(run: RunFile) -> str:
             sections[""][name] = value
     for name, section in sections.items():
         lines += ["", *([f"[{name}]"] if name else [])]
-        lines += [
-            f"{field} = {json.dumps(value)}"
-            for field, value in section.items()
-            if isinstance(value, str | int | float | tuple)
-        ]
+        lines += [f"{field} = {json.dumps(value, ensure_ascii=False)}" for field, value in section.items()]
     return "\n".join(lines) + "\n"

@@ -37,6 +37,13 @@ def test_the_run_file_written_is_the_run_meant(model: DemoModel, paper_mode: boo
     assert read_run_file(tmp_path / "run.toml") == run
 
 
+def test_lists_are_written_too(tmp_path: Path) -> None:
+    text = Text(template="{text} It was", verbalizers=(' "bad"', " größer 😀"))
+    run = replace(demo_run(0, DemoModel.MLP, 1, 1), model=Model(name="hf:smollm2"), text=text)
+    (tmp_path / "run.toml").write_text(to_toml(run), encoding="utf-8")
+    assert read_run_file(tmp_path / "run.toml") == run
+
+
 def test_everyone_takes_part_so_that_the_seed_decides() -> None:
     run = demo_run(0, DemoModel.MLP, 2, 3)
     assert (run.warmup.clients_per_round, run.warmup.minimum_clients, run.warmup.quorum) == (2, 2, 1.0)
