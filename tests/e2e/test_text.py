@@ -48,7 +48,7 @@ VERBALIZERS = dict.fromkeys(("decoder", "decoder, cut, nested"), (" bad", " good
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "encoder": (ENCODER, {"train": "auto", "probes": 4}),
     "decoder": (DECODER, {"train": "norm", "probes": 4}),
-    "encoder, cut": (ENCODER, {"algorithm": "fedspzo", "cut": 1, "probes": (2, 3)}),
+    "encoder, cut": (ENCODER, {"algorithm": "fedspzo", "cut": 1, "probes": (4, 4), "rate": 0.1}),
     "decoder, cut, nested": (DECODER, {"algorithm": "fedspzo", "cut": 1, "probes": (2, 3), "split": "nested"}),
     "encoder, the upper part alone": (ENCODER, {"algorithm": "fedspzo", "cut": 1, "probes": (0, 4)}),
 }

@@ -17,6 +17,7 @@ from zowarmup.client.work.probing import Prober, load_on
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Block, Cut, Layout, Tensor
 from zowarmup.common.exact.replica import Replica
+from zowarmup.common.lora import Lora
 from zowarmup.common.messages.values import Phase, Work
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import build
@@ -91,17 +92,18 @@ class Counting(Program):
         return super().lower(inputs)
 
 
+def exported(train: str, only_above: bool) -> tuple[Layout, bytes, NDArray[np.float32], dict[str, Constant]]:
+    language = Language(architecture=Architecture.from_config(json.dumps(ENCODER)), lora=Lora.of(train), cut=1)
+    module = build(Model(name="hf:m"), SHAPE, 2, 0, language=language)
+    place = describe(module, SHAPE, train=train, pretrained=True, only_above=only_above)
+    constants = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
+    return place, export_program(module, place, SHAPE), flatten(module, place), constants
+
+
 @pytest.fixture(scope="module")
 def made() -> Any:
     """By whether what lies below the cut moves: the layout, the program, the weights and the constants."""
-    found = {}
-    for moves in (True, False):
-        architecture = Architecture.from_config(json.dumps(ENCODER))
-        module = build(Model(name="hf:m"), SHAPE, 2, 0, language=Language(architecture=architecture, cut=1))
-        place = describe(module, SHAPE, train="norm", pretrained=True, only_above=not moves)
-        constants = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
-        found[moves] = place, export_program(module, place, SHAPE), flatten(module, place), constants
-    return found
+    return {moves: exported("norm", not moves) for moves in (True, False)}
 
 
 def texts(count: int = 14) -> Dataset:
@@ -159,6 +161,19 @@ def test_pieces_hold_so_much_and_no_more(made: Any) -> None:
         assert sum(value.nbytes for part in held for value in part.crossing) <= most or len(held) == 1
     whole, found = roomy.contribute(replica, work(1)), tight.contribute(other, work(1))
     assert found.probes == pytest.approx(whole.probes, rel=1e-3, abs=1e-4)
+
+
+def test_adapters_are_probed_below_the_cut_several_directions_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = "lora:r=2,modules=q,v"
+    made = {True: exported(train, False)}
+    adapters = made[True][2]
+    adapters += np.random.default_rng(0).normal(0, 0.3, adapters.size).astype(np.float32)
+    (together, replica, program), (alone, other, _) = (prober(made, True, train=train) for _ in range(2))
+    monkeypatch.setattr(alone, "at_once", lambda block: 0)
+    found, wanted = together.contribute(replica, work(1)), alone.contribute(other, work(1))
+    assert len(program.own) == 4 and together.at_once(replica.layout.block("lower")) > 2
+    assert found.probes == pytest.approx(wanted.probes, rel=1e-2, abs=1e-4)
+    assert found.projections == pytest.approx(wanted.projections, rel=1e-4, abs=1e-5)
 
 
 def test_passes_above_the_cut_end_when_the_device_is_to_stop(made: Any) -> None:
