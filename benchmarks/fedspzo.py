@@ -18,14 +18,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from zowarmup.client.work.probing import Prober
-from zowarmup.common.algorithms import settings_class
+from zowarmup.common.algorithms.fedspzo import FedSPZOSettings
+from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Replica
@@ -46,6 +47,12 @@ from zowarmup.server.setup.language_directory import load_body, read_directory
 
 TOKENS, FITTED, DIRECTIONS = 64, 512, 64
 DECAY = 0.1
+Tried = tuple[Literal["apart", "nested"], int, int]
+TRIED: list[Tried] = [
+    *(("nested", 4, p2) for p2 in (2, 4, 8)),
+    *(("apart", p1, p2) for p1, p2 in ((8, 8), (8, 16), (4, 16), (2, 16))),
+]
+ALONE: list[Tried] = [("apart", 0, 8)]
 
 
 @dataclass(frozen=True)
@@ -127,40 +134,26 @@ def variance(sizes: list[int], squares: list[float], split: str, p1: int, p2: in
 
 def rows(arguments: argparse.Namespace, data: Dataset, head: NDArray[np.float32]) -> None:
     folder, cut, train, repeats = arguments.model, arguments.cut, arguments.train, arguments.repeats
-    spzo, plain = settings_class("zeroth_order", "fedspzo"), settings_class("zeroth_order", "zowarmup")
     shared: dict[str, Any] = {"rounds": 100, "train": train, "slices": "whole", "whitening": 0}
     for only_above in (False, True):
         parted = made(folder, data, train, cut, only_above, head)
         sizes = [block.size for block in parted.layout.blocks if block.name in ("lower", "upper")]
-        measured = spzo(**shared, cut=cut, probes=(0 if only_above else DIRECTIONS, DIRECTIONS))
+        measured = FedSPZOSettings(**shared, cut=cut, probes=(0 if only_above else DIRECTIONS, DIRECTIONS))
         found = np.square(parted.round(measured, 1).probes).reshape(len(sizes), -1).mean(1).tolist()
-        of = (
-            train
-            if not only_above
-            else "layers:"
-            + ",".join(
-                tensor.name for tensor in parted.layout.tensors if tensor.stop <= parted.layout.block("head").start
-            )
-        )
+        edge = parted.layout.block("head").start
+        upper = "layers:" + ",".join(tensor.name for tensor in parted.layout.tensors if tensor.stop <= edge)
+        of = upper if only_above else train
         whole = made(folder, data, of, None, False, head)
         probes = 8
-        reference = milliseconds(whole, plain(**{**shared, "train": of}, probes=probes), repeats)
+        reference = milliseconds(whole, ZOWarmUpSettings(**{**shared, "train": of}, probes=probes), repeats)
         each = variance(sizes, found, "whole", probes, probes)
         print(f"\nparameters {sizes}, mean square of a derivative {[f'{value:.3g}' for value in found]}")
         print(f"zowarmup, {probes} probes: {reference:.0f} ms\n")
         print(
             "| split | P1, P2 | ms | zowarmup of that variance, ms | times less | by part |\n|---|---|---|---|---|---|"
         )
-        tried = (
-            [("apart", 0, 8)]
-            if only_above
-            else [
-                *(("nested", 4, p2) for p2 in (2, 4, 8)),
-                *(("apart", p1, p2) for p1, p2 in ((8, 8), (8, 16), (4, 16), (2, 16))),
-            ]
-        )
-        for split, p1, p2 in tried:
-            own = milliseconds(parted, spzo(**shared, cut=cut, probes=(p1, p2), split=split), repeats)
+        for split, p1, p2 in ALONE if only_above else TRIED:
+            own = milliseconds(parted, FedSPZOSettings(**shared, cut=cut, probes=(p1, p2), split=split), repeats)
             varies = variance(sizes, found, split, p1, p2)
             equal = reference * sum(each) / sum(varies)
             parts = ", ".join(f"{reference * a / b / own:.2f}" for a, b in zip(each, varies, strict=True))
@@ -181,12 +174,12 @@ def main() -> None:
     tokenizer = (arguments.model / "tokenizer.json").read_bytes()
     data = tokenised(texts, Text(most_tokens=TOKENS), tokenizer)
     fitted = data.select(np.arange(FITTED))
-    plain = settings_class("zeroth_order", "zowarmup")(rounds=1, train="norm")
+    plain = ZOWarmUpSettings(rounds=1, train="norm")
     nothing = np.empty(0, np.float32)
     head = fitted_head(made(arguments.model, fitted, "norm", None, False, nothing), fitted, plain)
     batch = data.select(np.arange(FITTED, FITTED + arguments.examples))
     print(
-        f"{arguments.examples} examples, mean length {batch.lengths.mean():.0f}, train = {arguments.train!r}, cut = {arguments.cut}"
+        f"{arguments.examples} examples, mean length {np.count_nonzero(batch.inputs >= 0) / len(batch):.0f}, train = {arguments.train!r}, cut = {arguments.cut}"
     )
     rows(arguments, batch, head)
 
