@@ -19,8 +19,9 @@ from zowarmup.common.exact.layout import Layout
 from zowarmup.common.lora import UP
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, sample, vocabulary_of
+from zowarmup.common.models.cutting import boundary_of
 from zowarmup.common.models.description import constants_of, everywhere, flatten, head_module, tensors_of
-from zowarmup.common.models.graph import OPSET
+from zowarmup.common.models.graph import OPSET, outputs_of
 from zowarmup.common.models.int8 import int8_names
 from zowarmup.common.models.late_weights import with_late_weights
 from zowarmup.common.models.program import Program
@@ -43,7 +44,9 @@ def export_program(
 
     Returns:
         The graph. Its inputs are "inputs", float32 (n, *input_shape) or tokens, int64 (n, t), the layout's tensors and the
-        module's constants by name, those of adapters with an axis more, for each example or 1; its outputs "logits" and, where the layout has a head, "features", float32.
+        module's constants by name, those of adapters with an axis more, for each example or 1; its outputs "logits" and, where the
+        layout has a head, "features", float32; and where the model is cut, "activations" and, where any do, "means", which cross
+        the cut.
 
     Raises:
         ModelError: The module cannot be exported, or its graph gives other logits than it does.
@@ -55,7 +58,6 @@ def export_program(
     batch = torch.export.Dim("n")
     varying = {0: batch} | ({1: torch.export.Dim("t")} if vocabulary_of(module) else {})
     own = tuple({0: batch} if _is_own(name) else {} for name in function.names)
-    outputs = ["logits"] if layout.head is None else ["logits", "features"]
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)  # it warns of torchvision's absence, which does not matter here
@@ -69,7 +71,7 @@ def export_program(
                 verbose=False,
                 opset_version=OPSET,
                 input_names=["inputs", *function.names],
-                output_names=outputs,
+                output_names=outputs_of(layout),
                 dynamic_shapes={"inputs": varying, "weights": own},
             )
     except (Exception, SystemExit) as error:  # the exporter's errors share no base
@@ -96,7 +98,8 @@ def _traced(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 class _Function(nn.Module):
-    """The module as a function of its inputs and weights: logits and, where there is a head, features."""
+    """The module as a function of its inputs and weights: logits, features where there is a head, and what crosses the cut where it has
+    one."""
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         super().__init__()
@@ -104,20 +107,25 @@ class _Function(nn.Module):
         self.__dict__["_module"] = module
         self.names = [tensor.name for tensor in layout.tensors] + list(constants_of(module))
         self.__dict__["_head"] = head_module(module, layout) if layout.head else None
+        self.__dict__["_boundary"] = boundary_of(module)
 
     def forward(self, inputs: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        module, head = self.__dict__["_module"], self.__dict__["_head"]
+        module, head, boundary = (self.__dict__[name] for name in ("_module", "_head", "_boundary"))
         named = everywhere(module, dict(zip(self.names, weights, strict=True)))
-        if head is None:
-            return (torch.func.functional_call(module, named, (inputs,), tie_weights=False),)
-        features: list[torch.Tensor] = []
-        # First, so before they are whitened.
-        handle = head.register_forward_pre_hook(lambda _, args: features.append(args[0]), prepend=True)
+        seen: list[torch.Tensor] = []
+        # The head's first, so before they are whitened.
+        handles = [
+            part.register_forward_pre_hook(lambda _, args: seen.extend(args), prepend=True)
+            for part in (boundary, head)
+            if part is not None
+        ]
         try:
             logits = torch.func.functional_call(module, named, (inputs,), tie_weights=False)
         finally:
-            handle.remove()
-        return (logits, features[0])
+            for handle in handles:
+                handle.remove()
+        count = len(seen) - (head is not None)
+        return (logits, *seen[count:], *seen[:count])
 
 
 def _cause(error: BaseException) -> str:

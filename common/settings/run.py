@@ -212,6 +212,9 @@ class RunFile:
         for section, settings in (("warmup", self.warmup), ("zeroth_order", self.zeroth_order)):
             own = SECTIONS[section].get(settings.algorithm, type(settings)) is type(settings)
             require(own, f"{section}.algorithm", settings.algorithm, f"that of {type(settings).__name__}")
+        cut = self.zeroth_order.cut_at
+        whole = "left out with another model than a language model (hf:DIR): no other can be cut"
+        require(cut is None or self.model.pretrained, "zeroth_order.cut", cut, whole)
         self.warmup.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_warm_up(self.warmup)
@@ -285,6 +288,7 @@ class ClientSpec:
             lora=lora,
             last_token=bool(self.text.verbalizers),
             completes=self.model.task == COMPLETION,
+            cut=self.zeroth_order.cut_at,
         )
 
     @property

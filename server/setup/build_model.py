@@ -37,6 +37,7 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
 
     task = spec.task
     pretrained = spec.model.pretrained
+    phase = spec.zeroth_order
     module = build(spec.model, spec.input_shape, task.outputs, seed, task.logits, language=spec.language)
     if pretrained:
         directory = Path(spec.model.name.removeprefix(PRETRAINED)).expanduser()
@@ -46,8 +47,8 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
         if spec.text.verbalizers:
             load_verbalizers(module, directory, spec.text, spec.card)
     with foreign_code(f"model {spec.model.name}:"):
-        moved = spec.zeroth_order.moved
-        layout = describe(module, spec.input_shape, task.exact_head, moved, spec.whitening, pretrained)
+        shape, head = spec.input_shape, task.exact_head
+        layout = describe(module, shape, head, phase.moved, spec.whitening, pretrained, phase.only_above)
         weights = flatten(module, layout)
     remark = ""
     if spec.model.weights:

@@ -82,6 +82,8 @@ def cache_path(spec: ClientSpec, seed: int) -> str:
         spec.zeroth_order.moved,
         spec.whitening,
     ]
+    if spec.zeroth_order.cut_at is not None:
+        said += [spec.zeroth_order.cut_at, spec.zeroth_order.only_above]
     if model.pretrained:
         said += [
             read_directory(Path(model.name.removeprefix(PRETRAINED)).expanduser()).signature,
