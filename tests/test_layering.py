@@ -96,6 +96,7 @@ PACKAGES = {
     "common/messages/codec.py": "google",
     "common/models/graph.py": "google",
     "common/models/program.py": "onnxruntime?",
+    "common/models/late_weights.py": "onnx",
     "common/models/torchvision_classifiers.py": "torchvision?",
     "data/image_file.py": "PIL?",
     "data/tokens.py": "tokenizers?",
