@@ -1,5 +1,6 @@
 """Work on a run on disk, without its coordinator: export a version, check, repair, copy."""
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -85,6 +86,8 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
     ]
     if (architecture := archive.state.program.architecture) is not None and archive.tokenizer is not None:
         whole = renamed(merged(plain), architecture)
+        with contextlib.suppress(OSError):  # what it then lacks is said as the files are written
+            prefix.mkdir(exist_ok=True)
         files += [
             _written(prefix / CONFIG, config_of(architecture).encode()),
             _written(prefix / TOKENIZER, archive.tokenizer.read_bytes()),
@@ -131,7 +134,6 @@ def ranges(versions: list[int]) -> str:
 def _written(path: Path, content: bytes) -> Path:
     """Write beside it and rename, so that nobody ever sees half of it."""
     try:
-        path.parent.mkdir(exist_ok=True)
         with replacing(path, f".{os.getpid()}.new") as partial:
             partial.write_bytes(content)
     except OSError as error:

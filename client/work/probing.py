@@ -164,7 +164,8 @@ class Prober:
         """How many vectors that differ within a block one pass is made at; 0 where the model's examples share it."""
         own = getattr(self._program, "own", frozenset[str]())
         inside = [t.name for t in self._layout.tensors if block.start <= t.start and t.stop <= block.stop]
-        return max(2, VECTOR_BYTES // (4 * self._layout.size)) if self._keeps and own.issuperset(inside) else 0
+        most = VECTOR_BYTES // (4 * self._layout.size)
+        return most if most >= 2 and self._keeps and own.issuperset(inside) else 0
 
     def evaluate_each(
         self, vectors: NDArray[np.float32], examples: Sequence[NDArray[np.int64]], head_gradient: bool

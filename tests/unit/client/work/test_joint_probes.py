@@ -1,0 +1,83 @@
+"""Several probes in one pass: what one at a time find, within a bound of memory."""
+
+import json
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.algorithms import zeroth_order_settings
+from tests.language import DECODER, ENCODER
+from zowarmup.client.work import probing
+from zowarmup.client.work.probing import Prober
+from zowarmup.common.algorithms.directional_derivatives import Measured, measure
+from zowarmup.common.algorithms.probe_plan import ProbePlan
+from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.replica import Replica
+from zowarmup.common.lora import Lora
+from zowarmup.common.models.base import Constant
+from zowarmup.common.models.construction import build
+from zowarmup.common.models.description import constants_of, describe, flatten
+from zowarmup.common.models.export import export_program
+from zowarmup.common.models.program import Program
+from zowarmup.common.settings.architecture import Architecture
+from zowarmup.common.settings.data_card import PADDING, PREDICTED
+from zowarmup.common.settings.language import Language
+from zowarmup.common.settings.run import Model
+from zowarmup.common.tasks import task_class
+from zowarmup.data import Dataset
+
+TRAIN, EXAMPLES = "lora:r=2,modules=q,v", 13
+
+
+def examples(labels: bool) -> Dataset:
+    """Of 1 to 9 tokens; the latter half of each is to be predicted where there are no labels."""
+    random = np.random.default_rng(0)
+    tokens = random.integers(4, 32, (EXAMPLES, 9)).astype(np.int32)
+    for row, length in zip(tokens, random.integers(2, 10, EXAMPLES), strict=True):
+        row[length // 2 : length] += 0 if labels else PREDICTED
+        row[length:] = PADDING
+    targets: Any = random.integers(0, 2, EXAMPLES) if labels else np.zeros((EXAMPLES, 1), np.float32)
+    return Dataset(tokens, targets, 2 if labels else 0, axes=("tokens",))
+
+
+@pytest.mark.parametrize("config", [ENCODER, DECODER], ids=["classes", "completions"])
+def test_joint_probes_find_what_one_at_a_time_do(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Architecture.from_config(json.dumps(config))
+    language = Language(architecture=made, lora=Lora.of(TRAIN), completes=made.decoder)
+    data = examples(labels=not made.decoder)
+    task = task_class("completion" if made.decoder else "classification")(data)
+    module = build(Model(name="hf:model"), (9,), task.outputs, 0, task.logits, language=language)
+    layout = describe(module, (9,), task.exact_head, TRAIN, pretrained=True)
+    weights = flatten(module, layout)
+    grid = Grid.choose(weights[: layout.trainable], edges=layout.edges)
+    weights[: layout.trainable] = grid.quantise(weights[: layout.trainable])
+    weights[: layout.block("trunk" if layout.head else "all").stop] += 256 * grid.tick
+    constants = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
+    program = Program(export_program(module, layout, (9,)), layout, weights, constants=constants)
+    spec = zeroth_order_settings(rounds=1, clients_per_round=1, train=TRAIN, probes=5)
+    prober = Prober(spec, Replica(layout, grid, weights, 0), program, task, data, threading.Event())
+    prober._keeps = True
+    plan, before = ProbePlan(spec, layout), weights.copy()
+    (probes,) = plan.by_step(7, EXAMPLES)
+    block = probes[0].direction.block
+
+    def found(most_bytes: int) -> tuple[int, Measured]:
+        monkeypatch.setattr(probing, "VECTOR_BYTES", most_bytes)
+        return prober.at_once(block), measure(weights, grid, prober, probes, 0.05, plan.projections > 0)
+
+    vector = 4 * layout.size
+    alone, one = found(2 * vector - 1)
+    assert alone == 0, "a single vector beside the weights is no use"
+    for most_bytes, at_once in ((2 * vector, 2), (5 * vector, 5), (1 << 24, (1 << 24) // vector)):
+        several, joint = found(most_bytes)
+        assert several == at_once
+        assert np.allclose(joint.derivatives, one.derivatives, rtol=1e-3, atol=2e-5)
+        if one.head_gradient is not None:
+            assert joint.head_gradient is not None
+            assert np.allclose(joint.head_gradient, one.head_gradient, atol=1e-6)
+    assert np.std(one.derivatives) > 1e-4
+    assert weights.tobytes() == before.tobytes()
+    others = layout.block("all")
+    assert bool(prober.at_once(others)) == (layout.head is None), "a head is everybody's"
