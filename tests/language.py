@@ -1,9 +1,10 @@
-"""Small language models for tests: a folder in Hugging Face's form, with random weights."""
+"""Small language models for tests: a folder in Hugging Face's form, with random weights; and texts to train them on."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -70,3 +71,13 @@ def language_folder(folder: Path, config: dict[str, Any], prefix: str = "") -> P
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_bytes(tokenizer(WORDS, ends=not made.decoder))
     return folder
+
+
+def sayings(path: Path, examples: int, seed: int) -> Path:
+    """Prompts of a few words, and what follows from the last."""
+    random, lines = np.random.default_rng(seed), ["prompt\tcompletion"]
+    for _ in range(examples):
+        word, follows = random.choice([["fine", "good film"], ["dull", "bad plot"], ["great", "awful"]])
+        lines.append(f"{' '.join(random.choice(['the', 'cast', 'and'], random.integers(1, 4)))} {word}\t{follows}")
+    path.write_text("\n".join(lines) + "\n")
+    return path

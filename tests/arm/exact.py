@@ -1,10 +1,10 @@
 """What must come out alike on every machine, as JSON: run it on each and compare.
 
-    PYTHONPATH=.build/python python tests/arm/exact.py REPLICA LAYOUT
+    PYTHONPATH=.build/python python tests/arm/exact.py REPLICA LAYOUT ...
 
 `golden` computes tests/golden/vectors.json anew with the core itself. `probes` perturbs and restores a vector of
 some 140,000 weights. `coordinator` combines the scalars of fifty rounds, as a coordinator does, and applies what comes
-of them. `device` takes up REPLICA, the replica that a client of a real run left on its disk (its layout in LAYOUT), and
+of them. `devices` takes up each REPLICA, which a client of a real run left on its disk (its layout in LAYOUT), and
 moves it on commit by commit, as a device does that has been away.
 
 It needs what a low-tier device has and no more; nothing here is a floating-point function of a library.
@@ -170,9 +170,13 @@ def device(kept: Path, layout: Layout) -> dict[str, Any]:
 
 
 def main() -> None:
-    kept, layout = Path(sys.argv[1]), Layout.from_json(Path(sys.argv[2]).read_text())
+    given = [
+        (Path(kept), Layout.from_json(Path(layout).read_text()))
+        for kept, layout in zip(sys.argv[1::2], sys.argv[2::2], strict=True)
+    ]
     started = time.monotonic()
-    found = {"golden": golden(), "probes": probes(), "coordinator": coordinator(), "device": device(kept, layout)}
+    devices = [device(kept, layout) for kept, layout in given]
+    found = {"golden": golden(), "probes": probes(), "coordinator": coordinator(), "devices": devices}
     json.dump({"machine": platform.machine(), "seconds": time.monotonic() - started, "found": found}, sys.stdout)
 
 

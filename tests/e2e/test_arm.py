@@ -1,7 +1,7 @@
 """The same bits on another machine: aarch64, by user-mode emulation, against this one.
 
-`make arm` fetches that machine's packages (tests/arm/fetch.sh) and runs this. The fleet below is real, and trains here;
-the replica that one of its devices leaves behind is then taken up on either machine by tests/arm/exact.py.
+`make arm` fetches that machine's packages (tests/arm/fetch.sh) and runs this. The fleets below are real, and train here;
+the replica that one of each one's devices leaves behind is then taken up on either machine by tests/arm/exact.py.
 """
 
 import json
@@ -9,14 +9,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
+from tests.language import DECODER, language_folder, sayings
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.common.settings.text import Text
 from zowarmup.server.store.archive import open_archive
 
 REPOSITORY = Path(__file__).parents[2]
@@ -52,11 +54,9 @@ class Answer:
     found: dict[str, Any]
 
 
-def answer(command: list[str], path: str, replica: Path, layout: Path) -> Answer:
+def answer(command: list[str], path: str, kept: list[str]) -> Answer:
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(EXACT), str(replica), str(layout)], capture_output=True, text=True, env=environment, check=False
-    )
+    done = subprocess.run([*command, str(EXACT), *kept], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return Answer(**json.loads(done.stdout))
 
@@ -65,20 +65,43 @@ def test_aarch64_gives_the_same_bits(fleet: Callable, tmp_path: Path) -> None:  
     if not (ARM / "ready").exists():
         assert not os.environ.get("CI"), "continuous integration must have fetched it: make .build/arm/ready"
         pytest.skip("there is no aarch64 in .build/arm: make arm (it needs Debian's apt and dpkg, on x86-64)")
-    mixed = fleet()
-    mixed.lead(RUN)
-    for shard, (name, tier) in enumerate({"high-1": "high", "low-1": "low", "low-2": "low"}.items(), 1):
-        mixed.join(name, f"digits:{shard}/3", tier)
-    mixed.finished(3)
-    archive = open_archive(mixed.data_dir)
-    layout = tmp_path / "layout.json"
-    layout.write_text(archive.layout.to_json())
-    kept = mixed.folder / "clients" / "low-1"
+    folder = language_folder(tmp_path / "model", DECODER)
+    told = [str(sayings(tmp_path / f"{number}.tsv", 12, number)) for number in range(4)]
+    adapters = replace(
+        RUN,
+        model=Model(name=f"hf:{folder}", task="completion", base="int8"),
+        text=Text(most_tokens=10),
+        zeroth_order=zeroth_order_settings(
+            rounds=12,
+            clients_per_round=3,
+            quorum=1.0,
+            learn_deadline=False,
+            train="lora:r=4,modules=q,v",
+            probes=9,
+            eps=0.02,
+        ),
+        evaluation=Evaluation(data=f"tsv:{told[0]}", every=100),
+    )
+    archives, kept = [], list[str]()
+    for run, shards in (
+        (RUN, [f"digits:{shard}/3" for shard in (1, 2, 3)]),
+        (adapters, [f"tsv:{path}" for path in told[1:]]),
+    ):
+        mixed = fleet()
+        mixed.lead(run)
+        for data, (name, tier) in zip(shards, {"high-1": "high", "low-1": "low", "low-2": "low"}.items(), strict=True):
+            mixed.join(name, data, tier)
+        mixed.finished(3)
+        archives.append(open_archive(mixed.data_dir))
+        layout = tmp_path / f"layout-{len(archives)}.json"
+        layout.write_text(archives[-1].layout.to_json())
+        kept += [str(mixed.folder / "clients" / "low-1"), str(layout)]
+        mixed.processes.stop()
 
     tree = str(REPOSITORY / ".build" / "python")
-    here = answer([sys.executable], tree, kept, layout)
+    here = answer([sys.executable], tree, kept)
     python = str(next((ARM / "root" / "usr" / "bin").glob("python3.[0-9]*")))
-    there = answer([str(ARM / "qemu"), "-L", str(ARM / "root"), python], f"{tree}:{ARM / 'site'}", kept, layout)
+    there = answer([str(ARM / "qemu"), "-L", str(ARM / "root"), python], f"{tree}:{ARM / 'site'}", kept)
     print(f"{here.machine}: {here.seconds:.1f} s, {there.machine}: {there.seconds:.1f} s (emulated)")
 
     assert there.machine == "aarch64"
@@ -96,6 +119,7 @@ def test_aarch64_gives_the_same_bits(fleet: Callable, tmp_path: Path) -> None:  
     fifty = there.found["coordinator"]
     assert fifty["at_once"] == fifty["digests"][-1]
     assert len(set(fifty["digests"])) == ROUNDS
-    versions = range(WARM_UP_ROUNDS, WARM_UP_ROUNDS + ROUNDS + 1)
-    assert there.found["device"]["digests"] == {str(version): archive.digest(version) for version in versions}
-    assert there.found["device"]["at_once"] == {str(versions[-1]): archive.digest(versions[-1])}
+    for archive, run, device in zip(archives, (RUN, adapters), there.found["devices"], strict=True):
+        versions = range(WARM_UP_ROUNDS, WARM_UP_ROUNDS + run.zeroth_order.rounds + 1)
+        assert device["digests"] == {str(version): archive.digest(version) for version in versions}
+        assert device["at_once"] == {str(versions[-1]): archive.digest(versions[-1])}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from tests.language import DECODER, language_folder
+from tests.language import DECODER, language_folder, sayings
 from zowarmup.cli.session.status import payload
 from zowarmup.cli.stored_run import export
 from zowarmup.common.messages.values import Tier
@@ -23,16 +23,6 @@ from zowarmup.server.store.archive import open_archive
 from zowarmup.server.store.fsck import check
 
 NAMES = {"high-1": "high", "low-1": "low", "low-2": "low"}
-
-
-def sayings(path: Path, examples: int, seed: int) -> Path:
-    """Prompts of a few words, and what follows from the last."""
-    random, lines = np.random.default_rng(seed), ["prompt\tcompletion"]
-    for _ in range(examples):
-        word, follows = random.choice([["fine", "good film"], ["dull", "bad plot"], ["great", "awful"]])
-        lines.append(f"{' '.join(random.choice(['the', 'cast', 'and'], random.integers(1, 4)))} {word}\t{follows}")
-    path.write_text("\n".join(lines) + "\n")
-    return path
 
 
 def test_adapters_learn_completions_and_the_result_is_a_model_of_its_family(
