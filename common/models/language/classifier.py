@@ -22,8 +22,12 @@ from torch.nn.functional import layer_norm
 from zowarmup.common.models.language.adapters import add_adapters
 from zowarmup.common.models.language.body import body_of
 from zowarmup.common.models.language.boundary import boundary_in
+from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import PADDING
 from zowarmup.common.settings.language import Language
+
+MOST_FEATURES = 4095
+"""Beyond it none are whitened (docs/method.md), and some hundred examples are learnt by heart."""
 
 
 class TextClassifier(nn.Module):
@@ -44,7 +48,8 @@ class TextClassifier(nn.Module):
         self.body = body_of(made)
         if language.lora is not None:
             add_adapters(self.body, language.lora)
-        self.classifier = nn.Linear(made.hidden if last_token else (made.layers + 1) * made.hidden, outputs)
+        self._read = [made.layers] if last_token else layers_read(made)
+        self.classifier = nn.Linear(len(self._read) * made.hidden, outputs)
         self.boundary = boundary_in(language)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -65,9 +70,24 @@ class TextClassifier(nn.Module):
         present = (tokens != PADDING).to(torch.float32)[:, :, None]
         share = present / present.sum(1, keepdim=True)
         states = self.body(tokens)
-        means = [layer_norm((state * share).sum(1), state.shape[-1:]) for state in states]
+        means = [layer_norm((states[layer] * share).sum(1), states[layer].shape[-1:]) for layer in self._read]
         if self.boundary is not None:
-            first = self.boundary.below + 1
-            _, below = self.boundary(states[first - 1], torch.cat(means[:first], dim=1))
-            means = [below, *means[first:]]
+            cut = self.boundary.below
+            count = sum(layer <= cut for layer in self._read)
+            if count:
+                _, below = self.boundary(states[cut], torch.cat(means[:count], dim=1))
+                means = [below, *means[count:]]
+            else:
+                self.boundary(states[cut])
         return torch.cat(means, dim=1)
+
+
+def layers_read(made: Architecture) -> list[int]:
+    """The layers whose means the linear layer reads, 0 the embeddings: all of them, or as many as make MOST_FEATURES at most, the last one and,
+    as evenly as may be, others below it.
+
+    Args:
+        made: The language model's architecture.
+    """
+    count = min(made.layers + 1, max(1, MOST_FEATURES // made.hidden))
+    return [made.layers] if count == 1 else [round(place * made.layers / (count - 1)) for place in range(count)]

@@ -18,7 +18,7 @@ from zowarmup.common.models.export import export_program
 from zowarmup.common.models.language.activations import activation
 from zowarmup.common.models.language.attention import BARRED, visible
 from zowarmup.common.models.language.body import body_of
-from zowarmup.common.models.language.classifier import TextClassifier
+from zowarmup.common.models.language.classifier import MOST_FEATURES, TextClassifier, layers_read
 from zowarmup.common.models.language.decoder import Decoder, RMSNorm
 from zowarmup.common.models.language.encoder import Encoder
 from zowarmup.common.models.language.linear import Linear
@@ -190,3 +190,13 @@ def test_the_head_reads_every_layer_alike() -> None:
     assert pieces.mean(-1).abs().max() < 1e-5 and (pieces.var(-1, correction=0) - 1).abs().max() < 1e-2
     mean = states[1][1, :4].mean(0)
     torch.testing.assert_close(pieces[1, 1], (mean - mean.mean()) / (mean.var(correction=0) + 1e-5).sqrt())
+
+
+@pytest.mark.parametrize(
+    ("layers", "hidden", "read"),
+    [(6, 384, [0, 1, 2, 3, 4, 5, 6]), (30, 576, [0, 5, 10, 15, 20, 25, 30]), (24, 2048, [24]), (24, 1024, [0, 12, 24])],
+)
+def test_a_head_reads_as_many_layers_as_can_be_whitened(layers: int, hidden: int, read: list[int]) -> None:
+    config = {**DECODER, "num_hidden_layers": layers, "hidden_size": hidden}
+    assert layers_read(Architecture.from_config(json.dumps(config))) == read
+    assert len(read) * hidden <= MOST_FEATURES
