@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from zowarmup.common.algorithms.whitening import folded
 from zowarmup.common.models.base import BaseError, read_base
 from zowarmup.common.models.hugging_face import CONFIG, TOKENIZER, WEIGHTS, config_of, merged, renamed
+from zowarmup.common.models.int8 import widened
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import replacing
@@ -65,7 +66,7 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
     plain = layout.views(folded(weights, layout))
     if whitening is not None:
         del plain[whitening.name]
-    plain |= {name: constant.widened() for name, constant in constants.items()}
+    plain |= widened(constants)
     tensors |= {name: constant.values for name, constant in constants.items()}
     origin = {
         "run": archive.name,

@@ -96,6 +96,7 @@ PACKAGES = {
     "common/messages/codec.py": "google",
     "common/models/graph.py": "google",
     "common/models/program.py": "onnxruntime?",
+    "common/models/late_weights.py": "onnx",
     "common/models/torchvision_classifiers.py": "torchvision?",
     "data/image_file.py": "PIL?",
     "data/tokens.py": "tokenizers?",
@@ -122,10 +123,12 @@ PACKAGES = {
     "lab/experiments/table.py": "pydantic",
 }
 # The low tier reads the program with what is in this file, and has no torch.
-WITHOUT_TORCH = words("common/models/__init__.py common/models/base.py common/models/graph.py common/models/program.py")
+WITHOUT_TORCH = words(
+    "common/models/__init__.py common/models/base.py common/models/graph.py common/models/halves.py common/models/program.py"
+)
 # The only files and folders that touch generated protobuf code.
 WIRE_FILES = words(
-    "common/messages/codec.py common/models/graph.py server/rpc client/net/connection.py client/net/stream.py "
+    "common/messages/codec.py common/models/graph.py common/models/halves.py server/rpc client/net/connection.py client/net/stream.py "
     "cli/session/session.py"
 )
 # Modules that are tested through others only, and by no test of their own yet. The list may only become shorter.

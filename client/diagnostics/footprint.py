@@ -27,6 +27,7 @@ from zowarmup.client.errors import Broken, Final
 from zowarmup.client.net.connection import Connection
 from zowarmup.client.net.tls import Trust
 from zowarmup.client.work import device, joining, loop  # noqa: F401  (what a client has loaded)
+from zowarmup.client.work.activations import most_bytes
 from zowarmup.client.work.probing import Prober
 from zowarmup.client.work.watched_program import load_program
 from zowarmup.common.algorithms import algorithm_of
@@ -88,7 +89,8 @@ def measure(tier: Tier, folder: Path, examples: int) -> Footprint:
     apply_s = timed(lambda: apply_steps(weights, grid, [forth, back])) / 2
     del data  # it was there all the time
     live = TALKING_BYTES + min(CARRYING_BYTES, weights.nbytes)
-    return Footprint(peak_resident() + live, train_s, forward_s, walk_s, apply_s)
+    crossing = most_bytes(layout, examples, spec.text.most_tokens)
+    return Footprint(peak_resident() + live + crossing, train_s, forward_s, walk_s, apply_s)
 
 
 def train(tier: Tier, spec: ClientSpec, replica: Replica, examples: int, base: Path | None = None) -> float:

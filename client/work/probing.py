@@ -3,18 +3,20 @@
 The program's weights are the replica's own vector, so perturbing that vector in place perturbs the model; on an
 accelerator (`--device cuda`, for a high-tier client) they are a copy there, moved and restored by the same arithmetic, and
 the replica stays where it is. Examples go through in micro-batches, which bounds memory whatever
-the size of the data; losses are summed in float64. Where the head alone is trained, what it reads is computed once (`features`).
+the size of the data; losses are summed in float64. Where the head alone is trained, what it reads is computed once (`features`), and
+so is what crosses the cut of a model that is cut, where nothing below it moves (`activations`).
 """
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.client.errors import ComputingStopped, Final
+from zowarmup.client.work.activations import HELD_BYTES, Activations, never_moves_below
 from zowarmup.client.work.features import Features
 from zowarmup.common.algorithms.protocol import EachLoss, LossAndGradient
 from zowarmup.common.algorithms.settings import ZerothOrder
@@ -23,7 +25,7 @@ from zowarmup.common.exact.layout import Block, Layout
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Weights
 from zowarmup.common.messages.values import Scalars, Work
-from zowarmup.common.models.program import Program
+from zowarmup.common.models.program import Crossing, Program
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.tasks.protocol import Batch, Examples, Task
 from zowarmup.data import Dataset
@@ -48,6 +50,26 @@ class ForwardPass(Protocol):
         ...
 
 
+@runtime_checkable
+class CutPass(ForwardPass, Protocol):
+    """One that is cut in two."""
+
+    def lower(self, inputs: Any) -> Crossing:
+        """What crosses the cut: activations (n, t, hidden) and, where any do, means (n, k)."""
+        ...
+
+    def upper(self, inputs: Any, crossing: Crossing) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """As `forward`, from what crosses the cut."""
+        ...
+
+
+class _Held(NamedTuple):
+    """What crosses the cut for a micro-batch."""
+
+    batch: Batch
+    crossing: Crossing
+
+
 class Prober:
     """Zeroth-order contributions of a dataset. `stop` ends a contribution at the next micro-batch, and so does what `check`
     raises, which is called before each."""
@@ -61,13 +83,17 @@ class Prober:
         dataset: Examples,
         stop: threading.Event,
         pool_seed: int = 0,
+        held_bytes: int = HELD_BYTES,
     ) -> None:
+        self._held_bytes = held_bytes
         self._spec, self._pool_seed = spec, pool_seed
         self._layout, self._program, self._task = replica.layout, program, task
         self._dataset, self._stop = dataset, stop
         self._micro_batch, self._lengths = spec.micro_batch, getattr(dataset, "lengths", None)
         self._check: Callable[[], None] | None = None
         self._features = Features(replica.layout, len(dataset)) if replica.layout.head_alone else None
+        cut = replica.layout.cut if never_moves_below(replica.layout) else None
+        self._activations = None if cut is None else Activations(cut, len(dataset))
         self._weights, self._keeps = replica.weights, False
 
     def contribute(self, replica: Replica, work: Work, check: Callable[[], None] | None = None) -> Scalars:
@@ -84,17 +110,55 @@ class Prober:
     def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
         """The summed loss of some examples at the weights as they are now and, where asked for, the summed gradient of
         the head (float64, the head block's order)."""
-        loss, gradient = 0.0, None
+
+        def parts() -> Iterator[LossAndGradient]:
+            for chosen in self._micro_batches(examples, self._lengths):
+                batch = self._dataset.batch(chosen)
+                yield self._losses(*self._forward(chosen, batch), batch, head_gradient)
+
+        return _summed(parts())
+
+    def pieces(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Some examples in pieces, what crosses the cut of each of which is held at once."""
+        cut, held, size = self._layout.cut, list[NDArray[np.int64]](), 0
+        assert cut is not None and self._lengths is not None
+        for chosen in self._micro_batches(examples, self._lengths):
+            more = 4 * len(chosen) * (int(self._lengths[chosen].max()) * cut.hidden + cut.means)
+            if held and size + more > self._held_bytes:
+                yield np.concatenate(held)
+                held, size = [], 0
+            held.append(chosen)
+            size += more
+        yield np.concatenate(held)
+
+    def lower(self, examples: NDArray[np.int64]) -> list[_Held]:
+        """What crosses the cut for some examples, at the weights as they are now."""
+        found = list[_Held]()
         for chosen in self._micro_batches(examples, self._lengths):
             batch = self._dataset.batch(chosen)
-            outputs, features = self._forward(chosen, batch)
-            if head_gradient:
-                summed, part = self._with_gradient(outputs, features, batch)
-                gradient = part if gradient is None else gradient + part
-            else:
-                summed = self._task.loss(outputs, batch)
-            loss += summed
-        return LossAndGradient(loss, gradient)
+            kept = self._activations.kept(chosen, batch.inputs.shape[1]) if self._activations else None
+            crossing = kept or self._cut_program.lower(batch.inputs)
+            if self._activations and kept is None:
+                assert self._lengths is not None
+                self._activations.keep(chosen, self._lengths[chosen], crossing)
+            found.append(_Held(batch, crossing))
+        return found
+
+    def upper(self, held: list[_Held], head_gradient: bool) -> LossAndGradient:
+        """As `evaluate`, from what crosses the cut."""
+
+        def parts() -> Iterator[LossAndGradient]:
+            for batch, crossing in held:
+                self._require_go()
+                outputs, features = self._cut_program.upper(batch.inputs, crossing)
+                yield self._losses(outputs, None if features is None else self._read(features), batch, head_gradient)
+
+        return _summed(parts())
+
+    @property
+    def _cut_program(self) -> CutPass:
+        assert isinstance(self._program, CutPass)
+        return self._program
 
     def at_once(self, block: Block) -> int:
         """How many vectors that differ within a block one pass is made at; 0 where the model's examples share it."""
@@ -119,8 +183,8 @@ class Prober:
                 np.add.at(losses, of[places], self._task.losses(outputs, batch))
                 if head_gradient:
                     read = None if features is None else self._read(features)
-                    _, part = self._with_gradient(outputs, read, batch)
-                    gradient = part if gradient is None else gradient + part
+                    part = self._losses(outputs, read, batch, True).head_gradient_sum
+                    gradient = part if gradient is None or part is None else gradient + part
         return EachLoss(losses, gradient)
 
     def features(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
@@ -133,11 +197,14 @@ class Prober:
         self, examples: NDArray[np.int64], lengths: NDArray[np.int64] | None
     ) -> Iterator[NDArray[np.int64]]:
         for chosen in micro_batches(lengths, examples, self._micro_batch):
-            if self._stop.is_set():
-                raise ComputingStopped
-            if self._check is not None:
-                self._check()
+            self._require_go()
             yield chosen
+
+    def _require_go(self) -> None:
+        if self._stop.is_set():
+            raise ComputingStopped
+        if self._check is not None:
+            self._check()
 
     def _forward(
         self, chosen: NDArray[np.int64], batch: Batch
@@ -165,17 +232,32 @@ class Prober:
             return features
         return applied(features, self._weights[buffer.start : buffer.stop].reshape(buffer.shape))
 
-    def _with_gradient(
-        self, outputs: NDArray[np.float32], features: NDArray[np.float32] | None, batch: Batch
-    ) -> tuple[float, NDArray[np.float64]]:
+    def _losses(
+        self, outputs: NDArray[np.float32], features: NDArray[np.float32] | None, batch: Batch, head_gradient: bool
+    ) -> LossAndGradient:
+        """Of a batch."""
+        if not head_gradient:
+            return LossAndGradient(self._task.loss(outputs, batch), None)
         if features is None or self._layout.head is None:
             raise ValueError("the head's gradient was asked of a model that has no linear layer at its end")
-        return self._task.loss_and_head_gradient(outputs, features, batch, self._layout.head)
+        return LossAndGradient(*self._task.loss_and_head_gradient(outputs, features, batch, self._layout.head))
+
+
+def _summed(parts: Iterator[LossAndGradient]) -> LossAndGradient:
+    """Of batches, of all of which the head's gradient is known or of none."""
+    loss, gradient = 0.0, None
+    for part in parts:
+        loss += part.loss_sum
+        own = part.head_gradient_sum
+        gradient = own if gradient is None or own is None else gradient + own
+    return LossAndGradient(loss, gradient)
 
 
 def load_on(device: str, spec: ClientSpec, layout: Layout, base: Path | None = None) -> "DeviceProgram":
     """The run's model on a device of torch's, built here as for training. Raises Final where there is no such device, or the
-    model is not the coordinator's."""
+    model is cut or is not the coordinator's."""
+    if layout.cut is not None:
+        raise Final(f"--device {device}: a model that is cut is probed on the processor: leave it out")
     import torch
 
     from zowarmup.client.work.training import built

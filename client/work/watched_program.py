@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.models.base import Constant
-from zowarmup.common.models.program import Halt, Program, ProgramMemory, limit_memory
+from zowarmup.common.models.program import Crossing, Halt, Program, ProgramMemory, limit_memory
 from zowarmup.common.text import amount
 
 _T = TypeVar("_T")
@@ -103,8 +103,19 @@ class WatchedProgram:
 
     def forward(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """As the program's. Raises Overlong, or MemoryError where it needs more than the limit."""
+        return self._timed(lambda: self._program.forward(inputs))
+
+    def lower(self, inputs: NDArray[Any]) -> Crossing:
+        """As the program's. Raises as `forward`."""
+        return self._timed(lambda: self._program.lower(inputs))
+
+    def upper(self, inputs: NDArray[Any], crossing: Crossing) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """As the program's. Raises as `forward`."""
+        return self._timed(lambda: self._program.upper(inputs, crossing))
+
+    def _timed(self, compute: Callable[[], _T]) -> _T:
         try:
-            return self._watch.timed("a forward pass", lambda: self._program.forward(inputs))
+            return self._watch.timed("a forward pass", compute)
         except ProgramMemory:
             raise MemoryError(
                 f"a forward pass takes more than the {amount(self._memory_bytes)} that this device has for it"

@@ -52,6 +52,7 @@ SECTIONS: Mapping[str, _Settings] = {
             "decomfl": ("decomfl", "DeComFLSettings"),
             "fedkseed": ("fedkseed", "FedKSeedSettings"),
             "mixed": ("mixed", "MixedSettings"),
+            "fedspzo": ("fedspzo", "FedSPZOSettings"),
         },
     ),
 }

@@ -13,13 +13,13 @@ has measured so far. The same arguments give the same moves, everywhere; they be
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.directional_derivatives import GAUSSIAN_SIGNS, over_signs
+from zowarmup.common.algorithms.directional_derivatives import GAUSSIAN_SIGNS
 from zowarmup.common.algorithms.probe_plan import ProbePlan
 from zowarmup.common.algorithms.probing import ProbingSettings
 from zowarmup.common.algorithms.protocol import ClientScalars, Start
@@ -44,6 +44,7 @@ from zowarmup.common.algorithms.step_builder import (
 )
 from zowarmup.common.algorithms.vectors import norm
 from zowarmup.common.exact.grid import Grid
+from zowarmup.common.exact.layout import Block
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.values import Scalars, Tier
 
@@ -82,15 +83,14 @@ class Descent:
         """
         moments: Moments = ()
         if self.spec.step == "adam":
-            estimate = self._estimate(parts, 1.0, 1.0)
             blocks = self.plan.blocks
+            estimate = self._estimate(parts, dict.fromkeys(blocks, 1.0))
             moments = advanced_moments(start.optimizer_state, mean_squares(estimate, blocks), self.spec.beta2)
-            sized = dict(zip(blocks, adam_sizes(moments), strict=True))
-            sizes = tuple(sized.get(block, 0.0) if block else 0.0 for block in (self.plan.probed, self.plan.head))
+            sizes = dict(zip(blocks, adam_sizes(moments), strict=True))
         else:
             sizes = self._sizes(parts)
-        probed, head = (self._factor(self.spec.rate, start.done, size) for size in sizes)
-        return held(self._estimate(parts, probed, head), self._limit(start.done, parts, start.weights)), moments
+        factors = self._factors(self.spec.rate, start.done, sizes)
+        return held(self._estimate(parts, factors), self._limit(start.done, parts, start.weights)), moments
 
     def local_step(self, grid: Grid, done: int, given: ClientScalars, number: int, latest: int) -> tuple[Step, ...]:
         """What a client moves its own replica by: down the estimate of its latest probes, as the round will move, at a rate
@@ -107,7 +107,7 @@ class Descent:
             HeadroomExceeded: The step is too long for `grid`.
         """
         rate = self.spec.local_rate or self.spec.rate
-        moves = list(self._along(given, *(self._factor(rate, done, size) for size in self._sizes([given]))))
+        moves = list(self._along(given, self._factors(rate, done, self._sizes([given]))))
         each = GAUSSIAN_SIGNS if self.plan.gaussian else 1
         probed = len(given.scalars.probes) * each
         latest_moves = moves[probed - latest * each : probed] + moves[len(moves) - self.plan.projections :]
@@ -125,14 +125,16 @@ class Descent:
             ClientScalars(
                 0 if self.spec.shared_directions else number,
                 examples,
-                Scalars(1, *((1.0,) * count for count in self.plan.counts(tier, examples))),
+                Scalars(1, *self.plan.typical(tier, examples)),
                 tier,
             )
             for number, tier in enumerate(contributors)
         ]
         shares = zip(self.shares(parts), parts, strict=True)
-        pace = self.head_pace(len(contributors))
-        moves = [move for share, part in shares for move in self._along(part, share, pace * share)]
+        pace = dict.fromkeys(self.plan.blocks, 1.0)
+        if self.plan.head is not None:
+            pace[self.plan.head] = self.head_pace(len(contributors))
+        moves = [move for share, part in shares for move in self._along(part, _times(pace, share))]
         if self.spec.step == "adam":
             sizes = {
                 block: math.sqrt(math.fsum(m.length**2 for m in moves if m.block == block))
@@ -152,35 +154,32 @@ class Descent:
         directions = self.plan.projections * (1 if self.spec.shared_directions else clients)
         return WHITENED_PACE / math.sqrt(1 + self.plan.layout.block("head").size / directions)
 
-    def _estimate(self, parts: Sequence[ClientScalars], probed: float, head: float) -> list[Move]:
-        """Along the round's estimate, so many times it in the probed block and so many in the head's."""
+    def _estimate(self, parts: Sequence[ClientScalars], factors: Mapping[Block, float]) -> list[Move]:
+        """Along the round's estimate, so many times it in each block."""
         if self.spec.aggregate == "mean":
             shares = zip(self.shares(parts), parts, strict=True)
-            return [move for share, part in shares for move in self._along(part, probed * share, head * share)]
-        return trimmed_moves([list(self._along(part, probed, head)) for part in parts], self.spec)
+            return [move for share, part in shares for move in self._along(part, _times(factors, share))]
+        return trimmed_moves([list(self._along(part, factors)) for part in parts], self.spec)
 
-    def _along(self, part: ClientScalars, probed: float, head: float) -> Iterator[Move]:
-        """Along a part's estimate, so many times it in the probed block and so many in the head's."""
-        if block := self.plan.probed:
-            along = zip(self.plan.directions(part), self.plan.weights(part), part.scalars.probes, strict=True)
-            for (seed, index), weight, derivative in along:
-                move = Move(seed, block, index, probed * weight * derivative)
-                yield from over_signs(move) if self.plan.gaussian else (move,)
+    def _along(self, part: ClientScalars, factors: Mapping[Block, float]) -> Iterator[Move]:
+        """Along a part's estimate, so many times it in each block."""
+        yield from self.plan.estimate(part, factors)
         if block := self.plan.head:
             for index, projection in enumerate(part.scalars.projections):
-                yield Move(part.seed, block, index, head * projection / self.plan.projections)
+                yield Move(part.seed, block, index, factors[block] * projection / self.plan.projections)
 
-    def _sizes(self, parts: Sequence[ClientScalars]) -> tuple[float, float]:
-        """What a normalised step is divided by, in the probed block and in the head's: the root mean square of the probes;
-        of the projections where that is more, or where nothing is probed. So in neither does a parameter move further than
-        the rate."""
-        probed = self._mean([self._mean_square(part) for part in parts], parts) if self.plan.probed else 0.0
+    def _sizes(self, parts: Sequence[ClientScalars]) -> dict[Block, float]:
+        """What a normalised step is divided by, by block: in what is probed the root mean square of the probes; in the head's block that
+        of the projections where it is more, or where nothing is probed. So in none does a parameter move further than the
+        rate."""
+        blocks = self.plan.probed_blocks
+        probed = self._mean([self.plan.mean_square(part) for part in parts], parts) if blocks else 0.0
         head = self._mean([root_mean_square(part.scalars.projections) ** 2 for part in parts], parts)
-        if not self.plan.probed:
-            return 0.0, math.sqrt(head) / self.head_pace(len(parts))
-        if probed < FLAT**2:
-            return math.sqrt(probed), 0.0
-        return math.sqrt(probed), math.sqrt(max(probed, head)) / self.head_pace(len(parts))
+        sizes = dict.fromkeys(blocks, math.sqrt(probed))
+        if self.plan.head is not None:
+            known = not blocks or probed >= FLAT**2
+            sizes[self.plan.head] = math.sqrt(max(probed, head)) / self.head_pace(len(parts)) if known else 0.0
+        return sizes
 
     def _mean(self, values: Sequence[float], parts: Sequence[ClientScalars]) -> float:
         """Of one value of each client, aggregated as the estimate is."""
@@ -190,13 +189,8 @@ class Descent:
         kept = sorted(values)[out : len(values) - out]
         return math.fsum(kept) / len(kept)
 
-    def _mean_square(self, part: ClientScalars) -> float:
-        """Of a part's probes, as they weigh."""
-        weights = self.plan.weights(part)
-        squares = [
-            weight * derivative * derivative for weight, derivative in zip(weights, part.scalars.probes, strict=True)
-        ]
-        return math.fsum(squares) / math.fsum(weights)
+    def _factors(self, rate: float, done: int, sizes: Mapping[Block, float]) -> dict[Block, float]:
+        return {block: self._factor(rate, done, size) for block, size in sizes.items()}
 
     def _factor(self, rate: float, done: int, size: float) -> float:
         """What derivatives are multiplied with, given what a normalised step is divided by."""
@@ -219,3 +213,7 @@ class Descent:
         alone = self.spec.clip > 0 and math.inf in references
         size = norm(weights) / math.sqrt(weights.size) if alone else math.inf
         return min(limit * STEEPEST, largest_unclipped(size))
+
+
+def _times(factors: Mapping[Block, float], share: float) -> dict[Block, float]:
+    return {block: factor * share for block, factor in factors.items()}

@@ -16,13 +16,13 @@ step along it is a step along those: as exact and as portable as signs are, at 1
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.protocol import Forward, ForwardEach
+from zowarmup.common.algorithms.protocol import Forward, ForwardEach, LossAndGradient
 from zowarmup.common.algorithms.step_builder import Move
 from zowarmup.common.exact.directions import DIRECTIONS_PER_GROUP, walk
 from zowarmup.common.exact.grid import Grid
@@ -163,27 +163,74 @@ def measure(
     ticks = unit.whole_ticks(eps / root)
     if isinstance(weights, np.ndarray) and isinstance(forward, ForwardEach) and not normal and forward.at_once(block):
         return _measure_together(weights, grid, forward, probes, ticks, head)
-    derivatives: list[float] = []
+
+    def evaluate(index: int, above: bool) -> LossAndGradient:
+        return forward.evaluate(probes[index].examples, head)
+
+    found = differences(weights, grid, [probe.direction for probe in probes], ticks, normal, evaluate)
+    derivatives = [
+        difference / len(probe.examples) / (2 * root * ticks * unit.tick)
+        for difference, probe in zip(found.differences, probes, strict=True)
+    ]
+    # Averaged over both sides of every probe, which leaves an error of the order of eps^2.
+    total = 2 * sum(len(probe.examples) for probe in probes)
+    return Measured(derivatives, None if found.head_gradient_sum is None else found.head_gradient_sum / total)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Differences:
+    """What a loss is on the two sides of some directions.
+
+    Args:
+        differences: Of each direction the loss above it, summed over the examples, less that below it, nats.
+        head_gradient_sum: The head's gradient, summed over the examples of both sides of all directions, float64 (head block's
+            size,); None where it was not asked for.
+    """
+
+    differences: list[float]
+    head_gradient_sum: NDArray[np.float64] | None
+
+
+def differences(
+    weights: Weights,
+    grid: Grid,
+    directions: Sequence[Direction],
+    ticks: int,
+    normal: bool,
+    evaluate: Callable[[int, bool], LossAndGradient],
+) -> Differences:
+    """Evaluate a loss on the two sides of one direction after another. `weights` are bit for bit what they were when this returns
+    or raises; what `evaluate` raises is passed on.
+
+    Args:
+        weights: Float32 (layout.size,), or a device's vector; on `grid` in the directions' block, moved in place.
+        grid: That they lie on.
+        directions: At least one, of one block.
+        ticks: How far to either side, of the grid over the block; along each sign of a Gaussian direction.
+        normal: Whether the directions are Gaussian ones.
+        evaluate: Asked with the place of a direction, and whether the weights are above.
+
+    Raises:
+        HeadroomExceeded: `ticks` is beyond the grid.
+    """
+    found: list[float] = []
     gradient: NDArray[np.float64] | float = 0.0
-    previous, displaced = probes[0], 0
+    previous, displaced = directions[0], 0
     try:
-        for index, probe in enumerate(probes):
-            leaving = previous.direction if index else None
-            _enter(weights, grid, leaving, probe.direction, ticks, normal)
-            previous, displaced = probe, ticks
-            above = forward.evaluate(probe.examples, head)
-            _move(weights, grid, probe.direction, -2 * ticks, normal)
+        for index, direction in enumerate(directions):
+            _enter(weights, grid, previous if index else None, direction, ticks, normal)
+            previous, displaced = direction, ticks
+            above = evaluate(index, True)
+            move_along(weights, grid, direction, -2 * ticks, normal)
             displaced = -ticks
-            below = forward.evaluate(probe.examples, head)
-            derivatives.append((above.loss_sum - below.loss_sum) / len(probe.examples) / (2 * root * ticks * unit.tick))
+            below = evaluate(index, False)
+            found.append(above.loss_sum - below.loss_sum)
             if above.head_gradient_sum is not None and below.head_gradient_sum is not None:
                 gradient = gradient + above.head_gradient_sum + below.head_gradient_sum
     finally:
         if displaced:
-            _move(weights, grid, previous.direction, -displaced, normal)
-    # Averaged over both sides of every probe, which leaves an error of the order of eps^2.
-    total = 2 * sum(len(probe.examples) for probe in probes)
-    return Measured(derivatives, np.asarray(gradient) / total if head else None)
+            move_along(weights, grid, previous, -displaced, normal)
+    return Differences(found, gradient if isinstance(gradient, np.ndarray) else None)
 
 
 def _measure_together(
@@ -229,7 +276,19 @@ def head_gradient(forward: Forward, examples: int) -> NDArray[np.float64]:
     return found / examples
 
 
-def _move(weights: Weights, grid: Grid, direction: Direction, ticks: int, normal: bool) -> None:
+def move_along(weights: Weights, grid: Grid, direction: Direction, ticks: int, normal: bool) -> None:
+    """Move the weights along a direction, or along each sign of a Gaussian one, in place.
+
+    Args:
+        weights: Float32 (size,), or a device's vector.
+        grid: That they lie on.
+        direction: Along which.
+        ticks: Of the grid over its block, of either sign.
+        normal: Whether it is a Gaussian one.
+
+    Raises:
+        HeadroomExceeded: They are beyond the grid; nothing is changed.
+    """
     if normal:
         displace(weights, grid, [(direction, ticks)])
     else:
@@ -241,7 +300,7 @@ def _enter(
 ) -> None:
     """To the upper side of a direction, from the lower side of the one before, if there is one."""
     if leaving is None:
-        _move(weights, grid, entering, ticks, normal)
+        move_along(weights, grid, entering, ticks, normal)
     elif normal:
         displace(weights, grid, [(leaving, ticks), (entering, ticks)])
     else:

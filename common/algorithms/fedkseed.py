@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 from zowarmup.common.algorithms.directional_derivatives import Probe
 from zowarmup.common.algorithms.probe_plan import ProbePlan
-from zowarmup.common.algorithms.probing import ProbingSettings, check_local_rate
+from zowarmup.common.algorithms.probing import WholeProbingSettings, check_local_rate
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.algorithms.settings import WarmUp, check_aggregate, require
 from zowarmup.common.algorithms.zowarmup import ZOWarmUp
@@ -28,7 +28,7 @@ _DRAWS = 1  # the stream of a work's seed that draws from the pool; stream 0 ord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FedKSeedSettings(ProbingSettings):
+class FedKSeedSettings(WholeProbingSettings):
     """A step of a client's own after each probe, along one of the directions that the whole run shares.
 
     Args:
@@ -56,7 +56,7 @@ class FedKSeedSettings(ProbingSettings):
         normal = self.directions == "gaussian"
         require(not normal or self.pool <= 512, "pool", self.pool, 'at most 512 with directions = "gaussian"')
         check_local_rate(self)
-        ProbingSettings.__post_init__(self)
+        WholeProbingSettings.__post_init__(self)
         check_aggregate(self.weighting, self.aggregate, self.trim)
         enough = self.aggregate == "mean" or self.clients_per_round * self.probes >= 4 * self.pool
         few = "so few that clients_per_round * probes is at least 4 times as many: fewer than 3 values of a direction"

@@ -64,7 +64,7 @@ def scalars_by_probing(
             derivatives += found.derivatives
             if found.head_gradient is not None:
                 block, count = plan.layout.block("head"), plan.projections
-                gradient = _decaying(plan, found.head_gradient, weights)
+                gradient = decaying(plan, found.head_gradient, weights)
                 projected += project(gradient, work.seed, block, count, number * count)
             if number + 1 < len(by_step):
                 scalars = Scalars(work.round, tuple(derivatives), tuple(projected))
@@ -73,7 +73,7 @@ def scalars_by_probing(
     finally:
         # The same exact sums, taken back.
         apply_steps(weights, grid, [step.reverse for step in merged(moved)])
-    return _as_sent(plan.spec, work, derivatives, projected)
+    return as_sent(plan.spec, work, derivatives, projected)
 
 
 def scalars_by_gradient(plan: ProbePlan, gradient: NDArray[np.float64], work: Work) -> Scalars:
@@ -93,7 +93,7 @@ def scalars_by_gradient(plan: ProbePlan, gradient: NDArray[np.float64], work: Wo
         project(gradient[block.start : block.stop], work.seed, block, count) if block else []
         for block, count in ((plan.probed, probed), (plan.head, projected))
     ]
-    return _as_sent(plan.spec, work, summed_signs(found[0]) if plan.gaussian else found[0], found[1])
+    return as_sent(plan.spec, work, summed_signs(found[0]) if plan.gaussian else found[0], found[1])
 
 
 def check_steepness(scalars: Scalars) -> None:
@@ -116,8 +116,14 @@ def _measured(
         raise HeadroomExceeded(f"zeroth_order.eps ({plan.spec.eps:g}) is too long: {error}") from error
 
 
-def _decaying(plan: ProbePlan, gradient: NDArray[np.float64], weights: Weights) -> NDArray[np.float64]:
-    """The head's gradient of the loss with `weight_decay`, from that of the loss."""
+def decaying(plan: ProbePlan, gradient: NDArray[np.float64], weights: Weights) -> NDArray[np.float64]:
+    """The head's gradient of the loss with `weight_decay`, from that of the loss.
+
+    Args:
+        plan: By which it is projected.
+        gradient: Float64 (head block's size,).
+        weights: The model's.
+    """
     head, decay = plan.layout.head, plan.decay
     if head is None or not decay:
         return gradient
@@ -140,8 +146,18 @@ def _stepped(
     return steps
 
 
-def _as_sent(spec: ProbingSettings, work: Work, probes: Sequence[float], projections: Sequence[float]) -> Scalars:
-    """What a client sends. Raises ValueError, with what may be done, where one is not finite, or beyond STEEP."""
+def as_sent(spec: ProbingSettings, work: Work, probes: Sequence[float], projections: Sequence[float]) -> Scalars:
+    """What a client sends, rounded as the settings say.
+
+    Args:
+        spec: The settings.
+        work: The client's part of the round.
+        probes: Derivatives, nats per unit of weight.
+        projections: The same, of the head's gradient.
+
+    Raises:
+        ValueError: One is not finite, or beyond STEEP; the sentence says what may be done.
+    """
     try:
         scalars = Scalars(work.round, as_float32(probes), as_float32(projections))
         check_steepness(scalars)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.algorithms.fedavg import FedAvg, FedAvgSettings
-from zowarmup.common.algorithms.probing import ProbingSettings, check_local_steps
+from zowarmup.common.algorithms.probing import WholeProbingSettings, check_local_steps
 from zowarmup.common.algorithms.protocol import (
     Aggregate,
     ClientScalars,
@@ -41,7 +41,7 @@ from zowarmup.common.messages.values import Computation, Contribution, Delta, Ti
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MixedSettings(ProbingSettings):
+class MixedSettings(WholeProbingSettings):
     """As ZOWarmUp's, for the low tier; the high tier trains as the warm-up's settings say, which are FedAvg's.
 
     Args:
@@ -61,7 +61,7 @@ class MixedSettings(ProbingSettings):
 
     def __post_init__(self) -> None:
         check_local_steps(self)
-        ProbingSettings.__post_init__(self)
+        WholeProbingSettings.__post_init__(self)
 
     def computation(self, tier: Tier) -> Computation | None:
         return Computation.TRAINING if tier is Tier.HIGH else Computation.FORWARD

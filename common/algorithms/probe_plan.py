@@ -5,14 +5,17 @@ client and whoever aggregates its scalars make the same plan, and no direction, 
 in one slice of a local step, or in all of them, so a step's weights add up to 1.
 """
 
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.directional_derivatives import Probe
+from zowarmup.common.algorithms.directional_derivatives import Probe, over_signs
 from zowarmup.common.algorithms.probing import ProbingSettings
 from zowarmup.common.algorithms.protocol import ClientScalars
+from zowarmup.common.algorithms.step_builder import Move
 from zowarmup.common.exact.directions import permutation
 from zowarmup.common.exact.layout import Block, Layout
 from zowarmup.common.exact.steps import Direction
@@ -50,9 +53,14 @@ class ProbePlan:
         return self.layout.block("head") if self.projections else None
 
     @property
+    def probed_blocks(self) -> list[Block]:
+        """The blocks that have probed directions of their own."""
+        return [] if self.probed is None else [self.probed]
+
+    @property
     def blocks(self) -> list[Block]:
         """The blocks that move."""
-        return [block for block in (self.probed, self.head) if block]
+        return self.probed_blocks + ([] if self.head is None else [self.head])
 
     @property
     def projections(self) -> int:
@@ -76,7 +84,7 @@ class ProbePlan:
         """S, the number of probes of a client that holds so many examples: every slice has at least one."""
         if self.probed is None:
             return 0
-        return min(self.spec.probes, examples) if self.spec.slices == "own" else self.spec.probes
+        return min(self.spec.most_probes, examples) if self.spec.slices == "own" else self.spec.most_probes
 
     def counts(self, tier: Tier, examples: int) -> tuple[int, int]:
         """As `Algorithm.counts`: of all local steps together."""
@@ -103,10 +111,22 @@ class ProbePlan:
         ]
 
     def slices(self, seed: int, stream: int, examples: int) -> list[NDArray[np.int64]]:
-        """The examples of each probe: near equal parts of a seeded permutation, the first ones an example longer."""
+        """The examples of each probe (`cut_up`)."""
+        return self.cut_up(seed, stream, examples, self.probes(examples))
+
+    def cut_up(self, seed: int, stream: int, examples: int, count: int) -> list[NDArray[np.int64]]:
+        """All examples so many times; or `slices = "own"`, near equal parts of a seeded permutation, the first ones an example
+        longer."""
         if self.spec.slices == "whole":
-            return [np.arange(examples, dtype=np.int64)] * self.probes(examples)
-        return np.array_split(permutation(seed, stream, examples), self.probes(examples))
+            return [np.arange(examples, dtype=np.int64)] * count
+        return np.array_split(permutation(seed, stream, examples), count)
+
+    def parts(self, examples: int, count: int) -> list[float]:
+        """The share of the examples that each of so many slices weighs."""
+        if self.spec.slices == "whole":
+            return [1 / count] * count
+        shortest, longer = divmod(examples, count)
+        return [(shortest + (index < longer)) / examples for index in range(count)]
 
     # Of scalars that a client has given, or has measured so far.
     def directions(self, part: ClientScalars) -> list[tuple[int, int]]:
@@ -115,16 +135,48 @@ class ProbePlan:
 
     def weights(self, part: ClientScalars) -> list[float]:
         """The weight of each of a part's probes in its estimate: the share of the local data that it speaks for."""
-        count = self.probes(part.examples)
         if self.spec.computation(part.tier) is Computation.GRADIENT:
             weights = [1 / self.spec.gradient_projections] * self.spec.gradient_projections
-        elif self.spec.slices == "whole":
-            weights = [1 / count] * count
         else:
-            shortest, longer = divmod(part.examples, count)
-            weights = [(shortest + (index < longer)) / part.examples for index in range(count)]
+            weights = self.parts(part.examples, self.probes(part.examples))
         return (weights * self.spec.local_steps)[: len(part.scalars.probes)]
+
+    def mean_square(self, part: ClientScalars) -> float:
+        """Of the derivatives of a part's probes, as they weigh, along directions of all that is probed."""
+        return weighted_mean_square(self.weights(part), part.scalars.probes)
+
+    def estimate(self, part: ClientScalars, factors: Mapping[Block, float]) -> Iterator[Move]:
+        """Along a part's estimate of the gradient in what is probed.
+
+        Args:
+            part: A client's scalars.
+            factors: How many times the estimate, by block.
+        """
+        if block := self.probed:
+            along = zip(self.directions(part), self.weights(part), part.scalars.probes, strict=True)
+            for (seed, index), weight, derivative in along:
+                yield from self.along(Move(seed, block, index, factors[block] * weight * derivative))
+
+    def along(self, move: Move) -> Sequence[Move]:
+        """A move along a probed direction as moves along signs."""
+        return over_signs(move) if self.gaussian else (move,)
+
+    def typical(self, tier: Tier, examples: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Probes and projections of the mean square 1, as they are to be expected.
+
+        Args:
+            tier: The client's.
+            examples: How many it holds, at least 1.
+        """
+        probes, projections = self.counts(tier, examples)
+        return (1.0,) * probes, (1.0,) * projections
 
     def steps(self, part: ClientScalars) -> int:
         """How many local steps the probes of a whole part belong to."""
         return self.spec.local_steps
+
+
+def weighted_mean_square(weights: Sequence[float], values: Sequence[float]) -> float:
+    """The mean of the squares of some values, as they weigh."""
+    squares = [weight * value * value for weight, value in zip(weights, values, strict=True)]
+    return math.fsum(squares) / math.fsum(weights)

@@ -18,7 +18,6 @@ class ProbingSettings(ZerothOrder):
 
     Args:
         directions: Random signs ("signs") or, for the paper's ablation, approximately normal variates ("gaussian").
-        probes: S, the number of directions of a client in a round, 1 to 4096.
         slices: Each probe on its own slice of the local data ("own"), or on the whole of it ("whole", as in the paper).
         eps: The length of a probe, in units of a weight, above 0 and at most 1.
         tau: The paper's redundant scale of z, folded into `eps` and `rate`, above 0 and at most 1000.
@@ -36,7 +35,6 @@ class ProbingSettings(ZerothOrder):
     """
 
     directions: Literal["signs", "gaussian"] = "signs"
-    probes: int = 32
     slices: Literal["own", "whole"] = "own"
     eps: float = 1e-3
     tau: float = 1.0
@@ -47,12 +45,11 @@ class ProbingSettings(ZerothOrder):
 
     def __post_init__(self) -> None:
         ZerothOrder.__post_init__(self)
-        require(1 <= self.probes <= 4096, "probes", self.probes, "1 to 4096")
-        longest = self.local_steps * max(self.probes, self.head_projections)
+        most = self.most_probes
+        require(1 <= most <= 4096, "probes", most, "1 to 4096")
+        longest = self.local_steps * max(most, self.head_projections)
         normal = self.directions == "gaussian"
-        require(
-            not normal or longest <= 512, "probes", self.probes, 'at most 512 in a round with directions = "gaussian"'
-        )
+        require(not normal or longest <= 512, "probes", most, 'at most 512 in a round with directions = "gaussian"')
         require(0 < self.eps <= 1, "eps", self.eps, "above 0 and at most 1")
         require(0 < self.tau <= 1000, "tau", self.tau, "above 0 and at most 1000")
         require(0 <= self.beta2 < 1, "beta2", self.beta2, "0 to below 1")
@@ -61,6 +58,11 @@ class ProbingSettings(ZerothOrder):
         else:
             require(self.beta2 == 0.99, "beta2", self.beta2, f'0.99, the default, with step "{self.step}"')
         require_clip(self.clip)
+
+    @property
+    def most_probes(self) -> int:
+        """How many probes a client has between two moves of its weights, at most."""
+        raise NotImplementedError
 
     # What an algorithm does not have as a setting.
     @property
@@ -107,7 +109,7 @@ class ProbingSettings(ZerothOrder):
 
     def largest_batch(self, examples: int) -> int:
         sliced = self.slices == "own" and self.moved not in (AUTO, HEAD)
-        longest = -(-examples // min(self.probes, examples)) if sliced else examples
+        longest = -(-examples // min(self.most_probes, examples)) if sliced else examples
         return min(self.micro_batch, longest)
 
     def annealed(self, rate: float, done: int) -> float:
@@ -116,16 +118,34 @@ class ProbingSettings(ZerothOrder):
     @property
     def first_move(self) -> float:
         """A normalised step moves each weight by about rate / sqrt(directions a round), Adam's by about rate."""
-        each = self.head_projections if self.moved in (AUTO, HEAD) else self.probes
+        each = self.head_projections if self.moved in (AUTO, HEAD) else self.most_probes
         directions = each if self.shared_directions else self.clients_per_round * each
         return {"raw": 0.0, "adam": self.rate, "normalized": self.rate / math.sqrt(directions)}[self.step]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WholeProbingSettings(ProbingSettings):
+    """What those have whose every probe moves all that moves.
+
+    Args:
+        probes: S, the number of directions of a client in a round, 1 to 4096.
+
+    Raises:
+        ValueError: As ProbingSettings.
+    """
+
+    probes: int = 32
+
+    @property
+    def most_probes(self) -> int:
+        return self.probes
 
 
 def check_local_steps(spec: ProbingSettings) -> None:
     """Raises ValueError naming the setting of the head's projections or of local steps that is wrong."""
     require(0 <= spec.head_projections <= 4096, "head_projections", spec.head_projections, "0 to 4096")
     require(1 <= spec.local_steps <= 1024, "local_steps", spec.local_steps, "1 to 1024")
-    longest = spec.local_steps * max(spec.probes, spec.head_projections)
+    longest = spec.local_steps * max(spec.most_probes, spec.head_projections)
     require(longest <= 4096, "local_steps", spec.local_steps, "so few that there are at most 4096 scalars of a kind")
     check_local_rate(spec)
 

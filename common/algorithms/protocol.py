@@ -7,7 +7,7 @@ becomes a snapshot. The order in which contributions arrive plays no part in it.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,42 @@ class Forward(Protocol):
 
         Yields:
             Float32 (m, h).
+        """
+        ...
+
+
+@runtime_checkable
+class CutForward(Forward, Protocol):
+    """That of a model that is cut in two (`Layout.cut`)."""
+
+    def pieces(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Cut some of the local data up, so that what is held of a piece (`lower`) takes bounded memory.
+
+        Args:
+            examples: Indices into the local data, int64 (n,).
+
+        Yields:
+            Indices, int64, together those of `examples`.
+        """
+        ...
+
+    def lower(self, examples: NDArray[np.int64]) -> Any:
+        """Run what lies below the cut over some of the local data.
+
+        Args:
+            examples: Indices into the local data, int64 (n,).
+
+        Returns:
+            What crosses the cut, to be held for `upper`.
+        """
+        ...
+
+    def upper(self, held: Any, head_gradient: bool) -> LossAndGradient:
+        """As `evaluate`, from what `lower` has given: what lies above the cut at the weights as they are now.
+
+        Args:
+            held: What `lower` gave.
+            head_gradient: Whether the head's gradient is wanted, too.
         """
         ...
 

@@ -258,6 +258,16 @@ class ZerothOrder(Weighting):
         return ALL
 
     @property
+    def cut_at(self) -> int | None:
+        """The layer, from 0, in front of which the model is cut in two; None: it is in one piece."""
+        return None
+
+    @property
+    def only_above(self) -> bool:
+        """Whether the rounds move nothing below the cut, whatever `moved` says."""
+        return False
+
+    @property
     def whitens(self) -> int:
         """R, how many directions of what the head reads the first round scales apart (`algorithms.whitening`); 0: none."""
         return 0

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from zowarmup.common.algorithms.descent import FLAT, Descent
 from zowarmup.common.algorithms.local_scalars import check_steepness, scalars_by_gradient, scalars_by_probing
 from zowarmup.common.algorithms.probe_plan import ProbePlan
-from zowarmup.common.algorithms.probing import ProbingSettings, check_local_steps
+from zowarmup.common.algorithms.probing import ProbingSettings, WholeProbingSettings, check_local_steps
 from zowarmup.common.algorithms.protocol import (
     TRAINING_FORWARDS,
     Aggregate,
@@ -57,8 +57,37 @@ from zowarmup.common.messages.small_floats import Precision, packed_bytes
 from zowarmup.common.messages.values import Computation, Contribution, Scalars, Tier, Work
 
 
+def check_train(train: str, head_projections: int) -> None:
+    """Refuse what cannot be moved.
+
+    Args:
+        train: What rounds move.
+        head_projections: K.
+
+    Raises:
+        ValueError: It says nothing that there is, or leaves the head out; the sentence names the setting.
+    """
+    layers = train.startswith(LAYERS) and all(train.removeprefix(LAYERS).split(","))
+    named = f'"{AUTO}", "{ALL}", "{NORM}", "{HEAD}", "{LAYERS}PATTERN,..." or "{LORA}r=8,modules=q,v"'
+    try:
+        layers = layers or Lora.of(train) is not None
+    except ValueError as error:
+        raise ValueError(f"train = {train!r}: {error}") from None
+    require(train in (AUTO, ALL, NORM, HEAD) or layers, "train", train, named)
+    some = "at least 1 where not everything is trained: without them the head would be frozen, too"
+    require(train in (AUTO, ALL) or head_projections > 0, "head_projections", head_projections, some)
+
+
+def check_head(head_projections: int, whitening: int, weight_decay: float | str) -> None:
+    """Raises ValueError naming the setting of the head that is out of its range."""
+    require(0 <= head_projections <= 4096, "head_projections", head_projections, "0 to 4096")
+    require(0 <= whitening <= 64, "whitening", whitening, "0 (off) to 64")
+    known = weight_decay == AUTO if isinstance(weight_decay, str) else 0 <= weight_decay <= 1
+    require(known, "weight_decay", weight_decay, f'"{AUTO}" or 0 to 1')
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ZOWarmUpSettings(ProbingSettings):
+class ZOWarmUpSettings(WholeProbingSettings):
     """The paper's rounds; each client has directions of its own.
 
     Args:
@@ -95,22 +124,13 @@ class ZOWarmUpSettings(ProbingSettings):
 
     def __post_init__(self) -> None:
         check_local_steps(self)
-        ProbingSettings.__post_init__(self)
-        layers = self.train.startswith(LAYERS) and all(self.train.removeprefix(LAYERS).split(","))
-        named = f'"{AUTO}", "{ALL}", "{NORM}", "{HEAD}", "{LAYERS}PATTERN,..." or "{LORA}r=8,modules=q,v"'
-        try:
-            layers = layers or Lora.of(self.train) is not None
-        except ValueError as error:
-            raise ValueError(f"train = {self.train!r}: {error}") from None
-        require(self.train in (AUTO, ALL, NORM, HEAD) or layers, "train", self.train, named)
-        some = "at least 1 where not everything is trained: without them the head would be frozen, too"
-        require(self.train in (AUTO, ALL) or self.head_projections > 0, "head_projections", self.head_projections, some)
+        WholeProbingSettings.__post_init__(self)
+        check_train(self.train, self.head_projections)
         exact = self.gradient_projections
         require(0 <= exact <= 4096, "gradient_projections", exact, "0 (off) to 4096")
-        require(0 <= self.whitening <= 64, "whitening", self.whitening, "0 (off) to 64")
-        decay = self.weight_decay
-        known = decay == AUTO if isinstance(decay, str) else 0 <= decay <= (0 if exact else 1)
-        require(known, "weight_decay", decay, f'"{AUTO}" or 0 to 1, and not above 0 with gradient_projections')
+        check_head(self.head_projections, self.whitening, self.weight_decay)
+        decays = not isinstance(self.weight_decay, str) and self.weight_decay > 0
+        require(not (exact and decays), "weight_decay", self.weight_decay, "0 with gradient_projections")
         single = self.local_steps == 1
         require(single or not exact, "gradient_projections", exact, "0 with more than one of local_steps")
 

@@ -22,6 +22,8 @@ AUTO, ALL, NORM, HEAD, LAYERS = "auto", "all", "norm", "head", "layers:"
 """What zeroth-order rounds may move: the head alone where the model has one, else everything; everything; what has one axis,
 scales and shifts of normalisation and biases, and the head; the head alone; tensors whose names match one of the patterns that
 follow, and the head."""
+LOWER, UPPER = "lower", "upper"
+"""The blocks of what moves below a cut and above it."""
 WHITENING = "whitening"
 """The name, in the head's layer, of the buffer that says how its input is whitened (`algorithms.whitening`)."""
 
@@ -106,6 +108,38 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """Where the model is cut in two, and what crosses there: an example's activations, (t, hidden), and perhaps means of
+    the layers below.
+
+    Args:
+        below: How many layers lie below the cut, at least 0.
+        layers: Of how many, more than `below`.
+        hidden: The width of the activations, at least 1.
+        means: How many means there are; 0: none cross.
+
+    Raises:
+        ValueError: A field is out of its range.
+    """
+
+    below: int
+    layers: int
+    hidden: int
+    means: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.below < self.layers:
+            raise ValueError(f"layout: a cut with {self.below} of {self.layers} layers below it")
+        if self.hidden < 1 or self.means < 0:
+            raise ValueError(f"layout: a cut has hidden = {self.hidden} and means = {self.means}")
+
+    @property
+    def share(self) -> float:
+        """Which share of the layers lies above the cut."""
+        return 1 - self.below / self.layers
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """The order of the tensors in the flat vector, and its blocks.
 
@@ -118,6 +152,8 @@ class Layout:
             "trunk" = [0, h) where h > 0; None where the model does not end in a linear classifier.
         frozen: Where what zeroth-order rounds move begins, at the start of a tensor: they move [frozen, trainable). Where
             that is more than the head and not everything, "probed" = [frozen, h or trainable) is a block.
+        cut: Where the model is cut in two: what moves above the cut, up to the head, is the block "upper", and what moves below it
+            the block "lower" right before that; there is none where nothing below moves. None: the model is in one piece.
 
     Raises:
         ValueError: The fields contradict each other, or two tensors or two blocks have one name.
@@ -129,6 +165,7 @@ class Layout:
     blocks: tuple[Block, ...]
     head: Head | None = None
     frozen: int = 0
+    cut: Cut | None = None
 
     def __post_init__(self) -> None:
         place = 0
@@ -156,6 +193,14 @@ class Layout:
             raise ValueError(f"layout: frozen = {self.frozen} is not where a trainable tensor starts, up to the head")
         if 0 < self.frozen < edge and Block("probed", self.frozen, edge) not in self.blocks:
             raise ValueError(f'layout: with frozen = {self.frozen} there must be a block "probed" up to {edge}')
+        halves = [block for block in self.blocks if block.name in (LOWER, UPPER)]
+        if halves or self.cut is not None:
+            place = halves[0].stop if len(halves) > 1 else self.frozen
+            tiles = [(LOWER, self.frozen, place), (UPPER, place, edge)]
+            if self.cut is None or halves != [Block(*tile) for tile in tiles if tile[1] < tile[2]]:
+                raise ValueError(
+                    f'layout: with a cut, "{LOWER}" and "{UPPER}" must be [{self.frozen}, {edge}), else neither is'
+                )
 
     def _check_head(self, head: Head) -> None:
         expected: list[tuple[str, tuple[int, ...]]] = [(head.weight_name, (head.classes, head.features))]
@@ -257,8 +302,11 @@ class Layout:
         return found.digest()
 
     def to_json(self) -> str:
-        """One line of JSON; equal layouts give equal text."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """One line of JSON; equal layouts give equal text. Of a model in one piece it says nothing of a cut."""
+        said = asdict(self)
+        if self.cut is None:
+            del said["cut"]
+        return json.dumps(said, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -262,6 +262,11 @@ def _of_texts(name: str, language: Language | None, input_shape: tuple[int, ...]
             f"model {name} is an encoder ({made.family}), and its layer for masked words is not read: {asked} for "
             f"decoders ({', '.join(DECODERS)}); {remedy}"
         )
+    if language.cut is not None and not 0 <= language.cut < made.layers:
+        raise ModelError(
+            f"zeroth_order.cut = {language.cut}: model {name} has {made.layers} layers, and the first one above the cut must be 0 "
+            f"to {made.layers - 1}"
+        )
     try:
         return CausalModel(language) if language.completes else TextClassifier(language, outputs)
     except ValueError as error:

@@ -5,6 +5,7 @@ all, so that what is frozen after the pivot lies together; then what is shipped 
 BatchNorm's running mean and variance. Weights that layers share are listed once.
 Buffers that are not persistent follow from the code, not from training, and are no weights. A parameter that requires no gradient is a
 *constant*: it is in no vector, but in the base (`models.base`), as is of a pretrained model all that `train` leaves out.
+Of a model that is cut in two (`cutting`) what moves below comes before what moves above.
 """
 
 from collections.abc import Mapping
@@ -17,11 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, NORM, Block, Head, Layout, Tensor
+from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, LOWER, NORM, UPPER, Block, Cut, Head, Layout, Tensor
 from zowarmup.common.exact.submodel import Submodel
 from zowarmup.common.lora import LORA, UP
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, build, sample
+from zowarmup.common.models.cutting import boundary_of, crossing, cut_of, lies_below
+from zowarmup.common.models.int8 import widened
 from zowarmup.common.models.whitening import add_whitening, rank_of
 from zowarmup.common.settings.run import Model
 from zowarmup.common.text import listed
@@ -36,6 +39,7 @@ def describe(
     train: str = ALL,
     whitening: int = 0,
     pretrained: bool = False,
+    only_above: bool = False,
 ) -> Layout:
     """Lay out the module's tensors in a flat vector, and find its head if it ends in a linear layer.
 
@@ -50,9 +54,11 @@ def describe(
         whitening: R, how many directions of what the head reads may be scaled apart; the head's layer is given a buffer for
             that, where it has a bias. 0: none is.
         pretrained: Whether no round of either phase moves what `train` leaves out.
+        only_above: Whether of a module that is cut zeroth-order rounds move nothing below the cut.
 
     Raises:
-        ModelError: A tensor has no place in such a vector, or nothing is trainable, or nothing is what `train` says.
+        ModelError: A tensor has no place in such a vector, or nothing is trainable, or nothing is what `train` says, or nothing
+            above a cut.
     """
     module.eval()
     tensors = _tensors(module)
@@ -69,6 +75,13 @@ def describe(
         tensors = _tensors(module)
     trunk = [name for name in trainable if name not in last]
     probed = _probed(train, {name: tensors[name] for name in trunk}, head)
+    cut, below = _cut(module, input_shape, {name: tensors[name] for name in trunk})
+    if cut is not None:
+        probed = [name for name in probed if name in below and not only_above] + [n for n in probed if n not in below]
+        if not set(probed) - below:
+            raise ModelError(
+                f"zeroth_order.train = {train!r} moves nothing above the cut but the head: lower zeroth_order.cut, or train more"
+            )
     if pretrained:
         for name in trunk:
             tensors[name].requires_grad_(name in probed)
@@ -88,7 +101,21 @@ def describe(
     frozen = placed[len(trunk) - len(probed)].start
     if 0 < frozen < edge:
         blocks.append(Block("probed", frozen, edge))
-    return Layout(tuple(placed), stop, place, tuple(blocks), head, frozen)
+    if cut is not None:
+        middle = next(tensor.start for tensor in placed if tensor.name in probed and tensor.name not in below)
+        blocks += ([Block(LOWER, frozen, middle)] if middle > frozen else []) + [Block(UPPER, middle, edge)]
+    return Layout(tuple(placed), stop, place, tuple(blocks), head, frozen, cut)
+
+
+def _cut(
+    module: nn.Module, input_shape: tuple[int, ...], tensors: dict[str, torch.Tensor]
+) -> tuple[Cut | None, set[str]]:
+    """Where the module is cut, and which of some tensors lie below."""
+    if boundary_of(module) is None:
+        return None, set()
+    with torch.enable_grad():
+        crossed = crossing(module, sample(module, input_shape, _PROBE))
+    return cut_of(module, crossed), lies_below(crossed, tensors)
 
 
 def _probed(train: str, trunk: dict[str, torch.Tensor], head: Head | None) -> list[str]:
@@ -142,16 +169,16 @@ def load_constants(module: nn.Module, constants: Mapping[str, Constant]) -> None
     Raises:
         ModelError: They are not those of the module.
     """
-    mine = constants_of(module)
-    for name in sorted(mine.keys() ^ constants.keys()):
+    mine, theirs = constants_of(module), widened(constants)
+    for name in sorted(mine.keys() ^ theirs.keys()):
         raise ModelError(f"the model's constant {name} is in {'it' if name in mine else 'the base'} alone")
     with torch.no_grad():
-        for name, constant in constants.items():
-            if tuple(mine[name].shape) != constant.shape:
+        for name, values in theirs.items():
+            if tuple(mine[name].shape) != values.shape:
                 raise ModelError(
-                    f"the model's constant {name} has shape {tuple(mine[name].shape)}, in the base {constant.shape}"
+                    f"the model's constant {name} has shape {tuple(mine[name].shape)}, in the base {values.shape}"
                 )
-            mine[name].copy_(torch.from_numpy(constant.widened().copy()))
+            mine[name].copy_(torch.from_numpy(values.copy()))
 
 
 def tensors_of(module: nn.Module, layout: Layout) -> dict[str, torch.Tensor]:

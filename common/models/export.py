@@ -8,6 +8,7 @@ The graph is then run beside the module, at other weights than the exported ones
 import logging
 import re
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from zowarmup.common.exact.layout import Layout
 from zowarmup.common.lora import UP
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, sample, vocabulary_of
+from zowarmup.common.models.cutting import boundary_of
 from zowarmup.common.models.description import constants_of, everywhere, flatten, head_module, tensors_of
-from zowarmup.common.models.graph import OPSET
+from zowarmup.common.models.graph import OPSET, outputs_of
+from zowarmup.common.models.int8 import int8_names
+from zowarmup.common.models.late_weights import with_late_weights
 from zowarmup.common.models.program import Program
 from zowarmup.common.text import in_words, where
 
@@ -27,17 +31,22 @@ _TRACED = 2  # examples in the traced batch; the axis is dynamic
 _TOLERANCE = 1e-4
 
 
-def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ...]) -> bytes:
+def export_program(
+    module: nn.Module, layout: Layout, input_shape: tuple[int, ...], base: Mapping[str, Constant] | None = None
+) -> bytes:
     """Export the forward pass, in eval mode, as an ONNX graph for `Program`. Equal modules give equal bytes.
 
     Args:
         module: The model; left in eval mode.
         layout: Its layout.
         input_shape: Of one example, without the batch's axis.
+        base: The module's constants as devices have them, some in 8 bits, of the values that the module has; None: as float32.
 
     Returns:
         The graph. Its inputs are "inputs", float32 (n, *input_shape) or tokens, int64 (n, t), the layout's tensors and the
-        module's constants by name, those of adapters with an axis more, for each example or 1; its outputs "logits" and, where the layout has a head, "features", float32.
+        module's constants by name, those of adapters with an axis more, for each example or 1; its outputs "logits" and, where the
+        layout has a head, "features", float32; and where the model is cut, "activations" and, where any do, "means", which cross
+        the cut.
 
     Raises:
         ModelError: The module cannot be exported, or its graph gives other logits than it does.
@@ -49,7 +58,6 @@ def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ..
     batch = torch.export.Dim("n")
     varying = {0: batch} | ({1: torch.export.Dim("t")} if vocabulary_of(module) else {})
     own = tuple({0: batch} if _is_own(name) else {} for name in function.names)
-    outputs = ["logits"] if layout.head is None else ["logits", "features"]
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)  # it warns of torchvision's absence, which does not matter here
@@ -63,7 +71,7 @@ def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ..
                 verbose=False,
                 opset_version=OPSET,
                 input_names=["inputs", *function.names],
-                output_names=outputs,
+                output_names=outputs_of(layout),
                 dynamic_shapes={"inputs": varying, "weights": own},
             )
     except (Exception, SystemExit) as error:  # the exporter's errors share no base
@@ -72,8 +80,11 @@ def export_program(module: nn.Module, layout: Layout, input_shape: tuple[int, ..
         log.setLevel(level)
     assert program is not None
     own_names = {name for name in function.names if _is_own(name)}
-    onnx = _bare(_with_own(program.model_proto, own_names))
-    _verify(onnx, function, layout, input_shape)
+    if base is None:
+        base = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
+    matrices = [name for name, tensor in constants_of(module).items() if tensor.ndim == 2]
+    onnx = _bare(with_late_weights(_with_own(program.model_proto, own_names), matrices, int8_names(base)))
+    _verify(onnx, function, layout, input_shape, base)
     return onnx
 
 
@@ -87,7 +98,8 @@ def _traced(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 class _Function(nn.Module):
-    """The module as a function of its inputs and weights: logits and, where there is a head, features."""
+    """The module as a function of its inputs and weights: logits, features where there is a head, and what crosses the cut where it has
+    one."""
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         super().__init__()
@@ -95,20 +107,25 @@ class _Function(nn.Module):
         self.__dict__["_module"] = module
         self.names = [tensor.name for tensor in layout.tensors] + list(constants_of(module))
         self.__dict__["_head"] = head_module(module, layout) if layout.head else None
+        self.__dict__["_boundary"] = boundary_of(module)
 
     def forward(self, inputs: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        module, head = self.__dict__["_module"], self.__dict__["_head"]
+        module, head, boundary = (self.__dict__[name] for name in ("_module", "_head", "_boundary"))
         named = everywhere(module, dict(zip(self.names, weights, strict=True)))
-        if head is None:
-            return (torch.func.functional_call(module, named, (inputs,), tie_weights=False),)
-        features: list[torch.Tensor] = []
-        # First, so before they are whitened.
-        handle = head.register_forward_pre_hook(lambda _, args: features.append(args[0]), prepend=True)
+        seen: list[torch.Tensor] = []
+        # The head's first, so before they are whitened.
+        handles = [
+            part.register_forward_pre_hook(lambda _, args: seen.extend(args), prepend=True)
+            for part in (boundary, head)
+            if part is not None
+        ]
         try:
             logits = torch.func.functional_call(module, named, (inputs,), tie_weights=False)
         finally:
-            handle.remove()
-        return (logits, features[0])
+            for handle in handles:
+                handle.remove()
+        count = len(seen) - (head is not None)
+        return (logits, *seen[count:], *seen[:count])
 
 
 def _cause(error: BaseException) -> str:
@@ -167,14 +184,15 @@ def _bare(model: Any) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _verify(onnx: bytes, function: _Function, layout: Layout, input_shape: tuple[int, ...]) -> None:
+def _verify(
+    onnx: bytes, function: _Function, layout: Layout, input_shape: tuple[int, ...], constants: Mapping[str, Constant]
+) -> None:
     """The graph against the module at weights of its own, so that every tensor is seen to be read from the vector."""
     weights = np.empty(layout.size, dtype=np.float32)
     module: nn.Module = function.__dict__["_module"]
     weights[:] = flatten(module, layout)
     nudge = np.random.Generator(np.random.Philox(key=0)).random(layout.size, dtype=np.float32)
     weights += 0.1 * np.abs(weights) * nudge + 0.01 * nudge  # upwards: a variance must stay positive
-    constants = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
     try:
         program = Program(onnx, layout, weights, constants=constants)
     except ValueError as error:

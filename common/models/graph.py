@@ -26,12 +26,12 @@ OPSET = 21
 
 _NAMES = """
 Abs Add And ArgMax Asin Atan AveragePool BatchNormalization Cast Ceil Celu Clip Concat ConstantOfShape Conv
-ConvTranspose Cos Cosh CumSum DepthToSpace Div Einsum Elu Equal Erf Exp Expand EyeLike Floor GRU Gather
+ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Einsum Elu Equal Erf Exp Expand EyeLike Floor GRU Gather
 GatherElements GatherND Gelu Gemm Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish
 InstanceNormalization IsInf IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max
 MaxPool Min Mish Mod Mul Neg Not Or PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax
 ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Resize Round ScatterElements Selu Shape Sigmoid Sign
-Sin Sinh Slice Softmax Softplus Split Sqrt Squeeze Sub Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor
+Sin Sinh Size Slice Softmax Softplus Split Sqrt Squeeze Sub Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor
 """
 OPERATORS = frozenset(_NAMES.split())
 WRITTEN_OUT = {"GroupNormalization": 29, "HardSwish": 2, "Mish": 3}
@@ -57,6 +57,8 @@ MOST_NUMBER = 1 << 20
 it loads a graph."""
 LONGEST_NAME = 60
 
+ACTIVATIONS, MEANS = "activations", "means"
+"""The outputs of a program that is cut which cross the cut: float32 (n, t, hidden) and (n, means)."""
 NO_GRAPH = "program: it is not an ONNX graph"
 _VARINT, _EIGHT, _LENGTH, _FIXED = 0, 1, 2, 5
 _WRITTEN = {
@@ -289,19 +291,35 @@ def _inputs(
 
 
 def _outputs(values: Iterable[Any], layout: Layout) -> dict[str, int]:
-    wanted = ["logits"] if layout.head is None else ["logits", "features"]
+    wanted = outputs_of(layout)
     outputs = [(value.name, _shape(value)) for value in values]
     if [name for name, _ in outputs] != wanted:
         names = ", ".join(_named(name) for name, _ in outputs)
         raise ProgramRefused(f"program: its outputs are {names or 'none'}, it should give {', '.join(wanted)}")
-    found = {name: shape[1] for name, shape in outputs if len(shape) == 2 and shape[0] is None and shape[1]}
-    head = {} if layout.head is None else {"logits": layout.head.classes, "features": layout.head.features}
+    known = {} if layout.head is None else {"logits": layout.head.classes, "features": layout.head.features}
+    if layout.cut is not None:
+        known |= {ACTIVATIONS: layout.cut.hidden, MEANS: layout.cut.means}
+    found = dict[str, int]()
     for name, shape in outputs:
-        if found.get(name) != head.get(name, found.get(name, 0)):
-            raise ProgramRefused(
-                f"program: its output {name} has shape {shape}, it must be (n, {head.get(name, 'classes')})"
-            )
+        *varying, width = shape or (0,)
+        axes = 2 if name == ACTIVATIONS else 1
+        if varying != [None] * axes or not width or width != known.get(name, width):
+            wanted_shape = f"({'n, t' if axes == 2 else 'n'}, {known.get(name, 'classes')})"
+            raise ProgramRefused(f"program: its output {name} has shape {shape}, it must be {wanted_shape}")
+        found[name] = width
     return found
+
+
+def outputs_of(layout: Layout) -> list[str]:
+    """What a program of a layout gives, in this order."""
+    return ["logits"] + ([] if layout.head is None else ["features"]) + crossing_of(layout)
+
+
+def crossing_of(layout: Layout) -> list[str]:
+    """What of it crosses the cut; nothing where there is none."""
+    if layout.cut is None:
+        return []
+    return [ACTIVATIONS] + ([MEANS] if layout.cut.means else [])
 
 
 def _shape(value: Any, element: int = FLOAT) -> tuple[int | None, ...]:

@@ -2,7 +2,8 @@
 
 The inputs are bound once to views of the flat weight vector, so the vector is the model: change it in place and the
 next forward pass sees the change, with no copy. Where a graph lets each example have tensors of its own, as it does of low-rank adapters,
-one pass can be made at several vectors.
+one pass can be made at several vectors. A program that is cut is two graphs (`halves`), which share the vector; its forward pass is one
+after the other.
 
 Memory, measured over batches of mixed sizes: ONNX Runtime's arena without its memory patterns peaks lowest and runs
 fastest. Without the arena the C library's allocator is left with gaps of tens of megabytes; a pattern reserves the
@@ -33,6 +34,10 @@ _WITHOUT = ["ConstantFolding"]
 LONGEST_CAUSE = 300
 
 
+Crossing = tuple[NDArray[np.float32], ...]
+"""What crosses the cut of a model that is cut."""
+
+
 class ProgramFailed(Exception):
     """A forward pass cannot be made: the sentence says why."""
 
@@ -60,7 +65,8 @@ class Program:
     """The forward pass over a flat vector of weights, which the caller keeps and may change between calls.
 
     The graph's inputs are "inputs", float32 (n, *shape) or tokens, int64 (n, t), and every tensor of the layout and of the base by
-    its name; its outputs "logits" and, where the layout has a head, "features".
+    its name; its outputs "logits" and, where the layout has a head, "features"; and where it has a cut what crosses it
+    (`graph.crossing_of`).
 
     Args:
         onnx: The graph.
@@ -84,11 +90,12 @@ class Program:
         halt: Halt | None = None,
         constants: Mapping[str, Constant] | None = None,
     ) -> None:
-        import onnxruntime
+        from onnxruntime import OrtValue
 
-        from zowarmup.common.models.graph import ELEMENT_OF, checked
+        from zowarmup.common.models.graph import ELEMENT_OF, checked, crossing_of
+        from zowarmup.common.models.halves import halves
 
-        views, self._halt = layout.views(weights), halt or Halt()
+        views, halt = layout.views(weights), halt or Halt()
         self._graph = checked(onnx, layout, constants)
         if (
             _limit_bytes and 2 * len(onnx) > _limit_bytes
@@ -96,20 +103,18 @@ class Program:
             raise ValueError(
                 f"program: its {len(onnx)} bytes are more than half of the {_limit_bytes} that passes may take"
             )
-        self._session = _session(self._graph.onnx, threads, self._halt)
-        self._weights, self._constants = weights, constants  # bound by address
-        self._options = onnxruntime.RunOptions()
-        self._binding = self._session.io_binding()
-        self._tensors = {tensor.name: tensor for tensor in layout.tensors}
-        self._shared: dict[str, OrtValue] = {}
-        for name, view in views.items():
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(view[np.newaxis] if name in self._graph.own else view)
-            if name in self._graph.own:
-                self._shared[name] = value
-            self._binding.bind_ortvalue_input(name, value)
+        own = self._graph.own
+        tensors = {
+            name: OrtValue.ortvalue_from_numpy(view[np.newaxis] if name in own else view)
+            for name, view in views.items()
+        }
+        self._own = {tensor: tensors[tensor.name] for tensor in layout.tensors if tensor.name in own}
         for name, constant in (constants or {}).items():
-            value = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(constant.values, ELEMENT_OF[constant.kind])
-            self._binding.bind_ortvalue_input(name, value)
+            tensors[name] = OrtValue.ortvalue_from_numpy_with_onnx_type(constant.values, ELEMENT_OF[constant.kind])
+        self._crossing = crossing_of(layout)
+        parts = [self._graph.onnx] if layout.cut is None else halves(self._graph.onnx, layout)
+        self._graphs = [_Graph(part, tensors, self._graph.outputs, threads, halt) for part in parts]
+        self._weights, self._constants = weights, constants  # bound by address
 
     @property
     def shape(self) -> tuple[int | None, ...]:
@@ -141,28 +146,9 @@ class Program:
     def forward(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Its outputs (n, outputs) and, where the layout has a head, the features (n, h), not yet whitened, for inputs
         (n, *shape) or (n, t). One thread at a time. Raises ProgramFailed."""
-        dtype = np.int64 if self.tokens else np.float32
-        fits = len(inputs.shape) == 1 + len(self.shape) and all(
-            wanted in (None, extent) for wanted, extent in zip(self.shape, inputs.shape[1:], strict=True)
-        )
-        if inputs.dtype != dtype or not fits or not inputs.size:
-            wanted = "tokens, int64 (n, t)" if self.tokens else f"float32 (n, *{self.shape})"
-            raise ValueError(f"inputs are {inputs.dtype} {inputs.shape}: the model takes {wanted}")
-        self._binding.bind_cpu_input("inputs", np.ascontiguousarray(inputs))
-        for name in self._graph.outputs:
-            self._binding.bind_output(name, "cpu")
-        self._options.terminate = False
-        self._halt.running = self._options
-        try:
-            self._session.run_with_iobinding(self._binding, self._options)
-        except Exception as error:  # noqa: BLE001  ONNX Runtime's own errors share no base but this
-            if _BEYOND_ARENA in str(error):
-                raise ProgramMemory("a forward pass needs more memory than there is for it") from None
-            raise ProgramFailed(f"a forward pass fails: {printable(str(error), LONGEST_CAUSE)}") from None
-        finally:
-            self._halt.running = None
-        self._require_outputs(len(inputs))
-        logits, *features = self._binding.copy_outputs_to_cpu()
+        if len(self._graphs) > 1:
+            return self.upper(inputs, self.lower(inputs))
+        logits, *features = self._graphs[0].run(self._checked(inputs), {})
         return logits, features[0] if features else None
 
     def forward_each(
@@ -178,23 +164,102 @@ class Program:
         Raises:
             ProgramFailed: The pass cannot be made.
         """
-        for name in self._graph.own:
-            tensor = self._tensors[name]
-            theirs = vectors[:, tensor.start : tensor.stop][of].reshape(len(of), *tensor.shape)
-            self._binding.bind_cpu_input(name, theirs)
+        theirs = {
+            tensor.name: vectors[:, tensor.start : tensor.stop][of].reshape(len(of), *tensor.shape)
+            for tensor in self._own
+        }
+        for graph in self._graphs:
+            graph.give(theirs)
         try:
             return self.forward(inputs)
         finally:
-            for name, value in self._shared.items():
-                self._binding.bind_ortvalue_input(name, value)
+            for graph in self._graphs:
+                graph.bind({tensor.name: value for tensor, value in self._own.items()})
 
-    def _require_outputs(self, examples: int) -> None:
+    def lower(self, inputs: NDArray[Any]) -> Crossing:
+        """What crosses the cut: activations (n, t, hidden), of which those behind an example's tokens mean nothing, and where any do
+        means (n, k). Raises ProgramFailed."""
+        return tuple(self._graphs[0].run(self._checked(inputs), {}))
+
+    def upper(self, inputs: NDArray[Any], crossing: Crossing) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """As `forward`, from what crosses the cut for these inputs. Raises ProgramFailed."""
+        named = dict(zip(self._crossing, crossing, strict=True))
+        logits, *features = self._graphs[1].run(self._checked(inputs), named)
+        return logits, features[0] if features else None
+
+    def _checked(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        dtype = np.int64 if self.tokens else np.float32
+        fits = len(inputs.shape) == 1 + len(self.shape) and all(
+            wanted in (None, extent) for wanted, extent in zip(self.shape, inputs.shape[1:], strict=True)
+        )
+        if inputs.dtype != dtype or not fits or not inputs.size:
+            wanted = "tokens, int64 (n, t)" if self.tokens else f"float32 (n, *{self.shape})"
+            raise ValueError(f"inputs are {inputs.dtype} {inputs.shape}: the model takes {wanted}")
+        return np.ascontiguousarray(inputs)
+
+
+class _Graph:
+    """A graph that is loaded, with the weights that it reads.
+
+    Args:
+        onnx: It.
+        tensors: Of the model, by name.
+        widths: By name, how many numbers each output has on its last axis.
+        threads: As of `Program`.
+        halt: As of `Program`.
+
+    Raises:
+        ValueError: ONNX Runtime cannot load it.
+    """
+
+    def __init__(
+        self, onnx: bytes, tensors: "Mapping[str, OrtValue]", widths: Mapping[str, int], threads: int, halt: Halt
+    ) -> None:
+        import onnxruntime
+
+        self._session, self._halt = _session(onnx, threads, halt), halt
+        self._options = onnxruntime.RunOptions()
+        self._binding = self._session.io_binding()
+        self._reads = {value.name for value in self._session.get_inputs()}
+        self._widths = {value.name: (len(value.shape), widths[value.name]) for value in self._session.get_outputs()}
+        self.bind(tensors)
+
+    def bind(self, tensors: "Mapping[str, OrtValue]") -> None:
+        """Read these from now on, where it reads them at all."""
+        for name in self._reads & tensors.keys():
+            self._binding.bind_ortvalue_input(name, tensors[name])
+
+    def give(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Read these from now on, where it reads them at all: contiguous arrays that are kept until it has run."""
+        for name in self._reads & tensors.keys():
+            self._binding.bind_cpu_input(name, tensors[name])
+
+    def run(self, inputs: NDArray[Any], others: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Its outputs for inputs, and for others by name. Raises ProgramFailed."""
+        given = {name: np.ascontiguousarray(values) for name, values in {"inputs": inputs, **others}.items()}
+        self.give(given)
+        for name in self._widths:
+            self._binding.bind_output(name, "cpu")
+        self._options.terminate = False
+        self._halt.running = self._options
+        try:
+            self._session.run_with_iobinding(self._binding, self._options)
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's own errors share no base but this
+            if _BEYOND_ARENA in str(error):
+                raise ProgramMemory("a forward pass needs more memory than there is for it") from None
+            raise ProgramFailed(f"a forward pass fails: {printable(str(error), LONGEST_CAUSE)}") from None
+        finally:
+            self._halt.running = None
+        self._require_outputs(inputs.shape[:2])
+        outputs: list[NDArray[np.float32]] = self._binding.copy_outputs_to_cpu()
+        return outputs
+
+    def _require_outputs(self, batch: tuple[int, ...]) -> None:
         """That they have the declared shape: a graph's declaration binds nobody, and what comes after copies them."""
-        for value, (name, width) in zip(self._binding.get_outputs(), self._graph.outputs.items(), strict=True):
-            if value.shape() != [examples, width]:
-                raise ProgramFailed(
-                    f"a forward pass gives {name} of shape {value.shape()}, and should of {[examples, width]}"
-                )
+        for value, (name, (axes, width)) in zip(self._binding.get_outputs(), self._widths.items(), strict=True):
+            wanted = [*batch[: axes - 1], width]
+            if value.shape() != wanted:
+                raise ProgramFailed(f"a forward pass gives {name} of shape {value.shape()}, and should of {wanted}")
 
 
 def limit_memory(most_bytes: int) -> None:

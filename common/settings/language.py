@@ -15,9 +15,11 @@ class Language:
         lora: Its adapters; None: it has none.
         last_token: Whether the classifier reads the last token's state alone, as verbalizers ask for.
         completes: Whether it predicts tokens, and there is no classifier.
+        cut: The layer, from 0, in front of which the model is cut in two; None: it is in one piece.
     """
 
     architecture: Architecture
     lora: Lora | None = None
     last_token: bool = False
     completes: bool = False
+    cut: int | None = None

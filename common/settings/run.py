@@ -34,6 +34,8 @@ SOFTWARE = f"zowarmup {VERSION}"
 
 PRETRAINED = "hf:"
 """What the name of a model begins with that is a directory of Hugging Face's form."""
+INT8 = "int8"
+"""As `base` under [model] says it."""
 BUILT_IN = ("mlp", "cnn", "cnn1d", "resnet8", "resnet18", "vit")
 """The models that every device with torch can build."""
 
@@ -42,17 +44,21 @@ BUILT_IN = ("mlp", "cnn", "cnn1d", "resnet8", "resnet18", "vit")
 class Model:
     """`name`: one of BUILT_IN, torchvision:NAME, hf:DIR or package.module:factory. `norm`: the normalisation of the built-in residual
     networks (group is the paper's choice with FedAdam, batch with FedAvg). `weights`: a file to start from, safetensors or a
-    state dict of torch's (.pth, .pt), else random from the run's seed. `task`: what it is trained for, classification or package.module:Task."""
+    state dict of torch's (.pth, .pt), else random from the run's seed. `task`: what it is trained for, classification, completion or package.module:Task.
+    `base`: in what the constants of a pretrained model are kept, float32 or, a quarter of the bytes, int8 (`models.int8`)."""
 
     name: str
     task: str = DEFAULT
     norm: Literal["group", "batch"] = "group"
     weights: str = ""
+    base: Literal["float32", "int8"] = "float32"
 
     def __post_init__(self) -> None:
         known = self.name in BUILT_IN or is_plugin(self.name) or self.pretrained
         built_in = ", ".join(f'"{name}"' for name in BUILT_IN)
         require(known, "model.name", self.name, f'{built_in}, "torchvision:NAME", "hf:DIR" or "package.module:factory"')
+        allowed = f'"float32" or "{INT8}"' if self.pretrained else '"float32" where the model is not pretrained'
+        require(self.base == "float32" or (self.base == INT8 and self.pretrained), "model.base", self.base, allowed)
         tasks = ", ".join(f'"{task}"' for task in TASKS)
         require(
             self.task in TASKS or is_plugin(self.task), "model.task", self.task, f'{tasks} or "package.module:Task"'
@@ -206,6 +212,9 @@ class RunFile:
         for section, settings in (("warmup", self.warmup), ("zeroth_order", self.zeroth_order)):
             own = SECTIONS[section].get(settings.algorithm, type(settings)) is type(settings)
             require(own, f"{section}.algorithm", settings.algorithm, f"that of {type(settings).__name__}")
+        cut = self.zeroth_order.cut_at
+        whole = "left out with another model than a language model (hf:DIR): no other can be cut"
+        require(cut is None or self.model.pretrained, "zeroth_order.cut", cut, whole)
         self.warmup.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_warm_up(self.warmup)
@@ -279,6 +288,7 @@ class ClientSpec:
             lora=lora,
             last_token=bool(self.text.verbalizers),
             completes=self.model.task == COMPLETION,
+            cut=self.zeroth_order.cut_at,
         )
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.plugin import ANY
-from zowarmup.common.settings.run import PRETRAINED, ClientSpec
+from zowarmup.common.settings.run import INT8, PRETRAINED, ClientSpec
 from zowarmup.common.system.files import replacing
 from zowarmup.server.setup.language_directory import load_body, load_output
 from zowarmup.server.setup.prepare import BASE, BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
@@ -29,13 +29,15 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
         ValueError, PreparationError: It cannot be made; the sentence says why.
         ImportError: torch or onnx is missing.
     """
-    from zowarmup.common.models.base import write_base
+    from zowarmup.common.models.base import Constant, write_base
     from zowarmup.common.models.construction import build, foreign_code
-    from zowarmup.common.models.description import constants_of, describe, flatten
+    from zowarmup.common.models.description import constants_of, describe, flatten, load_constants
     from zowarmup.common.models.export import export_program
+    from zowarmup.common.models.int8 import quantised
 
     task = spec.task
     pretrained = spec.model.pretrained
+    phase = spec.zeroth_order
     module = build(spec.model, spec.input_shape, task.outputs, seed, task.logits, language=spec.language)
     if pretrained:
         directory = Path(spec.model.name.removeprefix(PRETRAINED)).expanduser()
@@ -45,8 +47,8 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
         if spec.text.verbalizers:
             load_verbalizers(module, directory, spec.text, spec.card)
     with foreign_code(f"model {spec.model.name}:"):
-        moved = spec.zeroth_order.moved
-        layout = describe(module, spec.input_shape, task.exact_head, moved, spec.whitening, pretrained)
+        shape, head = spec.input_shape, task.exact_head
+        layout = describe(module, shape, head, phase.moved, spec.whitening, pretrained, phase.only_above)
         weights = flatten(module, layout)
     remark = ""
     if spec.model.weights:
@@ -56,14 +58,19 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
     except HeadroomExceeded as error:
         whose = f"model.weights = {spec.model.weights!r}" if spec.model.weights else f"model {spec.model.name}"
         raise PreparationError(f"{whose}: {error}: begin with smaller ones") from error
+    base: dict[str, Constant] | None = None
     if constants := {name: tensor.detach().numpy() for name, tensor in constants_of(module).items()}:
-        write_base(folder / BASE, constants)
+        base = {name: Constant("F32", values) for name, values in constants.items()}
+        if spec.model.base == INT8:
+            base = quantised(constants)
+            load_constants(module, base)
+        write_base(folder / BASE, {name: constant.values for name, constant in base.items()})
     # In this order: somebody waits for the layout, who reads the weights and the base then, and for the program.
     (folder / WEIGHTS).write_bytes(weights.astype("<f4").tobytes())
     with replacing(folder / LAYOUT) as partial:
         partial.write_text(layout.to_json(), encoding="utf-8")
     with foreign_code(f"model {spec.model.name}:"):
-        program = export_program(module, layout, spec.input_shape)
+        program = export_program(module, layout, spec.input_shape, base)
     with replacing(folder / PROGRAM) as partial:
         partial.write_bytes(program)
     return remark

@@ -75,12 +75,15 @@ def cache_path(spec: ClientSpec, seed: int) -> str:
         model.name,
         model.task,
         model.norm,
+        model.base,
         spec.input_shape,
         spec.task.outputs,
         seed,
         spec.zeroth_order.moved,
         spec.whitening,
     ]
+    if spec.zeroth_order.cut_at is not None:
+        said += [spec.zeroth_order.cut_at, spec.zeroth_order.only_above]
     if model.pretrained:
         said += [
             read_directory(Path(model.name.removeprefix(PRETRAINED)).expanduser()).signature,

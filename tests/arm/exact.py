@@ -131,8 +131,10 @@ def coordinator() -> dict[str, Any]:
         contributions = []
         for client in range(CLIENTS):
             seed = done * CLIENTS + client + 1
-            values = numbers(1000 + seed, algorithm.spec.probes + algorithm.plan.projections).tolist()
-            scalars = Scalars(done + 1, tuple(values[: algorithm.spec.probes]), tuple(values[algorithm.spec.probes :]))
+            values = numbers(1000 + seed, algorithm.spec.most_probes + algorithm.plan.projections).tolist()
+            scalars = Scalars(
+                done + 1, tuple(values[: algorithm.spec.most_probes]), tuple(values[algorithm.spec.most_probes :])
+            )
             contributions.append(ClientScalars(seed << 40 | 7, EXAMPLES + client, scalars))
         steps = algorithm.aggregate(Start(replica.weights, GRID, done), contributions).steps(GRID)
         apply_steps(replica.weights, GRID, steps)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,19 +124,28 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
         time.sleep(0.1)
 
 
-@pytest.fixture
-def fleet(tmp_path: Path, prepared_models: Path) -> Iterator[Callable[..., Fleet]]:
-    """Makes fleets, each in a folder of its own, of this Python or another."""
+@contextmanager
+def fleets(place: Path, prepared_models: Path) -> Iterator[Callable[..., Fleet]]:
+    """Makes fleets, each in a folder of its own, of this Python or another; all are gone when the block ends."""
     environment = {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"}
     made: list[Processes] = []
 
     def make(python: str = sys.executable) -> Fleet:
-        folder = tmp_path / f"fleet-{len(made)}"
+        folder = place / f"fleet-{len(made)}"
         (folder / "logs").mkdir(parents=True)
         processes = Processes(folder / "logs", Interrupts(), environment, python)
         made.append(processes)
         return Fleet(folder, processes, prepared_models)
 
-    yield make
-    for processes in made:
-        processes.stop()
+    try:
+        yield make
+    finally:
+        for processes in made:
+            processes.stop()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, prepared_models: Path) -> Iterator[Callable[..., Fleet]]:
+    """Makes fleets of a test's own."""
+    with fleets(tmp_path, prepared_models) as make:
+        yield make

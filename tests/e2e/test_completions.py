@@ -47,7 +47,7 @@ def test_adapters_learn_completions_and_the_result_is_a_model_of_its_family(
             name="sayings",
             seed=3,
             draws="seed",
-            model=Model(name=f"hf:{folder}", task="completion"),
+            model=Model(name=f"hf:{folder}", task="completion", base="int8"),
             text=text,
             warmup=warmup_settings(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False, rate=2.0),
             zeroth_order=zeroth_order_settings(

@@ -1,6 +1,6 @@
 """The main job, with real processes: warm-up, pivot and zeroth-order rounds across a mixed fleet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +9,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from zowarmup.cli.session.status import payload
+from tests.e2e.conftest import fleets
+from zowarmup.cli.session.status import Status, payload
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
-from zowarmup.server.store.archive import open_archive
+from zowarmup.server.store.archive import Archive, open_archive
 
 RUN = RunFile(
     name="e2e",
@@ -33,39 +34,46 @@ def join_all(fleet, names=NAMES) -> None:  # type: ignore[no-untyped-def]
         fleet.join(name, f"digits:{shard}/{len(names)}", tier)
 
 
-def test_a_mixed_fleet_trains_one_model_bit_for_bit(fleet: Callable) -> None:  # type: ignore[type-arg]
-    mixed = fleet()
-    mixed.lead(RUN, measured=True)
-    join_all(mixed)
-    status = mixed.finished(len(NAMES))
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, prepared_models: Path) -> Iterator[tuple[Status, Archive]]:
+    """What has become of RUN."""
+    with fleets(tmp_path_factory.mktemp("mixed"), prepared_models) as make:
+        mixed = make()
+        mixed.lead(RUN, measured=True)
+        join_all(mixed)
+        status = mixed.finished(len(NAMES))
+        yield status, open_archive(mixed.data_dir)
+
+
+def test_a_mixed_fleet_trains_one_model_bit_for_bit(trained: tuple[Status, Archive]) -> None:
+    status, archive = trained
     assert status.replicas.agree == tuple(NAMES), "the coordinator's and every client's digest are equal"
     assert status.version == 8
     assert status.pivot_version == 2
     for phase, tier, sent in ((Phase.WARM_UP, Tier.LOW, 0), (Phase.WARM_UP, Tier.HIGH, 2)):
         contributed = [t for t in status.traffic if (t.kind, t.tier, t.phase) == ("contribution", tier, phase)]
         assert sum(t.messages for t in contributed) == sent
-    layout = open_archive(mixed.data_dir).layout
+    layout = archive.layout
     size, uploaded = layout.size, payload(status.traffic, "up", Tier.HIGH, Phase.WARM_UP, ("delta",))
     assert uploaded == pytest.approx(2 * 4 * layout.uploaded, rel=0.02)
     snapshots = payload(status.traffic, "down", Tier.LOW, None, ("snapshot",))
     assert snapshots == pytest.approx(2 * 3 * 4 * size, rel=0.02), (
         "at the pivot, and once its head reads whitened features"
     )
-    archive = open_archive(mixed.data_dir)
     weights, _ = archive.weights(8)
     assert archive.digest(8) == status.digest
     assert weights.shape == (size,)
 
 
-def test_the_zeroth_order_phase_is_deterministic(fleet: Callable, tmp_path: Path) -> None:  # type: ignore[type-arg]
+def test_the_zeroth_order_phase_is_deterministic(
+    trained: tuple[Status, Archive],
+    fleet: Callable,  # type: ignore[type-arg]
+    tmp_path: Path,
+) -> None:
     """From one warm snapshot, the same seeds and participants give the same bits: whoever arrives first, and whether
     a client is of the high tier or the low."""
     chance = np.random.default_rng(0)
-    start = fleet()
-    start.lead(RUN)
-    join_all(start)
-    start.finished(len(NAMES))
-    archive = open_archive(start.data_dir)
+    _, archive = trained
     weights, _ = archive.weights(2)
     save_file(
         {name: view.copy() for name, view in archive.layout.views(weights).items()}, tmp_path / "warm.safetensors"
@@ -90,8 +98,8 @@ def test_the_zeroth_order_phase_is_deterministic(fleet: Callable, tmp_path: Path
     assert digests[0] == digests[1]
 
 
-@pytest.mark.parametrize("norm", ["group", "batch"])
-def test_resnet18_goes_the_whole_way(fleet: Callable, tmp_path: Path, norm: str) -> None:  # type: ignore[type-arg]
+def test_resnet18_goes_the_whole_way(fleet: Callable, tmp_path: Path) -> None:  # type: ignore[type-arg]
+    """With BatchNorm it does in tests/e2e/test_plan.py."""
     chance = np.random.default_rng(1)
     for part in ("a", "b", "held-out"):
         labels = np.arange(12) % 10
@@ -99,7 +107,7 @@ def test_resnet18_goes_the_whole_way(fleet: Callable, tmp_path: Path, norm: str)
         np.savez(tmp_path / f"{part}.npz", x=images.astype(np.uint8), y=labels)
     run = RunFile(
         name="resnet18",
-        model=Model(name="resnet18", norm=norm),  # type: ignore[arg-type]
+        model=Model(name="resnet18"),
         warmup=warmup_settings(
             rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False, epochs=1, batch=6, rate=0.01
         ),

@@ -82,6 +82,7 @@ def planned(fleet: Any, run: RunFile, *options: str) -> dict[str, Any]:
 def compare(plan: dict[str, Any], fleet: Any, metrics: str, members: int, began: float) -> None:
     """What the run has carried and taken, by tier and direction, is what was planned."""
     status = fleet.finished(members, seconds=180)
+    assert not status.replicas.differ
     payload: Sums = Counter()
     for row in status.traffic:
         payload[row.direction, str(row.tier or "none")] += row.payload_bytes

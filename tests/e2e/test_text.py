@@ -37,16 +37,28 @@ def reviews(path: Path, examples: int, seed: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("config", "train", "verbalizers"),
-    [(ENCODER, "auto", ()), (DECODER, "norm", (" bad", " good"))],
-    ids=["encoder", "decoder"],
-)
-def test_texts_are_learnt_and_all_replicas_are_equal(
-    config: dict[str, Any], train: str, verbalizers: tuple[str, ...], fleet: Callable[[], Any], tmp_path: Path
-) -> None:
+BLOCKS = {
+    "encoder": (),
+    "decoder": ("trunk",),
+    "encoder, cut": ("lower", "upper"),
+    "decoder, cut, nested": ("lower", "upper"),
+    "encoder, the upper part alone": ("upper",),
+}
+VERBALIZERS = dict.fromkeys(("decoder", "decoder, cut, nested"), (" bad", " good"))
+SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "encoder": (ENCODER, {"train": "auto", "probes": 4}),
+    "decoder": (DECODER, {"train": "norm", "probes": 4}),
+    "encoder, cut": (ENCODER, {"algorithm": "fedspzo", "cut": 1, "probes": (4, 4), "rate": 0.1}),
+    "decoder, cut, nested": (DECODER, {"algorithm": "fedspzo", "cut": 1, "probes": (2, 3), "split": "nested"}),
+    "encoder, the upper part alone": (ENCODER, {"algorithm": "fedspzo", "cut": 1, "probes": (0, 4)}),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_texts_are_learnt_and_all_replicas_are_equal(name: str, fleet: Callable[[], Any], tmp_path: Path) -> None:
+    config, rules = SETTINGS[name]
     folder, held_out = language_folder(tmp_path / "model", config), reviews(tmp_path / "held-out.tsv", 120, 0)
-    running, text = fleet(), Text(template="{text} it", most_tokens=16, verbalizers=verbalizers)
+    running, text = fleet(), Text(template="{text} it", most_tokens=16, verbalizers=VERBALIZERS.get(name, ()))
     everyone: dict[str, Any] = {"clients_per_round": len(NAMES), "quorum": 1.0, "learn_deadline": False}
     running.lead(
         RunFile(
@@ -56,7 +68,7 @@ def test_texts_are_learnt_and_all_replicas_are_equal(
             model=Model(name=f"hf:{folder}"),
             text=text,
             warmup=warmup_settings(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False, rate=0.02),
-            zeroth_order=zeroth_order_settings(rounds=ROUNDS, train=train, probes=4, **everyone),
+            zeroth_order=zeroth_order_settings(rounds=ROUNDS, **rules, **everyone),
             evaluation=Evaluation(data=f"tsv:{held_out}", every=100),
         )
     )
@@ -65,12 +77,16 @@ def test_texts_are_learnt_and_all_replicas_are_equal(
     status = running.finished(len(NAMES))
     assert status.replicas.agree == tuple(NAMES)
     archive = open_archive(running.data_dir)
+    stepped = sorted(archive.history.commits)
+    commits = archive.history.since(stepped[0] - 1, stepped[-1]) or ()
+    moved = {step.block.name for commit in commits for step in commit.steps}
+    assert moved == {"head", *BLOCKS[name]}
     layout, record = archive.layout, archive.state.program
     sizes = {artifact.name: artifact.size_bytes for artifact in record.artifacts}
-    for name in ("base", "tokenizer"):
+    for artifact in ("base", "tokenizer"):
         for tier, members in ((Tier.HIGH, 1), (Tier.LOW, 2)):
-            fetched = sum(row.payload_bytes for row in status.traffic if (row.kind, row.tier) == (name, tier))
-            assert members * sizes[name] < fetched < members * (sizes[name] + 200), "each has fetched it once"
+            fetched = sum(row.payload_bytes for row in status.traffic if (row.kind, row.tier) == (artifact, tier))
+            assert members * sizes[artifact] < fetched < members * (sizes[artifact] + 200), "each has fetched it once"
     assert payload(status.traffic, "up", Tier.HIGH) < 2 * 4 * layout.size + 12 * 4096, "a delta has what moves"
     evaluated = [version.evaluation for version in archive.history.versions.values() if version.evaluation]
     found = [evaluation.metrics["accuracy"] for evaluation in evaluated]

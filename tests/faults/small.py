@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -21,7 +22,7 @@ from tests.faults.backends import Backend, Stores, files
 from tests.tasks import accuracy_of, scored
 from zowarmup.common.algorithms.protocol import LossAndGradient
 from zowarmup.common.exact.grid import Grid
-from zowarmup.common.exact.layout import Block, Head, Layout, Tensor, digest, no_whitening
+from zowarmup.common.exact.layout import Block, Cut, Head, Layout, Tensor, digest, no_whitening
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.codec import decode_commit
 from zowarmup.common.messages.values import Abstention, Computation, Contribution, Delta, Phase, Tier, Work
@@ -51,6 +52,7 @@ LAYOUT = Layout(
     head=Head("head.weight", "head.bias", 20, 4),
 )
 RANK = 4
+CUT = replace(LAYOUT, blocks=(*LAYOUT.blocks, Block("lower", 0, 400), Block("upper", 400, 1200)), cut=Cut(1, 2, 8, 12))
 WHITENED = replace(
     LAYOUT,
     tensors=(*LAYOUT.tensors, Tensor("head.whitening", (RANK + 2, 20), LAYOUT.size)),
@@ -103,7 +105,8 @@ def create(data_dir: Path, settings: RunFile, backend: Backend | None = None) ->
     stores = backend.open(data_dir) if backend else files(data_dir)
     blobs = stores.blobs
     grid = Grid(18)
-    layout = WHITENED if getattr(settings.zeroth_order, "whitening", 0) else LAYOUT
+    layout = LAYOUT if settings.zeroth_order.cut_at is None else CUT
+    layout = WHITENED if getattr(settings.zeroth_order, "whitening", 0) else layout
     weights = grid.quantise(np.random.default_rng(3).normal(0, 0.5, LAYOUT.size).astype(np.float32))
     if layout is WHITENED:
         weights = np.append(weights, no_whitening(RANK, 20))
@@ -149,6 +152,22 @@ class Bowl:
         head = LAYOUT.block("head")
         gradient = apart[head.start : head.stop] * len(examples) if head_gradient else None
         return LossAndGradient(0.5 * float(np.dot(apart, apart)) * len(examples), gradient)
+
+    def pieces(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        yield from np.array_split(examples, 2) if len(examples) > 1 else [examples]
+
+    def lower(self, examples: NDArray[np.int64]) -> Any:
+        """The loss has a part of its own from each half of the model."""
+        apart = (self.weights[: CUT.block("upper").start] - self.target[: CUT.block("upper").start]).astype(np.float64)
+        return examples, 0.5 * float(np.dot(apart, apart))
+
+    def upper(self, held: Any, head_gradient: bool) -> LossAndGradient:
+        examples, below = held
+        place = CUT.block("upper").start
+        apart = (self.weights[place : LAYOUT.size] - self.target[place:]).astype(np.float64)
+        head = LAYOUT.block("head").start - place
+        gradient = apart[head:] * len(examples) if head_gradient else None
+        return LossAndGradient((below + 0.5 * float(np.dot(apart, apart))) * len(examples), gradient)
 
     def features(self, examples: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
         """Drawn by the target; they play no part in the loss."""

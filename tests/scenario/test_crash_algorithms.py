@@ -13,6 +13,7 @@ from tests.faults.backends import Backend, files
 from tests.faults.small import PAIR, RANK, TRIO, Client, Life, create, live, run_file
 from tests.scenario.test_crash_points import folder, outcome
 from zowarmup.common.messages.values import Tier
+from zowarmup.common.settings.run import Model
 from zowarmup.server.coordinator import Coordinator
 
 __all__ = ["folder"]
@@ -26,6 +27,8 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "mixed": {"algorithm": "mixed"},
     "nibbles": {"scalars": "nibble"},
     "whitened": {"whitening": RANK},
+    "fedspzo": {"algorithm": "fedspzo", "cut": 1, "probes": (2, 3)},
+    "fedspzo, nested": {"algorithm": "fedspzo", "cut": 1, "probes": (2, 3), "split": "nested"},
 }
 WARM_UPS: dict[str, dict[str, Any]] = {
     "heterofl": {"algorithm": "heterofl", "clients_per_round": len(TRIO)},
@@ -41,6 +44,7 @@ def test_the_same_model_comes_out_whatever_crashes_and_whoever_comes_first(
         plain,
         warmup=changed(plain.warmup, **WARM_UPS.get(name, {})),
         zeroth_order=changed(plain.zeroth_order, **ALGORITHMS.get(name, {})),
+        model=Model(name="hf:small" if "cut" in ALGORITHMS.get(name, {}) else "mlp"),
     )
     calm = outcome(folder / "calm", TRIO, settings=settings)
     assert (calm.version, calm.lives, calm.lost) == (30, 1, 0)

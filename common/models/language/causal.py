@@ -9,10 +9,11 @@ from torch import nn
 
 from zowarmup.common.models.language.adapters import add_adapters
 from zowarmup.common.models.language.body import body_of, embedding_of
+from zowarmup.common.models.language.boundary import boundary_in
 from zowarmup.common.settings.data_card import PADDING, PREDICTED
 from zowarmup.common.settings.language import Language
 
-ROWS = 8192
+ROWS = 4096
 """Of the output layer, whose logits are in memory together."""
 
 
@@ -20,7 +21,7 @@ class CausalModel(nn.Module):
     """The losses of completions.
 
     Args:
-        language: A decoder, and its adapters.
+        language: A decoder, which may be cut in two, and its adapters.
 
     Raises:
         ValueError: The model has no layer of one of the modules that are to have adapters.
@@ -35,6 +36,7 @@ class CausalModel(nn.Module):
         self.vocabulary, self.body = made.vocabulary, body_of(made)
         if language.lora is not None:
             add_adapters(self.body, language.lora)
+        self.boundary = boundary_in(language)
         self.lm_head = None if made.tied else nn.Linear(made.hidden, made.vocabulary, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -42,7 +44,10 @@ class CausalModel(nn.Module):
         them, and how many they are."""
         marked = tokens >= PREDICTED
         plain = torch.where(marked, tokens - PREDICTED, tokens)
-        states = self.body(plain)[-1][:, :-1]
+        every = self.body(plain)
+        if self.boundary is not None:
+            self.boundary(every[self.boundary.below])
+        states = every[-1][:, :-1]
         rows = (embedding_of(self.body) if self.lm_head is None else self.lm_head).weight
         flat = states.reshape(-1, states.shape[-1])
         parts = [

@@ -10,6 +10,9 @@ small ones count alike.
 
 Where classes have verbalizers, the linear layer reads what a decoder's output layer reads, the last token's state behind the last
 normalisation: with the rows of that layer it then says of each class what the model says of its word.
+
+The language model may be cut in front of one of its layers (`boundary`). What crosses is what that layer reads, and where the linear
+layer reads them the means of all below it.
 """
 
 import torch
@@ -18,6 +21,7 @@ from torch.nn.functional import layer_norm
 
 from zowarmup.common.models.language.adapters import add_adapters
 from zowarmup.common.models.language.body import body_of
+from zowarmup.common.models.language.boundary import boundary_in
 from zowarmup.common.settings.data_card import PADDING
 from zowarmup.common.settings.language import Language
 
@@ -26,7 +30,7 @@ class TextClassifier(nn.Module):
     """Logits for texts.
 
     Args:
-        language: The language model; of a decoder the linear layer may read the last token's last state alone.
+        language: The language model, which may be cut in two; of a decoder the linear layer may read the last token's last state alone.
         outputs: How many.
 
     Raises:
@@ -41,6 +45,7 @@ class TextClassifier(nn.Module):
         if language.lora is not None:
             add_adapters(self.body, language.lora)
         self.classifier = nn.Linear(made.hidden if last_token else (made.layers + 1) * made.hidden, outputs)
+        self.boundary = boundary_in(language)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits (n, outputs) for tokens, int64 (n, t)."""
@@ -48,7 +53,10 @@ class TextClassifier(nn.Module):
         return logits
 
     def _last(self, tokens: torch.Tensor) -> torch.Tensor:
-        state = self.body(tokens)[-1]
+        states = self.body(tokens)
+        if self.boundary is not None:
+            self.boundary(states[self.boundary.below])
+        state = states[-1]
         place = (tokens != PADDING).sum(1) - 1
         found: torch.Tensor = state.gather(1, place[:, None, None].expand(-1, 1, state.shape[-1])).squeeze(1)
         return found
@@ -56,5 +64,10 @@ class TextClassifier(nn.Module):
     def _means(self, tokens: torch.Tensor) -> torch.Tensor:
         present = (tokens != PADDING).to(torch.float32)[:, :, None]
         share = present / present.sum(1, keepdim=True)
-        means = [layer_norm((state * share).sum(1), state.shape[-1:]) for state in self.body(tokens)]
+        states = self.body(tokens)
+        means = [layer_norm((state * share).sum(1), state.shape[-1:]) for state in states]
+        if self.boundary is not None:
+            first = self.boundary.below + 1
+            _, below = self.boundary(states[first - 1], torch.cat(means[:first], dim=1))
+            means = [below, *means[first:]]
         return torch.cat(means, dim=1)

@@ -190,7 +190,7 @@ def test_what_a_catch_up_sends_is_bounded_by_the_pool() -> None:
         ({"algorithm": "decomfl"}, 'zeroth_order.pool is not a setting of algorithm "decomfl"'),
         (
             {"algorithm": "fedpseed"},
-            "zeroth_order.algorithm = 'fedpseed': must be 'zowarmup', 'decomfl', 'fedkseed', 'mixed' or package.module:Algorithm",
+            "zeroth_order.algorithm = 'fedpseed': must be 'zowarmup', 'decomfl', 'fedkseed', 'mixed', 'fedspzo' or package.module:Algorithm",
         ),
     ],
 )

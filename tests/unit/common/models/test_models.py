@@ -1,6 +1,8 @@
 """Models: their sizes, their flat form, how the head is found, and what is refused because replicas could differ."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +123,18 @@ def test_the_head_is_the_layer_whose_output_the_logits_are() -> None:
     layout = describe(net, DIGIT)
     assert layout.head == Head("last.weight", "last.bias", 7, 3)
     assert [t.name for t in layout.tensors] == ["trunk.weight", "trunk.bias", "last.weight", "last.bias"]
+
+
+def test_the_head_is_found_without_torchs_symbolic_algebra() -> None:
+    """Which takes a device seconds and tens of megabytes to load."""
+    code = (
+        "import sys; sys.modules['sympy'] = None\n"
+        "from zowarmup.common.models.construction import build\n"
+        "from zowarmup.common.models.description import describe\n"
+        "from zowarmup.common.settings.run import Model\n"
+        "assert describe(build(Model(name='mlp'), (1, 8, 8), 10, 0), (1, 8, 8)).head"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_what_is_no_linear_classifier_is_no_head() -> None:

@@ -160,6 +160,14 @@ def test_settings_do_not_go_by_anothers_name() -> None:
         replace(run, warmup=replace(run.warmup, algorithm="heterofl"))
 
 
+def test_only_a_language_model_is_cut() -> None:
+    raw = {**RAW, "zeroth_order": {"algorithm": "fedspzo", "rounds": 3, "cut": 1}}
+    with pytest.raises(
+        RunFileError, match=r"zeroth_order.cut = 1: must be left out with another model than a language"
+    ):
+        run_file_of(raw, "run.toml")
+
+
 def test_a_section_is_a_table() -> None:
     with pytest.raises(RunFileError, match="zeroth_order = 3: must be a table"):
         run_file_of({**RAW, "zeroth_order": 3}, "run.toml")
@@ -171,7 +179,9 @@ def test_each_algorithm_comes_back_from_what_is_written_of_it(tmp_path: Path) ->
         for algorithm in algorithms:
             own: dict[str, Any] = {"pool": 7} if algorithm == "fedkseed" else {}
             own |= {"server_rate": 0.5} if algorithm in ("fedadam", "fedyogi") else {}
-            run = run_file_of({**RAW, section: {"algorithm": algorithm, "rounds": 3, **own}}, "run.toml")
+            own |= {"cut": 1} if algorithm == "fedspzo" else {}
+            model = {"model": {"name": "hf:small"}} if "cut" in own else {}
+            run = run_file_of({**RAW, **model, section: {"algorithm": algorithm, "rounds": 3, **own}}, "run.toml")
             program = ev.ProgramRecord("", 0, "", DataCard(shape=(1,), classes=2), 0, 0, *scored(2))
             created = ev.RunCreated("id", run, program, ev.Snapshot(0, "", 20, "d0"))
             ledger = Ledger(tmp_path / algorithm)
