@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from zowarmup.common.algorithms.step_builder import CommitCost, Moments, Move
     from zowarmup.common.algorithms.vectors import LazyVector
     from zowarmup.common.exact.grid import Grid, HeadroomExceeded
-    from zowarmup.common.exact.layout import Block, Head, Layout, Tensor
+    from zowarmup.common.exact.layout import Block, Cut, Head, Layout, Tensor
     from zowarmup.common.exact.steps import DeviceVector, Direction, Step, Weights
     from zowarmup.common.exact.submodel import Submodel
     from zowarmup.common.messages.small_floats import Precision
@@ -47,6 +47,7 @@ __all__ = [
     "CommitCost",
     "Computation",
     "Contribution",
+    "Cut",
     "Delta",
     "DeviceVector",
     "Direction",

@@ -9,10 +9,10 @@ computed once and the upper part probed on it along several directions. With P1 
     split = "apart": P1 probes below by whole passes, s_i, and P2 above on what crosses at w, t_j
         lower gradient  1/P1 sum_i s_i y_i                  upper  1/P2 sum_j t_j z_j
 
-The paper's s_ij are noisy in one part with the slope of the other. Without the mean of its nest a scalar has lost that of the lower part,
-which the paper does not do, and which works from three directions on: of two, what is left is half of their difference either way, and
-nothing is gained. Apart, neither part sees the other's slope at all. At equal cost that has the smaller variance at every setting that
-was tried (docs/method.md), so it is the default.
+A scalar s_ij has the slopes of both parts, and each is noise to the other. Without the mean of its nest it has lost the lower part's, at
+no cost. The paper does not do so; of two directions nothing is gained by it, and they are taken as they are. Apart, neither part
+sees the other's slope. At equal cost that has the smaller variance at every setting that was tried (docs/method.md), so it is the
+default.
 
 Where nothing below the cut moves (P1 = 0, or by `train`) there is nothing to choose: a device computes what crosses once for all rounds, and
 a round has P2 probes of the upper part. A normalised step is divided by the root mean square of derivatives along directions of both parts
