@@ -22,6 +22,8 @@ COMPLETION = "completion"
 """The name of the task, as `task` under [model] says it."""
 _GUESSING = math.log(1 << 16)
 """Nats a token, of a model that knows nothing of some 65,000 tokens."""
+_SMALLEST = 1e-12
+"""Nats, below which a loss is none."""
 _LARGEST = 700.0
 """Nats, whose exponential a float still holds."""
 
@@ -50,7 +52,8 @@ class Completion(Task):
 
     def losses(self, outputs: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
         summed, tokens = outputs.astype(np.float64).T
-        return summed / np.maximum(tokens, 1)  # type: ignore[no-any-return]
+        with np.errstate(invalid="ignore"):  # outputs that are not finite make a loss that is not, which callers refuse
+            return summed / np.maximum(tokens, 1)  # type: ignore[no-any-return]
 
     def measure(self, outputs: NDArray[np.float32], batch: Batch) -> Mapping[str, float]:
         summed, tokens = outputs.astype(np.float64).T
@@ -65,9 +68,10 @@ class Completion(Task):
         return Baseline(_GUESSING, math.exp(_GUESSING))
 
     def predictions(self, outputs: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The loss of an example's token, which is another for each where a model says anything."""
+        """The logarithm of the loss of an example's token: of a model that says the same of each token it is the same for all, of one that
+        has learnt it varies, however small the losses are."""
         summed, tokens = outputs.astype(np.float64).T
-        return (summed / np.maximum(tokens, 1))[:, np.newaxis]  # type: ignore[no-any-return]
+        return np.log(np.maximum(summed / np.maximum(tokens, 1), _SMALLEST))[:, np.newaxis]  # type: ignore[no-any-return]
 
     def torch_loss(self, outputs: "Tensor", targets: "Tensor", reduction: Literal["mean", "sum"]) -> "Tensor":
         losses = outputs[:, 0] / outputs[:, 1].clamp(min=1)

@@ -7,7 +7,6 @@ What happened when is noted in `Recorded`; the tests ask the Prometheus that wat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
@@ -42,9 +41,9 @@ class Recorded:
 
 
 @pytest.fixture(scope="session")
-def recorded(tmp_path_factory: pytest.TempPathFactory, prepared_models: Path) -> Iterator[Recorded]:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
     folder = tmp_path_factory.mktemp("watched")
-    with fleet(folder, RUN, HIGH, LOW, prepared_models) as devices, prometheus(folder, devices.metrics) as watching:
+    with fleet(folder, RUN, HIGH, LOW) as devices, prometheus(folder, devices.metrics) as watching:
         found = Recorded(watching, devices, time.time())
         low = [name for name, tier in devices.tiers.items() if tier == "low"]
         version = f'zowarmup_model_version{{run="{RUN.name}"}}'

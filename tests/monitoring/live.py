@@ -180,10 +180,8 @@ def prometheus(folder: Path, target: str, interval: str = "1s") -> Iterator[Prom
 class Fleet:
     """One coordinator, with TLS and its metrics behind a password, and clients of both tiers on the digits."""
 
-    def __init__(
-        self, folder: Path, processes: Processes, run: RunFile, high: int, low: int, prepared_models: Path
-    ) -> None:
-        self._folder, self._processes, self._prepared_models = folder, processes, prepared_models
+    def __init__(self, folder: Path, processes: Processes, run: RunFile, high: int, low: int) -> None:
+        self._folder, self._processes = folder, processes
         self.address, self.metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         self.tiers = {
             **{f"high-{n}": "high" for n in range(1, high + 1)},
@@ -210,8 +208,6 @@ class Fleet:
             str(self._folder / "server"),
             "--address",
             self.address,
-            "--model-cache",
-            str(self._prepared_models),
         ]
         self._processes.start(name, "zowarmup.server.main", arguments)
 
@@ -258,9 +254,9 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(folder: Path, run: RunFile, high: int, low: int, prepared_models: Path) -> Iterator[Fleet]:
+def fleet(folder: Path, run: RunFile, high: int, low: int) -> Iterator[Fleet]:
     """A coordinator and its clients, not yet started; gone when the block ends."""
     (folder / "logs").mkdir()
     environment: Mapping[str, str] = {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"}
     with Processes(folder / "logs", Interrupts(), environment) as processes:
-        yield Fleet(folder, processes, run, high, low, prepared_models)
+        yield Fleet(folder, processes, run, high, low)

@@ -16,7 +16,7 @@ from tests.scenario.test_crash_algorithms import ALGORITHMS, WARM_UPS
 from tests.scenario.test_crash_points import folder, outcome
 from tests.tasks import accuracy_of, classification
 from zowarmup.common.exact.layout import digest
-from zowarmup.common.settings.run import Evaluation, Guard, RunFile
+from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile
 from zowarmup.server.aggregation.evaluation import Evaluator, MeasuredModel
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.core import events as ev
@@ -165,6 +165,7 @@ def test_replicas_are_equal_after_returns_of_any_method_whatever_crashes(
         plain,
         warmup=changed(plain.warmup, **WARM_UPS.get(name, {})),
         zeroth_order=changed(plain.zeroth_order, **ALGORITHMS.get(name, {})),
+        model=Model(name="hf:small" if "cut" in ALGORITHMS.get(name, {}) else "mlp"),
         evaluation=Evaluation(data="digits:test", every=2),
         guard=Guard(rollbacks=30),
         server=replace(plain.server, keep_snapshots=1),

@@ -4,6 +4,7 @@ Without the list a program could ask for anything that the runtime can do; with 
 somebody's own would be refused.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ import torch.nn.functional as F
 from onnx import defs, helper
 from torch import nn
 
+from tests.language import DECODER
 from zowarmup.common.models.construction import build
-from zowarmup.common.models.description import describe
+from zowarmup.common.models.description import constants_of, describe, load_constants
 from zowarmup.common.models.export import export_program
 from zowarmup.common.models.graph import OPERATORS, OPSET, WRITTEN_OUT
+from zowarmup.common.models.int8 import quantised
+from zowarmup.common.settings.architecture import Architecture
+from zowarmup.common.settings.language import Language
 from zowarmup.common.settings.run import Model
 from zowarmup.v1 import program_pb2 as wire
 
@@ -218,6 +223,12 @@ def taken() -> dict[str, set[str]]:
     for model, shape in BUILT_IN:
         module = build(model, shape, CLASSES, 0)
         found[f"{model.name} {model.norm}"] = operators(export_program(module, describe(module, shape), shape))
+    language = Language(architecture=Architecture.from_config(json.dumps(DECODER)), completes=True)
+    module = build(Model(name="hf:model", task="completion"), (12,), 2, 0, logits=False, language=language)
+    layout = describe(module, (12,), exact_head=False, train="norm", pretrained=True)
+    base = quantised({name: tensor.detach().numpy() for name, tensor in constants_of(module).items()})
+    load_constants(module, base)
+    found["a decoder in 8 bits"] = operators(export_program(module, layout, (12,), base))
     return found
 
 

@@ -17,10 +17,12 @@ from tests.unit.common.tasks.next_token import MASKED, NextToken
 from zowarmup.common.exact.layout import Head
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.tasks import TASKS, task_class
+from zowarmup.common.tasks.completion import Completion
 from zowarmup.common.tasks.protocol import Batch, Task
 
 PLUGINS = Path(__file__).parents[4] / "examples/plugins"
 PLUGIN = "regression:Regression"
+COMPLETION = "completion"
 NAMES = (*TASKS, PLUGIN, "next_token")
 SIZE = 4
 FEATURES = 3
@@ -49,18 +51,20 @@ def made_task(name: str, card: DataCard) -> Task:
 
 def case(name: str, examples: int = 9, seed: int = 0, scale: float = 2.0) -> Case:
     random = np.random.default_rng(seed)
-    numbers = name == PLUGIN
-    task = made_task(name, DataCard(shape=(1,), classes=0 if numbers else SIZE, target_size=SIZE if numbers else 0))
+    numbers = {PLUGIN: SIZE, COMPLETION: 1}.get(name, 0)
+    task = made_task(name, DataCard(shape=(1,), classes=0 if numbers else SIZE, target_size=numbers))
     shape: tuple[int, ...] = (examples, task.outputs)
     targets: NDArray[Any] = random.integers(0, SIZE, examples)
     if numbers:
-        targets = random.standard_normal((examples, SIZE)).astype(np.float32)
+        targets = random.standard_normal((examples, numbers)).astype(np.float32)
     elif name == "next_token":
         shape = (examples, LENGTH, task.outputs)
         targets = random.integers(0, SIZE, (examples, LENGTH)).astype(np.int32)
         targets[random.random(targets.shape) < 0.3] = MASKED
         targets[:, 0] = np.maximum(targets[:, 0], 0)
     outputs = (random.standard_normal(shape) * scale).astype(np.float32)
+    if name == COMPLETION:  # a sum of losses, and of how many tokens
+        outputs = np.stack((np.abs(outputs[:, 0]), random.integers(1, 9, examples)), axis=1).astype(np.float32)
     return Case(task, Batch(np.zeros((examples, 1), np.float32), targets), outputs)
 
 
@@ -166,6 +170,8 @@ def test_an_evaluation_in_batches_is_that_of_all(name: str) -> None:
 
 def perfect(made: Case) -> NDArray[np.float32]:
     targets = made.batch.targets
+    if isinstance(made.task, Completion):
+        return np.stack((1e-9 * np.arange(1, len(targets) + 1), np.ones(len(targets))), axis=1).astype(np.float32)
     return np.asarray(targets if targets.dtype == np.float32 else 50 * np.eye(SIZE)[np.maximum(targets, 0)], np.float32)
 
 
@@ -190,7 +196,7 @@ def test_metrics_and_losses_agree_on_what_is_good(name: str) -> None:
 def test_data_that_is_not_the_tasks_is_refused(name: str) -> None:
     made = case(name)
     made.task.check(made.batch.targets)
-    numbers = name == PLUGIN
+    numbers = name in (PLUGIN, COMPLETION)
     with pytest.raises(ValueError, match="needs data"):
         made_task(name, DataCard(shape=(1,), classes=SIZE if numbers else 0, target_size=0 if numbers else SIZE))
     wrong: list[NDArray[Any]] = [made.batch.targets.astype(np.float16), made.batch.targets[..., np.newaxis]]

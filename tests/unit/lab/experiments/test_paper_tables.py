@@ -32,7 +32,7 @@ def test_every_cell_of_a_file_can_be_run(name: str) -> None:
     assert len(names) == len(made) + len(tried), "no two share a folder"
     assert table.plots
     for cell in made:
-        assert cell.job.run.evaluation.data.endswith((":test", "/test.npz", "/test.tsv"))
+        assert cell.job.run.evaluation.data.endswith((":test", "/test.npz", "/test.tsv", "/test-600.tsv"))
     for cell in tried:
         assert cell.job.run.evaluation.data.endswith((":validation", "/validation.npz"))
         assert "without=validation" in cell.job.data or cell.job.data.startswith("npz:"), "shards lack what is tuned on"
