@@ -47,7 +47,7 @@ class Completion(Task):
     def check(self, targets: NDArray[Any]) -> None:
         if targets.dtype != np.float32 or targets.shape[1:] != (1,):
             raise ValueError(
-                f"the targets are {targets.dtype} {targets.shape}: data with prompts and completions has none"
+                f"the targets are {targets.dtype} {targets.shape}: must be float32 (n, 1), as of prompts and completions"
             )
 
     def losses(self, outputs: NDArray[np.float32], batch: Batch) -> NDArray[np.float64]:
