@@ -51,8 +51,8 @@ OPTIONS = [
 # gRPC learns by pings how much a link holds, and with each ping go window updates: 60 bytes, most of a contribution. Only
 # what is large needs more under way than gRPC's first window of 64 KiB.
 WITHOUT_PROBES = ("grpc.http2.bdp_probe", 0)
-# For that it has a window of its own. Left to gRPC's probes, a busy device's window has grown until 33 of a snapshot's 45 MB were waiting to
-# be read in its memory.
+# For that it has a fixed window: on a busy machine a device that fetched a snapshot of 45 MB has taken 33 MB more than planned, and with
+# this it has not. That gRPC's probes had opened the window so far is the likely cause, and was not looked at itself.
 WINDOW = ("grpc.http2.lookahead_bytes", 2 << 20)
 
 
