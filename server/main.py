@@ -62,9 +62,10 @@ from zowarmup.server.store.blobs import BlobError
 from zowarmup.server.store.ledger import Ledger, LedgerError
 from zowarmup.server.store.uploads import UploadStore
 from zowarmup.server.telemetry.event_logger import EventLogger
+from zowarmup.server.websites import Site, page_of
 
 if TYPE_CHECKING:
-    from zowarmup.server.telemetry.http import HttpEndpoint
+    from zowarmup.server.telemetry.endpoints import HttpEndpoint
 
 log = logging.getLogger("zowarmup.server")
 
@@ -142,6 +143,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--address", metavar="HOST:PORT", help="listen here instead of the run file's address")
     parser.add_argument("--metrics-address", metavar="HOST:PORT", help="the same for the run file's metrics_address")
     parser.add_argument(
+        "--web-address", metavar="HOST:PORT", help="the same for its web_address, where the live page is"
+    )
+    parser.add_argument(
         "--insecure", action="store_true", help="allow plain text on an address that is not loopback (docs/security.md)"
     )
     parser.add_argument(
@@ -170,6 +174,9 @@ def _run(stopping: Stopping) -> int:
         metrics_address = run_file.server.metrics_address
         if arguments.metrics_address:
             metrics_address = type(run_file.server)(metrics_address=arguments.metrics_address).metrics_address
+        web_address = run_file.server.web_address
+        if arguments.web_address is not None:
+            web_address = type(run_file.server)(web_address=arguments.web_address).web_address
     except ValueError as error:
         raise RunFileError(str(error)) from error
     try:
@@ -177,11 +184,11 @@ def _run(stopping: Stopping) -> int:
         way = endpoint_of(run_file.server, address, arguments.insecure)
         shown = None
         if metrics_address:
-            from zowarmup.server.telemetry.http import http_endpoint
+            from zowarmup.server.telemetry.endpoints import metrics_endpoint
 
-            shown = http_endpoint(run_file.server, metrics_address, arguments.insecure)
+            shown = metrics_endpoint(run_file.server, metrics_address, arguments.insecure)
         with locked(arguments.data_dir):
-            return asyncio.run(_serve(run_file, held_out, arguments, way, shown, stopping))
+            return asyncio.run(_serve(run_file, held_out, arguments, way, shown, web_address, stopping))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise StartError(
@@ -196,13 +203,14 @@ async def _serve(
     arguments: argparse.Namespace,
     way: Endpoint,
     shown: "HttpEndpoint | None",
+    web_address: str,
     stopping: Stopping,
 ) -> int:
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
     with stopping.notifying(lambda: loop.call_soon_threadsafe(settle, stopped, stopping.code)):
         async with contextlib.AsyncExitStack() as listening:
-            return await _lead(run_file, held_out, arguments, way, shown, stopped, listening)
+            return await _lead(run_file, held_out, arguments, way, shown, web_address, stopped, listening)
 
 
 async def _lead(
@@ -211,6 +219,7 @@ async def _lead(
     arguments: argparse.Namespace,
     way: Endpoint,
     shown: "HttpEndpoint | None",
+    web_address: str,
     stopped: "asyncio.Future[int]",
     listening: contextlib.AsyncExitStack,
 ) -> int:
@@ -234,6 +243,7 @@ async def _lead(
     await health.declare(serving=False)
     way.publish(arguments.data_dir)
     operator = operator_sha256(arguments.data_dir)
+    page = page_of(run_file.server, web_address, arguments.insecure, way, operator, arguments.data_dir)
     metrics = None
     if shown is not None:
         from zowarmup.server.telemetry.metrics import RunMetrics
@@ -301,7 +311,7 @@ async def _lead(
         ),
     )
 
-    website = None
+    website, sites = None, list[Site]()
     if shown is not None and metrics is not None:
         from zowarmup.server.telemetry.http import HttpServer
         from zowarmup.server.telemetry.metrics import Sources
@@ -326,11 +336,15 @@ async def _lead(
         )
         website = HttpServer(shown, {"/metrics": metrics.application})
         log.info("metrics at %s/metrics", website.open())
+        sites.append(website)
+    if page is not None:
+        page.open(coordinator, history, traffic, refusals, way)
+        sites.append(page)
 
     def renewed() -> None:
         way.publish(arguments.data_dir)
-        if website is not None:
-            website.renew()
+        for site in sites:
+            site.renew()
 
     loops = [asyncio.create_task(job) for job in (coordinator.run(), round_jobs.run(), _tick(coordinator))]
     if way.certificates is not None:
@@ -360,8 +374,8 @@ async def _lead(
         status = GIVEN_UP
     more = "" if coordinator.state.phase is Phase.FINISHED else "; start again with the same --data-dir to go on"
     log.info("stopping at version %d%s", coordinator.state.version, more)
-    if website is not None:
-        await asyncio.to_thread(website.close)
+    for site in sites:
+        await asyncio.to_thread(site.close)
     stream_registry.close_all()
     await server.stop(grace=GRACE_S / 2)
     if beside is not None:
