@@ -121,6 +121,7 @@ PACKAGES = {
     "lab/experiments/figure.py": "matplotlib",
     "lab/experiments/running.py": "numpy? safetensors?",
     "lab/experiments/table.py": "pydantic",
+    "lab/progress.py": "rich",
 }
 # The low tier reads the program with what is in this file, and has no torch.
 WITHOUT_TORCH = words(
