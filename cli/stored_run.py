@@ -3,12 +3,15 @@
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from zowarmup.common.models.base import Constant
+from zowarmup.common.models.graph import ELEMENT_OF
 from zowarmup.common.models.hugging_face import CONFIG, TOKENIZER, WEIGHTS, config_of, merged, renamed
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.system.command import CommandError, Usage
@@ -52,8 +55,7 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         raise CommandError(str(error)) from error
     found, card = archive.digest(chosen), archive.state.program.card
     plain = module_tensors(archive, weights, constants)
-    # The graph has the whitening, and the run's very bits.
-    tensors = archive.layout.views(weights) | {name: constant.values for name, constant in constants.items()}
+    tensors = archive.layout.views(weights)  # with the whitening, which the graph has, and the run's very bits
     origin = {
         "run": archive.name,
         "run_id": archive.state.run_id,
@@ -67,7 +69,7 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
     }
     files = [
         _written(Path(f"{prefix}.safetensors"), save(plain, metadata=origin)),
-        _written(Path(f"{prefix}.onnx"), complete(program, tensors, origin)),
+        _written(Path(f"{prefix}.onnx"), complete(program, tensors, constants, origin)),
     ]
     if (architecture := archive.state.program.architecture) is not None and archive.tokenizer is not None:
         whole = renamed(merged(plain), architecture)
@@ -81,23 +83,29 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
     return Exported(chosen, found, tuple(files), card)
 
 
-def complete(program: bytes, tensors: dict[str, Any], origin: dict[str, str]) -> bytes:
-    """The ONNX graph with `tensors` as initialisers instead of inputs. Raises CommandError where the graph has an
+def complete(
+    program: bytes, tensors: Mapping[str, Any], constants: Mapping[str, Constant], origin: dict[str, str]
+) -> bytes:
+    """The ONNX graph with `tensors` and `constants` as initialisers instead of inputs. Raises CommandError where the graph has an
     input that is neither the data nor one of them."""
     import onnx
-    from onnx import numpy_helper
+    from onnx import helper, numpy_helper
 
     try:
         model = onnx.load_from_string(program)
     except DecodeError as error:
         raise CommandError("the run's program is no ONNX graph: restore the data directory from a backup") from error
-    left = [value for value in model.graph.input if value.name not in tensors]
+    left = [value for value in model.graph.input if value.name not in {*tensors, *constants}]
     if [value.name for value in left] != ["inputs"]:
         raise CommandError(f"the run's program needs {[v.name for v in left]}: it does not belong to the run's layout")
     del model.graph.input[:]
     model.graph.input.extend(left)
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in tensors.items())
-    onnx.helper.set_model_props(model, origin)
+    model.graph.initializer.extend(
+        helper.make_tensor(name, ELEMENT_OF[constant.kind], constant.shape, constant.values.tobytes(), raw=True)
+        for name, constant in constants.items()
+    )
+    helper.set_model_props(model, origin)
     onnx.checker.check_model(model)
     return model.SerializeToString()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.plugin import ANY
-from zowarmup.common.settings.run import INT8, PRETRAINED, ClientSpec
+from zowarmup.common.settings.run import BASES, PRETRAINED, ClientSpec
 from zowarmup.common.system.files import replacing
 from zowarmup.server.setup.language_directory import load_body, load_output
 from zowarmup.server.setup.prepare import (
@@ -46,7 +46,7 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
     from zowarmup.common.models.construction import build, foreign_code
     from zowarmup.common.models.description import constants_of, describe, flatten, load_constants
     from zowarmup.common.models.export import export_program
-    from zowarmup.common.models.int8 import quantised
+    from zowarmup.common.models.narrow import narrowed
 
     task = spec.task
     pretrained = spec.model.pretrained
@@ -73,10 +73,9 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
         raise PreparationError(f"{whose}: {error}: begin with smaller ones") from error
     base: dict[str, Constant] | None = None
     if constants := {name: tensor.detach().numpy() for name, tensor in constants_of(module).items()}:
-        base = {name: Constant("F32", values) for name, values in constants.items()}
-        if spec.model.base == INT8:
-            base = quantised(constants)
-            load_constants(module, base)
+        base = narrowed(constants, spec.model.base)
+        if spec.model.base != BASES[0]:
+            load_constants(module, base)  # as they are for everybody
         write_base(folder / BASE, {name: constant.values for name, constant in base.items()})
     # In this order: somebody waits for the layout, who reads the weights and the base then, and for the program.
     (folder / WEIGHTS).write_bytes(weights.astype("<f4").tobytes())

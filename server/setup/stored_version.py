@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from zowarmup.common.algorithms.whitening import folded
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.models.base import BaseError, Constant, read_base
-from zowarmup.common.models.int8 import widened
+from zowarmup.common.models.narrow import widened
 from zowarmup.server.store.archive import Archive, ArchiveError
 
 
@@ -46,7 +46,7 @@ def module_tensors(
     archive: Archive, weights: NDArray[np.float32], constants: dict[str, Constant]
 ) -> dict[str, NDArray[Any]]:
     """The tensors of a torch module of the model, by the names of its state dict: the module knows no whitening, so its head
-    has that folded in, and no constants in 8 bits."""
+    has that folded in, and its constants are float32."""
     layout = archive.layout
     tensors: dict[str, NDArray[Any]] = dict(layout.views(folded(weights, layout)))
     if layout.whitening is not None:
