@@ -34,8 +34,8 @@ SOFTWARE = f"zowarmup {VERSION}"
 
 PRETRAINED = "hf:"
 """What the name of a model begins with that is a directory of Hugging Face's form."""
-INT8 = "int8"
-"""As `base` under [model] says it."""
+BASES = ("float32", "bfloat16", "int8")
+"""As `base` under [model] says it; the first is the default, and that of a model that is not pretrained."""
 WEB_AUTO = "auto"
 WEB_PORTS = range(7072, 7092)
 """Of the loopback, where the live page is unless the run file says otherwise: a port for each run of a machine, and none that
@@ -49,20 +49,23 @@ class Model:
     """`name`: one of BUILT_IN, torchvision:NAME, hf:DIR or package.module:factory. `norm`: the normalisation of the built-in residual
     networks (group is the paper's choice with FedAdam, batch with FedAvg). `weights`: a file to start from, safetensors or a
     state dict of torch's (.pth, .pt), else random from the run's seed. `task`: what it is trained for, classification, completion or package.module:Task.
-    `base`: in what the constants of a pretrained model are kept, float32 or, a quarter of the bytes, int8 (`models.int8`)."""
+    `base`: in what the constants of a pretrained model are kept, float32 or, in half or a quarter of the bytes, bfloat16 or int8 (`models.narrow`)."""
 
     name: str
     task: str = DEFAULT
     norm: Literal["group", "batch"] = "group"
     weights: str = ""
-    base: Literal["float32", "int8"] = "float32"
+    base: Literal["float32", "bfloat16", "int8"] = "float32"
 
     def __post_init__(self) -> None:
         known = self.name in BUILT_IN or is_plugin(self.name) or self.pretrained
         built_in = ", ".join(f'"{name}"' for name in BUILT_IN)
         require(known, "model.name", self.name, f'{built_in}, "torchvision:NAME", "hf:DIR" or "package.module:factory"')
-        allowed = f'"float32" or "{INT8}"' if self.pretrained else '"float32" where the model is not pretrained'
-        require(self.base == "float32" or (self.base == INT8 and self.pretrained), "model.base", self.base, allowed)
+        bases = BASES if self.pretrained else BASES[:1]
+        allowed = ", ".join(f'"{base}"' for base in bases) + (
+            "" if self.pretrained else " where the model is not pretrained"
+        )
+        require(self.base in bases, "model.base", self.base, allowed)
         tasks = ", ".join(f'"{task}"' for task in TASKS)
         require(
             self.task in TASKS or is_plugin(self.task), "model.task", self.task, f'{tasks} or "package.module:Task"'
