@@ -59,7 +59,7 @@ ROOMS = {
         "common common/exact common/messages common/tasks common/settings common/system common/models/language",
         "numpy torch",
     ),
-    "common/models/language": rule("common common/settings", "torch"),
+    "common/models/language": rule("common common/tasks common/settings", "torch"),
     "data": rule("common common/exact common/tasks common/settings common/system", "numpy"),
     "server/core": rule(NUMBERS, "numpy", pure=True),
     "server/projections": rule(f"{NUMBERS} server/core", pure=True),
