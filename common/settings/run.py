@@ -292,6 +292,11 @@ class ClientSpec:
         )
 
     @property
+    def exact_head(self) -> bool:
+        """Whether the head's gradient is to be known exactly, rather than probed with the rest of what moves."""
+        return self.task.exact_head and not self.zeroth_order.probes_head
+
+    @property
     def whitening(self) -> int:
         """R, how many directions of what the head reads are scaled apart from the pivot on; 0 where none are, and where the
         warm-up trains submodels, of which nobody knows the directions."""
