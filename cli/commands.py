@@ -31,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(lab.demo)
+app.command()(lab.new)
 PACKAGES = ("numpy", "grpcio", "protobuf", "onnxruntime", "torch")
 
 

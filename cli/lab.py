@@ -1,8 +1,7 @@
-"""The commands of the lab: `zowarmup demo`, `fleet` and `experiment`, and the line of progress that they show."""
+"""The commands of the lab: `zowarmup new`, `demo`, `fleet` and `experiment`."""
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -10,17 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, RenderableType
-from rich.live import Live
-from rich.text import Text
+from rich.console import Console
 
 from zowarmup.cli.options import AuthorityOption, CertificateOption, InsecureOption, KeyOption, ServerOption
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.system.command import CommandError, Usage, interrupts
 from zowarmup.common.text import amount, counted, percent
 from zowarmup.lab.demo.settings import DemoModel, demo_run, pictures_run
+from zowarmup.lab.progress import progress
+from zowarmup.lab.projects.templates import RUN_FILE, TemplateKind, new_project
 
 if TYPE_CHECKING:
+    from zowarmup.lab.demo.demo import DemoPlan
     from zowarmup.lab.experiments.grid import Cell
 
 MOST_CLIENTS = 100_000
@@ -30,42 +30,36 @@ JOB_BYTES = 1536 << 20
 """What a coordinator and a fleet with torch may take, for a small model."""
 
 
-@contextmanager
-def progress(console: Console, every_s: float) -> Iterator[Callable[..., None]]:
-    """Gives `show(line, view, key)`. On a terminal it redraws in place what `view` gives, or else the line; elsewhere it
-    prints the line where that is new, at most every `every_s` seconds, and at once where `key` is new."""
-    if console.is_terminal:
-        with Live(Text("starting"), console=console, auto_refresh=False, transient=True) as live:
-
-            def redraw(line: str, view: Callable[[], RenderableType] | None = None, key: object = None) -> None:
-                live.update(view() if view else Text(line, overflow="ellipsis", no_wrap=True), refresh=True)
-
-            yield redraw
-        return
-    shown: tuple[str, object, float] | None = None
-
-    def tell(line: str, view: Callable[[], RenderableType] | None = None, key: object = None) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if shown is None or key != shown[1] or (line != shown[0] and now >= shown[2] + every_s):
-            shown = line, key, now
-            console.print(line, soft_wrap=True, markup=False)
-
-    yield tell
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet, or is empty.")],
+    kind: Annotated[TemplateKind, typer.Option(help="What the model learns from.")] = TemplateKind.IMAGES,
+) -> None:
+    """Begin a project of your own. A run file, a model, data and a README, which work as they are: zowarmup demo DIR."""
+    console = Console(highlight=False, markup=False)
+    for path in new_project(folder, kind):
+        console.print(str(path), soft_wrap=True)
+    console.print(f"try it with `zowarmup demo {folder}`, and read {folder / 'README.md'}", soft_wrap=True)
 
 
 def demo(
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=SEED_MAX, help="Decides everything that is drawn.")] = 0,
-    high: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="High-tier clients.")] = 1,
-    low: Annotated[int, typer.Option(metavar="N", min=0, max=100, help="Low-tier clients.")] = 9,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for run file, logs and report.")] = Path("demo"),
+    project: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="A project of your own (zowarmup new); else the digits.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", min=0, max=SEED_MAX, help="Decides everything that is drawn (0).")
+    ] = None,
+    high: Annotated[int | None, typer.Option(metavar="N", min=0, max=100, help="High-tier clients (1).")] = None,
+    low: Annotated[int | None, typer.Option(metavar="N", min=0, max=100, help="Low-tier clients (9).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for run file, logs and report (demo).")
+    ] = None,
     rounds: Annotated[int | None, typer.Option(metavar="N", min=1, max=100_000, help="Zeroth-order rounds.")] = None,
     model: Annotated[
         DemoModel | None, typer.Option(help="What to train: mlp if not given, cnn of pictures.", show_default=False)
     ] = None,
     alpha: Annotated[
-        float, typer.Option(metavar="A", min=0.001, max=1000, help="Small: each client has few classes.")
-    ] = 0.1,
+        float | None, typer.Option(metavar="A", min=0.001, max=1000, help="Small: each client has few classes (0.1).")
+    ] = None,
     paper_mode: Annotated[bool, typer.Option("--paper-mode", help="Probe as the paper does (docs/method.md).")] = False,
     images: Annotated[
         Path | None,
@@ -75,12 +69,62 @@ def demo(
     ] = None,
 ) -> None:
     """Train a fleet of processes on this machine. It writes a report; Ctrl-C stops all of it."""
-    from zowarmup.data import DataError
-    from zowarmup.lab.demo.demo import DemoPlan, conduct, pictures_spec, result_view, scene_line, scene_view
-    from zowarmup.lab.demo.pictures import HELD_OUT, find, share
+    from zowarmup.lab.demo.demo import conduct, result_view, scene_line, scene_view
     from zowarmup.lab.demo.report import write_report
 
     console = Console(highlight=False, markup=False)
+    if project is not None:
+        of_digits = {"seed": seed, "low": low, "rounds": rounds, "model": model, "alpha": alpha, "images": images}
+        given = [name for name, value in (*of_digits.items(), ("paper-mode", paper_mode or None)) if value is not None]
+        if given:
+            raise Usage(f"--{given[0]} is of the demo without a project: change {project / RUN_FILE} or the data")
+        from zowarmup.lab.projects.project import open_project
+
+        opened = open_project(project, lambda line: console.print(line, soft_wrap=True))
+        plan = opened.demo(out or project / "demo", high)
+    else:
+        counts = 1 if high is None else high, 9 if low is None else low
+        plan = _digits_or_pictures(
+            console,
+            out or Path("demo"),
+            seed or 0,
+            *counts,
+            rounds,
+            model,
+            0.1 if alpha is None else alpha,
+            paper_mode,
+            images,
+        )
+    with interrupts() as noted:
+        with progress(console, DEMO_LINE_S) as show:
+            result = conduct(plan, noted, lambda scene: show(scene_line(scene), lambda: scene_view(scene), scene.phase))
+        console.print(result_view(result))
+        noted.check()
+        written = write_report(result, plan.out)
+        console.print("\n" + " and ".join(str(path) for path in written), markup=False, soft_wrap=True)
+    if not result.replicas_equal:
+        raise CommandError(f"the replicas were not shown to be equal; see the logs in {plan.out / 'logs'}")
+
+
+def _digits_or_pictures(
+    console: Console,
+    out: Path,
+    seed: int,
+    high: int,
+    low: int,
+    rounds: int | None,
+    model: DemoModel | None,
+    alpha: float,
+    paper_mode: bool,
+    images: Path | None,
+) -> "DemoPlan":
+    """The demo of the digits or, where `images` names a folder, of the pictures there. Raises Usage."""
+    from zowarmup.data import DataError
+    from zowarmup.lab.demo.demo import demo_plan, pictures_spec
+    from zowarmup.lab.demo.pictures import HELD_OUT, find, share
+
+    if high < 1:
+        raise Usage(f"--high {high}: must be at least 1, as somebody must train before the pivot")
     shares = None
     try:
         if images is None:
@@ -99,16 +143,7 @@ def demo(
         raise Usage(f"--images {images}: {error.strerror or error}: check its path and permissions") from error
     except ValueError as error:
         raise Usage(str(error)) from error
-    plan = DemoPlan(out=out, run=run, high=high, low=low, alpha=alpha, paper_mode=paper_mode, shares=shares)
-    with interrupts() as noted:
-        with progress(console, DEMO_LINE_S) as show:
-            result = conduct(plan, noted, lambda scene: show(scene_line(scene), lambda: scene_view(scene), scene.phase))
-        console.print(result_view(result))
-        noted.check()
-        written = write_report(result, out)
-        console.print("\n" + " and ".join(str(path) for path in written), markup=False, soft_wrap=True)
-    if not result.replicas_equal:
-        raise CommandError(f"the replicas were not shown to be equal; see the logs in {out / 'logs'}")
+    return demo_plan(out, run, high, low, alpha, paper_mode, shares)
 
 
 class Engine(StrEnum):

@@ -3,20 +3,21 @@
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from zowarmup.common.algorithms.whitening import folded
-from zowarmup.common.models.base import BaseError, read_base
+from zowarmup.common.models.base import Constant
+from zowarmup.common.models.graph import ELEMENT_OF
 from zowarmup.common.models.hugging_face import CONFIG, TOKENIZER, WEIGHTS, config_of, merged, renamed
-from zowarmup.common.models.int8 import widened
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import replacing
 from zowarmup.server.setup.continuation import Left
+from zowarmup.server.setup.stored_version import constants_in, module_tensors, weights_of
 from zowarmup.server.store.archive import ArchiveError, Copied, back_up, open_archive
 from zowarmup.server.store.blobs import BlobError
 from zowarmup.server.store.fsck import CheckReport, check, locked, repair
@@ -48,27 +49,13 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         chosen = max(kept) if version is None else version
         if chosen not in kept:
             raise Usage(f"--version {chosen}: is not kept; kept are {ranges(kept)}")
-        weights, grid = archive.weights(chosen)
-        program = archive.program
-        constants = {} if archive.base is None else read_base(archive.base)
+        weights, grid = weights_of(archive, data_dir, chosen)
+        program, constants = archive.program, constants_in(archive)
     except ArchiveError as error:
         raise CommandError(str(error)) from error
-    except (BaseError, OSError) as error:
-        raise CommandError(f"{archive.base} cannot be read ({error}): restore it from a backup") from error
-    found = archive.layout.digest(weights).hex()
-    if found != archive.digest(chosen):
-        raise CommandError(
-            f"version {chosen} in {data_dir} has digest {found}, the run has {archive.digest(chosen)}: "
-            "its files are damaged; restore them from a backup or export another version"
-        )
-    layout, card = archive.layout, archive.state.program.card
-    tensors, whitening = layout.views(weights), layout.whitening
-    # A torch module of the model knows no whitening; the graph has it, and the run's very bits.
-    plain = layout.views(folded(weights, layout))
-    if whitening is not None:
-        del plain[whitening.name]
-    plain |= widened(constants)
-    tensors |= {name: constant.values for name, constant in constants.items()}
+    found, card = archive.digest(chosen), archive.state.program.card
+    plain = module_tensors(archive, weights, constants)
+    tensors = archive.layout.views(weights)  # with the whitening, which the graph has, and the run's very bits
     origin = {
         "run": archive.name,
         "run_id": archive.state.run_id,
@@ -82,7 +69,7 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
     }
     files = [
         _written(Path(f"{prefix}.safetensors"), save(plain, metadata=origin)),
-        _written(Path(f"{prefix}.onnx"), complete(program, tensors, origin)),
+        _written(Path(f"{prefix}.onnx"), complete(program, tensors, constants, origin)),
     ]
     if (architecture := archive.state.program.architecture) is not None and archive.tokenizer is not None:
         whole = renamed(merged(plain), architecture)
@@ -96,23 +83,29 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
     return Exported(chosen, found, tuple(files), card)
 
 
-def complete(program: bytes, tensors: dict[str, Any], origin: dict[str, str]) -> bytes:
-    """The ONNX graph with `tensors` as initialisers instead of inputs. Raises CommandError where the graph has an
+def complete(
+    program: bytes, tensors: Mapping[str, Any], constants: Mapping[str, Constant], origin: dict[str, str]
+) -> bytes:
+    """The ONNX graph with `tensors` and `constants` as initialisers instead of inputs. Raises CommandError where the graph has an
     input that is neither the data nor one of them."""
     import onnx
-    from onnx import numpy_helper
+    from onnx import helper, numpy_helper
 
     try:
         model = onnx.load_from_string(program)
     except DecodeError as error:
         raise CommandError("the run's program is no ONNX graph: restore the data directory from a backup") from error
-    left = [value for value in model.graph.input if value.name not in tensors]
+    left = [value for value in model.graph.input if value.name not in {*tensors, *constants}]
     if [value.name for value in left] != ["inputs"]:
         raise CommandError(f"the run's program needs {[v.name for v in left]}: it does not belong to the run's layout")
     del model.graph.input[:]
     model.graph.input.extend(left)
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in tensors.items())
-    onnx.helper.set_model_props(model, origin)
+    model.graph.initializer.extend(
+        helper.make_tensor(name, ELEMENT_OF[constant.kind], constant.shape, constant.values.tobytes(), raw=True)
+        for name, constant in constants.items()
+    )
+    helper.set_model_props(model, origin)
     onnx.checker.check_model(model)
     return model.SerializeToString()
 

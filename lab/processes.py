@@ -48,13 +48,18 @@ class Ended:
 
 
 class Processes:
-    """Python modules run as processes by an interpreter, this one or `python`. Raises CommandError where one cannot be
-    started."""
+    """Python modules run as processes by an interpreter, this one or `python`, in a `folder` or the present one. Raises
+    CommandError where one cannot be started."""
 
     def __init__(
-        self, logs: Path, noted: Interrupts, environment: Mapping[str, str], python: str = sys.executable
+        self,
+        logs: Path,
+        noted: Interrupts,
+        environment: Mapping[str, str],
+        python: str = sys.executable,
+        folder: Path | None = None,
     ) -> None:
-        self._logs, self._noted, self._python = logs, noted, python
+        self._logs, self._noted, self._python, self._folder = logs, noted, python, folder
         self._environment = {**os.environ, **environment}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         noted.last_resort.append(lambda: self._signal(signal.SIGKILL))
@@ -84,6 +89,7 @@ class Processes:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=self._environment,
+                    cwd=self._folder,
                     start_new_session=True,
                 )
         except OSError as error:

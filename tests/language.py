@@ -52,19 +52,20 @@ OPT = {
 }
 
 
-def language_folder(folder: Path, config: dict[str, Any], prefix: str = "") -> Path:
+def language_folder(folder: Path, config: dict[str, Any], prefix: str = "", dtype: torch.dtype = torch.float32) -> Path:
     """Write a model's folder.
 
     Args:
         folder: Where; it is made.
         config: Of config.json, such as ENCODER.
         prefix: Of the names of the weights.
+        dtype: In what they are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     made = Architecture.from_config(json.dumps(config))
     body = body_of(made)
-    weights = {prefix + name: tensor.contiguous() for name, tensor in body.state_dict().items()}
+    weights = {prefix + name: tensor.to(dtype).contiguous() for name, tensor in body.state_dict().items()}
     if made.decoder and not made.tied:
         weights["lm_head.weight"] = torch.randn(made.vocabulary, made.hidden)
     save_file({**weights, "position_ids": torch.arange(3)}, folder / "model.safetensors")

@@ -42,7 +42,7 @@ NUMBERS = "common common/exact common/messages common/tasks common/algorithms co
 COMMON = f"{NUMBERS} common/models common/system data"
 BELOW = f"{COMMON} server/core server/projections server/store server/coordinator.py"
 DEVICE = f"{COMMON} client/errors.py client/policy.py"
-SERVER = f"{BELOW} server/aggregation server/rpc server/telemetry server/setup"
+SERVER = f"{BELOW} server/aggregation server/rpc server/telemetry server/telemetry/page server/setup"
 CLIENT = f"{DEVICE} client/store client/net client/work client/diagnostics"
 # The package itself, `zowarmup`.
 PUBLIC = "public.py"
@@ -67,7 +67,8 @@ ROOMS = {
     "server/coordinator.py": rule("common common/system server/core server/store"),
     "server/aggregation": rule(BELOW, "numpy"),
     "server/rpc": rule(BELOW, "grpc numpy"),
-    "server/telemetry": rule(BELOW, "prometheus_client uvicorn"),
+    "server/telemetry": rule(BELOW, "prometheus_client", lazily="uvicorn"),
+    "server/telemetry/page": rule(f"{BELOW} server/telemetry"),
     "server/setup": rule(BELOW, "numpy"),
     "server": rule(SERVER, "grpc"),
     "client/errors.py": rule("common common/system"),
@@ -82,8 +83,13 @@ ROOMS = {
     "lab/simulation": rule(f"{CLIENT} lab", "grpc numpy", lazily="ray"),
     "lab/demo": rule(f"{COMMON} cli/session lab", "rich"),
     "lab/experiments": rule(f"{SERVER} lab lab/demo"),
+    "lab/projects": rule(f"{SERVER} lab lab/demo"),
+    # Copied by `zowarmup new`: a user's own code, which stands on none of ours.
+    "lab/projects/images": rule("", "numpy torch"),
+    "lab/projects/rows": rule("", "numpy torch"),
+    "lab/projects/text": rule("", "model numpy safetensors"),
     "cli": rule(f"{SERVER} server {CLIENT} client cli/session", "numpy rich typer"),
-    "cli/lab.py": rule(f"{CLIENT} cli lab lab/demo lab/experiments lab/simulation", "rich typer"),
+    "cli/lab.py": rule(f"{CLIENT} cli lab lab/demo lab/experiments lab/projects lab/simulation", "rich typer"),
     "cli/commands.py": rule(f"{SERVER} server {CLIENT} client cli cli/session cli/lab.py", "rich typer"),
     "cli/main.py": rule("common common/system client cli cli/commands.py"),
     PUBLIC: rule("common/algorithms common/exact common/messages common/settings common/tasks", pure=True),
@@ -121,6 +127,7 @@ PACKAGES = {
     "lab/experiments/figure.py": "matplotlib",
     "lab/experiments/running.py": "numpy? safetensors?",
     "lab/experiments/table.py": "pydantic",
+    "lab/progress.py": "rich",
 }
 # The low tier reads the program with what is in this file, and has no torch.
 WITHOUT_TORCH = words(

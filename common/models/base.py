@@ -139,13 +139,13 @@ def write_base(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
 
     Args:
         path: The file; others never see half of it.
-        tensors: By name: float32, float16, int8 or uint8.
+        tensors: By name: float32, float16, int8, uint8, or the bits of bfloat16, uint16.
 
     Raises:
         OSError: It cannot be written.
         ValueError: A tensor is of another type.
     """
-    kinds = {np.dtype(dtype): kind for kind, dtype in _DTYPES.items() if kind != "BF16"}
+    kinds = {np.dtype(dtype): kind for kind, dtype in _DTYPES.items()}
     entries, place = dict[str, Mapping[str, Any]](), 0
     # The widest elements first, so that all of them are aligned.
     ordered = sorted(tensors.items(), key=lambda item: -item[1].itemsize)

@@ -24,7 +24,7 @@ from zowarmup.common.lora import LORA, UP
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, build, sample
 from zowarmup.common.models.cutting import boundary_of, crossing, cut_of, lies_below
-from zowarmup.common.models.int8 import widened
+from zowarmup.common.models.narrow import widened
 from zowarmup.common.models.whitening import add_whitening, rank_of
 from zowarmup.common.settings.run import Model
 from zowarmup.common.text import listed

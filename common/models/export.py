@@ -22,8 +22,8 @@ from zowarmup.common.models.construction import ModelError, sample, vocabulary_o
 from zowarmup.common.models.cutting import boundary_of
 from zowarmup.common.models.description import constants_of, everywhere, flatten, head_module, tensors_of
 from zowarmup.common.models.graph import OPSET, outputs_of
-from zowarmup.common.models.int8 import int8_names
 from zowarmup.common.models.late_weights import with_late_weights
+from zowarmup.common.models.narrow import narrow_kinds
 from zowarmup.common.models.program import Program
 from zowarmup.common.text import in_words, where
 
@@ -40,7 +40,7 @@ def export_program(
         module: The model; left in eval mode.
         layout: Its layout.
         input_shape: Of one example, without the batch's axis.
-        base: The module's constants as devices have them, some in 8 bits, of the values that the module has; None: as float32.
+        base: The module's constants as devices have them, some in fewer bits, of the values that the module has; None: as float32.
 
     Returns:
         The graph. Its inputs are "inputs", float32 (n, *input_shape) or tokens, int64 (n, t), the layout's tensors and the
@@ -83,7 +83,7 @@ def export_program(
     if base is None:
         base = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
     matrices = [name for name, tensor in constants_of(module).items() if tensor.ndim == 2]
-    onnx = _bare(with_late_weights(_with_own(program.model_proto, own_names), matrices, int8_names(base)))
+    onnx = _bare(with_late_weights(_with_own(program.model_proto, own_names), matrices, narrow_kinds(base)))
     _verify(onnx, function, layout, input_shape, base)
     return onnx
 

@@ -34,8 +34,12 @@ SOFTWARE = f"zowarmup {VERSION}"
 
 PRETRAINED = "hf:"
 """What the name of a model begins with that is a directory of Hugging Face's form."""
-INT8 = "int8"
-"""As `base` under [model] says it."""
+BASES = ("float32", "bfloat16", "int8")
+"""As `base` under [model] says it; the first is the default, and that of a model that is not pretrained."""
+WEB_AUTO = "auto"
+WEB_PORTS = range(7072, 7092)
+"""Of the loopback, where the live page is unless the run file says otherwise: a port for each run of a machine, and none that
+systems give to connections."""
 BUILT_IN = ("mlp", "cnn", "cnn1d", "resnet8", "resnet18", "vit")
 """The models that every device with torch can build."""
 
@@ -45,20 +49,23 @@ class Model:
     """`name`: one of BUILT_IN, torchvision:NAME, hf:DIR or package.module:factory. `norm`: the normalisation of the built-in residual
     networks (group is the paper's choice with FedAdam, batch with FedAvg). `weights`: a file to start from, safetensors or a
     state dict of torch's (.pth, .pt), else random from the run's seed. `task`: what it is trained for, classification, completion or package.module:Task.
-    `base`: in what the constants of a pretrained model are kept, float32 or, a quarter of the bytes, int8 (`models.int8`)."""
+    `base`: in what the constants of a pretrained model are kept, float32 or, in half or a quarter of the bytes, bfloat16 or int8 (`models.narrow`)."""
 
     name: str
     task: str = DEFAULT
     norm: Literal["group", "batch"] = "group"
     weights: str = ""
-    base: Literal["float32", "int8"] = "float32"
+    base: Literal["float32", "bfloat16", "int8"] = "float32"
 
     def __post_init__(self) -> None:
         known = self.name in BUILT_IN or is_plugin(self.name) or self.pretrained
         built_in = ", ".join(f'"{name}"' for name in BUILT_IN)
         require(known, "model.name", self.name, f'{built_in}, "torchvision:NAME", "hf:DIR" or "package.module:factory"')
-        allowed = f'"float32" or "{INT8}"' if self.pretrained else '"float32" where the model is not pretrained'
-        require(self.base == "float32" or (self.base == INT8 and self.pretrained), "model.base", self.base, allowed)
+        bases = BASES if self.pretrained else BASES[:1]
+        allowed = ", ".join(f'"{base}"' for base in bases) + (
+            "" if self.pretrained else " where the model is not pretrained"
+        )
+        require(self.base in bases, "model.base", self.base, allowed)
         tasks = ", ".join(f'"{task}"' for task in TASKS)
         require(
             self.task in TASKS or is_plugin(self.task), "model.task", self.task, f'{tasks} or "package.module:Task"'
@@ -130,6 +137,10 @@ class Server:
     `health_address`: where gRPC's health service answers in plain text, and nothing else does, for probes that have no
     certificate; empty: only on `address`. `reflection`: whether callers may ask at `address` which calls there are, as they
     may on loopback anyway.
+
+    `web_address`: where browsers find the live page; "auto": on loopback, at the first of WEB_PORTS that is free; empty:
+    nowhere. `web_password_file`: a file whose first line opens the page, and nothing else, where the page asks for a
+    password; the operator's credential always does.
     """
 
     address: str = DEFAULT_ADDRESS
@@ -147,6 +158,8 @@ class Server:
     metrics_password_file: str = ""
     health_address: str = ""
     reflection: bool = False
+    web_address: str = WEB_AUTO
+    web_password_file: str = ""
 
     def __post_init__(self) -> None:
         require(_is_address(self.address), "address", self.address, '"HOST:PORT", such as "0.0.0.0:7070"')
@@ -164,6 +177,9 @@ class Server:
             given = getattr(self, name)
             allowed = f'"HOST:PORT", such as "127.0.0.1:{usual}", or ""'
             require(not given or _is_address(given), name, given, allowed)
+        web = self.web_address
+        allowed = f'"HOST:PORT", such as "0.0.0.0:{WEB_PORTS[0]}", "{WEB_AUTO}" or ""'
+        require(web in ("", WEB_AUTO) or _is_address(web), "web_address", web, allowed)
         named, file = self.metrics_user, self.metrics_password_file
         require(":" not in named, "metrics_user", named, "a name without a colon")
         require(

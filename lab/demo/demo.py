@@ -4,6 +4,7 @@ Whatever happens (an error, a signal, a process that dies) everything it started
 raises.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -36,48 +37,78 @@ LEFTOVERS = ("server", "clients", "logs", PICTURES, "run.toml", "report.json", "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoClient:
-    """A client of the demo, with its part (from 1 to the number of clients) of the data."""
+    """A client of a demo. `data`: the spec of what it has."""
 
     name: str
     tier: Tier
-    shard: int
+    data: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoPlan:
-    """What to run, and the folder that everything of it goes into. `shares`: of pictures; None: the digits are shared out."""
+    """What to run, and the folder that everything of it goes into.
+
+    Args:
+        out: That folder.
+        run: What is trained.
+        members: The clients.
+        title: Of what is shown.
+        subject: What is learnt, for a sentence.
+        held_out: What it is tried on, the same.
+        shares: Pictures to be written for the clients first, in their order.
+        folder: The project that the run and its data belong to: processes start there, and its code can be imported. Its run file
+            is used as it is.
+    """
 
     out: Path
     run: RunFile
-    high: int
-    low: int
-    alpha: float
-    paper_mode: bool = False
+    members: tuple[DemoClient, ...]
+    title: str
+    subject: str
+    held_out: str
     shares: Shares | None = None
+    folder: Path | None = None
 
     @property
     def clients(self) -> dict[Tier, int]:
-        return {tier: count for tier, count in ((Tier.HIGH, self.high), (Tier.LOW, self.low)) if count}
+        """How many, by tier."""
+        counts = {tier: sum(member.tier is tier for member in self.members) for tier in (Tier.HIGH, Tier.LOW)}
+        return {tier: count for tier, count in counts.items() if count}
 
-    @property
-    def members(self) -> tuple[DemoClient, ...]:
-        names = [(tier, number) for tier, count in self.clients.items() for number in range(1, count + 1)]
-        return tuple(
-            DemoClient(name=f"{tier}-{number}", tier=tier, shard=shard) for shard, (tier, number) in enumerate(names, 1)
-        )
 
-    def data(self, member: DemoClient) -> str:
-        """The spec of what a member has."""
-        if self.shares:
-            return pictures_spec(self.out, member.name)
-        return f"digits:{member.shard}/{len(self.members)},alpha={self.alpha!r},seed={self.run.seed}"
+def demo_plan(
+    out: Path, run: RunFile, high: int, low: int, alpha: float, paper_mode: bool = False, shares: Shares | None = None
+) -> DemoPlan:
+    """The demo of digits or, where they are shared out, of pictures.
 
-    @property
-    def title(self) -> str:
-        tiers = " + ".join(f"{count} {tier}" for tier, count in self.clients.items())
-        return f"zowarmup demo: {self.run.model.name}, {tiers}, alpha {self.alpha:g}, seed {self.run.seed}" + (
-            ", as in the paper" if self.paper_mode else ""
-        )
+    Args:
+        out: Its folder.
+        run: What is trained.
+        high: So many clients of the high tier.
+        low: And of the low tier.
+        alpha: How digits were or will be shared out.
+        paper_mode: Whether they probe as in the paper.
+        shares: Of pictures; None: the digits.
+    """
+    counts = {tier: count for tier, count in ((Tier.HIGH, high), (Tier.LOW, low)) if count}
+    names = [(tier, f"{tier}-{number}") for tier, count in counts.items() for number in range(1, count + 1)]
+
+    def data(shard: int, name: str) -> str:
+        return pictures_spec(out, name) if shares else f"digits:{shard}/{len(names)},alpha={alpha!r},seed={run.seed}"
+
+    tiers = " + ".join(f"{count} {tier}" for tier, count in counts.items())
+    how = ", as in the paper" if paper_mode else ""
+    return DemoPlan(
+        out=out,
+        run=run,
+        members=tuple(
+            DemoClient(name=name, tier=tier, data=data(shard, name)) for shard, (tier, name) in enumerate(names, 1)
+        ),
+        title=f"zowarmup demo: {run.model.name}, {tiers}, alpha {alpha:g}, seed {run.seed}{how}",
+        subject=shares.data if shares else "handwritten digits",
+        held_out=f"{len(shares.held_out):,} held-out pictures" if shares else "held-out digits",
+        shares=shares,
+    )
 
 
 def pictures_spec(out: Path, name: str) -> str:
@@ -183,9 +214,10 @@ def conduct(plan: DemoPlan, noted: Interrupts, show: Callable[[Scene], None]) ->
     with held(plan.out, "demo"):
         try:
             _clear(plan.out)
-            (plan.out / "run.toml").write_text(to_toml(plan.run), encoding="utf-8")
+            text = to_toml(plan.run) if plan.folder is None else (plan.folder / "run.toml").read_text(encoding="utf-8")
+            (plan.out / "run.toml").write_text(text, encoding="utf-8")
             if shares := plan.shares:
-                parts = {member.name: shares.clients[member.shard - 1] for member in plan.members}
+                parts = {member.name: share for member, share in zip(plan.members, shares.clients, strict=True)}
                 parts[HELD_OUT] = shares.held_out
                 write(parts, shares.found.class_names, plan.out / PICTURES, noted.check)
         except DataError as error:
@@ -193,8 +225,12 @@ def conduct(plan: DemoPlan, noted: Interrupts, show: Callable[[Scene], None]) ->
         except OSError as error:
             raise unwritable(plan.out, error) from error
         address = f"127.0.0.1:{free_port()}"
+        environment = {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"}
+        if plan.folder is not None:
+            before = os.environ.get("PYTHONPATH")
+            environment["PYTHONPATH"] = f"{plan.folder}{os.pathsep + before if before else ''}"
         with (
-            Processes(plan.out / "logs", noted, {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"}) as processes,
+            Processes(plan.out / "logs", noted, environment, folder=plan.folder) as processes,
             Session(address, deadline_s=3.0) as session,
         ):
             begun = time.monotonic()
@@ -203,11 +239,12 @@ def conduct(plan: DemoPlan, noted: Interrupts, show: Callable[[Scene], None]) ->
 
 
 def _start(plan: DemoPlan, processes: Processes, address: str) -> None:
-    server = [str(plan.out / "run.toml"), "--data-dir", str(plan.out / "server"), "--address", address]
+    out = plan.out.absolute()
+    server = [str(out / "run.toml"), "--data-dir", str(out / "server"), "--address", address]
     processes.start("server", "zowarmup.server.main", [*server, "--exit-when-finished"])
     for member in plan.members:
-        client = ["--server", address, "--data", plan.data(member), "--tier", member.tier.value, "--name", member.name]
-        state = ["--state-dir", str(plan.out / "clients" / member.name)]
+        client = ["--server", address, "--data", member.data, "--tier", member.tier.value, "--name", member.name]
+        state = ["--state-dir", str(out / "clients" / member.name)]
         processes.start(member.name, "zowarmup.client.main", [*client, *state, *allowing(plan.run)])
 
 
@@ -288,10 +325,9 @@ class _Observer:
     def _result(self, status: Status, seconds: float) -> Result:
         if self._run is None:
             raise CommandError("the coordinator never said what it trains")
-        shares = self._plan.shares
         return Result(
-            data=shares.data if shares else "handwritten digits",
-            held_out=f"{len(shares.held_out):,} held-out pictures" if shares else "held-out digits",
+            data=self._plan.subject,
+            held_out=self._plan.held_out,
             model=self._plan.run.model.name,
             seed=self._plan.run.seed,
             clients=self._plan.clients,

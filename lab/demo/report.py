@@ -19,6 +19,7 @@ from matplotlib.transforms import blended_transform_factory
 from zowarmup.cli.session.status import Status, VersionStatus, bytes_per_contribution, contributions, payload
 from zowarmup.common.algorithms.fedavg import model_bytes
 from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.settings.run import BUILT_IN
 from zowarmup.common.system.command import CommandError
 from zowarmup.common.system.files import replacing
 from zowarmup.common.tasks.protocol import Metric
@@ -185,8 +186,9 @@ def _rounded(metric: Metric, value: float) -> str:
 def subtitle(result: Result) -> str:
     fleet = " and ".join(f"{count} {tier}-tier" for tier, count in result.clients.items())
     saved = result.fedavg_uplink_bytes / max(1, result.uplink_bytes)
+    model = result.model.upper() if result.model in BUILT_IN else result.model
     return (
-        f"{result.data[0].upper()}{result.data[1:]}, {result.model.upper()} of {result.parameters:,} parameters; {fleet} "
+        f"{result.data[0].upper()}{result.data[1:]}, {model} of {result.parameters:,} parameters; {fleet} "
         f"{'client' if sum(result.clients.values()) == 1 else 'clients'}. FedAvg by everyone would upload "
         f"{saved:.0f} times as much in as many rounds."
     )

@@ -4,6 +4,7 @@
 initial weights beside it. A failure is one sentence, left in a file as `common.models.apart` says.
 """
 
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -11,12 +12,24 @@ from pathlib import Path
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.plugin import ANY
-from zowarmup.common.settings.run import INT8, PRETRAINED, ClientSpec
+from zowarmup.common.settings.run import BASES, PRETRAINED, ClientSpec
 from zowarmup.common.system.files import replacing
 from zowarmup.server.setup.language_directory import load_body, load_output
-from zowarmup.server.setup.prepare import BASE, BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
+from zowarmup.server.setup.prepare import (
+    BASE,
+    BUILT,
+    LAYOUT,
+    PROGRAM,
+    SPEC,
+    WEIGHTS,
+    PreparationError,
+    Prepared,
+    prepared_in,
+)
 from zowarmup.server.setup.verbalizers import load_verbalizers
 from zowarmup.server.setup.weights_file import load_weights
+
+log = logging.getLogger(__name__)
 
 
 def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
@@ -33,7 +46,7 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
     from zowarmup.common.models.construction import build, foreign_code
     from zowarmup.common.models.description import constants_of, describe, flatten, load_constants
     from zowarmup.common.models.export import export_program
-    from zowarmup.common.models.int8 import quantised
+    from zowarmup.common.models.narrow import narrowed
 
     task = spec.task
     pretrained = spec.model.pretrained
@@ -60,10 +73,9 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
         raise PreparationError(f"{whose}: {error}: begin with smaller ones") from error
     base: dict[str, Constant] | None = None
     if constants := {name: tensor.detach().numpy() for name, tensor in constants_of(module).items()}:
-        base = {name: Constant("F32", values) for name, values in constants.items()}
-        if spec.model.base == INT8:
-            base = quantised(constants)
-            load_constants(module, base)
+        base = narrowed(constants, spec.model.base)
+        if spec.model.base != BASES[0]:
+            load_constants(module, base)  # as they are for everybody
         write_base(folder / BASE, {name: constant.values for name, constant in base.items()})
     # In this order: somebody waits for the layout, who reads the weights and the base then, and for the program.
     (folder / WEIGHTS).write_bytes(weights.astype("<f4").tobytes())
@@ -76,20 +88,30 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
     return remark
 
 
+def prepare_here(spec: ClientSpec, seed: int, folder: Path) -> Prepared:
+    """Build the model of a run in this process, which has torch from then on, and measure nothing. Raises PreparationError."""
+    try:
+        remark = _built(spec, seed, folder)
+    except ValueError as error:
+        raise PreparationError(str(error)) from error
+    if remark:
+        log.warning("%s", remark)
+    return prepared_in(folder)
+
+
+def _built(spec: ClientSpec, seed: int, folder: Path) -> str:
+    """As `build_run`. Raises ValueError also where a package is missing."""
+    try:
+        return build_run(spec, seed, folder)
+    except ModuleNotFoundError as error:
+        raise PreparationError(f"preparing a model needs {error.name}: pip install 'zowarmup[server,torch]'") from None
+
+
 def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear, which then ends this process
     seed, folder = int(sys.argv[1]), Path(sys.argv[2])
     spec = ClientSpec.from_json((folder / SPEC).read_text(), ANY)
-
-    def job() -> str:
-        try:
-            return build_run(spec, seed, folder)
-        except ModuleNotFoundError as error:
-            raise PreparationError(
-                f"preparing a model needs {error.name}: pip install 'zowarmup[server,torch]'"
-            ) from None
-
-    return carry_out(folder / BUILT, spec.model.name, job)
+    return carry_out(folder / BUILT, spec.model.name, lambda: _built(spec, seed, folder))
 
 
 if __name__ == "__main__":

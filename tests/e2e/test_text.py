@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from safetensors.numpy import load_file
+import torch
+from safetensors.torch import load_file
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.language import DECODER, ENCODER, language_folder
@@ -44,6 +45,7 @@ BLOCKS = {
     "decoder, cut, nested": ("lower", "upper"),
     "encoder, the upper part alone": ("upper",),
 }
+BASES: dict[str, Any] = {"decoder": "bfloat16"}
 VERBALIZERS = dict.fromkeys(("decoder", "decoder, cut, nested"), (" bad", " good"))
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "encoder": (ENCODER, {"train": "auto", "probes": 4}),
@@ -57,7 +59,9 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_texts_are_learnt_and_all_replicas_are_equal(name: str, fleet: Callable[[], Any], tmp_path: Path) -> None:
     config, rules = SETTINGS[name]
-    folder, held_out = language_folder(tmp_path / "model", config), reviews(tmp_path / "held-out.tsv", 120, 0)
+    base = BASES.get(name, "float32")
+    folder = language_folder(tmp_path / "model", config, dtype=getattr(torch, base))
+    held_out = reviews(tmp_path / "held-out.tsv", 120, 0)
     running, text = fleet(), Text(template="{text} it", most_tokens=16, verbalizers=VERBALIZERS.get(name, ()))
     everyone: dict[str, Any] = {"clients_per_round": len(NAMES), "quorum": 1.0, "learn_deadline": False}
     running.lead(
@@ -65,7 +69,7 @@ def test_texts_are_learnt_and_all_replicas_are_equal(name: str, fleet: Callable[
             name="reviews",
             seed=3,
             draws="seed",
-            model=Model(name=f"hf:{folder}"),
+            model=Model(name=f"hf:{folder}", base=base),
             text=text,
             warmup=warmup_settings(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False, rate=0.02),
             zeroth_order=zeroth_order_settings(rounds=ROUNDS, **rules, **everyone),
@@ -97,7 +101,7 @@ def test_texts_are_learnt_and_all_replicas_are_equal(name: str, fleet: Callable[
     exported = export(running.data_dir, None, tmp_path / "reviews")
     weights, theirs = load_file(exported.files[0]), load_file(folder / "model.safetensors")
     kept = [name for name in theirs if name != "position_ids" and theirs[name].ndim == 2]
-    assert all(np.array_equal(weights[f"body.{name}"], theirs[name]) for name in kept), (
+    assert all(torch.equal(weights[f"body.{name}"], theirs[name].to(torch.float32)) for name in kept), (
         "what is not trained is as it was"
     )
     session = onnxruntime.InferenceSession(exported.files[1].read_bytes(), providers=["CPUExecutionProvider"])

@@ -25,6 +25,11 @@ def zowarmup(*arguments: str, before: str = "") -> subprocess.CompletedProcess[s
         (("demo", "--high", "0"), 2, "--high"),
         (("demo", "--model", "gpt"), 2, "--model"),
         (("demo", "--alpha", "x"), 2, "--alpha"),
+        (("demo", "/nowhere"), 2, "/nowhere holds no run.toml: `zowarmup new DIR` makes a project"),
+        (("demo", "/nowhere", "--low", "3"), 2, "--low is of the demo without a project: change /nowhere/run.toml"),
+        (("new",), 2, "DIR"),
+        (("new", "x", "--kind", "sound"), 2, "--kind"),
+        (("new", "/"), 2, "/ is not empty: name a folder that does not exist yet"),
         (
             ("demo", "--images", "/nowhere"),
             2,

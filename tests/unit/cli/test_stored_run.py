@@ -1,4 +1,5 @@
-"""Export from a small archive: what is written is what the replica held, for other programs to read."""
+"""Export from a small archive: what is written is what the replica held (`zowarmup.server.setup.stored_version`), for other
+programs to read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,7 +171,7 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 
 def test_a_program_of_another_layout_is_refused() -> None:
     with pytest.raises(CommandError, match=r"needs \['inputs', 'bias'\]"):
-        complete(program(), {"weight": np.zeros((3, 4), np.float32)}, {})
+        complete(program(), {"weight": np.zeros((3, 4), np.float32)}, {}, {})
 
 
 def test_versions_are_listed_as_ranges() -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+import torch
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
 
 from zowarmup.common.models.base import BaseError, read_base, write_base
 
@@ -16,6 +18,7 @@ TENSORS: dict[str, Any] = {
     "embedding": np.arange(12, dtype=np.float32).reshape(3, 4),
     "packed": np.arange(5, dtype=np.uint8),
     "signed": np.arange(-2, 3, dtype=np.int8),
+    "halved": np.array([0x3F80, 0xC020, 0x7F61], np.uint16),
 }
 
 
@@ -26,7 +29,9 @@ def test_what_is_written_is_read_here_and_by_the_formats_own_library(tmp_path: P
     for name, values in TENSORS.items():
         assert ours[name].values.dtype == values.dtype
         assert np.array_equal(ours[name].values, values)
-        assert np.array_equal(theirs[name], values)
+        assert (
+            theirs[name].shape == values.shape and theirs[name].view(torch.uint8).numpy().tobytes() == values.tobytes()
+        )
         assert not ours[name].values.flags.writeable
         assert ours[name].values.flags.aligned
 
@@ -38,8 +43,9 @@ def test_equal_tensors_are_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_formats_own_library_is_read(tmp_path: Path) -> None:
-    save_file(TENSORS, tmp_path / "theirs", {"format": "pt"})
-    assert all(np.array_equal(found.values, TENSORS[name]) for name, found in read_base(tmp_path / "theirs").items())
+    plain = {name: values for name, values in TENSORS.items() if name != "halved"}  # it knows no bfloat16 of NumPy's
+    save_file(plain, tmp_path / "theirs", {"format": "pt"})
+    assert all(np.array_equal(found.values, plain[name]) for name, found in read_base(tmp_path / "theirs").items())
 
 
 def test_bfloat16_is_widened_exactly(tmp_path: Path) -> None:

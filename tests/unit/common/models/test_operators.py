@@ -22,7 +22,7 @@ from zowarmup.common.models.construction import build
 from zowarmup.common.models.description import constants_of, describe, load_constants
 from zowarmup.common.models.export import export_program
 from zowarmup.common.models.graph import OPERATORS, OPSET, WRITTEN_OUT
-from zowarmup.common.models.int8 import quantised
+from zowarmup.common.models.narrow import narrowed
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.language import Language
 from zowarmup.common.settings.run import Model
@@ -226,7 +226,7 @@ def taken() -> dict[str, set[str]]:
     language = Language(architecture=Architecture.from_config(json.dumps(DECODER)), completes=True)
     module = build(Model(name="hf:model", task="completion"), (12,), 2, 0, logits=False, language=language)
     layout = describe(module, (12,), exact_head=False, train="norm", pretrained=True)
-    base = quantised({name: tensor.detach().numpy() for name, tensor in constants_of(module).items()})
+    base = narrowed({name: tensor.detach().numpy() for name, tensor in constants_of(module).items()}, "int8")
     load_constants(module, base)
     found["a decoder in 8 bits"] = operators(export_program(module, layout, (12,), base))
     return found

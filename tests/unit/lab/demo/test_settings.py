@@ -10,7 +10,7 @@ from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
 from zowarmup.common.settings.text import Text
-from zowarmup.lab.demo.demo import DemoPlan
+from zowarmup.lab.demo.demo import demo_plan
 from zowarmup.lab.demo.settings import DemoModel, demo_run, pictures_run, to_toml
 from zowarmup.server.setup.run_file import read_run_file
 
@@ -70,11 +70,10 @@ def test_pictures_have_settings_of_their_own() -> None:
 
 
 def test_members_share_the_digits_and_each_has_its_own_part() -> None:
-    plan = DemoPlan(out=Path("x"), run=demo_run(0, DemoModel.MLP, 1, 2), high=1, low=2, alpha=0.1)
-    assert [(m.name, m.tier, m.shard) for m in plan.members] == [
-        ("high-1", Tier.HIGH, 1),
-        ("low-1", Tier.LOW, 2),
-        ("low-2", Tier.LOW, 3),
+    plan = demo_plan(Path("x"), demo_run(0, DemoModel.MLP, 1, 2), high=1, low=2, alpha=0.1)
+    assert [(m.name, m.tier, m.data) for m in plan.members] == [
+        ("high-1", Tier.HIGH, "digits:1/3,alpha=0.1,seed=0"),
+        ("low-1", Tier.LOW, "digits:2/3,alpha=0.1,seed=0"),
+        ("low-2", Tier.LOW, "digits:3/3,alpha=0.1,seed=0"),
     ]
-    assert plan.data(plan.members[1]) == "digits:2/3,alpha=0.1,seed=0"
     assert plan.title == "zowarmup demo: mlp, 1 high + 2 low, alpha 0.1, seed 0"

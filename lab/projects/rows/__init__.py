@@ -1,0 +1,1 @@
+"""What `zowarmup new --kind rows` copies: every file of this folder but this one."""
