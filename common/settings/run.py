@@ -29,7 +29,7 @@ from zowarmup.common.untrusted import strictly
 
 PROTOCOL = 2
 VERSION = "0.1.0"
-"""As in pyproject.toml: reading it from the installed package costs a device 2 MB."""
+"""Of the package, too, which pyproject.toml takes from here: to read it from what is installed costs a device 2 MB."""
 SOFTWARE = f"zowarmup {VERSION}"
 
 PRETRAINED = "hf:"
