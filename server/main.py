@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,8 +181,8 @@ def _run(stopping: Stopping) -> int:
             from zowarmup.server.telemetry.http import http_endpoint
 
             shown = http_endpoint(run_file.server, metrics_address, arguments.insecure)
-        with locked(arguments.data_dir):
-            return asyncio.run(_serve(run_file, held_out, arguments, way, shown, stopping))
+        with locked(arguments.data_dir) as listens:
+            return asyncio.run(_serve(run_file, held_out, arguments, way, shown, stopping, listens))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise StartError(
@@ -197,12 +198,13 @@ async def _serve(
     way: Endpoint,
     shown: "HttpEndpoint | None",
     stopping: Stopping,
+    listens: Callable[[str], None],
 ) -> int:
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
     with stopping.notifying(lambda: loop.call_soon_threadsafe(settle, stopped, stopping.code)):
         async with contextlib.AsyncExitStack() as listening:
-            return await _lead(run_file, held_out, arguments, way, shown, stopped, listening)
+            return await _lead(run_file, held_out, arguments, way, shown, stopped, listening, listens)
 
 
 async def _lead(
@@ -213,6 +215,7 @@ async def _lead(
     shown: "HttpEndpoint | None",
     stopped: "asyncio.Future[int]",
     listening: contextlib.AsyncExitStack,
+    listens: Callable[[str], None],
 ) -> int:
     refusals = Counter[str]()
     preparing = PreparingInterceptor()
@@ -345,6 +348,7 @@ async def _lead(
     tune_collector()
     preparing.ready.set()
     await health.declare(serving=True)
+    listens(way.at(port))
     log.info("%s", way.describe(port))
     if coordinator.state.gave_up:
         log.error(
