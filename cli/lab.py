@@ -1,8 +1,7 @@
-"""The commands of the lab: `zowarmup new`, `demo`, `fleet` and `experiment`, and the line of progress that they show."""
+"""The commands of the lab: `zowarmup new`, `demo`, `fleet` and `experiment`."""
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -10,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, RenderableType
-from rich.live import Live
-from rich.text import Text
+from rich.console import Console
 
 from zowarmup.cli.options import AuthorityOption, CertificateOption, InsecureOption, KeyOption, ServerOption
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.system.command import CommandError, Usage, interrupts
 from zowarmup.common.text import amount, counted, percent
 from zowarmup.lab.demo.settings import DemoModel, demo_run, pictures_run
+from zowarmup.lab.progress import progress
 from zowarmup.lab.projects.templates import RUN_FILE, TemplateKind, new_project
 
 if TYPE_CHECKING:
@@ -30,30 +28,6 @@ SEED_MAX = (1 << 63) - 1
 DEMO_LINE_S, FLEET_LINE_S, EXPERIMENT_LINE_S = 5.0, 5.0, 10.0
 JOB_BYTES = 1536 << 20
 """What a coordinator and a fleet with torch may take, for a small model."""
-
-
-@contextmanager
-def progress(console: Console, every_s: float) -> Iterator[Callable[..., None]]:
-    """Gives `show(line, view, key)`. On a terminal it redraws in place what `view` gives, or else the line; elsewhere it
-    prints the line where that is new, at most every `every_s` seconds, and at once where `key` is new."""
-    if console.is_terminal:
-        with Live(Text("starting"), console=console, auto_refresh=False, transient=True) as live:
-
-            def redraw(line: str, view: Callable[[], RenderableType] | None = None, key: object = None) -> None:
-                live.update(view() if view else Text(line, overflow="ellipsis", no_wrap=True), refresh=True)
-
-            yield redraw
-        return
-    shown: tuple[str, object, float] | None = None
-
-    def tell(line: str, view: Callable[[], RenderableType] | None = None, key: object = None) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if shown is None or key != shown[1] or (line != shown[0] and now >= shown[2] + every_s):
-            shown = line, key, now
-            console.print(line, soft_wrap=True, markup=False)
-
-    yield tell
 
 
 def new(

@@ -10,15 +10,14 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from zowarmup.common.algorithms.whitening import folded
-from zowarmup.common.models.base import BaseError, Constant, read_base
+from zowarmup.common.models.base import Constant
 from zowarmup.common.models.graph import ELEMENT_OF
 from zowarmup.common.models.hugging_face import CONFIG, TOKENIZER, WEIGHTS, config_of, merged, renamed
-from zowarmup.common.models.narrow import widened
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import replacing
 from zowarmup.server.setup.continuation import Left
+from zowarmup.server.setup.stored_version import constants_in, module_tensors, weights_of
 from zowarmup.server.store.archive import ArchiveError, Copied, back_up, open_archive
 from zowarmup.server.store.blobs import BlobError
 from zowarmup.server.store.fsck import CheckReport, check, locked, repair
@@ -50,26 +49,13 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         chosen = max(kept) if version is None else version
         if chosen not in kept:
             raise Usage(f"--version {chosen}: is not kept; kept are {ranges(kept)}")
-        weights, grid = archive.weights(chosen)
-        program = archive.program
-        constants = {} if archive.base is None else read_base(archive.base)
+        weights, grid = weights_of(archive, data_dir, chosen)
+        program, constants = archive.program, constants_in(archive)
     except ArchiveError as error:
         raise CommandError(str(error)) from error
-    except (BaseError, OSError) as error:
-        raise CommandError(f"{archive.base} cannot be read ({error}): restore it from a backup") from error
-    found = archive.layout.digest(weights).hex()
-    if found != archive.digest(chosen):
-        raise CommandError(
-            f"version {chosen} in {data_dir} has digest {found}, the run has {archive.digest(chosen)}: "
-            "its files are damaged; restore them from a backup or export another version"
-        )
-    layout, card = archive.layout, archive.state.program.card
-    tensors, whitening = layout.views(weights), layout.whitening
-    # A torch module of the model knows no whitening; the graph has it, and the run's very bits.
-    plain = layout.views(folded(weights, layout))
-    if whitening is not None:
-        del plain[whitening.name]
-    plain |= widened(constants)
+    found, card = archive.digest(chosen), archive.state.program.card
+    plain = module_tensors(archive, weights, constants)
+    tensors = archive.layout.views(weights)  # with the whitening, which the graph has, and the run's very bits
     origin = {
         "run": archive.name,
         "run_id": archive.state.run_id,

@@ -12,8 +12,6 @@ import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from signal import Signals
 
@@ -202,61 +200,36 @@ def _take_part(arguments: argparse.Namespace, stopping: Stopping) -> int:
 
 async def _compose(arguments: argparse.Namespace) -> None:
     """Who this device is, what it holds, and its part in the run."""
-    from zowarmup.client.net.connection import Connection
-    from zowarmup.client.net.reconnecting_stream import ReconnectingStream
-    from zowarmup.client.net.retrying import Lookout
-    from zowarmup.client.net.stream import Meter
-    from zowarmup.client.net.transfer import Transfers
-    from zowarmup.client.policy import Allowance, read_policy
-    from zowarmup.client.store.directory import USAGE, StateDirectory, default_directory, default_name
-    from zowarmup.client.store.replica import LocalReplica
-    from zowarmup.client.work.device import Device
-    from zowarmup.client.work.executor import PROCESSOR, Executor
-    from zowarmup.client.work.joining import ask, choose_tier, enrol, fit_data, invited, know, patience_s
-    from zowarmup.client.work.loop import take_part
-    from zowarmup.common.exact.steps import allow_compiled
-    from zowarmup.common.messages.values import Tier
+    from zowarmup.client.participation import DeviceOptions, participate
+    from zowarmup.client.policy import read_policy
+    from zowarmup.client.store.directory import default_directory, default_name
+    from zowarmup.client.work.joining import invited, patience_s
     from zowarmup.data import load
 
-    server, name, meter = arguments.server, arguments.name or default_name(), Meter()
-    policy = read_policy(arguments.policy, arguments.allow_model)
+    name, policy = arguments.name or default_name(), read_policy(arguments.policy, arguments.allow_model)
     dataset = load(arguments.data)
-    with StateDirectory(arguments.state_dir or default_directory(name)) as state, ExitStack() as stack:
-        invitation = invited(arguments.join_file)
-        authority, trusted = know(arguments, invitation, state)
-        lookout = Lookout(server, trusted)
-        allowance = Allowance(policy, state.path / USAGE, lambda: meter.up_bytes + meter.down_bytes)
-        meter.require = allowance.require_bytes
-        stack.callback(allowance.note)  # a restart begins where this process ends
+    options = DeviceOptions(
+        server=arguments.server,
+        name=name,
+        source=arguments.data,
+        state_dir=arguments.state_dir or default_directory(name),
+        tier=arguments.tier,
+        policy=policy,
+        invitation=invited(arguments.join_file),
+        ca=arguments.ca,
+        certificate=arguments.certificate,
+        key=arguments.key,
+        insecure=arguments.insecure,
+        threads=arguments.threads,
+        device=arguments.device,
+        patience_s=patience_s(arguments.connect_timeout),
+    )
+
+    def begin() -> None:
         gc.freeze()  # what is loaded stays, and is no part of any later collection
-        gc.enable()  # before anything is waited for: a coordinator may be away for days
-        offer = await ask(server, trusted, lookout, patience_s(arguments.connect_timeout), policy, meter)
-        policy.require_snapshot(offer.model_bytes)
-        policy.require_program(offer.program_bytes)
-        if authority:
-            state.keep_authority(authority)
-        dataset = fit_data(arguments.data, dataset, offer)
-        known = state.identity_for(offer.run_id, offer.name)
-        tier, reason = choose_tier(arguments.tier, known, offer, policy)
-        if tier is Tier.HIGH:
-            allow_compiled()
-        elif arguments.device != PROCESSOR:
-            raise Final(f"--device {arguments.device} is for the high tier, which has torch, and this is the low tier")
-        token = invitation.secret if invitation else ""
-        identity = known or await enrol(server, trusted, offer, name, tier, len(dataset), token, state, lookout)
+        gc.enable()
 
-        def connect(bulk: bool = False) -> Connection:
-            return Connection(server, trusted, (identity.client, identity.credential), meter, bulk=bulk)
-
-        layout = offer.layout
-        replica = LocalReplica(state.path, layout)
-        await asyncio.to_thread(replica.open)
-        joined = f"joined {offer.name} as {identity.client} (tier {tier}: {reason}) with {len(dataset)} examples"
-        transfers = Transfers(partial(connect, bulk=True))
-        executor = Executor(offer, state, transfers, arguments.threads, arguments.device, policy)
-        device = Device(offer, dataset, replica, transfers, executor, joined, tier, allowance)
-        async with ReconnectingStream(server, connect, layout, device.hello, lookout) as stream:
-            await take_part(device, stream)
+    await participate(options, dataset, begin)
 
 
 if __name__ == "__main__":

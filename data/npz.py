@@ -1,7 +1,7 @@
 """npz:PATH: a NumPy archive with the examples in `x` and their labels, or targets, in `y`.
 
-What `x` holds follows from its axes: rows (n, features), or images. Sequences have as many axes as grey images, so the
-spec says that it means them: npz:PATH,kind=sequence. Inputs become channels first, as convolutions read them.
+What they are is in `data.arrays`. Sequences have as many axes as grey images, so the spec says that it means them:
+npz:PATH,kind=sequence.
 
 Nothing of an archive is unpacked before it is known how much it is. One larger than this device's memory is mapped
 where its examples are not compressed, as np.savez writes them, and then read from the disk batch by batch.
@@ -17,16 +17,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.settings.data_card import CHANNELS, LENGTH
 from zowarmup.common.system.memory import memory_here
 from zowarmup.common.untrusted import TooLarge, require_ratio, require_size
+from zowarmup.data.arrays import dataset_of
 from zowarmup.data.dataset import DataError, Dataset
-from zowarmup.data.reading import class_numbers, opened, require_memory
+from zowarmup.data.reading import opened, require_memory
 
-_CHANNELS = (1, 3, 4)  # how many images have
-_BYTE = 255.0
-_CHECKED_BYTES = 1 << 18  # of examples looked at together, so that checking needs little memory
-_SHAPES = "(n, features), (n, H, W), (n, C, H, W) or (n, H, W, C)"
 _MOST_DIRECTORY_BYTES = 1 << 20
 _MOST_HEADER_BYTES = 1 << 16
 _UNPACKED = "save it with np.savez, uncompressed"
@@ -130,62 +126,13 @@ def read(path: Path, sequence: bool = False) -> Dataset:
     """The examples of an archive.
 
     Args:
-        path: The archive. x (n, features), (n, H, W), (n, C, H, W) or (n, H, W, C), uint8 (divided by 255) or float32
-            (as it is); y (n,) integers from 0, or (n,) or (n, k) floats, targets that are numbers. Of four axes the
-            last has the channels if it is 1, 3 or 4 long and the second is not, else the second.
-        sequence: x is (n, length, channels) or (n, length).
-
-    Returns:
-        Inputs (n, features), (n, channels, length) or (n, C, H, W); the classes are the largest label + 1, or 0 where y
-        is numbers.
+        path: The archive, with x and y as `dataset_of` takes them.
+        sequence: Whether x is sequences.
 
     Raises:
         DataError: With one sentence that names the file and the remedy.
     """
-    x, y = _arrays(path)
-    if x.dtype not in (np.uint8, np.float32):
-        raise DataError(f"{path}: x is {x.dtype}: store it as uint8 (0 to 255) or float32")
-    if 0 in x.shape or x.ndim not in ((2, 3) if sequence else (2, 3, 4)):
-        allowed = (
-            "(n, length, channels) with kind=sequence" if sequence else f"{_SHAPES}; sequences need ,kind=sequence"
-        )
-        raise DataError(f"{path}: x has shape {x.shape}: it must be {allowed}")
-    targets, classes = _targets(path, y, len(x))
-    if x.dtype == np.float32:
-        _check_finite(path, x)
-    scale = _BYTE if x.dtype == np.uint8 else 1.0
-    axes = (CHANNELS, LENGTH) if sequence else ()
-    return Dataset(_channels_first(x, sequence), targets, classes, scale, axes=axes)
-
-
-def _targets(path: Path, y: NDArray[Any], examples: int) -> tuple[NDArray[Any], int]:
-    """Labels and how many classes there are, or numbers and 0: floats that are not all whole are no labels."""
-    if y.dtype.kind != "f" or y.ndim not in (1, 2) or len(y) != examples or (y == np.floor(y)).all():
-        labels = class_numbers(y, examples, f"{path}: y")
-        return labels, int(labels.max()) + 1
-    with np.errstate(over="ignore"):
-        numbers = y.astype(np.float32).reshape(examples, -1)
-    if not np.isfinite(numbers).all():
-        raise DataError(f"{path}: y holds a value that is not finite in 32 bits: leave examples without a target out")
-    return numbers, 0
-
-
-def _channels_first(x: NDArray[Any], sequence: bool) -> NDArray[Any]:
-    """A view: batches are made contiguous as they are drawn."""
-    if sequence:
-        return np.moveaxis(x, 2, 1) if x.ndim == 3 else x[:, np.newaxis]
-    if x.ndim == 3:
-        return x[:, np.newaxis]
-    if x.ndim == 4 and x.shape[3] in _CHANNELS and x.shape[1] not in _CHANNELS:
-        return np.moveaxis(x, 3, 1)
-    return x
-
-
-def _check_finite(path: Path, x: NDArray[Any]) -> None:
-    each = max(1, _CHECKED_BYTES // x[:1].nbytes)
-    for start in range(0, len(x), each):
-        if not np.isfinite(x[start : start + each]).all():
-            raise DataError(f"{path}: x holds a value that is not finite among examples {start} and following")
+    return dataset_of(path, *_arrays(path), sequence)
 
 
 def _arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:

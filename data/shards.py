@@ -13,13 +13,15 @@ A tenth of the training examples validates, by a seeded permutation, so what is 
 shards that are cut `without=validation` share nothing with it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.directions import permutation, words
+from zowarmup.data.dataset import DataError, Dataset
 
 _POOLS, _DRAWS = 0, 1  # streams of the seed
 _WORDS = 4096  # raw words fetched at a time
@@ -77,6 +79,35 @@ def _words(seed: int) -> Iterator[int]:
     while True:
         yield from words(seed, stream, _WORDS).tolist()
         stream += 1
+
+
+def cut(whole: Dataset, clients: int, wanted: Sequence[int], alpha: Fraction, seed: int, source: str) -> list[Dataset]:
+    """Cut a data set into the shards of many clients, equal in size.
+
+    Args:
+        whole: The data set.
+        clients: How many shards it is cut into, 1 to its number of examples.
+        wanted: Which of them to give, from 0.
+        alpha: Of the Dirichlet distribution of each shard's label mix. Targets that are numbers are dealt out evenly.
+        seed: Of the split.
+        source: What to call the data set in a sentence.
+
+    Returns:
+        The wanted shards: views of one array that holds them one after the other.
+
+    Raises:
+        DataError: There are too few examples for so many clients.
+    """
+    if not 1 <= clients <= len(whole):
+        raise DataError(f"{source} has {len(whole)} examples: it can be shared by 1 to {len(whole)} clients")
+    mixed = whole.targets if whole.classes else np.zeros(len(whole), np.int64)
+    every = shards(mixed, clients, alpha, seed)
+    whole = whole.select(np.concatenate([every[index] for index in wanted]))
+    length = len(every[0])
+    return [
+        replace(whole, inputs=whole.inputs[at : at + length], targets=whole.targets[at : at + length])
+        for at in range(0, len(whole), length)
+    ]
 
 
 VALIDATION_SHARE = 10

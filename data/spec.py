@@ -11,8 +11,6 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 from zowarmup.data.dataset import DataError, Dataset
 
 FORMS = (
@@ -78,25 +76,16 @@ def divide(spec: str, clients: int, wanted: Sequence[int]) -> list[Dataset]:
     Raises:
         DataError: The sentence says what to change.
     """
-    from zowarmup.data.shards import shards
+    from zowarmup.data.shards import cut
 
     with _refusing(spec):
         whole, options = _whole(spec)
-    if not 1 <= clients <= len(whole):
-        raise DataError(f"{spec} has {len(whole)} examples: it can be shared by 1 to {len(whole)} clients")
     alpha, seed = (
         _alpha(spec, options.get("alpha", "0.1")),
         _integer(spec, "seed", options.get("seed"), 0, 0, _SEED_MAX),
     )
     assert seed is not None
-    mixed = whole.targets if whole.classes else np.zeros(len(whole), np.int64)  # numbers are dealt out evenly
-    every = shards(mixed, clients, alpha, seed)
-    whole = whole.select(np.concatenate([every[index] for index in wanted]))
-    length = len(every[0])
-    return [
-        replace(whole, inputs=whole.inputs[at : at + length], targets=whole.targets[at : at + length])
-        for at in range(0, len(whole), length)
-    ]
+    return cut(whole, clients, wanted, alpha, seed, spec)
 
 
 def _whole(spec: str) -> tuple[Dataset, dict[str, str]]:

@@ -54,17 +54,17 @@ def read_jsonl(path: Path) -> Dataset:
     return _read(path, _objects)
 
 
-_Examples = Iterator[tuple[int, tuple[str, ...], str | None]]
+TextExamples = Iterator[tuple[int, tuple[str, ...], str | None]]
 """The number of a line, its texts and its label, as they are written; of prompts and completions there is no label."""
 
 
-def _read(path: Path, examples: Callable[[Path, Iterator[tuple[int, str]]], _Examples]) -> Dataset:
+def _read(path: Path, examples: Callable[[Path, Iterator[tuple[int, str]]], TextExamples]) -> Dataset:
     try:
         with unpacked(path) as file:
             count = lines_in(path, file)
         require_memory(str(path), path.stat().st_size + _BYTES_AN_EXAMPLE * count, "give this device fewer examples")
         with unpacked(path) as file:
-            return _dataset(path, examples(path, _lines(path, io.TextIOWrapper(file, encoding="utf-8-sig"))))
+            return texts_of(path, examples(path, _lines(path, io.TextIOWrapper(file, encoding="utf-8-sig"))))
     except TooLarge as error:
         raise DataError(str(error)) from error
     except UnicodeError as error:
@@ -84,7 +84,7 @@ def _lines(path: Path, text: io.TextIOWrapper) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _rows(path: Path, lines: Iterator[tuple[int, str]]) -> _Examples:
+def _rows(path: Path, lines: Iterator[tuple[int, str]]) -> TextExamples:
     number, line = next(lines, (0, ""))
     names = [name.strip() for name in line.split("\t")]
     label: int | None
@@ -109,7 +109,7 @@ def _rows(path: Path, lines: Iterator[tuple[int, str]]) -> _Examples:
         yield number, tuple(fields[place] for place in places), None if label is None else fields[label]
 
 
-def _objects(path: Path, lines: Iterator[tuple[int, str]]) -> _Examples:
+def _objects(path: Path, lines: Iterator[tuple[int, str]]) -> TextExamples:
     kind: tuple[str, ...] = ()
     for number, line in lines:
         where = f"{path}: line {number}"
@@ -152,23 +152,34 @@ def _shown(value: Any) -> str:
     return "missing" if value is None else ascii(value)[:40]
 
 
-def _dataset(path: Path, examples: _Examples) -> Dataset:
+def texts_of(where: Path | str, examples: TextExamples, unit: str = "line") -> Dataset:
+    """Examples of text.
+
+    Args:
+        where: What to call them in a sentence.
+        examples: Each with its number, its texts and its label, as it is written; None where the texts are a prompt and its
+            completion.
+        unit: What the numbers are of.
+
+    Raises:
+        DataError: As `read_tsv`.
+    """
     texts: list[tuple[str, ...]] = []
     labels: list[int] = []
     known: dict[str, int] = {}
     for number, written, label in examples:
         if not any(text.strip() for text in written) or (label is None and not written[1]):
             what = "completion" if label is None and any(written) else "text"
-            raise DataError(f"{path}: line {number} has no {what}: fill it in, or remove the line")
+            raise DataError(f"{where}: {unit} {number} has no {what}: fill it in, or remove the {unit}")
         texts.append(written)
         if label is None:
             continue
-        name = label_name(f"{path}: line {number}", label)
+        name = label_name(f"{where}: {unit} {number}", label)
         labels.append(known.setdefault(name, len(known)))
         if len(known) > CLASS_LIMIT:
-            raise DataError(f"{path}: there are more than {CLASS_LIMIT} different labels: is it the right column?")
+            raise DataError(f"{where}: there are more than {CLASS_LIMIT} different labels: is it the right column?")
     if not texts:
-        raise DataError(f"{path}: there are no examples: it needs one a line")
+        raise DataError(f"{where}: there are no examples: it needs one a {unit}")
     inputs = np.empty(len(texts), dtype=object)
     inputs[:] = texts
     if not known:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from zowarmup.common.system.ending import FAILED, GRACE_S, SERVICE, USAGE, Stopp
 from zowarmup.common.system.files import PRIVATE, read_given
 from zowarmup.common.system.logs import Throttle, log_to_errors
 from zowarmup.common.tasks import task_class
+from zowarmup.common.text import in_words
 from zowarmup.data import DataError, Dataset, load
 from zowarmup.server.aggregation.evaluation import Evaluator
 from zowarmup.server.aggregation.round_jobs import RoundJobs
@@ -53,8 +55,9 @@ from zowarmup.server.rpc.strangers import (
 )
 from zowarmup.server.rpc.streams import StreamRegistry
 from zowarmup.server.runtime import connections, raise_file_limit, tune_allocator, tune_collector
+from zowarmup.server.setup.model_cache import cached
 from zowarmup.server.setup.open_run import StartError, constants_of, evaluated, locked, open_run, uploads_bytes
-from zowarmup.server.setup.prepare import Children, PreparationError
+from zowarmup.server.setup.prepare import Children, PreparationError, Preparer, prepare
 from zowarmup.server.setup.run_file import RunFileError, read_run_file
 from zowarmup.server.shutdown import GIVEN_UP, TICK_S, leave, settle
 from zowarmup.server.store.archive import BLOBS, LEDGER, UPLOADS, ArchiveError, restore
@@ -63,9 +66,10 @@ from zowarmup.server.store.blobs import BlobError
 from zowarmup.server.store.ledger import Ledger, LedgerError
 from zowarmup.server.store.uploads import UploadStore
 from zowarmup.server.telemetry.event_logger import EventLogger
+from zowarmup.server.websites import Site, page_of
 
 if TYPE_CHECKING:
-    from zowarmup.server.telemetry.http import HttpEndpoint
+    from zowarmup.server.telemetry.endpoints import HttpEndpoint
 
 log = logging.getLogger("zowarmup.server")
 
@@ -76,6 +80,12 @@ FEW = 2048
 LINES, RUN_LINES = (20.0, 2.0), (500.0, 50.0)
 """How many lines of a kind are logged at once, and then a second; and of what the run itself says (`event_logger`), as a fast
 one commits often, and a fleet connects at once."""
+
+
+class CoordinatorFailed(Exception):
+    """A part of the coordinator has ended by itself, and with it the coordinator. The cause is what it raised."""
+
+
 _EXPECTED: dict[type[Exception], int] = {
     RunFileError: USAGE,
     **dict.fromkeys(
@@ -89,6 +99,7 @@ _EXPECTED: dict[type[Exception], int] = {
             DataError,
             BlobError,
             Unavailable,
+            CoordinatorFailed,
         ),
         FAILED,
     ),
@@ -143,6 +154,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--address", metavar="HOST:PORT", help="listen here instead of the run file's address")
     parser.add_argument("--metrics-address", metavar="HOST:PORT", help="the same for the run file's metrics_address")
     parser.add_argument(
+        "--web-address", metavar="HOST:PORT", help="the same for its web_address, where the live page is"
+    )
+    parser.add_argument(
         "--insecure", action="store_true", help="allow plain text on an address that is not loopback (docs/security.md)"
     )
     parser.add_argument(
@@ -171,6 +185,9 @@ def _run(stopping: Stopping) -> int:
         metrics_address = run_file.server.metrics_address
         if arguments.metrics_address:
             metrics_address = type(run_file.server)(metrics_address=arguments.metrics_address).metrics_address
+        web_address = run_file.server.web_address
+        if arguments.web_address is not None:
+            web_address = type(run_file.server)(web_address=arguments.web_address).web_address
     except ValueError as error:
         raise RunFileError(str(error)) from error
     try:
@@ -178,11 +195,26 @@ def _run(stopping: Stopping) -> int:
         way = endpoint_of(run_file.server, address, arguments.insecure)
         shown = None
         if metrics_address:
-            from zowarmup.server.telemetry.http import http_endpoint
+            from zowarmup.server.telemetry.endpoints import metrics_endpoint
 
-            shown = http_endpoint(run_file.server, metrics_address, arguments.insecure)
+            shown = metrics_endpoint(run_file.server, metrics_address, arguments.insecure)
+        children, cache = Children(), arguments.model_cache
+        leading = Leading(
+            run_file=run_file,
+            held_out=held_out,
+            data_dir=arguments.data_dir,
+            way=way,
+            shown=shown,
+            web_address=web_address,
+            insecure=arguments.insecure,
+            prepare=lambda spec, seed, folder: (
+                cached(spec, seed, cache, children) if cache else prepare(spec, seed, folder, children)
+            ),
+            end_preparing=children.end,
+            exit_when_finished=arguments.exit_when_finished,
+        )
         with locked(arguments.data_dir) as listens:
-            return asyncio.run(_serve(run_file, held_out, arguments, way, shown, stopping, listens))
+            return asyncio.run(_serve(leading, stopping, listens))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise StartError(
@@ -191,32 +223,82 @@ def _run(stopping: Stopping) -> int:
         ) from error
 
 
-async def _serve(
-    run_file: RunFile,
-    held_out: Dataset,
-    arguments: argparse.Namespace,
-    way: Endpoint,
-    shown: "HttpEndpoint | None",
-    stopping: Stopping,
-    listens: Callable[[str], None],
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Leading:
+    """A run that a coordinator leads, and how.
+
+    Args:
+        run_file: The run.
+        held_out: What it is evaluated on.
+        data_dir: Where it lives on disk; this process holds it (`locked`).
+        way: Where the coordinator listens.
+        shown: Where its metrics are shown; None: nowhere.
+        web_address: Where the live page is, as `Server.web_address` has it.
+        insecure: Whether it may be in plain text for others to read.
+        prepare: Makes the model, if there is no run yet.
+        end_preparing: Ends that, from another thread, where the coordinator is stopped meanwhile.
+        exit_when_finished: Whether it leaves when the run is over, or has paused itself.
+    """
+
+    run_file: RunFile
+    held_out: Dataset
+    data_dir: Path
+    way: Endpoint
+    shown: "HttpEndpoint | None" = None
+    web_address: str = ""
+    insecure: bool = False
+    prepare: Preparer = field(repr=False)
+    end_preparing: Callable[[], None] = field(default=lambda: None, repr=False)
+    exit_when_finished: bool = False
+
+
+@dataclass(frozen=True)
+class Served:
+    """A coordinator that answers, at `port`, and what it knows."""
+
+    port: int
+    coordinator: Coordinator
+    history: History
+    traffic: Traffic
+
+
+async def _serve(leading: Leading, stopping: Stopping, listens: Callable[[str], None]) -> int:
+    def ready(served: Served) -> None:
+        listens(leading.way.at(served.port))
+        tune_collector()
+
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
     with stopping.notifying(lambda: loop.call_soon_threadsafe(settle, stopped, stopping.code)):
-        async with contextlib.AsyncExitStack() as listening:
-            return await _lead(run_file, held_out, arguments, way, shown, stopped, listening, listens)
+        return await lead(leading, stopped, ready)
+
+
+async def lead(leading: Leading, stopped: "asyncio.Future[int]", ready: Callable[[Served], None]) -> int:
+    """Lead a run.
+
+    Args:
+        leading: Which, and how.
+        stopped: Its result ends the coordinator, which sets one itself where it leaves.
+        ready: Called just before the coordinator answers.
+
+    Returns:
+        The exit code: the result of `stopped`, or GIVEN_UP where the run has given up.
+
+    Raises:
+        CoordinatorFailed: A part of it has failed. And what `_EXPECTED` names.
+    """
+    async with contextlib.AsyncExitStack() as listening:
+        return await _lead(leading, stopped, ready, listening)
 
 
 async def _lead(
-    run_file: RunFile,
-    held_out: Dataset,
-    arguments: argparse.Namespace,
-    way: Endpoint,
-    shown: "HttpEndpoint | None",
+    leading: Leading,
     stopped: "asyncio.Future[int]",
+    ready: Callable[[Served], None],
     listening: contextlib.AsyncExitStack,
-    listens: Callable[[str], None],
 ) -> int:
+    run_file, held_out, data_dir = leading.run_file, leading.held_out, leading.data_dir
+    way, shown = leading.way, leading.shown
     refusals = Counter[str]()
     preparing = PreparingInterceptor()
     most = connections(raise_file_limit())
@@ -235,22 +317,21 @@ async def _lead(
     health = Health(server, beside)
     services = Services(server, run_file.server.reflection or is_loopback(way.address))
     await health.declare(serving=False)
-    way.publish(arguments.data_dir)
-    operator = operator_sha256(arguments.data_dir)
+    way.publish(data_dir)
+    operator = operator_sha256(data_dir)
+    page = page_of(run_file.server, leading.web_address, leading.insecure, way, operator, data_dir)
     metrics = None
     if shown is not None:
         from zowarmup.server.telemetry.metrics import RunMetrics
 
         metrics = RunMetrics(run_file.name)
-    path = arguments.data_dir / LEDGER
+    path = data_dir / LEDGER
     ledger = Ledger(path) if metrics is None else Ledger(path, took=metrics.appended)
-    blobs = BlobFiles(arguments.data_dir / BLOBS)
-    children = Children()
+    listening.callback(ledger.close)
+    blobs = BlobFiles(data_dir / BLOBS)
 
     def take_up() -> tuple[State, History, Replica, int]:
-        state, history, end = open_run(
-            run_file, held_out, arguments.data_dir, ledger, blobs, children, arguments.model_cache
-        )
+        state, history, end = open_run(run_file, held_out, data_dir, ledger, blobs, leading.prepare)
         return state, history, restore(state, history, blobs, state.version), end
 
     for early in filter(None, (server, beside)):
@@ -261,7 +342,7 @@ async def _lead(
     either: set[asyncio.Future[Any]] = {opening, stopped}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if stopped.done():
-        children.end()  # so that the thread, which cannot be cancelled, ends now
+        leading.end_preparing()  # so that the thread, which cannot be cancelled, ends now
         log.info("stopped before the run was ready; start again with the same --data-dir")
         await asyncio.wait({opening}, timeout=GRACE_S)
         opening.add_done_callback(lambda over: over.cancelled() or over.exception())  # what it met was our doing
@@ -278,7 +359,7 @@ async def _lead(
     coordinator = Coordinator(ledger, state, end=end)
     traffic = Traffic(lambda: coordinator.state.phase, history.traffic.latest)
     rate_limiter = RateLimiter(run_file.server.messages_per_second)
-    uploads = UploadStore(BlobFiles(arguments.data_dir / UPLOADS), uploads_bytes(run_file, state), state)
+    uploads = UploadStore(BlobFiles(data_dir / UPLOADS), uploads_bytes(run_file, state), state)
     stream_registry = StreamRegistry(history, rate_limiter)
     round_jobs = RoundJobs(
         coordinator, blobs, uploads, replica, evaluator, history, lambda: traffic.since(history.traffic.latest)
@@ -304,7 +385,7 @@ async def _lead(
         ),
     )
 
-    website = None
+    website, sites = None, list[Site]()
     if shown is not None and metrics is not None:
         from zowarmup.server.telemetry.http import HttpServer
         from zowarmup.server.telemetry.metrics import Sources
@@ -319,9 +400,9 @@ async def _lead(
                 history,
                 traffic,
                 refusals,
-                arguments.data_dir,
-                arguments.data_dir / LEDGER,
-                arguments.data_dir / BLOBS,
+                data_dir,
+                data_dir / LEDGER,
+                data_dir / BLOBS,
                 stream_registry.catch_ups,
                 wire,
                 lambda: way.expires_at,
@@ -329,26 +410,31 @@ async def _lead(
         )
         website = HttpServer(shown, {"/metrics": metrics.application})
         log.info("metrics at %s/metrics", website.open())
+        sites.append(website)
+    if page is not None:
+        page.open(coordinator, history, traffic, refusals, way)
+        sites.append(page)
 
     def renewed() -> None:
-        way.publish(arguments.data_dir)
-        if website is not None:
-            website.renew()
+        way.publish(data_dir)
+        for site in sites:
+            site.renew()
 
     loops = [asyncio.create_task(job) for job in (coordinator.run(), round_jobs.run(), _tick(coordinator))]
     if way.certificates is not None:
         loops.append(asyncio.create_task(way.certificates.watch(renewed)))
     watching = asyncio.create_task(keep_room(port, most, traffic.members))
+    listening.callback(lambda: [task.cancel() for task in (*loops, watching)])
     scraped = website is not None
-    loops.append(asyncio.create_task(leave(coordinator, looked, stopped, arguments.exit_when_finished, scraped)))
+    loops.append(asyncio.create_task(leave(coordinator, looked, stopped, leading.exit_when_finished, scraped)))
+    faults: list[BaseException] = []
     for task in loops:
-        task.add_done_callback(lambda task: _failed(task, stopped))
+        task.add_done_callback(lambda task: _failed(task, stopped, faults))
     await coordinator.handle(cmd.Restart())
     round_jobs.resume()
-    tune_collector()
+    ready(Served(port, coordinator, history, traffic))
     preparing.ready.set()
     await health.declare(serving=True)
-    listens(way.at(port))
     log.info("%s", way.describe(port))
     if coordinator.state.gave_up:
         log.error(
@@ -364,8 +450,8 @@ async def _lead(
         status = GIVEN_UP
     more = "" if coordinator.state.phase is Phase.FINISHED else "; start again with the same --data-dir to go on"
     log.info("stopping at version %d%s", coordinator.state.version, more)
-    if website is not None:
-        await asyncio.to_thread(website.close)
+    for site in sites:
+        await asyncio.to_thread(site.close)
     stream_registry.close_all()
     await server.stop(grace=GRACE_S / 2)
     if beside is not None:
@@ -373,7 +459,8 @@ async def _lead(
     for task in (*loops, watching):
         task.cancel()
     await asyncio.gather(*loops, watching, return_exceptions=True)
-    ledger.close()
+    if faults:
+        raise CoordinatorFailed(f"the coordinator cannot go on: {in_words(faults[0])}") from faults[0]
     return status
 
 
@@ -384,9 +471,10 @@ async def _tick(coordinator: Coordinator) -> None:
         await asyncio.sleep(TICK_S)
 
 
-def _failed(task: "asyncio.Task[None]", stopped: "asyncio.Future[int]") -> None:
+def _failed(task: "asyncio.Task[None]", stopped: "asyncio.Future[int]", faults: list[BaseException]) -> None:
     """A part of the coordinator that ends by itself has failed: stop, rather than go on half alive."""
     if not task.cancelled() and (error := task.exception()) is not None:
+        faults.append(error)
         log.critical("the coordinator cannot go on", exc_info=error)
         settle(stopped, 1)
 

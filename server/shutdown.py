@@ -44,7 +44,7 @@ async def leave(
     """
     resumable = coordinator.state.paused_itself
     begun_over = coordinator.state.phase is Phase.FINISHED
-    while coordinator.state.phase is not Phase.FINISHED or _unevaluated(coordinator.state):
+    while not finished(coordinator.state):
         resumable = resumable and coordinator.state.paused_itself
         if coordinator.state.paused_itself and not resumable and when_finished:
             log.error("leaving, as nobody is here to resume it: %s", coordinator.state.paused)
@@ -53,10 +53,9 @@ async def leave(
         await sleep(TICK_S)
     if not when_finished and (begun_over or not coordinator.state.gave_up):
         return
-    finished = clock()
-    while clock() < finished + REPORTS_S:
-        presence = coordinator.state.presence.values()
-        if all((p.digest and p.version == coordinator.state.version) or not p.connected for p in presence):
+    since = clock()
+    while clock() < since + REPORTS_S:
+        if reported(coordinator.state):
             break
         await sleep(TICK_S)
     if coordinator.state.gave_up and scraped and not begun_over:
@@ -67,8 +66,16 @@ async def leave(
     settle(stopped, 0)
 
 
-def _unevaluated(state: State) -> bool:
-    return state.evaluation is None or state.evaluation.version != state.version
+def finished(state: State) -> bool:
+    """Whether the run is over and its last version evaluated."""
+    evaluated = state.evaluation is not None and state.evaluation.version == state.version
+    return state.phase is Phase.FINISHED and evaluated
+
+
+def reported(state: State) -> bool:
+    """Whether every client that is connected has said what it holds of the present version."""
+    presence = state.presence.values()
+    return all((p.digest and p.version == state.version) or not p.connected for p in presence)
 
 
 def settle(stopped: "asyncio.Future[int]", status: int) -> None:

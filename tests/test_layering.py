@@ -42,7 +42,7 @@ NUMBERS = "common common/exact common/messages common/tasks common/algorithms co
 COMMON = f"{NUMBERS} common/models common/system data"
 BELOW = f"{COMMON} server/core server/projections server/store server/coordinator.py"
 DEVICE = f"{COMMON} client/errors.py client/policy.py"
-SERVER = f"{BELOW} server/aggregation server/rpc server/telemetry server/setup"
+SERVER = f"{BELOW} server/aggregation server/rpc server/telemetry server/telemetry/page server/setup"
 CLIENT = f"{DEVICE} client/store client/net client/work client/diagnostics"
 # The package itself, `zowarmup`.
 PUBLIC = "public.py"
@@ -67,7 +67,8 @@ ROOMS = {
     "server/coordinator.py": rule("common common/system server/core server/store"),
     "server/aggregation": rule(BELOW, "numpy"),
     "server/rpc": rule(BELOW, "grpc numpy"),
-    "server/telemetry": rule(BELOW, "prometheus_client uvicorn"),
+    "server/telemetry": rule(BELOW, "prometheus_client", lazily="uvicorn"),
+    "server/telemetry/page": rule(f"{BELOW} server/telemetry"),
     "server/setup": rule(BELOW, "numpy"),
     "server": rule(SERVER, "grpc"),
     "client/errors.py": rule("common common/system"),
@@ -128,6 +129,7 @@ PACKAGES = {
     "lab/experiments/figure.py": "matplotlib",
     "lab/experiments/running.py": "numpy? safetensors?",
     "lab/experiments/table.py": "pydantic",
+    "lab/progress.py": "rich",
     "lab/runs/comparison.py": "matplotlib",
 }
 # The low tier reads the program with what is in this file, and has no torch.

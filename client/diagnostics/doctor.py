@@ -67,7 +67,8 @@ async def _findings(arguments: Namespace) -> AsyncIterator[Finding]:
     folder = arguments.state_dir or default_directory(arguments.name or default_name())
     with _failing("state") as failed:
         records = Records(folder)
-        _, trusted = know(arguments, invited(arguments.join_file), records)
+        own = arguments.ca, arguments.certificate, arguments.key, arguments.insecure
+        _, trusted = know(arguments.server, invited(arguments.join_file), records, *own)
         known = records.identity()
         if not sensors.writable(folder):
             raise Final(f"{folder} cannot be written by this user: run the doctor as the client, or give --state-dir")

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
@@ -59,6 +60,8 @@ class Executor:
         threads: To compute with.
         device: Where probes' forward passes run, PROCESSOR or a device of torch's.
         policy: What of it this device allows; what it does not raises Final.
+        own_thread: Whether it computes in a thread of its own and its siblings', and not in the one that its event loop
+            has for all that takes long: for a process in which others share the loop.
 
     Attributes:
         watch: Over the program, while it is loaded and forward passes are made.
@@ -73,8 +76,10 @@ class Executor:
         threads: int,
         device: str = PROCESSOR,
         policy: Policy | None = None,
+        own_thread: bool = False,
     ) -> None:
         self._policy = policy or Policy()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute") if own_thread else None
         self.watch = Watch(self._policy.forward_s)
         self._offer, self._state, self._transfers, self._threads = offer, state, transfers, threads
         self._device = device
@@ -101,6 +106,8 @@ class Executor:
     def close(self) -> None:
         """What is being computed ends at its next batch, with Stopped."""
         self._stop.set()
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
 
     @property
     def contribution_s(self) -> float:
@@ -124,7 +131,7 @@ class Executor:
                 self.spent_s += time.monotonic() - start
 
         try:
-            return await asyncio.to_thread(timed)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
         except asyncio.CancelledError:
             if self._alone:
                 self.close()

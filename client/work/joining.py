@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import sys
-from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,15 +131,23 @@ def invited(file: Path | None) -> Invitation | None:
         raise Final(f"what {place} holds is not an invitation: {error}") from None
 
 
-def know(arguments: Namespace, invitation: Invitation | None, state: Records) -> tuple[bytes, Trust]:
-    """Who signs the coordinator's certificate (from --ca, the invitation or an earlier time; may be empty), and how to
-    talk to it. Raises Final."""
+def know(
+    server: str,
+    invitation: Invitation | None,
+    state: Records,
+    ca: Path | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    insecure: bool = False,
+) -> tuple[bytes, Trust]:
+    """Who signs the coordinator's certificate (from the file `ca`, the invitation or an earlier time; may be empty), and how
+    to talk to it, as of `trust`. Raises Final."""
     try:
-        if arguments.ca is not None:
-            authority = read_authority(arguments.ca, "--ca")
+        if ca is not None:
+            authority = read_authority(ca, "--ca")
         else:
             authority = (invitation.authority if invitation else b"") or state.authority()
-        return authority, trust(arguments.server, authority, arguments.certificate, arguments.key, arguments.insecure)
+        return authority, trust(server, authority, certificate, key, insecure)
     except TrustError as error:
         raise Final(str(error)) from None
 

@@ -36,6 +36,10 @@ PRETRAINED = "hf:"
 """What the name of a model begins with that is a directory of Hugging Face's form."""
 BASES = ("float32", "bfloat16", "int8")
 """As `base` under [model] says it; the first is the default, and that of a model that is not pretrained."""
+WEB_AUTO = "auto"
+WEB_PORTS = range(7072, 7092)
+"""Of the loopback, where the live page is unless the run file says otherwise: a port for each run of a machine, and none that
+systems give to connections."""
 BUILT_IN = ("mlp", "cnn", "cnn1d", "resnet8", "resnet18", "vit")
 """The models that every device with torch can build."""
 
@@ -133,6 +137,10 @@ class Server:
     `health_address`: where gRPC's health service answers in plain text, and nothing else does, for probes that have no
     certificate; empty: only on `address`. `reflection`: whether callers may ask at `address` which calls there are, as they
     may on loopback anyway.
+
+    `web_address`: where browsers find the live page; "auto": on loopback, at the first of WEB_PORTS that is free; empty:
+    nowhere. `web_password_file`: a file whose first line opens the page, and nothing else, where the page asks for a
+    password; the operator's credential always does.
     """
 
     address: str = DEFAULT_ADDRESS
@@ -150,6 +158,8 @@ class Server:
     metrics_password_file: str = ""
     health_address: str = ""
     reflection: bool = False
+    web_address: str = WEB_AUTO
+    web_password_file: str = ""
 
     def __post_init__(self) -> None:
         require(_is_address(self.address), "address", self.address, '"HOST:PORT", such as "0.0.0.0:7070"')
@@ -167,6 +177,9 @@ class Server:
             given = getattr(self, name)
             allowed = f'"HOST:PORT", such as "127.0.0.1:{usual}", or ""'
             require(not given or _is_address(given), name, given, allowed)
+        web = self.web_address
+        allowed = f'"HOST:PORT", such as "0.0.0.0:{WEB_PORTS[0]}", "{WEB_AUTO}" or ""'
+        require(web in ("", WEB_AUTO) or _is_address(web), "web_address", web, allowed)
         named, file = self.metrics_user, self.metrics_password_file
         require(":" not in named, "metrics_user", named, "a name without a colon")
         require(
@@ -293,6 +306,11 @@ class ClientSpec:
             completes=self.model.task == COMPLETION,
             cut=self.zeroth_order.cut_at,
         )
+
+    @property
+    def exact_head(self) -> bool:
+        """Whether the head's gradient is to be known exactly, rather than probed with the rest of what moves."""
+        return self.task.exact_head and not self.zeroth_order.probes_head
 
     @property
     def whitening(self) -> int:

@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.net.connection import Connection
@@ -23,7 +22,7 @@ from zowarmup.common.messages.values import Tier
 from zowarmup.common.system.logs import Throttle, log_to_errors
 from zowarmup.common.system.memory import peak_resident, set_allocator
 from zowarmup.common.text import in_words
-from zowarmup.data import Dataset, divide
+from zowarmup.data import Dataset
 from zowarmup.lab.simulation.member import SimulatedClient, SimulatedStream
 from zowarmup.lab.simulation.part import FleetProgress, FleetShare
 from zowarmup.lab.simulation.shared import (
@@ -44,9 +43,8 @@ WARN_EVERY_S = 10.0
 
 async def host(part: FleetShare, tell: Callable[[FleetProgress], None]) -> FleetProgress:
     """Take part with every client of `part` until the run is over. `tell` hears how far it is, several times a second,
-    and may end it by raising. Raises Final where no client can take part."""
+    and may end it by raising. For a process that does nothing else. Raises Final where no client can take part."""
     set_allocator(1, 32 << 10, 256 << 10)  # what is larger than some pages goes back to the system at once
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
     return await Host(part, tell).run()
 
 
@@ -91,6 +89,7 @@ class Host:
         if furthest is not None and not waiting:
             waiting = furthest.waiting if connected else f"no answer from {self._part.server}"
         over = sum(member.over for member in members)
+        faults = self._faults()
         return FleetProgress(
             clients=self._part.count,
             members=len(members),
@@ -104,10 +103,15 @@ class Host:
             down_bytes=sum(meter.down_bytes for meter in self._meters),
             over=over,
             agree=sum(member.agrees for member in members),
-            lost=len(self._barred) + sum(member.lost is not None for member in members),
+            lost=len(faults),
             peak_bytes=peak_resident(),
             waiting="" if over == len(members) > 0 else waiting,
+            fault=str(faults[0]) if faults else "",
         )
+
+    def _faults(self) -> list[Final]:
+        """Of the clients that could not go on, why."""
+        return [*self._barred, *(member.lost for member in self.members if member.lost)]
 
     async def _keep_telling(self) -> None:
         while True:
@@ -117,9 +121,7 @@ class Host:
     async def _take_part(self, trusted: Trust) -> None:
         part = self._part
         self._lookout = Lookout(part.server, trusted)
-        shards = await asyncio.to_thread(
-            divide, part.data, part.clients, range(part.first - 1, part.first - 1 + part.count)
-        )
+        shards = await asyncio.to_thread(part.shards)
         offer = await ask(part.server, trusted, self._lookout, part.connect_timeout_s, part.policy)
         tiers = {part.tier(number) for number in range(part.first, part.first + part.count)}
         if not has_torch() and (refusal := next(filter(None, (torchless(t, *offer.spec.phases) for t in tiers)), "")):
@@ -128,7 +130,7 @@ class Host:
         part.policy.require_program(offer.program_bytes)
         if any(offer.spec.warmup.trains(tier) for tier in tiers):
             part.policy.require_model(offer.spec.model.name)
-        shards = [fit_data(part.data, shard, offer) for shard in shards]
+        shards = [fit_data(part.source(number), shard, offer) for number, shard in enumerate(shards, part.first)]
         self._waiting = ""
         with StateDirectory(part.state / offer.run_id[:16]) as state:
             replica = LocalReplica(state.path, offer.layout)
@@ -196,7 +198,7 @@ class Host:
         async with asyncio.TaskGroup() as group:
             for place, shard in enumerate(shards):
                 group.create_task(alone(part.first + place, shard, held[place % len(held)]))
-        faults = [*self._barred, *(member.lost for member in self.members if member.lost)]
+        faults = self._faults()
         if len(faults) == len(shards):
             raise faults[0]
 
@@ -208,7 +210,7 @@ class Host:
 
         async def once() -> str:
             async with Connection(part.server, trusted, shared=line.channel) as connection:
-                name, token = f"{part.name}-{number}", part.tokens.get(tier, "")
+                name, token = part.name_of(number), part.tokens.get(tier, "")
                 return (await connection.enrol(offer.run_id, name, tier, examples, token, credential))[0]
 
         return await with_retries(part.server, once, self._lookout)
@@ -222,7 +224,8 @@ class Host:
             who = (member.client, _credential(part, offer.run_id, member.number))
             return Connection(part.server, trusted, who, bulk=True)
 
-        return Executor(offer, state, Transfers(connect), part.threads, part.device, part.policy)
+        transfers = Transfers(connect)
+        return Executor(offer, state, transfers, part.threads, part.device, part.policy, own_thread=True)
 
 
 def _credential(part: FleetShare, run_id: str, number: int) -> str:

@@ -9,6 +9,7 @@ from zowarmup.client.policy import Policy
 from zowarmup.client.work.executor import PROCESSOR
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.text import amount
+from zowarmup.data import Dataset, divide
 from zowarmup.lab.simulation.profiles import Mix
 
 
@@ -16,14 +17,15 @@ from zowarmup.lab.simulation.profiles import Mix
 class FleetShare:
     """Clients number `first` to `first + count - 1`, from 1, of a fleet of `clients`, of which the first `high` train.
 
-    `data`: what all of them share, as `data.divide` takes it. `state`: where the replica is kept. `secret`: 32 bytes, from
+    `data`: what all of them share, as `data.divide` takes it, or what each has, one for each of `clients`. `names`: what each is
+    called, one for each; none: NAME-1, NAME-2 and so on. `state`: where the replica is kept. `secret`: 32 bytes, from
     which the members' credentials follow, so the same fleet is the same members again. `authority`, `certificate`, `key`,
     `insecure`, `threads`, `device`, `connect_timeout_s`, `policy`: as of a single client; `tokens`: the invitation's secret for each tier.
     """
 
     server: str
     name: str
-    data: str
+    data: str | Sequence[Dataset]
     clients: int
     first: int
     count: int
@@ -41,15 +43,31 @@ class FleetShare:
     connect_timeout_s: float = math.inf
     policy: Policy = field(default_factory=Policy)
     tokens: Mapping[Tier, str] = field(default_factory=dict, repr=False)
+    names: tuple[str, ...] = ()
 
     def tier(self, number: int) -> Tier:
         return Tier.HIGH if number <= self.high else Tier.LOW
+
+    def name_of(self, number: int) -> str:
+        """What a client is called."""
+        return self.names[number - 1] if self.names else f"{self.name}-{number}"
+
+    def shards(self) -> list[Dataset]:
+        """What each client of this share has. Raises DataError."""
+        wanted = range(self.first - 1, self.first - 1 + self.count)
+        if isinstance(self.data, str):
+            return divide(self.data, self.clients, wanted)
+        return [self.data[place] for place in wanted]
+
+    def source(self, number: int) -> str:
+        """What to call a client's data in a sentence."""
+        return self.data if isinstance(self.data, str) else f"the data of {self.name_of(number)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FleetProgress:
     """How far a part, or a fleet, is. `connected` of `clients` have a stream. `over`: how many have left a finished run;
-    `agree` of them with the run's own digest. `lost`: how many could not go on."""
+    `agree` of them with the run's own digest. `lost`: how many could not go on, and `fault` why the first of them could not."""
 
     clients: int = 0
     members: int = 0
@@ -66,6 +84,7 @@ class FleetProgress:
     lost: int = 0
     peak_bytes: int = 0
     waiting: str = ""
+    fault: str = ""
 
     def line(self) -> str:
         """One line for people."""
@@ -88,12 +107,13 @@ class FleetProgress:
 def together(parts: Sequence[FleetProgress]) -> FleetProgress:
     """The progress of all parts."""
     furthest = max(parts, key=lambda part: (part.round, part.version))
-    rest = {field.name for field in fields(FleetProgress)} - {"phase", "round", "version", "waiting"}
+    rest = {field.name for field in fields(FleetProgress)} - {"phase", "round", "version", "waiting", "fault"}
     return FleetProgress(
         phase=furthest.phase,
         round=furthest.round,
         version=furthest.version,
         waiting=furthest.waiting or next((part.waiting for part in parts if part.waiting), ""),
+        fault=next((part.fault for part in parts if part.fault), ""),
         **{name: sum(getattr(part, name) for part in parts) for name in rest},
     )
 

@@ -4,6 +4,7 @@
 initial weights beside it. A failure is one sentence, left in a file as `common.models.apart` says.
 """
 
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -14,9 +15,21 @@ from zowarmup.common.plugin import ANY
 from zowarmup.common.settings.run import BASES, PRETRAINED, ClientSpec
 from zowarmup.common.system.files import replacing
 from zowarmup.server.setup.language_directory import load_body, load_output
-from zowarmup.server.setup.prepare import BASE, BUILT, LAYOUT, PROGRAM, SPEC, WEIGHTS, PreparationError
+from zowarmup.server.setup.prepare import (
+    BASE,
+    BUILT,
+    LAYOUT,
+    PROGRAM,
+    SPEC,
+    WEIGHTS,
+    PreparationError,
+    Prepared,
+    prepared_in,
+)
 from zowarmup.server.setup.verbalizers import load_verbalizers
 from zowarmup.server.setup.weights_file import load_weights
+
+log = logging.getLogger(__name__)
 
 
 def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
@@ -47,7 +60,7 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
         if spec.text.verbalizers:
             load_verbalizers(module, directory, spec.text, spec.card)
     with foreign_code(f"model {spec.model.name}:"):
-        shape, head = spec.input_shape, task.exact_head
+        shape, head = spec.input_shape, spec.exact_head
         layout = describe(module, shape, head, phase.moved, spec.whitening, pretrained, phase.only_above)
         weights = flatten(module, layout)
     remark = ""
@@ -75,20 +88,30 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
     return remark
 
 
+def prepare_here(spec: ClientSpec, seed: int, folder: Path) -> Prepared:
+    """Build the model of a run in this process, which has torch from then on, and measure nothing. Raises PreparationError."""
+    try:
+        remark = _built(spec, seed, folder)
+    except ValueError as error:
+        raise PreparationError(str(error)) from error
+    if remark:
+        log.warning("%s", remark)
+    return prepared_in(folder)
+
+
+def _built(spec: ClientSpec, seed: int, folder: Path) -> str:
+    """As `build_run`. Raises ValueError also where a package is missing."""
+    try:
+        return build_run(spec, seed, folder)
+    except ModuleNotFoundError as error:
+        raise PreparationError(f"preparing a model needs {error.name}: pip install 'zowarmup[server,torch]'") from None
+
+
 def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear, which then ends this process
     seed, folder = int(sys.argv[1]), Path(sys.argv[2])
     spec = ClientSpec.from_json((folder / SPEC).read_text(), ANY)
-
-    def job() -> str:
-        try:
-            return build_run(spec, seed, folder)
-        except ModuleNotFoundError as error:
-            raise PreparationError(
-                f"preparing a model needs {error.name}: pip install 'zowarmup[server,torch]'"
-            ) from None
-
-    return carry_out(folder / BUILT, spec.model.name, job)
+    return carry_out(folder / BUILT, spec.model.name, lambda: _built(spec, seed, folder))
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ from zowarmup.server.setup.prepare import (
     LAYOUT,
     PROGRAM,
     SPEC,
+    UNMEASURED,
     WEIGHTS,
     Children,
-    DeviceFootprint,
     PreparationError,
     Prepared,
     base_in,
@@ -41,7 +41,6 @@ from zowarmup.server.setup.weights_file import load_weights
 log = logging.getLogger(__name__)
 LONGEST_LAYOUT_BYTES = 1 << 26
 BUILDING = "building-"
-UNMEASURED = DeviceFootprint(0, 0.0, 0.0, 0.0, 0.0)
 
 
 def cached(spec: ClientSpec, seed: int, cache: Path, children: Children) -> Prepared:
@@ -81,6 +80,7 @@ def cache_path(spec: ClientSpec, seed: int) -> str:
         seed,
         spec.zeroth_order.moved,
         spec.whitening,
+        spec.exact_head,
     ]
     if spec.zeroth_order.cut_at is not None:
         said += [spec.zeroth_order.cut_at, spec.zeroth_order.only_above]

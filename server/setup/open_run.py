@@ -38,8 +38,7 @@ from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
 from zowarmup.server.setup.continuation import advice
 from zowarmup.server.setup.language_directory import read_directory
-from zowarmup.server.setup.model_cache import cached
-from zowarmup.server.setup.prepare import Children, prepare, task_of
+from zowarmup.server.setup.prepare import Preparer, task_of
 from zowarmup.server.setup.run_file import differences
 from zowarmup.server.store.archive import BLOBS, CA_FILE, LEDGER, LOCK, OPERATOR_CREDENTIAL, replay
 from zowarmup.server.store.blob_files import BlobFiles
@@ -97,12 +96,11 @@ def open_run(
     data_dir: Path,
     ledger: EventLog,
     blobs: BlobStore,
-    children: Children,
-    cache: Path | None = None,
+    prepare: Preparer,
 ) -> tuple[State, History, int]:
-    """The run in the data directory, made if there is none, and the number of its last event; its model comes from `cache` where there
-    is one. Raises StartError where it is another one than the run file says, DataError where `held_out` cannot be what a run is
-    evaluated on."""
+    """The run in the data directory, made if there is none with a model that `prepare` makes, and the number of its last
+    event. Raises StartError where it is another one than the run file says, DataError where `held_out` cannot be what a run
+    is evaluated on."""
     state, history, end = replay(ledger)
     if state is not None:
         if differing := differences(state.run_file, run_file):
@@ -123,14 +121,10 @@ def open_run(
         spec = replace(spec, architecture=directory.architecture)
         tokenised(held_out, run_file.text, directory.tokenizer)  # refused now, and not when devices have come
         artifacts = (Artifact(TOKENIZER, blobs.put(directory.tokenizer), len(directory.tokenizer)),)
-    with contextlib.ExitStack() as stack:
-        if cache is not None:
-            prepared = cached(spec, run_file.seed, cache, children)
-        else:
-            for leftover in data_dir.glob(f"{PREPARATION}*"):  # of a coordinator that was killed
-                shutil.rmtree(leftover, ignore_errors=True)
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=PREPARATION, dir=data_dir))
-            prepared = prepare(spec, run_file.seed, Path(folder), children)
+    for leftover in data_dir.glob(f"{PREPARATION}*"):  # of a coordinator that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=PREPARATION, dir=data_dir) as folder:
+        prepared = prepare(spec, run_file.seed, Path(folder))
         if prepared.base is not None:
             artifacts += (
                 Artifact(BASE, blobs.put(np.memmap(prepared.base, np.uint8, "r").data), prepared.base.stat().st_size),

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,12 @@ class Prepared:
     base: Path | None = None
 
 
+UNMEASURED = DeviceFootprint(0, 0.0, 0.0, 0.0, 0.0)
+Preparer = Callable[[ClientSpec, int, Path], Prepared]
+"""Makes what a run of a spec and a seed starts from, and may leave files in a folder, which is there until the run has begun.
+Raises PreparationError."""
+
+
 class Children:
     """The processes of one preparation. `end`, from any thread, kills them and lets no other start."""
 
@@ -116,12 +123,17 @@ def prepare(spec: ClientSpec, seed: int, folder: Path, children: Children, examp
         found = [DeviceFootprint(**child.finish()) for child in (high, low)]
     finally:
         children.end()
+    return prepared_in(folder, *found)
+
+
+def prepared_in(folder: Path, high: DeviceFootprint = UNMEASURED, low: DeviceFootprint = UNMEASURED) -> Prepared:
+    """What `build_model` has left in a folder."""
     return Prepared(
         layout=Layout.from_json((folder / LAYOUT).read_text()),
         program=(folder / PROGRAM).read_bytes(),
         weights=np.fromfile(folder / WEIGHTS, dtype="<f4").astype(np.float32, copy=False),
-        high=found[0],
-        low=found[1],
+        high=high,
+        low=low,
         base=base_in(folder),
     )
 

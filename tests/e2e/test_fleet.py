@@ -1,4 +1,4 @@
-"""`zowarmup fleet`: clients that share a process are the same clients, to the last bit, as those that have one each."""
+"""`zowarmup fleet` (`zowarmup.cli.lab`): clients that share a process are the same clients, to the last bit, as those that have one each."""
 
 import os
 import signal

@@ -77,6 +77,8 @@ def test_the_wheel_holds_every_room_and_the_generated_code(wheel: zipfile.ZipFil
     files = {f"zowarmup/{path.relative_to(REPOSITORY)}" for room in ROOMS for path in (REPOSITORY / room).rglob("*.py")}
     files |= {f"zowarmup/v1/{name}" for name in ("__init__.py", "coordinator_pb2.py", "coordinator_pb2_grpc.py")}
     files |= {"zowarmup/__init__.py", "zowarmup/py.typed", "zowarmup/data/digits.npz"}
+    static = REPOSITORY / "server/telemetry/page/static"
+    files |= {f"zowarmup/{path.relative_to(REPOSITORY)}" for path in static.iterdir()}
     assert files - held == set()
     assert {name.split("/")[0] for name in held} == {"zowarmup", INFO}
     assert any(name.endswith("licenses/LICENSE") for name in held)

@@ -1,4 +1,5 @@
-"""Export from a small archive: what is written is what the replica held, for other programs to read."""
+"""Export from a small archive: what is written is what the replica held (`zowarmup.server.setup.stored_version`), for other
+programs to read."""
 
 from dataclasses import dataclass
 from pathlib import Path

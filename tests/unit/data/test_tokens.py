@@ -13,7 +13,7 @@ from tests.words import tokenizer
 from zowarmup.common.settings.data_card import PADDING, PREDICTED, DataCard
 from zowarmup.common.settings.text import Text
 from zowarmup.data import DataError, Dataset
-from zowarmup.data.dataset import TOKENS_AN_EXAMPLE, made_up, micro_batches
+from zowarmup.data.dataset import MOST_PADDING, TOKENS_AN_EXAMPLE, made_up, micro_batches
 from zowarmup.data.tokens import tokenised, verbalizer_tokens
 
 WORDS = tokenizer("a fine dull film it was")
@@ -158,6 +158,7 @@ def test_micro_batches_hold_every_example_once_and_few_tokens(lengths: list[int]
     for batch in batches:
         assert len(batch) <= most
         assert len(batch) == 1 or len(batch) * sizes[batch].max() <= most * TOKENS_AN_EXAMPLE
+        assert len(batch) * sizes[batch].max() - sizes[batch].sum() <= MOST_PADDING
     ordered = [int(sizes[place]) for batch in batches for place in batch]
     assert ordered == sorted(ordered)
     plain: list[NDArray[np.int64]] = list(micro_batches(None, chosen, most))

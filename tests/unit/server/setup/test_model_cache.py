@@ -16,8 +16,8 @@ from zowarmup.common.models.description import describe, flatten
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.common.settings.text import Text
-from zowarmup.server.setup.model_cache import UNMEASURED, cache_path, cached
-from zowarmup.server.setup.prepare import LAYOUT, PROGRAM, WEIGHTS, Children, PreparationError
+from zowarmup.server.setup.model_cache import cache_path, cached
+from zowarmup.server.setup.prepare import LAYOUT, PROGRAM, UNMEASURED, WEIGHTS, Children, PreparationError
 
 SPEC = ClientSpec(
     model=Model(name="mlp"),

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from zowarmup.cli.lab import progress
+from zowarmup.lab.progress import progress
 
 
 def printed(every_s: float, *moments: tuple[str, str]) -> list[str]:
