@@ -96,14 +96,14 @@ class StoredRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class UnreadableRun:
     """A data directory that cannot be read; the sentence says why."""
 
     folder: Path
     reason: str
 
 
-def stored_runs(folders: Sequence[Path]) -> tuple[list[StoredRun], list[Unreadable]]:
+def stored_runs(folders: Sequence[Path]) -> tuple[list[StoredRun], list[UnreadableRun]]:
     """All runs under some folders, the newest first, and what cannot be read.
 
     Args:
@@ -113,12 +113,12 @@ def stored_runs(folders: Sequence[Path]) -> tuple[list[StoredRun], list[Unreadab
         CommandError: A folder is not there.
     """
     found: list[StoredRun] = []
-    unreadable: list[Unreadable] = []
+    unreadable: list[UnreadableRun] = []
     for place in dict.fromkeys(place for folder in folders for place in _data_dirs(folder)):
         try:
             found.append(_read(place))
         except (ArchiveError, OSError) as error:
-            unreadable.append(Unreadable(place, str(error)))
+            unreadable.append(UnreadableRun(place, str(error)))
     return sorted(found, key=lambda run: -run.began_at), unreadable
 
 
