@@ -214,8 +214,8 @@ def _run(stopping: Stopping) -> int:
             end_preparing=children.end,
             exit_when_finished=arguments.exit_when_finished,
         )
-        with locked(arguments.data_dir):
-            return asyncio.run(_serve(leading, stopping))
+        with locked(arguments.data_dir) as listens:
+            return asyncio.run(_serve(leading, stopping, listens))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise StartError(
@@ -263,11 +263,15 @@ class Served:
     traffic: Traffic
 
 
-async def _serve(leading: Leading, stopping: Stopping) -> int:
+async def _serve(leading: Leading, stopping: Stopping, listens: Callable[[str], None]) -> int:
+    def ready(served: Served) -> None:
+        listens(leading.way.at(served.port))
+        tune_collector()
+
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
     with stopping.notifying(lambda: loop.call_soon_threadsafe(settle, stopped, stopping.code)):
-        return await lead(leading, stopped, lambda _: tune_collector())
+        return await lead(leading, stopped, ready)
 
 
 async def lead(leading: Leading, stopped: "asyncio.Future[int]", ready: Callable[[Served], None]) -> int:
