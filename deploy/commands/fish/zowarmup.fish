@@ -50,8 +50,8 @@ function _shtab_zowarmup_using
   test "$_shtab_zowarmup_cmdpath" = "$argv"
 end
 
-set -g _shtab_zowarmup_commands demo new status clients watch export fsck backup doctor version plan health pause resume pivot stop invite revoke invitations uninvite fleet experiment certs 'certs init' 'certs server' 'certs client'
-set -g _shtab_zowarmup_opts_with_value --address --allow-model --alpha --ca --certificate --clients --connect-timeout --credential-file --data --data-dir --days --device --down --engine --examples --expires --high --high-share --host --images --jobs --join-file --join-file-high --key --kind --limit --low --model --name --only --out --policy --profile --reason --results --rounds --seed --server --speed --state --state-dir --threads --tier --up --uses --version --workers
+set -g _shtab_zowarmup_commands demo new status clients watch export fsck backup doctor version plan runs health pause resume pivot stop invite revoke invitations uninvite fleet experiment certs 'certs init' 'certs server' 'certs client'
+set -g _shtab_zowarmup_opts_with_value --address --allow-model --alpha --ca --certificate --clients --connect-timeout --credential-file --data --data-dir --days --device --down --engine --examples --expires --high --high-share --host --images --jobs --join-file --join-file-high --key --kind --limit --low --model --name --only --out --plot --policy --profile --reason --results --rounds --seed --server --speed --state --state-dir --threads --tier --up --uses --version --workers
 
 complete -c zowarmup -e
 complete -c zowarmup -f
@@ -157,6 +157,11 @@ complete -c zowarmup -n '_shtab_zowarmup_using plan' -l speed -x -d 'How fast it
 complete -c zowarmup -n '_shtab_zowarmup_using plan' -l json -d 'As JSON, for programs.'
 complete -c zowarmup -n '_shtab_zowarmup_using plan' -l verbose -d 'Where it fails, show the traceback.'
 complete -c zowarmup -n '_shtab_zowarmup_using plan; and test $_shtab_zowarmup_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'The run file.'
+complete -c zowarmup -n '_shtab_zowarmup_using; and test $_shtab_zowarmup_npos -eq 0' -a runs -d 'The runs on this machine: state, version, result, bytes, age. Those whose data directories are under a folder.'
+complete -c zowarmup -n '_shtab_zowarmup_using runs' -s h -l help -d 'show this help message and exit'
+complete -c zowarmup -n '_shtab_zowarmup_using runs' -l json -d 'As JSON, for programs.'
+complete -c zowarmup -n '_shtab_zowarmup_using runs' -l plot -xka "(__fish_complete_path (commandline -ct))" -d 'Compare their curves in a figure.'
+complete -c zowarmup -n '_shtab_zowarmup_using runs' -l verbose -d 'Where it fails, show the traceback.'
 complete -c zowarmup -n '_shtab_zowarmup_using; and test $_shtab_zowarmup_npos -eq 0' -a health -d 'Whether a coordinator serves, for probes. gRPC'"'"'s health service says it; the exit code is 0 or 1.'
 complete -c zowarmup -n '_shtab_zowarmup_using health' -s h -l help -d 'show this help message and exit'
 complete -c zowarmup -n '_shtab_zowarmup_using health' -l server -x -d 'The coordinator. In the environment: ZOWARMUP_SERVER. If not given: 127.0.0.1:7070.'
