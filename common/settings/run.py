@@ -28,7 +28,7 @@ from zowarmup.common.untrusted import strictly
 
 PROTOCOL = 2
 VERSION = "0.1.0"
-"""As in pyproject.toml: reading it from the installed package costs a device 2 MB."""
+"""Of the package, too, which pyproject.toml takes from here: to read it from what is installed costs a device 2 MB."""
 SOFTWARE = f"zowarmup {VERSION}"
 
 PRETRAINED = "hf:"
@@ -292,6 +292,11 @@ class ClientSpec:
             choices=self.card.classes if self.model.task == MULTIPLE_CHOICE else 0,
             cut=self.zeroth_order.cut_at,
         )
+
+    @property
+    def exact_head(self) -> bool:
+        """Whether the head's gradient is to be known exactly, rather than probed with the rest of what moves."""
+        return self.task.exact_head and not self.zeroth_order.probes_head
 
     @property
     def whitening(self) -> int:
