@@ -16,7 +16,7 @@ endif
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help files docs demo bench chaos flood fuzz ray arm torchvision browser test lint typecheck format proto wheel sbom lock clean
+.PHONY: help files docs site commands demo bench chaos flood fuzz ray arm torchvision browser test lint typecheck format proto wheel packages sbom lock clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -24,7 +24,7 @@ help:  ## Say what can be made
 demo: .build/ready  ## Train a fleet of ten on this machine and watch it; the report goes to demo/
 	@$(BIN)/zowarmup demo --out demo
 
-TOOLS := .build/prometheus/ready .build/systemd/ready .build/ansible/ready .build/sbom/ready
+TOOLS := .build/prometheus/ready .build/systemd/ready .build/ansible/ready .build/sbom/ready .build/docs/ready
 ifdef CI
 TOOLS += .build/arm/ready .build/torchvision/ready .build/browser/ready
 endif
@@ -81,6 +81,13 @@ files:  ## Every room of the package and its files, with the purpose of each
 docs: .build/ready  ## Write the table of rooms in docs/structure.md anew, from docstrings and import rules
 	@$(BIN)/python -m docs.files --write
 
+site: .build/docs/ready  ## The documents as a site, in .build/site: every link in it leads somewhere
+	@NO_MKDOCS_2_WARNING=1 .build/docs/bin/mkdocs build --strict
+	@echo 'Read it: $(BIN)/python -m http.server --directory .build/site --bind 127.0.0.1 8000'
+
+commands: .build/ready .build/docs/ready  ## Write docs/commands.md, man pages and completions anew, from the commands themselves
+	@.build/docs/bin/python -m deploy.commands --write
+
 typecheck: .build/ready  ## mypy --strict of every room and of the tests
 	@echo '== mypy'
 	@$(BIN)/mypy
@@ -100,6 +107,12 @@ wheel: $(VENV)/ready  ## The package in dist/, with its checksum, and signed: ma
 	@cd dist && sha256sum zowarmup-*.whl > SHA256SUMS
 	@$(if $(KEY),ssh-keygen -q -Y sign -f $(KEY) -n zowarmup dist/zowarmup-*.whl)
 	@ls dist
+
+packages: wheel .build/docs/ready  ## The wheel and the source archive in dist/, judged as the package index does
+	@rm -f dist/zowarmup-*.tar.gz
+	@$(BIN)/python -m hatchling build --target sdist
+	@.build/docs/bin/twine check --strict dist/zowarmup-*.whl dist/zowarmup-*.tar.gz
+	@.build/docs/bin/check-wheel-contents dist/zowarmup-*.whl
 
 sbom: .build/sbom/ready  ## Software bills of materials in dist/ (CycloneDX), of what requirements/ names
 	@mkdir -p dist
@@ -170,6 +183,14 @@ SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 	@echo '== Installing Ansible to .build/ansible (90 MB, once)'
 	@$(BIN)/python -m venv --clear .build/ansible
 	@.build/ansible/bin/python -m pip install --disable-pip-version-check -q -r tests/deployment/ansible.txt
+	@touch $@
+
+# mkdocs for `make site`, shtab for `make commands`, and what judges packages. The last sees the package itself, too.
+.build/docs/ready: docs/requirements.txt $(VENV)/ready
+	@echo '== Installing mkdocs and tools for packages to .build/docs (180 MB, once)'
+	@$(BIN)/python -m venv --clear .build/docs
+	@.build/docs/bin/python -m pip --disable-pip-version-check install -q --no-compile --require-hashes --no-deps -r docs/requirements.txt
+	@echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" > "$$(.build/docs/bin/python $(SITE))/zowarmup.pth"
 	@touch $@
 
 # CycloneDX, for `make sbom`.

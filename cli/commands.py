@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from zowarmup.cli import lab, operator
+from zowarmup.cli import lab, operator, runs
 from zowarmup.cli.options import DataDirOption, Reach, add_verbose, reaching
 from zowarmup.common.settings.addresses import DATA_DIR_VARIABLE
 from zowarmup.common.settings.run import PROTOCOL
@@ -208,6 +208,7 @@ def plan(
         Console(highlight=False, markup=False).print(plan_view(made))
 
 
+app.command()(runs.runs)
 operator.register(app)
 for command in (lab.fleet, lab.experiment):
     app.command()(command)
