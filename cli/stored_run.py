@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.graph import ELEMENT_OF
 from zowarmup.common.models.hugging_face import CONFIG, TOKENIZER, WEIGHTS, config_of, merged, renamed
+from zowarmup.common.prefix import PREFIX, PREFIX_ENDS
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import replacing
@@ -32,6 +33,8 @@ class Exported:
     digest: str
     files: tuple[Path, ...]
     card: DataCard
+    remark: str = ""
+    """What was left out, and why."""
 
 
 def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
@@ -71,7 +74,12 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         _written(Path(f"{prefix}.safetensors"), save(plain, metadata=origin)),
         _written(Path(f"{prefix}.onnx"), complete(program, tensors, constants, origin)),
     ]
-    if (architecture := archive.state.program.architecture) is not None and archive.tokenizer is not None:
+    prefixed = any(name.endswith(PREFIX_ENDS) for name in plain)
+    if (
+        (architecture := archive.state.program.architecture) is not None
+        and archive.tokenizer is not None
+        and not prefixed
+    ):
         whole = renamed(merged(plain), architecture)
         with contextlib.suppress(OSError):  # what it then lacks is said as the files are written
             prefix.mkdir(exist_ok=True)
@@ -80,7 +88,8 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
             _written(prefix / TOKENIZER, archive.tokenizer.read_bytes()),
             _written(prefix / WEIGHTS, save(whole, metadata=origin | {"format": "pt"})),
         ]
-    return Exported(chosen, found, tuple(files), card)
+    remark = f"no folder for `transformers`: no model of its has {PREFIX}N; the ONNX graph has it" if prefixed else ""
+    return Exported(chosen, found, tuple(files), card, remark)
 
 
 def complete(

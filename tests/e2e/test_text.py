@@ -41,6 +41,7 @@ def reviews(path: Path, examples: int, seed: int) -> Path:
 BLOCKS = {
     "encoder": (),
     "decoder": ("trunk",),
+    "encoder, prefixes": ("trunk",),
     "encoder, cut": ("lower", "upper"),
     "decoder, cut, nested": ("lower", "upper"),
     "encoder, the upper part alone": ("upper",),
@@ -50,6 +51,7 @@ VERBALIZERS = dict.fromkeys(("decoder", "decoder, cut, nested"), (" bad", " good
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "encoder": (ENCODER, {"train": "auto", "probes": 4}),
     "decoder": (DECODER, {"train": "norm", "probes": 4}),
+    "encoder, prefixes": (ENCODER, {"train": "prefix:3", "probes": 4, "eps": 0.1}),
     "encoder, cut": (ENCODER, {"algorithm": "fedspzo", "cut": 1, "probes": (4, 4), "rate": 0.1}),
     "decoder, cut, nested": (DECODER, {"algorithm": "fedspzo", "cut": 1, "probes": (2, 3), "split": "nested"}),
     "encoder, the upper part alone": (ENCODER, {"algorithm": "fedspzo", "cut": 1, "probes": (0, 4)}),
