@@ -107,9 +107,12 @@ def complete(
     left = [value for value in model.graph.input if value.name not in {*tensors, *constants}]
     if [value.name for value in left] != ["inputs"]:
         raise CommandError(f"the run's program needs {[v.name for v in left]}: it does not belong to the run's layout")
+    # Of adapters and prefixes each example may have its own: here all have the same, along an axis of 1.
+    axes = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.input}
+    whole = {name: array[(None,) * (axes[name] - array.ndim)] for name, array in tensors.items()}
     del model.graph.input[:]
     model.graph.input.extend(left)
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in tensors.items())
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in whole.items())
     model.graph.initializer.extend(
         helper.make_tensor(name, ELEMENT_OF[constant.kind], constant.shape, constant.values.tobytes(), raw=True)
         for name, constant in constants.items()

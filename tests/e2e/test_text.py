@@ -101,6 +101,7 @@ def test_texts_are_learnt_and_all_replicas_are_equal(name: str, fleet: Callable[
     report = check(running.data_dir)
     assert (report.problems, report.notes) == ([], [])
     exported = export(running.data_dir, None, tmp_path / "reviews")
+    assert (len(exported.files), bool(exported.remark)) == ((2, True) if "prefixes" in name else (5, False))
     weights, theirs = load_file(exported.files[0]), load_file(folder / "model.safetensors")
     kept = [name for name in theirs if name != "position_ids" and theirs[name].ndim == 2]
     assert all(torch.equal(weights[f"body.{name}"], theirs[name].to(torch.float32)) for name in kept), (
