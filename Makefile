@@ -16,7 +16,7 @@ endif
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help files docs site commands demo bench chaos flood fuzz ray arm torchvision test lint typecheck format proto wheel packages sbom lock clean
+.PHONY: help files docs site commands demo bench chaos flood fuzz ray arm torchvision browser test lint typecheck format proto wheel packages sbom lock clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -26,7 +26,7 @@ demo: .build/ready  ## Train a fleet of ten on this machine and watch it; the re
 
 TOOLS := .build/prometheus/ready .build/systemd/ready .build/ansible/ready .build/sbom/ready .build/docs/ready
 ifdef CI
-TOOLS += .build/arm/ready .build/torchvision/ready
+TOOLS += .build/arm/ready .build/torchvision/ready .build/browser/ready
 endif
 # Two at a time: real processes wait for each other more than they compute. In the order of the names: e2e early, and unit,
 # whose files are short, last, so that neither worker is left with a long one. Compiled files are kept, whatever the
@@ -63,6 +63,9 @@ arm: .build/ready .build/arm/ready  ## The same bits on emulated aarch64 (fetche
 
 torchvision: .build/ready .build/torchvision/ready  ## Torchvision's models, in whole runs (installs a pair of torch and torchvision, up to 5.3 GB)
 	@$(BIN)/pytest -q tests/e2e/test_torchvision.py
+
+browser: .build/ready .build/browser/ready  ## The live page in a real browser (fetches 110 MB of Debian packages, without root)
+	@$(BIN)/pytest -q tests/browser
 
 lint: .build/ready  ## Style of the Python and of the wire
 	@echo '== ruff check'
@@ -166,6 +169,10 @@ SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 # Prometheus, for tests/monitoring.
 .build/prometheus/ready: tests/monitoring/fetch.sh
 	@tests/monitoring/fetch.sh
+
+# Chromium, for tests/browser.
+.build/browser/ready: tests/browser/fetch.sh tests/browser/requirements.txt $(VENV)/ready
+	@tests/browser/fetch.sh $(BIN)/python
 
 # systemd-analyze, for tests/deployment.
 .build/systemd/ready: tests/deployment/fetch.sh

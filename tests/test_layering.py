@@ -81,7 +81,7 @@ ROOMS = {
     "cli/session": rule(f"{DEVICE} client/net", "grpc rich"),
     "lab": rule("common common/system"),
     "lab/simulation": rule(f"{CLIENT} lab", "grpc numpy", lazily="ray"),
-    "lab/demo": rule(f"{COMMON} cli/session lab", "rich"),
+    "lab/demo": rule(f"{COMMON} cli/session lab server/telemetry/page", "rich"),
     "lab/experiments": rule(f"{SERVER} lab lab/demo"),
     "lab/runs": rule(f"{SERVER} lab lab/experiments"),
     "lab/projects": rule(f"{SERVER} lab lab/demo"),

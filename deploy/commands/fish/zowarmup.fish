@@ -50,14 +50,14 @@ function _shtab_zowarmup_using
   test "$_shtab_zowarmup_cmdpath" = "$argv"
 end
 
-set -g _shtab_zowarmup_commands demo new status clients watch export fsck backup doctor version plan runs health pause resume pivot stop invite revoke invitations uninvite fleet experiment certs 'certs init' 'certs server' 'certs client'
+set -g _shtab_zowarmup_commands demo new status clients watch export fsck backup report doctor version plan runs health pause resume pivot stop invite revoke invitations uninvite fleet experiment certs 'certs init' 'certs server' 'certs client'
 set -g _shtab_zowarmup_opts_with_value --address --allow-model --alpha --ca --certificate --clients --connect-timeout --credential-file --data --data-dir --days --device --down --engine --examples --expires --high --high-share --host --images --jobs --join-file --join-file-high --key --kind --limit --low --model --name --only --out --plot --policy --profile --reason --results --rounds --seed --server --speed --state --state-dir --threads --tier --up --uses --version --workers
 
 complete -c zowarmup -e
 complete -c zowarmup -f
 
 complete -c zowarmup -n _shtab_zowarmup_using -s h -l help -d 'show this help message and exit'
-complete -c zowarmup -n '_shtab_zowarmup_using; and test $_shtab_zowarmup_npos -eq 0' -a demo -d 'Train a fleet of processes on this machine. It writes a report; Ctrl-C stops all of it.'
+complete -c zowarmup -n '_shtab_zowarmup_using; and test $_shtab_zowarmup_npos -eq 0' -a demo -d 'Train a fleet of processes on this machine. It writes a report; on a terminal its page stays until Ctrl-C.'
 complete -c zowarmup -n '_shtab_zowarmup_using demo' -s h -l help -d 'show this help message and exit'
 complete -c zowarmup -n '_shtab_zowarmup_using demo' -l seed -x -d 'Decides everything that is drawn (0).'
 complete -c zowarmup -n '_shtab_zowarmup_using demo' -l high -x -d 'High-tier clients (1).'
@@ -124,6 +124,11 @@ complete -c zowarmup -n '_shtab_zowarmup_using backup' -s h -l help -d 'show thi
 complete -c zowarmup -n '_shtab_zowarmup_using backup' -l verbose -d 'Where it fails, show the traceback.'
 complete -c zowarmup -n '_shtab_zowarmup_using backup; and test $_shtab_zowarmup_npos -eq 0' -ka "(__fish_complete_directories)" -d 'The coordinator'"'"'s data directory.'
 complete -c zowarmup -n '_shtab_zowarmup_using backup; and test $_shtab_zowarmup_npos -eq 1' -ka "(__fish_complete_path (commandline -ct))" -d 'The copy: a folder that does not exist yet.'
+complete -c zowarmup -n '_shtab_zowarmup_using; and test $_shtab_zowarmup_npos -eq 0' -a report -d 'Write a run'"'"'s page as one HTML file: curves, bytes, devices. Of a run that goes on or is over; needs no server.'
+complete -c zowarmup -n '_shtab_zowarmup_using report' -s h -l help -d 'show this help message and exit'
+complete -c zowarmup -n '_shtab_zowarmup_using report' -l out -xka "(__fish_complete_path (commandline -ct))" -d 'The page. If not given: report.html.'
+complete -c zowarmup -n '_shtab_zowarmup_using report' -l verbose -d 'Where it fails, show the traceback.'
+complete -c zowarmup -n '_shtab_zowarmup_using report; and test $_shtab_zowarmup_npos -eq 0' -ka "(__fish_complete_directories)" -d 'The coordinator'"'"'s data directory. In the environment: ZOWARMUP_DATA_DIR.'
 complete -c zowarmup -n '_shtab_zowarmup_using; and test $_shtab_zowarmup_npos -eq 0' -a doctor -d 'What keeps this device from taking part. The same as zowarmup-client --doctor; needs no operator'"'"'s packages.'
 complete -c zowarmup -n '_shtab_zowarmup_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c zowarmup -n '_shtab_zowarmup_using doctor' -l server -x -d 'the coordinator (or in ZOWARMUP_SERVER)'
