@@ -46,7 +46,7 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
     from zowarmup.common.models.construction import build, foreign_code
     from zowarmup.common.models.description import constants_of, describe, flatten, load_constants
     from zowarmup.common.models.export import export_program
-    from zowarmup.common.models.language.prefixes import begin_with_tokens, drawn_tokens
+    from zowarmup.common.models.initial_prefixes import begin_with_tokens, drawn_tokens
     from zowarmup.common.models.narrow import narrowed
 
     task = spec.task

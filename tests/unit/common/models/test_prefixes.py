@@ -10,9 +10,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from tests.language import DECODER, ENCODER, OPT
 from zowarmup.common.models.construction import ModelError, build
 from zowarmup.common.models.description import describe
+from zowarmup.common.models.initial_prefixes import begin_with_tokens, drawn_tokens
 from zowarmup.common.models.language.attention import Attention, Prefix, visible
 from zowarmup.common.models.language.body import body_of
-from zowarmup.common.models.language.prefixes import add_prefixes, begin_with_tokens, drawn_tokens
+from zowarmup.common.models.language.prefixes import add_prefixes
 from zowarmup.common.models.trained import trained
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import PADDING
