@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from zowarmup.common.models.language.attention import Attention
+from zowarmup.common.models.language.attention import Attention, Prefix
 from zowarmup.common.settings.architecture import Architecture
 
 
