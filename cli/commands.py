@@ -104,6 +104,8 @@ def export(
     done = write(data_dir, version, out)
     for path in done.files:
         print(path)
+    if done.remark:
+        print(done.remark)
     print(f"version {done.version}, digest {done.digest}")
     print(f"inputs: {done.card.recipe}")
     if done.card.classes:
