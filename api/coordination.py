@@ -38,7 +38,6 @@ class Lead:
 
     Args:
         leading: What it leads.
-        held: Whether the data directory is held by whoever makes this.
     """
 
     def __init__(self, leading: "Leading") -> None:
@@ -51,8 +50,13 @@ class Lead:
         from zowarmup.server.main import lead
         from zowarmup.server.setup.open_run import locked
 
-        with sentences(), locked(self.leading.data_dir):
-            return await lead(self.leading, self._stopped, self.served.set_result)
+        with sentences(), locked(self.leading.data_dir) as listens:
+
+            def ready(served: Served) -> None:
+                listens(self.leading.way.at(served.port))
+                self.served.set_result(served)
+
+            return await lead(self.leading, self._stopped, ready)
 
     def stop(self) -> None:
         if not self._stopped.done():
@@ -140,6 +144,11 @@ class LocalCoordinator:
         """HOST:PORT where it listens. Raises RunError outside of its block."""
         return f"{self.settings.server.address.rpartition(':')[0]}:{self._require().port}"
 
+    @property
+    def page(self) -> str:
+        """The address of its live page, for a browser; empty where there is none. Raises RunError outside of its block."""
+        return self._require().page
+
     def status(self) -> Status:
         """Where the run is, as `zowarmup status` has it. Raises RunError outside of its block."""
         with sentences(), self._session() as session:
@@ -209,14 +218,22 @@ class LocalCoordinator:
             from zowarmup.server.setup.prepare import Children, prepare
 
             children, server, cache = Children(), self.settings.server, self._cache
+            shown = None
             with sentences():
                 way = endpoint_of(server, server.address, self._insecure)
+                if server.metrics_address:
+                    from zowarmup.server.telemetry.endpoints import metrics_endpoint
+
+                    shown = metrics_endpoint(server, server.metrics_address, self._insecure)
             self._lead = Lead(
                 Leading(
                     run_file=self.settings,
                     held_out=self._held_out,
                     data_dir=self.data_dir,
                     way=way,
+                    shown=shown,
+                    web_address=server.web_address,
+                    insecure=self._insecure,
                     prepare=lambda spec, seed, folder: (
                         cached(spec, seed, cache, children) if cache else prepare(spec, seed, folder, children)
                     ),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-MODULES = ("numerics", "probes", "low_tier", "small_talk", "warm_up", "restart")
+MODULES = ("numerics", "probes", "adapters", "low_tier", "small_talk", "warm_up", "restart")
 REPEATS, QUICK_REPEATS = 9, 3
 """How often each side of a row is measured, at least; at least 7 for a figure to be quoted."""
 

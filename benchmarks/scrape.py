@@ -32,7 +32,8 @@ from zowarmup.server.projections.history import History
 from zowarmup.server.projections.traffic import Traffic
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.ledger import Ledger
-from zowarmup.server.telemetry.http import HttpEndpoint, HttpServer
+from zowarmup.server.telemetry.endpoints import HttpEndpoint
+from zowarmup.server.telemetry.http import HttpServer
 from zowarmup.server.telemetry.metrics import RunMetrics, Sources
 
 AT_ONCE = 50

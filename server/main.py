@@ -66,9 +66,10 @@ from zowarmup.server.store.blobs import BlobError
 from zowarmup.server.store.ledger import Ledger, LedgerError
 from zowarmup.server.store.uploads import UploadStore
 from zowarmup.server.telemetry.event_logger import EventLogger
+from zowarmup.server.websites import Site, page_of
 
 if TYPE_CHECKING:
-    from zowarmup.server.telemetry.http import HttpEndpoint
+    from zowarmup.server.telemetry.endpoints import HttpEndpoint
 
 log = logging.getLogger("zowarmup.server")
 
@@ -134,7 +135,8 @@ def main(stopping: Stopping | None = None) -> int:
     return conclude("zowarmup-server", sys.argv[1:], lambda: _run(stopping), _EXPECTED)
 
 
-def _arguments() -> argparse.Namespace:
+def arguments_parser() -> argparse.ArgumentParser:
+    """What the command understands; the environment says what may be left out."""
     parser = argparse.ArgumentParser(
         prog="zowarmup-server", description="Lead one run of federated training.", allow_abbrev=False
     )
@@ -153,6 +155,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--address", metavar="HOST:PORT", help="listen here instead of the run file's address")
     parser.add_argument("--metrics-address", metavar="HOST:PORT", help="the same for the run file's metrics_address")
     parser.add_argument(
+        "--web-address", metavar="HOST:PORT", help="the same for its web_address, where the live page is"
+    )
+    parser.add_argument(
         "--insecure", action="store_true", help="allow plain text on an address that is not loopback (docs/security.md)"
     )
     parser.add_argument(
@@ -164,11 +169,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--exit-when-finished", action="store_true", help="leave when the run is over")
     parser.add_argument("--verbose", action="store_true", help="log every round, and tracebacks")
     parser.add_argument("--version", action="version", version=f"{SOFTWARE}, protocol {PROTOCOL}")
-    return parser.parse_args()
+    return parser
 
 
 def _run(stopping: Stopping) -> int:
-    arguments = _arguments()
+    arguments = arguments_parser().parse_args()
     os.umask(PRIVATE)
     handler = log_to_errors("%(asctime)s %(levelname)-7s %(message)s", arguments.verbose)
     handler.addFilter(Throttle(*LINES, {"zowarmup.run": RUN_LINES}))
@@ -181,6 +186,9 @@ def _run(stopping: Stopping) -> int:
         metrics_address = run_file.server.metrics_address
         if arguments.metrics_address:
             metrics_address = type(run_file.server)(metrics_address=arguments.metrics_address).metrics_address
+        web_address = run_file.server.web_address
+        if arguments.web_address is not None:
+            web_address = type(run_file.server)(web_address=arguments.web_address).web_address
     except ValueError as error:
         raise RunFileError(str(error)) from error
     try:
@@ -188,9 +196,9 @@ def _run(stopping: Stopping) -> int:
         way = endpoint_of(run_file.server, address, arguments.insecure)
         shown = None
         if metrics_address:
-            from zowarmup.server.telemetry.http import http_endpoint
+            from zowarmup.server.telemetry.endpoints import metrics_endpoint
 
-            shown = http_endpoint(run_file.server, metrics_address, arguments.insecure)
+            shown = metrics_endpoint(run_file.server, metrics_address, arguments.insecure)
         children, cache = Children(), arguments.model_cache
         leading = Leading(
             run_file=run_file,
@@ -198,14 +206,16 @@ def _run(stopping: Stopping) -> int:
             data_dir=arguments.data_dir,
             way=way,
             shown=shown,
+            web_address=web_address,
+            insecure=arguments.insecure,
             prepare=lambda spec, seed, folder: (
                 cached(spec, seed, cache, children) if cache else prepare(spec, seed, folder, children)
             ),
             end_preparing=children.end,
             exit_when_finished=arguments.exit_when_finished,
         )
-        with locked(arguments.data_dir):
-            return asyncio.run(_serve(leading, stopping))
+        with locked(arguments.data_dir) as listens:
+            return asyncio.run(_serve(leading, stopping, listens))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise StartError(
@@ -224,6 +234,8 @@ class Leading:
         data_dir: Where it lives on disk; this process holds it (`locked`).
         way: Where the coordinator listens.
         shown: Where its metrics are shown; None: nowhere.
+        web_address: Where the live page is, as `Server.web_address` has it.
+        insecure: Whether it may be in plain text for others to read.
         prepare: Makes the model, if there is no run yet.
         end_preparing: Ends that, from another thread, where the coordinator is stopped meanwhile.
         exit_when_finished: Whether it leaves when the run is over, or has paused itself.
@@ -234,6 +246,8 @@ class Leading:
     data_dir: Path
     way: Endpoint
     shown: "HttpEndpoint | None" = None
+    web_address: str = ""
+    insecure: bool = False
     prepare: Preparer = field(repr=False)
     end_preparing: Callable[[], None] = field(default=lambda: None, repr=False)
     exit_when_finished: bool = False
@@ -241,19 +255,25 @@ class Leading:
 
 @dataclass(frozen=True)
 class Served:
-    """A coordinator that answers, at `port`, and what it knows."""
+    """A coordinator that answers, at `port`, and what it knows. `page`: the address of its live page; empty where there is
+    none."""
 
     port: int
     coordinator: Coordinator
     history: History
     traffic: Traffic
+    page: str = ""
 
 
-async def _serve(leading: Leading, stopping: Stopping) -> int:
+async def _serve(leading: Leading, stopping: Stopping, listens: Callable[[str], None]) -> int:
+    def ready(served: Served) -> None:
+        listens(leading.way.at(served.port))
+        tune_collector()
+
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
     with stopping.notifying(lambda: loop.call_soon_threadsafe(settle, stopped, stopping.code)):
-        return await lead(leading, stopped, lambda _: tune_collector())
+        return await lead(leading, stopped, ready)
 
 
 async def lead(leading: Leading, stopped: "asyncio.Future[int]", ready: Callable[[Served], None]) -> int:
@@ -302,6 +322,7 @@ async def _lead(
     await health.declare(serving=False)
     way.publish(data_dir)
     operator = operator_sha256(data_dir)
+    page = page_of(run_file.server, leading.web_address, leading.insecure, way, operator, data_dir)
     metrics = None
     if shown is not None:
         from zowarmup.server.telemetry.metrics import RunMetrics
@@ -367,7 +388,7 @@ async def _lead(
         ),
     )
 
-    website = None
+    website, sites = None, list[Site]()
     if shown is not None and metrics is not None:
         from zowarmup.server.telemetry.http import HttpServer
         from zowarmup.server.telemetry.metrics import Sources
@@ -392,11 +413,15 @@ async def _lead(
         )
         website = HttpServer(shown, {"/metrics": metrics.application})
         log.info("metrics at %s/metrics", website.open())
+        sites.append(website)
+    if page is not None:
+        page.open(coordinator, history, traffic, refusals, way)
+        sites.append(page)
 
     def renewed() -> None:
         way.publish(data_dir)
-        if website is not None:
-            website.renew()
+        for site in sites:
+            site.renew()
 
     loops = [asyncio.create_task(job) for job in (coordinator.run(), round_jobs.run(), _tick(coordinator))]
     if way.certificates is not None:
@@ -410,7 +435,7 @@ async def _lead(
         task.add_done_callback(lambda task: _failed(task, stopped, faults))
     await coordinator.handle(cmd.Restart())
     round_jobs.resume()
-    ready(Served(port, coordinator, history, traffic))
+    ready(Served(port, coordinator, history, traffic, page.url if page else ""))
     preparing.ready.set()
     await health.declare(serving=True)
     log.info("%s", way.describe(port))
@@ -428,8 +453,8 @@ async def _lead(
         status = GIVEN_UP
     more = "" if coordinator.state.phase is Phase.FINISHED else "; start again with the same --data-dir to go on"
     log.info("stopping at version %d%s", coordinator.state.version, more)
-    if website is not None:
-        await asyncio.to_thread(website.close)
+    for site in sites:
+        await asyncio.to_thread(site.close)
     stream_registry.close_all()
     await server.stop(grace=GRACE_S / 2)
     if beside is not None:

@@ -42,7 +42,7 @@ NUMBERS = "common common/exact common/messages common/tasks common/algorithms co
 COMMON = f"{NUMBERS} common/models common/system data"
 BELOW = f"{COMMON} server/core server/projections server/store server/coordinator.py"
 DEVICE = f"{COMMON} client/errors.py client/policy.py"
-SERVER = f"{BELOW} server/aggregation server/rpc server/telemetry server/setup"
+SERVER = f"{BELOW} server/aggregation server/rpc server/telemetry server/telemetry/page server/setup"
 CLIENT = f"{DEVICE} client/store client/net client/work client/diagnostics"
 # The package itself, `zowarmup`.
 PUBLIC = "public.py"
@@ -59,7 +59,7 @@ ROOMS = {
         "common common/exact common/messages common/tasks common/settings common/system common/models/language",
         "numpy torch",
     ),
-    "common/models/language": rule("common common/settings", "torch"),
+    "common/models/language": rule("common common/tasks common/settings", "torch"),
     "data": rule("common common/exact common/tasks common/settings common/system", "numpy"),
     "server/core": rule(NUMBERS, "numpy", pure=True),
     "server/projections": rule(f"{NUMBERS} server/core", pure=True),
@@ -67,7 +67,8 @@ ROOMS = {
     "server/coordinator.py": rule("common common/system server/core server/store"),
     "server/aggregation": rule(BELOW, "numpy"),
     "server/rpc": rule(BELOW, "grpc numpy"),
-    "server/telemetry": rule(BELOW, "prometheus_client uvicorn"),
+    "server/telemetry": rule(BELOW, "prometheus_client", lazily="uvicorn"),
+    "server/telemetry/page": rule(f"{BELOW} server/telemetry"),
     "server/setup": rule(BELOW, "numpy"),
     "server": rule(SERVER, "grpc"),
     "client/errors.py": rule("common common/system"),
@@ -80,8 +81,9 @@ ROOMS = {
     "cli/session": rule(f"{DEVICE} client/net", "grpc rich"),
     "lab": rule("common common/system"),
     "lab/simulation": rule(f"{CLIENT} lab", "grpc numpy", lazily="ray"),
-    "lab/demo": rule(f"{COMMON} cli/session lab", "rich"),
+    "lab/demo": rule(f"{COMMON} cli/session lab server/telemetry/page", "rich"),
     "lab/experiments": rule(f"{SERVER} lab lab/demo"),
+    "lab/runs": rule(f"{SERVER} lab lab/experiments"),
     "lab/projects": rule(f"{SERVER} lab lab/demo"),
     # Copied by `zowarmup new`: a user's own code, which stands on none of ours.
     "lab/projects/images": rule("", "numpy torch"),
@@ -89,7 +91,8 @@ ROOMS = {
     "lab/projects/text": rule("", "model numpy safetensors"),
     "cli": rule(f"{SERVER} server {CLIENT} client cli/session", "numpy rich typer"),
     "cli/lab.py": rule(f"{CLIENT} cli lab lab/demo lab/experiments lab/projects lab/simulation", "rich typer"),
-    "cli/commands.py": rule(f"{SERVER} server {CLIENT} client cli cli/session cli/lab.py", "rich typer"),
+    "cli/runs.py": rule(f"{SERVER} cli lab lab/runs", "typer"),
+    "cli/commands.py": rule(f"{SERVER} server {CLIENT} client cli cli/session cli/lab.py cli/runs.py", "rich typer"),
     "cli/main.py": rule("common common/system client cli cli/commands.py"),
     "api": rule(
         f"{SERVER} server {CLIENT} client cli/session lab lab/experiments lab/simulation", "numpy", lazily="torch"
@@ -135,6 +138,7 @@ PACKAGES = {
     "lab/experiments/running.py": "numpy? safetensors?",
     "lab/experiments/table.py": "pydantic",
     "lab/progress.py": "rich",
+    "lab/runs/comparison.py": "matplotlib",
 }
 # The low tier reads the program with what is in this file, and has no torch.
 WITHOUT_TORCH = words(

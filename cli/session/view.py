@@ -16,11 +16,10 @@ from rich.text import Text
 
 from zowarmup.cli.session.status import Status, VersionStatus, bytes_per_contribution, payload
 from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.pace import time_left
 from zowarmup.common.text import amount, counted, duration
 
 NAMES_SHOWN = 3
-RECENT = 20
-"""So many of the last rounds say how long one takes."""
 KEPT = 1000
 CURVE = 30
 _LEVELS, _ASCII = "▁▂▃▄▅▆▇█", "_.-=*#"
@@ -209,17 +208,12 @@ class Pace:
         """How long the present phase will go on at the pace of its last rounds; empty where that is not known."""
         if status.phase is Phase.FINISHED or status.paused:
             return ""
-        recent = [version for version in self.versions if version.phase is status.phase and version.round][-RECENT:]
-        if len(recent) < 2:
-            return ""
-        each_s = (recent[-1].committed_at_s - recent[0].committed_at_s) / (len(recent) - 1)
-        end = status.pivot_version if status.phase is Phase.WARM_UP else status.final_version
-        rounds = end - status.version
-        if each_s <= 0 or rounds < 1:
-            return ""
-        to = " to the pivot" if status.phase is Phase.WARM_UP else ""
-        took = f"{each_s:.2g} s" if each_s < 10 else duration(each_s)
-        return f"about {duration(rounds * each_s)}{to}: {counted(rounds, 'round')}, of which the last took {took} each"
+        of_phase = [
+            version.committed_at_s for version in self.versions if version.phase is status.phase and version.round
+        ]
+        warming_up = status.phase is Phase.WARM_UP
+        end = status.pivot_version if warming_up else status.final_version
+        return time_left(of_phase, end - status.version, " to the pivot" if warming_up else "")
 
 
 def sparkline(values: Sequence[float], levels: str = _LEVELS, width: int = CURVE) -> str:

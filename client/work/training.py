@@ -128,11 +128,12 @@ def built(spec: ClientSpec, layout: Layout, part: Submodel | None = None, base: 
     task = spec.task
     try:
         if part is not None:
-            return build_part(spec.model, spec.input_shape, task.outputs, part, task.logits, spec.zeroth_order.moved)
+            moved, head = spec.zeroth_order.moved, spec.exact_head
+            return build_part(spec.model, spec.input_shape, task.outputs, part, task.logits, head, moved)
         phase, shape = spec.zeroth_order, spec.input_shape
         module = build(spec.model, shape, task.outputs, 0, task.logits, language=spec.language)
         rank, pretrained = spec.whitening, spec.model.pretrained
-        mine = describe(module, shape, task.exact_head, phase.moved, rank, pretrained, phase.only_above)
+        mine = describe(module, shape, spec.exact_head, phase.moved, rank, pretrained, phase.only_above)
     except ModelError as error:
         raise Final(f"this device cannot train the run's model: {error}") from None
     if mine != layout:

@@ -8,7 +8,7 @@ the pool. So a commit's size depends on K alone, all commits since a snapshot ad
 coming back after any number of rounds costs O(K).
 
 As published, `step = "raw"` and `local_rate` is 0, so that the coordinator's rate is the clients'. The paper's K is
-4096 at most, it probes everything, and all its clients probe; so no exact head and no exact projections here.
+4096 at most, it probes everything that moves, the head included, and all its clients probe; so no exact head and no exact projections here.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from zowarmup.common.algorithms.probe_plan import ProbePlan
 from zowarmup.common.algorithms.probing import WholeProbingSettings, check_local_rate
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.algorithms.settings import WarmUp, check_aggregate, require
-from zowarmup.common.algorithms.zowarmup import ZOWarmUp
+from zowarmup.common.algorithms.zowarmup import ZOWarmUp, check_train
 from zowarmup.common.exact.directions import words
-from zowarmup.common.exact.layout import Layout
+from zowarmup.common.exact.layout import ALL, AUTO, NORM, Layout
 from zowarmup.common.exact.steps import Direction
 
 _DRAWS = 1  # the stream of a work's seed that draws from the pool; stream 0 orders its examples
@@ -34,6 +34,7 @@ class FedKSeedSettings(WholeProbingSettings):
     Args:
         algorithm: Its name, or package.module:Algorithm.
         pool: K, the number of those directions, 1 to 4096.
+        train: What moves, all of it by probes: everything ("all"), or a part, as for `zowarmup`.
         local_rate: The learning rate of a client's own steps; 0: `rate`.
         aggregate: The weighted mean ("mean"); or direction by direction, without weights, the mean of all values but
             the share `trim` at either end ("trimmed") or the median ("median").
@@ -47,6 +48,7 @@ class FedKSeedSettings(WholeProbingSettings):
 
     algorithm: Literal["fedkseed"] = "fedkseed"
     pool: int
+    train: str = ALL
     local_rate: float = 0.0
     aggregate: Literal["mean", "trimmed", "median"] = "mean"
     trim: float = 0.25
@@ -56,11 +58,17 @@ class FedKSeedSettings(WholeProbingSettings):
         normal = self.directions == "gaussian"
         require(not normal or self.pool <= 512, "pool", self.pool, 'at most 512 with directions = "gaussian"')
         check_local_rate(self)
+        require(self.train != AUTO, "train", self.train, f'"{ALL}", "{NORM}" or another that names what moves')
+        check_train(self.train)
         WholeProbingSettings.__post_init__(self)
         check_aggregate(self.weighting, self.aggregate, self.trim)
         enough = self.aggregate == "mean" or self.clients_per_round * self.probes >= 4 * self.pool
         few = "so few that clients_per_round * probes is at least 4 times as many: fewer than 3 values of a direction"
         require(enough, "pool", self.pool, f"{few} have no {self.aggregate} aggregate")
+
+    @property
+    def moved(self) -> str:
+        return self.train
 
     @property
     def steps_locally(self) -> bool:

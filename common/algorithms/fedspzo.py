@@ -77,7 +77,8 @@ class FedSPZOSettings(ProbingSettings):
         both = f'at most 4096 in all with split = "{self.split}"'
         require(self.most_probes <= 4096, "probes", list(self.probes), both)
         require(self.train not in (AUTO, HEAD), "train", self.train, "what has probes, not the head alone")
-        check_train(self.train, self.head_projections)
+        check_train(self.train)
+        require(self.head_projections > 0, "head_projections", self.head_projections, "at least 1")
         check_head(self.head_projections, self.whitening, self.weight_decay)
         ProbingSettings.__post_init__(self)
 

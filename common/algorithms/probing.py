@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from zowarmup.common.algorithms.settings import ZerothOrder, require, require_clip
-from zowarmup.common.exact.layout import AUTO, HEAD
+from zowarmup.common.exact.layout import ALL, AUTO, HEAD
 from zowarmup.common.messages.values import Computation, Tier
 
 
@@ -100,6 +100,10 @@ class ProbingSettings(ZerothOrder):
     def computation(self, tier: Tier) -> Computation | None:
         return Computation.GRADIENT if tier is Tier.HIGH and self.gradient_projections else Computation.FORWARD
 
+    @property
+    def probes_head(self) -> bool:
+        return self.head_projections == 0 and self.moved != ALL
+
     def slowed(self, factor: float) -> Self:
         """At `factor` times the learning rate, that of clients' own steps included."""
         if factor == 1:
@@ -108,7 +112,7 @@ class ProbingSettings(ZerothOrder):
         return replace(self, rate=self.rate * factor, **local)
 
     def largest_batch(self, examples: int) -> int:
-        sliced = self.slices == "own" and self.moved not in (AUTO, HEAD)
+        sliced = self.slices == "own" and (self.probes_head or self.moved not in (AUTO, HEAD))
         longest = -(-examples // min(self.most_probes, examples)) if sliced else examples
         return min(self.micro_batch, longest)
 
@@ -118,7 +122,8 @@ class ProbingSettings(ZerothOrder):
     @property
     def first_move(self) -> float:
         """A normalised step moves each weight by about rate / sqrt(directions a round), Adam's by about rate."""
-        each = self.head_projections if self.moved in (AUTO, HEAD) else self.most_probes
+        alone = self.moved in (AUTO, HEAD) and not self.probes_head
+        each = self.head_projections if alone else self.most_probes
         directions = each if self.shared_directions else self.clients_per_round * each
         return {"raw": 0.0, "adam": self.rate, "normalized": self.rate / math.sqrt(directions)}[self.step]
 

@@ -258,6 +258,11 @@ class ZerothOrder(Weighting):
         return ALL
 
     @property
+    def probes_head(self) -> bool:
+        """Whether a part of the model moves and the head in it, as all of the part, by probes."""
+        return False
+
+    @property
     def cut_at(self) -> int | None:
         """The layer, from 0, in front of which the model is cut in two; None: it is in one piece."""
         return None

@@ -57,15 +57,14 @@ from zowarmup.common.messages.small_floats import Precision, packed_bytes
 from zowarmup.common.messages.values import Computation, Contribution, Scalars, Tier, Work
 
 
-def check_train(train: str, head_projections: int) -> None:
+def check_train(train: str) -> None:
     """Refuse what cannot be moved.
 
     Args:
         train: What rounds move.
-        head_projections: K.
 
     Raises:
-        ValueError: It says nothing that there is, or leaves the head out; the sentence names the setting.
+        ValueError: It says nothing that there is; the sentence names the setting.
     """
     layers = train.startswith(LAYERS) and all(train.removeprefix(LAYERS).split(","))
     named = f'"{AUTO}", "{ALL}", "{NORM}", "{HEAD}", "{LAYERS}PATTERN,..." or "{LORA}r=8,modules=q,v"'
@@ -74,8 +73,6 @@ def check_train(train: str, head_projections: int) -> None:
     except ValueError as error:
         raise ValueError(f"train = {train!r}: {error}") from None
     require(train in (AUTO, ALL, NORM, HEAD) or layers, "train", train, named)
-    some = "at least 1 where not everything is trained: without them the head would be frozen, too"
-    require(train in (AUTO, ALL) or head_projections > 0, "head_projections", head_projections, some)
 
 
 def check_head(head_projections: int, whitening: int, weight_decay: float | str) -> None:
@@ -97,7 +94,8 @@ class ZOWarmUpSettings(WholeProbingSettings):
             biases ("norm"); the head alone, without a probe ("head"); the head and the tensors that a pattern
             matches ("layers:*.norm.*,stem.*"); or the head and low-rank adapters of a language model
             ("lora:r=8,modules=q,v", `common.lora`). The rest is frozen.
-        head_projections: K, the number of exact projections of the head's gradient, 0 to 4096; 0 probes everything.
+        head_projections: K, the number of exact projections of the head's gradient, 0 to 4096; 0 probes the head with the rest of
+            what moves.
         whitening: R, how many directions of what the head reads the first round scales apart (`algorithms.whitening`), 0 to
             64; 0: the head reads it as it is, as it does where its gradient is not sent, or is by back-propagation.
         weight_decay: Half of this times the square of the head's weights, its bias not counted, is added to the loss that the
@@ -125,7 +123,7 @@ class ZOWarmUpSettings(WholeProbingSettings):
     def __post_init__(self) -> None:
         check_local_steps(self)
         WholeProbingSettings.__post_init__(self)
-        check_train(self.train, self.head_projections)
+        check_train(self.train)
         exact = self.gradient_projections
         require(0 <= exact <= 4096, "gradient_projections", exact, "0 (off) to 4096")
         check_head(self.head_projections, self.whitening, self.weight_decay)

@@ -315,10 +315,9 @@ def step_exponents(steps: Sequence[Step], grid: Grid) -> dict[Block, int]:
 
 def tables(step: Step) -> Iterator[NDArray[np.int64]]:
     """For one group of its directions after another, the ticks by which each byte of signs moves: int64 (256,)."""
-    every = np.array(step.ticks, dtype=np.int64)
-    for first in range(0, every.size, DIRECTIONS_PER_GROUP):
-        ticks = every[first : first + DIRECTIONS_PER_GROUP]
-        yield _SIGNS[:, : len(ticks)] @ ticks if ticks.any() else _STILL
+    for first in range(0, len(step.ticks), DIRECTIONS_PER_GROUP):
+        ticks = step.ticks[first : first + DIRECTIONS_PER_GROUP]
+        yield _SIGNS[:, : len(ticks)] @ np.array(ticks, dtype=np.int64) if any(ticks) else _STILL
 
 
 def check_steps(size: int, steps: Sequence[Step]) -> None:

@@ -49,7 +49,8 @@ def describe(
     Args:
         module: The model.
         input_shape: Of one example.
-        exact_head: Whether the head's gradient is wanted exactly; if not, the layout has no head.
+        exact_head: Whether the head's gradient is wanted exactly; if not, the layout has no head, and where not everything moves
+            the head's tensors do, beside those that `train` names.
         train: What zeroth-order rounds move, as `zeroth_order.train` says it.
         whitening: R, how many directions of what the head reads may be scaled apart; the head's layer is given a buffer for
             that, where it has a bias. 0: none is.
@@ -65,7 +66,8 @@ def describe(
     trainable = [name for name, tensor in tensors.items() if tensor.requires_grad]
     if not trainable:
         raise ModelError("the model has no trainable parameters")
-    head = _head(module, input_shape, tensors) if exact_head else None
+    found = _head(module, input_shape, tensors)
+    head = found if exact_head else None
     last = [] if head is None else [head.weight_name] + ([head.bias_name] if head.bias_name else [])
     if len(last) == len(trainable) and not constants_of(module):
         head, last = None, []  # nothing but a linear layer: there is no trunk to probe beside it
@@ -74,7 +76,11 @@ def describe(
         add_whitening(_layer(module, head), rank)
         tensors = _tensors(module)
     trunk = [name for name in trainable if name not in last]
-    probed = _probed(train, {name: tensors[name] for name in trunk}, head)
+    if train == AUTO:
+        train = ALL if head is None else HEAD
+    ends = [name for name in trunk if found and head is None and name in (found.weight_name, found.bias_name)]
+    others = {name: tensors[name] for name in trunk if train == ALL or name not in ends}
+    probed = _probed(train, others, found) + [name for name in ends if name not in others]
     cut, below = _cut(module, input_shape, {name: tensors[name] for name in trunk})
     if cut is not None:
         probed = [name for name in probed if name in below and not only_above] + [n for n in probed if n not in below]
@@ -120,8 +126,6 @@ def _cut(
 
 def _probed(train: str, trunk: dict[str, torch.Tensor], head: Head | None) -> list[str]:
     """The names of the tensors before the head that zeroth-order rounds move, in the order of `trunk`."""
-    if train == AUTO:
-        train = ALL if head is None else HEAD
     if train == HEAD:
         if head is None:
             raise ModelError(
@@ -358,7 +362,13 @@ def _layer(module: nn.Module, head: Head) -> nn.Linear:
 
 
 def build_part(
-    model: Model, input_shape: tuple[int, ...], outputs: int, part: Submodel, logits: bool = True, train: str = ALL
+    model: Model,
+    input_shape: tuple[int, ...],
+    outputs: int,
+    part: Submodel,
+    logits: bool = True,
+    exact_head: bool = True,
+    train: str = ALL,
 ) -> nn.Module:
     """Build the half-width part of the named model, which a low-tier client of HeteroFL trains at weights of its own.
 
@@ -378,13 +388,14 @@ def build_part(
         outputs: How many numbers it gives for an example.
         part: The half-width part of the run's layout.
         logits: Whether these must be logits (`construction.check`).
+        exact_head: As in `describe`.
         train: As in `describe`.
 
     Raises:
         ModelError: The model has none, or it is not the run's.
     """
     module = build(model, input_shape, outputs, 0, logits, half_width=True)
-    if describe(module, input_shape, True, train) != part.layout:
+    if describe(module, input_shape, exact_head, train) != part.layout:
         raise ModelError(f"model {model.name} at half its width is not the run's: is it the same code?")
     for whole, mine in zip(part.whole.tensors, part.layout.tensors, strict=True):
         if len(mine.shape) > 1 and mine.shape[1] < whole.shape[1]:

@@ -134,9 +134,9 @@ class TrafficLog:
         return tuple(count for _, count in sorted(self._latest.items()))
 
     def at(self, version: int) -> tuple[TrafficCount, ...]:
-        """All counts as of a version."""
+        """All counts as of a version. Safe in any thread."""
         found = []
-        for key, (versions, counts) in sorted(self._columns.items()):
+        for key, (versions, counts) in sorted(self._columns.copy().items()):
             if place := bisect_right(versions, version):
                 found.append(TrafficCount(*key, *counts[2 * place - 2 : 2 * place]))
         return tuple(found)

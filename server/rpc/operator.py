@@ -9,7 +9,7 @@ from zowarmup.common.tasks.protocol import Metric
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
-from zowarmup.server.core.decide import waiting
+from zowarmup.server.core.activity import activity, planned
 from zowarmup.server.core.membership import came_by, closed, identifier, invitation_named
 from zowarmup.server.core.state import Presence, State
 from zowarmup.server.projections.history import History
@@ -162,37 +162,6 @@ class OperatorService(services.OperatorServiceServicer):
         async with self._admission.refusing(context):
             self._admission.operator(context)
             await self._coordinator.handle(command)
-
-
-def planned(state: State) -> tuple[int, int]:
-    """The versions at which the warm-up and the run end, as far as is known now."""
-    if state.phase is Phase.FINISHED:
-        return state.version if state.pivot_version is None else state.pivot_version, state.version
-    left = max(0, state.rules.rounds - state.rounds_done)
-    if state.pivot_version is None:
-        pivot = state.version + left
-        return pivot, pivot + state.run_file.zeroth_order.rounds
-    return state.pivot_version, state.version + left
-
-
-def activity(state: State, now: float) -> str:
-    """What is going on, as a sentence."""
-    current = state.current
-    if current is None:
-        return waiting(state, now) or "opening a round"
-    if current.closed:
-        return f"round {current.number}: aggregating {len(current.contributions)} contributions ({current.closed})"
-    if sentence := waiting(state, now):
-        return sentence
-    missing = current.missing
-    named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-    left = max(0.0, current.deadline - now)
-    enough = f" ({current.needed} are needed)" if current.needed < len(current.seeds) else ""
-    why = f" (deadline: {current.deadline_reason})" if current.deadline_reason else ""
-    return (
-        f"round {current.number}: {len(current.contributions)} of {len(current.seeds)} have contributed{enough}, "
-        f"{left:.0f} s left for {named}{why}"
-    )
 
 
 def _client(state: State, name: str, now: float) -> wire.ClientStatus:

@@ -60,7 +60,7 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
         if spec.text.verbalizers:
             load_verbalizers(module, directory, spec.text, spec.card)
     with foreign_code(f"model {spec.model.name}:"):
-        shape, head = spec.input_shape, task.exact_head
+        shape, head = spec.input_shape, spec.exact_head
         layout = describe(module, shape, head, phase.moved, spec.whitening, pretrained, phase.only_above)
         weights = flatten(module, layout)
     remark = ""

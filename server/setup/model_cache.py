@@ -80,6 +80,7 @@ def cache_path(spec: ClientSpec, seed: int) -> str:
         seed,
         spec.zeroth_order.moved,
         spec.whitening,
+        spec.exact_head,
     ]
     if spec.zeroth_order.cut_at is not None:
         said += [spec.zeroth_order.cut_at, spec.zeroth_order.only_above]

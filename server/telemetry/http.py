@@ -2,17 +2,17 @@
 
 What is served are ASGI applications, each at its path (`/metrics` is prometheus_client's own). This module adds what
 uvicorn leaves to a proxy, as nobody puts one before a coordinator. A connection counts from before its TLS handshake, and
-those beyond `connections`, or `CONNECTIONS_EACH` of one network, are closed; it lasts at most `request_s` seconds, in which
+those beyond `connections`, or `connections_each` of one network, are closed; it lasts at most `request_s` seconds, in which
 its answer must have been read. So whoever reaches the port can at worst keep others from reading, and from one network
-not even that. TLS uses the coordinator's certificate; a user and a password are asked for where they are configured.
+not even that. An application whose answer has no end may let a connection last (`LASTING`): it is the application's own to
+bound and to cut off then. TLS uses the coordinator's certificate; a password is asked for where one is configured.
 
-Loaded only where there is something to serve.
+Loaded only where there is something to serve, and uvicorn only once somebody calls: until then there are a socket and a
+thread that sleeps.
 """
 
 import asyncio
-import base64
 import contextlib
-import hmac
 import logging
 import socket
 import ssl
@@ -20,86 +20,30 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from uvicorn import Config
-from uvicorn import Server as Uvicorn
-
-from zowarmup.common.settings.addresses import host_and_port, is_loopback, network
-from zowarmup.common.settings.run import Server
-from zowarmup.common.system.files import read_given, require_regular
+from zowarmup.common.settings.addresses import network
 from zowarmup.server.core.errors import ListeningError
+from zowarmup.server.telemetry.endpoints import HttpEndpoint
+
+if TYPE_CHECKING:
+    from uvicorn import Server as Uvicorn
 
 log = logging.getLogger(__name__)
 
 REQUEST_S = 10.0
 LONGEST_BYTES = 16384
 CONNECTIONS, CONNECTIONS_EACH = 64, 8
-BACKLOG = 64
+BACKLOG = 256
+LASTING_BYTES = 1 << 15
+LAST_WORDS_S = 0.5
+"""So long an application has to end its answers that last."""
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 """Of ASGI: called with the scope, `receive` and `send`."""
-
-
-@dataclass(frozen=True, slots=True)
-class HttpEndpoint:
-    """Where to listen. `authorization`: what that header must be; empty: none is asked for. `tls` is None for plain HTTP;
-    `files`: those of its certificate and key."""
-
-    host: str
-    port: int
-    authorization: bytes = field(default=b"", repr=False)
-    tls: ssl.SSLContext | None = None
-    files: tuple[str, str] = ("", "")
-
-    def renew(self) -> None:
-        """Show the certificate that the files hold by now, from the next handshake on."""
-        if self.tls is not None:
-            try:
-                self.tls.load_cert_chain(*self.files, password=lambda: "")
-            except (OSError, ValueError) as error:
-                log.warning("the new certificate cannot be used for metrics (%s)", error)
-
-
-def http_endpoint(settings: Server, address: str, insecure: bool) -> HttpEndpoint:
-    """Where and how to show metrics at HOST:PORT. Raises ListeningError where that would be in plain text for others to
-    read and nobody has said so, or a file is not as it must be."""
-    plain = settings.metrics_plaintext or not settings.tls_certificate
-    if plain and not is_loopback(address) and not settings.metrics_plaintext and not insecure:
-        raise ListeningError(
-            f"server.metrics_address = {address!r} is not loopback, and there is no certificate: name one in the run file "
-            "as server.tls_certificate and server.tls_key, or say server.metrics_plaintext = true where the network is "
-            "your own"
-        )
-    authorization = b""
-    if settings.metrics_user:
-        password = _password(settings.metrics_password_file)
-        authorization = b"Basic " + base64.b64encode(f"{settings.metrics_user}:{password}".encode())
-    if plain and not is_loopback(address):
-        what = "figures and the password" if authorization else "figures"
-        log.warning("metrics at %s are plain HTTP: whoever is on the way reads the %s", address, what)
-    tls, files = None, (settings.tls_certificate, settings.tls_key)
-    if not plain:
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            for file in files:
-                require_regular(Path(file))
-            tls.load_cert_chain(*files, password=lambda: "")
-        except (OSError, ValueError) as error:
-            raise ListeningError(f"server.tls_certificate cannot be used for metrics: {error}") from error
-    return HttpEndpoint(*host_and_port(address, listening=True), authorization, tls, files)
-
-
-def _password(path: str) -> str:
-    try:
-        lines = read_given(Path(path)).decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ListeningError(f"server.metrics_password_file = {path!r} cannot be read: {error}") from error
-    if not lines or not lines[0]:
-        raise ListeningError(f"server.metrics_password_file = {path!r}: its first line must be the password")
-    return lines[0]
+LASTING = "zowarmup.lasting"
+"""In the scope's extensions, a function: from now on the connection has no limit of time and does not count. It returns what cuts
+the connection off, whatever is to be sent or read."""
 
 
 class HttpServer:
@@ -109,6 +53,7 @@ class HttpServer:
         endpoint: Where to listen.
         applications: By their path.
         connections: So many may be open at a time.
+        connections_each: And so many of one network.
         request_s: So long may each be open, in seconds.
     """
 
@@ -118,33 +63,16 @@ class HttpServer:
         applications: Mapping[str, Application],
         *,
         connections: int = CONNECTIONS,
+        connections_each: int = CONNECTIONS_EACH,
         request_s: float = REQUEST_S,
     ) -> None:
-        self._endpoint, tls = endpoint, endpoint.tls
-        self._connections, self._request_s = connections, request_s
+        self._endpoint, self._applications = endpoint, applications
+        self._bounds = _Bounds(connections, connections_each, request_s)
         self._loop = asyncio.new_event_loop()
-        self._uvicorn = Uvicorn(
-            Config(
-                _guarded(applications, endpoint.authorization),
-                http="h11",
-                ws="none",
-                ssl_context_factory=(lambda config, default: tls) if tls is not None else None,
-                lifespan="off",
-                interface="asgi3",
-                log_config=None,
-                log_level=logging.WARNING,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                date_header=False,
-                headers=[("connection", "close")],
-                backlog=BACKLOG,
-                h11_max_incomplete_event_size=LONGEST_BYTES,
-                timeout_graceful_shutdown=1,
-            )
-        )
+        self._called = asyncio.Event()
+        self._closing = False
+        self._uvicorn: Uvicorn | None = None
         self._thread: threading.Thread | None = None
-        self._connected: set[_Connection] = set()
 
     def open(self) -> str:
         """Begin to listen; the URL, without a path. Raises ListeningError where the port is taken."""
@@ -156,63 +84,137 @@ class HttpServer:
         except OSError as error:
             self._loop.close()
             raise ListeningError(
-                f"cannot show metrics on {to.host}:{to.port} ({error.strerror or error}): change server.metrics_address"
+                f"cannot show {to.what} on {to.host}:{to.port} ({error.strerror or error}): change {to.setting}"
             ) from error
         listeners = [_Listener(fileno=one.detach()) for one in opened]
         for listener in listeners:
-            listener.connected = self._connected
-            listener.connections, listener.request_s = self._connections, self._request_s
+            listener.bounds = self._bounds
         self._loop.set_exception_handler(_note)
         self._thread = threading.Thread(target=self._run, args=(listeners,), name="http", daemon=True)
         self._thread.start()
         host = f"[{to.host}]" if ":" in to.host else to.host
         return f"{'https' if to.tls else 'http'}://{host}:{listeners[0].getsockname()[1]}"
 
-    def _run(self, listeners: list[socket.socket]) -> None:
+    def _run(self, listeners: list["_Listener"]) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._uvicorn.serve(listeners))
+            runner.run(self._serve(listeners))
+
+    async def _serve(self, listeners: list["_Listener"]) -> None:
+        for listener in listeners:
+            self._loop.add_reader(listener.fileno(), self._called.set)
+        await self._called.wait()
+        for listener in listeners:
+            self._loop.remove_reader(listener.fileno())
+            if self._closing:
+                listener.close()
+        if not self._closing:
+            self._uvicorn = _uvicorn(_guarded(self._applications, self._endpoint, self._bounds), self._endpoint.tls)
+            await self._uvicorn.serve(list(listeners))
 
     def renew(self) -> None:
         """Show a new certificate. In the thread where handshakes begin, which is not to see half of it."""
         self._loop.call_soon_threadsafe(self._endpoint.renew)
 
+    def call(self, function: Callable[[], None]) -> None:
+        """Call a function in the thread of the applications."""
+        self._loop.call_soon_threadsafe(function)
+
     def close(self) -> None:
         def end() -> None:
-            self._uvicorn.should_exit = True
-            for connection in tuple(self._connected):
-                connection.end()
+            self._closing = True
+            self._called.set()
+            if self._uvicorn is not None:
+                self._uvicorn.should_exit = True
+            for connection in tuple(self._bounds.connected):
+                if connection.lasts:
+                    self._loop.call_later(LAST_WORDS_S, connection.end)
+                else:
+                    connection.end()
 
         if self._thread is not None:
             self._loop.call_soon_threadsafe(end)
-            self._thread.join(self._request_s)
+            self._thread.join(self._bounds.request_s)
+
+
+def _uvicorn(application: Application, tls: ssl.SSLContext | None) -> "Uvicorn":
+    """Of an application, with nothing of its own in the headers and the log."""
+    from uvicorn import Config, Server
+
+    return Server(
+        Config(
+            application,
+            http="h11",
+            ws="none",
+            ssl_context_factory=(lambda config, default: tls) if tls is not None else None,
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level=logging.WARNING,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            headers=[("connection", "close")],
+            backlog=BACKLOG,
+            h11_max_incomplete_event_size=LONGEST_BYTES,
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+
+@dataclass(eq=False, slots=True)
+class _Bounds:
+    """What the connections of a server may take together, as of `HttpServer`; `connected`: all that are open."""
+
+    connections: int
+    connections_each: int
+    request_s: float
+    connected: "set[_Connection]" = field(default_factory=set)
+
+    def exceeded(self, by: "_Connection") -> bool:
+        """Whether there are too many with this one."""
+        counted = [one for one in self.connected if not one.lasts]
+        neighbours = sum(one.network == by.network for one in counted)
+        return neighbours > self.connections_each or len(counted) > self.connections
+
+    def of(self, client: tuple[str, int]) -> "_Connection | None":
+        """The connection from an address and port."""
+        return next((one for one in self.connected if one.client == tuple(client)), None)
 
 
 class _Listener(socket.socket):
-    """A listening socket that keeps connections within their bounds, from before their TLS handshake on. `connected`: all
-    that are open; `connections`, `request_s`: as of `HttpServer`."""
+    """A listening socket that keeps connections within their bounds, from before their TLS handshake on."""
 
-    connected: "set[_Connection]"
-    connections: int
-    request_s: float
+    bounds: _Bounds
 
     def accept(self) -> tuple[socket.socket, Any]:
         accepted, address = super().accept()
         connection = _Connection(fileno=accepted.detach())
-        connection.network, connection.connected = network(address[0]), self.connected
-        self.connected.add(connection)
-        neighbours = sum(one.network == connection.network for one in self.connected)
-        if neighbours > CONNECTIONS_EACH or len(self.connected) > self.connections:
+        connection.network, connection.client = network(address[0]), address[:2]
+        connection.connected, connection.lasts = self.bounds.connected, False
+        self.bounds.connected.add(connection)
+        if self.bounds.exceeded(connection):
             connection.close()
             raise ConnectionAbortedError  # which an event loop takes for a peer that has left
-        asyncio.get_running_loop().call_later(self.request_s, connection.end)
+        connection.limit = asyncio.get_running_loop().call_later(self.bounds.request_s, connection.end)
         return connection, address
 
 
 class _Connection(socket.socket):
-    """A connection, one of those `connected` until it closes."""
+    """A connection, one of those `connected` until it closes. `limit`: when it is cut off, unless it `lasts`."""
 
     network: str
+    client: tuple[str, int]
     connected: "set[_Connection]"
+    lasts: bool
+    limit: asyncio.TimerHandle
+
+    def last(self) -> Callable[[], None]:
+        """As LASTING says. What is sent and not read then takes no more of the system's memory than LASTING_BYTES."""
+        self.lasts = True
+        self.limit.cancel()
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LASTING_BYTES)
+        return self.end
 
     def end(self) -> None:
         """Cut it off, whatever is to be sent or read."""
@@ -224,26 +226,32 @@ class _Connection(socket.socket):
         super().close()
 
 
-def _guarded(applications: Mapping[str, Application], authorization: bytes) -> Application:
+def _guarded(applications: Mapping[str, Application], endpoint: HttpEndpoint, bounds: _Bounds) -> Application:
     """The applications, for who may read them."""
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         # No header that is read here has other characters, and applications need not be told of them.
         headers = [(name, value) for name, value in scope["headers"] if value.isascii()]
+        said = dict(headers)
         found = applications.get(scope["path"])
+        connection = bounds.of(scope["client"])
         if scope["method"] not in ("GET", "HEAD"):
-            await _refuse(send, HTTPStatus.METHOD_NOT_ALLOWED, (b"allow", b"GET, HEAD"))
+            await refuse(send, HTTPStatus.METHOD_NOT_ALLOWED, (b"allow", b"GET, HEAD"))
+        elif not endpoint.hosts(said.get(b"host", b"")):
+            await refuse(send, HTTPStatus.MISDIRECTED_REQUEST)
         elif found is None:
-            await _refuse(send, HTTPStatus.NOT_FOUND)
-        elif authorization and not hmac.compare_digest(dict(headers).get(b"authorization", b""), authorization):
-            await _refuse(send, HTTPStatus.UNAUTHORIZED, (b"www-authenticate", b'Basic realm="zowarmup"'))
-        else:
-            await found({**scope, "headers": headers}, receive, send)
+            await refuse(send, HTTPStatus.NOT_FOUND)
+        elif endpoint.admits is not None and not endpoint.admits(said.get(b"authorization", b"")):
+            await refuse(send, HTTPStatus.UNAUTHORIZED, (b"www-authenticate", b'Basic realm="zowarmup"'))
+        elif connection is not None:
+            extensions = {**scope.get("extensions", {}), LASTING: connection.last}
+            await found({**scope, "headers": headers, "extensions": extensions}, receive, send)
 
     return application
 
 
-async def _refuse(send: Any, status: HTTPStatus, *headers: tuple[bytes, bytes]) -> None:
+async def refuse(send: Any, status: HTTPStatus, *headers: tuple[bytes, bytes]) -> None:
+    """Answer with a status and its name."""
     body = f"{status.phrase}\n".encode()
     plain = (b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))
     await send({"type": "http.response.start", "status": status, "headers": [*plain, *headers]})

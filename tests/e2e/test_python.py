@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +173,8 @@ def test_a_coordinator_and_clients_beside_a_running_loop_and_another_process(
 
     def cell() -> zw.TrainedRun:
         with zw.Coordinator(**asked, model_cache=prepared_models) as coordinator:
+            with urllib.request.urlopen(coordinator.page, timeout=60) as answer:
+                assert b"<html" in answer.read()
             other = [sys.executable, "-m", "zowarmup.client.main", "--server", coordinator.address, "--tier", "low"]
             other += ["--name", "low-2", "--data", "digits:3/3,alpha=0.5", "--state-dir", str(tmp_path / "state")]
             with (

@@ -225,6 +225,8 @@ _SETTINGS = [
     "health_address",
     "metrics_user",
     "metrics_password_file",
+    "web_address",
+    "web_password_file",
     "uploads_mb",
     "enrolment",
     "title",

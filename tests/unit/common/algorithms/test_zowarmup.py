@@ -19,11 +19,6 @@ def test_what_is_trained_is_one_of_four(train: str) -> None:
         zeroth_order_settings(rounds=1, train=train)
 
 
-def test_a_head_without_projections_cannot_be_trained_alone() -> None:
-    with pytest.raises(ValueError, match=r"^head_projections = 0: "):
-        zeroth_order_settings(rounds=1, train="norm", head_projections=0)
-
-
 @pytest.mark.parametrize("slices", ["own", "whole"])
 @pytest.mark.parametrize(("layout", "projections"), [(LAYOUT, 5), (LAYOUT, 0), (HEADLESS, 0)])
 def test_the_mean_over_seeds_is_the_gradient(slices: str, layout: Layout, projections: int) -> None:

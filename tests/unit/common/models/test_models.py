@@ -241,6 +241,16 @@ def test_without_a_head_the_trained_part_ends_what_is_trainable() -> None:
     assert layout.block("probed").stop == layout.trainable
 
 
+@pytest.mark.parametrize("pretrained", [False, True])
+@pytest.mark.parametrize("train", ["norm", "head", "layers:1.bias"])
+def test_a_head_whose_gradient_is_not_asked_for_is_probed_with_what_moves(train: str, pretrained: bool) -> None:
+    module = sequence(nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 3))
+    layout = describe(module, DIGIT, exact_head=False, train=train, pretrained=pretrained)
+    assert layout.head is None
+    moved = names(layout, "all" if pretrained else "probed")
+    assert moved == [*(["1.bias"] if train != "head" else []), "3.weight", "3.bias"]
+
+
 @pytest.mark.parametrize(
     ("train", "sentence"),
     [

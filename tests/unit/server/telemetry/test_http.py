@@ -21,7 +21,8 @@ from zowarmup.cli import certificates
 from zowarmup.common.settings.run import Server
 from zowarmup.server.core.errors import ListeningError
 from zowarmup.server.telemetry import http
-from zowarmup.server.telemetry.http import HttpEndpoint, HttpServer, http_endpoint
+from zowarmup.server.telemetry.endpoints import HttpEndpoint, metrics_endpoint
+from zowarmup.server.telemetry.http import HttpServer
 
 LOOPBACK = HttpEndpoint("127.0.0.1", 0)
 Show = Callable[..., str]
@@ -82,7 +83,7 @@ def test_openmetrics_and_gzip_are_for_who_asks(show: Show) -> None:
 def test_a_name_and_a_password_are_asked_for(show: Show, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("open sesame\n")
     settings = Server(metrics_user="prometheus", metrics_password_file=str(tmp_path / "password"))
-    through = http_endpoint(settings, "127.0.0.1:0", False)
+    through = metrics_endpoint(settings, "127.0.0.1:0", False)
     assert "b3BlbiBz" not in repr(through) and "sesame" not in repr(through)
     url = show(through)
     assert get(url, basic("prometheus", "open sesame"))[0] == 200
@@ -97,7 +98,7 @@ def secured(folder: Path) -> Server:
 
 
 def test_a_certificate_makes_it_https(show: Show, tmp_path: Path) -> None:
-    through = http_endpoint(secured(tmp_path), "127.0.0.1:0", False)
+    through = metrics_endpoint(secured(tmp_path), "127.0.0.1:0", False)
     url = show(through)
     assert url.startswith("https://127.0.0.1:")
     assert get(url, context=ssl.create_default_context(cafile=str(tmp_path / "ca.crt")))[0] == 200
@@ -107,21 +108,21 @@ def test_a_certificate_makes_it_https(show: Show, tmp_path: Path) -> None:
 
 def test_plain_text_for_others_to_read_has_to_be_said(tmp_path: Path) -> None:
     with pytest.raises(ListeningError, match=r"metrics_plaintext = true"):
-        http_endpoint(Server(), "0.0.0.0:9464", False)
-    assert http_endpoint(Server(), "0.0.0.0:9464", True).tls is None
-    said = http_endpoint(Server(metrics_plaintext=True), "[::]:9464", False)
+        metrics_endpoint(Server(), "0.0.0.0:9464", False)
+    assert metrics_endpoint(Server(), "0.0.0.0:9464", True).tls is None
+    said = metrics_endpoint(Server(metrics_plaintext=True), "[::]:9464", False)
     assert (said.host, said.port, said.tls) == ("::", 9464, None)
-    assert http_endpoint(Server(), "127.0.0.1:9464", False).tls is None
-    encrypted = http_endpoint(secured(tmp_path), "0.0.0.0:9464", False)
+    assert metrics_endpoint(Server(), "127.0.0.1:9464", False).tls is None
+    encrypted = metrics_endpoint(secured(tmp_path), "0.0.0.0:9464", False)
     assert encrypted.tls is not None and encrypted.tls.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 def test_what_is_wrong_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ListeningError, match="metrics_password_file = '/nowhere' cannot be read"):
-        http_endpoint(Server(metrics_user="x", metrics_password_file="/nowhere"), "127.0.0.1:0", False)
+        metrics_endpoint(Server(metrics_user="x", metrics_password_file="/nowhere"), "127.0.0.1:0", False)
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(ListeningError, match="its first line must be the password"):
-        http_endpoint(Server(metrics_user="x", metrics_password_file=str(tmp_path / "empty")), "127.0.0.1:0", False)
+        metrics_endpoint(Server(metrics_user="x", metrics_password_file=str(tmp_path / "empty")), "127.0.0.1:0", False)
     with pytest.raises(ValueError, match="metrics_password_file = '': must be given together with metrics_user"):
         Server(metrics_user="x")
     with pytest.raises(ValueError, match="metrics_address = '9464': must be"):
@@ -167,7 +168,7 @@ def test_those_who_do_not_read_are_left() -> None:
         peer.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         deadline = time.monotonic() + 10
         for connected in (True, False):  # it is let in, and then cut off
-            while bool(shown._connected) is not connected:
+            while bool(shown._bounds.connected) is not connected:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
         read = 0
@@ -198,7 +199,7 @@ def test_too_many_at_once_are_turned_away(show: Show) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the rest of 127.0.0.0/8 is no address elsewhere")
 def test_one_address_keeps_no_other_out_not_even_by_handshakes_that_it_never_makes(show: Show, tmp_path: Path) -> None:
-    through = http_endpoint(secured(tmp_path), "127.0.0.1:0", False)
+    through = metrics_endpoint(secured(tmp_path), "127.0.0.1:0", False)
     port = int(show(through).rpartition(":")[2].partition("/")[0])
     silent = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(5 * http.CONNECTIONS)]
     try:
