@@ -52,7 +52,7 @@ class Lead:
 
         with sentences(), locked(self.leading.data_dir) as listens:
 
-            def ready(served: Served) -> None:
+            def ready(served: "Served") -> None:
                 listens(self.leading.way.at(served.port))
                 self.served.set_result(served)
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from zowarmup.api.errors import RunError, sentences
 from zowarmup.api.figure import RunCurve, draw
-from zowarmup.api.folders import PassingFolder
 from zowarmup.api.history import Costs, HistoryTable, PayloadRow, VersionRow
 from zowarmup.common.algorithms.fedavg import model_bytes
 from zowarmup.common.messages.values import Phase, Tier
@@ -48,17 +47,17 @@ class TrainedRun:
 
     Args:
         data_dir: The directory.
-        passing: What it is in, where it is gone with the last that reads it; None: it stays.
+        kept: What has to be there as long as this is, such as what removes the directory when nobody needs it any more.
 
     Raises:
         RunError: It holds no run that can be read.
     """
 
-    def __init__(self, data_dir: Path, passing: PassingFolder | None = None) -> None:
+    def __init__(self, data_dir: Path, kept: object = None) -> None:
         from zowarmup.lab.experiments.outcome import read_outcome
         from zowarmup.server.store.archive import LEDGER, open_archive
 
-        self.data_dir, self._passing = data_dir, passing
+        self.data_dir, self._kept = data_dir, kept
         with sentences():
             self._archive: Archive = open_archive(data_dir)
             outcome = read_outcome(data_dir / LEDGER)

@@ -40,6 +40,8 @@ from zowarmup.lab.demo.settings import DemoModel, demo_run
 from zowarmup.server.store.fsck import check
 
 REPOSITORY = Path(__file__).parents[2]
+HANGS_S = 300 * PATIENCE
+"""Where something takes longer, it hangs."""
 SHARDS = "digits,alpha=0.5"
 PHASES: dict[str, Any] = {
     "warmup": {"rounds": 2, "epochs": 1},
@@ -49,7 +51,7 @@ PHASES: dict[str, Any] = {
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60 * PATIENCE
+    end = time.monotonic() + HANGS_S
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -151,7 +153,7 @@ def test_the_first_example_gives_the_bits_of_the_demos_processes(fleet: Callable
     assert len(expected.replicas.agree) == 10
     made.processes.stop()
     first = [sys.executable, str(REPOSITORY / "examples/first.py")]
-    done = subprocess.run(first, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(first, cwd=tmp_path, capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"digest {expected.digest}"
     assert (tmp_path / "first.png").read_bytes().startswith(b"\x89PNG")
@@ -182,10 +184,10 @@ def test_a_coordinator_and_clients_beside_a_running_loop_and_another_process(
                 zw.Client(coordinator.address, first, tier="high", name="high-1") as one,
                 zw.Client(coordinator.address, second, tier="low", name="low-1") as two,
             ):
-                found = coordinator.wait(300)
-                one.wait(60)
-                two.wait(60)
-                assert process.wait(60) == 0
+                found = coordinator.wait(HANGS_S)
+                one.wait(HANGS_S)
+                two.wait(HANGS_S)
+                assert process.wait(HANGS_S) == 0
                 status = coordinator.status()
                 assert status.replicas.agree == ("high-1", "low-1", "low-2") and status.digest == found.digest
                 assert one.status() == zw.Membership("high-1", zw.Tier.HIGH, 6, found.digest, True)
@@ -218,12 +220,12 @@ def test_what_keeps_a_client_from_taking_part_is_raised_where_the_run_is_waited_
             pytest.raises(zw.RunError, match=sentence),
             zw.Client(coordinator.address, wrong, tier="low", name="odd"),
         ):
-            coordinator.wait(120)
+            coordinator.wait(HANGS_S)
         with (
             pytest.raises(zw.RunError, match=sentence),
             zw.Client(coordinator.address, wrong, tier="low", name="odd") as odd,
         ):
-            odd.wait(120)
+            odd.wait(HANGS_S)
         with pytest.raises(TimeoutError, match=r"run run is not over after 0\.2 s"):
             coordinator.wait(0.2)
         begun = coordinator.run()
@@ -235,8 +237,8 @@ def test_what_keeps_a_client_from_taking_part_is_raised_where_the_run_is_waited_
             zw.Coordinator(**asked).__enter__()
         until(lambda: bool(client.status().client))
         again.finish("enough")
-        again.wait(120)
-        client.wait(60)
+        again.wait(HANGS_S)
+        client.wait(HANGS_S)
     nobody = zw.Client("127.0.0.1:1", "digits:1/9", connect_timeout_s=0.2).__enter__()
     until(lambda: nobody.fault() is not None)
     with pytest.raises(zw.RunError, match=r"no coordinator answered at .* within 0\.2 s"):
@@ -364,7 +366,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         REPOSITORY / "examples/first_run.ipynb", as_version=4
     )
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=HANGS_S, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in shown), "the figure is shown"
     assert any("finished" in output.get("data", {}).get("text/plain", "") for output in shown)
