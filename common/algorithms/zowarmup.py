@@ -97,7 +97,7 @@ class ZOWarmUpSettings(WholeProbingSettings):
             ("lora:r=8,modules=q,v", `common.lora`), or prefixes of it ("prefix:5", `common.prefix`). The rest is frozen.
         head_projections: K, the number of exact projections of the head's gradient, 0 to 4096; 0 probes the head with the rest of
             what moves.
-        whitening: R, how many directions of what the head reads the first round scales apart (`algorithms.whitening`), 0 to
+        whitening: r, how many directions of what the head reads the first round scales apart (`algorithms.whitening`), 0 to
             64; 0: the head reads it as it is, as it does where its gradient is not sent, or is by back-propagation.
         weight_decay: Half of this times the square of the head's weights, its bias not counted, is added to the loss that the
             head descends, 0 to 1: the gradient that is projected has it. "auto": `probe_plan.DECAY` where all below the head is constant, as
