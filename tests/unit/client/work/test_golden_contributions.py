@@ -15,6 +15,7 @@ from tests.algorithms import zeroth_order_settings
 from tests.tasks import classification
 from zowarmup.client.work.probing import Prober
 from zowarmup.common.algorithms import settings_class
+from zowarmup.common.algorithms.fedspzo import FedSPZOSettings
 from zowarmup.common.algorithms.protocol import LossAndGradient
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Block, Cut, Head, Layout, Tensor, no_whitening
@@ -159,7 +160,9 @@ class TwoParts(Toy):
 @pytest.mark.parametrize("split", PARTS["cases"])
 def test_our_client_makes_the_worked_contribution_of_a_model_in_two_parts(split: str) -> None:
     golden = PARTS["cases"][split]
-    spec = settings_class("zeroth_order", "fedspzo")(rounds=10, cut=1, **{**golden["zeroth_order"], "probes": (2, 3)})
+    spec = FedSPZOSettings(
+        rounds=10, cut=1, **{**golden["zeroth_order"], "probes": tuple(golden["zeroth_order"]["probes"])}
+    )
     grid = Grid(CONTRIBUTIONS["exponent"])
     replica = Replica(IN_PARTS, grid, grid.quantise(np.array(PARTS["weights"]) * grid.tick), 12)
     toy = TwoParts(np.array(CONTRIBUTIONS["labels"]))
