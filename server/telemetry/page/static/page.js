@@ -180,7 +180,12 @@
     }
     entries.push(["contributions", whole(now.contributions)]);
     if (now.left) entries.push(["left", now.left]);
-    for (const [name, tier] of Object.entries(now.fleet)) if (tier.members) entries.push([`${name} tier`, run.live ? `${whole(tier.connected)} of ${counted(tier.members, "device")} connected` : counted(tier.members, "device")]);
+    for (const [name, tier] of Object.entries(now.fleet)) {
+      if (!tier.members) continue;
+      const peak = rows.reduce((most, row, number) => devices[number][1] === name ? Math.max(most, row[ROW.memory] || 0) : most, 0);
+      const here = run.live ? `${whole(tier.connected)} of ${counted(tier.members, "device")} connected` : counted(tier.members, "device");
+      entries.push([`${name} tier`, here + (peak ? `, peak memory ${amount(peak)}` : "")]);
+    }
     const facts = byId("facts");
     while (facts.children.length > 2 * entries.length) facts.lastChild.remove();
     entries.forEach(([title, text], place) => {
