@@ -49,8 +49,9 @@ from zowarmup.common.exact.layout import Block
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.values import Scalars, Tier
 
-PACE = 3.0
-"""Beside the rate, of a block's step where features are whitened: found on digits, CIFAR-10 and SST-2 (docs/method.md)."""
+HEAD_PACE, PROBED_PACE = 3.0, 1.0
+"""Beside the rate, of a block's step where features are whitened: of the head found on digits and CIFAR-10, of what is probed
+on SST-2 (docs/method.md)."""
 FLAT, STEEPEST = 2.0**-40, 2.0**12
 """Derivatives, nats per unit of weight. A root mean square below FLAT is what rounding leaves of a loss that does not
 change. A step that is not divided by it is as long, at most, as with STEEPEST."""
@@ -146,16 +147,19 @@ class Descent:
 
     def paces(self, parts: Sequence[ClientScalars]) -> dict[Block, float]:
         """How many times as far as the rate says each block moves by such scalars. The length of an estimate is known beforehand,
-        |g| sqrt(1 + d / D) along D directions in d dimensions, and where the head's input is whitened, PACE times the rate
+        |g| sqrt(1 + d / D) along D directions in d dimensions, and where the head's input is whitened the rate times a number
         divided by that root suits any number of either; else each moves once as far."""
         if self.plan.layout.whitening is None or self.spec.step == "raw":
             return dict.fromkeys(self.plan.blocks, 1.0)
-        explored = Counter[Block]()
+        explored, found = Counter[Block](), dict[Block, float]()
         for part in parts[:1] if self.spec.shared_directions else parts:
             explored.update(self.plan.explored(part))
             if self.plan.head is not None:
                 explored[self.plan.head] += self.plan.projections
-        return {block: PACE / math.sqrt(1 + block.size / max(1, explored[block])) for block in self.plan.blocks}
+        for block in self.plan.blocks:
+            pace = HEAD_PACE if block == self.plan.head else PROBED_PACE
+            found[block] = pace / math.sqrt(1 + block.size / max(1, explored[block]))
+        return found
 
     def _estimate(self, parts: Sequence[ClientScalars], factors: Mapping[Block, float]) -> list[Move]:
         """Along the round's estimate, so many times it in each block."""
