@@ -64,8 +64,8 @@ def _version(client: Participant) -> str:
     return f"{client.version}{'' if client.agrees is None else ' ok' if client.agrees else ' DIFFERS'}"
 
 
-def _for(seconds: float | None) -> str:
-    """A length of time in one unit: 12 s, 4 min, 2 h, 3 d."""
+def in_one_unit(seconds: float | None) -> str:
+    """A length of time in one unit: 12 s, 4 min, 2 h, 3 d; "-" where it is not known."""
     if seconds is None:
         return "-"
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
@@ -78,9 +78,9 @@ _COLUMNS: dict[str, Callable[[Participant], str]] = {
     "name": lambda client: client.name,
     "tier": lambda client: client.tier.value,
     "state": lambda client: client.state,
-    "since": lambda client: _for(client.since_s),
+    "since": lambda client: in_one_unit(client.since_s),
     "version": _version,
-    "last": lambda client: _for(client.contributed_s),
+    "last": lambda client: in_one_unit(client.contributed_s),
     "memory": lambda client: amount(client.peak_memory_bytes) if client.peak_memory_bytes else "-",
     "up": lambda client: amount(client.up_bytes) if client.up_bytes else "-",
     "down": lambda client: amount(client.down_bytes) if client.down_bytes else "-",

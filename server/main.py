@@ -135,7 +135,8 @@ def main(stopping: Stopping | None = None) -> int:
     return conclude("zowarmup-server", sys.argv[1:], lambda: _run(stopping), _EXPECTED)
 
 
-def _arguments() -> argparse.Namespace:
+def arguments_parser() -> argparse.ArgumentParser:
+    """What the command understands; the environment says what may be left out."""
     parser = argparse.ArgumentParser(
         prog="zowarmup-server", description="Lead one run of federated training.", allow_abbrev=False
     )
@@ -168,11 +169,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--exit-when-finished", action="store_true", help="leave when the run is over")
     parser.add_argument("--verbose", action="store_true", help="log every round, and tracebacks")
     parser.add_argument("--version", action="version", version=f"{SOFTWARE}, protocol {PROTOCOL}")
-    return parser.parse_args()
+    return parser
 
 
 def _run(stopping: Stopping) -> int:
-    arguments = _arguments()
+    arguments = arguments_parser().parse_args()
     os.umask(PRIVATE)
     handler = log_to_errors("%(asctime)s %(levelname)-7s %(message)s", arguments.verbose)
     handler.addFilter(Throttle(*LINES, {"zowarmup.run": RUN_LINES}))
@@ -213,8 +214,8 @@ def _run(stopping: Stopping) -> int:
             end_preparing=children.end,
             exit_when_finished=arguments.exit_when_finished,
         )
-        with locked(arguments.data_dir):
-            return asyncio.run(_serve(leading, stopping))
+        with locked(arguments.data_dir) as listens:
+            return asyncio.run(_serve(leading, stopping, listens))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise StartError(
@@ -262,11 +263,15 @@ class Served:
     traffic: Traffic
 
 
-async def _serve(leading: Leading, stopping: Stopping) -> int:
+async def _serve(leading: Leading, stopping: Stopping, listens: Callable[[str], None]) -> int:
+    def ready(served: Served) -> None:
+        listens(leading.way.at(served.port))
+        tune_collector()
+
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
     with stopping.notifying(lambda: loop.call_soon_threadsafe(settle, stopped, stopping.code)):
-        return await lead(leading, stopped, lambda _: tune_collector())
+        return await lead(leading, stopped, ready)
 
 
 async def lead(leading: Leading, stopped: "asyncio.Future[int]", ready: Callable[[Served], None]) -> int:

@@ -59,7 +59,7 @@ ROOMS = {
         "common common/exact common/messages common/tasks common/settings common/system common/models/language",
         "numpy torch",
     ),
-    "common/models/language": rule("common common/settings", "torch"),
+    "common/models/language": rule("common common/tasks common/settings", "torch"),
     "data": rule("common common/exact common/tasks common/settings common/system", "numpy"),
     "server/core": rule(NUMBERS, "numpy", pure=True),
     "server/projections": rule(f"{NUMBERS} server/core", pure=True),
@@ -81,8 +81,9 @@ ROOMS = {
     "cli/session": rule(f"{DEVICE} client/net", "grpc rich"),
     "lab": rule("common common/system"),
     "lab/simulation": rule(f"{CLIENT} lab", "grpc numpy", lazily="ray"),
-    "lab/demo": rule(f"{COMMON} cli/session lab", "rich"),
+    "lab/demo": rule(f"{COMMON} cli/session lab server/telemetry/page", "rich"),
     "lab/experiments": rule(f"{SERVER} lab lab/demo"),
+    "lab/runs": rule(f"{SERVER} lab lab/experiments"),
     "lab/projects": rule(f"{SERVER} lab lab/demo"),
     # Copied by `zowarmup new`: a user's own code, which stands on none of ours.
     "lab/projects/images": rule("", "numpy torch"),
@@ -90,7 +91,8 @@ ROOMS = {
     "lab/projects/text": rule("", "model numpy safetensors"),
     "cli": rule(f"{SERVER} server {CLIENT} client cli/session", "numpy rich typer"),
     "cli/lab.py": rule(f"{CLIENT} cli lab lab/demo lab/experiments lab/projects lab/simulation", "rich typer"),
-    "cli/commands.py": rule(f"{SERVER} server {CLIENT} client cli cli/session cli/lab.py", "rich typer"),
+    "cli/runs.py": rule(f"{SERVER} cli lab lab/runs", "typer"),
+    "cli/commands.py": rule(f"{SERVER} server {CLIENT} client cli cli/session cli/lab.py cli/runs.py", "rich typer"),
     "cli/main.py": rule("common common/system client cli cli/commands.py"),
     PUBLIC: rule("common/algorithms common/exact common/messages common/settings common/tasks", pure=True),
 }
@@ -128,6 +130,7 @@ PACKAGES = {
     "lab/experiments/running.py": "numpy? safetensors?",
     "lab/experiments/table.py": "pydantic",
     "lab/progress.py": "rich",
+    "lab/runs/comparison.py": "matplotlib",
 }
 # The low tier reads the program with what is in this file, and has no torch.
 WITHOUT_TORCH = words(

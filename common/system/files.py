@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import stat
+import time
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -78,8 +79,12 @@ class Busy(Exception):
     """Another process holds the lock."""
 
 
+LOOKED_S = 0.05
+"""How long `holder` may keep a lock that nobody has, at the very most: twice so long is waited for it."""
+
+
 def exclusive(path: Path) -> io.FileIO:
-    """Take the lock of a file of ours, which is made if need be.
+    """Take the lock of a file of ours, which is made if need be. What an earlier holder wrote into it is gone then.
 
     Returns:
         The file: closing it gives the lock back.
@@ -88,15 +93,49 @@ def exclusive(path: Path) -> io.FileIO:
         Busy: Another process holds it.
         OSError: The file cannot be opened or locked.
     """
-    lock = open_lock(path)
+    lock, ends_at = open_lock(path), time.monotonic() + 2 * LOOKED_S
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > ends_at:
+                    raise Busy from None
+            time.sleep(LOOKED_S / 5)  # perhaps somebody only looks whether it is held
+        lock.truncate(0)
+    except BaseException:
         lock.close()
-        if isinstance(error, BlockingIOError):
-            raise Busy from None
         raise
     return lock
+
+
+def holder(path: Path) -> str | None:
+    """What the process that holds a lock (`exclusive`) has written into its file.
+
+    Args:
+        path: The file; it may be missing.
+
+    Returns:
+        The text, which may be empty; None where nobody holds the lock.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+    try:
+        file = open_given(path)
+    except FileNotFoundError:
+        return None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read(LONGEST_WORD).decode("utf-8", errors="replace")
+    return None  # and closing the file has given the lock back
+
+
+LONGEST_WORD = 4096
+"""Bytes that a holder writes, at most."""
 
 
 def _lockable(path: str, flags: int) -> int:

@@ -137,7 +137,7 @@ def _curves(panel: Any, table: ExperimentTable, curves: Curves, metric: Metric, 
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
     if kind == "compute":
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g} M"))
-    _plain(panel, metric, label, f"{percent} % high-tier")
+    plain(panel, metric, label, f"{percent} % high-tier")
 
 
 def _finals(panel: Any, table: ExperimentTable, rows: Sequence[ResultRow], metric: Metric, kind: str) -> None:
@@ -162,7 +162,7 @@ def _finals(panel: Any, table: ExperimentTable, rows: Sequence[ResultRow], metri
         xs, means, deviations = zip(*points, strict=True)
         colour = colours.get(group, COLOURS[place % len(COLOURS)])
         panel.errorbar(xs, means, deviations, color=colour, marker="o", markersize=4, capsize=3, label=group)
-    _plain(panel, metric, label, "in the end")
+    plain(panel, metric, label, "in the end")
 
 
 def _x(rows: Sequence[ResultRow], row: ResultRow, what: str) -> float:
@@ -176,7 +176,15 @@ def _colours(table: ExperimentTable) -> list[str]:
     return [COLOURS[place % len(COLOURS)] for place in range(len(table.method))]
 
 
-def _plain(panel: Any, metric: Metric, label: str, heading: str) -> None:
+def plain(panel: Any, metric: Metric, label: str, heading: str) -> None:
+    """Dress a panel whose y axis is a metric.
+
+    Args:
+        panel: Of matplotlib's.
+        metric: Names the axis, and says how its values are shown.
+        label: Of the x axis.
+        heading: Of the panel.
+    """
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
     panel.grid(color=FAINT, linewidth=0.8)

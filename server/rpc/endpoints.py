@@ -68,9 +68,13 @@ class Endpoint:
         else:
             (data_dir / CA_FILE).unlink(missing_ok=True)
 
+    def at(self, port: int) -> str:
+        """HOST:PORT with the port that was opened."""
+        return f"{self.address.rpartition(':')[0]}:{port}"
+
     def describe(self, port: int) -> str:
         """How to join at the port that was opened, for the log."""
-        address = f"{self.address.rpartition(':')[0]}:{port}"
+        address = self.at(port)
         how = "plain text" if self.certificates is None else "TLS"
         how += ", clients show certificates" if self.certificates and self.certificates.current.client_ca else ""
         if self.invited:

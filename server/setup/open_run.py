@@ -4,14 +4,16 @@ What stands in the way is a `StartError`, one sentence that names the setting an
 """
 
 import contextlib
+import json
 import logging
 import math
+import os
 import secrets
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +40,7 @@ from zowarmup.server.setup.continuation import advice
 from zowarmup.server.setup.language_directory import read_directory
 from zowarmup.server.setup.prepare import Preparer, task_of
 from zowarmup.server.setup.run_file import differences
-from zowarmup.server.store.archive import BLOBS, CA_FILE, LEDGER, OPERATOR_CREDENTIAL, replay
+from zowarmup.server.store.archive import BLOBS, CA_FILE, LEDGER, LOCK, OPERATOR_CREDENTIAL, replay
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.blobs import BlobStore
 from zowarmup.server.store.event_log import EventLog
@@ -46,7 +48,7 @@ from zowarmup.server.store.event_log import EventLog
 log = logging.getLogger("zowarmup.server")
 
 PREPARATION = "preparation-"
-OURS = (f"{LEDGER}*", BLOBS, "lock", f"{OPERATOR_CREDENTIAL}*", CA_FILE, f"{PREPARATION}*")
+OURS = (f"{LEDGER}*", BLOBS, LOCK, f"{OPERATOR_CREDENTIAL}*", CA_FILE, f"{PREPARATION}*")
 """What a start leaves that ended before there was a run."""
 
 
@@ -55,16 +57,17 @@ class StartError(Exception):
 
 
 @contextlib.contextmanager
-def locked(data_dir: Path) -> Iterator[None]:
+def locked(data_dir: Path) -> Iterator[Callable[[str], None]]:
     """The data directory, made if need be and held: two coordinators on one would fork the run. Nothing in it is touched
-    where it is neither empty nor a run's. Raises StartError."""
+    where it is neither empty nor a run's. Gives what is to be told where this coordinator listens, HOST:PORT, for `zowarmup runs`.
+    Raises StartError."""
     try:
         if not (data_dir / LEDGER).exists() and (found := strangers(data_dir, OURS)):
             raise StartError(
                 f"--data-dir {data_dir} is not empty and holds no run ({found}): name a new or an empty folder"
             )
         make_private(data_dir)
-        lock = exclusive(data_dir / "lock")
+        lock = exclusive(data_dir / LOCK)
     except Busy as error:
         raise StartError(f"--data-dir {data_dir} is in use by another zowarmup-server") from error
     except OpenFolder as error:
@@ -75,8 +78,16 @@ def locked(data_dir: Path) -> Iterator[None]:
         raise StartError(
             f"--data-dir {data_dir} cannot be written: {error.strerror}; name a folder that this user can write"
         ) from error
+
+    def listens(address: str) -> None:
+        word = json.dumps({"address": address, "pid": os.getpid()}).encode()
+        with contextlib.suppress(OSError):  # of a full disk the run says more itself
+            lock.truncate(0)
+            lock.seek(0)
+            lock.write(word)
+
     with lock:
-        yield
+        yield listens
 
 
 def open_run(

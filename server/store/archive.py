@@ -29,6 +29,7 @@ from zowarmup.server.store.event_log import EventLog, LedgerError
 from zowarmup.server.store.ledger import Ledger, remove_beside, remove_files
 
 LEDGER = "ledger.sqlite"
+LOCK = "lock"
 BLOBS = "blobs"
 UPLOADS = f"{BLOBS}/uploads"
 CA_FILE = "ca.pem"

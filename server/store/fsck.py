@@ -26,7 +26,7 @@ from zowarmup.server.core import events as ev
 from zowarmup.server.core.contributions import AlgorithmFault, deltas_of, steps_of, upload_name
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.core.state import Round, State
-from zowarmup.server.store.archive import BLOBS, LEDGER, UPLOADS, ArchiveError
+from zowarmup.server.store.archive import BLOBS, LEDGER, LOCK, UPLOADS, ArchiveError
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.blobs import BlobError, digest_of, sha256_of
 from zowarmup.server.store.ledger import Ledger, LedgerError, StoredEvent, keep_files, readable, remove_files, replace
@@ -85,7 +85,7 @@ def locked(data_dir: Path) -> Iterator[None]:
     if not (data_dir / LEDGER).exists():
         raise ArchiveError(f"{data_dir} holds no run: {data_dir / LEDGER} does not exist")
     try:
-        lock = exclusive(data_dir / "lock")
+        lock = exclusive(data_dir / LOCK)
     except Busy as error:
         raise ArchiveError(f"{data_dir} is in use by a zowarmup-server: stop it first") from error
     with lock:

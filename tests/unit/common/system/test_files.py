@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from zowarmup.common.system.files import (
     Busy,
     TomlError,
     exclusive,
+    holder,
     open_given,
     open_lock,
     read_given,
@@ -261,3 +263,35 @@ def test_a_lock_is_one_process_s_until_its_file_is_closed(tmp_path: Path) -> Non
     exclusive(tmp_path / "lock").close()
     with pytest.raises(FileNotFoundError):
         exclusive(tmp_path / "nowhere" / "lock")
+
+
+def test_a_lock_says_who_holds_it_as_long_as_it_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert holder(path) is None
+    with exclusive(path) as lock:
+        assert holder(path) == ""
+        lock.write(b"here")
+        assert holder(path) == "here"
+    assert path.read_text() == "here" and holder(path) is None
+    with exclusive(path):
+        assert holder(path) == "", "what another one wrote is gone"
+
+
+def test_looking_at_a_lock_keeps_nobody_from_it(tmp_path: Path) -> None:
+    path, stop = tmp_path / "lock", threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            holder(path)
+
+    looking = [threading.Thread(target=look) for _ in range(2)]
+    path.touch()
+    for thread in looking:
+        thread.start()
+    try:
+        for _ in range(50):
+            exclusive(path).close()
+    finally:
+        stop.set()
+        for thread in looking:
+            thread.join()
