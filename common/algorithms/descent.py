@@ -177,15 +177,18 @@ class Descent:
 
     def _sizes(self, parts: Sequence[ClientScalars]) -> dict[Block, float]:
         """What a normalised step is divided by, by block: in what is probed the root mean square of the probes; in the head's block that
-        of the projections where it is more, or where nothing is probed. So in none does a parameter move further than the
-        rate."""
+        of the projections, where its input is whitened, where it is more, or where nothing is probed. So in none does a parameter move
+        further than the rate."""
         blocks = self.plan.probed_blocks
         probed = self._mean([self.plan.mean_square(part) for part in parts], parts) if blocks else 0.0
         head = self._mean([root_mean_square(part.scalars.projections) ** 2 for part in parts], parts)
         sizes, paces = dict.fromkeys(blocks, math.sqrt(probed)), self.paces(parts)
         if self.plan.head is not None:
             known = not blocks or probed >= FLAT**2
-            sizes[self.plan.head] = math.sqrt(max(probed, head)) if known else 0.0
+            apart = (
+                self.plan.layout.whitening is not None
+            )  # and then a parameter moves less than the rate, whatever is probed
+            sizes[self.plan.head] = math.sqrt(head if apart else max(probed, head)) if known else 0.0
         return {block: size / paces[block] for block, size in sizes.items()}
 
     def _mean(self, values: Sequence[float], parts: Sequence[ClientScalars]) -> float:
