@@ -166,7 +166,7 @@ def test_the_table_of_rooms_is_what_docstrings_and_rules_say() -> None:
     assert structure == made(structure), "docs/structure.md: run `make docs`"
 
 
-ROOMS = ("common", "data", "server", "client", "cli", "lab")
+ROOMS = ("common", "data", "server", "client", "cli", "lab", "api")
 TOPS = (*ROOMS, "proto", "deploy", "benchmarks", "tests", "docs", "examples")
 PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(TOPS)})/[\w./-]*\w")
 FILE = re.compile(r"`([a-z0-9_]+\.(?:py|md|toml|proto|sh))`")
@@ -214,6 +214,18 @@ def test_the_glossary_is_in_order_and_its_names_are_where_it_says() -> None:
         assert lives, term
         for name, file in lives:
             assert re.search(rf"\b{name}\b", (REPOSITORY / file).read_text(encoding="utf-8")), (term, name, file)
+
+
+def test_the_symbols_of_the_method_are_where_the_table_says() -> None:
+    section = (
+        (REPOSITORY / "docs/method.md").read_text(encoding="utf-8").partition("## Symbols")[2].partition("\n## ")[0]
+    )
+    rows = re.findall(r"^\| ([^`|]+) \| ([^`|]+) \| (.+) \|$", section, re.MULTILINE)[1:]
+    assert len(rows) > 15
+    for symbol, _, places in rows:
+        for names, file in re.findall(r"((?:`\w+`(?:, )?)+) \(`([\w/]+\.py)`\)", places) or [pytest.fail(symbol)]:
+            text = (REPOSITORY / file).read_text(encoding="utf-8")
+            assert [name for name in re.findall(r"`(\w+)`", names) if not re.search(rf"\b{name}\b", text)] == [], symbol
 
 
 def test_the_protocol_names_every_call_and_every_message_of_a_stream() -> None:
