@@ -23,6 +23,7 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _PARAMETERS, _LONGEST_PARAMETER, _METRICS = 100, 6000, 1000
@@ -43,7 +44,8 @@ class MlflowTracker:
     def open(self, run: TrackedRun) -> Mapping[str, int]:
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it logs each attempt that fails
+        for name in ("urllib3", "alembic"):  # they log each attempt that fails, and each table that is made
+            logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 

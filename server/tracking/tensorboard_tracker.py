@@ -4,6 +4,7 @@ Each start of the coordinator writes a file more. What is there already is read 
 crash has left half written.
 """
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,7 @@ def _read(place: Path) -> tuple[dict[str, int], dict[str, int]]:
     """The last step of each number, and of each text, that the files in a folder have."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it names each file that it reads
     read = EventAccumulator(str(place), size_guidance={"scalars": 1, "tensors": 1})
     read.Reload()
     tags = read.Tags()
