@@ -16,7 +16,7 @@ endif
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help files docs demo bench chaos flood fuzz ray arm torchvision tracking test lint typecheck format proto wheel sbom lock clean
+.PHONY: help files docs site commands demo bench chaos flood fuzz ray arm torchvision tracking browser test lint typecheck format proto wheel packages sbom lock clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -24,9 +24,9 @@ help:  ## Say what can be made
 demo: .build/ready  ## Train a fleet of ten on this machine and watch it; the report goes to demo/
 	@$(BIN)/zowarmup demo --out demo
 
-TOOLS := .build/prometheus/ready .build/systemd/ready .build/ansible/ready .build/sbom/ready
+TOOLS := .build/prometheus/ready .build/systemd/ready .build/ansible/ready .build/sbom/ready .build/docs/ready
 ifdef CI
-TOOLS += .build/arm/ready .build/torchvision/ready .build/tracking/ready
+TOOLS += .build/arm/ready .build/torchvision/ready .build/tracking/ready .build/browser/ready
 endif
 # Two at a time: real processes wait for each other more than they compute. In the order of the names: e2e early, and unit,
 # whose files are short, last, so that neither worker is left with a long one. Compiled files are kept, whatever the
@@ -67,6 +67,9 @@ tracking: .build/ready .build/tracking/ready  ## Runs written to MLflow, TensorB
 torchvision: .build/ready .build/torchvision/ready  ## Torchvision's models, in whole runs (installs a pair of torch and torchvision, up to 5.3 GB)
 	@$(BIN)/pytest -q tests/e2e/test_torchvision.py
 
+browser: .build/ready .build/browser/ready  ## The live page in a real browser (fetches 110 MB of Debian packages, without root)
+	@$(BIN)/pytest -q tests/browser
+
 lint: .build/ready  ## Style of the Python and of the wire
 	@echo '== ruff check'
 	@$(BIN)/ruff check
@@ -80,6 +83,13 @@ files:  ## Every room of the package and its files, with the purpose of each
 
 docs: .build/ready  ## Write the table of rooms in docs/structure.md anew, from docstrings and import rules
 	@$(BIN)/python -m docs.files --write
+
+site: .build/docs/ready  ## The documents as a site, in .build/site: every link in it leads somewhere
+	@NO_MKDOCS_2_WARNING=1 .build/docs/bin/mkdocs build --strict
+	@echo 'Read it: $(BIN)/python -m http.server --directory .build/site --bind 127.0.0.1 8000'
+
+commands: .build/ready .build/docs/ready  ## Write docs/commands.md, man pages and completions anew, from the commands themselves
+	@.build/docs/bin/python -m deploy.commands --write
 
 typecheck: .build/ready  ## mypy --strict of every room and of the tests
 	@echo '== mypy'
@@ -100,6 +110,12 @@ wheel: $(VENV)/ready  ## The package in dist/, with its checksum, and signed: ma
 	@cd dist && sha256sum zowarmup-*.whl > SHA256SUMS
 	@$(if $(KEY),ssh-keygen -q -Y sign -f $(KEY) -n zowarmup dist/zowarmup-*.whl)
 	@ls dist
+
+packages: wheel .build/docs/ready  ## The wheel and the source archive in dist/, judged as the package index does
+	@rm -f dist/zowarmup-*.tar.gz
+	@$(BIN)/python -m hatchling build --target sdist
+	@.build/docs/bin/twine check --strict dist/zowarmup-*.whl dist/zowarmup-*.tar.gz
+	@.build/docs/bin/check-wheel-contents dist/zowarmup-*.whl
 
 sbom: .build/sbom/ready  ## Software bills of materials in dist/ (CycloneDX), of what requirements/ names
 	@mkdir -p dist
@@ -166,6 +182,10 @@ SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 .build/prometheus/ready: tests/monitoring/fetch.sh
 	@tests/monitoring/fetch.sh
 
+# Chromium, for tests/browser.
+.build/browser/ready: tests/browser/fetch.sh tests/browser/requirements.txt $(VENV)/ready
+	@tests/browser/fetch.sh $(BIN)/python
+
 # systemd-analyze, for tests/deployment.
 .build/systemd/ready: tests/deployment/fetch.sh
 	@tests/deployment/fetch.sh
@@ -175,6 +195,14 @@ SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 	@echo '== Installing Ansible to .build/ansible (90 MB, once)'
 	@$(BIN)/python -m venv --clear .build/ansible
 	@.build/ansible/bin/python -m pip install --disable-pip-version-check -q -r tests/deployment/ansible.txt
+	@touch $@
+
+# mkdocs for `make site`, shtab for `make commands`, and what judges packages. The last sees the package itself, too.
+.build/docs/ready: docs/requirements.txt $(VENV)/ready
+	@echo '== Installing mkdocs and tools for packages to .build/docs (180 MB, once)'
+	@$(BIN)/python -m venv --clear .build/docs
+	@.build/docs/bin/python -m pip --disable-pip-version-check install -q --no-compile --require-hashes --no-deps -r docs/requirements.txt
+	@echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" > "$$(.build/docs/bin/python $(SITE))/zowarmup.pth"
 	@touch $@
 
 # CycloneDX, for `make sbom`.

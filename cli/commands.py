@@ -140,6 +140,19 @@ def backup(
     print(f"{out}: {copied.run}, version {copied.version}, digest {copied.digest}, {copied.size_bytes / 1e6:.1f} MB")
 
 
+@app.command()
+def report(
+    data_dir: Annotated[
+        Path, typer.Argument(envvar=DATA_DIR_VARIABLE, metavar="DIR", help="The coordinator's data directory.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("report.html"),
+) -> None:
+    """Write a run's page as one HTML file: curves, bytes, devices. Of a run that goes on or is over; needs no server."""
+    from zowarmup.cli.stored_run import write_page
+
+    print(write_page(data_dir, out))
+
+
 @app.command(add_help_option=False)
 def doctor() -> None:
     """What keeps this device from taking part. The same as zowarmup-client --doctor; needs no operator's packages."""

@@ -1,8 +1,9 @@
 """The commands of the lab: `zowarmup new`, `demo`, `fleet` and `experiment`."""
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,8 +14,8 @@ from rich.console import Console
 
 from zowarmup.cli.options import AuthorityOption, CertificateOption, InsecureOption, KeyOption, ServerOption
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
-from zowarmup.common.system.command import CommandError, Usage, interrupts
-from zowarmup.common.text import amount, counted, percent
+from zowarmup.common.system.command import CommandError, Interrupted, Usage, interrupts
+from zowarmup.common.text import amount, counted, listed, percent
 from zowarmup.lab.demo.settings import DemoModel, demo_run, pictures_run
 from zowarmup.lab.progress import progress
 from zowarmup.lab.projects.templates import RUN_FILE, TemplateKind, new_project
@@ -68,8 +69,8 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Train a fleet of processes on this machine. It writes a report; Ctrl-C stops all of it."""
-    from zowarmup.lab.demo.demo import conduct, result_view, scene_line, scene_view
+    """Train a fleet of processes on this machine. It writes a report; on a terminal its page stays until Ctrl-C."""
+    from zowarmup.lab.demo.demo import conducted, result_view, scene_line, scene_view
     from zowarmup.lab.demo.report import write_report
 
     console = Console(highlight=False, markup=False)
@@ -95,13 +96,21 @@ def demo(
             paper_mode,
             images,
         )
-    with interrupts() as noted:
+    stays = console.is_terminal and sys.stdin.isatty()
+    with interrupts() as noted, conducted(plan, noted, stays) as running:
         with progress(console, DEMO_LINE_S) as show:
-            result = conduct(plan, noted, lambda scene: show(scene_line(scene), lambda: scene_view(scene), scene.phase))
+            result = running.until_finished(
+                lambda scene: show(scene_line(scene), lambda: scene_view(scene), scene.phase),
+                lambda line: console.print(line, soft_wrap=True),
+            )
         console.print(result_view(result))
         noted.check()
         written = write_report(result, plan.out)
-        console.print("\n" + " and ".join(str(path) for path in written), markup=False, soft_wrap=True)
+        console.print(f"\n{listed(map(str, written))}", soft_wrap=True)
+        if stays and running.page:
+            console.print(f"the page stays at {running.page} until Ctrl-C", soft_wrap=True)
+            with suppress(Interrupted):
+                running.stay()
     if not result.replicas_equal:
         raise CommandError(f"the replicas were not shown to be equal; see the logs in {plan.out / 'logs'}")
 

@@ -1,4 +1,4 @@
-"""Work on a run on disk, without its coordinator: export a version, check, repair, copy."""
+"""Work on a run on disk, without its coordinator: export a version, check, repair, copy, make a page of it."""
 
 import contextlib
 import json
@@ -22,6 +22,8 @@ from zowarmup.server.store.archive import ArchiveError, Copied, back_up, open_ar
 from zowarmup.server.store.blobs import BlobError
 from zowarmup.server.store.fsck import CheckReport, check, locked, repair
 from zowarmup.server.store.ledger import LedgerError
+from zowarmup.server.telemetry.page.assets import as_one_file
+from zowarmup.server.telemetry.page.report import state_on_disk
 
 RUNS_SHOWN = 8
 
@@ -131,7 +133,7 @@ def _written(path: Path, content: bytes) -> Path:
             partial.write_bytes(content)
     except OSError as error:
         raise CommandError(
-            f"--out: {path} cannot be written: {error.strerror or error}; name a prefix in a folder that can"
+            f"--out: {path} cannot be written: {error.strerror or error}; name one in a folder that can"
         ) from error
     return path
 
@@ -155,6 +157,15 @@ def backup(data_dir: Path, out: Path) -> Copied:
         raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"{error.filename or out} cannot be copied: {error.strerror or error}") from error
+
+
+def write_page(data_dir: Path, out: Path) -> Path:
+    """Write the page of a run as one file. Raises CommandError where the run cannot be read, or nothing can be written."""
+    try:
+        state = state_on_disk(data_dir)
+    except ArchiveError as error:
+        raise CommandError(str(error)) from error
+    return _written(out, as_one_file(state))
 
 
 def report_text(report: CheckReport, data_dir: Path, as_json: bool) -> str:

@@ -53,6 +53,15 @@ def _run(given: Sequence[str], stopping: Stopping, prog: str) -> int:
 
 
 def _arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
+    parser = arguments_parser(prog)
+    arguments = parser.parse_args(argv)
+    if not arguments.data and not arguments.doctor:
+        parser.error("the following arguments are required: --data")
+    return arguments
+
+
+def arguments_parser(prog: str = "zowarmup-client") -> argparse.ArgumentParser:
+    """What the command understands; the environment says what may be left out."""
     from zowarmup.common.messages.invitation import JOIN_VARIABLE
     from zowarmup.common.settings.addresses import SERVER_VARIABLE
     from zowarmup.data.spec import FORMS
@@ -132,10 +141,7 @@ def _arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
         help="take no part, but say what would keep this device from it, and what to do",
     )
     parser.add_argument("--json", action="store_true", help="with --doctor: as JSON, for programs")
-    arguments = parser.parse_args(argv)
-    if not arguments.data and not arguments.doctor:
-        parser.error("the following arguments are required: --data")
-    return arguments
+    return parser
 
 
 def _address(text: str) -> str:

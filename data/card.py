@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.settings.data_card import FEATURES, IMAGE, TOKENS, DataCard, InputSummary, composed, numbers
+from zowarmup.common.settings.data_card import (
+    CHOICES,
+    FEATURES,
+    IMAGE,
+    TOKENS,
+    DataCard,
+    InputSummary,
+    composed,
+    numbers,
+)
 from zowarmup.common.text import listed
 from zowarmup.data.dataset import DataError, Dataset, standardised
 
@@ -47,7 +56,13 @@ def card_of(held_out: Dataset, source: str, most_tokens: int = 0) -> DataCard:
         DataError: The held-out set shows that its labels begin at 1, or its names cannot be used.
     """
     held_out = standardised(held_out)
-    if held_out.classes and not held_out.class_names and not np.bincount(held_out.targets)[0]:
+    shape, axes = held_out.shape, held_out.axes
+    if held_out.is_text:
+        shape, axes = (most_tokens,), (TOKENS,)
+    if held_out.has_choices:
+        shape, axes = (held_out.classes, *shape), (CHOICES, *axes)
+    numbered = held_out.classes and not held_out.class_names and not held_out.has_choices
+    if numbered and not np.bincount(held_out.targets)[0]:
         raise DataError(
             f"{source}: its labels go from {held_out.targets.min()} to {held_out.targets.max()} and class 0 never occurs: "
             "labels begin at 0; subtract 1 from those of every device, and of this one, if they begin at 1"
@@ -55,9 +70,9 @@ def card_of(held_out: Dataset, source: str, most_tokens: int = 0) -> DataCard:
     try:
         return DataCard(
             classes=held_out.classes,
-            shape=(most_tokens,) if held_out.is_text else held_out.shape,
+            shape=shape,
             class_names=held_out.class_names,
-            axes=(TOKENS,) if held_out.is_text else held_out.axes,
+            axes=axes,
             element=held_out.stored[0],
             scale=held_out.stored[1],
             mean=tuple(map(float, held_out.mean)),
@@ -80,7 +95,7 @@ def absence(held_out: Dataset, source: str) -> str:
     Returns:
         A sentence; empty where no class lacks any.
     """
-    if not held_out.classes:
+    if not held_out.classes or held_out.has_choices:
         return ""
     missing = [str(label) for label in np.flatnonzero(np.bincount(held_out.targets, minlength=held_out.classes) == 0)]
     if held_out.class_names:
@@ -131,7 +146,16 @@ def fitted(data: Dataset, card: DataCard, source: str) -> tuple[Dataset, list[st
             f"the examples of {source} are {kinds[0]}, and the run reads {kinds[1]}: give --data of {remedy}"
         )
     if data.is_text:
-        targets, remarks = _targets(data, card, source)
+        if data.has_choices != bool(card.choices):
+            kinds = ("have choices", "have none") if data.has_choices else ("have no choices", "have some")
+            raise DataError(
+                f"the examples of {source} {kinds[0]}, and the run's {kinds[1]}: give --data like the run's"
+            )
+        if data.has_choices and data.classes > card.choices:
+            raise DataError(
+                f"{source} has examples with {data.classes} choices and the run's have at most {card.choices}: leave them out"
+            )
+        targets, remarks = (data.targets, []) if data.has_choices else _targets(data, card, source)
         return replace(data, targets=targets, classes=card.classes, class_names=card.class_names), remarks
     data, unnamed = _features(data, card, source)
     if data.shape != card.shape:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.directions import words
-from zowarmup.common.settings.data_card import IMAGE, TOKENS, DataCard, normalised_axis, usual_axes
+from zowarmup.common.settings.data_card import CHOICES, IMAGE, TOKENS, DataCard, normalised_axis, usual_axes
 from zowarmup.common.tasks.protocol import Batch
 
 
@@ -36,8 +36,9 @@ class Dataset:
     """Examples with their targets, and what their values stand for.
 
     Args:
-        inputs: Uint8 or float32 (n, *shape), at least one example; or tokens, int32 (n, t), from 0 on and then PADDING; or texts,
-            objects (n,), each a tuple of one or two strings.
+        inputs: Uint8 or float32 (n, *shape), at least one example; or tokens, int32 (n, t), from 0 on and then PADDING,
+            or (n, choices, t), where nothing but PADDING is a choice that an example does not have; or texts, objects (n,), each a tuple of
+            strings, one or two, or a prompt and its choices.
         targets: Labels, int64 (n,), in 0 .. classes - 1; or, with `classes` 0, numbers, float32 (n, k), all finite.
         classes: How many there are; 0 where the targets are numbers.
         scale: The stored value that stands for 1.0: batches are divided by it.
@@ -101,9 +102,9 @@ class Dataset:
             raise DataError(f"examples of shape {self.shape} are no images: only images can be augmented")
 
     def _check_tokens(self) -> None:
-        if self.inputs.ndim != 2 or self.scale != 1 or self.mean:
-            raise DataError("tokens must be int32 (n, t), without a scale or a mean")
-        if len(self.inputs) and (self.inputs[:, 0] < 0).any():
+        if self.inputs.ndim not in (2, 3) or self.scale != 1 or self.mean:
+            raise DataError("tokens must be int32 (n, t) or (n, choices, t), without a scale or a mean")
+        if len(self.inputs) and (self.inputs.reshape(len(self.inputs), -1)[:, 0] < 0).any():
             raise DataError("an example has no token")
 
     def __len__(self) -> int:
@@ -116,12 +117,21 @@ class Dataset:
 
     @property
     def lengths(self) -> NDArray[np.int64] | None:
-        """How many tokens each example has, int64 (n,); None where examples are no tokens."""
-        return np.count_nonzero(self.inputs >= 0, axis=1) if self.inputs.dtype == np.int32 else None
+        """How many tokens each example has, int64 (n,), with the padding among its choices; None where examples are no tokens."""
+        if self.inputs.dtype != np.int32:
+            return None
+        rows = self.inputs if self.inputs.ndim == 3 else self.inputs[:, np.newaxis]
+        lengths: NDArray[np.int64] = rows.shape[1] * np.count_nonzero(rows >= 0, axis=2).max(axis=1)
+        return lengths
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether an example is a prompt with choices, and its label the place of the right one."""
+        return self.axes[:1] == (CHOICES,)
 
     def with_tokens(self, tokens: NDArray[np.int32]) -> "Dataset":
-        """The same examples as tokens, int32 (n, t)."""
-        return replace(self, inputs=tokens, axes=(TOKENS,))
+        """The same examples as tokens, int32 (n, t) or (n, choices, t)."""
+        return replace(self, inputs=tokens, axes=(CHOICES, TOKENS)[-tokens.ndim + 1 :])
 
     @property
     def target_size(self) -> int:
@@ -150,7 +160,7 @@ class Dataset:
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """The examples at `indices`; inputs as a new contiguous array, float32 (len(indices), *shape), or of tokens int64
-        (len(indices), t) with the t of the longest."""
+        (len(indices), ..., t) with the t of the longest."""
         return Batch(self._inputs(indices), self.targets[indices])
 
     def training_batch(self, indices: NDArray[np.int64], seed: int, stream: int) -> Batch:
@@ -161,8 +171,8 @@ class Dataset:
     def _inputs(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         if self.inputs.dtype == np.int32:
             tokens = self.inputs[indices]
-            longest = int(np.count_nonzero((tokens >= 0).any(axis=0)))
-            return tokens[:, :longest].astype(np.int64, order="C")
+            longest = int(np.count_nonzero((tokens >= 0).any(axis=tuple(range(tokens.ndim - 1)))))
+            return tokens[..., :longest].astype(np.int64, order="C")
         rows = np.array(self.inputs[indices], dtype=np.float32, order="C")
         if self.scale != 1:
             rows /= np.float32(self.scale)

@@ -2,7 +2,7 @@
 
 A table of text has a line of column names, `text` and `label` or, where an example is two texts, `text_a`, `text_b` and
 `label`, or, to train how a text goes on, `prompt` and `completion`, with tabs between them; or no such line and two columns, the text and then its label. A line of JSON is an object
-with these keys. Other columns and keys are left alone. Labels are names or whole numbers: the classes are those that occur,
+with these keys, or with a `prompt`, its `choices`, a list, and the `label`, the place of the right one, from 0. Other columns and keys are left alone. Labels are names or whole numbers: the classes are those that occur,
 in the order of the numbers, or else of the names. Files are UTF-8; one compressed by gzip is read as it is.
 
 What a text becomes for a model, its tokens, is the run's business: its template and its tokenizer travel to the devices
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from zowarmup.common.settings.data_card import CLASS_LIMIT
+from zowarmup.common.settings.data_card import CHOICES, CLASS_LIMIT
 from zowarmup.common.text import listed
 from zowarmup.common.untrusted import TooLarge
 from zowarmup.data.dataset import DataError, Dataset
@@ -26,7 +26,10 @@ from zowarmup.data.labels import class_order, label_name
 from zowarmup.data.reading import lines_in, require_memory, unpacked
 
 TEXT, PAIR, LABEL = ("text",), ("text_a", "text_b"), "label"
-COMPLETED = ("prompt", "completion")
+COMPLETED, CHOSEN = ("prompt", "completion"), ("prompt", "choices")
+_IN_TABLES = (TEXT, PAIR, COMPLETED)
+_IN_LINES = (*_IN_TABLES, CHOSEN)
+MOST_CHOICES = 256
 MOST_LINE = 1 << 22
 """Characters of one example."""
 _BYTES_AN_EXAMPLE = 120
@@ -50,12 +53,13 @@ def read_tsv(path: Path) -> Dataset:
 
 
 def read_jsonl(path: Path) -> Dataset:
-    """The examples of a file with a JSON object a line. As `read_tsv`."""
+    """The examples of a file with a JSON object a line. As `read_tsv`; or inputs are tuples of a prompt and its choices, of which there are as
+    many classes as any has choices, and axes `choices` and `text`."""
     return _read(path, _objects)
 
 
-TextExamples = Iterator[tuple[int, tuple[str, ...], str | None]]
-"""The number of a line, its texts and its label, as they are written; of prompts and completions there is no label."""
+TextExamples = Iterator[tuple[int, tuple[str, ...], str | int | None]]
+"""The number of a line, its texts and its label, as they are written; of choices a place; of prompts and completions there is none."""
 
 
 def _read(path: Path, examples: Callable[[Path, Iterator[tuple[int, str]]], TextExamples]) -> Dataset:
@@ -89,14 +93,14 @@ def _rows(path: Path, lines: Iterator[tuple[int, str]]) -> TextExamples:
     names = [name.strip() for name in line.split("\t")]
     label: int | None
     if LABEL in names or set(COMPLETED) <= set(names):
-        kind = _kind(f"{path}: the first line", names)
+        kind = _kind(f"{path}: the first line", names, _IN_TABLES)
         places, label = [names.index(name) for name in kind], None if kind == COMPLETED else names.index(LABEL)
     elif len(names) == 2:  # no line of names: the text and its label
         places, label = [0], 1
         yield number, (names[0],), names[1]
     else:
         raise DataError(
-            f"{path}: the first line must name the columns, {_wanted()}, with tabs between them; or there must be two "
+            f"{path}: the first line must name the columns, {_wanted(_IN_TABLES)}, with tabs between them; or there must be two "
             f"columns, the text and its label (found: {listed(names) if line else 'nothing'})"
         )
     for number, line in lines:
@@ -116,10 +120,13 @@ def _objects(path: Path, lines: Iterator[tuple[int, str]]) -> TextExamples:
         try:
             found = json.loads(line)
         except (ValueError, RecursionError):
-            raise DataError(f"{where} is not JSON: write an object a line, with {_wanted()}") from None
+            raise DataError(f"{where} is not JSON: write an object a line, with {_wanted(_IN_LINES)}") from None
         if not isinstance(found, dict):
-            raise DataError(f"{where} is not an object: write one a line, with {_wanted()}")
-        kind = kind or _kind(where, list(found))
+            raise DataError(f"{where} is not an object: write one a line, with {_wanted(_IN_LINES)}")
+        kind = kind or _kind(where, list(found), _IN_LINES)
+        if kind == CHOSEN:
+            yield number, *_chosen(where, found)
+            continue
         texts = tuple(_text(where, name, found.get(name)) for name in kind)
         if kind == COMPLETED:
             yield number, texts, None
@@ -130,22 +137,36 @@ def _objects(path: Path, lines: Iterator[tuple[int, str]]) -> TextExamples:
         yield number, texts, str(label)
 
 
+def _chosen(where: str, found: dict[str, Any]) -> tuple[tuple[str, ...], int]:
+    """A prompt and its choices, and the place of the right one."""
+    name, choices, label = CHOSEN[1], found.get(CHOSEN[1]), found.get(LABEL)
+    if not isinstance(choices, list) or not 2 <= len(choices) <= MOST_CHOICES:
+        raise DataError(f"{where}: {name} is {_shown(choices)}: must be a list of 2 to {MOST_CHOICES} texts")
+    if type(label) is not int or not 0 <= label < len(choices):
+        raise DataError(
+            f"{where}: {LABEL} is {_shown(label)}: must be the place of the right one, 0 to {len(choices) - 1}"
+        )
+    prompt = _text(where, CHOSEN[0], found.get(CHOSEN[0]))
+    return (prompt, *(_text(where, f"one of {name}", choice) for choice in choices)), label
+
+
 def _text(where: str, name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise DataError(f"{where}: {name} is {_shown(value)}: must be a text, as in the first line")
     return value
 
 
-def _kind(where: str, names: list[str]) -> tuple[str, ...]:
+def _kind(where: str, names: list[str], kinds: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
     """What an example's texts are called, by the names of the columns."""
-    found = [kind for kind in (TEXT, PAIR, COMPLETED) if set(kind) <= set(names)]
+    found = [kind for kind in kinds if set(kind) <= set(names)]
     if len(found) != 1 or (LABEL not in names and found != [COMPLETED]):
-        raise DataError(f"{where} has {listed(names)}: must have {_wanted()}")
+        raise DataError(f"{where} has {listed(names)}: must have {_wanted(kinds)}")
     return found[0]
 
 
-def _wanted() -> str:
-    return f"{' and '.join((*TEXT, LABEL))}, or {', '.join(PAIR)} and {LABEL}, or {' and '.join(COMPLETED)}"
+def _wanted(kinds: tuple[tuple[str, ...], ...]) -> str:
+    named = [kind if kind == COMPLETED else (*kind, LABEL) for kind in kinds]
+    return ", or ".join(f"{', '.join(names[:-1])} and {names[-1]}" for names in named)
 
 
 def _shown(value: Any) -> str:
@@ -157,8 +178,8 @@ def texts_of(where: Path | str, examples: TextExamples, unit: str = "line") -> D
 
     Args:
         where: What to call them in a sentence.
-        examples: Each with its number, its texts and its label, as it is written; None where the texts are a prompt and its
-            completion.
+        examples: Each with its number, its texts and its label, as it is written; a place where the texts are a prompt and choices, and None where
+            they are a prompt and its completion.
         unit: What the numbers are of.
 
     Raises:
@@ -166,13 +187,17 @@ def texts_of(where: Path | str, examples: TextExamples, unit: str = "line") -> D
     """
     texts: list[tuple[str, ...]] = []
     labels: list[int] = []
-    known: dict[str, int] = {}
+    known, most = dict[str, int](), 0
     for number, written, label in examples:
-        if not any(text.strip() for text in written) or (label is None and not written[1]):
-            what = "completion" if label is None and any(written) else "text"
+        if not any(text.strip() for text in written) or (not isinstance(label, str) and not all(written[1:])):
+            what = "text" if isinstance(label, str) or not any(written) else "completion"
             raise DataError(f"{where}: {unit} {number} has no {what}: fill it in, or remove the {unit}")
         texts.append(written)
         if label is None:
+            continue
+        if isinstance(label, int):
+            labels.append(label)
+            most = max(most, len(written) - 1)
             continue
         name = label_name(f"{where}: {unit} {number}", label)
         labels.append(known.setdefault(name, len(known)))
@@ -182,6 +207,8 @@ def texts_of(where: Path | str, examples: TextExamples, unit: str = "line") -> D
         raise DataError(f"{where}: there are no examples: it needs one a {unit}")
     inputs = np.empty(len(texts), dtype=object)
     inputs[:] = texts
+    if most:
+        return Dataset(inputs, np.array(labels, np.int64), most, axes=(CHOICES, TEXT[0]))
     if not known:
         return Dataset(inputs, np.zeros((len(texts), 1), np.float32), 0, axes=(TEXT[0],))
     names, order = class_order(known)

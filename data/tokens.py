@@ -30,13 +30,13 @@ def tokenised(data: Dataset, text: Text, tokenizer_json: bytes) -> Dataset:
         tokenizer_json: The tokenizer.
 
     Returns:
-        The same examples; inputs int32 (n, text.most_tokens).
+        The same examples; inputs int32 (n, text.most_tokens), or (n, choices, text.most_tokens).
 
     Raises:
         DataError: The template does not suit the data, an example has no token, or the tokenizer cannot be used.
     """
     tokenizer = _tokenizer(text, tokenizer_json)
-    if not data.classes:
+    if not data.classes or data.has_choices:
         return _completed(data, text, tokenizer)
     names = TEXT if len(data.inputs[0]) == 1 else PAIR
     require_template(text.template, names)
@@ -51,33 +51,37 @@ def tokenised(data: Dataset, text: Text, tokenizer_json: bytes) -> Dataset:
 
 
 def _completed(data: Dataset, text: Text, tokenizer: "Tokenizer") -> Dataset:
-    """The tokens of prompts and of what follows, each of the latter with PREDICTED added. Special tokens that the tokenizer puts behind a
-    text are left out. What is too long is cut at the beginning of the prompt, but for special tokens there, and then at the end of the
-    completion."""
+    """The tokens of prompts and of what follows, each of the latter with PREDICTED added; of each choice with its prompt before it, where there
+    are some. Special tokens that the tokenizer puts behind a text are left out. What is too long is cut at the beginning of the prompt, but
+    for special tokens there, and then at the end of the completion."""
     prompt = COMPLETED[:1]
     require_template(text.template, prompt)
     tokenizer.no_truncation()
-    rows = np.full((len(data), text.most_tokens), PADDING, np.int32)
+    rows = np.full((len(data), data.classes or 1, text.most_tokens), PADDING, np.int32)
     for start in range(0, len(data), _AT_A_TIME):
         some = data.inputs[start : start + _AT_A_TIME]
+        places = [(place, which) for place, texts in enumerate(some) for which in range(1, len(texts))]
         prompts = tokenizer.encode_batch([_filled(text.template, prompt, texts[:1]) for texts in some])
-        completions = tokenizer.encode_batch([texts[1] for texts in some], add_special_tokens=False)
-        for place, (before, after) in enumerate(zip(prompts, completions, strict=True), start):
+        written = [some[place][which] for place, which in places]
+        completions = tokenizer.encode_batch(written, add_special_tokens=False)
+        for (place, which), after in zip(places, completions, strict=True):
+            before = prompts[place]
             if not after.ids:
-                raise DataError(f"example {place + 1} has no token to predict: {data.inputs[place][1][:60]!r}")
+                raise DataError(f"example {start + place + 1} has no token to predict: {some[place][which][:60]!r}")
             # Of an empty prompt there is what the tokenizer puts before any text.
             first, stop = _text_within(before)
             if not stop:
-                first = stop = _text_within(tokenizer.encode(some[place - start][1]))[0]
+                first = stop = _text_within(tokenizer.encode(some[place][which]))[0]
             over = max(0, stop + len(after.ids) - text.most_tokens)
             ids = before.ids[:first] + before.ids[first + over : stop] + [PREDICTED + token for token in after.ids]
-            rows[place, : min(len(ids), text.most_tokens)] = ids[: text.most_tokens]
-    if (rows[:, 1:] < PREDICTED).all(axis=1).any():
-        place = int(np.flatnonzero((rows[:, 1:] < PREDICTED).all(axis=1))[0])
+            rows[start + place, which - 1, : min(len(ids), text.most_tokens)] = ids[: text.most_tokens]
+    nothing = (rows[..., 0] >= 0) & (rows[..., 1:] < PREDICTED).all(axis=2)
+    if nothing.any():
         raise DataError(
-            f"example {place + 1}: nothing is before the only token of its completion, which nothing predicts: give it a prompt"
+            f"example {int(np.argwhere(nothing)[0, 0]) + 1}: nothing is before the only token of its completion, which nothing predicts: "
+            "give it a prompt"
         )
-    return data.with_tokens(rows)
+    return data.with_tokens(rows if data.has_choices else rows[:, 0])
 
 
 def _text_within(encoding: "Encoding") -> tuple[int, int]:

@@ -142,7 +142,8 @@ def main(stopping: Stopping | None = None) -> int:
     return conclude("zowarmup-server", sys.argv[1:], lambda: _run(stopping), _EXPECTED)
 
 
-def _arguments() -> argparse.Namespace:
+def arguments_parser() -> argparse.ArgumentParser:
+    """What the command understands; the environment says what may be left out."""
     parser = argparse.ArgumentParser(
         prog="zowarmup-server", description="Lead one run of federated training.", allow_abbrev=False
     )
@@ -175,11 +176,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--exit-when-finished", action="store_true", help="leave when the run is over")
     parser.add_argument("--verbose", action="store_true", help="log every round, and tracebacks")
     parser.add_argument("--version", action="version", version=f"{SOFTWARE}, protocol {PROTOCOL}")
-    return parser.parse_args()
+    return parser
 
 
 def _run(stopping: Stopping) -> int:
-    arguments = _arguments()
+    arguments = arguments_parser().parse_args()
     os.umask(PRIVATE)
     handler = log_to_errors("%(asctime)s %(levelname)-7s %(message)s", arguments.verbose)
     handler.addFilter(Throttle(*LINES, {"zowarmup.run": RUN_LINES}))

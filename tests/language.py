@@ -82,3 +82,18 @@ def sayings(path: Path, examples: int, seed: int) -> Path:
         lines.append(f"{' '.join(random.choice(['the', 'cast', 'and'], random.integers(1, 4)))} {word}\t{follows}")
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def questions(path: Path, examples: int, seed: int) -> Path:
+    """Prompts as those of `sayings`, and two or three ways to go on, of which one follows from the last word."""
+    random, lines = np.random.default_rng(seed), list[str]()
+    follows = {"fine": "good film", "dull": "bad plot", "great": "awful"}
+    for _ in range(examples):
+        word, count = str(random.choice(list(follows))), int(random.integers(2, 4))
+        choices = [text for text in random.permutation(list(follows.values())) if text != follows[word]][: count - 1]
+        label = int(random.integers(count))
+        choices.insert(label, follows[word])
+        prompt = f"{' '.join(random.choice(['the', 'cast', 'and'], random.integers(1, 4)))} {word}"
+        lines.append(json.dumps({"prompt": prompt, "choices": choices, "label": label}))
+    path.write_text("\n".join(lines) + "\n")
+    return path

@@ -7,6 +7,7 @@ are changed, by more each time, until an output leaves that range. For logits th
 """
 
 import importlib
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -26,10 +27,8 @@ from zowarmup.common.models.architectures import (
     ViT,
     mlp,
 )
-from zowarmup.common.models.language.causal import CausalModel
-from zowarmup.common.models.language.classifier import TextClassifier
+from zowarmup.common.models.language.model import language_model
 from zowarmup.common.models.torchvision_classifiers import PREFIX, Unsuitable, classifier
-from zowarmup.common.settings.architecture import DECODERS
 from zowarmup.common.settings.data_card import PADDING, PREDICTED
 from zowarmup.common.settings.language import Language
 from zowarmup.common.settings.run import PRETRAINED, Model
@@ -186,19 +185,20 @@ def sample(module: nn.Module, input_shape: tuple[int, ...], count: int) -> torch
         count: How many.
 
     Returns:
-        Float32 (count, *input_shape) in [0, 1); or tokens, int64 (count, t), of which each example has one less than the one
-        before and is padded.
+        Float32 (count, *input_shape) in [0, 1); or tokens, int64 (count, t) or (count, choices, t), of which each row has one less than the
+        one before and is padded.
     """
     generator = torch.Generator().manual_seed(0)
     if not (vocabulary := vocabulary_of(module)):
         return torch.rand(count, *input_shape, generator=generator)
-    longest = min(_LONGEST_SAMPLE, input_shape[0])
-    tokens = torch.randint(0, vocabulary, (count, longest), generator=generator)
+    *choices, most = input_shape
+    rows, longest = count * math.prod(choices), min(_LONGEST_SAMPLE, most)
+    tokens = torch.randint(0, vocabulary, (rows, longest), generator=generator)
     if getattr(module, "predicts", False):
         tokens[:, 1::2] += PREDICTED
-    for place in range(count):
-        tokens[place, max(1, longest - place) :] = PADDING
-    return tokens
+    for place in range(rows):
+        tokens[place, max(1 + len(choices), longest - place) :] = PADDING
+    return tokens.reshape(count, *choices, longest)
 
 
 def vocabulary_of(module: nn.Module) -> int:
@@ -244,33 +244,10 @@ def _call(name: str, factory: Factory, input_shape: tuple[int, ...], outputs: in
 
 
 def _of_texts(name: str, language: Language | None, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
-    if language is None:
-        raise ModelError(f"model {name}: the run has no architecture of it: its coordinator is not one of zowarmup's")
-    made = language.architecture
-    if len(input_shape) != 1 or input_shape[0] > made.positions:
-        raise ModelError(
-            f"model {name} reads texts of at most {made.positions} tokens, and an example has the shape {input_shape}: "
-            "use data of tsv:PATH or jsonl:PATH, and a text.most_tokens that is no more"
-        )
-    if (language.last_token or language.completes) and not made.decoder:
-        asked, remedy = (
-            ("task completion is", "use another")
-            if language.completes
-            else ("verbalizers are", "leave text.verbalizers out")
-        )
-        raise ModelError(
-            f"model {name} is an encoder ({made.family}), and its layer for masked words is not read: {asked} for "
-            f"decoders ({', '.join(DECODERS)}); {remedy}"
-        )
-    if language.cut is not None and not 0 <= language.cut < made.layers:
-        raise ModelError(
-            f"zeroth_order.cut = {language.cut}: model {name} has {made.layers} layers, and the first one above the cut must be 0 "
-            f"to {made.layers - 1}"
-        )
     try:
-        return CausalModel(language) if language.completes else TextClassifier(language, outputs)
+        return language_model(name, language, input_shape, outputs)
     except ValueError as error:
-        raise ModelError(f"zeroth_order.train: {error}") from None
+        raise ModelError(str(error)) from None
 
 
 def _from_torchvision(name: str, input_shape: tuple[int, ...], outputs: int) -> nn.Module:

@@ -43,7 +43,7 @@ def export_program(
         base: The module's constants as devices have them, some in fewer bits, of the values that the module has; None: as float32.
 
     Returns:
-        The graph. Its inputs are "inputs", float32 (n, *input_shape) or tokens, int64 (n, t), the layout's tensors and the
+        The graph. Its inputs are "inputs", float32 (n, *input_shape) or tokens, int64 (n, t) or (n, choices, t), the layout's tensors and the
         module's constants by name, those of adapters with an axis more, for each example or 1; its outputs "logits" and, where the
         layout has a head, "features", float32; and where the model is cut, "activations" and, where any do, "means", which cross
         the cut.
@@ -56,7 +56,7 @@ def export_program(
     tensors = tensors_of(module, layout) | constants_of(module)
     weights = tuple(_traced(name, tensors[name].detach()) for name in function.names)
     batch = torch.export.Dim("n")
-    varying = {0: batch} | ({1: torch.export.Dim("t")} if vocabulary_of(module) else {})
+    varying = {0: batch} | ({len(input_shape): torch.export.Dim("t")} if vocabulary_of(module) else {})
     own = tuple({0: batch} if _is_own(name) else {} for name in function.names)
     log = logging.getLogger("torch.onnx")
     level = log.level

@@ -269,8 +269,10 @@ def _inputs(
     batch = inputs.pop("inputs", None)
     tokens = batch is not None and batch.type.tensor_type.elem_type == INT64
     shape = () if batch is None else _shape(batch, INT64 if tokens else FLOAT)
-    if not 2 <= len(shape) <= MOST_AXES or shape[0] is not None or (tokens and shape[1:] != (None,)):
-        raise ProgramRefused('program: it has no input "inputs" of float32 (n, ...), or of tokens, int64 (n, t)')
+    if not 2 <= len(shape) <= MOST_AXES or shape[0] is not None or (tokens and not _of_tokens(*shape[1:])):
+        raise ProgramRefused(
+            'program: it has no input "inputs" of float32 (n, ...), or of tokens, int64 (n, [choices,] t)'
+        )
     if not tokens and not all(extent is not None and extent >= 1 for extent in shape[1:]):
         raise ProgramRefused('program: its input "inputs" has an example of no fixed shape')
     tensors = {tensor.name: (FLOAT, tensor.shape) for tensor in layout.tensors}
@@ -288,6 +290,10 @@ def _inputs(
             where = "base" if name in constants else "layout float32"
             raise ProgramRefused(f"program: tensor {name} has shape {found}, in the {where} {extents}")
     return shape[1:], tokens, frozenset(own)
+
+
+def _of_tokens(*shape: int | None) -> bool:
+    return shape[-1] is None and len(shape) <= 2 and all(shape[:-1])
 
 
 def _outputs(values: Iterable[Any], layout: Layout) -> dict[str, int]:

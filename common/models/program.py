@@ -64,7 +64,7 @@ class Halt:
 class Program:
     """The forward pass over a flat vector of weights, which the caller keeps and may change between calls.
 
-    The graph's inputs are "inputs", float32 (n, *shape) or tokens, int64 (n, t), and every tensor of the layout and of the base by
+    The graph's inputs are "inputs", float32 (n, *shape) or tokens, int64 (n, t) or (n, choices, t), and every tensor of the layout and of the base by
     its name; its outputs "logits" and, where the layout has a head, "features"; and where it has a cut what crosses it
     (`graph.crossing_of`).
 
@@ -193,7 +193,7 @@ class Program:
             wanted in (None, extent) for wanted, extent in zip(self.shape, inputs.shape[1:], strict=True)
         )
         if inputs.dtype != dtype or not fits or not inputs.size:
-            wanted = "tokens, int64 (n, t)" if self.tokens else f"float32 (n, *{self.shape})"
+            wanted = "tokens, int64 (n, t)" if self.tokens and len(self.shape) == 1 else f"float32 (n, *{self.shape})"
             raise ValueError(f"inputs are {inputs.dtype} {inputs.shape}: the model takes {wanted}")
         return np.ascontiguousarray(inputs)
 

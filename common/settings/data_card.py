@@ -13,7 +13,7 @@ from typing import Literal, Self
 from zowarmup.common.untrusted import strictly
 
 CHANNELS, HEIGHT, WIDTH, FEATURES, LENGTH = "channels", "height", "width", "features", "length"
-TOKENS = "tokens"
+CHOICES, TOKENS = "choices", "tokens"
 PADDING = -1
 """Stands behind the tokens of an example that has fewer than others; no token of any vocabulary."""
 PREDICTED = 1 << 24
@@ -21,7 +21,7 @@ PREDICTED = 1 << 24
 IMAGE = (CHANNELS, HEIGHT, WIDTH)
 # By number of axes: images, rows, sequences.
 _AXES = {3: IMAGE, 1: (FEATURES,), 2: (LENGTH, CHANNELS)}
-_ALLOWED = {*_AXES.values(), (CHANNELS, LENGTH), (TOKENS,)}
+_ALLOWED = {*_AXES.values(), (CHANNELS, LENGTH), (TOKENS,), (CHOICES, TOKENS)}
 CLASS_LIMIT = 1 << 16
 
 
@@ -73,7 +73,7 @@ class DataCard:
     """`classes`: how many there are; label k is `class_names[k]`, in NFC, or a number alone where there are no names. Where
     an example's target is none of some classes, there are 0, and it is `target_size` numbers.
     `shape` of one example and what its `axes` are called; `element`: the type in which values are stored, or token, where an
-    example is a text of at most so many tokens; `scale`: the
+    example is a text of at most so many tokens, or some choices of at most so many each, of which the label is the place of the right one; `scale`: the
     stored value that stands for 1.0; `mean` and `deviation` are then taken off and divided by, one number for each
     channel or feature, or none at all. `feature_names`: what the features of rows are called, where they have names; devices
     match them by these. `inputs` sums up the held-out ones; None: not known.
@@ -105,8 +105,11 @@ class DataCard:
             known and len(self.axes) == len(self.shape), "axes", self.axes, "one known name for each axis of shape"
         )
         _require(self.element in ("uint8", "float32", "token"), "element", self.element, "uint8, float32 or token")
-        fits = (self.element == "token") == (self.axes == (TOKENS,))
+        fits = (self.element == "token") == (self.axes[-1] == TOKENS)
         _require(fits, "axes", self.axes, f"{TOKENS} where the element is a token, and only there")
+        _require(
+            self.choices in (0, self.classes), "shape", self.shape, f"of {self.classes} {CHOICES}, as there are classes"
+        )
         _require(self.scale > 0 and math.isfinite(self.scale), "scale", self.scale, "above 0 and finite")
         self._check_names()
         each = self.shape[normalised_axis(self.axes)]
@@ -129,6 +132,11 @@ class DataCard:
             _require(all(name.isprintable() for name in names), field, names, "without control characters")
 
     @property
+    def choices(self) -> int:
+        """How many choices an example has at most; 0 where it has none."""
+        return self.shape[0] if self.axes[0] == CHOICES else 0
+
+    @property
     def stored_as(self) -> str:
         """The stored values in words: "uint8, divided by 255"."""
         return f"{self.element}, " + ("as they are" if self.scale == 1 else f"divided by {self.scale:g}")
@@ -142,8 +150,13 @@ class DataCard:
     def recipe(self) -> str:
         """How the model's `inputs` are made of stored values, in words."""
         if self.element == "token":
-            marked = f"; those to be predicted have {PREDICTED} added" if self.target_size else ""
-            return f"int64 (n, t), tokens: at most {self.shape[0]} of an example, and -1 behind those of a shorter one{marked}"
+            marked = f"; those to be predicted have {PREDICTED} added" if self.target_size or self.choices else ""
+            of, each = (
+                (f"(n, {self.choices}, t)", "a choice with its prompt") if self.choices else ("(n, t)", "an example")
+            )
+            return (
+                f"int64 {of}, tokens: at most {self.shape[-1]} of {each}, and -1 behind those of a shorter one{marked}"
+            )
         said = f"float32 (n, {', '.join(map(str, self.shape))}), {' x '.join(self.axes)}: stored as {self.stored_as}"
         if self.feature_names:
             said += f"; the features are {', '.join(self.feature_names)}"

@@ -13,24 +13,23 @@ from typing import Literal, Self
 
 from zowarmup.common.algorithms import SECTIONS, settings_class
 from zowarmup.common.algorithms.settings import Rounds, WarmUp, ZerothOrder, require
-from zowarmup.common.exact.layout import AUTO, HEAD
-from zowarmup.common.lora import LORA, Lora
+from zowarmup.common.lora import Lora
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.plugin import is_plugin, require_allowed
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import DataCard
-from zowarmup.common.settings.language import Language
+from zowarmup.common.settings.language import PREDICTING, Language, check_language
 from zowarmup.common.settings.text import Text
 from zowarmup.common.settings.tracking import Tracking
 from zowarmup.common.tasks import DEFAULT, TASKS, task_class
-from zowarmup.common.tasks.completion import COMPLETION
+from zowarmup.common.tasks.multiple_choice import MULTIPLE_CHOICE
 from zowarmup.common.tasks.protocol import Task
 from zowarmup.common.untrusted import strictly
 
 PROTOCOL = 2
 VERSION = "0.1.0"
-"""As in pyproject.toml: reading it from the installed package costs a device 2 MB."""
+"""Of the package, too, which pyproject.toml takes from here: to read it from what is installed costs a device 2 MB."""
 SOFTWARE = f"zowarmup {VERSION}"
 
 PRETRAINED = "hf:"
@@ -49,7 +48,7 @@ BUILT_IN = ("mlp", "cnn", "cnn1d", "resnet8", "resnet18", "vit")
 class Model:
     """`name`: one of BUILT_IN, torchvision:NAME, hf:DIR or package.module:factory. `norm`: the normalisation of the built-in residual
     networks (group is the paper's choice with FedAdam, batch with FedAvg). `weights`: a file to start from, safetensors or a
-    state dict of torch's (.pth, .pt), else random from the run's seed. `task`: what it is trained for, classification, completion or package.module:Task.
+    state dict of torch's (.pth, .pt), else random from the run's seed. `task`: what it is trained for, one of `tasks.TASKS` or package.module:Task.
     `base`: in what the constants of a pretrained model are kept, float32 or, in half or a quarter of the bytes, bfloat16 or int8 (`models.narrow`)."""
 
     name: str
@@ -223,28 +222,14 @@ class RunFile:
         require(0 < len(self.name) <= 64 and self.name.isprintable(), "name", self.name, "1 to 64 printable characters")
         require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 to 2^63 - 1")
         require(self.draws in ("secret", "seed"), "draws", self.draws, '"secret" or "seed"')
-        words = self.text.verbalizers
-        require(
-            self.model.pretrained or not words, "text.verbalizers", list(words), 'empty where model.name is no "hf:DIR"'
-        )
         for section, settings in (("warmup", self.warmup), ("zeroth_order", self.zeroth_order)):
             own = SECTIONS[section].get(settings.algorithm, type(settings)) is type(settings)
             require(own, f"{section}.algorithm", settings.algorithm, f"that of {type(settings).__name__}")
-        cut = self.zeroth_order.cut_at
-        whole = "left out with another model than a language model (hf:DIR): no other can be cut"
-        require(cut is None or self.model.pretrained, "zeroth_order.cut", cut, whole)
+        moved, cut = self.zeroth_order.moved, self.zeroth_order.cut_at
+        check_language(self.model.task, self.model.pretrained, moved, cut, self.text.verbalizers)
         self.warmup.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_warm_up(self.warmup)
-        if self.model.task == COMPLETION:
-            require(
-                self.model.pretrained, "model.task", COMPLETION, f"another, or model.name a decoder, {PRETRAINED}DIR"
-            )
-            moved, some = (
-                self.zeroth_order.moved,
-                f'"{LORA}r=8,modules=q,v" or another: a model that completes has no head',
-            )
-            require(moved not in (AUTO, HEAD), "zeroth_order.train", moved, some)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -305,7 +290,8 @@ class ClientSpec:
             architecture=self.architecture,
             lora=lora,
             last_token=bool(self.text.verbalizers),
-            completes=self.model.task == COMPLETION,
+            completes=self.model.task in PREDICTING,
+            choices=self.card.classes if self.model.task == MULTIPLE_CHOICE else 0,
             cut=self.zeroth_order.cut_at,
         )
 

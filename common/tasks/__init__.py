@@ -11,7 +11,11 @@ from typing import Any
 from zowarmup.common.plugin import ANY, imported, is_plugin, require_whole
 from zowarmup.common.tasks.protocol import Metric, Task
 
-TASKS = {"classification": ("classification", "Classification"), "completion": ("completion", "Completion")}
+TASKS = {
+    "classification": ("classification", "Classification"),
+    "completion": ("completion", "Completion"),
+    "multiple_choice": ("multiple_choice", "MultipleChoice"),
+}
 """The built-in tasks by name, each with its module here and its class; the first is the default."""
 DEFAULT = next(iter(TASKS))
 _REQUIRED = ("outputs", "check", "losses", "measure", "baseline", "torch_loss")

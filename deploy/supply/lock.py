@@ -6,6 +6,8 @@ Which packages a purpose takes follows from what is installed in this environmen
 3.11 to 3.13 on Linux (x86-64 and aarch64, glibc) and macOS, and of the source where a Linux has no wheel. torch is left out:
 which build of it is right (CPU, CUDA, a Jetson's) depends on the machine and comes from another index with other hashes, so
 it is installed in a step of its own, with its version alone. What torch needs is in the files.
+
+TOOLS have environments of their own, and name their versions themselves: they are given the hashes of these.
 """
 
 import json
@@ -28,12 +30,16 @@ PURPOSES: dict[str, tuple[str, ...]] = {
     "server": ("zowarmup[images,server,torch]",),
     "test": ("zowarmup[torch,server,dev]", "pip"),
 }
+LISTED = ("client",)
+"""Where the names of the files stand, too, so that a test can say for which machines there is one."""
+TOOLS = ("docs/requirements.txt",)
+"""Files of NAME==VERSION, a line each, with or without hashes; comments stay."""
 LEFT_OUT = {"torch", "zowarmup", "pip"}
 # A build of torch for GPUs takes them, and that for processors none: which one is here depends on where it came from.
 _FOR_GPUS = re.compile(r"nvidia-|cuda-|triton$")
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = ("x86_64", "aarch64")
-_PYTHON = re.compile(r"py3|py2\.py3|cp311|cp312|cp313")
+_PYTHON = re.compile(r"py3(1[123])?|py2\.py3|cp31[123]")
 _PLATFORM = re.compile(r"any|manylinux.*_(x86_64|aarch64)|macosx_.*")
 
 
@@ -118,7 +124,7 @@ def lacking(files: Iterable[str]) -> list[str]:
             tags = [tag for file in files for tag in parse_wheel_filename(file)[3]]
             if not any(
                 (tag.platform == "any" or (tag.platform.startswith("manylinux") and tag.platform.endswith(machine)))
-                and (tag.interpreter in ("py3", f"cp{python}") or tag.abi == "abi3")
+                and (tag.interpreter in ("py3", f"py{python}", f"cp{python}") or tag.abi == "abi3")
                 for tag in tags
             ):
                 missing.append(f"{python} {machine}")
@@ -140,24 +146,39 @@ def _page(name: str) -> Any:
 def main() -> int:
     versions = pinned((REPOSITORY / "constraints.txt").read_text(encoding="utf-8"))
     wanted = {purpose: closure(roots) - LEFT_OUT for purpose, roots in PURPOSES.items()}
-    known = {}
+    known, wheels = {}, {}
     for name in sorted(set().union(*wanted.values())):
         if name not in versions:
             raise SystemExit(f"constraints.txt does not name {name}")
-        page, lacks = _page(name), ""
-        files = hashes(page, versions[name])
-        if missing := lacking(files):
-            files |= sources(page, versions[name])
-            lacks = f", and its source for {', '.join(missing)}"
-        if not files:
-            raise SystemExit(f"the index has no {name} {versions[name]} for these Pythons and systems")
-        known[name] = lines_of(name, versions[name], files)
-        print(f"{name:<30} {len(files)} wheels{lacks}")
+        files = _files(name, versions[name])
+        known[name], wheels[name] = lines_of(name, versions[name], files), sorted(files)
     for purpose, names in wanted.items():
         head = f"# Written by `python -m deploy.supply.lock`: constraints.txt for {' '.join(PURPOSES[purpose])}, without torch.\n"
         body = "\n".join(known[name] for name in sorted(names))
+        if purpose in LISTED:
+            head += "# The files of these hashes:\n"
+            head += "".join(f"#   {file}\n" for name in sorted(names) for file in wheels[name])
         (REPOSITORY / "requirements" / f"{purpose}.txt").write_text(f"{head}{body}\n", encoding="utf-8")
+    for tools in TOOLS:
+        lines = (REPOSITORY / tools).read_text(encoding="utf-8").splitlines()
+        head = "".join(f"{line}\n" for line in lines if line.startswith("#"))
+        named = pinned("\n".join(line.rstrip(" \\") for line in lines if not line.startswith(" ")))
+        body = "\n".join(lines_of(name, version, _files(name, version)) for name, version in sorted(named.items()))
+        (REPOSITORY / tools).write_text(f"{head}{body}\n", encoding="utf-8")
     return 0
+
+
+def _files(name: str, version: str) -> dict[str, str]:
+    """sha256 by file name, of what may be installed of a version: wheels, and its source where a Linux lacks one."""
+    page, lacks = _page(name), ""
+    files = hashes(page, version)
+    if missing := lacking(files):
+        files |= sources(page, version)
+        lacks = f", and its source for {', '.join(missing)}"
+    if not files:
+        raise SystemExit(f"the index has no {name} {version} for these Pythons and systems")
+    print(f"{name:<30} {len(files)} files{lacks}")
+    return files
 
 
 if __name__ == "__main__":

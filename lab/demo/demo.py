@@ -7,7 +7,8 @@ raises.
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from zowarmup.common.settings.run import RunFile
 from zowarmup.common.system.command import CommandError, Interrupts, NoAnswer
 from zowarmup.common.text import amount, counted, duration
 from zowarmup.data import DataError
+from zowarmup.lab.demo.page import FILE, kept_page, page_url
 from zowarmup.lab.demo.pictures import HELD_OUT, Shares, write
 from zowarmup.lab.demo.report import WORKING_PHASES, Result
 from zowarmup.lab.demo.settings import allowing, to_toml
@@ -32,7 +34,7 @@ POLL_S = 0.5
 SILENCE_LIMIT_S = 120.0  # of a coordinator that is alive but does not answer
 REPORTS_LIMIT_S = 9.0  # the coordinator itself leaves 10 s after the end
 PICTURES = "pictures"
-LEFTOVERS = ("server", "clients", "logs", PICTURES, "run.toml", "report.json", "report.png")
+LEFTOVERS = ("server", "clients", "logs", PICTURES, "run.toml", "report.json", "report.png", FILE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,8 +211,10 @@ def _clear(out: Path) -> None:
         (out / name).mkdir()
 
 
-def conduct(plan: DemoPlan, noted: Interrupts, show: Callable[[Scene], None]) -> Result:
-    """Run it all and return what it has shown. Raises CommandError where a process dies, Interrupted where a signal came."""
+@contextmanager
+def conducted(plan: DemoPlan, noted: Interrupts, stays: bool = False) -> "Iterator[RunningDemo]":
+    """Start it all; it is gone when the block ends. `stays`: the coordinator goes on when the run is over. Raises CommandError
+    where something cannot be started, Interrupted where a signal came."""
     with held(plan.out, "demo"):
         try:
             _clear(plan.out)
@@ -234,22 +238,23 @@ def conduct(plan: DemoPlan, noted: Interrupts, show: Callable[[Scene], None]) ->
             Session(address, deadline_s=3.0) as session,
         ):
             begun = time.monotonic()
-            _start(plan, processes, address)
-            return _Observer(plan, processes, session, noted, begun).until_finished(show)
+            _start(plan, processes, address, stays)
+            yield RunningDemo(plan, processes, session, noted, begun)
 
 
-def _start(plan: DemoPlan, processes: Processes, address: str) -> None:
+def _start(plan: DemoPlan, processes: Processes, address: str, stays: bool) -> None:
     out = plan.out.absolute()
     server = [str(out / "run.toml"), "--data-dir", str(out / "server"), "--address", address]
-    processes.start("server", "zowarmup.server.main", [*server, "--exit-when-finished"])
+    processes.start("server", "zowarmup.server.main", [*server, *([] if stays else ["--exit-when-finished"])])
     for member in plan.members:
         client = ["--server", address, "--data", member.data, "--tier", member.tier.value, "--name", member.name]
         state = ["--state-dir", str(out / "clients" / member.name)]
         processes.start(member.name, "zowarmup.client.main", [*client, *state, *allowing(plan.run)])
 
 
-class _Observer:
-    """Asks the coordinator twice a second where the run is."""
+class RunningDemo:
+    """A demo at work, whose coordinator is asked twice a second where the run is. `page`: where it can be watched; empty while
+    that is not known, and where it cannot."""
 
     def __init__(self, plan: DemoPlan, processes: Processes, session: Session, noted: Interrupts, begun: float) -> None:
         self._plan, self._processes, self._session = plan, processes, session
@@ -258,8 +263,19 @@ class _Observer:
         self._run: Run | None = None
         self._status: Status | None = None
         self._versions: dict[int, VersionStatus] = {}
+        self.page = ""
 
-    def until_finished(self, show: Callable[[Scene], None]) -> Result:
+    def until_finished(self, show: Callable[[Scene], None], tell: Callable[[str], None] = lambda line: None) -> Result:
+        """What it has shown in the end.
+
+        Args:
+            show: Gets every scene.
+            tell: Gets a line with the page, once there is one.
+
+        Raises:
+            CommandError: A process has died, or the run has given up.
+            Interrupted: A signal came.
+        """
         finished = 0.0
         while True:
             self._noted.check()
@@ -283,7 +299,15 @@ class _Observer:
                 raise CommandError(
                     f"the coordinator has not answered for {SILENCE_LIMIT_S:g} s; see {self._processes.log('server')}"
                 )
+            if not self.page and status is not None and (page := page_url(self._processes.log("server"))):
+                self.page = page
+                tell(f"watch it in a browser: {page}")
             show(self._scene(now))
+            self._noted.sleep(POLL_S)
+
+    def stay(self) -> None:
+        """Wait while the coordinator shows its page. Raises Interrupted where a signal came, as Ctrl-C is."""
+        while not any(end.name == "server" for end in self._processes.ended()):
             self._noted.sleep(POLL_S)
 
     def _ask(self) -> None:
@@ -335,6 +359,7 @@ class _Observer:
             status=status,
             versions=self._history(),
             seconds=seconds,
+            page=kept_page(self.page, self._plan.out / "server"),
         )
 
 

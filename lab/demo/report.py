@@ -1,4 +1,5 @@
-"""The result of a demo: report.json, and report.png, which is the metric and uploaded bytes over the rounds as one slide.
+"""The result of a demo: report.json, report.html, which is the live page as it was in the end, and report.png, which is the
+metric and uploaded bytes over the rounds as one slide.
 
 In the figure two panels share the rounds. Lines are labelled where they end rather than in a box; the pivot runs through
 both. The dashed line is what as many rounds of FedAvg would have uploaded, from the same clients.
@@ -24,6 +25,7 @@ from zowarmup.common.system.command import CommandError
 from zowarmup.common.system.files import replacing
 from zowarmup.common.tasks.protocol import Metric
 from zowarmup.common.text import amount, counted
+from zowarmup.lab.demo.page import FILE
 
 WORKING_PHASES = (Phase.WARM_UP, Phase.ZEROTH_ORDER)
 
@@ -32,7 +34,7 @@ WORKING_PHASES = (Phase.WARM_UP, Phase.ZEROTH_ORDER)
 class Result:
     """`data` is what was learnt, and `held_out` what it was tried on, for a sentence; `status` and `versions` (ascending) are the last ones before the coordinator left; `clients` were started, by
     tier; `parameters` is the length of the model's flat vector;
-    `seconds` from the first process to the end of the run."""
+    `seconds` from the first process to the end of the run; `page`: the live page as one file."""
 
     data: str
     held_out: str
@@ -43,6 +45,7 @@ class Result:
     status: Status
     versions: tuple[VersionStatus, ...]
     seconds: float
+    page: bytes = b""
 
     @property
     def metric(self) -> Metric:
@@ -126,10 +129,12 @@ class Result:
         }
 
 
-def write_report(result: Result, out: Path) -> tuple[Path, Path]:
-    """Write both into `out`; their paths. Raises CommandError where they cannot be written."""
-    numbers, figure = out / "report.json", out / "report.png"
+def write_report(result: Result, out: Path) -> tuple[Path, Path, Path]:
+    """Write all of it into `out`; the paths. Raises CommandError where they cannot be written."""
+    numbers, page, figure = out / "report.json", out / FILE, out / "report.png"
     try:
+        with replacing(page) as partial:
+            partial.write_bytes(result.page)
         with replacing(numbers) as partial:
             partial.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
         draw(result, figure)
@@ -137,7 +142,7 @@ def write_report(result: Result, out: Path) -> tuple[Path, Path]:
         raise CommandError(
             f"{out}: the report cannot be written: {error.strerror or error}; free space, or name another folder"
         ) from error
-    return numbers, figure
+    return numbers, page, figure
 
 
 INK, QUIET, FAINT, WARM = "#1d2733", "#6b7785", "#e3e7ec", "#f5f0e6"

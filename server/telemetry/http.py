@@ -36,6 +36,8 @@ LONGEST_BYTES = 16384
 CONNECTIONS, CONNECTIONS_EACH = 64, 8
 BACKLOG = 256
 LASTING_BYTES = 1 << 15
+LAST_WORDS_S = 0.5
+"""So long an application has to end its answers that last."""
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 """Of ASGI: called with the scope, `receive` and `send`."""
@@ -124,7 +126,10 @@ class HttpServer:
             if self._uvicorn is not None:
                 self._uvicorn.should_exit = True
             for connection in tuple(self._bounds.connected):
-                connection.end()
+                if connection.lasts:
+                    self._loop.call_later(LAST_WORDS_S, connection.end)
+                else:
+                    connection.end()
 
         if self._thread is not None:
             self._loop.call_soon_threadsafe(end)

@@ -12,12 +12,21 @@ import yaml
 
 from tests.e2e.conftest import fleet
 
-__all__ = ["DEPLOY", "REPOSITORY", "documents", "fleet", "tool"]
+__all__ = ["DEPLOY", "REPOSITORY", "built", "documents", "fleet", "tool"]
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
 TOOLS = ("systemd", "ansible/bin")
 """In .build, fetched by make."""
+
+
+def built(name: str) -> str:
+    """A program in .build, in an environment of its own."""
+    path = REPOSITORY / ".build" / name
+    if not path.exists():
+        ready = f".build/{name.partition('/')[0]}/ready"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{path} is not here: make {ready}")
+    return str(path)
 
 
 def documents(path: Path) -> list[Any]:

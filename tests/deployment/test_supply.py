@@ -47,12 +47,14 @@ def test_which_files_of_a_version_may_be_installed() -> None:
         "x-1.0-cp311-cp311-musllinux_1_2_x86_64.whl",
         "x-1.0-cp311-cp311-win_amd64.whl",
         "x-1.1-py3-none-any.whl",
+        "x-1.0-py314-none-any.whl",
         "x-1.0.tar.gz",
     )
     page = {"files": [{"filename": name, "hashes": {"sha256": name}} for name in names]}
     assert list(hashes(page, "1.0")) == list(names[:3])
     assert lacking(names[:3]) == ["312 x86_64", "312 aarch64", "313 x86_64", "313 aarch64"]
     assert lacking(["x-1.1-py3-none-any.whl"]) == []
+    assert lacking([f"x-1.1-py3{minor}-none-any.whl" for minor in (11, 12, 13)]) == []
     assert list(sources(page, "1.0")) == ["x-1.0.tar.gz"]
 
 

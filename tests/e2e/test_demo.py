@@ -1,12 +1,15 @@
 """`zowarmup demo` as a person runs it: what it leaves behind, and that it leaves nothing running."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,16 +74,60 @@ def address(out: Path) -> str:
     return match[1]
 
 
-def test_a_demo_trains_reports_and_can_be_exported(tmp_path: Path) -> None:
+@contextmanager
+def on_a_terminal(out: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[bytes]", Callable[[], str]]]:
+    """The demo as a person starts it, and what the terminal has shown so far."""
+    ours, theirs = os.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the other end is closed
+            while piece := os.read(ours, 4096):
+                shown.extend(piece)
+
+    command = [*ZOWARMUP, "demo", "--out", str(out), *arguments]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
+    reading = threading.Thread(target=read, daemon=True)
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        reading.start()
+        try:
+            yield process, lambda: shown.decode(errors="replace")
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(timeout=15)
+            reading.join(5)
+            os.close(ours)
+            until(lambda: not belonging_to(out), 10, "the demo's processes to end")
+
+
+def test_on_a_terminal_a_demo_trains_reports_stays_until_ctrl_c_and_can_be_exported(tmp_path: Path) -> None:
     out = tmp_path / "demo"
-    with demo(out, *SMALL, "12") as process:
+    with on_a_terminal(out, *SMALL, "12") as (process, shown):
         where = address(out)
         status = subprocess.run([*ZOWARMUP, "status", "--json", "--server", where], capture_output=True, check=True)
         assert json.loads(status.stdout)["name"] == "demo-mlp-0"
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, said
+        until(lambda: "until Ctrl-C" in shown() or process.poll() is not None, 120, "the demo to be over")
+        assert "all 3 clients' are equal" in shown(), shown()
+        (page,) = set(re.findall(r"http://127\.0\.0\.1:\d+/", shown()))
+        with urllib.request.urlopen(f"{page}state.json", timeout=10) as answer:
+            assert json.load(answer)["now"]["phase"] == "finished"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=15) == 0
         assert belonging_to(out) == []
-    assert "all 3 clients' are equal" in said
+    written = (out / "report.html").read_text()
+    kept = json.loads(written.partition('id="state">')[2].partition("</script>")[0])
+    assert kept["run"]["name"] == "demo-mlp-0" and [name for name, _ in kept["devices"]].count("low-2") == 1
+    assert all(row[2] > 20e6 and row[3] for row in kept["rows"]), "each device's memory and bytes"
+    made = [*ZOWARMUP, "report", str(out / "server"), "--out", str(tmp_path / "again.html")]
+    subprocess.run(made, check=True, capture_output=True)
+    assert (
+        (tmp_path / "again.html")
+        .read_text()
+        .partition("<body>")[2]
+        .startswith(written.partition("<body>")[2].partition('id="state">')[0])
+    )
 
     report = json.loads((out / "report.json").read_text())
     assert report["replicas_equal"] is True

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+import zowarmup
 import zowarmup.v1.coordinator_pb2 as messages
 import zowarmup.v1.coordinator_pb2_grpc as services
 from zowarmup.common.settings.run import VERSION
 
 REPOSITORY = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-INFO = f"zowarmup-{PROJECT['project']['version']}.dist-info"
+INFO, SHARED = f"zowarmup-{VERSION}.dist-info", f"zowarmup-{VERSION}.data"
 ROOMS = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
 
 
@@ -39,8 +40,20 @@ def test_runtime_floors_match_the_generated_code() -> None:
     assert floor("grpcio") == services.GRPC_GENERATED_VERSION
 
 
-def test_the_code_knows_its_version() -> None:
-    assert PROJECT["project"]["version"] == VERSION
+def test_the_version_stands_in_one_place_and_samples_name_no_other(wheel: zipfile.ZipFile) -> None:
+    """Where an image is named, and in the list of changes."""
+    assert "version" in PROJECT["project"]["dynamic"]
+    assert f"\nVersion: {VERSION}\n" in wheel.read(f"{INFO}/METADATA").decode() and zowarmup.__version__ == VERSION
+    named = re.compile(
+        r"zowarmup-(?:server|client-low|client-high)(?::|, newTag: )([0-9][0-9.]*)|zowarmup-([0-9][0-9.]*)-py3"
+    )
+    samples = [path for path in (REPOSITORY / "deploy").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    samples += [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]
+    found = {(path.name, image or file) for path in samples for image, file in named.findall(path.read_text("utf-8"))}
+    assert {version for _, version in found} == {VERSION}, found
+    assert (
+        re.findall(r"^## \[([0-9.]+)\]", (REPOSITORY / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)[0] == VERSION
+    )
 
 
 def test_one_version_of_the_generator_is_named() -> None:
@@ -80,7 +93,7 @@ def test_the_wheel_holds_every_room_and_the_generated_code(wheel: zipfile.ZipFil
     static = REPOSITORY / "server/telemetry/page/static"
     files |= {f"zowarmup/{path.relative_to(REPOSITORY)}" for path in static.iterdir()}
     assert files - held == set()
-    assert {name.split("/")[0] for name in held} == {"zowarmup", INFO}
+    assert {name.split("/")[0] for name in held} == {"zowarmup", INFO, SHARED}
     assert any(name.endswith("licenses/LICENSE") for name in held)
 
 

@@ -95,11 +95,6 @@ def test_what_a_public_name_is_annotated_with_is_public(name: str) -> None:
     assert used & ours.keys() <= {*zowarmup.__all__}
 
 
-def test_the_version_is_the_projects() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    assert zowarmup.__version__ == project["project"]["version"]
-
-
 def test_what_is_not_public_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="module 'zowarmup' has no attribute 'Nothing'"):
         _ = zowarmup.Nothing  # type: ignore[attr-defined]

@@ -17,12 +17,13 @@ _NAMES = {
 """By module: how the families' names of that layer end. What more than one ends in is of the one with the longest."""
 
 
-def add_adapters(body: nn.Module, lora: Lora) -> None:
+def add_adapters(body: nn.Module, lora: Lora, rows: int = 1) -> None:
     """Give linear layers adapters, drawn from torch's global generator.
 
     Args:
         body: An encoder or a decoder.
         lora: Which, and of what rank.
+        rows: How many rows of a batch are one example's.
 
     Raises:
         ValueError: The model has no layer of one of the modules.
@@ -35,7 +36,7 @@ def add_adapters(body: nn.Module, lora: Lora) -> None:
         if module not in found:
             raise ValueError(f"this model has no module {module}: it has {','.join(sorted(found))}")
         for layer in found[module]:
-            layer.adapt(lora.rank)
+            layer.adapt(lora.rank, rows)
 
 
 def _module(name: str) -> str:

@@ -35,7 +35,7 @@ class CausalModel(nn.Module):
         made = language.architecture
         self.vocabulary, self.body = made.vocabulary, body_of(made)
         if language.lora is not None:
-            add_adapters(self.body, language.lora)
+            add_adapters(self.body, language.lora, max(1, language.choices))
         self.boundary = boundary_in(language)
         self.lm_head = None if made.tied else nn.Linear(made.hidden, made.vocabulary, bias=False)
 

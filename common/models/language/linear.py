@@ -21,16 +21,19 @@ class Linear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias=bias)
+        self._rows = 1
         self.register_parameter(DOWN, None)
         self.register_parameter(UP, None)
 
-    def adapt(self, rank: int) -> None:
+    def adapt(self, rank: int, rows: int = 1) -> None:
         """Give it an adapter: A, drawn from torch's global generator with the variance 1 / in_features, which requires no gradient, and B
         of zeros, (r, out_features), which moves.
 
         Args:
             rank: r, at least 1.
+            rows: How many rows of a batch are one example's, as its choices are.
         """
+        self._rows = rows
         drawn = torch.randn(rank, self.in_features) / math.sqrt(self.in_features)
         self.lora_a = nn.Parameter(drawn, requires_grad=False)
         self.lora_b = nn.Parameter(torch.zeros(rank, self.out_features))
@@ -45,5 +48,5 @@ class Linear(nn.Linear):
         narrow = linear(flat, self.lora_a) * SCALE
         if self.lora_b.ndim == 2:
             return found + (narrow @ self.lora_b).reshape(found.shape)
-        narrow = narrow.reshape(inputs.shape[0], -1, narrow.shape[-1])
+        narrow = narrow.reshape(inputs.shape[0] // self._rows, -1, narrow.shape[-1])
         return found + (narrow @ self.lora_b).reshape(found.shape)

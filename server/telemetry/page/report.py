@@ -1,7 +1,7 @@
-"""The page of a run as one file, from its data directory: beside its coordinator, or when that is long gone.
+"""The page of a run as it is kept: from what a coordinator says, or from its data directory when that is long gone.
 
-The ledger has no word of who is connected, of memory and of each device's bytes: those stand in a page that was taken from a
-coordinator (`/state.json`), and are missing here.
+The ledger has no word of memory and of each device's bytes: they are in what a coordinator says (`/state.json`), and missing
+where the page is made of a data directory. Who was connected is in neither: a page that is kept says who took part.
 """
 
 import time
@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from zowarmup.server.store.archive import open_archive
+from zowarmup.server.telemetry.page.devices import ABSTAINS, DID_NOT, REVOKED, TOOK_PART
 from zowarmup.server.telemetry.page.summary import PageSources
 from zowarmup.server.telemetry.page.view import PageView
+
+
+def as_kept(state: dict[str, Any]) -> dict[str, Any]:
+    """What a coordinator says of its run, as of a run without one."""
+    codes = [
+        code if code in (ABSTAINS, REVOKED) else TOOK_PART if row and row[0] else DID_NOT
+        for code, row in zip(state["codes"], state["rows"], strict=True)
+    ]
+    return {**state, "run": {**state["run"], "live": False}, "codes": codes, "now": {**state["now"], "left": ""}}
 
 
 def state_on_disk(data_dir: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,33 @@ def test_prompts_and_completions(tmp_path: Path) -> None:
         fitted(mine, card_of(held_out, "held-out", 8), "here")
 
 
+def test_prompts_and_choices(tmp_path: Path) -> None:
+    lines = [{"prompt": "it was", "choices": [" good", " bad"], "label": 1}]
+    lines += [{"prompt": "", "choices": [" a", " b", " c"], "label": 0}]
+    data = read(tmp_path, jsonl(*lines), "jsonl")
+    assert data.inputs.tolist() == [("it was", " good", " bad"), ("", " a", " b", " c")]
+    assert (data.classes, data.class_names, data.targets.tolist(), data.has_choices) == (3, (), [1, 0], True)
+    card = card_of(data, "held-out", 8)
+    assert (card.shape, card.axes, card.choices) == ((3, 8), ("choices", "tokens"), 3)
+    assert DataCard.from_json(card.to_json()) == card
+    mine, remarks = fitted(read(tmp_path, jsonl(lines[0]), "jsonl"), card, "here")
+    assert (mine.classes, remarks) == (3, [])
+    few = card_of(read(tmp_path, jsonl(lines[0]), "jsonl"), "held-out", 8)
+    for examples, run, said in (
+        (data, few, "here has examples with 3 choices and the run's have at most 2"),
+        (read(tmp_path, TSV), card, "the examples of here have no choices, and the run's have some"),
+        (
+            data,
+            card_of(read(tmp_path, TSV), "held-out", 8),
+            "the examples of here have choices, and the run's have none",
+        ),
+    ):
+        with pytest.raises(DataError, match=said):
+            fitted(examples, run, "here")
+    with pytest.raises(ValueError, match="data card: shape"):
+        replace(card, classes=2)
+
+
 def test_shards_hold_every_text_once(tmp_path: Path) -> None:
     content = "".join(f"text {place}\t{place % 3}\n" for place in range(30))
     whole = read(tmp_path, content)
@@ -116,6 +144,18 @@ def test_a_table_that_cannot_be_used(tmp_path: Path, content: str | bytes, said:
         (jsonl({"text": "a", "label": 0.5}), "line 1: label is 0.5: must be a name or a whole number"),
         (jsonl({"text": "a", "label": True}), "line 1: label is True"),
         (jsonl({"text": "a", "label": None}), "line 1: label is missing"),
+        (
+            jsonl({"prompt": "a", "choices": "b", "label": 0}),
+            "line 1: choices is 'b': must be a list of 2 to 256 texts",
+        ),
+        (jsonl({"prompt": "a", "choices": ["b"], "label": 0}), "must be a list of 2"),
+        (jsonl({"prompt": "a", "choices": ["b", 3], "label": 0}), "line 1: one of choices is 3: must be a text"),
+        (
+            jsonl({"prompt": "a", "choices": ["b", "c"], "label": 2}),
+            "label is 2: must be the place of the right one, 0 to 1",
+        ),
+        (jsonl({"prompt": "a", "choices": ["b", "c"], "label": "0"}), "label is '0': must be the place"),
+        (jsonl({"prompt": "a", "choices": ["b", ""], "label": 0}), "line 1 has no completion"),
     ],
 )
 def test_objects_that_cannot_be_used(tmp_path: Path, content: str, said: str) -> None:

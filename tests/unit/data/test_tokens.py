@@ -51,6 +51,21 @@ def test_a_completion_follows_its_prompt_and_is_marked(most: int, before: list[s
     assert (row[len(before) + len(after) :] == PADDING).all()
 
 
+def test_each_choice_follows_its_prompt_in_a_row_of_its_own() -> None:
+    inputs = np.empty(2, dtype=object)
+    inputs[:] = [("it was", "a", "a film"), ("a fine film", "dull", "it", "fine")]
+    data = Dataset(inputs, np.zeros(2, np.int64), 3, axes=("choices", "text"))
+    found = tokenised(data, Text(most_tokens=6), tokenizer("a fine dull film it was", ends=False))
+    assert found.inputs.shape == (2, 3, 6) and found.axes == ("choices", "tokens") and found.shape == (3, 6)
+    for example, texts in zip(found.inputs, inputs, strict=True):
+        for place, row in enumerate(example):
+            pair = completions((texts[0], texts[1 + place])) if place + 1 < len(texts) else None
+            alone = tokenised(pair, Text(most_tokens=6), WORDS).inputs[0] if pair else np.full(6, PADDING)
+            assert row.tolist() == alone.tolist()
+    assert found.lengths is not None and found.lengths.tolist() == [3 * 5, 3 * 5], "of the longest, for each"
+    assert found.batch(np.array([0])).inputs.shape == (1, 3, 5)
+
+
 def test_a_completion_without_anything_before_it_is_refused() -> None:
     alone = tokenizer("a film")
     text = Text(most_tokens=4)

@@ -43,7 +43,7 @@
   let devices = [], codes = [], rows = [], curve = [], uplink = [];
   const lit = new Set(), turned = new Set();
   let dirty = { now: true, curve: true, uplink: true, fleet: true, rows: true };
-  let drawing = false, ended = "", heard = 0, connected = false;
+  let drawing = false, ended = "", over = false, heard = 0, connected = false;
 
   function wholeState(state) {
     ({ run, now, devices, codes, rows, curve, uplink } = state);
@@ -126,8 +126,8 @@
   }
   function drawLink() {
     let state = "connecting", text = "connecting";
-    if (run && !run.live) { state = "file"; text = "written to a file"; }
-    else if (ended) { state = "over"; text = "the coordinator has stopped"; }
+    if (run && !run.live) { state = "file"; text = `as of ${new Date(1000 * at).toISOString().slice(0, 16).replace("T", " ")} UTC`; }
+    else if (over) { state = "over"; text = "the coordinator has stopped"; }
     else if (connected) { state = "live"; text = "live"; }
     else if (heard) { state = "lost"; text = `no answer for ${duration((Date.now() - heard) / 1000)}; trying again`; }
     byId("link").dataset.state = state;
@@ -180,7 +180,12 @@
     }
     entries.push(["contributions", whole(now.contributions)]);
     if (now.left) entries.push(["left", now.left]);
-    for (const [name, tier] of Object.entries(now.fleet)) if (tier.members) entries.push([`${name} tier`, run.live ? `${whole(tier.connected)} of ${counted(tier.members, "device")} connected` : counted(tier.members, "device")]);
+    for (const [name, tier] of Object.entries(now.fleet)) {
+      if (!tier.members) continue;
+      const peak = rows.reduce((most, row, number) => devices[number][1] === name ? Math.max(most, row[ROW.memory] || 0) : most, 0);
+      const here = run.live ? `${whole(tier.connected)} of ${counted(tier.members, "device")} connected` : counted(tier.members, "device");
+      entries.push([`${name} tier`, here + (peak ? `, peak memory ${amount(peak)}` : "")]);
+    }
     const facts = byId("facts");
     while (facts.children.length > 2 * entries.length) facts.lastChild.remove();
     entries.forEach(([title, text], place) => {
@@ -232,7 +237,11 @@
           u.ctx.beginPath(); u.ctx.moveTo(x, u.bbox.top); u.ctx.lineTo(x, u.bbox.top + u.bbox.height); u.ctx.stroke();
           u.ctx.font = font.replace("12px", `${12 * ratio}px`);
           u.ctx.textAlign = late ? "right" : "left";
-          u.ctx.fillText("pivot", x + (late ? -6 : 6) * ratio, u.bbox.top + (id === "curve" ? 0.55 * u.bbox.height : 12 * ratio));
+          const y = u.bbox.top + (id === "curve" ? u.bbox.height - 14 * ratio : 14 * ratio), width = u.ctx.measureText("pivot").width;
+          u.ctx.fillStyle = style("--card");
+          u.ctx.fillRect(x + (late ? -(width + 9 * ratio) : 3 * ratio), y - 11 * ratio, width + 6 * ratio, 15 * ratio);
+          u.ctx.fillStyle = style("--quiet");
+          u.ctx.fillText("pivot", x + (late ? -6 : 6) * ratio, y);
           u.ctx.restore();
         }],
         setCursor: [(u) => read(u.cursor.idx)],
@@ -284,13 +293,14 @@
     legend("uplink-legend", [["", "--high", text("high tier", point?.[1])], ["", "--low", text("low tier", point?.[2])],
       ["dashed", "--quiet", text("FedAvg", point?.[3])]]);
   }
+  const decades = (_, splits) => splits.map((v) => v && Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-6 ? v : null);
   function drawUplink() {
     const u = charts.uplink ?? chart("uplink",
       [{ scale: "bytes", stroke: style("--high"), width: 2.4, points: { show: false }, spanGaps: true },
         { scale: "bytes", stroke: style("--low"), width: 2.4, points: { show: false }, spanGaps: true },
         { scale: "bytes", stroke: style("--quiet"), width: 1.6, dash: [5, 4], points: { show: false }, spanGaps: true }],
       { bytes: { distr: 3, range: (_, low, high) => [10 ** Math.floor(Math.log10(low || 1000)), 10 ** Math.ceil(Math.log10((high || 1e6) * 1.2))] } },
-      [{ scale: "bytes", size: 58, filter: (_, splits) => splits.map((v) => v && Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-6 ? v : null), values: (_, splits) => splits.map((v) => v ? amount(v) : null) }], readUplink);
+      [{ scale: "bytes", size: 58, filter: decades, grid: { stroke: style("--faint"), width: 1, filter: decades }, values: (_, splits) => splits.map((v) => v ? amount(v) : null) }], readUplink);
     u.setData(columns(uplink, 4).map((column, place) => place ? column.map((bytes) => bytes || null) : column));
     empty("uplink", uplink.length ? "" : "No version has been committed yet");
     readUplink(null);
@@ -473,8 +483,8 @@
     act(JSON.parse(event.data));
     drawLink();
   });
-  listen("state", (state) => { connected = true; ended = ""; wholeState(state); });
+  listen("state", (state) => { connected = true; over = false; ended = ""; wholeState(state); });
   listen("change", change);
-  listen("end", () => { ended = now.phase === "finished" ? "" : "the coordinator has stopped; the page goes on when it is back"; connected = false; dirty.now = true; drawSoon(); });
+  listen("end", () => { ended = now.phase === "finished" ? "" : "the coordinator has stopped; the page goes on when it is back"; connected = false; if (now.phase === "finished") source.close(); over = true; dirty.now = true; drawSoon(); });
   source.onerror = () => { connected = false; drawLink(); };
 })();

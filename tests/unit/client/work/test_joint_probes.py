@@ -2,7 +2,6 @@
 
 import json
 import threading
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,31 +30,40 @@ from zowarmup.data import Dataset
 TRAIN, EXAMPLES = "lora:r=2,modules=q,v", 13
 
 
-def examples(labels: bool) -> Dataset:
-    """Of 1 to 9 tokens; the latter half of each is to be predicted where there are no labels."""
-    random = np.random.default_rng(0)
-    tokens = random.integers(4, 32, (EXAMPLES, 9)).astype(np.int32)
-    for row, length in zip(tokens, random.integers(2, 10, EXAMPLES), strict=True):
-        row[length // 2 : length] += 0 if labels else PREDICTED
+CHOICES = 3
+
+
+def examples(task: str) -> Dataset:
+    """Of 1 to 9 tokens; the latter half of each, or of each of its choices, is to be predicted where these are not classified."""
+    random, each = np.random.default_rng(0), CHOICES if task == "multiple_choice" else 1
+    tokens = random.integers(4, 32, (EXAMPLES * each, 9)).astype(np.int32)
+    for row, length in zip(tokens, random.integers(2, 10, len(tokens)), strict=True):
+        row[length // 2 : length] += 0 if task == "classification" else PREDICTED
         row[length:] = PADDING
-    targets: Any = random.integers(0, 2, EXAMPLES) if labels else np.zeros((EXAMPLES, 1), np.float32)
-    return Dataset(tokens, targets, 2 if labels else 0, axes=("tokens",))
+    if task == "completion":
+        return Dataset(tokens, np.zeros((EXAMPLES, 1), np.float32), 0, axes=("tokens",))
+    labels = random.integers(0, 2, EXAMPLES)
+    if task == "classification":
+        return Dataset(tokens, labels, 2, axes=("tokens",))
+    choices = tokens.reshape(EXAMPLES, CHOICES, 9)
+    choices[::3, 2] = PADDING
+    return Dataset(choices, labels, CHOICES, axes=("choices", "tokens"))
 
 
-@pytest.mark.parametrize("config", [ENCODER, DECODER], ids=["classes", "completions"])
-def test_joint_probes_find_what_one_at_a_time_do(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Architecture.from_config(json.dumps(config))
-    language = Language(architecture=made, lora=Lora.of(TRAIN), completes=made.decoder)
-    data = examples(labels=not made.decoder)
-    task = task_class("completion" if made.decoder else "classification")(data)
-    module = build(Model(name="hf:model"), (9,), task.outputs, 0, task.logits, language=language)
-    layout = describe(module, (9,), task.exact_head, TRAIN, pretrained=True)
+@pytest.mark.parametrize("name", ["classification", "completion", "multiple_choice"])
+def test_joint_probes_find_what_one_at_a_time_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Architecture.from_config(json.dumps(ENCODER if name == "classification" else DECODER))
+    data, choices = examples(name), CHOICES if name == "multiple_choice" else 0
+    language = Language(architecture=made, lora=Lora.of(TRAIN), completes=made.decoder, choices=choices)
+    task, shape = task_class(name)(data), data.shape
+    module = build(Model(name="hf:model"), shape, task.outputs, 0, task.logits, language=language)
+    layout = describe(module, shape, task.exact_head, TRAIN, pretrained=True)
     weights = flatten(module, layout)
     grid = Grid.choose(weights[: layout.trainable], edges=layout.edges)
     weights[: layout.trainable] = grid.quantise(weights[: layout.trainable])
     weights[: layout.block("trunk" if layout.head else "all").stop] += 256 * grid.tick
     constants = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
-    program = Program(export_program(module, layout, (9,)), layout, weights, constants=constants)
+    program = Program(export_program(module, layout, shape), layout, weights, constants=constants)
     spec = zeroth_order_settings(rounds=1, clients_per_round=1, train=TRAIN, probes=5)
     prober = Prober(spec, Replica(layout, grid, weights, 0), program, task, data, threading.Event())
     prober._keeps = True

@@ -75,6 +75,17 @@ def test_completions_are_a_decoders_and_train_what_is_said() -> None:
     card = DataCard(classes=0, target_size=1, shape=(9,), axes=("tokens",), element="token")
     spec = ClientSpec.from_json(ClientSpec.of(run, card, 0, architecture).to_json())
     assert spec.language == Language(architecture=architecture, lora=Lora(4, ("v",)), completes=True)
+    chosen = {**task, "task": "multiple_choice"}
+    run = run_file_of({**RAW, "model": chosen, "zeroth_order": adapters}, "run.toml")
+    card = DataCard(classes=3, shape=(3, 9), axes=("choices", "tokens"), element="token")
+    spec = ClientSpec.from_json(ClientSpec.of(run, card, 0, architecture).to_json())
+    assert spec.language is not None and (spec.language.completes, spec.language.choices) == (True, 3)
+    for more, said in (
+        ({"text": {"verbalizers": [" bad", " good"]}}, "text.verbalizers = .*must be empty with model.task"),
+        ({"zeroth_order": {"algorithm": "fedspzo", "rounds": 3, "cut": 1}}, "zeroth_order.cut = 1: must be left out"),
+    ):
+        with pytest.raises(RunFileError, match=said):
+            run_file_of({**RAW, "model": chosen, "zeroth_order": adapters, **more}, "run.toml")
 
 
 def test_what_clients_are_sent_survives_readers_whose_numbers_are_float64() -> None:

@@ -55,7 +55,7 @@ def test_a_name_that_is_no_task_is_refused_in_a_sentence(tmp_path: Path, monkeyp
         ("json:JSONDecoder", "JSONDecoder has no `baseline`, `check`, `evaluate`, "),
         ("half_task:Half", "Half has no `baseline`, `loss_and_output_gradient`, `torch_loss` (zowarmup.Task says"),
         ("half_task:Unmeasured", "it must have at least one Metric in `metrics`"),
-        ("guessing", """must be "classification", "completion" or "package.module:Task\""""),
+        ("guessing", """must be "classification", "completion", "multiple_choice" or "package.module:Task\""""),
     ):
         with pytest.raises(RunFileError) as refused:
             run_file_of({**RAW, "model": {"name": "mlp", "task": name}}, "run.toml")

@@ -109,7 +109,8 @@ def test_the_last_table_says_the_result() -> None:
 def test_the_figure_says_the_result_and_is_a_slide(tmp_path: Path) -> None:
     assert title(RESULT) == "From 30 % to 95 % accuracy with 264 B a round from each low-tier client"
     assert "Handwritten digits, MLP of 10,000 parameters; 1 high-tier and 2 low-tier clients" in subtitle(RESULT)
-    numbers, figure = write_report(RESULT, tmp_path)
+    numbers, page, figure = write_report(replace(RESULT, page=b"<!doctype html>"), tmp_path)
+    assert (page.name, page.read_bytes()) == ("report.html", b"<!doctype html>")
     assert json.loads(numbers.read_text())["model"] == "mlp"
     head = figure.read_bytes()[:24]
     assert head.startswith(b"\x89PNG")
