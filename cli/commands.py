@@ -25,6 +25,8 @@ from zowarmup.common.text import listed, printable_lines
 app = typer.Typer(
     name="zowarmup",
     help="Federated training of a fleet whose devices differ: FedAvg warm-up, then zeroth-order rounds for everyone.",
+    epilog="To see it work: zowarmup demo. Coordinators are started with zowarmup-server, devices with zowarmup-client; "
+    "most commands ask a coordinator that runs. zowarmup COMMAND --help says more of each.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -102,6 +104,8 @@ def export(
     done = write(data_dir, version, out)
     for path in done.files:
         print(path)
+    if done.remark:
+        print(done.remark)
     print(f"version {done.version}, digest {done.digest}")
     print(f"inputs: {done.card.recipe}")
     if done.card.classes:
@@ -186,8 +190,15 @@ def _version(package: str) -> str:
 @app.command()
 def plan(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file.")],
-    high: Annotated[int | None, typer.Option(metavar="N", min=0, max=1_000_000, help="High-tier clients.")] = None,
-    low: Annotated[int | None, typer.Option(metavar="N", min=0, max=1_000_000, help="Low-tier clients.")] = None,
+    high: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, max=1_000_000, help="High-tier clients; as many as a round asks for if not given."
+        ),
+    ] = None,
+    low: Annotated[
+        int | None, typer.Option(metavar="N", min=0, max=1_000_000, help="Low-tier clients; the same.")
+    ] = None,
     examples: Annotated[int, typer.Option(metavar="N", min=1, max=1 << 32, help="How many each client holds.")] = 1000,
     up: Annotated[str, typer.Option(metavar="RATE", help="A client's uplink: 250kbit, 10Mbit.")] = "10Mbit",
     down: Annotated[str, typer.Option(metavar="RATE", help="Its downlink.")] = "50Mbit",

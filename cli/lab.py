@@ -205,7 +205,7 @@ def fleet(
             "--connect-timeout",
             metavar="S",
             min=0.0,
-            help="Give up where nobody answers, s (60 on a terminal; 0: never).",
+            help="Give up after so many seconds without an answer (60 on a terminal; 0: never).",
         ),
     ] = None,
     policy: Annotated[

@@ -15,9 +15,10 @@ def main() -> int:
     """Exit code: 0, 1 where something could not be done, 2 for a wrong command line, 128 + the number of a signal; conclude
     has the others."""
     if sys.argv[1:2] == ["doctor"]:  # the client's, which a bare install has, too
+        from zowarmup.client.main import DOCTOR
         from zowarmup.client.main import main as client
 
-        return client(["--doctor", *sys.argv[2:]], "zowarmup doctor")
+        return client(["--doctor", *sys.argv[2:]], DOCTOR)
     Stopping(COMMAND)
     return conclude("zowarmup", sys.argv[1:], _run, {CommandError: CommandError.exit_code}, on_signal="stopped by {}")
 

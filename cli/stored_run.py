@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.graph import ELEMENT_OF
 from zowarmup.common.models.hugging_face import CONFIG, TOKENIZER, WEIGHTS, config_of, merged, renamed
+from zowarmup.common.prefix import PREFIX, PREFIX_ENDS
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import replacing
@@ -34,6 +35,8 @@ class Exported:
     digest: str
     files: tuple[Path, ...]
     card: DataCard
+    remark: str = ""
+    """What was left out, and why."""
 
 
 def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
@@ -73,7 +76,12 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         _written(Path(f"{prefix}.safetensors"), save(plain, metadata=origin)),
         _written(Path(f"{prefix}.onnx"), complete(program, tensors, constants, origin)),
     ]
-    if (architecture := archive.state.program.architecture) is not None and archive.tokenizer is not None:
+    prefixed = any(name.endswith(PREFIX_ENDS) for name in plain)
+    if (
+        (architecture := archive.state.program.architecture) is not None
+        and archive.tokenizer is not None
+        and not prefixed
+    ):
         whole = renamed(merged(plain), architecture)
         with contextlib.suppress(OSError):  # what it then lacks is said as the files are written
             prefix.mkdir(exist_ok=True)
@@ -82,7 +90,8 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
             _written(prefix / TOKENIZER, archive.tokenizer.read_bytes()),
             _written(prefix / WEIGHTS, save(whole, metadata=origin | {"format": "pt"})),
         ]
-    return Exported(chosen, found, tuple(files), card)
+    remark = f"no folder for `transformers`: no model of its has {PREFIX}N; the ONNX graph has it" if prefixed else ""
+    return Exported(chosen, found, tuple(files), card, remark)
 
 
 def complete(
@@ -100,9 +109,12 @@ def complete(
     left = [value for value in model.graph.input if value.name not in {*tensors, *constants}]
     if [value.name for value in left] != ["inputs"]:
         raise CommandError(f"the run's program needs {[v.name for v in left]}: it does not belong to the run's layout")
+    # Of adapters and prefixes each example may have its own: here all have the same, along an axis of 1.
+    axes = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.input}
+    whole = {name: array[(None,) * (axes[name] - array.ndim)] for name, array in tensors.items()}
     del model.graph.input[:]
     model.graph.input.extend(left)
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in tensors.items())
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in whole.items())
     model.graph.initializer.extend(
         helper.make_tensor(name, ELEMENT_OF[constant.kind], constant.shape, constant.values.tobytes(), raw=True)
         for name, constant in constants.items()

@@ -21,9 +21,11 @@ from zowarmup.common.system.files import PRIVATE
 from zowarmup.common.system.logs import log_to_errors
 
 log = logging.getLogger("zowarmup.client")
+CLIENT, DOCTOR = "zowarmup-client", "zowarmup doctor"
+"""The commands that this module is."""
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "zowarmup-client") -> int:
+def main(argv: Sequence[str] | None = None, prog: str = CLIENT) -> int:
     """`prog`: the command's name in its texts. Exit code: 0 when the run is over or on SIGTERM, 1 with a sentence where this
     device cannot take part, 2 for a wrong command line, 130 on Ctrl-C; conclude has the others."""
     stopping = Stopping(SERVICE)
@@ -60,15 +62,21 @@ def _arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     return arguments
 
 
-def arguments_parser(prog: str = "zowarmup-client") -> argparse.ArgumentParser:
-    """What the command understands; the environment says what may be left out."""
+def arguments_parser(prog: str = CLIENT) -> argparse.ArgumentParser:
+    """What the command understands; the environment says what may be left out. `prog`: `zowarmup doctor` for what only examines."""
     from zowarmup.common.messages.invitation import JOIN_VARIABLE
     from zowarmup.common.settings.addresses import SERVER_VARIABLE
-    from zowarmup.data.spec import FORMS
+    from zowarmup.data.spec import EACH_FORM
 
+    doctor = prog != CLIENT
+    forms = "\n".join(f"  {form}\n      {meaning}" for form, meaning in EACH_FORM.items())
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Take part in a coordinator's run with the data of this device.",
+        description="Say what keeps this device from taking part in a coordinator's run, and what to do. It takes no part."
+        if doctor
+        else "Take part in a coordinator's run with the data of this device, as its owner allows, until the run is over.",
+        epilog=f"What SPEC may be:\n{forms}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     known = os.environ.get(SERVER_VARIABLE) or None
@@ -80,7 +88,8 @@ def arguments_parser(prog: str = "zowarmup-client") -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help=f"the coordinator (or in {SERVER_VARIABLE})",
     )
-    parser.add_argument("--data", metavar="SPEC", help=FORMS.replace("%", "%%"))
+    needed = "" if doctor else "; must be given"
+    parser.add_argument("--data", metavar="SPEC", help=f"this device's data, as listed below{needed}")
     parser.add_argument(
         "--tier",
         choices=("auto", "high", "low"),
@@ -138,9 +147,12 @@ def arguments_parser(prog: str = "zowarmup-client") -> argparse.ArgumentParser:
     parser.add_argument(
         "--doctor",
         action="store_true",
-        help="take no part, but say what would keep this device from it, and what to do",
+        help=argparse.SUPPRESS
+        if doctor
+        else "take no part, but say what would keep this device from it, and what to do",
     )
-    parser.add_argument("--json", action="store_true", help="with --doctor: as JSON, for programs")
+    with_doctor = "" if doctor else "with --doctor: "
+    parser.add_argument("--json", action="store_true", help=f"{with_doctor}as JSON, for programs")
     return parser
 
 

@@ -13,13 +13,18 @@ from pathlib import Path
 
 from zowarmup.data.dataset import DataError, Dataset
 
-FORMS = (
-    "digits:I/N[,alpha=0.1][,seed=0][,without=validation] (shard I of N), digits:train, digits:validation, digits:test, "
-    "npz:PATH[,kind=sequence] (arrays x and y), csv:PATH,label=COLUMN or target=COLUMN (a table with a line of names), tsv:PATH or jsonl:PATH (texts), folder:PATH[,size=32][,channels=3][,fit=crop|squash|pad] (class folders of images), "
-    "or cifar10:PATH:I/N[,alpha=0.1][,seed=0][,without=validation][,augment=crop-flip], cifar10:PATH:train, "
-    "cifar10:PATH:validation and cifar10:PATH:test, "
-    "and the same for cifar100 and imagenet32 (their published files)"
-)
+EACH_FORM = {
+    "digits:I/N[,alpha=0.1][,seed=0][,without=validation]": "shard I of N of the digits that come with zowarmup",
+    "digits:train, digits:validation or digits:test": "all of these",
+    "npz:PATH[,kind=sequence]": "arrays x and y",
+    "csv:PATH,label=COLUMN or csv:PATH,target=COLUMN": "a table with a line of names",
+    "tsv:PATH or jsonl:PATH": "texts",
+    "folder:PATH[,size=32][,channels=3][,fit=crop|squash|pad]": "class folders of images",
+    "cifar10:PATH:I/N[,alpha=0.1][,seed=0][,without=validation][,augment=crop-flip]": "shard I of N of its published files",
+    "cifar10:PATH:train, cifar10:PATH:validation or cifar10:PATH:test": "all of these; also cifar100 and imagenet32",
+}
+"""What data may be named as, and what each form is."""
+FORMS = "; ".join(f"{form} ({meaning})" for form, meaning in EACH_FORM.items())
 WHOLE_FORMS = (
     "digits, cifar10:PATH, cifar100:PATH, imagenet32:PATH, npz:PATH, csv:PATH,label=COLUMN or target=COLUMN, tsv:PATH, jsonl:PATH or folder:PATH, with [,alpha=0.1][,seed=0], "
     "and, of the first four kinds, [,without=validation]"

@@ -145,7 +145,10 @@ def main(stopping: Stopping | None = None) -> int:
 def arguments_parser() -> argparse.ArgumentParser:
     """What the command understands; the environment says what may be left out."""
     parser = argparse.ArgumentParser(
-        prog="zowarmup-server", description="Lead one run of federated training.", allow_abbrev=False
+        prog="zowarmup-server",
+        description="Lead one run of federated training: wait for devices (zowarmup-client), and train with them until the run is over. "
+        "Started again with the same --data-dir, it goes on where it was.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "run_file", metavar="RUN.toml", type=Path, help="what to train, and how (examples/digits.toml names all)"
@@ -160,9 +163,13 @@ def arguments_parser() -> argparse.ArgumentParser:
         help=f"where the run lives on disk (or in {DATA_DIR_VARIABLE})",
     )
     parser.add_argument("--address", metavar="HOST:PORT", help="listen here instead of the run file's address")
-    parser.add_argument("--metrics-address", metavar="HOST:PORT", help="the same for the run file's metrics_address")
     parser.add_argument(
-        "--web-address", metavar="HOST:PORT", help="the same for its web_address, where the live page is"
+        "--metrics-address",
+        metavar="HOST:PORT",
+        help="show Prometheus metrics here instead of at the run file's metrics_address",
+    )
+    parser.add_argument(
+        "--web-address", metavar="HOST:PORT", help="serve the live page here instead of at the run file's web_address"
     )
     parser.add_argument(
         "--insecure", action="store_true", help="allow plain text on an address that is not loopback (docs/security.md)"

@@ -274,7 +274,7 @@ class ZerothOrder(Weighting):
 
     @property
     def whitens(self) -> int:
-        """R, how many directions of what the head reads the first round scales apart (`algorithms.whitening`); 0: none."""
+        """r, how many directions of what the head reads the first round scales apart (`algorithms.whitening`); 0: none."""
         return 0
 
     @property

@@ -8,14 +8,14 @@ alike: with features f of mean m, in the place of W f + b the model computes W' 
 
     u  =  c - V^T V c        c = s (f - m)
 
-where the R rows of V are orthogonal, v_j = sqrt(1 - s_j / s) e_j, with e_j the eigenvectors of the features' covariance of
-the R largest eigenvalues l_j, s_j = 1 / sqrt(l_j + d), s the same for the mean of the other eigenvalues, and d DAMPING times
+where the r rows of V are orthogonal, v_j = sqrt(1 - s_j / s) e_j, with e_j the eigenvectors of the features' covariance of
+the r largest eigenvalues l_j, s_j = 1 / sqrt(l_j + d), s the same for the mean of the other eigenvalues, and d DAMPING times
 the mean of all. W' and b' begin so that the outputs are what they were. m, s and V are a buffer of the model (`Layout.whitening`),
 so programs, snapshots and back-propagation know nothing of it: the head is a linear layer, of whitened features.
 
-Nobody sends features or their covariance. In the first zeroth-order round, in which the model does not move, a client draws R
+Nobody sends features or their covariance. In the first zeroth-order round, in which the model does not move, a client draws r
 sign vectors o_j from its seed and sends the products f (f . o_j) in the mean over its examples, the mean of f and that of |f|^2:
-(R + 1) h + 1 numbers for h features. From these the coordinator has the second moment up to what lies beyond R directions
+(r + 1) h + 1 numbers for h features. From these the coordinator has the second moment up to what lies beyond r directions
 (the Nystroem approximation: Tropp, Yurtsever, Udell, Cevher, arXiv 1706.05736), adds up the clients', and finds V.
 """
 
@@ -41,7 +41,7 @@ class Moments:
     """What is known of the second moments of a client's features.
 
     Args:
-        products: The mean of f (f . o_j), float64 (R, h).
+        products: The mean of f (f . o_j), float64 (r, h).
         mean: Of f, float64 (h,).
         square: The mean of |f|^2.
     """
@@ -67,16 +67,16 @@ def value_count(rank: int, features: int) -> int:
 
 
 def sign_vectors(seed: int, start: int, features: int, rank: int) -> NDArray[np.float64]:
-    """The vectors o_j of a client: the first entries of its directions 0 .. R - 1 in the head's block.
+    """The vectors o_j of a client: the first entries of its directions 0 .. r - 1 in the head's block.
 
     Args:
         seed: Of its work.
         start: Where the head's block begins.
         features: h.
-        rank: R.
+        rank: r.
 
     Returns:
-        Float64 (R, h), +1 and -1.
+        Float64 (r, h), +1 and -1.
     """
     groups = [lanes(seed, group, start, features) for group in range(-(-rank // DIRECTIONS_PER_GROUP))]
     bits = np.concatenate([np.unpackbits(lane[None], axis=0, bitorder="little") for lane in groups])
@@ -88,7 +88,7 @@ def moments_of(batches: Iterable[NDArray[np.float32]], signs: NDArray[np.float64
 
     Args:
         batches: All of its features, (n, h) each, at least one example in all.
-        signs: o_j, float64 (R, h).
+        signs: o_j, float64 (r, h).
     """
     products, mean, square, count = np.zeros_like(signs), np.zeros(signs.shape[1]), 0.0, 0
     for batch in batches:
@@ -144,10 +144,10 @@ def whitening(mean: NDArray[np.float64], covariance: NDArray[np.float64], rank: 
     Args:
         mean: Float64 (h,).
         covariance: Float64 (h, h); where an eigenvalue is negative, as a sketch's may be, it counts as 0.
-        rank: R.
+        rank: r.
 
     Returns:
-        Float32 (R + 2, h); `no_whitening` where the features do not vary.
+        Float32 (r + 2, h); `no_whitening` where the features do not vary.
     """
     values, vectors = np.linalg.eigh(covariance)
     values = np.maximum(values[::-1], 0.0)
@@ -172,7 +172,7 @@ def applied(features: NDArray[_Float], rows: NDArray[np.float32]) -> NDArray[_Fl
 
     Args:
         features: Float32 or float64 (n, h).
-        rows: The buffer, float32 (R + 2, h).
+        rows: The buffer, float32 (r + 2, h).
 
     Returns:
         (n, h), of the features' type.
@@ -191,7 +191,7 @@ def head_on_whitened(
     Args:
         weight: W, float32 (classes, h).
         bias: b, float32 (classes,).
-        rows: The buffer, float32 (R + 2, h), as `whitening` makes it.
+        rows: The buffer, float32 (r + 2, h), as `whitening` makes it.
 
     Returns:
         Float64, in the same shapes.
@@ -240,7 +240,7 @@ def whitened(weights: NDArray[np.float32], layout: Layout, rows: NDArray[np.floa
     Args:
         weights: Float32 (layout.size,), whose buffer is the identity.
         layout: With a head and the buffer.
-        rows: The buffer to be, float32 (R + 2, h).
+        rows: The buffer to be, float32 (r + 2, h).
 
     Returns:
         A copy whose outputs are the same, but for rounding.

@@ -55,6 +55,7 @@ from zowarmup.common.exact.steps import Weights
 from zowarmup.common.lora import LORA, Lora
 from zowarmup.common.messages.small_floats import Precision, packed_bytes
 from zowarmup.common.messages.values import Computation, Contribution, Scalars, Tier, Work
+from zowarmup.common.prefix import PREFIX, prefix_length
 
 
 def check_train(train: str) -> None:
@@ -67,9 +68,9 @@ def check_train(train: str) -> None:
         ValueError: It says nothing that there is; the sentence names the setting.
     """
     layers = train.startswith(LAYERS) and all(train.removeprefix(LAYERS).split(","))
-    named = f'"{AUTO}", "{ALL}", "{NORM}", "{HEAD}", "{LAYERS}PATTERN,..." or "{LORA}r=8,modules=q,v"'
+    named = f'"{AUTO}", "{ALL}", "{NORM}", "{HEAD}", "{LAYERS}PATTERN,...", "{LORA}r=8,modules=q,v" or "{PREFIX}5"'
     try:
-        layers = layers or Lora.of(train) is not None
+        layers = layers or Lora.of(train) is not None or prefix_length(train) > 0
     except ValueError as error:
         raise ValueError(f"train = {train!r}: {error}") from None
     require(train in (AUTO, ALL, NORM, HEAD) or layers, "train", train, named)
@@ -93,10 +94,10 @@ class ZOWarmUpSettings(WholeProbingSettings):
             ("auto"); everything ("all"); the head and what has one axis, scales and shifts of normalisation and
             biases ("norm"); the head alone, without a probe ("head"); the head and the tensors that a pattern
             matches ("layers:*.norm.*,stem.*"); or the head and low-rank adapters of a language model
-            ("lora:r=8,modules=q,v", `common.lora`). The rest is frozen.
+            ("lora:r=8,modules=q,v", `common.lora`), or prefixes of it ("prefix:5", `common.prefix`). The rest is frozen.
         head_projections: K, the number of exact projections of the head's gradient, 0 to 4096; 0 probes the head with the rest of
             what moves.
-        whitening: R, how many directions of what the head reads the first round scales apart (`algorithms.whitening`), 0 to
+        whitening: r, how many directions of what the head reads the first round scales apart (`algorithms.whitening`), 0 to
             64; 0: the head reads it as it is, as it does where its gradient is not sent, or is by back-propagation.
         weight_decay: Half of this times the square of the head's weights, its bias not counted, is added to the loss that the
             head descends, 0 to 1: the gradient that is projected has it. "auto": `probe_plan.DECAY` where all below the head is constant, as

@@ -9,7 +9,6 @@ Of a model that is cut in two (`cutting`) what moves below comes before what mov
 """
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -18,16 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, LOWER, NORM, UPPER, Block, Cut, Head, Layout, Tensor
+from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LOWER, UPPER, Block, Cut, Head, Layout, Tensor
 from zowarmup.common.exact.submodel import Submodel
-from zowarmup.common.lora import LORA, UP
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, build, sample
 from zowarmup.common.models.cutting import boundary_of, crossing, cut_of, lies_below
 from zowarmup.common.models.narrow import widened
+from zowarmup.common.models.trained import trained
 from zowarmup.common.models.whitening import add_whitening, rank_of
 from zowarmup.common.settings.run import Model
-from zowarmup.common.text import listed
 
 _PROBE = 2
 
@@ -80,7 +78,7 @@ def describe(
         train = ALL if head is None else HEAD
     ends = [name for name in trunk if found and head is None and name in (found.weight_name, found.bias_name)]
     others = {name: tensors[name] for name in trunk if train == ALL or name not in ends}
-    probed = _probed(train, others, found) + [name for name in ends if name not in others]
+    probed = trained(train, others, found) + [name for name in ends if name not in others]
     cut, below = _cut(module, input_shape, {name: tensors[name] for name in trunk})
     if cut is not None:
         probed = [name for name in probed if name in below and not only_above] + [n for n in probed if n not in below]
@@ -122,40 +120,6 @@ def _cut(
     with torch.enable_grad():
         crossed = crossing(module, sample(module, input_shape, _PROBE))
     return cut_of(module, crossed), lies_below(crossed, tensors)
-
-
-def _probed(train: str, trunk: dict[str, torch.Tensor], head: Head | None) -> list[str]:
-    """The names of the tensors before the head that zeroth-order rounds move, in the order of `trunk`."""
-    if train == HEAD:
-        if head is None:
-            raise ModelError(
-                f'zeroth_order.train = "{HEAD}": the model does not end in a linear layer whose gradient is known; '
-                f'use "{ALL}" or "{NORM}"'
-            )
-        return []
-    if train == ALL:
-        return list(trunk)
-    if train == NORM:
-        found = [name for name, tensor in trunk.items() if tensor.ndim <= 1]
-    elif train.startswith(LORA):
-        found = [name for name in trunk if name.endswith(f".{UP}")]
-        if not found:
-            raise ModelError(
-                f"zeroth_order.train = {train!r}: this model has no adapters, as language models (hf:DIR) have"
-            )
-        return found
-    else:
-        patterns = train.removeprefix(LAYERS).split(",")
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in trunk):
-                raise ModelError(
-                    f"zeroth_order.train = {train!r}: no parameter before the head has a name like {pattern!r}; there are "
-                    f"{listed(list(trunk))}"
-                )
-        found = [name for name in trunk if any(fnmatchcase(name, pattern) for pattern in patterns)]
-    if not found:
-        raise ModelError(f'zeroth_order.train = "{NORM}": the model has no normalisation and no bias before its head')
-    return found
 
 
 def constants_of(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -25,6 +25,7 @@ from zowarmup.common.models.graph import OPSET, outputs_of
 from zowarmup.common.models.late_weights import with_late_weights
 from zowarmup.common.models.narrow import narrow_kinds
 from zowarmup.common.models.program import Program
+from zowarmup.common.prefix import PREFIX_ENDS
 from zowarmup.common.text import in_words, where
 
 _TRACED = 2  # examples in the traced batch; the axis is dynamic
@@ -44,7 +45,7 @@ def export_program(
 
     Returns:
         The graph. Its inputs are "inputs", float32 (n, *input_shape) or tokens, int64 (n, t) or (n, choices, t), the layout's tensors and the
-        module's constants by name, those of adapters with an axis more, for each example or 1; its outputs "logits" and, where the
+        module's constants by name, those of adapters and prefixes with an axis more, for each example or 1; its outputs "logits" and, where the
         layout has a head, "features", float32; and where the model is cut, "activations" and, where any do, "means", which cross
         the cut.
 
@@ -89,8 +90,8 @@ def export_program(
 
 
 def _is_own(name: str) -> bool:
-    """Whether each example may have a tensor of that name of its own: those of adapters, which are small."""
-    return name.endswith(f".{UP}")
+    """Whether each example may have a tensor of that name of its own: those of adapters and prefixes, which are small."""
+    return name.endswith((f".{UP}", *PREFIX_ENDS))
 
 
 def _traced(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -67,9 +67,10 @@ class Architecture:
             value = getattr(self, name)
             _require(1 <= value <= _MOST, name, value, f"1 to {_MOST}")
         _require(self.heads % self.key_heads == 0, "key_heads", self.key_heads, f"a divisor of heads, {self.heads}")
-        rotary = self.decoder and self.family != OPT
-        _require(not rotary or self.head_size % 2 == 0, "head_size", self.head_size, "even")
-        _require(rotary or self.heads * self.head_size == self.hidden, "head_size", self.head_size, "hidden / heads")
+        _require(not self.rotary or self.head_size % 2 == 0, "head_size", self.head_size, "even")
+        _require(
+            self.rotary or self.heads * self.head_size == self.hidden, "head_size", self.head_size, "hidden / heads"
+        )
         _require(self.activation in ACTIVATIONS, "activation", self.activation, ", ".join(ACTIVATIONS))
         _require(0 < self.epsilon < 1, "epsilon", self.epsilon, "above 0 and below 1")
         _require(0 <= self.types <= 16, "types", self.types, "0 to 16")
@@ -81,6 +82,11 @@ class Architecture:
     def decoder(self) -> bool:
         """Whether a token sees only those before it."""
         return self.family in DECODERS
+
+    @property
+    def rotary(self) -> bool:
+        """Whether keys and queries are rotated by their tokens' places, in the place of positions that are learned."""
+        return self.decoder and self.family != OPT
 
     def to_json(self) -> str:
         """One line of JSON; equal architectures give equal text."""

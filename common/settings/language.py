@@ -22,6 +22,7 @@ class Language:
     Args:
         architecture: The model's.
         lora: Its adapters; None: it has none.
+        prefix: How many keys and values stand in front of a text's in each layer.
         last_token: Whether the classifier reads the last token's state alone, as verbalizers ask for.
         completes: Whether it predicts tokens, and there is no classifier.
         choices: How many completions of an example it scores; 0: there is one completion, whose loss it gives.
@@ -30,6 +31,7 @@ class Language:
 
     architecture: Architecture
     lora: Lora | None = None
+    prefix: int = 0
     last_token: bool = False
     completes: bool = False
     choices: int = 0

@@ -16,6 +16,7 @@ from zowarmup.common.algorithms.settings import Rounds, WarmUp, ZerothOrder, req
 from zowarmup.common.lora import Lora
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.plugin import is_plugin, require_allowed
+from zowarmup.common.prefix import prefix_length
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import DataCard
@@ -289,6 +290,7 @@ class ClientSpec:
         return Language(
             architecture=self.architecture,
             lora=lora,
+            prefix=prefix_length(self.zeroth_order.moved),
             last_token=bool(self.text.verbalizers),
             completes=self.model.task in PREDICTING,
             choices=self.card.classes if self.model.task == MULTIPLE_CHOICE else 0,

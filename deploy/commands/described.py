@@ -72,6 +72,8 @@ def page(programs: Iterable[argparse.ArgumentParser]) -> str:
             if found := options_of(parser):
                 rows = [f"| `{invocation(one)}` | {_escaped(explained(one))} |" for one in found]
                 parts.append("\n" + "\n".join(["| option | |", "|---|---|", *rows]) + "\n")
+            if parser.epilog:
+                parts.append(f"\n```text\n{parser.epilog}\n```\n")
     return "".join(parts)
 
 
@@ -90,6 +92,8 @@ def restructured(program: argparse.ArgumentParser) -> str:
         lines += [] if parser is program else [_literal(parser.description or ""), ""]
         for action in options_of(parser):
             lines += [f"``{invocation(action)}``", f"    {_literal(explained(action))}", ""]
+        if parser.epilog:
+            lines += ["::", "", *(f"    {line}" for line in parser.epilog.splitlines()), ""]
     return "\n".join(lines)
 
 

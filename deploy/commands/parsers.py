@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from zowarmup.cli.commands import app
+from zowarmup.client.main import DOCTOR
 from zowarmup.client.main import arguments_parser as client_parser
 from zowarmup.server.main import arguments_parser as server_parser
 
@@ -48,7 +49,9 @@ def commands_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentPa
 def options_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Its arguments, and then its options, but for --help."""
     left_out = (argparse._HelpAction, argparse._SubParsersAction)
-    own = [action for action in parser._actions if not isinstance(action, left_out)]
+    own = [
+        action for action in parser._actions if not isinstance(action, left_out) and action.help != argparse.SUPPRESS
+    ]
     return sorted(own, key=lambda action: bool(action.option_strings))
 
 
@@ -61,9 +64,10 @@ def _add_commands(parser: argparse.ArgumentParser, group: Any) -> None:
         if hasattr(command, "commands"):
             _add_commands(added, command)
         elif name == "doctor":  # has the client's
-            for action in options_of(client_parser()):
-                if action.dest not in ("doctor", "version"):
-                    added._add_action(action)
+            doctor = client_parser(DOCTOR)
+            added.description = doctor.description
+            for action in options_of(doctor):
+                added._add_action(action)
         else:
             for parameter in command.params:
                 _add_parameter(added, parameter)

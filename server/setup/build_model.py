@@ -46,6 +46,7 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
     from zowarmup.common.models.construction import build, foreign_code
     from zowarmup.common.models.description import constants_of, describe, flatten, load_constants
     from zowarmup.common.models.export import export_program
+    from zowarmup.common.models.initial_prefixes import begin_with_tokens, drawn_tokens
     from zowarmup.common.models.narrow import narrowed
 
     task = spec.task
@@ -55,8 +56,11 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
     if pretrained:
         directory = Path(spec.model.name.removeprefix(PRETRAINED)).expanduser()
         load_body(module.get_submodule("body"), directory)
-        if spec.language is not None and spec.language.completes:
+        if (language := spec.language) is not None and language.completes:
             load_output(module, directory)
+        if language is not None and language.prefix:
+            made = language.architecture
+            begin_with_tokens(module.get_submodule("body"), made, drawn_tokens(made, language.prefix, seed))
         if spec.text.verbalizers:
             load_verbalizers(module, directory, spec.text, spec.card)
     with foreign_code(f"model {spec.model.name}:"):

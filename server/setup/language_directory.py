@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from zowarmup.common.lora import DOWN, UP
 from zowarmup.common.models.base import BaseError, Constant, read_base
 from zowarmup.common.models.hugging_face import CONFIG, TOKENIZER, WEIGHTS
+from zowarmup.common.prefix import PREFIX_ENDS
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.system.files import read_given
 from zowarmup.common.text import listed
@@ -77,8 +78,9 @@ def load_body(module: "nn.Module", path: Path) -> None:
     import torch
 
     tensors = tensors_in(path)
-    # Adapters are the run's own.
-    wanted = {name: tensor for name, tensor in module.state_dict().items() if name.rpartition(".")[2] not in (DOWN, UP)}
+    # Adapters and prefixes are the run's own.
+    own = (f".{DOWN}", f".{UP}", *PREFIX_ENDS)
+    wanted = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(own)}
     prefix = max(_PREFIXES, key=lambda found: sum(found + name in tensors for name in wanted))
     with torch.no_grad():
         for name, parameter in wanted.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from zowarmup.common.messages.values import Tier
 from zowarmup.common.settings.data_card import PADDING, PREDICTED
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
 from zowarmup.common.settings.text import Text
+from zowarmup.common.tasks import task_class
 from zowarmup.data import Dataset, load
 from zowarmup.data.tokens import tokenised
 from zowarmup.server.store.archive import open_archive
@@ -91,5 +93,9 @@ def test_adapters_learn_what_follows_and_the_result_is_a_model_of_its_family(
     assert [file.name for file in files[2:]] == ["config.json", "tokenizer.json", "model.safetensors"]
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "tuned", attn_implementation="eager")
     data = tokenised(load(f"{kind}:{held_out}"), text, (tmp_path / "tuned" / "tokenizer.json").read_bytes())
+    batch, judge = data.batch(np.arange(len(data))), task_class(task)(data)
+    session = onnxruntime.InferenceSession(files[1].read_bytes(), providers=["CPUExecutionProvider"])
+    (outputs,) = session.run(None, {"inputs": batch.inputs})
+    assert judge.evaluate(judge.measure(outputs, batch), len(data)) == pytest.approx(done.metrics, rel=1e-4)
     with torch.no_grad():
         assert by_theirs(theirs, data) == pytest.approx(done.metrics[metric], rel=1e-4)

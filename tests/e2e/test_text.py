@@ -41,6 +41,7 @@ def reviews(path: Path, examples: int, seed: int) -> Path:
 BLOCKS = {
     "encoder": (),
     "decoder": ("trunk",),
+    "encoder, prefixes": ("trunk",),
     "encoder, cut": ("lower", "upper"),
     "decoder, cut, nested": ("lower", "upper"),
     "encoder, the upper part alone": ("upper",),
@@ -50,6 +51,7 @@ VERBALIZERS = dict.fromkeys(("decoder", "decoder, cut, nested"), (" bad", " good
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "encoder": (ENCODER, {"train": "auto", "probes": 4}),
     "decoder": (DECODER, {"train": "norm", "probes": 4}),
+    "encoder, prefixes": (ENCODER, {"train": "prefix:3", "probes": 4, "eps": 0.1}),
     "encoder, cut": (ENCODER, {"algorithm": "fedspzo", "cut": 1, "probes": (4, 4), "rate": 0.1}),
     "decoder, cut, nested": (DECODER, {"algorithm": "fedspzo", "cut": 1, "probes": (2, 3), "split": "nested"}),
     "encoder, the upper part alone": (ENCODER, {"algorithm": "fedspzo", "cut": 1, "probes": (0, 4)}),
@@ -99,6 +101,7 @@ def test_texts_are_learnt_and_all_replicas_are_equal(name: str, fleet: Callable[
     report = check(running.data_dir)
     assert (report.problems, report.notes) == ([], [])
     exported = export(running.data_dir, None, tmp_path / "reviews")
+    assert (len(exported.files), bool(exported.remark)) == ((2, True) if "prefixes" in name else (5, False))
     weights, theirs = load_file(exported.files[0]), load_file(folder / "model.safetensors")
     kept = [name for name in theirs if name != "position_ids" and theirs[name].ndim == 2]
     assert all(torch.equal(weights[f"body.{name}"], theirs[name].to(torch.float32)) for name in kept), (

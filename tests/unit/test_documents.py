@@ -216,6 +216,18 @@ def test_the_glossary_is_in_order_and_its_names_are_where_it_says() -> None:
             assert re.search(rf"\b{name}\b", (REPOSITORY / file).read_text(encoding="utf-8")), (term, name, file)
 
 
+def test_the_symbols_of_the_method_are_where_the_table_says() -> None:
+    section = (
+        (REPOSITORY / "docs/method.md").read_text(encoding="utf-8").partition("## Symbols")[2].partition("\n## ")[0]
+    )
+    rows = re.findall(r"^\| ([^`|]+) \| ([^`|]+) \| (.+) \|$", section, re.MULTILINE)[1:]
+    assert len(rows) > 15
+    for symbol, _, places in rows:
+        for names, file in re.findall(r"((?:`\w+`(?:, )?)+) \(`([\w/]+\.py)`\)", places) or [pytest.fail(symbol)]:
+            text = (REPOSITORY / file).read_text(encoding="utf-8")
+            assert [name for name in re.findall(r"`(\w+)`", names) if not re.search(rf"\b{name}\b", text)] == [], symbol
+
+
 def test_the_protocol_names_every_call_and_every_message_of_a_stream() -> None:
     stream = [wire.ParticipateRequest.DESCRIPTOR, wire.ParticipateResponse.DESCRIPTOR]
     wanted = [f.message_type.name for message in stream for f in message.oneofs[0].fields if f.message_type]

@@ -10,6 +10,7 @@ from torch import nn
 from zowarmup.common.models.language.adapters import add_adapters
 from zowarmup.common.models.language.body import body_of, embedding_of
 from zowarmup.common.models.language.boundary import boundary_in
+from zowarmup.common.models.language.prefixes import add_prefixes
 from zowarmup.common.settings.data_card import PADDING, PREDICTED
 from zowarmup.common.settings.language import Language
 
@@ -21,7 +22,7 @@ class CausalModel(nn.Module):
     """The losses of completions.
 
     Args:
-        language: A decoder, which may be cut in two, and its adapters.
+        language: A decoder, which may be cut in two, and its adapters or prefixes.
 
     Raises:
         ValueError: The model has no layer of one of the modules that are to have adapters.
@@ -36,6 +37,8 @@ class CausalModel(nn.Module):
         self.vocabulary, self.body = made.vocabulary, body_of(made)
         if language.lora is not None:
             add_adapters(self.body, language.lora, max(1, language.choices))
+        if language.prefix:
+            add_prefixes(self.body, made, language.prefix, max(1, language.choices))
         self.boundary = boundary_in(language)
         self.lm_head = None if made.tied else nn.Linear(made.hidden, made.vocabulary, bias=False)
 

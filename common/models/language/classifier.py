@@ -22,6 +22,7 @@ from torch.nn.functional import layer_norm
 from zowarmup.common.models.language.adapters import add_adapters
 from zowarmup.common.models.language.body import body_of
 from zowarmup.common.models.language.boundary import boundary_in
+from zowarmup.common.models.language.prefixes import add_prefixes
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import PADDING
 from zowarmup.common.settings.language import Language
@@ -48,6 +49,8 @@ class TextClassifier(nn.Module):
         self.body = body_of(made)
         if language.lora is not None:
             add_adapters(self.body, language.lora)
+        if language.prefix:
+            add_prefixes(self.body, made, language.prefix)
         self._read = [made.layers] if last_token else layers_read(made)
         self.classifier = nn.Linear(len(self._read) * made.hidden, outputs)
         self.boundary = boundary_in(language)

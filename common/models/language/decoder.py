@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from zowarmup.common.models.language.activations import activation
-from zowarmup.common.models.language.attention import attend, in_heads, visible
+from zowarmup.common.models.language.attention import Attention, in_heads, visible
 from zowarmup.common.models.language.linear import Linear
 from zowarmup.common.settings.architecture import QWEN2, QWEN3, Architecture
 
@@ -30,17 +30,19 @@ class RMSNorm(nn.Module):
         return inputs * torch.rsqrt((inputs * inputs).mean(-1, keepdim=True) + self._epsilon) * self.weight
 
 
-def turned(inputs: torch.Tensor, theta: float) -> torch.Tensor:
-    """Rotary positions: of (n, heads, t, d) each pair (i, i + d/2) turned by t theta^(-2i/d)."""
+def turned(inputs: torch.Tensor, theta: float, places: torch.Tensor | None = None) -> torch.Tensor:
+    """Rotary positions: of (n, heads, t, d) each pair (i, i + d/2) turned by p theta^(-2i/d), where p is 0, 1 and so on, or as `places`, float32
+    (t,), say."""
     length, size = inputs.shape[2], inputs.shape[3]
     waves = theta ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
-    angles = torch.arange(length, dtype=torch.float32)[:, None] * waves
+    places = torch.arange(length, dtype=torch.float32) if places is None else places
+    angles = places[:, None] * waves
     first, second = inputs[..., : size // 2], inputs[..., size // 2 :]
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-class _DecoderAttention(nn.Module):
+class _DecoderAttention(Attention):
     def __init__(self, made: Architecture) -> None:
         super().__init__()
         self._made, biased = made, made.family == QWEN2
@@ -59,7 +61,7 @@ class _DecoderAttention(nn.Module):
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         queries, keys = turned(queries, made.theta), turned(keys, made.theta)
         keys, values = (_shared(part, made.heads // made.key_heads) for part in (keys, values))
-        return cast(torch.Tensor, self.o_proj(attend(queries, keys, values, added)))
+        return cast(torch.Tensor, self.o_proj(self.attend(queries, keys, values, added)))
 
 
 def _shared(inputs: torch.Tensor, times: int) -> torch.Tensor:

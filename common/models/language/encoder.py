@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from zowarmup.common.models.language.activations import activation
-from zowarmup.common.models.language.attention import attend, in_heads, visible
+from zowarmup.common.models.language.attention import Attention, in_heads, visible
 from zowarmup.common.models.language.linear import Linear
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import PADDING
@@ -36,7 +36,7 @@ class _EncoderEmbeddings(nn.Module):
         return ((torch.cumsum(ends, dim=1) - ends) > 0).to(torch.int64) * (tokens != PADDING)
 
 
-class _EncoderSelf(nn.Module):
+class _EncoderSelf(Attention):
     def __init__(self, made: Architecture) -> None:
         super().__init__()
         self._heads = made.heads
@@ -44,7 +44,7 @@ class _EncoderSelf(nn.Module):
 
     def forward(self, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
         queries, keys, values = (in_heads(part(hidden), self._heads) for part in (self.query, self.key, self.value))
-        return attend(queries, keys, values, added)
+        return self.attend(queries, keys, values, added)
 
 
 class _EncoderOutput(nn.Module):

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from zowarmup.common.models.language.activations import activation
-from zowarmup.common.models.language.attention import attend, in_heads, visible
+from zowarmup.common.models.language.attention import Attention, in_heads, visible
 from zowarmup.common.models.language.linear import Linear
 from zowarmup.common.settings.architecture import Architecture
 
 
-class _OptAttention(nn.Module):
+class _OptAttention(Attention):
     def __init__(self, made: Architecture) -> None:
         super().__init__()
         self._heads = made.heads
@@ -20,7 +20,7 @@ class _OptAttention(nn.Module):
     def forward(self, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
         parts = (self.q_proj, self.k_proj, self.v_proj)
         queries, keys, values = (in_heads(part(hidden), self._heads) for part in parts)
-        return cast(torch.Tensor, self.out_proj(attend(queries, keys, values, added)))
+        return cast(torch.Tensor, self.out_proj(self.attend(queries, keys, values, added)))
 
 
 class _OptLayer(nn.Module):

@@ -58,7 +58,7 @@ complete -c zowarmup-client -f
 
 complete -c zowarmup-client -n _shtab_zowarmup_client_using -s h -l help -d 'show this help message and exit'
 complete -c zowarmup-client -n _shtab_zowarmup_client_using -l server -x -d 'the coordinator (or in ZOWARMUP_SERVER)'
-complete -c zowarmup-client -n _shtab_zowarmup_client_using -l data -x -d 'digits:I/N[,alpha=0.1][,seed=0][,without=validation] (shard I of N), digits:train, digits:validation, digits:test, npz:PATH[,kind=sequence] (arrays x and y), csv:PATH,label=COLUMN or target=COLUMN (a table with a line of names), tsv:PATH or jsonl:PATH (texts), folder:PATH[,size=32][,channels=3][,fit=crop|squash|pad] (class folders of images), or cifar10:PATH:I/N[,alpha=0.1][,seed=0][,without=validation][,augment=crop-flip], cifar10:PATH:train, cifar10:PATH:validation and cifar10:PATH:test, and the same for cifar100 and imagenet32 (their published files)'
+complete -c zowarmup-client -n _shtab_zowarmup_client_using -l data -x -d 'this device'"'"'s data, as listed below; must be given'
 complete -c zowarmup-client -n _shtab_zowarmup_client_using -l tier -xka "auto high low" -d 'high: trains and probes; low: forward passes only; auto (the default): what this device'"'"'s memory allows'
 complete -c zowarmup-client -n _shtab_zowarmup_client_using -l state-dir -xka "(__fish_complete_directories)" -d 'identity and replica (~/.local/state/zowarmup/NAME)'
 complete -c zowarmup-client -n _shtab_zowarmup_client_using -l join-file -xka "(__fish_complete_path (commandline -ct))" -d 'the invitation, where it is not in the environment as ZOWARMUP_JOIN'

@@ -20,6 +20,7 @@ from zowarmup.common.models.construction import build
 from zowarmup.common.models.description import constants_of, describe, flatten
 from zowarmup.common.models.export import export_program
 from zowarmup.common.models.program import Program
+from zowarmup.common.prefix import prefix_length
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import PADDING, PREDICTED
 from zowarmup.common.settings.language import Language
@@ -27,7 +28,7 @@ from zowarmup.common.settings.run import Model
 from zowarmup.common.tasks import task_class
 from zowarmup.data import Dataset
 
-TRAIN, EXAMPLES = "lora:r=2,modules=q,v", 13
+ADAPTERS, PREFIXES, EXAMPLES = "lora:r=2,modules=q,v", "prefix:3", 13
 
 
 CHOICES = 3
@@ -50,21 +51,33 @@ def examples(task: str) -> Dataset:
     return Dataset(choices, labels, CHOICES, axes=("choices", "tokens"))
 
 
-@pytest.mark.parametrize("name", ["classification", "completion", "multiple_choice"])
-def test_joint_probes_find_what_one_at_a_time_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "train"),
+    [
+        *((name, ADAPTERS) for name in ("classification", "completion", "multiple_choice")),
+        *((name, PREFIXES) for name in ("classification", "multiple_choice")),
+    ],
+)
+def test_joint_probes_find_what_one_at_a_time_do(name: str, train: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Architecture.from_config(json.dumps(ENCODER if name == "classification" else DECODER))
     data, choices = examples(name), CHOICES if name == "multiple_choice" else 0
-    language = Language(architecture=made, lora=Lora.of(TRAIN), completes=made.decoder, choices=choices)
+    language = Language(
+        architecture=made,
+        lora=Lora.of(train),
+        prefix=prefix_length(train),
+        completes=made.decoder,
+        choices=choices,
+    )
     task, shape = task_class(name)(data), data.shape
     module = build(Model(name="hf:model"), shape, task.outputs, 0, task.logits, language=language)
-    layout = describe(module, shape, task.exact_head, TRAIN, pretrained=True)
+    layout = describe(module, shape, task.exact_head, train, pretrained=True)
     weights = flatten(module, layout)
     grid = Grid.choose(weights[: layout.trainable], edges=layout.edges)
     weights[: layout.trainable] = grid.quantise(weights[: layout.trainable])
     weights[: layout.block("trunk" if layout.head else "all").stop] += 256 * grid.tick
     constants = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
     program = Program(export_program(module, layout, shape), layout, weights, constants=constants)
-    spec = zeroth_order_settings(rounds=1, clients_per_round=1, train=TRAIN, probes=5)
+    spec = zeroth_order_settings(rounds=1, clients_per_round=1, train=train, probes=5)
     prober = Prober(spec, Replica(layout, grid, weights, 0), program, task, data, threading.Event())
     prober._keeps = True
     plan, before = ProbePlan(spec, layout), weights.copy()
