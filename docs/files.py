@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
-TOPS = ("common", "data", "server", "client", "cli", "lab")
+TOPS = ("common", "data", "server", "client", "cli", "lab", "api")
 STRUCTURE = REPOSITORY / "docs/structure.md"
 BEGIN, END = "<!-- make docs writes from here -->\n", "<!-- to here -->\n"
 

@@ -269,12 +269,14 @@ class Leading:
 
 @dataclass(frozen=True)
 class Served:
-    """A coordinator that answers, at `port`, and what it knows."""
+    """A coordinator that answers, at `port`, and what it knows. `page`: the address of its live page; empty where there is
+    none."""
 
     port: int
     coordinator: Coordinator
     history: History
     traffic: Traffic
+    page: str = ""
 
 
 async def _serve(leading: Leading, stopping: Stopping, listens: Callable[[str], None]) -> int:
@@ -456,7 +458,7 @@ async def _lead(
         task.add_done_callback(lambda task: _failed(task, stopped, faults))
     await coordinator.handle(cmd.Restart())
     round_jobs.resume()
-    ready(Served(port, coordinator, history, traffic))
+    ready(Served(port, coordinator, history, traffic, page.url if page else ""))
     preparing.ready.set()
     await health.declare(serving=True)
     log.info("%s", way.describe(port))

@@ -40,12 +40,13 @@ class Site(Protocol):
 
 
 class Page:
-    """The live page, from `open` until `close`."""
+    """The live page, from `open` until `close`. `url`: where it is shown; empty where it is not."""
 
     def __init__(self, endpoint: "HttpEndpoint", found: bool, data_dir: Path) -> None:
         self._endpoint, self._found, self._data_dir = endpoint, found, data_dir
         self._server: HttpServer | None = None
         self._stream: EventStream | None = None
+        self.url = ""
 
     def open(
         self, coordinator: Coordinator, history: History, traffic: Traffic, refusals: Counter[str], way: "Endpoint"
@@ -77,7 +78,7 @@ class Page:
                     raise
                 log.debug("%s", error)
                 continue
-            self._server = server
+            self._server, self.url = server, f"{url}/"
             asked = f" (any name; password: {self._data_dir / OPERATOR_CREDENTIAL})" if self._endpoint.admits else ""
             log.info("page at %s/%s", url, asked)
             return

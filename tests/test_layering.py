@@ -95,7 +95,13 @@ ROOMS = {
     "cli/runs.py": rule(f"{SERVER} cli lab lab/runs", "typer"),
     "cli/commands.py": rule(f"{SERVER} server {CLIENT} client cli cli/session cli/lab.py cli/runs.py", "rich typer"),
     "cli/main.py": rule("common common/system client cli cli/commands.py"),
-    PUBLIC: rule("common/algorithms common/exact common/messages common/settings common/tasks", pure=True),
+    "api": rule(
+        f"{SERVER} server {CLIENT} client cli/session lab lab/experiments lab/simulation", "numpy", lazily="torch"
+    ),
+    PUBLIC: rule(
+        "common/algorithms common/exact common/messages common/settings common/tasks data client/policy.py cli/session api",
+        pure=True,
+    ),
 }
 TOPS = sorted({room.split("/")[0] for room in ROOMS} - {PUBLIC})
 # Files that import a package which their room may not: at the top, or, behind a "?", inside a function.
@@ -123,6 +129,8 @@ PACKAGES = {
     "client/net/stream.py": "google",
     "client/work/probing.py": "torch?",
     "client/work/training.py": "torch",
+    "api/figure.py": "matplotlib?",
+    "api/simulation.py": "rich?",
     "cli/certificates.py": "cryptography",
     "cli/stored_run.py": "google onnx? safetensors?",
     "cli/session/session.py": "grpc_health?",
@@ -322,7 +330,12 @@ def test_rooms_are_in_no_circle() -> None:
 
 def test_every_folder_at_the_top_with_code_is_in_the_wheel() -> None:
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    folders = {path.parent.name for path in REPOSITORY.glob("[a-z]*/*.py")} - {"tests", "benchmarks", "docs"}
+    folders = {path.parent.name for path in REPOSITORY.glob("[a-z]*/*.py")} - {
+        "tests",
+        "benchmarks",
+        "docs",
+        "examples",
+    }
     wheel = settings["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert folders == set(TOPS) == set(wheel["only-include"])
     assert wheel["sources"] == {top: f"zowarmup/{top}" for top in TOPS}

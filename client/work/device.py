@@ -107,6 +107,11 @@ class Device:
         self._count = self._overtaken = 0
         self._software = self._waiting = ""
 
+    @property
+    def position(self) -> Position:
+        """Where its replica is."""
+        return self._replica.position
+
     def hello(self) -> Hello:
         """What to open a stream with now."""
         return Hello(self._offer.run_id, self._replica.position, len(self._dataset))

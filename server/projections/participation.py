@@ -43,22 +43,23 @@ class Participations:
             case ev.RoundOpened():
                 self._version = event.version
             case ev.Contributed():
-                known = self._of(event.client)
+                known = self.of(event.client)
                 known.contributed_at, known.abstained = at, ""
                 if isinstance(event.contribution, Scalars):
                     known.version = self._version
             case ev.Abstained():
-                self._of(event.client).abstained = event.abstention.reason
+                self.of(event.client).abstained = event.abstention.reason
             case ev.ClientConnected():
-                known = self._of(event.client)
+                known = self.of(event.client)
                 known.changed_at, known.software = at, event.software
                 self._position(known, event.version, event.digest)
             case ev.ClientReported():
-                self._position(self._of(event.client), event.version, event.digest)
+                self._position(self.of(event.client), event.version, event.digest)
             case ev.ClientDisconnected():
-                self._of(event.client).changed_at = at
+                self.of(event.client).changed_at = at
 
-    def _of(self, client: str) -> Participation:
+    def of(self, client: str) -> Participation:
+        """What is kept of a client and changes as events come; made where there is nothing yet."""
         return self._clients.setdefault(client, Participation())
 
     def _position(self, known: Participation, version: int, digest: str) -> None:

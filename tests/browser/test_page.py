@@ -104,10 +104,10 @@ def test_a_run_from_before_its_first_round_to_its_end(look: Callable[..., Opened
     assert seen.version() > before
     if opened.wanted:
         seen.attribute("#curve", "aria-label", r"nats at version [1-9]\d\d")
-    opened.shot("page", 1290)
+    opened.shot("page", 1200)
     opened.resized(PHONE)
     opened.accessible()
-    opened.shot("page-phone", 1480)
+    opened.shot("page-phone", 1000)
     opened.resized(WIDE)
 
     fleet.signal("low-2", signal.SIGKILL)

@@ -160,14 +160,20 @@ EXPONENT = 8
 TRUNK, HEAD, ALL = (0, 4), (4, 10), (0, 10)
 WEIGHTS = [128, -64, 32, 96, 64, -32, -128, 96, 16, -16]
 """In ticks of 2^-8: W (features, inputs), V (classes, features), b (classes,), each row-major."""
+PARTS = {"all": (0, 14), "trunk": (0, 8), "head": (8, 14), "lower": (0, 4), "upper": (4, 8)}
+PART_WEIGHTS = [*WEIGHTS[:4], 192, -96, 64, 160, *WEIGHTS[4:]]
+"""The same with U (features, features) before V: a model that is cut between W and U."""
 INPUTS, LABELS = [[1.0, 2.0], [-1.0, 0.5], [0.5, -2.0]], [0, 1, 1]
 
 
 def forward(ticks: list[int], example: int) -> tuple[float, list[float]]:
-    """An example's loss, and its gradient by the head: features = W x, logits = V features + b, cross-entropy in nats."""
-    w, x, label = [tick * 2.0**-EXPONENT for tick in ticks], INPUTS[example], LABELS[example]
-    features = [w[0] * x[0] + w[1] * x[1], w[2] * x[0] + w[3] * x[1]]
-    logits = [w[4] * features[0] + w[5] * features[1] + w[8], w[6] * features[0] + w[7] * features[1] + w[9]]
+    """An example's loss, and its gradient by the head: features = W x or, of a model in two parts, U W x, logits = V features + b,
+    cross-entropy in nats."""
+    w, features, label = [tick * 2.0**-EXPONENT for tick in ticks], INPUTS[example], LABELS[example]
+    for a in range(0, len(w) - 6, 4):
+        features = [w[a] * features[0] + w[a + 1] * features[1], w[a + 2] * features[0] + w[a + 3] * features[1]]
+    v, b = w[-6:-2], w[-2:]
+    logits = [v[0] * features[0] + v[1] * features[1] + b[0], v[2] * features[0] + v[3] * features[1] + b[1]]
     total = sum(math.exp(logit) for logit in logits)
     residual = [math.exp(logit) / total - (label == index) for index, logit in enumerate(logits)]
     return math.log(total) - logits[label], [r * feature for r in residual for feature in features] + residual
@@ -276,6 +282,45 @@ def contribution(spec: dict[str, Any], seed: int) -> dict[str, Any]:
     }
 
 
+def contribution_in_parts(spec: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A contribution to a round of fedspzo, `slices` own and tau 1, of the model that is cut between W and U."""
+    ticks, (below, above) = max(1, round(spec["eps"] * 2**EXPONENT)), spec["probes"]
+    lower, upper, head = PARTS["lower"], PARTS["upper"], PARTS["head"]
+    if spec["split"] == "apart":
+        tried = [([(lower, index)], chosen) for index, chosen in enumerate(slices(seed, 0, below))]
+        tried += [([(upper, index)], chosen) for index, chosen in enumerate(slices(seed, 1, above))]
+    else:
+        nests = enumerate(slices(seed, 0, below))
+        tried = [([(lower, s), (upper, s * above + j)], chosen) for s, chosen in nests for j in range(above)]
+    found, probed, gradient, passes = list[float](), list[Any](), [0.0] * (head[1] - head[0]), 0
+    for directions, chosen in tried:
+        losses = []
+        for side in (ticks, -ticks):
+            there = moved(PART_WEIGHTS, [along(seed, index, block, [side]) for block, index in directions])
+            made = [forward(there, example) for example in chosen]
+            losses.append(sum(loss for loss, _ in made) / len(chosen))
+            if directions[-1][0] == upper:
+                passes += len(made)
+                gradient = [
+                    total + sum(values) for total, *values in zip(gradient, *(part for _, part in made), strict=True)
+                ]
+        found.append((losses[0] - losses[1]) / (2 * ticks * 2.0**-EXPONENT))
+        said = [{"start": block[0], "direction": index} for block, index in directions]
+        probed.append({"along": said, "examples": chosen, "above": losses[0], "below": losses[1]})
+    projected = []
+    for direction in range(spec["head_projections"]):
+        ones = moved([0] * 14, [along(seed, direction, head, [1])])[head[0] :]
+        projected.append(sum(value / passes * sign for value, sign in zip(gradient, ones, strict=True)))
+    return {
+        "zeroth_order": spec,
+        "seed": str(seed),
+        "ticks": ticks,
+        "probed": probed,
+        "probes": found,
+        "projections": projected,
+    }
+
+
 def contributions() -> dict[str, Any]:
     """One for each way to probe."""
     seed = 9876543210987654321
@@ -300,6 +345,17 @@ def contributions() -> dict[str, Any]:
             "gaussian": contribution({**plain, "directions": "gaussian"}, seed),
             "local_steps": contribution({**plain, "local_steps": 2, "rounds": 10, "done": 4}, seed),
             "pool": contribution({**plain, **pooled}, seed),
+        },
+        "in_two_parts": {
+            "blocks": PARTS,
+            "weights": PART_WEIGHTS,
+            "cases": {
+                split: contribution_in_parts(
+                    {"algorithm": "fedspzo", "probes": [2, 3], "split": split, "head_projections": 3, "eps": 0.015625},
+                    seed,
+                )
+                for split in ("apart", "nested")
+            },
         },
     }
 

@@ -166,7 +166,7 @@ def test_the_table_of_rooms_is_what_docstrings_and_rules_say() -> None:
     assert structure == made(structure), "docs/structure.md: run `make docs`"
 
 
-ROOMS = ("common", "data", "server", "client", "cli", "lab")
+ROOMS = ("common", "data", "server", "client", "cli", "lab", "api")
 TOPS = (*ROOMS, "proto", "deploy", "benchmarks", "tests", "docs", "examples")
 PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(TOPS)})/[\w./-]*\w")
 FILE = re.compile(r"`([a-z0-9_]+\.(?:py|md|toml|proto|sh))`")

@@ -1,12 +1,13 @@
 """The devices on the page: what each does now, and what is known of it.
 
-A device has a number, its place in the order of enrolment, by which changes name it. What it does is one of `STATES` and is
-compared at every look. Its row (bytes, memory, when it was last heard of) is looked at when what it does has changed, and
-else in turn, a part of the fleet at a time, so that a commit which goes to thousands of devices does not send as many rows.
+A device has a number, its place in the order of enrolment, by which changes name it. What it does is one of `STATES`. Of all it is
+looked at where somebody has enrolled, come or gone; else of those that the rounds since the last look were about. Its row
+(bytes, memory, when it was last heard of) is looked at when what it does has changed, and else in turn, a part of the fleet at
+a time, so that a commit which goes to thousands of devices does not send as many rows.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from zowarmup.common.messages.values import Tier
@@ -18,7 +19,8 @@ STATES = ("idle", "asked", "contributed", "abstains", "gone", "not seen", "revok
 """idle: connected, and not part of the round in progress; asked: drawn for the round in progress, which waits for its contribution; the last two are of a run without a coordinator."""
 IDLE, ASKED, CONTRIBUTED, ABSTAINS, GONE, NOT_SEEN, REVOKED, TOOK_PART, DID_NOT = range(len(STATES))
 PRESENT = (IDLE, ASKED, CONTRIBUTED, ABSTAINS)
-FEWEST_ROWS, LOOKS = 50, 20
+IN_PASSING = (IDLE, ASKED, CONTRIBUTED)
+FEWEST_ROWS, LOOKS = 50, 40
 """At each look so many rows are compared, or one in so many of the fleet's, whichever is more."""
 LONGEST_TEXT = 200
 
@@ -38,14 +40,16 @@ class Devices:
         self, participations: Participations, carried: Callable[[str], tuple[int, int]], live: bool = True
     ) -> None:
         self._participations, self._carried, self._live = participations, carried, live
-        self._names: list[str] = []
+        self._numbers: dict[str, int] = {}
         self._identities: list[Row] = []
+        self._records: list[Participation] = []
         self._codes: list[int] = []
         self._contributed_at: list[float] = []
         self._rows: list[Row] = []
+        self._counts = Counter[tuple[Tier, int]]()
+        self._in_round: set[int] = set()
         self._next = 0
         self._seen: State | None = None
-        self.fleet: Mapping[str, Mapping[str, int]] = {}
 
     def whole(self) -> dict[str, Any]:
         """Everything, as of the last look."""
@@ -54,51 +58,86 @@ class Devices:
     def changes(self, state: State) -> dict[str, Any]:
         """What has changed since the last look: new `devices`, (number, state) pairs in one list, those that are `lit`
         because they have contributed, and `rows` by number."""
-        found: dict[str, Any] = {}
-        if state is not self._seen:
-            self._seen = state
-            found = self._look(state)
-        if rows := self._changed_rows(state, found.pop("turned", ())):
-            found["rows"] = rows
-        return found
+        new = self._enrolled(state)
+        turn = self._turn()
+        lit = self._contributed(len(self._records) - len(new))
+        pairs, turned = self._turned(state, {*turn, *lit})
+        rows = self._changed_rows(state, dict.fromkeys((*turned, *turn)))
+        self._seen = state
+        found = {"devices": new, "codes": pairs, "lit": lit, "rows": rows}
+        return {name: value for name, value in found.items() if value}
 
-    def _look(self, state: State) -> dict[str, Any]:
-        clients, presence = dict(state.clients.items()), dict(state.presence.items())
-        new = list(clients)[len(self._names) :]
-        for name in new:
-            self._names.append(name)
-            self._identities.append((printable(name, LONGEST_TEXT), clients[name].tier.value))
-            self._codes.append(-1)
-            self._contributed_at.append(self._participations[name].contributed_at)
-            self._rows.append(())
-        turned: list[int] = []
-        pairs: list[int] = []
-        lit: list[int] = []
-        numbers = Counter[tuple[Tier, int]]()
-        current = state.current
-        asked = current.seeds if current is not None and not current.closed else {}
-        given = current.contributions if current is not None else {}
-        for number, (name, client) in enumerate(clients.items()):
-            did = self._participations[name]
-            code = self._code(client, presence.get(name), did, name in asked, name in given)
-            if code != (before := self._codes[number]):
-                self._codes[number] = code
-                pairs += (number, code)
-                if code not in PRESENT[:3] or before not in PRESENT[:3]:
-                    turned.append(number)
-            if did.contributed_at != self._contributed_at[number]:
-                self._contributed_at[number] = did.contributed_at
-                lit.append(number)
-            numbers[client.tier, code] += 1
-        self.fleet = {
+    def fleet(self) -> dict[str, dict[str, int]]:
+        """How many members each tier has, and how many of them are connected, as of the last look."""
+        members = [code for code in range(len(STATES)) if code != REVOKED]
+        return {
             tier.value: {
-                "members": sum(numbers[tier, code] for code in range(len(STATES)) if code != REVOKED),
-                "connected": sum(numbers[tier, code] for code in PRESENT),
+                "members": sum(self._counts[tier, code] for code in members),
+                "connected": sum(self._counts[tier, code] for code in PRESENT),
             }
             for tier in Tier
         }
-        found = {"devices": self._identities[-len(new) :] if new else [], "codes": pairs, "lit": lit, "turned": turned}
-        return {name: value for name, value in found.items() if value}
+
+    def _enrolled(self, state: State) -> list[Row]:
+        """The identities of those that have enrolled since the last look."""
+        if len(state.clients) == len(self._numbers):
+            return []
+        new = list(state.clients.items())[len(self._numbers) :]
+        for name, client in new:
+            record = self._participations.of(name)
+            self._numbers[name] = len(self._numbers)
+            self._identities.append((printable(name, LONGEST_TEXT), client.tier.value))
+            self._records.append(record)
+            self._codes.append(-1)
+            self._contributed_at.append(record.contributed_at)
+            self._rows.append(())
+        return self._identities[-len(new) :]
+
+    def _turn(self) -> list[int]:
+        """Whose turn it is."""
+        count = len(self._records)
+        length = min(count, max(FEWEST_ROWS, -(-count // LOOKS)))
+        turn = [(self._next + place) % count for place in range(length)]
+        self._next = (self._next + length) % count if count else 0
+        return turn
+
+    def _contributed(self, known: int) -> list[int]:
+        """Those of the first `known` that have contributed since the last look."""
+        times = [record.contributed_at for record in self._records]
+        if times == self._contributed_at:
+            return []
+        before, self._contributed_at = self._contributed_at, times
+        return [number for number in range(known) if times[number] != before[number]]
+
+    def _turned(self, state: State, others: set[int]) -> tuple[list[int], list[int]]:
+        """(number, state) pairs, in one list, of those that do something else than at the last look, and which of them have come,
+        gone or abstained."""
+        if state is self._seen:
+            return [], []
+        clients, presence = dict(state.clients.items()), dict(state.presence.items())
+        current, seen = state.current, self._seen
+        asked = current.seeds if current is not None and not current.closed else {}
+        given = current.contributions if current is not None else {}
+        everyone = seen is None or state.clients is not seen.clients or state.presence is not seen.presence
+        names = clients if everyone else [*asked, *given]
+        looked = {*map(self._numbers.__getitem__, names), *self._in_round, *others}
+        identities = list(self._numbers) if not everyone else list(clients)
+        pairs: list[int] = []
+        turned: list[int] = []
+        for number in sorted(looked):
+            name = identities[number]
+            client = clients[name]
+            code = self._code(client, presence.get(name), self._records[number], name in asked, name in given)
+            if code == (before := self._codes[number]):
+                continue
+            self._codes[number] = code
+            self._counts[client.tier, before] -= 1
+            self._counts[client.tier, code] += 1
+            pairs += (number, code)
+            if code not in IN_PASSING or before not in IN_PASSING:
+                turned.append(number)
+            (self._in_round.add if code in (ASKED, CONTRIBUTED) else self._in_round.discard)(number)
+        return pairs, turned
 
     def _code(self, client: Client, here: Presence | None, did: Participation, asked: bool, given: bool) -> int:
         if client.revoked:
@@ -113,14 +152,11 @@ class Devices:
             return CONTRIBUTED
         return ASKED if asked else IDLE
 
-    def _changed_rows(self, state: State, turned: "list[int] | tuple[()]") -> list[Row]:
-        count = len(self._names)
-        length = min(count, max(FEWEST_ROWS, -(-count // LOOKS)))
-        looked = [(self._next + place) % count for place in range(length)] if count else []
-        self._next = (self._next + length) % count if count else 0
+    def _changed_rows(self, state: State, numbers: Iterable[int]) -> list[Row]:
         found = []
-        for number in dict.fromkeys((*turned, *looked)):
-            row = self._row(state, self._names[number])
+        names = list(self._numbers)
+        for number in numbers:
+            row = self._row(state, names[number])
             if row != self._rows[number]:
                 self._rows[number] = row
                 found.append((number, *row))

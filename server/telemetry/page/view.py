@@ -31,7 +31,7 @@ class PageView:
         """What has changed since the last look; empty where nothing has. `at`: by the coordinator's clock, seconds."""
         state, self._at = self._sources.state(), round(self._sources.clock(), 2)
         found = {**self._devices.changes(state), **self._series.changes(state)}
-        parts = summary(self._sources, state, self._at, self._devices.fleet)
+        parts = summary(self._sources, state, self._at, self._devices.fleet())
         parts["contributions"] = self._series.contributions
         changed = {name: part for name, part in parts.items() if self._parts.get(name, _NEVER) != part}
         self._parts = parts

@@ -15,9 +15,10 @@ from tests.algorithms import zeroth_order_settings
 from tests.tasks import classification
 from zowarmup.client.work.probing import Prober
 from zowarmup.common.algorithms import settings_class
+from zowarmup.common.algorithms.fedspzo import FedSPZOSettings
 from zowarmup.common.algorithms.protocol import LossAndGradient
 from zowarmup.common.exact.grid import Grid
-from zowarmup.common.exact.layout import Block, Head, Layout, Tensor, no_whitening
+from zowarmup.common.exact.layout import Block, Cut, Head, Layout, Tensor, no_whitening
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Weights
 from zowarmup.common.messages.small_floats import Precision
@@ -27,13 +28,25 @@ from zowarmup.common.tasks.protocol import Batch
 GOLDEN = Path(__file__).parents[3] / "golden"
 REFERENCE = runpy.run_path(str(GOLDEN / "reference.py"))
 CONTRIBUTIONS = json.loads((GOLDEN / "contributions.json").read_text())
-CASES = CONTRIBUTIONS["cases"]
+CASES, PARTS = CONTRIBUTIONS["cases"], CONTRIBUTIONS["in_two_parts"]
 LAYOUT = Layout(
     tensors=(Tensor("w", (2, 2), 0), Tensor("out.weight", (2, 2), 4), Tensor("out.bias", (2,), 8)),
     trainable=10,
     size=10,
     blocks=tuple(Block(name, *bounds) for name, bounds in CONTRIBUTIONS["blocks"].items()),
     head=Head("out.weight", "out.bias", 2, 2),
+)
+
+IN_PARTS = Layout(
+    tensors=(
+        *(Tensor(name, (2, 2), 4 * place) for place, name in enumerate(("w", "u", "out.weight"))),
+        Tensor("out.bias", (2,), 12),
+    ),
+    trainable=14,
+    size=14,
+    blocks=tuple(Block(name, *bounds) for name, bounds in PARTS["blocks"].items()),
+    head=LAYOUT.head,
+    cut=Cut(1, 2, 2, 0),
 )
 
 
@@ -125,6 +138,41 @@ def test_our_client_makes_the_worked_contribution(case: str) -> None:
     assert list(dict.fromkeys(begun)) == [tuple(at) for at in expected]
 
 
+class TwoParts(Toy):
+    """The model that is cut between W and U."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.ones(len(self), np.int64)
+
+    def lower(self, inputs: Any) -> Any:
+        return (np.asarray(inputs @ np.asarray(self.weights, np.float64)[:4].reshape(2, 2).T),)
+
+    def upper(self, inputs: Any, crossing: Any) -> Any:
+        w = np.asarray(self.weights, np.float64)
+        features = crossing[0] @ w[4:8].reshape(2, 2).T
+        return features @ w[8:12].reshape(2, 2).T + w[12:14], features
+
+    def forward(self, inputs: Any) -> Any:
+        return self.upper(inputs, self.lower(inputs))
+
+
+@pytest.mark.parametrize("split", PARTS["cases"])
+def test_our_client_makes_the_worked_contribution_of_a_model_in_two_parts(split: str) -> None:
+    golden = PARTS["cases"][split]
+    spec = FedSPZOSettings(
+        rounds=10, cut=1, **{**golden["zeroth_order"], "probes": tuple(golden["zeroth_order"]["probes"])}
+    )
+    grid = Grid(CONTRIBUTIONS["exponent"])
+    replica = Replica(IN_PARTS, grid, grid.quantise(np.array(PARTS["weights"]) * grid.tick), 12)
+    toy = TwoParts(np.array(CONTRIBUTIONS["labels"]))
+    prober = Prober(spec, replica, toy, classification(2), toy, threading.Event())
+    scalars = prober.contribute(replica, Work(3, Phase.ZEROTH_ORDER, 12, int(golden["seed"]), 60.0))
+    assert scalars.probes == pytest.approx(golden["probes"], rel=1e-6)
+    assert scalars.projections == pytest.approx(golden["projections"], rel=1e-6, abs=1e-9)
+    assert (replica.weights * 2.0**grid.exponent).tolist() == PARTS["weights"]
+
+
 @pytest.mark.parametrize("rank", [1, 11])
 def test_our_client_describes_the_features_of_the_worked_model(rank: int) -> None:
     """In the first round of a run that whitens. The page has what one direction gives."""
@@ -148,7 +196,7 @@ def test_our_client_describes_the_features_of_the_worked_model(rank: int) -> Non
 
 def test_the_page_has_the_values() -> None:
     page = (Path(__file__).parents[4] / "docs/protocol.md").read_text()
-    for name, case in CASES.items():
+    for name, case in (*CASES.items(), *PARTS["cases"].items()):
         for value in (*case["probes"], *case["projections"]):
             assert f"{value:.9f}" in page, f"{name}: {value:.9f}"
     for probe in CASES["signs"]["probed"]:

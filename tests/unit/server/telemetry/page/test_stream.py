@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -216,13 +217,24 @@ def test_a_guarded_run_shows_its_page_to_the_operator_and_who_has_its_password(s
     assert get(port, "/state.json", **basic("anyone", "for the board"))[0] == 200
 
 
-def test_off_the_loopback_it_is_tls_with_a_password(tmp_path: Path) -> None:
+def test_off_the_loopback_it_is_tls_with_a_password(serve: Serve, tmp_path: Path) -> None:
     with pytest.raises(ListeningError, match=r"server.web_address = '0.0.0.0:7072' is not loopback.*tls_certificate"):
         page_endpoint(Server(), "0.0.0.0:7072", False, False, "")
     certificates.init(tmp_path, ["127.0.0.1"])
     settings = Server(tls_certificate=str(tmp_path / "server.crt"), tls_key=str(tmp_path / "server.key"))
     away = page_endpoint(settings, "0.0.0.0:7072", False, False, "")
     assert away.tls is not None and away.admits is not None and not away.admits(b"")
+    port, _, _ = serve(
+        page_endpoint(settings, "0.0.0.0:0", False, False, hashlib.sha256(CREDENTIAL.encode()).hexdigest())
+    )
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+    for headers, status in (({}, 401), (basic("operator", CREDENTIAL), 200)):
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=trusted)
+        connection.request("GET", "/events", headers=headers)
+        answer = connection.getresponse()
+        assert answer.status == status
+        assert status == 401 or answer.readline() == b"retry: 2000\n"
+        answer.close()
     assert page_endpoint(settings, "127.0.0.1:7072", False, False, "").tls is None
     plain = page_endpoint(Server(), "0.0.0.0:7072", True, False, "")
     assert plain.tls is None and plain.admits is not None
