@@ -22,6 +22,8 @@ from zowarmup.server.tracking.points import Standing, TrackedRun, VersionPoint, 
 log = logging.getLogger(__name__)
 
 RETRY_S = 10.0
+PAUSE_S = 0.5
+"""What comes within it is delivered together, so that a run of many rounds a second makes few requests."""
 POINTS_AT_ONCE = 100
 LONGEST_REASON = 200
 _TOLD = ev.Committed | ev.RolledBack | ev.Evaluated | ev.RunFinished | ev.RunGaveUp
@@ -138,8 +140,8 @@ class _Delivery(threading.Thread):
                 with contextlib.suppress(Exception):
                     self._tracker.close()
                 return
+            self._stopping.wait(self._retry_s if self._failure else PAUSE_S)
             if self._failure:
-                self._stopping.wait(self._retry_s)
                 self._woken.set()
 
     def say_what_is_missing(self) -> None:

@@ -42,7 +42,8 @@ class TensorBoardTracker:
         self._write({"file_version": "brain.Event:2"}, time.time())
         if PARAMETERS not in texts:
             table = "| parameter | value |\n|---|---|\n" + "\n".join(
-                f"| {name} | {value.replace('|', '&#124;')} |" for name, value in {**run.parameters, **run.tags}.items()
+                f"| {name} | {' '.join(value.replace('|', '&#124;').split())} |"
+                for name, value in {**run.parameters, **run.tags}.items()
             )
             self._text(PARAMETERS, table, 0, run.began_at)
         self._writer.flush()
