@@ -25,7 +25,7 @@ from zowarmup.common.exact.layout import Block, Layout
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Weights
 from zowarmup.common.messages.values import Scalars, Work
-from zowarmup.common.models.program import Crossing, Program
+from zowarmup.common.models.program import Crossing
 from zowarmup.common.settings.run import ClientSpec
 from zowarmup.common.tasks.protocol import Batch, Examples, Task
 from zowarmup.data import Dataset
@@ -60,6 +60,22 @@ class CutPass(ForwardPass, Protocol):
 
     def upper(self, inputs: Any, crossing: Crossing) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """As `forward`, from what crosses the cut."""
+        ...
+
+
+@runtime_checkable
+class JointPass(ForwardPass, Protocol):
+    """One that is made at several vectors at once."""
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The tensors of the layout of which each example of a pass may have its own."""
+        ...
+
+    def forward_each(
+        self, inputs: Any, vectors: NDArray[np.float32], of: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """As `forward`, each example at the vector that `of` says, of several that differ in no tensor but those of `own`."""
         ...
 
 
@@ -162,7 +178,7 @@ class Prober:
 
     def at_once(self, block: Block) -> int:
         """How many vectors that differ within a block one pass is made at; 0 where the model's examples share it."""
-        own = getattr(self._program, "own", frozenset[str]())
+        own = self._program.own if isinstance(self._program, JointPass) else frozenset[str]()
         inside = [t.name for t in self._layout.tensors if block.start <= t.start and t.stop <= block.stop]
         most = VECTOR_BYTES // (4 * self._layout.size)
         return most if most >= 2 and self._keeps and own.issuperset(inside) else 0
@@ -172,7 +188,7 @@ class Prober:
     ) -> EachLoss:
         """The summed loss of some examples at each of several vectors, float32 (m, layout.size), and the head's gradient; a batch has
         examples of many of them."""
-        assert isinstance(self._program, Program)
+        assert isinstance(self._program, JointPass)
         of, every = np.repeat(np.arange(len(vectors)), list(map(len, examples))), np.concatenate(examples)
         losses, gradient = np.zeros(len(vectors)), None
         lengths, most = None if self._lengths is None else self._lengths[every], len(vectors)

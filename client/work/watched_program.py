@@ -98,12 +98,23 @@ class WatchedProgram:
         """How many numbers it gives for an example."""
         return self._program.outputs
 
+    @property
+    def own(self) -> frozenset[str]:
+        """The tensors of the layout of which each example of a pass may have its own."""
+        return self._program.own
+
     def load(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._program.load(weights)
 
     def forward(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """As the program's. Raises Overlong, or MemoryError where it needs more than the limit."""
         return self._timed(lambda: self._program.forward(inputs))
+
+    def forward_each(
+        self, inputs: NDArray[Any], vectors: NDArray[np.float32], of: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """As the program's. Raises as `forward`."""
+        return self._timed(lambda: self._program.forward_each(inputs, vectors, of))
 
     def lower(self, inputs: NDArray[Any]) -> Crossing:
         """As the program's. Raises as `forward`."""

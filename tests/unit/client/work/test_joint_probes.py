@@ -10,6 +10,7 @@ from tests.algorithms import zeroth_order_settings
 from tests.language import DECODER, ENCODER
 from zowarmup.client.work import probing
 from zowarmup.client.work.probing import Prober
+from zowarmup.client.work.watched_program import Watch, WatchedProgram
 from zowarmup.common.algorithms.directional_derivatives import Measured, measure
 from zowarmup.common.algorithms.probe_plan import ProbePlan
 from zowarmup.common.exact.grid import Grid
@@ -76,7 +77,8 @@ def test_joint_probes_find_what_one_at_a_time_do(name: str, train: str, monkeypa
     weights[: layout.trainable] = grid.quantise(weights[: layout.trainable])
     weights[: layout.block("trunk" if layout.head else "all").stop] += 256 * grid.tick
     constants = {name: Constant("F32", tensor.detach().numpy()) for name, tensor in constants_of(module).items()}
-    program = Program(export_program(module, layout, shape), layout, weights, constants=constants)
+    graph = export_program(module, layout, shape)
+    program = WatchedProgram(lambda halt: Program(graph, layout, weights, 1, halt, constants), Watch(600.0), 0)
     spec = zeroth_order_settings(rounds=1, clients_per_round=1, train=train, probes=5)
     prober = Prober(spec, Replica(layout, grid, weights, 0), program, task, data, threading.Event())
     prober._keeps = True

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from zowarmup.client.work.watched_program import WatchedProgram
+from zowarmup.common.models.program import Program
+
 CODE = """
 import numpy as np, onnxruntime, grpc
 from zowarmup.client.work.watched_program import release_code
@@ -23,6 +26,11 @@ assert np.random.Philox(key=7).random_raw() is not None
 assert onnxruntime.get_available_providers() and grpc.StatusCode.OK.value[0] == 0
 release_code()
 """
+
+
+def test_a_watched_program_is_all_that_a_program_is() -> None:
+    """Who probes looks for what is there: a way that is missing here is never taken on a device."""
+    assert {name for name in vars(Program) if not name.startswith("_")} <= set(dir(WatchedProgram))
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux says what is mapped")
