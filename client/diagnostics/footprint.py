@@ -132,8 +132,13 @@ def probe(
         for ticks in (1, -1):
             walk_s = timed(lambda: perturb(replica.weights, replica.grid, along, ticks))  # noqa: B023
             forward_s = timed(lambda: prober.evaluate(np.arange(sliced), exact_head)) / sliced
-    if program.own:  # several directions are probed at once then, with a vector for each
-        prober.contribute(replica, Work(PROBES, Phase.ZEROTH_ORDER, 0, 1, 1.0, done=1))
+    if (
+        program.own
+    ):  # several directions are probed at once then, with a vector for each: one example a direction shows it
+        probes, _ = settings.build(layout, spec.pool_seed).counts(Tier.LOW, sliced)
+        few = data.select(np.arange(min(sliced, max(1, probes))))
+        joint = Prober(settings, replica, program, spec.task, few, threading.Event(), spec.pool_seed)
+        joint.contribute(replica, Work(PROBES, Phase.ZEROTH_ORDER, 0, 1, 1.0, done=1))
     gradient = prober.evaluate(np.arange(sliced), exact_head).head_gradient_sum
     if gradient is not None:
         project(gradient, 1, layout.block("head"), projections)

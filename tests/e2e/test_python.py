@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 import zowarmup as zw
+from tests.language import ENCODER, language_folder
 from tests.patience import PATIENCE
 from tests.prepared import prepared
 from tests.unit.test_documents import blocks
@@ -288,6 +289,24 @@ def test_what_cannot_be_trained_is_refused_and_a_run_that_gives_up_is_kept() -> 
             linear((1, 8, 8), 10), **asked, high=0, zeroth_order={"algorithm": Faulty, "rounds": 1, "probes": 4}
         )
     assert told.value.run.version == 0 and told.value.run.history[0].loss is not None
+
+
+def test_texts_of_the_callers_train_a_language_model(tmp_path: Path) -> None:
+    """From a folder with an encoder of random weights: its head learns, and its weights are all of a module's."""
+    words, said = ("film", "plot", "cast"), {"yes": ("fine", "great"), "no": ("dull", "awful")}
+    texts = [f"the {word} is {judgement}" for word in words for every in said.values() for judgement in every] * 6
+    labels = ["yes" if text.split()[-1] in said["yes"] else "no" for text in texts]
+    found = zw.simulate(
+        f"hf:{language_folder(tmp_path / 'encoder', ENCODER)}",
+        [(texts[:40], labels[:40]), (texts[30:], labels[30:])],
+        held_out=(texts[:12], labels[:12]),
+        run={"text": {"most_tokens": 16}},
+        high=0,
+        zeroth_order={"rounds": 12},
+        show=False,
+    )
+    assert found.class_names == ("no", "yes") and found.value > found.history[0].metrics["accuracy"]
+    assert any("word_embeddings" in name for name in found.weights), "what no round moves is there as well"
 
 
 def test_a_module_is_begun_with_and_left_as_it_was() -> None:
