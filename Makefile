@@ -186,7 +186,7 @@ SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 	@touch $@
 
 # mkdocs for `make site`, shtab for `make commands`, and what judges packages. The last sees the package itself, too.
-.build/docs/ready: docs/requirements.txt $(VENV)/ready
+.build/docs/ready: docs/requirements.txt | $(VENV)/ready
 	@echo '== Installing mkdocs and tools for packages to .build/docs (180 MB, once)'
 	@$(BIN)/python -m venv --clear .build/docs
 	@.build/docs/bin/python -m pip --disable-pip-version-check install -q --no-compile --require-hashes --no-deps -r docs/requirements.txt

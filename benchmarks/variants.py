@@ -3,6 +3,7 @@
     python -m benchmarks.variants --model mlp --seeds 0 1 2
     python -m benchmarks.variants --compare precision    # the same with scalars in a byte, and in half of one
     python -m benchmarks.variants --compare rates        # at the default rate, and at others
+    python -m benchmarks.variants --compare beside       # probes beside the whitened head
 
 The same code as in the processes (algorithms, forward passes, grid, sampling) without a network between, so a variant
 with the demo's settings ends in the demo's digest. One line a variant and seed: held-out accuracy at the pivot and at
@@ -144,7 +145,17 @@ def rates(spec: ZOWarmUpSettings, model: DemoModel) -> dict[str, ZOWarmUpSetting
     return {f"rate {rate:g}": replace(spec, rate=rate) for rate in RATES}
 
 
-COMPARISONS = {"parts": parts, "precision": precisions, "rates": rates}
+def beside(spec: ZOWarmUpSettings, model: DemoModel) -> dict[str, ZOWarmUpSettings]:
+    """The demo's settings, and probes of everything beside the whitened head, each with its own slice and fewer on all of the data."""
+    sliced = replace(spec, train="all", probes=32)
+    return {
+        "exact head 64, whitened": spec,
+        "the same and 32 sliced": sliced,
+        "the same and 8 whole": replace(sliced, probes=8, slices="whole"),
+    }
+
+
+COMPARISONS = {"parts": parts, "precision": precisions, "rates": rates, "beside": beside}
 
 
 def main() -> None:

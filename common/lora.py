@@ -1,6 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): which linear layers of a language model have one, and of what rank.
 
-An adapter adds B A x to what a linear layer gives, A of r rows and B of r columns. Here A is drawn once and stays as it is, and B, which
+An adapter adds B A x to what a linear layer gives, A of r rows and B of r columns, at the scale 1 (alpha = r in the paper's words): a probe of B then
+moves what the layer gives about as far as one of its bias does, and `eps` and `rate` are those of any other parameter. Here A is drawn once and stays as it is, and B, which
 begins at zero, is what moves, as in FFA-LoRA (arXiv 2403.12313): a mean of clients' B is then the mean of their adapters, which a mean of
 both factors is not, and a probe finds a slope from the first round on, where with both the slope along A is zero while B is.
 """
@@ -15,8 +16,6 @@ MODULES = ("q", "k", "v", "o", "up", "gate", "down")
 DOWN, UP = "lora_a", "lora_b"
 """The names of A and of B in the layer that they adapt."""
 MOST_RANK = 256
-SCALE = 1 / 16
-"""What an adapter's product is multiplied by, alpha / r in the paper's words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,33 +1,36 @@
 """The cells of an experiment by few columns: what each method reached, from where, and what it cost.
 
-    python -m benchmarks.paper.columns OUT/cifar10_resnet8.csv benchmarks/paper/results/cifar10_resnet8.csv
+    python -m benchmarks.paper.columns OUT/cifar10_resnet8.csv benchmarks/paper/results/cifar10_resnet8.csv method high_percent seed accuracy pivot forwards uplink_bytes
+    python -m benchmarks.paper.columns OUT/sst2_minilm.csv benchmarks/paper/results/sst2_minilm.csv method seed accuracy loss forwards uplink_bytes --with brackets.csv
 
 Reads the table of cells that `zowarmup experiment` has written. `pivot` is the accuracy there, `forwards` are passes over one example
-and `uplink_bytes` what was sent, both by all clients in the whole run.
+and `uplink_bytes` what was sent, both by all clients in the whole run. `--with` adds the lines of a table that has these columns already.
 """
 
+import argparse
 import csv
-import sys
 from pathlib import Path
 
-COLUMNS = {
-    "method": "method",
-    "high_percent": "high_percent",
-    "seed": "seed",
-    "accuracy": "accuracy",
-    "pivot": "accuracy_at_pivot",
-    "forwards": "client_forwards",
-    "uplink_bytes": "uplink_bytes",
-}
-"""Of each column, the name that it has among the experiment's."""
+NAMES = {"pivot": "accuracy_at_pivot", "forwards": "client_forwards"}
+"""Of a column, the name that it has among the experiment's, where that is another."""
 
 
 def main() -> None:
-    source, target = Path(sys.argv[1]), Path(sys.argv[2])
-    with source.open(newline="") as read, target.open("w", newline="") as written:
-        writer = csv.writer(written, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([row[name] for name in COLUMNS.values()] for row in csv.DictReader(read))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper.columns", description="Some columns of a table.")
+    parser.add_argument("source", type=Path, help="the experiment's table of cells")
+    parser.add_argument("target", type=Path, help="the file to write")
+    parser.add_argument("columns", nargs="+", help="in their order")
+    parser.add_argument("--with", dest="others", type=Path, help="a table that has these columns")
+    given = parser.parse_args()
+    rows = [[row[NAMES.get(name, name)] for name in given.columns] for row in table(given.source)]
+    rows += [[row[name] for name in given.columns] for row in (table(given.others) if given.others else ())]
+    with given.target.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([given.columns, *rows])
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":

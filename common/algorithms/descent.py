@@ -3,8 +3,8 @@
 The estimate of the gradient is the weighted mean over clients of sum_s (n_s / n) dL_s z_s in the probed block and of
 1/K sum_k p_k z_k in the head's. The model steps down it by `rate`; a "normalized" step is divided by the root mean square
 of the round's derivatives, in the same weighted mean (FZOO, arXiv 2506.09034, divides by the losses' spread), and
-annealed linearly; in the head's block by that of the projections where it is the larger, and there at a pace of its own
-where features are whitened (`head_pace`). A round moves a block no further, root mean square over its parameters, than
+annealed linearly; in the head's block by that of the projections where it is the larger. Where features are whitened each
+block has a pace of its own (`paces`). A round moves a block no further, root mean square over its parameters, than
 the rate, once for each local step, whatever the scalars are; a "raw" step has a bound of its own (`_limit`).
 
 The coordinator moves the model so by the scalars of all, and a client that takes local steps its own replica by what it
@@ -13,6 +13,7 @@ has measured so far. The same arguments give the same moves, everywhere; they be
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,8 +49,9 @@ from zowarmup.common.exact.layout import Block
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.values import Scalars, Tier
 
-WHITENED_PACE = 3.0
-"""Beside the rate, of a step in whitened features: found on digits and CIFAR-10 (docs/method.md)."""
+HEAD_PACE, PROBED_PACE = 3.0, 1.0
+"""Beside the rate, of a block's step where features are whitened: of the head found on digits and CIFAR-10, of what is probed
+on SST-2 (docs/method.md)."""
 FLAT, STEEPEST = 2.0**-40, 2.0**12
 """Derivatives, nats per unit of weight. A root mean square below FLAT is what rounding leaves of a loss that does not
 change. A step that is not divided by it is as long, at most, as with STEEPEST."""
@@ -131,9 +133,7 @@ class Descent:
             for number, tier in enumerate(contributors)
         ]
         shares = zip(self.shares(parts), parts, strict=True)
-        pace = dict.fromkeys(self.plan.blocks, 1.0)
-        if self.plan.head is not None:
-            pace[self.plan.head] = self.head_pace(len(contributors))
+        pace = self.paces(parts)
         moves = [move for share, part in shares for move in self._along(part, _times(pace, share))]
         if self.spec.step == "adam":
             sizes = {
@@ -145,14 +145,21 @@ class Descent:
         factors = [self._annealed(self.spec.rate, done) for done in rounds]
         return expected_cost(moves, factors, grid, self.plan.layout.trainable)
 
-    def head_pace(self, clients: int) -> float:
-        """How many times as far as the rate says the head moves with so many clients. Where its input is whitened the length
-        of the estimate is known beforehand, |g| sqrt(1 + d / D) along D directions in d dimensions, and WHITENED_PACE times
-        the rate divided by that root suits any number of either; else once."""
+    def paces(self, parts: Sequence[ClientScalars]) -> dict[Block, float]:
+        """How many times as far as the rate says each block moves by such scalars. The length of an estimate is known beforehand,
+        |g| sqrt(1 + d / D) along D directions in d dimensions, and where the head's input is whitened the rate times a number
+        divided by that root suits any number of either; else each moves once as far."""
         if self.plan.layout.whitening is None or self.spec.step == "raw":
-            return 1.0
-        directions = self.plan.projections * (1 if self.spec.shared_directions else clients)
-        return WHITENED_PACE / math.sqrt(1 + self.plan.layout.block("head").size / directions)
+            return dict.fromkeys(self.plan.blocks, 1.0)
+        explored, found = Counter[Block](), dict[Block, float]()
+        for part in parts[:1] if self.spec.shared_directions else parts:
+            explored.update(self.plan.explored(part))
+            if self.plan.head is not None:
+                explored[self.plan.head] += self.plan.projections
+        for block in self.plan.blocks:
+            pace = HEAD_PACE if block == self.plan.head else PROBED_PACE
+            found[block] = pace / math.sqrt(1 + block.size / max(1, explored[block]))
+        return found
 
     def _estimate(self, parts: Sequence[ClientScalars], factors: Mapping[Block, float]) -> list[Move]:
         """Along the round's estimate, so many times it in each block."""
@@ -170,16 +177,19 @@ class Descent:
 
     def _sizes(self, parts: Sequence[ClientScalars]) -> dict[Block, float]:
         """What a normalised step is divided by, by block: in what is probed the root mean square of the probes; in the head's block that
-        of the projections where it is more, or where nothing is probed. So in none does a parameter move further than the
-        rate."""
+        of the projections, where its input is whitened, where it is more, or where nothing is probed. So in none does a parameter move
+        further than the rate."""
         blocks = self.plan.probed_blocks
         probed = self._mean([self.plan.mean_square(part) for part in parts], parts) if blocks else 0.0
         head = self._mean([root_mean_square(part.scalars.projections) ** 2 for part in parts], parts)
-        sizes = dict.fromkeys(blocks, math.sqrt(probed))
+        sizes, paces = dict.fromkeys(blocks, math.sqrt(probed)), self.paces(parts)
         if self.plan.head is not None:
             known = not blocks or probed >= FLAT**2
-            sizes[self.plan.head] = math.sqrt(max(probed, head)) / self.head_pace(len(parts)) if known else 0.0
-        return sizes
+            apart = (
+                self.plan.layout.whitening is not None
+            )  # and then a parameter moves less than the rate, whatever is probed
+            sizes[self.plan.head] = math.sqrt(head if apart else max(probed, head)) if known else 0.0
+        return {block: size / paces[block] for block, size in sizes.items()}
 
     def _mean(self, values: Sequence[float], parts: Sequence[ClientScalars]) -> float:
         """Of one value of each client, aggregated as the estimate is."""

@@ -194,6 +194,9 @@ class CutPlan(ProbePlan):
             return [Nest(None, tuple(above), slices[0])]
         return [Nest(None, (direction,), chosen) for direction, chosen in zip(above, slices, strict=True)]
 
+    def explored(self, part: ClientScalars) -> dict[Block, int]:
+        return {block: len(lengths) for block, lengths in self._lengths(part)}
+
     def estimate(self, part: ClientScalars, factors: Mapping[Block, float]) -> Iterator[Move]:
         for block, lengths in self._lengths(part):
             for index, length in enumerate(lengths):

@@ -133,6 +133,10 @@ class ProbePlan:
         """The direction (seed, index) of each of a part's probes."""
         return [(part.seed, index) for index in range(len(part.scalars.probes))]
 
+    def explored(self, part: ClientScalars) -> dict[Block, int]:
+        """How many directions a part's probes have in each block that is probed."""
+        return {} if self.probed is None else {self.probed: len(part.scalars.probes)}
+
     def weights(self, part: ClientScalars) -> list[float]:
         """The weight of each of a part's probes in its estimate: the share of the local data that it speaks for."""
         if self.spec.computation(part.tier) is Computation.GRADIENT:

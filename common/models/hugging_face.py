@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.lora import DOWN, SCALE, UP
+from zowarmup.common.lora import DOWN, UP
 from zowarmup.common.settings.architecture import BERT, ENCODERS, OPT, QWEN2, QWEN3, ROBERTA, Architecture
 
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
@@ -20,7 +20,7 @@ _BODY = "body."
 
 
 def merged(tensors: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """The tensors of a model whose layers have taken their adapters in: W + SCALE (A^T B)^T in float64, rounded to float32.
+    """The tensors of a model whose layers have taken their adapters in: W + (A^T B)^T in float64, rounded to float32.
 
     Args:
         tensors: By name, float32.
@@ -29,7 +29,7 @@ def merged(tensors: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.f
     for name, up in tensors.items():
         layer, _, last = name.rpartition(".")
         if last == UP:
-            added = SCALE * (up.astype(np.float64).T @ tensors[f"{layer}.{DOWN}"].astype(np.float64))
+            added = up.astype(np.float64).T @ tensors[f"{layer}.{DOWN}"].astype(np.float64)
             found[f"{layer}.weight"] = (found[f"{layer}.weight"] + added).astype(np.float32)
     return found
 

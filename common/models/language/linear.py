@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from zowarmup.common.lora import DOWN, SCALE, UP
+from zowarmup.common.lora import DOWN, UP
 
 
 class Linear(nn.Linear):
@@ -45,7 +45,7 @@ class Linear(nn.Linear):
         found = linear(flat, self.weight, self.bias).reshape(*inputs.shape[:-1], self.out_features)
         if self.lora_a is None or self.lora_b is None:
             return found
-        narrow = linear(flat, self.lora_a) * SCALE
+        narrow = linear(flat, self.lora_a)
         if self.lora_b.ndim == 2:
             return found + (narrow @ self.lora_b).reshape(found.shape)
         narrow = narrow.reshape(inputs.shape[0] // self._rows, -1, narrow.shape[-1])

@@ -117,7 +117,7 @@ def _tone(sources: PageSources, state: State) -> str:
         return "done"
     if state.paused:
         return "paused"
-    return "waiting" if state.current is None else "working"
+    return "working" if sources.live and state.current is not None else "waiting"
 
 
 def _left(history: History, state: State, pivot_version: int, final_version: int) -> str:

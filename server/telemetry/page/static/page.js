@@ -227,7 +227,7 @@
           u.ctx.fillStyle = style("--warm");
           if (now.pivot.at > 0) u.ctx.fillRect(left, u.bbox.top, right - left, u.bbox.height);
         }],
-        draw: [(u) => {
+        drawAxes: [(u) => {  // below the curves
           if (!now.pivot.made || now.pivot.at < 1) return;
           const x = u.valToPos(now.pivot.at, "x", true), late = x > u.bbox.left + 0.8 * u.bbox.width;
           u.ctx.save();
@@ -237,10 +237,7 @@
           u.ctx.beginPath(); u.ctx.moveTo(x, u.bbox.top); u.ctx.lineTo(x, u.bbox.top + u.bbox.height); u.ctx.stroke();
           u.ctx.font = font.replace("12px", `${12 * ratio}px`);
           u.ctx.textAlign = late ? "right" : "left";
-          const y = u.bbox.top + (id === "curve" ? u.bbox.height - 14 * ratio : 14 * ratio), width = u.ctx.measureText("pivot").width;
-          u.ctx.fillStyle = style("--card");
-          u.ctx.fillRect(x + (late ? -(width + 9 * ratio) : 3 * ratio), y - 11 * ratio, width + 6 * ratio, 15 * ratio);
-          u.ctx.fillStyle = style("--quiet");
+          const y = u.bbox.top + (id === "curve" ? u.bbox.height - 10 * ratio : 14 * ratio);
           u.ctx.fillText("pivot", x + (late ? -6 : 6) * ratio, y);
           u.ctx.restore();
         }],
@@ -363,7 +360,8 @@
     if (cell.children.length > 1) {
       put(cell.children[1], name);
       put(cell.children[2], code === GONE ? `gone for ${duration(Math.max(0, reading() - (rows[number]?.[ROW.changed] ?? reading())))}` : `${state}${code === CONTRIBUTED || code === ASKED || !run.live ? "" : `, ${seen(number)}`}`);
-      put(cell.children[3], bytes(number) || "–");
+      const last = rows[number]?.[ROW.contributed];
+      put(cell.children[3], bytes(number) || (run.live || !last ? "–" : `last ${new Date(1000 * last).toISOString().slice(0, 16).replace("T", " ")} UTC`));
     } else cell.setAttribute("aria-label", `${name}: ${state}`);
   }
   function drawFleet() {
@@ -386,6 +384,7 @@
       share = round.drawn ? round.contributed / round.drawn : 0;
     } else if (now.phase === "finished") text = "The last round is over";
     put(byId("round-text"), text);
+    byId("round").hidden = !text;
     done.style.width = `${100 * share}%`;
   }
   function drawStates() {

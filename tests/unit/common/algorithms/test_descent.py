@@ -1,15 +1,30 @@
 """How a round's scalars move the model, in exact numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests import aggregating
-from tests.closed_forms import ALONE, GRID, ONE, algorithm, drawn, require_nearly, ticks
-from zowarmup.common.algorithms.descent import FLAT
+from tests.algorithms import zeroth_order_settings
+from tests.closed_forms import (
+    ALONE,
+    GRID,
+    HIDDEN,
+    LAYOUT,
+    ONE,
+    TRAINABLE,
+    algorithm,
+    drawn,
+    require_nearly,
+    ticks,
+)
+from zowarmup.common.algorithms.descent import FLAT, HEAD_PACE, PROBED_PACE
 from zowarmup.common.algorithms.local_scalars import STEEP
 from zowarmup.common.algorithms.protocol import ClientScalars, Start
 from zowarmup.common.exact.grid import HeadroomExceeded
-from zowarmup.common.messages.values import Scalars
+from zowarmup.common.exact.layout import Tensor
+from zowarmup.common.messages.values import Scalars, Tier
 
 
 def test_a_normalized_step_of_the_head_alone_is_divided_by_its_projections() -> None:
@@ -104,3 +119,41 @@ def test_a_flat_loss_moves_nothing(size: float) -> None:
 def test_a_step_too_long_for_the_grid_is_refused() -> None:
     with pytest.raises(HeadroomExceeded, match="too long for the grid"):
         aggregating.steps(algorithm(step="raw"), GRID, 0, [ClientScalars(5, 10, Scalars(3, (STEEP,) * 4, (0.0,) * 5))])
+
+
+WHITENED = replace(
+    LAYOUT,
+    tensors=(*LAYOUT.tensors[:3], Tensor("out.whitening", (3, HIDDEN), TRAINABLE)),
+    size=TRAINABLE + 3 * HIDDEN,
+)
+
+
+@pytest.mark.parametrize("probes", [1, 4, 64])
+@pytest.mark.parametrize("clients", [1, 3])
+@pytest.mark.parametrize("shared", [False, True])
+def test_with_whitened_features_a_round_moves_each_block_as_far_whatever_explores_it(
+    probes: int, clients: int, shared: bool
+) -> None:
+    """Along D directions in d dimensions an estimate of a gradient of length 1 has the length sqrt(1 + d / D)."""
+    settings = zeroth_order_settings(
+        algorithm="decomfl" if shared else "zowarmup",
+        rounds=10,
+        train="all",
+        rate=0.5,
+        clip=0.0,
+        probes=probes,
+        head_projections=probes,
+    )
+    zo = settings.build(WHITENED)
+    scalars = Scalars(3, (1.0,) * probes, (1.0,) * probes)
+    parts = [ClientScalars(7 if shared else seed, 640, scalars, Tier.LOW) for seed in range(clients)]
+    found = zo.aggregate(Start(np.zeros(WHITENED.size, np.float32), GRID, 1), parts)
+    for block, pace in (("trunk", PROBED_PACE), ("head", HEAD_PACE)):
+        size = WHITENED.block(block).size
+        along: dict[tuple[int, int], float] = {}
+        for move in found.moves:
+            if move.block.name == block:
+                along[move.seed, move.direction] = along.get((move.seed, move.direction), 0.0) + move.length
+        estimate = np.sqrt(size * sum(length**2 for length in along.values()))
+        of_noise = np.sqrt(size / len(along))  # the length of such an estimate, if the gradient's is 1
+        assert estimate == pytest.approx(0.5 * 0.9 * pace * of_noise / np.sqrt(1 + size / len(along)))

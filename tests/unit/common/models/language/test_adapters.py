@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.language import DECODER, ENCODER
-from zowarmup.common.lora import SCALE, Lora
+from zowarmup.common.lora import Lora
 from zowarmup.common.models.base import Constant
 from zowarmup.common.models.construction import ModelError, build, sample
 from zowarmup.common.models.description import constants_of, describe, flatten, load_into
@@ -68,7 +68,7 @@ def test_an_adapter_adds_the_product_of_its_factors(config: dict[str, Any]) -> N
         moved = module(tokens)
         for layer in module.modules():
             if isinstance(layer, Linear) and layer.lora_a is not None and layer.lora_b is not None:
-                layer.weight += SCALE * layer.lora_b.T @ layer.lora_a
+                layer.weight += layer.lora_b.T @ layer.lora_a
                 layer.lora_a = layer.lora_b = None
         assert torch.allclose(module(tokens), moved, atol=1e-5)
     assert (moved - begun).abs().max() > 1e-2

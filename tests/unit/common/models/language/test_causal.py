@@ -87,5 +87,5 @@ def test_the_embedding_is_one_tensor() -> None:
 
 
 def test_an_encoder_predicts_no_tokens() -> None:
-    with pytest.raises(ModelError, match=r"is an encoder .*: task completion is for decoders"):
+    with pytest.raises(ModelError, match=r"is an encoder .*: tasks that predict tokens are for decoders"):
         model({**DECODER, "model_type": "bert", "layer_norm_eps": 1e-5, "hidden_act": "gelu"})
