@@ -16,7 +16,7 @@ endif
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help files docs site commands demo bench chaos flood fuzz ray arm torchvision browser test lint typecheck format proto wheel packages sbom lock clean
+.PHONY: help files docs site commands demo bench chaos flood fuzz ray arm torchvision tracking browser test lint typecheck format proto wheel packages sbom lock clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -26,7 +26,7 @@ demo: .build/ready  ## Train a fleet of ten on this machine and watch it; the re
 
 TOOLS := .build/prometheus/ready .build/systemd/ready .build/ansible/ready .build/sbom/ready .build/docs/ready
 ifdef CI
-TOOLS += .build/arm/ready .build/torchvision/ready .build/browser/ready
+TOOLS += .build/arm/ready .build/torchvision/ready .build/tracking/ready .build/browser/ready
 endif
 # Two at a time: real processes wait for each other more than they compute. In the order of the names: e2e early, and unit,
 # whose files are short, last, so that neither worker is left with a long one. Compiled files are kept, whatever the
@@ -60,6 +60,9 @@ ray: .build/ready .build/ray  ## A fleet on a Ray cluster of several nodes on th
 
 arm: .build/ready .build/arm/ready  ## The same bits on emulated aarch64 (fetches 95 MB of Debian packages, without root)
 	@$(BIN)/pytest -q -s tests/e2e/test_arm.py
+
+tracking: .build/ready .build/tracking/ready  ## Runs written to MLflow, TensorBoard and OpenTelemetry (installs them, 550 MB)
+	@$(BIN)/pytest -q tests/e2e/test_tracking.py tests/e2e/test_traces.py
 
 torchvision: .build/ready .build/torchvision/ready  ## Torchvision's models, in whole runs (installs a pair of torch and torchvision, up to 5.3 GB)
 	@$(BIN)/pytest -q tests/e2e/test_torchvision.py
@@ -164,6 +167,15 @@ SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 	@$(BIN)/python -m venv --clear .build/torchvision
 	@echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" > "$$(.build/torchvision/bin/python $(SITE))/zowarmup.pth"
 	@.build/torchvision/bin/python -m pip --disable-pip-version-check install -q --no-compile -r tests/torchvision/requirements.txt
+	@touch $@
+
+# MLflow, TensorBoard and OpenTelemetry. What else they need is in $(VENV), and found by the file that is written first.
+.build/tracking/ready: tests/tracking/requirements.txt constraints.txt $(VENV)/ready
+	@echo '== Installing MLflow, TensorBoard and OpenTelemetry to .build/tracking (550 MB, once)'
+	@$(BIN)/python -m venv --clear .build/tracking
+	@echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" > "$$(.build/tracking/bin/python $(SITE))/zowarmup.pth"
+	@.build/tracking/bin/python -m pip --disable-pip-version-check install -q --no-compile -c constraints.txt \
+	  -r tests/tracking/requirements.txt
 	@touch $@
 
 # Prometheus, for tests/monitoring.

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from zowarmup.common.settings.run import VERSION as __version__
     from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
     from zowarmup.common.settings.text import Text
+    from zowarmup.common.settings.tracking import Tracking
     from zowarmup.common.tasks.protocol import Baseline, Batch, Metric, TargetKind, Task
     from zowarmup.data.dataset import DataError, Dataset
 
@@ -77,6 +78,7 @@ _PLACES = {
     "common.messages.values": "Computation Contribution Delta Phase Scalars Tier Work",
     "common.settings.run": "Evaluation Guard Model RunFile Server VERSION=__version__",
     "common.settings.text": "Text",
+    "common.settings.tracking": "Tracking",
     "common.tasks.protocol": "Baseline Batch Metric TargetKind Task",
     "data.dataset": "DataError Dataset",
 }
@@ -146,6 +148,7 @@ __all__ = [
     "Tensor",
     "Text",
     "Tier",
+    "Tracking",
     "TrafficStatus",
     "Trained",
     "TrainedRun",

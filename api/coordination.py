@@ -89,9 +89,11 @@ class LocalCoordinator:
 
     Example:
         >>> import zowarmup as zw
-        >>> with zw.Coordinator("run.toml", data_dir="run") as coordinator:      # doctest: +SKIP
-        ...     print(coordinator.address)
-        ...     run = coordinator.wait()
+        >>> with zw.Coordinator("run.toml", model_cache="models") as coordinator:
+        ...     with zw.Client(coordinator.address, "digits:1/10", tier="low"):
+        ...         run = coordinator.wait()
+        >>> run.version, run.gave_up
+        (1, '')
     """
 
     def __init__(

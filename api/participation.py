@@ -75,8 +75,11 @@ class LocalClient:
 
     Example:
         >>> import zowarmup as zw
-        >>> with zw.Client("127.0.0.1:7070", "digits:1/10", tier="low") as client:     # doctest: +SKIP
-        ...     client.wait()
+        >>> with zw.Coordinator("run.toml", model_cache="models") as coordinator:
+        ...     with zw.Client(coordinator.address, "digits:1/10", tier="low", name="pi") as client:
+        ...         client.wait()
+        >>> client.status().client, client.status().version
+        ('pi', 1)
     """
 
     def __init__(

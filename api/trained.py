@@ -227,9 +227,9 @@ def load_run(data_dir: Path | str) -> TrainedRun:
 
     Example:
         >>> import zowarmup as zw
-        >>> run = zw.load_run("run")                                              # doctest: +SKIP
-        >>> run.weights_at(10)["0.weight"].shape                                  # doctest: +SKIP
-        (32, 64)
+        >>> run = zw.load_run("run")
+        >>> run.version, run.weights_at(2)["3.bias"].shape
+        (6, (10,))
     """
     return TrainedRun(Path(data_dir).expanduser())
 
@@ -250,7 +250,8 @@ def plot(runs: Mapping[str, TrainedRun] | Sequence[TrainedRun], path: Path | str
 
     Example:
         >>> import zowarmup as zw
-        >>> zw.plot({"ours": one, "theirs": other}, "both.png")                  # doctest: +SKIP
+        >>> runs = {"ours": zw.load_run("run"), "theirs": zw.load_run("run")}
+        >>> figure = zw.plot(runs, "both.png")
     """
     named = runs.items() if isinstance(runs, Mapping) else [(run.name, run) for run in runs]
     return draw([RunCurve(name, run.history.evaluated, run.pivot_version) for name, run in named], path)

@@ -26,12 +26,16 @@ from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import PROCESSOR, Executor
 from zowarmup.client.work.joining import ask, choose_tier, enrol, fit_data, know
 from zowarmup.client.work.loop import take_part
+from zowarmup.client.work.work_traces import WorkTraces
 from zowarmup.common.exact.steps import allow_compiled
 from zowarmup.common.messages.invitation import Invitation
 from zowarmup.common.messages.values import Tier
+from zowarmup.common.system.tracing import traces_of
 from zowarmup.data import Dataset
 
 log = logging.getLogger("zowarmup.client")
+TRACES_S = 1.0
+"""How long a device that leaves exports its last spans, at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +129,20 @@ async def participate(
         said = f"joined {offer.name} as {identity.client} (tier {tier}: {reason}) with {len(dataset)} examples"
         transfers = Transfers(partial(connect, bulk=True))
         executor = Executor(offer, state, transfers, options.threads, options.device, policy, options.own_thread)
-        device = Device(offer, dataset, replica, transfers, executor, said, tier, allowance)
+        traces = traces_of("zowarmup-client")
+        if traces is not None:
+            stack.callback(traces.close, TRACES_S)
+        device = Device(
+            offer,
+            dataset,
+            replica,
+            transfers,
+            executor,
+            said,
+            tier,
+            allowance,
+            WorkTraces(traces, tier, identity.client),
+        )
         joined(identity, device)
         async with ReconnectingStream(server, connect, layout, device.hello, lookout) as stream:
             await take_part(device, stream)

@@ -27,6 +27,7 @@ from zowarmup.common.settings.run import PROTOCOL, SOFTWARE, RunFile
 from zowarmup.common.system.ending import FAILED, GRACE_S, SERVICE, USAGE, Stopping, conclude
 from zowarmup.common.system.files import PRIVATE, read_given
 from zowarmup.common.system.logs import Throttle, log_to_errors
+from zowarmup.common.system.tracing import traces_of
 from zowarmup.common.tasks import task_class
 from zowarmup.common.text import in_words
 from zowarmup.data import DataError, Dataset, load
@@ -34,7 +35,7 @@ from zowarmup.server.aggregation.evaluation import Evaluator
 from zowarmup.server.aggregation.round_jobs import RoundJobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.core import commands as cmd
-from zowarmup.server.core.errors import ListeningError
+from zowarmup.server.core.errors import ListeningError, TrackingError
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
 from zowarmup.server.projections.traffic import Traffic
@@ -66,6 +67,9 @@ from zowarmup.server.store.blobs import BlobError
 from zowarmup.server.store.ledger import Ledger, LedgerError
 from zowarmup.server.store.uploads import UploadStore
 from zowarmup.server.telemetry.event_logger import EventLogger
+from zowarmup.server.telemetry.round_traces import RoundTraces
+from zowarmup.server.tracking.delivery import RunTracking
+from zowarmup.server.tracking.opening import trackers_of
 from zowarmup.server.websites import Site, page_of
 
 if TYPE_CHECKING:
@@ -75,6 +79,8 @@ log = logging.getLogger("zowarmup.server")
 
 LAST_S = 0.5
 """How long a server that stops waits for calls that have been answered to end."""
+TOLD_S = 0.3
+"""How long it then tells trackers what they have not been told yet, and exports its last spans."""
 FEW = 2048
 """A limit of connections that a fleet may meet."""
 LINES, RUN_LINES = (20.0, 2.0), (500.0, 50.0)
@@ -98,6 +104,7 @@ _EXPECTED: dict[type[Exception], int] = {
             PreparationError,
             DataError,
             BlobError,
+            TrackingError,
             Unavailable,
             CoordinatorFailed,
         ),
@@ -309,6 +316,7 @@ async def _lead(
 ) -> int:
     run_file, held_out, data_dir = leading.run_file, leading.held_out, leading.data_dir
     way, shown = leading.way, leading.shown
+    trackers = trackers_of(run_file.tracking)
     refusals = Counter[str]()
     preparing = PreparingInterceptor()
     most = connections(raise_file_limit())
@@ -370,15 +378,22 @@ async def _lead(
     traffic = Traffic(lambda: coordinator.state.phase, history.traffic.latest)
     rate_limiter = RateLimiter(run_file.server.messages_per_second)
     uploads = UploadStore(BlobFiles(data_dir / UPLOADS), uploads_bytes(run_file, state), state)
-    stream_registry = StreamRegistry(history, rate_limiter)
+    traces = traces_of("zowarmup-server")
+    rounds = RoundTraces(traces, state) if traces else None
+    stream_registry = StreamRegistry(history, rate_limiter, *((rounds.parent,) if rounds else ()))
     round_jobs = RoundJobs(
         coordinator, blobs, uploads, replica, evaluator, history, lambda: traffic.since(history.traffic.latest)
     )
     coordinator.observe(lambda now, events, after: history.record(coordinator.written_at, events, now))
+    if rounds is not None:
+        round_jobs.part = rounds.part
+        coordinator.observe(rounds)  # before the streams, which say whose child a client's span is
     coordinator.observe(stream_registry)
     coordinator.observe(round_jobs)
     coordinator.observe(uploads)
     coordinator.observe(EventLogger())
+    tracking = RunTracking(trackers, state, history)
+    coordinator.observe(tracking)
 
     admission = Admission(coordinator, operator, way.invited, way.guarded, refusals)
     callers.knows = admission.knows
@@ -436,7 +451,8 @@ async def _lead(
     watching = asyncio.create_task(keep_room(port, most, traffic.members))
     listening.callback(lambda: [task.cancel() for task in (*loops, watching)])
     scraped = website is not None
-    loops.append(asyncio.create_task(leave(coordinator, looked, stopped, leading.exit_when_finished, scraped)))
+    over = leave(coordinator, looked, stopped, leading.exit_when_finished, scraped, pending=lambda: tracking.pending)
+    loops.append(asyncio.create_task(over))
     faults: list[BaseException] = []
     for task in loops:
         task.add_done_callback(lambda task: _failed(task, stopped, faults))
@@ -463,6 +479,7 @@ async def _lead(
     for site in sites:
         await asyncio.to_thread(site.close)
     stream_registry.close_all()
+    await asyncio.gather(*(asyncio.to_thread(one.close, TOLD_S) for one in (tracking, traces) if one is not None))
     await server.stop(grace=GRACE_S / 2)
     if beside is not None:
         await beside.stop(None)

@@ -15,6 +15,7 @@ TICK_S = 0.25
 REPORTS_S = 10.0
 LOOKED_S = 3.0
 SCRAPED_S = 60.0
+TOLD_S = 30.0
 GIVEN_UP = 3  # the exit code of a run that has paused itself, or ended before its time
 
 
@@ -26,6 +27,7 @@ async def leave(
     scraped: bool,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    pending: Callable[[], bool] = lambda: False,
 ) -> None:
     """Once the run is finished and evaluated, every client has said what it holds (or had time to), and nobody is
     looking at the status any more; or once the run has paused itself. Started again after that, it waits to be
@@ -41,6 +43,7 @@ async def leave(
         scraped: Somebody may read the metrics of this process.
         clock: Seconds, monotonic.
         sleep: Waits so many of them.
+        pending: Whether trackers are still being told of the run.
     """
     resumable = coordinator.state.paused_itself
     begun_over = coordinator.state.phase is Phase.FINISHED
@@ -61,6 +64,9 @@ async def leave(
     if coordinator.state.gave_up and scraped and not begun_over:
         log.info("leaving in %.0f s, when its metrics have been read", SCRAPED_S)
         await sleep(SCRAPED_S)
+    told = clock()
+    while pending() and clock() < told + TOLD_S:
+        await sleep(TICK_S)
     while clock() < looked[0] + LOOKED_S:
         await sleep(TICK_S)
     settle(stopped, 0)

@@ -42,7 +42,7 @@ NUMBERS = "common common/exact common/messages common/tasks common/algorithms co
 COMMON = f"{NUMBERS} common/models common/system data"
 BELOW = f"{COMMON} server/core server/projections server/store server/coordinator.py"
 DEVICE = f"{COMMON} client/errors.py client/policy.py"
-SERVER = f"{BELOW} server/aggregation server/rpc server/telemetry server/telemetry/page server/setup"
+SERVER = f"{BELOW} server/aggregation server/rpc server/telemetry server/telemetry/page server/setup server/tracking"
 CLIENT = f"{DEVICE} client/store client/net client/work client/diagnostics"
 # The package itself, `zowarmup`.
 PUBLIC = "public.py"
@@ -70,6 +70,7 @@ ROOMS = {
     "server/telemetry": rule(BELOW, "prometheus_client", lazily="uvicorn"),
     "server/telemetry/page": rule(f"{BELOW} server/telemetry"),
     "server/setup": rule(BELOW, "numpy"),
+    "server/tracking": rule(BELOW, lazily="mlflow tensorboard"),
     "server": rule(SERVER, "grpc"),
     "client/errors.py": rule("common common/system"),
     "client/policy.py": rule(f"{COMMON} client/errors.py"),
@@ -109,6 +110,7 @@ PACKAGES = {
     "common/exact/tensors.py": "torch",
     "common/messages/codec.py": "google",
     "common/models/graph.py": "google",
+    "common/system/tracing.py": "opentelemetry?",
     "common/models/program.py": "onnxruntime?",
     "common/models/late_weights.py": "onnx",
     "common/models/torchvision_classifiers.py": "torchvision?",

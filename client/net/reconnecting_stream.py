@@ -30,7 +30,7 @@ LEAVE_S = 10.0
 
 class ReconnectingStream:
     """Open within its context. `hello` is asked for on every connection: the replica moves on in between.
-    `contributions`: how many have been said."""
+    `contributions`: how many have been said; `arrived_s`: when the last work arrived, seconds since 1970."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class ReconnectingStream:
         self.greeted = hello()
         self.epoch = 0
         self.contributions = 0
+        self.arrived_s = 0.0
 
     async def __aenter__(self) -> Self:
         self._start()
@@ -168,6 +169,7 @@ class ReconnectingStream:
                         if isinstance(message, Work | Commit | Fetch | Finished):
                             lasts_s = message.deadline_s if isinstance(message, Work) else math.inf
                             self._turn = message, time.monotonic() + lasts_s
+                            self.arrived_s = time.time()
                         self._inbox.append(message)
                         self._arrived.set()
                     reason = "it ended the stream"

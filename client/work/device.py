@@ -33,6 +33,7 @@ from zowarmup.client.store.replica import HeldReplica, Position
 from zowarmup.client.work.executor import Executor
 from zowarmup.client.work.probing import Prober
 from zowarmup.client.work.watched_program import end_process, release_code, release_heap, watching
+from zowarmup.client.work.work_traces import WorkSpans, WorkTraces
 from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.exact.replica import Commit, Diverged, Replica
 from zowarmup.common.messages.values import (
@@ -80,7 +81,7 @@ class Made:
 
 class Device:
     """One client of one run. `joined` is logged at the first welcome. `allowance`: what it may still send, receive and
-    answer; None: anything."""
+    answer; None: anything. `traces`: those of its work; None: none."""
 
     def __init__(
         self,
@@ -92,7 +93,9 @@ class Device:
         joined: str,
         tier: Tier = Tier.LOW,
         allowance: Allowance | None = None,
+        traces: WorkTraces | None = None,
     ) -> None:
+        self._traces = traces or WorkTraces()
         self._allowance = allowance
         self._offer, self._dataset, self._transfers = offer, dataset, transfers
         self._replica, self._executor, self._joined = replica, executor, joined
@@ -163,12 +166,17 @@ class Device:
         down: the contribution is kept for the next one; and, after saying so, Setback where the work failed and Final where
         this device cannot do it or will not."""
         self._enter(work.phase)
+        with self._traces.of(work, stream.arrived_s) as spans:
+            await self._contribute(work, stream, spans)
+
+    async def _contribute(self, work: Work, stream: ReconnectingStream, spans: WorkSpans) -> None:
         made = self._made
         if made is None or (made.work.round, made.work.seed) != (work.round, work.seed):
             self._made = None  # frees the last delta before the next one is made
             try:
                 self._require_bytes()
-                made = await self._compute(work, stream)
+                with spans.part("compute"):
+                    made = await self._compute(work, stream)
             except Overtaken as why:  # the coordinator waits for nothing
                 self._overtaken += 1
                 level = logging.INFO if self._overtaken % LOG_EVERY == 1 else logging.DEBUG
@@ -192,6 +200,12 @@ class Device:
             self._made = made
         elif made.said_on == stream.epoch:
             return
+        with spans.part("upload"):
+            await self._bring(made, stream)
+
+    async def _bring(self, made: Made, stream: ReconnectingStream) -> None:
+        """Send a contribution. Raises Broken where the stream is down."""
+        work = made.work
         if isinstance(made.contribution, Delta) and made.content is not None:
             try:
                 await self._transfers.upload(made.contribution, made.content)

@@ -59,6 +59,7 @@ def work_to_wire(work: Work) -> wire.Work:
         deadline_s=work.deadline_s,
         done=work.done,
         rate_factor=work.rate_factor if work.rate_factor != 1 else 0.0,
+        trace_parent=work.trace_parent,
     )
 
 
@@ -71,6 +72,7 @@ def work_from_wire(message: wire.Work) -> Work:
         deadline_s=message.deadline_s,
         done=message.done,
         rate_factor=message.rate_factor or 1.0,
+        trace_parent=message.trace_parent,
     )
 
 

@@ -13,6 +13,7 @@ from zowarmup.common.text import blanked
 
 SEED_LIMIT = 1 << 64
 LONGEST_REASON = 200
+TRACE_PARENT_BYTES = 25
 LARGEST_DELTA = 2.0**20
 """Every value of a delta is below this in magnitude. No weight moves so far in a round of training; sums of such moves still fit a grid, so that no delta can make a model
 that the coordinator cannot hold, and with it a round that fails anew after each restart."""
@@ -51,6 +52,7 @@ class Work:
     committed so far, where the algorithm has a client take steps of its own, which are annealed as the run's are, or where
     the head reads whitened features, of which the first round has sketches; else 0.
     `rate_factor`: what the learning rates of the client's own training or steps are multiplied by (`slowed`).
+    `trace_parent`: what the client's spans are children of (`system.tracing`), TRACE_PARENT_BYTES; empty where nothing is traced.
     """
 
     round: int
@@ -60,8 +62,13 @@ class Work:
     deadline_s: float
     done: int = 0
     rate_factor: float = 1.0
+    trace_parent: bytes = b""
 
     def __post_init__(self) -> None:
+        if len(self.trace_parent) not in (0, TRACE_PARENT_BYTES):
+            raise ValueError(
+                f"work: trace_parent has {len(self.trace_parent)} bytes: must have {TRACE_PARENT_BYTES} or none"
+            )
         if not 0 < self.rate_factor <= 1:
             raise ValueError(f"work: rate_factor {self.rate_factor} must be above 0 and at most 1")
         if self.round < 1 or self.version < 0:

@@ -22,6 +22,7 @@ from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.language import PREDICTING, Language, check_language
 from zowarmup.common.settings.text import Text
+from zowarmup.common.settings.tracking import Tracking
 from zowarmup.common.tasks import DEFAULT, TASKS, task_class
 from zowarmup.common.tasks.multiple_choice import MULTIPLE_CHOICE
 from zowarmup.common.tasks.protocol import Task
@@ -216,6 +217,7 @@ class RunFile:
     text: Text = field(default_factory=Text)
     guard: Guard = field(default_factory=Guard)
     server: Server = field(default_factory=Server)
+    tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
         require(0 < len(self.name) <= 64 and self.name.isprintable(), "name", self.name, "1 to 64 printable characters")

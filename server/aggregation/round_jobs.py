@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from zowarmup.common.exact.replica import Replica
@@ -42,7 +43,8 @@ HOUSEKEEPING = ev.Pivoted | ev.RunFinished | ev.RunGaveUp | ev.PivotRequested | 
 
 class RoundJobs:
     """Jobs for one coordinator. `traffic` gives the counts to save with a commit; `retry_s`: a disk that refuses is tried
-    again so often; `replay_signs`: a snapshot is due where a restart had to replay so many."""
+    again so often; `replay_signs`: a snapshot is due where a restart had to replay so many. `part`: what is entered for as long as a named
+    part of a round takes ("aggregate", "commit", "evaluate"), for traces."""
 
     def __init__(
         self,
@@ -57,6 +59,8 @@ class RoundJobs:
         retry_s: float = RETRY_S,
         replay_signs: int = REPLAY_SIGNS,
     ) -> None:
+        self.part: Callable[[str, int], AbstractContextManager[None]] = lambda name, round: nullcontext()
+        self._round = 0
         self._coordinator, self._blobs, self._uploads, self._replica = coordinator, blobs, uploads, replica
         self._evaluator, self._history, self._traffic = evaluator, history, traffic
         self._retry_s, self._replay_signs = retry_s, replay_signs
@@ -97,7 +101,11 @@ class RoundJobs:
             while True:
                 ended = await self._jobs.get()
                 if ended is not None and ended.closed and self._is_current(ended):
-                    await self._record(await self._outcome(ended))
+                    self._round = ended.number
+                    with self.part("aggregate", self._round):
+                        outcome = await self._outcome(ended)
+                    with self.part("commit", self._round):
+                        await self._record(outcome)
                 await self._keep_house()
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
@@ -119,8 +127,9 @@ class RoundJobs:
         watched = state.phase is Phase.WARM_UP and settings.warmup.pivot == "auto"
         at_turn |= awaits_evaluation(self._coordinator.state)
         if not evaluated and (at_turn or watched or version % settings.evaluation.every == 0):
-            found = await self._off_loop(measured, self._evaluator, self._replica)
-            await self._record(cmd.RecordEvaluation(version, *found))
+            with self.part("evaluate", self._round):
+                found = await self._off_loop(measured, self._evaluator, self._replica)
+                await self._record(cmd.RecordEvaluation(version, *found))
         if self._coordinator.state.progress.rejected:
             await self._go_back()
         await self._prune()

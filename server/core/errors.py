@@ -45,5 +45,9 @@ class Rejected(Exception):
         self.reason, self.detail = reason, detail
 
 
+class TrackingError(Exception):
+    """The run cannot be written where its run file says; the sentence says why and what to do."""
+
+
 class ListeningError(Exception):
     """The coordinator cannot listen like this; the sentence says why and what to do."""

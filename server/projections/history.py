@@ -19,7 +19,7 @@ from zowarmup.server.projections.traffic import TrafficLog
 @dataclass(frozen=True, slots=True)
 class VersionRecord:
     """One version of the model and how it came about; `round` is 0 for the initial weights, and for a return to earlier
-    ones."""
+    ones; of its round so many `participants` were drawn, and so many contributed."""
 
     version: int
     round: int
@@ -28,6 +28,7 @@ class VersionRecord:
     contributions: int
     committed_at: float
     evaluation: ev.Evaluated | None = None
+    participants: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class History:
         self.disagreements = 0
         self._layout: Layout | None = None
         self._phase = Phase.WARM_UP
-        self._contributions = 0
+        self._participants = self._contributions = 0
 
     def record(self, at: float, events: Iterable[ev.Event], now: float | None = None) -> None:
         """Fold events, stamped `at` (unix seconds), in. `now`: the reading of the clock that waits follow, where they have
@@ -71,11 +72,11 @@ class History:
                 first = event.initial
                 self.versions[first.version] = VersionRecord(first.version, 0, self._phase, first.digest, 0, at)
             case ev.RoundOpened():
-                self._contributions = 0
+                self._participants, self._contributions = len(event.participants), 0
             case ev.Contributed():
                 self._contributions += 1
             case ev.Committed():
-                self._commit(at, event, event.round, self._contributions)
+                self._commit(at, event, event.round, self._contributions, self._participants)
             case ev.RolledBack():
                 self._commit(at, event, 0, 0)
                 known = self.versions[event.to].evaluation
@@ -92,10 +93,14 @@ class History:
         known = self.versions.get(version)
         return known.digest if known else ""
 
-    def _commit(self, at: float, event: ev.Committed | ev.RolledBack, round: int, contributions: int) -> None:
+    def _commit(
+        self, at: float, event: ev.Committed | ev.RolledBack, round: int, contributions: int, participants: int = 0
+    ) -> None:
         assert self._layout is not None
         version = event.version
-        self.versions[version] = VersionRecord(version, round, self._phase, event.digest, contributions, at)
+        self.versions[version] = VersionRecord(
+            version, round, self._phase, event.digest, contributions, at, participants=participants
+        )
         self.traffic.record(version, event.traffic)
         if event.snapshot is None:
             commit = Commit(version, bytes.fromhex(event.digest), event.steps)

@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -99,10 +99,15 @@ class ClientStream:
 
 class StreamRegistry:
     """All links of one coordinator. `catch_ups`: how many were brought up to date by "steps" they had missed, and by a
-    "snapshot"."""
+    "snapshot". `trace_parent`: what work for a round says of the trace that it belongs to."""
 
-    def __init__(self, history: History, rate_limiter: RateLimiter) -> None:
-        self._history, self._rate_limiter = history, rate_limiter
+    def __init__(
+        self,
+        history: History,
+        rate_limiter: RateLimiter,
+        trace_parent: Callable[[int], bytes] = lambda round: b"",
+    ) -> None:
+        self._history, self._rate_limiter, self._trace_parent = history, rate_limiter, trace_parent
         self._links: dict[str, ClientStream] = {}
         self._ways: dict[tuple[int, str, int, int], CatchUp] = {}
         self._epoch = 0
@@ -183,6 +188,7 @@ class StreamRegistry:
 
     def _assign(self, link: ClientStream, state: State, now: float) -> None:
         if work := work_for(state, link.client, now):
+            work = replace(work, trace_parent=self._trace_parent(work.round))
             link.send(wire.ParticipateResponse(work=work_to_wire(work)))
             self._rate_limiter.grant(link.client, "round", work.round, TAKEN[work.phase])
 

@@ -13,19 +13,20 @@ from zowarmup.common.algorithms import SECTIONS, settings_class
 from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder
 from zowarmup.common.settings import run
 from zowarmup.common.settings.text import Text
+from zowarmup.common.settings.tracking import Tracking
 from zowarmup.common.system.files import TomlError, read_toml
 from zowarmup.common.tasks import task_class
 from zowarmup.server.setup.continuation import ContinuationError, carried_on
 from zowarmup.server.store import schemas  # noqa: F401  (how algorithms' settings are read)
 
-_SECTIONS = (run.Model, run.Evaluation, Text, run.Guard, run.Server, run.RunFile)
+_SECTIONS = (run.Model, run.Evaluation, Text, run.Guard, run.Server, Tracking, run.RunFile)
 for _section in _SECTIONS:
     with_config(ConfigDict(extra="forbid"))(_section)
 _ADAPTER = TypeAdapter(run.RunFile)
 Settings = TypeVar("Settings")
 
 # What an operator may change between two starts of one run: none of it enters the model.
-_CHANGEABLE = {"server"}
+_CHANGEABLE = {"server", "tracking"}
 
 
 _HELD_OUT = ': name the held-out set, such as data = "npz:held-out.npz" under [evaluation]'

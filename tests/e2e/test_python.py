@@ -3,10 +3,12 @@ read back. Whatever way a run is made, its weights are the same bits."""
 
 import asyncio
 import doctest
+import importlib
 import math
 import runpy
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -37,7 +39,7 @@ from zowarmup.api import (
     trained,
 )
 from zowarmup.common.algorithms.zowarmup import ZOWarmUp, ZOWarmUpSettings
-from zowarmup.lab.demo.settings import DemoModel, demo_run
+from zowarmup.lab.demo.settings import DemoModel, demo_run, to_toml
 from zowarmup.server.store.fsck import check
 
 REPOSITORY = Path(__file__).parents[2]
@@ -309,6 +311,43 @@ def test_texts_of_the_callers_train_a_language_model(tmp_path: Path) -> None:
     assert any("word_embeddings" in name for name in found.weights), "what no round moves is there as well"
 
 
+def test_ctrl_c_ends_all_that_a_fleet_has_started() -> None:
+    """It comes while the caller waits, which is when lines are shown."""
+    threads = {thread.name for thread in threading.enumerate()}
+
+    def interrupt(line: str) -> None:
+        if "zeroth-order | round" in line:
+            raise KeyboardInterrupt
+
+    forever = {"rounds": 1_000_000, "probes": 4}
+    with pytest.raises(KeyboardInterrupt):
+        zw.simulate("mlp", zw.divide("digits", 2), "digits:test", high=0, zeroth_order=forever, show=interrupt)
+    left = {thread.name for thread in threading.enumerate()} - threads
+    until(lambda: not any(name.startswith(("compute", "ledger", "round-jobs")) for name in left & _alive()))
+
+
+def _alive() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
+
+
+def test_a_task_may_be_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers to predict, by the task of examples/plugins."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "examples/plugins"))
+    task = importlib.import_module("regression").Regression
+    random = np.random.default_rng(0)
+    x = random.standard_normal((360, 4)).astype(np.float32)
+    y = np.tanh(x[:, 0] - x[:, 1]) + 0.05
+    phases: dict[str, Any] = {
+        "warmup": {"rounds": 4, "rate": 0.05},
+        "zeroth_order": {"rounds": 6, "rate": 0.2, "probes": 8},
+    }
+    found = zw.simulate(
+        "mlp", zw.divide((x[60:], y[60:]), 3), (x[:60], y[:60]), task=task, show=False, evaluate_every=1, **phases
+    )
+    assert found.metric.name == "mean_absolute_error"
+    assert found.value < 0.7 * found.history[0].metrics["mean_absolute_error"]
+
+
 def test_a_module_is_begun_with_and_left_as_it_was() -> None:
     module = linear((1, 8, 8), 10)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -333,7 +372,25 @@ def test_a_module_is_begun_with_and_left_as_it_was() -> None:
     [background, coordination, datasets, figure, folders, history, participation, settings, simulation, trained],
     ids=lambda module: module.__name__.rpartition(".")[2],
 )
-def test_the_examples_of_docstrings_come_out(module: Any) -> None:
+def test_the_examples_of_docstrings_come_out(
+    module: Any, run: zw.TrainedRun, tmp_path: Path, prepared_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, where there is a run that is over, and a run file with the model that it begins with."""
+    monkeypatch.chdir(tmp_path)
+    Path("run").symlink_to(run.data_dir)
+    Path("models").symlink_to(prepared_models)
+    if "run.toml" in Path(module.__file__).read_text(encoding="utf-8"):
+        short = zw.RunFile(
+            name="short",
+            model=zw.Model(name="mlp"),
+            warmup=zw.warm_up(rounds=0),
+            zeroth_order=zw.zeroth_order(rounds=1, clients_per_round=1, probes=4),
+            evaluation=zw.Evaluation(data="digits:test"),
+            server=zw.Server(address="127.0.0.1:0", web_address=""),
+        )
+        prepared(short, prepared_models)
+        Path("run.toml").write_text(to_toml(short), encoding="utf-8")
+    assert "# doctest: +SKIP" not in Path(module.__file__).read_text(encoding="utf-8")
     assert doctest.testmod(module).failed == 0
 
 

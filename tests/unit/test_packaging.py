@@ -92,6 +92,9 @@ def test_the_wheel_holds_every_room_and_the_generated_code(wheel: zipfile.ZipFil
     files |= {"zowarmup/__init__.py", "zowarmup/py.typed", "zowarmup/data/digits.npz"}
     static = REPOSITORY / "server/telemetry/page/static"
     files |= {f"zowarmup/{path.relative_to(REPOSITORY)}" for path in static.iterdir()}
+    templates = [path for path in (REPOSITORY / "lab/projects").rglob("*") if path.suffix in (".md", ".toml")]
+    assert len(templates) == 6
+    files |= {f"zowarmup/{path.relative_to(REPOSITORY)}" for path in templates}
     assert files - held == set()
     assert {name.split("/")[0] for name in held} == {"zowarmup", INFO, SHARED}
     assert any(name.endswith("licenses/LICENSE") for name in held)

@@ -11,9 +11,11 @@ from zowarmup.common.messages.codec import (
     chunk_in,
     scalars_from_wire,
     scalars_to_wire,
+    work_from_wire,
+    work_to_wire,
 )
 from zowarmup.common.messages.small_floats import Precision
-from zowarmup.common.messages.values import LONGEST_REASON, Abstention, Scalars
+from zowarmup.common.messages.values import LONGEST_REASON, Abstention, Phase, Scalars, Work
 from zowarmup.v1 import coordinator_pb2 as wire
 
 
@@ -85,3 +87,15 @@ def test_scalars_travel_in_their_precision(precision: str, size: float) -> None:
 def test_scalars_of_several_precisions_are_refused(message: wire.Scalars) -> None:
     with pytest.raises(ValueError, match="of more than one precision"):
         scalars_from_wire(message)
+
+
+def test_work_says_what_trace_it_belongs_to_and_costs_no_byte_where_there_is_none() -> None:
+    plain = Work(3, Phase.ZEROTH_ORDER, 2, 1 << 63, 12.5)
+    traced = Work(3, Phase.ZEROTH_ORDER, 2, 1 << 63, 12.5, trace_parent=bytes(range(25)))
+    assert work_from_wire(work_to_wire(plain)) == plain and work_from_wire(work_to_wire(traced)) == traced
+    assert work_to_wire(traced).ByteSize() - work_to_wire(plain).ByteSize() == 25 + 2
+    assert wire.Work.DESCRIPTOR.fields_by_name["trace_parent"].number not in {
+        field.number for field, _ in work_to_wire(plain).ListFields()
+    }
+    with pytest.raises(ValueError, match="trace_parent has 24 bytes: must have 25 or none"):
+        work_from_wire(wire.Work(round=1, phase=wire.PHASE_WARM_UP, trace_parent=bytes(24)))
