@@ -31,8 +31,9 @@ LONG = RunFile(
 def test_the_runs_under_a_folder_are_listed_and_compared(fleet: Callable[[], Fleet], tmp_path: Path) -> None:
     over, open_ = fleet(), fleet()
     over.lead(RUN, "server", "--exit-when-finished")
-    over.join("one", "digits:1/4", "high")
+    over.until(lambda status: bool(status.activity), 60, "the short run, which has to begin first")
     open_.lead(LONG)
+    over.join("one", "digits:1/4", "high")
     status = open_.until(lambda status: bool(status.activity), 60, "the long run")
     assert over.code("server", 120) == 0
 

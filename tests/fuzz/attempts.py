@@ -374,6 +374,9 @@ VERBS: dict[str, tuple[list[st.SearchStrategy[str]], Options]] = {
     "export": ([], {"--data-dir": folder, "--out": path, "--version": mostly(st.just("0"), odd)}),
     "fsck": ([folder], {"--repair": None, "--json": None}),
     "backup": ([folder, path], {}),
+    "new": ([folder], {"--kind": mostly(st.sampled_from(("images", "rows", "text")), odd)}),
+    "report": ([folder], {"--out": path}),
+    "runs": ([folder], {"--json": None, "--plot": path}),
     "version": ([], {}),
     "plan": (
         [mostly(st.just("run.toml"), path)],
@@ -408,7 +411,7 @@ DEVICE: Options = {
     "--allow-model": model,
 }  # fmt: skip
 COORDINATOR: Options = {
-    "--address": address, "--metrics-address": address, "--insecure": None, "--model-cache": folder, "--exit-when-finished": None,
+    "--address": address, "--metrics-address": address, "--web-address": address, "--insecure": None, "--model-cache": folder, "--exit-when-finished": None,
 }  # fmt: skip
 environments = st.dictionaries(
     st.sampled_from(
