@@ -8,7 +8,7 @@ import pytest
 from zowarmup.common.algorithms.fedavg import FedAvgSettings
 from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
+from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server, Tracking
 from zowarmup.common.settings.text import Text
 from zowarmup.lab.demo.demo import demo_plan
 from zowarmup.lab.demo.settings import DemoModel, demo_run, pictures_run, to_toml
@@ -30,6 +30,7 @@ def test_the_run_file_written_is_the_run_meant(model: DemoModel, paper_mode: boo
         "text": Text,
         "guard": Guard,
         "server": Server,
+        "tracking": Tracking,
     }
     raw["text"]["verbalizers"] = tuple(raw["text"]["verbalizers"])
     assert RunFile(**{**raw, **{name: kind(**raw[name]) for name, kind in tables.items()}}) == run
