@@ -8,8 +8,9 @@ import pytest
 from zowarmup.common.algorithms.fedavg import FedAvgSettings
 from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server, Tracking
+from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
 from zowarmup.common.settings.text import Text
+from zowarmup.common.settings.tracking import Tracking
 from zowarmup.lab.demo.demo import demo_plan
 from zowarmup.lab.demo.settings import DemoModel, demo_run, pictures_run, to_toml
 from zowarmup.server.setup.run_file import read_run_file
