@@ -176,20 +176,20 @@ class Descent:
                 yield Move(part.seed, block, index, factors[block] * projection / self.plan.projections)
 
     def _sizes(self, parts: Sequence[ClientScalars]) -> dict[Block, float]:
-        """What a normalised step is divided by, by block: in what is probed the root mean square of the probes; in the head's block that
-        of the projections, where its input is whitened, where it is more, or where nothing is probed. So in none does a parameter move
-        further than the rate."""
+        """What a normalised step is divided by, by block; 0 where a block is not to move: in what is probed the root mean square of the
+        probes, in the head's block that of the projections. Where the head's input is not whitened it is that of the probes where
+        these are more, so that no parameter moves further than the rate, and the head stays where probes of a flat loss do."""
         blocks = self.plan.probed_blocks
-        probed = self._mean([self.plan.mean_square(part) for part in parts], parts) if blocks else 0.0
-        head = self._mean([root_mean_square(part.scalars.projections) ** 2 for part in parts], parts)
-        sizes, paces = dict.fromkeys(blocks, math.sqrt(probed)), self.paces(parts)
+        probed = math.sqrt(self._mean([self.plan.mean_square(part) for part in parts], parts)) if blocks else 0.0
+        sizes = dict.fromkeys(blocks, probed)
         if self.plan.head is not None:
-            known = not blocks or probed >= FLAT**2
-            apart = (
-                self.plan.layout.whitening is not None
-            )  # and then a parameter moves less than the rate, whatever is probed
-            sizes[self.plan.head] = math.sqrt(head if apart else max(probed, head)) if known else 0.0
-        return {block: size / paces[block] for block, size in sizes.items()}
+            squares = [root_mean_square(part.scalars.projections) ** 2 for part in parts]
+            own = math.sqrt(self._mean(squares, parts))
+            if blocks and self.plan.layout.whitening is None:
+                own = max(probed, own) if probed >= FLAT else 0.0
+            sizes[self.plan.head] = own
+        paces = self.paces(parts)
+        return {block: size / paces[block] if size >= FLAT else 0.0 for block, size in sizes.items()}
 
     def _mean(self, values: Sequence[float], parts: Sequence[ClientScalars]) -> float:
         """Of one value of each client, aggregated as the estimate is."""

@@ -157,3 +157,13 @@ def test_with_whitened_features_a_round_moves_each_block_as_far_whatever_explore
         estimate = np.sqrt(size * sum(length**2 for length in along.values()))
         of_noise = np.sqrt(size / len(along))  # the length of such an estimate, if the gradient's is 1
         assert estimate == pytest.approx(0.5 * 0.9 * pace * of_noise / np.sqrt(1 + size / len(along)))
+
+
+@pytest.mark.parametrize(("probe", "projection"), [(0.0, 1.0), (1.0, 0.0), (FLAT / 2, 1.0), (1.0, FLAT / 2)])
+def test_with_whitened_features_a_flat_block_stays_and_the_other_moves(probe: float, projection: float) -> None:
+    """A pace below 1 does not make derivatives of it that rounding has left."""
+    zo = algorithm(WHITENED, train="all", clip=0.0, probes=4, head_projections=4)
+    part = ClientScalars(7, 640, Scalars(3, (probe,) * 4, (projection,) * 4))
+    found = zo.aggregate(Start(np.zeros(WHITENED.size, np.float32), GRID, 1), [part])
+    moved = {move.block.name for move in found.moves if move.length}
+    assert moved == ({"trunk"} if probe == 1 else {"head"})
