@@ -27,7 +27,7 @@ from zowarmup.server.rpc.transfers import ClientCalls
 from zowarmup.server.store import blob_files as blobs_module
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.blobs import BlobStore, DiskRefused, MemoryBlobs
-from zowarmup.server.store.uploads import UploadStore
+from zowarmup.server.store.uploads import ROOM_BYTES, UploadStore
 
 VECTOR = np.random.default_rng(0).normal(size=200_000).astype("<f4")
 DATA = VECTOR.tobytes()
@@ -85,9 +85,11 @@ async def upload(uploads: UploadStore, client: str, data: bytes, said: str = "")
     return name_of(client, data)
 
 
-def on(store: BlobStore, state: State, script: Callable[[UploadStore], Awaitable[None]], **limits: int) -> UploadStore:
+def on(
+    store: BlobStore, state: State, script: Callable[[UploadStore], Awaitable[None]], room_bytes: int = ROOM_BYTES
+) -> UploadStore:
     async def run() -> UploadStore:
-        uploads = UploadStore(store, QUOTA, state, **limits)
+        uploads = UploadStore(store, QUOTA, state, room_bytes=room_bytes)
         async with asyncio.timeout(20):
             await script(uploads)
         uploads.threads.shutdown()
