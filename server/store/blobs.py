@@ -12,8 +12,9 @@ import contextlib
 import hashlib
 import threading
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from zowarmup.common.exact.layout import digesting
 from zowarmup.common.system.files import open_given
+from zowarmup.server.store.event_log import Fenced
 
 PIECE = 1 << 20
 
@@ -157,6 +159,24 @@ class BlobStore(Protocol):
         return len(stale) + len(parts)
 
 
+class FiledBlobs(BlobStore, Protocol):
+    """A store whose blobs are also to be had as files, for what is mapped into memory."""
+
+    def path(self, name: str) -> Path:
+        """The file of a blob, which is not to be written. Raises BlobError where there is none."""
+        ...
+
+
+class SharedBlobs(BlobStore, Protocol):
+    """Blobs that several coordinators share. Everyone may add some, and drop a part; only who leads may `delete`, which raises Fenced
+    here."""
+
+    def leading(self, epoch: int) -> BlobStore:
+        """The same blobs for whoever leads in that epoch of the lease: `delete`, `drop` and so `sweep` raise Fenced where the lease
+        is of another epoch by then."""
+        ...
+
+
 class BlobVector:
     """A blob of little-endian float32 as a flat vector, of which only the slices that are asked for are read; they are not to
     be written. Threads may share it."""
@@ -234,6 +254,36 @@ class MemoryBlobs(BlobStore):
         self._parts.pop(part, None)
 
 
+class MemorySharedBlobs(MemoryBlobs):
+    """Shared blobs that last as long as the object. `leading`: as `MemorySharedLog` has it."""
+
+    def __init__(self, leading: Callable[[int], AbstractContextManager[None]]) -> None:
+        super().__init__()
+        self._leading = leading
+
+    def leading(self, epoch: int) -> BlobStore:
+        """See `SharedBlobs`."""
+        return _LeadersBlobs(self, lambda: self._leading(epoch))
+
+    def delete(self, name: str) -> None:
+        raise follower_deletes()
+
+
+class _LeadersBlobs(MemoryBlobs):
+    """What `like` holds, for the leader."""
+
+    def __init__(self, like: MemoryBlobs, lead: Callable[[], AbstractContextManager[None]]) -> None:
+        self._blobs, self._parts, self._lock, self._lead = like._blobs, like._parts, like._lock, lead
+
+    def delete(self, name: str) -> None:
+        with self._lead():
+            super().delete(name)
+
+    def drop(self, part: str) -> None:
+        with self._lead():
+            super().drop(part)
+
+
 class _OpenBytes:
     def __init__(self, data: bytes) -> None:
         self._data, self.size = data, len(data)
@@ -245,6 +295,11 @@ class _OpenBytes:
 def missing(path: Path) -> BlobError:
     """The refusal of a blob that is not there."""
     return BlobError(f"{path} is missing: restore it from a backup of the data directory")
+
+
+def follower_deletes() -> Fenced:
+    """The refusal of a deletion by a coordinator that does not lead."""
+    return Fenced("only the coordinator that leads deletes blobs")
 
 
 def dropped() -> UploadError:

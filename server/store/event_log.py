@@ -2,10 +2,14 @@
 
 `EventLog` is the contract, which every implementation is tested against. `ledger` keeps the events in a SQLite file; `MemoryEventLog` keeps
 them in the process, for tests and simulations.
+
+`SharedLog` is a log that several coordinators read, and that the one among them writes that leads. `postgres.event_log` keeps it in
+a database; `MemorySharedLog` in the process, for tests.
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from zowarmup.server.core import events as ev
@@ -16,7 +20,8 @@ class LedgerError(Exception):
 
 
 class Fenced(LedgerError):
-    """Another writer has appended to the log, or it has lost events: this writer's state is no longer the log's."""
+    """Another writer has appended to the log or leads by now, or the log has lost events: this writer's state is no longer the
+    log's."""
 
 
 class EventLog(Protocol):
@@ -52,11 +57,35 @@ class EventLog(Protocol):
         ...
 
 
+class SharedLog(Protocol):
+    """A log that coordinators share. Used by any thread; raises LedgerError where the store is away."""
+
+    def leading(self, epoch: int) -> EventLog:
+        """The log for whoever leads in that epoch of the lease: `append` also raises Fenced where the lease is of another epoch by
+        then, which nothing can change in the midst of it. Closing it leaves this one open."""
+        ...
+
+    def read(self, after: int = 0) -> Iterator[tuple[float, ev.Event]]:
+        """As `EventLog.read`."""
+        ...
+
+    def wait(self, after: int, timeout_s: float) -> None:
+        """Return when there may be events behind number `after`, or after so many seconds. There may be none: read them."""
+        ...
+
+    def close(self) -> None:
+        """As `EventLog.close`. Whoever waits returns or gets LedgerError."""
+        ...
+
+
 class MemoryEventLog:
     """An event log that lasts as long as the object. `events` are what it begins with, each with its `at`."""
 
     def __init__(self, events: Iterable[tuple[float, ev.Event]] = ()) -> None:
         self._events, self._lock = list(events), threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._events)
 
     def append(self, events: Iterable[ev.Event], at: float, expected: int) -> int:
         """See `EventLog`."""
@@ -75,6 +104,65 @@ class MemoryEventLog:
 
     def close(self) -> None:
         """See `EventLog`. The events stay."""
+
+
+class MemorySharedLog:
+    """A shared log that lasts as long as the object.
+
+    Args:
+        leading: Given an epoch, a context in which that stays the lease's, or that raises Fenced: `MemoryLease.leading`.
+        events: What it begins with, each with its `at`.
+    """
+
+    def __init__(
+        self,
+        leading: Callable[[int], AbstractContextManager[None]],
+        events: Iterable[tuple[float, ev.Event]] = (),
+    ) -> None:
+        self._leading, self._events = leading, MemoryEventLog(events)
+        self._grown = threading.Condition()
+        self._closed = False
+
+    def leading(self, epoch: int) -> EventLog:
+        """See `SharedLog`."""
+        return _LeadersLog(self, epoch)
+
+    def append(self, events: Iterable[ev.Event], at: float, expected: int, epoch: int) -> int:
+        """As `EventLog.append`, of whoever leads in that epoch."""
+        with self._leading(epoch):
+            end = self._events.append(events, at, expected)
+        with self._grown:
+            self._grown.notify_all()
+        return end
+
+    def read(self, after: int = 0) -> Iterator[tuple[float, ev.Event]]:
+        """See `SharedLog`."""
+        return self._events.read(after)
+
+    def wait(self, after: int, timeout_s: float) -> None:
+        """See `SharedLog`."""
+        with self._grown:
+            self._grown.wait_for(lambda: self._closed or len(self._events) > after, timeout_s)
+
+    def close(self) -> None:
+        """See `SharedLog`. The events stay."""
+        with self._grown:
+            self._closed = True
+            self._grown.notify_all()
+
+
+class _LeadersLog:
+    def __init__(self, log: MemorySharedLog, epoch: int) -> None:
+        self._log, self._epoch = log, epoch
+
+    def append(self, events: Iterable[ev.Event], at: float, expected: int) -> int:
+        return self._log.append(events, at, expected, self._epoch)
+
+    def read(self, after: int = 0) -> Iterator[tuple[float, ev.Event]]:
+        return self._log.read(after)
+
+    def close(self) -> None:
+        pass
 
 
 def fenced(log: str, last: int, expected: int) -> Fenced:

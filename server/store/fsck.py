@@ -29,7 +29,8 @@ from zowarmup.server.core.state import Round, State
 from zowarmup.server.store.archive import BLOBS, LEDGER, LOCK, UPLOADS, ArchiveError
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.blobs import BlobError, digest_of, sha256_of
-from zowarmup.server.store.ledger import Ledger, LedgerError, StoredEvent, keep_files, readable, remove_files, replace
+from zowarmup.server.store.event_rows import StoredEvent
+from zowarmup.server.store.ledger import Ledger, LedgerError, keep_files, readable, remove_files, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +201,7 @@ def _open_round_is_whole(uploads: BlobFiles, state: State, report: CheckReport) 
     lost = []
     for client, delta in deltas_of(state.current).items():
         try:
-            if digest_of(uploads.path(upload_name(client, delta.digest))) != delta.digest:
+            if digest_of(uploads.path(upload_name(client, delta.round, delta.digest))) != delta.digest:
                 lost.append(f"the delta of {client} in the round in progress is damaged")
         except (BlobError, OSError):
             lost.append(f"the delta of {client} in the round in progress is missing")
