@@ -114,7 +114,8 @@ async def participate(
         dataset = fit_data(options.source, dataset, offer)
         known = state.identity_for(offer.run_id, offer.name)
         tier, reason = choose_tier(options.tier, known, offer, policy)
-        policy.require_privacy(offer.spec, tier)
+        spec = offer.spec
+        policy.require_privacy(spec.privacy, spec.zeroth_order.rounds, spec.warmup.trains(tier))
         if tier is Tier.HIGH:
             allow_compiled()
         elif options.device != PROCESSOR:

@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from zowarmup.client.errors import Final, Setback
 from zowarmup.common.algorithms.gaussian_privacy import epsilon_of
-from zowarmup.common.messages.values import Tier
-from zowarmup.common.settings.run import BUILT_IN, PRETRAINED, ClientSpec
+from zowarmup.common.settings.privacy import Privacy
+from zowarmup.common.settings.run import BUILT_IN, PRETRAINED
 from zowarmup.common.system.files import read_given, write_durably
 from zowarmup.common.text import amount
 
@@ -115,25 +115,29 @@ class Policy:
         if refusal := self.refused_model(name):
             raise Final(refusal)
 
-    def require_privacy(self, spec: ClientSpec, tier: Tier) -> None:
-        """Raises Final where a run may tell more of an example than this device allows, in that tier."""
+    def require_privacy(self, privacy: Privacy, rounds: int, trains: bool) -> None:
+        """Raises Final where a run may tell more of an example than this device allows.
+
+        Args:
+            privacy: The run's.
+            rounds: How many zeroth-order rounds it has.
+            trains: Whether this device would train in its warm-up.
+        """
         if not self.epsilon:
             return
-        told, privacy = math.inf, spec.privacy
+        told = math.inf
         if privacy.on:
-            budget = privacy.budget(spec.zeroth_order.rounds)
+            budget = privacy.budget(rounds)
             told = epsilon_of(budget.multiplier, budget.releases, self.delta)
         allowed = f"this device's owner allows epsilon {self.epsilon:g} at delta {self.delta:g} (--policy)"
         if told > self.epsilon:
-            so = (
-                f"up to epsilon {told:.4g}"
-                if math.isfinite(told)
-                else "without a bound, as it has no differential privacy"
-            )
-            raise Final(f"the run would tell of an example of this device {so}, and {allowed}")
-        if spec.warmup.trains(tier):
+            bound = f"up to epsilon {told:.4g}" if math.isfinite(told) else "without a bound"
+            why = "" if privacy.on else ", as it has no differential privacy"
+            raise Final(f"the run would tell of an example of this device {bound}{why}, and {allowed}")
+        if trains:
             raise Final(
-                f"the run's warm-up trains on this device's data, of which deltas tell without a bound, and {allowed}: --tier low"
+                f"the run's warm-up trains on this device's data, of which deltas tell without a bound, and {allowed}: "
+                "take --tier low"
             )
 
     def require_program(self, size_bytes: int) -> None:

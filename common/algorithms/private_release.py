@@ -29,9 +29,6 @@ STEPS = 1 << 16
 _SLACK = 1 - 1e-9
 """Norms are computed in float64: far more than what that leaves open, and nothing else."""
 
-Noise = Callable[[int], NDArray[np.float64]]
-"""As many standard normal variates, independent of each other, of all else and of what anybody can know."""
-
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
@@ -41,12 +38,12 @@ class Mechanism:
         clip: The most that the root mean square of an example's scalars counts, nats per unit of weight, above 0: C is this
             times the square root of how many they are.
         multiplier: The standard deviation of the noise over 2 C, above 0.
-        noise: Its source.
+        noise: Gives as many standard normal variates, independent of each other, of all else and of what anybody can know.
     """
 
     clip: float
     multiplier: float
-    noise: Noise
+    noise: Callable[[int], NDArray[np.float64]]
 
     def norm(self, count: int) -> float:
         """C, for so many scalars."""

@@ -134,7 +134,8 @@ class Host:
             part.policy.require_model(offer.spec.model.name)
         shards = [fit_data(part.source(number), shard, offer) for number, shard in enumerate(shards, part.first)]
         for tier in tiers:
-            part.policy.require_privacy(offer.spec, tier)
+            spec = offer.spec
+            part.policy.require_privacy(spec.privacy, spec.zeroth_order.rounds, spec.warmup.trains(tier))
         self._waiting = ""
         with StateDirectory(part.state / offer.run_id[:16]) as state:
             replica = LocalReplica(state.path, offer.layout)
