@@ -76,7 +76,7 @@ class Session:
         else:
             self._channel = grpc.secure_channel(address, trust.credentials, options=options)
         self._coordinator = CoordinatorServiceStub(self._channel)
-        self._operator = OperatorServiceStub(self._channel)
+        self._operations = OperatorServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -109,6 +109,12 @@ class Session:
             except NoAnswer as error:
                 said.append(str(error))
         raise NoAnswer("; ".join(said))
+
+    @property
+    def _operator(self) -> Any:
+        """The operator's calls to a coordinator that answers. Raises NoAnswer."""
+        self._find()
+        return self._operations
 
     def run(self) -> Run:
         """What is being trained. Raises CommandError where the coordinator speaks another protocol."""
@@ -192,7 +198,6 @@ class Session:
 
     def _ask(self, call: Any, request: Any, made: Callable[[Any], Answer]) -> Answer:
         """What is `made` of the answer, or of the stream of answers."""
-        self._find()
         with self._sentences():
             return made(call(request, timeout=self._deadline_s, metadata=self._metadata))
 

@@ -72,8 +72,8 @@ def _pem(ders: bytes) -> bytes:
         size = _size(ders)
         body, ders = base64.b64encode(ders[:size]).decode(), ders[size:]
         pieces = [body[start : start + 64] for start in range(0, len(body), 64)]
-        lines += ["-----BEGIN CERTIFICATE-----", *pieces, "-----END CERTIFICATE-----", ""]
-    return "\n".join(lines).encode()
+        lines += ["-----BEGIN CERTIFICATE-----", *pieces, "-----END CERTIFICATE-----"]
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _size(der: bytes) -> int:
