@@ -318,6 +318,7 @@ complete -c zowarmup -n '_shtab_zowarmup_using certs; and test $_shtab_zowarmup_
 complete -c zowarmup -n '_shtab_zowarmup_using certs server' -s h -l help -d 'show this help message and exit'
 complete -c zowarmup -n '_shtab_zowarmup_using certs server' -l out -xka "(__fish_complete_directories)" -d 'Where the authority is, or will be.'
 complete -c zowarmup -n '_shtab_zowarmup_using certs server' -l host -x -d 'As for init; those of the former certificate if left out.'
+complete -c zowarmup -n '_shtab_zowarmup_using certs server' -l name -x -d 'What the files are called, where each coordinator has its own. If not given: server.'
 complete -c zowarmup -n '_shtab_zowarmup_using certs server' -l days -x -d 'How long it is good. If not given: 3650.'
 complete -c zowarmup -n '_shtab_zowarmup_using certs server' -l verbose -d 'Where it fails, show the traceback.'
 complete -c zowarmup -n '_shtab_zowarmup_using certs; and test $_shtab_zowarmup_npos -eq 0' -a client -d 'Make a certificate for a device or an operator, for coordinators that ask for one (server.client_ca).'
