@@ -103,8 +103,11 @@ class Postgres:
         self._server = server
         self._addresses: dict[Path, StoreAddress] = {}
 
+    def address(self, data_dir: Path) -> StoreAddress:
+        return self._addresses.setdefault(data_dir, self._server.address())
+
     def open(self, data_dir: Path) -> Stores:
-        stores = PostgresStores.open(self._addresses.setdefault(data_dir, self._server.address()))
+        stores = PostgresStores.open(self.address(data_dir))
         taken = stores.lease.take(Holder(name="one", address="127.0.0.1:7070", secret="a" * 64), lasts_s=1e-9)
         assert taken is not None
         return Stores(
