@@ -2,11 +2,10 @@
 
 One directory belongs to one client of one run: `identity.json` (its name in the run and its secret, mode 600; before
 it is a member, `enrolment.json`), `authority.pem` (who signs the coordinator's certificate), `lock`, the replica
-(`replica`) and the run's artifacts. A lock keeps a second process out; every file is written to a temporary name, synced and
+(`replica`), what was released under differential privacy (`releases`) and the run's artifacts. A lock keeps a second process out; every file is written to a temporary name, synced and
 renamed, so a power cut leaves the old file or the new one.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -24,8 +23,8 @@ from zowarmup.common.system.files import (
     Busy,
     OpenFolder,
     exclusive,
+    holder,
     make_private,
-    open_given,
     read_given,
     strangers,
     write_durably,
@@ -38,12 +37,15 @@ ENROLMENT = "enrolment.json"
 AUTHORITY = "authority.pem"
 LOCK = "lock"
 USAGE = "usage.json"
+RELEASES = "releases.json"
 OURS = (
     IDENTITY,
     ENROLMENT,
     AUTHORITY,
     LOCK,
     USAGE,
+    RELEASES,
+    "releases-*.json",
     "*.new",
     "snapshot-*",
     "commits-*.log",
@@ -129,13 +131,9 @@ class Records:
     def in_use(self) -> bool:
         """Whether a client holds the directory now."""
         try:
-            with open_given(self.path / LOCK) as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            return holder(self.path / LOCK) is not None
         except OSError:
-            return False  # there is none
-        return False
+            return False  # it cannot be looked at
 
     def authority(self) -> bytes:
         """PEM of the authority that signs the coordinator's certificate, empty where none has been kept."""
