@@ -113,7 +113,8 @@ class CoordinatorService(BulkCalls):
             reader: asyncio.Task[None] | None = None
             try:
                 await self._coordinator.handle(self._hello(link, hello))
-                self._stream_registry.welcome(link, self._coordinator.state, self._coordinator.clock())
+                lead = self._coordinator
+                self._stream_registry.welcome(link, lead.state, lead.clock(), lead.waiting)
                 reader = asyncio.create_task(self._read(link, line, context))
                 await begin(context)
                 await link.until_severed(self._write(link, line, context), self._call_limits.stream_s)

@@ -25,7 +25,7 @@ from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.blobs import BlobError, BlobStore, digest_of, sha256_of
-from zowarmup.server.store.event_log import EventLog, LedgerError
+from zowarmup.server.store.event_log import EventLog, LedgerError, SharedLog
 from zowarmup.server.store.ledger import Ledger, remove_beside, remove_files
 
 LEDGER = "ledger.sqlite"
@@ -41,7 +41,7 @@ class ArchiveError(Exception):
     """A data directory cannot be read; the sentence names the file and the remedy."""
 
 
-def replay(log: EventLog) -> tuple[State | None, History, int]:
+def replay(log: EventLog | SharedLog) -> tuple[State | None, History, int]:
     """Fold a whole event log.
 
     Returns:

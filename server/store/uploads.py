@@ -60,6 +60,10 @@ class UploadStore:
         self._left_over = True  # there may be what came before a restart, held by nobody
         self._housekeeping = Housekeeping()
 
+    def lead(self, store: BlobStore) -> None:
+        """From now on this coordinator leads, and may drop what `store` holds for all."""
+        self.store = store
+
     def resume(self, state: State) -> int:
         """After a restart, before anyone is let in: drop what no round can use. How many files went."""
         current = state.current

@@ -1,0 +1,126 @@
+"""A process's place among the coordinators of a run: what it follows the leader with, and what it leads with.
+
+One object a life: a coordinator that has lost the lease begins another.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from zowarmup.server.cluster.front_end import FrontEnd
+from zowarmup.server.cluster.member import Member
+from zowarmup.server.cluster.service import ClusterService, RelayInterceptor, RemoteLeader
+from zowarmup.server.cluster.sessions import Sessions
+from zowarmup.server.projections.traffic import Traffic
+from zowarmup.server.store.blobs import FiledBlobs, SharedBlobs
+from zowarmup.server.store.event_log import SharedLog
+from zowarmup.server.store.lease import Held, Holder, Lease
+
+log = logging.getLogger(__name__)
+
+
+class LocalFiles(SharedBlobs, FiledBlobs):
+    """Shared blobs of which each coordinator has those as files that it uses."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedStore:
+    """What the coordinators of one run share, as one of them sees it.
+
+    Attributes:
+        log: Of the run's events.
+        blobs: Snapshots, the program and artifacts.
+        uploads: Of clients.
+        lease: Whoever holds it leads.
+        close: Gives back connections.
+    """
+
+    log: SharedLog
+    blobs: LocalFiles
+    uploads: SharedBlobs
+    lease: Lease
+    close: Callable[[], None] = lambda: None
+
+
+class Place:
+    """See the module.
+
+    Args:
+        store: The shared one.
+        holder: This coordinator.
+        lasts_s: How long a lease lasts, seconds.
+        relay: Of the coordinator's server.
+    """
+
+    def __init__(self, store: SharedStore, holder: Holder, lasts_s: float, relay: RelayInterceptor) -> None:
+        self.store, self.relay = store, relay
+        self.service = ClusterService(holder.secret)
+        self.member = Member(store.lease, holder, lasts_s, self._turn_to)
+        self._front_end: FrontEnd | None = None
+        self._held: Held | None = None
+        self._remote: RemoteLeader | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self.relay.follows = True
+
+    @property
+    def leader(self) -> str:
+        """Who leads, for people."""
+        if self.member.epoch:
+            return "this coordinator"
+        return f"{self._held.holder.name} at {self._held.holder.address}" if self._held else "nobody at the moment"
+
+    def follow(self, front_end: FrontEnd) -> "asyncio.Task[None]":
+        """Let a front end follow whoever leads. The task ends when it leads itself."""
+        self._front_end = front_end
+        front_end.turn_to(self._remote, self._held.epoch if self._held else 0)
+        self._following = asyncio.create_task(front_end.follow())
+        return self._following
+
+    async def lead(self, traffic: Traffic, superseded: Callable[[str, int], None]) -> Coroutine[Any, Any, None]:
+        """Lead from now on, in the epoch of the lease that this coordinator has taken.
+
+        Args:
+            traffic: Is given what front ends have carried.
+            superseded: As `Sessions` has it.
+
+        Returns:
+            What watches over front ends until it is cancelled.
+
+        Raises:
+            Fenced: The lease is another's already.
+        """
+        front_end, following, epoch = self._front_end, self._following, self.member.epoch
+        assert front_end is not None and following is not None and epoch
+        self._turn_to(None)
+        await front_end.lead(self.store.log.leading(epoch), following)
+        sessions = Sessions(front_end, epoch, traffic.include, superseded)
+        front_end.observe(sessions)
+        self.service.sessions = sessions
+        self.relay.follows = False
+        return sessions.watch()
+
+    async def leave(self) -> None:
+        """Let go of everything; the lease is another's at once."""
+        self.service.sessions = None
+        await self.member.leave()
+        self._turn_to(None)
+        if self._front_end is not None:
+            self._front_end.close()
+        if self._closing:
+            await asyncio.wait(self._closing)
+        await asyncio.to_thread(self.store.close)
+
+    def _turn_to(self, held: Held | None) -> None:
+        if self._remote is not None:
+            task = asyncio.create_task(self._remote.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        self._held, self._remote = held, RemoteLeader(held.holder) if held else None
+        self.relay.leader = (self._remote.channel, held.holder.secret) if held and self._remote else None
+        if held is not None:
+            log.info("coordinator %s at %s leads (epoch %d)", held.holder.name, held.holder.address, held.epoch)
+        if self._front_end is not None:
+            self._front_end.turn_to(self._remote, held.epoch if held else 0)
