@@ -103,6 +103,10 @@ class Coordinator:
         """What the run waits for now and why, as a sentence; empty for nothing."""
         return waiting(self.state, self.clock())
 
+    async def caught_up(self) -> None:
+        """Until `state` has all that was in the log when this was called. One that leads has it at any time. Raises
+        Unavailable."""
+
     def observe(self, observer: Observer) -> None:
         self._observers.append(observer)
 

@@ -37,6 +37,7 @@ BEAT_S = 1.0
 PATIENCE_S = 15.0
 """For so long a client's command waits for a leader: several times what a takeover needs."""
 AGAIN_S = 0.1
+CAUGHT_UP_S = 10.0
 AT_ONCE = 1000
 """So many events are folded before anything else has its turn."""
 
@@ -76,6 +77,7 @@ class FrontEnd(Coordinator):
         self._news: list[News] = []
         self._anew, self._said = True, ""
         self._unsent: tuple[TrafficCount, ...] = ()
+        self._reads = self._read_up_to = 0
         self._asking, self._moved = asyncio.Lock(), asyncio.Condition()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="follow")
 
@@ -98,11 +100,21 @@ class FrontEnd(Coordinator):
             return await super().handle(command)
         return self._note(command)
 
+    async def caught_up(self) -> None:
+        """See `Coordinator`. A client that has enrolled elsewhere a moment ago is known here then."""
+        wanted = self._reads + 1
+        try:
+            async with asyncio.timeout(CAUGHT_UP_S), self._moved:
+                await self._moved.wait_for(lambda: self._read_up_to >= wanted or self.leads)
+        except TimeoutError:
+            raise Unavailable("this coordinator cannot read the log at the moment") from None
+
     async def follow(self) -> None:
         """Fold what the leader appends, until this one is to lead. Raises ValueError where events do not follow from each
         other."""
         while True:
             last = not self._following
+            self._reads += 1
             try:
                 found = await self._in_thread(self._read)
                 self.trouble.clear("log")
@@ -114,12 +126,13 @@ class FrontEnd(Coordinator):
                 continue
             for at, group in itertools.groupby(found, key=lambda row: row[0]):
                 self._fold(at, tuple(event for _, event in group))
-            if found:
-                async with self._moved:
-                    self._moved.notify_all()
-            elif last:
+            if not found:
+                self._read_up_to = self._reads
+            async with self._moved:
+                self._moved.notify_all()
+            if not found and last:
                 return
-            elif self._following:
+            if not found and self._following:
                 await self._in_thread(self._wait)
 
     async def beat(self) -> None:

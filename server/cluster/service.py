@@ -168,9 +168,10 @@ def _request_from_wire(message: wire.ForwardRequest) -> Request:
 
 
 def _answer_to_wire(answer: Answer) -> wire.ForwardResponse:
-    outcomes = (outcome or Rejected("", "") for outcome in answer.outcomes)
     return wire.ForwardResponse(
-        outcomes=[wire.Outcome(reason=outcome.reason, detail=outcome.detail) for outcome in outcomes],
+        outcomes=[
+            wire.Outcome(reason=one.reason, detail=one.detail) if one else wire.Outcome() for one in answer.outcomes
+        ],
         end=answer.end,
         waiting=answer.waiting,
         superseded=[wire.Superseded(client=client, epoch=epoch) for client, epoch in answer.superseded],

@@ -111,11 +111,14 @@ class Admission:
         """End the call with the status of a refusal. Always raises."""
         await abort(context, rejected, self.refusals)
 
-    def client(self, context: Context) -> tuple[str, Client]:
-        """The member of the fleet that is calling. Raises Rejected."""
+    async def client(self, context: Context) -> tuple[str, Client]:
+        """The member of the fleet that is calling. Raises Rejected, Unavailable."""
         found = shown(context)
         name = found.get("zowarmup-client", "")
         client = self._member(found)
+        if client is None:
+            await self.coordinator.caught_up()
+            client = self._member(found)
         if client is None:
             raise Rejected(
                 "unauthenticated",

@@ -99,7 +99,7 @@ class CoordinatorService(BulkCalls):
 
     async def Participate(self, requests: object, context: Context) -> None:
         async with self._admission.refusing(context):
-            name, client, line = self._caller(context)
+            name, client, line = await self._caller(context)
             first = await self._first(context)
             if not isinstance(first, wire.ParticipateRequest) or first.WhichOneof("message") != "hello":
                 raise Rejected("invalid", "the first message on a stream must be a Hello")
