@@ -42,6 +42,7 @@ from zowarmup.server.tracking.opening import trackers_of
 from zowarmup.server.websites import Page, Site, page_of
 
 if TYPE_CHECKING:
+    from zowarmup.server.telemetry.cluster_metrics import ClusterFigures
     from zowarmup.server.telemetry.endpoints import HttpEndpoint
     from zowarmup.server.telemetry.metrics import RunMetrics
 
@@ -60,12 +61,12 @@ class Shared:
     """The store that a coordinator shares with others.
 
     Attributes:
-        open: Opens it, in a thread.
+        open: Opens it, in a thread, given what is told the seconds of each append.
         holder: This coordinator among the others, given where it listens and the port that was opened.
         lease_s: How long a lease lasts, seconds.
     """
 
-    open: Callable[[], SharedStore] = field(repr=False)
+    open: Callable[[Callable[[float], None]], SharedStore] = field(repr=False)
     holder: Callable[[Endpoint, int], Holder] = field(repr=False)
     lease_s: float = 3.0
 
@@ -119,6 +120,7 @@ async def serve(serving: Serving, stopped: "asyncio.Future[int]", ready: Callabl
     Raises:
         CoordinatorFailed: A part of it has failed. And what stands in the way of a start.
     """
+    fenced = 0
     while True:
         ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         faults: list[BaseException] = []
@@ -128,7 +130,7 @@ async def serve(serving: Serving, stopped: "asyncio.Future[int]", ready: Callabl
 
         stopped.add_done_callback(end)
         async with contextlib.AsyncExitStack() as stack:
-            status = await _Life(serving, ended, faults, stack).run(ready)
+            status = await _Life(serving, ended, faults, stack, fenced).run(ready)
         stopped.remove_done_callback(end)
         if not faults:
             settle(stopped, status)
@@ -136,6 +138,7 @@ async def serve(serving: Serving, stopped: "asyncio.Future[int]", ready: Callabl
         if serving.shared is None or not isinstance(faults[0], Fenced) or stopped.done():
             settle(stopped, 1)
             raise CoordinatorFailed(f"the coordinator cannot go on: {in_words(faults[0])}") from faults[0]
+        fenced += 1
         log.warning("%s; this coordinator begins anew as a front end, and its clients come again", faults[0])
 
 
@@ -147,6 +150,7 @@ class _Life:
         stopped: Its result ends it.
         faults: Gets what parts of it have met that ended by themselves, which is its end, too.
         stack: Is left when it is over.
+        fenced: How often this process has lost the lease in lives before.
     """
 
     def __init__(
@@ -155,8 +159,10 @@ class _Life:
         stopped: "asyncio.Future[int]",
         faults: list[BaseException],
         stack: contextlib.AsyncExitStack,
+        fenced: int,
     ) -> None:
         self._serving, self._stopped, self._faults, self._stack = serving, stopped, faults, stack
+        self._fenced = fenced
         self._place: Place | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._sites: list[Site] = []
@@ -167,10 +173,10 @@ class _Life:
         serving, stopped, way = self._serving, self._stopped, self._serving.way
         settings, data_dir = serving.run_file.server, serving.data_dir
         trackers = trackers_of(serving.run_file.tracking)
-        listening = await self._listen()
+        metrics = self._metrics()
+        listening = await self._listen(metrics)
         operator = operator_sha256(data_dir)
         page = page_of(settings, serving.web_address, serving.insecure, way, operator, data_dir)
-        metrics = self._metrics()
         opening = asyncio.create_task(self._open(metrics))
         either: set[asyncio.Future[Any]] = {opening, stopped}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -197,7 +203,7 @@ class _Life:
         streams = self._serve_clients(opened, listening, traffic, admission, rounds)
         leadership = Leadership(coordinator, history, opened.uploads, opened.evaluator, traffic, rounds, trackers)
         self._show(opened, listening, page, metrics, traffic, streams)
-        await self._lead(opened, leadership, traffic, streams)
+        await self._lead(opened, leadership, metrics, traffic, streams)
         self._begin(
             leave(
                 coordinator,
@@ -232,13 +238,14 @@ class _Life:
         await asyncio.gather(*self._loops, watching, return_exceptions=True)
         return status
 
-    async def _listen(self) -> Listening:
+    async def _listen(self, metrics: "RunMetrics | None") -> Listening:
         serving, way = self._serving, self._serving.way
         relay = RelayInterceptor()
         listening = Listening(way, serving.run_file.server, (relay,) if serving.shared else ())
         way.publish(serving.data_dir)
         if serving.shared is not None:
-            store = await asyncio.to_thread(serving.shared.open)
+            took = metrics.appended if metrics else lambda seconds: None
+            store = await asyncio.to_thread(serving.shared.open, took)
             holder = serving.shared.holder(way, listening.port)
             self._place = Place(store, holder, serving.shared.lease_s, relay)
             self._stack.push_async_callback(self._place.leave)
@@ -335,6 +342,8 @@ class _Life:
                     streams.catch_ups,
                     wire,
                     lambda: way.expires_at,
+                    (lambda: coordinator.leads) if isinstance(coordinator, FrontEnd) else (lambda: True),
+                    self._figures(coordinator, streams),
                 )
             )
             website = HttpServer(serving.shown, {"/metrics": metrics.application})
@@ -344,11 +353,35 @@ class _Life:
             page.open(coordinator, opened.history, traffic, listening.refusals, way)
             self._sites.append(page)
 
-    async def _lead(self, opened: Opened, leadership: Leadership, traffic: Traffic, streams: StreamRegistry) -> None:
+    def _figures(self, coordinator: Coordinator, streams: StreamRegistry) -> Callable[[], "ClusterFigures"] | None:
+        if (place := self._place) is None or not isinstance(coordinator, FrontEnd):
+            return None
+        from zowarmup.server.telemetry.cluster_metrics import ClusterFigures
+
+        return lambda: ClusterFigures(
+            coordinator.leads,
+            place.epoch,
+            place.changes,
+            self._fenced,
+            0.0 if coordinator.leads else coordinator.lag_s,
+            len(streams),
+            place.front_ends,
+        )
+
+    async def _lead(
+        self,
+        opened: Opened,
+        leadership: Leadership,
+        metrics: "RunMetrics | None",
+        traffic: Traffic,
+        streams: StreamRegistry,
+    ) -> None:
         """Decide, or follow who does until this coordinator is to."""
         coordinator = opened.coordinator
         self._begin(coordinator.run())
         if self._place is None:
+            if metrics is not None:
+                metrics.count(coordinator)
             self._begin(*await leadership.begin(opened.blobs, opened.replica))
             return
         assert isinstance(coordinator, FrontEnd)
@@ -361,7 +394,8 @@ class _Life:
             await place.member.took.wait()
             watching = await place.lead(traffic, streams.supersede)
             blobs = place.store.blobs.leading(place.member.epoch)
-            opened.uploads.lead(place.store.uploads.leading(place.member.epoch))
+            if metrics is not None:
+                metrics.count(coordinator)
             self._begin(watching, *await leadership.begin(blobs))
 
         if place.member.epoch:

@@ -115,6 +115,9 @@ class StreamRegistry:
         self._epoch = first_epoch
         self.catch_ups: Counter[str] = Counter()
 
+    def __len__(self) -> int:
+        return len(self._links)
+
     def open(self, client: str, tier: Tier, version: int, digest: str) -> ClientStream:
         """A new link; it supersedes the client's old one. Nothing is pushed along it before `welcome`."""
         self._epoch += 1

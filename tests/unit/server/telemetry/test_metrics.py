@@ -110,6 +110,7 @@ def told(events: Sequence[Told], folder: Path, *soft: ev.Event, before: int = 1)
             lambda: 9e9,
         )
     )
+    metrics.count(coordinator)
     metrics.appended(0.002)
     for at, event in every[before:]:
         coordinator.state = evolve(coordinator.state, event)
