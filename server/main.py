@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zowarmup.common.exact.steps import allow_compiled
-from zowarmup.common.settings.addresses import DATA_DIR_VARIABLE
-from zowarmup.common.settings.run import PROTOCOL, SOFTWARE
+from zowarmup.common.settings.addresses import DATA_DIR_VARIABLE, host_and_port
+from zowarmup.common.settings.run import PROTOCOL, SOFTWARE, RunFile
 from zowarmup.common.system.ending import FAILED, SERVICE, USAGE, Stopping, conclude
 from zowarmup.common.system.files import PRIVATE
 from zowarmup.common.system.logs import Throttle, log_to_errors
@@ -24,7 +24,7 @@ from zowarmup.server.core.errors import ListeningError, TrackingError
 from zowarmup.server.rpc.auth import CredentialError
 from zowarmup.server.rpc.endpoints import endpoint_of
 from zowarmup.server.runtime import tune_allocator, tune_collector
-from zowarmup.server.serving import CoordinatorFailed, Served, Serving, serve
+from zowarmup.server.serving import CoordinatorFailed, Served, Serving, Shared, serve
 from zowarmup.server.setup.model_cache import cached
 from zowarmup.server.setup.open_run import StartError, locked
 from zowarmup.server.setup.prepare import Children, PreparationError, prepare
@@ -92,6 +92,12 @@ def arguments_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--address", metavar="HOST:PORT", help="listen here instead of the run file's address")
     parser.add_argument(
+        "--advertise",
+        metavar="HOST:PORT",
+        default="",
+        help="where the run's other coordinators reach this one, if that is not where it listens (docs/scaling.md)",
+    )
+    parser.add_argument(
         "--metrics-address",
         metavar="HOST:PORT",
         help="show Prometheus metrics here instead of at the run file's metrics_address",
@@ -155,6 +161,7 @@ def _run(stopping: Stopping) -> int:
             ),
             end_preparing=children.end,
             exit_when_finished=arguments.exit_when_finished,
+            shared=_shared(run_file, arguments.data_dir, arguments.advertise),
         )
         with locked(arguments.data_dir) as listens:
             return asyncio.run(_serve(serving, stopping, listens))
@@ -164,6 +171,20 @@ def _run(stopping: Stopping) -> int:
             f"{where}{error.strerror or error}; --data-dir {arguments.data_dir} must be readable and writable by this "
             "user, with room to write"
         ) from error
+
+
+def _shared(run_file: RunFile, data_dir: Path, advertise: str) -> Shared | None:
+    """The store that the run file says is shared with other coordinators; None where it is the data directory's own."""
+    if advertise:
+        try:
+            host_and_port(advertise)
+        except ValueError as error:
+            raise RunFileError(f"--advertise: {error}") from error
+    if not run_file.server.store:
+        return None
+    from zowarmup.server.sharing import shared_by
+
+    return shared_by(run_file, data_dir, advertise)
 
 
 async def _serve(serving: Serving, stopping: Stopping, listens: Callable[[str], None]) -> int:

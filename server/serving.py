@@ -132,12 +132,13 @@ async def serve(serving: Serving, stopped: "asyncio.Future[int]", ready: Callabl
         async with contextlib.AsyncExitStack() as stack:
             status = await _Life(serving, ended, faults, stack, fenced).run(ready)
         stopped.remove_done_callback(end)
-        if not faults:
-            settle(stopped, status)
-            return status
-        if serving.shared is None or not isinstance(faults[0], Fenced) or stopped.done():
+        lost = serving.shared is not None and bool(faults) and isinstance(faults[0], Fenced)
+        if faults and not lost:
             settle(stopped, 1)
             raise CoordinatorFailed(f"the coordinator cannot go on: {in_words(faults[0])}") from faults[0]
+        if stopped.done() or not lost:
+            settle(stopped, status)
+            return stopped.result()
         fenced += 1
         log.warning("%s; this coordinator begins anew as a front end, and its clients come again", faults[0])
 
@@ -414,7 +415,11 @@ class _Life:
 
     def _failed(self, task: "asyncio.Task[None]") -> None:
         """A part of the coordinator that ends by itself has failed: stop, rather than go on half alive."""
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            error = None if self._stopped.done() else RuntimeError("a part of it was cancelled")
+        else:
+            error = task.exception()
+        if error is not None:
             self._faults.append(error)
             if not (isinstance(error, Fenced) and self._place):
                 log.critical("the coordinator cannot go on", exc_info=error)

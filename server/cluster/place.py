@@ -127,8 +127,10 @@ class Place:
         self.service.sessions = None
         await self.member.leave()
         self._turn_to(None)
-        for thread in filter(None, (self._front_end, self._sweeper)):
-            thread.close()
+        if self._front_end is not None:
+            self._front_end.close()
+        if self._sweeper is not None:
+            self._sweeper.close()
         if self._closing:
             await asyncio.wait(self._closing)
         await asyncio.to_thread(self.store.close)

@@ -5,6 +5,7 @@ front end it asks the leader, byte for byte, and says whether the caller has sho
 own counts, too.
 """
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -87,6 +88,12 @@ class RemoteLeader(Leader):
                 response = await self._stub.Forward(part, timeout=FORWARD_S, metadata=self._metadata)
             except grpc.aio.AioRpcError as error:
                 raise Unavailable(f"the leader does not answer: {error.details() or error.code().name}") from None
+            except asyncio.CancelledError:
+                # Which gRPC raises, too, where the channel is closed: another leads by now.
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                raise Unavailable("the leader is no longer asked") from None
             answer = _answer_from_wire(response)
             if answer.unknown:
                 return answer

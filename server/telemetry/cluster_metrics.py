@@ -48,5 +48,9 @@ class ClusterMetrics(Collector):
         )
         for name, text, value in gauges:
             yield GaugeMetricFamily(f"zowarmup_{name}", text, value=value)
-        yield CounterMetricFamily("zowarmup_lease_changes", "Changes of hands of the lease that were seen.", value=now.changes)
-        yield CounterMetricFamily("zowarmup_fenced", "Times that this coordinator lost the lease while it led.", value=now.fenced)
+        yield CounterMetricFamily(
+            "zowarmup_lease_changes", "Changes of hands of the lease that were seen.", value=now.changes
+        )
+        yield CounterMetricFamily(
+            "zowarmup_fenced", "Times that this coordinator lost the lease while it led.", value=now.fenced
+        )

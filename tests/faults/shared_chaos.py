@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
+
 from tests.faults.chaos import ACKNOWLEDGED, LIMIT_S, RUN, Outcome, replayed
 from tests.faults.proxy import Link
 from tests.postgres.server import PostgresServer
@@ -47,11 +49,12 @@ class SharedFleet:
         self.to_database = {name: Link(f"127.0.0.1:{self.database.port}") for name in COORDINATORS}
         self._lives: dict[str, int] = {}
         for name in COORDINATORS:
-            run = replace(RUN, server=replace(RUN.server, store=str(self._store(self.to_database[name].port))))
+            run = replace(RUN, server=replace(RUN.server, store=str(self.store(self.to_database[name].port))))
             (folder / f"{name}.toml").write_text(to_toml(run))
 
-    def _store(self, port: int) -> StoreAddress:
-        return replace(self.database.address("chaos"), url=f"postgresql://zowarmup@127.0.0.1:{port}/postgres")
+    def store(self, port: int) -> StoreAddress:
+        """The run's, at a port of loopback."""
+        return self.database.address("chaos", port=port)
 
     def start(self, name: str) -> None:
         """A coordinator."""
@@ -103,7 +106,7 @@ class SharedFleet:
 
     def stored(self) -> set[tuple[str, int]]:
         """(client, round) of every contribution in the log."""
-        stores = PostgresStores.open(self._store(self.database.port), reading=True)
+        stores = PostgresStores.open(self.store(self.database.port), reading=True)
         try:
             return {(e.client, e.contribution.round) for _, e in stores.log.read() if isinstance(e, ev.Contributed)}
         finally:
@@ -124,7 +127,7 @@ class SharedFleet:
             link.delay_s = 0.0
 
     def close(self) -> None:
-        self.processes.stop()
+        self.database.close()
         for link in (*self.links.values(), *self.to_database.values()):
             link.__exit__()
 
@@ -165,11 +168,12 @@ def carry_out(seed: int, folder: Path, model_cache: Path) -> Outcome:
                     why = f"not finished after {2 * LIMIT_S:.0f} s"
                 time.sleep(0.2)
         finally:
-            fleet.close()
+            fleet.processes.stop()
+        fleet.mend()
         acknowledged, stored = fleet.acknowledged(), fleet.stored()
         found = replayed(fleet.folder / COORDINATORS[0])
     finally:
-        fleet.database.close()
+        fleet.close()
     lost, rivals = acknowledged - stored, fleet.rivals()
     told.append(f"the lease was taken {fleet.changes()} times")
     equal = digest is not None and digest == found and not rivals
@@ -231,7 +235,8 @@ def _schedule(chance: random.Random, fleet: SharedFleet) -> Iterator[Callable[[]
         return f"the database restarted ({how.name}), away for {away:.1f} s"
 
     def kill_connections() -> str:
-        fleet.database.kill_connections()
+        with psycopg.connect(fleet.store(fleet.database.port).url, autocommit=True) as mine:
+            mine.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
         return "the database's connections killed"
 
     kinds = [
