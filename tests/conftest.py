@@ -4,12 +4,14 @@ they do by default, however the tests were started; and over which backends the 
 import gc
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from tests.faults.backends import BACKENDS, Backend
+from tests.postgres.server import PostgresServer, serving
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -52,6 +54,13 @@ def prepared_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     share it."""
     folder = tmp_path_factory.getbasetemp()
     return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "prepared-models"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL, started when the first test asks for it; each test has schemas of its own."""
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ it is a member, `enrolment.json`), `authority.pem` (who signs the coordinator's 
 renamed, so a power cut leaves the old file or the new one.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -24,8 +23,8 @@ from zowarmup.common.system.files import (
     Busy,
     OpenFolder,
     exclusive,
+    holder,
     make_private,
-    open_given,
     read_given,
     strangers,
     write_durably,
@@ -129,13 +128,9 @@ class Records:
     def in_use(self) -> bool:
         """Whether a client holds the directory now."""
         try:
-            with open_given(self.path / LOCK) as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            return holder(self.path / LOCK) is not None
         except OSError:
-            return False  # there is none
-        return False
+            return False  # it cannot be looked at
 
     def authority(self) -> bytes:
         """PEM of the authority that signs the coordinator's certificate, empty where none has been kept."""

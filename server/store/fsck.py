@@ -29,7 +29,8 @@ from zowarmup.server.core.state import Round, State
 from zowarmup.server.store.archive import BLOBS, LEDGER, LOCK, UPLOADS, ArchiveError
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.blobs import BlobError, digest_of, sha256_of
-from zowarmup.server.store.ledger import Ledger, LedgerError, StoredEvent, keep_files, readable, remove_files, replace
+from zowarmup.server.store.event_rows import StoredEvent
+from zowarmup.server.store.ledger import Ledger, LedgerError, keep_files, readable, remove_files, replace
 
 
 @dataclass(frozen=True, slots=True)
