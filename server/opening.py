@@ -17,7 +17,7 @@ from zowarmup.common.tasks import task_class
 from zowarmup.data import Dataset
 from zowarmup.server.aggregation.evaluation import Evaluator
 from zowarmup.server.cluster.front_end import FrontEnd
-from zowarmup.server.cluster.place import Place
+from zowarmup.server.cluster.node import Node
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
@@ -35,7 +35,7 @@ LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RunToOpen:
     """A run as a coordinator is to open it.
 
     Args:
@@ -63,7 +63,9 @@ class Opened:
     replica: Replica | None = None
 
 
-async def open_alone(wanted: Wanted, stack: contextlib.AsyncExitStack, took: Callable[[float], None] | None) -> Opened:
+async def open_alone(
+    wanted: RunToOpen, stack: contextlib.AsyncExitStack, took: Callable[[float], None] | None
+) -> Opened:
     """The run of a data directory that is this coordinator's own.
 
     Args:
@@ -89,11 +91,11 @@ async def open_alone(wanted: Wanted, stack: contextlib.AsyncExitStack, took: Cal
     return Opened(coordinator, history, blobs, uploads, _evaluator(wanted, state, blobs), replica)
 
 
-async def open_shared(wanted: Wanted, place: Place) -> Opened:
+async def open_shared(wanted: RunToOpen, node: Node) -> Opened:
     """The run of a shared store, which another coordinator may be making just now. Raises as `open_alone`."""
-    store, told = place.store, ""
+    store, told = node.store, ""
     while True:
-        if epoch := place.member.epoch:
+        if epoch := node.election.epoch:
             state, history, end = await asyncio.to_thread(
                 open_run,
                 wanted.run_file,
@@ -109,17 +111,17 @@ async def open_shared(wanted: Wanted, place: Place) -> Opened:
             require_same(found, wanted.run_file, "the store holds")
             state = found
             break
-        if told != place.leader:
-            told = place.leader
+        if told != node.leader:
+            told = node.leader
             log.info("there is no run in the store yet; the coordinator that leads makes it: %s", told)
         await asyncio.to_thread(store.log.wait, 0, LOOK_S)
     uploads = UploadStore(store.uploads, uploads_bytes(wanted.run_file, state), state)
-    front_end = FrontEnd(store.log, state, place.member.holder.name, end)
+    front_end = FrontEnd(store.log, state, node.election.holder.name, end)
     evaluator = await asyncio.to_thread(_evaluator, wanted, state, store.blobs)
     return Opened(front_end, history, store.blobs, uploads, evaluator)
 
 
-def _evaluator(wanted: Wanted, state: State, blobs: FiledBlobs) -> Evaluator:
+def _evaluator(wanted: RunToOpen, state: State, blobs: FiledBlobs) -> Evaluator:
     return Evaluator(
         read_given(blobs.path(state.program.sha256), state.program.size_bytes),
         state.layout,

@@ -17,12 +17,12 @@ from zowarmup.common.system.ending import GRACE_S
 from zowarmup.common.system.tracing import traces_of
 from zowarmup.common.text import in_words
 from zowarmup.server.cluster.front_end import FrontEnd
-from zowarmup.server.cluster.place import Place, SharedStore
+from zowarmup.server.cluster.node import Node, SharedStore
 from zowarmup.server.cluster.service import RelayInterceptor
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.leadership import Leadership
 from zowarmup.server.listening import Listening
-from zowarmup.server.opening import Opened, Wanted, open_alone, open_shared
+from zowarmup.server.opening import Opened, RunToOpen, open_alone, open_shared
 from zowarmup.server.projections.history import History
 from zowarmup.server.projections.traffic import Traffic
 from zowarmup.server.rpc.auth import Admission, operator_sha256
@@ -72,7 +72,7 @@ class Shared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serving(Wanted):
+class Serving(RunToOpen):
     """A run that a coordinator serves, and how; this process holds its data directory (`locked`).
 
     Attributes:
@@ -164,7 +164,7 @@ class _Life:
     ) -> None:
         self._serving, self._stopped, self._faults, self._stack = serving, stopped, faults, stack
         self._fenced = fenced
-        self._place: Place | None = None
+        self._node: Node | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._sites: list[Site] = []
         self._looked = [0.0]
@@ -196,7 +196,7 @@ class _Life:
             way.invited,
             way.guarded,
             listening.refusals,
-            cluster=self._place.member.holder.secret if self._place else "",
+            cluster=self._node.election.holder.secret if self._node else "",
         )
         listening.callers.knows = admission.knows
         traces = traces_of("zowarmup-server")
@@ -248,18 +248,18 @@ class _Life:
             took = metrics.appended if metrics else lambda seconds: None
             store = await asyncio.to_thread(serving.shared.open, took)
             holder = serving.shared.holder(way, listening.port)
-            self._place = Place(store, holder, serving.shared.lease_s, relay)
-            self._stack.push_async_callback(self._place.leave)
+            self._node = Node(store, holder, serving.shared.lease_s, relay)
+            self._stack.push_async_callback(self._node.leave)
         await listening.begin(self._stack)
         self._stack.callback(lambda: [task.cancel() for task in self._loops])
         return listening
 
     async def _open(self, metrics: "RunMetrics | None") -> Opened:
-        if self._place is None:
+        if self._node is None:
             return await open_alone(self._serving, self._stack, metrics.appended if metrics else None)
-        await self._place.member.begin()
-        self._begin(self._place.member.run())
-        return await open_shared(self._serving, self._place)
+        await self._node.election.begin()
+        self._begin(self._node.election.run())
+        return await open_shared(self._serving, self._node)
 
     def _serve_clients(
         self,
@@ -272,7 +272,7 @@ class _Life:
         """Answer clients and the operator; what happened goes to the streams that it concerns."""
         coordinator, history, way = opened.coordinator, opened.history, self._serving.way
         rate_limiter = RateLimiter(self._serving.run_file.server.messages_per_second)
-        first_epoch = int(coordinator.date() * 1000) << 10 if self._place else 0
+        first_epoch = int(coordinator.date() * 1000) << 10 if self._node else 0
         streams = StreamRegistry(history, rate_limiter, rounds.parent if rounds else lambda round: b"", first_epoch)
         coordinator.observe(lambda now, events, after: history.record(coordinator.written_at, events, now))
         if rounds is not None:
@@ -300,9 +300,9 @@ class _Life:
                 lambda: way.expires_at or 0.0,
             ),
         )
-        if self._place is not None:
-            self._place.relay.is_operator = admission.is_operator
-            listening.services.add_cluster(self._place.service)
+        if self._node is not None:
+            self._node.relay.is_operator = admission.is_operator
+            listening.services.add_cluster(self._node.service)
         return streams
 
     def _metrics(self) -> "RunMetrics | None":
@@ -355,18 +355,18 @@ class _Life:
             self._sites.append(page)
 
     def _figures(self, coordinator: Coordinator, streams: StreamRegistry) -> Callable[[], "ClusterFigures"] | None:
-        if (place := self._place) is None or not isinstance(coordinator, FrontEnd):
+        if (node := self._node) is None or not isinstance(coordinator, FrontEnd):
             return None
         from zowarmup.server.telemetry.cluster_metrics import ClusterFigures
 
         return lambda: ClusterFigures(
             coordinator.leads,
-            place.epoch,
-            place.changes,
+            node.epoch,
+            node.changes,
             self._fenced,
             0.0 if coordinator.leads else coordinator.lag_s,
             len(streams),
-            place.front_ends,
+            node.front_ends,
         )
 
     async def _lead(
@@ -380,26 +380,26 @@ class _Life:
         """Decide, or follow who does until this coordinator is to."""
         coordinator = opened.coordinator
         self._begin(coordinator.run())
-        if self._place is None:
+        if self._node is None:
             if metrics is not None:
                 metrics.count(coordinator)
             self._begin(*await leadership.begin(opened.blobs, opened.replica))
             return
         assert isinstance(coordinator, FrontEnd)
         coordinator.superseded, coordinator.traffic = streams.supersede, traffic.take
-        place = self._place
-        self._watch(place.follow(coordinator))
+        node = self._node
+        self._watch(node.follow(coordinator))
         self._begin(coordinator.beat())
 
         async def take_over() -> None:
-            await place.member.took.wait()
-            watching = await place.lead(traffic, streams.supersede)
-            blobs = place.store.blobs.leading(place.member.epoch)
+            await node.election.took.wait()
+            watching = await node.lead(traffic, streams.supersede)
+            blobs = node.store.blobs.leading(node.election.epoch)
             if metrics is not None:
                 metrics.count(coordinator)
             self._begin(watching, *await leadership.begin(blobs))
 
-        if place.member.epoch:
+        if node.election.epoch:
             await take_over()
         else:
             self._begin(take_over())
@@ -415,13 +415,14 @@ class _Life:
 
     def _failed(self, task: "asyncio.Task[None]") -> None:
         """A part of the coordinator that ends by itself has failed: stop, rather than go on half alive."""
-        if task.cancelled():
-            error = None if self._stopped.done() else RuntimeError("a part of it was cancelled")
-        else:
+        error: BaseException | None = None
+        if not task.cancelled():
             error = task.exception()
+        elif not self._stopped.done():
+            error = RuntimeError("a part of it was cancelled")
         if error is not None:
             self._faults.append(error)
-            if not (isinstance(error, Fenced) and self._place):
+            if not (isinstance(error, Fenced) and self._node):
                 log.critical("the coordinator cannot go on", exc_info=error)
             settle(self._stopped, 1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from zowarmup.common.settings.addresses import host_and_port
 from zowarmup.common.settings.run import RunFile
 from zowarmup.common.settings.store import StoreAddress
-from zowarmup.server.cluster.place import SharedStore
+from zowarmup.server.cluster.node import SharedStore
 from zowarmup.server.cluster.uploads import SpooledUploads
 from zowarmup.server.rpc.endpoints import Endpoint
 from zowarmup.server.serving import Shared

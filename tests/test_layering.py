@@ -73,7 +73,7 @@ ROOMS = {
     "server/telemetry/page": rule(f"{BELOW} server/telemetry"),
     "server/setup": rule(BELOW, "numpy"),
     "server/tracking": rule(BELOW, lazily="mlflow tensorboard"),
-    "server": rule(SERVER, "grpc"),
+    "server": rule(f"{SERVER} server/store/postgres", "grpc"),
     "client/errors.py": rule("common common/system"),
     "client/policy.py": rule(f"{COMMON} client/errors.py"),
     "client/store": rule(DEVICE, "numpy"),

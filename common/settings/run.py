@@ -21,6 +21,7 @@ from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.language import PREDICTING, Language, check_language
+from zowarmup.common.settings.store import StoreAddress
 from zowarmup.common.settings.text import Text
 from zowarmup.common.settings.tracking import Tracking
 from zowarmup.common.tasks import DEFAULT, TASKS, task_class
@@ -143,7 +144,8 @@ class Server:
     nowhere. `web_password_file`: a file whose first line opens the page, and nothing else, where the page asks for a
     password; the operator's credential always does.
 
-    `lease_s`: where several coordinators share a store, so many seconds after the one that leads was last heard of another leads.
+    `store`: a PostgreSQL database in which the run is kept and which its coordinators share, as a URL without a password; empty: the
+    data directory. `lease_s`: where several coordinators share a store, so many seconds after the one that leads was last heard of another leads.
     """
 
     address: str = DEFAULT_ADDRESS
@@ -178,6 +180,11 @@ class Server:
         require(1 <= self.uploads_mb <= 1 << 30, "uploads_mb", self.uploads_mb, "1 to 2^30")
         rate = self.messages_per_second
         require(0 < rate <= 1e6, "messages_per_second", rate, "above 0 and at most 1e6")
+        if self.store:
+            try:
+                StoreAddress.of(self.store)
+            except ValueError as error:
+                raise ValueError(f"store: {error}") from None  # which never repeats what may hold a password
         require(0.5 <= self.lease_s <= 600, "lease_s", self.lease_s, "0.5 to 600 s")
         for name, usual in (("metrics_address", 9464), ("health_address", 7071)):
             given = getattr(self, name)

@@ -26,7 +26,7 @@ WATCH_S = 0.5
 
 
 @dataclass(slots=True)
-class Session:
+class FrontEndSession:
     """A front end. `streams`: the epoch of each client's stream that it holds; `superseded`: those that it is to be told."""
 
     heard_at: float
@@ -57,7 +57,7 @@ class Sessions:
     ) -> None:
         self._coordinator, self._epoch, self._clock, self._silent_s = coordinator, epoch, clock, silent_s
         self._traffic, self._superseded = traffic, superseded
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, FrontEndSession] = {}
         self._own: dict[str, int] = {}
         """Streams that the leader holds itself."""
         self._forwarding: set[tuple[str, int]] = set()
@@ -124,7 +124,7 @@ class Sessions:
                 )
                 await self._disconnect(session.streams)
 
-    async def _renewed(self, request: Request, before: Session | None) -> Session:
+    async def _renewed(self, request: Request, before: FrontEndSession | None) -> FrontEndSession:
         """A session of the streams that a front end says it holds; those that it held before, and does not hold now, are
         closed."""
         if before is None:
@@ -133,11 +133,11 @@ class Sessions:
         gone = {
             client: epoch for client, epoch in (before.streams if before else {}).items() if now.get(client) != epoch
         }
-        session = self._sessions[request.front_end] = Session(self._clock())
+        session = self._sessions[request.front_end] = FrontEndSession(self._clock())
         await self._disconnect(gone)
         return session
 
-    async def _tell(self, session: Session, news: News) -> None:
+    async def _tell(self, session: FrontEndSession, news: News) -> None:
         match news:
             case cmd.ConnectClient():
                 newest = (news.client, news.epoch)

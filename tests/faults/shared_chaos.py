@@ -18,16 +18,18 @@ from pathlib import Path
 
 import psycopg
 
-from tests.faults.chaos import ACKNOWLEDGED, LIMIT_S, RUN, Outcome, replayed
+from tests.faults.chaos import ACKNOWLEDGED, LIMIT_S, RUN, Outcome
 from tests.faults.proxy import Link
 from tests.postgres.server import PostgresServer
 from zowarmup.cli.session.session import Session
 from zowarmup.common.messages.values import Phase
+from zowarmup.common.settings.run import RunFile
 from zowarmup.common.settings.store import StoreAddress
 from zowarmup.common.system.command import CommandError, Interrupts
 from zowarmup.lab.demo.settings import to_toml
 from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
 from zowarmup.server.core import events as ev
+from zowarmup.server.store.archive import replay, restore
 from zowarmup.server.store.postgres.stores import PostgresStores
 
 COORDINATORS = ("one", "two", "three")
@@ -39,7 +41,7 @@ LEASE_S = 2.0
 class SharedFleet:
     """One run's processes, its database, and the links between them."""
 
-    def __init__(self, folder: Path, model_cache: Path) -> None:
+    def __init__(self, folder: Path, model_cache: Path, run: RunFile = RUN) -> None:
         self.folder, self._model_cache = folder, model_cache
         (folder / "logs").mkdir(parents=True)
         self.database = PostgresServer()
@@ -49,8 +51,10 @@ class SharedFleet:
         self.to_database = {name: Link(f"127.0.0.1:{self.database.port}") for name in COORDINATORS}
         self._lives: dict[str, int] = {}
         for name in COORDINATORS:
-            run = replace(RUN, server=replace(RUN.server, store=str(self.store(self.to_database[name].port))))
-            (folder / f"{name}.toml").write_text(to_toml(run))
+            run = replace(
+                RUN, server=replace(RUN.server, store=str(self.store(self.to_database[name].port)), lease_s=LEASE_S)
+            )
+            (folder / f"{name}.toml").write_text(to_toml(kept))
 
     def store(self, port: int) -> StoreAddress:
         """The run's, at a port of loopback."""
@@ -112,6 +116,16 @@ class SharedFleet:
         finally:
             stores.close()
 
+    def replayed(self) -> str:
+        """The digest that follows from what is stored alone."""
+        stores = PostgresStores.open(self.store(self.database.port), reading=True)
+        try:
+            state, history, _ = replay(stores.log)
+            assert state is not None
+            return restore(state, history, stores.blobs, state.version).digest().hex()
+        finally:
+            stores.close()
+
     def rivals(self) -> list[str]:
         """Epochs in which more than one coordinator has led, or one twice."""
         led = [found for name in COORDINATORS for found in self._led(name)]
@@ -120,6 +134,10 @@ class SharedFleet:
     def changes(self) -> int:
         """How often the lease has changed hands."""
         return sum(len(self._led(name)) for name in COORDINATORS)
+
+    def said(self, name: str) -> str:
+        """The log of a coordinator's present life."""
+        return self.processes.log(self._life(name)).read_text(errors="replace")
 
     def mend(self) -> None:
         for link in (*self.links.values(), *self.to_database.values()):
@@ -171,7 +189,7 @@ def carry_out(seed: int, folder: Path, model_cache: Path) -> Outcome:
             fleet.processes.stop()
         fleet.mend()
         acknowledged, stored = fleet.acknowledged(), fleet.stored()
-        found = replayed(fleet.folder / COORDINATORS[0])
+        found = fleet.replayed()
     finally:
         fleet.close()
     lost, rivals = acknowledged - stored, fleet.rivals()

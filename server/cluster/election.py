@@ -24,7 +24,7 @@ LOOKS = 8
 REMIND_S = 30.0
 
 
-class Member:
+class Election:
     """One of a run's coordinators.
 
     Args:

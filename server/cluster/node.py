@@ -1,4 +1,4 @@
-"""A process's place among the coordinators of a run: what it follows the leader with, and what it leads with.
+"""One node of a cluster, a coordinator among those of a run: what it follows the leader with, and what it leads with.
 
 One object a life: a coordinator that has lost the lease begins another.
 """
@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zowarmup.server.cluster.election import Election
 from zowarmup.server.cluster.front_end import FrontEnd
-from zowarmup.server.cluster.member import Member
 from zowarmup.server.cluster.service import ClusterService, RelayInterceptor, RemoteLeader
 from zowarmup.server.cluster.sessions import Sessions
 from zowarmup.server.cluster.uploads import SharedUploadsSweeper
@@ -47,7 +47,7 @@ class SharedStore:
     close: Callable[[], None] = lambda: None
 
 
-class Place:
+class Node:
     """See the module.
 
     Args:
@@ -60,7 +60,7 @@ class Place:
     def __init__(self, store: SharedStore, holder: Holder, lasts_s: float, relay: RelayInterceptor) -> None:
         self.store, self.relay = store, relay
         self.service = ClusterService(holder.secret)
-        self.member = Member(store.lease, holder, lasts_s, self._turn_to)
+        self.election = Election(store.lease, holder, lasts_s, self._turn_to)
         self._front_end: FrontEnd | None = None
         self._sweeper: SharedUploadsSweeper | None = None
         self._held: Held | None = None
@@ -74,7 +74,7 @@ class Place:
     @property
     def epoch(self) -> int:
         """Of the lease, as known here; 0 where nobody has held it."""
-        return self.member.epoch or (self._held.epoch if self._held else 0)
+        return self.election.epoch or (self._held.epoch if self._held else 0)
 
     @property
     def front_ends(self) -> Mapping[str, int]:
@@ -84,7 +84,7 @@ class Place:
     @property
     def leader(self) -> str:
         """Who leads, for people."""
-        if self.member.epoch:
+        if self.election.epoch:
             return "this coordinator"
         return f"{self._held.holder.name} at {self._held.holder.address}" if self._held else "nobody at the moment"
 
@@ -109,7 +109,7 @@ class Place:
         Raises:
             Fenced: The lease is another's already.
         """
-        front_end, following, epoch = self._front_end, self._following, self.member.epoch
+        front_end, following, epoch = self._front_end, self._following, self.election.epoch
         assert front_end is not None and following is not None and epoch
         self.changes += 1
         self._turn_to(None)
@@ -125,7 +125,7 @@ class Place:
     async def leave(self) -> None:
         """Let go of everything; the lease is another's at once."""
         self.service.sessions = None
-        await self.member.leave()
+        await self.election.leave()
         self._turn_to(None)
         if self._front_end is not None:
             self._front_end.close()
@@ -137,7 +137,7 @@ class Place:
 
     def _let_go(self, now: float, events: Sequence[ev.Event], state: State) -> None:
         """Observe: files of snapshots that the leader has let go of."""
-        if not self.member.epoch and any(isinstance(event, ev.SnapshotsPruned) for event in events):
+        if not self.election.epoch and any(isinstance(event, ev.SnapshotsPruned) for event in events):
             named = {*state.program.blobs, *state.snapshot_blobs}
             asyncio.get_running_loop().run_in_executor(None, self._retain, named)
 
