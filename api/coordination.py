@@ -218,6 +218,7 @@ class LocalCoordinator:
             from zowarmup.server.serving import Serving
             from zowarmup.server.setup.model_cache import cached
             from zowarmup.server.setup.prepare import Children, prepare
+            from zowarmup.server.sharing import shared_by
 
             children, server, cache = Children(), self.settings.server, self._cache
             shown = None
@@ -240,6 +241,7 @@ class LocalCoordinator:
                         cached(spec, seed, cache, children) if cache else prepare(spec, seed, folder, children)
                     ),
                     end_preparing=children.end,
+                    shared=shared_by(self.settings, self.data_dir, "") if server.store else None,
                 )
             )
             return await self._lead.run()

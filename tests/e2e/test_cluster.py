@@ -13,6 +13,7 @@ from tests.patience import PATIENCE
 from zowarmup.cli.session.session import Session
 from zowarmup.common.system.command import NoAnswer
 from zowarmup.server.opening import LOOK_S
+from zowarmup.server.store.archive import OPERATOR_CREDENTIAL
 
 
 def until(fleet: SharedFleet, holds: Callable[[], bool], what: str) -> None:
@@ -40,7 +41,7 @@ def committed(fleet: SharedFleet, name: str) -> int:
         return -1
 
 
-def test_a_run_outlives_its_leaders(tmp_path: Path, prepared_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_outlives_its_leaders(tmp_path: Path, prepared_models: Path) -> None:
     many = replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=120))
     fleet = SharedFleet(tmp_path / "fleet", prepared_models, many)
     try:
@@ -52,7 +53,8 @@ def test_a_run_outlives_its_leaders(tmp_path: Path, prepared_models: Path, monke
         first = leader(fleet, 1)
         others = [name for name in COORDINATORS if name != first]
         until(fleet, lambda: committed(fleet, others[0]) >= 5, "rounds, as a front end tells of them")
-        with Session(fleet.addresses[others[1]]) as session:
+        credential = (fleet.folder / others[1] / OPERATOR_CREDENTIAL).read_text().strip()
+        with Session(fleet.addresses[others[1]], credential=credential) as session:
             session.pause("a look around")
             until(fleet, lambda: session.status().paused == "a look around", "the pause, by way of the leader")
             assert len(session.status().clients) == len(FLEET), "of all coordinators"

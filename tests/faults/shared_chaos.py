@@ -51,9 +51,8 @@ class SharedFleet:
         self.to_database = {name: Link(f"127.0.0.1:{self.database.port}") for name in COORDINATORS}
         self._lives: dict[str, int] = {}
         for name in COORDINATORS:
-            run = replace(
-                RUN, server=replace(RUN.server, store=str(self.store(self.to_database[name].port)), lease_s=LEASE_S)
-            )
+            server = replace(run.server, store=str(self.store(self.to_database[name].port)), lease_s=LEASE_S)
+            kept = replace(run, server=server)
             (folder / f"{name}.toml").write_text(to_toml(kept))
 
     def store(self, port: int) -> StoreAddress:
@@ -70,7 +69,7 @@ class SharedFleet:
 
     def join(self, name: str) -> None:
         shard = list(FLEET).index(name) + 1
-        servers = ",".join(link.address for link in self.links.values())
+        servers = list(self.links.values())[shard % 3].address
         options = ["--server", servers, "--data", f"digits:{shard}/{len(FLEET)}", "--tier", FLEET[name], "--name", name]
         options += ["--state-dir", str(self.folder / "clients" / name), "--verbose"]
         self.processes.start(self._named(name), "zowarmup.client.main", options)
