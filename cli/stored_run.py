@@ -17,6 +17,7 @@ from zowarmup.common.prefix import PREFIX, PREFIX_ENDS
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import replacing
+from zowarmup.server.core.state import State
 from zowarmup.server.setup.continuation import Left
 from zowarmup.server.setup.stored_version import constants_in, module_tensors, weights_of
 from zowarmup.server.store.archive import ArchiveError, Copied, back_up, open_archive
@@ -71,6 +72,7 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         "inputs": card.recipe,
         "phase": archive.history.versions[chosen].phase,
         **Left.by(archive, chosen).metadata(),
+        **_privacy(archive.state),
     }
     files = [
         _written(Path(f"{prefix}.safetensors"), save(plain, metadata=origin)),
@@ -92,6 +94,15 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         ]
     remark = f"no folder for `transformers`: no model of its has {PREFIX}N; the ONNX graph has it" if prefixed else ""
     return Exported(chosen, found, tuple(files), card, remark)
+
+
+def _privacy(state: State) -> dict[str, str]:
+    """What a model's file says of how private the data is that it was trained on; nothing where no noise was added."""
+    if (budget := state.budget) is None:
+        return {}
+    warm = ", but for the warm-up's data, which was said to be public" if state.run_file.warmup.rounds else ""
+    told = f"{state.run_file.privacy.mode} differential privacy of one example of one client: {budget.spent(state.most_released)}{warm}"
+    return {"privacy": told}
 
 
 def complete(

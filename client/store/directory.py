@@ -2,7 +2,7 @@
 
 One directory belongs to one client of one run: `identity.json` (its name in the run and its secret, mode 600; before
 it is a member, `enrolment.json`), `authority.pem` (who signs the coordinator's certificate), `lock`, the replica
-(`replica`) and the run's artifacts. A lock keeps a second process out; every file is written to a temporary name, synced and
+(`replica`), what was released under differential privacy (`releases`) and the run's artifacts. A lock keeps a second process out; every file is written to a temporary name, synced and
 renamed, so a power cut leaves the old file or the new one.
 """
 
@@ -37,12 +37,15 @@ ENROLMENT = "enrolment.json"
 AUTHORITY = "authority.pem"
 LOCK = "lock"
 USAGE = "usage.json"
+RELEASES = "releases.json"
 OURS = (
     IDENTITY,
     ENROLMENT,
     AUTHORITY,
     LOCK,
     USAGE,
+    RELEASES,
+    "releases-*.json",
     "*.new",
     "snapshot-*",
     "commits-*.log",

@@ -5,9 +5,9 @@ and answer what the rest of the system asks instead of an algorithm's name: who 
 directions are shared, whether commits add up, what it costs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from zowarmup.common.exact.layout import ALL, Layout
 from zowarmup.common.exact.steps import Step
@@ -15,6 +15,9 @@ from zowarmup.common.messages.values import Computation, Tier
 
 if TYPE_CHECKING:
     from zowarmup.common.algorithms.protocol import Algorithm
+
+
+PRIVATE = "under [privacy]"
 
 
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
@@ -228,6 +231,9 @@ class ZerothOrder(Weighting):
         ValueError: A setting is out of its range; the sentence names it.
     """
 
+    private_defaults: ClassVar[Mapping[str, Any]] = {}
+    """What settings are, with differential privacy, of which the run file says nothing."""
+
     rate: float = 0.4
     micro_batch: int = 64
     snapshot_every: int = 50
@@ -247,6 +253,16 @@ class ZerothOrder(Weighting):
         Raises:
             ValueError: The sentence names the setting.
         """
+
+    def check_private(self) -> None:
+        """Refuse what does not go together with differential privacy (`Algorithm.release`).
+
+        Raises:
+            ValueError: The sentence names the setting, and says why.
+        """
+        require(
+            False, "algorithm", self.algorithm, f'"zowarmup" or "decomfl" {PRIVATE}: others release no single vector'
+        )
 
     def largest_batch(self, examples: int) -> int:
         """How many examples the largest forward pass of a client with so many has."""

@@ -21,6 +21,7 @@ from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.language import PREDICTING, Language, check_language
+from zowarmup.common.settings.privacy import Privacy
 from zowarmup.common.settings.store import StoreAddress
 from zowarmup.common.settings.text import Text
 from zowarmup.common.settings.tracking import Tracking
@@ -230,6 +231,7 @@ class RunFile:
     guard: Guard = field(default_factory=Guard)
     server: Server = field(default_factory=Server)
     tracking: Tracking = field(default_factory=Tracking)
+    privacy: Privacy = field(default_factory=Privacy)
 
     def __post_init__(self) -> None:
         require(0 < len(self.name) <= 64 and self.name.isprintable(), "name", self.name, "1 to 64 printable characters")
@@ -243,12 +245,13 @@ class RunFile:
         self.warmup.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_warm_up(self.warmup)
+        self.privacy.check_run(self.warmup, self.zeroth_order)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClientSpec:
     """What a client must know of a run: the model's name and task, what its targets and inputs mean, how each phase
-    works, what becomes of texts, the architecture of a pretrained language model, and the stream of the directions that the whole run shares (`sampling.pool_seed`)."""
+    works, what becomes of texts, how what devices send is noised, the architecture of a pretrained language model, and the stream of the directions that the whole run shares (`sampling.pool_seed`)."""
 
     model: Model
     card: DataCard
@@ -257,6 +260,10 @@ class ClientSpec:
     text: Text = field(default_factory=Text)
     architecture: Architecture | None = None
     pool_seed: int = 0
+    privacy: Privacy = field(default_factory=Privacy)
+
+    def __post_init__(self) -> None:
+        self.privacy.check_run(self.warmup, self.zeroth_order)
 
     @classmethod
     def of(cls, run: RunFile, card: DataCard, pool_seed: int, architecture: Architecture | None = None) -> Self:
@@ -276,6 +283,7 @@ class ClientSpec:
             text=run.text,
             architecture=architecture,
             pool_seed=pool_seed,
+            privacy=run.privacy,
         )
 
     @property
@@ -335,7 +343,8 @@ class ClientSpec:
                 "pool_seed": str(self.pool_seed),
             }
             | ({"text": asdict(self.text)} if self.card.element == "token" else {})
-            | ({"architecture": asdict(self.architecture)} if self.architecture else {}),
+            | ({"architecture": asdict(self.architecture)} if self.architecture else {})
+            | ({"privacy": asdict(self.privacy)} if self.privacy.on else {}),
             sort_keys=True,
         )
 

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.net.connection import Connection
@@ -14,6 +15,7 @@ from zowarmup.client.net.stream import Meter, Reader
 from zowarmup.client.net.tls import Trust, TrustError, trust
 from zowarmup.client.net.transfer import Transfers
 from zowarmup.client.store.directory import StateDirectory
+from zowarmup.client.store.releases import ReleaseFile
 from zowarmup.client.store.replica import LocalReplica
 from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import PROCESSOR, Executor
@@ -131,6 +133,9 @@ class Host:
         if any(offer.spec.warmup.trains(tier) for tier in tiers):
             part.policy.require_model(offer.spec.model.name)
         shards = [fit_data(part.source(number), shard, offer) for number, shard in enumerate(shards, part.first)]
+        for tier in tiers:
+            spec = offer.spec
+            part.policy.require_privacy(spec.privacy, spec.zeroth_order.rounds, spec.warmup.trains(tier))
         self._waiting = ""
         with StateDirectory(part.state / offer.run_id[:16]) as state:
             replica = LocalReplica(state.path, offer.layout)
@@ -139,7 +144,7 @@ class Host:
             held = shared_channels(part.server, trusted, part.count, self._lookout)
             executor = self._executor(offer, state, trusted)
             try:
-                await self._live(offer, shards, shared, held, executor, trusted)
+                await self._live(offer, shards, shared, held, executor, trusted, state.path)
             finally:
                 executor.close()
                 for line in held:
@@ -153,6 +158,7 @@ class Host:
         held: Sequence[SharedChannel],
         executor: Executor,
         trusted: Trust,
+        folder: Path,
     ) -> None:
         """Every client enrols and takes part at once, whatever the others are at."""
         part, reader, enrolling = self._part, Reader(offer.layout), asyncio.Semaphore(ENROL_AT_ONCE)
@@ -173,7 +179,8 @@ class Host:
                 return SharedConnection(part.server, trusted, line, (client, credential), meter, reader)
 
             transfers = SharedTransfers(connect, shared, meter, own_executor)
-            device = Device(offer, dataset, view, transfers, own_executor, "", part.tier(number))
+            releases = ReleaseFile(folder / f"releases-{number}.json") if offer.spec.privacy.on else None
+            device = Device(offer, dataset, view, transfers, own_executor, "", part.tier(number), releases=releases)
             profile = profiles[number - 1]
 
             def stream(hello: Callable[[], Hello], notice: Callable[[InboxItem], None]) -> SimulatedStream:
