@@ -42,7 +42,10 @@ NUMBERS = "common common/exact common/messages common/tasks common/algorithms co
 COMMON = f"{NUMBERS} common/models common/system data"
 BELOW = f"{COMMON} server/core server/projections server/store server/coordinator.py"
 DEVICE = f"{COMMON} client/errors.py client/policy.py"
-SERVER = f"{BELOW} server/aggregation server/rpc server/telemetry server/telemetry/page server/setup server/tracking server/cluster"
+SERVER = (
+    f"{BELOW} server/aggregation server/rpc server/telemetry server/telemetry/page server/setup server/stored server/tracking "
+    "server/cluster"
+)
 CLIENT = f"{DEVICE} client/store client/net client/work client/diagnostics"
 # The package itself, `zowarmup`.
 PUBLIC = "public.py"
@@ -65,12 +68,13 @@ ROOMS = {
     "server/projections": rule(f"{NUMBERS} server/core", pure=True),
     "server/store": rule(f"{NUMBERS} common/system server/core server/projections", "numpy"),
     "server/store/postgres": rule(f"{NUMBERS} common/system server/core server/store", "psycopg"),
+    "server/stored": rule(f"{NUMBERS} server/core server/store server/store/postgres"),
     "server/coordinator.py": rule("common common/system server/core server/store"),
     "server/aggregation": rule(BELOW, "numpy"),
     "server/rpc": rule(BELOW, "grpc numpy"),
     "server/cluster": rule(f"{BELOW} server/rpc", "grpc"),
     "server/telemetry": rule(BELOW, "prometheus_client", lazily="uvicorn"),
-    "server/telemetry/page": rule(f"{BELOW} server/telemetry"),
+    "server/telemetry/page": rule(f"{BELOW} server/stored server/telemetry"),
     "server/setup": rule(BELOW, "numpy"),
     "server/tracking": rule(BELOW, lazily="mlflow tensorboard"),
     "server": rule(f"{SERVER} server/store/postgres", "grpc"),
