@@ -27,6 +27,7 @@ from zowarmup.server.store.archive import BLOBS, LEDGER, UPLOADS, replay, restor
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.blobs import BlobStore, FiledBlobs
 from zowarmup.server.store.ledger import Ledger
+from zowarmup.server.store.place import require_alone
 from zowarmup.server.store.uploads import UploadStore
 
 log = logging.getLogger("zowarmup.server")
@@ -76,6 +77,7 @@ async def open_alone(
     Raises:
         StartError, LedgerError, ArchiveError, DataError, BlobError: It cannot be opened, or is another one.
     """
+    require_alone(wanted.data_dir)
     path = wanted.data_dir / LEDGER
     ledger = Ledger(path) if took is None else Ledger(path, took=took)
     stack.callback(ledger.close)

@@ -17,6 +17,8 @@ from zowarmup.server.store.archive import BLOBS, UPLOADS
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.cached_blobs import CachedBlobs
 from zowarmup.server.store.lease import Holder
+from zowarmup.server.store.place import remember
+from zowarmup.server.stored.opening import open_database
 
 _ANY = ("0.0.0.0", "::", "")
 
@@ -29,13 +31,12 @@ def shared_by(run_file: RunFile, data_dir: Path, advertise: str) -> Shared:
         data_dir: Where this coordinator has its files.
         advertise: HOST:PORT that other coordinators reach this one at; empty: where it listens.
     """
-    from zowarmup.server.store.postgres.stores import PostgresStores
-
     address = StoreAddress.of(run_file.server.store).of_run(run_file.name)
     host = socket.gethostname()
 
     def opened(took: Callable[[float], None]) -> SharedStore:
-        stores = PostgresStores.open(address, name=f"zowarmup on {host}", took=took)
+        remember(data_dir, address)
+        stores = open_database(address, name=f"zowarmup on {host}", took=took)
         return SharedStore(
             stores.log,
             CachedBlobs(stores.blobs, BlobFiles(data_dir / BLOBS)),

@@ -43,6 +43,7 @@ from zowarmup.server.setup.run_file import differences
 from zowarmup.server.store.archive import BLOBS, CA_FILE, LEDGER, LOCK, OPERATOR_CREDENTIAL, replay
 from zowarmup.server.store.blobs import BlobStore, FiledBlobs
 from zowarmup.server.store.event_log import EventLog
+from zowarmup.server.store.place import PLACE
 
 log = logging.getLogger("zowarmup.server")
 
@@ -61,7 +62,7 @@ def locked(data_dir: Path) -> Iterator[Callable[[str], None]]:
     where it is neither empty nor a run's. Gives what is to be told where this coordinator listens, HOST:PORT, for `zowarmup runs`.
     Raises StartError."""
     try:
-        if not (data_dir / LEDGER).exists() and (found := strangers(data_dir, OURS)):
+        if not any((data_dir / mark).exists() for mark in (LEDGER, PLACE)) and (found := strangers(data_dir, OURS)):
             raise StartError(
                 f"--data-dir {data_dir} is not empty and holds no run ({found}): name a new or an empty folder"
             )

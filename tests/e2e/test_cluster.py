@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.faults import shared_chaos
-from tests.faults.chaos import RUN
+from tests.faults.chaos import RUN, replayed
 from tests.faults.shared_chaos import COORDINATORS, FLEET, LED, SharedFleet
 from tests.patience import PATIENCE
 from zowarmup.cli.session.session import Session
@@ -74,7 +74,7 @@ def test_a_run_outlives_its_leaders(tmp_path: Path, prepared_models: Path) -> No
         digest = fleet.final()
         fleet.processes.stop()
         assert fleet.acknowledged() <= fleet.stored() and not fleet.rivals()
-        assert fleet.replayed() == digest
+        assert replayed(fleet.folder / COORDINATORS[0]) == digest
     finally:
         fleet.processes.stop()
         fleet.close()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.faults.chaos import ACKNOWLEDGED, LIMIT_S, RUN, Outcome
+from tests.faults.chaos import ACKNOWLEDGED, LIMIT_S, RUN, Outcome, replayed
 from tests.faults.proxy import Link
 from tests.postgres.server import PostgresServer
 from zowarmup.cli.session.session import Session
@@ -29,7 +29,6 @@ from zowarmup.common.system.command import CommandError, Interrupts
 from zowarmup.lab.demo.settings import to_toml
 from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
 from zowarmup.server.core import events as ev
-from zowarmup.server.store.archive import replay, restore
 from zowarmup.server.store.postgres.stores import PostgresStores
 
 COORDINATORS = ("one", "two", "three")
@@ -115,16 +114,6 @@ class SharedFleet:
         finally:
             stores.close()
 
-    def replayed(self) -> str:
-        """The digest that follows from what is stored alone."""
-        stores = PostgresStores.open(self.store(self.database.port), reading=True)
-        try:
-            state, history, _ = replay(stores.log)
-            assert state is not None
-            return restore(state, history, stores.blobs, state.version).digest().hex()
-        finally:
-            stores.close()
-
     def rivals(self) -> list[str]:
         """Epochs in which more than one coordinator has led, or one twice."""
         led = [found for name in COORDINATORS for found in self._led(name)]
@@ -188,7 +177,7 @@ def carry_out(seed: int, folder: Path, model_cache: Path) -> Outcome:
             fleet.processes.stop()
         fleet.mend()
         acknowledged, stored = fleet.acknowledged(), fleet.stored()
-        found = fleet.replayed()
+        found = replayed(fleet.folder / COORDINATORS[0])
     finally:
         fleet.close()
     lost, rivals = acknowledged - stored, fleet.rivals()
