@@ -68,7 +68,7 @@ class SharedFleet:
 
     def join(self, name: str) -> None:
         shard = list(FLEET).index(name) + 1
-        servers = list(self.links.values())[shard % 3].address
+        servers = ",".join(link.address for link in self.links.values())
         options = ["--server", servers, "--data", f"digits:{shard}/{len(FLEET)}", "--tier", FLEET[name], "--name", name]
         options += ["--state-dir", str(self.folder / "clients" / name), "--verbose"]
         self.processes.start(self._named(name), "zowarmup.client.main", options)
