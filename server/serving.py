@@ -34,7 +34,8 @@ from zowarmup.server.rpc.strangers import keep_room
 from zowarmup.server.rpc.streams import StreamRegistry
 from zowarmup.server.shutdown import GIVEN_UP, leave, settle
 from zowarmup.server.store.archive import BLOBS, LEDGER
-from zowarmup.server.store.event_log import Fenced
+from zowarmup.server.store.blobs import DiskRefused
+from zowarmup.server.store.event_log import Fenced, LedgerError
 from zowarmup.server.store.lease import Holder
 from zowarmup.server.telemetry.event_logger import EventLogger
 from zowarmup.server.telemetry.round_traces import RoundTraces
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zowarmup.server")
 
+AGAIN_S = 2.0
 TOLD_S = 0.3
 """How long a coordinator that ends exports its last spans."""
 
@@ -129,9 +131,19 @@ async def serve(serving: Serving, stopped: "asyncio.Future[int]", ready: Callabl
             settle(ended, over.result())
 
         stopped.add_done_callback(end)
-        async with contextlib.AsyncExitStack() as stack:
-            status = await _Life(serving, ended, faults, stack, fenced).run(ready)
-        stopped.remove_done_callback(end)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                status = await _Life(serving, ended, faults, stack, fenced).run(ready)
+        except (LedgerError, DiskRefused) as error:
+            if not fenced:
+                raise
+            log.error("the store is away: %s; trying again", error)
+            await asyncio.wait({stopped}, timeout=AGAIN_S)
+            if stopped.done():
+                return stopped.result()
+            continue
+        finally:
+            stopped.remove_done_callback(end)
         lost = serving.shared is not None and bool(faults) and isinstance(faults[0], Fenced)
         if faults and not lost:
             settle(stopped, 1)

@@ -63,7 +63,7 @@ class SharedFleet:
     def start(self, name: str) -> None:
         """A coordinator."""
         options = [str(self.folder / f"{name}.toml"), "--data-dir", str(self.folder / name), "--address"]
-        options += [self.addresses[name], "--advertise", self.links[name].address, "--web-address", ""]
+        options += [self.addresses[name], "--advertise", self.links[name].address, "--web-address", "", "--verbose"]
         self.processes.start(
             self._named(name), "zowarmup.server.main", [*options, "--model-cache", str(self._model_cache)]
         )
