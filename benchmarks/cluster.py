@@ -126,6 +126,10 @@ def _settings(store: StoreAddress) -> str:
     return f'store = "{store}"\nlease_s = {LEASE_S}\nweb_address = ""\n'
 
 
+def _end(stores: PostgresStores) -> int:
+    return sum(1 for _ in stores.log.read())
+
+
 def _committed(stores: PostgresStores) -> Callable[[], int]:
     seen = [0, 0]
 
@@ -161,16 +165,17 @@ def failovers(folder: Path, database: PostgresServer, count: int) -> dict[str, o
                     fleet.await_connected()
                     fleet.allow(ALL)
                 _reach(version, version() + 10)
+                seen = _end(stores)
                 leader.process.kill()
                 killed = time.monotonic()
                 while not any(LED in one.said() for one in others):
                     time.sleep(0.005)
                 without_s.append(time.monotonic() - killed)
                 _reach(version, version() + 5)
+                abandoned += sum(isinstance(event, ev.RoundAbandoned) for _, event in stores.log.read(seen))
             leader.process.wait()
             servers = [*others, started(folder, f"life-{3 + number}", run, _settings(store))]
             servers[-1].await_saying("listening on")
-        abandoned = sum(isinstance(event, ev.RoundAbandoned) for _, event in stores.log.read())
     return {
         "failovers": count,
         "lease_s": LEASE_S,
