@@ -17,7 +17,7 @@ from zowarmup.client.net.retrying import with_retries
 from zowarmup.client.net.tls import PLAIN
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.system.command import NoAnswer
-from zowarmup.server.main import LAST_S
+from zowarmup.server.listening import LAST_S
 from zowarmup.server.rpc.server import HELD_S, SENTENCE, Health, PreparingInterceptor, Services
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services

@@ -38,7 +38,7 @@ def test_certificates_are_made_under_one_authority(tmp_path: Path) -> None:
     assert made(folder, "client", "pi") == ["pi.key", "pi.crt"]
     assert made(folder, "server") == ["server.key", "server.crt"]
     assert made(folder, "server", "--name", "b", "--host", "b.local") == ["b.key", "b.crt"]
-    with pytest.raises(Usage, match="'ca' must be .*, and not ca"):
+    with pytest.raises(Usage, match=r"'ca' must be .*, and not ca"):
         made(folder, "server", "--name", "ca")
 
 
