@@ -8,6 +8,7 @@ and begins anew as a front end.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from zowarmup.common.text import in_words
 from zowarmup.server.cluster.front_end import FrontEnd
 from zowarmup.server.cluster.node import Node, SharedStore
 from zowarmup.server.cluster.service import RelayInterceptor
-from zowarmup.server.coordinator import Coordinator
+from zowarmup.server.coordinator import REMIND_S, Coordinator
 from zowarmup.server.leadership import Leadership
 from zowarmup.server.listening import Listening
 from zowarmup.server.opening import Opened, RunToOpen, open_alone, open_shared
@@ -35,7 +36,7 @@ from zowarmup.server.rpc.streams import StreamRegistry
 from zowarmup.server.shutdown import GIVEN_UP, leave, settle
 from zowarmup.server.store.archive import BLOBS, LEDGER
 from zowarmup.server.store.blobs import DiskRefused
-from zowarmup.server.store.event_log import Fenced, LedgerError
+from zowarmup.server.store.event_log import Fenced, StoreAway
 from zowarmup.server.store.lease import Holder
 from zowarmup.server.telemetry.event_logger import EventLogger
 from zowarmup.server.telemetry.round_traces import RoundTraces
@@ -122,7 +123,7 @@ async def serve(serving: Serving, stopped: "asyncio.Future[int]", ready: Callabl
     Raises:
         CoordinatorFailed: A part of it has failed. And what stands in the way of a start.
     """
-    fenced = 0
+    fenced, told_at = 0, -REMIND_S
     while True:
         ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         faults: list[BaseException] = []
@@ -134,10 +135,12 @@ async def serve(serving: Serving, stopped: "asyncio.Future[int]", ready: Callabl
         try:
             async with contextlib.AsyncExitStack() as stack:
                 status = await _Life(serving, ended, faults, stack, fenced).run(ready)
-        except (LedgerError, DiskRefused) as error:
-            if not fenced:
+        except (StoreAway, DiskRefused) as error:
+            if serving.shared is None:
                 raise
-            log.error("the store is away: %s; trying again", error)
+            if (now := time.monotonic()) >= told_at + REMIND_S:
+                told_at = now
+                log.error("waiting for the store: %s", error)
             await asyncio.wait({stopped}, timeout=AGAIN_S)
             if stopped.done():
                 return stopped.result()
