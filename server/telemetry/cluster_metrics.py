@@ -42,7 +42,11 @@ class ClusterMetrics(Collector):
         gauges = (
             ("leads", "1 for the coordinator that leads the run, 0 for the others.", int(now.leads)),
             ("lease_epoch", "The epoch of the lease, which grows with each change of hands.", now.epoch),
-            ("follow_lag_seconds", "How long ago this coordinator last had all of the log; 0 where it leads.", now.lag_s),
+            (
+                "follow_lag_seconds",
+                "How long ago this coordinator last had all of the log; 0 where it leads.",
+                now.lag_s,
+            ),
             ("streams", "Clients whose streams this coordinator holds.", now.streams),
             ("front_ends", "Coordinators that this leader has heard of lately.", len(now.front_ends)),
         )
