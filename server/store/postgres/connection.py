@@ -7,6 +7,7 @@ the same when it runs twice.
 """
 
 import logging
+import math
 import os
 import re
 import threading
@@ -172,7 +173,7 @@ class Database:
     def _connect(self, answer_s: float) -> PostgresSession:
         given = conninfo_to_dict(self.address.url)
         defaults: dict[str, Any] = {
-            "connect_timeout": CONNECT_S,
+            "connect_timeout": max(2, min(CONNECT_S, math.ceil(answer_s))),  # libpq's own least
             "application_name": self._name,
             "target_session_attrs": "read-write",
             "tcp_user_timeout": int(1000 * ANSWER_S),

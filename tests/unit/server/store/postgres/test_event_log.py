@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from tests.faults.proxy import Link
+from tests.faults.proxy import Link, answer_lost
 from tests.patience import PATIENCE
 from tests.postgres.server import PostgresServer
 from tests.unit.server.store.test_lease import LONG_S, OVER_S, holder
@@ -52,25 +52,10 @@ def test_an_append_whose_answer_is_lost_is_there_once(
     """The database commits, and the connection is gone before it can say so."""
     with Link(f"127.0.0.1:{postgres.port}") as link:
         stores = open_stores(link.port)
-        log, swallowed = stores.log.leading(1), threading.Event()
+        log = stores.log.leading(1)
         assert log.append(BATCH, 1.0, 0) == 3
-
-        def swallow(piece: bytes, up: bool) -> bytes:
-            if not up and not swallowed.is_set():
-                swallowed.set()
-                return b""
-            return piece
-
-        def cut() -> None:
-            assert swallowed.wait(60 * PATIENCE)
-            link.cut()
-            link.mend()
-
-        link.passing = swallow
-        with ThreadPoolExecutor(1) as thread:
-            cutting = thread.submit(cut)
+        with answer_lost(link):
             assert log.append(BATCH, 2.0, 3) == 6
-            cutting.result()
         assert events(stores) == BATCH * 2
         assert log.append(BATCH, 3.0, 6) == 9
 
@@ -103,8 +88,6 @@ def test_an_append_that_nobody_answered_is_told_of_before_more_is_written(
         with pytest.raises(LedgerError, match="no answer came within"):
             log.append(BATCH, 2.0, 3)
         assert events(open_stores()) == BATCH * 2
-        link.cut()
-        link.mend()
         link.passing = lambda piece, up: piece
         stores.database._answer_s = 30.0
         with pytest.raises(Fenced, match="holds 3 events of this coordinator whose answer was lost"):
