@@ -1,8 +1,9 @@
-"""A certificate authority of one's own, for one coordinator and its operator: no service, four small files.
+"""A certificate authority of one's own, for a run's coordinators and their operator: no service, four small files.
 
     ca.crt      the authority: what devices trust; it travels with every invitation
     ca.key      its key: keep it on the operator's machine, it is needed for nothing but new certificates
-    server.crt, server.key      the coordinator's certificate, for the names that devices call it by
+    server.crt, server.key      the coordinator's certificate, for the names that devices call it by; of several coordinators
+                                either one for the names of all, or one of each, NAME.crt and NAME.key
 
 EC P-256 throughout; keys are written with mode 600. `server` renews the last two under the same authority: devices go on
 as they are, and a coordinator that reads these files takes the new ones into use without a restart.
@@ -42,13 +43,14 @@ def init(out: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
     return files
 
 
-def server(folder: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
+def server(folder: Path, hosts: Sequence[str], days: int = DAYS, called: str = "server") -> list[Path]:
     """Make a new server key and certificate under the authority in a folder, in the place of those that are there.
 
     Args:
         folder: where ca.crt and ca.key are.
-        hosts: names or IP addresses that devices call the coordinator by; empty: those of the server.crt in the folder.
+        hosts: names or IP addresses that devices call the coordinator by; empty: those of the former certificate.
         days: how long the certificate is good; it never outlives its authority.
+        called: what the files are called, without .key and .crt.
 
     Returns:
         The two files, each replaced whole.
@@ -59,7 +61,7 @@ def server(folder: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
     """
     names = [_alternative(host) for host in hosts]
     authority, authority_key = _authority(folder)
-    files = [folder / "server.key", folder / "server.crt"]
+    files = [folder / f"{called}.key", folder / f"{called}.crt"]
     if not names:
         try:
             former = x509.load_pem_x509_certificate(read_given(files[1]))
