@@ -56,17 +56,20 @@ def server(folder: Path, hosts: Sequence[str], days: int = DAYS, called: str = "
         The two files, each replaced whole.
 
     Raises:
-        CommandError: the authority is missing or damaged, or a file cannot be read or written.
+        CommandError: the authority is missing or damaged, a file cannot be read or written, or those that are there are a device's.
         Usage: a host is not one.
     """
     names = [_alternative(host) for host in hosts]
     authority, authority_key = _authority(folder)
     files = [folder / f"{called}.key", folder / f"{called}.crt"]
-    if not names:
-        try:
-            former = x509.load_pem_x509_certificate(read_given(files[1]))
-            names = list(former.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-        except (OSError, ValueError, x509.ExtensionNotFound) as error:
+    try:
+        extensions = x509.load_pem_x509_certificate(read_given(files[1])).extensions
+        former = list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        if ExtendedKeyUsageOID.CLIENT_AUTH in extensions.get_extension_for_class(x509.ExtendedKeyUsage).value:
+            raise CommandError(f"{files[1]} is a device's or an operator's: give another --name")
+        names = names or former
+    except (OSError, ValueError, x509.ExtensionNotFound) as error:
+        if not names:
             raise CommandError(
                 f"{files[1]} does not say for whom it is good ({error}): give --host NAME[,NAME..]"
             ) from error

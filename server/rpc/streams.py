@@ -31,6 +31,7 @@ from zowarmup.v1 import coordinator_pb2 as wire
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 4096
+STOPPING = "the coordinator is stopping"
 PUSHED = ev.Committed | ev.RolledBack | ev.Pivoted | ev.RoundOpened | ev.RunFinished | ev.RunGaveUp
 
 
@@ -112,14 +113,17 @@ class StreamRegistry:
         self._history, self._rate_limiter, self._trace_parent = history, rate_limiter, trace_parent
         self._links: dict[str, ClientStream] = {}
         self._ways: dict[tuple[int, str, int, int], CatchUp] = {}
-        self._epoch = first_epoch
+        self._epoch, self._stopping = first_epoch, False
         self.catch_ups: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._links)
 
     def open(self, client: str, tier: Tier, version: int, digest: str) -> ClientStream:
-        """A new link; it supersedes the client's old one. Nothing is pushed along it before `welcome`."""
+        """A new link; it supersedes the client's old one. Nothing is pushed along it before `welcome`. Raises Rejected after
+        `close_all`."""
+        if self._stopping:
+            raise Rejected("stopping", STOPPING)
         self._epoch += 1
         link = ClientStream(client, tier, self._epoch, version, digest)
         if old := self._links.get(client):
@@ -138,8 +142,10 @@ class StreamRegistry:
             del self._links[link.client]
 
     def close_all(self) -> None:
+        """The coordinator stops: its clients are told, and go to another where there is one."""
+        self._stopping = True
         for link in self._links.values():
-            link.end(Rejected("stopping", "the coordinator is stopping"))
+            link.end(Rejected("stopping", STOPPING))
 
     def welcome(self, link: ClientStream, state: State, now: float, waiting: str) -> None:
         """Answer Hello with all that has happened up to this very state; from now on events are pushed. `waiting`: what the

@@ -14,6 +14,8 @@ import pytest
 
 from tests.integration.test_cli_session import Coordinator
 from zowarmup.cli import certificates
+from zowarmup.cli.operator import invite
+from zowarmup.cli.options import Reach
 from zowarmup.cli.session.session import Session
 from zowarmup.client.errors import Final
 from zowarmup.client.net.coordinators import Coordinators, several
@@ -42,6 +44,9 @@ class Named(Coordinator):
         answer = super().GetRun(request, context)
         answer.name = self.name
         return answer
+
+    def Invite(self, request: object, context: grpc.ServicerContext) -> wire.InviteResponse:
+        return wire.InviteResponse(token="ab" * 32, invitation="one", expires_at_s=1e9)
 
 
 def free_port() -> int:
@@ -241,6 +246,15 @@ def test_the_operator_is_answered_by_the_first_that_answers() -> None:
             assert session.status().name == "digits"
             assert session.run().name == "first"
         assert asked_before == 0
+
+
+def test_an_invitation_names_all(capsys: pytest.CaptureFixture[str]) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with served(Named("one"), address), Session(f"127.0.0.1:1, {address}", 5.0) as session:
+        invite(Reach(session, b"", PLAIN, False), Tier.LOW)
+    line, said = capsys.readouterr()
+    assert f" zowarmup-client --server 127.0.0.1:1,{address} --tier low" in line and "--insecure" not in line
+    assert "It works on this machine only" in said
 
 
 def test_with_one_address_the_operator_asks_nothing_else() -> None:
