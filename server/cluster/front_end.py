@@ -13,6 +13,7 @@ has. There is no way back: a leader that has lost its lease begins anew.
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -120,8 +121,6 @@ class FrontEnd(Coordinator):
                 self.trouble.clear("log")
             except LedgerError as error:
                 self.trouble.tell("log", str(error))
-                if last:
-                    raise
                 await asyncio.sleep(LOOK_S)
                 continue
             for at, group in itertools.groupby(found, key=lambda row: row[0]):
@@ -225,7 +224,10 @@ class FrontEnd(Coordinator):
         return list(itertools.islice(self._events.read(self.end), AT_ONCE))
 
     def _wait(self) -> None:
-        self._events.wait(self.end, LOOK_S)
+        try:
+            self._events.wait(self.end, LOOK_S)
+        except LedgerError:  # which reading meets next, and tells of
+            time.sleep(LOOK_S)
 
     def _fold(self, at: float, events: tuple[ev.Event, ...]) -> None:
         state = self.state

@@ -88,6 +88,7 @@ def test_an_append_that_nobody_answered_is_told_of_before_more_is_written(
         with pytest.raises(LedgerError, match="no answer came within"):
             log.append(BATCH, 2.0, 3)
         assert events(open_stores()) == BATCH * 2
+        link.drop()
         link.passing = lambda piece, up: piece
         stores.database._answer_s = 30.0
         with pytest.raises(Fenced, match="holds 3 events of this coordinator whose answer was lost"):
@@ -102,12 +103,12 @@ def test_an_append_that_is_killed_while_it_waits_is_written_or_fenced(
     stores, schema = open_stores(), open_stores().database.schema
     log = stores.log.leading(1)
     for overtaken in (False, True):
-        with admin(stores) as other, ThreadPoolExecutor(1) as thread:
-            with other.transaction():
+        with admin(stores) as other, admin(stores) as killer, ThreadPoolExecutor(1) as thread:
+            with other.transaction():  # which would see one and the same pg_stat_activity to its end
                 other.execute(f"SELECT FROM {schema}.lease FOR UPDATE")
                 appending = thread.submit(log.append, BATCH, 1.0, 0 if not overtaken else 3)
                 ends_at = time.monotonic() + 30 * PATIENCE
-                while not other.execute(
+                while not killer.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s",
                     [f"%{schema}%"],
                 ).fetchone():
