@@ -413,7 +413,7 @@ VERBS: dict[str, tuple[list[st.SearchStrategy[str]], Options]] = {
          "--address": address, "--insecure": None, "--policy": mostly(st.just("policy.toml"), path), "--allow-model": model},
     ),
     "certs init": ([], {"--out": folder, "--host": word, **_days}),
-    "certs server": ([], {"--out": folder, "--host": word, **_days}),
+    "certs server": ([], {"--out": folder, "--host": word, "--name": word, **_days}),
     "certs client": ([word], {"--out": folder, **_days}),
 }  # fmt: skip
 DEVICE: Options = {
@@ -423,7 +423,7 @@ DEVICE: Options = {
     "--allow-model": model,
 }  # fmt: skip
 COORDINATOR: Options = {
-    "--address": address, "--metrics-address": address, "--web-address": address, "--insecure": None, "--model-cache": folder, "--exit-when-finished": None,
+    "--address": address, "--metrics-address": address, "--web-address": address, "--advertise": address, "--insecure": None, "--model-cache": folder, "--exit-when-finished": None,
 }  # fmt: skip
 environments = st.dictionaries(
     st.sampled_from(
