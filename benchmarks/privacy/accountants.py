@@ -14,11 +14,12 @@ SETTINGS = ((1.0, 1, 1e-5), (5.0, 100, 1e-5), (20.0, 150, 1e-5), (2.0, 10, 1e-6)
 def main() -> None:
     """Print a row for each setting."""
     theirs: Any = import_module("dp_accounting")
+    kinds = [import_module("dp_accounting.pld").PLDAccountant, import_module("dp_accounting.rdp").RdpAccountant]
     print("| multiplier | releases | delta | ours | privacy losses | Renyi |")
     print("|---|---|---|---|---|---|")
     for multiplier, releases, delta in SETTINGS:
         found = []
-        for accountant in (theirs.pld.PLDAccountant(), theirs.rdp.RdpAccountant()):
+        for accountant in [kind() for kind in kinds]:
             accountant.compose(theirs.GaussianDpEvent(multiplier), releases)
             found.append(f"{accountant.get_epsilon(delta):.10f}")
         ours = f"{epsilon_of(multiplier, releases, delta):.10f}"
