@@ -95,14 +95,14 @@ class Run:
 
 
 class Coordinator:
-    """A `zowarmup-server` on loopback, its data in `folder`."""
+    """A `zowarmup-server` on loopback, its data in `folder`. `more`: settings of its [server]."""
 
-    def __init__(self, folder: Path, run: Run, *, profile: Path | None = None) -> None:
+    def __init__(self, folder: Path, run: Run, *, profile: Path | None = None, more: str = "") -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self.address, self.folder, self._log = f"127.0.0.1:{self.port}", folder / "server", folder / "server.log"
-        (folder / "run.toml").write_text(RUN.format(**vars(run)), encoding="utf-8")
+        (folder / "run.toml").write_text(RUN.format(**vars(run)) + more, encoding="utf-8")
         profiling = ["-m", "cProfile", "-o", str(profile)] if profile else []
         options = [str(folder / "run.toml"), "--data-dir", str(self.folder), "--address", self.address]
         with self._log.open("w") as log:
@@ -191,7 +191,7 @@ class Tally:
 
 
 class Fleet:
-    """`clients` of one coordinator in `processes`, of which `stalled` never read. Within its context they connect; they
+    """`clients` of one coordinator in `processes`, numbered from `first` on, of which `stalled` never read. Within its context they connect; they
     answer no round before it has been `allowed`."""
 
     def __init__(
@@ -204,6 +204,7 @@ class Fleet:
         stalled: int = 0,
         delta_bytes: int = 0,
         authority: bytes = b"",
+        first: int = 0,
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self._allowed, self._told = context.Value("q", 0, lock=False), context.Queue()
@@ -212,7 +213,7 @@ class Fleet:
             context.Process(
                 target=_process,
                 args=(
-                    Clients(address, n * share, share, run, stalled // processes, delta_bytes, authority),
+                    Clients(address, first + n * share, share, run, stalled // processes, delta_bytes, authority),
                     self._allowed,
                     self._told,
                 ),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.faults.backends import BACKENDS, Backend
+from tests.faults.backends import BACKENDS, POSTGRESQL, Backend, Postgres
 from tests.postgres.server import PostgresServer, serving
 
 settings.register_profile("untimed", deadline=None)
@@ -20,7 +20,7 @@ settings.load_profile("untimed")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backend",
-        choices=(*BACKENDS, "all"),
+        choices=(*BACKENDS, POSTGRESQL, "all"),
         help="run the scenarios and the crashes over this backend. By default scenarios run in memory, crashes over files, and "
         "some of both over both",
     )
@@ -45,7 +45,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         chosen = metafunc.config.getoption("--backend")
         marker = metafunc.definition.get_closest_marker("backends")
         names = (chosen,) if chosen else marker.args if marker else ("memory",)
-        metafunc.parametrize("backend", BACKENDS if chosen == "all" else names, indirect=True)
+        metafunc.parametrize("backend", (*BACKENDS, POSTGRESQL) if chosen == "all" else names, indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -65,4 +65,6 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> Backend:
+    if request.param == POSTGRESQL:
+        return Postgres(request.getfixturevalue("postgres"))
     return BACKENDS[request.param]()

@@ -50,7 +50,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
 
     async def FetchSnapshot(self, request: wire.FetchSnapshotRequest, context: Context) -> None:
         async with self._admission.refusing(context):
-            name, _, line = self._caller(context)
+            name, _, line = await self._caller(context)
             snapshot = self._coordinator.state.snapshots.get(request.version)
             if snapshot is None:
                 kept = ", ".join(map(str, sorted(self._coordinator.state.snapshots)))
@@ -60,7 +60,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 grid_exponent=snapshot.exponent,
                 grid_ranges=[wire.GridRange(start=start, exponent=exponent) for start, exponent in snapshot.ranges],
                 digest=bytes.fromhex(snapshot.digest),
-                size_bytes=self._blobs.open(snapshot.sha256).size,
+                size_bytes=(await asyncio.to_thread(self._blobs.open, snapshot.sha256)).size,
             )
             answer = wire.FetchSnapshotResponse(header=header)
             async with self._downloads.one(name):
@@ -71,7 +71,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
 
     async def FetchArtifact(self, request: wire.FetchArtifactRequest, context: Context) -> None:
         async with self._admission.refusing(context):
-            name, _, line = self._caller(context)
+            name, _, line = await self._caller(context)
             record = self._coordinator.state.program
             named = {artifact.sha256: artifact.name for artifact in record.artifacts} | {record.sha256: "program"}
             wanted = request.sha256.hex() or record.sha256
@@ -85,14 +85,12 @@ class BulkCalls(services.CoordinatorServiceServicer):
 
     async def GetUpload(self, request: wire.GetUploadRequest, context: Context) -> wire.GetUploadResponse:
         async with self._admission.refusing(context):
-            name, _, line = self._caller(context)
+            name, _, line = await self._caller(context)
             line.up("control", request.ByteSize())
             if len(request.digest) != 16:
                 raise Rejected("invalid", "get_upload: digest must be 16 bytes")
-            work = self._work(name)
+            work = await self._work_in(request.round, name)
             size, digest = self._delta_bytes(name), request.digest.hex()
-            if request.round != work.round:
-                raise another_round(self._coordinator.state, request.round)
             async with self._uploading.one(name):
                 have = await self._uploads.received(name, work.round, digest, size)
             answer = wire.GetUploadResponse(offset_bytes=have)
@@ -103,7 +101,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
         self, requests: AsyncIterator[wire.UploadDeltaRequest], context: Context
     ) -> wire.UploadDeltaResponse:
         async with self._admission.refusing(context), contextlib.AsyncExitStack() as stack:
-            name, _, line = self._caller(context)
+            name, _, line = await self._caller(context)
             await stack.enter_async_context(self._uploading.one(name))
             first: wire.UploadDeltaRequest | limits.Chunk | limits.MessageTooLong | None = await anext(
                 aiter(requests), None
@@ -112,10 +110,8 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 raise first.rejected()
             if not isinstance(first, wire.UploadDeltaRequest) or not first.HasField("header"):
                 raise Rejected("invalid", "the first message of an upload must hold a header")
-            header, work, size = first.header, self._work(name), self._delta_bytes(name)
-            digest = header.digest.hex()
-            if header.round != work.round:
-                raise another_round(self._coordinator.state, header.round)
+            header = first.header
+            work, size, digest = await self._work_in(header.round, name), self._delta_bytes(name), header.digest.hex()
             if len(header.digest) != 16 or header.size_bytes != size:
                 raise Rejected(
                     "malformed", f"a delta of {name} has {size} bytes and a digest of 16, not {header.size_bytes} bytes"
@@ -149,7 +145,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
         self, requests: AsyncIterator[wire.MeasureLinkRequest | limits.MessageTooLong], context: Context
     ) -> None:
         async with self._admission.refusing(context):
-            name, _, line = self._caller(context)
+            name, _, line = await self._caller(context)
             async with self._downloads.one(name):
                 await begin(context)
                 wanted, received = await self._measured(requests, line)
@@ -174,14 +170,24 @@ class BulkCalls(services.CoordinatorServiceServicer):
             raise
         self._coordinator.trouble.clear("uploads")
 
-    def _caller(self, context: Context) -> tuple[str, Client, CallTraffic]:
+    async def _caller(self, context: Context) -> tuple[str, Client, CallTraffic]:
         """The member of the fleet that is calling; the call counts as a message. Raises Rejected."""
-        name, client = self._admission.client(context)
+        name, client = await self._admission.client(context)
         self._rate_limiter.spend(name)
         return name, client, self._traffic.call(context.peer(), client.tier, name)
 
     def _delta_bytes(self, client: str) -> int:
         return self._coordinator.state.uplink_bytes(client)
+
+    async def _work_in(self, round: int, client: str) -> Work:
+        """What the client has to upload in a round, which another coordinator may have given out before this one hears of it.
+        Raises Rejected where there is nothing."""
+        if round > self._coordinator.state.round:
+            await self._coordinator.caught_up()
+        work = self._work(client)
+        if round != work.round:
+            raise another_round(self._coordinator.state, round)
+        return work
 
     def _work(self, client: str) -> Work:
         state = self._coordinator.state

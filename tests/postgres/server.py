@@ -20,6 +20,7 @@ from zowarmup.lab.processes import free_port
 
 BUILT = Path(__file__).parents[2] / ".build" / "postgres"
 USER = "zowarmup"
+ROOM_BYTES = 1 << 30
 SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
@@ -50,12 +51,18 @@ def binaries() -> Path:
     pytest.skip(what)
 
 
+def _memory() -> str | None:
+    """Where files are in memory, if there is room: what is tried is the order of writes, not the disk, which other tests use."""
+    memory = Path("/dev/shm")
+    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > ROOM_BYTES else None
+
+
 class PostgresServer:
     """A cluster and its process. Closed, nothing of it is left."""
 
     def __init__(self) -> None:
         self._bin = binaries()
-        self.folder = Path(tempfile.mkdtemp(prefix="zowarmup-postgres-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="zowarmup-postgres-", dir=_memory()))
         self._user = None if os.getuid() else pwd.getpwnam("nobody")
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None

@@ -12,9 +12,9 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from zowarmup.server.store.blobs import (
-    BlobError,
     BlobStore,
     DiskRefused,
+    MissingBlob,
     OpenBlob,
     SharedBlobs,
     dropped,
@@ -123,7 +123,7 @@ class PostgresBlobs(SharedBlobs):
 
     def open(self, name: str) -> OpenBlob:
         if (found := self._found("name", name)) is None:
-            raise BlobError(f"blob {name} is missing in {self._database}: restore it from a backup")
+            raise MissingBlob(f"blob {name} is missing in {self._database}: restore it from a backup")
         return _OpenRow(self, *found)
 
     def delete(self, name: str) -> None:
@@ -203,7 +203,7 @@ class PostgresBlobs(SharedBlobs):
             self._database.run(lambda connection: connection.execute(self._drop, (self._store, part)))
 
     def read(self, blob: int, size: int, offset: int, count: int) -> bytes:
-        """Bytes of the blob with that id. Raises BlobError where it has been gone for too long."""
+        """Bytes of the blob with that id. Raises MissingBlob where it has been gone for too long."""
         end, out = min(size, offset + count), list[memoryview]()
         while offset < end:
             first, skip = divmod(offset, PAGE_BYTES)
@@ -218,7 +218,7 @@ class PostgresBlobs(SharedBlobs):
         with _disk():
             rows = self._database.run(lambda c: c.execute(self._read, (first, last, blob), binary=True).fetchall())
         if not rows:
-            raise BlobError(f"a blob in {self._database} has been deleted while it was read")
+            raise MissingBlob(f"a blob in {self._database} has been deleted while it was read")
         whole = bytearray((last + 1 - first) * PAGE_BYTES)
         for number, data in rows:
             if number is not None:
