@@ -28,8 +28,8 @@ from zowarmup.data.tokens import tokenised
 
 FIELDS = ("task", "mode", "epsilon", "seed", "accuracy", "attack_advantage")
 EPSILONS = (8.0, 4.0, 2.0)
-PAIRS = 20
-"""Of each client."""
+PAIRS, ATTACKED = 40, 5
+"""Guesses of each client, and how many clients are attacked."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     task = TASKS[arguments.task](arguments)
-    rows = csv.writer(arguments.out.open("a", newline="") if arguments.out else sys.stdout, lineterminator="\n")
+    out = arguments.out.open("a", newline="") if arguments.out else sys.stdout
+    rows = csv.writer(out, lineterminator="\n")
     if not arguments.out or not arguments.out.stat().st_size:
         rows.writerow((*FIELDS, "blind_advantage"))
     for seed in arguments.seeds:
@@ -130,12 +131,13 @@ def main() -> None:
                     show=False,
                 )
                 trained = time.monotonic() - start
-                data = {name: readable(run, shard) for name, shard in zip(names, shards, strict=True)}
+                data = {name: readable(run, shard) for name, shard in [*zip(names, shards, strict=True)][:ATTACKED]}
                 nobodys = readable(run, zw.dataset(task.held_out))
                 told = attacked(run.data_dir, data, nobodys, PAIRS, seed)
                 accuracy = run.history[-1].metrics[run.metric.name]
             row = (arguments.task, mode, epsilon, seed, f"{100 * accuracy:.1f}", f"{told.informed:.3f}")
             rows.writerow((*row, f"{told.blind:.3f}"))
+            out.flush()
             seconds = f"{trained:.0f} s, attack {time.monotonic() - start - trained:.0f} s"
             print(*row, f"{told.blind:.3f}", f"{told.guesses} guesses, {seconds}", file=sys.stderr, flush=True)
 

@@ -3,7 +3,7 @@
 Of a run's ledger the attacker has each client's scalars, their seeds and the weights at every version. It is shown two examples of one class,
 one of the client's and one that is nobody's, and says which is the client's. The *informed* attacker has all other examples of the client
 as well, and whatever noise was added: it compares how likely the scalars are with the one and with the other, which is the best that anybody can do. The *blind*
-one has none of them: it adds up how much the scalars lie along what each of the two would contribute. The advantage is twice the share of
+one has none of them: it compares how likely the scalars are where all others are drawn from those of nobody's. The advantage is twice the share of
 right guesses less one: 0 for a coin, 1 for who is always right.
 """
 
@@ -68,7 +68,7 @@ def attacked(data_dir: Path, shards: dict[str, Dataset], nobodys: Dataset, pairs
     informed = {client: np.zeros(len(chosen[client])) for client in shards}
     blind = {client: np.zeros(len(chosen[client])) for client in shards}
     for answer in answers(data_dir, archive):
-        if not len(chosen[answer.client]):
+        if answer.client not in chosen or not len(chosen[answer.client]):
             continue
         inside, outside = chosen[answer.client].T
         own, others = watched.contributions(answer, answer.client), watched.contributions(answer, "")
@@ -76,9 +76,31 @@ def attacked(data_dir: Path, shards: dict[str, Dataset], nobodys: Dataset, pairs
         error = answer.projections - own.mean(0)
         # The squared distance to what would be sent with the other one, less that to what is sent with this.
         informed[answer.client] += (moved * moved).sum(1) - 2 * moved @ error
-        centred = answer.projections - others.mean(0)
-        blind[answer.client] += (own[inside] - others[outside]) @ centred
+        blind[answer.client] += _likelier(
+            answer.projections, own[inside], others[outside], others, len(own), watched.noise
+        )
     return Advantages(_advantage(informed), _advantage(blind), sum(map(len, chosen.values())))
+
+
+def _likelier(
+    given: NDArray[np.float64],
+    inside: NDArray[np.float64],
+    outside: NDArray[np.float64],
+    others: NDArray[np.float64],
+    examples: int,
+    noise: float,
+) -> NDArray[np.float64]:
+    """How much likelier what was given is with one example than with another, where all else are drawn from those of nobody's: the
+    logarithm of normal densities, whose covariance is that of the mean, and of its noise."""
+    mean = others.mean(0)
+    spread = np.cov(others.T, bias=True)
+    spread += 0.05 * np.trace(spread) / len(spread) * np.eye(len(spread))
+    variance = (noise / examples) ** 2
+    inverse = np.linalg.inv(spread / examples + variance * np.eye(len(spread)))
+    one, other = (inside - mean) / examples, (outside - mean) / examples
+    towards: NDArray[np.float64] = (one - other) @ inverse @ (given - mean)
+    towards -= (((one @ inverse) * one).sum(1) - ((other @ inverse) * other).sum(1)) / 2
+    return towards
 
 
 def _advantage(scores: dict[str, NDArray[np.float64]]) -> float:
@@ -138,6 +160,13 @@ class Watched:
         self._seed, self._drawn = -1, np.empty((0, 0))
         program = Program(archive.program, self._layout, self._replica.weights, constants=constants_in(archive))
         self._features = {name: _features(program, one) for name, one in data.items()}
+
+    @property
+    def noise(self) -> float:
+        """The standard deviation of the noise on a sum of contributions."""
+        if self._budget is None:
+            return 0.0
+        return float(2 * self._budget.clip * np.sqrt(self._plan.projections) * self._budget.multiplier)
 
     def contributions(self, answer: Answer, name: str) -> NDArray[np.float64]:
         """Of each example of a data set its scalars, clipped where the run clips them, float64 (n, m)."""
