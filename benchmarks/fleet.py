@@ -134,8 +134,7 @@ class Coordinator:
         return int(status.split(f"{name}:")[1].split()[0]) * 1024
 
     def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return _cpu_s(self.process.pid)
 
     def await_version(self, version: int, seconds: float = 240.0) -> None:
         """Until its ledger says that the model is at a version. Raises RuntimeError where it does not come to that."""
@@ -235,6 +234,10 @@ class Fleet:
     def await_connected(self) -> Tally:
         """Until all have said Hello and been welcomed. Raises RuntimeError where one could not."""
         return self._gather()
+
+    def cpu_s(self) -> float:
+        """Of all its processes."""
+        return sum(_cpu_s(process.pid) for process in self._processes if process.pid)
 
     def allow(self, round: int) -> float:
         """Let the rounds up to this one be answered; when that was, seconds since 1970."""
@@ -381,6 +384,12 @@ class Bulk:
         answer = await send(iter(messages), metadata=self._metadata)
         if answer.stored_bytes != self._size:
             raise RuntimeError(f"{answer.stored_bytes} of {self._size} bytes arrived")
+
+
+def _cpu_s(pid: int) -> float:
+    """The processor time that a process has had so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _delta(number: int, size_bytes: int) -> bytes:

@@ -379,7 +379,7 @@ class _Life:
             node.epoch,
             node.changes,
             self._fenced,
-            0.0 if coordinator.leads else coordinator.lag_s,
+            coordinator.lag_s,
             len(streams),
             node.front_ends,
         )
