@@ -1,6 +1,6 @@
 """Accuracy against epsilon, and what an attacker makes of the scalars: runs of a fleet in this process, each attacked afterwards.
 
-    python -m benchmarks.privacy digits --seeds 0 1 2 --out benchmarks/paper/results/privacy_epsilon.csv
+    python -m benchmarks.privacy digits --seeds 0 1 2 --out FILE
     python -m benchmarks.privacy sst2 --model ~/models/minilm --data ~/data/sst2 --seeds 0 1 2 --out FILE
 
 digits: the MLP at random weights, ten low-tier clients, Dirichlet 0.1, 150 rounds of all. sst2: the exact head on MiniLM, twenty low-tier
