@@ -53,6 +53,7 @@ ROOMS = {
     "common/messages": rule("common common/exact", pure=True),
     "common/tasks": rule("common common/exact", "numpy", lazily="torch", pure=True),
     "common/algorithms": rule("common common/exact common/messages common/tasks", "numpy", pure=True),
+    "common/secure_aggregation": rule("common", "numpy", pure=True),
     "common/settings": rule("common common/exact common/messages common/tasks common/algorithms", pure=True),
     "common/system": rule("common"),
     "common/models": rule(
@@ -110,6 +111,7 @@ PACKAGES = {
     "common/exact/tensors.py": "torch",
     "common/messages/codec.py": "google",
     "common/models/graph.py": "google",
+    "common/secure_aggregation/primitives.py": "cryptography?",
     "common/system/tracing.py": "opentelemetry?",
     "common/models/program.py": "onnxruntime?",
     "common/models/late_weights.py": "onnx",
