@@ -93,7 +93,7 @@ def deltas_of(closed: Round | None) -> dict[str, Delta]:
 
 def uploads_of(closed: Round | None) -> dict[str, str]:
     """The names of the uploads that those are, likewise."""
-    return {client: upload_name(client, delta.digest) for client, delta in deltas_of(closed).items()}
+    return {client: upload_name(client, delta.round, delta.digest) for client, delta in deltas_of(closed).items()}
 
 
 def carried_out(update: Update, size: int, each: Mapper = map, store: Store | None = None) -> NDArray[np.float32]:
@@ -138,8 +138,14 @@ def settle_on_grid(weights: NDArray[np.float32], layout: Layout, each: Mapper = 
     return grid
 
 
-def upload_name(client: str, digest: str) -> str:
-    """The file of one client's delta with that digest (hex), whole or not: no other client can name it or write to it. So
-    digests tell apart only what one client sends, and guard it against accidents: whoever wants to can make two deltas of
-    one digest, and only the first that is whole counts."""
-    return f"{client}.{digest}"
+def upload_name(client: str, round: int, digest: str) -> str:
+    """The blob of one client's delta for one round with that digest (hex), whole or not: no other client can name it or write
+    to it. So digests tell apart only what one client sends, and guard it against accidents: whoever wants to can make two
+    deltas of one digest, and only the first that is whole counts."""
+    return f"{round}.{client}.{digest}"
+
+
+def round_of(upload: str) -> int:
+    """The round that an upload of this name is for; 0, which no round has, where the name is none of `upload_name`."""
+    number = upload.partition(".")[0]
+    return int(number) if number.isdecimal() else 0

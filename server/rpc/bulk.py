@@ -94,7 +94,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
             if request.round != work.round:
                 raise another_round(self._coordinator.state, request.round)
             async with self._uploading.one(name):
-                have = await self._uploads.received(name, digest, size)
+                have = await self._uploads.received(name, work.round, digest, size)
             answer = wire.GetUploadResponse(offset_bytes=have)
             line.down("control", answer.ByteSize())
         return answer
@@ -121,7 +121,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
                     "malformed", f"a delta of {name} has {size} bytes and a digest of 16, not {header.size_bytes} bytes"
                 )
             have = header.offset_bytes
-            upload = await stack.enter_async_context(self._uploads.receive(name, digest, size, have))
+            upload = await stack.enter_async_context(self._uploads.receive(name, work.round, digest, size, have))
             message: wire.UploadDeltaRequest | limits.Chunk | limits.MessageTooLong | None = first
             while message is not None:
                 if isinstance(message, limits.MessageTooLong):

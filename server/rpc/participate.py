@@ -199,7 +199,7 @@ class CoordinatorService(BulkCalls):
                 raise Rejected("malformed", str(error)) from error
             with contextlib.ExitStack() as stack:
                 if isinstance(given, Delta):
-                    stack.enter_context(self._uploads.naming(link.client, given.digest))
+                    stack.enter_context(self._uploads.naming(link.client, given.round, given.digest))
                 await self._coordinator.handle(cmd.Contribute(link.client, given))
         except Rejected as rejected:
             self._refuse(link, round, rejected)

@@ -240,7 +240,7 @@ def _copy_blobs(state: State, source: Path, target: Path) -> None:
     progress. Raises FileNotFoundError where one is not there."""
     named = [(Path(BLOBS, sha256), sha256, sha256_of) for sha256 in {*state.program.blobs, *state.snapshot_blobs}]
     for client, delta in deltas_of(state.current).items():
-        named.append((Path(UPLOADS, upload_name(client, delta.digest)), delta.digest, digest_of))
+        named.append((Path(UPLOADS, upload_name(client, delta.round, delta.digest)), delta.digest, digest_of))
     for name, expected, found in named:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target / name)

@@ -200,7 +200,7 @@ def _open_round_is_whole(uploads: BlobFiles, state: State, report: CheckReport) 
     lost = []
     for client, delta in deltas_of(state.current).items():
         try:
-            if digest_of(uploads.path(upload_name(client, delta.digest))) != delta.digest:
+            if digest_of(uploads.path(upload_name(client, delta.round, delta.digest))) != delta.digest:
                 lost.append(f"the delta of {client} in the round in progress is damaged")
         except (BlobError, OSError):
             lost.append(f"the delta of {client} in the round in progress is missing")

@@ -1,10 +1,14 @@
 """Uploads from their first chunk until nobody needs them.
 
 `UploadStore` owns them: how much may be uploaded, which upload is whose, what is whole, and when one goes. Only here are
-uploads dropped: one that its client has replaced by another, and at a round's end all but those that are being aggregated.
-What a contribution names, in the state or on its way there, stays. A client may name only what it has uploaded itself: an
-upload's name has its client's in it. Two deltas of one digest can be made, so a whole upload is never replaced by another of
-its name.
+uploads dropped: one that its client has replaced by another, and at a round's end all that are for it or an earlier one, but
+those that are being aggregated. What a contribution names, in the state or on its way there, stays. A client may name only what
+it has uploaded itself: an upload's name has its client's in it. Two deltas of one digest can be made, so a whole upload is never
+replaced by another of its name.
+
+Several coordinators may share the store. What is for a later round is then never dropped, for a client of another may have begun
+it before this one has heard of that round; and only the leader's store `drops` at all. A part that turns out to be no such delta
+goes at once, whoever has received it: nobody can have named it, and its client begins it anew.
 
 `Upload` receives one beside the event loop: chunks queue, and one of a few threads writes, hashes, measures and checks them in
 order while the next are on their way. When the last has come, little more than the sync is left to do. What waits in memory is
@@ -23,9 +27,9 @@ import numpy as np
 
 from zowarmup.common.algorithms.vectors import ApproximateNorm
 from zowarmup.common.exact.layout import digesting
-from zowarmup.common.messages.values import LARGEST_DELTA, Delta
+from zowarmup.common.messages.values import LARGEST_DELTA, Computation, Delta
 from zowarmup.server.core import events as ev
-from zowarmup.server.core.contributions import upload_name, uploads_of
+from zowarmup.server.core.contributions import round_of, upload_name, uploads_of
 from zowarmup.server.core.errors import Rejected
 from zowarmup.server.core.state import State
 from zowarmup.server.store.blobs import PIECE, BlobStore, BlobVector, UploadError
@@ -46,10 +50,13 @@ class UploadStore:
         quota_bytes: For the deltas of the round in progress, whole or not, each counted whole.
         state: The run's as it begins, or goes on.
         room_bytes: So much may wait for the disk, of all uploads together.
+        drops: Whether it drops what is no longer needed.
     """
 
-    def __init__(self, store: BlobStore, quota_bytes: int, state: State, *, room_bytes: int = ROOM_BYTES) -> None:
-        self.store, self._quota_bytes = store, quota_bytes
+    def __init__(
+        self, store: BlobStore, quota_bytes: int, state: State, *, room_bytes: int = ROOM_BYTES, drops: bool = True
+    ) -> None:
+        self.store, self._quota_bytes, self._drops = store, quota_bytes, drops
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="uploads")
         self.receiving, self.room_bytes = 0, room_bytes
         self._held: dict[str, tuple[str, int]] = {}  # its upload's name, and size
@@ -60,17 +67,27 @@ class UploadStore:
         self._left_over = True  # there may be what came before a restart, held by nobody
         self._housekeeping = Housekeeping()
 
+    @property
+    def drops(self) -> bool:
+        """Whether it drops what is no longer needed: not while another coordinator leads. May change at any time."""
+        return self._drops
+
+    @drops.setter
+    def drops(self, drops: bool) -> None:
+        self._drops = drops
+        self._left_over = True  # what the leader before has not dropped
+
     def resume(self, state: State) -> int:
         """After a restart, before anyone is let in: drop what no round can use. How many files went."""
-        current = state.current
-        if current is not None and not current.closed and any(map(state.trains, current.seeds)):
-            return 0  # they may still be resumed and named
-        return self.store.sweep(uploads_of(current).values())
+        if not self._drops:
+            return 0
+        open_one = state.current is not None and not state.current.closed  # its uploads may still be resumed and named
+        return self._drop_through(state.round - open_one)
 
-    async def received(self, client: str, digest: str, size_bytes: int) -> int:
-        """How many bytes of the client's upload with that digest (hex) are here. Another one that it uploaded for this round
-        is dropped. Raises Rejected where there is no room."""
-        name = self._hold(client, digest, size_bytes)
+    async def received(self, client: str, round: int, digest: str, size_bytes: int) -> int:
+        """How many bytes of the client's upload for that round with that digest (hex) are here. Another one that it uploaded
+        here for this round is dropped. Raises Rejected where there is no room."""
+        name = self._hold(client, round, digest, size_bytes)
         if self.store.has(name):
             return size_bytes
         if (have := self._have(name, size_bytes)) == size_bytes:  # the call broke before the upload was whole
@@ -78,19 +95,20 @@ class UploadStore:
                 await upload.finish()
         return have
 
-    def receive(self, client: str, digest: str, size_bytes: int, offset: int) -> "Upload":
-        """The client's upload with that digest (hex), to be resumed from an offset. Raises as `received`, and where another
-        number of bytes is here."""
-        name = self._hold(client, digest, size_bytes)
+    def receive(self, client: str, round: int, digest: str, size_bytes: int, offset: int) -> "Upload":
+        """The client's upload for that round with that digest (hex), to be resumed from an offset. Raises as `received`, and
+        where another number of bytes is here."""
+        name = self._hold(client, round, digest, size_bytes)
         if (have := self._have(name, size_bytes)) != offset:
             raise Rejected("offset", f"{have} bytes of this delta are here: go on from there, not {offset}")
         return Upload(self, name, digest, have)
 
     @contextlib.contextmanager
-    def naming(self, client: str, digest: str) -> Iterator[None]:
+    def naming(self, client: str, round: int, digest: str) -> Iterator[None]:
         """While the client's contribution that names this delta is on its way into the state, the delta stays. Raises
-        Rejected where it is not one that the client has uploaded, durably and whole."""
-        name = upload_name(client, digest)
+        Rejected where it is not one that the client has uploaded, durably and whole. Who leads calls it, too, for what another
+        coordinator forwards: only here is it known what this one drops."""
+        name = upload_name(client, round, digest)
         if not self.store.has(name) or name in self._finishing:
             raise Rejected("malformed", f"{client} has not uploaded the delta it names: ask GetUpload")
         self._being_named[name] += 1
@@ -123,20 +141,28 @@ class UploadStore:
     def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
         """Observe."""
         for event in events:
-            if isinstance(event, ev.Contributed) and isinstance(event.contribution, Delta):
-                self._named.add(upload_name(event.client, event.contribution.digest))
-        if any(isinstance(event, ev.RoundClosed | ev.RoundAbandoned | ev.Committed) for event in events):
-            self._left_over |= bool(self._held or self._named)
-            self._named = set(uploads_of(state.current).values())
-            if self._left_over:
-                with self._housekeeping.attempt("drop the uploads of rounds that are over"):
-                    self._drop(self.store.names() - self._kept, self.store.parts())
-                    self._left_over = False
-            self._held = {client: held for client, held in self._held.items() if held[0] in self._kept}
+            match event:
+                case ev.RoundOpened():
+                    trains = (state.rules.computation(tier) is Computation.TRAINING for tier in state.tiers)
+                    self._left_over |= any(trains)  # here or at another coordinator
+                case ev.Contributed(client, Delta() as delta):
+                    self._named.add(upload_name(client, delta.round, delta.digest))
+                case ev.RoundClosed() | ev.RoundAbandoned() | ev.Committed():
+                    self._end(event.round, state)
 
-    def _hold(self, client: str, digest: str, size_bytes: int) -> str:
+    def _end(self, ended: int, state: State) -> None:
+        """A round is over, but for those of its uploads that are being aggregated."""
+        self._named = set(uploads_of(state.current).values())
+        if self._left_over and self._drops:
+            with self._housekeeping.attempt("drop the uploads of rounds that are over"):
+                self._drop_through(ended)
+                self._left_over = bool(self._kept)
+        self._held = {client: held for client, held in self._held.items() if not self._is_over(held[0], ended)}
+        self._norms = {name: norm for name, norm in self._norms.items() if not self._is_over(name, ended)}
+
+    def _hold(self, client: str, round: int, digest: str, size_bytes: int) -> str:
         """The name of the client's upload with that digest, for which there is room from now on."""
-        name = upload_name(client, digest)
+        name = upload_name(client, round, digest)
         before, _ = self._held.get(client, (name, 0))
         taken = sum(size for _, size in self._held.values())
         if client not in self._held and taken + size_bytes > self._quota_bytes:
@@ -145,7 +171,7 @@ class UploadStore:
                 f"{len(self._held)} deltas of this round take {taken >> 20} of the "
                 f"{self._quota_bytes >> 20} MB that server.uploads_mb allows: try again later",
             )
-        if before != name:
+        if before != name and self._drops:
             with self._housekeeping.attempt("drop an upload that another has replaced"):
                 self._drop({before} - self._kept, [before])
         self._held[client] = name, size_bytes
@@ -157,13 +183,24 @@ class UploadStore:
             return 0
         return have
 
+    def _drop_through(self, ended: int) -> int:
+        """What is over with the round `ended`; how many."""
+        names = {name for name in self.store.names() if self._is_over(name, ended)}
+        parts = {part for part in self.store.parts() if self._is_over(part, ended)}
+        self._drop(names, parts)
+        return len(names) + len(parts)
+
+    def _is_over(self, name: str, ended: int) -> bool:
+        return round_of(name) <= ended and name not in self._kept
+
     def _drop(self, names: Collection[str], parts: Collection[str]) -> None:
         for name in names:
             self.store.delete(name)
             self._norms.pop(name, None)
         for part in parts:
             self.store.drop(part)
-        self.threads.submit(self._free)
+        if names or parts:
+            self.threads.submit(self._free)
 
     def _free(self) -> None:
         with self._housekeeping.attempt("remove uploads that are no longer needed"):

@@ -18,12 +18,13 @@ from zowarmup.server.store.blobs import BlobStore, OpenBlob, UploadError
 from zowarmup.server.store.event_log import EventLog
 from zowarmup.server.store.ledger import Ledger
 
-CHANGES = ("write: torn", "write: after", "finish: renamed, not yet named by an event", "delete: after", "sweep: after")
-KEEP = "blobs keep: written, not yet a blob"
+CHANGES = ("write: torn", "write: after", "finish: renamed, not yet named by an event", "delete: after")
+KEEP, SWEEP = "blobs keep: written, not yet a blob", "blobs sweep: after"
 PLACES = {
     "append: within",
     "append: after",
     KEEP,
+    SWEEP,
     *(f"{kind} {what}" for kind in ("blobs", "uploads") for what in CHANGES),
 }
 """All there are: a test fails where an undisturbed run does not come by one of them."""
@@ -154,7 +155,7 @@ class CrashingBlobs(BlobStore):
 
     def sweep(self, named: Collection[str]) -> int:
         swept = super().sweep(named)
-        self._point("sweep: after")
+        self._fuse.point(SWEEP)
         return swept
 
     def drop(self, part: str) -> None:

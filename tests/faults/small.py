@@ -308,7 +308,7 @@ class Client:
             with contextlib.ExitStack() as stack:
                 if isinstance(contribution, Delta):
                     await self._upload(server, contribution, content)
-                    stack.enter_context(server.uploads.naming(self.name, contribution.digest))
+                    stack.enter_context(server.uploads.naming(self.name, contribution.round, contribution.digest))
                 await server.coordinator.handle(cmd.Contribute(self.name, contribution))
         except (BlobError, Rejected):
             current = server.coordinator.state.current
@@ -318,9 +318,9 @@ class Client:
         self.acknowledged[work.round] = contribution
 
     async def _upload(self, server: Life, delta: Delta, content: bytes) -> None:
-        have, size = await server.uploads.received(self.name, delta.digest, len(content)), len(content)
+        have, size = await server.uploads.received(self.name, delta.round, delta.digest, len(content)), len(content)
         if have < size:
-            async with server.uploads.receive(self.name, delta.digest, size, have) as upload:
+            async with server.uploads.receive(self.name, delta.round, delta.digest, size, have) as upload:
                 for start in range(have, size, CHUNK_BYTES):
                     await upload.add(content[start : start + CHUNK_BYTES])
                     await upload.settle()

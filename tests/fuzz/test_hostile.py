@@ -97,7 +97,7 @@ def test_a_delta_that_no_model_survives_is_refused_before_it_counts(tmp_path: Pa
             who = (("zowarmup-client", "high-1"), ("zowarmup-credential", SECRETS["high-1"]))
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stub.UploadDelta(iter(messages), metadata=who)
-            held = life.uploads.store.has(upload_name("high-1", header.digest.hex()))
+            held = life.uploads.store.has(upload_name("high-1", 1, header.digest.hex()))
             return refused.value.details() or "", refusals, held
 
     details, reasons, held = asyncio.run(upload())

@@ -358,7 +358,7 @@ def test_uploads_have_a_quota_and_their_files_go_with_the_round(tmp_path: Path) 
         assert (await stub.UploadDelta(pieces(delta(3), delta(3)), metadata=a)).stored_bytes == 4 * SIZE
         uploads = BlobFiles(desk.blobs_dir / "uploads")
         assert uploads.parts() == set()
-        name = upload_name("a", xxhash.xxh3_128_hexdigest(delta(3)))
+        name = upload_name("a", 1, xxhash.xxh3_128_hexdigest(delta(3)))
         assert uploads.names() == {name}
         await desk.coordinator.handle(cmd.Revoke("a", "test"))
         await desk.coordinator.handle(cmd.Revoke("b", "test"))

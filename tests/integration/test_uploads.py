@@ -32,7 +32,7 @@ def digest(data: bytes) -> str:
 
 
 def file_of(client: str, data: bytes) -> str:
-    return upload_name(client, digest(data))
+    return upload_name(client, 1, digest(data))
 
 
 @pytest.mark.parametrize("length", [0, 15, 17, 32])

@@ -81,7 +81,7 @@ async def _after_one_round(
     )
     blobs, uploaded, ledger = MemoryBlobs(), MemoryBlobs(), Ledger(tmp_path / "ledger")
     digest = xxhash.xxh3_128_hexdigest(content)
-    upload = upload_name("pi", digest)
+    upload = upload_name("pi", 1, digest)
     uploaded.write(upload, 0, content)
     uploaded.finish(upload, upload)
     replica = Replica(LAYOUT, Grid(20), np.array([0.5, -0.25, largest, 0.0], np.float32), 0)

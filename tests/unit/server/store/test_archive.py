@@ -165,7 +165,7 @@ def test_the_deltas_of_the_round_in_progress_are_looked_at_too(harm: str, tmp_pa
     lead(source, Latecomer("high-2", Tier.HIGH, data_dir=source, out=tmp_path, rounds=(2,)))
     open_round = tmp_path / "copy-2"
     (delta,) = filter(Path.is_file, (open_round / UPLOADS).iterdir())
-    assert delta.name.startswith("high-1.")
+    assert delta.name.startswith("2.high-1.")
     assert check(open_round).problems == []
     if harm == "missing":
         delta.unlink()

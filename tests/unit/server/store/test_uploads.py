@@ -4,6 +4,7 @@ in memory, however their chunks fall."""
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from zowarmup.server.rpc.transfers import ClientCalls
 from zowarmup.server.store import blob_files as blobs_module
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.blobs import BlobStore, DiskRefused, MemoryBlobs
-from zowarmup.server.store.uploads import UploadStore
+from zowarmup.server.store.uploads import ROOM_BYTES, UploadStore
 
 VECTOR = np.random.default_rng(0).normal(size=200_000).astype("<f4")
 DATA = VECTOR.tobytes()
@@ -42,7 +43,11 @@ def digest(data: bytes) -> str:
 
 
 def name_of(client: str, data: bytes) -> str:
-    return upload_name(client, digest(data))
+    return upload_name(client, 1, digest(data))
+
+
+def opened(round: int) -> ev.RoundOpened:
+    return ev.RoundOpened(round, Phase.WARM_UP, 0, ("a",), (1,), (EXAMPLES,), 9e9, "", 1, 0.0)
 
 
 def content(store: BlobStore, client: str, data: bytes) -> bytes:
@@ -74,15 +79,17 @@ class Watched(MemoryBlobs):
 
 
 async def upload(uploads: UploadStore, client: str, data: bytes, said: str = "") -> str:
-    async with uploads.receive(client, said or digest(data), len(data), 0) as incoming:
+    async with uploads.receive(client, 1, said or digest(data), len(data), 0) as incoming:
         await incoming.add(data)
         await incoming.finish()
     return name_of(client, data)
 
 
-def on(store: BlobStore, state: State, script: Callable[[UploadStore], Awaitable[None]], **limits: int) -> UploadStore:
+def on(
+    store: BlobStore, state: State, script: Callable[[UploadStore], Awaitable[None]], room_bytes: int = ROOM_BYTES
+) -> UploadStore:
     async def run() -> UploadStore:
-        uploads = UploadStore(store, QUOTA, state, **limits)
+        uploads = UploadStore(store, QUOTA, state, room_bytes=room_bytes)
         async with asyncio.timeout(20):
             await script(uploads)
         uploads.threads.shutdown()
@@ -94,11 +101,11 @@ def on(store: BlobStore, state: State, script: Callable[[UploadStore], Awaitable
 @pytest.mark.parametrize("chunk", [len(DATA), 1 << 18, 99_999, 4097])
 def test_an_upload_comes_in_whole_however_it_is_cut(store: BlobStore, state: State, chunk: int) -> None:
     async def script(uploads: UploadStore) -> None:
-        async with uploads.receive("pi", digest(DATA), len(DATA), 0) as incoming:
+        async with uploads.receive("pi", 1, digest(DATA), len(DATA), 0) as incoming:
             for start in range(0, len(DATA), chunk):
                 await incoming.add(memoryview(DATA)[start : start + chunk])
             await incoming.finish()
-        assert await uploads.received("pi", digest(DATA), len(DATA)) == len(DATA)
+        assert await uploads.received("pi", 1, digest(DATA), len(DATA)) == len(DATA)
 
     uploads = on(store, state, script)
     assert content(store, "pi", DATA) == DATA and store.parts() == set()
@@ -108,16 +115,18 @@ def test_an_upload_comes_in_whole_however_it_is_cut(store: BlobStore, state: Sta
 
 def test_an_upload_is_resumed_from_what_an_earlier_call_brought(store: BlobStore, state: State) -> None:
     async def script(uploads: UploadStore) -> None:
-        async with uploads.receive("pi", digest(DATA), len(DATA), 0) as incoming:
+        async with uploads.receive("pi", 1, digest(DATA), len(DATA), 0) as incoming:
             await incoming.add(DATA[:333_331])
-        assert await uploads.received("pi", digest(DATA), len(DATA)) == 333_331, "on leaving, what was added is written"
+        assert await uploads.received("pi", 1, digest(DATA), len(DATA)) == 333_331, (
+            "on leaving, what was added is written"
+        )
         with pytest.raises(Rejected, match="333331 bytes of this delta are here"):
-            uploads.receive("pi", digest(DATA), len(DATA), 0)
-        async with UploadStore(store, QUOTA, state).receive("pi", digest(DATA), len(DATA), 333_331) as incoming:
+            uploads.receive("pi", 1, digest(DATA), len(DATA), 0)
+        async with UploadStore(store, QUOTA, state).receive("pi", 1, digest(DATA), len(DATA), 333_331) as incoming:
             await incoming.add(DATA[333_331:])
             await incoming.settle()
         assert not store.has(name_of("pi", DATA)), "that call broke before the end"
-        assert await uploads.received("pi", digest(DATA), len(DATA)) == len(DATA)
+        assert await uploads.received("pi", 1, digest(DATA), len(DATA)) == len(DATA)
         assert store.has(name_of("pi", DATA)), "it is made whole by whoever asks"
 
     uploads = on(store, state, script)
@@ -129,7 +138,7 @@ def test_what_waits_for_long_is_written_though_nothing_more_comes(store: BlobSto
     """A slow link's bytes are not lost with the coordinator."""
 
     async def script(uploads: UploadStore) -> None:
-        async with uploads.receive("pi", digest(DATA), len(DATA), 0) as incoming:
+        async with uploads.receive("pi", 1, digest(DATA), len(DATA), 0) as incoming:
             await incoming.add(DATA[:7])
             while store.received(name_of("pi", DATA)) < 7:
                 await asyncio.sleep(0.01)
@@ -140,7 +149,7 @@ def test_what_waits_for_long_is_written_though_nothing_more_comes(store: BlobSto
 def test_an_upload_with_more_than_its_size_begins_anew(store: BlobStore, state: State) -> None:
     async def script(uploads: UploadStore) -> None:
         store.write(name_of("pi", DATA), 0, DATA, b"more")
-        assert await uploads.received("pi", digest(DATA), len(DATA)) == 0
+        assert await uploads.received("pi", 1, digest(DATA), len(DATA)) == 0
         await upload(uploads, "pi", DATA)
 
     on(store, state, script)
@@ -156,7 +165,7 @@ def test_values_that_no_training_makes_are_refused_and_dropped(state: State, val
     async def script(uploads: UploadStore) -> None:
         with pytest.raises(Rejected, match="not finite or reach"):
             await upload(uploads, "pi", data)
-        assert await uploads.received("pi", digest(data), len(data)) == 0
+        assert await uploads.received("pi", 1, digest(data), len(data)) == 0
 
     assert on(store, state, script).norm(name_of("pi", data)) is None
 
@@ -175,7 +184,7 @@ def test_what_is_not_what_it_claimed_to_be_is_refused_and_dropped(store: BlobSto
     async def script(uploads: UploadStore) -> None:
         with pytest.raises(Rejected, match="send it again"):
             await upload(uploads, "pi", DATA, "0" * 32)
-        assert uploads.norm(upload_name("pi", "0" * 32)) is None
+        assert uploads.norm(upload_name("pi", 1, "0" * 32)) is None
 
     on(store, state, script)
     assert store.names() == store.parts() == set()
@@ -186,7 +195,7 @@ def test_a_disk_that_refuses_is_heard_of_by_whoever_adds_next(state: State) -> N
         raise DiskRefused("no space")
 
     async def script(uploads: UploadStore) -> None:
-        async with uploads.receive("pi", digest(DATA), len(DATA), 0) as incoming:
+        async with uploads.receive("pi", 1, digest(DATA), len(DATA), 0) as incoming:
 
             async def add() -> None:
                 for start in range(0, len(DATA), 1000):
@@ -211,8 +220,8 @@ def test_a_sender_waits_while_too_much_waits_for_the_disk(state: State) -> None:
 
     async def script(uploads: UploadStore) -> None:
         async with (
-            uploads.receive("a", digest(DATA), len(DATA), 0) as incoming,
-            uploads.receive("b", digest(DATA), len(DATA), 0) as other,
+            uploads.receive("a", 1, digest(DATA), len(DATA), 0) as incoming,
+            uploads.receive("b", 1, digest(DATA), len(DATA), 0) as other,
         ):
             added = 0
 
@@ -242,15 +251,15 @@ def test_a_client_names_what_it_has_uploaded_and_nothing_else(store: BlobStore, 
     async def script(uploads: UploadStore) -> None:
         data = vector(1)
         await upload(uploads, "a", data)
-        assert await uploads.received("b", digest(data), len(data)) == 0
+        assert await uploads.received("b", 1, digest(data), len(data)) == 0
         with (
             pytest.raises(Rejected, match="b has not uploaded the delta it names"),
-            uploads.naming("b", digest(data)),
+            uploads.naming("b", 1, digest(data)),
         ):
             pass
         await upload(uploads, "b", data)
-        with uploads.naming("b", digest(data)):
-            await uploads.received("a", digest(b"another"), len(data))
+        with uploads.naming("b", 1, digest(data)):
+            await uploads.received("a", 1, digest(b"another"), len(data))
         assert not store.has(name_of("a", data))
         assert store.has(name_of("b", data)), "each has its own"
         assert uploads.norm(name_of("a", data)) is None and uploads.norm(name_of("b", data)) is not None
@@ -262,12 +271,12 @@ def test_a_round_has_room_for_so_many_bytes(store: BlobStore, state: State) -> N
     async def script(_: UploadStore) -> None:
         uploads = UploadStore(store, 5 * len(DATA) // 2, state)
         for client in ("a", "b", "a"):
-            await uploads.received(client, digest(DATA), len(DATA))
+            await uploads.received(client, 1, digest(DATA), len(DATA))
         with pytest.raises(Rejected, match=r"2 deltas of this round take .* server.uploads_mb"):
-            await uploads.received("c", digest(DATA), len(DATA))
-        await uploads.received("b", digest(b"in its place"), len(DATA))
+            await uploads.received("c", 1, digest(DATA), len(DATA))
+        await uploads.received("b", 1, digest(b"in its place"), len(DATA))
         uploads(0.0, [ev.RoundAbandoned(1, "test")], state)
-        await uploads.received("c", digest(DATA), len(DATA))
+        await uploads.received("c", 1, digest(DATA), len(DATA))
 
     on(store, state, script)
 
@@ -284,7 +293,7 @@ def test_an_upload_may_be_named_only_once_it_is_on_the_disk(
                 return
             assert store.has(name_of("a", data))
             try:
-                with uploads.naming("a", digest(data)):
+                with uploads.naming("a", 1, digest(data)):
                     seen.append("named")
             except Rejected as rejected:
                 seen.append(rejected.reason)
@@ -293,7 +302,7 @@ def test_an_upload_may_be_named_only_once_it_is_on_the_disk(
             slow.setattr(blobs_module, "sync", sync)
             await upload(uploads, "a", data)
         assert seen == ["malformed"]
-        with uploads.naming("a", digest(data)):
+        with uploads.naming("a", 1, digest(data)):
             pass
 
     on(store, state, script)
@@ -303,14 +312,14 @@ def test_what_a_contribution_names_stays_from_the_moment_it_is_looked_at(store: 
     async def script(uploads: UploadStore) -> None:
         data = vector(1)
         name = await upload(uploads, "a", data)
-        with uploads.naming("a", digest(data)):
-            await uploads.received("a", digest(b"another"), len(data))
+        with uploads.naming("a", 1, digest(data)):
+            await uploads.received("a", 1, digest(b"another"), len(data))
             uploads(0.0, [ev.Committed(1, 1, "d" * 32, (), None, ())], state)
             assert store.has(name), "on its way into the state"
         assert not uploads._being_named, "nothing is remembered of what has arrived"
         given = Delta(1, digest(data), EXAMPLES, 0.5)
-        uploads(0.0, [ev.Contributed("a", given, 1.0)], state)
-        await uploads.received("a", digest(b"a third"), len(data))
+        uploads(0.0, [opened(1), ev.Contributed("a", given, 1.0)], state)
+        await uploads.received("a", 1, digest(b"a third"), len(data))
         assert store.has(name), "in the state"
         uploads(0.0, [ev.RoundAbandoned(1, "test")], state)
         assert not store.has(name)
@@ -326,7 +335,8 @@ def test_a_round_of_scalars_has_nothing_to_drop_and_takes_no_thread(store: BlobS
         for version in (1, 2):
             uploads(0.0, [ev.RoundClosed(version + 1, "all")], state)
             uploads(0.0, [ev.Committed(version, version + 1, "d" * 32, (), None, ())], state)
-        await uploads.received("a", digest(DATA), len(DATA))
+        uploads(0.0, [opened(4)], state)
+        store.write(upload_name("a", 4, digest(DATA)), 0, DATA)
         with pytest.raises(RuntimeError, match="shutdown"):
             uploads(0.0, [ev.RoundClosed(4, "all")], state)
 
@@ -336,8 +346,7 @@ def test_a_round_of_scalars_has_nothing_to_drop_and_takes_no_thread(store: BlobS
 def with_a_contribution(state: State, data: bytes, closed: bool = False) -> State:
     """A round in progress, or one that is aggregated, to which the client "a" has contributed this delta."""
     enrolled = decide(state, cmd.Enrol("a", Tier.HIGH, EXAMPLES, "5" * 64), 0.0).state
-    opened = ev.RoundOpened(1, Phase.WARM_UP, 0, ("a",), (1,), (EXAMPLES,), 9e9, "", 1, 0.0)
-    events: list[ev.Event] = [opened, ev.Contributed("a", Delta(1, digest(data), EXAMPLES, 0.5), 1.0)]
+    events: list[ev.Event] = [opened(1), ev.Contributed("a", Delta(1, digest(data), EXAMPLES, 0.5), 1.0)]
     later = fold(enrolled, [*events, ev.RoundClosed(1, "all")] if closed else events)
     assert later is not None
     return later
@@ -349,7 +358,7 @@ def test_after_a_restart_what_the_ledger_names_stays(store: BlobStore, state: St
         name = await upload(uploads, "a", data)
         again = UploadStore(store, QUOTA, with_a_contribution(state, data))
         for other in (data, b"another"):
-            await again.received("a", digest(other), len(data))
+            await again.received("a", 1, digest(other), len(data))
         assert store.has(name)
 
     on(store, state, script)
@@ -360,11 +369,102 @@ def test_after_a_restart_what_no_round_can_use_goes(store: BlobStore, state: Sta
         data = vector(1)
         for client in ("a", "b"):
             await upload(uploads, client, data)
-        store.write("c.half", 0, b"half")
-        assert uploads.resume(with_a_contribution(state, data)) == 0, "others may still be resumed and named"
-        assert uploads.resume(with_a_contribution(state, data, closed=True)) == 2
-        assert store.names() == {name_of("a", data)} and store.parts() == set()
-        assert uploads.resume(state) == 1
+        half, later = upload_name("c", 1, "0" * 32), upload_name("c", 2, "0" * 32)
+        for part in (half, later, upload_name("c", 0, "0" * 32), "of no round"):
+            store.write(part, 0, b"half")
+        again = UploadStore(store, QUOTA, with_a_contribution(state, data))
+        assert again.resume(with_a_contribution(state, data)) == 2, "others may still be resumed and named"
+        assert store.parts() == {half, later}
+        assert again.resume(with_a_contribution(state, data, closed=True)) == 2
+        assert store.names() == {name_of("a", data)} and store.parts() == {later}
+        over = replace(state, round=1)
+        assert UploadStore(store, QUOTA, over).resume(over) == 1
+
+    on(store, state, script)
+
+
+def test_what_a_later_round_has_begun_stays(store: BlobStore, state: State) -> None:
+    """The next round is open, and a client of another coordinator uploads for it, before the observers of this one hear
+    that the last is over."""
+
+    async def script(uploads: UploadStore) -> None:
+        late, named = vector(1), vector(2)
+        await upload(uploads, "a", late)
+        later = with_a_contribution(state, named, closed=True)
+        await upload(uploads, "a", named)
+        whole, half = upload_name("b", 2, digest(DATA)), upload_name("a", 2, "0" * 32)
+        store.write(whole, 0, DATA)
+        store.finish(whole, whole)
+        store.write(half, 0, b"half")
+        store.write(upload_name("c", 1, "0" * 32), 0, b"half")
+        uploads(0.0, [ev.RoundClosed(1, "all")], later)
+        assert store.names() == {name_of("a", named), whole} and store.parts() == {half}
+        for ended in (ev.Committed(1, 1, "d" * 32, (), None, ()), ev.RoundAbandoned(1, "test")):
+            uploads(0.0, [ended], state)
+            assert store.names() == {whole} and store.parts() == {half}
+        uploads(0.0, [opened(2), ev.RoundAbandoned(2, "test")], state)
+        assert store.names() == store.parts() == set()
+
+    on(store, state, script)
+
+
+def test_a_client_goes_on_with_a_later_round_though_the_last_ends_late(store: BlobStore, state: State) -> None:
+    async def script(uploads: UploadStore) -> None:
+        async with uploads.receive("a", 2, digest(DATA), len(DATA), 0) as incoming:
+            await incoming.add(DATA[:1000])
+            await incoming.settle()
+            uploads(0.0, [ev.RoundAbandoned(1, "test")], state)
+            await incoming.add(DATA[1000:])
+            await incoming.finish()
+        assert uploads.norm(upload_name("a", 2, digest(DATA))) is not None
+        with uploads.naming("a", 2, digest(DATA)):
+            pass
+
+    on(store, state, script)
+
+
+def test_what_others_have_left_of_a_round_goes_with_it(store: BlobStore, state: State) -> None:
+    """The leader has no client that uploads."""
+
+    async def script(uploads: UploadStore) -> None:
+        uploads(0.0, [ev.RoundAbandoned(1, "test")], state)
+        uploads(0.0, [opened(2)], state)
+        store.write(upload_name("b", 2, "0" * 32), 0, b"half")
+        uploads(0.0, [ev.RoundAbandoned(2, "test")], state)
+        assert store.parts() == set()
+
+    on(store, state, script)
+
+
+def test_one_that_does_not_lead_drops_nothing_until_it_does(store: BlobStore, state: State) -> None:
+    async def script(_: UploadStore) -> None:
+        uploads, other = UploadStore(store, QUOTA, state, drops=False), vector(2)
+        await upload(uploads, "a", DATA)
+        await uploads.received("a", 1, digest(other), len(other))
+        store.write(upload_name("b", 1, "0" * 32), 0, b"half")
+        assert uploads.resume(state) == 0
+        for ended in (
+            ev.RoundClosed(1, "all"),
+            ev.Committed(1, 1, "d" * 32, (), None, ()),
+            ev.RoundAbandoned(1, "test"),
+        ):
+            uploads(0.0, [opened(1), ended], state)
+        assert len(store.names()) == len(store.parts()) == 1
+        assert uploads.norm(name_of("a", DATA)) is None and not uploads._held, "but it forgets"
+        uploads.drops = True
+        uploads(0.0, [ev.RoundAbandoned(1, "test")], state)
+        assert store.names() == store.parts() == set()
+
+    on(store, state, script)
+
+
+def test_one_that_does_not_lead_begins_a_wrong_upload_anew(store: BlobStore, state: State) -> None:
+    async def script(_: UploadStore) -> None:
+        uploads, said = UploadStore(store, QUOTA, state, drops=False), digest(DATA)
+        with pytest.raises(Rejected, match="send it again"):
+            await upload(uploads, "pi", DATA[4:] + DATA[:4], said)
+        assert await uploads.received("pi", 1, said, len(DATA)) == 0
+        await upload(uploads, "pi", DATA)
 
     on(store, state, script)
 
@@ -376,12 +476,12 @@ def test_after_a_restart_a_client_may_name_what_it_had_uploaded(store: BlobStore
         data = vector(1)
         await upload(uploads, "a", data)
         again = UploadStore(store, QUOTA, state)
-        with pytest.raises(Rejected), again.naming("b", digest(data)):
+        with pytest.raises(Rejected), again.naming("b", 1, digest(data)):
             pass
-        with again.naming("a", digest(data)):
+        with again.naming("a", 1, digest(data)):
             pass
         again(0.0, [ev.RoundAbandoned(1, "test")], state)
-        with pytest.raises(Rejected), again.naming("a", digest(data)):
+        with pytest.raises(Rejected), again.naming("a", 1, digest(data)):
             pass
 
     on(store, state, script)
@@ -403,14 +503,14 @@ def test_a_superseded_call_has_written_its_last_before_the_next_begins(state: St
         calls = ClientCalls("upload", 1)
 
         async def first() -> None:
-            async with calls.one("a"), uploads.receive("a", digest(right), len(right), 0) as incoming:
+            async with calls.one("a"), uploads.receive("a", 1, digest(right), len(right), 0) as incoming:
                 await incoming.add(wrong)
                 await incoming.settle()
 
         async def second() -> int:
             async with calls.one("a"):
-                have = await uploads.received("a", digest(right), len(right))
-                async with uploads.receive("a", digest(right), len(right), have) as incoming:
+                have = await uploads.received("a", 1, digest(right), len(right))
+                async with uploads.receive("a", 1, digest(right), len(right), have) as incoming:
                     await incoming.add(right[have:])
                     await incoming.finish()
             return have
@@ -442,12 +542,12 @@ def test_two_calls_that_finish_the_same_upload_finish_it_once(store: BlobStore, 
 
     async def script(uploads: UploadStore) -> None:
         calls = ClientCalls("upload", 1)
-        async with calls.one("a"), uploads.receive("a", digest(data), len(data), 0) as incoming:
+        async with calls.one("a"), uploads.receive("a", 1, digest(data), len(data), 0) as incoming:
             await incoming.add(data)
 
         async def ask() -> None:
             async with calls.one("a"):
-                assert await uploads.received("a", digest(data), len(data)) == len(data)
+                assert await uploads.received("a", 1, digest(data), len(data)) == len(data)
 
         asked = await asyncio.gather(ask(), ask(), ask(), return_exceptions=True)
         assert [type(answer) for answer in asked] == [Rejected, Rejected, type(None)]
@@ -464,7 +564,7 @@ def test_what_is_dropped_underneath_an_upload_leaves_no_hole(
     half = len(data) // 2
 
     async def script(uploads: UploadStore) -> None:
-        async with uploads.receive("a", digest(data), len(data), 0) as incoming:
+        async with uploads.receive("a", 1, digest(data), len(data), 0) as incoming:
             await incoming.add(data[:half])
             await incoming.settle()
             if not before_the_last:
@@ -476,7 +576,7 @@ def test_what_is_dropped_underneath_an_upload_leaves_no_hole(
             with pytest.raises(Rejected, match="dropped") as refused:
                 await incoming.finish()
         assert refused.value.reason == ("offset" if before_the_last else "damaged")
-        assert await uploads.received("a", digest(data), len(data)) == 0
+        assert await uploads.received("a", 1, digest(data), len(data)) == 0
 
     on(store, state, script)
     assert store.names() == store.parts() == set()
