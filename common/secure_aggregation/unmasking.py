@@ -37,7 +37,9 @@ def unmasked(
         raise ValueError(f"{len(helpers)} members have revealed shares, {roster.threshold} must")
     weights = shamir.weights_at_0([place + 1 for place in helpers])
     vectors = {place: np.frombuffer(text, "<u8").astype(np.uint64) for place, text in masked.items()}
-    total = np.sum(list(vectors.values()), axis=0, dtype=np.uint64)
+    total = np.zeros(len(next(iter(masked.values()))) // 8, np.uint64)
+    for vector in vectors.values():
+        total += vector
     for number, place in enumerate(present):
         start = shamir.SHARE_BYTES * number
         shares = {helper + 1: text[start : start + shamir.SHARE_BYTES] for helper, text in helpers.items()}
