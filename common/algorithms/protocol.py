@@ -20,8 +20,6 @@ from zowarmup.common.exact.steps import Step, Weights
 from zowarmup.common.exact.submodel import Submodel
 from zowarmup.common.messages.values import Contribution, Scalars, Tier, Work
 
-Bounds = tuple[float, ...]
-"""The largest root mean squares, one for each kind of scalars, that count in full in a sum; empty: those of a first round."""
 VALUE_BYTES = 4
 """Of a float32, which every value of a contribution is, unless an algorithm says otherwise."""
 TRAINING_FORWARDS = 3
@@ -249,7 +247,7 @@ class Aggregate:
     update: Update | None = None
     turn: int = 0
     optimizer_state: Moments = ()
-    bounds: Bounds = ()
+    bounds: tuple[float, ...] = ()
     clipped_scalars: int = 0
     clipped_deltas: int = 0
     notes: tuple[str, ...] = ()
@@ -423,11 +421,11 @@ class Algorithm(Protocol):
         """
         ...
 
-    def sum_limits(self, bounds: Bounds, done: int) -> NDArray[np.float64]:
+    def sum_limits(self, bounds: tuple[float, ...], done: int) -> NDArray[np.float64]:
         """The largest magnitude that a client's summand has at each place. Only of what `Rounds.check_sums` allows.
 
         Args:
-            bounds: Those of the round.
+            bounds: The largest root mean squares of probes and of projections that count in full; empty: those of a first round.
             done: As `Work.done` says.
 
         Returns:
@@ -435,13 +433,13 @@ class Algorithm(Protocol):
         """
         raise ValueError("this algorithm works from no sum")
 
-    def summand(self, part: ClientScalars, bounds: Bounds, done: int) -> NDArray[np.float64]:
+    def summand(self, part: ClientScalars, bounds: tuple[float, ...], done: int) -> NDArray[np.float64]:
         """What a client adds to the sum of a round in its scalars' place, clipped by itself: the mean of it over clients is
         all that `aggregate_mean` needs.
 
         Args:
             part: What the client has to give.
-            bounds: Those of the round.
+            bounds: The largest root mean squares of probes and of projections that count in full; empty: those of a first round.
             done: As `Work.done` says.
 
         Returns:

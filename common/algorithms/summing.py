@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from zowarmup.common.algorithms.descent import FLAT, STEEPEST, Descent
 from zowarmup.common.algorithms.probe_plan import ProbePlan
-from zowarmup.common.algorithms.protocol import Aggregate, Bounds, ClientScalars, Start
+from zowarmup.common.algorithms.protocol import Aggregate, ClientScalars, Start
 from zowarmup.common.algorithms.robust_aggregation import root_mean_square
 from zowarmup.common.algorithms.step_builder import Move
 from zowarmup.common.exact.layout import Block
@@ -27,6 +27,8 @@ from zowarmup.common.messages.values import Scalars
 
 MOST_SKETCHED = 2.0**24
 """Of what a client sends in the round that whitens, which are means of its features and of their products."""
+Bounds = tuple[float, ...]
+"""The largest root mean squares of probes and of projections that count in full; empty: those of a first round."""
 _MARGIN = 1 + 2.0**-20
 """For what clipping leaves of a bound by rounding."""
 

@@ -39,7 +39,6 @@ from zowarmup.common.algorithms.protocol import (
     TRAINING_FORWARDS,
     Aggregate,
     Algorithm,
-    Bounds,
     ClientScalars,
     Forward,
     Start,
@@ -250,11 +249,11 @@ class ZOWarmUp(Algorithm):
         moves, moments = descent.moves(start, parts)
         return Aggregate(moves=tuple(moves), turn=done, optimizer_state=moments, clipped_scalars=clipped)
 
-    def sum_limits(self, bounds: Bounds, done: int) -> NDArray[np.float64]:
+    def sum_limits(self, bounds: tuple[float, ...], done: int) -> NDArray[np.float64]:
         first = self._whitening(done)
         return np.full(first.values, MOST_SKETCHED) if first else Summing(Descent(self.plan)).limits(bounds)
 
-    def summand(self, part: ClientScalars, bounds: Bounds, done: int) -> NDArray[np.float64]:
+    def summand(self, part: ClientScalars, bounds: tuple[float, ...], done: int) -> NDArray[np.float64]:
         if self._whitening(done):
             return np.array(part.scalars.projections)
         return Summing(Descent(self.plan)).summand(part, bounds)

@@ -205,11 +205,13 @@ class RunFile:
         draws: What decides who takes part in a round, and along which directions: "secret", random bits that only the
             coordinator has, or "seed", so that the same clients make the same run again. Whoever knows the seed can then
             compute all of it beforehand, and a device can choose a name that is drawn more often.
+        secure_aggregation: Whether the coordinator learns of each zeroth-order round the sum alone, and no device's scalars.
     """
 
     name: str
     seed: int = 0
     draws: Literal["secret", "seed"] = "secret"
+    secure_aggregation: bool = False
     model: Model
     warmup: WarmUp
     zeroth_order: ZerothOrder
@@ -231,6 +233,18 @@ class RunFile:
         self.warmup.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_warm_up(self.warmup)
+        if self.secure_aggregation:
+            check_sums(self.warmup, self.zeroth_order)
+
+
+def check_sums(warmup: WarmUp, zeroth_order: ZerothOrder) -> None:
+    """Refuse phases that secure aggregation cannot protect. Raises ValueError; the sentence names the setting."""
+    bare = "0 with secure_aggregation: a delta has no mask, and tells more of the data than all scalars"
+    require(warmup.rounds == 0, "warmup.rounds", warmup.rounds, bare)
+    try:
+        zeroth_order.check_sums()
+    except ValueError as error:
+        raise ValueError(f"zeroth_order.{error}") from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -245,6 +259,7 @@ class ClientSpec:
     text: Text = field(default_factory=Text)
     architecture: Architecture | None = None
     pool_seed: int = 0
+    secure_aggregation: bool = False
 
     @classmethod
     def of(cls, run: RunFile, card: DataCard, pool_seed: int, architecture: Architecture | None = None) -> Self:
@@ -264,6 +279,7 @@ class ClientSpec:
             text=run.text,
             architecture=architecture,
             pool_seed=pool_seed,
+            secure_aggregation=run.secure_aggregation,
         )
 
     @property
@@ -323,7 +339,8 @@ class ClientSpec:
                 "pool_seed": str(self.pool_seed),
             }
             | ({"text": asdict(self.text)} if self.card.element == "token" else {})
-            | ({"architecture": asdict(self.architecture)} if self.architecture else {}),
+            | ({"architecture": asdict(self.architecture)} if self.architecture else {})
+            | ({"secure_aggregation": True} if self.secure_aggregation else {}),
             sort_keys=True,
         )
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from tests.algorithms import changed, zeroth_order_algorithm, zeroth_order_settings
 from tests.faults.small import LAYOUT
 from zowarmup.common.algorithms.descent import STEEPEST
-from zowarmup.common.algorithms.protocol import Bounds, ClientScalars, Start
+from zowarmup.common.algorithms.protocol import ClientScalars, Start
 from zowarmup.common.algorithms.robust_aggregation import counted, root_mean_square
+from zowarmup.common.algorithms.summing import Bounds
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.messages.values import Scalars, Tier
 from zowarmup.common.secure_aggregation.fixed_point import decoded, encoded, whole_weights
