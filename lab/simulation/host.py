@@ -17,8 +17,10 @@ from zowarmup.client.store.directory import StateDirectory
 from zowarmup.client.store.replica import LocalReplica
 from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import PROCESSOR, Executor
-from zowarmup.client.work.joining import ask, fit_data, has_torch, torchless
+from zowarmup.client.work.joining import ask, fit_data, has_torch, require_cryptography, torchless
+from zowarmup.client.work.masking import Masking
 from zowarmup.common.messages.values import Tier
+from zowarmup.common.secure_aggregation.primitives import verification_key
 from zowarmup.common.system.logs import Throttle, log_to_errors
 from zowarmup.common.system.memory import peak_resident, set_allocator
 from zowarmup.common.text import in_words
@@ -131,6 +133,7 @@ class Host:
         if any(offer.spec.warmup.trains(tier) for tier in tiers):
             part.policy.require_model(offer.spec.model.name)
         shards = [fit_data(part.source(number), shard, offer) for number, shard in enumerate(shards, part.first)]
+        require_cryptography(offer)
         self._waiting = ""
         with StateDirectory(part.state / offer.run_id[:16]) as state:
             replica = LocalReplica(state.path, offer.layout)
@@ -173,7 +176,11 @@ class Host:
                 return SharedConnection(part.server, trusted, line, (client, credential), meter, reader)
 
             transfers = SharedTransfers(connect, shared, meter, own_executor)
-            device = Device(offer, dataset, view, transfers, own_executor, "", part.tier(number))
+            masking = None
+            if offer.spec.secure_aggregation:
+                identity = _identity(part, offer.run_id, number)
+                masking = Masking(offer.run_id, client, identity, offer.spec.zeroth_order)
+            device = Device(offer, dataset, view, transfers, own_executor, "", part.tier(number), masking=masking)
             profile = profiles[number - 1]
 
             def stream(hello: Callable[[], Hello], notice: Callable[[InboxItem], None]) -> SimulatedStream:
@@ -208,10 +215,12 @@ class Host:
         """The client's name in the run, new or as it was."""
         part, tier = self._part, self._part.tier(number)
 
+        public = verification_key(_identity(part, offer.run_id, number)) if offer.spec.secure_aggregation else b""
+
         async def once() -> str:
             async with Connection(part.server, trusted, shared=line.channel) as connection:
                 name, token = part.name_of(number), part.tokens.get(tier, "")
-                return (await connection.enrol(offer.run_id, name, tier, examples, token, credential))[0]
+                return (await connection.enrol(offer.run_id, name, tier, examples, token, credential, public))[0]
 
         return await with_retries(part.server, once, self._lookout)
 
@@ -226,6 +235,13 @@ class Host:
 
         transfers = Transfers(connect)
         return Executor(offer, state, transfers, part.threads, part.device, part.policy, own_thread=True)
+
+
+def _identity(part: FleetShare, run_id: str, number: int) -> bytes:
+    """A member's private key in a run with secure aggregation, likewise: the fleet's secret, unlike a credential, stays here."""
+    return hmac.new(
+        part.secret, f"{run_id}/{part.tier(number)}/{part.name}/{number}/identity".encode(), hashlib.sha256
+    ).digest()
 
 
 def _credential(part: FleetShare, run_id: str, number: int) -> str:

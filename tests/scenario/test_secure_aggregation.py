@@ -108,7 +108,7 @@ class Fleet:
             name: algorithm.summand(ClientScalars(1, examples[name], self.scalars[name]), self.state.bounds, 0)
             for name in names
         }
-        found = np.sum([weights[name] * summands[name] for name in summands], axis=0)
+        found: NDArray[np.float64] = np.sum([weights[name] * summands[name] for name in summands], axis=0)
         found /= sum(weights[name] for name in summands)
         return found
 
