@@ -238,7 +238,7 @@ class Device:
             if self._masking is None:
                 raise BegunAnew("this run has no secure aggregation, and nothing is masked")
             step = await self._executor.compute(self._masking.answer, ask)
-        except ValueError as why:
+        except (ValueError, ArithmeticError) as why:
             level = logging.ERROR if isinstance(why, Dishonest) else logging.WARNING
             log.log(level, "round %d: this device reveals nothing more of it: %s", ask.round, why)
             await stream.say(Abstention.of(ask.round, why))

@@ -66,7 +66,8 @@ class Summing:
         probes, projections = _within(part.scalars.probes, probed), _within(part.scalars.projections, projected)
         part = part._replace(scalars=Scalars(part.scalars.round, probes, projections))
         found = np.zeros(plan.width + self._projected + 2)
-        for (_, index), weight, derivative in zip(plan.directions(part), plan.weights(part), probes, strict=True):
+        weights = plan.weights(part) if probes else []
+        for (_, index), weight, derivative in zip(plan.directions(part), weights, probes, strict=True):
             found[index] += weight * derivative
         for index, projection in enumerate(projections):
             found[plan.width + index] = projection / plan.projections

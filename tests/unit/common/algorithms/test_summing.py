@@ -22,6 +22,7 @@ WEIGHTS = GRID.quantise(np.random.default_rng(0).normal(size=LAYOUT.size).astype
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "shared": ("decomfl", {}),
     "shared, a head alone": ("decomfl", {"train": "head"}),
+    "shared, the head alone, and nothing below it": ("decomfl", {"train": "head", "rate": 0.1}),
     "shared, no head": ("decomfl", {"head_projections": 0, "slices": "whole"}),
     "shared, local steps": ("decomfl", {"local_steps": 2}),
     "shared, raw": ("decomfl", {"step": "raw", "rate": 0.01}),
