@@ -24,7 +24,7 @@ help:  ## Say what can be made
 demo: .build/ready  ## Train a fleet of ten on this machine and watch it; the report goes to demo/
 	@$(BIN)/zowarmup demo --out demo
 
-TOOLS := .build/prometheus/ready .build/systemd/ready .build/ansible/ready .build/sbom/ready .build/docs/ready
+TOOLS := .build/prometheus/ready .build/postgres/ready .build/systemd/ready .build/ansible/ready .build/sbom/ready .build/docs/ready
 ifdef CI
 TOOLS += .build/arm/ready .build/torchvision/ready .build/tracking/ready .build/browser/ready
 endif
@@ -181,6 +181,10 @@ SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 # Prometheus, for tests/monitoring.
 .build/prometheus/ready: tests/monitoring/fetch.sh
 	@tests/monitoring/fetch.sh
+
+# PostgreSQL, for the store that several coordinators share.
+.build/postgres/ready: tests/postgres/fetch.sh
+	@tests/postgres/fetch.sh
 
 # Chromium, for tests/browser.
 .build/browser/ready: tests/browser/fetch.sh tests/browser/requirements.txt $(VENV)/ready

@@ -21,9 +21,17 @@ if TYPE_CHECKING:
     from zowarmup.api.settings import warm_up, zeroth_order
     from zowarmup.api.simulation import simulate
     from zowarmup.api.trained import GivenUp, TrainedRun, load_run, plot
-    from zowarmup.cli.session.status import ClientStatus, EvaluationStatus, Replicas, Status, TrafficStatus
+    from zowarmup.cli.session.status import (
+        ClientStatus,
+        EvaluationStatus,
+        PrivacyStatus,
+        Replicas,
+        Status,
+        TrafficStatus,
+    )
     from zowarmup.client.policy import Policy
     from zowarmup.common.algorithms.directional_derivatives import Measured, Probe, as_float32, measure
+    from zowarmup.common.algorithms.private_release import Mechanism
     from zowarmup.common.algorithms.protocol import (
         Aggregate,
         Algorithm,
@@ -45,6 +53,7 @@ if TYPE_CHECKING:
     from zowarmup.common.exact.submodel import Submodel
     from zowarmup.common.messages.small_floats import Precision
     from zowarmup.common.messages.values import Computation, Contribution, Delta, Phase, Scalars, Tier, Work
+    from zowarmup.common.settings.privacy import Budget, Privacy
     from zowarmup.common.settings.run import VERSION as __version__
     from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
     from zowarmup.common.settings.text import Text
@@ -61,9 +70,10 @@ _PLACES = {
     "api.settings": "warm_up zeroth_order",
     "api.simulation": "simulate",
     "api.trained": "GivenUp TrainedRun load_run plot",
-    "cli.session.status": "ClientStatus EvaluationStatus Replicas Status TrafficStatus",
+    "cli.session.status": "ClientStatus EvaluationStatus PrivacyStatus Replicas Status TrafficStatus",
     "client.policy": "Policy",
     "common.algorithms.directional_derivatives": "Measured Probe as_float32 measure",
+    "common.algorithms.private_release": "Mechanism",
     "common.algorithms.protocol": (
         "Aggregate Algorithm ClientScalars Forward LocalTraining LossAndGradient Start Trained Update Vectors"
     ),
@@ -76,6 +86,7 @@ _PLACES = {
     "common.exact.submodel": "Submodel",
     "common.messages.small_floats": "Precision",
     "common.messages.values": "Computation Contribution Delta Phase Scalars Tier Work",
+    "common.settings.privacy": "Budget Privacy",
     "common.settings.run": "Evaluation Guard Model RunFile Server VERSION=__version__",
     "common.settings.text": "Text",
     "common.settings.tracking": "Tracking",
@@ -94,6 +105,7 @@ __all__ = [
     "Baseline",
     "Batch",
     "Block",
+    "Budget",
     "Client",
     "ClientScalars",
     "ClientStatus",
@@ -122,6 +134,7 @@ __all__ = [
     "LocalTraining",
     "LossAndGradient",
     "Measured",
+    "Mechanism",
     "Membership",
     "Metric",
     "Model",
@@ -131,6 +144,8 @@ __all__ = [
     "Phase",
     "Policy",
     "Precision",
+    "Privacy",
+    "PrivacyStatus",
     "Probe",
     "Replicas",
     "Rounds",

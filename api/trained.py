@@ -54,13 +54,13 @@ class TrainedRun:
     """
 
     def __init__(self, data_dir: Path, kept: object = None) -> None:
-        from zowarmup.lab.experiments.outcome import read_outcome
-        from zowarmup.server.store.archive import LEDGER, open_archive
+        from zowarmup.lab.experiments.outcome import outcome_of
+        from zowarmup.server.stored.opening import archive_of, events_of_run
 
         self.data_dir, self._kept = data_dir, kept
         with sentences():
-            self._archive: Archive = open_archive(data_dir)
-            outcome = read_outcome(data_dir / LEDGER)
+            self._archive: Archive = archive_of(data_dir)
+            outcome = outcome_of(events_of_run(data_dir))
         state, history = self._archive.state, self._archive.history
         contributions = sum(record.contributions for record in history.versions.values())
         self.history = HistoryTable(_rows(self._archive), state.program.metrics)

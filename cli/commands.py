@@ -121,7 +121,7 @@ def fsck(
     repair: Annotated[bool, typer.Option("--repair", help="Go back to the last good version if need be.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """Check a run on disk, and repair it. Every event, every file, and every version recomputed; needs no server."""
+    """Check a run, and repair one on disk. Every event, every file, and every version recomputed; needs no server."""
     from zowarmup.cli.stored_run import fsck as look
     from zowarmup.cli.stored_run import report_text
 
@@ -137,11 +137,27 @@ def backup(
     data_dir: Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's data directory.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The copy: a folder that does not exist yet.")],
 ) -> None:
-    """Copy a run on disk while its coordinator goes on. The copy is whole, checked, and a data directory."""
+    """Copy a run while its coordinator goes on. The copy is whole, checked, and a data directory."""
     from zowarmup.cli.stored_run import backup as copy
 
     copied = copy(data_dir, out)
     print(f"{out}: {copied.run}, version {copied.version}, digest {copied.digest}, {copied.size_bytes / 1e6:.1f} MB")
+
+
+@app.command()
+def restore(
+    copy: Annotated[
+        Path, typer.Argument(metavar="COPY", help="A copy, or the data directory of a stopped coordinator.")
+    ],
+    store: Annotated[
+        str, typer.Option(metavar="URL", help="As server.store in the run file; its schema must hold no run.")
+    ],
+) -> None:
+    """Bring a copy of a run into a PostgreSQL database. Into files, a copy need not be brought: it is a data directory."""
+    from zowarmup.cli.stored_run import restore as bring
+
+    done = bring(copy, store)
+    print(f"{done.run}, version {done.version}, digest {done.digest}, {done.size_bytes / 1e6:.1f} MB of blobs")
 
 
 @app.command()

@@ -15,14 +15,19 @@ from zowarmup.common.models.graph import ELEMENT_OF
 from zowarmup.common.models.hugging_face import CONFIG, TOKENIZER, WEIGHTS, config_of, merged, renamed
 from zowarmup.common.prefix import PREFIX, PREFIX_ENDS
 from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.store import StoreAddress
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import replacing
+from zowarmup.server.core.state import State
 from zowarmup.server.setup.continuation import Left
 from zowarmup.server.setup.stored_version import constants_in, module_tensors, weights_of
-from zowarmup.server.store.archive import ArchiveError, Copied, back_up, open_archive
+from zowarmup.server.store.archive import ArchiveError, Copied
 from zowarmup.server.store.blobs import BlobError
-from zowarmup.server.store.fsck import CheckReport, check, locked, repair
+from zowarmup.server.store.fsck import CheckReport
 from zowarmup.server.store.ledger import LedgerError
+from zowarmup.server.stored.checking import check_stored
+from zowarmup.server.stored.copies import copy_stored, restore_into
+from zowarmup.server.stored.opening import archive_of
 from zowarmup.server.telemetry.page.assets import as_one_file
 from zowarmup.server.telemetry.page.report import state_on_disk
 
@@ -49,7 +54,7 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
     if prefix.name in ("", ".."):
         raise Usage(f"--out {str(prefix)!r}: must end in a name for the files, such as models/digits")
     try:
-        archive = open_archive(data_dir)
+        archive = archive_of(data_dir)
         kept = archive.versions()
         chosen = max(kept) if version is None else version
         if chosen not in kept:
@@ -71,6 +76,7 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         "inputs": card.recipe,
         "phase": archive.history.versions[chosen].phase,
         **Left.by(archive, chosen).metadata(),
+        **_privacy(archive.state),
     }
     files = [
         _written(Path(f"{prefix}.safetensors"), save(plain, metadata=origin)),
@@ -92,6 +98,15 @@ def export(data_dir: Path, version: int | None, prefix: Path) -> Exported:
         ]
     remark = f"no folder for `transformers`: no model of its has {PREFIX}N; the ONNX graph has it" if prefixed else ""
     return Exported(chosen, found, tuple(files), card, remark)
+
+
+def _privacy(state: State) -> dict[str, str]:
+    """What a model's file says of how private the data is that it was trained on; nothing where no noise was added."""
+    if (budget := state.budget) is None:
+        return {}
+    warm = ", but for the warm-up's data, which was said to be public" if state.run_file.warmup.rounds else ""
+    told = f"{state.run_file.privacy.mode} differential privacy of one example of one client: {budget.spent(state.most_released)}{warm}"
+    return {"privacy": told}
 
 
 def complete(
@@ -153,8 +168,7 @@ def _written(path: Path, content: bytes) -> Path:
 def fsck(data_dir: Path, mend: bool) -> CheckReport:
     """Check a data directory, or repair it. Raises CommandError where it is in use or beyond both."""
     try:
-        with locked(data_dir):
-            return repair(data_dir) if mend else check(data_dir)
+        return check_stored(data_dir, mend)
     except (ArchiveError, BlobError, LedgerError) as error:
         raise CommandError(str(error)) from error
     except OSError as error:
@@ -164,11 +178,25 @@ def fsck(data_dir: Path, mend: bool) -> CheckReport:
 def backup(data_dir: Path, out: Path) -> Copied:
     """Copy a data directory to a new folder. Raises CommandError where that cannot be done."""
     try:
-        return back_up(data_dir, out)
+        return copy_stored(data_dir, out)
     except (ArchiveError, BlobError, LedgerError) as error:
         raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"{error.filename or out} cannot be copied: {error.strerror or error}") from error
+
+
+def restore(copy: Path, store: str) -> Copied:
+    """Bring a run in files into a database. Raises Usage where `store` is no address, CommandError where it cannot be done."""
+    try:
+        address = StoreAddress.of(store)
+    except ValueError as error:
+        raise Usage(f"--store: {error}") from None  # which never repeats what may hold a password
+    try:
+        return restore_into(copy, address)
+    except (ArchiveError, BlobError, LedgerError) as error:
+        raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(f"{error.filename or copy} cannot be read: {error.strerror or error}") from error
 
 
 def write_page(data_dir: Path, out: Path) -> Path:

@@ -20,7 +20,8 @@ from zowarmup.client.net.retrying import Lookout
 from zowarmup.client.net.stream import Meter
 from zowarmup.client.net.transfer import Transfers
 from zowarmup.client.policy import Allowance, Policy
-from zowarmup.client.store.directory import USAGE, Identity, StateDirectory
+from zowarmup.client.store.directory import RELEASES, USAGE, Identity, StateDirectory
+from zowarmup.client.store.releases import ReleaseFile
 from zowarmup.client.store.replica import LocalReplica
 from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import PROCESSOR, Executor
@@ -114,6 +115,8 @@ async def participate(
         dataset = fit_data(options.source, dataset, offer)
         known = state.identity_for(offer.run_id, offer.name)
         tier, reason = choose_tier(options.tier, known, offer, policy)
+        spec = offer.spec
+        policy.require_privacy(spec.privacy, spec.zeroth_order.rounds, spec.warmup.trains(tier))
         if tier is Tier.HIGH:
             allow_compiled()
         elif options.device != PROCESSOR:
@@ -135,7 +138,7 @@ async def participate(
         if traces is not None:
             stack.callback(traces.close, TRACES_S)
         masking = None
-        if offer.spec.secure_aggregation:
+        if offer.spec.privacy.secure_aggregation:
             masking = Masking(offer.run_id, identity.client, state.signing_key(), offer.spec.zeroth_order)
         device = Device(
             offer,
@@ -147,6 +150,7 @@ async def participate(
             tier,
             allowance,
             WorkTraces(traces, tier, identity.client),
+            ReleaseFile(state.path / RELEASES) if offer.spec.privacy.on else None,
             masking,
         )
         joined(identity, device)

@@ -7,6 +7,7 @@ disk, so that a restart forgets nothing: only where the policy has such a limit,
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from zowarmup.client.errors import Final, Setback
+from zowarmup.common.algorithms.gaussian_privacy import epsilon_of
+from zowarmup.common.settings.privacy import Privacy
 from zowarmup.common.settings.run import BUILT_IN, PRETRAINED
 from zowarmup.common.system.files import read_given, write_durably
 from zowarmup.common.text import amount
@@ -34,6 +37,9 @@ class Policy:
     `mb_per_day`: what may go over the network, either way, in a day of UTC (0: no limit). `probes_per_day` and `probes`:
     how many probes of this device's examples are answered in a day, and in all (0: no limit): each tells the coordinator
     one number about them, and each value of a delta counts as one.
+
+    `epsilon`: the most that a run may tell of one example of this device's, by differential privacy at `delta` (0: no limit): a
+    run whose budget is larger, or that has none, is not joined, nor one in which this device would train.
     """
 
     models: tuple[str, ...] = BUILT_IN
@@ -45,6 +51,8 @@ class Policy:
     mb_per_day: float = 0.0
     probes_per_day: int = 0
     probes: int = 0
+    epsilon: float = 0.0
+    delta: float = 1e-5
 
     def __post_init__(self) -> None:
         for name in self.models:
@@ -60,6 +68,11 @@ class Policy:
         for field in ("probes_per_day", "probes"):
             if not 0 <= getattr(self, field) <= 10**12:
                 raise ValueError(f"{field} = {getattr(self, field)!r}: must be 0 (no limit) to 10^12")
+
+        if not 0 <= self.epsilon <= 1e6:
+            raise ValueError(f"epsilon = {self.epsilon!r}: must be 0 (no limit) to 1e6")
+        if not 0 < self.delta < 1:
+            raise ValueError(f"delta = {self.delta!r}: must be above 0 and below 1")
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Self:
@@ -101,6 +114,31 @@ class Policy:
         """Raises Final where the code of that model is not to be run here."""
         if refusal := self.refused_model(name):
             raise Final(refusal)
+
+    def require_privacy(self, privacy: Privacy, rounds: int, trains: bool) -> None:
+        """Raises Final where a run may tell more of an example than this device allows.
+
+        Args:
+            privacy: The run's.
+            rounds: How many zeroth-order rounds it has.
+            trains: Whether this device would train in its warm-up.
+        """
+        if not self.epsilon:
+            return
+        told = math.inf
+        if privacy.on:
+            budget = privacy.budget(rounds)
+            told = epsilon_of(budget.multiplier, budget.releases, self.delta)
+        allowed = f"this device's owner allows epsilon {self.epsilon:g} at delta {self.delta:g} (--policy)"
+        if told > self.epsilon:
+            bound = f"up to epsilon {told:.4g}" if math.isfinite(told) else "without a bound"
+            why = "" if privacy.on else ", as it has no differential privacy"
+            raise Final(f"the run would tell of an example of this device {bound}{why}, and {allowed}")
+        if trains:
+            raise Final(
+                f"the run's warm-up trains on this device's data, of which deltas tell without a bound, and {allowed}: "
+                "take --tier low"
+            )
 
     def require_program(self, size_bytes: int) -> None:
         """Raises Final where a program is larger than this device takes."""

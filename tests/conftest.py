@@ -4,12 +4,14 @@ they do by default, however the tests were started; and over which backends the 
 import gc
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.faults.backends import BACKENDS, Backend
+from tests.faults.backends import BACKENDS, POSTGRESQL, Backend, Postgres
+from tests.postgres.server import PostgresServer, serving
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -18,7 +20,7 @@ settings.load_profile("untimed")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backend",
-        choices=(*BACKENDS, "all"),
+        choices=(*BACKENDS, POSTGRESQL, "all"),
         help="run the scenarios and the crashes over this backend. By default scenarios run in memory, crashes over files, and "
         "some of both over both",
     )
@@ -43,7 +45,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         chosen = metafunc.config.getoption("--backend")
         marker = metafunc.definition.get_closest_marker("backends")
         names = (chosen,) if chosen else marker.args if marker else ("memory",)
-        metafunc.parametrize("backend", BACKENDS if chosen == "all" else names, indirect=True)
+        metafunc.parametrize("backend", (*BACKENDS, POSTGRESQL) if chosen == "all" else names, indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +56,15 @@ def prepared_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "prepared-models"
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL, started when the first test asks for it; each test has schemas of its own."""
+    with serving() as server:
+        yield server
+
+
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> Backend:
+    if request.param == POSTGRESQL:
+        return Postgres(request.getfixturevalue("postgres"))
     return BACKENDS[request.param]()

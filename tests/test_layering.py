@@ -42,7 +42,7 @@ NUMBERS = "common common/exact common/secure_aggregation common/messages common/
 COMMON = f"{NUMBERS} common/models common/system data"
 BELOW = f"{COMMON} server/core server/projections server/store server/coordinator.py"
 DEVICE = f"{COMMON} client/errors.py client/policy.py"
-SERVER = f"{BELOW} server/aggregation server/rpc server/telemetry server/telemetry/page server/setup server/tracking"
+SERVER = f"{BELOW} server/aggregation server/rpc server/telemetry server/telemetry/page server/setup server/stored server/tracking"
 CLIENT = f"{DEVICE} client/store client/net client/work client/diagnostics"
 # The package itself, `zowarmup`.
 PUBLIC = "public.py"
@@ -69,11 +69,13 @@ ROOMS = {
     "server/core": rule(NUMBERS, "numpy", pure=True),
     "server/projections": rule(f"{NUMBERS} server/core", pure=True),
     "server/store": rule(f"{NUMBERS} common/system server/core server/projections", "numpy"),
+    "server/store/postgres": rule(f"{NUMBERS} common/system server/core server/store", "psycopg"),
+    "server/stored": rule(f"{NUMBERS} server/core server/store server/store/postgres"),
     "server/coordinator.py": rule("common common/system server/core server/store"),
     "server/aggregation": rule(BELOW, "numpy"),
     "server/rpc": rule(BELOW, "grpc numpy"),
     "server/telemetry": rule(BELOW, "prometheus_client", lazily="uvicorn"),
-    "server/telemetry/page": rule(f"{BELOW} server/telemetry"),
+    "server/telemetry/page": rule(f"{BELOW} server/stored server/telemetry"),
     "server/setup": rule(BELOW, "numpy"),
     "server/tracking": rule(BELOW, lazily="mlflow tensorboard"),
     "server": rule(SERVER, "grpc"),
@@ -122,7 +124,7 @@ PACKAGES = {
     "common/models/torchvision_classifiers.py": "torchvision?",
     "data/image_file.py": "PIL?",
     "data/tokens.py": "tokenizers?",
-    "server/store/ledger.py": "pydantic",
+    "server/store/event_rows.py": "pydantic",
     "server/store/schemas.py": "pydantic pydantic_core",
     "server/rpc/certificate.py": "cryptography?",
     "server/rpc/limits.py": "google",

@@ -48,6 +48,19 @@ class ClientStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivacyStatus:
+    """Differential privacy of one example of one client: `epsilon` is what the client has told at most that has released most,
+    `epsilon_budget` what each may, both at `delta`."""
+
+    mode: str
+    epsilon: float
+    epsilon_budget: float
+    delta: float
+    releases: int
+    releases_budget: int
+
+
+@dataclass(frozen=True, slots=True)
 class Replicas:
     """How the clients' last reports compare with the coordinator's model. Replicas that have not reported since this
     version was made say nothing."""
@@ -64,7 +77,7 @@ class Status:
     `rollbacks` how often the run went back to its last good version, since when learning rates are multiplied by
     `rate_factor`; `gave_up` why it ended before its time, else empty; `certificate_expires_at_s`: when the
     coordinator's certificate expires, seconds since 1970, 0 without TLS; `refusals` counts what was refused since the
-    coordinator's start, by reason."""
+    coordinator's start, by reason; `privacy`: None where devices add no noise."""
 
     name: str
     run_id: str
@@ -93,6 +106,7 @@ class Status:
     rate_factor: float = 1.0
     gave_up: str = ""
     refusals: Mapping[str, int] = field(default_factory=dict)
+    privacy: PrivacyStatus | None = None
 
     @property
     def metric(self) -> Metric:

@@ -54,6 +54,13 @@ def facts(status: Status, further: Sequence[tuple[str, str]] = ()) -> Table:
     rows.add_row("replicas", replicas_text(status))
     if revoked := [client.name for client in status.clients if client.revoked]:
         rows.add_row("revoked", _some(revoked))
+    if (privacy := status.privacy) is not None:
+        told = (
+            f"{privacy.mode}: epsilon {privacy.epsilon:.3g} of {privacy.epsilon_budget:.3g} at delta {privacy.delta:g}"
+        )
+        rows.add_row(
+            "privacy", f"{told}, by at most {privacy.releases} of {privacy.releases_budget} releases of a client"
+        )
     if status.refusals:
         rows.add_row("refused", ", ".join(f"{count} {reason}" for reason, count in status.refusals.items()))
     if status.rollbacks:

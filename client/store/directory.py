@@ -1,12 +1,12 @@
 """The device's state directory, and its owner.
 
 One directory belongs to one client of one run: `identity.json` (its name in the run and its secret, mode 600; before
-it is a member, `enrolment.json`), `signing.key` (in a run with secure aggregation), `authority.pem` (who signs the coordinator's certificate), `lock`, the replica
-(`replica`) and the run's artifacts. A lock keeps a second process out; every file is written to a temporary name, synced and
+it is a member, `enrolment.json`), `signing.key` (in a run with secure aggregation), `authority.pem` (who signs the coordinator's
+certificate), `lock`, the replica (`replica`), what was released under differential privacy (`releases`) and the run's artifacts. A
+lock keeps a second process out; every file is written to a temporary name, synced and
 renamed, so a power cut leaves the old file or the new one.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -24,8 +24,8 @@ from zowarmup.common.system.files import (
     Busy,
     OpenFolder,
     exclusive,
+    holder,
     make_private,
-    open_given,
     read_given,
     strangers,
     write_durably,
@@ -40,6 +40,7 @@ AUTHORITY = "authority.pem"
 LOCK = "lock"
 SIGNING_BYTES = 32
 USAGE = "usage.json"
+RELEASES = "releases.json"
 OURS = (
     IDENTITY,
     ENROLMENT,
@@ -47,6 +48,8 @@ OURS = (
     AUTHORITY,
     LOCK,
     USAGE,
+    RELEASES,
+    "releases-*.json",
     "*.new",
     "snapshot-*",
     "commits-*.log",
@@ -132,13 +135,9 @@ class Records:
     def in_use(self) -> bool:
         """Whether a client holds the directory now."""
         try:
-            with open_given(self.path / LOCK) as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            return holder(self.path / LOCK) is not None
         except OSError:
-            return False  # there is none
-        return False
+            return False  # it cannot be looked at
 
     def authority(self) -> bytes:
         """PEM of the authority that signs the coordinator's certificate, empty where none has been kept."""

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from zowarmup.client.errors import Broken, ComputingStopped, Declined, Final, Setback
@@ -29,10 +30,12 @@ from zowarmup.client.net.messages import (
 from zowarmup.client.net.reconnecting_stream import ReconnectingStream
 from zowarmup.client.net.transfer import Transfers
 from zowarmup.client.policy import Allowance
+from zowarmup.client.store.releases import ReleaseFile
 from zowarmup.client.store.replica import HeldReplica, Position
 from zowarmup.client.work.executor import Executor
 from zowarmup.client.work.masking import BegunAnew, Masking
 from zowarmup.client.work.probing import Prober
+from zowarmup.client.work.releasing import Releasing
 from zowarmup.client.work.watched_program import end_process, release_code, release_heap, watching
 from zowarmup.client.work.work_traces import WorkSpans, WorkTraces
 from zowarmup.common.algorithms import algorithm_of
@@ -60,6 +63,8 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 # In each phase the first contribution is logged, and then every tenth; so is the work that ended without one.
 LOG_EVERY = 10
+PRIVATELY = "it could not compute its part, and its own log says why"
+"""The reason for an abstention under differential privacy: an error's own words may have some of the data in them."""
 
 
 class OutOfStep(Exception):
@@ -84,8 +89,8 @@ class Made:
 
 class Device:
     """One client of one run. `joined` is logged at the first welcome. `allowance`: what it may still send, receive and
-    answer; None: anything. `traces`: those of its work; None: none. `masking`: its part in rounds with secure aggregation; None
-    where the run has none."""
+    answer; None: anything. `traces`: those of its work; None: none. `releases`: where it is kept what it releases under differential
+    privacy. `masking`: its part in rounds with secure aggregation; None where the run has none."""
 
     def __init__(
         self,
@@ -98,6 +103,7 @@ class Device:
         tier: Tier = Tier.LOW,
         allowance: Allowance | None = None,
         traces: WorkTraces | None = None,
+        releases: ReleaseFile | None = None,
         masking: Masking | None = None,
     ) -> None:
         self._traces, self._masking = traces or WorkTraces(), masking
@@ -105,6 +111,12 @@ class Device:
         self._offer, self._dataset, self._transfers = offer, dataset, transfers
         self._replica, self._executor, self._joined = replica, executor, joined
         self._tier = tier
+        privacy, rounds = offer.spec.privacy, offer.spec.zeroth_order.rounds
+        self._releasing: Releasing | None = None
+        if privacy.on:
+            if releases is None:
+                raise Final("this run is under differential privacy, and nothing keeps what this device releases")
+            self._releasing = Releasing(privacy.budget(rounds), releases)
         self._prober: Prober | None = None
         self._made: Made | None = None
         self._phase: Phase | None = None
@@ -117,6 +129,11 @@ class Device:
         """Where its replica is."""
         return self._replica.position
 
+    @property
+    def _told_peak(self) -> int:
+        """The peak of resident memory, bytes; 0 for unknown under differential privacy, as it follows from the data, too."""
+        return 0 if self._releasing else peak_resident()
+
     def hello(self) -> Hello:
         """What to open a stream with now."""
         return Hello(self._offer.run_id, self._replica.position, len(self._dataset))
@@ -125,6 +142,8 @@ class Device:
         if self._joined:
             log.info("%s", self._joined)
             self._joined = ""
+            if self._releasing is not None:
+                log.info("differential privacy: %s", self._releasing.spent)
             release_code()  # what has started; it may be a while until there is work
             release_heap()
         if welcome.software != self._software and upgrade_due(welcome.software):
@@ -257,7 +276,7 @@ class Device:
         position = self._replica.position
         if isinstance(answer, Accepted) and self._told is not self._phase and position.digest:
             self._told = self._phase
-            await stream.say(Report(position, peak_resident()))
+            await stream.say(Report(position, self._told_peak))
 
     async def finish(self, finished: Finished, stream: ReconnectingStream) -> None:
         """Report the replica and leave. Raises Broken where the stream is down."""
@@ -275,7 +294,7 @@ class Device:
                 same,
                 amount(peak),
             )
-            await stream.say(Report(position, peak))
+            await stream.say(Report(position, self._told_peak))
         else:
             log.info("the run is over at version %d; this device never held a replica", finished.version)
         await stream.leave()
@@ -293,7 +312,7 @@ class Device:
         if isinstance(fault, Diverged):
             position = Position(fault.version, fault.found)
         try:
-            await stream.say(Report(position, peak_resident()))
+            await stream.say(Report(position, self._told_peak))
         except Broken as broken:
             log.debug("no report of it: %s", broken.reason)
         await self._executor.compute(self._replica.drop)
@@ -310,7 +329,7 @@ class Device:
         if isinstance(error, ValueError | ArithmeticError) and not where(error):
             # A loss that is not finite, a probe beyond the grid.
             log.warning("round %d: nothing to contribute (%s)", work.round, error)
-            await stream.say(Abstention.of(work.round, error))
+            await stream.say(Abstention.of(work.round, PRIVATELY if self._releasing else error))
             return
         whose = self._whose(where(error))[:60]
         said = error.reason if isinstance(error, Setback) else in_words(error, LONGEST_REASON - len(whose))
@@ -319,7 +338,7 @@ class Device:
             self._prober = None
             self._executor.clear()
         with contextlib.suppress(Broken):
-            await stream.say(Abstention.of(work.round, reason))
+            await stream.say(Abstention.of(work.round, PRIVATELY if self._releasing else reason))
         raise Setback(f"round {work.round}: nothing to contribute: {reason}") from None
 
     def _whose(self, place: str) -> str:
@@ -376,7 +395,9 @@ class Device:
                 self._prober = await self._executor.prober(replica, self._dataset)
             self._require_probes(work)
             before = self._executor.spent_s
-            scalars = await self._at(work, stream, self._prober.contribute)
+            prober = self._prober
+            private = None if self._releasing is None else partial(self._releasing.answer, prober)
+            scalars = await self._at(work, stream, private or prober.contribute)
         return Made(work, scalars, None, self._executor.spent_s - before)
 
     def _require_bytes(self, coming: int = 0) -> None:

@@ -83,7 +83,7 @@ def has_torch() -> bool:
 
 def require_cryptography(offer: Offer) -> None:
     """Raises Final where the run has secure aggregation, and what that takes is not installed here."""
-    if offer.spec.secure_aggregation and importlib.util.find_spec("cryptography") is None:
+    if offer.spec.privacy.secure_aggregation and importlib.util.find_spec("cryptography") is None:
         raise Final(
             f"run {offer.name} has secure aggregation, which needs the package cryptography: pip install 'zowarmup[secure]'"
         )
@@ -233,7 +233,7 @@ async def enrol(
     """Become a member and keep the identity on disk. The credential is there before the coordinator hears of it, so
     whatever breaks in between, asking again makes no second member and needs no second invitation."""
     proposed = state.credential_for(offer.run_id, tier)
-    public = verification_key(state.signing_key()) if offer.spec.secure_aggregation else b""
+    public = verification_key(state.signing_key()) if offer.spec.privacy.secure_aggregation else b""
 
     async def once() -> tuple[str, str]:
         async with Connection(server, trust) as connection:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.work.activations import HELD_BYTES, Activations, never_moves_below
 from zowarmup.client.work.features import Features
-from zowarmup.common.algorithms.protocol import EachLoss, LossAndGradient
+from zowarmup.common.algorithms.private_release import Mechanism
+from zowarmup.common.algorithms.protocol import Algorithm, EachLoss, ExampleLosses, LossAndGradient
 from zowarmup.common.algorithms.settings import ZerothOrder
 from zowarmup.common.algorithms.whitening import applied
 from zowarmup.common.exact.layout import Block, Layout
@@ -114,14 +115,36 @@ class Prober:
 
     def contribute(self, replica: Replica, work: Work, check: Callable[[], None] | None = None) -> Scalars:
         """The scalars for a round; the replica is afterwards as it was. Raises ValueError where one is not finite."""
+        algorithm, weights = self._begin(replica, work, check)
+        return algorithm.contribute(weights, replica.grid, self, len(self._dataset), work)
+
+    def release(
+        self, replica: Replica, work: Work, mechanism: Mechanism, check: Callable[[], None] | None = None
+    ) -> Scalars:
+        """As `contribute`, with differential privacy: all scalars by one release of the mechanism."""
+        algorithm, weights = self._begin(replica, work, check)
+        return algorithm.release(weights, replica.grid, self, len(self._dataset), work, mechanism)
+
+    def _begin(self, replica: Replica, work: Work, check: Callable[[], None] | None) -> tuple[Algorithm, Weights]:
+        """What computes a contribution, and the weights that it moves."""
         self._check = check
-        algorithm = self._spec.slowed(work.rate_factor).build(self._layout, self._pool_seed)
         weights = self._program.load(replica.weights)
         self._weights = replica.weights
         self._keeps = isinstance(weights, np.ndarray)  # on an accelerator a forward pass costs little
         if self._features and self._keeps:
             self._features.take(replica.weights, replica.frozen_digest())
-        return algorithm.contribute(weights, replica.grid, self, len(self._dataset), work)
+        return self._spec.slowed(work.rate_factor).build(self._layout, self._pool_seed), weights
+
+    def by_example(self, head_gradients: bool) -> Iterator[ExampleLosses]:
+        """The loss of each example at the weights as they are now and, where asked for, its gradient by the head."""
+        for chosen in self._micro_batches(np.arange(len(self._dataset)), self._lengths):
+            batch = self._dataset.batch(chosen)
+            outputs, features = self._forward(chosen, batch)
+            gradients, head = None, self._layout.head
+            if head_gradients:
+                assert features is not None and head is not None
+                gradients = self._task.head_gradients(outputs, features, batch, head)
+            yield ExampleLosses(chosen, self._task.losses(outputs, batch), gradients)
 
     def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
         """The summed loss of some examples at the weights as they are now and, where asked for, the summed gradient of

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.protocol import Forward, ForwardEach, LossAndGradient
+from zowarmup.common.algorithms.protocol import Forward, ForwardByExample, ForwardEach, LossAndGradient
 from zowarmup.common.algorithms.step_builder import Move
 from zowarmup.common.exact.directions import DIRECTIONS_PER_GROUP, walk
 from zowarmup.common.exact.grid import Grid
@@ -54,6 +54,29 @@ def project(gradient: NDArray[np.float64], seed: int, block: Block, count: int, 
             sums += 2 * (piece @ positive) - piece.sum()
         found += sums.tolist()
     return found[first - begin * DIRECTIONS_PER_GROUP :][:count]
+
+
+def project_each(gradients: NDArray[np.float64], seed: int, block: Block, count: int) -> NDArray[np.float64]:
+    """As `project`, of several gradients.
+
+    Args:
+        gradients: Float64 (n, block.size).
+        seed: Of the stream.
+        block: The parameters that they are of.
+        count: Number of directions, from the first on.
+
+    Returns:
+        Float64 (n, count).
+    """
+    found = np.empty((len(gradients), count))
+    for first in range(0, count, DIRECTIONS_PER_GROUP):
+        sums = np.zeros((len(gradients), DIRECTIONS_PER_GROUP))
+        for start, lane in walk(seed, first // DIRECTIONS_PER_GROUP, block.start, block.stop, PIECE):
+            piece = gradients[:, start - block.start : start - block.start + lane.size]
+            signs = 2.0 * np.unpackbits(lane[:, None], axis=1, bitorder="little") - 1
+            sums += piece @ signs
+        found[:, first : first + DIRECTIONS_PER_GROUP] = sums[:, : count - first]
+    return found
 
 
 def as_float32(values: Sequence[float]) -> tuple[float, ...]:
@@ -175,6 +198,44 @@ def measure(
     # Averaged over both sides of every probe, which leaves an error of the order of eps^2.
     total = 2 * sum(len(probe.examples) for probe in probes)
     return Measured(derivatives, None if found.head_gradient_sum is None else found.head_gradient_sum / total)
+
+
+def measure_each(
+    weights: Weights,
+    grid: Grid,
+    forward: ForwardByExample,
+    directions: Sequence[Direction],
+    eps: float,
+    normal: bool,
+    found: NDArray[np.float64],
+) -> None:
+    """Measure the derivative of each example's loss along some directions, as `measure` does of a mean.
+
+    Args:
+        weights: As there; bit for bit what they were when this returns or raises.
+        grid: That they lie on.
+        forward: The model's forward pass over the local data.
+        directions: At least one, of one block.
+        eps: How far to either side, in units of a weight.
+        normal: Whether the directions are Gaussian ones.
+        found: Float64 (examples, m) of zeros, of which a column is filled for each direction: nats per unit of weight; not finite
+            where a loss is not.
+
+    Raises:
+        HeadroomExceeded: `eps` is beyond the grid.
+    """
+    root, block = GAUSSIAN_ROOT if normal else 1, directions[0].block
+    unit = grid.over(block.start, block.stop)
+    ticks = unit.whole_ticks(eps / root)
+
+    def evaluate(index: int, above: bool) -> LossAndGradient:
+        with np.errstate(invalid="ignore"):
+            for part in forward.by_example(False):
+                found[part.examples, index] += part.losses if above else -part.losses
+        return LossAndGradient(0.0, None)
+
+    differences(weights, grid, directions, ticks, normal, evaluate)
+    found[:, : len(directions)] /= 2 * root * ticks * unit.tick
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -18,12 +18,15 @@ from zowarmup.common.algorithms.directional_derivatives import (
     as_float32,
     head_gradient,
     measure,
+    measure_each,
     project,
+    project_each,
     summed_signs,
 )
+from zowarmup.common.algorithms.private_release import Mechanism
 from zowarmup.common.algorithms.probe_plan import ProbePlan
 from zowarmup.common.algorithms.probing import ProbingSettings
-from zowarmup.common.algorithms.protocol import ClientScalars, Forward
+from zowarmup.common.algorithms.protocol import ClientScalars, Forward, ForwardByExample
 from zowarmup.common.algorithms.scalar_rounding import rounded
 from zowarmup.common.exact.grid import Grid, HeadroomExceeded
 from zowarmup.common.exact.replica import merged
@@ -74,6 +77,55 @@ def scalars_by_probing(
         # The same exact sums, taken back.
         apply_steps(weights, grid, [step.reverse for step in merged(moved)])
     return as_sent(plan.spec, work, derivatives, projected)
+
+
+def scalars_by_release(
+    plan: ProbePlan,
+    weights: Weights,
+    grid: Grid,
+    forward: Forward,
+    examples: int,
+    work: Work,
+    mechanism: Mechanism,
+) -> Scalars:
+    """Measure what each example contributes to each scalar, and release the noised means. The replica is afterwards what it was.
+
+    Args:
+        plan: By which it is done, of probes on all examples and one local step.
+        weights: Float32 (layout.size,), or a device's vector; on `grid` in the trainable part, moved in place under
+            `forward`.
+        grid: That they lie on.
+        forward: The model's forward pass over the local data.
+        examples: How many the client holds, at least 1.
+        work: The client's part of the round.
+        mechanism: By which they are released.
+
+    Raises:
+        HeadroomExceeded: `eps` is beyond the grid.
+        ValueError: `forward` does not tell examples apart.
+    """
+    if not isinstance(forward, ForwardByExample):
+        raise ValueError("the model's forward pass does not tell examples apart")  # noqa: TRY004
+    (probes,) = plan.by_step(work.seed, examples)
+    found = np.zeros((examples, len(probes) + plan.projections))
+    if probes:
+        directions = [probe.direction for probe in probes]
+        try:
+            measure_each(weights, grid, forward, directions, plan.spec.eps * plan.spec.tau, plan.gaussian, found)
+        except HeadroomExceeded as error:
+            raise HeadroomExceeded(f"zeroth_order.eps ({plan.spec.eps:g}) is too long: {error}") from error
+    decayed: list[float] = []
+    if plan.head is not None:
+        for part in forward.by_example(True):
+            assert part.head_gradients is not None
+            projected = project_each(part.head_gradients, work.seed, plan.head, plan.projections)
+            found[part.examples, len(probes) :] = projected
+        # Of the weights alone, which everybody has.
+        decay = decaying(plan, np.zeros(plan.head.size), weights)
+        decayed = project(decay, work.seed, plan.head, plan.projections)
+    released = mechanism.release(found)
+    probed, projected = released[: len(probes)], released[len(probes) :] + np.array(decayed)
+    return as_sent(plan.spec, work, probed.tolist(), projected.tolist())
 
 
 def scalars_by_gradient(plan: ProbePlan, gradient: NDArray[np.float64], work: Work) -> Scalars:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.common.algorithms.private_release import Mechanism
 from zowarmup.common.algorithms.step_builder import CommitCost, Moments, Move, steps_of
 from zowarmup.common.algorithms.vectors import LazyVector, norm
 from zowarmup.common.exact.grid import Grid
@@ -133,6 +134,35 @@ class ForwardEach(Forward, Protocol):
 
         Returns:
             What `evaluate` would give for each, up to rounding, and the gradients added up.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ExampleLosses:
+    """What a forward pass gives of each of some examples.
+
+    Args:
+        examples: Indices into the local data, int64 (n,).
+        losses: The task's, nats, float64 (n,).
+        head_gradients: Their gradients by the head's parameters, float64 (n, head block's size) in the block's order; None where
+            they were not asked for.
+    """
+
+    examples: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    head_gradients: NDArray[np.float64] | None
+
+
+@runtime_checkable
+class ForwardByExample(Forward, Protocol):
+    """A forward pass that tells the examples apart."""
+
+    def by_example(self, head_gradients: bool) -> Iterator[ExampleLosses]:
+        """Run the model forward over all of the local data, a micro-batch after the other.
+
+        Args:
+            head_gradients: Whether the head's gradients are wanted, too.
         """
         ...
 
@@ -301,6 +331,26 @@ class Algorithm(Protocol):
             HeadroomExceeded: A move is beyond the grid.
         """
         raise ValueError("this algorithm asks for no forward passes")
+
+    def release(
+        self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work, mechanism: Mechanism
+    ) -> Scalars:
+        """As `contribute`, with differential privacy: what is sent depends on the local data through what `mechanism` releases, once,
+        and on nothing else. Settings whose `check_private` refuses nothing have it.
+
+        Args:
+            weights: As there.
+            grid: As there.
+            forward: As there, a `ForwardByExample`.
+            examples: How many the client holds, at least 1.
+            work: The client's part of the round.
+            mechanism: By which all scalars are released.
+
+        Raises:
+            ValueError: The algorithm has no private release.
+            HeadroomExceeded: A move is beyond the grid.
+        """
+        raise ValueError("this algorithm has no private release")
 
     def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
         """Compute the scalars of one round from a gradient, on the device.

@@ -6,9 +6,9 @@ directions are shared, whether commits add up, what it costs.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from zowarmup.common.exact.layout import ALL, Layout
 from zowarmup.common.exact.steps import Step
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_SUMMED = 1000
 """Devices in a round with secure aggregation: what one sends the others is then a message of 50 kB."""
+PRIVATE = "under [privacy]"
 
 
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
@@ -235,6 +236,9 @@ class ZerothOrder(Weighting):
         ValueError: A setting is out of its range; the sentence names it.
     """
 
+    private_defaults: ClassVar[Mapping[str, Any]] = {}
+    """What settings are, with differential privacy, of which the run file says nothing."""
+
     rate: float = 0.4
     micro_batch: int = 64
     snapshot_every: int = 50
@@ -278,6 +282,16 @@ class ZerothOrder(Weighting):
         bounded = self.weighting == "uniform" or self.most_times_median > 0
         alone = "above 0 with secure aggregation: a client with most of the examples would be most of the sum"
         require(bounded, "most_times_median", self.most_times_median, alone)
+
+    def check_private(self) -> None:
+        """Refuse what does not go together with differential privacy (`Algorithm.release`).
+
+        Raises:
+            ValueError: The sentence names the setting, and says why.
+        """
+        require(
+            False, "algorithm", self.algorithm, f'"zowarmup" or "decomfl" {PRIVATE}: others release no single vector'
+        )
 
     def largest_batch(self, examples: int) -> int:
         """How many examples the largest forward pass of a client with so many has."""

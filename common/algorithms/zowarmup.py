@@ -24,15 +24,21 @@ of one. What is probed, for client and coordinator alike, is in `probe_plan`; th
 coordinator's in `descent`. An algorithm that probes otherwise has a plan of its own, as `fedkseed` does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.algorithms.descent import FLAT, Descent
-from zowarmup.common.algorithms.local_scalars import check_steepness, scalars_by_gradient, scalars_by_probing
+from zowarmup.common.algorithms.local_scalars import (
+    check_steepness,
+    scalars_by_gradient,
+    scalars_by_probing,
+    scalars_by_release,
+)
+from zowarmup.common.algorithms.private_release import Mechanism
 from zowarmup.common.algorithms.probe_plan import ProbePlan
 from zowarmup.common.algorithms.probing import ProbingSettings, WholeProbingSettings, check_local_steps
 from zowarmup.common.algorithms.protocol import (
@@ -46,7 +52,7 @@ from zowarmup.common.algorithms.protocol import (
     wrong_kind,
 )
 from zowarmup.common.algorithms.robust_aggregation import clip_scalars
-from zowarmup.common.algorithms.settings import WarmUp, require
+from zowarmup.common.algorithms.settings import PRIVATE, WarmUp, require
 from zowarmup.common.algorithms.step_builder import CommitCost
 from zowarmup.common.algorithms.summing import MOST_SKETCHED, Summing
 from zowarmup.common.algorithms.whitening_round import WhiteningRound
@@ -113,6 +119,8 @@ class ZOWarmUpSettings(WholeProbingSettings):
         ValueError: A setting is out of its range, or has no meaning beside another; the sentence names it.
     """
 
+    private_defaults: ClassVar[Mapping[str, Any]] = {"whitening": 0, "slices": "whole", "probes": 8}
+
     algorithm: Literal["zowarmup"] = "zowarmup"
     train: str = AUTO
     head_projections: int = 64
@@ -133,6 +141,16 @@ class ZOWarmUpSettings(WholeProbingSettings):
         require(not (exact and decays), "weight_decay", self.weight_decay, "0 with gradient_projections")
         single = self.local_steps == 1
         require(single or not exact, "gradient_projections", exact, "0 with more than one of local_steps")
+
+    def check_private(self) -> None:
+        exact, steps = self.gradient_projections, self.local_steps
+        require(self.whitens == 0, "whitening", self.whitening, f"0 {PRIVATE}: the sketch of features is not noised")
+        reason = f'"whole" {PRIVATE}: each of S slices has S times fewer examples, and S times the noise in its mean'
+        require(self.slices == "whole", "slices", self.slices, reason)
+        reason = f"0 {PRIVATE}: back-propagation gives no gradient of each example, which is what is clipped"
+        require(exact == 0, "gradient_projections", exact, reason)
+        reason = f"1 {PRIVATE}: a client's own steps would follow what has no noise"
+        require(steps == 1, "local_steps", steps, reason)
 
     @property
     def moved(self) -> str:
@@ -209,6 +227,13 @@ class ZOWarmUp(Algorithm):
         if first := self._whitening(work.done):
             return first.contribute(forward, examples, work)
         return scalars_by_probing(Descent(self.plan), weights, grid, forward, examples, work)
+
+    def release(
+        self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work, mechanism: Mechanism
+    ) -> Scalars:
+        """As `Algorithm.release`. Raises HeadroomExceeded where `eps` is beyond the grid."""
+        self.spec.check_private()
+        return scalars_by_release(self.plan, weights, grid, forward, examples, work, mechanism)
 
     def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
         if not isinstance(contribution, Scalars):

@@ -21,6 +21,7 @@ from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.language import PREDICTING, Language, check_language
+from zowarmup.common.settings.privacy import Privacy
 from zowarmup.common.settings.text import Text
 from zowarmup.common.settings.tracking import Tracking
 from zowarmup.common.tasks import DEFAULT, TASKS, task_class
@@ -205,13 +206,11 @@ class RunFile:
         draws: What decides who takes part in a round, and along which directions: "secret", random bits that only the
             coordinator has, or "seed", so that the same clients make the same run again. Whoever knows the seed can then
             compute all of it beforehand, and a device can choose a name that is drawn more often.
-        secure_aggregation: Whether the coordinator learns of each zeroth-order round the sum alone, and no device's scalars.
     """
 
     name: str
     seed: int = 0
     draws: Literal["secret", "seed"] = "secret"
-    secure_aggregation: bool = False
     model: Model
     warmup: WarmUp
     zeroth_order: ZerothOrder
@@ -220,6 +219,7 @@ class RunFile:
     guard: Guard = field(default_factory=Guard)
     server: Server = field(default_factory=Server)
     tracking: Tracking = field(default_factory=Tracking)
+    privacy: Privacy = field(default_factory=Privacy)
 
     def __post_init__(self) -> None:
         require(0 < len(self.name) <= 64 and self.name.isprintable(), "name", self.name, "1 to 64 printable characters")
@@ -233,24 +233,13 @@ class RunFile:
         self.warmup.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_model(self.model.name, self.model.norm)
         self.zeroth_order.check_warm_up(self.warmup)
-        if self.secure_aggregation:
-            check_sums(self.warmup, self.zeroth_order)
-
-
-def check_sums(warmup: WarmUp, zeroth_order: ZerothOrder) -> None:
-    """Refuse phases that secure aggregation cannot protect. Raises ValueError; the sentence names the setting."""
-    bare = "0 with secure_aggregation: a delta has no mask, and tells more of the data than all scalars"
-    require(warmup.rounds == 0, "warmup.rounds", warmup.rounds, bare)
-    try:
-        zeroth_order.check_sums()
-    except ValueError as error:
-        raise ValueError(f"zeroth_order.{error}") from None
+        self.privacy.check_run(self.warmup, self.zeroth_order)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClientSpec:
     """What a client must know of a run: the model's name and task, what its targets and inputs mean, how each phase
-    works, what becomes of texts, the architecture of a pretrained language model, and the stream of the directions that the whole run shares (`sampling.pool_seed`)."""
+    works, what becomes of texts, how what devices send is noised, the architecture of a pretrained language model, and the stream of the directions that the whole run shares (`sampling.pool_seed`)."""
 
     model: Model
     card: DataCard
@@ -259,7 +248,10 @@ class ClientSpec:
     text: Text = field(default_factory=Text)
     architecture: Architecture | None = None
     pool_seed: int = 0
-    secure_aggregation: bool = False
+    privacy: Privacy = field(default_factory=Privacy)
+
+    def __post_init__(self) -> None:
+        self.privacy.check_run(self.warmup, self.zeroth_order)
 
     @classmethod
     def of(cls, run: RunFile, card: DataCard, pool_seed: int, architecture: Architecture | None = None) -> Self:
@@ -279,7 +271,7 @@ class ClientSpec:
             text=run.text,
             architecture=architecture,
             pool_seed=pool_seed,
-            secure_aggregation=run.secure_aggregation,
+            privacy=run.privacy,
         )
 
     @property
@@ -340,7 +332,7 @@ class ClientSpec:
             }
             | ({"text": asdict(self.text)} if self.card.element == "token" else {})
             | ({"architecture": asdict(self.architecture)} if self.architecture else {})
-            | ({"secure_aggregation": True} if self.secure_aggregation else {}),
+            | ({"privacy": asdict(self.privacy)} if self.privacy != Privacy() else {}),
             sort_keys=True,
         )
 

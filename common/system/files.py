@@ -11,6 +11,7 @@ import fcntl
 import io
 import logging
 import os
+import random
 import stat
 import time
 from collections.abc import Collection, Iterator
@@ -79,8 +80,8 @@ class Busy(Exception):
     """Another process holds the lock."""
 
 
-LOOKED_S = 0.05
-"""How long `holder` may keep a lock that nobody has, at the very most: twice so long is waited for it."""
+LOOK_S = 10.0
+"""How long somebody who only looks (`holder`) is waited for: far longer than a look takes on the busiest machine."""
 
 
 def exclusive(path: Path) -> io.FileIO:
@@ -90,19 +91,17 @@ def exclusive(path: Path) -> io.FileIO:
         The file: closing it gives the lock back.
 
     Raises:
-        Busy: Another process holds it.
+        Busy: Another process holds it. Said at once; one that only looks is waited for.
         OSError: The file cannot be opened or locked.
     """
-    lock, ends_at = open_lock(path), time.monotonic() + 2 * LOOKED_S
+    lock, ends_at = open_lock(path), time.monotonic() + LOOK_S
     try:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > ends_at:
-                    raise Busy from None
-            time.sleep(LOOKED_S / 5)  # perhaps somebody only looks whether it is held
+        while not _locked(lock, fcntl.LOCK_EX):
+            # Who looks shares the lock with whoever else does, and so with this; who holds it shares it with nobody.
+            if not _locked(lock, fcntl.LOCK_SH) or time.monotonic() > ends_at:
+                raise Busy
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            time.sleep(random.uniform(0, 0.02))  # two that start at once look at each other
         lock.truncate(0)
     except BaseException:
         lock.close()
@@ -110,8 +109,17 @@ def exclusive(path: Path) -> io.FileIO:
     return lock
 
 
+def _locked(file: io.FileIO | io.BufferedReader, how: int) -> bool:
+    """Whether a file's lock could be taken, without waiting."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def holder(path: Path) -> str | None:
-    """What the process that holds a lock (`exclusive`) has written into its file.
+    """What the process that holds a lock (`exclusive`) has written into its file. A look keeps nobody from the lock.
 
     Args:
         path: The file; it may be missing.
@@ -127,9 +135,7 @@ def holder(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(file, fcntl.LOCK_SH):
             return file.read(LONGEST_WORD).decode("utf-8", errors="replace")
     return None  # and closing the file has given the lock back
 

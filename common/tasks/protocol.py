@@ -213,6 +213,29 @@ class Task(Protocol):
             parts.append(residual.sum(axis=0))
         return loss, np.concatenate(parts)
 
+    def head_gradients(
+        self, outputs: NDArray[np.float32], features: NDArray[np.float32], batch: Batch, head: Head
+    ) -> NDArray[np.float64]:
+        """The gradient of the loss of each example, where `loss_and_head_gradient` has their sum.
+
+        Args:
+            outputs: As `losses` takes them.
+            features: What that layer reads, float32 (n, features) or (n, t, features).
+            batch: The examples that they are for.
+            head: That layer.
+
+        Returns:
+            Nats per unit of a weight, float64 (n, head's size), each in the order there.
+        """
+        _, gradient = self.loss_and_output_gradient(outputs, batch)
+        count = len(gradient)
+        places, outputs_each = gradient.reshape(count, -1, gradient.shape[-1]), gradient.shape[-1]
+        read = features.reshape(count, -1, features.shape[-1]).astype(np.float64)
+        weights = (places.transpose(0, 2, 1) @ read).reshape(count, outputs_each * read.shape[-1])
+        if head.bias_name is None:
+            return weights
+        return np.concatenate([weights, places.sum(axis=1)], axis=1)
+
     def measure(self, outputs: NDArray[np.float32], batch: Batch) -> Mapping[str, float]:
         """What `evaluate` needs of a batch.
 

@@ -27,7 +27,7 @@ INDEX = "https://pypi.org/simple"
 PURPOSES: dict[str, tuple[str, ...]] = {
     "build": ("hatchling", "grpcio-tools"),
     "client": ("zowarmup[images]",),
-    "server": ("zowarmup[images,server,torch]",),
+    "server": ("zowarmup[images,postgres,server,torch]",),
     "test": ("zowarmup[torch,server,dev]", "pip"),
 }
 LISTED = ("client",)

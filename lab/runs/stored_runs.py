@@ -1,7 +1,8 @@
 """The runs whose data directories are under some folders, each as its ledger says.
 
 A coordinator holds the lock of its data directory as long as it serves the run, and writes into it where it listens. A run that goes
-on is read beside its coordinator; nobody is asked over the network.
+on is read beside its coordinator, which is not asked. Of a run that several coordinators share, the database is asked, and says who
+leads.
 """
 
 import json
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from zowarmup.common.messages.values import Phase
+from zowarmup.common.settings.store import StoreAddress
 from zowarmup.common.system.command import CommandError
 from zowarmup.common.system.files import holder
 from zowarmup.common.tasks.protocol import Metric
 from zowarmup.server.core.events import TrafficCount
 from zowarmup.server.core.state import State
-from zowarmup.server.store.archive import LEDGER, LOCK, Archive, ArchiveError, open_archive
+from zowarmup.server.store.archive import LOCK, Archive, ArchiveError
+from zowarmup.server.store.place import remembered
+from zowarmup.server.stored.opening import MARKS, archive_of, leader_of
 
 DEEPEST = 5
 """Folders between one that is named and a data directory."""
@@ -114,9 +118,14 @@ def stored_runs(folders: Sequence[Path]) -> tuple[list[StoredRun], list[Unreadab
     """
     found: list[StoredRun] = []
     unreadable: list[UnreadableRun] = []
+    shared = set[StoreAddress]()
     for place in dict.fromkeys(place for folder in folders for place in _data_dirs(folder)):
         try:
-            found.append(_read(place))
+            address = remembered(place)
+            if address is None or address not in shared:
+                found.append(_read(place))
+            if address is not None:
+                shared.add(address)  # the directories of its other coordinators say the same
         except (ArchiveError, OSError) as error:
             unreadable.append(UnreadableRun(place, str(error)))
     return sorted(found, key=lambda run: -run.began_at), unreadable
@@ -127,7 +136,7 @@ def _data_dirs(folder: Path) -> Iterator[Path]:
         raise CommandError(f"{folder}: there is no such folder")
     for place, inside, files in os.walk(folder):
         here = Path(place)
-        if LEDGER in files:
+        if not set(MARKS).isdisjoint(files):
             yield here
             inside.clear()
         elif len(here.relative_to(folder).parts) >= DEEPEST:
@@ -137,16 +146,16 @@ def _data_dirs(folder: Path) -> Iterator[Path]:
 
 
 def _read(data_dir: Path) -> StoredRun:
-    word = holder(data_dir / LOCK)
-    archive = open_archive(data_dir)
+    archive = archive_of(data_dir)
+    address = _address(holder(data_dir / LOCK)) if remembered(data_dir) is None else leader_of(data_dir)
     state, versions = archive.state, archive.history.versions
     traffic = archive.history.traffic.latest
     return StoredRun(
         folder=data_dir,
         name=archive.name,
         run_id=state.run_id,
-        state=_state(state, word is not None),
-        address=_address(word),
+        state=_state(state, address is not None),
+        address=address or "",
         phase=state.phase,
         version=state.version,
         digest=state.digest,
@@ -170,9 +179,12 @@ def _state(state: State, held: bool) -> str:
     return "paused" if state.paused else "running"
 
 
-def _address(word: str | None) -> str:
+def _address(word: str | None) -> str | None:
+    """Where a coordinator listens, as it has written into the lock that it holds; None where none does."""
+    if word is None:
+        return None
     try:
-        found = json.loads(word or "")
+        found = json.loads(word)
     except ValueError:
         return ""  # it is being opened, or what holds it is no coordinator
     address = found.get("address") if isinstance(found, dict) else None

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.net.connection import Connection
@@ -14,6 +15,7 @@ from zowarmup.client.net.stream import Meter, Reader
 from zowarmup.client.net.tls import Trust, TrustError, trust
 from zowarmup.client.net.transfer import Transfers
 from zowarmup.client.store.directory import StateDirectory
+from zowarmup.client.store.releases import ReleaseFile
 from zowarmup.client.store.replica import LocalReplica
 from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import PROCESSOR, Executor
@@ -134,6 +136,9 @@ class Host:
             part.policy.require_model(offer.spec.model.name)
         shards = [fit_data(part.source(number), shard, offer) for number, shard in enumerate(shards, part.first)]
         require_cryptography(offer)
+        for tier in tiers:
+            spec = offer.spec
+            part.policy.require_privacy(spec.privacy, spec.zeroth_order.rounds, spec.warmup.trains(tier))
         self._waiting = ""
         with StateDirectory(part.state / offer.run_id[:16]) as state:
             replica = LocalReplica(state.path, offer.layout)
@@ -142,7 +147,7 @@ class Host:
             held = shared_channels(part.server, trusted, part.count, self._lookout)
             executor = self._executor(offer, state, trusted)
             try:
-                await self._live(offer, shards, shared, held, executor, trusted)
+                await self._live(offer, shards, shared, held, executor, trusted, state.path)
             finally:
                 executor.close()
                 for line in held:
@@ -156,6 +161,7 @@ class Host:
         held: Sequence[SharedChannel],
         executor: Executor,
         trusted: Trust,
+        folder: Path,
     ) -> None:
         """Every client enrols and takes part at once, whatever the others are at."""
         part, reader, enrolling = self._part, Reader(offer.layout), asyncio.Semaphore(ENROL_AT_ONCE)
@@ -177,10 +183,13 @@ class Host:
 
             transfers = SharedTransfers(connect, shared, meter, own_executor)
             masking = None
-            if offer.spec.secure_aggregation:
+            if offer.spec.privacy.secure_aggregation:
                 identity = _identity(part, offer.run_id, number)
                 masking = Masking(offer.run_id, client, identity, offer.spec.zeroth_order)
-            device = Device(offer, dataset, view, transfers, own_executor, "", part.tier(number), masking=masking)
+            releases = ReleaseFile(folder / f"releases-{number}.json") if offer.spec.privacy.on else None
+            device = Device(
+                offer, dataset, view, transfers, own_executor, "", part.tier(number), releases=releases, masking=masking
+            )
             profile = profiles[number - 1]
 
             def stream(hello: Callable[[], Hello], notice: Callable[[InboxItem], None]) -> SimulatedStream:
@@ -215,7 +224,9 @@ class Host:
         """The client's name in the run, new or as it was."""
         part, tier = self._part, self._part.tier(number)
 
-        public = verification_key(_identity(part, offer.run_id, number)) if offer.spec.secure_aggregation else b""
+        public = (
+            verification_key(_identity(part, offer.run_id, number)) if offer.spec.privacy.secure_aggregation else b""
+        )
 
         async def once() -> str:
             async with Connection(part.server, trusted, shared=line.channel) as connection:

@@ -7,7 +7,8 @@ says why none is possible: the same sentence goes to the log, to `zowarmup statu
 
     goes back an evaluated version is not good (`guard`); after some such times the run gives up
     pivots   the warm-up's rounds are done | its loss no longer falls | the operator asked, between rounds
-    finishes the zeroth-order rounds are done | the operator asked, between rounds
+    finishes the zeroth-order rounds are done | the privacy budget of too many clients is used up | the operator asked, between
+             rounds
 
 With the guard on it pivots, finishes and pauses itself only at a version that has been evaluated, so none of it with a model
 that is lost.
@@ -182,7 +183,23 @@ def _turn(state: State) -> ev.Event | None:
         return ev.Pivoted(state.version, reason)
     if state.phase is Phase.ZEROTH_ORDER and state.rounds_done >= state.rules.rounds:
         return ev.RunFinished(state.version, f"all {state.rules.rounds} zeroth-order rounds are done{taken_back}")
+    if state.phase is Phase.ZEROTH_ORDER and (reason := _spent(state)):
+        return ev.RunFinished(state.version, f"{reason}{taken_back}")
     return None
+
+
+def _spent(state: State) -> str:
+    """That so many clients have used their privacy budget up that no round can open; empty where that is not so."""
+    if not state.releases:
+        return ""
+    members = [name for name, client in state.clients.items() if not client.revoked and client.tier in state.tiers]
+    left = sum(not state.used_up(name) for name in members)
+    if left == len(members) or left >= state.minimum:
+        return ""
+    return (
+        f"the privacy budget is used up after {state.rounds_done} of {state.rules.rounds} zeroth-order rounds: a round needs "
+        f"{state.minimum} clients, and {left} of {len(members)} may release more"
+    )
 
 
 def _pivot(state: State) -> str:

@@ -172,7 +172,11 @@ def _round_opened(event: ev.RoundOpened, state: State) -> State:
         needed=event.needed or len(event.participants),
         opened_at=event.opened_at,
     )
-    return replace(state, round=event.round, current=opened, absent=PersistentMap())
+    releases = state.releases
+    if state.budget is not None and event.phase is Phase.ZEROTH_ORDER:
+        for client in event.participants:
+            releases = releases.set(client, releases.get(client, 0) + 1)
+    return replace(state, round=event.round, current=opened, absent=PersistentMap(), releases=releases)
 
 
 def _deadline_extended(event: ev.DeadlineExtended, state: State) -> State:

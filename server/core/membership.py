@@ -86,8 +86,8 @@ def enrol(command: cmd.Enrol, state: State) -> tuple[ev.Event, ...]:
         _check_invitation(state, command)
     if len(state.clients) >= MOST_MEMBERS:
         raise Rejected("fleet_full", f"{MOST_MEMBERS} clients have enrolled, and a run has no room for more")
-    if bool(command.identity) != state.run_file.secure_aggregation:
-        needs = "needs" if state.run_file.secure_aggregation else "has no use for"
+    if bool(command.identity) != state.run_file.privacy.secure_aggregation:
+        needs = "needs" if state.run_file.privacy.secure_aggregation else "has no use for"
         raise Rejected("invalid", f"identity: this run {needs} a public key of the device, for secure aggregation")
     name, credential = _free(state, command.name), command.credential_sha256
     return (

@@ -4,6 +4,7 @@ Every event makes a new state (`evolve`). That is what lets the coordinator deci
 are not on disk yet, and drop it if the disk refuses them.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages.masking import Given
 from zowarmup.common.messages.values import Computation, Phase, Tier
 from zowarmup.common.secure_aggregation.roster import Stage
+from zowarmup.common.settings.privacy import Budget, Privacy
 from zowarmup.common.settings.run import RunFile
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.guard import Progress
@@ -138,7 +140,8 @@ class State:
     up. `took_s`: how long each tier's last contributions to the present phase took, seconds, oldest first. `credentials`:
     the client of each credential's hash; `connected`: how many of a tier are. `absent`: participants of the open round
     that have no stream, and until when it waits for each, unix seconds (soft, as presence is). `secret`: of the draws, hex;
-    empty where they follow from the run file's seed."""
+    empty where they follow from the run file's seed. `releases`: under differential privacy, how
+    many zeroth-order rounds each client was drawn for, which is the most that it has released."""
 
     run_id: str
     run_file: RunFile
@@ -179,6 +182,23 @@ class State:
     finished: str = ""
     gave_up: str = ""
     secret: str = field(default="", repr=False)
+    releases: PersistentMap[str, int] = field(default_factory=PersistentMap)
+
+    @property
+    def budget(self) -> Budget | None:
+        """What each client may release under differential privacy; None where there is none."""
+        privacy = self.run_file.privacy
+        return _budget(privacy, self.run_file.zeroth_order.rounds) if privacy.on else None
+
+    @property
+    def most_released(self) -> int:
+        """How many releases a client has made at most."""
+        return max(self.releases.values(), default=0)
+
+    def used_up(self, client: str) -> bool:
+        """Whether a client may release nothing more."""
+        budget = self.budget
+        return budget is not None and self.releases.get(client, 0) >= budget.releases
 
     @property
     def draws(self) -> Draws:
@@ -207,7 +227,7 @@ class State:
     @property
     def sums(self) -> bool:
         """Whether the present phase's rounds have secure aggregation."""
-        return self.run_file.secure_aggregation and self.phase is Phase.ZEROTH_ORDER
+        return self.run_file.privacy.secure_aggregation and self.phase is Phase.ZEROTH_ORDER
 
     def trains(self, client: str) -> bool:
         """Whether a client uploads a delta in the present phase's rounds."""
@@ -225,19 +245,21 @@ class State:
 
     @property
     def eligible(self) -> tuple[str, ...]:
-        """Connected clients of these tiers, in ascending order."""
-        tiers = self.tiers
+        """Connected clients of these tiers that may release more, in ascending order."""
+        tiers, limited = self.tiers, bool(self.releases)
         return tuple(
             sorted(
                 name
                 for name, presence in self.presence.items()
-                if presence.connected and self.clients[name].tier in tiers
+                if presence.connected and self.clients[name].tier in tiers and not (limited and self.used_up(name))
             )
         )
 
     @property
     def eligible_count(self) -> int:
         """How many `eligible` holds, without a look at each of them."""
+        if self.releases:
+            return len(self.eligible)
         return sum(self.connected.get(tier, 0) for tier in self.tiers)
 
     @property
@@ -258,6 +280,12 @@ class State:
     def snapshot(self) -> ev.Snapshot:
         """The newest snapshot on disk."""
         return self.snapshots[max(self.snapshots)]
+
+
+@functools.cache
+def _budget(privacy: Privacy, rounds: int) -> Budget:
+    """Found by a bisection, and asked for each client at each message."""
+    return privacy.budget(rounds)
 
 
 def quorum(state: State, needed: int) -> int:

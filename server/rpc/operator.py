@@ -72,6 +72,7 @@ class OperatorService(services.OperatorServiceServicer):
             gave_up=state.gave_up,
             certificate_expires_at_s=self._expires_at(),
             metrics=[_metric(metric) for metric in state.program.metrics],
+            privacy=_privacy(state),
             refusals=[wire.Refusal(reason=r, count=count) for r, count in sorted(self._admission.refusals.items())],
         )
 
@@ -238,6 +239,19 @@ def _evaluation(evaluated: ev.Evaluated | None) -> wire.Evaluation | None:
         return None
     return wire.Evaluation(
         version=evaluated.version, metrics=evaluated.metrics, loss=evaluated.loss, examples=evaluated.examples
+    )
+
+
+def _privacy(state: State) -> wire.PrivacyStatus | None:
+    if (budget := state.budget) is None:
+        return None
+    return wire.PrivacyStatus(
+        mode=state.run_file.privacy.mode,
+        epsilon=budget.epsilon(state.most_released),
+        epsilon_budget=budget.epsilon(budget.releases),
+        delta=budget.delta,
+        releases=state.most_released,
+        releases_budget=budget.releases,
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from zowarmup.common.algorithms import SECTIONS, settings_class
 from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder
 from zowarmup.common.settings import run
+from zowarmup.common.settings.privacy import Privacy
 from zowarmup.common.settings.text import Text
 from zowarmup.common.settings.tracking import Tracking
 from zowarmup.common.system.files import TomlError, read_toml
@@ -19,7 +20,7 @@ from zowarmup.common.tasks import task_class
 from zowarmup.server.setup.continuation import ContinuationError, carried_on
 from zowarmup.server.store import schemas  # noqa: F401  (how algorithms' settings are read)
 
-_SECTIONS = (run.Model, run.Evaluation, Text, run.Guard, run.Server, Tracking, run.RunFile)
+_SECTIONS = (run.Model, run.Evaluation, Text, run.Guard, run.Server, Tracking, Privacy, run.RunFile)
 for _section in _SECTIONS:
     with_config(ConfigDict(extra="forbid"))(_section)
 _ADAPTER = TypeAdapter(run.RunFile)
@@ -52,12 +53,25 @@ def read_run_file(path: Path) -> run.RunFile:
 def run_file_of(raw: dict[str, Any], source: str) -> run.RunFile:
     """The run that `raw` says, as TOML is read; `source` is what to call it. Raises RunFileError, a line for each
     reason."""
-    found = checked(_ADAPTER, run.RunFile, raw, source)
+    found = checked(_ADAPTER, run.RunFile, _with_private_defaults(raw), source)
     try:
         task_class(found.model.task)
     except ValueError as error:
         raise RunFileError(f"{source}: model.{error}") from error
     return found
+
+
+def _with_private_defaults(raw: dict[str, Any]) -> dict[str, Any]:
+    """The same, with what the settings of [zeroth_order] are under [privacy] where nothing is said of them."""
+    privacy, section = raw.get("privacy"), raw.get("zeroth_order", {})
+    if not isinstance(privacy, dict) or privacy.get("mode", "off") == "off" or not isinstance(section, dict):
+        return raw
+    try:
+        cls = settings_class("zeroth_order", section.get("algorithm"))
+    except ValueError:
+        return raw  # said when it is checked
+    assert issubclass(cls, ZerothOrder)
+    return {**raw, "zeroth_order": {**cls.private_defaults, **section}}
 
 
 def checked(adapter: TypeAdapter[Settings], kind: type[Settings], raw: Mapping[str, Any], source: str) -> Settings:

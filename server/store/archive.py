@@ -7,7 +7,9 @@ but for a snapshot that was pruned in between; then both are copied again. The c
 the newest version has been computed anew from it.
 """
 
+import contextlib
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +25,18 @@ from zowarmup.server.core.contributions import deltas_of, upload_name
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
-from zowarmup.server.store.blob_files import BlobFiles
-from zowarmup.server.store.blobs import BlobError, BlobStore, digest_of, sha256_of
-from zowarmup.server.store.event_log import EventLog, LedgerError
+from zowarmup.server.store.blob_files import BlobFiles, opened
+from zowarmup.server.store.blobs import (
+    BlobError,
+    BlobStore,
+    FiledBlobs,
+    MissingBlob,
+    OpenBlob,
+    digest_of_blob,
+    pieces_of,
+    sha256_of_blob,
+)
+from zowarmup.server.store.event_log import EventLog, LedgerError, SharedLog
 from zowarmup.server.store.ledger import Ledger, remove_beside, remove_files
 
 LEDGER = "ledger.sqlite"
@@ -41,7 +52,7 @@ class ArchiveError(Exception):
     """A data directory cannot be read; the sentence names the file and the remedy."""
 
 
-def replay(log: EventLog) -> tuple[State | None, History, int]:
+def replay(log: EventLog | SharedLog) -> tuple[State | None, History, int]:
     """Fold a whole event log.
 
     Returns:
@@ -84,11 +95,11 @@ def restore(state: State, history: History, blobs: BlobStore, version: int) -> R
 
 @dataclass(frozen=True)
 class Archive:
-    """A run's versions, read from its data directory beside a running coordinator or after it."""
+    """A run's versions, read from where it is kept beside a running coordinator or after it."""
 
     state: State
     history: History
-    blobs: BlobFiles
+    blobs: FiledBlobs
 
     @property
     def name(self) -> str:
@@ -140,7 +151,7 @@ class Archive:
 
 
 def open_archive(data_dir: Path) -> Archive:
-    """Raises ArchiveError where the directory holds no readable run."""
+    """The run in the files of a data directory. Raises ArchiveError where it holds no readable run."""
     path = data_dir / LEDGER
     if not path.exists():
         raise ArchiveError(f"{data_dir} holds no run: {path} does not exist")
@@ -170,8 +181,30 @@ class Copied:
     size_bytes: int
 
 
+@dataclass(frozen=True)
+class CopySource:
+    """A run to copy.
+
+    Args:
+        data_dir: Its data directory, or one of them.
+        write_log: Writes its event log, as it is at one moment, to a ledger of its own; raises LedgerError.
+        blob: Opens a blob; raises MissingBlob.
+        upload: The same, an upload.
+    """
+
+    data_dir: Path
+    write_log: Callable[[Path], None]
+    blob: Callable[[str], OpenBlob]
+    upload: Callable[[str], OpenBlob]
+
+    @property
+    def remedy(self) -> str:
+        """What to do where a blob is not there, or not what it should be."""
+        return f"`zowarmup fsck {self.data_dir}` says what can be saved"
+
+
 def back_up(data_dir: Path, out: Path, ledger_class: type[Ledger] = Ledger) -> Copied:
-    """Copy a run; where that fails, there is no `out`.
+    """Copy a run that is kept in a data directory's files; where that fails, there is no `out`.
 
     Args:
         data_dir: The run's data directory.
@@ -187,19 +220,42 @@ def back_up(data_dir: Path, out: Path, ledger_class: type[Ledger] = Ledger) -> C
         LedgerError: The ledger cannot be read.
         OSError: The disk refuses.
     """
-    if out.exists():
-        raise ArchiveError(f"{out} exists already: name a folder that does not, one for each backup")
+    require_new(out)
     if not (data_dir / LEDGER).exists():
         raise ArchiveError(f"{data_dir} holds no run: {data_dir / LEDGER} does not exist")
-    if out.resolve().is_relative_to(data_dir.resolve()):
-        raise ArchiveError(f"{out} lies in {data_dir} itself: name a folder outside of it, best on another disk")
+
+    def write_log(path: Path) -> None:
+        with contextlib.closing(ledger_class(data_dir / LEDGER, read_only=True)) as ledger:
+            ledger.copy_to(path)
+
+    return copy_run(
+        CopySource(
+            data_dir,
+            write_log,
+            lambda name: opened(data_dir / BLOBS / name),
+            lambda name: opened(data_dir / UPLOADS / name),
+        ),
+        out,
+    )
+
+
+def require_new(out: Path) -> None:
+    """Raises ArchiveError where there is an `out`."""
+    if out.exists():
+        raise ArchiveError(f"{out} exists already: name a folder that does not, one for each backup")
+
+
+def copy_run(source: CopySource, out: Path) -> Copied:
+    """As `back_up`, from wherever the run is kept: the copy is a data directory whose files hold all of it."""
+    if out.resolve().is_relative_to(source.data_dir.resolve()):
+        raise ArchiveError(f"{out} lies in {source.data_dir} itself: name a folder outside of it, best on another disk")
     part = out.with_name(out.name + ".part")
     if found := strangers(part, (f"{LEDGER}*", BLOBS, CA_FILE, OPERATOR_CREDENTIAL)):
         raise ArchiveError(f"{part}, where the copy would be made, holds other files ({found}): name another folder")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True, mode=0o700)
     try:
-        copied = _copy(data_dir, part, ledger_class)
+        copied = _copy(source, part)
         sync_tree(part)
         part.rename(out)
         sync(out.absolute().parent)
@@ -208,41 +264,58 @@ def back_up(data_dir: Path, out: Path, ledger_class: type[Ledger] = Ledger) -> C
     return copied
 
 
-def _copy(data_dir: Path, part: Path, ledger_class: type[Ledger]) -> Copied:
+def _copy(source: CopySource, part: Path) -> Copied:
     for attempt in range(ATTEMPTS):
-        ledger = ledger_class(data_dir / LEDGER, read_only=True)
-        try:
-            remove_files(part / LEDGER)
-            ledger.copy_to(part / LEDGER)
-        finally:
-            ledger.close()
+        remove_files(part / LEDGER)
+        source.write_log(part / LEDGER)
         archive = open_archive(part)
         try:
-            _copy_blobs(archive.state, data_dir, part)
+            for blob in blobs_of(archive.state):
+                _copy_blob(blob, source, part)
             break
-        except FileNotFoundError as error:
+        except MissingBlob as error:
             if attempt == ATTEMPTS - 1:
-                raise ArchiveError(
-                    f"{error.filename} is missing, though the ledger names it: `zowarmup fsck {data_dir}` says what can "
-                    "be saved"
-                ) from error
+                raise ArchiveError(f"{error}, though the ledger names it: {source.remedy}") from error
     for name in (OPERATOR_CREDENTIAL, CA_FILE):
-        if (data_dir / name).exists():
-            shutil.copy(data_dir / name, part / name)  # with its mode
+        if (source.data_dir / name).exists():
+            shutil.copy(source.data_dir / name, part / name)  # with its mode
     replica = restore(archive.state, archive.history, BlobFiles(part / BLOBS), archive.state.version)
     remove_beside(part / LEDGER)
     size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
     return Copied(archive.name, replica.version, replica.digest().hex(), size)
 
 
-def _copy_blobs(state: State, source: Path, target: Path) -> None:
-    """From one data directory to another what a state names: the program and other artifacts, its snapshots, and the deltas of the round in
-    progress. Raises FileNotFoundError where one is not there."""
-    named = [(Path(BLOBS, sha256), sha256, sha256_of) for sha256 in {*state.program.blobs, *state.snapshot_blobs}]
+@dataclass(frozen=True, slots=True)
+class NamedBlob:
+    """A blob that a state names: an upload, or not; and what its bytes must have, the digest of a vector or the sha256 (hex)."""
+
+    name: str
+    expected: str
+    upload: bool
+
+    def require(self, blob: OpenBlob) -> None:
+        """Raises BlobError where the blob's bytes are others."""
+        if (digest_of_blob if self.upload else sha256_of_blob)(blob) != self.expected:
+            raise BlobError(f"blob {self.name} is damaged")
+
+
+def blobs_of(state: State) -> list[NamedBlob]:
+    """What a state names: the program and other artifacts, its snapshots, and the deltas of the round in progress."""
+    named = [NamedBlob(sha256, sha256, False) for sha256 in sorted({*state.program.blobs, *state.snapshot_blobs})]
     for client, delta in deltas_of(state.current).items():
-        named.append((Path(UPLOADS, upload_name(client, delta.round, delta.digest)), delta.digest, digest_of))
-    for name, expected, found in named:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, target / name)
-        if found(target / name) != expected:
-            raise BlobError(f"{source / name} is damaged: `zowarmup fsck {source}` says what can be saved")
+        named.append(NamedBlob(upload_name(client, delta.round, delta.digest), delta.digest, True))
+    return named
+
+
+def _copy_blob(named: NamedBlob, source: CopySource, target: Path) -> None:
+    """Raises MissingBlob where it is not there."""
+    blob = (source.upload if named.upload else source.blob)(named.name)
+    path = target / (UPLOADS if named.upload else BLOBS) / named.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for piece in pieces_of(blob):
+            file.write(piece)
+    try:
+        named.require(opened(path))
+    except BlobError as error:
+        raise BlobError(f"{error}: {source.remedy}") from error

@@ -36,10 +36,7 @@ class BlobFiles(BlobStore):
         return (self._root / name).exists()
 
     def open(self, name: str) -> OpenBlob:
-        try:
-            return _OpenFile(os.open(self._root / name, os.O_RDONLY))
-        except FileNotFoundError:
-            raise missing(self._root / name) from None
+        return opened(self._root / name)
 
     def delete(self, name: str) -> None:
         self._discard(self._root / name)
@@ -111,6 +108,14 @@ class BlobFiles(BlobStore):
     def _discard(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.replace(path, self._bin / uuid.uuid4().hex)
+
+
+def opened(path: Path) -> OpenBlob:
+    """The blob in a file. Raises MissingBlob where there is none."""
+    try:
+        return _OpenFile(os.open(path, os.O_RDONLY))
+    except FileNotFoundError:
+        raise missing(path) from None
 
 
 class _OpenFile:

@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.exact.layout import digesting
-from zowarmup.common.system.files import open_given
 from zowarmup.server.store.event_log import Fenced
 
 PIECE = 1 << 20
@@ -32,12 +31,17 @@ class BlobError(Exception):
     """A blob is missing or is not what its name says."""
 
 
+class MissingBlob(BlobError):
+    """There is no blob of that name, or none any more."""
+
+
 class UploadError(BlobError):
     """An upload is not what its client said; the sentence names no file, and is for the client."""
 
 
 class DiskRefused(BlobError):
-    """The disk cannot take it now: it is full, or failing. Nothing has changed; trying again may help."""
+    """The disk cannot take it now: it is full, or failing; or the database is, or is away. Nothing has changed; trying again may
+    help."""
 
 
 class OpenBlob(Protocol):
@@ -64,7 +68,7 @@ class BlobStore(Protocol):
     def has(self, name: str) -> bool: ...
 
     def open(self, name: str) -> OpenBlob:
-        """A blob for reading. Raises BlobError where there is none."""
+        """A blob for reading. Raises MissingBlob where there is none."""
         ...
 
     def delete(self, name: str) -> None:
@@ -216,7 +220,7 @@ class MemoryBlobs(BlobStore):
 
     def open(self, name: str) -> OpenBlob:
         if (data := self._blobs.get(name)) is None:
-            raise BlobError(f"blob {name} is missing")
+            raise MissingBlob(f"blob {name} is missing")
         return _OpenBytes(data)
 
     def delete(self, name: str) -> None:
@@ -292,9 +296,9 @@ class _OpenBytes:
         return self._data[offset : offset + count]
 
 
-def missing(path: Path) -> BlobError:
+def missing(path: Path) -> MissingBlob:
     """The refusal of a blob that is not there."""
-    return BlobError(f"{path} is missing: restore it from a backup of the data directory")
+    return MissingBlob(f"{path} is missing: restore it from a backup of the data directory")
 
 
 def follower_deletes() -> Fenced:
@@ -307,16 +311,23 @@ def dropped() -> UploadError:
     return UploadError("what had come of this upload has been dropped")
 
 
-def sha256_of(path: Path) -> str:
+def pieces_of(blob: OpenBlob) -> Iterator[bytes]:
+    """All of a blob, in order."""
+    for start in range(0, blob.size, PIECE):
+        yield blob.read(start, PIECE)
+
+
+def sha256_of_blob(blob: OpenBlob) -> str:
     """In hex."""
-    with open_given(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = hashlib.sha256()
+    for piece in pieces_of(blob):
+        sha256.update(piece)
+    return sha256.hexdigest()
 
 
-def digest_of(path: Path) -> str:
-    """The digest of a file of float32, in hex: what `layout.digest` says of the vector."""
+def digest_of_blob(blob: OpenBlob) -> str:
+    """The digest of a blob of float32, in hex: what `layout.digest` says of the vector."""
     digest = digesting()
-    with open_given(path) as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
+    for piece in pieces_of(blob):
+        digest.update(piece)
     return digest.hexdigest()

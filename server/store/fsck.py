@@ -28,8 +28,9 @@ from zowarmup.server.core.evolve import evolve
 from zowarmup.server.core.state import Round, State
 from zowarmup.server.store.archive import BLOBS, LEDGER, LOCK, UPLOADS, ArchiveError
 from zowarmup.server.store.blob_files import BlobFiles
-from zowarmup.server.store.blobs import BlobError, digest_of, sha256_of
-from zowarmup.server.store.ledger import Ledger, LedgerError, StoredEvent, keep_files, readable, remove_files, replace
+from zowarmup.server.store.blobs import BlobStore, MissingBlob, digest_of_blob, sha256_of_blob
+from zowarmup.server.store.event_rows import StoredEvent, StoredRows
+from zowarmup.server.store.ledger import Ledger, LedgerError, keep_files, readable, remove_files, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +100,33 @@ def check(data_dir: Path) -> CheckReport:
 
 def examine(data_dir: Path) -> tuple[CheckReport, Reading, set[int], IntactVersion | None]:
     """Check everything: what to tell, the ledger as read, the versions whose snapshots are bad, the newest good one."""
-    report, blobs = CheckReport(), BlobFiles(data_dir / BLOBS)
-    with readable(data_dir / LEDGER) as (path, cut_off):
-        if cut_off:
-            report.problems.append(cut_off)
-        ledger = Ledger(path, read_only=True)
-        try:
-            if found := ledger.integrity():
-                report.problems.append(f"{data_dir / LEDGER}: {found}")
-            reading = _read(ledger, report)
-        finally:
-            ledger.close()
+    with readable(data_dir / LEDGER) as (path, cut_off), contextlib.closing(Ledger(path, read_only=True)) as ledger:
+        kept = BlobFiles(data_dir / BLOBS), BlobFiles(data_dir / UPLOADS)
+        return examine_stores(ledger, *kept, str(data_dir / LEDGER), cut_off)
+
+
+def examine_stores(
+    log: StoredRows, blobs: BlobStore, uploads: BlobStore, where: str, cut_off: str = ""
+) -> tuple[CheckReport, Reading, set[int], IntactVersion | None]:
+    """As `examine`, wherever a run is kept.
+
+    Args:
+        log: Its event log.
+        blobs: Its blobs.
+        uploads: Its uploads.
+        where: What to call the log.
+        cut_off: What is wrong with the log's length.
+    """
+    report = CheckReport()
+    if cut_off:
+        report.problems.append(cut_off)
+    if found := log.integrity():
+        report.problems.append(f"{where}: {found}")
+    reading = _read(log, report)
     state = reading.state
     if state is None:
         if not report.problems:
-            raise ArchiveError(f"{data_dir / LEDGER} holds no run yet")
+            raise ArchiveError(f"{where} holds no run yet")
         return report, reading, set(), None
     report.run = state.run_file.name
     for name, sha256 in (("program", state.program.sha256), *((a.name, a.sha256) for a in state.program.artifacts)):
@@ -121,7 +134,6 @@ def examine(data_dir: Path) -> tuple[CheckReport, Reading, set[int], IntactVersi
             report.problems.append(f"the {name}: {trouble}: restore it from a backup")
             return report, reading, set(), None
     bad = {version for version, snapshot in state.snapshots.items() if _damaged(report, blobs, version, snapshot)}
-    uploads = BlobFiles(data_dir / UPLOADS)
     whole = reading.folded == len(reading.rows) and _open_round_is_whole(uploads, state, report)
     good, digest = _replay(reading, blobs, report, bad)
     if good is not None:
@@ -131,7 +143,7 @@ def examine(data_dir: Path) -> tuple[CheckReport, Reading, set[int], IntactVersi
     return report, reading, bad, good
 
 
-def _read(ledger: Ledger, report: CheckReport) -> Reading:
+def _read(ledger: StoredRows, report: CheckReport) -> Reading:
     reading, state, expected = Reading(), None, 1
     sound = True
     try:
@@ -172,16 +184,16 @@ def _note(reading: Reading, row: StoredEvent, event: ev.Event, before: State | N
             )
 
 
-def damage(blobs: BlobFiles, sha256: str) -> str:
+def damage(blobs: BlobStore, sha256: str) -> str:
     """What is wrong with a blob; empty where nothing is."""
     try:
-        path = blobs.path(sha256)
-    except BlobError:
-        return "its file is missing"
-    return "" if sha256_of(path) == sha256 else f"{path} is damaged"
+        blob = blobs.open(sha256)
+    except MissingBlob:
+        return "it is missing"
+    return "" if sha256_of_blob(blob) == sha256 else f"blob {sha256} is damaged"
 
 
-def trouble_with(blobs: BlobFiles, snapshot: ev.Snapshot) -> str:
+def trouble_with(blobs: BlobStore, snapshot: ev.Snapshot) -> str:
     """What is wrong with a snapshot on disk; empty where nothing is."""
     if trouble := damage(blobs, snapshot.sha256):
         return trouble
@@ -189,26 +201,26 @@ def trouble_with(blobs: BlobFiles, snapshot: ev.Snapshot) -> str:
     return f"of the warm-up's optimizer {trouble}" if trouble else ""
 
 
-def _damaged(report: CheckReport, blobs: BlobFiles, version: int, snapshot: ev.Snapshot) -> str:
+def _damaged(report: CheckReport, blobs: BlobStore, version: int, snapshot: ev.Snapshot) -> str:
     if trouble := trouble_with(blobs, snapshot):
         report.problems.append(f"the snapshot of version {version}: {trouble}")
     return trouble
 
 
-def _open_round_is_whole(uploads: BlobFiles, state: State, report: CheckReport) -> bool:
+def _open_round_is_whole(uploads: BlobStore, state: State, report: CheckReport) -> bool:
     """Whether the deltas of the round in progress are there."""
     lost = []
     for client, delta in deltas_of(state.current).items():
         try:
-            if digest_of(uploads.path(upload_name(client, delta.round, delta.digest))) != delta.digest:
+            if digest_of_blob(uploads.open(upload_name(client, delta.round, delta.digest))) != delta.digest:
                 lost.append(f"the delta of {client} in the round in progress is damaged")
-        except (BlobError, OSError):
+        except (MissingBlob, OSError):
             lost.append(f"the delta of {client} in the round in progress is missing")
     report.problems += lost
     return not lost
 
 
-def _replay(reading: Reading, blobs: BlobFiles, report: CheckReport, bad: set[int]) -> tuple[IntactVersion | None, str]:
+def _replay(reading: Reading, blobs: BlobStore, report: CheckReport, bad: set[int]) -> tuple[IntactVersion | None, str]:
     """Compute every version that can be, from its snapshot and its contributions; the newest that is as it should
     be, and its digest."""
     state = reading.state

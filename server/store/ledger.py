@@ -5,36 +5,26 @@ none. A row is an event's number, name and fields as JSON, so an operator can re
 """
 
 import contextlib
-import json
 import os
 import shutil
 import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from zowarmup.common.system.files import open_given, require_regular, sync
 from zowarmup.server.core import events as ev
-from zowarmup.server.store import schemas  # noqa: F401  (how algorithms' settings are read)
 from zowarmup.server.store.event_log import LedgerError, fenced
+from zowarmup.server.store.event_rows import StoredEvent, event_of, events_of, rows_of
 
-__all__ = ["FORMAT", "Ledger", "LedgerError", "StoredEvent"]
+__all__ = ["FORMAT", "Ledger", "LedgerError"]
 
 _WAL, _SHM = "-wal", "-shm"
 _BESIDE = (_WAL, _SHM)
 LONGEST_ROW = 1 << 28
 """Bytes; SQLite itself would make room for a gigabyte."""
 FORMAT = 3
-# A model that diverges has an infinite loss, or none: JSON has no word for these but as strings.
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {
-    cls.__name__: TypeAdapter(with_config(ConfigDict(ser_json_inf_nan="strings"))(cls))
-    for cls in get_args(ev.DurableEvent)
-}
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY,
@@ -43,22 +33,6 @@ CREATE TABLE IF NOT EXISTS events (
     body TEXT NOT NULL
 ) STRICT
 """
-
-
-def _body(event: ev.Event) -> str:
-    """An event's fields as JSON. Python's, not pydantic's, which writes null for a loss that is not finite and then
-    cannot read it back."""
-    return json.dumps(_ADAPTERS[type(event).__name__].dump_python(event), separators=(",", ":"))
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """A row of the ledger: `at` in unix seconds, `body` the event's fields as JSON."""
-
-    id: int
-    at: float
-    kind: str
-    body: str
 
 
 class Ledger:
@@ -96,17 +70,24 @@ class Ledger:
 
     def append(self, events: Iterable[ev.Event], at: float, expected: int) -> int:
         """See `EventLog`. One synced transaction."""
-        durable = [(at, type(event).__name__, _body(event)) for event in events if ev.is_durable(event)]
-        if not durable:
+        if not (rows := rows_of(events, at, expected)):
             return expected
+        self._insert(rows, expected)
+        return expected + len(rows)
+
+    def write(self, rows: Iterable[StoredEvent]) -> None:
+        """Write rows of another log into this one, which is empty, as they are: all of them or none. Raises LedgerError."""
+        self._insert(rows, 0)
+
+    def _insert(self, rows: Iterable[StoredEvent], expected: int) -> None:
         began = time.monotonic()
         try:
             self._db.execute("BEGIN IMMEDIATE")
             (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
             if last != expected:
                 raise fenced(str(self._path), last, expected)
-            rows = [(number, *row) for number, row in enumerate(durable, expected + 1)]
-            self._db.executemany("INSERT INTO events (id, at, kind, body) VALUES (?, ?, ?, ?)", rows)
+            values = ((row.id, row.at, row.kind, row.body) for row in rows)
+            self._db.executemany("INSERT INTO events (id, at, kind, body) VALUES (?, ?, ?, ?)", values)
             self._db.execute("COMMIT")
             self._took(time.monotonic() - began)
         except (sqlite3.Error, LedgerError) as error:
@@ -116,35 +97,22 @@ class Ledger:
             if isinstance(error, LedgerError):
                 raise
             raise LedgerError(f"{self._path} cannot be written: {error}; {self._remedy_for(error)}") from error
-        return expected + len(durable)
 
     def read(self, after: int = 0) -> Iterator[tuple[float, ev.Event]]:
         """See `EventLog`."""
-        for number, row in enumerate(self.rows(after), after + 1):
-            if row.id != number:
-                raise LedgerError(f"{self._path} row {number} is missing; {self._remedy}")
-            yield row.at, self.decode(row)
+        return events_of(self.rows(after), after, str(self._path), self._remedy)
 
-    def rows(self, after: int = 0) -> Iterator["StoredEvent"]:
-        """Every row behind number `after`, in order, as it is written. Raises LedgerError where the file cannot be read (any
-        further)."""
+    def rows(self, after: int = 0) -> Iterator[StoredEvent]:
+        """See `StoredRows`."""
         try:
             for found in self._db.execute("SELECT id, at, kind, body FROM events WHERE id > ? ORDER BY id", (after,)):
                 yield StoredEvent(*found)
         except sqlite3.Error as error:
             raise LedgerError(f"{self._path} cannot be read: {error}; {self._remedy_for(error)}") from error
 
-    def decode(self, row: "StoredEvent") -> ev.Event:
-        """Raises LedgerError naming the row where it is not an event."""
-        adapter = _ADAPTERS.get(row.kind)
-        if adapter is None:
-            raise LedgerError(f"{self._path} row {row.id}: {row.kind} is not an event of this version; {self._remedy}")
-        try:
-            event: ev.Event = adapter.validate_json(row.body)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise LedgerError(f"{self._path} row {row.id}: {row.kind} is damaged: {reason}; {self._remedy}") from error
-        return event
+    def decode(self, row: StoredEvent) -> ev.Event:
+        """See `StoredRows`."""
+        return event_of(row, str(self._path), self._remedy)
 
     def copy_to(self, path: Path) -> None:
         """Write all of it, as it is at one moment, to a file of its own, durably. The writer may go on meanwhile."""
@@ -156,7 +124,7 @@ class Ledger:
             raise LedgerError(f"{self._path} cannot be copied to {path}: {error}") from error
 
     def integrity(self) -> str:
-        """What SQLite finds wrong with its own file; empty where nothing is."""
+        """See `StoredRows`: what SQLite finds wrong with its own file."""
         try:
             found = [text for (text,) in self._db.execute("PRAGMA integrity_check(5)")]
         except sqlite3.Error as error:

@@ -99,6 +99,7 @@ class Gathered:
         yield from self._round(state)
         yield from self._fleet(state)
         yield from self._model(state)
+        yield from self._privacy(state)
         yield from self._disk()
 
     def _traffic(self, state: State) -> Iterator[Metric]:
@@ -219,6 +220,13 @@ class Gathered:
             yield _gauge("loss_limit", text, highest)
         text = "What learning rates are multiplied by since the last return."
         yield _gauge("learning_rate_factor", text, progress.rate_factor)
+
+    def _privacy(self, state: State) -> Iterator[Metric]:
+        budget = state.budget
+        told = budget.epsilon(state.most_released) if budget else math.inf
+        yield _gauge("privacy_epsilon", "What the client has told of an example at most that has released most.", told)
+        most = budget.epsilon(budget.releases) if budget else math.inf
+        yield _gauge("privacy_epsilon_budget", "What each client may tell of an example.", most)
 
     def _disk(self) -> Iterator[Metric]:
         of = self._sources

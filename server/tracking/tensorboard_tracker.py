@@ -1,7 +1,8 @@
 """TensorBoard: event files in a folder of the run's own, written with the tensorboard package and without TensorFlow or torch.
 
-Each start of the coordinator writes a file more. What is there already is read with TensorBoard's own reader, which stops at what a
-crash has left half written.
+Each start of the coordinator writes a file more, as TensorBoard's own writers do, and TensorBoard shows all of a folder as one run. One
+file cannot be gone on with: a crash leaves its last record half written, and a TensorBoard that has read the beginning of that waits for
+the rest of it, whatever is put in its place. What is there already is read with TensorBoard's own reader, which stops there.
 """
 
 import logging

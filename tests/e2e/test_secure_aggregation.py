@@ -8,6 +8,7 @@ import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from zowarmup.common.messages.masking import Keys
+from zowarmup.common.settings.privacy import Privacy
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
 from zowarmup.server.core import events as ev
 from zowarmup.server.store.archive import LEDGER
@@ -27,7 +28,7 @@ def run_file(clients: int, secure: bool = True, **settings: Any) -> RunFile:
         name="secure",
         seed=3,
         draws="seed",
-        secure_aggregation=secure,
+        privacy=Privacy(secure_aggregation=secure),
         model=Model(name="mlp"),
         warmup=warmup_settings(rounds=0),
         zeroth_order=zeroth_order_settings(

@@ -9,12 +9,13 @@ import base64
 import gzip
 import json
 import os
+import signal
 import subprocess
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from tests.e2e.conftest import Fleet
+from tests.e2e.conftest import ENDLESS, Fleet, wait_until
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ def python() -> str:
 
 @dataclass(frozen=True)
 class Told:
-    """A span, as a collector has it. Times are in seconds since 1970."""
+    """A span, as a collector has it. Times are in seconds since 1970. `error`: what went wrong, if it did."""
 
     service: str
     name: str
@@ -60,6 +61,7 @@ class Told:
     begun_s: float
     ended_s: float
     attributes: dict[str, Any]
+    error: str
 
 
 @contextmanager
@@ -109,7 +111,8 @@ for body in json.load(sys.stdin):
                           for a in span.attributes}
                 found.append(dict(service=service, name=span.name, trace=span.trace_id.hex(), span=span.span_id.hex(),
                                   parent=span.parent_span_id.hex(), begun_s=span.start_time_unix_nano / 1e9,
-                                  ended_s=span.end_time_unix_nano / 1e9, attributes=values))
+                                  ended_s=span.end_time_unix_nano / 1e9, attributes=values,
+                                  error=span.status.message))
 print(json.dumps(found))
 """
 
@@ -123,7 +126,6 @@ def test_a_round_is_one_trace_of_the_coordinator_and_its_clients(
         made.lead(RUN, "server", "--exit-when-finished")
         made.join("one", "digits:1/4", "high")
         made.join("two", "digits:2/4", "low")
-        made.finished(2)
         assert [made.code(name, 60) for name in ("server", "one", "two")] == [0, 0, 0]
         spans = told()
     assert {span.service for span in spans} == {"zowarmup-server", "zowarmup-client"}
@@ -152,6 +154,53 @@ def test_a_round_is_one_trace_of_the_coordinator_and_its_clients(
             assert root.begun_s <= span.begun_s and parts["compute"].ended_s <= root.ended_s
         assert all(span.begun_s <= span.ended_s for span in own)
     assert len(traces) == len(rounds) + 1, "beside the rounds there is the evaluation of the initial weights"
+
+
+def test_a_round_that_a_restart_finds_open_has_a_trace_and_one_that_is_abandoned_says_why(
+    fleet: Callable[..., Fleet], python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = replace(RUN.zeroth_order, rounds=ENDLESS, deadline_s=3600.0)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")  # ms
+    with collector(python) as (endpoint, told):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        made = fleet(python)
+        made.lead(replace(RUN, zeroth_order=rules))
+        made.join("one", "digits:1/4", "high")
+        made.join("two", "digits:2/4", "low")
+        made.join("three", "digits:3/4", "low")
+        made.until(lambda status: status.version >= 3 and len(status.clients) == 3, 60, "rounds of all")
+        made.freeze("two")
+        stuck = made.until(lambda status: "left for two" in status.activity, 60, "a round that waits for it")
+
+        def exported() -> bool:
+            before = ("round", stuck.round - 1)
+            return any((span.name, span.attributes.get("zowarmup.round")) == before for span in told())
+
+        wait_until(exported, 60, "what would die with the coordinator")
+        made.signal("server", signal.SIGKILL)
+        made.lead(None, "server again", "--exit-when-finished")
+        wait_until(lambda: f"round {stuck.round} abandoned" in made.logged("server again"), 60, "its end")
+        made.thaw("two")
+        made.until(lambda status: status.version > stuck.version, 60, "a round of the others")
+        made.end_run()
+        assert [made.code(name, 60) for name in ("server again", "one", "two", "three")] == [0, 0, 0, 0]
+        spans = told()
+    rounds = defaultdict(list)
+    for span in spans:
+        if span.name == "round":
+            rounds[span.attributes["zowarmup.round"]].append(span)
+    assert sorted(rounds) == list(range(1, max(rounds) + 1))
+    # The killed coordinator never ended its span of the round, so it is the second one's alone.
+    (root,) = rounds[stuck.round]
+    assert "1 of 2 can contribute, quorum is 2 and others are connected (two not back since the restart)" in root.error
+    own = [span for span in spans if span.trace == root.trace and span is not root]
+    assert [span.name for span in own if span.parent == root.span and span.service == "zowarmup-server"] == [
+        "wait for contributions"
+    ], "it was opened before, and never aggregated"
+    for number, (other,) in rounds.items():
+        if number != stuck.round:
+            parts = {span.name for span in spans if span.parent == other.span and span.service == "zowarmup-server"}
+            assert not other.error and {"open", "wait for contributions", "aggregate", "commit"} <= parts, number
 
 
 def test_a_collector_that_is_not_there_costs_a_run_nothing_but_a_line(

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
-from tests.faults.backends import Backend, Stores
+from tests.faults.backends import Backend, PostgresLifeLog, Stores
 from zowarmup.server.core import events as ev
 from zowarmup.server.store.blobs import BlobStore, OpenBlob, UploadError
 from zowarmup.server.store.event_log import EventLog
@@ -96,6 +96,8 @@ class CrashingLog:
 
     def _half_append(self) -> None:
         """In memory there is no half of it."""
+        if isinstance(self._log, PostgresLifeLog):
+            self._log.half_append()
         if isinstance(self._log, Ledger):
             database = self._log._db
             database.execute("PRAGMA cache_size=1")  # so that uncommitted pages spill into the log

@@ -374,6 +374,7 @@ VERBS: dict[str, tuple[list[st.SearchStrategy[str]], Options]] = {
     "export": ([], {"--data-dir": folder, "--out": path, "--version": mostly(st.just("0"), odd)}),
     "fsck": ([folder], {"--repair": None, "--json": None}),
     "backup": ([folder, path], {}),
+    "restore": ([folder], {"--store": mostly(st.just("postgresql://127.0.0.1:1/fleet?connect_timeout=1"), odd)}),
     "new": ([folder], {"--kind": mostly(st.sampled_from(("images", "rows", "text")), odd)}),
     "report": ([folder], {"--out": path}),
     "runs": ([folder], {"--json": None, "--plot": path}),

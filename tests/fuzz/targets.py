@@ -41,7 +41,8 @@ from zowarmup.server.setup.continuation import ContinuationError, Left
 from zowarmup.server.setup.prepare import PreparationError
 from zowarmup.server.setup.run_file import RunFileError, read_run_file
 from zowarmup.server.setup.weights_file import load_weights
-from zowarmup.server.store.ledger import Ledger, LedgerError, StoredEvent
+from zowarmup.server.store.event_rows import StoredEvent
+from zowarmup.server.store.ledger import Ledger, LedgerError
 from zowarmup.v1 import coordinator_pb2 as wire
 
 LAYOUT = Layout(

@@ -18,6 +18,7 @@ from zowarmup.common.messages.masking import Keys, MaskingAsk, MaskingStep
 from zowarmup.common.messages.values import Abstention, Phase, Scalars, Tier
 from zowarmup.common.secure_aggregation.primitives import verification_key
 from zowarmup.common.secure_aggregation.roster import Stage
+from zowarmup.common.settings.privacy import Privacy
 from zowarmup.common.settings.run import RunFile
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
@@ -118,7 +119,7 @@ def fleet(begin: Begin) -> Callable[..., Fleet]:
     def made(count: int = 9, **settings: Any) -> Fleet:
         def secure(run_file: RunFile) -> RunFile:
             chosen = changed(run_file.zeroth_order, "decomfl", **settings)
-            return replace(run_file, zeroth_order=chosen, secure_aggregation=True)
+            return replace(run_file, zeroth_order=chosen, privacy=Privacy(secure_aggregation=True))
 
         options: dict[str, Any] = {"quorum": 0.6, "deadline_s": 40.0, "learn_deadline": False}
         script = begin(warmup=0, clients=count, otherwise=secure, **options)

@@ -50,8 +50,8 @@ function _shtab_zowarmup_using
   test "$_shtab_zowarmup_cmdpath" = "$argv"
 end
 
-set -g _shtab_zowarmup_commands demo new status clients watch export fsck backup report doctor version plan runs health pause resume pivot stop invite revoke invitations uninvite fleet experiment certs 'certs init' 'certs server' 'certs client'
-set -g _shtab_zowarmup_opts_with_value --address --allow-model --alpha --ca --certificate --clients --connect-timeout --credential-file --data --data-dir --days --device --down --engine --examples --expires --high --high-share --host --images --jobs --join-file --join-file-high --key --kind --limit --low --model --name --only --out --plot --policy --profile --reason --results --rounds --seed --server --speed --state --state-dir --threads --tier --up --uses --version --workers
+set -g _shtab_zowarmup_commands demo new status clients watch export fsck backup restore report doctor version plan runs health pause resume pivot stop invite revoke invitations uninvite fleet experiment certs 'certs init' 'certs server' 'certs client'
+set -g _shtab_zowarmup_opts_with_value --address --allow-model --alpha --ca --certificate --clients --connect-timeout --credential-file --data --data-dir --days --device --down --engine --examples --expires --high --high-share --host --images --jobs --join-file --join-file-high --key --kind --limit --low --model --name --only --out --plot --policy --profile --reason --results --rounds --seed --server --speed --state --state-dir --store --threads --tier --up --uses --version --workers
 
 complete -c zowarmup -e
 complete -c zowarmup -f
@@ -113,17 +113,22 @@ complete -c zowarmup -n '_shtab_zowarmup_using export' -l data-dir -xka "(__fish
 complete -c zowarmup -n '_shtab_zowarmup_using export' -l out -xka "(__fish_complete_path (commandline -ct))" -d 'Writes PREFIX.safetensors and PREFIX.onnx.'
 complete -c zowarmup -n '_shtab_zowarmup_using export' -l version -x -d 'The newest if not given.'
 complete -c zowarmup -n '_shtab_zowarmup_using export' -l verbose -d 'Where it fails, show the traceback.'
-complete -c zowarmup -n '_shtab_zowarmup_using; and test $_shtab_zowarmup_npos -eq 0' -a fsck -d 'Check a run on disk, and repair it. Every event, every file, and every version recomputed; needs no server.'
+complete -c zowarmup -n '_shtab_zowarmup_using; and test $_shtab_zowarmup_npos -eq 0' -a fsck -d 'Check a run, and repair one on disk. Every event, every file, and every version recomputed; needs no server.'
 complete -c zowarmup -n '_shtab_zowarmup_using fsck' -s h -l help -d 'show this help message and exit'
 complete -c zowarmup -n '_shtab_zowarmup_using fsck' -l repair -d 'Go back to the last good version if need be.'
 complete -c zowarmup -n '_shtab_zowarmup_using fsck' -l json -d 'As JSON, for programs.'
 complete -c zowarmup -n '_shtab_zowarmup_using fsck' -l verbose -d 'Where it fails, show the traceback.'
 complete -c zowarmup -n '_shtab_zowarmup_using fsck; and test $_shtab_zowarmup_npos -eq 0' -ka "(__fish_complete_directories)" -d 'The coordinator'"'"'s data directory. In the environment: ZOWARMUP_DATA_DIR.'
-complete -c zowarmup -n '_shtab_zowarmup_using; and test $_shtab_zowarmup_npos -eq 0' -a backup -d 'Copy a run on disk while its coordinator goes on. The copy is whole, checked, and a data directory.'
+complete -c zowarmup -n '_shtab_zowarmup_using; and test $_shtab_zowarmup_npos -eq 0' -a backup -d 'Copy a run while its coordinator goes on. The copy is whole, checked, and a data directory.'
 complete -c zowarmup -n '_shtab_zowarmup_using backup' -s h -l help -d 'show this help message and exit'
 complete -c zowarmup -n '_shtab_zowarmup_using backup' -l verbose -d 'Where it fails, show the traceback.'
 complete -c zowarmup -n '_shtab_zowarmup_using backup; and test $_shtab_zowarmup_npos -eq 0' -ka "(__fish_complete_directories)" -d 'The coordinator'"'"'s data directory.'
 complete -c zowarmup -n '_shtab_zowarmup_using backup; and test $_shtab_zowarmup_npos -eq 1' -ka "(__fish_complete_path (commandline -ct))" -d 'The copy: a folder that does not exist yet.'
+complete -c zowarmup -n '_shtab_zowarmup_using; and test $_shtab_zowarmup_npos -eq 0' -a restore -d 'Bring a copy of a run into a PostgreSQL database. Into files, a copy need not be brought: it is a data directory.'
+complete -c zowarmup -n '_shtab_zowarmup_using restore' -s h -l help -d 'show this help message and exit'
+complete -c zowarmup -n '_shtab_zowarmup_using restore' -l store -x -d 'As server.store in the run file; its schema must hold no run.'
+complete -c zowarmup -n '_shtab_zowarmup_using restore' -l verbose -d 'Where it fails, show the traceback.'
+complete -c zowarmup -n '_shtab_zowarmup_using restore; and test $_shtab_zowarmup_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'A copy, or the data directory of a stopped coordinator.'
 complete -c zowarmup -n '_shtab_zowarmup_using; and test $_shtab_zowarmup_npos -eq 0' -a report -d 'Write a run'"'"'s page as one HTML file: curves, bytes, devices. Of a run that goes on or is over; needs no server.'
 complete -c zowarmup -n '_shtab_zowarmup_using report' -s h -l help -d 'show this help message and exit'
 complete -c zowarmup -n '_shtab_zowarmup_using report' -l out -xka "(__fish_complete_path (commandline -ct))" -d 'The page. If not given: report.html.'

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from zowarmup.server.store.archive import open_archive
+from zowarmup.server.stored.opening import archive_of
 from zowarmup.server.telemetry.page.devices import ABSTAINS, DID_NOT, REVOKED, TOOK_PART
 from zowarmup.server.telemetry.page.summary import PageSources
 from zowarmup.server.telemetry.page.view import PageView
@@ -25,7 +25,7 @@ def as_kept(state: dict[str, Any]) -> dict[str, Any]:
 
 def state_on_disk(data_dir: Path) -> dict[str, Any]:
     """What the page shows of a data directory. Raises ArchiveError where there is no readable run."""
-    archive = open_archive(data_dir)
+    archive = archive_of(data_dir)
     latest = archive.history.traffic.latest
     view = PageView(
         PageSources(

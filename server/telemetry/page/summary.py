@@ -202,6 +202,8 @@ def warnings(sources: PageSources, state: State) -> list[list[str]]:
         tell("warning", f"{client} abstains: {reason}")
     if len(abstaining) > ABSTAINING_SHOWN:
         tell("warning", f"{len(abstaining) - ABSTAINING_SHOWN} more abstain")
+    if (budget := state.budget) is not None:
+        tell("note", f"differential privacy: a client has used at most {budget.spent(state.most_released)}")
     if refused := dict(sources.refusals):
         tell("note", "refused: " + listed(f"{count:,} {reason}" for reason, count in sorted(refused.items())))
     if state.clipped_scalars or state.clipped_deltas:

@@ -3,10 +3,12 @@ everything that would make it its own, and stays as it was; so is one that is a 
 """
 
 import errno
+import fcntl
 import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -295,3 +297,42 @@ def test_looking_at_a_lock_keeps_nobody_from_it(tmp_path: Path) -> None:
         stop.set()
         for thread in looking:
             thread.join()
+
+
+def test_a_look_that_lasts_is_waited_for_and_a_holder_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a look may last as long as it likes."""
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open("rb") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        ends = threading.Timer(0.5, fcntl.flock, (look, fcntl.LOCK_UN))
+        ends.start()
+        with exclusive(path):
+            monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it was waited"))
+            with pytest.raises(Busy):
+                exclusive(path)
+        ends.join()
+
+
+def test_of_two_that_want_a_lock_while_somebody_looks_one_gets_it(tmp_path: Path) -> None:
+    path, got, over = tmp_path / "lock", [], threading.Event()
+    path.touch()
+
+    def want() -> None:
+        try:
+            with exclusive(path):
+                got.append(True)
+                over.wait(60)
+        except Busy:
+            got.append(False)
+            over.set()
+
+    with path.open("rb") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        wanting = [threading.Thread(target=want) for _ in range(2)]
+        for thread in wanting:
+            thread.start()
+        time.sleep(0.1)
+    for thread in wanting:
+        thread.join()
+    assert sorted(got) == [False, True]

@@ -1,30 +1,49 @@
 """What holds for every blob store, whatever keeps the blobs; and what is particular to files."""
 
+import contextlib
 import errno
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.unit.server.store.test_lease import LONG_S, holder
 from zowarmup.common.system.files import sync
 from zowarmup.server.store import blob_files as blobs_module
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.blobs import BlobError, BlobStore, DiskRefused, MemoryBlobs, UploadError
+from zowarmup.server.store.cached_blobs import CachedBlobs
+from zowarmup.server.store.postgres.stores import PostgresStores
 
 DATA = np.random.default_rng(5).bytes(2_500_000)
 Open = Callable[[], BlobStore]
 
 
-@pytest.fixture(params=["files", "memory"])
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+@pytest.fixture(params=["files", "memory", "postgresql", "cached"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Opens one and the same store, which is empty at first."""
     memory = MemoryBlobs()
-    return lambda: BlobFiles(tmp_path / "blobs") if request.param == "files" else memory
+    if request.param in ("files", "memory"):
+        yield lambda: BlobFiles(tmp_path / "blobs") if request.param == "files" else memory
+        return
+    address = request.getfixturevalue("postgres").address()
+    with contextlib.ExitStack() as opened:
+
+        def open_it() -> BlobStore:
+            stores = opened.enter_context(contextlib.closing(PostgresStores.open(address)))
+            if request.param == "postgresql":
+                return stores.blobs.leading(1)
+            return CachedBlobs(stores.blobs, BlobFiles(tmp_path / uuid.uuid4().hex)).leading(1)
+
+        stores = opened.enter_context(contextlib.closing(PostgresStores.open(address)))
+        stores.lease.take(holder("one"), LONG_S)
+        yield open_it
 
 
 def content(store: BlobStore, name: str) -> bytes:

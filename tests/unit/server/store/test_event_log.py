@@ -1,5 +1,6 @@
 """What holds for every event log, whatever keeps the events."""
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
 from tests.tasks import accuracy_of, scored
+from tests.unit.server.store.test_lease import LONG_S, holder
 from zowarmup.common.exact.layout import Block
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.masking import Keys
@@ -21,6 +23,7 @@ from zowarmup.common.settings.run import Evaluation, Model, RunFile
 from zowarmup.server.core import events as ev
 from zowarmup.server.store.event_log import EventLog, Fenced, MemoryEventLog
 from zowarmup.server.store.ledger import Ledger
+from zowarmup.server.store.postgres.stores import PostgresStores
 
 SNAPSHOT = ev.Snapshot(0, "c" * 64, 20, "d" * 32)
 EVERY_KIND: list[ev.Event] = [
@@ -78,19 +81,24 @@ EVERY_KIND: list[ev.Event] = [
 Open = Callable[[], EventLog]
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=["sqlite", "memory", "postgresql"])
 def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Opens one and the same log, which is empty at first."""
-    opened: list[EventLog] = []
-    memory = MemoryEventLog()
+    with contextlib.ExitStack() as opened:
+        if request.param == "postgresql":
+            address = request.getfixturevalue("postgres").address()
+            PostgresStores.open(address).lease.take(holder("one"), LONG_S)
 
-    def open_it() -> EventLog:
-        opened.append(Ledger(tmp_path / "ledger.sqlite") if request.param == "sqlite" else memory)
-        return opened[-1]
+            def open_it() -> EventLog:
+                return opened.enter_context(contextlib.closing(PostgresStores.open(address))).log.leading(1)
+        else:
+            memory = MemoryEventLog()
 
-    yield open_it
-    for log in opened:
-        log.close()
+            def open_it() -> EventLog:
+                log = Ledger(tmp_path / "ledger.sqlite") if request.param == "sqlite" else memory
+                return opened.enter_context(contextlib.closing(log))
+
+        yield open_it
 
 
 def test_what_is_appended_is_read_back_equal_by_whoever_opens_the_log(open_log: Open) -> None:

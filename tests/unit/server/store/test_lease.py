@@ -1,13 +1,16 @@
 """What holds for every lease, whatever keeps it, and for what is written by whoever holds one."""
 
+import contextlib
+import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from zowarmup.server.store.event_log import Fenced
 from zowarmup.server.store.lease import Holder, Lease, MemoryLease
+from zowarmup.server.store.postgres.stores import PostgresStores
 
 LONG_S, OVER_S = 3600.0, 1e-9
 """A lease that does not expire within a test, and one that has when it is looked at again."""
@@ -18,12 +21,17 @@ def holder(name: str) -> Holder:
     return Holder(name=name, address="10.0.0.1:7070", secret=f"{len(name):064x}", authority="")
 
 
-@pytest.fixture(params=["memory"])
-def open_lease(request: pytest.FixtureRequest) -> Open:
+@pytest.fixture(params=["memory", "postgresql"])
+def open_lease(request: pytest.FixtureRequest) -> Iterator[Open]:
     """Opens one and the same lease, which nobody holds at first."""
-    now = iter(range(1, 10_000))
-    memory = MemoryLease(lambda: next(now) * 1e-6)
-    return lambda: memory
+    if request.param == "memory":
+        now = itertools.count()
+        memory = MemoryLease(lambda: next(now) * 1e-6)
+        yield lambda: memory
+        return
+    address = request.getfixturevalue("postgres").address()
+    with contextlib.ExitStack() as opened:
+        yield lambda: opened.enter_context(contextlib.closing(PostgresStores.open(address))).lease
 
 
 def test_a_lease_is_taken_by_one_and_seen_by_all(open_lease: Open) -> None:

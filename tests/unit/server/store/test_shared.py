@@ -1,7 +1,9 @@
 """What holds for every store that coordinators share: only who leads writes the log and deletes blobs, and the others learn of it."""
 
+import contextlib
+import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,6 +15,7 @@ from zowarmup.server.core import events as ev
 from zowarmup.server.store.blobs import MemorySharedBlobs, SharedBlobs
 from zowarmup.server.store.event_log import Fenced, MemorySharedLog, SharedLog
 from zowarmup.server.store.lease import Lease, MemoryLease
+from zowarmup.server.store.postgres.stores import PostgresStores
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,23 @@ class Shared:
 Open = Callable[[], Shared]
 
 
-@pytest.fixture(params=["memory"])
-def open_shared(request: pytest.FixtureRequest) -> Open:
+@pytest.fixture(params=["memory", "postgresql"])
+def open_shared(request: pytest.FixtureRequest) -> Iterator[Open]:
     """Opens one and the same store as another coordinator does."""
-    now = iter(range(1, 10_000))
-    lease = MemoryLease(lambda: next(now) * 1e-6)
-    memory = Shared(MemorySharedLog(lease.leading), MemorySharedBlobs(lease.leading), lease)
-    return lambda: memory
+    if request.param == "memory":
+        now = itertools.count()
+        lease = MemoryLease(lambda: next(now) * 1e-6)
+        memory = Shared(MemorySharedLog(lease.leading), MemorySharedBlobs(lease.leading), lease)
+        yield lambda: memory
+        return
+    address = request.getfixturevalue("postgres").address()
+    with contextlib.ExitStack() as opened:
+
+        def open_it() -> Shared:
+            stores = opened.enter_context(contextlib.closing(PostgresStores.open(address)))
+            return Shared(stores.log, stores.blobs, stores.lease)
+
+        yield open_it
 
 
 def read(shared: Shared) -> list[ev.Event]:

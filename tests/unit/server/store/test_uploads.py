@@ -2,8 +2,9 @@
 in memory, however their chunks fall."""
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import xxhash
 
 from tests.faults.small import EXAMPLES, LAYOUT, PAIR, run_file
 from tests.tasks import scored
+from tests.unit.server.store.test_lease import LONG_S, holder
 from zowarmup.common.algorithms.vectors import TOLERANCE, norm
 from zowarmup.common.messages.values import Delta, Phase, Tier
 from zowarmup.common.settings.data_card import DataCard
@@ -27,6 +29,7 @@ from zowarmup.server.rpc.transfers import ClientCalls
 from zowarmup.server.store import blob_files as blobs_module
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.blobs import BlobStore, DiskRefused, MemoryBlobs
+from zowarmup.server.store.postgres.stores import PostgresStores
 from zowarmup.server.store.uploads import ROOM_BYTES, UploadStore
 
 VECTOR = np.random.default_rng(0).normal(size=200_000).astype("<f4")
@@ -61,9 +64,14 @@ def state() -> State:
     return decide(None, cmd.CreateRun("run", run_file(PAIR), program, initial), 0.0).state
 
 
-@pytest.fixture(params=["files", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    return BlobFiles(tmp_path / "uploads") if request.param == "files" else MemoryBlobs()
+@pytest.fixture(params=["files", "memory", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
+    if request.param != "postgresql":
+        yield BlobFiles(tmp_path / "uploads") if request.param == "files" else MemoryBlobs()
+        return
+    with contextlib.closing(PostgresStores.open(request.getfixturevalue("postgres").address())) as stores:
+        stores.lease.take(holder("one"), LONG_S)
+        yield stores.uploads.leading(1)
 
 
 class Watched(MemoryBlobs):
