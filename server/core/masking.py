@@ -157,6 +157,13 @@ def ask_for(state: State, client: str) -> MaskingAsk | None:
     return MaskingAsk(number, stage, present=present, body=body)
 
 
+def sum_of(state: State, closed: Round) -> NDArray[np.uint64]:
+    """The sum of what a closed round's contributors gave, modulo 2^64, (n,). Raises ValueError where there is none."""
+    masked = _by_place(closed, closed.steps[Stage.MASKED])
+    revealed = _by_place(closed, closed.steps[Stage.REVEALED])
+    return unmasked(roster_of(state, closed), _places(closed, closed.steps[Stage.SHARES]), masked, revealed)
+
+
 def mean_of(state: State, closed: Round) -> tuple[NDArray[np.float64], Sequence[ClientScalars]]:
     """The weighted mean of what a closed round's contributors added to its sum, and these, with scalars of 0.
 
@@ -168,13 +175,11 @@ def mean_of(state: State, closed: Round) -> tuple[NDArray[np.float64], Sequence[
         ValueError: What was sent gives no sum that can be.
     """
     roster, limits = roster_of(state, closed), _limits(state, closed)
-    masked = _by_place(closed, closed.steps[Stage.MASKED])
-    revealed = _by_place(closed, closed.steps[Stage.REVEALED])
-    sums = unmasked(roster, _places(closed, closed.steps[Stage.SHARES]), masked, revealed)
+    present, sums = _places(closed, closed.steps[Stage.MASKED]), sum_of(state, closed)
     weights = whole_weights(counted([member.examples for member in roster.members], state.run_file.zeroth_order))
-    mean = decoded(sums, limits, sum(weights), sum(weights[place] for place in masked))
+    mean = decoded(sums, limits, sum(weights), sum(weights[place] for place in present))
     algorithm, parts = state.algorithm(closed.phase), []
-    for place in masked:
+    for place in present:
         client, examples = closed.members[place], roster.members[place].examples
         tier = state.clients[client].tier
         blank = Scalars(closed.number, *((0.0,) * count for count in algorithm.counts(tier, examples)))
