@@ -351,6 +351,8 @@ class Device:
     async def _compute(self, work: Work, stream: ReconnectingStream) -> Made:
         spec = self._offer.spec
         rules = spec.warmup if work.phase is Phase.WARM_UP else spec.zeroth_order
+        if not rules.rounds:  # what a run promises of its other phase says nothing of this one
+            raise Final(f"round {work.round} is of the {work.phase} phase, of which the run is said to have none")
         match rules.computation(self._tier):
             case Computation.TRAINING:
                 return await self._train(work, stream)

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from tests.e2e.conftest import ENDLESS
+from tests.e2e.conftest import ENDLESS, wait_until
+from tests.prepared import prepared
 from zowarmup.common.messages.masking import Keys
 from zowarmup.common.secure_aggregation.device import own_mask
 from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.common.secure_aggregation.shamir import SHARE_BYTES, recovered
 from zowarmup.common.settings.privacy import Privacy
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
+from zowarmup.lab.demo.settings import to_toml
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.core.masking import sum_of, threshold_of
@@ -169,3 +171,30 @@ def _compared(state: State, known: Path) -> Counter[Stage]:
     asked = [set(closed.contributions), *(set(bodies[stage]) for stage in LATER)]
     # The last stage ends with as many as the threshold says: others are not waited for.
     return Counter({stage: len(asked[place] - asked[place + 1]) for place, stage in enumerate(LATER[:-1])})
+
+
+@pytest.mark.parametrize(
+    ("lie", "sentence"),
+    [
+        ("roster", "what is said to be low-5's share for this device was not sealed by it"),
+        ("survivors", "those who are said to have signed are not among those who could"),
+    ],
+)
+def test_a_coordinator_that_lies_about_who_is_there_is_found_out_before_anything_is_revealed(
+    lie: str, sentence: str, fleet: Callable[[], Any]
+) -> None:
+    made = fleet()
+    run = run_file(5, **METHODS["shared directions"], quorum=0.5)
+    (made.folder / "run.toml").write_text(to_toml(run))
+    options = [str(made.folder / "run.toml"), "--data-dir", str(made.data_dir), "--address", made.address]
+    made.processes.start("server", "tests.e2e.lying_coordinator", [lie, *options, *prepared(run, made.prepared_models)])
+    for number in range(1, 6):
+        made.join(f"low-{number}", f"digits:{number}/5", "low")
+    wait_until(lambda: "round 1 abandoned" in made.logged("server"), 90, "an abandoned round")
+    made.processes.stop()
+    events = events_of(made)
+    sent = Counter(event.stage for event in events if isinstance(event, ev.StepTaken))
+    assert not sent[Stage.REVEALED] and not any(isinstance(event, ev.Committed) for event in events)
+    assert f"this device reveals nothing more of it: {sentence}" in made.logged("low-1")
+    found_out = "low-1 has signed another roster or other survivors than this device was shown"
+    assert (found_out in made.logged("low-2")) is (lie == "survivors")
