@@ -33,7 +33,7 @@ if __name__ == "__main__":
             return replace(ask, present=ask.present[:-1])
         return ask
 
-    streams.ask_for = lying
-    core.is_signed = lambda key, message, signature: True
+    streams.ask_for = lying  # type: ignore[attr-defined]
+    core.is_signed = lambda key, message, signature: True  # type: ignore[attr-defined, assignment]
     del sys.argv[1]
     sys.exit(main())
