@@ -41,8 +41,9 @@ bench: .build/ready  ## What the system itself costs, beside its references: a t
 
 SCHEDULES ?= 100
 SEED ?= 0
-chaos: .build/ready  ## Random schedules of kill -9 and cut links; nothing may be lost (SCHEDULES=100 SEED=0)
-	@$(BIN)/python -m tests.faults.chaos --schedules $(SCHEDULES) --seed $(SEED)
+STORE ?= sqlite
+chaos: .build/ready $(if $(filter postgresql,$(STORE)),.build/postgres/ready)  ## Random schedules of kill -9 and cut links; nothing may be lost (SCHEDULES=100 SEED=0 STORE=sqlite)
+	@$(BIN)/python -m tests.faults.chaos --schedules $(SCHEDULES) --seed $(SEED) --store $(STORE)
 
 flood: .build/ready  ## 5,000 connections and 10,000 calls of a stranger, beside a fleet that must not lose a round
 	@$(BIN)/python -m tests.faults.flooded --connections 5000 --calls 10000

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zowarmup.cli.session.session import Session
-    from zowarmup.server.main import Leading, Served
+    from zowarmup.server.serving import Served, Serving
 
 ANYWHERE = "127.0.0.1:0"
 """A port that is free, on this machine alone."""
@@ -37,26 +37,26 @@ class Lead:
     """A coordinator as a coroutine on the loop.
 
     Args:
-        leading: What it leads.
+        serving: What it leads.
     """
 
-    def __init__(self, leading: "Leading") -> None:
-        self.leading = leading
+    def __init__(self, serving: "Serving") -> None:
+        self.serving = serving
         self.served: asyncio.Future[Served] = asyncio.get_running_loop().create_future()
         self._stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> int:
         """Until it leaves or is stopped; its exit code."""
-        from zowarmup.server.main import lead
+        from zowarmup.server.serving import serve
         from zowarmup.server.setup.open_run import locked
 
-        with sentences(), locked(self.leading.data_dir) as listens:
+        with sentences(), locked(self.serving.data_dir) as listens:
 
             def ready(served: "Served") -> None:
-                listens(self.leading.way.at(served.port))
+                listens(self.serving.way.at(served.port))
                 self.served.set_result(served)
 
-            return await lead(self.leading, self._stopped, ready)
+            return await serve(self.serving, self._stopped, ready)
 
     def stop(self) -> None:
         if not self._stopped.done():
@@ -214,10 +214,11 @@ class LocalCoordinator:
             raise RunError("this coordinator has been started already: make another on the same data_dir to go on")
 
         async def work() -> int:
-            from zowarmup.server.main import Leading
             from zowarmup.server.rpc.endpoints import endpoint_of
+            from zowarmup.server.serving import Serving
             from zowarmup.server.setup.model_cache import cached
             from zowarmup.server.setup.prepare import Children, prepare
+            from zowarmup.server.sharing import shared_by
 
             children, server, cache = Children(), self.settings.server, self._cache
             shown = None
@@ -228,7 +229,7 @@ class LocalCoordinator:
 
                     shown = metrics_endpoint(server, server.metrics_address, self._insecure)
             self._lead = Lead(
-                Leading(
+                Serving(
                     run_file=self.settings,
                     held_out=self._held_out,
                     data_dir=self.data_dir,
@@ -240,6 +241,7 @@ class LocalCoordinator:
                         cached(spec, seed, cache, children) if cache else prepare(spec, seed, folder, children)
                     ),
                     end_preparing=children.end,
+                    shared=shared_by(self.settings, self.data_dir, "") if server.store else None,
                 )
             )
             return await self._lead.run()

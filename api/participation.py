@@ -16,7 +16,7 @@ from zowarmup.api.errors import RunError, SettingsError, sentences
 from zowarmup.api.folders import PassingFolder
 from zowarmup.client.policy import Policy, read_policy
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.settings.addresses import host_and_port
+from zowarmup.common.settings.addresses import addresses_in
 
 if TYPE_CHECKING:
     from zowarmup.client.store.directory import Identity
@@ -52,7 +52,7 @@ class LocalClient:
     where it is waited for, by `wait` of a coordinator of this process, and at the latest at the end of the block.
 
     Args:
-        server: The coordinator's HOST:PORT.
+        server: The coordinator's HOST:PORT, or several of a run's coordinators, separated by commas.
         data: Its examples, as `dataset` takes them.
         tier: "high", "low", or "auto": what the memory allows.
         name: What it is called in the fleet; None: the host's name.
@@ -106,7 +106,7 @@ class LocalClient:
         from zowarmup.client.work.joining import invited
 
         try:
-            host_and_port(server)
+            addresses_in(server)
             if tier not in ("auto", "high", "low"):
                 raise ValueError(f'tier = {tier!r}: must be "auto", "high" or "low"')
             called = client_name(name or default_name())
@@ -142,7 +142,7 @@ class LocalClient:
 
     @property
     def server(self) -> str:
-        """The coordinator's HOST:PORT."""
+        """The coordinator's HOST:PORT, or several."""
         return self._options.server
 
     @property
@@ -226,7 +226,7 @@ class LocalClient:
 def failed_at(address: str) -> BaseException | None:
     """What keeps one of the clients of this process at HOST:PORT from going on; None where nothing does."""
     with _guard:
-        found = [client.fault() for client in _clients if client.server == address]
+        found = [client.fault() for client in _clients if address in addresses_in(client.server)]
     return next(filter(None, found), None)
 
 

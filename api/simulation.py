@@ -35,7 +35,7 @@ from zowarmup.data import Dataset
 if TYPE_CHECKING:
     from torch import nn
 
-    from zowarmup.server.main import Served
+    from zowarmup.server.serving import Served
 
 log = logging.getLogger(__name__)
 SHOW_EVERY_S, LOOK_S = 5.0, 0.25
@@ -237,14 +237,14 @@ async def _carry(plan: SimulationPlan, state: Path, said: Callable[[tuple[str, s
     """The run to its end: why it ended before its time; empty where it did not. Raises RunError."""
     from zowarmup.lab.simulation.host import Host
     from zowarmup.lab.simulation.part import FleetProgress, FleetShare
-    from zowarmup.server.main import Leading
     from zowarmup.server.rpc.endpoints import endpoint_of
+    from zowarmup.server.serving import Serving
     from zowarmup.server.setup.build_model import prepare_here
 
     server = plan.run.server
     with sentences():
         way = endpoint_of(server, server.address, insecure=False)
-    leading = Leading(
+    serving = Serving(
         run_file=plan.run,
         held_out=plan.held_out,
         data_dir=plan.data_dir,
@@ -252,7 +252,7 @@ async def _carry(plan: SimulationPlan, state: Path, said: Callable[[tuple[str, s
         prepare=prepare_here,
         exit_when_finished=True,
     )
-    lead = Lead(leading)
+    lead = Lead(serving)
     said(("building the model", ""))
     leader = asyncio.create_task(lead.run())
     tasks: list[asyncio.Task[Any]] = [leader]

@@ -86,6 +86,7 @@ async def measure(clients: int, folder: Path) -> tuple[dict[str, float], str]:
     metrics.show(
         Sources(coordinator, history, Traffic(lambda: state.phase), Counter[str](), folder, ledger_path, blobs, {})
     )
+    metrics.count(coordinator)
     website = HttpServer(HttpEndpoint("127.0.0.1", 0), {"/metrics": metrics.application})
     url = f"{website.open()}/metrics"
     took, text = [], ""

@@ -1,8 +1,9 @@
-"""A certificate authority of one's own, for one coordinator and its operator: no service, four small files.
+"""A certificate authority of one's own, for a run's coordinators and their operator: no service, four small files.
 
     ca.crt      the authority: what devices trust; it travels with every invitation
     ca.key      its key: keep it on the operator's machine, it is needed for nothing but new certificates
-    server.crt, server.key      the coordinator's certificate, for the names that devices call it by
+    server.crt, server.key      the coordinator's certificate, for the names that devices call it by; of several coordinators
+                                either one for the names of all, or one of each, NAME.crt and NAME.key
 
 EC P-256 throughout; keys are written with mode 600. `server` renews the last two under the same authority: devices go on
 as they are, and a coordinator that reads these files takes the new ones into use without a restart.
@@ -42,29 +43,33 @@ def init(out: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
     return files
 
 
-def server(folder: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
+def server(folder: Path, hosts: Sequence[str], days: int = DAYS, called: str = "server") -> list[Path]:
     """Make a new server key and certificate under the authority in a folder, in the place of those that are there.
 
     Args:
         folder: where ca.crt and ca.key are.
-        hosts: names or IP addresses that devices call the coordinator by; empty: those of the server.crt in the folder.
+        hosts: names or IP addresses that devices call the coordinator by; empty: those of the former certificate.
         days: how long the certificate is good; it never outlives its authority.
+        called: what the files are called, without .key and .crt.
 
     Returns:
         The two files, each replaced whole.
 
     Raises:
-        CommandError: the authority is missing or damaged, or a file cannot be read or written.
+        CommandError: the authority is missing or damaged, a file cannot be read or written, or those that are there are a device's.
         Usage: a host is not one.
     """
     names = [_alternative(host) for host in hosts]
     authority, authority_key = _authority(folder)
-    files = [folder / "server.key", folder / "server.crt"]
-    if not names:
-        try:
-            former = x509.load_pem_x509_certificate(read_given(files[1]))
-            names = list(former.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-        except (OSError, ValueError, x509.ExtensionNotFound) as error:
+    files = [folder / f"{called}.key", folder / f"{called}.crt"]
+    try:
+        extensions = x509.load_pem_x509_certificate(read_given(files[1])).extensions
+        former = list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        if ExtendedKeyUsageOID.CLIENT_AUTH in extensions.get_extension_for_class(x509.ExtendedKeyUsage).value:
+            raise CommandError(f"{files[1]} is a device's or an operator's: give another --name")
+        names = names or former
+    except (OSError, ValueError, x509.ExtensionNotFound) as error:
+        if not names:
             raise CommandError(
                 f"{files[1]} does not say for whom it is good ({error}): give --host NAME[,NAME..]"
             ) from error

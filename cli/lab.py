@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from zowarmup.cli.options import AuthorityOption, CertificateOption, InsecureOption, KeyOption, ServerOption
-from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, host_and_port
+from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, addresses_in
 from zowarmup.common.system.command import CommandError, Interrupted, Usage, interrupts
 from zowarmup.common.text import amount, counted, listed, percent
 from zowarmup.lab.demo.settings import DemoModel, demo_run, pictures_run
@@ -242,7 +242,7 @@ def fleet(
     if workers > clients:
         raise Usage(f"--workers {workers}: must be at most --clients {clients}")
     try:
-        host_and_port(server)
+        addresses_in(server)
     except ValueError as error:
         raise Usage(f"--server {error}") from None
     dealt = mix(profile)

@@ -13,7 +13,7 @@ from zowarmup.cli.listings import NAMED, invitations_text, revoked_text
 from zowarmup.cli.options import Reach, reaching
 from zowarmup.common.messages.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.messages.values import Tier
-from zowarmup.common.settings.addresses import is_loopback
+from zowarmup.common.settings.addresses import addresses_in, is_loopback
 from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.text import listed
 
@@ -103,11 +103,12 @@ def invite(
     """Print the one line that a device joins with. Whoever sees that line can join: send it as you would a password."""
     if not re.fullmatch(r"[A-Za-z0-9_.,:;/=+@%~^*?-]+", data):
         raise Usage(f"--data {data!r}: holds what a shell would read otherwise")
-    address, expires_s = reach.session.address, _seconds(expires)
+    servers, expires_s = ",".join(addresses_in(reach.session.servers)), _seconds(expires)
     issued = reach.session.invite(tier, expires_s, uses)
     word = Invitation(issued.token, reach.authority).word
-    line = f"{JOIN_VARIABLE}={word} zowarmup-client --server {address} --tier {tier} --data {data}"
-    if not reach.trust.secure and not is_loopback(address):
+    line = f"{JOIN_VARIABLE}={word} zowarmup-client --server {servers} --tier {tier} --data {data}"
+    local = all(map(is_loopback, addresses_in(servers)))
+    if not reach.trust.secure and not local:
         line += " --insecure"
     print(line)
     until = datetime.fromtimestamp(issued.expires_at_s).astimezone()
@@ -116,7 +117,7 @@ def invite(
     notes.append(f"`zowarmup uninvite {issued.invitation}` revokes it, `zowarmup invitations` lists what is open.")
     if data == "SPEC":
         notes.append("Replace SPEC by the device's data (zowarmup-client --help).")
-    if is_loopback(address):
+    if local:
         notes.append("It works on this machine only: for others, give --server as they reach the coordinator.")
     if reach.mutual:
         notes.append("The device also needs --certificate and --key (zowarmup certs client).")
@@ -146,12 +147,17 @@ def server(
     host: Annotated[
         str, typer.Option(metavar="NAME[,NAME..]", help="As for init; those of the former certificate if left out.")
     ] = "",
+    name: Annotated[
+        str,
+        typer.Option("--name", metavar="NAME", help="What the files are called, where each coordinator has its own."),
+    ] = "server",
     days: DaysOption = 3650,
 ) -> None:
     """Renew the coordinator's certificate and key under the same authority. They take the place of the former ones."""
     from zowarmup.cli.certificates import server as make
 
-    for file in make(out, [name.strip() for name in host.split(",")] if host else [], days):
+    _check_name(name, "ca")
+    for file in make(out, [one.strip() for one in host.split(",")] if host else [], days, name):
         print(file)
     print(
         "Where the run file names these files, they are in use within seconds, without a restart; elsewhere copy both there.",
@@ -168,10 +174,16 @@ def client(
     """Make a certificate for a device or an operator, for coordinators that ask for one (server.client_ca)."""
     from zowarmup.cli.certificates import client as make
 
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name) or name in ("ca", "server"):
-        raise Usage(f"{name!r} must be 1 to 63 letters, digits, '.', '_' or '-', and neither ca nor server")
+    _check_name(name, "ca", "server")
     for file in make(out, name, days):
         print(file)
+
+
+def _check_name(name: str, *taken: str) -> None:
+    """Raises Usage."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name) or name in taken:
+        neither = f"neither {' nor '.join(taken)}" if len(taken) > 1 else f"not {taken[0]}"
+        raise Usage(f"{name!r} must be 1 to 63 letters, digits, '.', '_' or '-', and {neither}")
 
 
 def register(app: typer.Typer) -> None:

@@ -32,7 +32,13 @@ def _file(name: str, help: str) -> Any:
 
 
 ServerOption = Annotated[
-    str, typer.Option("--server", envvar=SERVER_VARIABLE, metavar="HOST:PORT", help="The coordinator.")
+    str,
+    typer.Option(
+        "--server",
+        envvar=SERVER_VARIABLE,
+        metavar="HOST:PORT",
+        help="The coordinator; of several of a run's, separated by commas, the first that answers.",
+    ),
 ]
 DataDirOption = typer.Option(
     "--data-dir", envvar=DATA_DIR_VARIABLE, metavar="DIR", help="The coordinator's data directory."

@@ -27,6 +27,10 @@ class StillPreparing(Broken):
     """The coordinator is there and not yet ready: it answers soon, and there is no need to wait ever longer."""
 
 
+class CoordinatorStops(Broken):
+    """The coordinator has said that it stops. Another, where there is one, is as good as it was."""
+
+
 class Unreached(Broken):
     """No word came from a coordinator: the network, or something else at its address."""
 

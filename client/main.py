@@ -86,7 +86,7 @@ def arguments_parser(prog: str = CLIENT) -> argparse.ArgumentParser:
         default=known,
         type=_address,
         metavar="HOST:PORT",
-        help=f"the coordinator (or in {SERVER_VARIABLE})",
+        help=f"the coordinator (or in {SERVER_VARIABLE}); of several of a run's, separated by commas, one at random that answers",
     )
     needed = "" if doctor else "; must be given"
     parser.add_argument("--data", metavar="SPEC", help=f"this device's data, as listed below{needed}")
@@ -157,10 +157,10 @@ def arguments_parser(prog: str = CLIENT) -> argparse.ArgumentParser:
 
 
 def _address(text: str) -> str:
-    from zowarmup.common.settings.addresses import host_and_port
+    from zowarmup.common.settings.addresses import addresses_in
 
     try:
-        host_and_port(text)
+        addresses_in(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

@@ -7,6 +7,7 @@ other, each with a thread of its own to compute in.
 import asyncio
 import logging
 import math
+import random
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ from pathlib import Path
 
 from zowarmup.client.errors import Final
 from zowarmup.client.net.connection import Connection
+from zowarmup.client.net.coordinators import Coordinators
 from zowarmup.client.net.reconnecting_stream import ReconnectingStream
-from zowarmup.client.net.retrying import Lookout
 from zowarmup.client.net.stream import Meter
 from zowarmup.client.net.transfer import Transfers
 from zowarmup.client.policy import Allowance, Policy
@@ -45,7 +46,7 @@ class DeviceOptions:
     """What a device takes part with, beside its data.
 
     Args:
-        server: The coordinator's HOST:PORT.
+        server: The coordinator's HOST:PORT, or several of a run's coordinators, separated by commas.
         name: What it is called in the fleet.
         source: What to call its data in a sentence.
         state_dir: Where its identity and replica are.
@@ -96,18 +97,19 @@ async def participate(
     Raises:
         Final: The device cannot take part, or not go on.
     """
-    server, policy, meter = options.server, options.policy, Meter()
+    policy, meter = options.policy, Meter()
     with StateDirectory(options.state_dir) as state, ExitStack() as stack:
         invitation = options.invitation
         authority, trusted = know(
-            server, invitation, state, options.ca, options.certificate, options.key, options.insecure
+            options.server, invitation, state, options.ca, options.certificate, options.key, options.insecure
         )
-        lookout = Lookout(server, trusted)
+        coordinators = Coordinators(options.server, trusted, random.Random())
         allowance = Allowance(policy, state.path / USAGE, lambda: meter.up_bytes + meter.down_bytes)
         meter.require = allowance.require_bytes
         stack.callback(allowance.note)  # a restart begins where this process ends
         begin()
-        offer = await ask(server, trusted, lookout, options.patience_s, policy, meter)
+        await coordinators.find()
+        offer = await ask(coordinators, options.patience_s, policy, meter)
         policy.require_snapshot(offer.model_bytes)
         policy.require_program(offer.program_bytes)
         if authority:
@@ -123,16 +125,16 @@ async def participate(
             raise Final(f"--device {options.device} is for the high tier, which has torch, and this is the low tier")
         require_cryptography(offer)
         token = invitation.secret if invitation else ""
-        identity = known or await enrol(server, trusted, offer, options.name, tier, len(dataset), token, state, lookout)
+        identity = known or await enrol(coordinators, offer, options.name, tier, len(dataset), token, state)
 
         def connect(bulk: bool = False) -> Connection:
-            return Connection(server, trusted, (identity.client, identity.credential), meter, bulk=bulk)
+            return coordinators.connection((identity.client, identity.credential), meter, bulk)
 
         layout = offer.layout
         replica = LocalReplica(state.path, layout)
         await asyncio.to_thread(replica.open)
         said = f"joined {offer.name} as {identity.client} (tier {tier}: {reason}) with {len(dataset)} examples"
-        transfers = Transfers(partial(connect, bulk=True))
+        transfers = Transfers(partial(connect, bulk=True), coordinators.settled)
         executor = Executor(offer, state, transfers, options.threads, options.device, policy, options.own_thread)
         traces = traces_of("zowarmup-client")
         if traces is not None:
@@ -154,5 +156,5 @@ async def participate(
             masking,
         )
         joined(identity, device)
-        async with ReconnectingStream(server, connect, layout, device.hello, lookout) as stream:
+        async with ReconnectingStream(coordinators, connect, layout, device.hello) as stream:
             await take_part(device, stream)

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
-from zowarmup.server.core.decide import decide
+from zowarmup.server.core.decide import decide, waiting
 from zowarmup.server.core.errors import Rejected
 from zowarmup.server.core.state import State
 from zowarmup.server.store.event_log import EventLog, Fenced, LedgerError
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 REMIND_S = 30.0
 
 Observer = Callable[[float, Sequence[ev.Event], State], None]
+Batch = list[tuple[cmd.Command, asyncio.Future[tuple[ev.Event, ...]]]]
 
 
 def steady_clock(
@@ -92,6 +93,20 @@ class Coordinator:
         self._queue: asyncio.Queue[tuple[cmd.Command, asyncio.Future[tuple[ev.Event, ...]]]] = asyncio.Queue()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
+    @property
+    def end(self) -> int:
+        """The number of the log's last event that `state` has."""
+        return self._end
+
+    @property
+    def waiting(self) -> str:
+        """What the run waits for now and why, as a sentence; empty for nothing."""
+        return waiting(self.state, self.clock())
+
+    async def caught_up(self) -> None:
+        """Until `state` has all that was in the log when this was called. One that leads has it at any time. Raises
+        Unavailable."""
+
     def observe(self, observer: Observer) -> None:
         self._observers.append(observer)
 
@@ -112,7 +127,7 @@ class Coordinator:
         finally:
             self._writer.shutdown()  # a write that has begun ends: whoever closes the ledger next finds it idle
 
-    async def _decide(self, batch: list[tuple[cmd.Command, asyncio.Future[tuple[ev.Event, ...]]]]) -> None:
+    async def _decide(self, batch: Batch) -> None:
         now, date, ahead = self.clock(), self.date(), self.state
         events: list[ev.Event] = []
         answers: list[tuple[ev.Event, ...] | Exception] = []

@@ -42,7 +42,10 @@ NUMBERS = "common common/exact common/secure_aggregation common/messages common/
 COMMON = f"{NUMBERS} common/models common/system data"
 BELOW = f"{COMMON} server/core server/projections server/store server/coordinator.py"
 DEVICE = f"{COMMON} client/errors.py client/policy.py"
-SERVER = f"{BELOW} server/aggregation server/rpc server/telemetry server/telemetry/page server/setup server/stored server/tracking"
+SERVER = (
+    f"{BELOW} server/aggregation server/rpc server/telemetry server/telemetry/page server/setup server/stored server/tracking "
+    "server/cluster"
+)
 CLIENT = f"{DEVICE} client/store client/net client/work client/diagnostics"
 # The package itself, `zowarmup`.
 PUBLIC = "public.py"
@@ -74,11 +77,12 @@ ROOMS = {
     "server/coordinator.py": rule("common common/system server/core server/store"),
     "server/aggregation": rule(BELOW, "numpy"),
     "server/rpc": rule(BELOW, "grpc numpy"),
+    "server/cluster": rule(f"{BELOW} server/rpc", "grpc"),
     "server/telemetry": rule(BELOW, "prometheus_client", lazily="uvicorn"),
     "server/telemetry/page": rule(f"{BELOW} server/stored server/telemetry"),
     "server/setup": rule(BELOW, "numpy"),
     "server/tracking": rule(BELOW, lazily="mlflow tensorboard"),
-    "server": rule(SERVER, "grpc"),
+    "server": rule(f"{SERVER} server/store/postgres", "grpc"),
     "client/errors.py": rule("common common/system"),
     "client/policy.py": rule(f"{COMMON} client/errors.py"),
     "client/store": rule(DEVICE, "numpy"),
@@ -124,6 +128,8 @@ PACKAGES = {
     "common/models/torchvision_classifiers.py": "torchvision?",
     "data/image_file.py": "PIL?",
     "data/tokens.py": "tokenizers?",
+    "server/cluster/forwarding.py": "pydantic",
+    "server/store/ledger.py": "pydantic",
     "server/store/event_rows.py": "pydantic",
     "server/store/schemas.py": "pydantic pydantic_core",
     "server/rpc/certificate.py": "cryptography?",
@@ -156,8 +162,8 @@ WITHOUT_TORCH = words(
 )
 # The only files and folders that touch generated protobuf code.
 WIRE_FILES = words(
-    "common/messages/codec.py common/models/graph.py common/models/halves.py server/rpc client/net/connection.py client/net/stream.py "
-    "cli/session/session.py"
+    "common/messages/codec.py common/models/graph.py common/models/halves.py server/rpc server/cluster client/net/connection.py "
+    "client/net/stream.py cli/session/session.py"
 )
 # Modules that are tested through others only, and by no test of their own yet. The list may only become shorter.
 # The bare install, which is all that a low-tier device has; and what each process may have loaded once it has started,

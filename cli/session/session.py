@@ -1,6 +1,7 @@
 """An operator's connection to a coordinator: answers as values, errors as sentences.
 
-Calls are synchronous and short, each with a deadline. No other file of this package uses the generated code.
+Calls are synchronous and short, each with a deadline. Where there are several coordinators, all go to the first that answers,
+until it does not. No other file of this package uses the generated code.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,7 @@ from zowarmup.client.net.tls import PLAIN, Trust, dialling, distrusted, shut
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages.codec import phase_from_wire, tier_from_wire, tier_to_wire
 from zowarmup.common.messages.values import Phase, Tier
-from zowarmup.common.settings.addresses import host_and_port
+from zowarmup.common.settings.addresses import addresses_in
 from zowarmup.common.settings.run import PROTOCOL
 from zowarmup.common.system.command import CommandError, NoAnswer, Usage
 from zowarmup.common.text import printable
@@ -45,19 +46,25 @@ WIRE_NAMES = {
 
 
 class Session:
-    """`trust`: how to know the coordinator; `credential`: the operator's, empty without it. Raises Usage where `address`
-    is not HOST:PORT. The calls raise NoAnswer where nobody answers within `deadline_s` seconds, and CommandError where what
+    """`servers`: HOST:PORT, or several separated by commas; `trust`: how to know the coordinator; `credential`: the operator's,
+    empty without it. `address` is that of the coordinator in use. Raises Usage where `servers` are none. The calls raise NoAnswer where nobody answers within `deadline_s` seconds, and CommandError where what
     answers is not a coordinator of this protocol, is not the one that is trusted, or refuses."""
 
     def __init__(
-        self, address: str, deadline_s: float = DEADLINE_S, trust: Trust = PLAIN, credential: str = ""
+        self, servers: str, deadline_s: float = DEADLINE_S, trust: Trust = PLAIN, credential: str = ""
     ) -> None:
         try:
-            host_and_port(address)
+            self._addresses = addresses_in(servers)
         except ValueError as error:
             raise Usage(f"--server {error}") from None
-        self.address = address
+        self.servers = servers
         self._deadline_s, self._trust = deadline_s, trust
+        self._metadata = (("zowarmup-operator", credential),) if credential else ()
+        self._answers = len(self._addresses) == 1  # or is known to
+        self._dial(self._addresses[0])
+
+    def _dial(self, address: str) -> None:
+        self.address, trust = address, self._trust
         options = [
             *dialling(address),
             ("grpc.initial_reconnect_backoff_ms", 200),
@@ -68,9 +75,8 @@ class Session:
             self._channel = grpc.insecure_channel(address, options=options)
         else:
             self._channel = grpc.secure_channel(address, trust.credentials, options=options)
-        self._metadata = (("zowarmup-operator", credential),) if credential else ()
         self._coordinator = CoordinatorServiceStub(self._channel)
-        self._operator = OperatorServiceStub(self._channel)
+        self._operations = OperatorServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -83,10 +89,38 @@ class Session:
     def close(self) -> None:
         self._channel.close()
 
+    def _get_run(self, within_s: float) -> Any:
+        return self._coordinator.GetRun(wire.GetRunRequest(protocol=PROTOCOL), timeout=within_s)
+
+    def _find(self, ask: Callable[[float], Any] | None = None) -> None:
+        """Have a coordinator that answers, where there are several. It is asked what changes nothing, by default what it trains: a
+        call that may have been carried out is not made again elsewhere. Raises NoAnswer with what is found at each."""
+        if self._answers:
+            return
+        said = []
+        for address in self._addresses:
+            self.close()
+            self._dial(address)
+            try:
+                with self._sentences():
+                    (ask or self._get_run)(min(LOOK_S, self._deadline_s))
+                self._answers = True
+                return
+            except NoAnswer as error:
+                said.append(str(error))
+        raise NoAnswer("; ".join(said))
+
+    @property
+    def _operator(self) -> Any:
+        """The operator's calls to a coordinator that answers. Raises NoAnswer."""
+        self._find()
+        return self._operations
+
     def run(self) -> Run:
         """What is being trained. Raises CommandError where the coordinator speaks another protocol."""
+        self._find()
         with self._sentences():
-            answer = self._coordinator.GetRun(wire.GetRunRequest(protocol=PROTOCOL), timeout=self._deadline_s)
+            answer = self._get_run(self._deadline_s)
             if answer.protocol != PROTOCOL:
                 raise CommandError(
                     f"the coordinator at {self.address} speaks protocol {answer.protocol}, this zowarmup speaks "
@@ -101,9 +135,13 @@ class Session:
         """What gRPC's health service at the address says: SERVING, or another word of it."""
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-        with self._sentences():
+        def check(within_s: float) -> Any:
             asked = health_pb2.HealthCheckRequest()
-            answer = health_pb2_grpc.HealthStub(self._channel).Check(asked, timeout=self._deadline_s)
+            return health_pb2_grpc.HealthStub(self._channel).Check(asked, timeout=within_s)
+
+        self._find(check)
+        with self._sentences():
+            answer = check(self._deadline_s)
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
     def versions(self, from_version: int = 0) -> list[VersionStatus]:
@@ -169,23 +207,26 @@ class Session:
         try:
             yield
         except grpc.RpcError as error:
-            details = printable(error.details() or "")
-            trailing: Any = error.trailing_metadata() if isinstance(error, grpc.Call) else ()
-            if dict(trailing or ()).get("zowarmup-reason") == "preparing":
-                raise NoAnswer(
-                    f"the coordinator at {self.address} cannot be asked yet: {details}; try again"
-                ) from error
-            if sentence := distrusted(details) or shut(details):
-                contact = look(self.address, self._trust, LOOK_S)
-                sentence = sentence if contact.found is ContactFinding.COORDINATOR else contact.sentence
-                if distrusted(details):
-                    raise CommandError(f"the coordinator at {self.address} is not trusted: {sentence}") from error
-                raise NoAnswer(f"the coordinator at {self.address} cannot be talked to: {sentence}") from error
-            raise self._sentence(error.code(), details) from error
+            fault = self._fault(error)
+            self._answers &= len(self._addresses) == 1 or not isinstance(fault, NoAnswer)
+            raise fault from error
         except ValueError as error:  # a message that is not one of ours
             raise CommandError(
                 f"the coordinator at {self.address} sent what this zowarmup does not know: {error}"
             ) from error
+
+    def _fault(self, error: Any) -> CommandError:
+        details = printable(error.details() or "")
+        trailing: Any = error.trailing_metadata() if isinstance(error, grpc.Call) else ()
+        if dict(trailing or ()).get("zowarmup-reason") == "preparing":
+            return NoAnswer(f"the coordinator at {self.address} cannot be asked yet: {details}; try again")
+        if sentence := distrusted(details) or shut(details):
+            contact = look(self.address, self._trust, LOOK_S)
+            sentence = sentence if contact.found is ContactFinding.COORDINATOR else contact.sentence
+            if distrusted(details):
+                return CommandError(f"the coordinator at {self.address} is not trusted: {sentence}")
+            return NoAnswer(f"the coordinator at {self.address} cannot be talked to: {sentence}")
+        return self._sentence(error.code(), details)
 
     def _sentence(self, code: grpc.StatusCode, details: str) -> CommandError:
         match code:

@@ -7,11 +7,12 @@ package that a low-tier device does not have.
 
 import asyncio
 import json
+import random
 import time
 from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from zowarmup.client.diagnostics import checks, sensors
@@ -19,8 +20,8 @@ from zowarmup.client.diagnostics.checks import Finding, Verdict
 from zowarmup.client.errors import Broken, Final, Unreached
 from zowarmup.client.net.connection import CALL_S, Connection
 from zowarmup.client.net.contact import Unreachable, connected, look
+from zowarmup.client.net.coordinators import CoordinatorPlace, Coordinators
 from zowarmup.client.net.messages import Offer
-from zowarmup.client.net.retrying import Lookout
 from zowarmup.client.net.tls import PLAIN, Trust
 from zowarmup.client.policy import Policy, read_policy
 from zowarmup.client.store.directory import LOCK, Identity, Records, default_directory, default_name
@@ -75,25 +76,22 @@ async def _findings(arguments: Namespace) -> AsyncIterator[Finding]:
     if failed:
         yield failed[0]
         return
-    with _failing("connection") as failed:
-        took = await asyncio.to_thread(_connect, arguments.server)
-    yield failed[0] if failed else Finding("connection", Verdict.OK, f"{arguments.server} in {1000 * took:.0f} ms")
-    if failed:
+    coordinators = Coordinators(arguments.server, trusted, random.Random())
+    await coordinators.find()
+    several, answering = len(coordinators.places) > 1, list[tuple[CoordinatorPlace, Offer, float, float]]()
+    found = [
+        one for at in coordinators.places async for one in _reached(at, coordinators, arguments, several, answering)
+    ]
+    for finding in found:  # where another answers, one that does not keeps nobody from taking part
+        yield replace(finding, verdict=Verdict.WARN) if answering and finding.verdict is Verdict.FAIL else finding
+    if not answering:
         return
-    if trusted.secure:
-        yield (shaken := await asyncio.to_thread(_shake, arguments, trusted))
-        if shaken.verdict is Verdict.FAIL:
+    place, offer, rtt, ahead = answering[0]
+    for other, its, _, _ in answering[1:]:
+        if its.run_id != offer.run_id:
+            said = f"{other} trains another run than {place}: {its.name} ({its.run_id[:8]})"
+            yield Finding("coordinator", Verdict.FAIL, said, "name coordinators of one run in --server")
             return
-    with _failing("coordinator") as failed:
-        try:
-            policy = read_policy(arguments.policy, arguments.allow_model)
-            offer, rtt, ahead = await _ask(arguments.server, trusted, policy)
-        except Unreached as fault:
-            raise Final(await Lookout(arguments.server, trusted).why(fault.reason)) from None
-    if failed:
-        yield failed[0]
-        return
-    yield Finding("coordinator", Verdict.OK, f"trains {offer.name} (run {offer.run_id[:8]})")
     yield checks.versions(SOFTWARE, offer.software)
     yield checks.latency(rtt)
     yield checks.clock(ahead, rtt / 2)
@@ -106,43 +104,76 @@ async def _findings(arguments: Namespace) -> AsyncIterator[Finding]:
     once = offer.program_bytes + sum(artifact.size_bytes for artifact in offer.artifacts)
     yield checks.disk(sensors.free_bytes(folder), 4 * offer.layout.size, once, str(folder))
     yield checks.wear(sensors.written(folder, folder / LOCK))
-    yield await _bandwidth(arguments.server, trusted, offer, member, rtt)
+    yield await _bandwidth(place, trusted, offer, member, rtt)
     if arguments.data:
         yield await asyncio.to_thread(_data, arguments.data, offer)
 
 
+async def _reached(
+    place: CoordinatorPlace,
+    coordinators: Coordinators,
+    arguments: Namespace,
+    several: bool,
+    answering: list[tuple[CoordinatorPlace, Offer, float, float]],
+) -> AsyncIterator[Finding]:
+    """What is found at a place, which is added to those that answer where all is well. Of `several` each is named."""
+    trusted, at = coordinators.trust, f"{place}: " if several else ""
+    with _failing("connection") as failed:
+        took = await asyncio.to_thread(_connect, place)
+    yield failed[0] if failed else Finding("connection", Verdict.OK, f"{place} in {1000 * took:.0f} ms")
+    if failed:
+        return
+    if trusted.secure:
+        shaken = await asyncio.to_thread(_shake, place, trusted)
+        yield replace(shaken, found=f"{at}{shaken.found}")
+        if shaken.verdict is Verdict.FAIL:
+            return
+    with _failing("coordinator", at) as failed:
+        try:
+            policy = read_policy(arguments.policy, arguments.allow_model)
+            offer, rtt, ahead = await _ask(place, trusted, policy)
+        except Unreached as fault:
+            raise Final(await coordinators.why(place, fault.reason)) from None
+    if failed:
+        yield failed[0]
+        return
+    answering.append((place, offer, rtt, ahead))
+    yield Finding("coordinator", Verdict.OK, f"{at}trains {offer.name} (run {offer.run_id[:8]})")
+
+
 @contextmanager
-def _failing(check: str) -> Iterator[list[Finding]]:
-    """What goes wrong inside becomes the one finding in the list. Errors for people are a sentence with its remedy."""
+def _failing(check: str, at: str = "") -> Iterator[list[Finding]]:
+    """What goes wrong inside becomes the one finding in the list, which begins with `at`. Errors for people are a sentence with
+    its remedy."""
     found: list[Finding] = []
     try:
         yield found
     except Final as fault:
-        found.append(Finding(check, Verdict.FAIL, str(fault)))
+        found.append(Finding(check, Verdict.FAIL, f"{at}{fault}"))
     except Broken as fault:
-        found.append(Finding(check, Verdict.FAIL, fault.reason, "see the coordinator's log"))
+        found.append(Finding(check, Verdict.FAIL, f"{at}{fault.reason}", "see the coordinator's log"))
 
 
-def _connect(server: str) -> float:
+def _connect(place: CoordinatorPlace) -> float:
     """How long a connection takes, seconds. Raises Final."""
     start = time.monotonic()
     try:
-        connected(server, CONNECT_S).close()
+        connected(place.dialled or place.address, CONNECT_S).close()
     except Unreachable:
-        raise Final(f"{server}: {look(server, PLAIN, CONNECT_S).sentence}") from None
+        raise Final(f"{place}: {look(place.address, PLAIN, CONNECT_S, place.dialled).sentence}") from None
     return time.monotonic() - start
 
 
-def _shake(arguments: Namespace, trusted: Trust) -> Finding:
+def _shake(place: CoordinatorPlace, trusted: Trust) -> Finding:
     """A handshake of Python's own: grpc's words do not say what is wrong with a certificate."""
-    contact = look(arguments.server, trusted, CONNECT_S)
-    return checks.tls(contact, host_and_port(arguments.server)[0], time.time())
+    contact = look(place.address, trusted, CONNECT_S, place.dialled)
+    return checks.tls(contact, host_and_port(place.address)[0], time.time())
 
 
-async def _ask(server: str, trusted: Trust, policy: Policy) -> tuple[Offer, float, float]:
+async def _ask(place: CoordinatorPlace, trusted: Trust, policy: Policy) -> tuple[Offer, float, float]:
     """What is trained; the shortest of a few round trips, seconds; how far this clock is ahead, seconds."""
     best: tuple[float, float, Offer] | None = None
-    async with Connection(server, trusted) as connection:
+    async with Connection(place.address, trusted, dialled=place.dialled) as connection:
         for _ in range(ASKED):
             start, began = time.monotonic(), time.time()
             offer = await connection.get_run(policy)
@@ -162,13 +193,16 @@ def _membership(known: Identity | None, member: Identity | None, offer: Offer, f
     return Finding("membership", Verdict.OK, "not yet a member: it enrols when the client starts")
 
 
-async def _bandwidth(server: str, trusted: Trust, offer: Offer, member: Identity | None, rtt: float) -> Finding:
+async def _bandwidth(
+    place: CoordinatorPlace, trusted: Trust, offer: Offer, member: Identity | None, rtt: float
+) -> Finding:
     if member is None:
         return Finding(
             "bandwidth", Verdict.SKIPPED, "is measured for members: run this again once the client has joined"
         )
     with _failing("bandwidth") as failed:
-        async with Connection(server, trusted, (member.client, member.credential), bulk=True) as connection:
+        who = member.client, member.credential
+        async with Connection(place.address, trusted, who, bulk=True, dialled=place.dialled) as connection:
             link = await _link(connection, rtt)
     if failed:
         return failed[0]

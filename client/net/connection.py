@@ -23,6 +23,7 @@ from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages import codec
 from zowarmup.common.messages.values import Artifact, Delta, Tier
 from zowarmup.common.plugin import NotAllowed
+from zowarmup.common.settings.addresses import host_and_port
 from zowarmup.common.settings.run import PROTOCOL, SOFTWARE, ClientSpec
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc
@@ -59,12 +60,15 @@ WINDOW = ("grpc.http2.lookahead_bytes", 2 << 20)
 SERVICE = "/zowarmup.v1.CoordinatorService/"
 
 
-def channel(address: str, trust: Trust, *options: tuple[str, int]) -> grpc.aio.Channel:
-    """A channel to HOST:PORT, with options of gRPC's beyond the usual."""
+def channel(address: str, trust: Trust, *options: tuple[str, int], dialled: str = "") -> grpc.aio.Channel:
+    """A channel to HOST:PORT, with options of gRPC's beyond the usual. `dialled`: IP:PORT to be connected to instead; what is there
+    is HOST all the same."""
     chosen = [*OPTIONS, *dialling(address), *options]
+    if dialled:
+        chosen += [("grpc.default_authority", address), ("grpc.ssl_target_name_override", host_and_port(address)[0])]
     if trust.credentials is None:
-        return grpc.aio.insecure_channel(address, options=chosen)
-    return grpc.aio.secure_channel(address, trust.credentials, options=chosen)
+        return grpc.aio.insecure_channel(dialled or address, options=chosen)
+    return grpc.aio.secure_channel(dialled or address, trust.credentials, options=chosen)
 
 
 class Connection:
@@ -78,6 +82,7 @@ class Connection:
         shared: A channel to use instead of an own one, and to leave open.
         reader: What reads the stream, where streams share one.
         bulk: Whether it is for what is large.
+        dialled: IP:PORT, where the host's name has several addresses.
     """
 
     def __init__(
@@ -89,15 +94,18 @@ class Connection:
         shared: grpc.aio.Channel | None = None,
         reader: Reader | None = None,
         bulk: bool = False,
+        dialled: str = "",
     ) -> None:
         options = (WITHOUT_PROBES, WINDOW) if bulk else (WITHOUT_PROBES,)
-        self._own = None if shared else channel(address, trust, *options)
-        self._channel: Any = shared or self._own
+        self._own = None if shared else channel(address, trust, *options, dialled=dialled)
         self._meter, self._reader = meter or Meter(), reader
-        self._stub: Any = coordinator_pb2_grpc.CoordinatorServiceStub(self._channel)
+        self._use(shared or self._own)
         self._metadata = (
             (("zowarmup-client", credentials[0]), ("zowarmup-credential", credentials[1])) if credentials else ()
         )
+
+    def _use(self, channel: Any) -> None:
+        self._channel, self._stub = channel, coordinator_pb2_grpc.CoordinatorServiceStub(channel)
 
     async def __aenter__(self) -> Self:
         return self

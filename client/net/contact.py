@@ -80,15 +80,17 @@ class Unreachable(Exception):
         self.found, self.detail, self.problem = found, detail, problem
 
 
-def look(address: str, trust: Trust, timeout_s: float = LOOK_S) -> Contact:
-    """What is at HOST:PORT. It takes a few times `timeout_s` at most, beside the looking up of the name."""
+def look(address: str, trust: Trust, timeout_s: float = LOOK_S, dialled: str = "") -> Contact:
+    """What is at HOST:PORT, or at IP:PORT where one is `dialled` instead. It takes a few times `timeout_s` at most, beside the
+    looking up of the name."""
     host = host_and_port(address)[0]
+    target = dialled or address
     try:
-        with connected(address, timeout_s) as plain:
+        with connected(target, timeout_s) as plain:
             if trust.secure:
-                return _shaken(plain, host, trust, address, timeout_s)
+                return _shaken(plain, host, trust, target, timeout_s)
             found, detail = _greeted(plain)
-        if found is ContactFinding.HANGS_UP and _takes_tls(address, timeout_s):
+        if found is ContactFinding.HANGS_UP and _takes_tls(target, timeout_s):
             found = ContactFinding.TLS
     except Unreachable as fault:
         return _contact(fault.found, host, fault.detail, fault.problem)

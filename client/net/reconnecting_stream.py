@@ -2,7 +2,8 @@
 
 A task of its own reads the stream into an inbox and, when the stream breaks, opens it again with a Hello that says
 where the replica is; the coordinator then says again whatever still matters, so what an older stream left unread is
-thrown away. Computing goes on meanwhile: a device that loses its network for a moment loses no work.
+thrown away. Computing goes on meanwhile: a device that loses its network for a moment loses no work. Where there are several
+coordinators, the next connection is to another.
 """
 
 import asyncio
@@ -13,10 +14,12 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-from zowarmup.client.errors import Broken, Final, Setback, StillPreparing, Unreached
+from zowarmup.client.errors import Broken, CoordinatorStops, Final, Setback, StillPreparing, Unreached
+from zowarmup.client.net.choice import Backoff
 from zowarmup.client.net.connection import Connection
+from zowarmup.client.net.coordinators import Coordinators
 from zowarmup.client.net.messages import Fetch, Finished, Hello, InboxItem, Message, Saying, Welcome, agenda
-from zowarmup.client.net.retrying import Backoff, Lookout, Missing
+from zowarmup.client.net.retrying import Missing
 from zowarmup.client.net.stream import Stream
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Commit
@@ -35,14 +38,13 @@ class ReconnectingStream:
 
     def __init__(
         self,
-        address: str,
+        coordinators: Coordinators,
         connect: Callable[[], Connection],
         layout: Layout,
         hello: Callable[[], Hello],
-        lookout: Lookout,
     ) -> None:
-        self._lookout = lookout
-        self._address, self._connect, self._layout, self._hello = address, connect, layout, hello
+        self._coordinators = coordinators
+        self._connect, self._layout, self._hello = connect, layout, hello
         self._inbox: list[Message] = []
         self._arrived = asyncio.Event()
         self._stream: Stream | None = None
@@ -150,10 +152,10 @@ class ReconnectingStream:
                 self._task.exception()  # seen: whoever ends the stream has a reason of its own
 
     async def _stay(self) -> None:
-        delays, lost_at, missing = Backoff(), 0.0, Missing()
+        coordinators, lost_at, missing = self._coordinators, 0.0, Missing()
         while True:
             stream: Stream | None = None
-            unreached, absent_s = False, 0.0
+            unreached, stopping, setback = False, False, None
             try:
                 async with self._connect() as connection:
                     self.greeted = self._hello()
@@ -163,9 +165,9 @@ class ReconnectingStream:
                     async for message in stream:
                         if isinstance(message, Welcome):
                             self._stream, self.epoch = stream, self.epoch + 1
-                            delays.reset()
+                            coordinators.works()
                             if lost_at:
-                                log.info("back with %s after %.1f s", self._address, time.monotonic() - lost_at)
+                                log.info("back with %s after %.1f s", coordinators.place, time.monotonic() - lost_at)
                                 lost_at, missing = 0.0, Missing()
                         if isinstance(message, Work | Commit | Fetch | Finished):
                             lasts_s = message.deadline_s if isinstance(message, Work) else math.inf
@@ -177,13 +179,17 @@ class ReconnectingStream:
             except Broken as fault:
                 if self._leaving:
                     raise
-                reason, unreached = fault.reason, isinstance(fault, Unreached)
+                reason, unreached, stopping = (
+                    fault.reason,
+                    isinstance(fault, Unreached),
+                    isinstance(fault, CoordinatorStops),
+                )
                 if isinstance(fault, StillPreparing):
-                    delays.reset()
+                    coordinators.hears()
             except Final:
                 raise
-            except Setback as setback:
-                reason, absent_s = setback.reason, setback.absent_s or 0.0
+            except Setback as fault:
+                reason, setback = fault.reason, fault
             except Exception as error:
                 log.debug("the stream failed", exc_info=True)
                 reason = in_words(error)
@@ -193,15 +199,19 @@ class ReconnectingStream:
                     stream.cancel()
             if self._leaving:
                 return
-            now, delay_s = time.monotonic(), delays.next_s()
-            if absent_s:
-                delay_s = absent_s
-                log.warning("%s; will try again in %.0f s", reason, absent_s)
+            place = coordinators.place
+            delay_s = coordinators.back_off() if setback else await coordinators.broke(place, stopping)
+            now = time.monotonic()
+            if setback and setback.absent_s:
+                delay_s = setback.absent_s
+                log.warning("%s; will try again in %.0f s", reason, delay_s)
             elif not lost_at:
                 lost_at = now
-                log.warning("lost %s (%s); will rejoin when it answers", self._address, reason)
+                other = "rejoin when it answers" if coordinators.place == place else f"go on with {coordinators.place}"
+                log.warning("lost %s (%s); will %s", place, reason, other)
             elif unreached:
-                reason = await self._lookout.why(reason)
+                if coordinators.exhausted:  # there is time to look
+                    reason = await coordinators.why(place, reason)
                 if missing.worth_saying(reason, now):
-                    log.warning("still no answer from %s (%s)", self._address, reason)
+                    log.warning("still no answer from %s (%s)", place, reason)
             await asyncio.sleep(max(0.0, delay_s - (time.monotonic() - now)))

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from zowarmup.client.errors import Broken, Declined, Distrust, Final, StillPreparing, Unreached
+from zowarmup.client.errors import Broken, CoordinatorStops, Declined, Distrust, Final, StillPreparing, Unreached
 from zowarmup.client.net.messages import Accepted, Fetch, Finished, Message, Refused, Report, Saying, Welcome
 from zowarmup.client.net.tls import distrusted, shut
 from zowarmup.common.exact.layout import Layout
@@ -76,6 +76,8 @@ def faults(final: AbstractSet[grpc.StatusCode], declined: AbstractSet[grpc.Statu
             ) from None
         if reason == "preparing":
             raise StillPreparing(details) from None
+        if reason == "stopping":
+            raise CoordinatorStops(details) from None
         if reason == "offset":  # more had arrived than it said: ask where to go on
             raise Broken(details) from None
         if code in final:

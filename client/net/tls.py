@@ -48,7 +48,7 @@ def trust(
     key: Path | None = None,
     insecure: bool = False,
 ) -> Trust:
-    """How to talk to HOST:PORT. `authority`: PEM of the coordinator's private authority; `certificate` and `key`: files
+    """How to talk to HOST:PORT, or to several separated by commas: plain text only where all are on the loopback. `authority`: PEM of the coordinator's private authority; `certificate` and `key`: files
     of this side's own, where the coordinator asks for one. Raises TrustError."""
     if (certificate is None) != (key is None):
         raise TrustError("--certificate and --key belong together: give both or neither")
@@ -58,7 +58,7 @@ def trust(
                 "--insecure contradicts an authority or certificate: the coordinator speaks TLS, so leave --insecure out"
             )
         return PLAIN
-    if not authority and certificate is None and is_loopback(address):
+    if not authority and certificate is None and all(map(is_loopback, address.split(","))):
         return PLAIN
     if certificate and key:
         _check_pair(certificate, key)

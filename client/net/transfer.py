@@ -7,13 +7,13 @@ the device's disk or on the coordinator's, for as long as it takes.
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from zowarmup.client.errors import Broken, Declined, Final, Setback
+from zowarmup.client.net.choice import Backoff
 from zowarmup.client.net.connection import Connection
-from zowarmup.client.net.retrying import Backoff
 from zowarmup.client.store.replica import SnapshotHeader
 from zowarmup.common.messages.values import Delta
 from zowarmup.common.system.files import open_given, settle
@@ -22,11 +22,16 @@ from zowarmup.common.text import amount
 log = logging.getLogger(__name__)
 
 
-class Transfers:
-    """`connect` opens a connection as this device."""
+async def _at_once() -> None:
+    """Nothing is waited for."""
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
-        self._connect = connect
+
+class Transfers:
+    """`connect` opens a connection as this device, once `ready` is over: where there are several coordinators, transfers follow the
+    device's stream to another."""
+
+    def __init__(self, connect: Callable[[], Connection], ready: Callable[[], Awaitable[None]] = _at_once) -> None:
+        self._connect, self._ready = connect, ready
 
     async def snapshot(self, version: int, size: int, part: Path) -> tuple[SnapshotHeader, int]:
         """Gather a version's bytes in `part`; its header and how many bytes came. Raises Declined where the coordinator
@@ -88,6 +93,7 @@ class Transfers:
         """Bring a delta to the coordinator's disk. Raises Declined where its round has closed."""
         delays, before = Backoff(), 0
         while True:
+            await self._ready()
             try:
                 async with self._connect() as connection:
                     stored = await connection.uploaded(delta)
@@ -117,6 +123,7 @@ class Transfers:
             if part.exists() and part.stat().st_size > size:
                 part.unlink()  # of another that was larger
             held = offset = part.stat().st_size if part.exists() else 0
+            await self._ready()
             try:
                 async with self._connect() as connection:
                     with _appending(part) as out:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zowarmup.client.errors import Final
-from zowarmup.client.net.connection import Connection
+from zowarmup.client.net.coordinators import Coordinators
 from zowarmup.client.net.messages import Offer
-from zowarmup.client.net.retrying import Lookout, with_retries
+from zowarmup.client.net.retrying import with_retries
 from zowarmup.client.net.stream import Meter
 from zowarmup.client.net.tls import Trust, TrustError, read_authority, trust
 from zowarmup.client.policy import Policy
@@ -102,23 +102,18 @@ def patience_s(asked_s: float | None) -> float:
 
 
 async def ask(
-    server: str,
-    trust: Trust,
-    lookout: Lookout,
-    give_up_s: float,
-    policy: Policy | None = None,
-    meter: Meter | None = None,
+    coordinators: Coordinators, give_up_s: float, policy: Policy | None = None, meter: Meter | None = None
 ) -> Offer:
-    """What the coordinator at HOST:PORT trains, however long it takes to answer, up to `give_up_s`. Raises Final, also
-    where an algorithm's code would have to run that `policy` does not allow."""
+    """What the coordinators train, however long it takes until one answers, up to `give_up_s`. Raises Final, also where an
+    algorithm's code would have to run that `policy` does not allow."""
 
     async def once() -> Offer:
         if meter:
             meter.require(0)
-        async with Connection(server, trust, meter=meter) as connection:
+        async with coordinators.connection(meter=meter) as connection:
             return await connection.get_run(policy)
 
-    return await with_retries(server, once, lookout, give_up_s)
+    return await with_retries(coordinators, once, give_up_s)
 
 
 def invited(file: Path | None) -> Invitation | None:
@@ -149,8 +144,8 @@ def know(
     key: Path | None = None,
     insecure: bool = False,
 ) -> tuple[bytes, Trust]:
-    """Who signs the coordinator's certificate (from the file `ca`, the invitation or an earlier time; may be empty), and how
-    to talk to it, as of `trust`. Raises Final."""
+    """Who signs the coordinators' certificates (from the file `ca`, the invitation or an earlier time; may be empty), and how
+    to talk to them, as of `trust`. Raises Final."""
     try:
         if ca is not None:
             authority = read_authority(ca, "--ca")
@@ -220,15 +215,13 @@ def choose_tier(asked: str, known: Identity | None, offer: Offer, policy: Policy
 
 
 async def enrol(
-    server: str,
-    trust: Trust,
+    coordinators: Coordinators,
     offer: Offer,
     name: str,
     tier: Tier,
     examples: int,
     token: str,
     state: StateDirectory,
-    lookout: Lookout,
 ) -> Identity:
     """Become a member and keep the identity on disk. The credential is there before the coordinator hears of it, so
     whatever breaks in between, asking again makes no second member and needs no second invitation."""
@@ -236,10 +229,10 @@ async def enrol(
     public = verification_key(state.signing_key()) if offer.spec.privacy.secure_aggregation else b""
 
     async def once() -> tuple[str, str]:
-        async with Connection(server, trust) as connection:
+        async with coordinators.connection() as connection:
             return await connection.enrol(offer.run_id, name, tier, examples, token, proposed, public)
 
-    client, credential = await with_retries(server, once, lookout)
+    client, credential = await with_retries(coordinators, once)
     identity = Identity(client, credential, offer.run_id, tier, name)
     state.keep(identity)
     return identity

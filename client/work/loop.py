@@ -9,9 +9,9 @@ import asyncio
 import logging
 
 from zowarmup.client.errors import Broken, ComputingStopped, Declined, Final, Setback
+from zowarmup.client.net.choice import Backoff
 from zowarmup.client.net.messages import Accepted, Commits, Fetch, Finished, InboxItem, Refused, Welcome
 from zowarmup.client.net.reconnecting_stream import ReconnectingStream
-from zowarmup.client.net.retrying import Backoff
 from zowarmup.client.work.device import Device, OutOfStep
 from zowarmup.common.exact.grid import HeadroomExceeded
 from zowarmup.common.exact.replica import Diverged

@@ -1,12 +1,11 @@
-"""An invitation to a run, as one word: its secret and the coordinator's private authority.
+"""An invitation to a run, as one word: its secret and the private authority of its coordinators.
 
-It is for pasting into a shell or a file: `zw1.SECRET.AUTHORITY`, both base64url without padding, the authority a
-certificate as DER or nothing. Whoever has it can join, so it travels in the environment or a file, never as an argument
+It is for pasting into a shell or a file: `zw1.SECRET.AUTHORITY`, both base64url without padding, the authority certificates as DER,
+one behind the other, mostly one, or nothing. Whoever has it can join, so it travels in the environment or a file, never as an argument
 that `ps` would show; and no error repeats it.
 """
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass, field
 from typing import Self
@@ -19,7 +18,7 @@ _PEM = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTI
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """`secret`: 64 hex digits, EnrolRequest.token. `authority`: PEM of the certificate that the coordinator's is signed
+    """`secret`: 64 hex digits, EnrolRequest.token. `authority`: PEM of the certificates that the coordinators' are signed
     with, empty where the device's own authorities know it, or where there is none."""
 
     secret: str = field(repr=False)
@@ -40,12 +39,13 @@ class Invitation:
         if not matched:
             raise ValueError("it must be zw1.SECRET.AUTHORITY, as `zowarmup invite` prints it")
         try:
-            secret, der = (_decode(part) for part in matched.groups())
-        except (binascii.Error, ValueError):
+            secret, ders = (_decode(part) for part in matched.groups())
+            authority = _pem(ders)
+        except ValueError:
             raise ValueError("it is damaged: copy all of what `zowarmup invite` printed") from None
         if len(secret) != 32:
             raise ValueError("it is damaged: copy all of what `zowarmup invite` printed")
-        return cls(secret.hex(), _pem(der))
+        return cls(secret.hex(), authority)
 
 
 def _encode(data: bytes) -> str:
@@ -57,17 +57,31 @@ def _decode(text: str) -> bytes:
 
 
 def _der(pem: bytes) -> bytes:
-    """The first certificate of a PEM file; nothing of nothing. Raises ValueError where there is none."""
+    """The certificates of a PEM file; nothing of nothing. Raises ValueError where there is none."""
     if not pem:
         return b""
-    if not (matched := _PEM.search(pem.decode("ascii", errors="replace"))):
+    if not (found := _PEM.findall(pem.decode("ascii", errors="replace"))):
         raise ValueError("the authority's file holds no certificate as PEM")
-    return base64.b64decode(matched[1])
+    return b"".join(map(base64.b64decode, found))
 
 
-def _pem(der: bytes) -> bytes:
-    if not der:
-        return b""
-    body = base64.b64encode(der).decode()
-    lines = [body[start : start + 64] for start in range(0, len(body), 64)]
-    return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""]).encode()
+def _pem(ders: bytes) -> bytes:
+    """Raises ValueError where these are no certificates as DER."""
+    lines = []
+    while ders:
+        size = _size(ders)
+        body, ders = base64.b64encode(ders[:size]).decode(), ders[size:]
+        pieces = [body[start : start + 64] for start in range(0, len(body), 64)]
+        lines += ["-----BEGIN CERTIFICATE-----", *pieces, "-----END CERTIFICATE-----"]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _size(der: bytes) -> int:
+    """How many bytes the first certificate has, a sequence with its length in front (X.690, 8.1.3). Raises ValueError."""
+    if len(der) < 2 or der[0] != 0x30:
+        raise ValueError("no certificate")
+    further = der[1] & 0x7F if der[1] & 0x80 else 0
+    size = 2 + further + (int.from_bytes(der[2 : 2 + further], "big") if further else der[1])
+    if len(der) < size:
+        raise ValueError("a certificate is cut off")
+    return size

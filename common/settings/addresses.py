@@ -1,4 +1,4 @@
-"""A coordinator's address: HOST:PORT, whether it is on this machine, and whether a proxy lies in between."""
+"""A coordinator's address: HOST:PORT, or several; whether it is on this machine, and whether a proxy lies in between."""
 
 import ipaddress
 import re
@@ -10,6 +10,8 @@ DATA_DIR_VARIABLE = "ZOWARMUP_DATA_DIR"
 """Environment variables that stand in for the options --server and --data-dir of every command that has them."""
 PROXY_VARIABLE = "grpc_proxy"
 EXEMPT_VARIABLES = ("no_grpc_proxy", "no_proxy")
+
+MOST_ADDRESSES = 64
 
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _EXAMPLE = "such as 192.168.1.10:7070, coordinator.local:7070 or [fd00::1]:7070"
@@ -23,6 +25,22 @@ def host_and_port(address: str, listening: bool = False) -> tuple[str, int]:
         raise ValueError(f"'{shown}' must be HOST:PORT, {_EXAMPLE}: {problem}")
     host, _, port = address.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def addresses_in(servers: str) -> tuple[str, ...]:
+    """HOST:PORT, or several separated by commas, one by one. Raises ValueError as `host_and_port`, and where one is there
+    twice."""
+    if "," not in servers:
+        host_and_port(servers)
+        return (servers,)
+    found = tuple(address.strip() for address in servers.split(","))
+    for address in found:
+        host_and_port(address)
+        if found.count(address) > 1:
+            raise ValueError(f"'{address}' is there twice: name each coordinator once")
+    if len(found) > MOST_ADDRESSES:
+        raise ValueError(f"{len(found)} addresses are more than {MOST_ADDRESSES}: give a name that has them all")
+    return found
 
 
 def _problem(address: str, listening: bool) -> str:
@@ -58,6 +76,11 @@ def _problem(address: str, listening: bool) -> str:
     if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.removesuffix(".").split(".")):
         return "its host is no name of a machine"
     return ""
+
+
+def is_ip(host: str) -> bool:
+    """Whether a host, an IPv6 address without its brackets, is an IP address and no name."""
+    return _is_ip(host.partition("%")[0], 4) or _is_ip(host.partition("%")[0], 6)
 
 
 def is_loopback(address: str) -> bool:

@@ -22,6 +22,7 @@ from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.language import PREDICTING, Language, check_language
 from zowarmup.common.settings.privacy import Privacy
+from zowarmup.common.settings.store import StoreAddress
 from zowarmup.common.settings.text import Text
 from zowarmup.common.settings.tracking import Tracking
 from zowarmup.common.tasks import DEFAULT, TASKS, task_class
@@ -143,6 +144,9 @@ class Server:
     `web_address`: where browsers find the live page; "auto": on loopback, at the first of WEB_PORTS that is free; empty:
     nowhere. `web_password_file`: a file whose first line opens the page, and nothing else, where the page asks for a
     password; the operator's credential always does.
+
+    `store`: a PostgreSQL database in which the run is kept and which its coordinators share, as a URL without a password; empty: the
+    data directory. `lease_s`: where several coordinators share a store, so many seconds after the one that leads was last heard of another leads.
     """
 
     address: str = DEFAULT_ADDRESS
@@ -162,6 +166,8 @@ class Server:
     reflection: bool = False
     web_address: str = WEB_AUTO
     web_password_file: str = ""
+    store: str = ""
+    lease_s: float = 3.0
 
     def __post_init__(self) -> None:
         require(_is_address(self.address), "address", self.address, '"HOST:PORT", such as "0.0.0.0:7070"')
@@ -175,6 +181,12 @@ class Server:
         require(1 <= self.uploads_mb <= 1 << 30, "uploads_mb", self.uploads_mb, "1 to 2^30")
         rate = self.messages_per_second
         require(0 < rate <= 1e6, "messages_per_second", rate, "above 0 and at most 1e6")
+        if self.store:
+            try:
+                StoreAddress.of(self.store)
+            except ValueError as error:
+                raise ValueError(f"store: {error}") from None  # which never repeats what may hold a password
+        require(0.5 <= self.lease_s <= 600, "lease_s", self.lease_s, "0.5 to 600 s")
         for name, usual in (("metrics_address", 9464), ("health_address", 7071)):
             given = getattr(self, name)
             allowed = f'"HOST:PORT", such as "127.0.0.1:{usual}", or ""'

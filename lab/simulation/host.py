@@ -4,13 +4,15 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.net.connection import Connection
+from zowarmup.client.net.coordinators import Coordinators
 from zowarmup.client.net.messages import Hello, InboxItem, Offer
-from zowarmup.client.net.retrying import Lookout, with_retries
+from zowarmup.client.net.retrying import with_retries
 from zowarmup.client.net.stream import Meter, Reader
 from zowarmup.client.net.tls import Trust, TrustError, trust
 from zowarmup.client.net.transfer import Transfers
@@ -34,6 +36,7 @@ from zowarmup.lab.simulation.shared import (
     SharedConnection,
     SharedReplica,
     SharedTransfers,
+    ThroughLine,
     View,
     shared_channels,
 )
@@ -124,9 +127,11 @@ class Host:
 
     async def _take_part(self, trusted: Trust) -> None:
         part = self._part
-        self._lookout = Lookout(part.server, trusted)
+        generator = random.Random()
+        coordinators = Coordinators(part.server, trusted, generator)
+        await coordinators.find()
         shards = await asyncio.to_thread(part.shards)
-        offer = await ask(part.server, trusted, self._lookout, part.connect_timeout_s, part.policy)
+        offer = await ask(coordinators, part.connect_timeout_s, part.policy)
         tiers = {part.tier(number) for number in range(part.first, part.first + part.count)}
         if not has_torch() and (refusal := next(filter(None, (torchless(t, *offer.spec.phases) for t in tiers)), "")):
             raise Final(refusal)
@@ -144,10 +149,10 @@ class Host:
             replica = LocalReplica(state.path, offer.layout)
             await asyncio.to_thread(replica.open)
             shared = SharedReplica(replica)
-            held = shared_channels(part.server, trusted, part.count, self._lookout)
-            executor = self._executor(offer, state, trusted)
+            held = await shared_channels(part.server, trusted, part.count, generator)
+            executor = self._executor(offer, state, held[0].coordinators)
             try:
-                await self._live(offer, shards, shared, held, executor, trusted, state.path)
+                await self._live(offer, shards, shared, held, executor, state.path)
             finally:
                 executor.close()
                 for line in held:
@@ -160,7 +165,6 @@ class Host:
         shared: SharedReplica,
         held: Sequence[SharedChannel],
         executor: Executor,
-        trusted: Trust,
         folder: Path,
     ) -> None:
         """Every client enrols and takes part at once, whatever the others are at."""
@@ -171,7 +175,7 @@ class Host:
             credential = _credential(part, offer.run_id, number)
             async with enrolling:
                 try:
-                    client = await self._enrol(offer, number, len(dataset), credential, line, trusted)
+                    client = await self._enrol(offer, number, len(dataset), credential, line)
                 except Final as fault:
                     self._barred.append(fault)
                     log.warning("a client cannot join: %s", fault)
@@ -179,7 +183,7 @@ class Host:
             meter, view, own_executor = Meter(), View(shared), executor.sibling()
 
             def connect() -> Connection:
-                return SharedConnection(part.server, trusted, line, (client, credential), meter, reader)
+                return SharedConnection(line, (client, credential), meter, reader)
 
             transfers = SharedTransfers(connect, shared, meter, own_executor)
             masking = None
@@ -193,8 +197,8 @@ class Host:
             profile = profiles[number - 1]
 
             def stream(hello: Callable[[], Hello], notice: Callable[[InboxItem], None]) -> SimulatedStream:
-                link = part.server, connect, offer.layout
-                return SimulatedStream(*link, hello, profile, own_executor, meter, notice, self._lookout)
+                link = ThroughLine(line), connect, offer.layout
+                return SimulatedStream(*link, hello, profile, own_executor, meter, notice)
 
             member = SimulatedClient(number, client, device, view, shared, part.mix, profile, part.seed, stream)
             self.members.append(member)
@@ -218,9 +222,7 @@ class Host:
         if len(faults) == len(shards):
             raise faults[0]
 
-    async def _enrol(
-        self, offer: Offer, number: int, examples: int, credential: str, line: SharedChannel, trusted: Trust
-    ) -> str:
+    async def _enrol(self, offer: Offer, number: int, examples: int, credential: str, line: SharedChannel) -> str:
         """The client's name in the run, new or as it was."""
         part, tier = self._part, self._part.tier(number)
 
@@ -229,20 +231,20 @@ class Host:
         )
 
         async def once() -> str:
-            async with Connection(part.server, trusted, shared=line.channel) as connection:
+            async with SharedConnection(line) as connection:
                 name, token = part.name_of(number), part.tokens.get(tier, "")
                 return (await connection.enrol(offer.run_id, name, tier, examples, token, credential, public))[0]
 
-        return await with_retries(part.server, once, self._lookout)
+        return await with_retries(ThroughLine(line), once)
 
-    def _executor(self, offer: Offer, state: StateDirectory, trusted: Trust) -> Executor:
+    def _executor(self, offer: Offer, state: StateDirectory, coordinators: Coordinators) -> Executor:
         """For all of them; its program is fetched by whoever needs it first, as a member of the fleet."""
         part = self._part
 
         def connect() -> Connection:
             member = self.members[0]
             who = (member.client, _credential(part, offer.run_id, member.number))
-            return Connection(part.server, trusted, who, bulk=True)
+            return coordinators.connection(who, bulk=True)
 
         transfers = Transfers(connect)
         return Executor(offer, state, transfers, part.threads, part.device, part.policy, own_thread=True)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.net.connection import Connection
+from zowarmup.client.net.coordinators import Coordinators
 from zowarmup.client.net.messages import Accepted, Commits, Fetch, Finished, Hello, InboxItem, Refused, Saying, Welcome
 from zowarmup.client.net.reconnecting_stream import ReconnectingStream
-from zowarmup.client.net.retrying import Lookout
 from zowarmup.client.net.stream import Meter
 from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import Executor
@@ -39,7 +39,7 @@ class SimulatedStream(ReconnectingStream):
 
     def __init__(
         self,
-        address: str,
+        coordinators: Coordinators,
         connect: Callable[[], Connection],
         layout: Layout,
         hello: Callable[[], Hello],
@@ -47,9 +47,8 @@ class SimulatedStream(ReconnectingStream):
         own_executor: Executor,
         meter: Meter,
         notice: Callable[[InboxItem], None],
-        lookout: Lookout,
     ) -> None:
-        super().__init__(address, connect, layout, hello, lookout)
+        super().__init__(coordinators, connect, layout, hello)
         self._profile, self._own_executor, self._meter, self._notice = profile, own_executor, meter, notice
         self._charged_s, self._charged = 0.0, Meter()
 

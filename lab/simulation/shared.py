@@ -1,7 +1,8 @@
 """The state that the clients of a process share: gRPC channels, and one replica.
 
 A coordinator that was gone is asked for by each channel, not by each client: gRPC tries, ever more rarely, and when it
-answers, the clients come back one after the other.
+answers, the clients come back one after the other. Where there are several, channels are spread over them, and each goes to
+another when its own does not answer.
 
 The first client to receive a commit applies it, for all; for every other one its digest is compared with what the
 replica had at that version. A client's own position is what it has received itself, so it says hello, catches up and
@@ -21,8 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.client.errors import Declined
+from zowarmup.client.net.choice import Backoff
 from zowarmup.client.net.connection import WITHOUT_PROBES, Connection, channel
-from zowarmup.client.net.retrying import Lookout, Missing
+from zowarmup.client.net.contact import Contact
+from zowarmup.client.net.coordinators import CoordinatorPlace, Coordinators
+from zowarmup.client.net.retrying import Missing
 from zowarmup.client.net.stream import Meter, Reader
 from zowarmup.client.net.tls import Trust
 from zowarmup.client.net.transfer import Transfers
@@ -35,6 +39,8 @@ log = logging.getLogger(__name__)
 CLIENTS_A_LINE = 250
 # How many clients a second come back when the coordinator answers again.
 RETURNS_PER_S = 500.0
+LEAVE_S = 10.0
+"""What is under way on a channel that is left, and has not been seen to break, may take so long."""
 _PATIENCE = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 2000),
@@ -47,56 +53,115 @@ _PATIENCE = (
 
 
 class SharedChannel:
-    """One connection for `clients`, made anew whenever it breaks."""
+    """One connection for `clients`, made anew whenever it breaks, to another coordinator where there are several. In an event
+    loop."""
 
-    def __init__(self, address: str, trust: Trust, clients: int, lookout: Lookout) -> None:
-        self.channel = channel(address, trust, *_PATIENCE)
-        self._address, self._lookout = address, lookout
-        self._clients = clients
+    def __init__(self, coordinators: Coordinators, clients: int) -> None:
+        self.coordinators, self._clients = coordinators, clients
+        self.channel = self._dialled()
         self._connecting: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def up(self) -> None:
         """Wait until the coordinator answers; after a wait, a moment longer, each client another."""
-        if self.channel.get_state(True) is grpc.ChannelConnectivity.READY:
-            return
+        if self.channel.get_state(True) is not grpc.ChannelConnectivity.READY:
+            await self.connected()
+            await asyncio.sleep(random.uniform(0, self._clients / RETURNS_PER_S))
+
+    async def connected(self) -> None:
+        """Wait until a coordinator answers."""
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.create_task(self._connect())
         await asyncio.shield(self._connecting)
-        await asyncio.sleep(random.uniform(0, self._clients / RETURNS_PER_S))
 
     async def _connect(self) -> None:
-        missing = Missing()
+        coordinators, missing = self.coordinators, Missing()
         while (state := self.channel.get_state(True)) is not grpc.ChannelConnectivity.READY:
             if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                reason = await self._lookout.why("it does not answer")
+                place, reason = coordinators.place, "it does not answer"
+                delay_s = await coordinators.broke(place)
+                if coordinators.exhausted:  # there is time to look
+                    reason = await coordinators.why(place, reason)
                 if missing.worth_saying(reason, time.monotonic()):
-                    log.warning("no answer from %s (%s)", self._address, reason)
+                    log.warning("no answer from %s (%s)", place, reason)
+                if coordinators.place != place:
+                    await asyncio.sleep(delay_s)
+                    self._closing.add(asyncio.create_task(self.channel.close(LEAVE_S)))
+                    self.channel = self._dialled()
+                    continue
             await self.channel.wait_for_state_change(state)
+        coordinators.works()
+
+    def _dialled(self) -> grpc.aio.Channel:
+        place = self.coordinators.place
+        return channel(place.address, self.coordinators.trust, *_PATIENCE, dialled=place.dialled)
 
     async def close(self) -> None:
-        if self._connecting is not None:
-            self._connecting.cancel()
+        for task in filter(None, (self._connecting, *self._closing)):
+            task.cancel()
         await self.channel.close(None)
 
 
+class ThroughLine(Coordinators):
+    """The coordinators as one of a line's clients has them: the line goes to another, and the client with it."""
+
+    def __init__(self, line: SharedChannel) -> None:  # nothing of what the line has: there are thousands
+        self._of_line, self._backoff = line.coordinators, Backoff()
+
+    @property
+    def place(self) -> CoordinatorPlace:
+        return self._of_line.place
+
+    @property
+    def exhausted(self) -> bool:
+        return True
+
+    def works(self) -> None:
+        self._backoff.reset()
+
+    def hears(self) -> None:
+        self._backoff.reset()
+
+    def back_off(self) -> float:
+        return self._backoff.next_s()
+
+    async def broke(self, place: CoordinatorPlace, stopping: bool = False) -> float:
+        return self._backoff.next_s()
+
+    async def contact(self, place: CoordinatorPlace) -> Contact:
+        return await self._of_line.contact(place)
+
+    async def why(self, place: CoordinatorPlace, otherwise: str) -> str:
+        return await self._of_line.why(place, otherwise)
+
+
 class SharedConnection(Connection):
-    """A client's use of a line."""
+    """A client's use of a line. `who`: it and its secret; None before it is a member."""
 
     def __init__(
-        self, address: str, trust: Trust, line: SharedChannel, who: tuple[str, str], meter: Meter, reader: Reader
+        self,
+        line: SharedChannel,
+        who: tuple[str, str] | None = None,
+        meter: Meter | None = None,
+        reader: Reader | None = None,
     ) -> None:
-        super().__init__(address, trust, who, meter, line.channel, reader)
-        self._line = line
+        super().__init__(str(line.coordinators.place), line.coordinators.trust, who, meter, line.channel, reader)
+        self._line, self._member = line, who is not None
 
     async def __aenter__(self) -> Self:
-        await self._line.up()
+        await (self._line.up() if self._member else self._line.connected())
+        self._use(self._line.channel)  # it may be another now
         return self
 
 
-def shared_channels(address: str, trust: Trust, clients: int, lookout: Lookout) -> list[SharedChannel]:
-    """The channels for a number of clients, which share them."""
-    count = -(-clients // CLIENTS_A_LINE)
-    return [SharedChannel(address, trust, clients, lookout) for _ in range(count)]
+async def shared_channels(servers: str, trust: Trust, clients: int, generator: random.Random) -> list[SharedChannel]:
+    """The channels for a number of clients, which share them, to all coordinators alike."""
+    first, lines = generator.randrange(1 << 16), []
+    for number in range(-(-clients // CLIENTS_A_LINE)):
+        coordinators = Coordinators(servers, trust, generator)
+        await coordinators.find(first + number)
+        lines.append(SharedChannel(coordinators, clients))
+    return lines
 
 
 # How many versions' digests are remembered: nobody is so far behind the others.

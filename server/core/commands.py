@@ -4,12 +4,14 @@
 given the time; only invitations, whose validity people read on a calendar, need a date, and their commands carry it.
 """
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.masking import Given, MaskingStep
 from zowarmup.common.messages.values import Abstention, Tier
+from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.common.settings.run import RunFile
 from zowarmup.server.core.events import Committed, ProgramRecord, Snapshot, TrafficCount
 
@@ -102,10 +104,16 @@ class Contribute:
 
 @dataclass(frozen=True, slots=True)
 class TakeStep:
-    """What a client sends in a stage of a round with secure aggregation, any but the first."""
+    """What a client sends in a stage of a round with secure aggregation, any but the first: `body`, in base64."""
 
     client: str
-    step: MaskingStep
+    round: int
+    stage: Stage
+    body: str
+
+    @classmethod
+    def of(cls, client: str, step: MaskingStep) -> "TakeStep":
+        return cls(client, step.round, step.stage, base64.b64encode(step.body).decode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,15 @@ def decide(state: State | None, command: cmd.Command, now: float) -> Decision:
         caused = (settling, *failures(state, ended, now)) if ended else (settling,)
 
 
+def noted(state: State, command: cmd.ConnectClient | cmd.DisconnectClient | cmd.RecordReport, now: float) -> Decision:
+    """What a coordinator that follows another makes of its own clients' streams: the soft events alone, and the run does not
+    settle. What else follows is the leader's to decide. Raises Rejected."""
+    events = tuple(event for event in _respond(command, state, now) if not ev.is_durable(event))
+    for event in events:
+        state = evolve(state, event)
+    return Decision(events, state)
+
+
 def waiting(state: State, now: float) -> str:
     """What the run is waiting for and why, as a sentence; empty while contributions are computed or aggregated: a round
     waits once every participant that is connected has done its part."""

@@ -182,7 +182,9 @@ def _round_opened(event: ev.RoundOpened, state: State) -> State:
 def _deadline_extended(event: ev.DeadlineExtended, state: State) -> State:
     current = _current(state, event.round)
     extended = replace(current, deadline=event.deadline, deadline_reason=event.reason, opened_at=0.0)
-    absent = dict.fromkeys(current.waited_for(), event.return_by) if event.return_by else {}
+    # A coordinator that takes over from another has streams of its own.
+    away = (client for client in current.waited_for() if not state.presence.get(client, Presence()).connected)
+    absent = dict.fromkeys(away, event.return_by) if event.return_by else {}
     return replace(state, current=extended, absent=PersistentMap(absent))
 
 

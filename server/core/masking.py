@@ -13,13 +13,14 @@ restarts goes on with the stage. Nothing in it tells one device's scalars. Pure,
 
 import base64
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.algorithms.robust_aggregation import counted
-from zowarmup.common.messages.masking import Given, Keys, MaskingAsk, MaskingStep
+from zowarmup.common.messages.masking import Given, Keys, MaskingAsk
 from zowarmup.common.messages.values import Scalars
 from zowarmup.common.secure_aggregation.device import SEALED_BYTES, shares_for
 from zowarmup.common.secure_aggregation.fixed_point import decoded, whole_weights
@@ -45,13 +46,25 @@ _SENT = {
 
 def roster_of(state: State, current: Round) -> Roster:
     """Who has advertised keys for a round."""
-    members = []
-    for client in current.members:
-        keys = current.contributions[client]
-        assert isinstance(keys, Keys)
-        identity = bytes.fromhex(state.clients[client].identity)
-        members.append(RosterMember(client, current.examples[client], identity, bytes.fromhex(keys.keys)))
-    return Roster(state.run_id, current.number, tuple(members))
+    given = [current.contributions[client] for client in current.members]
+    keys = tuple(one.keys for one in given if isinstance(one, Keys))
+    examples = tuple(current.examples[client] for client in current.members)
+    identities = tuple(state.clients[client].identity for client in current.members)
+    return _roster(state.run_id, current.number, current.members, examples, identities, keys)
+
+
+@lru_cache(maxsize=4)
+def _roster(
+    run_id: str,
+    number: int,
+    clients: tuple[str, ...],
+    examples: tuple[int, ...],
+    identities: tuple[str, ...],
+    keys: tuple[str, ...],
+) -> Roster:
+    """Every member is told it, and each of its steps is held against it."""
+    each = zip(clients, examples, map(bytes.fromhex, identities), map(bytes.fromhex, keys), strict=True)
+    return Roster(run_id, number, tuple(RosterMember(*one) for one in each))
 
 
 def check_keys(state: State, current: Round, client: str, contribution: Given) -> None:
@@ -85,11 +98,15 @@ def end_stage(state: State, now: float) -> ev.Event | None:
     stage, threshold = current.stage, threshold_of(len(current.members))
     if shut_out := [client for client in current.members if client not in current.seeds]:
         return ev.RoundAbandoned(current.number, f"{shut_out[0]}, whose masks are in its sum, has been revoked")
-    have, missing, over = len(current.given), list(current.waited_for()), now >= current.deadline
-    lost = sum(min(state.absent.get(client, now + 1), current.deadline) <= now for client in missing)
+    have, over = len(current.given), now >= current.deadline
     told = f"{have} of {len(current.members)} have {_SENT[stage]}"
-    if have >= threshold and (stage is Stage.REVEALED or over or all(map(state.is_gone, missing))):
-        return next_stage(state, current, told, now)
+    if have >= threshold:
+        ends = stage is Stage.REVEALED or over or all(map(state.is_gone, current.waited_for()))
+        return next_stage(state, current, told, now) if ends else None
+    if not over and not state.absent and not current.abstained:
+        return None  # what most steps meet
+    missing = list(current.waited_for())
+    lost = sum(min(state.absent.get(client, now + 1), current.deadline) <= now for client in missing)
     if have + len(missing) - (len(missing) if over else lost) < threshold:
         cause = "by the deadline" if over else "and the others are gone or abstain"
         return ev.RoundAbandoned(current.number, f"{told} {cause}; secure aggregation needs {threshold}")
@@ -108,19 +125,19 @@ def doing(current: Round) -> str:
 
 def take_step(command: cmd.TakeStep, state: State) -> tuple[ev.Event, ...]:
     """The events of what a client sends in a stage, none where it is sent again, or is no longer asked for. Raises Rejected."""
-    current, step = state.current, command.step
-    if current is None or current.number != step.round or command.client not in current.due:
+    current, client = state.current, command.client
+    if current is None or current.number != command.round or client not in current.due:
         return ()
-    if current.closed or step.stage is not current.stage or command.client in current.given:
+    if current.closed or command.stage is not current.stage or client in current.given:
         return ()
     try:
-        _check(state, current, command.client, step)
+        _check(state, current, client, _body(command.body))
     except ValueError as error:
         raise Rejected("malformed", str(error)) from error
-    return (ev.StepTaken(command.client, step.round, step.stage, base64.b64encode(step.body).decode()),)
+    return (ev.StepTaken(client, command.round, command.stage, command.body),)
 
 
-def _check(state: State, current: Round, client: str, step: MaskingStep) -> None:
+def _check(state: State, current: Round, client: str, body: bytes) -> None:
     """Raises ValueError where other devices would be misled, or the sum spoilt, by what nobody has to decrypt to see."""
     roster = roster_of(state, current)
     expected = {
@@ -128,13 +145,13 @@ def _check(state: State, current: Round, client: str, step: MaskingStep) -> None
         Stage.MASKED: 8 * _limits(state, current).size,
         Stage.SIGNED: SIGNATURE_BYTES,
         Stage.REVEALED: SHARE_BYTES * len(current.steps.get(Stage.SHARES, ())),
-    }[step.stage]
-    if len(step.body) != expected:
-        raise ValueError(f"masking: {len(step.body)} bytes in the stage {step.stage}: must be {expected}")
-    if step.stage is Stage.SIGNED:
+    }[current.stage]
+    if len(body) != expected:
+        raise ValueError(f"masking: {len(body)} bytes in the stage {current.stage}: must be {expected}")
+    if current.stage is Stage.SIGNED:
         member = roster.members[current.members.index(client)]
         survivors = _places(current, current.steps[Stage.MASKED])
-        if not is_signed(member.identity, roster.statement(survivors), step.body):
+        if not is_signed(member.identity, roster.statement(survivors), body):
             raise ValueError("masking: it has signed another roster, or other survivors, than it was shown")
 
 

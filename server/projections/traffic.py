@@ -50,6 +50,7 @@ class Traffic:
         self._phase = phase
         self._saved = {(c.direction, c.tier, c.phase, c.kind): (c.payload_bytes, c.messages) for c in saved}
         self._totals = self._saved.copy()
+        self._taken: dict[Key, tuple[int, int]] = {}
         self._clients: dict[str, list[int]] = {}
         self.peers: OrderedDict[str, Tier | None] = OrderedDict()
 
@@ -82,8 +83,26 @@ class Traffic:
         known = set(saved)
         return tuple(count for count in self.counts() if count not in known)
 
+    def include(self, counts: Iterable[TrafficCount]) -> None:
+        """Take into the run's totals what other coordinators have carried."""
+        for count in counts:
+            key = (count.direction, count.tier, count.phase, count.kind)
+            for totals in (self._totals, self._saved):
+                payload, messages = totals.get(key, (0, 0))
+                totals[key] = (payload + count.payload_bytes, messages + count.messages)
+
+    def take(self) -> tuple[TrafficCount, ...]:
+        """What this coordinator has carried since this was last called."""
+        taken = []
+        for key, (payload, messages) in sorted(self._totals.copy().items()):
+            before = self._taken.get(key, self._saved.get(key, (0, 0)))
+            if (payload, messages) != before:
+                taken.append(TrafficCount(*key, payload - before[0], messages - before[1]))
+                self._taken[key] = payload, messages
+        return tuple(taken)
+
     def since_start(self) -> dict[Key, int]:
-        """Bytes since the coordinator started."""
+        """Bytes that this coordinator has carried since it started."""
         return {key: total - self._saved.get(key, (0, 0))[0] for key, (total, _) in self._totals.copy().items()}
 
     def add(self, direction: str, tier: Tier | None, kind: str, payload_bytes: int) -> None:

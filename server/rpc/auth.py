@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+CLUSTER = "zowarmup-cluster"
+"""Metadata by which the run's coordinators know each other."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SECRET = re.compile(r"[0-9a-f]{64}")
 _STATUS = {
@@ -71,13 +73,15 @@ _NO_REFUSAL = {"stopping", "superseded"}
 @dataclass(frozen=True, slots=True)
 class Admission:
     """Who may call. `operator_sha256`: hash of the operator's credential; `invited`: whether a device needs an
-    invitation; `guarded`: whether the operator's credential is needed to look at status and history too."""
+    invitation; `guarded`: whether the operator's credential is needed to look at status and history too. `cluster`: the secret
+    that the run's other coordinators show, who have asked for the operator's credential already; empty where there are none."""
 
     coordinator: Coordinator
     operator_sha256: str
     invited: bool = False
     guarded: bool = False
     refusals: Counter[str] = field(default_factory=Counter)
+    cluster: str = field(default="", repr=False)
 
     @asynccontextmanager
     async def refusing(self, context: Context) -> AsyncIterator[None]:
@@ -107,11 +111,14 @@ class Admission:
         """End the call with the status of a refusal. Always raises."""
         await abort(context, rejected, self.refusals)
 
-    def client(self, context: Context) -> tuple[str, Client]:
-        """The member of the fleet that is calling. Raises Rejected."""
-        shown = _shown(context)
-        name = shown.get("zowarmup-client", "")
-        client = self._member(shown)
+    async def client(self, context: Context) -> tuple[str, Client]:
+        """The member of the fleet that is calling. Raises Rejected, Unavailable."""
+        found = shown(context)
+        name = found.get("zowarmup-client", "")
+        client = self._member(found)
+        if client is None:
+            await self.coordinator.caught_up()
+            client = self._member(found)
         if client is None:
             raise Rejected(
                 "unauthenticated",
@@ -123,7 +130,7 @@ class Admission:
 
     def operator(self, context: Context) -> None:
         """Raises Rejected where it is not the operator who is calling."""
-        if not self._is_operator(_shown(context)):
+        if not self.is_operator(shown(context)):
             raise Rejected(
                 "operator_credential",
                 "this needs the operator's credential: give --data-dir where the coordinator's data directory is, "
@@ -133,14 +140,17 @@ class Admission:
     def knows(self, shown: Mapping[str, str]) -> bool:
         """Whether a call's metadata show the credential of a member, not a revoked one, or of the operator."""
         member = self._member(shown)
-        return (member is not None and not member.revoked) or self._is_operator(shown)
+        return (member is not None and not member.revoked) or self.is_operator(shown)
 
     def _member(self, shown: Mapping[str, str]) -> Client | None:
         client = self.coordinator.state.clients.get(shown.get("zowarmup-client", ""))
         hashed = hash_secret(shown.get("zowarmup-credential", ""))
         return client if client is not None and hmac.compare_digest(client.credential_sha256, hashed) else None
 
-    def _is_operator(self, shown: Mapping[str, str]) -> bool:
+    def is_operator(self, shown: Mapping[str, str]) -> bool:
+        """Whether a call's metadata show the operator's credential, or that another coordinator has seen it."""
+        if self.cluster and hmac.compare_digest(self.cluster, shown.get(CLUSTER, "")):
+            return True
         return hmac.compare_digest(self.operator_sha256, hash_secret(shown.get("zowarmup-operator", "")))
 
     def onlooker(self, context: Context) -> None:
@@ -176,7 +186,8 @@ async def begin(context: Context) -> None:
         raise
 
 
-def _shown(context: Context) -> Mapping[str, str]:
+def shown(context: Context) -> Mapping[str, str]:
+    """What a call's metadata show."""
     metadata: Any = context.invocation_metadata() or ()
     return dict(metadata)
 

@@ -50,7 +50,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
 
     async def FetchSnapshot(self, request: wire.FetchSnapshotRequest, context: Context) -> None:
         async with self._admission.refusing(context):
-            name, _, line = self._caller(context)
+            name, _, line = await self._caller(context)
             snapshot = self._coordinator.state.snapshots.get(request.version)
             if snapshot is None:
                 kept = ", ".join(map(str, sorted(self._coordinator.state.snapshots)))
@@ -60,7 +60,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 grid_exponent=snapshot.exponent,
                 grid_ranges=[wire.GridRange(start=start, exponent=exponent) for start, exponent in snapshot.ranges],
                 digest=bytes.fromhex(snapshot.digest),
-                size_bytes=self._blobs.open(snapshot.sha256).size,
+                size_bytes=(await asyncio.to_thread(self._blobs.open, snapshot.sha256)).size,
             )
             answer = wire.FetchSnapshotResponse(header=header)
             async with self._downloads.one(name):
@@ -71,7 +71,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
 
     async def FetchArtifact(self, request: wire.FetchArtifactRequest, context: Context) -> None:
         async with self._admission.refusing(context):
-            name, _, line = self._caller(context)
+            name, _, line = await self._caller(context)
             record = self._coordinator.state.program
             named = {artifact.sha256: artifact.name for artifact in record.artifacts} | {record.sha256: "program"}
             wanted = request.sha256.hex() or record.sha256
@@ -85,7 +85,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
 
     async def GetUpload(self, request: wire.GetUploadRequest, context: Context) -> wire.GetUploadResponse:
         async with self._admission.refusing(context):
-            name, _, line = self._caller(context)
+            name, _, line = await self._caller(context)
             line.up("control", request.ByteSize())
             if len(request.digest) != 16:
                 raise Rejected("invalid", "get_upload: digest must be 16 bytes")
@@ -103,7 +103,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
         self, requests: AsyncIterator[wire.UploadDeltaRequest], context: Context
     ) -> wire.UploadDeltaResponse:
         async with self._admission.refusing(context), contextlib.AsyncExitStack() as stack:
-            name, _, line = self._caller(context)
+            name, _, line = await self._caller(context)
             await stack.enter_async_context(self._uploading.one(name))
             first: wire.UploadDeltaRequest | limits.Chunk | limits.MessageTooLong | None = await anext(
                 aiter(requests), None
@@ -149,7 +149,7 @@ class BulkCalls(services.CoordinatorServiceServicer):
         self, requests: AsyncIterator[wire.MeasureLinkRequest | limits.MessageTooLong], context: Context
     ) -> None:
         async with self._admission.refusing(context):
-            name, _, line = self._caller(context)
+            name, _, line = await self._caller(context)
             async with self._downloads.one(name):
                 await begin(context)
                 wanted, received = await self._measured(requests, line)
@@ -174,9 +174,9 @@ class BulkCalls(services.CoordinatorServiceServicer):
             raise
         self._coordinator.trouble.clear("uploads")
 
-    def _caller(self, context: Context) -> tuple[str, Client, CallTraffic]:
+    async def _caller(self, context: Context) -> tuple[str, Client, CallTraffic]:
         """The member of the fleet that is calling; the call counts as a message. Raises Rejected."""
-        name, client = self._admission.client(context)
+        name, client = await self._admission.client(context)
         self._rate_limiter.spend(name)
         return name, client, self._traffic.call(context.peer(), client.tier, name)
 

@@ -29,6 +29,8 @@ CHUNK_BYTES = 1 << 21
 LONGEST_BYTES = CHUNK_BYTES + 1024
 OURS = "/zowarmup."
 BULK = "/zowarmup.v1.CoordinatorService/UploadDelta"
+FORWARD = "/zowarmup.v1.ClusterService/Forward"
+"""What gRPC's own limit holds for: many clients' commands."""
 ARRIVAL_S = 10.0
 """A call's only message must have come within this time: it is seldom more than a packet."""
 BURST_S = 4.0
@@ -219,7 +221,8 @@ class MessageSizeInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-a
                 await context.write(message)
 
         if unary is not None:
-            return grpc.stream_unary_rpc_method_handler(one_answer, bounded, written)
+            of = read if details.method == FORWARD else bounded
+            return grpc.stream_unary_rpc_method_handler(one_answer, of, written)
         if responses is not None:
             return grpc.stream_stream_rpc_method_handler(answers, bounded, written)
         if handler.stream_unary is not None:

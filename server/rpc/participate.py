@@ -102,7 +102,7 @@ class CoordinatorService(BulkCalls):
 
     async def Participate(self, requests: object, context: Context) -> None:
         async with self._admission.refusing(context):
-            name, client, line = self._caller(context)
+            name, client, line = await self._caller(context)
             first = await self._first(context)
             if not isinstance(first, wire.ParticipateRequest) or first.WhichOneof("message") != "hello":
                 raise Rejected("invalid", "the first message on a stream must be a Hello")
@@ -116,7 +116,8 @@ class CoordinatorService(BulkCalls):
             reader: asyncio.Task[None] | None = None
             try:
                 await self._coordinator.handle(self._hello(link, hello))
-                self._stream_registry.welcome(link, self._coordinator.state, self._coordinator.clock())
+                lead = self._coordinator
+                self._stream_registry.welcome(link, lead.state, lead.clock(), lead.waiting)
                 reader = asyncio.create_task(self._read(link, line, context))
                 await begin(context)
                 await link.until_severed(self._write(link, line, context), self._call_limits.stream_s)
@@ -224,7 +225,7 @@ class CoordinatorService(BulkCalls):
                 step = codec.step_from_wire(message)
             except ValueError as error:
                 raise Rejected("malformed", str(error)) from error
-            await self._coordinator.handle(cmd.TakeStep(link.client, step))
+            await self._coordinator.handle(cmd.TakeStep.of(link.client, step))
         except Rejected as rejected:
             self._refuse(link, message.round, rejected)
             if rejected.reason == "malformed" and message.round:

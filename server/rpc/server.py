@@ -16,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from zowarmup.server.rpc.auth import Context
+from zowarmup.v1 import cluster_pb2_grpc as cluster_services
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
 
@@ -38,6 +39,10 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         """From now on these answer."""
         services.add_CoordinatorServiceServicer_to_server(coordinator, self)
         services.add_OperatorServiceServicer_to_server(operator, self)
+
+    def add_cluster(self, cluster: cluster_services.ClusterServiceServicer) -> None:
+        """From now on the run's other coordinators are answered, too."""
+        cluster_services.add_ClusterServiceServicer_to_server(cluster, self)
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         """The handler of a call's method, as gRPC asks for it; None where there is none (yet)."""

@@ -21,7 +21,7 @@ from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.common.settings.run import SOFTWARE
 from zowarmup.server.core import events as ev
-from zowarmup.server.core.decide import waiting, work_for
+from zowarmup.server.core.decide import work_for
 from zowarmup.server.core.errors import Rejected
 from zowarmup.server.core.masking import ask_for
 from zowarmup.server.core.membership import revoked
@@ -33,6 +33,7 @@ from zowarmup.v1 import coordinator_pb2 as wire
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 4096
+STOPPING = "the coordinator is stopping"
 PUSHED = ev.StageBegan | ev.Committed | ev.RolledBack | ev.Pivoted | ev.RoundOpened | ev.RunFinished | ev.RunGaveUp
 
 
@@ -101,22 +102,30 @@ class ClientStream:
 
 class StreamRegistry:
     """All links of one coordinator. `catch_ups`: how many were brought up to date by "steps" they had missed, and by a
-    "snapshot". `trace_parent`: what work for a round says of the trace that it belongs to."""
+    "snapshot". `trace_parent`: what work for a round says of the trace that it belongs to. `first_epoch`: streams are numbered
+    from there on, so that several coordinators' have different numbers."""
 
     def __init__(
         self,
         history: History,
         rate_limiter: RateLimiter,
         trace_parent: Callable[[int], bytes] = lambda round: b"",
+        first_epoch: int = 0,
     ) -> None:
         self._history, self._rate_limiter, self._trace_parent = history, rate_limiter, trace_parent
         self._links: dict[str, ClientStream] = {}
         self._ways: dict[tuple[int, str, int, int], CatchUp] = {}
-        self._epoch = 0
+        self._epoch, self._stopping = first_epoch, False
         self.catch_ups: Counter[str] = Counter()
 
+    def __len__(self) -> int:
+        return len(self._links)
+
     def open(self, client: str, tier: Tier, version: int, digest: str) -> ClientStream:
-        """A new link; it supersedes the client's old one. Nothing is pushed along it before `welcome`."""
+        """A new link; it supersedes the client's old one. Nothing is pushed along it before `welcome`. Raises Rejected after
+        `close_all`."""
+        if self._stopping:
+            raise Rejected("stopping", STOPPING)
         self._epoch += 1
         link = ClientStream(client, tier, self._epoch, version, digest)
         if old := self._links.get(client):
@@ -124,23 +133,32 @@ class StreamRegistry:
         self._links[client] = link
         return link
 
+    def supersede(self, client: str, epoch: int) -> None:
+        """The client has a newer stream at another coordinator. It may come back: which of two streams is the newer is known
+        for certain only within one coordinator."""
+        if (link := self._links.get(client)) is not None and link.epoch == epoch:
+            link.sever(Rejected("unavailable", f"{client} has a newer stream at another coordinator"))
+
     def close(self, link: ClientStream) -> None:
         if self._links.get(link.client) is link:
             del self._links[link.client]
 
     def close_all(self) -> None:
+        """The coordinator stops: its clients are told, and go to another where there is one."""
+        self._stopping = True
         for link in self._links.values():
-            link.end(Rejected("stopping", "the coordinator is stopping"))
+            link.end(Rejected("stopping", STOPPING))
 
-    def welcome(self, link: ClientStream, state: State, now: float) -> None:
-        """Answer Hello with all that has happened up to this very state; from now on events are pushed."""
+    def welcome(self, link: ClientStream, state: State, now: float, waiting: str) -> None:
+        """Answer Hello with all that has happened up to this very state; from now on events are pushed. `waiting`: what the
+        run waits for."""
         link.send(
             wire.ParticipateResponse(
                 welcome=wire.Welcome(
                     epoch=link.epoch,
                     phase=phase_to_wire(state.phase),
                     version=state.version,
-                    waiting=waiting(state, now),
+                    waiting=waiting,
                     software=SOFTWARE,
                 )
             )

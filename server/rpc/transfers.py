@@ -40,7 +40,7 @@ class DownloadCache:
     async def messages(self, name: str, framed: Framed, offset: int) -> AsyncGenerator[bytes, None]:
         """The messages that carry a blob's bytes from an offset on, though the blob be removed meanwhile. Raises ValueError
         where the offset is beyond its end, BlobError."""
-        blob = self._blobs.open(name)
+        blob = await asyncio.to_thread(self._blobs.open, name)  # it may have to be fetched first
         if offset > blob.size:
             raise ValueError(f"offset {offset} is beyond the end, which is at {blob.size}")
         self._open += 1

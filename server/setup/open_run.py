@@ -41,9 +41,9 @@ from zowarmup.server.setup.language_directory import read_directory
 from zowarmup.server.setup.prepare import Preparer, task_of
 from zowarmup.server.setup.run_file import differences
 from zowarmup.server.store.archive import BLOBS, CA_FILE, LEDGER, LOCK, OPERATOR_CREDENTIAL, replay
-from zowarmup.server.store.blob_files import BlobFiles
-from zowarmup.server.store.blobs import BlobStore
+from zowarmup.server.store.blobs import BlobStore, FiledBlobs
 from zowarmup.server.store.event_log import EventLog
+from zowarmup.server.store.place import PLACE
 
 log = logging.getLogger("zowarmup.server")
 
@@ -62,7 +62,7 @@ def locked(data_dir: Path) -> Iterator[Callable[[str], None]]:
     where it is neither empty nor a run's. Gives what is to be told where this coordinator listens, HOST:PORT, for `zowarmup runs`.
     Raises StartError."""
     try:
-        if not (data_dir / LEDGER).exists() and (found := strangers(data_dir, OURS)):
+        if not any((data_dir / mark).exists() for mark in (LEDGER, PLACE)) and (found := strangers(data_dir, OURS)):
             raise StartError(
                 f"--data-dir {data_dir} is not empty and holds no run ({found}): name a new or an empty folder"
             )
@@ -103,11 +103,7 @@ def open_run(
     is evaluated on."""
     state, history, end = replay(ledger)
     if state is not None:
-        if differing := differences(state.run_file, run_file):
-            raise StartError(
-                f"{data_dir} holds a run that began otherwise: {'; '.join(differing)}. "
-                "Use another --data-dir, or the run file it began with"
-            )
+        require_same(state, run_file, f"{data_dir} holds")
         log.info("run %s goes on at version %d (%s)", state.run_file.name, state.version, state.phase)
         return state, history, end
     card = card_of(held_out, _evaluation_data(run_file), run_file.text.most_tokens)
@@ -184,7 +180,16 @@ def open_run(
     return state, history, end
 
 
-def evaluated(held_out: Dataset, state: State, blobs: BlobFiles) -> Dataset:
+def require_same(state: State, run_file: RunFile, holds: str) -> None:
+    """Raises StartError where a run that is there began with another run file. `holds`: where it is, as in "DIR holds"."""
+    if differing := differences(state.run_file, run_file):
+        raise StartError(
+            f"{holds} a run that began otherwise: {'; '.join(differing)}. "
+            "Use another --data-dir, or the run file it began with"
+        )
+
+
+def evaluated(held_out: Dataset, state: State, blobs: FiledBlobs) -> Dataset:
     """The held-out set as the run's card reads it. Raises StartError where it is another than the run began with."""
     try:
         data, _ = fitted(held_out, state.program.card, _evaluation_data(state.run_file))
@@ -202,7 +207,7 @@ def evaluated(held_out: Dataset, state: State, blobs: BlobFiles) -> Dataset:
         ) from error
 
 
-def constants_of(state: State, blobs: BlobFiles) -> dict[str, Constant]:
+def constants_of(state: State, blobs: FiledBlobs) -> dict[str, Constant]:
     """The tensors of the run's base; none where it has no base. Raises StartError where it is damaged."""
     artifact = state.program.artifact(BASE)
     if artifact is None:

@@ -37,6 +37,7 @@ from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
 from zowarmup.server.projections.traffic import OCCURRING, Traffic
 from zowarmup.server.store.ledger import size_bytes
+from zowarmup.server.telemetry.cluster_metrics import ClusterFigures, ClusterMetrics
 from zowarmup.server.telemetry.counters import WORKING, Counters
 from zowarmup.server.telemetry.tcp_info import TcpInfoUnavailable, WireBytes
 
@@ -50,7 +51,8 @@ CATCH_UPS = ("steps", "snapshot")
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Where the figures come from. `catch_ups` by way; `wire` is None where nobody counts it; `certificate_expires_at`: unix
-    seconds, None without TLS."""
+    seconds, None without TLS. `leads`: of several coordinators, the one that leads tells of the run and its fleet, so that sums over
+    them count nothing twice; `cluster`: figures of this one among them, None where it is the only one."""
 
     coordinator: Coordinator
     history: History
@@ -62,6 +64,8 @@ class Sources:
     catch_ups: Mapping[str, int]
     wire: WireBytes | None = None
     certificate_expires_at: Callable[[], float | None] = lambda: None
+    leads: Callable[[], bool] = lambda: True
+    cluster: Callable[[], ClusterFigures] | None = None
 
 
 _Words = TypeVar("_Words", bound=tuple[str, ...])
@@ -96,10 +100,12 @@ class Gathered:
         """Raises nothing that a full disk or a departed client could cause."""
         state = self._sources.coordinator.state
         yield from self._traffic(state)
-        yield from self._round(state)
-        yield from self._fleet(state)
-        yield from self._model(state)
-        yield from self._privacy(state)
+        yield from self._calls()
+        if self._sources.leads():
+            yield from self._round(state)
+            yield from self._fleet(state)
+            yield from self._model(state)
+            yield from self._privacy(state)
         yield from self._disk()
 
     def _traffic(self, state: State) -> Iterator[Metric]:
@@ -131,6 +137,24 @@ class Gathered:
                 },
             )
 
+    def _calls(self) -> Iterator[Metric]:
+        refused = self._sources.refusals
+        yield _counts(
+            "refusals",
+            "What the coordinator has refused.",
+            ("reason",),
+            {(reason,): refused.get(reason, 0) for reason in sorted({*REASONS, *refused})},
+        )
+        done = dict(self._sources.catch_ups)
+        yield _counts(
+            "catch_ups",
+            "Replicas that were brought up to date by commits they had missed, or by a snapshot.",
+            ("way",),
+            {(way,): done.get(way, 0) for way in CATCH_UPS},
+        )
+        seen = self._sources.history.disagreements
+        yield _counts("replica_disagreements", "Replicas that were seen not to be the run's.", (), {(): seen})
+
     def _round(self, state: State) -> Iterator[Metric]:
         current = state.current
         yield _gauges(
@@ -141,13 +165,6 @@ class Gathered:
         )
         missing = len(current.seeds) - len(current.contributions) - len(current.abstained) if current else 0
         yield _gauge("round_missing", "Participants of the round in progress that may still contribute.", missing)
-        refused = self._sources.refusals
-        yield _counts(
-            "refusals",
-            "What the coordinator has refused.",
-            ("reason",),
-            {(reason,): refused.get(reason, 0) for reason in sorted({*REASONS, *refused})},
-        )
         # The history hears of a commit a moment after the state has it.
         versions = self._sources.history.versions
         present = versions.get(state.version) or versions.get(state.version - 1)
@@ -172,15 +189,6 @@ class Gathered:
             ("tier",),
             {(tier,): peak for tier, peak in peaks.items()},
         )
-        done = dict(self._sources.catch_ups)
-        yield _counts(
-            "catch_ups",
-            "Replicas that were brought up to date by commits they had missed, or by a snapshot.",
-            ("way",),
-            {(way,): done.get(way, 0) for way in CATCH_UPS},
-        )
-        seen = self._sources.history.disagreements
-        yield _counts("replica_disagreements", "Replicas that were seen not to be the run's.", (), {(): seen})
 
     def _model(self, state: State) -> Iterator[Metric]:
         waits = waits_for(state, bool(str(self._sources.coordinator.trouble)))
@@ -263,10 +271,15 @@ class RunMetrics:
         GCCollector(registry=self.registry)
 
     def show(self, sources: Sources) -> None:
-        """Count the coordinator's events from now on, and gather the rest at each scrape."""
-        sources.coordinator.observe(Counters(self._own, sources.coordinator.state))
+        """Gather at each scrape what there is, from now on."""
         self.registry.register(_OfRun(self._run, Gathered(sources).collect))
+        if sources.cluster is not None:
+            self.registry.register(_OfRun(self._run, ClusterMetrics(sources.cluster).collect))
         self.registry.register(_Build())
+
+    def count(self, coordinator: Coordinator) -> None:
+        """Count what happens in the run, from now on: the coordinator leads it."""
+        coordinator.observe(Counters(self._own, coordinator.state))
 
 
 class _OfRun(Collector):

@@ -23,7 +23,8 @@ from tests.client.test_outages import free_port, idle
 from zowarmup.cli import certificates
 from zowarmup.cli.session.session import Session
 from zowarmup.client.net.contact import Contact, ContactFinding, heard, look
-from zowarmup.client.net.retrying import SAY_EVERY_S, Lookout, Missing
+from zowarmup.client.net.coordinators import Lookout
+from zowarmup.client.net.retrying import SAY_EVERY_S, Missing
 from zowarmup.client.net.tls import PLAIN, Trust, trust
 from zowarmup.common.system.command import NoAnswer
 

@@ -85,6 +85,15 @@ def test_what_is_wrong_is_found_and_what_is_well_is_not(
     assert re.fullmatch(r"7(199|200)\.\d s behind the coordinator's", found["clock"]["found"])
     code, found = doctor(f"127.0.0.1:{free_port()}", *here)
     assert (code, found["connection"]["found"].endswith("that the coordinator is running")) == (1, True)
+    dead = f"127.0.0.1:{free_port()}"
+    code, found = doctor(f"{one.address},{dead}", *here)
+    assert (code, found["connection"]["verdict"]) == (0, "warn"), (
+        "of several, one that does not answer keeps nobody away"
+    )
+    assert found["connection"]["found"].startswith(f"{dead}: nothing listens there")
+    assert found["coordinator"]["found"].startswith(f"{one.address}: trains digits")
+    code, found = doctor(f"{dead},127.0.0.1:{free_port()}", *here)
+    assert (code, found["connection"]["verdict"]) == (1, "fail")
     code, found = doctor(health, *here)
     assert (code, "no coordinator of this kind" in found["coordinator"]["found"]) == (1, True)
     code, found = doctor(one.address, *here, "--data", "digits:9/2")

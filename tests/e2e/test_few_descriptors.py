@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.conftest import wait_until
 from tests.e2e.test_stopping import Stage
 from zowarmup.cli.session.session import Session
-from zowarmup.server.main import OPTIONS
+from zowarmup.server.listening import OPTIONS
 from zowarmup.server.runtime import FILES, OWN_FILES, connections
 
 LIMITED = (

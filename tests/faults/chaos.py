@@ -74,6 +74,15 @@ class Outcome:
     def good(self) -> bool:
         return self.finished and self.equal and not self.lost
 
+    def told(self, number: int, of: int, folder: Path) -> str:
+        """It is the so-manieth; what a bad one has left is in `folder`."""
+        verdict = "good" if self.good else f"BAD ({self.why}), kept in {folder}"
+        said = (
+            f"{number} of {of}: seed {self.seed}, {len(self.faults)} faults, {self.acknowledged} acknowledged, "
+            f"{self.seconds:.0f} s: {verdict}"
+        )
+        return said if self.good else "\n    ".join((said, *self.faults))
+
 
 class Fleet:
     """One run's processes. A process that is killed and started again has a log for each life."""
@@ -176,10 +185,10 @@ def carry_out(seed: int, folder: Path, template: Path) -> Outcome:
     finally:
         fleet.close()
     acknowledged, kept = fleet.acknowledged(), _in_ledger(fleet.data_dir)
-    replayed = _replay(fleet.data_dir)
+    replay = replayed(fleet.data_dir)
     lost = acknowledged - kept
-    equal = digest is not None and digest == replayed
-    why = why or (f"lost: {sorted(lost)}" if lost else "") or ("" if equal else f"{digest} is not {replayed}")
+    equal = digest is not None and digest == replay
+    why = why or (f"lost: {sorted(lost)}" if lost else "") or ("" if equal else f"{digest} is not {replay}")
     return Outcome(
         seed, digest is not None, len(acknowledged), len(lost), equal, tuple(told), time.monotonic() - start, why
     )
@@ -236,7 +245,7 @@ def _in_ledger(data_dir: Path) -> set[tuple[str, int]]:
         ledger.close()
 
 
-def _replay(data_dir: Path) -> str:
+def replayed(data_dir: Path) -> str:
     """The digest that a fresh process computes from the data directory alone, empty where it finds damage."""
     command = [sys.executable, "-m", "zowarmup.cli.main", "fsck", str(data_dir), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -256,16 +265,9 @@ def run(schedules: int, seed: int, folder: Path, model_cache: Path, jobs: int = 
         for number, pending in enumerate(runs, 1):
             outcome = pending.result()
             outcomes.append(outcome)
-            verdict = "good" if outcome.good else f"BAD ({outcome.why}), kept in {folder / str(outcome.seed)}"
-            print(
-                f"{number} of {schedules}: seed {outcome.seed}, {len(outcome.faults)} faults, {outcome.acknowledged} "
-                f"acknowledged, {outcome.seconds:.0f} s: {verdict}",
-                flush=True,
-            )
+            print(outcome.told(number, schedules, folder / str(outcome.seed)), flush=True)
             if outcome.good:
                 shutil.rmtree(folder / str(outcome.seed))
-            else:
-                print("\n".join(f"    {fault}" for fault in outcome.faults), flush=True)
     return outcomes
 
 
@@ -284,10 +286,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--schedules", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="zowarmup-chaos-"))
-    outcomes = run(arguments.schedules, arguments.seed, folder, folder / "model-cache", arguments.jobs)
+    cache = folder / "model-cache"
+    if arguments.store == "postgresql":
+        from tests.faults import shared_chaos
+
+        outcomes = shared_chaos.run(arguments.schedules, arguments.seed, folder, cache)
+    else:
+        outcomes = run(arguments.schedules, arguments.seed, folder, cache, arguments.jobs)
     good = all(outcome.good for outcome in outcomes)
     if good:
         shutil.rmtree(folder)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.fuzz.data_files import TABLE, archive
-from zowarmup.common.settings.addresses import host_and_port, is_loopback
+from zowarmup.common.settings.addresses import addresses_in, is_loopback
 
 SERVER, CLIENT, COMMAND = "zowarmup-server", "zowarmup-client", "zowarmup"
 NOBODY = "127.0.0.1:1"
@@ -73,10 +73,10 @@ path = inside | nowhere
 def _nowhere(address: str) -> str:
     """Nothing on the network is asked for its name."""
     try:
-        host_and_port(address)
+        given = addresses_in(address)
     except ValueError:
         return address
-    return address if is_loopback(address) and address.endswith(":1") else NOBODY
+    return address if all(is_loopback(one) and one.endswith(":1") for one in given) else NOBODY
 
 
 address = st.one_of(
@@ -84,7 +84,18 @@ address = st.one_of(
     st.just(NOBODY),
     st.just(NOBODY),
     st.sampled_from(
-        ("localhost:1", "[::1]:1", "127.0.0.1", ":1", "127.0.0.1:0", "127.0.0.1:65536", "http://x:1", "x:1/y")
+        (
+            "localhost:1",
+            "[::1]:1",
+            "127.0.0.1:1,localhost:1",
+            "[::1]:1,",
+            "127.0.0.1",
+            ":1",
+            "127.0.0.1:0",
+            "127.0.0.1:65536",
+            "http://x:1",
+            "x:1/y",
+        )
     ),
     st.tuples(odd, odd).map(":".join),
     odd,

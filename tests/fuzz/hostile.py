@@ -27,7 +27,7 @@ from zowarmup.common.settings.run import PROTOCOL, RunFile, Server
 from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core.state import State
-from zowarmup.server.main import OPTIONS
+from zowarmup.server.listening import OPTIONS
 from zowarmup.server.projections.traffic import Traffic
 from zowarmup.server.rpc.auth import Admission, hash_secret
 from zowarmup.server.rpc.limits import MessageSizeInterceptor, RateLimiter

@@ -63,6 +63,7 @@ class Desk:
     refusals: Counter[str]
     blobs_dir: Path
     address: str
+    stream_registry: StreamRegistry
     channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     @property
@@ -146,7 +147,7 @@ def served(
         running = asyncio.create_task(coordinator.run())
         await server.start()
         await coordinator.handle(cmd.Tick())
-        desk = Desk(coordinator, refusals, tmp_path / "blobs", f"127.0.0.1:{port}")
+        desk = Desk(coordinator, refusals, tmp_path / "blobs", f"127.0.0.1:{port}", stream_registry)
         try:
             async with asyncio.timeout(20):
                 await script(desk)
@@ -281,6 +282,21 @@ def test_one_that_says_too_much_is_cut_off_and_the_others_are_not(tmp_path: Path
         await calm.write(report)
         await until(lambda: desk.coordinator.state.presence["calm"].version == 1)
         assert desk.refusals == {"too_many": 1}
+
+    served(tmp_path, script)
+
+
+def test_a_coordinator_that_stops_says_so_to_whoever_is_there_and_whoever_comes(tmp_path: Path) -> None:
+    """So they go to another. What is told on the stream before is heard."""
+
+    async def script(desk: Desk) -> None:
+        there = await desk.join("a")
+        assert (await there.read()).WhichOneof("message") == "welcome"
+        desk.stream_registry.close_all()
+        assert await ending(there) == (grpc.StatusCode.UNAVAILABLE, "stopping")
+        assert await ending(await desk.join("b")) == (grpc.StatusCode.UNAVAILABLE, "stopping")
+        await until(lambda: not any(one.connected for one in desk.coordinator.state.presence.values()))
+        assert not desk.refusals, "nobody's fault"
 
     served(tmp_path, script)
 

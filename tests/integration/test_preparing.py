@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -11,11 +12,12 @@ import pytest
 from zowarmup.cli.session.session import Session
 from zowarmup.client import errors
 from zowarmup.client.net.connection import Connection
-from zowarmup.client.net.retrying import Lookout, with_retries
+from zowarmup.client.net.coordinators import Coordinators
+from zowarmup.client.net.retrying import with_retries
 from zowarmup.client.net.tls import PLAIN
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.system.command import NoAnswer
-from zowarmup.server.main import LAST_S
+from zowarmup.server.listening import LAST_S
 from zowarmup.server.rpc.server import HELD_S, SENTENCE, Health, PreparingInterceptor, Services
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
@@ -114,7 +116,7 @@ def test_a_device_comes_back_soon_however_often_it_was_told_to_wait(monkeypatch:
             raise answers.pop(0)
         return "answered"
 
-    assert asyncio.run(with_retries("127.0.0.1:1", ask, Lookout("127.0.0.1:1", PLAIN))) == "answered"
+    assert asyncio.run(with_retries(Coordinators("127.0.0.1:1", PLAIN, random.Random(0)), ask)) == "answered"
     assert max(waited[:50]) <= 0.6 < max(waited[50:])
 
 

@@ -85,7 +85,7 @@ class Fleet:
     def answer(self, name: str) -> MaskingAsk | None:
         ask = ask_for(self.state, name)
         if ask is not None:
-            self.script.do(cmd.TakeStep(name, self.devices[name].answer(ask)))
+            self.script.do(cmd.TakeStep.of(name, self.devices[name].answer(ask)))
         return ask
 
     def lose(self, *names: str) -> None:
@@ -234,16 +234,16 @@ def test_what_is_sent_again_or_late_changes_nothing_and_what_is_wrong_is_refused
     ask = ask_for(made.state, "pi-00")
     assert ask is not None
     step = made.devices["pi-00"].answer(ask)
-    assert len(made.script.do(cmd.TakeStep("pi-00", step))) == 1
-    assert made.script.do(cmd.TakeStep("pi-00", step)) == []
+    assert len(made.script.do(cmd.TakeStep.of("pi-00", step))) == 1
+    assert made.script.do(cmd.TakeStep.of("pi-00", step)) == []
     with pytest.raises(Rejected, match="5 bytes in the stage shares: must be 400"):
-        made.script.do(cmd.TakeStep("pi-01", MaskingStep(1, Stage.SHARES, b"short")))
-    assert made.script.do(cmd.TakeStep("pi-01", MaskingStep(1, Stage.MASKED, b"too early"))) == []
-    assert made.script.do(cmd.TakeStep("pi-01", MaskingStep(9, Stage.SHARES, b"of no round"))) == []
+        made.script.do(cmd.TakeStep.of("pi-01", MaskingStep(1, Stage.SHARES, b"short")))
+    assert made.script.do(cmd.TakeStep.of("pi-01", MaskingStep(1, Stage.MASKED, b"too early"))) == []
+    assert made.script.do(cmd.TakeStep.of("pi-01", MaskingStep(9, Stage.SHARES, b"of no round"))) == []
     made.upto(Stage.SIGNED)
-    assert made.script.do(cmd.TakeStep("pi-00", step)) == []
+    assert made.script.do(cmd.TakeStep.of("pi-00", step)) == []
     with pytest.raises(Rejected, match="signed another roster, or other survivors"):
-        made.script.do(cmd.TakeStep("pi-00", MaskingStep(1, Stage.SIGNED, bytes(64))))
+        made.script.do(cmd.TakeStep.of("pi-00", MaskingStep(1, Stage.SIGNED, bytes(64))))
 
 
 def test_keys_are_refused_that_another_has_signed_and_scalars_are_no_keys(fleet: Callable[..., Fleet]) -> None:

@@ -57,7 +57,7 @@ complete -c zowarmup-client -e
 complete -c zowarmup-client -f
 
 complete -c zowarmup-client -n _shtab_zowarmup_client_using -s h -l help -d 'show this help message and exit'
-complete -c zowarmup-client -n _shtab_zowarmup_client_using -l server -x -d 'the coordinator (or in ZOWARMUP_SERVER)'
+complete -c zowarmup-client -n _shtab_zowarmup_client_using -l server -x -d 'the coordinator (or in ZOWARMUP_SERVER); of several of a run'"'"'s, separated by commas, one at random that answers'
 complete -c zowarmup-client -n _shtab_zowarmup_client_using -l data -x -d 'this device'"'"'s data, as listed below; must be given'
 complete -c zowarmup-client -n _shtab_zowarmup_client_using -l tier -xka "auto high low" -d 'high: trains and probes; low: forward passes only; auto (the default): what this device'"'"'s memory allows'
 complete -c zowarmup-client -n _shtab_zowarmup_client_using -l state-dir -xka "(__fish_complete_directories)" -d 'identity and replica (~/.local/state/zowarmup/NAME)'

@@ -51,7 +51,7 @@ function _shtab_zowarmup_server_using
 end
 
 set -g _shtab_zowarmup_server_commands 
-set -g _shtab_zowarmup_server_opts_with_value --address --data-dir --metrics-address --model-cache --web-address
+set -g _shtab_zowarmup_server_opts_with_value --address --advertise --data-dir --metrics-address --model-cache --web-address
 
 complete -c zowarmup-server -e
 complete -c zowarmup-server -f
@@ -59,6 +59,7 @@ complete -c zowarmup-server -f
 complete -c zowarmup-server -n _shtab_zowarmup_server_using -s h -l help -d 'show this help message and exit'
 complete -c zowarmup-server -n _shtab_zowarmup_server_using -l data-dir -xka "(__fish_complete_directories)" -d 'where the run lives on disk (or in ZOWARMUP_DATA_DIR)'
 complete -c zowarmup-server -n _shtab_zowarmup_server_using -l address -x -d 'listen here instead of the run file'"'"'s address'
+complete -c zowarmup-server -n _shtab_zowarmup_server_using -l advertise -x -d 'where the run'"'"'s other coordinators reach this one, if that is not where it listens (docs/scaling.md)'
 complete -c zowarmup-server -n _shtab_zowarmup_server_using -l metrics-address -x -d 'show Prometheus metrics here instead of at the run file'"'"'s metrics_address'
 complete -c zowarmup-server -n _shtab_zowarmup_server_using -l web-address -x -d 'serve the live page here instead of at the run file'"'"'s web_address'
 complete -c zowarmup-server -n _shtab_zowarmup_server_using -l insecure -d 'allow plain text on an address that is not loopback (docs/security.md)'

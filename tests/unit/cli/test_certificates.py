@@ -91,6 +91,21 @@ def test_a_renewed_certificate_is_for_the_same_hosts_of_the_same_authority_and_o
     ) == ["other.local"]
 
 
+def test_each_of_several_coordinators_may_have_its_own_and_a_devices_is_not_overwritten(tmp_path: Path) -> None:
+    init(tmp_path, ["a.example"])
+    client(tmp_path, "pi")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert server(tmp_path, ["b.example"], called="b") == [tmp_path / "b.key", tmp_path / "b.crt"]
+    server(tmp_path, [], called="b")
+    made = load(tmp_path / "b.crt")
+    made.verify_directly_issued_by(load(tmp_path / "ca.crt"))
+    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["b.example"]
+    with pytest.raises(CommandError, match=r"pi\.crt is a device's"):
+        server(tmp_path, ["c.example"], called="pi")
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_a_renewed_certificate_does_not_outlive_its_authority(tmp_path: Path) -> None:
     init(tmp_path, ["host"], days=10)
     server(tmp_path, [], days=2 * DAYS)

@@ -37,6 +37,9 @@ def test_certificates_are_made_under_one_authority(tmp_path: Path) -> None:
     assert {"ca.crt", "server.crt", "server.key"} <= set(made(folder, "init", "--host", "pi.local"))
     assert made(folder, "client", "pi") == ["pi.key", "pi.crt"]
     assert made(folder, "server") == ["server.key", "server.crt"]
+    assert made(folder, "server", "--name", "b", "--host", "b.local") == ["b.key", "b.crt"]
+    with pytest.raises(Usage, match=r"'ca' must be .*, and not ca"):
+        made(folder, "server", "--name", "ca")
 
 
 @pytest.mark.parametrize("name", ["ca", "server", "a/b", ".x", "", "x" * 64])

@@ -24,6 +24,19 @@ def test_the_word_gives_the_authority_back_and_is_one_word_of_a_shell(tmp_path: 
     assert not set(invitation.word) & set(" \t\n'\"\\$`!&|;<>()*?[]#~%{}")
 
 
+def test_the_word_has_every_authority_of_several_coordinators(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        init(tmp_path / name, ["host"])
+    one, other = ((tmp_path / name / "ca.crt").read_bytes() for name in ("a", "b"))
+    invitation = Invitation("ab" * 32, b"comment\n" + one + other)
+    assert Invitation.from_word(invitation.word).authority == one + other
+    alone = Invitation("ab" * 32, one).word
+    assert invitation.word.startswith(alone[: len(alone) // 4 * 4 - 4]), "of one it is as it was"
+    torn = invitation.word[:-40]
+    with pytest.raises(ValueError, match="damaged"):
+        Invitation.from_word(torn)
+
+
 @given(st.text())
 def test_no_other_text_is_an_invitation_and_none_is_repeated(text: str) -> None:
     with pytest.raises(ValueError, match=r"damaged|zw1") as caught:

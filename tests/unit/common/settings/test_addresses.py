@@ -2,7 +2,7 @@
 
 import pytest
 
-from zowarmup.common.settings.addresses import host_and_port, proxy_for
+from zowarmup.common.settings.addresses import MOST_ADDRESSES, addresses_in, host_and_port, proxy_for
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,13 @@ WEB = {
 )
 def test_a_proxy_is_used_where_it_is_named_for_grpc(address: str, environment: dict[str, str], proxy: str) -> None:
     assert proxy_for(address, environment) == proxy
+
+
+def test_several_are_separated_by_commas() -> None:
+    assert addresses_in("a:1") == ("a:1",)
+    assert addresses_in("a:1,[::1]:2, 10.0.0.1:3") == ("a:1", "[::1]:2", "10.0.0.1:3")
+    for wrong, problem in (("a:1,", "empty"), ("a:1,b", "port is missing"), ("a:1,b:2,a:1", "'a:1' is there twice")):
+        with pytest.raises(ValueError, match=problem):
+            addresses_in(wrong)
+    with pytest.raises(ValueError, match=f"{MOST_ADDRESSES + 1} addresses are more than"):
+        addresses_in(",".join(f"a:{port}" for port in range(1, MOST_ADDRESSES + 2)))

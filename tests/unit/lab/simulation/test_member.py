@@ -1,12 +1,13 @@
 """A simulated client's stream: a slow device says its contribution later, and waits once for what it has computed and sent."""
 
+import random
 from typing import cast
 
 import pytest
 
 from zowarmup.client.net.connection import Connection
+from zowarmup.client.net.coordinators import Coordinators
 from zowarmup.client.net.messages import Hello, Offer
-from zowarmup.client.net.retrying import Lookout
 from zowarmup.client.net.stream import Meter
 from zowarmup.client.net.tls import PLAIN
 from zowarmup.client.net.transfer import Transfers
@@ -18,7 +19,6 @@ from zowarmup.lab.simulation.member import SimulatedStream
 from zowarmup.lab.simulation.profiles import Profile
 
 LAYOUT = Layout((Tensor("w", (64,), 0),), 64, 64, (Block("all", 0, 64),), None)
-ADDRESS = "127.0.0.1:1"
 
 
 def stream(profile: Profile) -> tuple[SimulatedStream, Executor, Meter]:
@@ -32,9 +32,8 @@ def stream(profile: Profile) -> tuple[SimulatedStream, Executor, Meter]:
     def hello() -> Hello:
         return Hello("run", Position(), 1)
 
-    made = SimulatedStream(
-        ADDRESS, connect, LAYOUT, hello, profile, executor, meter, lambda _: None, Lookout(ADDRESS, PLAIN)
-    )
+    coordinators = Coordinators("127.0.0.1:1", PLAIN, random.Random(0))
+    made = SimulatedStream(coordinators, connect, LAYOUT, hello, profile, executor, meter, lambda _: None)
     return made, executor, meter
 
 

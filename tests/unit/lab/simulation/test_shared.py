@@ -1,6 +1,7 @@
 """One replica for many clients: applied once, compared by each, fetched once, lost once; a commit read once."""
 
 import asyncio
+import random
 from pathlib import Path
 
 import numpy as np
@@ -134,12 +135,12 @@ def test_a_fleet_is_cut_into_parts_and_put_together_again(tmp_path: Path) -> Non
 
 def test_a_line_is_asked_for_by_one_for_all() -> None:
     """A coordinator that is not there: every client waits on the same attempt."""
-    from zowarmup.client.net.retrying import Lookout
+    from zowarmup.client.net.coordinators import Coordinators
     from zowarmup.client.net.tls import PLAIN
     from zowarmup.lab.simulation.shared import SharedChannel
 
     async def run() -> None:
-        line = SharedChannel("127.0.0.1:1", PLAIN, 3, Lookout("127.0.0.1:1", PLAIN))
+        line = SharedChannel(Coordinators("127.0.0.1:1", PLAIN, random.Random(0)), 3)
         waiting = [asyncio.create_task(line.up()) for _ in range(3)]
         async with asyncio.timeout(60):
             while (attempt := line._connecting) is None:

@@ -4,7 +4,7 @@ import ast
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
 from zowarmup.server.projections.traffic import OCCURRING, Traffic
 from zowarmup.server.store.ledger import Ledger
+from zowarmup.server.telemetry.cluster_metrics import ClusterFigures
 from zowarmup.server.telemetry.metrics import WAITING, RunMetrics, Sources, waits_for
 from zowarmup.server.telemetry.tcp_info import WireBytes
 
@@ -84,7 +85,9 @@ def story() -> list[Told]:
     ]
 
 
-def told(events: Sequence[Told], folder: Path, *soft: ev.Event, before: int = 1) -> CollectorRegistry:
+def told(
+    events: Sequence[Told], folder: Path, *soft: ev.Event, before: int = 1, leads: Callable[[], bool] = lambda: True
+) -> CollectorRegistry:
     """What a coordinator shows that has been through these events, the first of them `before` its process started."""
     every = [*events, *((99.0, event) for event in soft)]
     state: State | None = None
@@ -108,8 +111,11 @@ def told(events: Sequence[Told], folder: Path, *soft: ev.Event, before: int = 1)
             {},
             WireBytes(1, traffic, lambda: coordinator.state.phase),
             lambda: 9e9,
+            leads,
+            lambda: ClusterFigures(leads(), 3, 2, 1, 0.25, 7, {"two": 5}),
         )
     )
+    metrics.count(coordinator)
     metrics.appended(0.002)
     for at, event in every[before:]:
         coordinator.state = evolve(coordinator.state, event)
@@ -298,3 +304,12 @@ def test_words_while_a_round_lasts() -> None:
         state = evolve(state, event)
         words.append(waits_for(state, False))
     assert words[5:] == ["contributions", "contributions", "contributions", "aggregating"]
+
+
+def test_a_front_end_tells_of_itself_and_not_of_the_run(tmp_path: Path) -> None:
+    shown = scrape(told(story(), tmp_path, leads=lambda: False))
+    assert shown["zowarmup_leads"][()] == 0 and shown["zowarmup_streams"][()] == 7
+    assert "zowarmup_payload_bytes_total" in shown and "zowarmup_refusals_total" in shown
+    assert not {"zowarmup_clients", "zowarmup_phase", "zowarmup_model_version", "zowarmup_round_participants"} & set(
+        shown
+    )
