@@ -1,6 +1,7 @@
 """What a run is refused for before it begins."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ RUN = RunFile(
         ({}, WHITENED, ""),
     ],
 )
-def test_a_sum_that_no_message_holds_is_refused(settings: dict[str, int], layout: Layout, sentence: str) -> None:
+def test_a_sum_that_no_message_holds_is_refused(settings: dict[str, Any], layout: Layout, sentence: str) -> None:
     run = replace(RUN, zeroth_order=changed(RUN.zeroth_order, **settings))
     if not sentence:
         require_short(run, layout)
