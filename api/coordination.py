@@ -113,18 +113,7 @@ class LocalCoordinator:
         insecure: bool = False,
         model_cache: Path | str | None = None,
     ) -> None:
-        spec = held_out if isinstance(held_out, str) else (None if held_out is None else "")
-        wanted = Wanted(
-            run=run,
-            model=model,
-            task=task,
-            held_out=spec,
-            warmup=warmup,
-            zeroth_order=zeroth_order,
-            evaluate_every=evaluate_every,
-            seed=seed,
-            name=name,
-        )
+        wanted = Wanted(run, model, task, held_out, warmup, zeroth_order, evaluate_every, seed, name)
         settings = run_of(wanted)
         require_importable(settings)
         if address is None and run is None:

@@ -31,15 +31,15 @@ KEPT = 100
 """So many snapshots are kept, where nothing else is said: every version of a warm-up is one."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Wanted:
-    """What a caller says of a run, as `simulate` and `Coordinator` take it.
+    """What a caller says of a run, in the order in which `simulate` and `Coordinator` take it.
 
     Args:
         run: The whole of it: an object, a run file, or its tables; the others come in the place of what it says.
         model: A name, or a module or its factory.
         task: A name, or a class.
-        held_out: The spec of the held-out set; empty: it is an object.
+        held_out: The held-out set: its spec, or an object.
         warmup: The settings of the warm-up, an object or a table, whose "algorithm" may be a class.
         zeroth_order: The same of the rounds after the pivot.
         evaluate_every: Versions between evaluations.
@@ -50,7 +50,7 @@ class Wanted:
     run: "RunFile | Mapping[str, Any] | str | Path | None" = None
     model: "str | nn.Module | Callable[..., nn.Module] | None" = None
     task: "str | type[Task] | None" = None
-    held_out: str | None = None
+    held_out: object = None
     warmup: WarmUp | Mapping[str, Any] | None = None
     zeroth_order: ZerothOrder | Mapping[str, Any] | None = None
     evaluate_every: int | None = None
@@ -96,7 +96,7 @@ def run_of(wanted: Wanted, clients: Mapping[Tier, int] | None = None) -> RunFile
             table["algorithm"] = name_of(table["algorithm"])
     evaluation = raw.setdefault("evaluation", {})
     if wanted.held_out is not None:
-        evaluation["data"] = wanted.held_out or GIVEN
+        evaluation["data"] = wanted.held_out if isinstance(wanted.held_out, str) else GIVEN
     if wanted.evaluate_every is not None:
         evaluation["every"] = wanted.evaluate_every
     from zowarmup.server.setup.run_file import run_file_of

@@ -140,18 +140,7 @@ def simulate(
         (5, '1.bias', (128, 64))
     """
     parts, names = _clients(shards, clients, alpha, high, seed or 0, names)
-    spec = held_out if isinstance(held_out, str) else (None if held_out is None else "")
-    wanted = Wanted(
-        run=run,
-        model=model,
-        task=task,
-        held_out=spec,
-        warmup=warmup,
-        zeroth_order=zeroth_order,
-        evaluate_every=evaluate_every,
-        seed=seed,
-        name=name,
-    )
+    wanted = Wanted(run, model, task, held_out, warmup, zeroth_order, evaluate_every, seed, name)
     settings = run_of(wanted, {Tier.HIGH: high, Tier.LOW: len(parts) - high})
     settings = replace(settings, server=_alone(settings.server))
     try:

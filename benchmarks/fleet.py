@@ -95,14 +95,14 @@ class Run:
 
 
 class Coordinator:
-    """A `zowarmup-server` on loopback, its data in `folder`."""
+    """A `zowarmup-server` on loopback, its data in `folder`. `more`: settings of its [server]."""
 
-    def __init__(self, folder: Path, run: Run, *, profile: Path | None = None) -> None:
+    def __init__(self, folder: Path, run: Run, *, profile: Path | None = None, more: str = "") -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self.address, self.folder, self._log = f"127.0.0.1:{self.port}", folder / "server", folder / "server.log"
-        (folder / "run.toml").write_text(RUN.format(**vars(run)), encoding="utf-8")
+        (folder / "run.toml").write_text(RUN.format(**vars(run)) + more, encoding="utf-8")
         profiling = ["-m", "cProfile", "-o", str(profile)] if profile else []
         options = [str(folder / "run.toml"), "--data-dir", str(self.folder), "--address", self.address]
         with self._log.open("w") as log:
@@ -134,8 +134,7 @@ class Coordinator:
         return int(status.split(f"{name}:")[1].split()[0]) * 1024
 
     def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return _cpu_s(self.process.pid)
 
     def await_version(self, version: int, seconds: float = 240.0) -> None:
         """Until its ledger says that the model is at a version. Raises RuntimeError where it does not come to that."""
@@ -191,7 +190,7 @@ class Tally:
 
 
 class Fleet:
-    """`clients` of one coordinator in `processes`, of which `stalled` never read. Within its context they connect; they
+    """`clients` of one coordinator in `processes`, numbered from `first` on, of which `stalled` never read. Within its context they connect; they
     answer no round before it has been `allowed`."""
 
     def __init__(
@@ -204,6 +203,7 @@ class Fleet:
         stalled: int = 0,
         delta_bytes: int = 0,
         authority: bytes = b"",
+        first: int = 0,
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self._allowed, self._told = context.Value("q", 0, lock=False), context.Queue()
@@ -212,7 +212,7 @@ class Fleet:
             context.Process(
                 target=_process,
                 args=(
-                    Clients(address, n * share, share, run, stalled // processes, delta_bytes, authority),
+                    Clients(address, first + n * share, share, run, stalled // processes, delta_bytes, authority),
                     self._allowed,
                     self._told,
                 ),
@@ -234,6 +234,10 @@ class Fleet:
     def await_connected(self) -> Tally:
         """Until all have said Hello and been welcomed. Raises RuntimeError where one could not."""
         return self._gather()
+
+    def cpu_s(self) -> float:
+        """Of all its processes."""
+        return sum(_cpu_s(process.pid) for process in self._processes if process.pid)
 
     def allow(self, round: int) -> float:
         """Let the rounds up to this one be answered; when that was, seconds since 1970."""
@@ -380,6 +384,12 @@ class Bulk:
         answer = await send(iter(messages), metadata=self._metadata)
         if answer.stored_bytes != self._size:
             raise RuntimeError(f"{answer.stored_bytes} of {self._size} bytes arrived")
+
+
+def _cpu_s(pid: int) -> float:
+    """The processor time that a process has had so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _delta(number: int, size_bytes: int) -> bytes:

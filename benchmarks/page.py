@@ -4,7 +4,8 @@ A real `zowarmup-server` leads thousands of clients with a stream each, in proce
 as many as it can. Stretches of so many rounds follow each other, without viewers and with, in turn; a viewer is a socket of
 another process that reads the page's events as they come. What is compared is the coordinator's processor time for a round,
 each stretch with viewers beside the two without around it. Printed, as one line of JSON for each number of viewers: the median
-ratio with its goal, processor time for a round, what more of it viewers cost in a second, rounds a second, and bytes a second that
+ratio with its goal, processor time for a round (the fleet's own beside it: with a stream each, it is the load that a machine of few
+cores is full of), what more of it viewers cost in a second, rounds a second, and bytes a second that
 a viewer is sent. Viewers cost about the same each second, however many rounds there are in it: on a machine that is busy with
 other work, where rounds are slow, the ratio is worse than on a quiet one. Exit code 1 where a goal does not hold.
 """
@@ -33,10 +34,11 @@ SETTLE_S = 1.0
 
 @dataclass(frozen=True)
 class Stretch:
-    """Rounds in a row. `sent_bytes`: to all viewers together."""
+    """Rounds in a row. `sent_bytes`: to all viewers together. `cpu_s`: of the coordinator."""
 
     viewers: int
     cpu_s: float
+    fleet_cpu_s: float
     wall_s: float
     rounds: int
     sent_bytes: int
@@ -121,17 +123,19 @@ class Viewers:
         self._process.join()
 
 
-def stretch(leader: Coordinator, ledger: sqlite3.Connection, viewers: Viewers, count: int, rounds: int) -> Stretch:
+def stretch(
+    leader: Coordinator, fleet: Fleet, ledger: sqlite3.Connection, viewers: Viewers, count: int, rounds: int
+) -> Stretch:
     """Measure so many rounds with so many viewers."""
     if count:
         viewers.come(count)
     time.sleep(SETTLE_S)
-    first, cpu_s, began = _version(ledger), leader.cpu_s(), time.monotonic()
+    first, cpu_s, fleet_cpu_s, began = _version(ledger), leader.cpu_s(), fleet.cpu_s(), time.monotonic()
     while (now := _version(ledger)) < first + rounds:
         if leader.process.poll() is not None:
             raise RuntimeError(leader.said()[-2000:])
         time.sleep(0.05)
-    measured = leader.cpu_s() - cpu_s, time.monotonic() - began
+    measured = leader.cpu_s() - cpu_s, fleet.cpu_s() - fleet_cpu_s, time.monotonic() - began
     return Stretch(count, *measured, now - first, viewers.leave() if count else 0)
 
 
@@ -153,11 +157,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[Stretch]:
                 pace = Pace(fleet, arguments.pace)
                 pace.start()
                 ledger = sqlite3.connect(f"file:{leader.ledger}?mode=ro", uri=True)
-                made = [stretch(leader, ledger, viewers, 0, arguments.rounds)]
+                made = [stretch(leader, fleet, ledger, viewers, 0, arguments.rounds)]
                 for _ in range(arguments.repeats):
                     for count in arguments.viewers:
                         for now in (count, 0):
-                            made.append(stretch(leader, ledger, viewers, now, arguments.rounds))
+                            made.append(stretch(leader, fleet, ledger, viewers, now, arguments.rounds))
                             print(made[-1], file=sys.stderr, flush=True)
                 pace.stop()
                 ledger.close()
@@ -179,6 +183,7 @@ def summary(made: list[Stretch], count: int) -> dict[str, Any]:
         "goal": GOALS.get(count),
         "cpu_ms_a_round": round(1000 * statistics.median(one.cpu_each_s for one in shown), 1),
         "cpu_ms_a_round_without": round(1000 * statistics.median(beside), 1),
+        "fleet_cpu_ms_a_round": round(1000 * statistics.median(one.fleet_cpu_s / one.rounds for one in shown), 1),
         "cpu_ms_a_second_more": round(
             statistics.median(
                 1000 * (one.cpu_each_s - other) * one.rounds / one.wall_s

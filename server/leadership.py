@@ -11,14 +11,14 @@ from typing import Any
 
 from zowarmup.common.exact.replica import Replica
 from zowarmup.server.aggregation.evaluation import Evaluator
-from zowarmup.server.aggregation.round_jobs import RoundJobs
+from zowarmup.server.aggregation.round_jobs import RETRY_S, RoundJobs
 from zowarmup.server.coordinator import Coordinator, Unavailable
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.projections.history import History
 from zowarmup.server.projections.traffic import Traffic
 from zowarmup.server.shutdown import TICK_S
 from zowarmup.server.store.archive import restore
-from zowarmup.server.store.blobs import BlobStore
+from zowarmup.server.store.blobs import BlobStore, DiskRefused
 from zowarmup.server.store.uploads import UploadStore
 from zowarmup.server.telemetry.round_traces import RoundTraces
 from zowarmup.server.tracking.delivery import RunTracking, Tracker
@@ -65,9 +65,14 @@ class Leadership:
             What runs from now on, until cancelled.
         """
         coordinator, history, traffic = self._coordinator, self._history, self._traffic
-        if replica is None:
+        while replica is None:
             state = coordinator.state
-            replica = await asyncio.to_thread(restore, state, history, blobs, state.version)
+            try:
+                replica = await asyncio.to_thread(restore, state, history, blobs, state.version)
+            except DiskRefused as error:
+                coordinator.trouble.tell("snapshot", f"the snapshot of version {state.snapshot.version}: {error}")
+                await asyncio.sleep(RETRY_S)
+        coordinator.trouble.clear("snapshot")
         round_jobs = RoundJobs(
             coordinator,
             blobs,
@@ -82,7 +87,7 @@ class Leadership:
         self._tracking = RunTracking(self._trackers, coordinator.state, history)
         coordinator.observe(round_jobs)
         coordinator.observe(self._tracking)
-        await coordinator.handle(cmd.Restart())
+        await _restarted(coordinator)
         round_jobs.resume()
         return [round_jobs.run(), _tick(coordinator)]
 
@@ -95,6 +100,14 @@ class Leadership:
         """Tell trackers what they have not been told, for a moment."""
         if self._tracking is not None:
             await asyncio.to_thread(self._tracking.close, LAST_S)
+
+
+async def _restarted(coordinator: Coordinator) -> None:
+    while True:
+        with contextlib.suppress(Unavailable):
+            await coordinator.handle(cmd.Restart())
+            return
+        await asyncio.sleep(RETRY_S)
 
 
 async def _tick(coordinator: Coordinator) -> None:

@@ -8,6 +8,7 @@ and begins anew as a front end.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from zowarmup.common.text import in_words
 from zowarmup.server.cluster.front_end import FrontEnd
 from zowarmup.server.cluster.node import Node, SharedStore
 from zowarmup.server.cluster.service import RelayInterceptor
-from zowarmup.server.coordinator import Coordinator
+from zowarmup.server.coordinator import REMIND_S, Coordinator
 from zowarmup.server.leadership import Leadership
 from zowarmup.server.listening import Listening
 from zowarmup.server.opening import Opened, RunToOpen, open_alone, open_shared
@@ -34,7 +35,8 @@ from zowarmup.server.rpc.strangers import keep_room
 from zowarmup.server.rpc.streams import StreamRegistry
 from zowarmup.server.shutdown import GIVEN_UP, leave, settle
 from zowarmup.server.store.archive import BLOBS, LEDGER
-from zowarmup.server.store.event_log import Fenced
+from zowarmup.server.store.blobs import DiskRefused
+from zowarmup.server.store.event_log import Fenced, StoreAway
 from zowarmup.server.store.lease import Holder
 from zowarmup.server.telemetry.event_logger import EventLogger
 from zowarmup.server.telemetry.round_traces import RoundTraces
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zowarmup.server")
 
+AGAIN_S = 2.0
 TOLD_S = 0.3
 """How long a coordinator that ends exports its last spans."""
 
@@ -120,7 +123,7 @@ async def serve(serving: Serving, stopped: "asyncio.Future[int]", ready: Callabl
     Raises:
         CoordinatorFailed: A part of it has failed. And what stands in the way of a start.
     """
-    fenced = 0
+    fenced, told_at = 0, -REMIND_S
     while True:
         ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         faults: list[BaseException] = []
@@ -129,9 +132,21 @@ async def serve(serving: Serving, stopped: "asyncio.Future[int]", ready: Callabl
             settle(ended, over.result())
 
         stopped.add_done_callback(end)
-        async with contextlib.AsyncExitStack() as stack:
-            status = await _Life(serving, ended, faults, stack, fenced).run(ready)
-        stopped.remove_done_callback(end)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                status = await _Life(serving, ended, faults, stack, fenced).run(ready)
+        except (StoreAway, DiskRefused) as error:
+            if serving.shared is None:
+                raise
+            if (now := time.monotonic()) >= told_at + REMIND_S:
+                told_at = now
+                log.error("waiting for the store: %s", error)
+            await asyncio.wait({stopped}, timeout=AGAIN_S)
+            if stopped.done():
+                return stopped.result()
+            continue
+        finally:
+            stopped.remove_done_callback(end)
         lost = serving.shared is not None and bool(faults) and isinstance(faults[0], Fenced)
         if faults and not lost:
             settle(stopped, 1)
@@ -364,7 +379,7 @@ class _Life:
             node.epoch,
             node.changes,
             self._fenced,
-            0.0 if coordinator.leads else coordinator.lag_s,
+            coordinator.lag_s,
             len(streams),
             node.front_ends,
         )

@@ -2,6 +2,9 @@
 
 Rounds may take seconds or half an hour, so what is averaged over rounds is averaged over `$window`, a variable of the
 dashboard, and not over what suits the width of the screen.
+
+The run may have several coordinators. What is the run's the leader tells, and for a moment two may: the largest counts. What is each
+coordinator's own is summed, or shown one by one.
 """
 
 from grafana_foundation_sdk.builders import dashboard
@@ -13,7 +16,7 @@ from deploy.grafana.panels import PIVOT, SELECTED, areas, board, limits, lines, 
 ENROLLED = f'zowarmup_clients{{{SELECTED}, state!="revoked"}}'
 CONNECTED = f'zowarmup_clients{{{SELECTED}, state="connected"}}'
 FIRING = f'ALERTS{{alertname=~"Zowarmup.+", alertstate="firing", {SELECTED}}}'
-COORDINATOR = f"on (job, instance) zowarmup_model_version{{{SELECTED}}}"
+COORDINATOR = f"on (job, instance) zowarmup_ledger_size_bytes{{{SELECTED}}}"
 
 
 NOW = (
@@ -57,7 +60,7 @@ NOW = (
     .thresholds(limits((None, "green"), (1.0, "red"))),
     number(
         "Certificate",
-        "Until the coordinator's certificate expires.",
+        "Until the coordinator's certificate expires, or of several the first.",
         "s",
         (f"min(zowarmup_certificate_expiry_timestamp_seconds{{{SELECTED}}}) - time()", "left"),
     )
@@ -109,8 +112,8 @@ ROUNDS = (
         "Participants, and who is missing",
         "Of the round in progress: who was drawn, and who of them has not contributed yet (the stragglers).",
         "suffix: clients",
-        (f"sum by (phase) (zowarmup_round_participants{{{SELECTED}}})", "{{phase}}"),
-        (f"sum(zowarmup_round_missing{{{SELECTED}}})", "missing"),
+        (f"max by (phase) (zowarmup_round_participants{{{SELECTED}}})", "{{phase}}"),
+        (f"max(zowarmup_round_missing{{{SELECTED}}})", "missing"),
     )
     .span(8)
     .min(0),
@@ -121,7 +124,7 @@ DEVICES = (
         "Clients",
         "Enrolled clients by tier, connected or away; those that were revoked are not counted.",
         "suffix: clients",
-        (f"sum by (tier, state) ({ENROLLED})", "{{tier}} tier, {{state}}"),
+        (f"max by (tier, state) ({ENROLLED})", "{{tier}} tier, {{state}}"),
     )
     .span(8)
     .min(0),
@@ -197,7 +200,7 @@ COORDINATOR_ROW = (
     .min(0),
     areas(
         "On disk",
-        "What the run takes: the ledger, and the snapshots and uploads (blobs).",
+        "What the run takes of a coordinator, of several the most: the ledger, and the snapshots and uploads (blobs).",
         "decbytes",
         (f"max(zowarmup_ledger_size_bytes{{{SELECTED}}})", "ledger"),
         (f"max(zowarmup_blobs_size_bytes{{{SELECTED}}})", "blobs"),
@@ -206,21 +209,81 @@ COORDINATOR_ROW = (
     .min(0),
     lines(
         "Disk left",
-        "Free space of the file system that the run lives on.",
+        "Free space of the file system that a coordinator has its data directory on.",
         "percentunit",
-        (f"min(zowarmup_disk_free_bytes{{{SELECTED}}} / zowarmup_disk_size_bytes{{{SELECTED}}})", "free"),
+        (
+            f"min by (instance) (zowarmup_disk_free_bytes{{{SELECTED}}} / zowarmup_disk_size_bytes{{{SELECTED}}})",
+            "{{instance}}",
+        ),
     )
     .span(6)
     .min(0)
     .max(1),
     lines(
         "The coordinator's process",
-        "Resident memory of the coordinator, which holds the model and a connection for each client.",
+        "Resident memory of each coordinator, which holds the model and a connection for each of its clients.",
         "decbytes",
-        (f'max(process_resident_memory_bytes{{job="$job"}} and {COORDINATOR})', "resident"),
+        (f'max by (instance) (process_resident_memory_bytes{{job="$job"}} and {COORDINATOR})', "{{instance}}"),
     )
     .span(6)
     .min(0),
+)
+
+NONE = "a store of its own"
+SEVERAL = (
+    states(
+        "Who leads",
+        "The coordinator that decides, of several that share the run: one at any moment.",
+        (f"max by (instance) (zowarmup_leads{{{SELECTED}}})", "{{instance}}"),
+    )
+    .span(8)
+    .no_value(NONE),
+    areas(
+        "Clients of each coordinator",
+        "Streams that each coordinator holds.",
+        "suffix: clients",
+        (f"sum by (instance) (zowarmup_streams{{{SELECTED}}})", "{{instance}}"),
+    )
+    .span(8)
+    .min(0)
+    .no_value(NONE),
+    lines(
+        "Behind the log",
+        "How long ago each coordinator last had all that was decided, which is less than a second where all is well.",
+        "s",
+        (f"max by (instance) (zowarmup_follow_lag_seconds{{{SELECTED}}})", "{{instance}}"),
+    )
+    .span(8)
+    .min(0)
+    .no_value(NONE),
+    steps(
+        "Epoch of the lease",
+        "It grows by one whenever another coordinator begins to lead.",
+        "none",
+        (f"max(zowarmup_lease_epoch{{{SELECTED}}})", "epoch"),
+    )
+    .span(8)
+    .no_value(NONE),
+    lines(
+        "Changes of hands",
+        "How often the lease went to another coordinator in the window, and how often a leader found that it had lost it.",
+        "suffix: times",
+        (f"max(increase(zowarmup_lease_changes_total{{{SELECTED}}}[$window]))", "changes of hands"),
+        (f"sum by (instance) (increase(zowarmup_fenced_total{{{SELECTED}}}[$window])) > 0", "{{instance}} fenced"),
+    )
+    .span(8)
+    .min(0)
+    .no_value(NONE),
+    steps(
+        "Coordinators",
+        "Those that answer Prometheus, and those that the leader hears of, itself included.",
+        "suffix: coordinators",
+        (f"count(zowarmup_leads{{{SELECTED}}})", "answer"),
+        (f"1 + max(zowarmup_front_ends{{{SELECTED}}})", "the leader hears of"),
+    )
+    .span(8)
+    .min(0)
+    .no_value(NONE),
 )
 
 WINDOW = (
@@ -237,7 +300,7 @@ FLEET_HEALTH = board(
     "zowarmup-fleet-health",
     "Fleet health",
     "Whether a run of zowarmup goes on, what it waits for, and how its devices and its coordinator are.",
-    {"Now": NOW, "Rounds": ROUNDS, "Devices": DEVICES, "Coordinator": COORDINATOR_ROW},
+    {"Now": NOW, "Rounds": ROUNDS, "Devices": DEVICES, "Coordinator": COORDINATOR_ROW, "Several coordinators": SEVERAL},
     PIVOT,
     mark("Alerts", FIRING, "red"),
 ).with_variable(WINDOW)

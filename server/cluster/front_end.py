@@ -13,6 +13,7 @@ has. There is no way back: a leader that has lost its lease begins anew.
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -69,7 +70,8 @@ class FrontEnd(Coordinator):
         self.superseded: Callable[[str, int], None] = lambda client, epoch: None
         """Told of a stream whose client has a newer one elsewhere."""
         self.traffic = traffic
-        self.leads, self.lag_s = False, 0.0
+        self.leads = False
+        self._complete_at = time.monotonic()
         self._events, self._name, self._patience_s = events, name, patience_s
         self._leader: Leader | None = None
         self._epoch, self._following = 0, True
@@ -84,6 +86,11 @@ class FrontEnd(Coordinator):
     def turn_to(self, leader: Leader | None, epoch: int) -> None:
         """From now on another leads; None: nobody does."""
         self._leader, self._epoch, self._anew, self._said = leader, epoch, True, ""
+
+    @property
+    def lag_s(self) -> float:
+        """How long ago this coordinator last had all of the log, seconds; 0 where it leads. Any thread may ask."""
+        return 0.0 if self.leads else time.monotonic() - self._complete_at
 
     @property
     def waiting(self) -> str:
@@ -115,17 +122,18 @@ class FrontEnd(Coordinator):
         while True:
             last = not self._following
             self._reads += 1
+            began = time.monotonic()
             try:
                 found = await self._in_thread(self._read)
                 self.trouble.clear("log")
             except LedgerError as error:
                 self.trouble.tell("log", str(error))
-                if last:
-                    raise
                 await asyncio.sleep(LOOK_S)
                 continue
             for at, group in itertools.groupby(found, key=lambda row: row[0]):
                 self._fold(at, tuple(event for _, event in group))
+            if len(found) < AT_ONCE:
+                self._complete_at = began
             if not found:
                 self._read_up_to = self._reads
             async with self._moved:
@@ -225,7 +233,10 @@ class FrontEnd(Coordinator):
         return list(itertools.islice(self._events.read(self.end), AT_ONCE))
 
     def _wait(self) -> None:
-        self._events.wait(self.end, LOOK_S)
+        try:
+            self._events.wait(self.end, LOOK_S)
+        except LedgerError:  # which reading meets next, and tells of
+            time.sleep(LOOK_S)
 
     def _fold(self, at: float, events: tuple[ev.Event, ...]) -> None:
         state = self.state
@@ -233,7 +244,6 @@ class FrontEnd(Coordinator):
             state = evolve(state, event)
         now, self.state, self.written_at = self.clock(), state, at
         self._end += len(events)
-        self.lag_s = max(0.0, self.date() - at)
         for observer in self._observers:
             observer(now, events, state)
 

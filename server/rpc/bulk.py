@@ -89,10 +89,8 @@ class BulkCalls(services.CoordinatorServiceServicer):
             line.up("control", request.ByteSize())
             if len(request.digest) != 16:
                 raise Rejected("invalid", "get_upload: digest must be 16 bytes")
-            work = self._work(name)
+            work = await self._work_in(request.round, name)
             size, digest = self._delta_bytes(name), request.digest.hex()
-            if request.round != work.round:
-                raise another_round(self._coordinator.state, request.round)
             async with self._uploading.one(name):
                 have = await self._uploads.received(name, work.round, digest, size)
             answer = wire.GetUploadResponse(offset_bytes=have)
@@ -112,10 +110,8 @@ class BulkCalls(services.CoordinatorServiceServicer):
                 raise first.rejected()
             if not isinstance(first, wire.UploadDeltaRequest) or not first.HasField("header"):
                 raise Rejected("invalid", "the first message of an upload must hold a header")
-            header, work, size = first.header, self._work(name), self._delta_bytes(name)
-            digest = header.digest.hex()
-            if header.round != work.round:
-                raise another_round(self._coordinator.state, header.round)
+            header = first.header
+            work, size, digest = await self._work_in(header.round, name), self._delta_bytes(name), header.digest.hex()
             if len(header.digest) != 16 or header.size_bytes != size:
                 raise Rejected(
                     "malformed", f"a delta of {name} has {size} bytes and a digest of 16, not {header.size_bytes} bytes"
@@ -182,6 +178,16 @@ class BulkCalls(services.CoordinatorServiceServicer):
 
     def _delta_bytes(self, client: str) -> int:
         return self._coordinator.state.uplink_bytes(client)
+
+    async def _work_in(self, round: int, client: str) -> Work:
+        """What the client has to upload in a round, which another coordinator may have given out before this one hears of it.
+        Raises Rejected where there is nothing."""
+        if round > self._coordinator.state.round:
+            await self._coordinator.caught_up()
+        work = self._work(client)
+        if round != work.round:
+            raise another_round(self._coordinator.state, round)
+        return work
 
     def _work(self, client: str) -> Work:
         state = self._coordinator.state

@@ -29,6 +29,7 @@ from zowarmup.server.store.blob_files import BlobFiles, opened
 from zowarmup.server.store.blobs import (
     BlobError,
     BlobStore,
+    DiskRefused,
     FiledBlobs,
     MissingBlob,
     OpenBlob,
@@ -75,7 +76,8 @@ def replay(log: EventLog | SharedLog) -> tuple[State | None, History, int]:
 
 
 def restore(state: State, history: History, blobs: BlobStore, version: int) -> Replica:
-    """The replica at a version: its nearest snapshot and the commits since, in one pass. Raises ArchiveError."""
+    """The replica at a version: its nearest snapshot and the commits since, in one pass. Raises ArchiveError; DiskRefused where the
+    store is away."""
     for start in sorted((v for v in state.snapshots if v <= version), reverse=True):
         commits = history.since(start, version)
         if commits is None:
@@ -87,6 +89,8 @@ def restore(state: State, history: History, blobs: BlobStore, version: int) -> R
             if replica.digest().hex() != snapshot.digest:
                 raise ArchiveError(f"blob {snapshot.sha256} is damaged; {REMEDY}")
             replica.apply(commits)
+        except DiskRefused:
+            raise
         except (BlobError, ValueError, Diverged) as error:
             raise ArchiveError(f"version {version} cannot be restored: {error}; {REMEDY}") from error
         return replica

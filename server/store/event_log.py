@@ -19,6 +19,10 @@ class LedgerError(Exception):
     """The event log cannot be read or written; the sentence says what to do."""
 
 
+class StoreAway(LedgerError):
+    """The store does not answer now: it is stopped, starting, too busy, or the network is. It is worth waiting for."""
+
+
 class Fenced(LedgerError):
     """Another writer has appended to the log or leads by now, or the log has lost events: this writer's state is no longer the
     log's."""

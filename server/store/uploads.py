@@ -6,9 +6,8 @@ those that are being aggregated. What a contribution names, in the state or on i
 it has uploaded itself: an upload's name has its client's in it. Two deltas of one digest can be made, so a whole upload is never
 replaced by another of its name.
 
-Several coordinators may share the store. What is for a later round is then never dropped, for a client of another may have begun
-it before this one has heard of that round; and only the leader's store `drops` at all. A part that turns out to be no such delta
-goes at once, whoever has received it: nobody can have named it, and its client begins it anew.
+What is for a later round is never dropped: where several coordinators serve a run, its client may have begun it before this one
+has heard of that round.
 
 `Upload` receives one beside the event loop: chunks queue, and one of a few threads writes, hashes, measures and checks them in
 order while the next are on their way. When the last has come, little more than the sync is left to do. What waits in memory is
@@ -50,13 +49,10 @@ class UploadStore:
         quota_bytes: For the deltas of the round in progress, whole or not, each counted whole.
         state: The run's as it begins, or goes on.
         room_bytes: So much may wait for the disk, of all uploads together.
-        drops: Whether it drops what is no longer needed.
     """
 
-    def __init__(
-        self, store: BlobStore, quota_bytes: int, state: State, *, room_bytes: int = ROOM_BYTES, drops: bool = True
-    ) -> None:
-        self.store, self._quota_bytes, self._drops = store, quota_bytes, drops
+    def __init__(self, store: BlobStore, quota_bytes: int, state: State, *, room_bytes: int = ROOM_BYTES) -> None:
+        self.store, self._quota_bytes = store, quota_bytes
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="uploads")
         self.receiving, self.room_bytes = 0, room_bytes
         self._held: dict[str, tuple[str, int]] = {}  # its upload's name, and size
@@ -67,20 +63,8 @@ class UploadStore:
         self._left_over = True  # there may be what came before a restart, held by nobody
         self._housekeeping = Housekeeping()
 
-    @property
-    def drops(self) -> bool:
-        """Whether it drops what is no longer needed: not while another coordinator leads. May change at any time."""
-        return self._drops
-
-    @drops.setter
-    def drops(self, drops: bool) -> None:
-        self._drops = drops
-        self._left_over = True  # what the leader before has not dropped
-
     def resume(self, state: State) -> int:
         """After a restart, before anyone is let in: drop what no round can use. How many files went."""
-        if not self._drops:
-            return 0
         open_one = state.current is not None and not state.current.closed  # its uploads may still be resumed and named
         return self._drop_through(state.round - open_one)
 
@@ -106,8 +90,7 @@ class UploadStore:
     @contextlib.contextmanager
     def naming(self, client: str, round: int, digest: str) -> Iterator[None]:
         """While the client's contribution that names this delta is on its way into the state, the delta stays. Raises
-        Rejected where it is not one that the client has uploaded, durably and whole. Who leads calls it, too, for what another
-        coordinator forwards: only here is it known what this one drops."""
+        Rejected where it is not one that the client has uploaded, durably and whole."""
         name = upload_name(client, round, digest)
         if not self.store.has(name) or name in self._finishing:
             raise Rejected("malformed", f"{client} has not uploaded the delta it names: ask GetUpload")
@@ -144,7 +127,7 @@ class UploadStore:
             match event:
                 case ev.RoundOpened():
                     trains = (state.rules.computation(tier) is Computation.TRAINING for tier in state.tiers)
-                    self._left_over |= any(trains)  # here or at another coordinator
+                    self._left_over |= any(trains)
                 case ev.Contributed(client, Delta() as delta):
                     self._named.add(upload_name(client, delta.round, delta.digest))
                 case ev.RoundClosed() | ev.RoundAbandoned() | ev.Committed():
@@ -153,7 +136,7 @@ class UploadStore:
     def _end(self, ended: int, state: State) -> None:
         """A round is over, but for those of its uploads that are being aggregated."""
         self._named = set(uploads_of(state.current).values())
-        if self._left_over and self._drops:
+        if self._left_over:
             with self._housekeeping.attempt("drop the uploads of rounds that are over"):
                 self._drop_through(ended)
                 self._left_over = bool(self._kept)
@@ -171,7 +154,7 @@ class UploadStore:
                 f"{len(self._held)} deltas of this round take {taken >> 20} of the "
                 f"{self._quota_bytes >> 20} MB that server.uploads_mb allows: try again later",
             )
-        if before != name and self._drops:
+        if before != name:
             with self._housekeeping.attempt("drop an upload that another has replaced"):
                 self._drop({before} - self._kept, [before])
         self._held[client] = name, size_bytes

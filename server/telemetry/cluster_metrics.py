@@ -17,7 +17,7 @@ class ClusterFigures:
         epoch: Of the lease, as it knows it; 0 where nobody has ever held it.
         changes: How often the lease has changed hands since this coordinator started, as far as it has seen.
         fenced: How often it has lost the lease while it led.
-        lag_s: How old the last event was when this coordinator read it, seconds.
+        lag_s: How long ago this coordinator last had all of the log, seconds; 0 where it leads.
         streams: How many clients' streams it holds itself.
         front_ends: How many streams each front end of this leader holds; empty where it does not lead.
     """
@@ -42,7 +42,11 @@ class ClusterMetrics(Collector):
         gauges = (
             ("leads", "1 for the coordinator that leads the run, 0 for the others.", int(now.leads)),
             ("lease_epoch", "The epoch of the lease, which grows with each change of hands.", now.epoch),
-            ("follow_lag_seconds", "How old the last event was when this coordinator read it.", now.lag_s),
+            (
+                "follow_lag_seconds",
+                "How long ago this coordinator last had all of the log; 0 where it leads.",
+                now.lag_s,
+            ),
             ("streams", "Clients whose streams this coordinator holds.", now.streams),
             ("front_ends", "Coordinators that this leader has heard of lately.", len(now.front_ends)),
         )

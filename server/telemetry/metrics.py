@@ -152,8 +152,6 @@ class Gathered:
             ("way",),
             {(way,): done.get(way, 0) for way in CATCH_UPS},
         )
-        seen = self._sources.history.disagreements
-        yield _counts("replica_disagreements", "Replicas that were seen not to be the run's.", (), {(): seen})
 
     def _round(self, state: State) -> Iterator[Metric]:
         current = state.current
@@ -189,6 +187,8 @@ class Gathered:
             ("tier",),
             {(tier,): peak for tier, peak in peaks.items()},
         )
+        seen = self._sources.history.disagreements  # by other coordinators, too, who tell the leader
+        yield _counts("replica_disagreements", "Replicas that were seen not to be the run's.", (), {(): seen})
 
     def _model(self, state: State) -> Iterator[Metric]:
         waits = waits_for(state, bool(str(self._sources.coordinator.trouble)))

@@ -59,6 +59,10 @@ class Link:
         self._cut = True
         self._do(self._drop())
 
+    def drop(self) -> None:
+        """End every connection at once; new ones pass."""
+        self._do(self._drop())
+
     def mend(self) -> None:
         """Everything passes again. Connections that fell into the black hole are gone."""
         if self._hole:

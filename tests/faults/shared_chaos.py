@@ -33,6 +33,8 @@ from zowarmup.server.store.postgres.stores import PostgresStores
 
 COORDINATORS = ("one", "two", "three")
 FLEET = {"high-1": "high", "high-2": "high", **{f"low-{number}": "low" for number in range(1, 9)}}
+LONG = replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=75))
+"""So that it is still going on when the last fault comes, more often than not."""
 LED = re.compile(r"this coordinator leads from now on \((\S+), epoch (\d+)\)")
 LEASE_S = 2.0
 
@@ -40,7 +42,7 @@ LEASE_S = 2.0
 class SharedFleet:
     """One run's processes, its database, and the links between them."""
 
-    def __init__(self, folder: Path, model_cache: Path, run: RunFile = RUN) -> None:
+    def __init__(self, folder: Path, model_cache: Path, run: RunFile = LONG) -> None:
         self.folder, self._model_cache = folder, model_cache
         (folder / "logs").mkdir(parents=True)
         self.database = PostgresServer()
@@ -61,14 +63,14 @@ class SharedFleet:
     def start(self, name: str) -> None:
         """A coordinator."""
         options = [str(self.folder / f"{name}.toml"), "--data-dir", str(self.folder / name), "--address"]
-        options += [self.addresses[name], "--advertise", self.links[name].address, "--web-address", ""]
+        options += [self.addresses[name], "--advertise", self.links[name].address, "--web-address", "", "--verbose"]
         self.processes.start(
             self._named(name), "zowarmup.server.main", [*options, "--model-cache", str(self._model_cache)]
         )
 
     def join(self, name: str) -> None:
         shard = list(FLEET).index(name) + 1
-        servers = list(self.links.values())[shard % 3].address
+        servers = ",".join(link.address for link in self.links.values())
         options = ["--server", servers, "--data", f"digits:{shard}/{len(FLEET)}", "--tier", FLEET[name], "--name", name]
         options += ["--state-dir", str(self.folder / "clients" / name), "--verbose"]
         self.processes.start(self._named(name), "zowarmup.client.main", options)

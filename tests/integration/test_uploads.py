@@ -14,7 +14,9 @@ import xxhash
 
 from tests.faults.small import EXAMPLES, LAYOUT, PAIR, run_file
 from tests.fuzz.hostile import SECRETS, coordinator
+from zowarmup.common.messages.values import Abstention
 from zowarmup.common.settings.run import PROTOCOL
+from zowarmup.server.core import commands as cmd
 from zowarmup.server.core.contributions import upload_name
 from zowarmup.v1 import coordinator_pb2 as wire
 from zowarmup.v1 import coordinator_pb2_grpc as services
@@ -93,6 +95,39 @@ def test_a_contribution_that_is_accepted_has_its_delta_whatever_is_uploaded_next
                 await next_one
             assert life.uploads.store.has(file_of("high-1", first))
             stream.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_a_round_that_another_coordinator_has_given_out_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that comes from there must not give its work up because this one is a moment behind."""
+    who = (("zowarmup-client", "high-1"), ("zowarmup-credential", SECRETS["high-1"]))
+    data = vector(1, LAYOUT.size)
+    header = wire.DeltaHeader(round=2, digest=bytes.fromhex(digest(data)), size_bytes=len(data))
+
+    async def run() -> None:
+        async with (
+            coordinator(tmp_path) as (life, address, _),
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            lead, stub = life.coordinator, services.CoordinatorServiceStub(channel)
+            asked: Any = stub
+
+            async def hear_of_the_next_round() -> None:
+                if lead.state.round == 1:
+                    await lead.handle(cmd.Abstain("high-1", Abstention(1, "test")))
+
+            monkeypatch.setattr(lead, "caught_up", hear_of_the_next_round)
+            assert lead.state.round == 1
+            request = wire.GetUploadRequest(round=2, digest=header.digest)
+            assert (await asked.GetUpload(request, metadata=who)).offset_bytes == 0
+            assert lead.state.round == 2
+            messages = [wire.UploadDeltaRequest(header=header), wire.UploadDeltaRequest(chunk=data)]
+            assert (await asked.UploadDelta(iter(messages), metadata=who)).stored_bytes == len(data)
+            with pytest.raises(grpc.aio.AioRpcError, match="there has been no round 3"):
+                await asked.GetUpload(wire.GetUploadRequest(round=3, digest=header.digest), metadata=who)
 
     asyncio.run(asyncio.wait_for(run(), 30))
 

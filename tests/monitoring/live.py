@@ -38,6 +38,7 @@ from zowarmup.common.system.command import Interrupts
 from zowarmup.common.system.pdeathsig import tethered
 from zowarmup.lab.demo.settings import to_toml
 from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
+from zowarmup.server.telemetry.cluster_metrics import ClusterFigures, ClusterMetrics
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "deploy" / "prometheus"
@@ -67,6 +68,12 @@ def panels_of(board: Dashboard) -> list[Panel]:
 
 def queries_of(panel: Panel) -> list[Dataquery]:
     return [target for target in panel.targets or [] if isinstance(target, Dataquery)]
+
+
+def told_by_several() -> set[str]:
+    """The metrics that a coordinator tells only where several share a run."""
+    figures = ClusterFigures(True, 1, 1, 0, 0.0, 0, {})
+    return {sample.name for metric in ClusterMetrics(lambda: figures).collect() for sample in metric.samples}
 
 
 def substituted(expr: str, values: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from grafana_foundation_sdk.models.dashboard import Panel, RowPanel
 
 from deploy.grafana.__main__ import FILES, FOLDER
 from deploy.grafana.panels import SOURCE, encoded
-from tests.monitoring.live import panels_of, queries_of
+from tests.monitoring.live import panels_of, queries_of, told_by_several
 
 COLUMNS = 24
 PROVISIONING = FOLDER.parent / "provisioning"
@@ -60,6 +60,21 @@ def test_every_query_is_about_the_job_and_run_that_are_chosen(name: str) -> None
             assert 'job="$job"' in target.expr
             assert 'run="$run"' in target.expr or "zowarmup_" not in target.expr, target.expr
             assert "client" not in (target.legend_format or "")
+
+
+def test_all_that_several_coordinators_tell_of_themselves_is_shown() -> None:
+    """And nothing is asked for that they do not tell: where one serves a run by itself, these panels are empty."""
+    health = FILES["fleet-health.json"]
+    asked = [target.expr for panel in panels_of(health) for target in queries_of(panel)]
+    assert {name for name in told_by_several() if any(name in expr for expr in asked)} == told_by_several()
+    (row,) = (
+        panel for panel in placed("fleet-health.json") if isinstance(panel, RowPanel) and "Several" in str(panel.title)
+    )
+    assert row.grid_pos is not None
+    below = [p for p in panels_of(health) if p.grid_pos is not None and p.grid_pos.y > row.grid_pos.y]
+    assert len(below) == 6 and all(
+        any(name in target.expr for name in told_by_several()) for panel in below for target in queries_of(panel)
+    )
 
 
 def test_provisioning_names_the_source_and_the_folder() -> None:

@@ -35,7 +35,7 @@ def test_rules_are_sound() -> None:
 
 def test_alerts_fire_when_they_should_and_not_otherwise() -> None:
     said = promtool("test", "rules", *map(str, TESTS))
-    assert said.count("SUCCESS") == len(TESTS) == 3
+    assert said.count("SUCCESS") == len(TESTS) == 4
 
 
 def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() -> None:

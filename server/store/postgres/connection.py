@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from zowarmup.common.settings.store import StoreAddress
+from zowarmup.server.store.event_log import LedgerError, StoreAway
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,16 @@ _PASSWORD = re.compile(r"(//[^/@\s:]*):[^@\s]*@|(password=)\S+", re.IGNORECASE)
 
 
 class DatabaseRefused(Exception):
-    """The database did not do it, and nothing of it is there; the sentence says why and what to do."""
+    """The database did not do it, and nothing of it is there; the sentence says why and what to do. `away`: it may do it later, when it
+    answers again."""
+
+    def __init__(self, sentence: str, away: bool = False) -> None:
+        super().__init__(sentence)
+        self.away = away
+
+    def of_ledger(self) -> LedgerError:
+        """The same as an event log says it."""
+        return StoreAway(str(self)) if self.away else LedgerError(str(self))
 
 
 class Unanswered(psycopg.OperationalError):
@@ -141,7 +151,7 @@ class Database:
     def refusal(self, error: psycopg.Error) -> DatabaseRefused:
         """An error of the database's as a sentence with a remedy."""
         said = redacted(str(error).strip().split("\n")[0])
-        return DatabaseRefused(f"{self}: {said}; {_remedy(error)}")
+        return DatabaseRefused(f"{self}: {said}; {_remedy(error)}", _is_away(error))
 
     def close(self) -> None:
         """Close what is idle; what is at work is closed when it is done."""
@@ -246,6 +256,25 @@ _AT_CONNECTING = {
 }
 """What a refusal to connect says, which has no state, as libpq passes it on."""
 _AWAY = "is the database running, and is server.store its address? It is tried again"
+
+
+def _is_away(error: psycopg.Error) -> bool:
+    """Whether it may answer later. Where a connection is refused by the server itself there is no code, only its word FATAL: what is wrong
+    then stays wrong, unless the server is on its way up or down, or full."""
+    if error.sqlstate is not None:
+        return error.sqlstate.startswith(("08", "57P", "53300"))
+    said = str(error)
+    passing = (
+        "starting up",
+        "shutting down",
+        "recovery",
+        "too many",
+        "not yet accepting",
+        "remaining connection slots",
+    )
+    return isinstance(error, psycopg.OperationalError) and (
+        "FATAL" not in said or any(word in said for word in passing)
+    )
 
 
 def _remedy(error: psycopg.Error) -> str:

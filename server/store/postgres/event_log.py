@@ -14,7 +14,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
 from zowarmup.server.core import events as ev
-from zowarmup.server.store.event_log import EventLog, Fenced, LedgerError, fenced
+from zowarmup.server.store.event_log import EventLog, Fenced, fenced
 from zowarmup.server.store.event_rows import StoredEvent, event_of, events_of, rows_of
 from zowarmup.server.store.lease import superseded
 from zowarmup.server.store.postgres.connection import Database, DatabaseRefused, PostgresSession
@@ -72,7 +72,7 @@ class PostgresLog:
         try:
             rows = self.database.run(lambda connection: connection.execute(self._rows, (after, READ_ROWS)).fetchall())
         except DatabaseRefused as error:
-            raise LedgerError(str(error)) from error
+            raise error.of_ledger() from error
         return [StoredEvent(*row) for row in rows]
 
     def decode(self, row: StoredEvent) -> ev.Event:
@@ -101,7 +101,7 @@ class PostgresLog:
         try:
             self.database.run(write)
         except DatabaseRefused as error:
-            raise LedgerError(str(error)) from error
+            raise error.of_ledger() from error
 
     def wait(self, after: int, timeout_s: float) -> None:
         """See `SharedLog`."""
@@ -116,7 +116,7 @@ class PostgresLog:
             except (psycopg.Error, DatabaseRefused) as error:
                 self._hang_up()
                 said = error if isinstance(error, DatabaseRefused) else self.database.refusal(error)
-                raise LedgerError(str(said)) from error
+                raise said.of_ledger() from error
 
     def _listening(self) -> PostgresSession:
         if self._listener is None:
@@ -174,7 +174,7 @@ class PostgresLeadersLog:
             if tries:
                 self._unsettled = max(len(rows), self._unsettled if self._unsettled_after == expected else 0)
                 self._unsettled_after = expected
-            raise LedgerError(str(error)) from error
+            raise error.of_ledger() from error
         self._unsettled = 0
         self._log.took(time.monotonic() - began)
         return expected + len(rows)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from psycopg.sql import SQL, Identifier
 
-from zowarmup.server.store.event_log import LedgerError
 from zowarmup.server.store.lease import Held, Holder, require_lasting, superseded
 from zowarmup.server.store.postgres.connection import Database, DatabaseRefused, PostgresSession
 
@@ -93,4 +92,4 @@ def _ledger() -> Iterator[None]:
     try:
         yield
     except DatabaseRefused as error:
-        raise LedgerError(str(error)) from error
+        raise error.of_ledger() from error

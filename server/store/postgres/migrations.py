@@ -116,7 +116,7 @@ def migrate(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) 
     try:
         return database.run(take)
     except DatabaseRefused as error:
-        raise LedgerError(str(error)) from error
+        raise error.of_ledger() from error
 
 
 def require_current(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:
@@ -129,7 +129,7 @@ def require_current(database: Database, migrations: tuple[Migration, ...] = MIGR
         )
         taken = database.run(lambda connection: _taken(connection, database)) if there else {}
     except DatabaseRefused as error:
-        raise LedgerError(str(error)) from error
+        raise error.of_ledger() from error
     if not taken:
         raise LedgerError(f"{database} holds no run: start a coordinator with it, or name the schema that has one")
     _require_known(database, taken, migrations)

@@ -38,7 +38,7 @@ def test_an_object_and_a_file_say_all(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(to_toml(demo))
     for whole in (demo, tmp_path / "run.toml", str(tmp_path / "run.toml")):
         assert run_of(Wanted(run=whole), FLEET) == demo
-    other = run_of(Wanted(run=demo, seed=4, evaluate_every=7, held_out="", zeroth_order={"rounds": 9}), FLEET)
+    other = run_of(Wanted(run=demo, seed=4, evaluate_every=7, held_out=object(), zeroth_order={"rounds": 9}), FLEET)
     assert (other.seed, other.evaluation.every, other.evaluation.data) == (4, 7, GIVEN)
     assert (other.warmup, other.zeroth_order.rounds, other.zeroth_order.clients_per_round) == (demo.warmup, 9, 5)
     phases = FedAvgSettings(rounds=1, clients_per_round=1), ZOWarmUpSettings(rounds=2, clients_per_round=5)

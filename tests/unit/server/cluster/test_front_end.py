@@ -22,7 +22,7 @@ from zowarmup.server.core import events as ev
 from zowarmup.server.core.errors import Rejected
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.rpc.server import Services
-from zowarmup.server.store.event_log import MemorySharedLog
+from zowarmup.server.store.event_log import LedgerError, MemorySharedLog
 from zowarmup.server.store.lease import Holder, MemoryLease
 
 RUN = replace(
@@ -325,5 +325,22 @@ def test_over_grpc_a_thousand_streams_and_commands_arrive_and_a_stranger_does_no
         await remote.close()
         await stranger.close()
         await server.stop(None)
+
+    Room().run(script)
+
+
+def test_a_front_end_that_cannot_read_the_log_lags_and_a_leader_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def script(room: Room) -> None:
+        leader, _, front_end, _ = await ready(room)
+        reads = room.log.read
+
+        def refused(*_: object) -> list[tuple[float, ev.Event]]:
+            raise LedgerError("away")
+
+        monkeypatch.setattr(room.log, "read", refused)
+        await until(lambda: front_end.lag_s > 1.0, "a lag, while the log is away")
+        assert str(front_end.trouble) and leader.lag_s == 0.0
+        monkeypatch.setattr(room.log, "read", reads)
+        await until(lambda: front_end.lag_s < 1.0, "the end of it")
 
     Room().run(script)

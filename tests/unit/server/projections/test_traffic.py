@@ -70,3 +70,20 @@ def test_the_log_knows_all_counts_of_every_version() -> None:
     assert {version: log.at(version) for version in tables} == tables
     assert log.at(0) == ()
     assert log.at(1000) == log.latest
+
+
+def test_what_others_have_carried_is_in_the_run_s_totals_and_not_in_this_coordinator_s() -> None:
+    here, leader = Traffic(lambda: Phase.WARM_UP), Traffic(lambda: Phase.WARM_UP)
+    call = here.call("peer", Tier.LOW, "pi")
+    call.up("control", 10)
+    first = here.take()
+    call.up("control", 5)
+    call.down("commit", 7)
+    assert here.take() != first and here.take() == (), "each byte once"
+    call.up("control", 1)
+    leader.call("other", Tier.LOW).up("control", 100)
+    for counts in (first, here.take()):
+        leader.include(counts)
+    assert [(c.payload_bytes, c.messages) for c in leader.counts()] == [(111, 3)]
+    assert leader.since_start()["up", "low", "warm-up", "control"] == 100
+    assert leader.take() == (TrafficCount("up", "low", "warm-up", "control", 100, 1),)

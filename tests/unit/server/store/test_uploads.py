@@ -432,7 +432,7 @@ def test_a_client_goes_on_with_a_later_round_though_the_last_ends_late(store: Bl
 
 
 def test_what_others_have_left_of_a_round_goes_with_it(store: BlobStore, state: State) -> None:
-    """The leader has no client that uploads."""
+    """A part that a call before a restart has begun: nobody holds it."""
 
     async def script(uploads: UploadStore) -> None:
         uploads(0.0, [ev.RoundAbandoned(1, "test")], state)
@@ -440,39 +440,6 @@ def test_what_others_have_left_of_a_round_goes_with_it(store: BlobStore, state: 
         store.write(upload_name("b", 2, "0" * 32), 0, b"half")
         uploads(0.0, [ev.RoundAbandoned(2, "test")], state)
         assert store.parts() == set()
-
-    on(store, state, script)
-
-
-def test_one_that_does_not_lead_drops_nothing_until_it_does(store: BlobStore, state: State) -> None:
-    async def script(_: UploadStore) -> None:
-        uploads, other = UploadStore(store, QUOTA, state, drops=False), vector(2)
-        await upload(uploads, "a", DATA)
-        await uploads.received("a", 1, digest(other), len(other))
-        store.write(upload_name("b", 1, "0" * 32), 0, b"half")
-        assert uploads.resume(state) == 0
-        for ended in (
-            ev.RoundClosed(1, "all"),
-            ev.Committed(1, 1, "d" * 32, (), None, ()),
-            ev.RoundAbandoned(1, "test"),
-        ):
-            uploads(0.0, [opened(1), ended], state)
-        assert len(store.names()) == len(store.parts()) == 1
-        assert uploads.norm(name_of("a", DATA)) is None and not uploads._held, "but it forgets"
-        uploads.drops = True
-        uploads(0.0, [ev.RoundAbandoned(1, "test")], state)
-        assert store.names() == store.parts() == set()
-
-    on(store, state, script)
-
-
-def test_one_that_does_not_lead_begins_a_wrong_upload_anew(store: BlobStore, state: State) -> None:
-    async def script(_: UploadStore) -> None:
-        uploads, said = UploadStore(store, QUOTA, state, drops=False), digest(DATA)
-        with pytest.raises(Rejected, match="send it again"):
-            await upload(uploads, "pi", DATA[4:] + DATA[:4], said)
-        assert await uploads.received("pi", 1, said, len(DATA)) == 0
-        await upload(uploads, "pi", DATA)
 
     on(store, state, script)
 

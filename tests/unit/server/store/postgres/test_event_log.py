@@ -63,8 +63,7 @@ def test_an_append_whose_answer_is_lost_is_there_once(
 
         def cut() -> None:
             assert swallowed.wait(60 * PATIENCE)
-            link.cut()
-            link.mend()
+            link.drop()
 
         link.passing = swallow
         with ThreadPoolExecutor(1) as thread:
@@ -103,8 +102,7 @@ def test_an_append_that_nobody_answered_is_told_of_before_more_is_written(
         with pytest.raises(LedgerError, match="no answer came within"):
             log.append(BATCH, 2.0, 3)
         assert events(open_stores()) == BATCH * 2
-        link.cut()
-        link.mend()
+        link.drop()
         link.passing = lambda piece, up: piece
         stores.database._answer_s = 30.0
         with pytest.raises(Fenced, match="holds 3 events of this coordinator whose answer was lost"):
