@@ -40,12 +40,13 @@ def installed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("high", [False, True])
+@pytest.mark.parametrize("drop_ins", [False, True])
 @pytest.mark.parametrize("unit", UNITS)
-def test_systemd_understands_every_line(unit: str, high: bool, installed: Path, tool: Callable[[str], str]) -> None:
-    if high:
-        (installed / "zowarmup-client.service.d").mkdir()
-        shutil.copy(SYSTEMD / "high-tier.conf", installed / "zowarmup-client.service.d")
+def test_systemd_understands_every_line(unit: str, drop_ins: bool, installed: Path, tool: Callable[[str], str]) -> None:
+    if drop_ins:
+        for one, file in (("client", "high-tier.conf"), ("server", "shared-store.conf")):
+            (installed / f"zowarmup-{one}.service.d").mkdir()
+            shutil.copy(SYSTEMD / file, installed / f"zowarmup-{one}.service.d")
     environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{installed}:", "SYSTEMD_LOG_LEVEL": "warning"}
     command = [tool("systemd-analyze"), "verify", "--man=no", unit]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -68,6 +69,12 @@ def test_a_run_that_paused_itself_is_left_alone_and_memory_is_bounded() -> None:
     assert (client["MemoryMax"], client["MemorySwapMax"]) == ("200M", "0")
     assert "MemoryMax" in server
     assert "ZOWARMUP_JOIN" not in client["ExecStart"], "a secret would be seen in a list of processes"
+
+
+def test_a_coordinator_with_a_database_is_started_until_it_answers() -> None:
+    drop_in = dict(settings((SYSTEMD / "shared-store.conf").read_text(encoding="utf-8")))
+    assert drop_in == {"StartLimitIntervalSec": "0", "Environment": "PGPASSFILE=/etc/zowarmup/pgpass"}
+    assert dict(settings((SYSTEMD / UNITS[0]).read_text(encoding="utf-8")))["StartLimitIntervalSec"] != "0"
 
 
 def test_a_client_begins_where_there_is_nothing_and_sees_its_data_and_state_alone() -> None:

@@ -413,7 +413,7 @@ VERBS: dict[str, tuple[list[st.SearchStrategy[str]], Options]] = {
          "--address": address, "--insecure": None, "--policy": mostly(st.just("policy.toml"), path), "--allow-model": model},
     ),
     "certs init": ([], {"--out": folder, "--host": word, **_days}),
-    "certs server": ([], {"--out": folder, "--host": word, **_days}),
+    "certs server": ([], {"--out": folder, "--host": word, "--name": word, **_days}),
     "certs client": ([word], {"--out": folder, **_days}),
 }  # fmt: skip
 DEVICE: Options = {
