@@ -164,7 +164,10 @@ def changed(roster: Roster, **field: object) -> Roster:
         (lambda r: Roster(RUN, ROUND, r.members[::-1]), "ascending order"),
         (lambda r: changed(r, examples=99), "pi-000 are not signed by its identity"),
         (lambda r: changed(r, keys=r.members[1].keys), "have one mask key"),
-        (lambda r: changed(r, keys=r.members[0].keys[:-1] + b"\0"), "pi-000 are not signed"),
+        (
+            lambda r: changed(r, keys=r.members[0].keys[:-1] + bytes([r.members[0].keys[-1] ^ 1])),
+            "pi-000 are not signed",
+        ),
         (lambda r: changed(r, identity=r.members[1].identity), "have one identity"),
         (lambda r: changed(r, keys=b""), "pi-000 are not signed"),
     ],
