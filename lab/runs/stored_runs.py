@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from zowarmup.common.messages.values import Phase
-from zowarmup.common.settings.store import StoreAddress
 from zowarmup.common.system.command import CommandError
 from zowarmup.common.system.files import holder
 from zowarmup.common.tasks.protocol import Metric
@@ -118,14 +117,16 @@ def stored_runs(folders: Sequence[Path]) -> tuple[list[StoredRun], list[Unreadab
     """
     found: list[StoredRun] = []
     unreadable: list[UnreadableRun] = []
-    shared = set[StoreAddress]()
+    shared = set[tuple[str, str]]()
     for place in dict.fromkeys(place for folder in folders for place in _data_dirs(folder)):
         try:
-            address = remembered(place)
-            if address is None or address not in shared:
-                found.append(_read(place))
-            if address is not None:
-                shared.add(address)  # the directories of its other coordinators say the same
+            address, run = remembered(place), _read(place)
+            same = (run.run_id, address.schema if address else "")
+            if address is None or same not in shared:
+                found.append(run)
+                shared.add(
+                    same
+                )  # the directories of its other coordinators say the same, whatever they call the database
         except (ArchiveError, OSError) as error:
             unreadable.append(UnreadableRun(place, str(error)))
     return sorted(found, key=lambda run: -run.began_at), unreadable

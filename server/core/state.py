@@ -245,15 +245,14 @@ class State:
 
     @property
     def eligible(self) -> tuple[str, ...]:
-        """Connected clients of these tiers that may release more, in ascending order."""
-        tiers, limited = self.tiers, bool(self.releases)
-        return tuple(
-            sorted(
-                name
-                for name, presence in self.presence.items()
-                if presence.connected and self.clients[name].tier in tiers and not (limited and self.used_up(name))
-            )
-        )
+        """Connected clients of these tiers that may release more, in no order that means anything."""
+        found = [name for name, presence in self.presence.items() if presence.epoch and not presence.gone_at]
+        if len(self.tiers) < len(Tier):
+            clients, tiers = dict(self.clients), self.tiers
+            found = [name for name in found if clients[name].tier in tiers]
+        if self.releases:
+            found = [name for name in found if not self.used_up(name)]
+        return tuple(found)
 
     @property
     def eligible_count(self) -> int:

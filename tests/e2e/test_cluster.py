@@ -11,9 +11,11 @@ from tests.faults.chaos import RUN, replayed
 from tests.faults.shared_chaos import COORDINATORS, FLEET, LED, SharedFleet
 from tests.patience import PATIENCE
 from zowarmup.cli.session.session import Session
+from zowarmup.cli.stored_run import backup, export, fsck, restore, write_page
 from zowarmup.common.system.command import NoAnswer
+from zowarmup.lab.runs.stored_runs import stored_runs
 from zowarmup.server.opening import LOOK_S
-from zowarmup.server.store.archive import OPERATOR_CREDENTIAL
+from zowarmup.server.store.archive import LEDGER, OPERATOR_CREDENTIAL
 
 
 def until(fleet: SharedFleet, holds: Callable[[], bool], what: str) -> None:
@@ -41,6 +43,22 @@ def committed(fleet: SharedFleet, name: str) -> int:
         return -1
 
 
+def read_by_its_data_directory(fleet: SharedFleet, out: Path, digest: str) -> None:
+    """By that of any coordinator, all of which are stopped; and moved to another schema, and to files."""
+    data_dir = fleet.folder / COORDINATORS[1]
+    assert not (data_dir / LEDGER).exists()
+    (run,), unreadable = stored_runs([fleet.folder])
+    assert (run.state, run.digest, unreadable) == ("finished", digest, [])
+    assert export(data_dir, None, out / "model").digest == digest
+    assert write_page(data_dir, out / "page.html").stat().st_size > 10_000
+    checked = fsck(data_dir, False)
+    assert (checked.problems, checked.digest) == ([], digest)
+    moved = fleet.store(fleet.database.port)
+    assert backup(data_dir, out / "end").digest == fsck(out / "end", False).digest == digest
+    assert restore(out / "copy", f"{moved.url}?schema=moved").version < run.version
+    assert restore(out / "end", f"{moved.url}?schema=ended").digest == digest
+
+
 def test_a_run_outlives_its_leaders(tmp_path: Path, prepared_models: Path) -> None:
     many = replace(RUN, zeroth_order=replace(RUN.zeroth_order, rounds=120))
     fleet = SharedFleet(tmp_path / "fleet", prepared_models, many)
@@ -58,6 +76,8 @@ def test_a_run_outlives_its_leaders(tmp_path: Path, prepared_models: Path) -> No
             session.pause("a look around")
             until(fleet, lambda: session.status().paused == "a look around", "the pause, by way of the leader")
             assert len(session.status().clients) == len(FLEET), "of all coordinators"
+            paused_at = session.status().version
+            assert backup(fleet.folder / others[1], tmp_path / "copy").version == paused_at, "while they go on"
             session.resume()
         fleet.signal(first, signal.SIGSTOP)
         until(fleet, lambda: leader(fleet, 2) != "", "another leader")
@@ -75,6 +95,7 @@ def test_a_run_outlives_its_leaders(tmp_path: Path, prepared_models: Path) -> No
         fleet.processes.stop()
         assert fleet.acknowledged() <= fleet.stored() and not fleet.rivals()
         assert replayed(fleet.folder / COORDINATORS[0]) == digest
+        read_by_its_data_directory(fleet, tmp_path, str(digest))
     finally:
         fleet.processes.stop()
         fleet.close()

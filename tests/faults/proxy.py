@@ -11,7 +11,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Self
 
 PIECE = 16384
@@ -149,6 +149,32 @@ class Link:
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+
+@contextlib.contextmanager
+def answer_lost(link: Link) -> Iterator[None]:
+    """The next that comes down is swallowed, and every connection is gone then; new ones are served."""
+    swallowed = threading.Event()
+
+    def swallow(piece: bytes, up: bool) -> bytes:
+        if up or swallowed.is_set():
+            return piece
+        swallowed.set()
+        return b""
+
+    def drop() -> None:
+        swallowed.wait(60)
+        link.drop()
+
+    link.passing = swallow
+    dropping = threading.Thread(target=drop)
+    dropping.start()
+    try:
+        yield
+    finally:
+        swallowed.set()
+        dropping.join()
+        link.passing = lambda piece, up: piece
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -9,13 +9,13 @@ mkdir -p "$out"
 cd "$out"
 
 have() { command -v "$1" >/dev/null; }
-installed=$(find /usr/lib/postgresql -path '*/bin/initdb' 2>/dev/null | sort -V | tail -n 1)
+installed=$({ find /usr/lib/postgresql -path '*/bin/initdb' 2>/dev/null || true; } | sort -V | tail -n 1)
 if [ -n "$installed" ]; then
   ln -s "$(dirname "$installed")" bin
 elif have initdb && have postgres; then
   ln -s "$(dirname "$(realpath "$(command -v initdb)")")" bin
 elif have apt-get && have dpkg; then
-  echo '== Fetching Debian'"'"'s PostgreSQL to .build/postgres (50 MB, once, not installed)'
+  echo '== Fetching Debian'"'"'s PostgreSQL to .build/postgres (up to 90 MB, once, not installed)'
   mkdir -p apt/lists/partial apt/archives/partial
   cat > apt.conf <<EOT
 APT::Install-Recommends "false";
@@ -33,10 +33,10 @@ EOT
   apt-get -qq install --download-only postgresql
   for package in apt/archives/*.deb; do
     # The C library is the system's own, and what compiles queries is not needed.
-    case $package in */libc6_*|*/libc-bin_*|*/perl*|*/libperl*|*/dpkg_*|*/libllvm*) ;; *) dpkg -x "$package" root ;; esac
+    case $package in */libc6_*|*/libc-bin_*|*/perl*|*/libperl*|*/dpkg_*|*/libllvm*|*/libz3*) ;; *) dpkg -x "$package" root ;; esac
   done
   unset APT_CONFIG
-  rm -rf apt apt.conf
+  rm -rf apt apt.conf root/usr/share/doc root/usr/share/man root/usr/share/locale
   unpacked=$(find root/usr/lib/postgresql -path '*/bin/initdb' | sort -V | tail -n 1)
   ln -s "$(dirname "$unpacked")" bin
 else

@@ -36,11 +36,13 @@ LANGUAGES = {
     "text": "what is shown, and drawings",
     "ini": "units of systemd",
     "nft": "rules of a packet filter",
+    "sql": "what an operator says to a database: tests/unit/server/store/postgres/test_migrations.py says it",
 }
 REASONS = {
     "it is these tests",
     "needs a Jetson",
     "needs a Raspberry Pi",
+    "needs a database",
     "needs a passphrase",
     "needs a pretrained model",
     "needs Grafana",

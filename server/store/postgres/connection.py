@@ -7,6 +7,7 @@ the same when it runs twice.
 """
 
 import logging
+import math
 import os
 import re
 import threading
@@ -121,7 +122,9 @@ class Database:
         """
         within = self._answer_s if answer_s is None else answer_s
         if not self._slots.acquire(timeout=within):
-            raise DatabaseRefused(f"{self} is busy: no connection was free within {within:g} s; it is tried again")
+            raise DatabaseRefused(
+                f"{self} is busy: no connection was free within {within:g} s; it is tried again", True
+            )
         try:
             for again in (False, True):
                 connection = self._take(within)
@@ -182,7 +185,7 @@ class Database:
     def _connect(self, answer_s: float) -> PostgresSession:
         given = conninfo_to_dict(self.address.url)
         defaults: dict[str, Any] = {
-            "connect_timeout": CONNECT_S,
+            "connect_timeout": max(2, min(CONNECT_S, math.ceil(answer_s))),  # libpq's own least
             "application_name": self._name,
             "target_session_attrs": "read-write",
             "tcp_user_timeout": int(1000 * ANSWER_S),

@@ -89,6 +89,7 @@ class PostgresLog:
 
         def write(connection: PostgresSession) -> None:
             with connection.transaction():
+                connection.execute("SET LOCAL statement_timeout TO 0")
                 connection.execute(SQL("LOCK TABLE {} IN EXCLUSIVE MODE").format(self._events))
                 (last,) = connection.execute(self._last).fetchone() or (0,)
                 if last:

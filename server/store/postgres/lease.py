@@ -58,11 +58,18 @@ class PostgresLease:
             "authority": holder.authority,
             "lasts_s": lasts_s,
         }
+        tries = 0
+
+        def take(session: PostgresSession) -> Held | None:
+            nonlocal tries
+            tries += 1
+            if (row := session.execute(self._take, values).fetchone()) is not None:
+                return Held(row[0], holder, row[1])
+            held = self._held(session) if tries > 1 else None
+            return held if held is not None and held.holder == holder else None  # whose answer was lost
+
         with _ledger():
-            row = self._database.run(
-                lambda connection: connection.execute(self._take, values).fetchone(), self._answer_s
-            )
-        return None if row is None else Held(row[0], holder, row[1])
+            return self._database.run(take, self._answer_s)
 
     def renew(self, epoch: int, lasts_s: float) -> None:
         """See `Lease`."""

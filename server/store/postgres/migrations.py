@@ -13,6 +13,9 @@ from zowarmup.common.settings.run import SOFTWARE
 from zowarmup.server.store.event_log import LedgerError
 from zowarmup.server.store.postgres.connection import Database, DatabaseRefused, PostgresSession
 
+LONGEST_S = 3600.0
+"""What a step may take: it may go through all that is there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Migration:
@@ -91,6 +94,7 @@ def migrate(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) 
 
     def take(connection: PostgresSession) -> list[int]:
         with connection.transaction():
+            connection.execute("SET LOCAL statement_timeout TO 0")
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"zowarmup {database.schema}"])
             (there,) = _one(connection, "SELECT count(*) FROM pg_namespace WHERE nspname = %s", database.schema)
             if not there:
@@ -114,7 +118,7 @@ def migrate(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) 
             return missing
 
     try:
-        return database.run(take)
+        return database.run(take, LONGEST_S)
     except DatabaseRefused as error:
         raise error.of_ledger() from error
 

@@ -14,9 +14,11 @@ from zowarmup.server.store.postgres.migrations import migrate, require_current
 
 @dataclass(frozen=True)
 class PostgresStores:
-    """The stores of one run. Connections are opened when they are needed."""
+    """The stores of one run. Connections are opened when they are needed: `database`'s for the log and the lease, so that these never
+    wait for the bytes of blobs, which go by `bulk`'s."""
 
     database: Database
+    bulk: Database
     log: PostgresLog
     blobs: PostgresBlobs
     uploads: PostgresBlobs
@@ -42,17 +44,19 @@ class PostgresStores:
         Raises:
             LedgerError: The database is away or refuses, or the schema is of another version; where `reading`, or holds nothing.
         """
-        database = Database(address, name=name)
+        database = Database(address, name=name, connections=4)
         try:
             (require_current if reading else migrate)(database)
         except BaseException:
             database.close()
             raise
+        bulk = Database(address, name=name)
         return cls(
             database,
+            bulk,
             PostgresLog(database, took=took),
-            PostgresBlobs(database, "blobs", kept_s=BLOBS_KEPT_S),
-            PostgresBlobs(database, "uploads", kept_s=UPLOADS_KEPT_S),
+            PostgresBlobs(bulk, "blobs", kept_s=BLOBS_KEPT_S),
+            PostgresBlobs(bulk, "uploads", kept_s=UPLOADS_KEPT_S),
             PostgresLease(database),
         )
 
@@ -60,3 +64,4 @@ class PostgresStores:
         """Give back the connections. Whoever waits for events returns."""
         self.log.close()
         self.database.close()
+        self.bulk.close()

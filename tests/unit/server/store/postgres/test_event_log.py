@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from tests.faults.proxy import Link
+from tests.faults.proxy import Link, answer_lost
 from tests.patience import PATIENCE
 from tests.postgres.server import PostgresServer
 from tests.unit.server.store.test_lease import LONG_S, OVER_S, holder
@@ -52,24 +52,10 @@ def test_an_append_whose_answer_is_lost_is_there_once(
     """The database commits, and the connection is gone before it can say so."""
     with Link(f"127.0.0.1:{postgres.port}") as link:
         stores = open_stores(link.port)
-        log, swallowed = stores.log.leading(1), threading.Event()
+        log = stores.log.leading(1)
         assert log.append(BATCH, 1.0, 0) == 3
-
-        def swallow(piece: bytes, up: bool) -> bytes:
-            if not up and not swallowed.is_set():
-                swallowed.set()
-                return b""
-            return piece
-
-        def cut() -> None:
-            assert swallowed.wait(60 * PATIENCE)
-            link.drop()
-
-        link.passing = swallow
-        with ThreadPoolExecutor(1) as thread:
-            cutting = thread.submit(cut)
+        with answer_lost(link):
             assert log.append(BATCH, 2.0, 3) == 6
-            cutting.result()
         assert events(stores) == BATCH * 2
         assert log.append(BATCH, 3.0, 6) == 9
 
@@ -117,12 +103,12 @@ def test_an_append_that_is_killed_while_it_waits_is_written_or_fenced(
     stores, schema = open_stores(), open_stores().database.schema
     log = stores.log.leading(1)
     for overtaken in (False, True):
-        with admin(stores) as other, ThreadPoolExecutor(1) as thread:
-            with other.transaction():
+        with admin(stores) as other, admin(stores) as killer, ThreadPoolExecutor(1) as thread:
+            with other.transaction():  # which would see one and the same pg_stat_activity to its end
                 other.execute(f"SELECT FROM {schema}.lease FOR UPDATE")
                 appending = thread.submit(log.append, BATCH, 1.0, 0 if not overtaken else 3)
                 ends_at = time.monotonic() + 30 * PATIENCE
-                while not other.execute(
+                while not killer.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s",
                     [f"%{schema}%"],
                 ).fetchone():

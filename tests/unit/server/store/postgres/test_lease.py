@@ -6,7 +6,7 @@ import time
 import psycopg
 import pytest
 
-from tests.faults.proxy import Link
+from tests.faults.proxy import Link, answer_lost
 from tests.patience import PATIENCE
 from tests.postgres.server import PostgresServer
 from tests.unit.server.store.test_lease import LONG_S, OVER_S, holder
@@ -44,6 +44,23 @@ def test_an_answer_that_does_not_come_is_not_waited_for(postgres: PostgresServer
                 call()
             link.mend()
         assert time.monotonic() - began < 30 * PATIENCE
+
+
+def test_a_lease_that_was_taken_though_the_answer_was_lost_is_the_takers(postgres: PostgresServer) -> None:
+    address = postgres.address()
+    with Link(f"127.0.0.1:{postgres.port}") as link, contextlib.ExitStack() as opened:
+        stores, linked = (
+            opened.enter_context(contextlib.closing(PostgresStores.open(postgres.address(address.schema, port=port))))
+            for port in (postgres.port, link.port)
+        )
+        for epoch in range(1, 4):
+            linked.lease.look()
+            with answer_lost(link):
+                taken = linked.lease.take(holder("one"), LONG_S)
+            assert taken is not None and taken.epoch == epoch
+            assert stores.lease.take(holder("other"), LONG_S) is None
+            assert linked.lease.take(holder("one"), LONG_S) is None
+            stores.lease.give_up(epoch)
 
 
 def test_a_lease_outlives_the_database(postgres: PostgresServer) -> None:

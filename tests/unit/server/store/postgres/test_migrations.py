@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
+from tests.documents import REPOSITORY, blocks
 from tests.postgres.server import USER, PostgresServer
+from tests.unit.server.store.test_lease import LONG_S, holder
 from zowarmup.common.settings.store import StoreAddress
 from zowarmup.server.core import events as ev
 from zowarmup.server.store.event_log import LedgerError
@@ -79,23 +81,25 @@ def test_a_step_that_fails_leaves_nothing_of_itself(postgres: PostgresServer) ->
 
 def test_a_role_that_owns_one_schema_keeps_a_run_there_and_reaches_no_other(postgres: PostgresServer) -> None:
     """As the operator's guide says."""
-    own, other = postgres.address("fleet_a"), postgres.address("fleet_b")
-    with psycopg.connect(own.url, autocommit=True) as admin:
-        admin.execute("CREATE ROLE fleet_a LOGIN; CREATE SCHEMA fleet_a AUTHORIZATION fleet_a")
-        admin.execute("CREATE ROLE fleet_b LOGIN; CREATE SCHEMA fleet_b AUTHORIZATION fleet_b")
-        admin.execute("CREATE ROLE reads_a LOGIN; GRANT USAGE ON SCHEMA fleet_a TO reads_a")
-        admin.execute("ALTER DEFAULT PRIVILEGES FOR ROLE fleet_a IN SCHEMA fleet_a GRANT SELECT ON TABLES TO reads_a")
+    (guide,) = (
+        found for found in blocks(REPOSITORY / "docs/operators-guide.md", "PostgreSQL") if found.language == "sql"
+    )
+    create, script = guide.text.split("\\connect fleets\n")
+    with psycopg.connect(postgres.address().url, autocommit=True) as admin:
+        admin.execute(create)
+    with psycopg.connect(postgres.address(database="fleets").url, autocommit=True) as admin:
+        admin.execute(script)
+        admin.execute(script.replace("_a", "_b"))
 
-    def as_role(address: StoreAddress, role: str) -> StoreAddress:
-        return StoreAddress(address.url.replace(f"{USER}@", f"{role}@"), address.schema)
+    def as_role(role: str, schema: str) -> StoreAddress:
+        return StoreAddress(postgres.address(database="fleets").url.replace(f"{USER}@", f"{role}@"), schema)
 
-    with contextlib.closing(PostgresStores.open(as_role(own, "fleet_a"))) as stores:
+    with contextlib.closing(PostgresStores.open(as_role("fleet_a", "fleet_a"))) as stores:
         name = stores.blobs.put(b"data")
-    with pytest.raises(LedgerError, match="grant the role"):
-        PostgresStores.open(as_role(other, "fleet_a"))
-    with pytest.raises(LedgerError, match="grant the role"):
-        PostgresStores.open(as_role(postgres.address("fleet_c"), "fleet_a"))
-    with contextlib.closing(PostgresStores.open(as_role(own, "reads_a"), reading=True)) as reading:
+    for schema in ("fleet_b", "fleet_c", "public"):
+        with pytest.raises(LedgerError, match="grant the role"):
+            PostgresStores.open(as_role("fleet_a", schema))
+    with contextlib.closing(PostgresStores.open(as_role("reads_a", "fleet_a"), reading=True)) as reading:
         assert reading.blobs.names() == {name} and list(reading.log.read()) == []
         with pytest.raises(LedgerError, match="grant the role"):
             reading.log.leading(1).append([ev.RunResumed()], 1.0, 0)
@@ -106,8 +110,6 @@ def test_two_runs_in_one_database_know_nothing_of_each_other(postgres: PostgresS
         one, other = (
             opened.enter_context(contextlib.closing(PostgresStores.open(postgres.address()))) for _ in range(2)
         )
-        from tests.unit.server.store.test_lease import LONG_S, holder
-
         assert one.lease.take(holder("one"), LONG_S) and other.lease.take(holder("other"), LONG_S)
         one.log.leading(1).append([ev.RunResumed()], 1.0, 0)
         name = one.blobs.put(b"data")
