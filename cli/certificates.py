@@ -26,6 +26,8 @@ from zowarmup.common.system.command import CommandError, Usage
 from zowarmup.common.system.files import read_given
 
 DAYS = 3650
+COORDINATOR = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+"""What its certificate is for: it answers devices, and asks the coordinator that leads, where there are several."""
 # Clocks of devices without a battery are often behind.
 BACKDATED = datetime.timedelta(days=1)
 
@@ -38,7 +40,7 @@ def init(out: Path, hosts: Sequence[str], days: int = DAYS) -> list[Path]:
     _make_folder(out, files)
     authority_key, server_key = _new_key(), _new_key()
     authority = _sign("zowarmup authority", authority_key, None, authority_key, [])
-    server = _sign(hosts[0], server_key, authority, authority_key, names, ExtendedKeyUsageOID.SERVER_AUTH, days)
+    server = _sign(hosts[0], server_key, authority, authority_key, names, COORDINATOR, days)
     _write(files, (_pem_key(authority_key), _pem(authority), _pem_key(server_key), _pem(server)))
     return files
 
@@ -65,7 +67,7 @@ def server(folder: Path, hosts: Sequence[str], days: int = DAYS, called: str = "
     try:
         extensions = x509.load_pem_x509_certificate(read_given(files[1])).extensions
         former = list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-        if ExtendedKeyUsageOID.CLIENT_AUTH in extensions.get_extension_for_class(x509.ExtendedKeyUsage).value:
+        if ExtendedKeyUsageOID.SERVER_AUTH not in extensions.get_extension_for_class(x509.ExtendedKeyUsage).value:
             raise CommandError(f"{files[1]} is a device's or an operator's: give another --name")
         names = names or former
     except (OSError, ValueError, x509.ExtensionNotFound) as error:
@@ -75,7 +77,7 @@ def server(folder: Path, hosts: Sequence[str], days: int = DAYS, called: str = "
             ) from error
     key = _new_key()
     subject = hosts[0] if hosts else str(names[0].value)
-    certificate = _sign(subject, key, authority, authority_key, names, ExtendedKeyUsageOID.SERVER_AUTH, days)
+    certificate = _sign(subject, key, authority, authority_key, names, COORDINATOR, days)
     fresh = [file.with_name(f"new-{file.name}") for file in files]
     for new in fresh:
         try:
@@ -98,7 +100,7 @@ def client(folder: Path, name: str, days: int = DAYS) -> list[Path]:
     files = [folder / f"{name}.key", folder / f"{name}.crt"]
     _make_folder(folder, files)
     key = _new_key()
-    usage = ExtendedKeyUsageOID.CLIENT_AUTH
+    usage = [ExtendedKeyUsageOID.CLIENT_AUTH]
     certificate = _sign(name, key, authority, authority_key, [x509.DNSName(name)], usage, days)
     _write(files, (_pem_key(key), _pem(certificate)))
     return files
@@ -152,7 +154,7 @@ def _sign(
     authority: x509.Certificate | None,
     authority_key: ec.EllipticCurvePrivateKey,
     names: list[x509.GeneralName],
-    usage: x509.ObjectIdentifier | None = None,
+    usage: Sequence[x509.ObjectIdentifier] = (),
     days: int | None = None,
 ) -> x509.Certificate:
     """A certificate for a key; one without `authority` signs itself and may sign others."""
@@ -186,8 +188,8 @@ def _sign(
             True,
         )
     )
-    if usage is not None:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), False)
+    if usage:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usage), False)
         builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
     return builder.sign(authority_key, hashes.SHA256())
 

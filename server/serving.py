@@ -263,7 +263,7 @@ class _Life:
             took = metrics.appended if metrics else lambda seconds: None
             store = await asyncio.to_thread(serving.shared.open, took)
             holder = serving.shared.holder(way, listening.port)
-            self._node = Node(store, holder, serving.shared.lease_s, relay)
+            self._node = Node(store, holder, serving.shared.lease_s, relay, lambda: way.shown)
             self._stack.push_async_callback(self._node.leave)
         await listening.begin(self._stack)
         self._stack.callback(lambda: [task.cancel() for task in self._loops])

@@ -50,6 +50,8 @@ def shared_by(run_file: RunFile, data_dir: Path, advertise: str) -> Shared:
         listening, _ = host_and_port(way.at(port))
         named = host if listening in _ANY else listening
         reached = advertise or (f"[{named}]:{port}" if ":" in named else f"{named}:{port}")
-        return Holder(name=f"{host}:{port}", address=reached, secret=secrets.token_hex(32), authority=way.ca.decode())
+        return Holder(
+            name=f"{host}:{port}", address=reached, secret=secrets.token_hex(32), authority=way.trusted.decode()
+        )
 
     return Shared(open=opened, holder=holder, lease_s=run_file.server.lease_s)

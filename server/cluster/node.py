@@ -55,10 +55,18 @@ class Node:
         holder: This coordinator.
         lasts_s: How long a lease lasts, seconds.
         relay: Of the coordinator's server.
+        shown: As `RemoteLeader` has it, at the moment.
     """
 
-    def __init__(self, store: SharedStore, holder: Holder, lasts_s: float, relay: RelayInterceptor) -> None:
-        self.store, self.relay = store, relay
+    def __init__(
+        self,
+        store: SharedStore,
+        holder: Holder,
+        lasts_s: float,
+        relay: RelayInterceptor,
+        shown: Callable[[], tuple[bytes, bytes] | None] = lambda: None,
+    ) -> None:
+        self.store, self.relay, self._shown = store, relay, shown
         self.service = ClusterService(holder.secret)
         self.election = Election(store.lease, holder, lasts_s, self._turn_to)
         self._front_end: FrontEnd | None = None
@@ -150,7 +158,7 @@ class Node:
             task = asyncio.create_task(self._remote.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
-        self._held, self._remote = held, RemoteLeader(held.holder) if held else None
+        self._held, self._remote = held, RemoteLeader(held.holder, self._shown()) if held else None
         self.relay.leader = (self._remote.channel, held.holder.secret) if held and self._remote else None
         if held is not None:
             self.changes += 1

@@ -69,12 +69,17 @@ def _nobody() -> Sessions | None:
 
 
 class RemoteLeader(Leader):
-    """The leader as its lease says where it is. Closed by `close`."""
+    """The leader as its lease says where it is. Closed by `close`.
 
-    def __init__(self, holder: Holder) -> None:
+    Args:
+        holder: Of the lease.
+        shown: PEM of the key and of the certificates that this coordinator shows it, as it shows its clients; None in plain text.
+    """
+
+    def __init__(self, holder: Holder, shown: tuple[bytes, bytes] | None = None) -> None:
         self._metadata = ((CLUSTER, holder.secret),)
         if holder.authority:
-            credentials = grpc.ssl_channel_credentials(holder.authority.encode())
+            credentials = grpc.ssl_channel_credentials(holder.authority.encode(), *(shown or ()))
             self.channel = grpc.aio.secure_channel(holder.address, credentials, options=_OPTIONS)
         else:
             self.channel = grpc.aio.insecure_channel(holder.address, options=_OPTIONS)

@@ -8,6 +8,7 @@ draws, the key is its seed, and whoever knows the seed can compute every draw.
 
 import functools
 import hashlib
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -30,9 +31,10 @@ class Draws:
 
     def participants(self, round: int, eligible: Iterable[str], count: int) -> tuple[str, ...]:
         """At most `count` of the eligible clients, each equally likely, in ascending order."""
-        start = f"draw/{self.secret or self.seed}/{round}/"
-        drawn = sorted(eligible, key=lambda client: (_hash(f"{start}{client}"), client))[:count]
-        return tuple(sorted(drawn))
+        start, sha256 = f"draw/{self.secret or self.seed}/{round}/".encode(), hashlib.sha256
+        # Thousands are looked at for each round: what is compared are the first bytes of the hashes, as they are.
+        hashed = ((sha256(start + client.encode()).digest()[:8], client) for client in eligible)
+        return tuple(sorted(client for _, client in heapq.nsmallest(count, hashed)))
 
     def seeds(self, round: int, count: int) -> tuple[int, ...]:
         """`count` seeds of 64 bits, distinct from each other and from those of every other round of the run: the round,

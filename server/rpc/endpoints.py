@@ -45,6 +45,19 @@ class Endpoint:
         return self.certificates.current.authority if self.certificates else b""
 
     @property
+    def trusted(self) -> bytes:
+        """PEM of what another coordinator is to trust that calls this one: the private authority, or else the certificates
+        themselves, those that have signed the first of them among them; empty for plain text."""
+        return self.ca or (self.certificates.current.chain if self.certificates else b"")
+
+    @property
+    def shown(self) -> tuple[bytes, bytes] | None:
+        """PEM of the key and the certificates that this coordinator shows to another; None for plain text."""
+        if self.certificates is None:
+            return None
+        return self.certificates.current.key, self.certificates.current.chain
+
+    @property
     def expires_at(self) -> float | None:
         """When the certificate in use expires, seconds since 1970; None for plain text."""
         return self.certificates.current.expires_at if self.certificates else None

@@ -423,8 +423,7 @@ DEVICE: Options = {
     "--allow-model": model,
 }  # fmt: skip
 COORDINATOR: Options = {
-    "--address": address, "--advertise": address, "--metrics-address": address, "--web-address": address, "--insecure": None,
-    "--model-cache": folder, "--exit-when-finished": None,
+    "--address": address, "--metrics-address": address, "--web-address": address, "--advertise": address, "--insecure": None, "--model-cache": folder, "--exit-when-finished": None,
 }  # fmt: skip
 environments = st.dictionaries(
     st.sampled_from(

@@ -13,6 +13,7 @@ import pytest
 
 from tests.faults.chaos import RUN
 from tests.prepared import prepared
+from zowarmup.cli import certificates
 from zowarmup.cli.session.session import Session
 from zowarmup.common.settings.run import Server
 from zowarmup.common.system.command import CommandError, NoAnswer
@@ -71,10 +72,10 @@ class One:
 
 
 @contextlib.asynccontextmanager
-async def at_work(store: Store, name: str, folder: Path, cache: Path) -> AsyncIterator[One]:
-    one, way = One(name, folder / name), endpoint_of(SERVER, SERVER.address, False)
+async def at_work(store: Store, name: str, folder: Path, cache: Path, server: Server = SERVER) -> AsyncIterator[One]:
+    one, way = One(name, folder / name), endpoint_of(server, server.address, False)
     one.folder.mkdir()
-    run = replace(RUN, server=SERVER)
+    run = replace(RUN, server=server)
     serving = Serving(
         run_file=run,
         held_out=load(run.evaluation.data),
@@ -83,7 +84,9 @@ async def at_work(store: Store, name: str, folder: Path, cache: Path) -> AsyncIt
         way=way,
         shared=Shared(
             open=lambda took: store.seen_by(one.folder),
-            holder=lambda way, port: Holder(name=name, address=f"127.0.0.1:{port}", secret=name[0] * 64),
+            holder=lambda way, port: Holder(
+                name=name, address=f"127.0.0.1:{port}", secret=name[0] * 64, authority=way.trusted.decode()
+            ),
             lease_s=LEASE_S,
         ),
     )
@@ -132,6 +135,41 @@ def test_a_front_end_lets_the_leader_answer_and_takes_over_when_that_leaves(tmp_
                 with second.session() as session:
                     await asyncio.to_thread(session.resume)
                 assert not second.front_end.state.paused and len(second.lives) == 1
+
+    asyncio.run(script())
+
+
+@pytest.mark.parametrize(("private", "asked"), [(True, False), (False, False), (True, True)])
+def test_coordinators_trust_each_other_by_what_the_lease_says(
+    tmp_path: Path, cache: Path, private: bool, asked: bool
+) -> None:
+    """`private`: the authority lies beside the certificate, and is not one that everybody knows; `asked`: clients, and so front ends,
+    must show certificates."""
+    made = tmp_path / "certs"
+    certificates.init(made, ["127.0.0.1"])
+    authority = (made / "ca.crt").read_bytes()
+    server = replace(
+        SERVER, tls_certificate=str(made / "server.crt"), tls_key=str(made / "server.key"), enrolment="open"
+    )
+    if asked:
+        server = replace(server, client_ca=str(made / "ca.crt"))
+    if not private:
+        (made / "ca.crt").unlink()
+
+    async def script() -> None:
+        store = Store()
+        async with (
+            at_work(store, "a", tmp_path, cache, server) as first,
+            at_work(store, "b", tmp_path, cache, server) as second,
+        ):
+            await until(lambda: first.front_end.leads)
+            leading = store.lease.look()
+            assert (
+                leading is not None
+                and bool(leading.holder.authority)
+                and private == (leading.holder.authority.encode() == authority)
+            )
+            await second.front_end._ask(())
 
     asyncio.run(script())
 
