@@ -65,7 +65,7 @@ arm: .build/ready .build/arm/ready  ## The same bits on emulated aarch64 (fetche
 tracking: .build/ready .build/tracking/ready  ## Runs written to MLflow, TensorBoard and OpenTelemetry (installs them, 550 MB)
 	@$(BIN)/pytest -q tests/e2e/test_tracking.py tests/e2e/test_traces.py
 
-torchvision: .build/ready .build/torchvision/ready  ## Torchvision's models, in whole runs (installs a pair of torch and torchvision, up to 5.3 GB)
+torchvision: .build/ready .build/torchvision/ready  ## Torchvision's models, in whole runs (installs torchvision, 8 MB)
 	@$(BIN)/pytest -q tests/e2e/test_torchvision.py
 
 browser: .build/ready .build/browser/ready  ## The live page in a real browser (fetches 110 MB of Debian packages, without root)
@@ -161,13 +161,14 @@ $(VENV)/ready: pyproject.toml constraints.txt requirements/test.txt
 	@tests/arm/fetch.sh $(BIN)/python
 
 SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
-# A torch and a torchvision that belong together, in an environment of their own: the torch of $(VENV) may be of another
-# build. What else they need is there already, and found by the file that is written first.
-.build/torchvision/ready: tests/torchvision/requirements.txt $(VENV)/ready
-	@echo '== Installing torch and torchvision to .build/torchvision (up to 5.3 GB, once)'
+# Torchvision, in an environment of its own, which finds all else in $(VENV) by the file that is written first. Its compiled
+# operators need the torch that the package index has; beside another build it does without (tests/torchvision/declared.py).
+.build/torchvision/ready: tests/torchvision/requirements.txt tests/torchvision/declared.py $(VENV)/ready
+	@echo '== Installing torchvision to .build/torchvision (8 MB, once)'
 	@$(BIN)/python -m venv --clear .build/torchvision
-	@echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" > "$$(.build/torchvision/bin/python $(SITE))/zowarmup.pth"
-	@.build/torchvision/bin/python -m pip --disable-pip-version-check install -q --no-compile -r tests/torchvision/requirements.txt
+	@site="$$(.build/torchvision/bin/python $(SITE))"; cp tests/torchvision/declared.py "$$site/declared_operators.py"; \
+	  printf '%s\n' "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" 'import declared_operators' > "$$site/zowarmup.pth"
+	@.build/torchvision/bin/python -m pip --disable-pip-version-check install -q --no-compile --no-deps -r tests/torchvision/requirements.txt
 	@touch $@
 
 # MLflow, TensorBoard and OpenTelemetry. What else they need is in $(VENV), and found by the file that is written first.

@@ -26,8 +26,9 @@ from zowarmup.client.store.releases import ReleaseFile
 from zowarmup.client.store.replica import LocalReplica
 from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import PROCESSOR, Executor
-from zowarmup.client.work.joining import ask, choose_tier, enrol, fit_data, know
+from zowarmup.client.work.joining import ask, choose_tier, enrol, fit_data, know, require_cryptography
 from zowarmup.client.work.loop import take_part
+from zowarmup.client.work.masking import Masking
 from zowarmup.client.work.work_traces import WorkTraces
 from zowarmup.common.exact.steps import allow_compiled
 from zowarmup.common.messages.invitation import Invitation
@@ -122,6 +123,7 @@ async def participate(
             allow_compiled()
         elif options.device != PROCESSOR:
             raise Final(f"--device {options.device} is for the high tier, which has torch, and this is the low tier")
+        require_cryptography(offer)
         token = invitation.secret if invitation else ""
         identity = known or await enrol(coordinators, offer, options.name, tier, len(dataset), token, state)
 
@@ -137,6 +139,9 @@ async def participate(
         traces = traces_of("zowarmup-client")
         if traces is not None:
             stack.callback(traces.close, TRACES_S)
+        masking = None
+        if offer.spec.privacy.secure_aggregation:
+            masking = Masking(offer.run_id, identity.client, state.signing_key(), offer.spec.zeroth_order)
         device = Device(
             offer,
             dataset,
@@ -148,6 +153,7 @@ async def participate(
             allowance,
             WorkTraces(traces, tier, identity.client),
             ReleaseFile(state.path / RELEASES) if offer.spec.privacy.on else None,
+            masking,
         )
         joined(identity, device)
         async with ReconnectingStream(coordinators, connect, layout, device.hello) as stream:

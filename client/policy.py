@@ -39,7 +39,8 @@ class Policy:
     one number about them, and each value of a delta counts as one.
 
     `epsilon`: the most that a run may tell of one example of this device's, by differential privacy at `delta` (0: no limit): a
-    run whose budget is larger, or that has none, is not joined, nor one in which this device would train.
+    run whose budget is larger, or that has none, is not joined, nor one in which this device would train. `secure_aggregation`:
+    whether a run is joined only where its coordinator learns sums alone of what devices measure.
     """
 
     models: tuple[str, ...] = BUILT_IN
@@ -53,6 +54,7 @@ class Policy:
     probes: int = 0
     epsilon: float = 0.0
     delta: float = 1e-5
+    secure_aggregation: bool = False
 
     def __post_init__(self) -> None:
         for name in self.models:
@@ -86,6 +88,9 @@ class Policy:
                 if not isinstance(value, list) or not all(isinstance(model, str) for model in value):
                     raise ValueError(f"models = {value!r}: must be a list of names")
                 raw[name] = tuple(value)
+            elif isinstance(known[name], bool):
+                if not isinstance(value, bool):
+                    raise ValueError(f"{name} = {value!r}: must be true or false")
             elif isinstance(value, bool) or not isinstance(value, int if isinstance(known[name], int) else int | float):
                 raise ValueError(
                     f"{name} = {value!r}: must be a {'whole ' if isinstance(known[name], int) else ''}number"
@@ -116,13 +121,18 @@ class Policy:
             raise Final(refusal)
 
     def require_privacy(self, privacy: Privacy, rounds: int, trains: bool) -> None:
-        """Raises Final where a run may tell more of an example than this device allows.
+        """Raises Final where a run may tell more of an example, or of this device, than its owner allows.
 
         Args:
             privacy: The run's.
             rounds: How many zeroth-order rounds it has.
             trains: Whether this device would train in its warm-up.
         """
+        if self.secure_aggregation and not privacy.secure_aggregation:
+            raise Final(
+                "the coordinator would learn what this device measures: the run has no secure aggregation, and this device's "
+                "owner joins none without (--policy)"
+            )
         if not self.epsilon:
             return
         told = math.inf

@@ -38,7 +38,7 @@ def rule(rooms: str, anywhere: str = "", lazily: str = "", pure: bool = False) -
     return Rule(words(rooms), words(anywhere), words(lazily), pure)
 
 
-NUMBERS = "common common/exact common/messages common/tasks common/algorithms common/settings"
+NUMBERS = "common common/exact common/secure_aggregation common/messages common/tasks common/algorithms common/settings"
 COMMON = f"{NUMBERS} common/models common/system data"
 BELOW = f"{COMMON} server/core server/projections server/store server/coordinator.py"
 DEVICE = f"{COMMON} client/errors.py client/policy.py"
@@ -53,10 +53,15 @@ PUBLIC = "public.py"
 ROOMS = {
     "common": rule("", pure=True),
     "common/exact": rule("common", "numpy xxhash", pure=True),
-    "common/messages": rule("common common/exact", pure=True),
+    "common/messages": rule("common common/exact common/secure_aggregation", pure=True),
     "common/tasks": rule("common common/exact", "numpy", lazily="torch", pure=True),
-    "common/algorithms": rule("common common/exact common/messages common/tasks", "numpy", pure=True),
-    "common/settings": rule("common common/exact common/messages common/tasks common/algorithms", pure=True),
+    "common/algorithms": rule(
+        "common common/exact common/messages common/secure_aggregation common/tasks", "numpy", pure=True
+    ),
+    "common/secure_aggregation": rule("common", "numpy", pure=True),
+    "common/settings": rule(
+        "common common/exact common/secure_aggregation common/messages common/tasks common/algorithms", pure=True
+    ),
     "common/system": rule("common"),
     "common/models": rule(
         "common common/exact common/messages common/tasks common/settings common/system common/models/language",
@@ -116,6 +121,7 @@ PACKAGES = {
     "common/exact/tensors.py": "torch",
     "common/messages/codec.py": "google",
     "common/models/graph.py": "google",
+    "common/secure_aggregation/primitives.py": "cryptography?",
     "common/system/tracing.py": "opentelemetry?",
     "common/models/program.py": "onnxruntime?",
     "common/models/late_weights.py": "onnx",

@@ -147,7 +147,7 @@ class Connection:
         return times[1] - times[0], time.monotonic() - times[1]
 
     async def enrol(
-        self, run_id: str, name: str, tier: Tier, examples: int, token: str, credential: str
+        self, run_id: str, name: str, tier: Tier, examples: int, token: str, credential: str, identity: bytes = b""
     ) -> tuple[str, str]:
         """Become a member. Asking again with the same credential is answered the same.
 
@@ -158,6 +158,7 @@ class Connection:
             examples: How many this device holds.
             token: The invitation's secret, empty without one.
             credential: The secret that this device proposes, hex.
+            identity: Its public Ed25519 key, where the run has secure aggregation.
 
         Returns:
             The identity and the secret that this device has from now on.
@@ -169,6 +170,7 @@ class Connection:
             examples=examples,
             token=token,
             credential=credential,
+            identity=identity,
         )
         with faults(FINAL):
             answer = await self._stub.Enrol(request, timeout=CALL_S)

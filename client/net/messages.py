@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from zowarmup.client.store.replica import Position
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Commit
+from zowarmup.common.messages.masking import Keys, MaskingAsk, MaskingStep
 from zowarmup.common.messages.values import Abstention, Artifact, Delta, Phase, Scalars, Work
 from zowarmup.common.settings.run import SOFTWARE, ClientSpec
 
@@ -105,8 +106,8 @@ class Finished:
     gave_up: str = ""
 
 
-Message = Welcome | Work | Commit | Fetch | Accepted | Refused | Finished
-Saying = Scalars | Delta | Abstention | Report
+Message = Welcome | Work | MaskingAsk | Commit | Fetch | Accepted | Refused | Finished
+Saying = Scalars | Delta | Keys | MaskingStep | Abstention | Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def _worthwhile(messages: Sequence[Message]) -> list[Message]:
         message
         for i, message in enumerate(messages)
         if not (isinstance(message, Commit | Fetch) and i < last_fetch)
-        and not (isinstance(message, Work) and i < last_turn)
+        and not (isinstance(message, Work | MaskingAsk) and i < last_turn)
     ]
 
 

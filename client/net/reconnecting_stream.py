@@ -23,6 +23,7 @@ from zowarmup.client.net.retrying import Missing
 from zowarmup.client.net.stream import Stream
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Commit
+from zowarmup.common.messages.masking import Keys
 from zowarmup.common.messages.values import Delta, Scalars, Work
 from zowarmup.common.text import in_words
 
@@ -104,7 +105,7 @@ class ReconnectingStream:
         if self._stream is None:
             raise Broken("not connected at the moment")
         said = await self._stream.say(saying)
-        self.contributions += isinstance(saying, Scalars | Delta)
+        self.contributions += isinstance(saying, Scalars | Delta | Keys)
         self._restarts.reset()
         return said
 

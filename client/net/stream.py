@@ -21,6 +21,7 @@ from zowarmup.client.net.messages import Accepted, Fetch, Finished, Message, Ref
 from zowarmup.client.net.tls import distrusted, shut
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages import codec
+from zowarmup.common.messages.masking import Keys, MaskingStep
 from zowarmup.common.messages.values import Abstention, Delta, Scalars
 from zowarmup.common.untrusted import require_few_fields
 from zowarmup.v1 import coordinator_pb2 as wire
@@ -132,6 +133,10 @@ class Stream:
                 request = wire.ParticipateRequest(scalars=codec.scalars_to_wire(saying))
             case Delta():
                 request = wire.ParticipateRequest(delta_ready=codec.delta_to_wire(saying))
+            case Keys():
+                request = wire.ParticipateRequest(keys=codec.keys_to_wire(saying))
+            case MaskingStep():
+                request = wire.ParticipateRequest(masking_step=codec.step_to_wire(saying))
             case Abstention():
                 request = wire.ParticipateRequest(abstention=codec.abstention_to_wire(saying))
             case Report(position, peak):
@@ -225,4 +230,6 @@ def _message(answer: wire.ParticipateResponse, layout: Layout) -> Message:
             return Refused(answer.refused.round, answer.refused.reason, answer.refused.detail)
         case "finished":
             return Finished(answer.finished.version, answer.finished.digest, answer.finished.gave_up)
+        case "masking_ask":
+            return codec.ask_from_wire(answer.masking_ask)
     raise ValueError("a message of a kind it does not know")

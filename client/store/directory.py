@@ -1,8 +1,9 @@
 """The device's state directory, and its owner.
 
 One directory belongs to one client of one run: `identity.json` (its name in the run and its secret, mode 600; before
-it is a member, `enrolment.json`), `authority.pem` (who signs the coordinator's certificate), `lock`, the replica
-(`replica`), what was released under differential privacy (`releases`) and the run's artifacts. A lock keeps a second process out; every file is written to a temporary name, synced and
+it is a member, `enrolment.json`), `signing.key` (in a run with secure aggregation), `authority.pem` (who signs the coordinator's
+certificate), `lock`, the replica (`replica`), what was released under differential privacy (`releases`) and the run's artifacts. A
+lock keeps a second process out; every file is written to a temporary name, synced and
 renamed, so a power cut leaves the old file or the new one.
 """
 
@@ -34,13 +35,16 @@ log = logging.getLogger(__name__)
 
 IDENTITY = "identity.json"
 ENROLMENT = "enrolment.json"
+SIGNING = "signing.key"
 AUTHORITY = "authority.pem"
 LOCK = "lock"
+SIGNING_BYTES = 32
 USAGE = "usage.json"
 RELEASES = "releases.json"
 OURS = (
     IDENTITY,
     ENROLMENT,
+    SIGNING,
     AUTHORITY,
     LOCK,
     USAGE,
@@ -206,6 +210,21 @@ class StateDirectory(Records):
         credential = secrets.token_hex(32)
         write_whole(file, json.dumps({**wanted, "credential": credential}).encode())
         return credential
+
+    def signing_key(self) -> bytes:
+        """The private key by which this device is known in a run with secure aggregation, 32 bytes; made, and durable, where
+        there is none yet. Raises Final where the file is damaged, or the disk refuses."""
+        file = self.path / SIGNING
+        try:
+            known = read_given(file)
+        except FileNotFoundError:
+            known = secrets.token_bytes(SIGNING_BYTES)
+            write_whole(file, known)
+        except OSError as error:
+            raise Final(f"cannot read {file} ({error.strerror}): make it readable for this user") from None
+        if len(known) != SIGNING_BYTES:
+            raise Final(f"{file} is damaged: give another --state-dir to enrol this device anew")
+        return known
 
     def keep_authority(self, pem: bytes) -> None:
         """Remember who signs the coordinator's certificate. Raises Final where the disk refuses."""

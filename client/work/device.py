@@ -33,17 +33,19 @@ from zowarmup.client.policy import Allowance
 from zowarmup.client.store.releases import ReleaseFile
 from zowarmup.client.store.replica import HeldReplica, Position
 from zowarmup.client.work.executor import Executor
+from zowarmup.client.work.masking import BegunAnew, Masking
 from zowarmup.client.work.probing import Prober
 from zowarmup.client.work.releasing import Releasing
 from zowarmup.client.work.watched_program import end_process, release_code, release_heap, watching
 from zowarmup.client.work.work_traces import WorkSpans, WorkTraces
 from zowarmup.common.algorithms import algorithm_of
+from zowarmup.common.algorithms.protocol import Algorithm
 from zowarmup.common.exact.replica import Commit, Diverged, Replica
+from zowarmup.common.messages.masking import Given, Keys, MaskingAsk
 from zowarmup.common.messages.values import (
     LONGEST_REASON,
     Abstention,
     Computation,
-    Contribution,
     Delta,
     Phase,
     Scalars,
@@ -51,6 +53,7 @@ from zowarmup.common.messages.values import (
     Work,
 )
 from zowarmup.common.plugin import belongs_to
+from zowarmup.common.secure_aggregation.device import Dishonest
 from zowarmup.common.settings.run import SOFTWARE
 from zowarmup.common.system.memory import peak_resident
 from zowarmup.common.text import amount, in_words, out_of_memory, where
@@ -78,15 +81,16 @@ class Made:
     stream that it was last said on, 0 for none."""
 
     work: Work
-    contribution: Contribution
+    contribution: Given
     content: memoryview | None
     seconds: float
     said_on: int = 0
 
 
 class Device:
-    """One client of one run. `releases`: where it is kept what it releases under differential privacy. `joined` is logged at the first welcome. `allowance`: what it may still send, receive and
-    answer; None: anything. `traces`: those of its work; None: none."""
+    """One client of one run. `joined` is logged at the first welcome. `allowance`: what it may still send, receive and
+    answer; None: anything. `traces`: those of its work; None: none. `releases`: where it is kept what it releases under differential
+    privacy. `masking`: its part in rounds with secure aggregation; None where the run has none."""
 
     def __init__(
         self,
@@ -100,8 +104,9 @@ class Device:
         allowance: Allowance | None = None,
         traces: WorkTraces | None = None,
         releases: ReleaseFile | None = None,
+        masking: Masking | None = None,
     ) -> None:
-        self._traces = traces or WorkTraces()
+        self._traces, self._masking = traces or WorkTraces(), masking
         self._allowance = allowance
         self._offer, self._dataset, self._transfers = offer, dataset, transfers
         self._replica, self._executor, self._joined = replica, executor, joined
@@ -216,6 +221,10 @@ class Device:
                 log.debug("round %d failed", work.round, exc_info=True)
                 await self._abstain(work, error, stream)
                 return
+            if self._masking is not None and isinstance(made.contribution, Scalars):
+                held, examples = made.contribution, len(self._dataset)
+                algorithm = self._algorithm(work)
+                made.contribution = self._masking.begin(work, algorithm, self._tier, examples, held)
             self._made = made
         elif made.said_on == stream.epoch:
             return
@@ -240,6 +249,20 @@ class Device:
         self._count += 1
         if self._count % LOG_EVERY == 1:
             self._log(made, said)
+
+    async def mask(self, ask: MaskingAsk, stream: ReconnectingStream) -> None:
+        """Answer a stage of a round with secure aggregation or, where there is nothing to give or it would tell more than a sum,
+        say why not. Raises Broken where the stream is down: the coordinator asks again on the next one."""
+        try:
+            if self._masking is None:
+                raise BegunAnew("this run has no secure aggregation, and nothing is masked")
+            step = await self._executor.compute(self._masking.answer, ask)
+        except (ValueError, ArithmeticError) as why:
+            level = logging.ERROR if isinstance(why, Dishonest) else logging.WARNING
+            log.log(level, "round %d: this device reveals nothing more of it: %s", ask.round, why)
+            await stream.say(Abstention.of(ask.round, why))
+            return
+        await stream.say(step)
 
     async def settle(self, answer: Accepted | Refused, stream: ReconnectingStream) -> None:
         """The coordinator's answer to a contribution: it need not be kept any longer. After the first of a phase that
@@ -328,6 +351,8 @@ class Device:
     async def _compute(self, work: Work, stream: ReconnectingStream) -> Made:
         spec = self._offer.spec
         rules = spec.warmup if work.phase is Phase.WARM_UP else spec.zeroth_order
+        if not rules.rounds:  # what a run promises of its other phase says nothing of this one
+            raise Final(f"round {work.round} is of the {work.phase} phase, of which the run is said to have none")
         match rules.computation(self._tier):
             case Computation.TRAINING:
                 return await self._train(work, stream)
@@ -384,9 +409,12 @@ class Device:
     def _require_probes(self, work: Work) -> None:
         """Count what a round answers about the examples: probes and projections, and of a delta each value."""
         if self._allowance is not None:
-            offer = self._offer
-            algorithm = algorithm_of(offer.spec, work.phase, offer.layout, offer.spec.pool_seed)
+            algorithm = self._algorithm(work)
             self._allowance.require_probes(algorithm.answer_values(work, self._tier, len(self._dataset)))
+
+    def _algorithm(self, work: Work) -> Algorithm:
+        spec = self._offer.spec
+        return algorithm_of(spec, work.phase, self._offer.layout, spec.pool_seed)
 
     async def _at(
         self, work: Work, stream: ReconnectingStream, contribute: Callable[[Replica, Work, Callable[[], None]], _T]
@@ -428,7 +456,9 @@ class Device:
     def _log(self, made: Made, said: int) -> None:
         up = said + len(made.content or b"")
         what = made.contribution
-        if isinstance(what, Scalars):
+        if isinstance(what, Keys):
+            held = "keys, under which its scalars are added up"
+        elif isinstance(what, Scalars):
             held = f"{len(what.probes)} probes and {len(what.projections)} projections"
         else:
             held = f"a delta, loss {what.loss:.3f}"

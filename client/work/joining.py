@@ -24,6 +24,7 @@ from zowarmup.client.store.directory import Identity, Records, StateDirectory
 from zowarmup.common.algorithms.settings import Rounds
 from zowarmup.common.messages.invitation import JOIN_VARIABLE, Invitation
 from zowarmup.common.messages.values import Tier
+from zowarmup.common.secure_aggregation.primitives import verification_key
 from zowarmup.common.system.files import read_given
 from zowarmup.common.system.memory import Memory, memory_here
 from zowarmup.common.text import amount
@@ -78,6 +79,14 @@ def torchless(tier: Tier, *phases: Rounds) -> str:
 def has_torch() -> bool:
     """Whether torch could be imported, found out without importing it."""
     return importlib.util.find_spec("torch") is not None
+
+
+def require_cryptography(offer: Offer) -> None:
+    """Raises Final where the run has secure aggregation, and what that takes is not installed here."""
+    if offer.spec.privacy.secure_aggregation and importlib.util.find_spec("cryptography") is None:
+        raise Final(
+            f"run {offer.name} has secure aggregation, which needs the package cryptography: pip install 'zowarmup[secure]'"
+        )
 
 
 log = logging.getLogger(__name__)
@@ -217,10 +226,11 @@ async def enrol(
     """Become a member and keep the identity on disk. The credential is there before the coordinator hears of it, so
     whatever breaks in between, asking again makes no second member and needs no second invitation."""
     proposed = state.credential_for(offer.run_id, tier)
+    public = verification_key(state.signing_key()) if offer.spec.privacy.secure_aggregation else b""
 
     async def once() -> tuple[str, str]:
         async with coordinators.connection() as connection:
-            return await connection.enrol(offer.run_id, name, tier, examples, token, proposed)
+            return await connection.enrol(offer.run_id, name, tier, examples, token, proposed, public)
 
     client, credential = await with_retries(coordinators, once)
     identity = Identity(client, credential, offer.run_id, tier, name)

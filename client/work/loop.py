@@ -15,6 +15,7 @@ from zowarmup.client.net.reconnecting_stream import ReconnectingStream
 from zowarmup.client.work.device import Device, OutOfStep
 from zowarmup.common.exact.grid import HeadroomExceeded
 from zowarmup.common.exact.replica import Diverged
+from zowarmup.common.messages.masking import MaskingAsk
 from zowarmup.common.messages.values import Work
 from zowarmup.common.text import in_words
 
@@ -74,6 +75,8 @@ async def _do(task: InboxItem, device: Device, stream: ReconnectingStream) -> bo
             await device.fetch(task, stream.greeted)
         case Work():
             await device.contribute(task, stream)
+        case MaskingAsk():
+            await device.mask(task, stream)
         case Accepted() | Refused():
             await device.settle(task, stream)
         case Finished():

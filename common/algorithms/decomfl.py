@@ -35,6 +35,7 @@ class DeComFLSettings(ZOWarmUpSettings):
     """
 
     shared_directions: ClassVar[bool] = True
+    sums: ClassVar[bool] = True
 
     algorithm: Literal["decomfl"] = "decomfl"  # type: ignore[assignment]
     aggregate: Literal["mean", "trimmed", "median"] = "mean"

@@ -14,7 +14,7 @@ has measured so far. The same arguments give the same moves, everywhere; they be
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,16 +83,35 @@ class Descent:
         Returns:
             The moves, which are zero where the derivatives that they are to be divided by are; and Adam's next moments.
         """
+        return self.descended(start, parts, lambda factors: self._estimate(parts, factors), *self._mean_squares(parts))
+
+    def descended(
+        self,
+        start: Start,
+        parts: Sequence[ClientScalars],
+        estimate: Callable[[Mapping[Block, float]], list[Move]],
+        probed_square: float,
+        head_square: float,
+    ) -> tuple[list[Move], Moments]:
+        """As `moves`, of an estimate that is known.
+
+        Args:
+            start: What the round starts from.
+            parts: The clients'; of their scalars only the number counts where steps are not raw.
+            estimate: The round's, so many times in each block.
+            probed_square: The mean square of the probes, aggregated.
+            head_square: That of the projections.
+        """
         moments: Moments = ()
         if self.spec.step == "adam":
             blocks = self.plan.blocks
-            estimate = self._estimate(parts, dict.fromkeys(blocks, 1.0))
-            moments = advanced_moments(start.optimizer_state, mean_squares(estimate, blocks), self.spec.beta2)
+            once = estimate(dict.fromkeys(blocks, 1.0))
+            moments = advanced_moments(start.optimizer_state, mean_squares(once, blocks), self.spec.beta2)
             sizes = dict(zip(blocks, adam_sizes(moments), strict=True))
         else:
-            sizes = self._sizes(parts)
+            sizes = self._divisors(parts, probed_square, head_square)
         factors = self._factors(self.spec.rate, start.done, sizes)
-        return held(self._estimate(parts, factors), self._limit(start.done, parts, start.weights)), moments
+        return held(estimate(factors), self._limit(start.done, parts, start.weights)), moments
 
     def local_step(self, grid: Grid, done: int, given: ClientScalars, number: int, latest: int) -> tuple[Step, ...]:
         """What a client moves its own replica by: down the estimate of its latest probes, as the round will move, at a rate
@@ -176,15 +195,25 @@ class Descent:
                 yield Move(part.seed, block, index, factors[block] * projection / self.plan.projections)
 
     def _sizes(self, parts: Sequence[ClientScalars]) -> dict[Block, float]:
+        return self._divisors(parts, *self._mean_squares(parts))
+
+    def _mean_squares(self, parts: Sequence[ClientScalars]) -> tuple[float, float]:
+        """The mean squares of the probes and of the projections, aggregated as the estimate is."""
+        probed = self._mean([self.plan.mean_square(part) for part in parts], parts) if self.plan.probed_blocks else 0.0
+        if self.plan.head is None:
+            return probed, 0.0
+        squares = [root_mean_square(part.scalars.projections) ** 2 for part in parts]
+        return probed, self._mean(squares, parts)
+
+    def _divisors(self, parts: Sequence[ClientScalars], probed_square: float, head_square: float) -> dict[Block, float]:
         """What a normalised step is divided by, by block; 0 where a block is not to move: in what is probed the root mean square of the
         probes, in the head's block that of the projections. Where the head's input is not whitened it is that of the probes where
         these are more, so that no parameter moves further than the rate, and the head stays where probes of a flat loss do."""
         blocks = self.plan.probed_blocks
-        probed = math.sqrt(self._mean([self.plan.mean_square(part) for part in parts], parts)) if blocks else 0.0
+        probed = math.sqrt(probed_square)
         sizes = dict.fromkeys(blocks, probed)
         if self.plan.head is not None:
-            squares = [root_mean_square(part.scalars.projections) ** 2 for part in parts]
-            own = math.sqrt(self._mean(squares, parts))
+            own = math.sqrt(head_square)
             if blocks and self.plan.layout.whitening is None:
                 own = max(probed, own) if probed >= FLAT else 0.0
             sizes[self.plan.head] = own

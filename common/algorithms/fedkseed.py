@@ -45,6 +45,7 @@ class FedKSeedSettings(WholeProbingSettings):
     """
 
     commits_merge: ClassVar[bool] = True
+    sums: ClassVar[bool] = True
 
     algorithm: Literal["fedkseed"] = "fedkseed"
     pool: int
@@ -114,6 +115,13 @@ class PoolPlan(ProbePlan):
 
     def directions(self, part: ClientScalars) -> list[tuple[int, int]]:
         return [(self.pool_seed, index) for index in self.drawn(part.seed, len(part.scalars.probes))]
+
+    @property
+    def width(self) -> int:
+        return self.spec.pool
+
+    def stream(self, seed: int) -> int:
+        return self.pool_seed
 
     def weights(self, part: ClientScalars) -> list[float]:
         return [1.0] * len(part.scalars.probes)

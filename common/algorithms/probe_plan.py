@@ -128,6 +128,25 @@ class ProbePlan:
         shortest, longer = divmod(examples, count)
         return [(shortest + (index < longer)) / examples for index in range(count)]
 
+    @property
+    def most(self) -> int:
+        """The most probes that a client has, those of all local steps together."""
+        steps = 0 if self.probed is None else self.spec.local_steps * self.spec.most_probes
+        return max(steps, self.spec.gradient_projections if self.probed is not None else 0)
+
+    @property
+    def width(self) -> int:
+        """How many directions clients may have of the stream that they share."""
+        return self.most
+
+    def stream(self, seed: int) -> int:
+        """The seed of that stream.
+
+        Args:
+            seed: Of the round's work.
+        """
+        return seed
+
     # Of scalars that a client has given, or has measured so far.
     def directions(self, part: ClientScalars) -> list[tuple[int, int]]:
         """The direction (seed, index) of each of a part's probes."""

@@ -97,6 +97,13 @@ class ProbingSettings(ZerothOrder):
     def steps_locally(self) -> bool:
         return self.local_steps > 1
 
+    def check_sums(self) -> None:
+        ZerothOrder.check_sums(self)
+        single = '"mean" with secure aggregation: a trimmed mean or a median needs the scalars of each client'
+        require(self.aggregate == "mean", "aggregate", self.aggregate, single)
+        whole = '"float32" with secure aggregation: under a mask a number has 8 bytes, whatever it is rounded to'
+        require(self.scalars == "float32", "scalars", self.scalars, whole)
+
     def computation(self, tier: Tier) -> Computation | None:
         return Computation.GRADIENT if tier is Tier.HIGH and self.gradient_projections else Computation.FORWARD
 

@@ -267,6 +267,7 @@ class Aggregate:
         update: Not on a grid yet; what float32 does not hold is infinite.
         turn: The number that decides how moves are rounded (`step_builder.steps_of`).
         optimizer_state: The next state of the server optimizer, where it is a few numbers.
+        bounds: To which clients of the next round clip what they add to a sum; empty where there are none.
         clipped_scalars: How many scalars were scaled down as outliers.
         clipped_deltas: How many deltas were.
         notes: What is to be logged of it, a sentence each.
@@ -276,6 +277,7 @@ class Aggregate:
     update: Update | None = None
     turn: int = 0
     optimizer_state: Moments = ()
+    bounds: tuple[float, ...] = ()
     clipped_scalars: int = 0
     clipped_deltas: int = 0
     notes: tuple[str, ...] = ()
@@ -468,6 +470,47 @@ class Algorithm(Protocol):
             ValueError: No aggregate can be made of them.
         """
         ...
+
+    def sum_limits(self, bounds: tuple[float, ...], done: int) -> NDArray[np.float64]:
+        """The largest magnitude that a client's summand has at each place. Only of what `Rounds.check_sums` allows.
+
+        Args:
+            bounds: The largest root mean squares of probes and of projections that count in full; empty: those of a first round.
+            done: As `Work.done` says.
+
+        Returns:
+            Above 0, float64 (n,).
+        """
+        raise ValueError("this algorithm works from no sum")
+
+    def summand(self, part: ClientScalars, bounds: tuple[float, ...], done: int) -> NDArray[np.float64]:
+        """What a client adds to the sum of a round in its scalars' place, clipped by itself: the mean of it over clients is
+        all that `aggregate_mean` needs.
+
+        Args:
+            part: What the client has to give.
+            bounds: The largest root mean squares of probes and of projections that count in full; empty: those of a first round.
+            done: As `Work.done` says.
+
+        Returns:
+            Float64, within `sum_limits`, (n,).
+        """
+        raise ValueError("this algorithm works from no sum")
+
+    def aggregate_mean(
+        self, start: Start, mean: NDArray[np.float64], contributors: Sequence[ClientScalars]
+    ) -> Aggregate:
+        """As `aggregate`, from the weighted mean of the contributors' summands.
+
+        Args:
+            start: What the round starts from.
+            mean: Float64 (n,).
+            contributors: In ascending order of client; their scalars are 0.
+
+        Raises:
+            ValueError: No aggregate can be made of it.
+        """
+        raise ValueError("this algorithm works from no sum")
 
 
 def wrong_kind(contribution: Contribution, work: Work) -> str:

@@ -5,6 +5,7 @@ and answer what the rest of the system asks instead of an algorithm's name: who 
 directions are shared, whether commits add up, what it costs.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from zowarmup.common.algorithms.protocol import Algorithm
 
 
+MOST_SUMMED = 1000
+"""Devices in a round with secure aggregation: what one sends the others is then a message of 50 kB."""
 PRIVATE = "under [privacy]"
 
 
@@ -65,6 +68,8 @@ class Rounds:
 
     shared_directions: ClassVar[bool] = False
     """Whether a round gives all its participants one seed."""
+    sums: ClassVar[bool] = False
+    """Whether what the clients of a round send is along the same directions, so that its sum is all that is needed."""
     commits_merge: ClassVar[bool] = False
     """Whether commits are along the same directions, so that any number of them add up to one."""
 
@@ -253,6 +258,30 @@ class ZerothOrder(Weighting):
         Raises:
             ValueError: The sentence names the setting.
         """
+
+    def check_sums(self) -> None:
+        """Refuse what secure aggregation, with which only the sum of a round is known, leaves no way to do.
+
+        Raises:
+            ValueError: The sentence names the setting.
+        """
+        why = "each client has directions of its own, so a sum of their scalars says nothing"
+        allowed = f'one whose clients share directions, "decomfl" or "fedkseed", with secure aggregation: {why}'
+        require(self.sums, "algorithm", self.algorithm, allowed)
+        few, most = self.clients_per_round, MOST_SUMMED
+        require(
+            few >= 3,
+            "clients_per_round",
+            few,
+            "at least 3 with secure aggregation: of two each knows what the other gave",
+        )
+        drawn = math.ceil(few * (1 + self.over_selection) - 1e-9)
+        require(
+            drawn <= most, "clients_per_round", few, f"so few that a round draws at most {most} with secure aggregation"
+        )
+        bounded = self.weighting == "uniform" or self.most_times_median > 0
+        alone = "above 0 with secure aggregation: a client with most of the examples would be most of the sum"
+        require(bounded, "most_times_median", self.most_times_median, alone)
 
     def check_private(self) -> None:
         """Refuse what does not go together with differential privacy (`Algorithm.release`).

@@ -54,6 +54,7 @@ from zowarmup.common.algorithms.protocol import (
 from zowarmup.common.algorithms.robust_aggregation import clip_scalars
 from zowarmup.common.algorithms.settings import PRIVATE, WarmUp, require
 from zowarmup.common.algorithms.step_builder import CommitCost
+from zowarmup.common.algorithms.summing import MOST_SKETCHED, Summing
 from zowarmup.common.algorithms.whitening_round import WhiteningRound
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import ALL, AUTO, HEAD, LAYERS, NORM, Layout
@@ -262,10 +263,7 @@ class ZOWarmUp(Algorithm):
             ValueError: There are no scalars, or all of the phase's rounds are done.
         """
         done, given = start.done, [part for part in contributions if isinstance(part, ClientScalars)]
-        if not 0 <= done < self.spec.rounds:
-            raise ValueError(
-                f"done = {done}: must be 0 to {self.spec.rounds - 1}, the run has {self.spec.rounds} rounds"
-            )
+        self._check_done(done)
         if not given:
             raise ValueError("a round without contributions has no estimate")
         parts, clipped = clip_scalars(given, self.spec.clip, FLAT)
@@ -275,6 +273,31 @@ class ZOWarmUp(Algorithm):
             return Aggregate(update=update, turn=done, clipped_scalars=clipped)
         moves, moments = descent.moves(start, parts)
         return Aggregate(moves=tuple(moves), turn=done, optimizer_state=moments, clipped_scalars=clipped)
+
+    def sum_limits(self, bounds: tuple[float, ...], done: int) -> NDArray[np.float64]:
+        first = self._whitening(done)
+        return np.full(first.values, MOST_SKETCHED) if first else Summing(Descent(self.plan)).limits(bounds)
+
+    def summand(self, part: ClientScalars, bounds: tuple[float, ...], done: int) -> NDArray[np.float64]:
+        if self._whitening(done):
+            return np.array(part.scalars.projections)
+        return Summing(Descent(self.plan)).summand(part, bounds)
+
+    def aggregate_mean(
+        self, start: Start, mean: NDArray[np.float64], contributors: Sequence[ClientScalars]
+    ) -> Aggregate:
+        """As `Algorithm.aggregate_mean`. Raises ValueError where all of the phase's rounds are done."""
+        self._check_done(start.done)
+        if first := self._whitening(start.done):
+            together = contributors[0]._replace(scalars=Scalars(1, (), tuple(mean.tolist())))
+            return Aggregate(update=first.update(start.weights, [(1.0, together)]), turn=start.done)
+        return Summing(Descent(self.plan)).aggregate(start, mean, contributors)
+
+    def _check_done(self, done: int) -> None:
+        if not 0 <= done < self.spec.rounds:
+            raise ValueError(
+                f"done = {done}: must be 0 to {self.spec.rounds - 1}, the run has {self.spec.rounds} rounds"
+            )
 
     def _whitening(self, done: int) -> WhiteningRound | None:
         """The first round, where that whitens what the head reads; None for any other."""

@@ -9,8 +9,10 @@ from google.protobuf.message import DecodeError
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.replica import Commit
 from zowarmup.common.exact.steps import Step
+from zowarmup.common.messages.masking import Keys, MaskingAsk, MaskingStep
 from zowarmup.common.messages.small_floats import Precision, pack, unpack
 from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Tier, Work
+from zowarmup.common.secure_aggregation.roster import RosterMember, Stage
 from zowarmup.common.untrusted import require_few_fields
 from zowarmup.v1 import coordinator_pb2 as wire
 
@@ -20,11 +22,18 @@ _PHASES = {
     Phase.ZEROTH_ORDER: wire.PHASE_ZEROTH_ORDER,
     Phase.FINISHED: wire.PHASE_FINISHED,
 }
+_STAGES = {
+    Stage.SHARES: wire.MASKING_STAGE_SHARES,
+    Stage.MASKED: wire.MASKING_STAGE_MASKED,
+    Stage.SIGNED: wire.MASKING_STAGE_SIGNED,
+    Stage.REVEALED: wire.MASKING_STAGE_REVEALED,
+}
 MOST_FIELDS = 1 << 20
 """Of a message from a coordinator: steps of a quarter of a million contributions."""
 CHUNK_TAG = wire.UploadDeltaRequest.CHUNK_FIELD_NUMBER << 3 | 2
 """How a message begins that holds a chunk and nothing before it."""
 _TIERS_BACK = {number: tier for tier, number in _TIERS.items()}
+_STAGES_BACK = {number: stage for stage, number in _STAGES.items()}
 _PHASES_BACK = {number: phase for phase, number in _PHASES.items()}
 
 
@@ -98,6 +107,50 @@ def scalars_from_wire(message: wire.Scalars) -> Scalars:
         raise ValueError("scalars: they are of more than one precision")
     probes, projections = (unpack(data, found[0]) for data in packed[found[0]])
     return Scalars(message.round, probes, projections, precision=found[0])
+
+
+def keys_to_wire(keys: Keys) -> wire.Keys:
+    return wire.Keys(round=keys.round, keys=bytes.fromhex(keys.keys))
+
+
+def keys_from_wire(message: wire.Keys) -> Keys:
+    return Keys(message.round, message.keys.hex())
+
+
+def step_to_wire(step: MaskingStep) -> wire.MaskingStep:
+    return wire.MaskingStep(round=step.round, stage=_STAGES[step.stage], body=step.body)
+
+
+def step_from_wire(message: wire.MaskingStep) -> MaskingStep:
+    return MaskingStep(message.round, _stage_from_wire(message.stage), message.body)
+
+
+def ask_to_wire(ask: MaskingAsk) -> wire.MaskingAsk:
+    members = [
+        wire.MaskingMember(client=one.client, examples=one.examples, identity=one.identity, keys=one.keys)
+        for one in ask.members
+    ]
+    return wire.MaskingAsk(
+        round=ask.round,
+        stage=_STAGES[ask.stage],
+        members=members,
+        bounds=ask.bounds,
+        present=ask.present,
+        body=ask.body,
+    )
+
+
+def ask_from_wire(message: wire.MaskingAsk) -> MaskingAsk:
+    members = tuple(RosterMember(one.client, one.examples, one.identity, one.keys) for one in message.members)
+    stage, bounds, present = _stage_from_wire(message.stage), tuple(message.bounds), tuple(message.present)
+    return MaskingAsk(message.round, stage, members, bounds, present, message.body)
+
+
+def _stage_from_wire(number: int) -> Stage:
+    try:
+        return _STAGES_BACK[number]  # type: ignore[index]
+    except KeyError:
+        raise ValueError(f"masking: {number} is no stage") from None
 
 
 def delta_to_wire(delta: Delta) -> wire.DeltaReady:

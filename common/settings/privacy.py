@@ -42,7 +42,7 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Privacy:
-    """Differential privacy of what devices send after the pivot.
+    """What devices send after the pivot: differential privacy of it, and secure aggregation.
 
     Args:
         mode: None ("off"); or each device adds as much noise as it takes by itself, so that nobody, the coordinator included, has
@@ -58,6 +58,7 @@ class Privacy:
             means less noise.
         warmup_data: Whether what the warm-up trains on is the devices' own data ("private"), of which deltas tell without a bound, so
             that there must be no warm-up; or all that may be known ("public").
+        secure_aggregation: Whether the coordinator learns of each round the sum alone, and of no device what it gave.
 
     Raises:
         ValueError: A setting is out of its range, or has no meaning beside another; the sentence names it.
@@ -70,6 +71,7 @@ class Privacy:
     noise_multiplier: float = 0.0
     releases: int = 0
     warmup_data: Literal["private", "public"] = "private"
+    secure_aggregation: bool = False
 
     def __post_init__(self) -> None:
         epsilon, multiplier = self.epsilon, self.noise_multiplier
@@ -79,9 +81,7 @@ class Privacy:
         known = multiplier == 0 or 0.01 <= multiplier <= MOST_MULTIPLIER
         require(known, "noise_multiplier", multiplier, f"0 or 0.01 to {MOST_MULTIPLIER:g}")
         require(0 <= self.releases <= 1_000_000_000, "releases", self.releases, "0 to 1000000000")
-        remedy = (
-            '"off" or "local": this version has no secure aggregation, without which each device adds all of the noise'
-        )
+        remedy = '"off" or "local": this version shares no noise among devices, so each adds all of it, with secure aggregation too'
         require(self.mode != "aggregate", "mode", self.mode, remedy)
         if self.on:
             one = (epsilon == 0) != (multiplier == 0)
@@ -104,6 +104,8 @@ class Privacy:
 
     def check_run(self, warmup: WarmUp, zeroth_order: ZerothOrder) -> None:
         """Refuse phases that do not keep what is promised. Raises ValueError; the sentence names the setting."""
+        if self.secure_aggregation:
+            self._check_sums(warmup, zeroth_order)
         if not self.on:
             return
         kept = not warmup.rounds or self.warmup_data == "public"
@@ -124,3 +126,16 @@ so say that this may be known, or set warmup.rounds = 0'
             require(budget.multiplier <= MOST_MULTIPLIER, "privacy.epsilon", self.epsilon, allowed)
         allowed = f"larger: {budget.releases} releases with it have no epsilon below 500 at delta {self.delta:g}"
         require(math.isfinite(epsilon), "privacy.noise_multiplier", self.noise_multiplier, allowed)
+
+    def _check_sums(self, warmup: WarmUp, zeroth_order: ZerothOrder) -> None:
+        """Refuse phases that secure aggregation cannot protect."""
+        bare = (
+            '"public" where there is a warm-up and secure_aggregation: a delta has no mask, so say that the data may be known, \
+or set warmup.rounds = 0'
+        )
+        kept = not warmup.rounds or self.warmup_data == "public"
+        require(kept, "privacy.warmup_data", self.warmup_data, bare)
+        try:
+            zeroth_order.check_sums()
+        except ValueError as error:
+            raise ValueError(f"zeroth_order.{error}") from None

@@ -344,7 +344,7 @@ class ClientSpec:
             }
             | ({"text": asdict(self.text)} if self.card.element == "token" else {})
             | ({"architecture": asdict(self.architecture)} if self.architecture else {})
-            | ({"privacy": asdict(self.privacy)} if self.privacy.on else {}),
+            | ({"privacy": asdict(self.privacy)} if self.privacy != Privacy() else {}),
             sort_keys=True,
         )
 

@@ -21,8 +21,10 @@ from zowarmup.client.store.releases import ReleaseFile
 from zowarmup.client.store.replica import LocalReplica
 from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import PROCESSOR, Executor
-from zowarmup.client.work.joining import ask, fit_data, has_torch, torchless
+from zowarmup.client.work.joining import ask, fit_data, has_torch, require_cryptography, torchless
+from zowarmup.client.work.masking import Masking
 from zowarmup.common.messages.values import Tier
+from zowarmup.common.secure_aggregation.primitives import verification_key
 from zowarmup.common.system.logs import Throttle, log_to_errors
 from zowarmup.common.system.memory import peak_resident, set_allocator
 from zowarmup.common.text import in_words
@@ -138,6 +140,7 @@ class Host:
         if any(offer.spec.warmup.trains(tier) for tier in tiers):
             part.policy.require_model(offer.spec.model.name)
         shards = [fit_data(part.source(number), shard, offer) for number, shard in enumerate(shards, part.first)]
+        require_cryptography(offer)
         for tier in tiers:
             spec = offer.spec
             part.policy.require_privacy(spec.privacy, spec.zeroth_order.rounds, spec.warmup.trains(tier))
@@ -183,8 +186,14 @@ class Host:
                 return SharedConnection(line, (client, credential), meter, reader)
 
             transfers = SharedTransfers(connect, shared, meter, own_executor)
+            masking = None
+            if offer.spec.privacy.secure_aggregation:
+                identity = _identity(part, offer.run_id, number)
+                masking = Masking(offer.run_id, client, identity, offer.spec.zeroth_order)
             releases = ReleaseFile(folder / f"releases-{number}.json") if offer.spec.privacy.on else None
-            device = Device(offer, dataset, view, transfers, own_executor, "", part.tier(number), releases=releases)
+            device = Device(
+                offer, dataset, view, transfers, own_executor, "", part.tier(number), releases=releases, masking=masking
+            )
             profile = profiles[number - 1]
 
             def stream(hello: Callable[[], Hello], notice: Callable[[InboxItem], None]) -> SimulatedStream:
@@ -217,10 +226,14 @@ class Host:
         """The client's name in the run, new or as it was."""
         part, tier = self._part, self._part.tier(number)
 
+        public = (
+            verification_key(_identity(part, offer.run_id, number)) if offer.spec.privacy.secure_aggregation else b""
+        )
+
         async def once() -> str:
             async with SharedConnection(line) as connection:
                 name, token = part.name_of(number), part.tokens.get(tier, "")
-                return (await connection.enrol(offer.run_id, name, tier, examples, token, credential))[0]
+                return (await connection.enrol(offer.run_id, name, tier, examples, token, credential, public))[0]
 
         return await with_retries(ThroughLine(line), once)
 
@@ -235,6 +248,13 @@ class Host:
 
         transfers = Transfers(connect)
         return Executor(offer, state, transfers, part.threads, part.device, part.policy, own_thread=True)
+
+
+def _identity(part: FleetShare, run_id: str, number: int) -> bytes:
+    """A member's private key in a run with secure aggregation, likewise: the fleet's secret, unlike a credential, stays here."""
+    return hmac.new(
+        part.secret, f"{run_id}/{part.tier(number)}/{part.name}/{number}/identity".encode(), hashlib.sha256
+    ).digest()
 
 
 def _credential(part: FleetShare, run_id: str, number: int) -> str:

@@ -20,6 +20,7 @@ from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import Executor
 from zowarmup.client.work.loop import take_part
 from zowarmup.common.exact.layout import Layout
+from zowarmup.common.messages.masking import Keys
 from zowarmup.common.messages.values import Delta, Phase, Scalars, Work
 from zowarmup.common.text import in_words
 from zowarmup.lab.simulation.profiles import Mix, Profile
@@ -57,7 +58,7 @@ class SimulatedStream(ReconnectingStream):
         return task
 
     async def say(self, saying: Saying) -> int:
-        if isinstance(saying, Scalars | Delta):
+        if isinstance(saying, Scalars | Delta | Keys):
             await asyncio.sleep(self._behind_s())
         return await super().say(saying)
 

@@ -188,6 +188,7 @@ class RoundJobs:
                 clipped_scalars=aggregated.aggregate.clipped_scalars,
                 clipped_deltas=aggregated.aggregate.clipped_deltas,
                 moments=aggregated.aggregate.optimizer_state,
+                bounds=aggregated.aggregate.bounds,
             )
         )
 

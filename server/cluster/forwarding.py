@@ -17,7 +17,7 @@ from zowarmup.server.store import schemas  # noqa: F401  (how algorithms' settin
 
 News = cmd.ConnectClient | cmd.DisconnectClient | cmd.RecordReport
 """About who is connected: nobody waits for an answer."""
-Forwarded = cmd.Enrol | cmd.Contribute | cmd.Abstain
+Forwarded = cmd.Enrol | cmd.Contribute | cmd.TakeStep | cmd.Abstain
 """Decided by the leader. Each has the effect of one, however often it is asked for."""
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {

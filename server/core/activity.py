@@ -1,7 +1,9 @@
 """What goes on in a run, as a sentence, and where its phases end: what `zowarmup status`, `watch` and the live page say."""
 
 from zowarmup.common.messages.values import Phase
+from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.server.core.decide import waiting
+from zowarmup.server.core.masking import doing
 from zowarmup.server.core.state import State
 
 
@@ -26,6 +28,8 @@ def activity(state: State, now: float) -> str:
     if sentence := waiting(state, now):
         return sentence
     missing = current.missing
+    if current.stage is not Stage.KEYS:
+        return f"round {current.number}, secure aggregation: {doing(current)}"
     named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     left = max(0.0, current.deadline - now)
     enough = f" ({current.needed} are needed)" if current.needed < len(current.seeds) else ""

@@ -4,11 +4,14 @@
 given the time; only invitations, whose validity people read on a calendar, need a date, and their commands carry it.
 """
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from zowarmup.common.exact.steps import Step
-from zowarmup.common.messages.values import Abstention, Contribution, Tier
+from zowarmup.common.messages.masking import Given, MaskingStep
+from zowarmup.common.messages.values import Abstention, Tier
+from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.common.settings.run import RunFile
 from zowarmup.server.core.events import Committed, ProgramRecord, Snapshot, TrafficCount
 
@@ -42,7 +45,7 @@ class Invite:
 
 @dataclass(frozen=True, slots=True)
 class Enrol:
-    """`token_sha256` is empty where there is no token; `invited`: whether one is needed here; `date`: now, seconds since
+    """`token_sha256` is empty where there is no token; `identity`: the public key of a run with secure aggregation, hex; `invited`: whether one is needed here; `date`: now, seconds since
     1970 by the calendar, for an invitation's validity."""
 
     name: str
@@ -52,6 +55,7 @@ class Enrol:
     token_sha256: str = ""
     invited: bool = False
     date: float = 0.0
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,21 @@ class DisconnectClient:
 @dataclass(frozen=True, slots=True)
 class Contribute:
     client: str
-    contribution: Contribution
+    contribution: Given
+
+
+@dataclass(frozen=True, slots=True)
+class TakeStep:
+    """What a client sends in a stage of a round with secure aggregation, any but the first: `body`, in base64."""
+
+    client: str
+    round: int
+    stage: Stage
+    body: str
+
+    @classmethod
+    def of(cls, client: str, step: MaskingStep) -> "TakeStep":
+        return cls(client, step.round, step.stage, base64.b64encode(step.body).decode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +212,7 @@ Command = (
     | ConnectClient
     | DisconnectClient
     | Contribute
+    | TakeStep
     | Abstain
     | RecordReport
     | Tick

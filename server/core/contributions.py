@@ -16,6 +16,7 @@ from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.values import Delta, Scalars
 from zowarmup.common.text import in_words, where
+from zowarmup.server.core.masking import mean_of
 from zowarmup.server.core.state import Round, State
 
 Store = Callable[[int, NDArray[np.float32]], None]
@@ -49,7 +50,12 @@ def aggregate_of(
 ) -> Aggregate:
     """What the algorithm makes of a closed round's contributions. Raises TypeError where that is no Aggregate, and what its
     code raises."""
-    found: object = state.algorithm(closed.phase).aggregate(start, contributions)
+    algorithm = state.algorithm(closed.phase)
+    found: object
+    if closed.members:
+        found = algorithm.aggregate_mean(start, *mean_of(state, closed))
+    else:
+        found = algorithm.aggregate(start, contributions)
     if not isinstance(found, Aggregate):
         raise TypeError(f"its `aggregate` gives {type(found).__name__}, not an Aggregate")
     return found

@@ -17,10 +17,12 @@ How a round opens and ends is in `rounds`.
 
 from dataclasses import dataclass, replace
 
-from zowarmup.common.messages.values import Contribution, Phase, Tier, Work
+from zowarmup.common.messages.masking import Given, Keys
+from zowarmup.common.messages.values import Phase, Tier, Work
+from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
-from zowarmup.server.core import membership
+from zowarmup.server.core import masking, membership
 from zowarmup.server.core.contributions import naming_faults
 from zowarmup.server.core.errors import Rejected
 from zowarmup.server.core.evolve import evolve
@@ -98,7 +100,8 @@ def waiting(state: State, now: float) -> str:
     if state.paused:
         return f"paused: {state.paused}"
     if state.current is not None:
-        return "" if state.current.closed else absence(state, state.current, now)
+        busy = state.current.closed or state.current.stage is not Stage.KEYS
+        return "" if busy else absence(state, state.current, now)
     needed, have = state.minimum, state.eligible_count
     if have >= needed:
         soon = opens_in_s(state, now)
@@ -112,6 +115,8 @@ def work_for(state: State, client: str, now: float) -> Work | None:
     current = state.current
     if current is None or current.closed or client not in current.seeds or client in current.contributions:
         return None
+    if current.stage is not Stage.KEYS:
+        return None  # it is too late for its keys
     left_s, stepping = max(0.0, current.deadline - now), state.rules.steps_locally
     factor = state.progress.rate_factor if stepping or state.trains(client) else 1.0
     return replace(_work(state, current, client), deadline_s=left_s, rate_factor=factor)
@@ -129,7 +134,7 @@ def _settle(state: State, now: float) -> ev.Event | None:
     if state.phase is Phase.FINISHED:
         return None
     if state.current is not None:
-        return None if state.current.closed else end_round(state, now)
+        return None if state.current.closed else _end_round(state, state.current, now)
     if state.progress.rejected:
         return None
     if reason := gives_up(state.run_file.guard, state.progress):
@@ -146,6 +151,15 @@ def _settle(state: State, now: float) -> ev.Event | None:
             remedy = "correct the algorithm's code, start the coordinator again"
         return ev.RunPaused(f"{_abandonment(state)}; {remedy}, then `zowarmup resume`")
     return open_round(state, now)
+
+
+def _end_round(state: State, current: Round, now: float) -> ev.Event | None:
+    if current.stage is not Stage.KEYS:
+        return masking.end_stage(state, now)
+    ended = end_round(state, now)
+    if state.sums and isinstance(ended, ev.RoundClosed):
+        return masking.next_stage(state, current, ended.reason, now)
+    return ended
 
 
 def awaits_evaluation(state: State) -> bool:
@@ -208,6 +222,9 @@ def _respond(command: cmd.Command, state: State, now: float) -> tuple[ev.Event, 
     match command:
         case cmd.Contribute():
             return _contribute(command, state, now)
+        case cmd.TakeStep():
+            membership.check_member(state, command.client)
+            return masking.take_step(command, state)
         case cmd.ConnectClient():
             return _connect_client(command, state)
         case cmd.RecordReport():
@@ -291,8 +308,9 @@ def _contribute(command: cmd.Contribute, state: State, now: float) -> tuple[ev.E
     current = _drawn_for(state, command.client, contribution.round)
     if command.client in current.contributions:
         return ()  # sent again after a lost answer: it counts once and gets the same answer
-    if current.closed:
-        raise Rejected("late", f"round {current.number} is closed: {current.closed}")
+    if current.closed or current.stage is not Stage.KEYS:
+        reason = current.closed or "the keys for it are advertised"
+        raise Rejected("late", f"round {current.number} is closed: {reason}")
     try:
         _check(state, command.client, contribution)
     except ValueError as error:
@@ -303,7 +321,7 @@ def _contribute(command: cmd.Contribute, state: State, now: float) -> tuple[ev.E
 def _abstain(command: cmd.Abstain, state: State) -> tuple[ev.Event, ...]:
     membership.check_member(state, command.client)
     current = _drawn_for(state, command.client, command.abstention.round)
-    if current.closed or command.client in current.contributions or command.client in current.abstained:
+    if current.closed or command.client in current.given or command.client in current.abstained:
         return ()
     return (ev.Abstained(command.client, command.abstention),)
 
@@ -326,9 +344,14 @@ def _drawn_for(state: State, client: str, number: int) -> Round:
     return current
 
 
-def _check(state: State, client: str, contribution: Contribution) -> None:
+def _check(state: State, client: str, contribution: Given) -> None:
     current = state.current
     assert current is not None
+    if state.sums:
+        masking.check_keys(state, current, client, contribution)
+        return
+    if isinstance(contribution, Keys):
+        raise ValueError("keys: this run has no secure aggregation")  # noqa: TRY004  (what a client says is no bug)
     work = _work(state, current, client)
     algorithm, tier = state.algorithm(current.phase), state.clients[client].tier
     with naming_faults(state.rules_of(current.phase).algorithm):

@@ -11,7 +11,9 @@ from typing import ClassVar
 
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.steps import Step
-from zowarmup.common.messages.values import Abstention, Artifact, Contribution, Phase, Tier
+from zowarmup.common.messages.masking import Given
+from zowarmup.common.messages.values import Abstention, Artifact, Phase, Tier
+from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.common.settings.architecture import Architecture
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import RunFile
@@ -119,13 +121,15 @@ class InvitationRevoked:
 
 @dataclass(frozen=True, slots=True)
 class ClientEnrolled:
-    """`invitation`: the hash of the token that it came with; empty where it came without."""
+    """`invitation`: the hash of the token that it came with; empty where it came without. `identity`: its public Ed25519
+    key, 64 hex digits; empty where the run has no secure aggregation."""
 
     client: str
     tier: Tier
     examples: int
     credential_sha256: str
     invitation: str = ""
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +183,29 @@ class Contributed:
     """`took_s`: seconds since the round was opened; 0 where they say nothing about the client."""
 
     client: str
-    contribution: Contribution
+    contribution: Given
     took_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StageBegan:
+    """The round, one with secure aggregation, has come to the next stage, which may last until `deadline`; `reason`: what the
+    one before came to."""
+
+    round: int
+    stage: Stage
+    deadline: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepTaken:
+    """A member has sent what the stage asks for: `body`, in base64."""
+
+    client: str
+    round: int
+    stage: Stage
+    body: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +265,7 @@ class Committed:
     """The model's next version: by `steps` on the grid it is on, or by a `snapshot` where the grid changes. `traffic`:
     the counts that have changed since the version before (older ledgers have all of them).
     `clipped_scalars` and `clipped_deltas`: how many of the round's were outliers and bounded. `moments`:
-    the server optimizer's state for the next round."""
+    the server optimizer's state for the next round. `bounds`: to which its clients clip what they add to a sum."""
 
     version: int
     round: int
@@ -251,6 +276,7 @@ class Committed:
     clipped_scalars: int = 0
     clipped_deltas: int = 0
     moments: tuple[float, ...] = ()
+    bounds: tuple[float, ...] = ()
 
     @property
     def below_tick(self) -> bool:
@@ -378,6 +404,8 @@ DurableEvent = (
     | RoundOpened
     | DeadlineExtended
     | Contributed
+    | StageBegan
+    | StepTaken
     | Abstained
     | ParticipantsFailed
     | RoundClosed

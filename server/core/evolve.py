@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from zowarmup.common.exact.layout import Layout
 from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.persistent_map import PersistentMap
 from zowarmup.server.core.plateau import with_loss
@@ -52,6 +53,10 @@ def evolve(state: State | None, event: ev.Event) -> State:
             return _client_reported(event, state)
         case ev.ClientDisconnected():
             return _client_disconnected(event, state)
+        case ev.StepTaken():
+            return _step_taken(event, state)
+        case ev.StageBegan():
+            return _stage_began(event, state)
         case ev.Abstained():
             return _abstained(event, state)
         case ev.ExamplesChanged():
@@ -113,7 +118,9 @@ def _invitation_revoked(event: ev.InvitationRevoked, state: State) -> State:
 
 
 def _client_enrolled(event: ev.ClientEnrolled, state: State) -> State:
-    client = Client(event.tier, event.examples, event.credential_sha256, invitation=event.invitation)
+    client = Client(
+        event.tier, event.examples, event.credential_sha256, invitation=event.invitation, identity=event.identity
+    )
     invitations = state.invitations
     if event.invitation:
         invitation = invitations[event.invitation]
@@ -137,8 +144,9 @@ def _client_revoked(event: ev.ClientRevoked, state: State) -> State:
         current = replace(
             current,
             seeds=_without(current.seeds, event.client),
-            examples=_without(current.examples, event.client),
-            contributions=current.contributions.remove(event.client),
+            examples=current.examples if current.members else _without(current.examples, event.client),
+            # Of a round with secure aggregation that is beyond them, which is then abandoned, all stand in the roster.
+            contributions=current.contributions if current.members else current.contributions.remove(event.client),
             abstained=current.abstained.remove(event.client),
         )
     return replace(
@@ -191,6 +199,20 @@ def _contributed(event: ev.Contributed, state: State) -> State:
     return replace(state, current=replace(current, contributions=contributions, abstained=abstained), took_s=took)
 
 
+def _step_taken(event: ev.StepTaken, state: State) -> State:
+    current = _current(state, event.round)
+    steps = {**current.steps, event.stage: current.steps[event.stage].set(event.client, event.body)}
+    return replace(state, current=replace(current, steps=steps))
+
+
+def _stage_began(event: ev.StageBegan, state: State) -> State:
+    current = _current(state, event.round)
+    members = current.members or tuple(sorted(current.contributions))
+    steps: Mapping[Stage, PersistentMap[str, str]] = {**current.steps, event.stage: PersistentMap()}
+    begun = replace(current, stage=event.stage, members=members, steps=steps, deadline=event.deadline)
+    return replace(state, current=replace(begun, deadline_reason=""))
+
+
 def _abstained(event: ev.Abstained, state: State) -> State:
     current = _current(state, event.abstention.round)
     abstained = current.abstained.set(event.client, event.abstention.reason)
@@ -211,7 +233,7 @@ def _round_abandoned(event: ev.RoundAbandoned, state: State) -> State:
 
 def _committed(event: ev.Committed, state: State) -> State:
     previous, failures = _current(state, event.round), state.failures
-    for client in previous.contributions if failures else ():
+    for client in previous.contributors if failures else ():
         failures = failures.remove(client)
     return replace(
         _at_version(state, event),
@@ -220,6 +242,7 @@ def _committed(event: ev.Committed, state: State) -> State:
         abandoned=0,
         failures=failures,
         moments=event.moments,
+        bounds=event.bounds,
         rounds_done=state.rounds_done + 1,
         clipped_scalars=state.clipped_scalars + event.clipped_scalars,
         clipped_deltas=state.clipped_deltas + event.clipped_deltas,
@@ -251,6 +274,7 @@ def _pivoted(event: ev.Pivoted, state: State) -> State:
         pivot_reason=event.reason,
         losses=(),
         moments=(),
+        bounds=(),
         pivot_requested="",
         took_s={},
         failures=PersistentMap(),
@@ -277,6 +301,7 @@ def _rolled_back(event: ev.RolledBack, state: State) -> State:
         abandoned=0,
         failures=PersistentMap(),
         moments=good.moments,
+        bounds=(),
         losses=(),
         evaluation=progress.good.evaluation if progress.good else None,
         progress=progress,

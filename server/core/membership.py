@@ -86,8 +86,15 @@ def enrol(command: cmd.Enrol, state: State) -> tuple[ev.Event, ...]:
         _check_invitation(state, command)
     if len(state.clients) >= MOST_MEMBERS:
         raise Rejected("fleet_full", f"{MOST_MEMBERS} clients have enrolled, and a run has no room for more")
-    name = _free(state, command.name)
-    return (ev.ClientEnrolled(name, command.tier, command.examples, command.credential_sha256, command.token_sha256),)
+    if bool(command.identity) != state.run_file.privacy.secure_aggregation:
+        needs = "needs" if state.run_file.privacy.secure_aggregation else "has no use for"
+        raise Rejected("invalid", f"identity: this run {needs} a public key of the device, for secure aggregation")
+    name, credential = _free(state, command.name), command.credential_sha256
+    return (
+        ev.ClientEnrolled(
+            name, command.tier, command.examples, credential, command.token_sha256, identity=command.identity
+        ),
+    )
 
 
 def _free(state: State, name: str) -> str:

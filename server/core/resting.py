@@ -28,6 +28,9 @@ def failures(state: State, ended: Round, now: float) -> tuple[ev.ParticipantsFai
             reasons[client] = "its connection was lost"
         elif now >= ended.deadline:
             reasons[client] = "it was late"
+    for client in ended.members:
+        if client not in ended.due:
+            reasons.setdefault(client, "it was lost in the midst of the round")
     return _failed(state, ended.number, reasons, now)
 
 

@@ -8,12 +8,15 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.algorithms.protocol import Algorithm
 from zowarmup.common.algorithms.settings import Rounds
 from zowarmup.common.exact.layout import Layout
-from zowarmup.common.messages.values import Computation, Contribution, Phase, Tier
+from zowarmup.common.messages.masking import Given
+from zowarmup.common.messages.values import Computation, Phase, Tier
+from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.common.settings.privacy import Budget, Privacy
 from zowarmup.common.settings.run import RunFile
 from zowarmup.server.core import events as ev
@@ -26,13 +29,14 @@ from zowarmup.server.core.sampling import Draws, pool_seed
 @dataclass(frozen=True, slots=True)
 class Client:
     """A member of the fleet, until `revoked` holds the reason why it is not. `invitation`: the hash of the token that it
-    came with; empty where it came without."""
+    came with; empty where it came without. `identity`: its public Ed25519 key, hex; empty without secure aggregation."""
 
     tier: Tier
     examples: int
     credential_sha256: str
     revoked: str = ""
     invitation: str = ""
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Presence:
         return self.epoch > 0 and not self.gone_at
 
 
+_BEFORE = {stage.following: stage for stage in Stage}
 REMEMBERED = 32
 """So many of each tier's last contributions set the next deadline."""
 
@@ -71,7 +76,8 @@ REMEMBERED = 32
 class Round:
     """A round in progress: open for contributions until `closed` holds the reason why it is not. It needs `needed` of
     them. `opened_at`, as `deadline` by the coordinator's clock, is 0 where it says nothing, as after a restart in its midst. `abstained`: who has
-    nothing to contribute, and why."""
+    nothing to contribute, and why. With secure aggregation, `stage` is where it is, `members`, in ascending order, are those
+    who advertised keys, and `steps` what they have sent in each later stage, in base64."""
 
     number: int
     phase: Phase
@@ -82,9 +88,29 @@ class Round:
     deadline_reason: str
     needed: int
     opened_at: float
-    contributions: PersistentMap[str, Contribution] = field(default_factory=PersistentMap)
+    contributions: PersistentMap[str, Given] = field(default_factory=PersistentMap)
     abstained: PersistentMap[str, str] = field(default_factory=PersistentMap)
     closed: str = ""
+    stage: Stage = Stage.KEYS
+    members: tuple[str, ...] = ()
+    steps: Mapping[Stage, PersistentMap[str, str]] = field(default_factory=dict)
+
+    @property
+    def given(self) -> Mapping[str, object]:
+        """What has been sent in the present stage, by client."""
+        return self.contributions if self.stage is Stage.KEYS else self.steps[self.stage]
+
+    @property
+    def due(self) -> Mapping[str, Any]:
+        """Those who are asked in the present stage: who has answered in the one before."""
+        if self.stage is Stage.KEYS:
+            return self.seeds
+        return self.contributions if self.stage is Stage.SHARES else self.steps[_BEFORE[self.stage]]
+
+    @property
+    def contributors(self) -> Mapping[str, object]:
+        """Those whose scalars or deltas the version that it makes is of."""
+        return self.steps.get(Stage.MASKED, self.contributions)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -93,10 +119,12 @@ class Round:
 
     def waited_for(self) -> Iterator[str]:
         """`missing`, one by one: the first often settles a question, and rounds may have thousands."""
-        return filter(self.waits_for, self.seeds)
+        return filter(self.waits_for, self.due)
 
     def waits_for(self, client: str) -> bool:
         """Whether a client is one of `missing`."""
+        if self.stage is not Stage.KEYS:
+            return client in self.due and client not in self.given and client not in self.abstained
         return client in self.seeds and client not in self.contributions and client not in self.abstained
 
 
@@ -105,7 +133,7 @@ class State:
     """Where a run is. `round` counts openings, `version` commits; a retried round has a new number, so no seed is
     ever used twice. `previous` is the round before `current`; `rounds_done` counts the commits of the present phase,
     `abandoned` the abandoned rounds in a row, and `fault` says what the algorithm's code did wrong in the last of them,
-    where that is why; `failures`: of clients whose last round failed (`resting`); `moments`: the server optimizer's state;
+    where that is why; `bounds`: to which clients clip what they add to a round's sum; `failures`: of clients whose last round failed (`resting`); `moments`: the server optimizer's state;
     `losses`: of the warm-up's last rounds, where they decide when it ends; `progress`: what the guard knows.
     `finished`: why the run is over, and `gave_up` where that is before its time.
     `replay_signs`: the signs, one a parameter and direction, that a replay of the commits since the newest snapshot looks
@@ -137,6 +165,7 @@ class State:
     fault: str = ""
     failures: PersistentMap[str, ev.Failure] = field(default_factory=PersistentMap)
     moments: tuple[float, ...] = ()
+    bounds: tuple[float, ...] = ()
     replay_signs: int = 0
     took_s: Mapping[Tier, tuple[float, ...]] = field(default_factory=dict)
     clipped_scalars: int = 0
@@ -194,6 +223,11 @@ class State:
     def minimum(self) -> int:
         """How many eligible clients must be connected for a round to open."""
         return self.rules.minimum_clients or self.rules.clients_per_round
+
+    @property
+    def sums(self) -> bool:
+        """Whether the present phase's rounds have secure aggregation."""
+        return self.run_file.privacy.secure_aggregation and self.phase is Phase.ZEROTH_ORDER
 
     def trains(self, client: str) -> bool:
         """Whether a client uploads a delta in the present phase's rounds."""

@@ -6,6 +6,7 @@ import secrets
 from dataclasses import replace
 
 from zowarmup.common.messages import codec
+from zowarmup.common.messages.masking import Given
 from zowarmup.common.messages.values import Abstention, Delta
 from zowarmup.common.settings.run import PROTOCOL, SOFTWARE, ClientSpec
 from zowarmup.common.text import blanked
@@ -83,11 +84,13 @@ class CoordinatorService(BulkCalls):
             for field, secret in (("token", request.token), ("credential", request.credential)):
                 if secret:
                     check_secret(field, secret)
+            if len(request.identity) not in (0, 32):
+                raise Rejected("invalid", f"identity: {len(request.identity)} bytes, a public Ed25519 key has 32")
             credential = request.credential or secrets.token_hex(32)
             hashed = hash_secret(credential)
             self._rate_limiter.enrol()
             await self._coordinator.handle(
-                cmd.Enrol(request.name, tier, request.examples, hashed, token, invited, today)
+                cmd.Enrol(request.name, tier, request.examples, hashed, token, invited, today, request.identity.hex())
             )
             client = member_with(self._coordinator.state, hashed)
             assert client is not None
@@ -170,7 +173,7 @@ class CoordinatorService(BulkCalls):
 
     async def _hear(self, link: ClientStream, line: CallTraffic, message: wire.ParticipateRequest) -> None:
         kind = message.WhichOneof("message")
-        contribution = kind in ("scalars", "delta_ready")
+        contribution = kind in ("scalars", "delta_ready", "keys", "masking_step")
         line.up("contribution" if contribution else "control", message.ByteSize())
         if kind == "report":
             report = message.report
@@ -180,6 +183,8 @@ class CoordinatorService(BulkCalls):
             await self._coordinator.handle(
                 cmd.RecordReport(link.client, version, report.digest.hex(), report.peak_memory_bytes)
             )
+        elif kind == "masking_step":
+            await self._take_step(link, message.masking_step)
         elif contribution:
             await self._contribute(link, message)
         elif kind == "abstention":
@@ -189,13 +194,16 @@ class CoordinatorService(BulkCalls):
 
     async def _contribute(self, link: ClientStream, message: wire.ParticipateRequest) -> None:
         """Accepted or Refused: either way the stream goes on."""
-        scalars = message.WhichOneof("message") == "scalars"
-        round = message.scalars.round if scalars else message.delta_ready.round
+        kind = message.WhichOneof("message")
+        given: Given
         try:
             try:
-                given = (
-                    codec.scalars_from_wire(message.scalars) if scalars else codec.delta_from_wire(message.delta_ready)
-                )
+                if kind == "scalars":
+                    round, given = message.scalars.round, codec.scalars_from_wire(message.scalars)
+                elif kind == "keys":
+                    round, given = message.keys.round, codec.keys_from_wire(message.keys)
+                else:
+                    round, given = message.delta_ready.round, codec.delta_from_wire(message.delta_ready)
             except ValueError as error:
                 raise Rejected("malformed", str(error)) from error
             with contextlib.ExitStack() as stack:
@@ -209,6 +217,20 @@ class CoordinatorService(BulkCalls):
                 await self._give_up(link, Abstention.of(round, f"its contribution was refused: {rejected.detail}"))
         else:
             link.send(wire.ParticipateResponse(accepted=wire.Accepted(round=round)))
+
+    async def _take_step(self, link: ClientStream, message: wire.MaskingStep) -> None:
+        """Answered by what comes next alone, unless it is refused."""
+        try:
+            try:
+                step = codec.step_from_wire(message)
+            except ValueError as error:
+                raise Rejected("malformed", str(error)) from error
+            await self._coordinator.handle(cmd.TakeStep.of(link.client, step))
+        except Rejected as rejected:
+            self._refuse(link, message.round, rejected)
+            if rejected.reason == "malformed" and message.round:
+                why = f"what it sent for a stage was refused: {rejected.detail}"
+                await self._give_up(link, Abstention.of(message.round, why))
 
     async def _abstain(self, link: ClientStream, message: wire.Abstention) -> None:
         try:

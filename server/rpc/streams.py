@@ -16,12 +16,14 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from zowarmup.common.messages.codec import phase_to_wire, work_to_wire
+from zowarmup.common.messages.codec import ask_to_wire, phase_to_wire, work_to_wire
 from zowarmup.common.messages.values import Phase, Tier
+from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.common.settings.run import SOFTWARE
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.decide import work_for
 from zowarmup.server.core.errors import Rejected
+from zowarmup.server.core.masking import ask_for
 from zowarmup.server.core.membership import revoked
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import CatchUp, History
@@ -32,7 +34,7 @@ log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 4096
 STOPPING = "the coordinator is stopping"
-PUSHED = ev.Committed | ev.RolledBack | ev.Pivoted | ev.RoundOpened | ev.RunFinished | ev.RunGaveUp
+PUSHED = ev.StageBegan | ev.Committed | ev.RolledBack | ev.Pivoted | ev.RoundOpened | ev.RunFinished | ev.RunGaveUp
 
 
 @dataclass(eq=False, slots=True)
@@ -165,6 +167,7 @@ class StreamRegistry:
         if state.phase is not Phase.WARM_UP:
             self._catch_up(link, state)
         self._assign(link, state, now)
+        self._ask(link, state)
         if state.phase is Phase.FINISHED:
             self._finish(link, state)
 
@@ -176,6 +179,7 @@ class StreamRegistry:
         if not any(isinstance(event, PUSHED) for event in events):
             return
         opened = any(isinstance(e, ev.RoundOpened) for e in events)
+        began = any(isinstance(e, ev.StageBegan) for e in events)
         self._ways.clear()
         for link in list(self._links.values()):
             if not link.welcomed:
@@ -184,6 +188,8 @@ class StreamRegistry:
                 self._catch_up(link, state)
             if opened:
                 self._assign(link, state, now)
+            if began:
+                self._ask(link, state)
             if state.phase is Phase.FINISHED:
                 self._finish(link, state)
 
@@ -208,7 +214,12 @@ class StreamRegistry:
         if work := work_for(state, link.client, now):
             work = replace(work, trace_parent=self._trace_parent(work.round))
             link.send(wire.ParticipateResponse(work=work_to_wire(work)))
-            self._rate_limiter.grant(link.client, "round", work.round, TAKEN[work.phase])
+            taken = TAKEN[work.phase] + (len(Stage) - 1 if state.sums else 0)
+            self._rate_limiter.grant(link.client, "round", work.round, taken)
+
+    def _ask(self, link: ClientStream, state: State) -> None:
+        if ask := ask_for(state, link.client):
+            link.send(wire.ParticipateResponse(masking_ask=ask_to_wire(ask)))
 
     def _finish(self, link: ClientStream, state: State) -> None:
         finished = wire.Finished(version=state.version, digest=bytes.fromhex(state.digest), gave_up=state.gave_up)

@@ -20,7 +20,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.messages.values import BASE, TOKENIZER, Artifact, Computation, Tier
+from zowarmup.common.algorithms import algorithm_of
+from zowarmup.common.exact.layout import Layout
+from zowarmup.common.messages.masking import MOST_STEP_BYTES
+from zowarmup.common.messages.values import BASE, TOKENIZER, Artifact, Computation, Phase, Tier
 from zowarmup.common.models.base import BaseError, Constant, read_base
 from zowarmup.common.settings.data_card import numbers
 from zowarmup.common.settings.run import PRETRAINED, ClientSpec, RunFile
@@ -125,6 +128,8 @@ def open_run(
             artifacts += (
                 Artifact(BASE, blobs.put(np.memmap(prepared.base, np.uint8, "r").data), prepared.base.stat().st_size),
             )
+    if run_file.privacy.secure_aggregation:
+        require_short(run_file, prepared.layout)
     grid = settle_on_grid(prepared.weights, prepared.layout)
     initial = ev.Snapshot(
         version=0,
@@ -178,6 +183,19 @@ def open_run(
             "this model does not end in a linear layer whose gradient is exact: clients will probe every parameter"
         )
     return state, history, end
+
+
+def require_short(run_file: RunFile, layout: Layout) -> None:
+    """Raises StartError where what a device adds to a round's sum is more than one message."""
+    algorithm = algorithm_of(run_file, Phase.ZEROTH_ORDER, layout, pool_seed(run_file.seed))
+    rounds = [(1, "probes, head_projections or pool"), *([(0, "whitening")] if layout.whitening else [])]
+    for done, setting in rounds:
+        size = 8 * algorithm.sum_limits((), done).size
+        if size > MOST_STEP_BYTES:
+            raise StartError(
+                f"with privacy.secure_aggregation a device adds {size:,} bytes to a round's sum, and {MOST_STEP_BYTES:,} are the "
+                f"most: lower zeroth_order.{setting}"
+            )
 
 
 def require_same(state: State, run_file: RunFile, holds: str) -> None:

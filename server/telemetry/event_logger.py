@@ -58,6 +58,8 @@ class EventLogger:
                 log.info("round %d goes on: %s", event.round, event.reason)
             case ev.Contributed():
                 self._abstaining.pop(event.client, None)
+            case ev.StageBegan():
+                log.debug("round %d, secure aggregation: %s; next: %s", event.round, event.reason, event.stage)
             case ev.Abstained():
                 number, reason = event.abstention.round, event.abstention.reason
                 known = self._abstaining.get(event.client) == reason

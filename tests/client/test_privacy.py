@@ -79,6 +79,12 @@ def test_what_is_asked_for_again_is_answered_by_the_same_numbers_and_the_budget_
         ),
         ("epsilon = 8.1\ndelta = 1e-8", False, "low", "and this device's owner allows epsilon 8.1 at delta 1e-08"),
         ("epsilon = 9", True, "low", "without a bound, as it has no differential privacy, and this device's owner"),
+        (
+            "secure_aggregation = true",
+            False,
+            "low",
+            "the run has no secure aggregation, and this device's owner joins none",
+        ),
     ],
 )
 def test_a_run_that_would_tell_more_than_its_owner_allows_is_not_joined(

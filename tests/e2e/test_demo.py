@@ -218,8 +218,15 @@ def test_a_signal_at_any_moment_stops_everything(
     assert "Traceback" not in said
 
 
-def test_nothing_is_left_when_the_demo_is_killed(tmp_path: Path) -> None:
+def test_a_second_demo_in_the_folder_is_refused_and_nothing_is_left_when_the_first_is_killed(tmp_path: Path) -> None:
     with demo(tmp_path, *SMALL, LONG) as process:
+        until((tmp_path / "run.toml").exists, 30, "the first")
+        second = subprocess.run(
+            [*ZOWARMUP, "demo", "--out", str(tmp_path)], capture_output=True, text=True, check=False
+        )
+        assert second.returncode == 1
+        assert "another demo is at work" in second.stderr
+        assert (tmp_path / "run.toml").exists()
         until(lambda: "version 10 committed" in log(tmp_path, "server"), 90, "training")
         process.kill()
         until(lambda: not belonging_to(tmp_path), 5, "its processes to end")
@@ -234,14 +241,3 @@ def test_a_client_that_dies_ends_the_demo_and_is_named(tmp_path: Path) -> None:
         assert process.returncode == 1
         assert belonging_to(tmp_path) == []
     assert "zowarmup: low-2 was killed by SIGKILL; the last lines of" in said
-
-
-def test_a_second_demo_in_the_same_folder_is_refused_until_the_first_is_over(tmp_path: Path) -> None:
-    with demo(tmp_path, *SMALL, LONG):
-        until((tmp_path / "run.toml").exists, 30, "the first")
-        second = subprocess.run(
-            [*ZOWARMUP, "demo", "--out", str(tmp_path)], capture_output=True, text=True, check=False
-        )
-        assert second.returncode == 1
-        assert "another demo is at work" in second.stderr
-    assert (tmp_path / "run.toml").exists()

@@ -1,7 +1,7 @@
 """Torchvision's models in whole runs, and what each family of them becomes.
 
-The everyday environment has no torchvision, and the torch of a CPU index none that fits. `make torchvision` installs a pair
-into .build/torchvision, which takes all else from .venv, and the processes here are of that Python.
+The everyday environment has no torchvision. `make torchvision` installs it into .build/torchvision, which takes all else from .venv, and
+the processes here are of that Python. Beside a torch of a CPU index its compiled operators cannot be loaded, which no classifier has.
 """
 
 import json
@@ -22,7 +22,7 @@ from zowarmup.lab.processes import ONE_THREAD
 from zowarmup.server.store.archive import open_archive
 
 REPOSITORY = Path(__file__).parents[2]
-PAIR = REPOSITORY / ".build" / "torchvision"
+PLACE = REPOSITORY / ".build" / "torchvision"
 HEADS = {
     "alexnet": "classifier.6.weight",
     "convnext_tiny": "classifier.2.weight",
@@ -45,10 +45,10 @@ HEADS = {
 @pytest.fixture(scope="module")
 def python() -> str:
     """The Python that has torchvision."""
-    if not (PAIR / "ready").exists():
+    if not (PLACE / "ready").exists():
         assert not os.environ.get("CI"), "continuous integration must have made it: make .build/torchvision/ready"
         pytest.skip("there is no torchvision in .build/torchvision: make torchvision")
-    return str(PAIR / "bin" / "python")
+    return str(PLACE / "bin" / "python")
 
 
 def output_of(python: str, *arguments: str) -> str:
@@ -130,7 +130,9 @@ def test_a_fleet_trains_one_and_the_low_tier_loads_no_torch(
     low_maps, high_maps = (Path(f"/proc/{whole.processes.pid(of)}/maps").read_text() for of in ("low-1", "high-1"))
     assert "onnxruntime" in low_maps
     assert "torch" not in low_maps
-    assert "site-packages/torchvision" in high_maps
+    assert "site-packages/torch/" in high_maps, (
+        "it has trained torchvision's module, which nobody makes without torchvision"
+    )
     whole.end_run()
     status = whole.finished(2)
     assert status.replicas.agree == ("high-1", "low-1")

@@ -25,6 +25,7 @@ from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Block, Cut, Head, Layout, Tensor, digest, no_whitening
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.codec import decode_commit
+from zowarmup.common.messages.masking import Given
 from zowarmup.common.messages.values import Abstention, Computation, Contribution, Delta, Phase, Tier, Work
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
@@ -382,7 +383,7 @@ async def _whole(server: Life, clients: Iterable[Client]) -> None:
         await asyncio.sleep(0.002)
 
 
-def contributed(ledger: EventLog) -> set[tuple[str, Contribution]]:
+def contributed(ledger: EventLog) -> set[tuple[str, Given]]:
     """Every contribution that a ledger holds."""
     return {(event.client, event.contribution) for _, event in ledger.read() if isinstance(event, ev.Contributed)}
 

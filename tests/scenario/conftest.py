@@ -122,6 +122,7 @@ def begin(backend: Backend, tmp_path: Path) -> Iterator[Callable[..., Script]]:
         over_selection: float = 0.0,
         guard: Guard = UNGUARDED,
         layout: Layout = LAYOUT,
+        otherwise: Callable[[RunFile], RunFile] = lambda run_file: run_file,
     ) -> Script:
         run_file = RunFile(
             name="scenario",
@@ -144,6 +145,7 @@ def begin(backend: Backend, tmp_path: Path) -> Iterator[Callable[..., Script]]:
             server=Server(abandoned_limit=3),
             evaluation=Evaluation(data="digits:test"),
         )
+        run_file = otherwise(run_file)
         program = ev.ProgramRecord("b" * 64, 10, layout.to_json(), DataCard(shape=(3,), classes=2), 1, 1, *scored(2))
         decision = decide(None, cmd.CreateRun("run", run_file, program, ev.Snapshot(0, "c" * 64, 20, "d" * 32)), 1000.0)
         (created,) = decision.events

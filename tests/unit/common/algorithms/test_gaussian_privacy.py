@@ -34,7 +34,7 @@ def test_published_values(noise: float, epochs: int, epsilon: float) -> None:
     ],
 )
 def test_what_dp_accounting_comes_to(multiplier: float, releases: int, delta: float, epsilon: float) -> None:
-    """`dp-accounting` 0.6.0: a `PLDAccountant` that composes `GaussianDpEvent(multiplier)` as often. It rounds up, by 1e-7 at most here."""
+    """`dp-accounting` 0.6.0 adds up privacy losses (`python -m benchmarks.privacy.accountants`). It rounds up."""
     found = epsilon_of(multiplier, releases, delta)
     assert found <= epsilon
     assert found == pytest.approx(epsilon, abs=2e-8)

@@ -9,7 +9,9 @@ import grpc
 import pytest
 
 from tests.unit.server.test_coordinator import CREATED, enrol
+from zowarmup.common.messages.masking import Keys
 from zowarmup.common.messages.values import Tier
+from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.server.cluster.forwarding import Answer, Leader, Request, decode, encode
 from zowarmup.server.cluster.front_end import FrontEnd
 from zowarmup.server.cluster.service import ClusterService, RemoteLeader
@@ -271,7 +273,14 @@ def test_a_front_end_that_was_silent_says_everything_again() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [enrol("a"), connect("a", 1 << 60), cmd.DisconnectClient("a", 3), cmd.RecordReport("a", 3, "ab" * 16, 5)],
+    [
+        enrol("a"),
+        connect("a", 1 << 60),
+        cmd.DisconnectClient("a", 3),
+        cmd.RecordReport("a", 3, "ab" * 16, 5),
+        cmd.Contribute("a", Keys(1, "5" * 256)),
+        cmd.TakeStep("a", 1, Stage.MASKED, "AAAA"),
+    ],
     ids=lambda command: type(command).__name__,
 )
 def test_commands_travel_whole(command: cmd.Enrol | cmd.ConnectClient) -> None:

@@ -15,7 +15,9 @@ from tests.tasks import accuracy_of, scored
 from tests.unit.server.store.test_lease import LONG_S, holder
 from zowarmup.common.exact.layout import Block
 from zowarmup.common.exact.steps import Step
+from zowarmup.common.messages.masking import Keys
 from zowarmup.common.messages.values import Abstention, Delta, Phase, Scalars, Tier
+from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.common.settings.data_card import DataCard
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
 from zowarmup.server.core import events as ev
@@ -46,6 +48,9 @@ EVERY_KIND: list[ev.Event] = [
     ev.DeadlineExtended(1, 13.5, "restart"),
     ev.Contributed("pi", Scalars(1, (0.1, -2.5e-8), (3.0,))),
     ev.Contributed("pi", Delta(1, "a" * 32, 3, 0.25)),
+    ev.Contributed("pi", Keys(1, "5" * 256)),
+    ev.StageBegan(1, Stage.MASKED, 13.5, "all"),
+    ev.StepTaken("pi", 1, Stage.MASKED, "AAAA"),
     ev.Abstained("pi", Abstention(1, "a value is not finite")),
     ev.ParticipantsFailed(1, (ev.Failure("pi", 2, 12.5, "it was late"),)),
     ev.RoundClosed(1, "all"),

@@ -1,0 +1,114 @@
+"""This device's part in rounds with secure aggregation: its scalars stay here, and the coordinator gets keys and masked numbers.
+
+What a round needs is held in memory only and is gone with the next. A device that starts again in its midst drops out of it.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zowarmup.common.algorithms.protocol import Algorithm, ClientScalars
+from zowarmup.common.algorithms.robust_aggregation import counted
+from zowarmup.common.algorithms.settings import Weighting
+from zowarmup.common.messages.masking import Keys, MaskingAsk, MaskingStep
+from zowarmup.common.messages.values import Scalars, Tier, Work
+from zowarmup.common.secure_aggregation.device import MaskingDevice
+from zowarmup.common.secure_aggregation.fixed_point import encoded, whole_weights
+from zowarmup.common.secure_aggregation.roster import Roster, Stage
+
+
+class BegunAnew(ValueError):
+    """The round is one that this process has advertised no keys for."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """A round in progress: what this device has to give to it, and to whom it has sealed its shares."""
+
+    work: Work
+    given: ClientScalars
+    algorithm: Algorithm
+    device: MaskingDevice
+    roster: Roster | None = None
+    bounds: tuple[float, ...] = ()
+
+
+class Masking:
+    """The device in one round after the other.
+
+    Args:
+        run_id: Of the run.
+        client: This device's name in it.
+        identity: Its private Ed25519 key.
+        weighting: The settings of the zeroth-order rounds.
+        random: Gives so many random bytes.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        client: str,
+        identity: bytes,
+        weighting: Weighting,
+        random: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._run_id, self._client, self._identity = run_id, client, identity
+        self._weighting, self._random = weighting, random
+        self._open: _Open | None = None
+
+    def begin(self, work: Work, algorithm: Algorithm, tier: Tier, examples: int, scalars: Scalars) -> Keys:
+        """Hold scalars for a round, and make the keys for it. The round before is forgotten.
+
+        Args:
+            work: The device's part of the round.
+            algorithm: The round's.
+            tier: The device's.
+            examples: How many it holds.
+            scalars: What it has to give.
+        """
+        device = MaskingDevice(self._run_id, work.round, self._client, examples, self._identity, self._random)
+        given = ClientScalars(work.seed, examples, scalars, tier)
+        self._open = _Open(work, given, algorithm, device)
+        return Keys(work.round, device.keys.hex())
+
+    def answer(self, ask: MaskingAsk) -> MaskingStep:
+        """What the coordinator is to have in a stage.
+
+        Args:
+            ask: What it asks for.
+
+        Raises:
+            BegunAnew: There is nothing to give.
+            Dishonest: It would learn more than a sum.
+            ValueError: What this device has to give does not fit a sum.
+        """
+        held = self._open
+        if held is None or held.work.round != ask.round:
+            raise BegunAnew(f"this device has begun anew since keys were advertised for round {ask.round}")
+        device = held.device
+        match ask.stage:
+            case Stage.SHARES:
+                roster = Roster(self._run_id, ask.round, ask.members)
+                body = device.shares(roster)
+                held.roster, held.bounds = roster, ask.bounds
+            case Stage.MASKED:
+                body = device.masked(ask.present, ask.body, self._summand(held))
+            case Stage.SIGNED:
+                body = device.signature(ask.present)
+            case _:
+                body = device.revealed(ask.present, ask.body)
+        return MaskingStep(ask.round, ask.stage, body)
+
+    def _summand(self, held: _Open) -> NDArray[np.uint64]:
+        """What this device adds to the sum: weights are those of the roster, which all others have signed."""
+        if held.roster is None:
+            raise BegunAnew("there is no roster yet")
+        members = held.roster.members
+        weights = whole_weights(counted([member.examples for member in members], self._weighting))
+        place = [member.client for member in members].index(self._client)
+        limits = held.algorithm.sum_limits(held.bounds, held.work.done)
+        values = held.algorithm.summand(held.given, held.bounds, held.work.done)
+        return encoded(values, limits, weights[place], sum(weights))

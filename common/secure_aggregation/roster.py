@@ -1,0 +1,129 @@
+"""Who takes part in a round with secure aggregation, and what is signed about it.
+
+The same roster is shown to everybody. Each device checks the keys in it, and signs its hash together with who has given a masked
+vector; none reveals anything before it has seen that the others have signed the very same.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from zowarmup.common.secure_aggregation.primitives import KEY_BYTES, SIGNATURE_BYTES, is_signed
+
+FEWEST = 3
+"""Of two, each would know from the sum what the other gave."""
+KEYS_BYTES = 2 * KEY_BYTES + SIGNATURE_BYTES
+"""Of what a device advertises: its mask key, its share key, and its identity's signature of both."""
+
+
+class Stage(StrEnum):
+    """What the devices of a round send, in this order."""
+
+    KEYS = "keys"
+    SHARES = "shares"
+    MASKED = "masked"
+    SIGNED = "signed"
+    REVEALED = "revealed"
+
+    @property
+    def following(self) -> "Stage | None":
+        """The stage after this one, None after the last."""
+        stages = list(Stage)
+        place = stages.index(self) + 1
+        return stages[place] if place < len(stages) else None
+
+
+@dataclass(frozen=True, slots=True)
+class RosterMember:
+    """A device in a round.
+
+    Args:
+        client: Its name in the run.
+        examples: How many it claims to hold.
+        identity: Its public Ed25519 key, as it enrolled with it.
+        keys: What it advertised, KEYS_BYTES.
+    """
+
+    client: str
+    examples: int
+    identity: bytes
+    keys: bytes
+
+    @property
+    def mask_key(self) -> bytes:
+        """The public key by which pairs agree on their masks."""
+        return self.keys[:KEY_BYTES]
+
+    @property
+    def share_key(self) -> bytes:
+        """The public key by which shares are sealed."""
+        return self.keys[KEY_BYTES : 2 * KEY_BYTES]
+
+    def is_signed(self, run_id: str, round: int) -> bool:
+        """Whether its identity has signed these keys for this round, and what it claims to hold."""
+        message = advertised(run_id, round, self.client, self.examples, self.keys[: 2 * KEY_BYTES])
+        return len(self.keys) == KEYS_BYTES and is_signed(self.identity, message, self.keys[2 * KEY_BYTES :])
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """All who have advertised keys for a round.
+
+    Args:
+        run_id: Of the run.
+        round: Its number.
+        members: In ascending order of client; share x is for member x - 1.
+    """
+
+    run_id: str
+    round: int
+    members: tuple[RosterMember, ...]
+
+    @property
+    def threshold(self) -> int:
+        """t: how many must remain in every stage, more than two thirds of the members. With fewer than a third in league with
+        the coordinator, no two sets of survivors can both have so many signatures."""
+        return 2 * len(self.members) // 3 + 1
+
+    @property
+    def sha256(self) -> bytes:
+        """Its hash: of each field its length as 4 bytes, little-endian, and then itself."""
+        fields = [b"zowarmup roster", self.run_id.encode(), _number(self.round)]
+        for member in self.members:
+            fields += [member.client.encode(), _number(member.examples), member.identity, member.keys]
+        return hashlib.sha256(_framed(fields)).digest()
+
+    def statement(self, survivors: Sequence[int]) -> bytes:
+        """What each survivor signs.
+
+        Args:
+            survivors: The places of those who gave a masked vector, in ascending order.
+        """
+        return _framed([b"zowarmup survivors", self.sha256, *map(_number, survivors)])
+
+
+def advertised(run_id: str, round: int, client: str, examples: int, keys: bytes) -> bytes:
+    """What an identity signs to advertise keys.
+
+    Args:
+        run_id: Of the run.
+        round: That they are for.
+        client: Whose they are.
+        examples: How many it claims to hold.
+        keys: The mask key and the share key.
+    """
+    return _framed([b"zowarmup keys", run_id.encode(), _number(round), client.encode(), _number(examples), keys])
+
+
+def purpose(name: str, run_id: str, round: int, *places: int) -> bytes:
+    """What a key is for: of one round, and of one or two members."""
+    return _framed([f"zowarmup {name}".encode(), run_id.encode(), _number(round), *map(_number, places)])
+
+
+def _number(number: int) -> bytes:
+    return number.to_bytes(8, "little")
+
+
+def _framed(fields: Sequence[bytes]) -> bytes:
+    return b"".join(len(field).to_bytes(4, "little") + field for field in fields)
