@@ -256,12 +256,15 @@ class _Life:
 
     async def _listen(self, metrics: "RunMetrics | None") -> Listening:
         serving, way = self._serving, self._serving.way
-        relay = RelayInterceptor()
-        listening = Listening(way, serving.run_file.server, (relay,) if serving.shared else ())
-        way.publish(serving.data_dir)
+        # First of all: while the store is away, this is done again and again, and a port would still be held.
+        store = None
         if serving.shared is not None:
             took = metrics.appended if metrics else lambda seconds: None
             store = await asyncio.to_thread(serving.shared.open, took)
+        relay = RelayInterceptor()
+        listening = Listening(way, serving.run_file.server, (relay,) if store is not None else ())
+        way.publish(serving.data_dir)
+        if serving.shared is not None and store is not None:
             holder = serving.shared.holder(way, listening.port)
             self._node = Node(store, holder, serving.shared.lease_s, relay, lambda: way.shown)
             self._stack.push_async_callback(self._node.leave)

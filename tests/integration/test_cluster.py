@@ -18,6 +18,7 @@ from zowarmup.cli.session.session import Session
 from zowarmup.common.settings.run import Server
 from zowarmup.common.system.command import CommandError, NoAnswer
 from zowarmup.data import load
+from zowarmup.lab.processes import free_port
 from zowarmup.server.cluster.front_end import FrontEnd
 from zowarmup.server.cluster.node import SharedStore
 from zowarmup.server.cluster.uploads import SpooledUploads
@@ -29,7 +30,7 @@ from zowarmup.server.store.archive import OPERATOR_CREDENTIAL
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.blobs import MemorySharedBlobs
 from zowarmup.server.store.cached_blobs import CachedBlobs
-from zowarmup.server.store.event_log import MemorySharedLog
+from zowarmup.server.store.event_log import MemorySharedLog, StoreAway
 from zowarmup.server.store.lease import Holder, MemoryLease
 
 LEASE_S = 0.5
@@ -72,7 +73,14 @@ class One:
 
 
 @contextlib.asynccontextmanager
-async def at_work(store: Store, name: str, folder: Path, cache: Path, server: Server = SERVER) -> AsyncIterator[One]:
+async def at_work(
+    store: Store,
+    name: str,
+    folder: Path,
+    cache: Path,
+    server: Server = SERVER,
+    before: Callable[[], None] = lambda: None,
+) -> AsyncIterator[One]:
     one, way = One(name, folder / name), endpoint_of(server, server.address, False)
     one.folder.mkdir()
     run = replace(RUN, server=server)
@@ -83,7 +91,7 @@ async def at_work(store: Store, name: str, folder: Path, cache: Path, server: Se
         prepare=lambda spec, seed, folder: cached(spec, seed, cache, Children()),
         way=way,
         shared=Shared(
-            open=lambda took: store.seen_by(one.folder),
+            open=lambda took: before() or store.seen_by(one.folder),  # type: ignore[func-returns-value]
             holder=lambda way, port: Holder(
                 name=name, address=f"127.0.0.1:{port}", secret=name[0] * 64, authority=way.trusted.decode()
             ),
@@ -202,5 +210,22 @@ def test_a_leader_that_has_lost_the_lease_begins_anew_and_follows(tmp_path: Path
             await until(lambda: first.front_end.leads)
             with first.session() as session:
                 assert (await asyncio.to_thread(session.status)).version == 0
+
+    asyncio.run(script())
+
+
+def test_a_start_waits_for_a_store_that_is_away_and_then_listens_where_it_should(tmp_path: Path, cache: Path) -> None:
+    async def script() -> None:
+        store, tries = Store(), [0]
+        port = free_port()
+
+        def sometimes() -> None:
+            tries[0] += 1
+            if tries[0] < 3:
+                raise StoreAway("the store is away")
+
+        server = replace(SERVER, address=f"127.0.0.1:{port}")
+        async with at_work(store, "a", tmp_path, cache, server, before=sometimes) as first:
+            assert first.lives[-1].port == port and tries[0] == 3
 
     asyncio.run(script())

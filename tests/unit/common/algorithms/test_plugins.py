@@ -92,7 +92,10 @@ def test_what_an_algorithm_or_its_settings_lack_is_named(
     for name, sentence in (
         ("Bare", "Bare has no `aggregate`, `check`, `forwards` (zowarmup.Algorithm says what each is)"),
         ("Unsettled", "Settings has no `build`, `computation`, `slowed` (zowarmup.ZerothOrder says what each is)"),
-        ("Stranger", "Stranger has no `answer_values`, `check`, `commit_cost`, `contribute`, `counts`, `forwards`, "),
+        (
+            "Stranger",
+            "Stranger has no `aggregate_mean`, `answer_values`, `check`, `commit_cost`, `contribute`, `counts`, ",
+        ),
     ):
         with pytest.raises(ValueError) as refused:  # noqa: PT011  (the sentence is compared)
             settings_class("zeroth_order", f"half:{name}")

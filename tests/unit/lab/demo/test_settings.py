@@ -8,6 +8,7 @@ import pytest
 from zowarmup.common.algorithms.fedavg import FedAvgSettings
 from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
 from zowarmup.common.messages.values import Tier
+from zowarmup.common.settings.privacy import Privacy
 from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Server
 from zowarmup.common.settings.text import Text
 from zowarmup.common.settings.tracking import Tracking
@@ -32,6 +33,7 @@ def test_the_run_file_written_is_the_run_meant(model: DemoModel, paper_mode: boo
         "guard": Guard,
         "server": Server,
         "tracking": Tracking,
+        "privacy": Privacy,
     }
     raw["text"]["verbalizers"] = tuple(raw["text"]["verbalizers"])
     assert RunFile(**{**raw, **{name: kind(**raw[name]) for name, kind in tables.items()}}) == run

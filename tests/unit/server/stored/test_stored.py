@@ -5,6 +5,8 @@
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from tests.faults.backends import Backend, Files, Postgres
 from tests.faults.small import TRIO, Client, Life, create, live, run_file
+from tests.patience import PATIENCE
 from tests.postgres.server import PostgresServer
 from tests.unit.server.store.test_lease import LONG_S, holder
 from zowarmup.cli.stored_run import restore, write_page
@@ -224,3 +227,18 @@ def test_runs_lists_a_shared_run_once_with_who_leads(moved: Moved, tmp_path: Pat
 def test_the_page_of_a_run_in_a_database_is_written(moved: Moved, tmp_path: Path) -> None:
     ours, theirs = (write_page(place, tmp_path / f"{place.name}.html") for place in (moved.shared, moved.files))
     assert b"small" in ours.read_bytes() and abs(ours.stat().st_size - theirs.stat().st_size) < 100
+
+
+def test_without_its_packages_a_run_in_a_database_says_what_to_install(tmp_path: Path) -> None:
+    """A module that is None in sys.modules is one that is not there."""
+    remember(tmp_path, StoreAddress("postgresql://db/fleet", "digits"))
+    code = "import sys; sys.modules['psycopg'] = None; from zowarmup.cli.main import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "fsck", str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60 * PATIENCE,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "needs psycopg: install it with: pip install 'zowarmup[postgres]'" in done.stderr
