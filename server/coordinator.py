@@ -90,6 +90,7 @@ class Coordinator:
         self.trouble = Trouble()
         self._ledger, self._end = ledger, end
         self._observers: list[Observer] = []
+        self._ended = False
         self._queue: asyncio.Queue[tuple[cmd.Command, asyncio.Future[tuple[ev.Event, ...]]]] = asyncio.Queue()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
@@ -111,7 +112,10 @@ class Coordinator:
         self._observers.append(observer)
 
     async def handle(self, command: cmd.Command) -> tuple[ev.Event, ...]:
-        """The command's events, once they are durable. Raises Rejected, or Unavailable where the disk refuses."""
+        """The command's events, once they are durable. Raises Rejected, or Unavailable where the disk refuses, or this coordinator
+        has ended."""
+        if self._ended:
+            raise Unavailable("the coordinator has ended")
         answer: asyncio.Future[tuple[ev.Event, ...]] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((command, answer))
         return await answer
@@ -125,6 +129,11 @@ class Coordinator:
                     batch.append(self._queue.get_nowait())
                 await self._decide(batch)
         finally:
+            self._ended = True
+            while not self._queue.empty():
+                _, answer = self._queue.get_nowait()
+                if not answer.done():
+                    answer.set_exception(Unavailable("the coordinator has ended"))
             self._writer.shutdown()  # a write that has begun ends: whoever closes the ledger next finds it idle
 
     async def _decide(self, batch: Batch) -> None:

@@ -59,12 +59,14 @@ class Leadership:
 
         Args:
             blobs: Which it may delete.
-            replica: At the state's version; None: made here, of a snapshot and the steps since.
+            replica: At the state's version, where nobody has been let in yet; None: it is made here, of a snapshot and the steps since,
+                while clients are answered, and an open round has been given its time again.
 
         Returns:
             What runs from now on, until cancelled.
         """
         coordinator, history, traffic = self._coordinator, self._history, self._traffic
+        alone = replica is not None
         while replica is None:
             state = coordinator.state
             try:
@@ -87,9 +89,10 @@ class Leadership:
         self._tracking = RunTracking(self._trackers, coordinator.state, history)
         coordinator.observe(round_jobs)
         coordinator.observe(self._tracking)
-        await _restarted(coordinator)
-        round_jobs.resume()
-        return [round_jobs.run(), _tick(coordinator)]
+        if alone:
+            await coordinator.handle(cmd.Restart())
+        round_jobs.resume(sweeps=alone)
+        return [*([] if alone else [round_jobs.sweep()]), round_jobs.run(), _tick(coordinator)]
 
     @property
     def pending(self) -> bool:
@@ -100,14 +103,6 @@ class Leadership:
         """Tell trackers what they have not been told, for a moment."""
         if self._tracking is not None:
             await asyncio.to_thread(self._tracking.close, LAST_S)
-
-
-async def _restarted(coordinator: Coordinator) -> None:
-    while True:
-        with contextlib.suppress(Unavailable):
-            await coordinator.handle(cmd.Restart())
-            return
-        await asyncio.sleep(RETRY_S)
 
 
 async def _tick(coordinator: Coordinator) -> None:

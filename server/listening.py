@@ -64,6 +64,7 @@ class Listening:
     Attributes:
         refusals: Of calls, by reason.
         callers: Who may call how often; is told later whom the run knows.
+        lengths: Bounds messages; is told whose may be long.
         preparing: Holds calls back until it is told that the run is ready.
         most: So many connections are possible.
         port: That was opened.
@@ -82,9 +83,9 @@ class Listening:
         self.most = connections(raise_file_limit())
         self.strangers = Strangers(*((INVITED_PER_S, INVITED_AT_ONCE) if way.invited else (OPEN_PER_S, OPEN_AT_ONCE)))
         self.callers = Callers(self.strangers, self.refusals)
-        lengths = MessageSizeInterceptor(self.refusals, self.strangers.arriving)
+        self.lengths = MessageSizeInterceptor(self.refusals, self.strangers.arriving)
         self.server = grpc.aio.server(
-            interceptors=(self.preparing, self.callers, lengths, *inner),
+            interceptors=(self.preparing, self.callers, self.lengths, *inner),
             options=(*OPTIONS, ("grpc.max_allowed_incoming_connections", self.most)),
         )
         if self.most < FEW:

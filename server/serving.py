@@ -135,6 +135,8 @@ async def serve(serving: Serving, stopped: "asyncio.Future[int]", ready: Callabl
         try:
             async with contextlib.AsyncExitStack() as stack:
                 status = await _Life(serving, ended, faults, stack, fenced).run(ready)
+        except Fenced as error:  # while it opened the run
+            faults, status = [error], 1
         except (StoreAway, DiskRefused) as error:
             if serving.shared is None:
                 raise
@@ -197,8 +199,9 @@ class _Life:
         either: set[asyncio.Future[Any]] = {opening, stopped}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if stopped.done():
-            serving.end_preparing()  # so that the thread, which cannot be cancelled, ends now
-            log.info("stopped before the run was ready; start again with the same --data-dir")
+            if not self._faults:
+                serving.end_preparing()  # so that the thread, which cannot be cancelled, ends now
+                log.info("stopped before the run was ready; start again with the same --data-dir")
             await asyncio.wait({opening}, timeout=GRACE_S)
             opening.add_done_callback(lambda over: over.cancelled() or over.exception())  # what it met was our doing
             return stopped.result()
@@ -213,7 +216,7 @@ class _Life:
             listening.refusals,
             cluster=self._node.election.holder.secret if self._node else "",
         )
-        listening.callers.knows = admission.knows
+        listening.callers.knows, listening.lengths.trusts = admission.knows, admission.is_coordinator
         traces = traces_of("zowarmup-server")
         rounds = RoundTraces(traces, coordinator.state) if traces else None
         streams = self._serve_clients(opened, listening, traffic, admission, rounds)
@@ -252,6 +255,8 @@ class _Life:
         for task in (*self._loops, watching):
             task.cancel()
         await asyncio.gather(*self._loops, watching, return_exceptions=True)
+        if self._faults and self._node is not None and await self._node.deposed():
+            self._faults.insert(0, Fenced("another coordinator leads by now"))
         return status
 
     async def _listen(self, metrics: "RunMetrics | None") -> Listening:
@@ -412,15 +417,17 @@ class _Life:
         async def take_over() -> None:
             await node.election.took.wait()
             watching = await node.lead(traffic, streams.supersede)
+            traffic.go_on_from(opened.history.traffic.latest)
             blobs = node.store.blobs.leading(node.election.epoch)
             if metrics is not None:
                 metrics.count(coordinator)
             self._begin(watching, *await leadership.begin(blobs))
 
-        if node.election.epoch:
-            await take_over()
-        else:
-            self._begin(take_over())
+        led = node.election.epoch
+        self._begin(take_over())
+        if led:  # who makes a run answers when it leads it, unless it is stopped meanwhile or loses the lease
+            leading_or_over: set[asyncio.Future[Any]] = {self._loops[-1], self._stopped}
+            await asyncio.wait(leading_or_over, return_when=asyncio.FIRST_COMPLETED)
 
     def _begin(self, *jobs: Coroutine[Any, Any, None]) -> None:
         """Run jobs until the end; one that fails is the end."""
@@ -449,6 +456,8 @@ class _Life:
         self._serving.way.publish(self._serving.data_dir)
         for site in self._sites:
             site.renew()
+        if self._node is not None:
+            self._node.renew()
 
 
 def _say_that_it_is_over(coordinator: Coordinator) -> None:

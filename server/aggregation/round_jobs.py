@@ -80,20 +80,25 @@ class RoundJobs:
         elif any(isinstance(event, HOUSEKEEPING) for event in events):
             self._jobs.put_nowait(None)
 
-    def resume(self) -> None:
+    def resume(self, sweeps: bool = True) -> None:
         """After a restart, before anyone is let in: what the crash left half done on disk goes, and a round that was
-        closed and not committed is aggregated again."""
+        closed and not committed is aggregated again. `sweeps`: else blobs are left to `sweep`."""
         state = self._coordinator.state
         current = state.current
         self._held |= state.snapshot_blobs
-        named = {*state.program.blobs, *state.snapshot_blobs}
         with self._housekeeping.attempt("remove what an earlier stop left half done"):
-            if swept := self._blobs.sweep(named) + self._uploads.resume(state):
+            if swept := (self._blobs.sweep(_named(state)) if sweeps else 0) + self._uploads.resume(state):
                 log.info("%d files that an earlier stop had left half done are removed", swept)
         # An evaluation that the crash cut off comes before the version that follows: `plateau` and `guard` count on that.
         self._jobs.put_nowait(None)
         if current is not None and current.closed:
             self._jobs.put_nowait(current)
+
+    async def sweep(self) -> None:
+        """Let the blobs go that an earlier leader has left half done, as a job: in a database that may take long."""
+        with self._housekeeping.attempt("remove what an earlier leader left half done"):
+            if swept := await self._off_loop(self._blobs.sweep, _named(self._coordinator.state)):
+                log.info("%d blobs that an earlier leader had left half done are removed", swept)
 
     async def run(self) -> None:
         """Do jobs in order until cancelled."""
@@ -226,3 +231,8 @@ class RoundJobs:
 
     async def _off_loop(self, job: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job, *arguments)
+
+
+def _named(state: State) -> set[str]:
+    """The blobs that the run needs."""
+    return {*state.program.blobs, *state.snapshot_blobs}

@@ -37,6 +37,7 @@ class Request:
         news: What has changed about its clients' streams since the last request that was answered, in order.
         commands: Of its clients.
         traffic: What has been carried since the last request that was answered.
+        more: Another request follows with the rest of the news.
     """
 
     front_end: str
@@ -45,6 +46,7 @@ class Request:
     news: tuple[News, ...] = ()
     commands: tuple[Forwarded, ...] = ()
     traffic: tuple[TrafficCount, ...] = ()
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Answer:
         waiting: What the run waits for, as a sentence; empty for nothing.
         superseded: Streams of the front end, by client and epoch, whose clients have newer ones elsewhere.
         unknown: The leader does not know the front end; nothing was taken, and the next request must be `anew`.
+        now_s: The leader's clock.
     """
 
     outcomes: tuple[Rejected | None, ...] = ()
@@ -64,6 +67,7 @@ class Answer:
     waiting: str = ""
     superseded: tuple[tuple[str, int], ...] = ()
     unknown: bool = False
+    now_s: float = 0.0
 
 
 class Leader(Protocol):

@@ -6,8 +6,11 @@ that grows with other coordinators' streams. All else that its clients want is f
 the other, and is answered once the log has been read as far as the leader says: a client that was told so finds here what it
 did. While nobody leads, as after a leader's death, commands wait; each has the effect of one, so asking again is safe.
 
+Its clock is the leader's, as the leader tells it: deadlines are by that one, whatever the machines' own clocks say.
+
 When it takes the lease it reads the log to its end and from then on decides as any coordinator does, with the streams that it
-has. There is no way back: a leader that has lost its lease begins anew.
+has. First of all it gives an open round its time again (`Restart`): with whatever is decided first, for a deadline may have passed while
+nobody led. There is no way back: a leader that has lost its lease begins anew.
 """
 
 import asyncio
@@ -19,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from zowarmup.server.cluster.forwarding import Answer, Forwarded, Leader, News, Request
-from zowarmup.server.coordinator import Batch, Coordinator, Unavailable
+from zowarmup.server.coordinator import Batch, Coordinator, Unavailable, steady_clock
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.decide import noted
@@ -66,11 +69,12 @@ class FrontEnd(Coordinator):
         traffic: Callable[[], tuple[TrafficCount, ...]] = tuple,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        super().__init__(_Nowhere(), state, clock, end=end)
+        steady, self._ahead_s = clock or steady_clock(), 0.0
+        super().__init__(_Nowhere(), state, lambda: steady() + self._ahead_s, end=end)
         self.superseded: Callable[[str, int], None] = lambda client, epoch: None
         """Told of a stream whose client has a newer one elsewhere."""
         self.traffic = traffic
-        self.leads = False
+        self.leads, self._restarted = False, False
         self._complete_at = time.monotonic()
         self._events, self._name, self._patience_s = events, name, patience_s
         self._leader: Leader | None = None
@@ -177,7 +181,12 @@ class FrontEnd(Coordinator):
                 continue
             _settle(batch, list(answer.outcomes))
             return
-        await super()._decide(batch)
+        if self._restarted:
+            await super()._decide(batch)
+            return
+        restart: asyncio.Future[tuple[ev.Event, ...]] = asyncio.get_running_loop().create_future()
+        await super()._decide([(cmd.Restart(), restart), *batch])
+        self._restarted = restart.exception() is None
 
     async def _ask(self, commands: tuple[Forwarded, ...]) -> Answer:
         """One request, and the log read as far as its answer says. Raises Unavailable."""
@@ -196,8 +205,9 @@ class FrontEnd(Coordinator):
             if answer.unknown:
                 self._anew = True
                 raise Unavailable("the leader has not heard of this coordinator for long")
-            if epoch == self._epoch:
+            if epoch == self._epoch and not self.leads:
                 self._anew, self._said = False, answer.waiting
+                self._ahead_s += answer.now_s - self.clock()
             self._unsent = ()
         for client, stream in answer.superseded:
             self.superseded(client, stream)

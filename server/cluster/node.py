@@ -19,7 +19,7 @@ from zowarmup.server.core.state import State
 from zowarmup.server.projections.traffic import Traffic
 from zowarmup.server.store.blobs import BlobStore, SharedBlobs
 from zowarmup.server.store.cached_blobs import CachedBlobs
-from zowarmup.server.store.event_log import SharedLog
+from zowarmup.server.store.event_log import LedgerError, SharedLog
 from zowarmup.server.store.housekeeping import Housekeeping
 from zowarmup.server.store.lease import Held, Holder, Lease
 
@@ -129,6 +129,20 @@ class Node:
         self.service.sessions = sessions
         self.relay.follows = False
         return sessions.watch()
+
+    def renew(self) -> None:
+        """There is another certificate: call the leader anew, and show it that."""
+        if self._held is not None:
+            self._turn_to(self._held)
+
+    async def deposed(self) -> bool:
+        """Whether this coordinator has led and another has the lease by now, as far as the store says."""
+        epoch = self.election.epoch
+        try:
+            held = await asyncio.to_thread(self.store.lease.look) if epoch else None
+        except LedgerError:
+            return False
+        return held is not None and held.epoch != epoch
 
     async def leave(self) -> None:
         """Let go of everything; the lease is another's at once."""

@@ -7,6 +7,7 @@ own counts, too.
 
 import asyncio
 import hmac
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,8 @@ from zowarmup.server.store.lease import Holder
 from zowarmup.v1 import cluster_pb2 as wire
 from zowarmup.v1 import cluster_pb2_grpc as services
 from zowarmup.v1 import coordinator_pb2
+
+log = logging.getLogger(__name__)
 
 FORWARD_S = 10.0
 """What has not been answered by then is asked again, perhaps of another leader."""
@@ -51,7 +54,7 @@ class ClusterService(services.ClusterServiceServicer):
         self._secret, self.sessions = secret, _nobody()
 
     async def Forward(self, request: wire.ForwardRequest, context: Context) -> wire.ForwardResponse:
-        if not hmac.compare_digest(self._secret, shown(context).get(CLUSTER, "")):
+        if not hmac.compare_digest(self._secret.encode(), shown(context).get(CLUSTER, "").encode()):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this needs the secret of the lease")
         try:
             if self.sessions is None:
@@ -92,7 +95,8 @@ class RemoteLeader(Leader):
             try:
                 response = await self._stub.Forward(part, timeout=FORWARD_S, metadata=self._metadata)
             except grpc.aio.AioRpcError as error:
-                raise Unavailable(f"the leader does not answer: {error.details() or error.code().name}") from None
+                log.debug("the leader does not answer: %s", error.details())
+                raise Unavailable(f"the leader does not answer ({error.code().name})") from None
             except asyncio.CancelledError:
                 # Which gRPC raises, too, where the channel is closed: another leads by now.
                 task = asyncio.current_task()
@@ -163,6 +167,7 @@ def _parts(request: Request) -> Iterator[wire.ForwardRequest]:
     for command in (*request.news, *request.commands):
         data = encode(command)
         if size and size + len(data) > REQUEST_BYTES:
+            part.more = True
             yield part
             part, size = begun(), 0
         (part.news if isinstance(command, News) else part.commands).append(data)
@@ -176,7 +181,8 @@ def _request_from_wire(message: wire.ForwardRequest) -> Request:
     if not all(isinstance(one, News) for one in news) or any(isinstance(one, News) for one in commands):
         raise ValueError("a command is among the news, or news among the commands")
     traffic = tuple(_traffic_from_wire(count) for count in message.traffic)
-    return Request(message.front_end, message.epoch, message.anew, news, commands, traffic)  # type: ignore[arg-type]
+    found = (message.front_end, message.epoch, message.anew, news, commands, traffic, message.more)
+    return Request(*found)  # type: ignore[arg-type]
 
 
 def _answer_to_wire(answer: Answer) -> wire.ForwardResponse:
@@ -188,6 +194,7 @@ def _answer_to_wire(answer: Answer) -> wire.ForwardResponse:
         waiting=answer.waiting,
         superseded=[wire.Superseded(client=client, epoch=epoch) for client, epoch in answer.superseded],
         unknown=answer.unknown,
+        now_s=answer.now_s,
     )
 
 
@@ -198,6 +205,7 @@ def _answer_from_wire(message: wire.ForwardResponse) -> Answer:
         message.waiting,
         tuple((one.client, one.epoch) for one in message.superseded),
         message.unknown,
+        message.now_s,
     )
 
 

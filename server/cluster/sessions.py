@@ -6,6 +6,7 @@ stream elsewhere supersedes the old one, wherever that is.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -27,10 +28,20 @@ WATCH_S = 0.5
 
 @dataclass(slots=True)
 class FrontEndSession:
-    """A front end. `streams`: the epoch of each client's stream that it holds; `superseded`: those that it is to be told."""
+    """A front end.
+
+    Attributes:
+        heard_at: When it was last heard of, or answered.
+        asking: How many of its requests are being answered.
+        streams: The epoch of each client's stream that it holds.
+        before: What it held before it began to say everything again; what it has not named when it is done is closed.
+        superseded: Streams that it is to be told of.
+    """
 
     heard_at: float
+    asking: int = 0
     streams: dict[str, int] = field(default_factory=dict)
+    before: dict[str, int] = field(default_factory=dict)
     superseded: list[tuple[str, int]] = field(default_factory=list)
 
 
@@ -73,12 +84,20 @@ class Sessions:
         if request.epoch != self._epoch:
             raise Unavailable(f"the lease of epoch {request.epoch} is over, this one's is {self._epoch}")
         session = self._sessions.get(request.front_end)
-        if session is None or request.anew:
-            if not request.anew:
-                return Answer(unknown=True)
-            session = await self._renewed(request, session)
-        session.heard_at = self._clock()
-        self._traffic(request.traffic)
+        if session is None and not request.anew:
+            return Answer(unknown=True)
+        if session is None:
+            log.info("coordinator %s is a front end of this one", request.front_end)
+            session = self._sessions[request.front_end] = FrontEndSession(self._clock())
+        session.asking += 1
+        try:
+            return await self._answer(request, session)
+        finally:
+            session.asking, session.heard_at = session.asking - 1, self._clock()
+
+    async def _answer(self, request: Request, session: FrontEndSession) -> Answer:
+        if request.anew:
+            session.before, session.streams = {**session.before, **session.streams}, {}
         told = [self._tell(session, news) for news in request.news]
         decided = [self._coordinator.handle(command) for command in request.commands]
         outcomes = await asyncio.gather(*told, *decided, return_exceptions=True)
@@ -86,12 +105,18 @@ class Sessions:
         for outcome in outcomes:
             if isinstance(outcome, BaseException) and not isinstance(outcome, Rejected):
                 raise outcome if isinstance(outcome, Unavailable) else Unavailable(str(outcome)) from outcome
+        if session.before and not request.more:
+            gone = {c: epoch for c, epoch in session.before.items() if session.streams.get(c) != epoch}
+            await self._disconnect(gone)
+            session.before = {}
+        self._traffic(request.traffic)
         superseded, session.superseded = tuple(session.superseded), []
         return Answer(
             tuple(answer if isinstance(answer, Rejected) else None for answer in answers),
             self._coordinator.end,
             self._coordinator.waiting,
             superseded,
+            now_s=self._coordinator.clock(),
         )
 
     def __call__(self, now: float, events: Sequence[ev.Event], state: State) -> None:
@@ -110,32 +135,24 @@ class Sessions:
                 self._own.pop(event.client, None)
 
     async def watch(self) -> None:
-        """Until cancelled, let front ends go that are silent."""
+        """Until cancelled, let front ends go that are silent: not those whose requests wait, as for a store that is slow."""
         while True:
             await asyncio.sleep(WATCH_S)
-            gone = [n for n, s in self._sessions.items() if self._clock() > s.heard_at + self._silent_s]
-            for name in gone:
+            late = self._clock() - self._silent_s
+            for name in [n for n, s in self._sessions.items() if s.heard_at < late and not s.asking]:
                 session = self._sessions.pop(name)
+                streams = {**session.before, **session.streams}
                 log.warning(
                     "coordinator %s has not been heard of for %.0f s: its %d clients count as disconnected",
                     name,
                     self._silent_s,
-                    len(session.streams),
+                    len(streams),
                 )
-                await self._disconnect(session.streams)
-
-    async def _renewed(self, request: Request, before: FrontEndSession | None) -> FrontEndSession:
-        """A session of the streams that a front end says it holds; those that it held before, and does not hold now, are
-        closed."""
-        if before is None:
-            log.info("coordinator %s is a front end of this one, with %d clients", request.front_end, len(request.news))
-        now = {news.client: news.epoch for news in request.news if isinstance(news, cmd.ConnectClient)}
-        gone = {
-            client: epoch for client, epoch in (before.streams if before else {}).items() if now.get(client) != epoch
-        }
-        session = self._sessions[request.front_end] = FrontEndSession(self._clock())
-        await self._disconnect(gone)
-        return session
+                while streams:  # however long the store refuses: nobody else knows of them any more
+                    with contextlib.suppress(Unavailable):
+                        await self._disconnect(streams)
+                        break
+                    await asyncio.sleep(WATCH_S)
 
     async def _tell(self, session: FrontEndSession, news: News) -> None:
         match news:
@@ -155,7 +172,8 @@ class Sessions:
                 await self._coordinator.handle(news)
 
     async def _disconnect(self, streams: dict[str, int]) -> None:
+        """Raises Unavailable; then some may be."""
         leaving = (self._coordinator.handle(cmd.DisconnectClient(client, epoch)) for client, epoch in streams.items())
         for outcome in await asyncio.gather(*leaving, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                log.debug("a client could not be disconnected: %s", outcome)
+            if isinstance(outcome, Unavailable):
+                raise outcome

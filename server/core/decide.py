@@ -272,8 +272,10 @@ def _respond(command: cmd.Command, state: State, now: float) -> tuple[ev.Event, 
 def _restart(command: cmd.Restart, state: State, now: float) -> tuple[ev.Event, ...]:
     if state.current is None or state.current.closed:
         return ()
-    deadline = now + state.rules.deadline_s
-    return (ev.DeadlineExtended(state.current.number, deadline, "the coordinator restarted", now + RETURN_S),)
+    lasts_s = state.rules.deadline_s
+    if state.current.stage is not Stage.KEYS:
+        lasts_s = min(lasts_s, max(masking.STAGE_S, RETURN_S))
+    return (ev.DeadlineExtended(state.current.number, now + lasts_s, "the coordinator restarted", now + RETURN_S),)
 
 
 def _connect_client(command: cmd.ConnectClient, state: State) -> tuple[ev.Event, ...]:

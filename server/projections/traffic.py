@@ -101,6 +101,25 @@ class Traffic:
                 self._taken[key] = payload, messages
         return tuple(taken)
 
+    def go_on_from(self, saved: Iterable[TrafficCount]) -> None:
+        """The run's totals are those saved by now, and what this coordinator has not told anybody yet: from here on it saves them."""
+        untold = self.take()
+        latest = {(c.direction, c.tier, c.phase, c.kind): (c.payload_bytes, c.messages) for c in saved}
+        own = {
+            key: (total[0] - self._saved.get(key, (0, 0))[0], total[1] - self._saved.get(key, (0, 0))[1])
+            for key, total in self._totals.items()
+        }
+        for count in untold:
+            key = (count.direction, count.tier, count.phase, count.kind)
+            payload, messages = latest.get(key, (0, 0))
+            latest[key] = (payload + count.payload_bytes, messages + count.messages)
+        self._totals = latest
+        self._saved = {
+            key: (total[0] - own.get(key, (0, 0))[0], total[1] - own.get(key, (0, 0))[1])
+            for key, total in latest.items()
+        }
+        self._taken = dict(latest)
+
     def since_start(self) -> dict[Key, int]:
         """Bytes that this coordinator has carried since it started."""
         return {key: total - self._saved.get(key, (0, 0))[0] for key, (total, _) in self._totals.copy().items()}

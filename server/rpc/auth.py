@@ -147,9 +147,13 @@ class Admission:
         hashed = hash_secret(shown.get("zowarmup-credential", ""))
         return client if client is not None and hmac.compare_digest(client.credential_sha256, hashed) else None
 
+    def is_coordinator(self, shown: Mapping[str, str]) -> bool:
+        """Whether a call's metadata show what another of the run's coordinators has from the lease."""
+        return bool(self.cluster) and hmac.compare_digest(self.cluster.encode(), shown.get(CLUSTER, "").encode())
+
     def is_operator(self, shown: Mapping[str, str]) -> bool:
         """Whether a call's metadata show the operator's credential, or that another coordinator has seen it."""
-        if self.cluster and hmac.compare_digest(self.cluster, shown.get(CLUSTER, "")):
+        if self.is_coordinator(shown):
             return True
         return hmac.compare_digest(self.operator_sha256, hash_secret(shown.get("zowarmup-operator", "")))
 

@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ LONGEST_BYTES = CHUNK_BYTES + 1024
 OURS = "/zowarmup."
 BULK = "/zowarmup.v1.CoordinatorService/UploadDelta"
 FORWARD = "/zowarmup.v1.ClusterService/Forward"
-"""What gRPC's own limit holds for: many clients' commands."""
+"""Many clients' commands: of another coordinator's messages gRPC's own limit holds."""
 ARRIVAL_S = 10.0
 """A call's only message must have come within this time: it is seldom more than a packet."""
 BURST_S = 4.0
@@ -185,6 +185,8 @@ class MessageSizeInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-a
         arrival_s: float = ARRIVAL_S,
     ) -> None:
         self._refusals, self._arriving, self._arrival_s = refusals, arriving, arrival_s
+        self.trusts: Callable[[Mapping[str, str]], bool] = lambda shown: False
+        """Whether metadata are another coordinator's, whose messages may be long."""
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)
@@ -221,7 +223,8 @@ class MessageSizeInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-a
                 await context.write(message)
 
         if unary is not None:
-            of = read if details.method == FORWARD else bounded
+            whole = details.method == FORWARD and self.trusts(dict(details.invocation_metadata or ()))
+            of = read if whole else bounded
             return grpc.stream_unary_rpc_method_handler(one_answer, of, written)
         if responses is not None:
             return grpc.stream_stream_rpc_method_handler(answers, bounded, written)

@@ -34,7 +34,9 @@ log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 4096
 STOPPING = "the coordinator is stopping"
-PUSHED = ev.StageBegan | ev.Committed | ev.RolledBack | ev.Pivoted | ev.RoundOpened | ev.RunFinished | ev.RunGaveUp
+OPENED = ev.RoundOpened | ev.DeadlineExtended
+"""After these there is work, or there is more time for it: the same work again has another deadline."""
+PUSHED = OPENED | ev.StageBegan | ev.Committed | ev.RolledBack | ev.Pivoted | ev.RunFinished | ev.RunGaveUp
 
 
 @dataclass(eq=False, slots=True)
@@ -178,7 +180,7 @@ class StreamRegistry:
                 link.sever(revoked(event.client, event.reason))
         if not any(isinstance(event, PUSHED) for event in events):
             return
-        opened = any(isinstance(e, ev.RoundOpened) for e in events)
+        opened = any(isinstance(e, OPENED) for e in events)
         began = any(isinstance(e, ev.StageBegan) for e in events)
         self._ways.clear()
         for link in list(self._links.values()):

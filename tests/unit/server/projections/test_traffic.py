@@ -87,3 +87,21 @@ def test_what_others_have_carried_is_in_the_run_s_totals_and_not_in_this_coordin
     assert [(c.payload_bytes, c.messages) for c in leader.counts()] == [(111, 3)]
     assert leader.since_start()["up", "low", "warm-up", "control"] == 100
     assert leader.take() == (TrafficCount("up", "low", "warm-up", "control", 100, 1),)
+
+
+def test_totals_go_on_where_the_leader_before_has_saved_them() -> None:
+    front_end = Traffic(lambda: Phase.WARM_UP)
+    front_end.call("peer", Tier.LOW, "pi").up("control", 40)
+    front_end.take()  # told to the leader, which has saved it among 3,000 bytes
+    front_end.call("peer", Tier.LOW, "pi").up("control", 5)
+    saved = [
+        TrafficCount("up", "low", "warm-up", "control", 3040, 12),
+        TrafficCount("down", "", "warm-up", "control", 9, 1),
+    ]
+    front_end.go_on_from(saved)
+    totals = {(c.direction, c.payload_bytes, c.messages) for c in front_end.counts()}
+    assert totals == {("up", 3045, 13), ("down", 9, 1)}
+    assert front_end.since_start()["up", "low", "warm-up", "control"] == 45, "its own, for its metrics"
+    assert front_end.take() == ()
+    front_end.call("peer", Tier.LOW, "pi").up("control", 1)
+    assert {c.payload_bytes for c in front_end.since(front_end.counts()[:0])} == {9, 3046}
