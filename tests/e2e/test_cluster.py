@@ -76,6 +76,7 @@ def test_a_run_outlives_its_leaders(tmp_path: Path, prepared_models: Path) -> No
             session.pause("a look around")
             until(fleet, lambda: session.status().paused == "a look around", "the pause, by way of the leader")
             assert len(session.status().clients) == len(FLEET), "of all coordinators"
+            until(fleet, lambda: not session.status().participants, "the end of the round in progress")
             paused_at = session.status().version
             assert backup(fleet.folder / others[1], tmp_path / "copy").version == paused_at, "while they go on"
             session.resume()
