@@ -102,7 +102,8 @@ def test_what_is_written_in_toml_is_read_by_the_program_that_it_is_for(document:
         else:
             sections = {name: {**whole.get(name, {}), **section} for name, section in raw.items()}
             if "algorithm" in raw.get("zeroth_order", {}):  # the settings are those of another
-                kept = {name: whole["zeroth_order"][name] for name in ("rounds", "clients_per_round")}
+                whole_section = whole["zeroth_order"]
+                kept = {name: whole_section[name] for name in ("rounds", "clients_per_round") if name in whole_section}
                 sections["zeroth_order"] = kept | raw["zeroth_order"]
             run_file_of({**whole, **sections}, str(block))
 
@@ -175,6 +176,7 @@ ELSEWHERE = {
         "date",
         "echo",
         "export",
+        "hostname",
         "install",
         "journalctl",
         "kubectl",
