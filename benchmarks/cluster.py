@@ -1,7 +1,7 @@
 """What a round costs each of several coordinators: `python -m benchmarks.cluster --clients 500 2000 8000`.
 
 A leader and three front ends, real processes over a real PostgreSQL, and thousands of clients with a stream each at the front ends, of
-whom 100 take part in a round. Beside them the same number of clients at one coordinator with SQLite. Printed, as one line of JSON for each
+whom 100 take part in a round, of which there is one a second. Beside them the same number of clients at one coordinator with SQLite. Printed, as one line of JSON for each
 number of clients: processor time of the leader, of a front end and of the coordinator that is alone, for a round; their memory for a
 client; and rounds a second. Last, whether the leader's time is within 20 % whatever the number of clients, and its ratio to the least.
 
@@ -14,6 +14,7 @@ import json
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from zowarmup.common.settings.store import StoreAddress
 from zowarmup.server.core import events as ev
 from zowarmup.server.store.postgres.stores import PostgresStores
 
-PARTICIPANTS, WARM_ROUNDS, ROUNDS = 100, 20, 100
+PARTICIPANTS, WARM_ROUNDS, ROUNDS, PACE = 100, 5, 40, 1.0
 FRONT_ENDS = 3
 LEASE_S = 3.0
 WITHIN = 1.2
@@ -71,15 +72,38 @@ def measured(
         for fleet in fleets:
             fleet.await_connected()
         holds = [one.memory() for one in servers]
-        for fleet in fleets:
-            fleet.allow(ALL)
+        pace = stack.enter_context(paced(fleets))
         _reach(version, WARM_ROUNDS)
         first, cpu_s, began = version(), [one.cpu_s() for one in servers], time.monotonic()
         _reach(version, first + ROUNDS)
+        pace.set()
         rounds, took_s = version() - first, time.monotonic() - began
         spent = [one.cpu_s() - was for one, was in zip(servers, cpu_s, strict=True)]
     each = [(held - was) / share for held, was in zip(holds, before, strict=True)]
     return [Cost(cpu / rounds, memory) for cpu, memory in zip(spent, each, strict=True)], rounds / took_s
+
+
+@contextlib.contextmanager
+def paced(fleets: Sequence[Fleet]) -> Iterator[threading.Event]:
+    """Let one more round be answered, `PACE` times a second, whatever their number is: what a coordinator does in any second, rounds or
+    not, then weighs the same whatever the number of clients."""
+    over = threading.Event()
+
+    def allow() -> None:
+        round, due = 0, time.monotonic()
+        while not over.is_set():
+            round, due = round + 1, due + 1 / PACE
+            for fleet in fleets:
+                fleet.allow(round)
+            over.wait(max(0.0, due - time.monotonic()))
+
+    thread = threading.Thread(target=allow, daemon=True)
+    thread.start()
+    try:
+        yield over
+    finally:
+        over.set()
+        thread.join()
 
 
 def _reach(version: Callable[[], int], wanted: int) -> None:

@@ -274,7 +274,7 @@ class Clients:
     async def take_part(self, allowed: Any, told: Any) -> None:
         chance = random.Random(self.first)
         self._scalars = [chance.gauss(0, 1) for _ in range(self.run.probes + self.run.projections)]
-        self._allowed, self._enrolling = allowed, asyncio.Semaphore(ENROL_AT_ONCE)
+        self._allowed, self._enrolling, self._run_id = allowed, asyncio.Semaphore(ENROL_AT_ONCE), ""
         tasks = [asyncio.create_task(self._one(self.first + n, n < self.stalled)) for n in range(self.count)]
         while self.totals.connected < self.count and not self.totals.errors:
             await asyncio.sleep(0.02)
@@ -299,22 +299,17 @@ class Clients:
                 await asyncio.sleep(0.1)  # or the first round would be drawn among few others
             try:
                 async with self._enrolling:
-                    offer = await stub.GetRun(wire.GetRunRequest(protocol=PROTOCOL), wait_for_ready=True)
-                    member = await stub.Enrol(
-                        wire.EnrolRequest(
-                            run_id=offer.run_id,
-                            name=f"c{number}",
-                            tier=wire.TIER_HIGH if self.delta_bytes else wire.TIER_LOW,
-                            examples=EXAMPLES,
-                        )
-                    )
+                    if not self._run_id:
+                        offer = await stub.GetRun(wire.GetRunRequest(protocol=PROTOCOL), wait_for_ready=True)
+                        self._run_id = offer.run_id
+                    member = await self._enrol(stub, number)
                 metadata = (("zowarmup-client", member.client), ("zowarmup-credential", member.credential))
                 # Bytes in, as they are: parsing commits is the fleet's work, not what is measured.
                 participate: Any = channel.stream_stream
                 call = participate(f"{SERVICE}/Participate", wire.ParticipateRequest.SerializeToString)(
                     metadata=metadata
                 )
-                hello = wire.Hello(run_id=offer.run_id, protocol=PROTOCOL, examples=EXAMPLES)
+                hello = wire.Hello(run_id=self._run_id, protocol=PROTOCOL, examples=EXAMPLES)
                 await call.write(wire.ParticipateRequest(hello=hello))
                 await call.read()  # Welcome
                 self.totals.connected += 1
@@ -323,6 +318,18 @@ class Clients:
                 await self._answer(call, Bulk(channel, metadata, delta))
             except grpc.aio.AioRpcError as error:
                 self.totals.errors[f"{error.code().name}: {error.details()}"] += 1
+
+    async def _enrol(self, stub: Any, number: int) -> Any:
+        """Become a member; again and again where too many come from this machine at once."""
+        tier = wire.TIER_HIGH if self.delta_bytes else wire.TIER_LOW
+        wanted = wire.EnrolRequest(run_id=self._run_id, name=f"c{number}", tier=tier, examples=EXAMPLES)
+        while True:
+            try:
+                return await stub.Enrol(wanted, wait_for_ready=True)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise
+            await asyncio.sleep(1.0)
 
     async def _answer(self, call: Any, bulk: "Bulk") -> None:
         while (data := await call.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
