@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.algorithms import changed
-from tests.client.conftest import Scripted, Start, Talk, one_sentence
-from zowarmup.client.net.messages import Welcome
+from tests.client.conftest import Run, Scripted, Start, Talk, one_sentence
+from zowarmup.client.net.messages import Offer, Welcome
 from zowarmup.client.work.device import Device
 from zowarmup.common.messages.values import Phase
 from zowarmup.common.settings.run import PROTOCOL
@@ -261,9 +261,10 @@ def test_help_names_every_form_of_data(start: Start) -> None:
     asyncio.run(scenario())
 
 
-def test_why_the_run_waits_is_logged_where_it_changes(caplog: pytest.LogCaptureFixture) -> None:
-    given: Any = None
-    device = Device(given, given, given, given, given, "")
+def test_why_the_run_waits_is_logged_where_it_changes(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    unused: Any = None
+    offer = Offer("run", "run", run.spec, run.layout, b"", 0, 0, 0)
+    device = Device(offer, unused, unused, unused, unused, "")
     with caplog.at_level("INFO"):
         for waiting in ("1 of 2", "1 of 2", "", "1 of 2", "0 of 2", "0 of 2"):
             device.welcome(Welcome(1, Phase.WARM_UP, 0, waiting))
