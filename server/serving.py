@@ -153,8 +153,10 @@ async def serve(serving: Serving, stopped: "asyncio.Future[int]", ready: Callabl
         if faults and not lost:
             settle(stopped, 1)
             raise CoordinatorFailed(f"the coordinator cannot go on: {in_words(faults[0])}") from faults[0]
-        if stopped.done() or not lost:
+        if not lost:
             settle(stopped, status)
+            return status
+        if stopped.done():
             return stopped.result()
         fenced += 1
         log.warning("%s; this coordinator begins anew as a front end, and its clients come again", faults[0])
