@@ -418,12 +418,12 @@ class _Life:
 
         async def take_over() -> None:
             await node.election.took.wait()
-            watching = await node.lead(traffic, streams.supersede)
+            self._begin(await node.lead(traffic, streams.supersede))
             traffic.go_on_from(opened.history.traffic.latest)
             blobs = node.store.blobs.leading(node.election.epoch)
             if metrics is not None:
                 metrics.count(coordinator)
-            self._begin(watching, *await leadership.begin(blobs))
+            self._begin(*await leadership.begin(blobs))
 
         led = node.election.epoch
         self._begin(take_over())
