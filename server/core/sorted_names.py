@@ -8,7 +8,7 @@ each.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import accumulate, chain
 
 LONGEST = 1024
@@ -21,8 +21,11 @@ class SortedNames(Collection[str]):
 
     __slots__ = ("_ends", "_parts")
 
-    def __init__(self) -> None:
-        self._parts: tuple[_Part, ...] = ()
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        every = sorted({*names})
+        self._parts: tuple[_Part, ...] = tuple(
+            tuple(every[start : start + LONGEST]) for start in range(0, len(every), LONGEST)
+        )
         self._ends: tuple[int, ...] | None = None
 
     def add(self, name: str) -> "SortedNames":

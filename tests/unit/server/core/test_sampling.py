@@ -14,15 +14,8 @@ SECRET = "0123456789abcdef" * 4
 DRAWS = st.builds(Draws, st.integers(0, 2**63 - 1), st.sampled_from(["", SECRET, "f" * 64]))
 
 
-def group(names: Iterable[str]) -> SortedNames:
-    found = SortedNames()
-    for name in names:
-        found = found.add(name)
-    return found
-
-
 def drawn(draws: Draws, round: int, names: Iterable[str], count: int) -> tuple[str, ...]:
-    return tuple(sorted(islice(draws.order(round, [group(names)]), count)))
+    return tuple(sorted(islice(draws.order(round, [SortedNames(names)]), count)))
 
 
 @given(NAMES, NAMES, DRAWS, st.integers(1, 10**6), st.integers(0, 70), st.randoms())
@@ -31,10 +24,12 @@ def test_a_draw_depends_on_who_is_there_and_not_on_their_order(high, low, draws,
     shuffled = [sorted(names) for names in groups]
     for names in shuffled:
         chance.shuffle(names)
-    order = list(draws.order(round, [*map(group, shuffled)]))
-    assert order == list(draws.order(round, [*map(group, map(sorted, groups))]))
+    order = list(draws.order(round, [*map(SortedNames, shuffled)]))
+    assert order == list(draws.order(round, [*map(SortedNames, map(sorted, groups))]))
     assert sorted(order) == sorted({*groups[0], *groups[1]}), "each once"
-    assert order[:count] == list(islice(draws.order(round, [*map(group, groups)]), count)), "however many are asked for"
+    assert order[:count] == list(islice(draws.order(round, [*map(SortedNames, groups)]), count)), (
+        "however many are asked for"
+    )
 
 
 @pytest.mark.parametrize("secret", ["", SECRET])
@@ -47,14 +42,14 @@ def test_every_client_is_drawn_about_as_often(secret: str) -> None:
 @pytest.mark.parametrize("secret", ["", SECRET])
 def test_every_set_of_participants_is_drawn_about_as_often(secret: str) -> None:
     """So that nobody is drawn in another's company or never."""
-    high, low = group("abc"), group("de")
+    high, low = SortedNames("abc"), SortedNames("de")
     often = Counter(tuple(sorted(islice(Draws(7, secret).order(round, [high, low]), 3))) for round in range(1, 5001))
     assert set(often) == set(combinations("abcde", 3))
     assert all(400 < times < 600 for times in often.values())  # 500 expected, standard deviation 21
 
 
 def test_every_order_is_as_likely() -> None:
-    often = Counter("".join(Draws(7, SECRET).order(round, [group("abcd")])) for round in range(1, 4801))
+    often = Counter("".join(Draws(7, SECRET).order(round, [SortedNames("abcd")])) for round in range(1, 4801))
     assert len(often) == 24
     assert all(140 < times < 260 for times in often.values())  # 200 expected, standard deviation 14
 
@@ -132,6 +127,6 @@ def test_the_secret_is_not_in_what_a_log_would_show() -> None:
 def test_golden_draws_and_seeds() -> None:
     """A run continued by a later version must draw as it began."""
     assert Draws(7).seeds(1, 2) == (439715107498064571, 439715107498064570)
-    assert "".join(Draws(7).order(3, [group("abcd"), group("efgh")])) == "abchgedf"
+    assert "".join(Draws(7).order(3, [SortedNames("abcd"), SortedNames("efgh")])) == "abchgedf"
     assert Draws(7, SECRET).seeds(1, 2) == (1222667977839771209, 1222667977839771208)
-    assert "".join(Draws(7, SECRET).order(3, [group("abcd"), group("efgh")])) == "abecfgdh"
+    assert "".join(Draws(7, SECRET).order(3, [SortedNames("abcd"), SortedNames("efgh")])) == "abecfgdh"
