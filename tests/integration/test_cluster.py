@@ -23,7 +23,8 @@ from zowarmup.server.cluster.front_end import FrontEnd
 from zowarmup.server.cluster.node import SharedStore
 from zowarmup.server.cluster.uploads import SpooledUploads
 from zowarmup.server.rpc.endpoints import endpoint_of
-from zowarmup.server.serving import Served, Serving, Shared, serve
+from zowarmup.server.served import Served, Serving, Shared
+from zowarmup.server.serving import serve
 from zowarmup.server.setup.model_cache import cached
 from zowarmup.server.setup.prepare import Children
 from zowarmup.server.store.archive import OPERATOR_CREDENTIAL
