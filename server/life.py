@@ -240,6 +240,7 @@ class Life:
             await node.election.took.wait()
             self._begin(await node.lead(traffic, streams.supersede))
             traffic.go_on_from(opened.history.traffic.latest)
+            traffic.include(coordinator.untold)
             blobs = node.store.blobs.leading(node.election.epoch)
             if metrics is not None:
                 metrics.count(coordinator)
