@@ -84,9 +84,8 @@ class FrontEnd(Coordinator):
         self._anew, self._said = True, ""
         self.untold: tuple[TrafficCount, ...] = ()
         """What was carried, and is not known to have been taken by a leader."""
-        self._untold_number = int(
-            self.clock() * 1000
-        )  # which a process before this one under the same name has not used
+        # Another than a process has used that was there before under the same name.
+        self._untold_number = int(self.clock() * 1e6)
         self._reads = self._read_up_to = 0
         self._asking, self._moved = asyncio.Lock(), asyncio.Condition()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="follow")
