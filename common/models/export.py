@@ -5,12 +5,10 @@ fold them into constants nor merge tensors that happen to be equal, as it does w
 The graph is then run beside the module, at other weights than the exported ones, before anything is shipped.
 """
 
-import gc
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from zowarmup.common.models.late_weights import with_late_weights
 from zowarmup.common.models.narrow import narrow_kinds
 from zowarmup.common.models.program import Program
 from zowarmup.common.prefix import PREFIX_ENDS
+from zowarmup.common.system.garbage import uncollected
 from zowarmup.common.text import in_words, where
 
 _TRACED = 2  # examples in the traced batch; the axis is dynamic
@@ -65,7 +64,7 @@ def export_program(
     level = log.level
     log.setLevel(logging.ERROR)  # it warns of torchvision's absence, which does not matter here
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _uncollected():
+        with warnings.catch_warnings(), torch.no_grad(), uncollected():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 function,
@@ -89,19 +88,6 @@ def export_program(
     onnx = _bare(with_late_weights(_with_own(program.model_proto, own_names), matrices, narrow_kinds(base)))
     _verify(onnx, function, layout, input_shape, base)
     return onnx
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without collections of garbage: what is traced stays until it is written, and to go through it again and again takes a tenth of
-    the export."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _is_own(name: str) -> bool:
