@@ -18,7 +18,7 @@ from zowarmup.common.messages.masking import MaskingAsk, MaskingStep
 from zowarmup.common.secure_aggregation.device import SEALED_BYTES, MaskingDevice, shares_for
 from zowarmup.common.secure_aggregation.primitives import TAG_BYTES, signed, verification_key
 from zowarmup.common.secure_aggregation.primitives import sealed as seal
-from zowarmup.common.secure_aggregation.roster import KEYS_BYTES, Roster, RosterMember, Stage
+from zowarmup.common.secure_aggregation.roster import ASKED_BYTES, KEYS_BYTES, Roster, RosterMember, Stage
 from zowarmup.common.secure_aggregation.unmasking import unmasked
 
 
@@ -28,7 +28,7 @@ def one_round(count: int, lost: float, values: int, sampled: int) -> str:
     identities = [secrets.token_bytes(32) for _ in range(count)]
     given = [np.frombuffer(secrets.token_bytes(8 * values), "<u8") for _ in range(count)]
     devices = [
-        MaskingDevice("run", 1, f"client-{place:04}", 100, identity, secrets.token_bytes)
+        MaskingDevice("run", 1, f"client-{place:04}", 100, bytes(ASKED_BYTES), identity, secrets.token_bytes)
         for place, identity in enumerate(identities)
     ]
     members = tuple(

@@ -141,7 +141,7 @@ async def participate(
             stack.callback(traces.close, TRACES_S)
         masking = None
         if offer.spec.privacy.secure_aggregation:
-            masking = Masking(offer.run_id, identity.client, state.signing_key(), offer.spec.zeroth_order)
+            masking = Masking(offer.run_id, identity.client, state.signing_key(), offer.spec.zeroth_order, offer.sha256)
         device = Device(
             offer,
             dataset,

@@ -437,7 +437,10 @@ class Device:
             ends_at_s = time.monotonic() + most_s
             if self._replica.overtaken(work.version):
                 raise Overtaken("the replica has moved on")
-            return contribute(self._replica_at(work), work, check)
+            replica = self._replica_at(work)
+            if self._masking is not None:
+                self._masking.measure(replica.weights)
+            return contribute(replica, work, check)
 
         return await self._executor.compute(at_last)
 

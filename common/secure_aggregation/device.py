@@ -47,18 +47,26 @@ class MaskingDevice:
         round: Its number.
         client: The device's name in the run.
         examples: How many it claims to hold.
+        asked: The hash of what it was asked (`roster.asked`).
         identity: Its private Ed25519 key.
         random: Gives so many random bytes, which nobody else may know.
     """
 
     def __init__(
-        self, run_id: str, round: int, client: str, examples: int, identity: bytes, random: Callable[[int], bytes]
+        self,
+        run_id: str,
+        round: int,
+        client: str,
+        examples: int,
+        asked: bytes,
+        identity: bytes,
+        random: Callable[[int], bytes],
     ) -> None:
-        self._run_id, self._round, self._client, self._examples = run_id, round, client, examples
+        self._run_id, self._round, self._client, self._asked = run_id, round, client, asked
         self._identity, self._random = identity, random
         self._mask_seed, self._own_seed = random(shamir.SECRET_BYTES), random(shamir.SECRET_BYTES)
         self._share_key = random(32)
-        keys = public_key(mask_private(self._mask_seed)) + public_key(self._share_key)
+        keys = public_key(mask_private(self._mask_seed)) + public_key(self._share_key) + asked
         self.keys = keys + signed(identity, advertised(run_id, round, client, examples, keys))
         self._roster: Roster | None = None
         self._place = -1
@@ -201,6 +209,11 @@ class MaskingDevice:
         for member in members:
             if not member.is_signed(self._run_id, self._round):
                 raise Dishonest(f"the keys that the roster has for {member.client} are not signed by its identity")
+            if member.asked != self._asked:
+                raise Dishonest(
+                    f"{member.client} was asked something else than this device: of other weights, along other directions or "
+                    "in another run"
+                )
 
     def _check_places(self, given: Sequence[int], allowed: Sequence[int], what: str) -> None:
         roster = self._known()
