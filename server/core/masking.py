@@ -173,10 +173,10 @@ def ask_for(state: State, client: str) -> MaskingAsk | None:
     present = _places(current, before)
     body = b""
     if stage is Stage.MASKED:
-        sealed_by = {place: _body(before[current.members[place]]) for place in present}
-        body = shares_for(current.members.index(client), sealed_by)
+        sealed = _bodies(tuple(before[current.members[place]] for place in present))
+        body = shares_for(current.members.index(client), dict(zip(present, sealed, strict=True)))
     elif stage is Stage.REVEALED:
-        body = b"".join(_body(before[current.members[place]]) for place in present)
+        body = b"".join(_bodies(tuple(before[current.members[place]] for place in present)))
     return MaskingAsk(number, stage, present=present, body=body)
 
 
@@ -220,6 +220,12 @@ def _places(current: Round, clients: Mapping[str, object]) -> tuple[int, ...]:
 
 def _by_place(current: Round, bodies: Mapping[str, str]) -> dict[int, bytes]:
     return {place: _body(bodies[current.members[place]]) for place in _places(current, bodies)}
+
+
+@lru_cache(maxsize=1)
+def _bodies(texts: tuple[str, ...]) -> list[bytes]:
+    """What each member is told its part of, or all of it: of 1,000, which come one after the other, 50 MB."""
+    return [_body(text) for text in texts]
 
 
 def _body(text: str) -> bytes:
