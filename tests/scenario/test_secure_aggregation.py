@@ -332,7 +332,7 @@ def test_each_place_of_a_sum_is_of_three_devices_at_least(fleet: Callable[..., F
     current = made.state.current
     assert current is not None and len(set(current.seeds.values())) == 1
     made.step()
-    algorithm: Any = made.state.algorithm(Phase.ZEROTH_ORDER)
+    built: Any = made.state.algorithm(Phase.ZEROTH_ORDER)
     given = []
     for name in made.devices:
         ask = ask_for(made.state, name)
@@ -340,7 +340,7 @@ def test_each_place_of_a_sum_is_of_three_devices_at_least(fleet: Callable[..., F
         held = made.devices[name]._open
         assert held is not None
         made.devices[name].answer(ask)
-        given.append(made.devices[name]._summand(held)[: algorithm.plan.width] != 0)
+        given.append(made.devices[name]._summand(held)[: built.plan.width] != 0)
     # They hold 10 to 17 examples and, with so few, as many slices. Two of 8 may drop out, so 5 have the last that counts.
     assert sorted({*np.sum(given, axis=0).tolist()} - {0}) == [5, 6, 7, 8]
 
