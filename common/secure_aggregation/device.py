@@ -26,6 +26,7 @@ from zowarmup.common.secure_aggregation.primitives import (
     mask,
     opened,
     private_key,
+    public_key,
     sealed,
     signed,
     verification_key,
@@ -33,7 +34,7 @@ from zowarmup.common.secure_aggregation.primitives import (
 from zowarmup.common.secure_aggregation.roster import FEWEST, Roster, advertised, purpose
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+    from zowarmup.common.secure_aggregation.primitives import PrivateKey
 
 SEALED_BYTES = 2 * shamir.SHARE_BYTES + TAG_BYTES
 """Of what a device has for another: a share of its own mask's seed, one of its mask key's, sealed."""
@@ -70,8 +71,7 @@ class MaskingDevice:
         self._identity, self._random = identity, random
         self._mask_seed, self._own_seed = random(shamir.SECRET_BYTES), random(shamir.SECRET_BYTES)
         self._mask_key, self._share_key = mask_key(self._mask_seed), private_key(random(32))
-        public = (key.public_key().public_bytes_raw() for key in (self._mask_key, self._share_key))
-        keys = b"".join(public) + asked
+        keys = public_key(self._mask_key) + public_key(self._share_key) + asked
         self.keys = keys + signed(identity, advertised(run_id, round, client, examples, keys))
         self._roster: Roster | None = None
         self._place = -1
@@ -244,7 +244,7 @@ class MaskingDevice:
         return derived(secret, purpose("share", self._run_id, self._round, *way))
 
 
-def mask_key(seed: bytes) -> "X25519PrivateKey":
+def mask_key(seed: bytes) -> "PrivateKey":
     """The private mask key of a seed, which is what is shared of it."""
     return private_key(derived(seed, b"zowarmup mask key"))
 
@@ -254,7 +254,7 @@ def own_mask(seed: bytes, count: int) -> NDArray[np.uint64]:
     return mask(derived(seed, b"zowarmup own mask"), count)
 
 
-def pair_mask(roster: Roster, key: "X25519PrivateKey", place: int, other: int, count: int) -> NDArray[np.uint64]:
+def pair_mask(roster: Roster, key: "PrivateKey", place: int, other: int, count: int) -> NDArray[np.uint64]:
     """What the member at a place adds for another, modulo 2^64, (count,): the two cancel.
 
     Args:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+    PrivateKey = X25519PrivateKey
+
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 TAG_BYTES = 16
@@ -60,7 +62,7 @@ def is_signed(verification_key: bytes, message: bytes, signature: bytes) -> bool
     return True
 
 
-def private_key(private: bytes) -> "X25519PrivateKey":
+def private_key(private: bytes) -> "PrivateKey":
     """A private X25519 key as it is computed with, which takes longer to make than to agree once.
 
     Args:
@@ -71,7 +73,12 @@ def private_key(private: bytes) -> "X25519PrivateKey":
     return X25519PrivateKey.from_private_bytes(private)
 
 
-def agreed(private: "X25519PrivateKey", public: bytes) -> bytes:
+def public_key(private: "PrivateKey") -> bytes:
+    """The public X25519 key, KEY_BYTES."""
+    return private.public_key().public_bytes_raw()
+
+
+def agreed(private: "PrivateKey", public: bytes) -> bytes:
     """The secret that both ends of an X25519 agreement find, from which keys are `derived`.
 
     Args:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from zowarmup.common.secure_aggregation import shamir
 from zowarmup.common.secure_aggregation.device import mask_key, own_mask, pair_mask
+from zowarmup.common.secure_aggregation.primitives import public_key
 from zowarmup.common.secure_aggregation.roster import Roster
 
 
@@ -51,7 +52,7 @@ def unmasked(
             total -= own_mask(seed, total.size)
         else:
             key = mask_key(seed)
-            if key.public_key().public_bytes_raw() != roster.members[place].mask_key:
+            if public_key(key) != roster.members[place].mask_key:
                 raise ValueError(f"the shares of {name}'s mask key do not give it back")
             for survivor in vectors:
                 # What the survivor has added for it is the negative of what it would have added for the survivor.
