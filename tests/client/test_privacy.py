@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,3 +166,19 @@ def test_a_device_signs_what_it_was_asked_with_its_keys(private: Scripted, start
         member = RosterMember("pi", len(load(DATA)), private.enrolments[0].identity, keys)
         assert member.asked == asked(offer, version, weights, seed, done, 1.0)
         assert member.is_signed("run-1", version)
+
+
+def test_a_client_imports_nothing_that_only_secure_aggregation_needs() -> None:
+    """Nor torch or what else is for others: what a device without it holds in memory is the same as before there was any."""
+    code = "import sys, zowarmup.client.main, zowarmup.client.participation; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "zowarmup.client.work.device" in imported
+    for name in (
+        "cryptography",
+        "scipy",
+        "torch",
+        "zowarmup.client.work.masking",
+        "zowarmup.common.secure_aggregation.device",
+    ):
+        assert name not in imported
