@@ -152,7 +152,7 @@ def absent(state: State, current: Round, now: float) -> str:
 
 def gone(state: State, clients: Iterable[str], now: float) -> list[str]:
     """["pi-3 gone for 42 s"] for those of the clients that were here and are not."""
-    if sum(state.connected.values()) == len(state.presence):
+    if sum(map(len, state.ready.values())) == len(state.presence):
         return []
     found = sorted(client for client in clients if state.is_gone(client))
     named = [f"{c} gone for {now - state.presence[c].gone_at:.0f} s" for c in found[:NAMED]]

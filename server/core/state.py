@@ -25,6 +25,7 @@ from zowarmup.server.core.guard import Progress
 from zowarmup.server.core.persistent_map import PersistentMap
 from zowarmup.server.core.plateau import Losses
 from zowarmup.server.core.sampling import Draws, pool_seed
+from zowarmup.server.core.sorted_names import SortedNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class State:
     `finished`: why the run is over, and `gave_up` where that is before its time.
     `replay_signs`: the signs, one a parameter and direction, that a replay of the commits since the newest snapshot looks
     up. `took_s`: how long each tier's last contributions to the present phase took, seconds, oldest first. `credentials`:
-    the client of each credential's hash; `connected`: how many of a tier are. `absent`: participants of the open round
+    the client of each credential's hash; `ready`: of each tier, the connected clients that may release more (soft, as presence is). `absent`: participants of the open round
     that have no stream, and until when it waits for each, unix seconds (soft, as presence is). `secret`: of the draws, hex;
     empty where they follow from the run file's seed. `releases`: under differential privacy, how
     many zeroth-order rounds each client was drawn for, which is the most that it has released."""
@@ -163,7 +164,7 @@ class State:
     clients: PersistentMap[str, Client] = field(default_factory=PersistentMap)
     credentials: PersistentMap[str, str] = field(default_factory=PersistentMap)
     presence: PersistentMap[str, Presence] = field(default_factory=PersistentMap)
-    connected: Mapping[Tier, int] = field(default_factory=dict)
+    ready: Mapping[Tier, SortedNames] = field(default_factory=dict)
     absent: PersistentMap[str, float] = field(default_factory=PersistentMap)
     round: int = 0
     version: int = 0
@@ -253,22 +254,14 @@ class State:
         return self.rules.tiers
 
     @property
-    def eligible(self) -> tuple[str, ...]:
-        """Connected clients of these tiers that may release more, in no order that means anything."""
-        found = [name for name, presence in self.presence.items() if presence.epoch and not presence.gone_at]
-        if len(self.tiers) < len(Tier):
-            clients, tiers = dict(self.clients), self.tiers
-            found = [name for name in found if clients[name].tier in tiers]
-        if self.releases:
-            found = [name for name in found if not self.used_up(name)]
-        return tuple(found)
+    def eligible(self) -> tuple[SortedNames, ...]:
+        """Connected clients of these tiers that may release more, by tier."""
+        return tuple(self.ready[tier] for tier in self.tiers if tier in self.ready)
 
     @property
     def eligible_count(self) -> int:
-        """How many `eligible` holds, without a look at each of them."""
-        if self.releases:
-            return len(self.eligible)
-        return sum(self.connected.get(tier, 0) for tier in self.tiers)
+        """How many they are."""
+        return sum(map(len, self.eligible))
 
     @property
     def paused_itself(self) -> bool:
