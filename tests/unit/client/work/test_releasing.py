@@ -20,7 +20,7 @@ from zowarmup.client.work.releasing import Releasing, system_noise
 from zowarmup.common.algorithms.private_release import Mechanism
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Direction, perturb
-from zowarmup.common.messages.values import Phase, Scalars, Work
+from zowarmup.common.messages.values import Phase, Scalars, Tier, Work
 from zowarmup.common.models.program import Program
 from zowarmup.common.settings.privacy import Budget
 from zowarmup.common.settings.run import Model
@@ -42,6 +42,16 @@ NO_NOISE = Mechanism(1e3, 0.01, nothing)
 @pytest.fixture(scope="module")
 def run() -> Run:
     return prepared(Model(name="mlp"))
+
+
+class Counted(Program):
+    """Counts the examples that pass through it."""
+
+    examples = 0
+
+    def forward(self, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        self.examples += len(inputs)
+        return super().forward(inputs)
 
 
 def made(run: Run, data: Dataset = DATA, **settings: Any) -> tuple[Prober, Replica]:
@@ -103,6 +113,18 @@ def test_each_examples_part_is_what_the_definition_says(run: Run) -> None:
     wanted = (each * np.minimum(1, most / lengths)[:, None]).mean(0)
     found = prober.release(replica, WORK, Mechanism(clip, 0.01, nothing))
     assert [*found.probes, *found.projections] == pytest.approx(wanted, abs=2e-4)
+
+
+@pytest.mark.parametrize("settings", [{"train": "head"}, {"train": "all"}, {"train": "all", "head_projections": 0}])
+def test_the_passes_of_a_release_are_as_many_as_are_said(run: Run, settings: dict[str, Any]) -> None:
+    """`zowarmup plan` goes by it. The head's gradient of each example takes a pass of its own where the rest is probed."""
+    spec = changed(run.spec.zeroth_order, slices="whole", whitening=0, **settings)
+    frozen: dict[str, Any] = {"frozen": run.layout.block("head").start} if spec.moved == "head" else {}
+    replica = Replica(replace(run.layout, **frozen), run.grid, run.weights.copy(), 1)
+    program = Counted(run.program, replica.layout, replica.weights)
+    prober = Prober(spec, replica, program, classification(), DATA, threading.Event())
+    prober.release(replica, WORK, NO_NOISE)
+    assert program.examples == spec.build(replica.layout).release_forwards(Tier.LOW, len(DATA))
 
 
 def test_another_example_moves_what_is_released_by_the_bound_at_most(run: Run) -> None:
