@@ -210,10 +210,21 @@ def _step_taken(event: ev.StepTaken, state: State) -> State:
 
 def _stage_began(event: ev.StageBegan, state: State) -> State:
     current = _current(state, event.round)
+    if not current.members:
+        current = _of_one_question(current)
     members = current.members or tuple(sorted(current.contributions))
     steps: Mapping[Stage, PersistentMap[str, str]] = {**current.steps, event.stage: PersistentMap()}
     begun = replace(current, stage=event.stage, members=members, steps=steps, deadline=event.deadline)
     return replace(state, current=replace(begun, deadline_reason=""))
+
+
+def _of_one_question(current: Round) -> Round:
+    """A round without those who were asked something else than most: the others would show no roster with them in it."""
+    contributions, abstained = current.contributions, current.abstained
+    for client in current.asked_otherwise:
+        contributions = contributions.remove(client)
+        abstained = abstained.set(client, "it was asked something else than most")
+    return replace(current, contributions=contributions, abstained=abstained)
 
 
 def _abstained(event: ev.Abstained, state: State) -> State:

@@ -48,7 +48,7 @@ def open_round(state: State, now: float) -> ev.Event | None:
     drawn = math.ceil(rules.clients_per_round * (1 + rules.over_selection) - 1e-9)
     participants = draw(state, number, drawn, now)
     drawn_seeds = state.draws.seeds(number, len(participants))
-    if rules.shared_directions:
+    if rules.shared_directions or state.sums:  # where each has its own of a pool, a sum along one is often of one alone
         drawn_seeds = drawn_seeds[:1] * len(participants)
     lasts_s, reason = lasts(state, participants)
     return ev.RoundOpened(

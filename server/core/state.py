@@ -6,6 +6,7 @@ are not on disk yet, and drop it if the disk refuses them.
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.algorithms.protocol import Algorithm
 from zowarmup.common.algorithms.settings import Rounds
 from zowarmup.common.exact.layout import Layout
-from zowarmup.common.messages.masking import Given
+from zowarmup.common.messages.masking import Given, Keys
 from zowarmup.common.messages.values import Computation, Phase, Tier
 from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.common.settings.privacy import Budget, Privacy
@@ -107,6 +108,14 @@ class Round:
         if self.stage is Stage.KEYS:
             return self.seeds
         return self.contributions if self.stage is Stage.SHARES else self.steps[_BEFORE[self.stage]]
+
+    @property
+    def asked_otherwise(self) -> tuple[str, ...]:
+        """Whose keys say that they were asked something else than most, of those who have advertised any; in ascending order."""
+        asked = {client: keys.asked for client, keys in self.contributions.items() if isinstance(keys, Keys)}
+        counts = Counter(asked.values())
+        most = max(counts, key=lambda one: (counts[one], one), default="")
+        return tuple(sorted(client for client in asked if asked[client] != most))
 
     @property
     def contributors(self) -> Mapping[str, object]:

@@ -309,7 +309,7 @@ def test_a_front_end_that_was_silent_says_everything_again() -> None:
         connect("a", 1 << 60),
         cmd.DisconnectClient("a", 3),
         cmd.RecordReport("a", 3, "ab" * 16, 5),
-        cmd.Contribute("a", Keys(1, "5" * 256)),
+        cmd.Contribute("a", Keys(1, "5" * 320)),
         cmd.TakeStep("a", 1, Stage.MASKED, "AAAA"),
     ],
     ids=lambda command: type(command).__name__,
