@@ -3,6 +3,7 @@
 What a round needs is held in memory only and is gone with the next. A device that starts again in its midst drops out of it.
 """
 
+import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from zowarmup.common.messages.masking import Keys, MaskingAsk, MaskingStep
 from zowarmup.common.messages.values import Scalars, Tier, Work
 from zowarmup.common.secure_aggregation.device import MaskingDevice
 from zowarmup.common.secure_aggregation.fixed_point import encoded, whole_weights
-from zowarmup.common.secure_aggregation.roster import Roster, Stage
+from zowarmup.common.secure_aggregation.roster import Roster, Stage, asked
 
 
 class BegunAnew(ValueError):
@@ -33,7 +34,6 @@ class _Open:
     algorithm: Algorithm
     device: MaskingDevice
     roster: Roster | None = None
-    bounds: tuple[float, ...] = ()
 
 
 class Masking:
@@ -44,6 +44,7 @@ class Masking:
         client: This device's name in it.
         identity: Its private Ed25519 key.
         weighting: The settings of the zeroth-order rounds.
+        offer: SHA-256 of what the run was said to be.
         random: Gives so many random bytes.
     """
 
@@ -53,11 +54,22 @@ class Masking:
         client: str,
         identity: bytes,
         weighting: Weighting,
+        offer: bytes,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._run_id, self._client, self._identity = run_id, client, identity
-        self._weighting, self._random = weighting, random
+        self._weighting, self._random, self._offer = weighting, random, offer
         self._open: _Open | None = None
+        self._weights = b""
+
+    def measure(self, weights: NDArray[np.float32]) -> None:
+        """Note what the scalars are of that `begin` is handed next. The digest of a replica is against accidents, and not against who makes
+        other weights with the same one.
+
+        Args:
+            weights: Float32 (n,), between two probes.
+        """
+        self._weights = hashlib.sha256(np.ascontiguousarray(weights, "<f4").data).digest()
 
     def begin(self, work: Work, algorithm: Algorithm, tier: Tier, examples: int, scalars: Scalars) -> Keys:
         """Hold scalars for a round, and make the keys for it. The round before is forgotten.
@@ -69,7 +81,8 @@ class Masking:
             examples: How many it holds.
             scalars: What it has to give.
         """
-        device = MaskingDevice(self._run_id, work.round, self._client, examples, self._identity, self._random)
+        question = asked(self._offer, work.version, self._weights, work.seed, work.done, work.rate_factor)
+        device = MaskingDevice(self._run_id, work.round, self._client, examples, question, self._identity, self._random)
         given = ClientScalars(work.seed, examples, scalars, tier)
         self._open = _Open(work, given, algorithm, device)
         return Keys(work.round, device.keys.hex())
@@ -91,9 +104,9 @@ class Masking:
         device = held.device
         match ask.stage:
             case Stage.SHARES:
-                roster = Roster(self._run_id, ask.round, ask.members)
+                roster = Roster(self._run_id, ask.round, ask.members, ask.bounds)
                 body = device.shares(roster)
-                held.roster, held.bounds = roster, ask.bounds
+                held.roster = roster
             case Stage.MASKED:
                 body = device.masked(ask.present, ask.body, self._summand(held))
             case Stage.SIGNED:
@@ -106,9 +119,12 @@ class Masking:
         """What this device adds to the sum: weights are those of the roster, which all others have signed."""
         if held.roster is None:
             raise BegunAnew("there is no roster yet")
-        members = held.roster.members
+        members, bounds = held.roster.members, held.roster.bounds
         weights = whole_weights(counted([member.examples for member in members], self._weighting))
         place = [member.client for member in members].index(self._client)
-        limits = held.algorithm.sum_limits(held.bounds, held.work.done)
-        values = held.algorithm.summand(held.given, held.bounds, held.work.done)
+        limits = held.algorithm.sum_limits(bounds, held.work.done)
+        given = held.given.scalars
+        few = held.roster.shared([held.algorithm.counts(Tier.LOW, member.examples)[0] for member in members])
+        given = Scalars(given.round, given.probes[:few], given.projections)
+        values = held.algorithm.summand(held.given._replace(scalars=given), bounds, held.work.done)
         return encoded(values, limits, weights[place], sum(weights))
