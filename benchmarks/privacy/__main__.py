@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 import zowarmup as zw
@@ -76,7 +75,7 @@ def digits(_: argparse.Namespace) -> Task:
 def sst2(arguments: argparse.Namespace) -> Task:
     """A pretrained model's head, which decays as it does there by itself."""
     if not arguments.features.exists():
-        np.savez(arguments.features, **computed(Path(arguments.model).expanduser(), Path(arguments.data).expanduser()))
+        keep(arguments.features, Path(arguments.model).expanduser(), Path(arguments.data).expanduser())
     with np.load(arguments.features) as kept:
         parts = {name: (kept[f"{name}_x"], kept[f"{name}_y"]) for name in PARTS}
     return Task(
@@ -103,16 +102,16 @@ class Head(nn.Module):
         return logits
 
 
-def computed(model: Path, folder: Path) -> dict[str, NDArray[Any]]:
-    """What the head reads, float32 (n, 1, layers, hidden): in the form of images, since rows would be standardised, which a model's
+def keep(file: Path, model: Path, folder: Path) -> None:
+    """Write what the head reads, float32 (n, 1, layers, hidden): in the form of images, since rows would be standardised, which a model's
     features are not; and labels."""
     found = read_directory(model)
-    made, arrays = module(found, model, 0), dict[str, NDArray[Any]]()
+    made, arrays = module(found, model, 0), dict[str, Any]()
     for name in PARTS:
         data = tokenised(load(f"tsv:{folder}/{name}.tsv"), Text(most_tokens=64), found.tokenizer)
         arrays[f"{name}_x"] = features(made, data).numpy().reshape(len(data), 1, -1, found.architecture.hidden)
         arrays[f"{name}_y"] = data.targets
-    return arrays
+    np.savez(file, **arrays)
 
 
 TASKS = {"digits": digits, "sst2": sst2}

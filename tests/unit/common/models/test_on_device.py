@@ -120,11 +120,11 @@ def test_tokens_on_a_device_are_those_here(device: str, shape: tuple[int, ...]) 
     np.testing.assert_array_equal(there.lengths, data.lengths)
 
 
-class OnlyThere(TorchDispatchMode):
+class OnlyThere(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Nothing may be computed on another device."""
 
     def __init__(self, device: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._device = device
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
