@@ -6,7 +6,8 @@
 digits: the MLP at random weights, ten low-tier clients, Dirichlet 0.1, 150 rounds of all. sst2: the exact head on MiniLM, twenty low-tier
 clients, Dirichlet 0.1, 400 rounds of ten. Nothing has been trained before the first private round. A row for each mode, epsilon (delta 1e-5)
 and seed: held-out accuracy after the last round, and the advantage of the informed attacker (`attack`); the blind one's is in a file beside
-it. "off" has the run's defaults; "plain" is off, too, with the settings that the private runs have, so what is lost without any noise.
+it. "off" has the run's defaults; "plain" is off, too, with the settings that the private runs have, so what is lost without any noise. "aggregate"
+is with shared directions, and so are "shared_off" and "shared_plain".
 """
 
 import argparse
@@ -83,6 +84,12 @@ def variants(task: Task) -> Iterator[tuple[str, str, dict[str, Any], dict[str, A
     for epsilon in EPSILONS:
         privacy = {"mode": "local", "epsilon": epsilon, "clip": task.clip}
         yield "local", f"{epsilon:g}", {**task.rounds, **task.private}, privacy
+    shared = {**task.rounds, "algorithm": "decomfl"}
+    yield "shared_off", "inf", shared, {"mode": "off"}
+    yield "shared_plain", "inf", {**shared, **plain, **task.private}, {"mode": "off"}
+    for epsilon in EPSILONS:
+        privacy = {"mode": "aggregate", "secure_aggregation": True, "epsilon": epsilon, "clip": task.clip}
+        yield "aggregate", f"{epsilon:g}", {**shared, **task.private}, privacy
 
 
 def readable(run: Any, data: Dataset) -> Dataset:
@@ -131,9 +138,10 @@ def main() -> None:
                     show=False,
                 )
                 trained = time.monotonic() - start
-                data = {name: readable(run, shard) for name, shard in [*zip(names, shards, strict=True)][:ATTACKED]}
+                data = {name: readable(run, shard) for name, shard in zip(names, shards, strict=True)}
+                chosen, others = ({name: data[name] for name in some} for some in (names[:ATTACKED], names[ATTACKED:]))
                 nobodys = readable(run, zw.dataset(task.held_out))
-                told = attacked(run.data_dir, data, nobodys, PAIRS, seed)
+                told = attacked(run.data_dir, chosen, nobodys, PAIRS, seed, others)
                 accuracy = run.history[-1].metrics[run.metric.name]
             row = (arguments.task, mode, epsilon, seed, f"{100 * accuracy:.1f}", f"{told.informed:.3f}")
             rows.writerow((*row, f"{told.blind:.3f}"))

@@ -24,16 +24,32 @@ class BegunAnew(ValueError):
     """The round is one that this process has advertised no keys for."""
 
 
+@dataclass(frozen=True, slots=True)
+class RosterPlace:
+    """Where this device stands in a round, by the roster, which all others have signed.
+
+    Args:
+        roster: Of the round.
+        weights: What each of its members counts with.
+        number: Which of them this device is.
+        bounds: To which members clip what they add.
+    """
+
+    roster: Roster
+    weights: tuple[int, ...]
+    number: int
+    bounds: tuple[float, ...]
+
+
 @dataclass(slots=True)
 class _Open:
     """A round in progress: what this device has to give to it, and to whom it has sealed its shares."""
 
     work: Work
-    given: ClientScalars
-    algorithm: Algorithm
+    give: Callable[[RosterPlace], NDArray[np.uint64]]
     device: MaskingDevice
-    roster: Roster | None = None
-    bounds: tuple[float, ...] = ()
+    place: RosterPlace | None = None
+    given: NDArray[np.uint64] | None = None
 
 
 class Masking:
@@ -69,9 +85,25 @@ class Masking:
             examples: How many it holds.
             scalars: What it has to give.
         """
-        device = MaskingDevice(self._run_id, work.round, self._client, examples, self._identity, self._random)
         given = ClientScalars(work.seed, examples, scalars, tier)
-        self._open = _Open(work, given, algorithm, device)
+
+        def summand(place: RosterPlace) -> NDArray[np.uint64]:
+            limits = algorithm.sum_limits(place.bounds, work.done)
+            values = algorithm.summand(given, place.bounds, work.done)
+            return encoded(values, limits, place.weights[place.number], sum(place.weights))
+
+        return self.hold(work, examples, summand)
+
+    def hold(self, work: Work, examples: int, give: Callable[[RosterPlace], NDArray[np.uint64]]) -> Keys:
+        """As `begin`, of what follows from who takes part.
+
+        Args:
+            work: As there.
+            examples: As there.
+            give: Says what the device adds to the sum, modulo 2^64; called once at most.
+        """
+        device = MaskingDevice(self._run_id, work.round, self._client, examples, self._identity, self._random)
+        self._open = _Open(work, give, device)
         return Keys(work.round, device.keys.hex())
 
     def answer(self, ask: MaskingAsk) -> MaskingStep:
@@ -93,7 +125,7 @@ class Masking:
             case Stage.SHARES:
                 roster = Roster(self._run_id, ask.round, ask.members)
                 body = device.shares(roster)
-                held.roster, held.bounds = roster, ask.bounds
+                held.place = self._place(roster, ask.bounds)
             case Stage.MASKED:
                 body = device.masked(ask.present, ask.body, self._summand(held))
             case Stage.SIGNED:
@@ -102,13 +134,15 @@ class Masking:
                 body = device.revealed(ask.present, ask.body)
         return MaskingStep(ask.round, ask.stage, body)
 
+    def _place(self, roster: Roster, bounds: tuple[float, ...]) -> RosterPlace:
+        weights = whole_weights(counted([member.examples for member in roster.members], self._weighting))
+        number = [member.client for member in roster.members].index(self._client)
+        return RosterPlace(roster, tuple(weights), number, bounds)
+
     def _summand(self, held: _Open) -> NDArray[np.uint64]:
-        """What this device adds to the sum: weights are those of the roster, which all others have signed."""
-        if held.roster is None:
+        """What this device adds to the sum; the same where it is asked again."""
+        if held.place is None:
             raise BegunAnew("there is no roster yet")
-        members = held.roster.members
-        weights = whole_weights(counted([member.examples for member in members], self._weighting))
-        place = [member.client for member in members].index(self._client)
-        limits = held.algorithm.sum_limits(held.bounds, held.work.done)
-        values = held.algorithm.summand(held.given, held.bounds, held.work.done)
-        return encoded(values, limits, weights[place], sum(weights))
+        if held.given is None:
+            held.given = held.give(held.place)
+        return held.given
