@@ -260,7 +260,8 @@ def plan_of(
     def lasts_s(said: Exchange, phase: Phase, tier: Tier) -> float:
         """Seconds of a round in which a client says and hears that. The coordinator, on this machine, applies it, too."""
         algorithm, took = sizes.algorithm(phase), work[tier]
-        forwards = algorithm.forwards(tier, examples)
+        counted = algorithm.release_forwards if run.privacy.on else algorithm.forwards
+        forwards = counted(tier, examples)
         alone = sizes.rules(phase).computation(tier) is Computation.FORWARD
         busy_s = forwards * took.forward_s if alone else forwards / TRAINING_FORWARDS * took.train_s
         busy_s += algorithm.walks(tier, examples) * took.walk_s + applied[phase] * took.apply_s

@@ -28,7 +28,6 @@ from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import PROCESSOR, Executor
 from zowarmup.client.work.joining import ask, choose_tier, enrol, fit_data, know, require_cryptography
 from zowarmup.client.work.loop import take_part
-from zowarmup.client.work.masking import Masking
 from zowarmup.client.work.work_traces import WorkTraces
 from zowarmup.common.exact.steps import allow_compiled
 from zowarmup.common.messages.invitation import Invitation
@@ -141,7 +140,9 @@ async def participate(
             stack.callback(traces.close, TRACES_S)
         masking = None
         if offer.spec.privacy.secure_aggregation:
-            masking = Masking(offer.run_id, identity.client, state.signing_key(), offer.spec.zeroth_order)
+            from zowarmup.client.work.masking import Masking  # 0.6 MB that most runs have no use for
+
+            masking = Masking(offer.run_id, identity.client, state.signing_key(), offer.spec.zeroth_order, offer.sha256)
         device = Device(
             offer,
             dataset,

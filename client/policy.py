@@ -136,6 +136,11 @@ class Policy:
                 "the coordinator would learn what this device measures: the run has no secure aggregation, and this device's "
                 "owner joins none without (--policy)"
             )
+        if self.secure_aggregation and trains:
+            raise Final(
+                "the coordinator would learn what this device trains: the run's warm-up has no secure aggregation, whatever it says of the "
+                "data, and this device's owner joins none without (--policy): take --tier low"
+            )
         if not self.epsilon:
             return
         told, why = math.inf, ", as it has no differential privacy"

@@ -6,6 +6,7 @@ coordinator failed in passing. Waiting and trying again is the caller's (`stream
 """
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -291,6 +292,7 @@ def offered(answer: wire.GetRunResponse, policy: Policy | None = None) -> Offer:
             answer.now_s,
             answer.software,
             tuple(Artifact(part.name, part.sha256.hex(), part.size_bytes) for part in answer.artifacts),
+            described(answer),
         )
     except NotAllowed as error:
         raise Final(
@@ -299,6 +301,16 @@ def offered(answer: wire.GetRunResponse, policy: Policy | None = None) -> Offer:
         ) from None
     except ValueError as error:
         raise Final(f"cannot read the coordinator's run ({error}): install its version of zowarmup") from None
+
+
+def described(answer: wire.GetRunResponse) -> bytes:
+    """SHA-256 of the settings, the layout, the program and the other artifacts of a run: of each its length as 4 bytes,
+    little-endian, and then itself."""
+    found = hashlib.sha256()
+    parts = [answer.spec_json.encode(), answer.layout_json.encode(), answer.program_sha256]
+    for part in (*parts, *(part.sha256 for part in sorted(answer.artifacts, key=lambda part: part.name))):
+        found.update(len(part).to_bytes(4, "little") + part)
+    return found.digest()
 
 
 def next_chunk(size: int, seconds: float) -> int:

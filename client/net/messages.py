@@ -20,7 +20,8 @@ from zowarmup.common.settings.run import SOFTWARE, ClientSpec
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What is being trained, and what it asks of a device (GetRun). `now_s`: the coordinator's clock, seconds since 1970;
-    `software`: its version, for people; `artifacts`: what is needed beside the program."""
+    `software`: its version, for people; `artifacts`: what is needed beside the program;
+    `sha256`: of what decides what is measured, as the coordinator says it."""
 
     run_id: str
     name: str
@@ -33,6 +34,7 @@ class Offer:
     now_s: float = 0.0
     software: str = ""
     artifacts: tuple[Artifact, ...] = ()
+    sha256: bytes = b""
 
     @property
     def model_bytes(self) -> int:

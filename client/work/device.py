@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from zowarmup.client.errors import Broken, ComputingStopped, Declined, Final, Setback
 from zowarmup.client.net.messages import (
@@ -33,7 +33,6 @@ from zowarmup.client.policy import Allowance
 from zowarmup.client.store.releases import ReleaseFile
 from zowarmup.client.store.replica import HeldReplica, Position
 from zowarmup.client.work.executor import Executor
-from zowarmup.client.work.masking import BegunAnew, Masking
 from zowarmup.client.work.probing import Prober
 from zowarmup.client.work.releasing import Releasing, alone
 from zowarmup.client.work.watched_program import end_process, release_code, release_heap, watching
@@ -53,13 +52,15 @@ from zowarmup.common.messages.values import (
     Work,
 )
 from zowarmup.common.plugin import belongs_to
-from zowarmup.common.secure_aggregation.device import Dishonest
 from zowarmup.common.settings.run import SOFTWARE
 from zowarmup.common.system.memory import peak_resident
 from zowarmup.common.text import amount, in_words, out_of_memory, where
 from zowarmup.data import Dataset
 
 log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from zowarmup.client.work.masking import Masking
+
 _T = TypeVar("_T")
 # In each phase the first contribution is logged, and then every tenth; so is the work that ended without one.
 LOG_EVERY = 10
@@ -104,7 +105,7 @@ class Device:
         allowance: Allowance | None = None,
         traces: WorkTraces | None = None,
         releases: ReleaseFile | None = None,
-        masking: Masking | None = None,
+        masking: "Masking | None" = None,
     ) -> None:
         self._traces, self._masking = traces or WorkTraces(), masking
         self._allowance = allowance
@@ -255,7 +256,7 @@ class Device:
         say why not. Raises Broken where the stream is down: the coordinator asks again on the next one."""
         try:
             if self._masking is None:
-                raise BegunAnew("this run has no secure aggregation, and nothing is masked")
+                raise ValueError("this run has no secure aggregation, and nothing is masked")
             step = await self._executor.compute(self._masking.answer, ask)
         except Final as fault:
             with contextlib.suppress(Broken):
@@ -263,6 +264,8 @@ class Device:
                 await stream.leave()
             raise
         except (ValueError, ArithmeticError) as why:
+            from zowarmup.common.secure_aggregation.device import Dishonest  # which most runs have no use for
+
             level = logging.ERROR if isinstance(why, Dishonest) else logging.WARNING
             log.log(level, "round %d: this device reveals nothing more of it: %s", ask.round, why)
             await stream.say(Abstention.of(ask.round, why))
@@ -447,7 +450,10 @@ class Device:
             ends_at_s = time.monotonic() + most_s
             if self._replica.overtaken(work.version):
                 raise Overtaken("the replica has moved on")
-            return contribute(self._replica_at(work), work, check)
+            replica = self._replica_at(work)
+            if self._masking is not None:
+                self._masking.measure(replica.weights)
+            return contribute(replica, work, check)
 
         return await self._executor.compute(at_last)
 

@@ -3,6 +3,7 @@
 What a round needs is held in memory only and is gone with the next. A device that starts again in its midst drops out of it.
 """
 
+import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from zowarmup.common.messages.masking import Keys, MaskingAsk, MaskingStep
 from zowarmup.common.messages.values import Scalars, Tier, Work
 from zowarmup.common.secure_aggregation.device import MaskingDevice
 from zowarmup.common.secure_aggregation.fixed_point import encoded, whole_weights
-from zowarmup.common.secure_aggregation.roster import Roster, Stage
+from zowarmup.common.secure_aggregation.roster import Roster, Stage, asked
 
 
 class BegunAnew(ValueError):
@@ -32,13 +33,11 @@ class RosterPlace:
         roster: Of the round.
         weights: What each of its members counts with.
         number: Which of them this device is.
-        bounds: To which members clip what they add.
     """
 
     roster: Roster
     weights: tuple[int, ...]
     number: int
-    bounds: tuple[float, ...]
 
 
 @dataclass(slots=True)
@@ -60,6 +59,7 @@ class Masking:
         client: This device's name in it.
         identity: Its private Ed25519 key.
         weighting: The settings of the zeroth-order rounds.
+        offer: SHA-256 of what the run was said to be.
         random: Gives so many random bytes.
     """
 
@@ -69,11 +69,22 @@ class Masking:
         client: str,
         identity: bytes,
         weighting: Weighting,
+        offer: bytes,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._run_id, self._client, self._identity = run_id, client, identity
-        self._weighting, self._random = weighting, random
+        self._weighting, self._random, self._offer = weighting, random, offer
         self._open: _Open | None = None
+        self._weights = b""
+
+    def measure(self, weights: NDArray[np.float32]) -> None:
+        """Note what the scalars are of that `begin` is handed next. The digest of a replica is against accidents, and not against who makes
+        other weights with the same one.
+
+        Args:
+            weights: Float32 (n,), between two probes.
+        """
+        self._weights = hashlib.sha256(np.ascontiguousarray(weights, "<f4").data).digest()
 
     def begin(self, work: Work, algorithm: Algorithm, tier: Tier, examples: int, scalars: Scalars) -> Keys:
         """Hold scalars for a round, and make the keys for it. The round before is forgotten.
@@ -85,11 +96,13 @@ class Masking:
             examples: How many it holds.
             scalars: What it has to give.
         """
-        given = ClientScalars(work.seed, examples, scalars, tier)
 
         def summand(place: RosterPlace) -> NDArray[np.uint64]:
-            limits = algorithm.sum_limits(place.bounds, work.done)
-            values = algorithm.summand(given, place.bounds, work.done)
+            roster = place.roster
+            limits = algorithm.sum_limits(roster.bounds, work.done)
+            few = roster.shared([algorithm.counts(Tier.LOW, member.examples)[0] for member in roster.members])
+            kept = Scalars(scalars.round, scalars.probes[:few], scalars.projections)
+            values = algorithm.summand(ClientScalars(work.seed, examples, kept, tier), roster.bounds, work.done)
             return encoded(values, limits, place.weights[place.number], sum(place.weights))
 
         return self.hold(work, examples, summand)
@@ -102,7 +115,8 @@ class Masking:
             examples: As there.
             give: Says what the device adds to the sum, modulo 2^64; called once at most.
         """
-        device = MaskingDevice(self._run_id, work.round, self._client, examples, self._identity, self._random)
+        question = asked(self._offer, work.version, self._weights, work.seed, work.done, work.rate_factor)
+        device = MaskingDevice(self._run_id, work.round, self._client, examples, question, self._identity, self._random)
         self._open = _Open(work, give, device)
         return Keys(work.round, device.keys.hex())
 
@@ -123,9 +137,9 @@ class Masking:
         device = held.device
         match ask.stage:
             case Stage.SHARES:
-                roster = Roster(self._run_id, ask.round, ask.members)
+                roster = Roster(self._run_id, ask.round, ask.members, ask.bounds)
                 body = device.shares(roster)
-                held.place = self._place(roster, ask.bounds)
+                held.place = self._place(roster)
             case Stage.MASKED:
                 body = device.masked(ask.present, ask.body, self._summand(held))
             case Stage.SIGNED:
@@ -134,10 +148,10 @@ class Masking:
                 body = device.revealed(ask.present, ask.body)
         return MaskingStep(ask.round, ask.stage, body)
 
-    def _place(self, roster: Roster, bounds: tuple[float, ...]) -> RosterPlace:
+    def _place(self, roster: Roster) -> RosterPlace:
         weights = whole_weights(counted([member.examples for member in roster.members], self._weighting))
         number = [member.client for member in roster.members].index(self._client)
-        return RosterPlace(roster, tuple(weights), number, bounds)
+        return RosterPlace(roster, tuple(weights), number)
 
     def _summand(self, held: _Open) -> NDArray[np.uint64]:
         """What this device adds to the sum; the same where it is asked again."""

@@ -8,21 +8,23 @@ grid (`algorithms.private_release`), so it need not be more than what Box and Mu
 import logging
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.client.errors import Final
 from zowarmup.client.store.releases import ReleaseFile
-from zowarmup.client.work.masking import RosterPlace
 from zowarmup.client.work.probing import Prober
 from zowarmup.common.algorithms.gaussian_privacy import epsilon_of
 from zowarmup.common.algorithms.private_release import Mechanism
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import Scalars, Work
-from zowarmup.common.secure_aggregation.device import Dishonest
 from zowarmup.common.settings.privacy import Budget, noise_shares
 from zowarmup.common.settings.run import ClientSpec
+
+if TYPE_CHECKING:
+    from zowarmup.client.work.masking import RosterPlace
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class Releasing:
         return prober.clipped(replica, work, self._mechanism, check)
 
     def share(
-        self, spec: ClientSpec, clipped: NDArray[np.float64], work: Work, examples: int, place: RosterPlace
+        self, spec: ClientSpec, clipped: NDArray[np.float64], work: Work, examples: int, place: "RosterPlace"
     ) -> NDArray[np.uint64]:
         """What this device adds to a round's sum, with its share of the noise: a release.
 
@@ -85,6 +87,8 @@ class Releasing:
             Dishonest: Its share would be smaller than the run says.
             Final: The budget is used up, or the count cannot be kept.
         """
+        from zowarmup.common.secure_aggregation.device import Dishonest  # which most runs have no use for
+
         members, rounds = len(place.roster.members), spec.zeroth_order
         if members > rounds.drawn:
             raise Dishonest(

@@ -101,6 +101,9 @@ class ProbingSettings(ZerothOrder):
         ZerothOrder.check_sums(self)
         single = '"mean" with secure aggregation: a trimmed mean or a median needs the scalars of each client'
         require(self.aggregate == "mean", "aggregate", self.aggregate, single)
+        alike = (0, self.most_probes)
+        reason = f"0 or {self.most_probes}, the number of probes, with secure aggregation: what the high tier alone has is no sum of many"
+        require(self.gradient_projections in alike, "gradient_projections", self.gradient_projections, reason)
         whole = '"float32" with secure aggregation: under a mask a number has 8 bytes, whatever it is rounded to'
         require(self.scalars == "float32", "scalars", self.scalars, whole)
 

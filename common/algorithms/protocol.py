@@ -445,6 +445,15 @@ class Algorithm(Protocol):
         """
         ...
 
+    def release_forwards(self, tier: Tier, examples: int) -> int:
+        """As `forwards`, of a contribution with differential privacy (`release`).
+
+        Args:
+            tier: The client's.
+            examples: How many it holds, at least 1.
+        """
+        return self.forwards(tier, examples)
+
     def walks(self, tier: Tier, examples: int) -> int:
         """How many times a client's contribution goes through all parameters along a direction.
 

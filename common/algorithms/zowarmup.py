@@ -195,9 +195,16 @@ class ZOWarmUp(Algorithm):
     def forwards(self, tier: Tier, examples: int) -> int:
         if self.spec.computation(tier) is Computation.GRADIENT:
             return TRAINING_FORWARDS * examples
-        sides = 1 if self.plan.probed is None else 2
-        passes = sides if self.spec.slices == "own" else sides * self.plan.probes(examples)
+        if self.plan.probed is None:
+            return self.spec.local_steps * examples
+        passes = 2 if self.spec.slices == "own" else 2 * self.plan.probes(examples)
         return self.spec.local_steps * passes * examples
+
+    def release_forwards(self, tier: Tier, examples: int) -> int:
+        """As `Algorithm.release_forwards`: where the rest is probed, what the head's gradient adds is a pass of its own, at weights that
+        nothing has moved, as each example's is wanted."""
+        own = self.plan.probed is not None and self.plan.head is not None
+        return self.forwards(tier, examples) + own * examples
 
     def walks(self, tier: Tier, examples: int) -> int:
         if self.spec.computation(tier) is Computation.GRADIENT:

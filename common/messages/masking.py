@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from zowarmup.common.messages.values import Contribution
 from zowarmup.common.secure_aggregation.primitives import KEY_BYTES, SIGNATURE_BYTES
-from zowarmup.common.secure_aggregation.roster import KEYS_BYTES, RosterMember, Stage
+from zowarmup.common.secure_aggregation.roster import ASKED_BYTES, KEYS_BYTES, RosterMember, Stage
 
 MOST_STEP_BYTES = 62_000
 """Of what a device sends in a stage: below what a message may have."""
@@ -16,7 +16,8 @@ class Keys:
 
     Args:
         round: That they are for.
-        keys: KEYS_BYTES in hex: the mask key, the share key and the identity's signature of both.
+        keys: KEYS_BYTES in hex: the mask key, the share key, the hash of what the client was asked and the identity's signature
+            of these.
 
     Raises:
         ValueError: They have another length, or are no lower-case hex digits.
@@ -28,6 +29,11 @@ class Keys:
     def __post_init__(self) -> None:
         if len(self.keys) != 2 * KEYS_BYTES or set(self.keys) - set("0123456789abcdef"):
             raise ValueError(f"keys: they must have {KEYS_BYTES} bytes")
+
+    @property
+    def asked(self) -> str:
+        """The hash of what the client was asked, hex."""
+        return self.keys[4 * KEY_BYTES : 4 * KEY_BYTES + 2 * ASKED_BYTES]
 
 
 Given = Contribution | Keys

@@ -11,6 +11,7 @@ its identity. Pure: randomness is handed in.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +25,16 @@ from zowarmup.common.secure_aggregation.primitives import (
     is_signed,
     mask,
     opened,
+    private_key,
     public_key,
     sealed,
     signed,
     verification_key,
 )
 from zowarmup.common.secure_aggregation.roster import FEWEST, Roster, advertised, purpose
+
+if TYPE_CHECKING:
+    from zowarmup.common.secure_aggregation.primitives import PrivateKey
 
 SEALED_BYTES = 2 * shamir.SHARE_BYTES + TAG_BYTES
 """Of what a device has for another: a share of its own mask's seed, one of its mask key's, sealed."""
@@ -47,18 +52,26 @@ class MaskingDevice:
         round: Its number.
         client: The device's name in the run.
         examples: How many it claims to hold.
+        asked: The hash of what it was asked (`roster.asked`).
         identity: Its private Ed25519 key.
         random: Gives so many random bytes, which nobody else may know.
     """
 
     def __init__(
-        self, run_id: str, round: int, client: str, examples: int, identity: bytes, random: Callable[[int], bytes]
+        self,
+        run_id: str,
+        round: int,
+        client: str,
+        examples: int,
+        asked: bytes,
+        identity: bytes,
+        random: Callable[[int], bytes],
     ) -> None:
-        self._run_id, self._round, self._client, self._examples = run_id, round, client, examples
+        self._run_id, self._round, self._client, self._asked = run_id, round, client, asked
         self._identity, self._random = identity, random
         self._mask_seed, self._own_seed = random(shamir.SECRET_BYTES), random(shamir.SECRET_BYTES)
-        self._share_key = random(32)
-        keys = public_key(mask_private(self._mask_seed)) + public_key(self._share_key)
+        self._mask_key, self._share_key = mask_key(self._mask_seed), private_key(random(32))
+        keys = public_key(self._mask_key) + public_key(self._share_key) + asked
         self.keys = keys + signed(identity, advertised(run_id, round, client, examples, keys))
         self._roster: Roster | None = None
         self._place = -1
@@ -66,6 +79,7 @@ class MaskingDevice:
         self._present: tuple[int, ...] = ()
         self._survivors: tuple[int, ...] = ()
         self._held: dict[int, tuple[bytes, bytes]] = {}
+        self._secrets: dict[int, bytes] = {}
         self._masked = self._signature = self._revealed = b""
 
     def shares(self, roster: Roster) -> bytes:
@@ -124,7 +138,7 @@ class MaskingDevice:
             self._held[other] = both[: shamir.SHARE_BYTES], both[shamir.SHARE_BYTES :]
         hidden = values + own_mask(self._own_seed, values.size)
         for other in others:
-            hidden += pair_mask(roster, self._mask_seed, self._place, other, values.size)
+            hidden += pair_mask(roster, self._mask_key, self._place, other, values.size)
         self._present, self._masked = tuple(present), hidden.astype("<u8").tobytes()
         return self._masked
 
@@ -201,6 +215,11 @@ class MaskingDevice:
         for member in members:
             if not member.is_signed(self._run_id, self._round):
                 raise Dishonest(f"the keys that the roster has for {member.client} are not signed by its identity")
+            if member.asked != self._asked:
+                raise Dishonest(
+                    f"{member.client} was asked something else than this device: of other weights, along other directions or "
+                    "in another run"
+                )
 
     def _check_places(self, given: Sequence[int], allowed: Sequence[int], what: str) -> None:
         roster = self._known()
@@ -217,17 +236,17 @@ class MaskingDevice:
         """The key of what goes from one member to another."""
         roster = self._known()
         way = (self._place, other) if outgoing else (other, self._place)
-        try:
-            return agreed(
-                self._share_key, roster.members[other].share_key, purpose("share", self._run_id, self._round, *way)
-            )
-        except ValueError:
-            raise Dishonest(f"the share key of {roster.members[other].client} is none") from None
+        if (secret := self._secrets.get(other)) is None:
+            try:
+                secret = self._secrets[other] = agreed(self._share_key, roster.members[other].share_key)
+            except ValueError:
+                raise Dishonest(f"the share key of {roster.members[other].client} is none") from None
+        return derived(secret, purpose("share", self._run_id, self._round, *way))
 
 
-def mask_private(seed: bytes) -> bytes:
+def mask_key(seed: bytes) -> "PrivateKey":
     """The private mask key of a seed, which is what is shared of it."""
-    return derived(seed, b"zowarmup mask key")
+    return private_key(derived(seed, b"zowarmup mask key"))
 
 
 def own_mask(seed: bytes, count: int) -> NDArray[np.uint64]:
@@ -235,12 +254,12 @@ def own_mask(seed: bytes, count: int) -> NDArray[np.uint64]:
     return mask(derived(seed, b"zowarmup own mask"), count)
 
 
-def pair_mask(roster: Roster, seed: bytes, place: int, other: int, count: int) -> NDArray[np.uint64]:
+def pair_mask(roster: Roster, key: "PrivateKey", place: int, other: int, count: int) -> NDArray[np.uint64]:
     """What the member at a place adds for another, modulo 2^64, (count,): the two cancel.
 
     Args:
         roster: Of the round.
-        seed: Of the mask key of the member at `place`.
+        key: The mask key of the member at `place`.
         place: Where it stands in the roster.
         other: Where the other one does.
         count: How many values there are.
@@ -250,7 +269,7 @@ def pair_mask(roster: Roster, seed: bytes, place: int, other: int, count: int) -
     """
     pair = purpose("pair mask", roster.run_id, roster.round, min(place, other), max(place, other))
     try:
-        found = mask(agreed(mask_private(seed), roster.members[other].mask_key, pair), count)
+        found = mask(derived(agreed(key, roster.members[other].mask_key), pair), count)
     except ValueError:
         raise Dishonest(f"the mask key of {roster.members[other].client} is none") from None
     return found if place < other else np.negative(found)

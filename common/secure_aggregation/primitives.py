@@ -5,8 +5,15 @@ seals a share. Nothing here is a primitive of our own, and nothing draws randomn
 use, so nonces are zero. The package is imported where it is used: only a run with secure aggregation needs it.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    PrivateKey = X25519PrivateKey
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -55,32 +62,35 @@ def is_signed(verification_key: bytes, message: bytes, signature: bytes) -> bool
     return True
 
 
-def public_key(private: bytes) -> bytes:
-    """The public X25519 key.
+def private_key(private: bytes) -> "PrivateKey":
+    """A private X25519 key as it is computed with, which takes longer to make than to agree once.
 
     Args:
         private: KEY_BYTES, any.
     """
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    return X25519PrivateKey.from_private_bytes(private)
 
 
-def agreed(private: bytes, public: bytes, purpose: bytes) -> bytes:
-    """The key that both ends of an X25519 agreement derive for a purpose, KEY_BYTES.
+def public_key(private: "PrivateKey") -> bytes:
+    """The public X25519 key, KEY_BYTES."""
+    return private.public_key().public_bytes_raw()
+
+
+def agreed(private: "PrivateKey", public: bytes) -> bytes:
+    """The secret that both ends of an X25519 agreement find, from which keys are `derived`.
 
     Args:
         private: One end's private key.
         public: The other end's public key.
-        purpose: What the key is for; another purpose has an unrelated key.
 
     Raises:
         ValueError: `public` is no key that can be agreed with.
     """
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
-    secret = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
-    return derived(secret, purpose)
+    return private.exchange(X25519PublicKey.from_public_bytes(public))
 
 
 def derived(secret: bytes, purpose: bytes) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zowarmup.common.secure_aggregation import shamir
-from zowarmup.common.secure_aggregation.device import mask_private, own_mask, pair_mask
+from zowarmup.common.secure_aggregation.device import mask_key, own_mask, pair_mask
 from zowarmup.common.secure_aggregation.primitives import public_key
 from zowarmup.common.secure_aggregation.roster import Roster
 
@@ -51,9 +51,10 @@ def unmasked(
         if place in vectors:
             total -= own_mask(seed, total.size)
         else:
-            if public_key(mask_private(seed)) != roster.members[place].mask_key:
+            key = mask_key(seed)
+            if public_key(key) != roster.members[place].mask_key:
                 raise ValueError(f"the shares of {name}'s mask key do not give it back")
             for survivor in vectors:
                 # What the survivor has added for it is the negative of what it would have added for the survivor.
-                total += pair_mask(roster, seed, place, survivor, total.size)
+                total += pair_mask(roster, key, place, survivor, total.size)
     return total

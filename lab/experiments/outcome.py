@@ -59,7 +59,7 @@ class _Fold:
     def __init__(self) -> None:
         self._algorithms: dict[Phase, Algorithm] = {}
         self._metric: Metric
-        self._phase = Phase.WARM_UP
+        self._phase, self._private = Phase.WARM_UP, False
         self._began = self._digest = self._gave_up = ""
         self._members: dict[str, tuple[Tier, int]] = {}
         self._bytes: dict[tuple[str, str, str, str], int] = {}
@@ -73,6 +73,7 @@ class _Fold:
         match event:
             case ev.RunCreated():
                 self._began, self._digest = event.initial.digest, event.initial.digest
+                self._private = event.run_file.privacy.on
                 layout, self._metric = Layout.from_json(event.program.layout), event.program.metric
                 self._algorithms = {
                     phase: algorithm_of(event.run_file, phase, layout) for phase in (Phase.WARM_UP, Phase.ZEROTH_ORDER)
@@ -82,7 +83,9 @@ class _Fold:
             case ev.RoundOpened():
                 self._opened, self._phase = at, event.phase
             case ev.Contributed():
-                self._spent += self._algorithms[self._phase].forwards(*self._members[event.client])
+                algorithm = self._algorithms[self._phase]
+                counted = algorithm.release_forwards if self._private else algorithm.forwards
+                self._spent += counted(*self._members[event.client])
             case ev.Committed():
                 self._seconds += at - self._opened
                 self._rounds, self._digest = event.version, event.digest

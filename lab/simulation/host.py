@@ -189,7 +189,7 @@ class Host:
             masking = None
             if offer.spec.privacy.secure_aggregation:
                 identity = _identity(part, offer.run_id, number)
-                masking = Masking(offer.run_id, client, identity, offer.spec.zeroth_order)
+                masking = Masking(offer.run_id, client, identity, offer.spec.zeroth_order, offer.sha256)
             releases = ReleaseFile(folder / f"releases-{number}.json") if offer.spec.privacy.on else None
             device = Device(
                 offer, dataset, view, transfers, own_executor, "", part.tier(number), releases=releases, masking=masking

@@ -14,6 +14,7 @@ from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.persistent_map import PersistentMap
 from zowarmup.server.core.plateau import with_loss
+from zowarmup.server.core.sorted_names import SortedNames
 from zowarmup.server.core.state import REMEMBERED, Client, IssuedInvitation, Presence, Round, State
 
 _T = TypeVar("_T")
@@ -153,7 +154,7 @@ def _client_revoked(event: ev.ClientRevoked, state: State) -> State:
         state,
         clients=state.clients.set(event.client, client),
         presence=state.presence.remove(event.client),
-        connected=_connected(state, event.client, False),
+        ready=_ready(state, event.client, False),
         absent=state.absent.remove(event.client),
         failures=state.failures.remove(event.client),
         current=current,
@@ -172,11 +173,13 @@ def _round_opened(event: ev.RoundOpened, state: State) -> State:
         needed=event.needed or len(event.participants),
         opened_at=event.opened_at,
     )
-    releases = state.releases
+    state = replace(state, round=event.round, current=opened, absent=PersistentMap())
     if state.budget is not None and event.phase is Phase.ZEROTH_ORDER:
         for client in event.participants:
-            releases = releases.set(client, releases.get(client, 0) + 1)
-    return replace(state, round=event.round, current=opened, absent=PersistentMap(), releases=releases)
+            state = replace(state, releases=state.releases.set(client, state.releases.get(client, 0) + 1))
+            if state.used_up(client):
+                state = replace(state, ready=_ready(state, client, False))
+    return state
 
 
 def _deadline_extended(event: ev.DeadlineExtended, state: State) -> State:
@@ -207,10 +210,21 @@ def _step_taken(event: ev.StepTaken, state: State) -> State:
 
 def _stage_began(event: ev.StageBegan, state: State) -> State:
     current = _current(state, event.round)
+    if not current.members:
+        current = _of_one_question(current)
     members = current.members or tuple(sorted(current.contributions))
     steps: Mapping[Stage, PersistentMap[str, str]] = {**current.steps, event.stage: PersistentMap()}
     begun = replace(current, stage=event.stage, members=members, steps=steps, deadline=event.deadline)
     return replace(state, current=replace(begun, deadline_reason=""))
+
+
+def _of_one_question(current: Round) -> Round:
+    """A round without those who were asked something else than most: the others would show no roster with them in it."""
+    contributions, abstained = current.contributions, current.abstained
+    for client in current.asked_otherwise:
+        contributions = contributions.remove(client)
+        abstained = abstained.set(client, "it was asked something else than most")
+    return replace(current, contributions=contributions, abstained=abstained)
 
 
 def _abstained(event: ev.Abstained, state: State) -> State:
@@ -322,7 +336,7 @@ def _client_connected(event: ev.ClientConnected, state: State) -> State:
     return replace(
         state,
         presence=state.presence.set(event.client, replace(before, epoch=event.epoch, gone_at=0.0)),
-        connected=_connected(state, event.client, True),
+        ready=_ready(state, event.client, True),
         absent=state.absent.remove(event.client),
     )
 
@@ -334,7 +348,7 @@ def _client_disconnected(event: ev.ClientDisconnected, state: State) -> State:
     return replace(
         state,
         presence=state.presence.set(event.client, gone),
-        connected=_connected(state, event.client, False),
+        ready=_ready(state, event.client, False),
         absent=absent,
     )
 
@@ -363,11 +377,12 @@ def _at_version(state: State, event: ev.Committed | ev.RolledBack) -> State:
     )
 
 
-def _connected(state: State, client: str, now: bool) -> Mapping[Tier, int]:
-    """How many of each tier are connected once this client is, or is not."""
-    presence, tier = state.presence.get(client), state.clients[client].tier
-    was = presence is not None and presence.connected
-    return {**state.connected, tier: state.connected.get(tier, 0) + now - was} if now != was else state.connected
+def _ready(state: State, client: str, connected: bool) -> Mapping[Tier, SortedNames]:
+    """Who of each tier is connected and may release more, once this client is connected or is not."""
+    tier = state.clients[client].tier
+    before = state.ready.get(tier, SortedNames())
+    after = before.add(client) if connected and not state.used_up(client) else before.discard(client)
+    return state.ready if after is before else {**state.ready, tier: after}
 
 
 def _without(mapping: Mapping[str, _T], client: str) -> Mapping[str, _T]:

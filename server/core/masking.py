@@ -51,7 +51,7 @@ def roster_of(state: State, current: Round) -> Roster:
     keys = tuple(one.keys for one in given if isinstance(one, Keys))
     examples = tuple(current.examples[client] for client in current.members)
     identities = tuple(state.clients[client].identity for client in current.members)
-    return _roster(state.run_id, current.number, current.members, examples, identities, keys)
+    return _roster(state.run_id, current.number, current.members, examples, identities, keys, state.bounds)
 
 
 @lru_cache(maxsize=4)
@@ -62,10 +62,11 @@ def _roster(
     examples: tuple[int, ...],
     identities: tuple[str, ...],
     keys: tuple[str, ...],
+    bounds: tuple[float, ...],
 ) -> Roster:
     """Every member is told it, and each of its steps is held against it."""
     each = zip(clients, examples, map(bytes.fromhex, identities), map(bytes.fromhex, keys), strict=True)
-    return Roster(run_id, number, tuple(RosterMember(*one) for one in each))
+    return Roster(run_id, number, tuple(RosterMember(*one) for one in each), bounds)
 
 
 def check_keys(state: State, current: Round, client: str, contribution: Given) -> None:
@@ -85,9 +86,18 @@ def next_stage(
     following = current.stage.following
     if following is None:
         return ev.RoundClosed(current.number, reason)
-    if current.stage is Stage.KEYS and len(current.contributions) < FEWEST:
-        few = f"{len(current.contributions)} advertised keys, and with fewer than {FEWEST} a sum hides nothing"
-        return ev.RoundAbandoned(current.number, few)
+    if current.stage is Stage.KEYS:
+        odd = current.asked_otherwise
+        have = len(current.contributions) - len(odd)
+        if odd:
+            reason += f"; {odd[0]} was asked something else than most and is left out ({len(odd)} in all)"
+        if have < FEWEST:
+            few = f"{have} advertised keys, and with fewer than {FEWEST} a sum hides nothing"
+            return ev.RoundAbandoned(current.number, few)
+        privacy = state.run_file.privacy
+        if privacy.shares_noise and not privacy.fewest(have):
+            few = f"{have} advertised keys, too few to add noise together where {privacy.colluders} may tell theirs"
+            return ev.RoundAbandoned(current.number, few)
     lasts_s = min(STAGE_S, state.rules.deadline_s)
     return ev.StageBegan(current.number, following, now + lasts_s, reason)
 
@@ -163,10 +173,10 @@ def ask_for(state: State, client: str) -> MaskingAsk | None:
     present = _places(current, before)
     body = b""
     if stage is Stage.MASKED:
-        sealed_by = {place: _body(before[current.members[place]]) for place in present}
-        body = shares_for(current.members.index(client), sealed_by)
+        sealed = _bodies(tuple(before[current.members[place]] for place in present))
+        body = shares_for(current.members.index(client), dict(zip(present, sealed, strict=True)))
     elif stage is Stage.REVEALED:
-        body = b"".join(_body(before[current.members[place]]) for place in present)
+        body = b"".join(_bodies(tuple(before[current.members[place]] for place in present)))
     return MaskingAsk(number, stage, present=present, body=body)
 
 
@@ -243,6 +253,12 @@ def _places(current: Round, clients: Mapping[str, object]) -> tuple[int, ...]:
 
 def _by_place(current: Round, bodies: Mapping[str, str]) -> dict[int, bytes]:
     return {place: _body(bodies[current.members[place]]) for place in _places(current, bodies)}
+
+
+@lru_cache(maxsize=1)
+def _bodies(texts: tuple[str, ...]) -> list[bytes]:
+    """What each member is told its part of, or all of it: of 1,000, which come one after the other, 50 MB."""
+    return [_body(text) for text in texts]
 
 
 def _body(text: str) -> bytes:

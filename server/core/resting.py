@@ -7,7 +7,7 @@ Where others do not suffice for a round it is drawn all the same, so a small fle
 silence. Rounds that follow abandoned ones are spaced alike, so a run does not pause within moments. Pure, as `decide` is.
 """
 
-from collections.abc import Sequence
+from itertools import islice
 
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.state import Round, State, quorum
@@ -50,33 +50,34 @@ def _failed(state: State, round: int, reasons: dict[str, str], now: float) -> tu
     return (ev.ParticipantsFailed(round, tuple(found)),) if found else ()
 
 
-def candidates(state: State, now: float) -> Sequence[str]:
-    """The eligible clients that a round is drawn from: those that do not rest and, where these are fewer than a round needs
-    to be opened, as many more, those first whose rest ends first."""
+def resting(state: State, now: float) -> frozenset[str]:
+    """The eligible clients that a round is not drawn from: those that rest but, where the others are fewer than a round needs to be opened, for
+    as many as it lacks, those first whose rest ends first."""
     eligible = state.eligible
-    if not state.failures:
-        return eligible
-    resting = [client for client in eligible if _rests(state, client, now)]
-    ready = [client for client in eligible if not _rests(state, client, now)]
-    short = min(state.rules.clients_per_round, state.minimum) - len(ready)
+    found = [
+        client for client in state.failures if _rests(state, client, now) and any(client in names for names in eligible)
+    ]
+    short = min(state.rules.clients_per_round, state.minimum) - (state.eligible_count - len(found))
     if short > 0:
-        ready += sorted(resting, key=lambda client: (state.failures[client].rests_until, client))[:short]
-    return ready
+        found = sorted(found, key=lambda client: (state.failures[client].rests_until, client))[short:]
+    return frozenset(found)
 
 
 def draw(state: State, round: int, count: int, now: float) -> tuple[str, ...]:
     """At most `count` participants for the next round, in ascending order. Of those whose last round failed there are no
     more than the quorum can spare (but one), where others can take their places: a group that fails together loses none."""
-    pool, failures = candidates(state, now), state.failures
-    participants = state.draws.participants(round, pool, count)
+    rest, failures = resting(state, now), state.failures
+    order = (client for client in state.draws.order(round, state.eligible) if client not in rest)
+    participants = list(islice(order, count))
     doubtful = [client for client in participants if client in failures]
     needed = min(state.rules.clients_per_round, len(participants))
     spare = max(1, len(participants) - quorum(state, needed))
-    if len(doubtful) <= spare:
-        return participants
-    sure = [client for client in pool if client not in failures]
-    others = state.draws.participants(round, [*sure, *state.draws.participants(round, doubtful, spare)], count)
-    return others if len(others) == len(participants) else participants
+    if surplus := set(doubtful[spare:]):
+        others = [client for client in participants if client not in surplus]
+        others += islice((client for client in order if client not in failures), len(surplus))
+        if len(others) == len(participants):
+            participants = others
+    return tuple(sorted(participants))
 
 
 def _rests(state: State, client: str, now: float) -> bool:

@@ -46,7 +46,7 @@ def open_round(state: State, now: float) -> ev.Event | None:
     number = state.round + 1
     participants = draw(state, number, rules.drawn, now)
     drawn_seeds = state.draws.seeds(number, len(participants))
-    if rules.shared_directions:
+    if rules.shared_directions or state.sums:  # where each has its own of a pool, a sum along one is often of one alone
         drawn_seeds = drawn_seeds[:1] * len(participants)
     lasts_s, reason = lasts(state, participants)
     return ev.RoundOpened(
@@ -150,7 +150,7 @@ def absent(state: State, current: Round, now: float) -> str:
 
 def gone(state: State, clients: Iterable[str], now: float) -> list[str]:
     """["pi-3 gone for 42 s"] for those of the clients that were here and are not."""
-    if sum(state.connected.values()) == len(state.presence):
+    if sum(map(len, state.ready.values())) == len(state.presence):
         return []
     found = sorted(client for client in clients if state.is_gone(client))
     named = [f"{c} gone for {now - state.presence[c].gone_at:.0f} s" for c in found[:NAMED]]

@@ -6,6 +6,7 @@ are not on disk yet, and drop it if the disk refuses them.
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.algorithms.protocol import Algorithm
 from zowarmup.common.algorithms.settings import Rounds
 from zowarmup.common.exact.layout import Layout
-from zowarmup.common.messages.masking import Given
+from zowarmup.common.messages.masking import Given, Keys
 from zowarmup.common.messages.values import Computation, Phase, Tier
 from zowarmup.common.secure_aggregation.roster import Stage
 from zowarmup.common.settings.privacy import Budget, Privacy
@@ -24,6 +25,7 @@ from zowarmup.server.core.guard import Progress
 from zowarmup.server.core.persistent_map import PersistentMap
 from zowarmup.server.core.plateau import Losses
 from zowarmup.server.core.sampling import Draws, pool_seed
+from zowarmup.server.core.sorted_names import SortedNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,14 @@ class Round:
         return self.contributions if self.stage is Stage.SHARES else self.steps[_BEFORE[self.stage]]
 
     @property
+    def asked_otherwise(self) -> tuple[str, ...]:
+        """Whose keys say that they were asked something else than most, of those who have advertised any; in ascending order."""
+        asked = {client: keys.asked for client, keys in self.contributions.items() if isinstance(keys, Keys)}
+        counts = Counter(asked.values())
+        most = max(counts, key=lambda one: (counts[one], one), default="")
+        return tuple(sorted(client for client in asked if asked[client] != most))
+
+    @property
     def contributors(self) -> Mapping[str, object]:
         """Those whose scalars or deltas the version that it makes is of."""
         return self.steps.get(Stage.MASKED, self.contributions)
@@ -138,7 +148,7 @@ class State:
     `finished`: why the run is over, and `gave_up` where that is before its time.
     `replay_signs`: the signs, one a parameter and direction, that a replay of the commits since the newest snapshot looks
     up. `took_s`: how long each tier's last contributions to the present phase took, seconds, oldest first. `credentials`:
-    the client of each credential's hash; `connected`: how many of a tier are. `absent`: participants of the open round
+    the client of each credential's hash; `ready`: of each tier, the connected clients that may release more (soft, as presence is). `absent`: participants of the open round
     that have no stream, and until when it waits for each, unix seconds (soft, as presence is). `secret`: of the draws, hex;
     empty where they follow from the run file's seed. `releases`: under differential privacy, how
     many zeroth-order rounds each client was drawn for, which is the most that it has released."""
@@ -154,7 +164,7 @@ class State:
     clients: PersistentMap[str, Client] = field(default_factory=PersistentMap)
     credentials: PersistentMap[str, str] = field(default_factory=PersistentMap)
     presence: PersistentMap[str, Presence] = field(default_factory=PersistentMap)
-    connected: Mapping[Tier, int] = field(default_factory=dict)
+    ready: Mapping[Tier, SortedNames] = field(default_factory=dict)
     absent: PersistentMap[str, float] = field(default_factory=PersistentMap)
     round: int = 0
     version: int = 0
@@ -244,22 +254,14 @@ class State:
         return self.rules.tiers
 
     @property
-    def eligible(self) -> tuple[str, ...]:
-        """Connected clients of these tiers that may release more, in no order that means anything."""
-        found = [name for name, presence in self.presence.items() if presence.epoch and not presence.gone_at]
-        if len(self.tiers) < len(Tier):
-            clients, tiers = dict(self.clients), self.tiers
-            found = [name for name in found if clients[name].tier in tiers]
-        if self.releases:
-            found = [name for name in found if not self.used_up(name)]
-        return tuple(found)
+    def eligible(self) -> tuple[SortedNames, ...]:
+        """Connected clients of these tiers that may release more, by tier."""
+        return tuple(self.ready[tier] for tier in self.tiers if tier in self.ready)
 
     @property
     def eligible_count(self) -> int:
-        """How many `eligible` holds, without a look at each of them."""
-        if self.releases:
-            return len(self.eligible)
-        return sum(self.connected.get(tier, 0) for tier in self.tiers)
+        """How many they are."""
+        return sum(map(len, self.eligible))
 
     @property
     def paused_itself(self) -> bool:

@@ -1,18 +1,23 @@
 """A real device under differential privacy: what it sends again is what it sent, its budget ends, and its owner's bound holds."""
 
 import asyncio
+import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.algorithms import changed
-from tests.client.conftest import Client, Run, Scripted, Start, Talk, one_sentence
+from tests.client.conftest import DATA, Client, Run, Scripted, Start, Talk, one_sentence
 from tests.client.test_policy import begin, policy, work
 from zowarmup.common.messages import codec
-from zowarmup.common.messages.values import Scalars
+from zowarmup.common.messages.values import Phase, Scalars, Work
+from zowarmup.common.secure_aggregation.roster import RosterMember, asked
 from zowarmup.common.settings.privacy import Privacy
+from zowarmup.data import load
 
 
 @pytest.fixture
@@ -103,17 +108,77 @@ def test_a_run_that_would_tell_more_than_its_owner_allows_is_not_joined(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epsilon = 8.1", "the run's warm-up trains on this device's data"),
+        ("secure_aggregation = true", "the run's warm-up has no secure aggregation"),
+    ],
+)
 def test_a_warm_up_that_is_said_to_be_public_is_not_so_for_an_owner_with_a_bound(
-    private: Scripted, start: Start, tmp_path: Path
+    private: Scripted, start: Start, tmp_path: Path, text: str, words: str
 ) -> None:
     spec = private.run.spec
-    public = replace(spec, warmup=changed(spec.warmup, rounds=2), privacy=replace(spec.privacy, warmup_data="public"))
+    privacy = replace(spec.privacy, warmup_data="public", secure_aggregation=True)
+    shared = changed(spec.zeroth_order, "decomfl")
+    public = replace(spec, warmup=changed(spec.warmup, rounds=2), zeroth_order=shared, privacy=privacy)
     private.run = replace(private.run, spec=public)
 
     async def scenario() -> None:
         async with private.listening() as port:
-            client = await start(port, *policy(tmp_path, "epsilon = 8.1"), tier="high")
+            client = await start(port, *policy(tmp_path, text), tier="high")
             assert await client.ended() == 1
-        assert "the run's warm-up trains on this device's data" in one_sentence(client.log)
+        assert words in one_sentence(client.log)
 
     asyncio.run(scenario())
+
+
+def test_a_device_signs_what_it_was_asked_with_its_keys(private: Scripted, start: Start) -> None:
+    """So no other device hides it among such as were asked about other weights, or of another run, by the same coordinator."""
+    privacy = Privacy(secure_aggregation=True)
+    spec = replace(private.run.spec, zeroth_order=changed(private.run.spec.zeroth_order, "decomfl"), privacy=privacy)
+    private.run = replace(private.run, spec=spec)
+    private.snapshots[2] = (private.run.weights / 2).tobytes()
+    heard: list[bytes] = []
+
+    async def part(talk: Talk) -> None:
+        await begin(talk, **work(1))
+        heard.append((await talk.hear("keys")).keys)
+        await talk.say(fetch={"version": 2, "reason": "a test"})
+        await talk.say(work=codec.work_to_wire(Work(2, Phase.ZEROTH_ORDER, 2, 7, 3600.0, done=1)))
+        heard.append((await talk.hear("keys")).keys)
+        await talk.say(finished={"version": 2})
+        await talk.hear("report")
+        await talk.end()
+
+    async def scenario() -> None:
+        private.parts = [part]
+        async with private.listening() as port:
+            client = await start(port)
+            assert await client.ended() == 0, client.log
+
+    asyncio.run(scenario())
+    run = private.run
+    said = [spec.to_json().encode(), run.layout.to_json().encode(), hashlib.sha256(run.program).digest()]
+    offer = hashlib.sha256(b"".join(len(part).to_bytes(4, "little") + part for part in said)).digest()
+    for keys, (version, seed, done) in zip(heard, [(1, 1001, 0), (2, 7, 1)], strict=True):
+        weights = hashlib.sha256(private.snapshots[version]).digest()
+        member = RosterMember("pi", len(load(DATA)), private.enrolments[0].identity, keys)
+        assert member.asked == asked(offer, version, weights, seed, done, 1.0)
+        assert member.is_signed("run-1", version)
+
+
+def test_a_client_imports_nothing_that_only_secure_aggregation_needs() -> None:
+    """Nor torch or what else is for others: what a device without it holds in memory is the same as before there was any."""
+    code = "import sys, zowarmup.client.main, zowarmup.client.participation; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "zowarmup.client.work.device" in imported
+    for name in (
+        "cryptography",
+        "scipy",
+        "torch",
+        "zowarmup.client.work.masking",
+        "zowarmup.common.secure_aggregation.device",
+    ):
+        assert name not in imported

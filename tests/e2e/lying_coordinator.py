@@ -26,7 +26,9 @@ if __name__ == "__main__":
             return ask
         if lie == "roster" and ask.stage is Stage.SHARES:
             last, identity = ask.members[-1], secrets.token_bytes(32)
-            device = MaskingDevice(state.run_id, ask.round, last.client, last.examples, identity, secrets.token_bytes)
+            device = MaskingDevice(
+                state.run_id, ask.round, last.client, last.examples, last.asked, identity, secrets.token_bytes
+            )
             invented = RosterMember(last.client, last.examples, verification_key(identity), device.keys)
             return replace(ask, members=(*ask.members[:-1], invented))
         if lie == "survivors" and ask.stage is Stage.SIGNED:

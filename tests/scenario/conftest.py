@@ -105,6 +105,12 @@ class Script:
         return state
 
 
+def eligible(state: State) -> list[str]:
+    """By looking at everybody: who is connected, of the phase's tiers, and may release more; by tier, then in ascending order."""
+    here = {name for name, presence in state.presence.items() if presence.connected and not state.used_up(name)}
+    return [name for tier in state.tiers for name in sorted(here) if state.clients[name].tier is tier]
+
+
 @pytest.fixture
 def begin(backend: Backend, tmp_path: Path) -> Iterator[Callable[..., Script]]:
     logs = contextlib.ExitStack()

@@ -3,10 +3,12 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import pytest
 
+from tests.scenario.conftest import eligible
 from zowarmup.common.messages.values import Phase, Tier
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core.errors import Rejected
@@ -47,14 +49,12 @@ def test_replaying_the_durable_events_gives_the_same_state(begin: Callable[..., 
 def _durable(state: State) -> State:
     """What a restart must give back: everything but who was connected, and what they then said they hold."""
     clients = {name: replace(client, examples=0) for name, client in state.clients.items()}
-    return replace(
-        state, presence=PersistentMap(), connected={}, absent=PersistentMap(), clients=PersistentMap(clients)
-    )
+    return replace(state, presence=PersistentMap(), ready={}, absent=PersistentMap(), clients=PersistentMap(clients))
 
 
 def _invariants(state: Any) -> None:
     current = state.current
-    assert state.eligible_count == len(state.eligible)
+    assert [*chain(*state.eligible)] == eligible(state)
     assert dict(state.credentials) == {client.credential_sha256: name for name, client in state.clients.items()}
     if current is not None:
         assert set(current.contributions) <= set(current.seeds)

@@ -11,7 +11,7 @@ from zowarmup.common.messages.values import Abstention, Tier
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.decide import waiting
-from zowarmup.server.core.resting import LONGEST_REST_S, candidates
+from zowarmup.server.core.resting import LONGEST_REST_S, resting
 
 Begin = Callable[..., Any]
 
@@ -174,7 +174,7 @@ def test_it_rests_longer_each_time_up_to_a_bound_and_a_version_forgets_all(begin
     assert script.replayed().failures == script.state.failures
     while "c" in script.state.failures:
         take_part(script, abstain, set())
-    assert candidates(script.state, script.now) == ("a", "b", "c")
+    assert not resting(script.state, script.now)
 
 
 def test_what_cannot_be_combined_is_predictions_by_the_rounds_that_can(begin: Begin) -> None:
@@ -202,8 +202,8 @@ def test_a_rest_does_not_outlast_a_clock_that_was_set_back(begin: Begin) -> None
     script = fleet(begin, "a", "b", "c", clients=2, minimum=1)
     while "c" not in script.state.failures:
         take_part(script, abstain, {"c"})
-    assert "c" not in candidates(script.state, script.now)
-    assert "c" in candidates(script.state, script.now - 2 * LONGEST_REST_S)
+    assert resting(script.state, script.now) == {"c"}
+    assert not resting(script.state, script.now - 2 * LONGEST_REST_S)
 
 
 def test_a_member_that_is_revoked_is_named_no_longer(begin: Begin) -> None:
@@ -211,4 +211,4 @@ def test_a_member_that_is_revoked_is_named_no_longer(begin: Begin) -> None:
     abstain(script, "c")
     script.do(cmd.Revoke("c", "it abstains"))
     assert not script.state.failures
-    assert Tier.LOW in script.state.connected
+    assert list(script.state.ready[Tier.LOW]) == ["a", "b"]

@@ -48,7 +48,7 @@ class Fleet:
             credential = hashlib.sha256(name.encode()).hexdigest()
             key = verification_key(identity).hex()
             self.script.do(cmd.Enrol(name, Tier.LOW, 10 + number, credential, identity=key))
-            self.devices[name] = Masking("run", name, identity, self.script.state.run_file.zeroth_order)
+            self.devices[name] = Masking("run", name, identity, self.script.state.run_file.zeroth_order, b"offer")
         for name in self.devices:
             self.script.hello(name, 10 + int(name[3:]))
 
@@ -116,9 +116,9 @@ class Fleet:
 
 @pytest.fixture
 def fleet(begin: Begin) -> Callable[..., Fleet]:
-    def made(count: int = 9, **settings: Any) -> Fleet:
+    def made(count: int = 9, algorithm: str = "decomfl", **settings: Any) -> Fleet:
         def secure(run_file: RunFile) -> RunFile:
-            chosen = changed(run_file.zeroth_order, "decomfl", **settings)
+            chosen = changed(run_file.zeroth_order, algorithm, **settings)
             return replace(run_file, zeroth_order=chosen, privacy=Privacy(secure_aggregation=True))
 
         options: dict[str, Any] = {"quorum": 0.6, "deadline_s": 40.0, "learn_deadline": False}
@@ -266,7 +266,7 @@ def test_a_run_without_secure_aggregation_takes_no_keys_and_no_identity(begin: B
         script.do(cmd.Enrol("pi", Tier.LOW, 10, "1" * 64, identity="2" * 64))
     script.join("pi")
     with pytest.raises(Rejected, match="this run has no secure aggregation"):
-        script.do(cmd.Contribute("pi", Keys(1, "0" * 256)))
+        script.do(cmd.Contribute("pi", Keys(1, "0" * 320)))
 
 
 def test_one_that_is_revoked_in_the_midst_of_it_ends_the_round(fleet: Callable[..., Fleet]) -> None:
@@ -293,6 +293,56 @@ def test_one_that_abstains_is_not_waited_for_and_has_failed_the_round(fleet: Cal
         for failure in event.failures
     ]
     assert [(one.client, one.reason) for one in failed] == [("pi-05", "abstains: the coordinator shows two rosters")]
+
+
+def test_one_that_was_asked_something_else_is_left_out_before_the_others_see_it(fleet: Callable[..., Fleet]) -> None:
+    """As a device is whose replica is not the run's, or that has not heard what the run is since its coordinator was upgraded."""
+    made = fleet()
+    made.devices["pi-06"].measure(np.ones(3, np.float32))
+    made.advertise()
+    current = made.state.current
+    assert current is not None and current.stage is Stage.SHARES and "pi-06" not in current.members
+    began = made.script.events[-1]
+    assert isinstance(began, ev.StageBegan) and began.reason == (
+        "all 9 participants contributed; pi-06 was asked something else than most and is left out (1 in all)"
+    )
+    assert ask_for(made.state, "pi-06") is None
+    for _ in LATER:
+        made.step()
+    current = made.state.current
+    assert current is not None and closed(made) and current.closed
+    others = [name for name in made.devices if name != "pi-06"]
+    assert sorted(current.contributors) == others
+    failed = [
+        failure.client
+        for event in made.script.events
+        if isinstance(event, ev.ParticipantsFailed)
+        for failure in event.failures
+    ]
+    assert failed == ["pi-06"]
+
+
+@pytest.mark.parametrize("algorithm", ["decomfl", "fedkseed"])
+def test_each_place_of_a_sum_is_of_three_devices_at_least(fleet: Callable[..., Fleet], algorithm: str) -> None:
+    """Along a direction that one device alone has measured, the sum would be what it gave. With a pool, whose directions were drawn by
+    each client for itself, four of five were of one alone (10 clients, 200 probes, 4096 directions)."""
+    settings = {"pool": 1024, "probes": 16, "train": "all"} if algorithm == "fedkseed" else {"probes": 16}
+    made = fleet(8, algorithm=algorithm, **settings)
+    made.advertise()
+    current = made.state.current
+    assert current is not None and len(set(current.seeds.values())) == 1
+    made.step()
+    built: Any = made.state.algorithm(Phase.ZEROTH_ORDER)
+    given = []
+    for name in made.devices:
+        ask = ask_for(made.state, name)
+        assert ask is not None
+        held = made.devices[name]._open
+        assert held is not None
+        made.devices[name].answer(ask)
+        given.append(made.devices[name]._summand(held)[: built.plan.width] != 0)
+    # They hold 10 to 17 examples and, with so few, as many slices. Two of 8 may drop out, so 5 have the last that counts.
+    assert sorted({*np.sum(given, axis=0).tolist()} - {0}) == [5, 6, 7, 8]
 
 
 def test_two_who_are_left_are_too_few(fleet: Callable[..., Fleet]) -> None:

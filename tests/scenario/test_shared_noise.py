@@ -77,13 +77,15 @@ Made = Callable[..., Sharing]
 
 @pytest.fixture
 def sharing(begin: Begin) -> Made:
-    def made(count: int = 9) -> Sharing:
+    def made(count: int = 9, colluders: int = 1, quorum: float = 0.6) -> Sharing:
         def private(run_file: RunFile) -> RunFile:
             rounds = changed(run_file.zeroth_order, "decomfl", slices="whole", whitening=0, weight_decay=0.0)
-            privacy = Privacy(mode="aggregate", noise_multiplier=2.0, clip=0.9, secure_aggregation=True)
+            privacy = Privacy(
+                mode="aggregate", noise_multiplier=2.0, clip=0.9, secure_aggregation=True, colluders=colluders
+            )
             return replace(run_file, zeroth_order=rounds, privacy=privacy)
 
-        options: dict[str, Any] = {"quorum": 0.6, "deadline_s": 40.0, "learn_deadline": False}
+        options: dict[str, Any] = {"quorum": quorum, "deadline_s": 40.0, "learn_deadline": False}
         return Sharing(begin(warmup=0, clients=count, otherwise=private, **options), count)
 
     return made
@@ -136,6 +138,16 @@ def test_below_the_number_that_the_noise_is_made_for_there_is_no_sum(sharing: Ma
     made.script.advance(60.0)
     assert abandoned(made).startswith("6 of 9 have given a masked vector")
     assert abandoned(made).endswith("secure aggregation needs 7")
+
+
+def test_a_round_that_is_left_too_small_to_share_the_noise_is_abandoned(sharing: Made) -> None:
+    """Nine devices, of which three may be in league; without two who were asked something else these could have two sets of survivors
+    signed."""
+    made = sharing(9, colluders=3, quorum=1.0)
+    for name in ("pi-03", "pi-06"):
+        made.devices[name].measure(np.ones(3, np.float32))
+    made.advertise()
+    assert abandoned(made) == "7 advertised keys, too few to add noise together where 3 may tell theirs"
 
 
 def test_a_replay_of_the_ledger_makes_the_same_steps_and_has_nobodys_noise(sharing: Made) -> None:

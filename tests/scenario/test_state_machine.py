@@ -305,7 +305,8 @@ class Run(RuleBasedStateMachine):
     def what_is_counted_is_there(self) -> None:
         if hasattr(self, "script"):
             state = self.script.state
-            assert state.eligible_count == len(state.eligible)
+            assert [*itertools.chain(*state.eligible)] == conftest.eligible(state)
+            assert state.eligible_count == len(conftest.eligible(state))
             assert state.credentials == {client.credential_sha256: name for name, client in state.clients.items()}
 
 

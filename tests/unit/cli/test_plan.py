@@ -17,6 +17,7 @@ from zowarmup.common.exact.submodel import half_width
 from zowarmup.common.messages import codec
 from zowarmup.common.messages.values import Delta, Phase, Scalars, Tier, Work
 from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.privacy import Privacy
 from zowarmup.common.settings.run import PROTOCOL, ClientSpec, Evaluation, Model, RunFile
 from zowarmup.common.system.command import Usage
 from zowarmup.server.setup.prepare import DeviceFootprint, Prepared
@@ -120,6 +121,17 @@ def test_a_round_takes_its_bytes_over_the_link_and_its_work_over_the_speed() -> 
     training = found.round_s[Phase.WARM_UP, Tier.HIGH]
     assert training > 2 * EXAMPLES * 2e-3 / 0.5
     assert planned(link=replace(LINK, speed=1.0)).round_s[Phase.WARM_UP, Tier.HIGH] < training
+
+
+def test_a_private_round_takes_the_passes_of_a_release() -> None:
+    """All examples on both sides of each probe, and once more for the head's gradient of each."""
+    whole = changed(RUN.zeroth_order, slices="whole", whitening=0)
+    open_to_all = replace(RUN, zeroth_order=whole, warmup=replace(RUN.warmup, rounds=0))
+    private = replace(open_to_all, privacy=Privacy(mode="local", epsilon=8.0))
+    took, takes = (
+        planned(run, Fleet(high=0, low=50)).round_s[Phase.ZEROTH_ORDER, Tier.LOW] for run in (open_to_all, private)
+    )
+    assert takes - took == pytest.approx(EXAMPLES * 1e-3 / 0.5)
 
 
 def test_where_the_high_tier_trains_on_every_version_is_a_whole_model() -> None:

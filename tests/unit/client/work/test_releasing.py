@@ -22,7 +22,7 @@ from zowarmup.client.work.releasing import Releasing, alone, system_noise
 from zowarmup.common.algorithms.private_release import STEPS, Mechanism
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Direction, perturb
-from zowarmup.common.messages.values import Phase, Scalars, Work
+from zowarmup.common.messages.values import Phase, Scalars, Tier, Work
 from zowarmup.common.models.program import Program
 from zowarmup.common.secure_aggregation.device import Dishonest
 from zowarmup.common.secure_aggregation.roster import Roster, RosterMember
@@ -46,6 +46,16 @@ NO_NOISE = Mechanism(1e3, 0.01, nothing)
 @pytest.fixture(scope="module")
 def run() -> Run:
     return prepared(Model(name="mlp"))
+
+
+class Counted(Program):
+    """Counts the examples that pass through it."""
+
+    examples = 0
+
+    def forward(self, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        self.examples += len(inputs)
+        return super().forward(inputs)
 
 
 def made(run: Run, data: Dataset = DATA, **settings: Any) -> tuple[Prober, Replica]:
@@ -109,6 +119,18 @@ def test_each_examples_part_is_what_the_definition_says(run: Run) -> None:
     assert [*found.probes, *found.projections] == pytest.approx(wanted, abs=2e-4)
 
 
+@pytest.mark.parametrize("settings", [{"train": "head"}, {"train": "all"}, {"train": "all", "head_projections": 0}])
+def test_the_passes_of_a_release_are_as_many_as_are_said(run: Run, settings: dict[str, Any]) -> None:
+    """`zowarmup plan` goes by it. The head's gradient of each example takes a pass of its own where the rest is probed."""
+    spec = changed(run.spec.zeroth_order, slices="whole", whitening=0, **settings)
+    frozen: dict[str, Any] = {"frozen": run.layout.block("head").start} if spec.moved == "head" else {}
+    replica = Replica(replace(run.layout, **frozen), run.grid, run.weights.copy(), 1)
+    program = Counted(run.program, replica.layout, replica.weights)
+    prober = Prober(spec, replica, program, classification(), DATA, threading.Event())
+    prober.release(replica, WORK, NO_NOISE)
+    assert program.examples == spec.build(replica.layout).release_forwards(Tier.LOW, len(DATA))
+
+
 def test_another_example_moves_what_is_released_by_the_bound_at_most(run: Run) -> None:
     """The whole way from the data to the numbers, without noise: inputs of any size in the place of one example's."""
     generator, clip = np.random.default_rng(3), 0.05
@@ -162,7 +184,7 @@ def shared(run: Run) -> ClientSpec:
 def roster(members: int) -> RosterPlace:
     """All of whom hold what this one does, which is the first."""
     each = (RosterMember(f"pi-{number}", len(DATA), b"", b"") for number in range(members))
-    return RosterPlace(Roster("run", 2, tuple(each)), (len(DATA),) * members, 0, ())
+    return RosterPlace(Roster("run", 2, tuple(each)), (len(DATA),) * members, 0)
 
 
 def test_two_devices_with_one_seed_and_one_data_set_add_different_shares_of_the_noise(run: Run, tmp_path: Path) -> None:

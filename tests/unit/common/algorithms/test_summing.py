@@ -28,7 +28,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "shared, raw": ("decomfl", {"step": "raw", "rate": 0.01}),
     "shared, Adam": ("decomfl", {"step": "adam", "rate": 0.01}),
     "shared, Gaussian": ("decomfl", {"directions": "gaussian"}),
-    "shared, gradients": ("decomfl", {"gradient_projections": 3}),
+    "shared, gradients": ("decomfl", {"gradient_projections": 4}),
     "shared, alike": ("decomfl", {"weighting": "uniform"}),
     "pool": ("fedkseed", {"pool": 6}),
     "pool, normalized": ("fedkseed", {"pool": 3, "step": "normalized", "train": "norm"}),
@@ -125,6 +125,7 @@ def test_where_a_loss_is_flat_the_next_round_is_as_the_first() -> None:
         ("decomfl", {"clients_per_round": 1001}, "at most 1000"),
         ("decomfl", {"clients_per_round": 900, "over_selection": 0.2}, "at most 1000"),
         ("decomfl", {"most_times_median": 0}, "would be most of the sum"),
+        ("decomfl", {"gradient_projections": 3}, "what the high tier alone has is no sum of many"),
     ],
 )
 def test_what_a_sum_does_not_allow_is_refused_with_the_reason(

@@ -4,6 +4,7 @@ import random as pseudo
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,25 +14,27 @@ from numpy.typing import NDArray
 
 from zowarmup.common.secure_aggregation.device import SEALED_BYTES, Dishonest, MaskingDevice, shares_for
 from zowarmup.common.secure_aggregation.primitives import signed, verification_key
-from zowarmup.common.secure_aggregation.roster import Roster, RosterMember, Stage
+from zowarmup.common.secure_aggregation.roster import ASKED_BYTES, Roster, RosterMember, Stage, asked
 from zowarmup.common.secure_aggregation.unmasking import unmasked
 
 RUN, ROUND, VALUES = "run-1", 7, 5
+ASKED = bytes(ASKED_BYTES)
 
 
 @dataclass
 class Fleet:
-    """Devices in a round; `lost[stage]`: who are gone when it begins."""
+    """Devices in a round; `lost[stage]`: who are gone when it begins; `asked`: what some were asked and the others were not."""
 
     count: int
     lost: Mapping[Stage, set[int]] = field(default_factory=dict)
     random: Callable[[int], bytes] = secrets.token_bytes
+    asked: Mapping[int, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.identities = [self.random(32) for _ in range(self.count)]
         self.values = [np.frombuffer(self.random(8 * VALUES), "<u8") for _ in range(self.count)]
         self.devices = [
-            MaskingDevice(RUN, ROUND, f"pi-{place:03}", place + 1, identity, self.random)
+            MaskingDevice(RUN, ROUND, f"pi-{place:03}", place + 1, self.asked.get(place, ASKED), identity, self.random)
             for place, identity in enumerate(self.identities)
         ]
         self.heard: dict[Stage, dict[int, bytes]] = {}
@@ -120,7 +123,7 @@ def test_below_the_threshold_devices_go_no_further(stage: Stage, left: str) -> N
 def test_two_rosters_are_found_out_before_anything_is_revealed() -> None:
     """Half of the fleet is shown a member of the coordinator's own in the place of one device."""
     fleet = Fleet(9)
-    other = MaskingDevice(RUN, ROUND, "pi-008", 9, bytes(range(32)), secrets.token_bytes)
+    other = MaskingDevice(RUN, ROUND, "pi-008", 9, ASKED, bytes(range(32)), secrets.token_bytes)
     invented = RosterMember("pi-008", 9, verification_key(bytes(range(32))), other.keys)
     lying = Roster(RUN, ROUND, (*fleet.roster.members[:8], invented))
     roster, everyone, true = fleet.roster, list(range(9)), list(range(8))
@@ -151,6 +154,46 @@ def test_both_kinds_of_shares_of_one_device_are_never_given() -> None:
         fleet.devices[1].revealed(everyone, forged)
 
 
+@pytest.mark.parametrize("part", range(6))
+def test_a_member_that_was_asked_something_else_is_in_no_roster(part: int) -> None:
+    """Of weights of which all is known, say, what it gives could be taken off the sum."""
+    question: list[Any] = [bytes(32), 3, bytes(32), 5, 7, 1.0]
+    same = asked(*question)
+    question[part] = {0: b"another", 2: b"another", 5: 0.5}.get(part, 9)
+    fleet = Fleet(5, asked=dict.fromkeys(range(4), same) | {4: asked(*question)})
+    for device in fleet.devices[:4]:
+        with pytest.raises(Dishonest, match="pi-004 was asked something else than this device"):
+            device.shares(fleet.roster)
+
+
+def test_bounds_that_differ_are_found_out_before_anything_is_revealed() -> None:
+    """With bounds so wide that what is within them is less than a unit, all others would add nothing to one device's values."""
+    fleet, everyone = Fleet(5), list(range(5))
+    shown = [replace(fleet.roster, bounds=(2.0**60, 2.0**60) if place else (1.0, 1.0)) for place in everyone]
+    sealed = {place: device.shares(shown[place]) for place, device in enumerate(fleet.devices)}
+    with pytest.raises(Dishonest, match="two different rosters"):
+        fleet.devices[0].shares(shown[1])
+    for place, device in enumerate(fleet.devices):
+        device.masked(everyone, shares_for(place, sealed), fleet.values[place])
+    signatures = b"".join(device.signature(everyone) for device in fleet.devices)
+    for device in fleet.devices:
+        with pytest.raises(Dishonest, match="has signed another roster"):
+            device.revealed(everyone, signatures)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=3, max_size=20), st.randoms())
+def test_of_the_values_that_are_shared_three_are_left_whoever_drops_out(
+    counts: list[int], chance: pseudo.Random
+) -> None:
+    roster = Roster(RUN, ROUND, tuple(RosterMember(f"pi-{n:02}", 1, b"", b"") for n in range(len(counts))))
+    few = roster.shared(counts)
+    lost = chance.sample(range(len(counts)), len(counts) - roster.threshold)
+    assert sum(count >= few for place, count in enumerate(counts) if place not in lost) >= 3
+    most = sorted(counts)[: roster.threshold]  # those with most drop out
+    assert few == max(count for count in most if sum(other >= count for other in most) >= 3)
+
+
 def changed(roster: Roster, **field: object) -> Roster:
     return replace(roster, members=(replace(roster.members[0], **field), *roster.members[1:]))  # type: ignore[arg-type]
 
@@ -170,6 +213,10 @@ def changed(roster: Roster, **field: object) -> Roster:
         ),
         (lambda r: changed(r, identity=r.members[1].identity), "have one identity"),
         (lambda r: changed(r, keys=b""), "pi-000 are not signed"),
+        (
+            lambda r: changed(r, keys=r.members[0].keys[:64] + bytes([1]) + r.members[0].keys[65:]),
+            "pi-000 are not signed",
+        ),
     ],
 )
 def test_a_roster_that_cannot_be_is_refused(lie: Callable[[Roster], Roster], sentence: str) -> None:

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zowarmup.common.secure_aggregation.shamir import PRIME, SECRET_BYTES, SHARE_BYTES, recovered, shares, weights_at_0
+from zowarmup.common.secure_aggregation.shamir import (
+    MOST_SHARES,
+    PRIME,
+    SECRET_BYTES,
+    SHARE_BYTES,
+    _values,
+    recovered,
+    shares,
+    weights_at_0,
+)
 
 
 def test_the_field_has_a_prime_number_of_elements() -> None:
@@ -26,6 +35,14 @@ def test_any_so_many_shares_give_the_secret_back(secret: bytes, threshold: int, 
     assert {len(share) for share in made} == {SHARE_BYTES}
     chosen = draws.sample(range(1, len(made) + 1), threshold)
     assert recovered({number: made[number - 1] for number in chosen}) == secret
+
+
+@pytest.mark.parametrize("coefficient", [0, 1, PRIME - 1, (1 << 128) - 1, 0x1234567 << 96])
+def test_each_share_is_the_polynomials_value_up_to_the_most_there_can_be(coefficient: int) -> None:
+    """In exact numbers; the limbs that they are computed in are largest where all bits are ones."""
+    found = _values([PRIME - 1, *[coefficient] * 40], MOST_SHARES - 1)
+    for x in (1, 2, 3, 999, 1000, MOST_SHARES - 2, MOST_SHARES - 1):
+        assert found[x - 1] == sum(c * x**power for power, c in enumerate([*[coefficient] * 40, PRIME - 1])) % PRIME
 
 
 def test_one_share_fewer_says_nothing() -> None:

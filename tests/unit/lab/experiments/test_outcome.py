@@ -15,6 +15,7 @@ from tests.unit.lab.experiments.test_grid import TUNE, table
 from zowarmup.common.algorithms import algorithm_of
 from zowarmup.common.messages.values import Contribution, Delta, Phase, Scalars, Tier
 from zowarmup.common.settings.data_card import DataCard
+from zowarmup.common.settings.privacy import Privacy
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
 from zowarmup.common.tasks.protocol import Metric
 from zowarmup.lab.experiments.conduct import Moment, default_jobs, left_s, score
@@ -54,11 +55,11 @@ def test_passes_are_counted_by_what_the_settings_ask(
     assert algorithm_of(run, of, LAYOUT).forwards(tier, 100) == 100 * passes
 
 
-def ledger(*last: ev.Event) -> list[tuple[float, ev.Event]]:
+def ledger(*last: ev.Event, run: RunFile = RUN) -> list[tuple[float, ev.Event]]:
     program = ev.ProgramRecord("", 0, LAYOUT.to_json(), DataCard(shape=(1, 8, 8), classes=10), 0, 0, *scored(10))
     up = ev.TrafficCount("up", "high", "warm-up", "delta", 400, 1)
     events: list[ev.Event] = [
-        ev.RunCreated("id", RUN, program, ev.Snapshot(0, "", 20, "d0")),
+        ev.RunCreated("id", run, program, ev.Snapshot(0, "", 20, "d0")),
         ev.ClientEnrolled("a", Tier.HIGH, 100, ""),
         ev.ClientEnrolled("b", Tier.LOW, 50, ""),
         ev.Evaluated(0, accuracy_of(0.1), 2.3, 360),
@@ -73,6 +74,18 @@ def ledger(*last: ev.Event) -> list[tuple[float, ev.Event]]:
         *last,
     ]
     return [(float(at), event) for at, event in enumerate(events)]
+
+
+def test_a_private_run_counts_what_releases_take() -> None:
+    """With a head beside what is probed, a pass over all examples more."""
+    run = replace(
+        RUN,
+        warmup=replace(RUN.warmup, rounds=0),
+        zeroth_order=changed(RUN.zeroth_order, whitening=0, head_projections=8),
+        privacy=Privacy(mode="local", epsilon=8.0),
+    )
+    plain, private = (outcome_of(ledger(run=one)).client_forwards for one in (replace(run, privacy=Privacy()), run))
+    assert private - plain == 100 + 50
 
 
 def test_a_ledger_is_folded_to_what_a_run_came_to() -> None:

@@ -134,7 +134,7 @@ def test_who_connects_at_a_front_end_is_drawn_by_the_leader() -> None:
         for number, name in enumerate(("a", "b")):
             await front_end.handle(replace(enrol(name), tier=Tier.HIGH))
             await front_end.handle(connect(name, 10 + number))
-        assert front_end.state.connected[Tier.HIGH] == 2, "at once, whatever the leader does"
+        assert len(front_end.state.ready[Tier.HIGH]) == 2, "at once, whatever the leader does"
         await beaten(front_end)
         await beaten(front_end)
         assert sessions.front_ends == {"front": 2}
@@ -278,7 +278,7 @@ def test_a_front_end_that_was_silent_says_everything_again() -> None:
         connect("a", 1 << 60),
         cmd.DisconnectClient("a", 3),
         cmd.RecordReport("a", 3, "ab" * 16, 5),
-        cmd.Contribute("a", Keys(1, "5" * 256)),
+        cmd.Contribute("a", Keys(1, "5" * 320)),
         cmd.TakeStep("a", 1, Stage.MASKED, "AAAA"),
     ],
     ids=lambda command: type(command).__name__,
@@ -315,7 +315,7 @@ def test_over_grpc_a_thousand_streams_and_commands_arrive_and_a_stranger_does_no
         for number, name in enumerate(names):
             await front_end.handle(connect(name, 100 + number))
         await beaten(front_end)
-        assert leader.state.connected[Tier.LOW] == 1000
+        assert len(leader.state.ready[Tier.LOW]) == 1000
         with pytest.raises(Rejected) as rejected:
             await front_end.handle(replace(enrol("stranger"), invited=True))
         assert rejected.value.reason == "invitation_missing" and "invitation" in rejected.value.detail

@@ -48,7 +48,7 @@ EVERY_KIND: list[ev.Event] = [
     ev.DeadlineExtended(1, 13.5, "restart"),
     ev.Contributed("pi", Scalars(1, (0.1, -2.5e-8), (3.0,))),
     ev.Contributed("pi", Delta(1, "a" * 32, 3, 0.25)),
-    ev.Contributed("pi", Keys(1, "5" * 256)),
+    ev.Contributed("pi", Keys(1, "5" * 320)),
     ev.StageBegan(1, Stage.MASKED, 13.5, "all"),
     ev.StepTaken("pi", 1, Stage.MASKED, "AAAA"),
     ev.Abstained("pi", Abstention(1, "a value is not finite")),

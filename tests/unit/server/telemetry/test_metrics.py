@@ -26,6 +26,7 @@ from zowarmup.server.coordinator import Coordinator
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.errors import REASONS
 from zowarmup.server.core.evolve import evolve
+from zowarmup.server.core.sorted_names import SortedNames
 from zowarmup.server.core.state import State
 from zowarmup.server.projections.history import History
 from zowarmup.server.projections.traffic import OCCURRING, Traffic
@@ -283,7 +284,7 @@ def test_every_word_for_a_refusal_is_known() -> None:
     [
         ({}, False, "clients"),
         ({}, True, "disk"),
-        ({"connected": {Tier.HIGH: 99}}, False, "opening"),
+        ({"ready": {Tier.HIGH: SortedNames(map(str, range(99)))}}, False, "opening"),
         ({"paused": "lunch"}, False, "paused"),
         ({"paused": "3 abandoned", "abandoned": 100}, False, "paused-itself"),
         ({"phase": Phase.FINISHED}, False, "finished"),
