@@ -16,7 +16,7 @@ endif
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help files docs site commands demo bench chaos flood fuzz ray arm torchvision tracking browser test lint typecheck format proto wheel packages sbom lock clean
+.PHONY: help files docs site commands demo bench chaos flood fuzz ray arm torchvision tracking browser test lint tested typecheck format proto wheel packages sbom lock clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -32,7 +32,9 @@ endif
 # whose files are short, last, so that neither worker is left with a long one. Compiled files are kept, whatever the
 # environment says: Python is started some thousand times.
 WORKERS ?= 2
-test: lint typecheck $(TOOLS)  ## Everything that continuous integration checks
+test: lint typecheck tested  ## Everything that continuous integration checks
+# Does not wait for mypy where make has several jobs: one core would have nothing to do meanwhile.
+tested: $(TOOLS)
 	@echo '== pytest'
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
 

@@ -27,7 +27,7 @@ from zowarmup.common.models.export import export_program
 from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.data import load
 from zowarmup.data.card import card_of
-from zowarmup.lab.demo.settings import DemoModel
+from zowarmup.lab.demo.models import DemoModel
 from zowarmup.server.aggregation.evaluation import Evaluator
 from zowarmup.server.core.contributions import carried_out, settle_on_grid
 from zowarmup.server.core.sampling import Draws

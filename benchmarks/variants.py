@@ -31,7 +31,8 @@ from zowarmup.common.settings.run import RunFile
 from zowarmup.common.tasks.classification import Classification
 from zowarmup.common.tasks.training import train_locally
 from zowarmup.data import Dataset, load
-from zowarmup.lab.demo.settings import DemoModel, demo_run
+from zowarmup.lab.demo.models import DemoModel
+from zowarmup.lab.demo.settings import demo_run
 from zowarmup.server.aggregation.evaluation import Evaluator
 from zowarmup.server.core.contributions import carried_out, settle_on_grid
 from zowarmup.server.core.sampling import Draws, pool_seed

@@ -16,7 +16,7 @@ from zowarmup.cli.options import AuthorityOption, CertificateOption, InsecureOpt
 from zowarmup.common.settings.addresses import DEFAULT_ADDRESS, addresses_in
 from zowarmup.common.system.command import CommandError, Interrupted, Usage, interrupts
 from zowarmup.common.text import amount, counted, listed, percent
-from zowarmup.lab.demo.settings import DemoModel, demo_run, pictures_run
+from zowarmup.lab.demo.models import DemoModel
 from zowarmup.lab.progress import progress
 from zowarmup.lab.projects.templates import RUN_FILE, TemplateKind, new_project
 
@@ -131,6 +131,7 @@ def _digits_or_pictures(
     from zowarmup.data import DataError
     from zowarmup.lab.demo.demo import demo_plan, pictures_spec
     from zowarmup.lab.demo.pictures import HELD_OUT, find, share
+    from zowarmup.lab.demo.settings import demo_run, pictures_run
 
     if high < 1:
         raise Usage(f"--high {high}: must be at least 1, as somebody must train before the pivot")

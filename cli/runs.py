@@ -4,13 +4,15 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zowarmup.cli.listings import in_one_unit
 from zowarmup.common.text import amount, printable
-from zowarmup.lab.runs.stored_runs import StoredRun, stored_runs
+
+if TYPE_CHECKING:
+    from zowarmup.lab.runs.stored_runs import StoredRun
 
 
 def runs(
@@ -21,6 +23,8 @@ def runs(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Compare their curves in a figure.")] = None,
 ) -> None:
     """The runs on this machine: state, version, result, bytes, age. Those whose data directories are under a folder."""
+    from zowarmup.lab.runs.stored_runs import stored_runs  # loads what reads a ledger
+
     places = folders or [Path()]
     found, unreadable = stored_runs(places)
     if as_json:
@@ -41,7 +45,7 @@ def runs(
             print(f"\n{plot}")
 
 
-def runs_text(found: Sequence[StoredRun], now: float) -> str:
+def runs_text(found: "Sequence[StoredRun]", now: float) -> str:
     """A table, with a line of what each column is; empty where there is no run. `now`: seconds since 1970."""
     if not found:
         return ""

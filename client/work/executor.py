@@ -26,6 +26,7 @@ from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import BASE, PROGRAM, TOKENIZER, Tier
 from zowarmup.common.models.base import read_base
 from zowarmup.common.system.files import read_given
+from zowarmup.common.system.garbage import uncollected
 from zowarmup.common.system.memory import memory_here
 from zowarmup.common.tasks.protocol import Examples
 from zowarmup.common.text import amount
@@ -160,7 +161,8 @@ class Executor:
             return self._tools.trainer.over(dataset, tier)
 
     def _new_trainer(self, dataset: Dataset, tier: Tier, base: Path | None) -> "Trainer":
-        from zowarmup.client.work.training import Trainer  # loads torch
+        with uncollected():
+            from zowarmup.client.work.training import Trainer  # loads torch
 
         self._policy.require_model(self._offer.spec.model.name)
         return Trainer(self._offer.spec, self._offer.layout, dataset, self._threads, self._stop, tier, base)

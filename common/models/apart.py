@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from zowarmup.common.system.ending import force_after
 from zowarmup.common.system.files import read_given, replacing
+from zowarmup.common.system.garbage import kept_to_the_end
 from zowarmup.common.text import in_words, is_foreign, where
 
 STUCK_S = 10.0
@@ -72,6 +73,7 @@ def carry_out(file: Path, name: str, job: Callable[[], object], stuck_s: float =
 def end(code: int) -> NoReturn:
     """Leave the child with an exit code, within LINGER_S whatever the model's code has left behind."""
     force_after(LINGER_S, code)
+    kept_to_the_end()
     sys.exit(code)
 
 

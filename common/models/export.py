@@ -26,6 +26,7 @@ from zowarmup.common.models.late_weights import with_late_weights
 from zowarmup.common.models.narrow import narrow_kinds
 from zowarmup.common.models.program import Program
 from zowarmup.common.prefix import PREFIX_ENDS
+from zowarmup.common.system.garbage import uncollected
 from zowarmup.common.text import in_words, where
 
 _TRACED = 2  # examples in the traced batch; the axis is dynamic
@@ -63,7 +64,7 @@ def export_program(
     level = log.level
     log.setLevel(logging.ERROR)  # it warns of torchvision's absence, which does not matter here
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), uncollected():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 function,
@@ -192,8 +193,13 @@ def _verify(
     weights = np.empty(layout.size, dtype=np.float32)
     module: nn.Module = function.__dict__["_module"]
     weights[:] = flatten(module, layout)
-    nudge = np.random.Generator(np.random.Philox(key=0)).random(layout.size, dtype=np.float32)
-    weights += 0.1 * np.abs(weights) * nudge + 0.01 * nudge  # upwards: a variance must stay positive
+    random = np.random.Generator(np.random.Philox(key=0))
+    for piece in np.array_split(
+        weights, max(1, layout.size >> 16)
+    ):  # a second copy of the weights would take longer than this
+        piece += (0.1 * np.abs(piece) + 0.01) * random.random(
+            piece.size, np.float32
+        )  # upwards: a variance must stay positive
     try:
         program = Program(onnx, layout, weights, constants=constants)
     except ValueError as error:

@@ -25,6 +25,7 @@ from signal import Signals
 from types import FrameType
 from typing import NoReturn
 
+from zowarmup.common.system.garbage import kept_to_the_end
 from zowarmup.common.system.logs import VERBOSE, indented
 from zowarmup.common.text import in_words, out_of_memory, printable_lines
 
@@ -89,6 +90,7 @@ def conclude(
     with _streams():
         try:
             code = _carried_out(work)
+            kept_to_the_end()
             sys.stdout.flush()
             return code
         except OutputRefused as refused:

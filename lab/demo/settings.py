@@ -6,21 +6,13 @@ all, so that a seed decides the result.
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from typing import Any
 
 from zowarmup.common.algorithms.fedavg import FedAvgSettings
 from zowarmup.common.algorithms.zowarmup import ZOWarmUpSettings
 from zowarmup.common.plugin import is_plugin
 from zowarmup.common.settings.run import PRETRAINED, Evaluation, Model, RunFile
-
-
-class DemoModel(StrEnum):
-    """What a demo can train."""
-
-    MLP = "mlp"
-    CNN = "cnn"
-
+from zowarmup.lab.demo.models import DemoModel
 
 # As the paper probes: each direction on the whole of the local data, and nothing said of the head's gradient.
 PAPER_MODE = {"probes": 8, "slices": "whole", "head_projections": 0}

@@ -14,6 +14,7 @@ from zowarmup.common.models.apart import carry_out, end
 from zowarmup.common.plugin import ANY
 from zowarmup.common.settings.run import BASES, PRETRAINED, ClientSpec
 from zowarmup.common.system.files import replacing
+from zowarmup.common.system.garbage import uncollected
 from zowarmup.server.setup.language_directory import load_body, load_output
 from zowarmup.server.setup.prepare import (
     BASE,
@@ -42,12 +43,13 @@ def build_run(spec: ClientSpec, seed: int, folder: Path) -> str:
         ValueError, PreparationError: It cannot be made; the sentence says why.
         ImportError: torch or onnx is missing.
     """
-    from zowarmup.common.models.base import Constant, write_base
-    from zowarmup.common.models.construction import build, foreign_code
-    from zowarmup.common.models.description import constants_of, describe, flatten, load_constants
-    from zowarmup.common.models.export import export_program
-    from zowarmup.common.models.initial_prefixes import begin_with_tokens, drawn_tokens
-    from zowarmup.common.models.narrow import narrowed
+    with uncollected():
+        from zowarmup.common.models.base import Constant, write_base
+        from zowarmup.common.models.construction import build, foreign_code
+        from zowarmup.common.models.description import constants_of, describe, flatten, load_constants
+        from zowarmup.common.models.export import export_program
+        from zowarmup.common.models.initial_prefixes import begin_with_tokens, drawn_tokens
+        from zowarmup.common.models.narrow import narrowed
 
     task = spec.task
     pretrained = spec.model.pretrained

@@ -40,12 +40,13 @@ class Fleet:
 
     def lead(self, run: RunFile | None = None, name: str = "server", *options: str, measured: bool = False) -> None:
         """Start the coordinator, or start it again on the same data directory. `measured`: it prepares the model for this run
-        alone and measures what devices need, as it does by default; else a built-in model is one that tests share."""
+        alone and measures what devices need, as it does by default; else the model is one that tests share, where they can."""
         path = self.folder / "run.toml"
         arguments = [str(path), "--data-dir", str(self.data_dir), "--address", self.address, *options]
         if run is not None:
             path.write_text(to_toml(run))
-            arguments += [] if measured else prepared(run, self.prepared_models)
+            if not measured:
+                arguments += prepared(run, self.prepared_models) or ["--model-cache", str(self.folder / "models")]
         self.processes.start(name, "zowarmup.server.main", arguments)
 
     def join(self, name: str, data: str, tier: str, *more: str, log: str = "") -> None:

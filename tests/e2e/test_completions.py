@@ -72,7 +72,8 @@ def test_adapters_learn_what_follows_and_the_result_is_a_model_of_its_family(
                 rounds=12, train="lora:r=4,modules=q,v,o,up,down", probes=8, eps=0.02, **everyone
             ),
             evaluation=Evaluation(data=f"{kind}:{held_out}", every=100),
-        )
+        ),
+        measured=task == "completion",  # the coordinator then builds and measures the model itself
     )
     for number, (client, tier) in enumerate(NAMES.items(), 1):
         running.join(client, f"{kind}:{written(tmp_path / f'{client}.{kind}', 24, number)}", tier)

@@ -39,7 +39,8 @@ from zowarmup.api import (
     trained,
 )
 from zowarmup.common.algorithms.zowarmup import ZOWarmUp, ZOWarmUpSettings
-from zowarmup.lab.demo.settings import DemoModel, demo_run, to_toml
+from zowarmup.lab.demo.models import DemoModel
+from zowarmup.lab.demo.settings import demo_run, to_toml
 from zowarmup.server.store.fsck import check
 
 REPOSITORY = Path(__file__).parents[2]

@@ -56,6 +56,8 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "decoder, cut, nested": (DECODER, {"algorithm": "fedspzo", "cut": 1, "probes": (2, 3), "split": "nested"}),
     "encoder, the upper part alone": (ENCODER, {"algorithm": "fedspzo", "cut": 1, "probes": (0, 4)}),
 }
+# Of which the coordinator also builds and measures the model itself: one of each kind of work.
+MEASURED = ("encoder", "decoder, cut, nested")
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -76,7 +78,8 @@ def test_texts_are_learnt_and_all_replicas_are_equal(name: str, fleet: Callable[
             warmup=warmup_settings(rounds=1, clients_per_round=1, quorum=1.0, learn_deadline=False, rate=0.02),
             zeroth_order=zeroth_order_settings(rounds=ROUNDS, **rules, **everyone),
             evaluation=Evaluation(data=f"tsv:{held_out}", every=100),
-        )
+        ),
+        measured=name in MEASURED,
     )
     for number, (client, tier) in enumerate(NAMES.items(), 1):
         running.join(client, f"tsv:{reviews(tmp_path / f'{client}.tsv', 60, number)}", tier)

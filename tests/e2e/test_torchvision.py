@@ -122,7 +122,8 @@ def test_a_fleet_trains_one_and_the_low_tier_loads_no_torch(
             ),
             evaluation=Evaluation(data=held_out, every=10**6),
             guard=Guard(factor=0),
-        )
+        ),
+        measured=images,
     )
     whole.join("high-1", high, "high", "--allow-model", name)
     whole.join("low-1", low, "low")

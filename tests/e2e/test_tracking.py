@@ -7,7 +7,6 @@ The packages are in .build/tracking (`make tracking`), which takes all else from
 import contextlib
 import json
 import os
-import re
 import signal
 import sqlite3
 import subprocess
@@ -174,20 +173,38 @@ def test_a_run_is_in_its_trackers_whole_and_once_whatever_happens_to_them_and_to
     ((step, ending),) = seen["texts"]["ending"]
     assert step == last and status.digest in ending and ending.startswith("finished")
 
-    # Trackers may change: another one is given all of the run at the next start, though it is over.
-    (made.folder / "run.toml").write_text(
-        re.sub(r'(?m)^mlflow = .*$', f'mlflow = "sqlite:///{tmp_path}/own.db"', (made.folder / "run.toml").read_text())
-    )  # fmt: skip
-    made.lead(None, "server later")
+
+def test_a_tracker_that_is_named_later_is_given_all_of_the_run_at_the_next_start(
+    fleet: Callable[..., Fleet], python: str, tmp_path: Path
+) -> None:
+    """Though the run is over: into a database of MLflow's, without a server."""
+    run = RunFile(
+        name="tracked later",
+        seed=3,
+        model=Model(name="mlp"),
+        warmup=warmup_settings(rounds=WARM_UP, clients_per_round=1, learn_deadline=False, epochs=1),
+        zeroth_order=zeroth_order_settings(rounds=4, clients_per_round=1, quorum=1.0, learn_deadline=False),
+        evaluation=Evaluation(data="digits:test", every=EVERY),
+    )
+    last = WARM_UP + run.zeroth_order.rounds
+    made = fleet(python)
+    made.lead(run, "server", "--exit-when-finished")
+    made.join("high", "digits:1/4", "high")
+    assert [made.code(name, 120) for name in ("server", "high")] == [0, 0]
+    made.lead(replace(run, tracking=Tracking(mlflow=f"sqlite:///{tmp_path}/own.db")), "server later")
 
     own: dict[str, list[int]] = {}
 
     def written() -> bool:
+        assert "server later" not in {ended.name for ended in made.processes.ended()}, made.logged("server later")
         own.update(steps_in(tmp_path / "own.db"))
         return bool(own)
 
     wait_until(written, 120, "the database")
-    assert own == {name: [step for step, _ in points] for name, points in kept.items()}
+    every = list(range(1, last + 1))
+    for name in ("participants", "contributions", "uplink_bytes/high", "downlink_bytes/high"):
+        assert own[name] == every, name
+    assert own["accuracy"] == own["loss"] == [0, WARM_UP, EVERY, last]
 
 
 def steps_in(database: Path) -> dict[str, list[int]]:

@@ -14,7 +14,8 @@ from zowarmup.common.algorithms.fedavg import FedAvgSettings
 from zowarmup.common.algorithms.zowarmup import ZOWarmUp, ZOWarmUpSettings
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.tasks.classification import Classification
-from zowarmup.lab.demo.settings import DemoModel, demo_run, to_toml
+from zowarmup.lab.demo.models import DemoModel
+from zowarmup.lab.demo.settings import demo_run, to_toml
 
 FLEET = {Tier.HIGH: 2, Tier.LOW: 3}
 TABLES = Wanted(model="mlp", held_out="digits:test", warmup={"rounds": 2}, zeroth_order={"rounds": 3})

@@ -13,7 +13,8 @@ from zowarmup.common.settings.run import Evaluation, Guard, Model, RunFile, Serv
 from zowarmup.common.settings.text import Text
 from zowarmup.common.settings.tracking import Tracking
 from zowarmup.lab.demo.demo import demo_plan
-from zowarmup.lab.demo.settings import DemoModel, demo_run, pictures_run, to_toml
+from zowarmup.lab.demo.models import DemoModel
+from zowarmup.lab.demo.settings import demo_run, pictures_run, to_toml
 from zowarmup.server.setup.run_file import read_run_file
 
 
