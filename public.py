@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     )
     from zowarmup.client.policy import Policy
     from zowarmup.common.algorithms.directional_derivatives import Measured, Probe, as_float32, measure
-    from zowarmup.common.algorithms.private_release import Mechanism
     from zowarmup.common.algorithms.protocol import (
         Aggregate,
         Algorithm,
@@ -134,7 +133,6 @@ __all__ = [
     "LocalTraining",
     "LossAndGradient",
     "Measured",
-    "Mechanism",
     "Membership",
     "Metric",
     "Model",

@@ -105,7 +105,10 @@ def _privacy(state: State) -> dict[str, str]:
     if (budget := state.budget) is None:
         return {}
     warm = ", but for the warm-up's data, which was said to be public" if state.run_file.warmup.rounds else ""
-    told = f"{state.run_file.privacy.mode} differential privacy of one example of one client: {budget.spent(state.most_released)}{warm}"
+    privacy, whose = state.run_file.privacy, ""
+    if privacy.shares_noise:
+        whose = f", by noise that a round's devices share, of whom {privacy.colluders} may tell theirs"
+    told = f"{privacy.mode} differential privacy of one example of one client{whose}: {budget.spent(state.most_released)}{warm}"
     return {"privacy": told}
 
 

@@ -117,7 +117,7 @@ async def participate(
         known = state.identity_for(offer.run_id, offer.name)
         tier, reason = choose_tier(options.tier, known, offer, policy)
         spec = offer.spec
-        policy.require_privacy(spec.privacy, spec.zeroth_order.rounds, spec.warmup.trains(tier))
+        policy.require_privacy(spec.privacy, spec.zeroth_order, spec.warmup.trains(tier))
         if tier is Tier.HIGH:
             allow_compiled()
         elif options.device != PROCESSOR:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from zowarmup.client.errors import Final, Setback
 from zowarmup.common.algorithms.gaussian_privacy import epsilon_of
+from zowarmup.common.algorithms.settings import ZerothOrder
 from zowarmup.common.settings.privacy import Privacy
 from zowarmup.common.settings.run import BUILT_IN, PRETRAINED
 from zowarmup.common.system.files import read_given, write_durably
@@ -39,8 +40,9 @@ class Policy:
     one number about them, and each value of a delta counts as one.
 
     `epsilon`: the most that a run may tell of one example of this device's, by differential privacy at `delta` (0: no limit): a
-    run whose budget is larger, or that has none, is not joined, nor one in which this device would train. `secure_aggregation`:
-    whether a run is joined only where its coordinator learns sums alone of what devices measure.
+    run whose budget is larger, or that has none, is not joined, nor one in which this device would train. `shared_noise`: whether
+    noise counts for that which the other devices of a round add; else this device's own alone does, as the coordinator could make the
+    others up. `secure_aggregation`: whether a run is joined only where its coordinator learns sums alone of what devices measure.
     """
 
     models: tuple[str, ...] = BUILT_IN
@@ -54,6 +56,7 @@ class Policy:
     probes: int = 0
     epsilon: float = 0.0
     delta: float = 1e-5
+    shared_noise: bool = False
     secure_aggregation: bool = False
 
     def __post_init__(self) -> None:
@@ -120,12 +123,12 @@ class Policy:
         if refusal := self.refused_model(name):
             raise Final(refusal)
 
-    def require_privacy(self, privacy: Privacy, rounds: int, trains: bool) -> None:
+    def require_privacy(self, privacy: Privacy, zeroth_order: ZerothOrder, trains: bool) -> None:
         """Raises Final where a run may tell more of an example, or of this device, than its owner allows.
 
         Args:
             privacy: The run's.
-            rounds: How many zeroth-order rounds it has.
+            zeroth_order: The settings of its rounds.
             trains: Whether this device would train in its warm-up.
         """
         if self.secure_aggregation and not privacy.secure_aggregation:
@@ -140,14 +143,17 @@ class Policy:
             )
         if not self.epsilon:
             return
-        told = math.inf
+        told, why = math.inf, ", as it has no differential privacy"
         if privacy.on:
-            budget = privacy.budget(rounds)
-            told = epsilon_of(budget.multiplier, budget.releases, self.delta)
+            budget, why = privacy.budget(zeroth_order.rounds), ""
+            multiplier = budget.multiplier
+            if privacy.shares_noise and not self.shared_noise:
+                multiplier = privacy.multiplier_alone(zeroth_order)
+                why = " by its own noise alone (shared_noise = true counts the other devices')"
+            told = epsilon_of(multiplier, budget.releases, self.delta)
         allowed = f"this device's owner allows epsilon {self.epsilon:g} at delta {self.delta:g} (--policy)"
         if told > self.epsilon:
             bound = f"up to epsilon {told:.4g}" if math.isfinite(told) else "without a bound"
-            why = "" if privacy.on else ", as it has no differential privacy"
             raise Final(f"the run would tell of an example of this device {bound}{why}, and {allowed}")
         if trains:
             raise Final(

@@ -5,6 +5,9 @@ one of the client's and one that is nobody's, and says which is the client's. Th
 as well, and whatever noise was added: it compares how likely the scalars are with the one and with the other, which is the best that anybody can do. The *blind*
 one has none of them: it compares how likely the scalars are where all others are drawn from those of nobody's. The advantage is twice the share of
 right guesses less one: 0 for a coin, 1 for who is always right.
+
+Where devices share the noise, the ledger has masked numbers, and the sum of each round is all that they come to. Of it the informed attacker takes off
+whatever all other examples of all clients add, so that nothing is left but this one and the noise of all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,16 +17,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from zowarmup.common.algorithms.private_release import STEPS, Mechanism
+from zowarmup.common.algorithms.robust_aggregation import counted
 from zowarmup.common.algorithms.whitening import applied
 from zowarmup.common.exact.directions import DIRECTIONS_PER_GROUP, walk
 from zowarmup.common.exact.steps import PIECE
 from zowarmup.common.messages.values import Phase, Scalars
 from zowarmup.common.models.program import Program
+from zowarmup.common.secure_aggregation.fixed_point import whole_weights
+from zowarmup.common.settings.privacy import noise_shares
 from zowarmup.common.tasks import task_class
 from zowarmup.common.tasks.protocol import Batch, Task
 from zowarmup.data import Dataset
 from zowarmup.data.dataset import micro_batches
 from zowarmup.server.core import events as ev
+from zowarmup.server.core.evolve import evolve
+from zowarmup.server.core.masking import sum_of
+from zowarmup.server.core.state import State
 from zowarmup.server.setup.stored_version import constants_in
 from zowarmup.server.store.archive import LEDGER, Archive, open_archive, restore
 from zowarmup.server.store.ledger import Ledger
@@ -51,7 +61,27 @@ class Answer:
     projections: NDArray[np.float64]
 
 
-def attacked(data_dir: Path, shards: dict[str, Dataset], nobodys: Dataset, pairs: int, seed: int) -> Advantages:
+@dataclass(frozen=True)
+class Summed:
+    """What the clients of a round gave together: at which version, with which seed; what each example of a client counts with; the sum
+    of all with its noise, and the standard deviation of that."""
+
+    version: int
+    seed: int
+    counts: dict[str, float]
+    weight: int
+    sums: NDArray[np.float64]
+    noise: float
+
+
+def attacked(
+    data_dir: Path,
+    shards: dict[str, Dataset],
+    nobodys: Dataset,
+    pairs: int,
+    seed: int,
+    others: dict[str, Dataset] | None = None,
+) -> Advantages:
     """Attack a run whose head alone moves.
 
     Args:
@@ -60,26 +90,55 @@ def attacked(data_dir: Path, shards: dict[str, Dataset], nobodys: Dataset, pairs
         nobodys: Examples that no client has.
         pairs: How many guesses to make for each client, at most.
         seed: Of the choice of pairs.
+        others: Of each client that is not attacked its data, where devices share the noise.
     """
     archive, chance = open_archive(data_dir), np.random.default_rng(seed)
     nobodys = nobodys.select(np.sort(chance.permutation(len(nobodys))[:OUTSIDERS]))
-    watched = Watched(archive, {**shards, "": nobodys})
+    watched = Watched(archive, {**shards, **(others or {}), "": nobodys})
     chosen = {client: _pairs(data, nobodys, pairs, chance) for client, data in shards.items()}
     informed = {client: np.zeros(len(chosen[client])) for client in shards}
     blind = {client: np.zeros(len(chosen[client])) for client in shards}
+    for together in sums(data_dir) if archive.state.run_file.privacy.shares_noise else ():
+        _attack_sum(watched, together, chosen, informed, blind)
     for answer in answers(data_dir, archive):
         if answer.client not in chosen or not len(chosen[answer.client]):
             continue
         inside, outside = chosen[answer.client].T
-        own, others = watched.contributions(answer, answer.client), watched.contributions(answer, "")
-        moved = (others[outside] - own[inside]) / len(own)
+        own, outsiders = (watched.contributions(answer.version, answer.seed, name) for name in (answer.client, ""))
+        moved = (outsiders[outside] - own[inside]) / len(own)
         error = answer.projections - own.mean(0)
         # The squared distance to what would be sent with the other one, less that to what is sent with this.
         informed[answer.client] += (moved * moved).sum(1) - 2 * moved @ error
         blind[answer.client] += _likelier(
-            answer.projections, own[inside], others[outside], others, len(own), watched.noise
+            answer.projections, own[inside], outsiders[outside], outsiders, len(own), watched.noise
         )
     return Advantages(_advantage(informed), _advantage(blind), sum(map(len, chosen.values())))
+
+
+def _attack_sum(
+    watched: "Watched",
+    together: Summed,
+    chosen: dict[str, NDArray[np.int64]],
+    informed: dict[str, NDArray[np.float64]],
+    blind: dict[str, NDArray[np.float64]],
+) -> None:
+    """Add what a round's sum says of each guess."""
+    each = {
+        name: watched.contributions(together.version, together.seed, name, False) for name in (*together.counts, "")
+    }
+    left = together.sums - np.sum([count * each[name].sum(0) for name, count in together.counts.items()], axis=0)
+    for name, pairs in chosen.items():
+        if name not in together.counts or not len(pairs):
+            continue
+        inside, outside, counts = each[name][pairs[:, 0]], each[""][pairs[:, 1]], together.counts[name]
+        moved = counts * (outside - inside)
+        informed[name] += (moved * moved).sum(1) - 2 * moved @ left
+        given, weight = together.sums / together.weight, together.weight
+        # Among the examples that stand for all others there must not be the one that is compared, which would tell it apart by itself.
+        for guess, place in enumerate(pairs[:, 1]):
+            others = np.delete(each[""], place, 0)
+            one, other = inside[guess : guess + 1], outside[guess : guess + 1]
+            blind[name][guess] += _likelier(given, one, other, others, weight, together.noise, counts)[0]
 
 
 def _likelier(
@@ -89,15 +148,16 @@ def _likelier(
     others: NDArray[np.float64],
     examples: int,
     noise: float,
+    counts: float = 1.0,
 ) -> NDArray[np.float64]:
     """How much likelier what was given is with one example than with another, where all else are drawn from those of nobody's: the
-    logarithm of normal densities, whose covariance is that of the mean, and of its noise."""
+    logarithm of normal densities, whose covariance is that of the mean, and of its noise. `counts`: with what the example counts."""
     mean = others.mean(0)
     spread = np.cov(others.T, bias=True)
     spread += 0.05 * np.trace(spread) / len(spread) * np.eye(len(spread))
     variance = (noise / examples) ** 2
     inverse = np.linalg.inv(spread / examples + variance * np.eye(len(spread)))
-    one, other = (inside - mean) / examples, (outside - mean) / examples
+    one, other = counts * (inside - mean) / examples, counts * (outside - mean) / examples
     towards: NDArray[np.float64] = (one - other) @ inverse @ (given - mean)
     towards -= (((one @ inverse) * one).sum(1) - ((other @ inverse) * other).sum(1)) / 2
     return towards
@@ -142,6 +202,34 @@ def answers(data_dir: Path, archive: Archive) -> Iterator[Answer]:
         ledger.close()
 
 
+def sums(data_dir: Path) -> Iterator[Summed]:
+    """What a coordinator gets out of each round in which devices shared the noise."""
+    ledger = Ledger(data_dir / LEDGER, read_only=True)
+    state: State | None = None
+    try:
+        for _, event in ledger.read():
+            state = evolve(state, event)
+            closed = state.current
+            if not isinstance(event, ev.RoundClosed) or closed is None:
+                continue
+            rules, present = state.run_file.zeroth_order, sorted(closed.contributors)
+            shares = noise_shares(state.run_file.privacy, rules.rounds, len(closed.members))
+            examples = [closed.examples[name] for name in closed.members]
+            weights = dict(zip(closed.members, whole_weights(counted(examples, rules)), strict=True))
+            whole = sum_of(state, closed).view(np.int64).astype(np.float64)
+            step = shares.step(whole.size)
+            yield Summed(
+                closed.version,
+                closed.seeds[present[0]],
+                {name: weights[name] / closed.examples[name] for name in present},
+                sum(weights[name] for name in present),
+                whole * step,
+                step * STEPS * float(np.sqrt(len(present))),
+            )
+    finally:
+        ledger.close()
+
+
 class Watched:
     """What each example would contribute, at any version, by the coordinator's own model.
 
@@ -168,10 +256,11 @@ class Watched:
             return 0.0
         return float(2 * self._budget.clip * np.sqrt(self._plan.projections) * self._budget.multiplier)
 
-    def contributions(self, answer: Answer, name: str) -> NDArray[np.float64]:
-        """Of each example of a data set its scalars, clipped where the run clips them, float64 (n, m)."""
+    def contributions(self, version: int, seed: int, name: str, decays: bool = True) -> NDArray[np.float64]:
+        """Of each example of a data set its scalars, clipped where the run clips them, float64 (n, m); `decays`: with what they have of
+        the weights alone."""
         read, layout, data = self._features[name], self._layout, self._data[name]
-        views = layout.views(self._weights_at(answer.version))
+        views = layout.views(self._weights_at(version))
         if layout.whitening is not None:
             read = applied(read, views[layout.whitening.name])
         head, block = layout.head, layout.block("head")
@@ -179,20 +268,21 @@ class Watched:
         outputs = read @ views[head.weight_name].T + views[head.bias_name]
         _, residual = self._task.loss_and_output_gradient(outputs, Batch(None, data.targets))
         # z . (r f^T, r) of each example is r^T (Z f + z_b): one product for all directions.
-        signs = self._signs(answer.seed).T.reshape(-1, head.classes * (head.features + 1))
+        signs = self._signs(seed).T.reshape(-1, head.classes * (head.features + 1))
         weights = signs[:, : head.classes * head.features].reshape(-1, head.features)
         seen = (read @ weights.T.astype(np.float32)).reshape(len(data), -1, head.classes)
         moved = seen + signs[:, head.classes * head.features :]
         found: NDArray[np.float64] = np.einsum("nkc,nc->nk", moved, residual)
         if self._budget is not None:
             lengths = np.linalg.norm(found, axis=1)
-            most = self._budget.clip * np.sqrt(found.shape[1])
+            mechanism, size = Mechanism(self._budget.clip, self._budget.multiplier, np.zeros), found.shape[1]
+            most = mechanism.norm(size) - mechanism.step(size) * np.sqrt(size) / 2
             found *= np.minimum(1, most / np.maximum(lengths, 1e-300))[:, None]
-        if not self._plan.decay:
+        if not (decays and self._plan.decay):
             return found
         decay = np.zeros(block.size)
         decay[: head.classes * head.features] = self._plan.decay * views[head.weight_name].ravel()
-        drawn: NDArray[np.float64] = found + decay @ self._signs(answer.seed)
+        drawn: NDArray[np.float64] = found + decay @ self._signs(seed)
         return drawn
 
     def _signs(self, seed: int) -> NDArray[np.float64]:

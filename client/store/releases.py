@@ -26,7 +26,7 @@ class Released:
         count: How many releases there were.
         seed: Of the work that the last one answered.
         version: Which that work was to start from.
-        scalars: The last one; None where there was none.
+        scalars: The last one; None where there was none, or where it was a masked part of a sum, which no later process can give.
     """
 
     count: int = 0
@@ -45,7 +45,7 @@ class Released:
         known = self.scalars
         return known if known is not None and (known.round, self.seed, self.version) == asked else None
 
-    def and_then(self, work: Work, scalars: Scalars) -> Self:
+    def and_then(self, work: Work, scalars: Scalars | None) -> Self:
         """With one more."""
         return type(self)(self.count + 1, work.seed, work.version, scalars)
 
@@ -66,17 +66,14 @@ class ReleaseFile:
 
     def keep(self, released: Released) -> None:
         """Write it, before it leaves. Raises Final where the disk refuses."""
-        scalars = released.scalars
-        assert scalars is not None
-        content = {
-            "count": released.count,
-            "seed": released.seed,
-            "version": released.version,
-            "round": scalars.round,
-            "probes": scalars.probes,
-            "projections": scalars.projections,
-            "precision": str(scalars.precision),
-        }
+        content: dict[str, object] = {"count": released.count, "seed": released.seed, "version": released.version}
+        if (scalars := released.scalars) is not None:
+            content |= {
+                "round": scalars.round,
+                "probes": scalars.probes,
+                "projections": scalars.projections,
+                "precision": str(scalars.precision),
+            }
         try:
             write_durably(self._file, json.dumps(content).encode())
         except OSError as error:
@@ -87,9 +84,11 @@ class ReleaseFile:
 def _read(file: Path) -> Released:
     try:
         raw = json.loads(read_given(file, LONGEST_BYTES))
-        scalars = Scalars(
-            raw["round"], tuple(raw["probes"]), tuple(raw["projections"]), precision=Precision(raw["precision"])
-        )
+        scalars = None
+        if "round" in raw:
+            scalars = Scalars(
+                raw["round"], tuple(raw["probes"]), tuple(raw["projections"]), precision=Precision(raw["precision"])
+            )
         return Released(raw["count"], raw["seed"], raw["version"], scalars)
     except FileNotFoundError:
         return Released()

@@ -34,7 +34,7 @@ from zowarmup.client.store.releases import ReleaseFile
 from zowarmup.client.store.replica import HeldReplica, Position
 from zowarmup.client.work.executor import Executor
 from zowarmup.client.work.probing import Prober
-from zowarmup.client.work.releasing import Releasing
+from zowarmup.client.work.releasing import Releasing, alone
 from zowarmup.client.work.watched_program import end_process, release_code, release_heap, watching
 from zowarmup.client.work.work_traces import WorkSpans, WorkTraces
 from zowarmup.common.algorithms import algorithm_of
@@ -144,7 +144,7 @@ class Device:
             log.info("%s", self._joined)
             self._joined = ""
             if self._releasing is not None:
-                log.info("differential privacy: %s", self._releasing.spent)
+                log.info("differential privacy: %s%s", self._releasing.spent, alone(self._offer.spec))
             release_code()  # what has started; it may be a while until there is work
             release_heap()
         if welcome.software != self._software and upgrade_due(welcome.software):
@@ -258,6 +258,11 @@ class Device:
             if self._masking is None:
                 raise ValueError("this run has no secure aggregation, and nothing is masked")
             step = await self._executor.compute(self._masking.answer, ask)
+        except Final as fault:
+            with contextlib.suppress(Broken):
+                await stream.say(Abstention.of(ask.round, fault))
+                await stream.leave()
+            raise
         except (ValueError, ArithmeticError) as why:
             from zowarmup.common.secure_aggregation.device import Dishonest  # which most runs have no use for
 
@@ -401,9 +406,14 @@ class Device:
             self._require_probes(work)
             before = self._executor.spent_s
             prober = self._prober
-            private = None if self._releasing is None else partial(self._releasing.answer, prober)
-            scalars = await self._at(work, stream, private or prober.contribute)
-        return Made(work, scalars, None, self._executor.spent_s - before)
+            if self._releasing is not None and self._masking is not None and self._offer.spec.privacy.shares_noise:
+                clipped = await self._at(work, stream, partial(self._releasing.clipped, prober))
+                give = partial(self._releasing.share, self._offer.spec, clipped, work, len(self._dataset))
+                contribution: Given = self._masking.hold(work, len(self._dataset), give)
+            else:
+                private = None if self._releasing is None else partial(self._releasing.answer, prober)
+                contribution = await self._at(work, stream, private or prober.contribute)
+        return Made(work, contribution, None, self._executor.spent_s - before)
 
     def _require_bytes(self, coming: int = 0) -> None:
         if self._allowance is not None:

@@ -25,15 +25,30 @@ class BegunAnew(ValueError):
     """The round is one that this process has advertised no keys for."""
 
 
+@dataclass(frozen=True, slots=True)
+class RosterPlace:
+    """Where this device stands in a round, by the roster, which all others have signed.
+
+    Args:
+        roster: Of the round.
+        weights: What each of its members counts with.
+        number: Which of them this device is.
+    """
+
+    roster: Roster
+    weights: tuple[int, ...]
+    number: int
+
+
 @dataclass(slots=True)
 class _Open:
     """A round in progress: what this device has to give to it, and to whom it has sealed its shares."""
 
     work: Work
-    given: ClientScalars
-    algorithm: Algorithm
+    give: Callable[[RosterPlace], NDArray[np.uint64]]
     device: MaskingDevice
-    roster: Roster | None = None
+    place: RosterPlace | None = None
+    given: NDArray[np.uint64] | None = None
 
 
 class Masking:
@@ -81,10 +96,28 @@ class Masking:
             examples: How many it holds.
             scalars: What it has to give.
         """
+
+        def summand(place: RosterPlace) -> NDArray[np.uint64]:
+            roster = place.roster
+            limits = algorithm.sum_limits(roster.bounds, work.done)
+            few = roster.shared([algorithm.counts(Tier.LOW, member.examples)[0] for member in roster.members])
+            kept = Scalars(scalars.round, scalars.probes[:few], scalars.projections)
+            values = algorithm.summand(ClientScalars(work.seed, examples, kept, tier), roster.bounds, work.done)
+            return encoded(values, limits, place.weights[place.number], sum(place.weights))
+
+        return self.hold(work, examples, summand)
+
+    def hold(self, work: Work, examples: int, give: Callable[[RosterPlace], NDArray[np.uint64]]) -> Keys:
+        """As `begin`, of what follows from who takes part.
+
+        Args:
+            work: As there.
+            examples: As there.
+            give: Says what the device adds to the sum, modulo 2^64; called once at most.
+        """
         question = asked(self._offer, work.version, self._weights, work.seed, work.done, work.rate_factor)
         device = MaskingDevice(self._run_id, work.round, self._client, examples, question, self._identity, self._random)
-        given = ClientScalars(work.seed, examples, scalars, tier)
-        self._open = _Open(work, given, algorithm, device)
+        self._open = _Open(work, give, device)
         return Keys(work.round, device.keys.hex())
 
     def answer(self, ask: MaskingAsk) -> MaskingStep:
@@ -106,7 +139,7 @@ class Masking:
             case Stage.SHARES:
                 roster = Roster(self._run_id, ask.round, ask.members, ask.bounds)
                 body = device.shares(roster)
-                held.roster = roster
+                held.place = self._place(roster)
             case Stage.MASKED:
                 body = device.masked(ask.present, ask.body, self._summand(held))
             case Stage.SIGNED:
@@ -115,16 +148,15 @@ class Masking:
                 body = device.revealed(ask.present, ask.body)
         return MaskingStep(ask.round, ask.stage, body)
 
+    def _place(self, roster: Roster) -> RosterPlace:
+        weights = whole_weights(counted([member.examples for member in roster.members], self._weighting))
+        number = [member.client for member in roster.members].index(self._client)
+        return RosterPlace(roster, tuple(weights), number)
+
     def _summand(self, held: _Open) -> NDArray[np.uint64]:
-        """What this device adds to the sum: weights are those of the roster, which all others have signed."""
-        if held.roster is None:
+        """What this device adds to the sum; the same where it is asked again."""
+        if held.place is None:
             raise BegunAnew("there is no roster yet")
-        members, bounds = held.roster.members, held.roster.bounds
-        weights = whole_weights(counted([member.examples for member in members], self._weighting))
-        place = [member.client for member in members].index(self._client)
-        limits = held.algorithm.sum_limits(bounds, held.work.done)
-        given = held.given.scalars
-        few = held.roster.shared([held.algorithm.counts(Tier.LOW, member.examples)[0] for member in members])
-        given = Scalars(given.round, given.probes[:few], given.projections)
-        values = held.algorithm.summand(held.given._replace(scalars=given), bounds, held.work.done)
-        return encoded(values, limits, weights[place], sum(weights))
+        if held.given is None:
+            held.given = held.give(held.place)
+        return held.given

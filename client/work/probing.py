@@ -123,7 +123,15 @@ class Prober:
     ) -> Scalars:
         """As `contribute`, with differential privacy: all scalars by one release of the mechanism."""
         algorithm, weights = self._begin(replica, work, check)
-        return algorithm.release(weights, replica.grid, self, len(self._dataset), work, mechanism)
+        found = algorithm.example_scalars(weights, replica.grid, self, len(self._dataset), work)
+        return algorithm.scalars_of_mean(weights, mechanism.release(found), work)
+
+    def clipped(
+        self, replica: Replica, work: Work, mechanism: Mechanism, check: Callable[[], None] | None = None
+    ) -> NDArray[np.float64]:
+        """What `release` adds noise to: the sum over the examples of their scalars, clipped, float64 (m,)."""
+        algorithm, weights = self._begin(replica, work, check)
+        return mechanism.clipped(algorithm.example_scalars(weights, replica.grid, self, len(self._dataset), work))
 
     def _begin(self, replica: Replica, work: Work, check: Callable[[], None] | None) -> tuple[Algorithm, Weights]:
         """What computes a contribution, and the weights that it moves."""
@@ -320,5 +328,12 @@ def resident(device: str, dataset: Dataset) -> "Resident":
 
     place = torch.device(device)
     return Resident(
-        dataset.inputs, dataset.targets, dataset.scale, place, dataset.mean, dataset.deviation, dataset.mean_shape
+        dataset.inputs,
+        dataset.targets,
+        dataset.scale,
+        place,
+        dataset.mean,
+        dataset.deviation,
+        dataset.mean_shape,
+        dataset.lengths,
     )

@@ -23,7 +23,6 @@ from zowarmup.common.algorithms.directional_derivatives import (
     project_each,
     summed_signs,
 )
-from zowarmup.common.algorithms.private_release import Mechanism
 from zowarmup.common.algorithms.probe_plan import ProbePlan
 from zowarmup.common.algorithms.probing import ProbingSettings
 from zowarmup.common.algorithms.protocol import ClientScalars, Forward, ForwardByExample
@@ -79,16 +78,10 @@ def scalars_by_probing(
     return as_sent(plan.spec, work, derivatives, projected)
 
 
-def scalars_by_release(
-    plan: ProbePlan,
-    weights: Weights,
-    grid: Grid,
-    forward: Forward,
-    examples: int,
-    work: Work,
-    mechanism: Mechanism,
-) -> Scalars:
-    """Measure what each example contributes to each scalar, and release the noised means. The replica is afterwards what it was.
+def scalars_by_example(
+    plan: ProbePlan, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work
+) -> NDArray[np.float64]:
+    """Measure what each example contributes to each scalar. The replica is afterwards what it was.
 
     Args:
         plan: By which it is done, of probes on all examples and one local step.
@@ -98,7 +91,9 @@ def scalars_by_release(
         forward: The model's forward pass over the local data.
         examples: How many the client holds, at least 1.
         work: The client's part of the round.
-        mechanism: By which they are released.
+
+    Returns:
+        Float64 (examples, m), probes and then projections; not finite where a loss is not.
 
     Raises:
         HeadroomExceeded: `eps` is beyond the grid.
@@ -114,17 +109,30 @@ def scalars_by_release(
             measure_each(weights, grid, forward, directions, plan.spec.eps * plan.spec.tau, plan.gaussian, found)
         except HeadroomExceeded as error:
             raise HeadroomExceeded(f"zeroth_order.eps ({plan.spec.eps:g}) is too long: {error}") from error
-    decayed: list[float] = []
     if plan.head is not None:
         for part in forward.by_example(True):
             assert part.head_gradients is not None
             projected = project_each(part.head_gradients, work.seed, plan.head, plan.projections)
             found[part.examples, len(probes) :] = projected
-        # Of the weights alone, which everybody has.
-        decay = decaying(plan, np.zeros(plan.head.size), weights)
-        decayed = project(decay, work.seed, plan.head, plan.projections)
-    released = mechanism.release(found)
-    probed, projected = released[: len(probes)], released[len(probes) :] + np.array(decayed)
+    return found
+
+
+def scalars_of_mean(plan: ProbePlan, weights: Weights, noised: NDArray[np.float64], work: Work) -> Scalars:
+    """The scalars that a noised mean of those of examples makes, with what they have of the weights alone.
+
+    Args:
+        plan: By which it was measured.
+        weights: At which, float32 (layout.size,), or a device's vector.
+        noised: Float64 (m,), as `scalars_by_example` has them.
+        work: The part of the round that it was measured for.
+
+    Raises:
+        ValueError: One is beyond STEEP.
+    """
+    probed, projected = np.split(noised, [len(noised) - plan.projections])
+    if plan.head is not None:
+        decay = decaying(plan, np.zeros(plan.head.size), weights)  # of what everybody has
+        projected = projected + project(decay, work.seed, plan.head, plan.projections)
     return as_sent(plan.spec, work, probed.tolist(), projected.tolist())
 
 

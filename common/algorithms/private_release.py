@@ -53,14 +53,15 @@ class Mechanism:
         """The grid's, for so many scalars."""
         return 2 * self.norm(count) * self.multiplier / STEPS
 
-    def summed(self, contributions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The sum that is protected, before its noise: two inputs that differ in one example have sums whose distance is at most 2 C.
+    def clipped(self, contributions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum of clipped examples, not yet on the grid: two inputs that differ in one example have sums whose distance is less than
+        2 C, by what rounding to the grid may add.
 
         Args:
             contributions: Of each example its scalars, float64 (n, m), m at least 1.
 
         Returns:
-            Whole steps of the grid, float64 (m,).
+            Float64 (m,), in the unit of a scalar.
         """
         count = contributions.shape[1]
         step = self.step(count)
@@ -71,8 +72,19 @@ class Mechanism:
         kept /= np.where(largest > 0, largest, 1.0)[:, None]  # the square of what is large is not finite
         lengths = np.sqrt((kept * kept).sum(axis=1))  # 1 to sqrt(m), or 0
         kept *= np.minimum(largest, most / np.where(lengths > 0, lengths, 1.0))[:, None]
-        found: NDArray[np.float64] = np.rint(kept.sum(axis=0) / step)
+        found: NDArray[np.float64] = kept.sum(axis=0)
         return found
+
+    def summed(self, contributions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum that is protected, before its noise: two inputs that differ in one example have sums whose distance is at most 2 C.
+
+        Args:
+            contributions: As for `clipped`.
+
+        Returns:
+            Whole steps of the grid, float64 (m,).
+        """
+        return np.rint(self.clipped(contributions) / self.step(contributions.shape[1]))
 
     def release(self, contributions: NDArray[np.float64]) -> NDArray[np.float64]:
         """What may leave: the noised mean.
@@ -88,17 +100,3 @@ class Mechanism:
         noised += np.rint(STEPS * self.noise(count))
         noised *= self.step(count) / examples
         return noised
-
-
-def share_of(multiplier: float, contributors: int) -> float:
-    """The noise multiplier of each of several clients of whom nobody sees but the sum: independent noises add up by their squares.
-
-    Args:
-        multiplier: What their sum is to have, above 0.
-        contributors: How many at least add noise and do not tell it to who sees the sum, at least 1: of a round the fewest that it
-            may close with, less those who might collude.
-
-    Returns:
-        Above 0. The sum over all examples of all clients moves by 2 C where one example of one of them is another, as one client's does.
-    """
-    return multiplier / math.sqrt(contributors)

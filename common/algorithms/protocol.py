@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.private_release import Mechanism
 from zowarmup.common.algorithms.step_builder import CommitCost, Moments, Move, steps_of
 from zowarmup.common.algorithms.vectors import LazyVector, norm
 from zowarmup.common.exact.grid import Grid
@@ -332,25 +331,40 @@ class Algorithm(Protocol):
         """
         raise ValueError("this algorithm asks for no forward passes")
 
-    def release(
-        self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work, mechanism: Mechanism
-    ) -> Scalars:
-        """As `contribute`, with differential privacy: what is sent depends on the local data through what `mechanism` releases, once,
-        and on nothing else. Settings whose `check_private` refuses nothing have it.
+    def example_scalars(
+        self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work
+    ) -> NDArray[np.float64]:
+        """What each local example contributes to each scalar of a round, for differential privacy: of the local data nothing else is
+        used, and of this but the sum of clipped rows, with noise. Settings whose `check_private` refuses nothing have it.
 
         Args:
-            weights: As there.
+            weights: As for `contribute`.
             grid: As there.
             forward: As there, a `ForwardByExample`.
             examples: How many the client holds, at least 1.
             work: The client's part of the round.
-            mechanism: By which all scalars are released.
+
+        Returns:
+            Float64 (examples, m), as many scalars as `counts` says.
 
         Raises:
-            ValueError: The algorithm has no private release.
+            ValueError: The algorithm has no private rounds.
             HeadroomExceeded: A move is beyond the grid.
         """
-        raise ValueError("this algorithm has no private release")
+        raise ValueError("this algorithm has no private rounds")
+
+    def scalars_of_mean(self, weights: Weights, noised: NDArray[np.float64], work: Work) -> Scalars:
+        """The scalars that the noised mean of rows of `example_scalars` makes, of one client or of several.
+
+        Args:
+            weights: At which they were measured.
+            noised: Float64 (m,).
+            work: For which they were, a client's part of the round.
+
+        Raises:
+            ValueError: The algorithm has no private rounds, or a scalar cannot be sent.
+        """
+        raise ValueError("this algorithm has no private rounds")
 
     def project(self, gradient: NDArray[np.float64], work: Work) -> Scalars:
         """Compute the scalars of one round from a gradient, on the device.

@@ -90,6 +90,11 @@ class Rounds:
         require(0 < self.deadline_s <= 86400, "deadline_s", self.deadline_s, "above 0 and at most 86400 (a day)")
         require(0 <= self.over_selection <= 10, "over_selection", self.over_selection, "0 to 10")
 
+    @property
+    def drawn(self) -> int:
+        """How many clients a round draws at most."""
+        return math.ceil(self.clients_per_round * (1 + self.over_selection) - 1e-9)
+
     def computation(self, tier: Tier) -> Computation | None:
         """What a client of that tier computes in a round; None where that tier takes no part."""
         raise NotImplementedError
@@ -275,9 +280,11 @@ class ZerothOrder(Weighting):
             few,
             "at least 3 with secure aggregation: of two each knows what the other gave",
         )
-        drawn = math.ceil(few * (1 + self.over_selection) - 1e-9)
         require(
-            drawn <= most, "clients_per_round", few, f"so few that a round draws at most {most} with secure aggregation"
+            self.drawn <= most,
+            "clients_per_round",
+            few,
+            f"so few that a round draws at most {most} with secure aggregation",
         )
         bounded = self.weighting == "uniform" or self.most_times_median > 0
         alone = "above 0 with secure aggregation: a client with most of the examples would be most of the sum"

@@ -34,11 +34,11 @@ from numpy.typing import NDArray
 from zowarmup.common.algorithms.descent import FLAT, Descent
 from zowarmup.common.algorithms.local_scalars import (
     check_steepness,
+    scalars_by_example,
     scalars_by_gradient,
     scalars_by_probing,
-    scalars_by_release,
+    scalars_of_mean,
 )
-from zowarmup.common.algorithms.private_release import Mechanism
 from zowarmup.common.algorithms.probe_plan import ProbePlan
 from zowarmup.common.algorithms.probing import ProbingSettings, WholeProbingSettings, check_local_steps
 from zowarmup.common.algorithms.protocol import (
@@ -235,12 +235,15 @@ class ZOWarmUp(Algorithm):
             return first.contribute(forward, examples, work)
         return scalars_by_probing(Descent(self.plan), weights, grid, forward, examples, work)
 
-    def release(
-        self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work, mechanism: Mechanism
-    ) -> Scalars:
-        """As `Algorithm.release`. Raises HeadroomExceeded where `eps` is beyond the grid."""
+    def example_scalars(
+        self, weights: Weights, grid: Grid, forward: Forward, examples: int, work: Work
+    ) -> NDArray[np.float64]:
+        """As `Algorithm.example_scalars`. Raises HeadroomExceeded where `eps` is beyond the grid."""
         self.spec.check_private()
-        return scalars_by_release(self.plan, weights, grid, forward, examples, work, mechanism)
+        return scalars_by_example(self.plan, weights, grid, forward, examples, work)
+
+    def scalars_of_mean(self, weights: Weights, noised: NDArray[np.float64], work: Work) -> Scalars:
+        return scalars_of_mean(self.plan, weights, noised, work)
 
     def check(self, work: Work, tier: Tier, examples: int, contribution: Contribution) -> None:
         if not isinstance(contribution, Scalars):

@@ -91,9 +91,8 @@ class Roster:
 
     @property
     def threshold(self) -> int:
-        """t: how many must remain in every stage, more than two thirds of the members. With fewer than a third in league with
-        the coordinator, no two sets of survivors can both have so many signatures."""
-        return 2 * len(self.members) // 3 + 1
+        """t: how many must remain in every stage."""
+        return threshold_of(len(self.members))
 
     @property
     def sha256(self) -> bytes:
@@ -120,6 +119,12 @@ class Roster:
             survivors: The places of those who gave a masked vector, in ascending order.
         """
         return _framed([b"zowarmup survivors", self.sha256, *map(_number, survivors)])
+
+
+def threshold_of(members: int) -> int:
+    """t, of so many members: more than two thirds. With fewer than 2 t - members of them in league with the coordinator, which is a
+    third, no two sets of survivors can both have so many signatures."""
+    return 2 * members // 3 + 1
 
 
 def advertised(run_id: str, round: int, client: str, examples: int, keys: bytes) -> bytes:

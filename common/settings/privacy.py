@@ -10,6 +10,8 @@ from typing import Literal
 
 from zowarmup.common.algorithms.gaussian_privacy import epsilon_of, multiplier_for
 from zowarmup.common.algorithms.settings import WarmUp, ZerothOrder, require
+from zowarmup.common.algorithms.shared_noise import NoiseShares
+from zowarmup.common.secure_aggregation.roster import FEWEST, threshold_of
 
 MOST_MULTIPLIER = 1000.0
 
@@ -46,7 +48,8 @@ class Privacy:
 
     Args:
         mode: None ("off"); or each device adds as much noise as it takes by itself, so that nobody, the coordinator included, has
-            to be trusted ("local"); or each adds its share ("aggregate"), which takes secure aggregation.
+            to be trusted ("local"); or each adds its share of what the sum of a round needs ("aggregate"), which takes
+            `secure_aggregation`, and that no more than `colluders` of a round are in league with who sees the sum.
         epsilon: The budget of a device for the whole run, 0.01 to 100, from which the noise follows; 0: `noise_multiplier` is given.
         delta: The other number of the guarantee, above 0 and at most 0.01; less than one over the examples of the largest device.
         clip: The most that the root mean square of an example's scalars counts, nats per unit of weight, 1e-6 to 1e6: what is
@@ -59,6 +62,8 @@ class Privacy:
         warmup_data: Whether what the warm-up trains on is the devices' own data ("private"), of which deltas tell without a bound, so
             that there must be no warm-up; or all that may be known ("public").
         secure_aggregation: Whether the coordinator learns of each round the sum alone, and of no device what it gave.
+        colluders: With "aggregate": for how many devices of a round the others' noise is enough without theirs, 0 to 300. A
+            device knows its own noise, so 1, the default, is what it takes against a coordinator and any one device.
 
     Raises:
         ValueError: A setting is out of its range, or has no meaning beside another; the sentence names it.
@@ -72,6 +77,7 @@ class Privacy:
     releases: int = 0
     warmup_data: Literal["private", "public"] = "private"
     secure_aggregation: bool = False
+    colluders: int = 1
 
     def __post_init__(self) -> None:
         epsilon, multiplier = self.epsilon, self.noise_multiplier
@@ -81,8 +87,12 @@ class Privacy:
         known = multiplier == 0 or 0.01 <= multiplier <= MOST_MULTIPLIER
         require(known, "noise_multiplier", multiplier, f"0 or 0.01 to {MOST_MULTIPLIER:g}")
         require(0 <= self.releases <= 1_000_000_000, "releases", self.releases, "0 to 1000000000")
-        remedy = '"off" or "local": this version shares no noise among devices, so each adds all of it, with secure aggregation too'
-        require(self.mode != "aggregate", "mode", self.mode, remedy)
+        summed = self.secure_aggregation or not self.shares_noise
+        remedy = 'true with mode = "aggregate": a share of the noise hides nothing where it is seen apart from the others; else take mode = "local"'
+        require(summed, "secure_aggregation", self.secure_aggregation, remedy)
+        require(0 <= self.colluders <= 300, "colluders", self.colluders, "0 to 300")
+        known = self.shares_noise or self.colluders == 1
+        require(known, "colluders", self.colluders, '1, the default, unless mode = "aggregate"')
         if self.on:
             one = (epsilon == 0) != (multiplier == 0)
             require(one, "epsilon", epsilon, "above 0, or else noise_multiplier, and not both of them")
@@ -91,6 +101,36 @@ class Privacy:
     def on(self) -> bool:
         """Whether there is any."""
         return self.mode != "off"
+
+    @property
+    def shares_noise(self) -> bool:
+        """Whether each device adds a share of the noise, and not all of it."""
+        return self.mode == "aggregate"
+
+    def fewest(self, members: int) -> int:
+        """How many devices add noise to a round's sum at least and do not tell it.
+
+        Args:
+            members: How many have advertised keys for the round.
+
+        Returns:
+            The fewest that its sum may be of, less `colluders`; 0 where the round is too small for these to learn no more than the sum.
+        """
+        threshold = threshold_of(members)
+        kept = members >= FEWEST and self.colluders < 2 * threshold - members
+        return threshold - self.colluders if kept else 0
+
+    def multiplier_alone(self, zeroth_order: ZerothOrder) -> float:
+        """The noise multiplier of what a device sends by itself, which counts where somebody sees it apart from the sum.
+
+        Args:
+            zeroth_order: The settings of the run's rounds.
+
+        Returns:
+            With shared noise that of the largest round that there may be, in which a share is smallest.
+        """
+        share = max(1, self.fewest(zeroth_order.drawn)) if self.shares_noise else 1
+        return self.budget(zeroth_order.rounds).multiplier / math.sqrt(share)
 
     def budget(self, rounds: int) -> Budget:
         """The budget of each device.
@@ -126,6 +166,19 @@ so say that this may be known, or set warmup.rounds = 0'
             require(budget.multiplier <= MOST_MULTIPLIER, "privacy.epsilon", self.epsilon, allowed)
         allowed = f"larger: {budget.releases} releases with it have no epsilon below 500 at delta {self.delta:g}"
         require(math.isfinite(epsilon), "privacy.noise_multiplier", self.noise_multiplier, allowed)
+        if self.shares_noise:
+            self._check_shares(zeroth_order)
+
+    def _check_shares(self, zeroth_order: ZerothOrder) -> None:
+        """Refuse rounds in which devices cannot add noise together."""
+        allowed = '"examples" with privacy.mode = "aggregate": in a mean of means an example of the smallest device counts most, and noise would be made for it'
+        require(zeroth_order.weighting == "examples", "zeroth_order.weighting", zeroth_order.weighting, allowed)
+        needed = min(zeroth_order.minimum_clients or zeroth_order.drawn, zeroth_order.clients_per_round)
+        quorum = max(FEWEST, math.ceil(zeroth_order.quorum * needed - 1e-9))
+        small = next((n for n in range(quorum, zeroth_order.drawn + 1) if not self.fewest(n)), 0)
+        allowed = f"fewer: in a round of {small}, which zeroth_order.clients_per_round, minimum_clients and quorum allow, {threshold_of(small)} must stay, \
+and more than {2 * threshold_of(small) - small - 1} in league undo secure aggregation itself"
+        require(not small, "privacy.colluders", self.colluders, allowed)
 
     def _check_sums(self, warmup: WarmUp, zeroth_order: ZerothOrder) -> None:
         """Refuse phases that secure aggregation cannot protect."""
@@ -139,3 +192,22 @@ or set warmup.rounds = 0'
             zeroth_order.check_sums()
         except ValueError as error:
             raise ValueError(f"zeroth_order.{error}") from None
+
+
+def noise_shares(privacy: Privacy, rounds: int, members: int) -> NoiseShares:
+    """How the devices of a round add noise together.
+
+    Args:
+        privacy: The run's, with mode "aggregate".
+        rounds: How many zeroth-order rounds the run has, at least 1.
+        members: How many have advertised keys for the round.
+
+    Raises:
+        ValueError: These are too few for `colluders`.
+    """
+    fewest = privacy.fewest(members)
+    if not fewest:
+        raise ValueError(
+            f"{members} devices are too few to add noise together where {privacy.colluders} may tell theirs"
+        )
+    return NoiseShares(privacy.clip, privacy.budget(rounds).multiplier, fewest)

@@ -143,7 +143,7 @@ class Host:
         require_cryptography(offer)
         for tier in tiers:
             spec = offer.spec
-            part.policy.require_privacy(spec.privacy, spec.zeroth_order.rounds, spec.warmup.trains(tier))
+            part.policy.require_privacy(spec.privacy, spec.zeroth_order, spec.warmup.trains(tier))
         self._waiting = ""
         with StateDirectory(part.state / offer.run_id[:16]) as state:
             replica = LocalReplica(state.path, offer.layout)

@@ -16,7 +16,7 @@ from zowarmup.common.exact.layout import Layout
 from zowarmup.common.exact.steps import Step
 from zowarmup.common.messages.values import Delta, Scalars
 from zowarmup.common.text import in_words, where
-from zowarmup.server.core.masking import mean_of
+from zowarmup.server.core.masking import mean_of, noised_mean_of
 from zowarmup.server.core.state import Round, State
 
 Store = Callable[[int, NDArray[np.float32]], None]
@@ -52,7 +52,9 @@ def aggregate_of(
     code raises."""
     algorithm = state.algorithm(closed.phase)
     found: object
-    if closed.members:
+    if closed.members and state.run_file.privacy.shares_noise:
+        found = algorithm.aggregate(start, [noised_mean_of(state, closed, start.weights)])
+    elif closed.members:
         found = algorithm.aggregate_mean(start, *mean_of(state, closed))
     else:
         found = algorithm.aggregate(start, contributions)

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from zowarmup.common.algorithms.protocol import ClientScalars
 from zowarmup.common.algorithms.robust_aggregation import counted
 from zowarmup.common.messages.masking import Given, Keys, MaskingAsk
-from zowarmup.common.messages.values import Scalars
+from zowarmup.common.messages.values import Scalars, Tier, Work
 from zowarmup.common.secure_aggregation.device import SEALED_BYTES, shares_for
 from zowarmup.common.secure_aggregation.fixed_point import decoded, whole_weights
 from zowarmup.common.secure_aggregation.primitives import SIGNATURE_BYTES, is_signed
-from zowarmup.common.secure_aggregation.roster import FEWEST, Roster, RosterMember, Stage
+from zowarmup.common.secure_aggregation.roster import FEWEST, Roster, RosterMember, Stage, threshold_of
 from zowarmup.common.secure_aggregation.shamir import SHARE_BYTES
 from zowarmup.common.secure_aggregation.unmasking import unmasked
+from zowarmup.common.settings.privacy import noise_shares
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.errors import Rejected
@@ -93,6 +94,10 @@ def next_stage(
         if have < FEWEST:
             few = f"{have} advertised keys, and with fewer than {FEWEST} a sum hides nothing"
             return ev.RoundAbandoned(current.number, few)
+        privacy = state.run_file.privacy
+        if privacy.shares_noise and not privacy.fewest(have):
+            few = f"{have} advertised keys, too few to add noise together where {privacy.colluders} may tell theirs"
+            return ev.RoundAbandoned(current.number, few)
     lasts_s = min(STAGE_S, state.rules.deadline_s)
     return ev.StageBegan(current.number, following, now + lasts_s, reason)
 
@@ -119,11 +124,6 @@ def end_stage(state: State, now: float) -> ev.Event | None:
     return None
 
 
-def threshold_of(members: int) -> int:
-    """`Roster.threshold` of so many members."""
-    return 2 * members // 3 + 1
-
-
 def doing(current: Round) -> str:
     """What a stage has come to, as a sentence's part."""
     return f"{len(current.given)} of {len(current.due)} have {_SENT[current.stage]}"
@@ -148,7 +148,7 @@ def _check(state: State, current: Round, client: str, body: bytes) -> None:
     roster = roster_of(state, current)
     expected = {
         Stage.SHARES: SEALED_BYTES * (len(roster.members) - 1),
-        Stage.MASKED: 8 * _limits(state, current).size,
+        Stage.MASKED: 8 * _values(state, current),
         Stage.SIGNED: SIGNATURE_BYTES,
         Stage.REVEALED: SHARE_BYTES * len(current.steps.get(Stage.SHARES, ())),
     }[current.stage]
@@ -197,9 +197,8 @@ def mean_of(state: State, closed: Round) -> tuple[NDArray[np.float64], Sequence[
     Raises:
         ValueError: What was sent gives no sum that can be.
     """
-    roster, limits = roster_of(state, closed), _limits(state, closed)
+    roster, limits, weights = roster_of(state, closed), _limits(state, closed), _weights(state, closed)
     present, sums = _places(closed, closed.steps[Stage.MASKED]), sum_of(state, closed)
-    weights = whole_weights(counted([member.examples for member in roster.members], state.run_file.zeroth_order))
     mean = decoded(sums, limits, sum(weights), sum(weights[place] for place in present))
     algorithm, parts = state.algorithm(closed.phase), []
     for place in present:
@@ -208,6 +207,40 @@ def mean_of(state: State, closed: Round) -> tuple[NDArray[np.float64], Sequence[
         blank = Scalars(closed.number, *((0.0,) * count for count in algorithm.counts(tier, examples)))
         parts.append(ClientScalars(closed.seeds[client], examples, blank, tier))
     return mean, parts
+
+
+def noised_mean_of(state: State, closed: Round, weights: NDArray[np.float32]) -> ClientScalars:
+    """The noised mean over the examples of all contributors of a closed round, to whose sum each has added its share of the noise, as the
+    scalars of one client that holds them all.
+
+    Args:
+        state: As the round closed.
+        closed: The round.
+        weights: At which it was measured, float32 (layout.size,).
+
+    Raises:
+        ValueError: What was sent gives no sum that can be.
+    """
+    present, counts = _places(closed, closed.steps[Stage.MASKED]), _weights(state, closed)
+    weight, rounds = sum(counts[place] for place in present), state.run_file.zeroth_order.rounds
+    shares = noise_shares(state.run_file.privacy, rounds, len(closed.members))
+    mean = shares.mean(sum_of(state, closed), weight, len(present))
+    seed = closed.seeds[closed.members[present[0]]]  # all have one
+    work = Work(closed.number, closed.phase, closed.version, seed, 0.0)
+    return ClientScalars(seed, weight, state.algorithm(closed.phase).scalars_of_mean(weights, mean, work))
+
+
+def _weights(state: State, closed: Round) -> list[int]:
+    """What each member's part of the sum counts with."""
+    examples = [closed.examples[client] for client in closed.members]
+    return whole_weights(counted(examples, state.run_file.zeroth_order))
+
+
+def _values(state: State, current: Round) -> int:
+    """How many numbers a device adds to the sum."""
+    if state.run_file.privacy.shares_noise:
+        return sum(state.algorithm(current.phase).counts(Tier.LOW, 1))  # every tier's, and of any data
+    return _limits(state, current).size
 
 
 def _limits(state: State, current: Round) -> NDArray[np.float64]:

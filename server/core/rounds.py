@@ -20,7 +20,6 @@ the longest time there is: what was learnt has just proved too short, or there i
 A round that is closed is aggregated; where that fails it is abandoned, too. Pure, as `decide` is, which asks.
 """
 
-import math
 from collections.abc import Iterable
 
 from zowarmup.server.core import events as ev
@@ -45,8 +44,7 @@ def open_round(state: State, now: float) -> ev.Event | None:
     if state.eligible_count < state.minimum or opens_in_s(state, now):
         return None
     number = state.round + 1
-    drawn = math.ceil(rules.clients_per_round * (1 + rules.over_selection) - 1e-9)
-    participants = draw(state, number, drawn, now)
+    participants = draw(state, number, rules.drawn, now)
     drawn_seeds = state.draws.seeds(number, len(participants))
     if rules.shared_directions or state.sums:  # where each has its own of a pool, a sum along one is often of one alone
         drawn_seeds = drawn_seeds[:1] * len(participants)

@@ -189,8 +189,9 @@ def require_short(run_file: RunFile, layout: Layout) -> None:
     """Raises StartError where what a device adds to a round's sum is more than one message."""
     algorithm = algorithm_of(run_file, Phase.ZEROTH_ORDER, layout, pool_seed(run_file.seed))
     rounds = [(1, "probes, head_projections or pool"), *([(0, "whitening")] if layout.whitening else [])]
+    shared = sum(algorithm.counts(Tier.LOW, 1)) if run_file.privacy.shares_noise else 0
     for done, setting in rounds:
-        size = 8 * algorithm.sum_limits((), done).size
+        size = 8 * (shared or algorithm.sum_limits((), done).size)
         if size > MOST_STEP_BYTES:
             raise StartError(
                 f"with privacy.secure_aggregation a device adds {size:,} bytes to a round's sum, and {MOST_STEP_BYTES:,} are the "
@@ -261,11 +262,11 @@ def _warn_of_divergence(run_file: RunFile, weights: NDArray[np.float32]) -> None
 def uploads_bytes(run_file: RunFile, state: State) -> int:
     """The quota for uploads. Raises StartError where one round's do not fit."""
     sections = [r for r in (run_file.warmup, run_file.zeroth_order) if any(map(r.trains, Tier))]
-    drawn = max((-(-r.clients_per_round * (1 + r.over_selection) // 1) for r in sections), default=0)
-    needed_mb = -(-int(drawn) * 4 * state.layout.size // (1 << 20))
+    drawn = max((r.drawn for r in sections), default=0)
+    needed_mb = -(-drawn * 4 * state.layout.size // (1 << 20))
     if needed_mb > run_file.server.uploads_mb:
         raise StartError(
-            f"server.uploads_mb = {run_file.server.uploads_mb}: a round of {drawn:g} deltas needs {needed_mb}; raise it, "
+            f"server.uploads_mb = {run_file.server.uploads_mb}: a round of {drawn} deltas needs {needed_mb}; raise it, "
             "or lower clients_per_round or over_selection"
         )
     return run_file.server.uploads_mb << 20

@@ -24,14 +24,14 @@ from zowarmup.common.messages.masking import Keys
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.secure_aggregation.device import own_mask
 from zowarmup.common.secure_aggregation.fixed_point import encoded, whole_weights
-from zowarmup.common.secure_aggregation.roster import Stage
+from zowarmup.common.secure_aggregation.roster import Stage, threshold_of
 from zowarmup.common.secure_aggregation.shamir import SHARE_BYTES, recovered
 from zowarmup.common.settings.privacy import Privacy
 from zowarmup.common.settings.run import Evaluation, Model, RunFile
 from zowarmup.lab.demo.settings import to_toml
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.evolve import evolve
-from zowarmup.server.core.masking import sum_of, threshold_of
+from zowarmup.server.core.masking import sum_of
 from zowarmup.server.core.state import State
 from zowarmup.server.store.archive import LEDGER
 from zowarmup.server.store.fsck import check

@@ -1,6 +1,7 @@
 """Releases on a device: what is measured of each example, whose noise it is, and that nothing leaves uncounted."""
 
 import json
+import math
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +16,18 @@ from tests.client.conftest import Run, prepared
 from tests.tasks import classification
 from zowarmup.client.errors import Final
 from zowarmup.client.store.releases import ReleaseFile
+from zowarmup.client.work.masking import RosterPlace
 from zowarmup.client.work.probing import Prober
-from zowarmup.client.work.releasing import Releasing, system_noise
-from zowarmup.common.algorithms.private_release import Mechanism
+from zowarmup.client.work.releasing import Releasing, alone, system_noise
+from zowarmup.common.algorithms.private_release import STEPS, Mechanism
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Direction, perturb
 from zowarmup.common.messages.values import Phase, Scalars, Tier, Work
 from zowarmup.common.models.program import Program
-from zowarmup.common.settings.privacy import Budget
-from zowarmup.common.settings.run import Model
+from zowarmup.common.secure_aggregation.device import Dishonest
+from zowarmup.common.secure_aggregation.roster import Roster, RosterMember
+from zowarmup.common.settings.privacy import Budget, Privacy, noise_shares
+from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.data import Dataset, load
 
 DATA = load("digits:1/10")
@@ -165,6 +169,69 @@ def test_two_clients_with_one_seed_and_one_data_set_draw_different_noise(run: Ru
     assert (first != second).all()
     assert np.sqrt((first**2).mean()) < 4 * std
     assert np.sqrt(((first - second) ** 2).mean()) > std / 4
+
+
+SHARED = Privacy(mode="aggregate", noise_multiplier=4.0, releases=3, secure_aggregation=True)
+ROUNDS: dict[str, Any] = {"algorithm": "decomfl", "clients_per_round": 6, "train": "all"}
+
+
+def shared(run: Run) -> ClientSpec:
+    """Of a run whose devices share the noise."""
+    rounds = changed(run.spec.zeroth_order, slices="whole", whitening=0, **ROUNDS)
+    return replace(run.spec, zeroth_order=rounds, warmup=changed(run.spec.warmup, rounds=0), privacy=SHARED)
+
+
+def roster(members: int) -> RosterPlace:
+    """All of whom hold what this one does, which is the first."""
+    each = (RosterMember(f"pi-{number}", len(DATA), b"", b"") for number in range(members))
+    return RosterPlace(Roster("run", 2, tuple(each)), (len(DATA),) * members, 0)
+
+
+def test_two_devices_with_one_seed_and_one_data_set_add_different_shares_of_the_noise(run: Run, tmp_path: Path) -> None:
+    """Each as much as it takes together, and the sum without noise is that of the clipped examples."""
+    spec = shared(run)
+    shares = noise_shares(SHARED, spec.zeroth_order.rounds, 6)
+    assert shares.fewest == 4
+    noises = []
+    for name in ("one", "two"):
+        prober, replica = made(run, **ROUNDS)
+        releasing = Releasing(SHARED.budget(3), ReleaseFile(tmp_path / name))
+        clipped = releasing.clipped(prober, replica, WORK, lambda: None)
+        assert not (tmp_path / name).exists(), "nothing has left"
+        given = releasing.share(spec, clipped, WORK, len(DATA), roster(6))
+        assert json.loads((tmp_path / name).read_text()) == {"count": 1, "seed": WORK.seed, "version": WORK.version}
+        plain = shares.added(clipped, len(DATA), len(DATA), np.zeros(clipped.size))
+        noises.append((given - plain).view(np.int64) / STEPS)
+        assert alone(spec).startswith(", with the other devices' noise; up to ")
+    first, second = noises
+    assert (first != second).all()
+    for noise in (*noises, (first - second) / math.sqrt(2)):
+        assert 0.5 < math.sqrt((noise**2).mean()) < 1.6
+
+
+def test_a_share_is_counted_refused_in_too_large_a_round_and_not_given_beyond_the_budget(
+    run: Run, tmp_path: Path
+) -> None:
+    spec = shared(run)
+    prober, replica = made(run, **ROUNDS)
+
+    def releasing() -> Releasing:
+        return Releasing(SHARED.budget(3), ReleaseFile(tmp_path / "releases"))
+
+    clipped = releasing().clipped(prober, replica, WORK, lambda: None)
+    with pytest.raises(Dishonest, match="the roster has 7 members, and a round of this run 6 at most"):
+        releasing().share(spec, clipped, WORK, len(DATA), roster(7))
+    with pytest.raises(ValueError, match="2 devices are too few to add noise together"):
+        releasing().share(spec, clipped, WORK, len(DATA), roster(2))
+    assert not (tmp_path / "releases").exists()
+    given = [releasing().share(spec, clipped, WORK, len(DATA), roster(6)) for _ in range(3)]
+    assert (given[0] != given[1]).all() and (given[1] != given[2]).all(), "each is another release"
+    for refused in (
+        lambda: releasing().clipped(prober, replica, WORK, lambda: None),
+        lambda: releasing().share(spec, clipped, WORK, len(DATA), roster(6)),
+    ):
+        with pytest.raises(Final, match="this device has used its privacy budget: epsilon"):
+            refused()
 
 
 def test_the_noise_is_normal() -> None:

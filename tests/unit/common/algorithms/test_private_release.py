@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from zowarmup.common.algorithms.private_release import STEPS, Mechanism, share_of
+from zowarmup.common.algorithms.private_release import STEPS, Mechanism
 
 ANY = st.floats(width=64, allow_nan=True, allow_infinity=True)
 USUAL = st.floats(-10, 10)
@@ -86,8 +86,3 @@ def test_what_leaves_is_on_the_grid() -> None:
     found = noisy.release(np.random.default_rng(2).normal(size=(7, 9))) * 7 / noisy.step(9)
     assert np.abs(found - np.rint(found)).max() < 1e-6
     assert np.abs(found).max() > STEPS / 100
-
-
-def test_shares_of_the_noise_add_up() -> None:
-    assert share_of(6.0, 9) == 2.0
-    assert math.sqrt(sum(share_of(6.0, 9) ** 2 for _ in range(9))) == pytest.approx(6.0)
