@@ -328,5 +328,12 @@ def resident(device: str, dataset: Dataset) -> "Resident":
 
     place = torch.device(device)
     return Resident(
-        dataset.inputs, dataset.targets, dataset.scale, place, dataset.mean, dataset.deviation, dataset.mean_shape
+        dataset.inputs,
+        dataset.targets,
+        dataset.scale,
+        place,
+        dataset.mean,
+        dataset.deviation,
+        dataset.mean_shape,
+        dataset.lengths,
     )

@@ -5,6 +5,7 @@ The module's parameters and buffers are views of that vector, so moving the vect
 probe is the small difference of two losses.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,13 +24,14 @@ class Resident:
     """Examples whose inputs are on the device in the type they were stored in.
 
     Args:
-        inputs: Uint8 or float32 (n, *shape).
+        inputs: Uint8 or float32 (n, *shape), or tokens, int32 (n, ..., t).
         targets: Labels, int64 (n,), or numbers, float32 (n, k); they stay where they are.
         scale: The stored value that stands for 1.0.
         device: Where the inputs go.
         mean: What is then taken off, one number for each channel or feature; none: nothing is.
         deviation: What is divided by after that; given where `mean` is.
         mean_shape: The shape in which `mean` and `deviation` broadcast to one example.
+        lengths: How many tokens each example has, int64 (n,), with the padding among its choices; None where examples are no tokens.
     """
 
     def __init__(
@@ -41,7 +43,9 @@ class Resident:
         mean: Sequence[float] = (),
         deviation: Sequence[float] = (),
         mean_shape: tuple[int, ...] = (),
+        lengths: NDArray[np.int64] | None = None,
     ) -> None:
+        self.lengths = lengths
         self._inputs, self._targets, self._scale = torch.from_numpy(inputs).to(device), targets, scale
         self._mean, self._deviation = (
             torch.tensor(values, dtype=torch.float32, device=device).view(mean_shape) if values else None
@@ -52,9 +56,14 @@ class Resident:
         return len(self._targets)
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
-        """The examples at `indices`: inputs float32 (len(indices), *shape) on the device."""
-        chosen = torch.from_numpy(indices).to(self._inputs.device)
-        rows = self._inputs.index_select(0, chosen).to(torch.float32).div_(self._scale)
+        """The examples at `indices`: inputs on the device, float32 (len(indices), *shape), or of tokens int64
+        (len(indices), ..., t) with the t of the longest."""
+        chosen = self._inputs.index_select(0, torch.from_numpy(indices).to(self._inputs.device))
+        if self.lengths is not None:
+            texts = math.prod(self._inputs.shape[1:-1])
+            longest = int(self.lengths[indices].max()) // texts
+            return Batch(chosen[..., :longest].to(torch.int64), self._targets[indices])
+        rows = chosen.to(torch.float32).div_(self._scale)
         if self._mean is not None and self._deviation is not None:
             rows.sub_(self._mean).div_(self._deviation)
         return Batch(rows, self._targets[indices])
@@ -92,11 +101,9 @@ class DeviceProgram:
         self._vector.load(weights)
         return self._vector
 
-    def forward(
-        self, inputs: NDArray[np.float32] | torch.Tensor
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def forward(self, inputs: NDArray[Any] | torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Its outputs (n, outputs) and, where the layout has a head, the features (n, h), not yet whitened, for
-        inputs (n, *shape), float32, wherever they are."""
+        inputs (n, *shape), float32 or tokens, wherever they are."""
         self._features.clear()
         with torch.inference_mode():
             logits = self._module(torch.as_tensor(inputs, device=self._device))

@@ -23,7 +23,7 @@ def visible(tokens: torch.Tensor, causal: bool) -> torch.Tensor:
     """
     barred = (tokens == PADDING)[:, None, None, :]
     if causal:
-        places = torch.arange(tokens.shape[1])
+        places = torch.arange(tokens.shape[1], device=tokens.device)
         barred = barred | (places[None, :] > places[:, None])[None, None]
     return barred.to(torch.float32) * BARRED
 
@@ -75,7 +75,8 @@ class Prefix(nn.Module):
         """Each head as many times as queries share it."""
         if self.times == 1:
             return own
-        return own.index_select(own.ndim - 3, torch.arange(self._heads) // self.times)
+        heads = torch.arange(self._heads, device=own.device)
+        return own.index_select(own.ndim - 3, heads // self.times)
 
     def _product(self, inputs: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         """(n, heads, t, k) by the prefix's (heads, k, m), or each example's."""

@@ -34,8 +34,8 @@ def turned(inputs: torch.Tensor, theta: float, places: torch.Tensor | None = Non
     """Rotary positions: of (n, heads, t, d) each pair (i, i + d/2) turned by p theta^(-2i/d), where p is 0, 1 and so on, or as `places`, float32
     (t,), say."""
     length, size = inputs.shape[2], inputs.shape[3]
-    waves = theta ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
-    places = torch.arange(length, dtype=torch.float32) if places is None else places
+    waves = theta ** (-torch.arange(0, size, 2, dtype=torch.float32, device=inputs.device) / size)
+    places = torch.arange(length, dtype=torch.float32, device=inputs.device) if places is None else places
     angles = places[:, None] * waves
     first, second = inputs[..., : size // 2], inputs[..., size // 2 :]
     cos, sin = angles.cos(), angles.sin()

@@ -22,7 +22,7 @@ class _EncoderEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(made.hidden, eps=made.epsilon)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        places = torch.arange(tokens.shape[1]) + self._first
+        places = torch.arange(tokens.shape[1], device=tokens.device) + self._first
         found = self.word_embeddings(tokens.clamp(min=0)) + self.position_embeddings(places)
         if self.token_type_embeddings is not None:
             found = found + self.token_type_embeddings(self._types(tokens))

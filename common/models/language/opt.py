@@ -63,7 +63,7 @@ class Opt(nn.Module):
         """The embeddings of tokens, int64 (n, t), and what each layer makes of them, the last one normalised: float32 (n, t, hidden)
         each."""
         parts, added = self.decoder, visible(tokens, causal=True)
-        places = torch.arange(tokens.shape[1]) + self._first
+        places = torch.arange(tokens.shape[1], device=tokens.device) + self._first
         states = [parts.embed_tokens(tokens.clamp(min=0)) + parts.embed_positions(places)]
         for layer in parts.layers:
             states.append(layer(states[-1], added))

@@ -3,19 +3,28 @@
 On this machine's processor always, on CUDA where there is one.
 """
 
+import json
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.client.conftest import Run, prepared
+from tests.language import DECODER, ENCODER, OPT
 from tests.tasks import classification
 from zowarmup.client.errors import Final
 from zowarmup.client.work.probing import ForwardPass, Prober, load_on, resident
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.messages.values import Phase, Scalars, Work
+from zowarmup.common.models.construction import build
 from zowarmup.common.models.program import Program
+from zowarmup.common.settings.architecture import Architecture
+from zowarmup.common.settings.data_card import PADDING
+from zowarmup.common.settings.language import Language
 from zowarmup.common.settings.run import Model
 from zowarmup.common.tasks.protocol import Examples
 from zowarmup.data import Dataset, load
@@ -91,3 +100,47 @@ def test_inputs_on_a_device_are_normalised_as_here(device: str, shape: tuple[int
     np.testing.assert_allclose(
         resident(device, data).batch(indices).inputs.cpu(), data.batch(indices).inputs, rtol=1e-6, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (5, 3, 9)], ids=["texts", "choices"])
+@on_every_device
+def test_tokens_on_a_device_are_those_here(device: str, shape: tuple[int, ...]) -> None:
+    """Whole numbers, and no longer than the longest of the batch."""
+    tokens = np.full(shape, PADDING, np.int32)
+    for place, length in enumerate((9, 2, 4, 3, 1)):
+        tokens[place, ..., :length] = 7 + place
+    data = Dataset(tokens, np.arange(5) % 2, 2)
+    there = resident(device, data)
+    for indices in ([1, 3], [0, 1], [4]):
+        found, wanted = there.batch(np.array(indices)), data.batch(np.array(indices))
+        assert found.inputs.dtype == torch.int64
+        np.testing.assert_array_equal(found.inputs.cpu(), wanted.inputs)
+        np.testing.assert_array_equal(found.targets, wanted.targets)
+    assert there.lengths is not None
+    np.testing.assert_array_equal(there.lengths, data.lengths)
+
+
+class OnlyThere(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Nothing may be computed on another device."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._device = device
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        found = function(*arguments, **(keywords or {}))
+        made = [part for part in tree_leaves(found) if isinstance(part, torch.Tensor)]
+        assert all(part.device.type == self._device for part in made), f"{function} is computed elsewhere"
+        return found
+
+
+@pytest.mark.parametrize("prefix", [0, 2])
+@pytest.mark.parametrize("config", [ENCODER, DECODER, OPT], ids=lambda config: str(config["model_type"]))
+def test_a_language_model_computes_nothing_beside_its_device(config: dict[str, Any], prefix: int) -> None:
+    """On "meta", which holds no numbers and is on every machine: what is made on the processor meanwhile, such as positions, no accelerator reads."""
+    architecture = Architecture.from_config(json.dumps(config))
+    language = Language(architecture=architecture, prefix=prefix)
+    module = build(Model(name="hf:model"), (9,), 2, 0, language=language).to("meta")
+    with torch.inference_mode(), OnlyThere("meta"):
+        logits = module(torch.ones((2, 9), dtype=torch.int64, device="meta"))
+    assert logits.shape == (2, 2)
