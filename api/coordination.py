@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zowarmup.cli.session.session import Session
-    from zowarmup.server.serving import Served, Serving
+    from zowarmup.server.served import Served, Serving
 
 ANYWHERE = "127.0.0.1:0"
 """A port that is free, on this machine alone."""
@@ -204,7 +204,7 @@ class LocalCoordinator:
 
         async def work() -> int:
             from zowarmup.server.rpc.endpoints import endpoint_of
-            from zowarmup.server.serving import Serving
+            from zowarmup.server.served import Serving
             from zowarmup.server.setup.model_cache import cached
             from zowarmup.server.setup.prepare import Children, prepare
             from zowarmup.server.sharing import shared_by

@@ -35,7 +35,7 @@ from zowarmup.data import Dataset
 if TYPE_CHECKING:
     from torch import nn
 
-    from zowarmup.server.serving import Served
+    from zowarmup.server.served import Served
 
 log = logging.getLogger(__name__)
 SHOW_EVERY_S, LOOK_S = 5.0, 0.25
@@ -227,7 +227,7 @@ async def _carry(plan: SimulationPlan, state: Path, said: Callable[[tuple[str, s
     from zowarmup.lab.simulation.host import Host
     from zowarmup.lab.simulation.part import FleetProgress, FleetShare
     from zowarmup.server.rpc.endpoints import endpoint_of
-    from zowarmup.server.serving import Serving
+    from zowarmup.server.served import Serving
     from zowarmup.server.setup.build_model import prepare_here
 
     server = plan.run.server

@@ -24,7 +24,8 @@ from zowarmup.server.core.errors import ListeningError, TrackingError
 from zowarmup.server.rpc.auth import CredentialError
 from zowarmup.server.rpc.endpoints import endpoint_of
 from zowarmup.server.runtime import tune_allocator, tune_collector
-from zowarmup.server.serving import CoordinatorFailed, Served, Serving, Shared, serve
+from zowarmup.server.served import Served, Serving, Shared
+from zowarmup.server.serving import CoordinatorFailed, serve
 from zowarmup.server.setup.model_cache import cached
 from zowarmup.server.setup.open_run import StartError, locked
 from zowarmup.server.setup.prepare import Children, PreparationError, prepare

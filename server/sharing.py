@@ -12,7 +12,7 @@ from zowarmup.common.settings.store import StoreAddress
 from zowarmup.server.cluster.node import SharedStore
 from zowarmup.server.cluster.uploads import SpooledUploads
 from zowarmup.server.rpc.endpoints import Endpoint
-from zowarmup.server.serving import Shared
+from zowarmup.server.served import Shared
 from zowarmup.server.store.archive import BLOBS, UPLOADS
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.cached_blobs import CachedBlobs

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from zowarmup.client.work.releasing import system_noise
 from zowarmup.common.algorithms.gaussian_privacy import epsilon_of
 from zowarmup.common.algorithms.private_release import Mechanism
+from zowarmup.common.algorithms.shared_noise import NoiseShares
 from zowarmup.common.settings.privacy import Budget, Privacy
 
 EXAMPLES, SCALARS = 20, 4
@@ -39,7 +40,11 @@ class Evidence:
 
 
 def audited(
-    budget: Budget, trials: int, noise: Callable[[int], NDArray[np.float64]] = system_noise, chance: float = CHANCE
+    budget: Budget,
+    trials: int,
+    noise: Callable[[int], NDArray[np.float64]] = system_noise,
+    chance: float = CHANCE,
+    devices: int = 0,
 ) -> Evidence:
     """Audit releases.
 
@@ -48,13 +53,27 @@ def audited(
         trials: Over each of the two data sets.
         noise: The mechanism's.
         chance: That either bound is wrong.
+        devices: That share the noise of a sum, of whom one has the data set and the others none; 0: nothing is shared.
     """
-    mechanism = Mechanism(budget.clip, budget.multiplier, noise)
+    mechanism, shares = Mechanism(budget.clip, budget.multiplier, noise), None
+    if devices:
+        shares = NoiseShares(budget.clip, budget.multiplier, devices)
+
+    def released(contributions: NDArray[np.float64], clipped: NDArray[np.float64]) -> float:
+        """Along the canary."""
+        if shares is None:
+            return float(mechanism.release(contributions).sum())
+        total, count = np.zeros(SCALARS, np.uint64), len(contributions)
+        for number in range(devices):
+            total += shares.added(clipped if number == 0 else 0 * clipped, count, count, noise(SCALARS))
+        return float(shares.mean(total, devices * count, devices).sum())
+
     others = np.random.default_rng(0).normal(size=(EXAMPLES - 1, SCALARS))
     scores = []
     for side in (FAR, -FAR):
         contributions = np.vstack([others, np.full((1, SCALARS), side)])
-        told = [sum(mechanism.release(contributions).sum() for _ in range(budget.releases)) for _ in range(trials)]
+        clipped = mechanism.clipped(contributions)
+        told = [sum(released(contributions, clipped) for _ in range(budget.releases)) for _ in range(trials)]
         scores.append(np.array(told))
     inside, outside = scores
     half = trials // 2
@@ -107,14 +126,17 @@ def main() -> None:
     parser.add_argument("--releases", type=int, default=10)
     trials, releases = (arguments := parser.parse_args()).trials, arguments.releases
     print(
-        "| epsilon, by the accountant | seen, by definition | seen, of Gaussian noise | with three quarters of the noise |"
+        "| epsilon, by the accountant | seen, by definition | seen, of Gaussian noise | the same, shared by six | with three quarters of the noise |"
     )
-    print("|---|---|---|---|")
+    print("|---|---|---|---|---|")
     for epsilon in (1.0, 2.0, 4.0, 8.0):
         budget = Privacy(mode="local", epsilon=epsilon).budget(releases)
-        right = audited(budget, trials)
+        right, shared = audited(budget, trials), audited(budget, trials, devices=6)
         short = audited(budget, trials, lambda count: 0.75 * system_noise(count))
-        print(f"| {epsilon:g} | {right.plain:.2f} | {right.gaussian:.2f} | {short.gaussian:.2f} |", flush=True)
+        print(
+            f"| {epsilon:g} | {right.plain:.2f} | {right.gaussian:.2f} | {shared.gaussian:.2f} | {short.gaussian:.2f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

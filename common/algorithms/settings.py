@@ -291,7 +291,7 @@ class ZerothOrder(Weighting):
         require(bounded, "most_times_median", self.most_times_median, alone)
 
     def check_private(self) -> None:
-        """Refuse what does not go together with differential privacy (`Algorithm.release`).
+        """Refuse what does not go together with differential privacy (`Algorithm.example_scalars`).
 
         Raises:
             ValueError: The sentence names the setting, and says why.

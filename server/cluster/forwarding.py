@@ -36,8 +36,9 @@ class Request:
         anew: Whether `news` has every stream that it holds.
         news: What has changed about its clients' streams since the last request that was answered, in order.
         commands: Of its clients.
-        traffic: What has been carried since the last request that was answered.
+        traffic: What has been carried since what was last taken.
         more: Another request follows with the rest of the news.
+        traffic_number: Of `traffic`; the same where it is sent again.
     """
 
     front_end: str
@@ -47,6 +48,7 @@ class Request:
     commands: tuple[Forwarded, ...] = ()
     traffic: tuple[TrafficCount, ...] = ()
     more: bool = False
+    traffic_number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,10 @@ class FrontEnd(Coordinator):
         self._streams: dict[str, cmd.ConnectClient] = {}
         self._news: list[News] = []
         self._anew, self._said = True, ""
-        self._unsent: tuple[TrafficCount, ...] = ()
+        self.untold: tuple[TrafficCount, ...] = ()
+        """What was carried, and is not known to have been taken by a leader."""
+        # Another than a process has used that was there before under the same name.
+        self._untold_number = int(self.clock() * 1e6)
         self._reads = self._read_up_to = 0
         self._asking, self._moved = asyncio.Lock(), asyncio.Condition()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="follow")
@@ -196,9 +199,11 @@ class FrontEnd(Coordinator):
                 raise Unavailable("no coordinator leads the run at the moment")
             anew, news, self._news = self._anew, self._news, []
             said = tuple(self._streams.values()) if anew else tuple(news)
-            self._unsent = _sum(self._unsent, self.traffic())
+            if not self.untold:
+                self.untold, self._untold_number = self.traffic(), self._untold_number + 1
+            request = Request(self._name, epoch, anew, said, commands, self.untold, traffic_number=self._untold_number)
             try:
-                answer = await leader.forward(Request(self._name, epoch, anew, said, commands, self._unsent))
+                answer = await leader.forward(request)
             except Unavailable:
                 self._news = [*news, *self._news]
                 raise
@@ -208,7 +213,7 @@ class FrontEnd(Coordinator):
             if epoch == self._epoch and not self.leads:
                 self._anew, self._said = False, answer.waiting
                 self._ahead_s += answer.now_s - self.clock()
-            self._unsent = ()
+            self.untold = ()
         for client, stream in answer.superseded:
             self.superseded(client, stream)
         async with self._moved:
@@ -284,13 +289,3 @@ def _settle(batch: Batch, outcomes: "list[Rejected | None] | list[Unavailable]")
             future.set_result(())
         else:
             future.set_exception(outcome)
-
-
-def _sum(before: tuple[TrafficCount, ...], more: tuple[TrafficCount, ...]) -> tuple[TrafficCount, ...]:
-    """Counts of both, by what they count."""
-    totals: dict[tuple[str, str, str, str], tuple[int, int]] = {}
-    for count in (*before, *more):
-        key = (count.direction, count.tier, count.phase, count.kind)
-        payload, messages = totals.get(key, (0, 0))
-        totals[key] = (payload + count.payload_bytes, messages + count.messages)
-    return tuple(TrafficCount(*key, *counted) for key, counted in sorted(totals.items()))

@@ -163,7 +163,9 @@ def _parts(request: Request) -> Iterator[wire.ForwardRequest]:
     def begun(**fields: Any) -> wire.ForwardRequest:
         return wire.ForwardRequest(front_end=request.front_end, epoch=request.epoch, **fields)
 
-    part, size = begun(anew=request.anew, traffic=[_traffic_to_wire(count) for count in request.traffic]), 0
+    part, size = begun(anew=request.anew), 0
+    part.traffic.extend(map(_traffic_to_wire, request.traffic))
+    part.traffic_number = request.traffic_number
     for command in (*request.news, *request.commands):
         data = encode(command)
         if size and size + len(data) > REQUEST_BYTES:
@@ -181,7 +183,16 @@ def _request_from_wire(message: wire.ForwardRequest) -> Request:
     if not all(isinstance(one, News) for one in news) or any(isinstance(one, News) for one in commands):
         raise ValueError("a command is among the news, or news among the commands")
     traffic = tuple(_traffic_from_wire(count) for count in message.traffic)
-    found = (message.front_end, message.epoch, message.anew, news, commands, traffic, message.more)
+    found = (
+        message.front_end,
+        message.epoch,
+        message.anew,
+        news,
+        commands,
+        traffic,
+        message.more,
+        message.traffic_number,
+    )
     return Request(*found)  # type: ignore[arg-type]
 
 

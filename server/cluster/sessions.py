@@ -71,6 +71,8 @@ class Sessions:
         self._sessions: dict[str, FrontEndSession] = {}
         self._own: dict[str, int] = {}
         """Streams that the leader holds itself."""
+        self._carried: dict[str, int] = {}
+        """The number of the traffic that each front end has told of last."""
         self._forwarding: set[tuple[str, int]] = set()
         """Streams that a front end is just telling of."""
 
@@ -109,7 +111,9 @@ class Sessions:
             gone = {c: epoch for c, epoch in session.before.items() if session.streams.get(c) != epoch}
             await self._disconnect(gone)
             session.before = {}
-        self._traffic(request.traffic)
+        if request.traffic and self._carried.get(request.front_end) != request.traffic_number:
+            self._carried[request.front_end] = request.traffic_number
+            self._traffic(request.traffic)
         superseded, session.superseded = tuple(session.superseded), []
         return Answer(
             tuple(answer if isinstance(answer, Rejected) else None for answer in answers),

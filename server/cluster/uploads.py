@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from zowarmup.server.core import events as ev
-from zowarmup.server.core.contributions import round_of, uploads_of
+from zowarmup.server.core.contributions import is_over, last_over, uploads_of
 from zowarmup.server.core.state import State
 from zowarmup.server.store.blob_files import BlobFiles
 from zowarmup.server.store.blobs import PIECE, BlobStore, OpenBlob
@@ -81,19 +81,17 @@ class SharedUploadsSweeper:
         uploaded = any(isinstance(event, ev.Contributed) and state.trains(event.client) for event in events)
         self._left_over |= uploaded
         if self._left_over and any(isinstance(event, ev.RoundAbandoned | ev.Committed) for event in events):
-            open_one = state.current is not None and not state.current.closed
-            ended, kept = state.round - open_one, frozenset(uploads_of(state.current).values())
             self._left_over = False
-            self._thread.submit(self._sweep, ended, kept)
+            self._thread.submit(self._sweep, last_over(state), frozenset(uploads_of(state.current).values()))
 
     def _sweep(self, ended: int, kept: frozenset[str]) -> None:
         try:
             with self._housekeeping.attempt("remove uploads of rounds that are over"):
                 for name in self._shared.names():
-                    if round_of(name) <= ended and name not in kept:
+                    if is_over(name, ended, kept):
                         self._shared.delete(name)
                 for part in self._shared.parts():
-                    if round_of(part) <= ended:
+                    if is_over(part, ended, kept):
                         self._shared.drop(part)
                 self._shared.free()
         except LedgerError as error:

@@ -4,7 +4,7 @@ Functions of the state and the contributions alone, so that a check of the ledge
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,3 +157,14 @@ def round_of(upload: str) -> int:
     """The round that an upload of this name is for; 0, which no round has, where the name is none of `upload_name`."""
     number = upload.partition(".")[0]
     return int(number) if number.isdecimal() else 0
+
+
+def last_over(state: State) -> int:
+    """The last round whose uploads can be neither resumed nor named any more."""
+    return state.round - (state.current is not None and not state.current.closed)
+
+
+def is_over(upload: str, ended: int, kept: Collection[str]) -> bool:
+    """Whether an upload of this name, whole or not, can go: it is for the round `ended` or an earlier one, or for none, and is not one of those
+    that are `kept`, as they are aggregated or being named."""
+    return round_of(upload) <= ended and upload not in kept

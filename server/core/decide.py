@@ -199,7 +199,8 @@ def _turn(state: State) -> ev.Event | None:
 
 def _spent(state: State) -> str:
     """That so many clients have used their privacy budget up that no round can open; empty where that is not so."""
-    if not state.releases:
+    budget = state.budget
+    if budget is None or state.most_released < budget.releases:
         return ""
     members = [name for name, client in state.clients.items() if not client.revoked and client.tier in state.tiers]
     left = sum(not state.used_up(name) for name in members)

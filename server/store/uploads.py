@@ -28,7 +28,7 @@ from zowarmup.common.algorithms.vectors import ApproximateNorm
 from zowarmup.common.exact.layout import digesting
 from zowarmup.common.messages.values import LARGEST_DELTA, Computation, Delta
 from zowarmup.server.core import events as ev
-from zowarmup.server.core.contributions import round_of, upload_name, uploads_of
+from zowarmup.server.core.contributions import is_over, last_over, upload_name, uploads_of
 from zowarmup.server.core.errors import Rejected
 from zowarmup.server.core.state import State
 from zowarmup.server.store.blobs import PIECE, BlobStore, BlobVector, UploadError
@@ -65,8 +65,7 @@ class UploadStore:
 
     def resume(self, state: State) -> int:
         """After a restart, before anyone is let in: drop what no round can use. How many files went."""
-        open_one = state.current is not None and not state.current.closed  # its uploads may still be resumed and named
-        return self._drop_through(state.round - open_one)
+        return self._drop_through(last_over(state))
 
     async def received(self, client: str, round: int, digest: str, size_bytes: int) -> int:
         """How many bytes of the client's upload for that round with that digest (hex) are here. Another one that it uploaded
@@ -174,7 +173,7 @@ class UploadStore:
         return len(names) + len(parts)
 
     def _is_over(self, name: str, ended: int) -> bool:
-        return round_of(name) <= ended and name not in self._kept
+        return is_over(name, ended, self._kept)
 
     def _drop(self, names: Collection[str], parts: Collection[str]) -> None:
         for name in names:

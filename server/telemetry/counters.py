@@ -21,7 +21,7 @@ ROUND_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 
 
 
 class Counters:
-    """Counters of the coordinator's events. `state`: what it begins with."""
+    """Counters of the coordinator's events, at zero until it `begin`s to be told of them. `state`: of the run."""
 
     def __init__(self, registry: CollectorRegistry, state: State) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -62,6 +62,10 @@ class Counters:
                     self._fedavg.labels(direction, tier, phase)
         for kind in ("scalar", "delta"):
             self._clipped.labels(kind)
+        self.begin(state)
+
+    def begin(self, state: State) -> None:
+        """Count from this state on."""
         current = state.current
         self._phase, self._opened_at = state.phase, current.opened_at if current else 0.0
         self._present = set(current.seeds) if current else set()

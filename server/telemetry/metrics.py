@@ -257,6 +257,7 @@ class RunMetrics:
         self.registry = CollectorRegistry()
         self._run = run
         self._own = CollectorRegistry()
+        self._counters: Counters | None = None
         appends = Histogram(
             "zowarmup_ledger_append_duration_seconds",
             "One synced transaction of the ledger.",
@@ -272,14 +273,18 @@ class RunMetrics:
 
     def show(self, sources: Sources) -> None:
         """Gather at each scrape what there is, from now on."""
+        self._counters = Counters(self._own, sources.coordinator.state)
         self.registry.register(_OfRun(self._run, Gathered(sources).collect))
         if sources.cluster is not None:
             self.registry.register(_OfRun(self._run, ClusterMetrics(sources.cluster).collect))
         self.registry.register(_Build())
 
     def count(self, coordinator: Coordinator) -> None:
-        """Count what happens in the run, from now on: the coordinator leads it."""
-        coordinator.observe(Counters(self._own, coordinator.state))
+        """Count what happens in the run, from now on: the coordinator leads it. What a front end shows of it is at zero, so that
+        a first round that it leads is seen to be one more."""
+        assert self._counters is not None, "shown before"
+        self._counters.begin(coordinator.state)
+        coordinator.observe(self._counters)
 
 
 class _OfRun(Collector):

@@ -29,9 +29,8 @@ def until(fleet: SharedFleet, holds: Callable[[], bool], what: str) -> None:
 def leader(fleet: SharedFleet, epoch: int) -> str:
     """Who leads in an epoch; empty as long as nobody does."""
     for name in COORDINATORS:
-        for log in (fleet.folder / "logs").glob(f"{name}.*.log"):
-            if any(int(found) == epoch for _, found in LED.findall(log.read_text(errors="replace"))):
-                return name
+        if any(int(found) == epoch for said in fleet.said_by(name) for _, found in LED.findall(said)):
+            return name
     return ""
 
 

@@ -33,14 +33,14 @@ class SecureFleet(SharedFleet):
         options = [str(self.known), ",".join(KILLED), str(self.folder / f"{name}.toml")]
         options += ["--data-dir", str(self.folder / name), "--address", self.addresses[name]]
         options += ["--advertise", self.addresses[name], "--web-address", "", "--model-cache", str(self._model_cache)]
-        self.processes.start(self._named(name), "tests.e2e.dying_coordinator", options)
+        self.begin(name, "tests.e2e.dying_coordinator", options)
 
     def join(self, name: str) -> None:
         number = name.removeprefix("low-")
         servers = ",".join(self.addresses.values())
         options = ["--server", servers, "--data", f"digits:{number}/{CLIENTS}", "--tier", "low", "--name", name]
         options += ["--state-dir", str(self.folder / "clients" / name)]
-        self.processes.start(self._named(name), "tests.e2e.dying_client", ["None", str(self.known), *options])
+        self.begin(name, "tests.e2e.dying_client", ["None", str(self.known), *options])
 
 
 @pytest.fixture

@@ -7,10 +7,8 @@ output is JSON with how many of the schedules did.
 """
 
 import argparse
-import contextlib
 import json
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -22,11 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.algorithms import warmup_settings, zeroth_order_settings
-from tests.faults.proxy import Link
-from zowarmup.cli.session.session import Session
-from zowarmup.common.messages.values import Phase
+from tests.faults.lives import Lives
 from zowarmup.common.settings.run import Evaluation, Model, RunFile, Server
-from zowarmup.common.system.command import CommandError, Interrupts
+from zowarmup.common.system.command import Interrupts
 from zowarmup.lab.demo.settings import to_toml
 from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
 from zowarmup.server.core import events as ev
@@ -54,7 +50,6 @@ RUN = RunFile(
 )
 FLEET = {"high-1": "high", "low-1": "low", "low-2": "low", "low-3": "low"}
 LIMIT_S = 240.0
-ACKNOWLEDGED = re.compile(r"round (\d+): the contribution is on the coordinator's disk")
 
 
 @dataclass(frozen=True)
@@ -84,67 +79,18 @@ class Outcome:
         return said if self.good else "\n    ".join((said, *self.faults))
 
 
-class Fleet:
-    """One run's processes. A process that is killed and started again has a log for each life."""
+class Fleet(Lives):
+    """One coordinator with its data directory."""
 
     def __init__(self, folder: Path, template: Path) -> None:
-        self.folder, self.data_dir = folder, folder / "server"
+        super().__init__(folder, ["server"], FLEET)
+        self.data_dir, self.link = folder / "server", self.links["server"]
         shutil.copytree(template / "server", self.data_dir)
-        (folder / "logs").mkdir()
-        self.processes = Processes(folder / "logs", Interrupts(), {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"})
-        self.address = f"127.0.0.1:{free_port()}"
-        self.link = Link(self.address)
         self._run_file = template / "run.toml"
-        self._lives: dict[str, int] = {}
 
     def lead(self) -> None:
-        options = [str(self._run_file), "--data-dir", str(self.data_dir), "--address", self.address]
-        self.processes.start(self._named("server"), "zowarmup.server.main", options)
-
-    def join(self, name: str) -> None:
-        shard = list(FLEET).index(name) + 1
-        options = ["--server", self.link.address, "--data", f"digits:{shard}/4", "--tier", FLEET[name], "--name", name]
-        options += ["--state-dir", str(self.folder / "clients" / name), "--verbose"]
-        self.processes.start(self._named(name), "zowarmup.client.main", options)
-
-    def kill(self, name: str) -> None:
-        """kill -9."""
-        life = f"{name}.{self._lives[name]}"
-        subprocess.run(["kill", "-9", str(self.processes.pid(life))], check=False)
-        while life not in {ended.name for ended in self.processes.ended()}:
-            time.sleep(0.01)
-
-    def final(self) -> str | None:
-        """The digest of the finished run, None while it is going on."""
-        with Session(self.address, deadline_s=2.0) as session, contextlib.suppress(CommandError):
-            status = session.status()
-            evaluated = status.evaluation is not None and status.evaluation.version == status.version
-            if status.phase is Phase.FINISHED and evaluated:
-                return status.digest
-        return None
-
-    def failed(self) -> str:
-        """A process that ended by itself before the run was over, as a sentence."""
-        lives = {f"{name}.{life}" for name, life in self._lives.items()}
-        ended = [e for e in self.processes.ended() if e.name in lives and e.code not in (0, -9)]
-        return ended[0].sentence() if ended else ""
-
-    def acknowledged(self) -> set[tuple[str, int]]:
-        """(client, round) of every contribution that a client was told is on disk."""
-        return {
-            (log.name.split(".")[0], int(round))
-            for name in FLEET
-            for log in (self.folder / "logs").glob(f"{name}.*.log")
-            for round in ACKNOWLEDGED.findall(log.read_text(errors="replace"))
-        }
-
-    def close(self) -> None:
-        self.processes.stop()
-        self.link.__exit__()
-
-    def _named(self, name: str) -> str:
-        self._lives[name] = self._lives.get(name, 0) + 1
-        return f"{name}.{self._lives[name]}"
+        options = [str(self._run_file), "--data-dir", str(self.data_dir), "--address", self.addresses["server"]]
+        self.begin("server", "zowarmup.server.main", options)
 
 
 def prepare(template: Path, model_cache: Path) -> None:
@@ -163,7 +109,6 @@ def prepare(template: Path, model_cache: Path) -> None:
 def carry_out(seed: int, folder: Path, template: Path) -> Outcome:
     """One schedule, to its end."""
     chance, start = random.Random(seed), time.monotonic()
-    folder.mkdir(parents=True)
     fleet = Fleet(folder, template)
     told: list[str] = []
     digest, why = None, ""
@@ -176,7 +121,7 @@ def carry_out(seed: int, folder: Path, template: Path) -> Outcome:
             if (digest := fleet.final()) is not None:
                 break
             told.append(f"{time.monotonic() - start:.1f} s: {fault()}")
-        fleet.link.mend()
+        fleet.mend()
         while digest is None and not why:
             digest, why = fleet.final(), fleet.failed()
             if time.monotonic() > start + LIMIT_S:

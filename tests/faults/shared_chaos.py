@@ -5,12 +5,10 @@ clients and to the database alike, are cut, swallow everything or are slow; the 
 its connections are killed. What must hold beside what holds of one coordinator: no two of them ever lead in one epoch.
 """
 
-import contextlib
 import random
 import re
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,16 +16,13 @@ from pathlib import Path
 
 import psycopg
 
-from tests.faults.chaos import ACKNOWLEDGED, LIMIT_S, RUN, Outcome, replayed
+from tests.faults.chaos import LIMIT_S, RUN, Outcome, replayed
+from tests.faults.lives import Lives
 from tests.faults.proxy import Link
 from tests.postgres.server import PostgresServer
-from zowarmup.cli.session.session import Session
-from zowarmup.common.messages.values import Phase
 from zowarmup.common.settings.run import RunFile
 from zowarmup.common.settings.store import StoreAddress
-from zowarmup.common.system.command import CommandError, Interrupts
 from zowarmup.lab.demo.settings import to_toml
-from zowarmup.lab.processes import NO_PROXY, ONE_THREAD, Processes, free_port
 from zowarmup.server.core import events as ev
 from zowarmup.server.store.postgres.stores import PostgresStores
 
@@ -39,18 +34,14 @@ LED = re.compile(r"this coordinator leads from now on \((\S+), epoch (\d+)\)")
 LEASE_S = 2.0
 
 
-class SharedFleet:
-    """One run's processes, its database, and the links between them."""
+class SharedFleet(Lives):
+    """Coordinators that share a database, each behind a link to it, too."""
 
     def __init__(self, folder: Path, model_cache: Path, run: RunFile = LONG) -> None:
-        self.folder, self._model_cache = folder, model_cache
-        (folder / "logs").mkdir(parents=True)
+        super().__init__(folder, COORDINATORS, FLEET)
+        self._model_cache = model_cache
         self.database = PostgresServer()
-        self.processes = Processes(folder / "logs", Interrupts(), {**ONE_THREAD, **NO_PROXY, "PYTHONUNBUFFERED": "1"})
-        self.addresses = {name: f"127.0.0.1:{free_port()}" for name in COORDINATORS}
-        self.links = {name: Link(address) for name, address in self.addresses.items()}
         self.to_database = {name: Link(f"127.0.0.1:{self.database.port}") for name in COORDINATORS}
-        self._lives: dict[str, int] = {}
         for name in COORDINATORS:
             server = replace(run.server, store=str(self.store(self.to_database[name].port)), lease_s=LEASE_S)
             kept = replace(run, server=server)
@@ -64,49 +55,7 @@ class SharedFleet:
         """A coordinator."""
         options = [str(self.folder / f"{name}.toml"), "--data-dir", str(self.folder / name), "--address"]
         options += [self.addresses[name], "--advertise", self.links[name].address, "--web-address", "", "--verbose"]
-        self.processes.start(
-            self._named(name), "zowarmup.server.main", [*options, "--model-cache", str(self._model_cache)]
-        )
-
-    def join(self, name: str) -> None:
-        shard = list(FLEET).index(name) + 1
-        servers = ",".join(link.address for link in self.links.values())
-        options = ["--server", servers, "--data", f"digits:{shard}/{len(FLEET)}", "--tier", FLEET[name], "--name", name]
-        options += ["--state-dir", str(self.folder / "clients" / name), "--verbose"]
-        self.processes.start(self._named(name), "zowarmup.client.main", options)
-
-    def signal(self, name: str, number: signal.Signals) -> None:
-        subprocess.run(["kill", f"-{number.value}", str(self.processes.pid(self._life(name)))], check=False)
-
-    def kill(self, name: str) -> None:
-        """kill -9."""
-        self.signal(name, signal.SIGKILL)
-        while self._life(name) not in {ended.name for ended in self.processes.ended()}:
-            time.sleep(0.01)
-
-    def final(self) -> str | None:
-        """The digest of the finished run, None while it is going on."""
-        for address in self.addresses.values():
-            with contextlib.suppress(CommandError), Session(address, deadline_s=2.0) as session:
-                status = session.status()
-                evaluated = status.evaluation is not None and status.evaluation.version == status.version
-                return status.digest if status.phase is Phase.FINISHED and evaluated else None
-        return None
-
-    def failed(self) -> str:
-        """A process that ended by itself before the run was over, as a sentence."""
-        lives = {f"{name}.{life}" for name, life in self._lives.items()}
-        ended = [e for e in self.processes.ended() if e.name in lives and e.code not in (0, -9)]
-        return ended[0].sentence() if ended else ""
-
-    def acknowledged(self) -> set[tuple[str, int]]:
-        """(client, round) of every contribution that a client was told is stored."""
-        return {
-            (log.name.split(".")[0], int(round))
-            for name in FLEET
-            for log in (self.folder / "logs").glob(f"{name}.*.log")
-            for round in ACKNOWLEDGED.findall(log.read_text(errors="replace"))
-        }
+        self.begin(name, "zowarmup.server.main", [*options, "--model-cache", str(self._model_cache)])
 
     def stored(self) -> set[tuple[str, int]]:
         """(client, round) of every contribution in the log."""
@@ -125,36 +74,20 @@ class SharedFleet:
         """How often the lease has changed hands."""
         return sum(len(self._led(name)) for name in COORDINATORS)
 
-    def said(self, name: str) -> str:
-        """The log of a coordinator's present life."""
-        return self.processes.log(self._life(name)).read_text(errors="replace")
-
-    def mend(self) -> None:
-        for link in (*self.links.values(), *self.to_database.values()):
-            link.mend()
-            link.delay_s = 0.0
+    def every_link(self) -> list[Link]:
+        return [*self.links.values(), *self.to_database.values()]
 
     def close(self) -> None:
+        super().close()
         self.database.close()
-        for link in (*self.links.values(), *self.to_database.values()):
-            link.__exit__()
 
     def _led(self, name: str) -> list[str]:
-        logs = (self.folder / "logs").glob(f"{name}.*.log")
-        return [epoch for log in logs for _, epoch in LED.findall(log.read_text(errors="replace"))]
-
-    def _named(self, name: str) -> str:
-        self._lives[name] = self._lives.get(name, 0) + 1
-        return self._life(name)
-
-    def _life(self, name: str) -> str:
-        return f"{name}.{self._lives[name]}"
+        return [epoch for said in self.said_by(name) for _, epoch in LED.findall(said)]
 
 
 def carry_out(seed: int, folder: Path, model_cache: Path) -> Outcome:
     """One schedule, to its end."""
     chance, start = random.Random(seed), time.monotonic()
-    folder.mkdir(parents=True)
     fleet = SharedFleet(folder, model_cache)
     told: list[str] = []
     digest, why = None, ""

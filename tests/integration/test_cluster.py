@@ -1,15 +1,19 @@
 """Two coordinators of one run in one process, over stores in memory: who leads answers, and who has lost the lease begins anew.
 
-What leads is `zowarmup.server.leadership`, here and where a coordinator is alone."""
+What leads is `zowarmup.server.leadership`, here and where a coordinator is alone; each time that one is at work is a
+`zowarmup.server.life`, and what it shows of itself is in `zowarmup.server.shown`."""
 
 import asyncio
 import contextlib
+import socket
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.faults.chaos import RUN
 from tests.prepared import prepared
@@ -23,7 +27,8 @@ from zowarmup.server.cluster.front_end import FrontEnd
 from zowarmup.server.cluster.node import SharedStore
 from zowarmup.server.cluster.uploads import SpooledUploads
 from zowarmup.server.rpc.endpoints import endpoint_of
-from zowarmup.server.serving import Served, Serving, Shared, serve
+from zowarmup.server.served import Served, Serving, Shared
+from zowarmup.server.serving import serve
 from zowarmup.server.setup.model_cache import cached
 from zowarmup.server.setup.prepare import Children
 from zowarmup.server.store.archive import OPERATOR_CREDENTIAL
@@ -32,6 +37,7 @@ from zowarmup.server.store.blobs import MemorySharedBlobs
 from zowarmup.server.store.cached_blobs import CachedBlobs
 from zowarmup.server.store.event_log import MemorySharedLog, StoreAway
 from zowarmup.server.store.lease import Holder, MemoryLease
+from zowarmup.server.telemetry.endpoints import HttpEndpoint
 
 LEASE_S = 0.5
 SERVER = Server(address="127.0.0.1:0", web_address="")
@@ -80,6 +86,7 @@ async def at_work(
     cache: Path,
     server: Server = SERVER,
     before: Callable[[], None] = lambda: None,
+    shown: HttpEndpoint | None = None,
 ) -> AsyncIterator[One]:
     one, way = One(name, folder / name), endpoint_of(server, server.address, False)
     one.folder.mkdir()
@@ -90,6 +97,7 @@ async def at_work(
         data_dir=one.folder,
         prepare=lambda spec, seed, folder: cached(spec, seed, cache, Children()),
         way=way,
+        shown=shown,
         shared=Shared(
             open=lambda took: before() or store.seen_by(one.folder),  # type: ignore[func-returns-value]
             holder=lambda way, port: Holder(
@@ -145,6 +153,40 @@ def test_a_front_end_lets_the_leader_answer_and_takes_over_when_that_leaves(tmp_
                 assert not second.front_end.state.paused and len(second.lives) == 1
 
     asyncio.run(script())
+
+
+def test_a_front_end_shows_itself_and_the_run_once_it_leads(tmp_path: Path, cache: Path) -> None:
+    async def script() -> None:
+        store, shown = Store(), HttpEndpoint("127.0.0.1", free_port())
+
+        async def told(name: str) -> list[float]:
+            def scrape() -> str:
+                with urllib.request.urlopen(f"http://127.0.0.1:{shown.port}/metrics") as answer:
+                    return str(answer.read().decode())
+
+            families = text_string_to_metric_families(await asyncio.to_thread(scrape))
+            return [sample.value for family in families for sample in family.samples if sample.name == name]
+
+        async with at_work(store, "a", tmp_path, cache) as first:
+            await until(lambda: first.front_end.leads)
+            async with at_work(store, "b", tmp_path, cache, shown=shown) as second:
+                assert await told("zowarmup_leads") == [0] and not await told("zowarmup_model_version")
+                rounds = await told("zowarmup_rounds_total")
+                assert rounds and not any(rounds), "at zero, and not absent"
+                assert first.stopped is not None
+                first.stopped.set_result(0)
+                await until(lambda: second.front_end.leads)
+                assert await told("zowarmup_leads") == [1] and await told("zowarmup_model_version") == [0]
+                assert await told("zowarmup_rounds_total") == rounds
+            assert not await asyncio.to_thread(answers, shown.port), "it has let go of the port"
+
+    asyncio.run(script())
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+        return True
+    return False
 
 
 @pytest.mark.parametrize(("private", "asked"), [(True, False), (False, False), (True, True)])

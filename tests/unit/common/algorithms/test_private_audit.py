@@ -1,5 +1,8 @@
 """An audit of the devices' own mechanism and noise: nobody is seen to learn more than the accountant says, and noise that is missing is noticed."""
 
+import math
+from dataclasses import replace
+
 from benchmarks.privacy.audit import at_most, audited
 from zowarmup.client.work.releasing import system_noise
 from zowarmup.common.settings.privacy import Privacy
@@ -13,6 +16,14 @@ def test_what_is_seen_stays_below_epsilon() -> None:
     seen = audited(BUDGET, TRIALS, chance=1e-5)
     assert 2.0 < seen.gaussian < 8.0
     assert seen.plain < 8.0
+
+
+def test_noise_that_devices_share_is_as_good_and_that_of_all_but_two_is_not() -> None:
+    """Of four devices, or of two of them, for whose noise alone it was not made."""
+    seen = audited(BUDGET, TRIALS, chance=1e-5, devices=4)
+    assert 2.0 < seen.gaussian < 8.0
+    less = replace(BUDGET, multiplier=BUDGET.multiplier / math.sqrt(2))
+    assert audited(less, TRIALS, chance=1e-5, devices=2).gaussian > 8.0
 
 
 def test_half_of_the_noise_is_noticed() -> None:

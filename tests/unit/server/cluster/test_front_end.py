@@ -20,6 +20,7 @@ from zowarmup.server.coordinator import Unavailable
 from zowarmup.server.core import commands as cmd
 from zowarmup.server.core import events as ev
 from zowarmup.server.core.errors import Rejected
+from zowarmup.server.core.events import TrafficCount
 from zowarmup.server.core.evolve import evolve
 from zowarmup.server.rpc.server import Services
 from zowarmup.server.store.event_log import LedgerError, MemorySharedLog
@@ -66,6 +67,7 @@ class Room:
         self.log = MemorySharedLog(self.lease.leading)
         self.tasks: list[asyncio.Task[None]] = []
         self.following: dict[str, asyncio.Task[None]] = {}
+        self.carried: list[TrafficCount] = []
 
     def coordinator(self, name: str, patience_s: float = 30.0) -> FrontEnd:
         state = evolve(None, RUN)
@@ -81,7 +83,7 @@ class Room:
         if not list(self.log.read()):
             log.append([RUN], 0.0, 0)
         await front_end.lead(log, self.following[name])
-        sessions = Sessions(front_end, held.epoch)
+        sessions = Sessions(front_end, held.epoch, self.carried.extend)
         front_end.observe(sessions)
         return sessions
 
@@ -204,6 +206,35 @@ def test_commands_wait_while_nobody_leads_and_have_the_effect_of_one() -> None:
         await waiting
         enrolled = [event for _, event in room.log.read() if isinstance(event, ev.ClientEnrolled)]
         assert len(enrolled) == 1
+
+    Room().run(script)
+
+
+def test_what_front_ends_have_carried_counts_once_though_answers_are_lost() -> None:
+    async def script(room: Room) -> None:
+        _, _, front_end, direct = await ready(room)
+        told = [(TrafficCount("up", "low", "warm-up", "control", size, 1),) for size in (1, 20, 300, 4000)]
+        waiting = iter(told)
+        front_end.traffic = lambda: next(waiting, ())
+        direct.mute = True
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await beaten(front_end)
+        assert front_end.untold == told[0] and room.carried == [*told[0]]
+        direct.mute = False
+        for _ in range(2):
+            await beaten(front_end)
+        again = room.coordinator("front")  # another process of the same name
+        again.traffic = front_end.traffic
+        again.turn_to(direct, 1)
+        await beaten(again)
+        direct.away = True
+        with pytest.raises(Unavailable):
+            await beaten(again)
+        direct.away = False
+        await beaten(again)
+        assert [count.payload_bytes for count in room.carried] == [1, 20, 300, 4000]
+        assert not again.untold
 
     Room().run(script)
 

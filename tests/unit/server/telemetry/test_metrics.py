@@ -116,7 +116,8 @@ def told(
             lambda: ClusterFigures(leads(), 3, 2, 1, 0.25, 7, {"two": 5}),
         )
     )
-    metrics.count(coordinator)
+    if leads():
+        metrics.count(coordinator)
     metrics.appended(0.002)
     for at, event in every[before:]:
         coordinator.state = evolve(coordinator.state, event)
@@ -310,6 +311,11 @@ def test_words_while_a_round_lasts() -> None:
 def test_a_front_end_tells_of_itself_and_not_of_the_run(tmp_path: Path) -> None:
     shown = scrape(told(story(), tmp_path, leads=lambda: False))
     assert shown["zowarmup_leads"][()] == 0 and shown["zowarmup_streams"][()] == 7
+    for counter in ("rounds_total", "contributions_total", "dropouts_total", "round_duration_seconds_count"):
+        counts = shown[f"zowarmup_{counter}"]
+        assert counts and not any(counts.values()), (
+            "at zero, so that what it counts first when it leads is seen as an increase"
+        )
     assert "zowarmup_payload_bytes_total" in shown and "zowarmup_refusals_total" in shown
     of_the_run = {"clients", "phase", "model_version", "round_participants", "replica_disagreements_total"}
     assert not {f"zowarmup_{name}" for name in of_the_run} & set(shown)
