@@ -50,7 +50,7 @@ def _seconds(repeats: int, examples: int) -> dict[str, list[float]]:
             return 0
 
     replica, program = prepared.loaded(prepared.minilm())
-    data = _texts(examples)
+    data = texts(examples)
     spec = ZOWarmUpSettings(rounds=1, probes=DIRECTIONS, train=prepared.ADAPTERS, eps=1e-2, whitening=0)
     several, alone = (
         kind(spec, replica, program, Classification(data), data, threading.Event()) for kind in (Prober, OneAtATime)
@@ -64,7 +64,7 @@ def _seconds(repeats: int, examples: int) -> dict[str, list[float]]:
     )
 
 
-def _texts(count: int) -> "Dataset":
+def texts(count: int) -> "Dataset":
     """Tokens without a meaning."""
     import numpy as np
 

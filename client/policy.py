@@ -33,7 +33,8 @@ class Policy:
     as a file. `snapshot_mb`: the largest model. `forward_memory_mb`: what a forward pass may take beside the weights (0:
     what this device's memory has left). `forward_s`: how long one may last, over one micro-batch, and how long loading the
     program may. `contribution_s`: how long training or probing for one round may take, on either tier; it ends at the next
-    batch.
+    batch. Under differential privacy a pass is of one example, and each has an equal part of `contribution_s`: what takes longer counts
+    as nothing, and the device answers.
 
     `mb_per_day`: what may go over the network, either way, in a day of UTC (0: no limit). `probes_per_day` and `probes`:
     how many probes of this device's examples are answered in a day, and in all (0: no limit): each tells the coordinator

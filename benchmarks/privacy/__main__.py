@@ -142,7 +142,12 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", default=["off", "plain", "local"])
     parser.add_argument("--model")
     parser.add_argument("--data")
-    parser.add_argument("--features", type=Path, help="sst2: where they are kept, and read from where they are")
+    parser.add_argument(
+        "--features",
+        type=Path,
+        default=Path("sst2_features.npz"),
+        help="sst2: where they are kept, and read from where they are",
+    )
     parser.add_argument("--validate", action="store_true", help="sst2: on dev.tsv")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--projections", type=int, default=64)

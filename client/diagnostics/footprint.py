@@ -31,7 +31,7 @@ from zowarmup.client.work.activations import most_bytes
 from zowarmup.client.work.probing import Prober
 from zowarmup.client.work.watched_program import load_program
 from zowarmup.common.algorithms import algorithm_of
-from zowarmup.common.algorithms.directional_derivatives import project
+from zowarmup.common.algorithms.directional_derivatives import project, project_each
 from zowarmup.common.algorithms.protocol import LocalTraining
 from zowarmup.common.exact.grid import Grid
 from zowarmup.common.exact.layout import Layout
@@ -121,17 +121,29 @@ def probe(
     to move the model along a direction."""
     settings, layout = spec.zeroth_order, replica.layout
     sliced = settings.largest_batch(examples) if examples else settings.micro_batch
-    program = load_program(onnx, replica, 1, constants=read_base(base) if base else {})
+    private = spec.privacy.on
+    program = load_program(onnx, replica, 1, constants=read_base(base) if base else {}, apart=private)
     data = made_up(spec.card, sliced)
     prober = Prober(settings, replica, program, spec.task, data, threading.Event(), spec.pool_seed)
     _, projections = settings.build(layout, spec.pool_seed).counts(Tier.LOW, max(1, examples))
     exact_head = projections > 0
     forward_s = walk_s = 0.0
+
+    def forward() -> None:
+        if private:  # by passes of one example each
+            parts = [part.head_gradients for part in prober.by_example(exact_head)]
+            if parts[0] is not None:
+                project_each(parts[0], 1, layout.block("head"), projections)
+        else:
+            prober.evaluate(np.arange(sliced), exact_head)
+
     for index in range(PROBES):
         along = Direction(1, index, layout.block("all"))
         for ticks in (1, -1):
             walk_s = timed(lambda: perturb(replica.weights, replica.grid, along, ticks))  # noqa: B023
-            forward_s = timed(lambda: prober.evaluate(np.arange(sliced), exact_head)) / sliced
+            forward_s = timed(forward) / sliced
+    if private:
+        return forward_s, walk_s
     if (
         program.own
     ):  # several directions are probed at once then, with a vector for each: one example a direction shows it

@@ -50,6 +50,7 @@ OURS = (
     USAGE,
     RELEASES,
     "releases-*.json",
+    "releases*.passes",
     "*.new",
     "snapshot-*",
     "commits-*.log",

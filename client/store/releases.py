@@ -64,6 +64,11 @@ class ReleaseFile:
         self._file = file
         self.released = _read(file)
 
+    @property
+    def passes(self) -> Path:
+        """Where it is noted beside it which example is passed through the program (`PassFile`)."""
+        return self._file.with_suffix(".passes")
+
     def keep(self, released: Released) -> None:
         """Write it, before it leaves. Raises Final where the disk refuses."""
         content: dict[str, object] = {"count": released.count, "seed": released.seed, "version": released.version}

@@ -110,7 +110,7 @@ class Device:
         self._offer, self._dataset, self._transfers = offer, dataset, transfers
         self._replica, self._executor, self._joined = replica, executor, joined
         self._tier = tier
-        privacy, rounds = offer.spec.privacy, offer.spec.zeroth_order.rounds
+        privacy, rounds, self._releases = offer.spec.privacy, offer.spec.zeroth_order.rounds, releases
         self._private = privacy.on or privacy.secure_aggregation
         self._releasing: Releasing | None = None
         if privacy.on:
@@ -410,7 +410,8 @@ class Device:
 
         async with watching(self._executor.watch, give_up):
             if self._prober is None:
-                self._prober = await self._executor.prober(replica, self._dataset)
+                passes = None if self._releases is None else self._releases.passes
+                self._prober = await self._executor.prober(replica, self._dataset, passes)
             self._require_probes(work)
             before = self._executor.spent_s
             prober = self._prober
@@ -443,6 +444,10 @@ class Device:
         """Contribute at the replica, which others may have moved on since. Raises Overtaken, also in the midst of it, where the
         round is over, and Setback where it takes longer than the policy allows."""
         most_s, ends_at_s = self._executor.contribution_s, math.inf
+        if self._releasing is not None and work.phase is Phase.ZEROTH_ORDER:
+            most_s = (
+                math.inf
+            )  # each example has its part of it (`example_passes`): whether it answers must not depend on them
 
         def check() -> None:
             if why := stream.over(work):

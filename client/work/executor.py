@@ -20,6 +20,8 @@ from zowarmup.client.net.messages import Offer
 from zowarmup.client.net.transfer import Transfers
 from zowarmup.client.policy import MEGABYTE, Policy
 from zowarmup.client.store.directory import StateDirectory
+from zowarmup.client.store.passes import PassFile
+from zowarmup.client.work.example_passes import ExamplePasses
 from zowarmup.client.work.probing import ForwardPass, Prober, load_on, resident
 from zowarmup.client.work.watched_program import Watch, WatchedProgram, load_program
 from zowarmup.common.exact.replica import Replica
@@ -138,8 +140,9 @@ class Executor:
                 self.close()
             raise
 
-    async def prober(self, replica: Replica, dataset: Dataset) -> Prober:
-        """What probes the replica on a dataset. A device that probes trains no more: the trainer's memory is given back."""
+    async def prober(self, replica: Replica, dataset: Dataset, passes: Path | None = None) -> Prober:
+        """What probes the replica on a dataset. A device that probes trains no more: the trainer's memory is given back. `passes`: where it
+        is noted, under differential privacy, which example is passed through the program."""
         spec = self._offer.spec
         async with self._tools.making:
             if self._alone:
@@ -149,7 +152,11 @@ class Executor:
                 program = self._tools.program = await self._program(replica)
         dataset = await self._readable(dataset)
         examples = dataset if self._device == PROCESSOR else await self.compute(self._resident, dataset)
-        return Prober(spec.zeroth_order, replica, program, spec.task, examples, self._stop, spec.pool_seed)
+        file = None if passes is None else PassFile(passes, len(examples))
+        alone = ExamplePasses(len(examples), self.contribution_s, file)
+        return Prober(
+            spec.zeroth_order, replica, program, spec.task, examples, self._stop, spec.pool_seed, passes=alone
+        )
 
     async def trainer(self, dataset: Dataset, tier: Tier) -> "Trainer":
         """What trains on a dataset as a client of that tier does."""
@@ -222,7 +229,9 @@ class Executor:
             most_bytes = int(self._policy.forward_memory_mb * MEGABYTE) or memory_here().bytes
             program = await self.compute(
                 WatchedProgram,
-                lambda halt: load_program(onnx, replica, self._threads, most_bytes, halt, constants),
+                lambda halt: load_program(
+                    onnx, replica, self._threads, most_bytes, halt, constants, offer.spec.privacy.on
+                ),
                 self.watch,
                 most_bytes,
             )

@@ -9,6 +9,7 @@ so is what crosses the cut of a model that is cut, where nothing below it moves 
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from zowarmup.client.errors import ComputingStopped, Final
 from zowarmup.client.work.activations import HELD_BYTES, Activations, never_moves_below
+from zowarmup.client.work.example_passes import ExamplePasses
 from zowarmup.client.work.features import Features
 from zowarmup.common.algorithms.private_release import Mechanism
 from zowarmup.common.algorithms.protocol import Algorithm, EachLoss, ExampleLosses, LossAndGradient
@@ -101,7 +103,9 @@ class Prober:
         stop: threading.Event,
         pool_seed: int = 0,
         held_bytes: int = HELD_BYTES,
+        passes: ExamplePasses | None = None,
     ) -> None:
+        self._passes = passes or ExamplePasses(len(dataset))
         self._held_bytes = held_bytes
         self._spec, self._pool_seed = spec, pool_seed
         self._layout, self._program, self._task = replica.layout, program, task
@@ -122,16 +126,24 @@ class Prober:
         self, replica: Replica, work: Work, mechanism: Mechanism, check: Callable[[], None] | None = None
     ) -> Scalars:
         """As `contribute`, with differential privacy: all scalars by one release of the mechanism."""
-        algorithm, weights = self._begin(replica, work, check)
-        found = algorithm.example_scalars(weights, replica.grid, self, len(self._dataset), work)
+        algorithm, weights, found = self._by_example(replica, work, check)
         return algorithm.scalars_of_mean(weights, mechanism.release(found), work)
 
     def clipped(
         self, replica: Replica, work: Work, mechanism: Mechanism, check: Callable[[], None] | None = None
     ) -> NDArray[np.float64]:
         """What `release` adds noise to: the sum over the examples of their scalars, clipped, float64 (m,)."""
+        return mechanism.clipped(self._by_example(replica, work, check)[2])
+
+    def _by_example(
+        self, replica: Replica, work: Work, check: Callable[[], None] | None
+    ) -> tuple[Algorithm, Weights, NDArray[np.float64]]:
+        """What each example contributes, with what has computed it and the weights."""
         algorithm, weights = self._begin(replica, work, check)
-        return mechanism.clipped(algorithm.example_scalars(weights, replica.grid, self, len(self._dataset), work))
+        self._passes.begin()
+        found = algorithm.example_scalars(weights, replica.grid, self, len(self._dataset), work)
+        self._passes.end(work.round)
+        return algorithm, weights, found
 
     def _begin(self, replica: Replica, work: Work, check: Callable[[], None] | None) -> tuple[Algorithm, Weights]:
         """What computes a contribution, and the weights that it moves."""
@@ -144,15 +156,33 @@ class Prober:
         return self._spec.slowed(work.rate_factor).build(self._layout, self._pool_seed), weights
 
     def by_example(self, head_gradients: bool) -> Iterator[ExampleLosses]:
-        """The loss of each example at the weights as they are now and, where asked for, its gradient by the head."""
-        for chosen in self._micro_batches(np.arange(len(self._dataset)), self._lengths):
-            batch = self._dataset.batch(chosen)
-            outputs, features = self._forward(chosen, batch)
-            gradients, head = None, self._layout.head
+        """The loss of each example at the weights as they are now and, where asked for, its gradient by the head: each from a pass of
+        its own (`example_passes`), and not finite where that fails."""
+        every = np.arange(len(self._dataset))
+        for some in (every[first : first + self._micro_batch] for first in range(0, len(every), self._micro_batch)):
+            losses, gradients = np.full(len(some), np.nan), None
             if head_gradients:
-                assert features is not None and head is not None
-                gradients = self._task.head_gradients(outputs, features, batch, head)
-            yield ExampleLosses(chosen, self._task.losses(outputs, batch), gradients)
+                gradients = np.full((len(some), self._layout.block("head").size), np.nan)
+            for place, example in enumerate(some):
+                self._require_go()
+                found = self._passes.attempt(
+                    int(example), partial(self._alone, some[place : place + 1], head_gradients)
+                )
+                if found is not None:
+                    losses[place] = found.losses[0]
+                    if gradients is not None and found.head_gradients is not None:
+                        gradients[place] = found.head_gradients[0]
+            yield ExampleLosses(some, losses, gradients)
+
+    def _alone(self, chosen: NDArray[np.int64], head_gradients: bool) -> ExampleLosses:
+        """Of one example."""
+        batch = self._dataset.batch(chosen)
+        outputs, features = self._forward(chosen, batch)
+        gradients, head = None, self._layout.head
+        if head_gradients:
+            assert features is not None and head is not None
+            gradients = self._task.head_gradients(outputs, features, batch, head)
+        return ExampleLosses(chosen, self._task.losses(outputs, batch), gradients)
 
     def evaluate(self, examples: NDArray[np.int64], head_gradient: bool) -> LossAndGradient:
         """The summed loss of some examples at the weights as they are now and, where asked for, the summed gradient of

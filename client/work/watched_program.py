@@ -197,6 +197,7 @@ def load_program(
     most_bytes: int = 0,
     halt: Halt | None = None,
     constants: Mapping[str, Constant] | None = None,
+    apart: bool = False,
 ) -> Program:
     """The run's program over the replica's weights.
 
@@ -207,6 +208,7 @@ def load_program(
         most_bytes: Of memory that passes may take beside the weights; 0: no limit.
         halt: Ends the loading, and passes.
         constants: The tensors of the run's base, where it has one.
+        apart: Whether no pass is to have less memory for what another took (`Program`).
 
     Raises:
         ValueError: ONNX Runtime cannot run it.
@@ -215,6 +217,6 @@ def load_program(
     release_code()  # before ONNX Runtime is loaded, and after
     if most_bytes:
         limit_memory(most_bytes)
-    program = Program(onnx, replica.layout, replica.weights, threads, halt, constants)
+    program = Program(onnx, replica.layout, replica.weights, threads, halt, constants, apart)
     release_code()
     return program

@@ -75,6 +75,7 @@ class Program:
         threads: How many compute one pass.
         halt: Ends the loading of the graph, and passes, from another thread.
         constants: The tensors of the base, which are bound where they are; none: the model has no base.
+        apart: Whether the memory that a pass took is given back as it ends, so that none fails for what another one took.
 
     Raises:
         ValueError: The graph is another, or does anything but that (`graph`); ONNX Runtime cannot load it, it is larger
@@ -89,6 +90,7 @@ class Program:
         threads: int = 1,
         halt: Halt | None = None,
         constants: Mapping[str, Constant] | None = None,
+        apart: bool = False,
     ) -> None:
         from onnxruntime import OrtValue
 
@@ -113,7 +115,7 @@ class Program:
             tensors[name] = OrtValue.ortvalue_from_numpy_with_onnx_type(constant.values, ELEMENT_OF[constant.kind])
         self._crossing = crossing_of(layout)
         parts = [self._graph.onnx] if layout.cut is None else halves(self._graph.onnx, layout)
-        self._graphs = [_Graph(part, tensors, self._graph.outputs, threads, halt) for part in parts]
+        self._graphs = [_Graph(part, tensors, self._graph.outputs, threads, halt, apart) for part in parts]
         self._weights, self._constants = weights, constants  # bound by address
 
     @property
@@ -207,18 +209,27 @@ class _Graph:
         widths: By name, how many numbers each output has on its last axis.
         threads: As of `Program`.
         halt: As of `Program`.
+        apart: As of `Program`.
 
     Raises:
         ValueError: ONNX Runtime cannot load it.
     """
 
     def __init__(
-        self, onnx: bytes, tensors: "Mapping[str, OrtValue]", widths: Mapping[str, int], threads: int, halt: Halt
+        self,
+        onnx: bytes,
+        tensors: "Mapping[str, OrtValue]",
+        widths: Mapping[str, int],
+        threads: int,
+        halt: Halt,
+        apart: bool = False,
     ) -> None:
         import onnxruntime
 
         self._session, self._halt = _session(onnx, threads, halt), halt
         self._options = onnxruntime.RunOptions()
+        if apart:
+            self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._binding = self._session.io_binding()
         self._reads = {value.name for value in self._session.get_inputs()}
         self._widths = {value.name: (len(value.shape), widths[value.name]) for value in self._session.get_outputs()}
