@@ -28,6 +28,7 @@ from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import PROCESSOR, Executor
 from zowarmup.client.work.joining import ask, choose_tier, enrol, fit_data, know, require_cryptography
 from zowarmup.client.work.loop import take_part
+from zowarmup.client.work.offered import require_offered
 from zowarmup.client.work.work_traces import WorkTraces
 from zowarmup.common.exact.steps import allow_compiled
 from zowarmup.common.messages.invitation import Invitation
@@ -113,8 +114,11 @@ async def participate(
         policy.require_program(offer.program_bytes)
         if authority:
             state.keep_authority(authority)
-        dataset = fit_data(options.source, dataset, offer)
         known = state.identity_for(offer.run_id, offer.name)
+        require_offered(
+            state, offer
+        )  # before the data is looked at: whether it suits one card after the other would tell of it
+        dataset = fit_data(options.source, dataset, offer)
         tier, reason = choose_tier(options.tier, known, offer, policy)
         spec = offer.spec
         policy.require_privacy(spec.privacy, spec.zeroth_order, spec.warmup.trains(tier))

@@ -2,7 +2,7 @@
 
 One directory belongs to one client of one run: `identity.json` (its name in the run and its secret, mode 600; before
 it is a member, `enrolment.json`), `signing.key` (in a run with secure aggregation), `authority.pem` (who signs the coordinator's
-certificate), `lock`, the replica (`replica`), what was released under differential privacy (`releases`) and the run's artifacts. A
+certificate), `lock`, the replica (`replica`), what it was offered (`offer.json`), what was released under differential privacy (`releases`) and the run's artifacts. A
 lock keeps a second process out; every file is written to a temporary name, synced and
 renamed, so a power cut leaves the old file or the new one.
 """
@@ -41,6 +41,7 @@ LOCK = "lock"
 SIGNING_BYTES = 32
 USAGE = "usage.json"
 RELEASES = "releases.json"
+OFFERED = "offer.json"
 OURS = (
     IDENTITY,
     ENROLMENT,
@@ -49,6 +50,7 @@ OURS = (
     LOCK,
     USAGE,
     RELEASES,
+    OFFERED,
     "releases-*.json",
     "releases*.passes",
     "*.new",

@@ -5,6 +5,7 @@ restarted, is answered by the same numbers, noise included, and tells nothing ne
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -26,18 +27,26 @@ class Released:
         count: How many releases there were.
         seed: Of the work that the last one answered.
         version: Which that work was to start from.
+        told: The sum of 1 / multiplier^2 over all of them, each with the noise multiplier that it was made with: what they tell together is what one
+            release with multiplier told^(-1/2) does (`algorithms.gaussian_privacy`).
+        told_alone: The same of this device's own noise, which is less where devices share it.
         scalars: The last one; None where there was none, or where it was a masked part of a sum, which no later process can give.
     """
 
     count: int = 0
     seed: int = 0
     version: int = 0
+    told: float = 0.0
+    told_alone: float = 0.0
     scalars: Scalars | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("count", self.count), ("seed", self.seed), ("version", self.version)):
             if type(value) is not int or value < 0:
                 raise ValueError(f"releases: {name} = {value!r} is not a count")
+        for name, told in (("told", self.told), ("told_alone", self.told_alone)):
+            if type(told) is not float or not 0 <= told < math.inf or bool(told) != bool(self.count):
+                raise ValueError(f"releases: {name} = {told!r} is not what {self.count} releases tell")
 
     def answer(self, work: Work) -> Scalars | None:
         """What was released to this very work; None where nothing was."""
@@ -45,9 +54,10 @@ class Released:
         known = self.scalars
         return known if known is not None and (known.round, self.seed, self.version) == asked else None
 
-    def and_then(self, work: Work, scalars: Scalars | None) -> Self:
-        """With one more."""
-        return type(self)(self.count + 1, work.seed, work.version, scalars)
+    def and_then(self, work: Work, scalars: Scalars | None, multiplier: float, alone: float) -> Self:
+        """With one more, of these noise multipliers."""
+        told, told_alone = self.told + multiplier**-2, self.told_alone + alone**-2
+        return type(self)(self.count + 1, work.seed, work.version, told, told_alone, scalars)
 
 
 class ReleaseFile:
@@ -71,7 +81,7 @@ class ReleaseFile:
 
     def keep(self, released: Released) -> None:
         """Write it, before it leaves. Raises Final where the disk refuses."""
-        content: dict[str, object] = {"count": released.count, "seed": released.seed, "version": released.version}
+        content = {name: getattr(released, name) for name in ("count", "seed", "version", "told", "told_alone")}
         if (scalars := released.scalars) is not None:
             content |= {
                 "round": scalars.round,
@@ -94,7 +104,7 @@ def _read(file: Path) -> Released:
             scalars = Scalars(
                 raw["round"], tuple(raw["probes"]), tuple(raw["projections"]), precision=Precision(raw["precision"])
             )
-        return Released(raw["count"], raw["seed"], raw["version"], scalars)
+        return Released(raw["count"], raw["seed"], raw["version"], raw["told"], raw["told_alone"], scalars)
     except FileNotFoundError:
         return Released()
     except OSError as error:

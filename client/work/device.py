@@ -116,7 +116,8 @@ class Device:
         if privacy.on:
             if releases is None:
                 raise Final("this run is under differential privacy, and nothing keeps what this device releases")
-            self._releasing = Releasing(privacy.budget(rounds), releases)
+            multiplier_alone = privacy.multiplier_alone(offer.spec.zeroth_order)
+            self._releasing = Releasing(privacy.budget(rounds), releases, multiplier_alone)
         self._prober: Prober | None = None
         self._made: Made | None = None
         self._phase: Phase | None = None

@@ -141,7 +141,8 @@ class Masking:
                 body = device.shares(roster)
                 held.place = self._place(roster)
             case Stage.MASKED:
-                body = device.masked(ask.present, ask.body, self._summand(held))
+                device.receive(ask.present, ask.body)
+                body = device.masked(self._summand(held))
             case Stage.SIGNED:
                 body = device.signature(ask.present)
             case _:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from zowarmup.client.work.masking import RosterPlace
 
 log = logging.getLogger(__name__)
+ROUNDING = 1 + 1e-9
+"""Of sums of as many float64 as a run has rounds."""
 
 
 def system_noise(count: int) -> NDArray[np.float64]:
@@ -41,10 +43,12 @@ class Releasing:
     Args:
         budget: What it may release, and how.
         file: Where it is kept what it has released.
+        alone: The noise multiplier of what it gives by itself; 0: the budget's, as no noise is shared.
     """
 
-    def __init__(self, budget: Budget, file: ReleaseFile) -> None:
+    def __init__(self, budget: Budget, file: ReleaseFile, alone: float = 0.0) -> None:
         self._budget, self._file = budget, file
+        self._multipliers = budget.multiplier, alone or budget.multiplier
         self._mechanism = Mechanism(budget.clip, budget.multiplier, system_noise)
 
     @property
@@ -60,7 +64,7 @@ class Releasing:
             return same
         self._require_more()
         scalars = prober.release(replica, work, self._mechanism, check)
-        self._file.keep(known.and_then(work, scalars))
+        self._file.keep(known.and_then(work, scalars, *self._multipliers))
         return scalars
 
     def clipped(self, prober: Prober, replica: Replica, work: Work, check: Callable[[], None]) -> NDArray[np.float64]:
@@ -98,12 +102,21 @@ class Releasing:
         self._require_more()
         shares = noise_shares(spec.privacy, rounds.rounds, members)
         found = shares.added(clipped, place.weights[place.number], examples, system_noise(clipped.size))
-        self._file.keep(self._file.released.and_then(work, None))
+        self._file.keep(self._file.released.and_then(work, None, *self._multipliers))
         return found
 
     def _require_more(self) -> None:
         if self._file.released.count >= self._budget.releases:
             raise Limit(f"this device has used its privacy budget: {self.spent}")
+        # The owner has allowed what the whole budget tells, so no more than that is told, whatever each release was made with.
+        released = self._file.released
+        for told, multiplier in zip((released.told, released.told_alone), self._multipliers, strict=True):
+            if told + multiplier**-2 > self._budget.releases * multiplier**-2 * ROUNDING:
+                now = epsilon_of(told**-0.5, 1, self._budget.delta) if told else 0.0
+                raise Limit(
+                    f"this device has told up to epsilon {now:.3g} at delta {self._budget.delta:g} in {released.count} releases, some of them with less "
+                    f"noise than the run has now, and one more would be beyond the budget ({self.spent})"
+                )
 
 
 def alone(spec: ClientSpec) -> str:

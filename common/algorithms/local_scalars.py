@@ -118,22 +118,25 @@ def scalars_by_example(
 
 
 def scalars_of_mean(plan: ProbePlan, weights: Weights, noised: NDArray[np.float64], work: Work) -> Scalars:
-    """The scalars that a noised mean of those of examples makes, with what they have of the weights alone.
+    """The scalars that a noised mean of those of examples makes, with what they have of the weights alone. Beyond STEEP each is STEEP: it is
+    drawn already, so it leaves and is counted, whatever weights the coordinator has chosen.
 
     Args:
         plan: By which it was measured.
         weights: At which, float32 (layout.size,), or a device's vector.
         noised: Float64 (m,), as `scalars_by_example` has them.
         work: The part of the round that it was measured for.
-
-    Raises:
-        ValueError: One is beyond STEEP.
     """
     probed, projected = np.split(noised, [len(noised) - plan.projections])
     if plan.head is not None:
         decay = decaying(plan, np.zeros(plan.head.size), weights)  # of what everybody has
         projected = projected + project(decay, work.seed, plan.head, plan.projections)
-    return as_sent(plan.spec, work, probed.tolist(), projected.tolist())
+    return as_sent(plan.spec, work, _within(probed), _within(projected))
+
+
+def _within(noised: NDArray[np.float64]) -> list[float]:
+    """Each between -STEEP and STEEP."""
+    return [min(max(float(value), -STEEP), STEEP) for value in noised]
 
 
 def scalars_by_gradient(plan: ProbePlan, gradient: NDArray[np.float64], work: Work) -> Scalars:

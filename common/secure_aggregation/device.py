@@ -109,22 +109,22 @@ class MaskingDevice:
         )
         return self._sealed
 
-    def masked(self, present: Sequence[int], shares: bytes, values: NDArray[np.uint64]) -> bytes:
-        """The values under all masks, little-endian.
+    def receive(self, present: Sequence[int], shares: bytes) -> None:
+        """Take the others' shares. It is apart from `masked`, and before it, since what a device then adds to the sum is a release where
+        devices share noise: it is counted, and not taken back where the others or the coordinator turn out to lie.
 
         Args:
             present: The places of the members that have sent shares, in ascending order.
             shares: What these, but for this device, have sealed for it, in their order.
-            values: What this device adds to the sum, modulo 2^64, (n,).
 
         Raises:
-            Dishonest: Too few are there, this device is not among them, or what is said to come from one does not.
+            Dishonest: Too few are there, this device is not among them, or what is said to come from one does not, or one's key is none.
         """
         roster = self._known()
-        if self._masked:
+        if self._present:
             if tuple(present) != self._present:
                 raise Dishonest("the coordinator names two different sets of members that have sent shares")
-            return self._masked
+            return
         self._check_places(present, range(len(roster.members)), "sent shares")
         others = [place for place in present if place != self._place]
         if len(shares) != SEALED_BYTES * len(others):
@@ -136,10 +136,27 @@ class MaskingDevice:
                 name = roster.members[other].client
                 raise Dishonest(f"what is said to be {name}'s share for this device was not sealed by it") from None
             self._held[other] = both[: shamir.SHARE_BYTES], both[shamir.SHARE_BYTES :]
-        hidden = values + own_mask(self._own_seed, values.size)
-        for other in others:
-            hidden += pair_mask(roster, self._mask_key, self._place, other, values.size)
-        self._present, self._masked = tuple(present), hidden.astype("<u8").tobytes()
+            pair_mask(roster, self._mask_key, self._place, other, 0)  # its key is one
+        self._present = tuple(present)
+
+    def masked(self, values: NDArray[np.uint64]) -> bytes:
+        """The values under all masks, little-endian; the first ones, where it is asked again.
+
+        Args:
+            values: What this device adds to the sum, modulo 2^64, (n,).
+
+        Raises:
+            Dishonest: No shares have been received.
+        """
+        roster = self._known()
+        if not self._present:
+            raise Dishonest("this device has received no shares")
+        if not self._masked:
+            hidden = values + own_mask(self._own_seed, values.size)
+            for other in self._present:
+                if other != self._place:
+                    hidden += pair_mask(roster, self._mask_key, self._place, other, values.size)
+            self._masked = hidden.astype("<u8").tobytes()
         return self._masked
 
     def signature(self, survivors: Sequence[int]) -> bytes:

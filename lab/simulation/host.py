@@ -23,6 +23,7 @@ from zowarmup.client.work.device import Device
 from zowarmup.client.work.executor import PROCESSOR, Executor
 from zowarmup.client.work.joining import ask, fit_data, has_torch, require_cryptography, torchless
 from zowarmup.client.work.masking import Masking
+from zowarmup.client.work.offered import require_offered
 from zowarmup.common.messages.values import Tier
 from zowarmup.common.secure_aggregation.primitives import verification_key
 from zowarmup.common.system.logs import Throttle, log_to_errors
@@ -146,6 +147,7 @@ class Host:
             part.policy.require_privacy(spec.privacy, spec.zeroth_order, spec.warmup.trains(tier))
         self._waiting = ""
         with StateDirectory(part.state / offer.run_id[:16]) as state:
+            require_offered(state, offer)
             replica = LocalReplica(state.path, offer.layout)
             await asyncio.to_thread(replica.open)
             shared = SharedReplica(replica)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -240,3 +240,41 @@ def test_no_word_of_a_text_leaves_whatever_the_coordinators_tokenizer_does(
     asyncio.run(scenario())
     said = "this device's texts cannot be read by the run's template and tokenizer, and its own log says why"
     assert reasons == [said if mode == "off" else PRIVATELY]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"privacy": Privacy()}, 'privacy was {"clip": 1.0'),
+        ({"privacy": Privacy(mode="local", epsilon=8.0, releases=4)}, "privacy.releases was 2 and is 4"),
+        ({"program": b"another"}, "sha256.program was "),
+    ],
+)
+def test_a_run_that_is_not_what_it_was_when_the_device_came_is_left(
+    private: Scripted, start: Start, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    """So neither a bare scalar nor another budget, nor whether its data suit another card, is had by a restart."""
+
+    async def comes(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(finished={"version": 1})
+        await talk.end()
+
+    async def scenario() -> None:
+        private.parts = [comes, comes]
+        async with private.listening() as port:
+            assert await (await start(port)).ended() == 0
+            private.low_memory_bytes += 1  # as measured anew: nothing that decides what is computed
+            assert await (await start(port)).ended() == 0
+            run = private.run
+            if "program" in change:
+                private.run = replace(run, **change)
+            else:
+                private.run = replace(run, spec=replace(run.spec, **change))
+            client = await start(port)
+            assert await client.ended() == 1
+        said = one_sentence(client.log)
+        assert said.startswith("the coordinator offers another run than this device came for: ") and words in said
+        assert "enrol anew with another --state-dir" in said
+
+    asyncio.run(scenario())

@@ -14,18 +14,22 @@ from numpy.typing import NDArray
 from tests.algorithms import changed
 from tests.client.conftest import Run, prepared
 from tests.tasks import classification
-from zowarmup.client.errors import Final
+from zowarmup.client.errors import Final, Limit
 from zowarmup.client.store.releases import ReleaseFile
-from zowarmup.client.work.masking import RosterPlace
+from zowarmup.client.work.masking import Masking, RosterPlace
 from zowarmup.client.work.probing import Prober
 from zowarmup.client.work.releasing import Releasing, alone, system_noise
+from zowarmup.common.algorithms.gaussian_privacy import epsilon_of, multiplier_for
+from zowarmup.common.algorithms.local_scalars import STEEP
 from zowarmup.common.algorithms.private_release import STEPS, Mechanism
 from zowarmup.common.exact.replica import Replica
 from zowarmup.common.exact.steps import Direction, perturb
+from zowarmup.common.messages.masking import MaskingAsk
 from zowarmup.common.messages.values import Phase, Scalars, Tier, Work
 from zowarmup.common.models.program import Program
-from zowarmup.common.secure_aggregation.device import Dishonest
-from zowarmup.common.secure_aggregation.roster import Roster, RosterMember
+from zowarmup.common.secure_aggregation.device import Dishonest, shares_for
+from zowarmup.common.secure_aggregation.primitives import verification_key
+from zowarmup.common.secure_aggregation.roster import Roster, RosterMember, Stage
 from zowarmup.common.settings.privacy import Budget, Privacy, noise_shares
 from zowarmup.common.settings.run import ClientSpec, Model
 from zowarmup.data import Dataset, load
@@ -199,7 +203,8 @@ def test_two_devices_with_one_seed_and_one_data_set_add_different_shares_of_the_
         clipped = releasing.clipped(prober, replica, WORK, lambda: None)
         assert not (tmp_path / name).exists(), "nothing has left"
         given = releasing.share(spec, clipped, WORK, len(DATA), roster(6))
-        assert json.loads((tmp_path / name).read_text()) == {"count": 1, "seed": WORK.seed, "version": WORK.version}
+        kept = {"count": 1, "seed": WORK.seed, "version": WORK.version, "told": 1 / 16, "told_alone": 1 / 16}
+        assert json.loads((tmp_path / name).read_text()) == kept
         plain = shares.added(clipped, len(DATA), len(DATA), np.zeros(clipped.size))
         noises.append((given - plain).view(np.int64) / STEPS)
         assert alone(spec).startswith(", with the other devices' noise; up to ")
@@ -270,3 +275,73 @@ def test_a_damaged_count_is_no_count(content: str, tmp_path: Path) -> None:
     (tmp_path / "releases").write_text(content)
     with pytest.raises(Final, match="is damaged"):
         ReleaseFile(tmp_path / "releases")
+
+
+def test_a_release_that_is_steeper_than_any_loss_leaves_as_the_steepest_and_is_counted(
+    run: Run, tmp_path: Path
+) -> None:
+    """By its noise, or by weights that a coordinator has made up. Were it refused, the same work would be noised anew, uncounted."""
+    prober, replica = made(run, train="head", weight_decay=0.01)
+    loud = Budget(multiplier=1e9, releases=3, delta=1e-5, clip=1e6)
+    scalars = Releasing(loud, ReleaseFile(tmp_path / "loud")).answer(prober, replica, WORK, lambda: None)
+    assert {abs(value) for value in scalars.projections} == {STEEP}
+    assert json.loads((tmp_path / "loud").read_text())["count"] == 1
+    head = replica.layout.block("head")
+    replica.weights[head.start : head.stop] = 1e30
+    scalars = Releasing(BUDGET, ReleaseFile(tmp_path / "made")).answer(prober, replica, WORK, lambda: None)
+    assert max(map(abs, scalars.projections)) == STEEP
+    assert json.loads((tmp_path / "made").read_text())["count"] == 1
+
+
+def test_a_share_is_given_only_once_the_others_shares_are_what_they_must_be(run: Run, tmp_path: Path) -> None:
+    """One peer that seals nonsense, or a coordinator that names too few, costs no release."""
+    spec, members = shared(run), 6
+    prober, replica = made(run, **ROUNDS)
+    releasing = Releasing(SHARED.budget(3), ReleaseFile(tmp_path / "releases"))
+    clipped = releasing.clipped(prober, replica, WORK, lambda: None)
+    identities = [bytes([number]) * 32 for number in range(members)]
+    devices = [Masking("run", f"pi-{n}", identity, spec.zeroth_order, b"") for n, identity in enumerate(identities)]
+
+    def give(place: RosterPlace) -> NDArray[np.uint64]:
+        return releasing.share(spec, clipped, WORK, len(DATA), place)
+
+    keys = [device.hold(WORK, len(DATA), give).keys for device in devices]
+    who = tuple(
+        RosterMember(f"pi-{n}", len(DATA), verification_key(identities[n]), bytes.fromhex(key))
+        for n, key in enumerate(keys)
+    )
+    sent = [device.answer(MaskingAsk(WORK.round, Stage.SHARES, members=who)).body for device in devices]
+    honest = shares_for(0, dict(enumerate(sent)))
+
+    def ask(present: tuple[int, ...], body: bytes) -> MaskingAsk:
+        return MaskingAsk(WORK.round, Stage.MASKED, present=present, body=body)
+
+    every, few = tuple(range(members)), honest[: len(honest) // 5]
+    for present, body in ((every, honest[:-1] + b"x"), ((0, 1), few)):
+        with pytest.raises(Dishonest):
+            devices[0].answer(ask(present, body))
+        assert not (tmp_path / "releases").exists()
+    assert devices[0].answer(ask(every, honest)) == devices[0].answer(ask(every, honest))
+    assert json.loads((tmp_path / "releases").read_text())["count"] == 1
+
+
+def test_what_was_told_with_less_noise_counts_as_what_it_told(run: Run, tmp_path: Path) -> None:
+    """Each start says "epsilon 8 in all" of one, two, four and more releases, and the half that is left is no budget of its own."""
+    prober, replica = made(run, train="head")
+
+    def releasing(releases: int, epsilon: float = 8.0) -> Releasing:
+        budget = Budget(multiplier_for(epsilon, 1e-5, releases), releases, 1e-5, 1.0)
+        return Releasing(budget, ReleaseFile(tmp_path / "releases"))
+
+    releasing(1).answer(prober, replica, WORK, lambda: None)
+    for releases in (2, 4, 8):
+        assert releasing(releases).answer(prober, replica, WORK, lambda: None), "the same again tells nothing"
+        with pytest.raises(
+            Limit, match="told up to epsilon 8 at delta 1e-05 in 1 releases, some of them with less noise"
+        ):
+            releasing(releases).answer(prober, replica, replace(WORK, seed=releases), lambda: None)
+    assert json.loads((tmp_path / "releases").read_text())["count"] == 1
+    for seed in range(2):
+        releasing(4, epsilon=16.0).answer(prober, replica, replace(WORK, seed=seed), lambda: None)
+    told = json.loads((tmp_path / "releases").read_text())["told"]
+    assert 8.0 < epsilon_of(told**-0.5, 1, 1e-5) < 16.0

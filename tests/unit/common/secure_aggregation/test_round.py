@@ -2,7 +2,7 @@
 
 import random as pseudo
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,12 @@ from zowarmup.common.secure_aggregation.unmasking import unmasked
 
 RUN, ROUND, VALUES = "run-1", 7, 5
 ASKED = bytes(ASKED_BYTES)
+
+
+def masked(device: MaskingDevice, present: Sequence[int], shares: bytes, values: NDArray[np.uint64]) -> bytes:
+    """What a device gives once it has taken the others' shares."""
+    device.receive(present, shares)
+    return device.masked(values)
 
 
 @dataclass
@@ -63,7 +69,7 @@ class Fleet:
             return
         present = list(heard[Stage.SHARES])
         heard[Stage.MASKED] = {
-            place: devices[place].masked(present, shares_for(place, heard[Stage.SHARES]), self.values[place])
+            place: masked(devices[place], present, shares_for(place, heard[Stage.SHARES]), self.values[place])
             for place in self.there(Stage.MASKED)
         }
         if stage is Stage.MASKED:
@@ -131,7 +137,7 @@ def test_two_rosters_are_found_out_before_anything_is_revealed() -> None:
     for_lied = {**sealed, 8: other.shares(lying)}
     for p in true:
         # What the two halves have sealed for each other opens: only the keys of the last member differ.
-        fleet.devices[p].masked(everyone, shares_for(p, for_lied if p < 4 else sealed), fleet.values[p])
+        masked(fleet.devices[p], everyone, shares_for(p, for_lied if p < 4 else sealed), fleet.values[p])
     signatures = b"".join([fleet.devices[p].signature(true) for p in true])
     for p in true:
         with pytest.raises(Dishonest, match="has signed another roster"):
@@ -174,7 +180,7 @@ def test_bounds_that_differ_are_found_out_before_anything_is_revealed() -> None:
     with pytest.raises(Dishonest, match="two different rosters"):
         fleet.devices[0].shares(shown[1])
     for place, device in enumerate(fleet.devices):
-        device.masked(everyone, shares_for(place, sealed), fleet.values[place])
+        masked(device, everyone, shares_for(place, sealed), fleet.values[place])
     signatures = b"".join(device.signature(everyone) for device in fleet.devices)
     for device in fleet.devices:
         with pytest.raises(Dishonest, match="has signed another roster"):
@@ -236,17 +242,17 @@ def test_a_second_roster_for_one_round_is_refused_and_the_same_answered_again() 
 def test_stages_out_of_order_and_shares_from_elsewhere_are_refused() -> None:
     fleet = Fleet(4)
     with pytest.raises(Dishonest, match="no roster"):
-        fleet.devices[0].masked([0, 1, 2, 3], b"", fleet.values[0])
+        masked(fleet.devices[0], [0, 1, 2, 3], b"", fleet.values[0])
     fleet.upto(Stage.SHARES)
     sealed = fleet.heard[Stage.SHARES]
     with pytest.raises(Dishonest, match="no masked vector"):
         fleet.devices[0].signature([0, 1, 2, 3])
     swapped = shares_for(0, {0: sealed[1], 1: sealed[0], 2: sealed[2], 3: sealed[3]})
     with pytest.raises(Dishonest, match="was not sealed by it"):
-        fleet.devices[0].masked([0, 1, 2, 3], swapped, fleet.values[0])
-    fleet.devices[1].masked([0, 1, 2, 3], shares_for(1, sealed), fleet.values[1])
+        masked(fleet.devices[0], [0, 1, 2, 3], swapped, fleet.values[0])
+    masked(fleet.devices[1], [0, 1, 2, 3], shares_for(1, sealed), fleet.values[1])
     with pytest.raises(Dishonest, match="two different sets"):
-        fleet.devices[1].masked([1, 2, 3], shares_for(1, sealed), fleet.values[1])
+        masked(fleet.devices[1], [1, 2, 3], shares_for(1, sealed), fleet.values[1])
     with pytest.raises(Dishonest, match="no set of survivors"):
         fleet.devices[1].revealed([0, 1, 2, 3], b"")
 
