@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from zowarmup.client.errors import Final, Setback
+from zowarmup.client.errors import Final, Limit, Setback
 from zowarmup.common.algorithms.gaussian_privacy import epsilon_of
 from zowarmup.common.algorithms.settings import ZerothOrder
 from zowarmup.common.settings.privacy import Privacy
@@ -284,7 +284,7 @@ class Allowance:
             return
         usage, policy = self._today(), self._policy
         if policy.probes and usage.probes_in_all + count > policy.probes:
-            raise Final(f"this device has answered {usage.probes_in_all} probes, of {policy.probes} in all (--policy)")
+            raise Limit(f"this device has answered {usage.probes_in_all} probes, of {policy.probes} in all (--policy)")
         if policy.probes_per_day and usage.probes + count > policy.probes_per_day:
             raise self._until_tomorrow(
                 f"this device has answered {usage.probes} probes today, of {policy.probes_per_day} a day (--policy)"
@@ -306,7 +306,8 @@ class Allowance:
 
     def _until_tomorrow(self, reason: str) -> Setback:
         now_s = self._now_s()
-        return Setback(reason, (self.usage.day + 1) * DAY_S - now_s if self.usage.day else DAY_S - now_s % DAY_S)
+        absent_s = (self.usage.day + 1) * DAY_S - now_s if self.usage.day else DAY_S - now_s % DAY_S
+        return Setback(reason, absent_s, told=reason)
 
 
 def _usage_in(file: Path) -> UsedToday:

@@ -16,10 +16,11 @@ _INSTALLED = "/site-packages/"
 _LIBRARIES = ("torch", "torchgen", "functorch", "numpy", "onnx", "onnxscript", "onnxruntime", "google", "grpc")
 
 
-def in_words(error: BaseException, longest: int = LONGEST_ERROR) -> str:
-    """One line of printable characters, at most `longest` of them, such as "KeyError: 'loss' (my_models.py, line 12)"."""
+def in_words(error: BaseException, longest: int = LONGEST_ERROR, words: bool = True) -> str:
+    """One line of printable characters, at most `longest` of them, such as "KeyError: 'loss' (my_models.py, line 12)"; without the error's
+    own `words`, "KeyError (my_models.py, line 12)"."""
     kind = type(error).__name__
-    said = next((line.strip() for line in _text(error).splitlines() if line.strip()), "")
+    said = next((line.strip() for line in _text(error).splitlines() if line.strip()), "") if words else ""
     if out_of_memory(error):
         kind = f"out of memory ({kind})"
     place = f" ({found})" if (found := where(error)) else ""
@@ -36,6 +37,12 @@ def where(error: BaseException) -> str:
         if is_foreign(file := frame.f_code.co_filename):
             found = f"{file[-LONGEST_FILE:]}, line {line}"
     return found
+
+
+def is_own(error: BaseException) -> bool:
+    """Whether this package's own code raised it, and no library's that it called."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_code.co_filename.startswith(_OURS)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ itself where special tokens go. With verbalizers there is none at the end: what 
 vocabulary, so a model needs no mask beside it.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,36 +22,39 @@ if TYPE_CHECKING:
 _AT_A_TIME = 256
 
 
-def tokenised(data: Dataset, text: Text, tokenizer_json: bytes) -> Dataset:
+def tokenised(data: Dataset, text: Text, tokenizer_json: bytes, every: bool = False) -> Dataset:
     """The tokens of a data set of texts.
 
     Args:
         data: Its inputs are texts.
         text: The run's template, and how many tokens an example has at most.
         tokenizer_json: The tokenizer.
+        every: Whether each example has tokens whatever it says: where there are none, the vocabulary's first one stands in their place. So
+            whether a device contributes does not depend on one example (differential privacy).
 
     Returns:
         The same examples; inputs int32 (n, text.most_tokens), or (n, choices, text.most_tokens).
 
     Raises:
-        DataError: The template does not suit the data, an example has no token, or the tokenizer cannot be used.
+        DataError: The template does not suit the data, an example has no token and that is not allowed for, or the tokenizer cannot be used.
     """
     tokenizer = _tokenizer(text, tokenizer_json)
     if not data.classes or data.has_choices:
-        return _completed(data, text, tokenizer)
+        return _completed(data, text, tokenizer, every)
     names = TEXT if len(data.inputs[0]) == 1 else PAIR
     require_template(text.template, names)
     rows = np.full((len(data), text.most_tokens), PADDING, np.int32)
     for start in range(0, len(data), _AT_A_TIME):
         written = [_filled(text.template, names, texts) for texts in data.inputs[start : start + _AT_A_TIME]]
-        for place, encoding in enumerate(tokenizer.encode_batch(written), start):
-            if not encoding.ids:
+        for place, encoding in enumerate(_encoded(tokenizer, written, every), start):
+            ids = encoding.ids[: text.most_tokens] if encoding else []
+            if not ids and not every:
                 raise DataError(f"example {place + 1} has no token: {' '.join(data.inputs[place])[:60]!r}")
-            rows[place, : len(encoding.ids)] = encoding.ids
+            rows[place, : max(1, len(ids))] = ids or [0]
     return data.with_tokens(rows)
 
 
-def _completed(data: Dataset, text: Text, tokenizer: "Tokenizer") -> Dataset:
+def _completed(data: Dataset, text: Text, tokenizer: "Tokenizer", every: bool) -> Dataset:
     """The tokens of prompts and of what follows, each of the latter with PREDICTED added; of each choice with its prompt before it, where there
     are some. Special tokens that the tokenizer puts behind a text are left out. What is too long is cut at the beginning of the prompt, but
     for special tokens there, and then at the end of the completion."""
@@ -61,27 +65,46 @@ def _completed(data: Dataset, text: Text, tokenizer: "Tokenizer") -> Dataset:
     for start in range(0, len(data), _AT_A_TIME):
         some = data.inputs[start : start + _AT_A_TIME]
         places = [(place, which) for place, texts in enumerate(some) for which in range(1, len(texts))]
-        prompts = tokenizer.encode_batch([_filled(text.template, prompt, texts[:1]) for texts in some])
+        prompts = _encoded(tokenizer, [_filled(text.template, prompt, texts[:1]) for texts in some], every)
         written = [some[place][which] for place, which in places]
-        completions = tokenizer.encode_batch(written, add_special_tokens=False)
+        completions = _encoded(tokenizer, written, every, add_special_tokens=False)
         for (place, which), after in zip(places, completions, strict=True):
-            before = prompts[place]
-            if not after.ids:
+            before, predicted = prompts[place], after.ids if after else []
+            if not predicted and not every:
                 raise DataError(f"example {start + place + 1} has no token to predict: {some[place][which][:60]!r}")
-            # Of an empty prompt there is what the tokenizer puts before any text.
-            first, stop = _text_within(before)
-            if not stop:
-                first = stop = _text_within(tokenizer.encode(some[place][which]))[0]
-            over = max(0, stop + len(after.ids) - text.most_tokens)
-            ids = before.ids[:first] + before.ids[first + over : stop] + [PREDICTED + token for token in after.ids]
-            rows[start + place, which - 1, : min(len(ids), text.most_tokens)] = ids[: text.most_tokens]
+            first, stop = _text_within(before) if before else (0, 0)
+            if before and predicted and not stop:  # of an empty prompt there is what the tokenizer puts before any text
+                (whole,) = _encoded(tokenizer, [some[place][which]], every)
+                first = stop = _text_within(whole)[0] if whole else 0
+            over = max(0, stop + len(predicted) - text.most_tokens)
+            begun = before.ids[:first] + before.ids[first + over : stop] if before else []
+            ids = (begun + [PREDICTED + token for token in predicted])[: text.most_tokens]
+            if every and all(token < PREDICTED for token in ids[1:]):
+                ids = [0, PREDICTED][: text.most_tokens]
+            rows[start + place, which - 1, : len(ids)] = ids
     nothing = (rows[..., 0] >= 0) & (rows[..., 1:] < PREDICTED).all(axis=2)
-    if nothing.any():
+    if nothing.any() and not every:
         raise DataError(
             f"example {int(np.argwhere(nothing)[0, 0]) + 1}: nothing is before the only token of its completion, which nothing predicts: "
             "give it a prompt"
         )
     return data.with_tokens(rows if data.has_choices else rows[:, 0])
+
+
+def _encoded(
+    tokenizer: "Tokenizer", written: Sequence[str | tuple[str, ...]], every: bool, add_special_tokens: bool = True
+) -> list["Encoding | None"]:
+    """What the tokenizer makes of each text. With `every` None of one that it fails on, whatever with; else that is raised."""
+    try:
+        return list(tokenizer.encode_batch(list(written), add_special_tokens=add_special_tokens))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library's is no Exception
+        if not every:
+            raise DataError(f"the run's tokenizer fails on this data: {in_words(error)}") from error
+        if len(written) == 1:
+            return [None]
+    return [_encoded(tokenizer, [text], every, add_special_tokens)[0] for text in written]
 
 
 def _text_within(encoding: "Encoding") -> tuple[int, int]:

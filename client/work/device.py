@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from zowarmup.client.errors import Broken, ComputingStopped, Declined, Final, Setback
+from zowarmup.client.errors import Broken, ComputingStopped, Declined, Final, Setback, told_of
 from zowarmup.client.net.messages import (
     UPGRADE_REMEDY,
     Accepted,
@@ -64,8 +64,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 # In each phase the first contribution is logged, and then every tenth; so is the work that ended without one.
 LOG_EVERY = 10
-PRIVATELY = "it could not compute its part, and its own log says why"
-"""The reason for an abstention under differential privacy: an error's own words may have some of the data in them."""
 
 
 class OutOfStep(Exception):
@@ -113,6 +111,7 @@ class Device:
         self._replica, self._executor, self._joined = replica, executor, joined
         self._tier = tier
         privacy, rounds, self._releases = offer.spec.privacy, offer.spec.zeroth_order.rounds, releases
+        self._private = privacy.on or privacy.secure_aggregation
         self._releasing: Releasing | None = None
         if privacy.on:
             if releases is None:
@@ -209,12 +208,12 @@ class Device:
                 return
             except Final as fault:  # it leaves, and the coordinator hears why
                 with contextlib.suppress(Broken):
-                    await stream.say(Abstention.of(work.round, fault))
+                    await stream.say(self._abstention(work.round, fault))
                     await stream.leave()
                 raise
             except Setback as setback:
                 with contextlib.suppress(Broken):
-                    await stream.say(Abstention.of(work.round, setback))
+                    await stream.say(self._abstention(work.round, setback))
                 raise
             except (Broken, Declined, OutOfStep, Diverged, ComputingStopped):
                 raise
@@ -260,15 +259,18 @@ class Device:
             step = await self._executor.compute(self._masking.answer, ask)
         except Final as fault:
             with contextlib.suppress(Broken):
-                await stream.say(Abstention.of(ask.round, fault))
+                await stream.say(self._abstention(ask.round, fault))
                 await stream.leave()
             raise
         except (ValueError, ArithmeticError) as why:
-            from zowarmup.common.secure_aggregation.device import Dishonest  # which most runs have no use for
+            from zowarmup.client.work.masking import BegunAnew  # which most runs have no use for
+            from zowarmup.common.secure_aggregation.device import Dishonest
 
             level = logging.ERROR if isinstance(why, Dishonest) else logging.WARNING
             log.log(level, "round %d: this device reveals nothing more of it: %s", ask.round, why)
-            await stream.say(Abstention.of(ask.round, why))
+            # These two are about what the coordinator shows, and the others may be about what is to be masked.
+            shown = isinstance(why, Dishonest | BegunAnew)
+            await stream.say(Abstention.of(ask.round, why) if shown else self._abstention(ask.round, why))
             return
         await stream.say(step)
 
@@ -337,7 +339,7 @@ class Device:
         if isinstance(error, ValueError | ArithmeticError) and not where(error):
             # A loss that is not finite, a probe beyond the grid.
             log.warning("round %d: nothing to contribute (%s)", work.round, error)
-            await stream.say(Abstention.of(work.round, PRIVATELY if self._releasing else error))
+            await stream.say(self._abstention(work.round, error))
             return
         whose = self._whose(where(error))[:60]
         said = error.reason if isinstance(error, Setback) else in_words(error, LONGEST_REASON - len(whose))
@@ -346,8 +348,14 @@ class Device:
             self._prober = None
             self._executor.clear()
         with contextlib.suppress(Broken):
-            await stream.say(Abstention.of(work.round, PRIVATELY if self._releasing else reason))
+            await stream.say(self._abstention(work.round, error, whose))
         raise Setback(f"round {work.round}: nothing to contribute: {reason}") from None
+
+    def _abstention(self, round: int, error: Exception, whose: str = "") -> Abstention:
+        """From a round, with what the coordinator may hear of an error, which is said in this device's own log; `whose` code it came from."""
+        return Abstention.of(
+            round, (whose * (not self._private)) + told_of(error, self._private, LONGEST_REASON - len(whose))
+        )
 
     def _whose(self, place: str) -> str:
         """The plugin of the run that a place in foreign code is in: "algorithm mine:Mine: "; empty where it is in none."""
@@ -396,7 +404,7 @@ class Device:
             if self._allowance is not None:
                 self._allowance.note()
             with contextlib.suppress(Broken):
-                await stream.say(Abstention.of(work.round, sentence))
+                await stream.say(self._abstention(work.round, Final(sentence)))
                 await stream.leave()
             end_process(sentence)
 

@@ -190,9 +190,13 @@ class Executor:
             if file is None:
                 raise Final("the run reads texts and its coordinator has no tokenizer: it is not one of zowarmup's")
             try:
-                tokens = await self.compute(tokenised, dataset, self._offer.spec.text, file.read_bytes())
-            except DataError as error:
-                raise Final(f"this device's texts cannot be read: {error}") from None
+                spec = self._offer.spec
+                tokens = await self.compute(tokenised, dataset, spec.text, file.read_bytes(), spec.privacy.on)
+            except DataError as error:  # it may have an example's words
+                told = (
+                    "this device's texts cannot be read by the run's template and tokenizer, and its own log says why"
+                )
+                raise Final(f"this device's texts cannot be read: {error}", told * (not spec.privacy.on)) from None
             self._tokens = dataset, tokens
         return self._tokens[1]
 

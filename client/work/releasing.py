@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from zowarmup.client.errors import Final
+from zowarmup.client.errors import Limit
 from zowarmup.client.store.releases import ReleaseFile
 from zowarmup.client.work.probing import Prober
 from zowarmup.common.algorithms.gaussian_privacy import epsilon_of
@@ -103,7 +103,7 @@ class Releasing:
 
     def _require_more(self) -> None:
         if self._file.released.count >= self._budget.releases:
-            raise Final(f"this device has used its privacy budget: {self.spent}")
+            raise Limit(f"this device has used its privacy budget: {self.spent}")
 
 
 def alone(spec: ClientSpec) -> str:

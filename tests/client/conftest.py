@@ -115,6 +115,7 @@ class Scripted(services.CoordinatorServiceServicer):
     parts: list[Part] = field(default_factory=list)
     breaks: list[int] = field(default_factory=list)
     snapshots: dict[int, bytes] = field(default_factory=dict)
+    artifacts: dict[str, bytes] = field(default_factory=dict)  # beside the program, by name
     low_memory_bytes: int = 1
     high_memory_bytes: int = 1
     enrolments: list[wire.EnrolRequest] = field(default_factory=list)
@@ -153,6 +154,10 @@ class Scripted(services.CoordinatorServiceServicer):
             program_bytes=len(self.run.program),
             high_memory_bytes=self.high_memory_bytes,
             low_memory_bytes=self.low_memory_bytes,
+            artifacts=[
+                wire.Artifact(name=name, sha256=hashlib.sha256(content).digest(), size_bytes=len(content))
+                for name, content in self.artifacts.items()
+            ],
         )
 
     async def Enrol(self, request: wire.EnrolRequest, context: Any) -> wire.EnrolResponse:
@@ -194,7 +199,9 @@ class Scripted(services.CoordinatorServiceServicer):
 
     async def FetchArtifact(self, request: wire.FetchArtifactRequest, context: Any) -> AsyncIterator[Any]:
         self.fetches.append(("program", 0, request.offset_bytes))
-        async for chunk in self._chunks(self.run.program, request.offset_bytes, context):
+        known = {hashlib.sha256(content).digest(): content for content in self.artifacts.values()}
+        content = known.get(request.sha256, self.run.program)
+        async for chunk in self._chunks(content, request.offset_bytes, context):
             yield wire.FetchArtifactResponse(chunk=chunk)
 
     async def GetUpload(self, request: wire.GetUploadRequest, context: Any) -> wire.GetUploadResponse:

@@ -7,18 +7,23 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from tests.algorithms import changed
-from tests.client.conftest import DATA, Client, Run, Scripted, Start, Talk, one_sentence
+from tests.client.conftest import DATA, HEARING_S, Client, Run, Scripted, Start, Talk, one_sentence
 from tests.client.mixing_programs import failing
 from tests.client.test_policy import begin, policy, work
+from tests.words import tokenizer
+from zowarmup.client.errors import PRIVATELY
 from zowarmup.common.messages import codec
 from zowarmup.common.messages.values import Phase, Scalars, Work
 from zowarmup.common.secure_aggregation.roster import RosterMember, asked
 from zowarmup.common.settings.privacy import Privacy
+from zowarmup.common.settings.text import Text
 from zowarmup.data import load
+from zowarmup.data.card import card_of
 
 
 @pytest.fixture
@@ -216,3 +221,56 @@ def test_a_client_imports_nothing_that_only_secure_aggregation_needs() -> None:
         "zowarmup.common.secure_aggregation.device",
     ):
         assert name not in imported
+
+
+SECRET = "Ada owes 4711 to the baker"
+
+
+def silent_for(pattern: str) -> bytes:
+    """A tokenizer.json that makes nothing of the texts that match a pattern, and no special tokens."""
+    made = json.loads(tokenizer("a fine dull film"))
+    pieces = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    made["post_processor"] |= {"single": pieces[:1], "pair": pieces, "special_tokens": {}}
+    made["normalizer"] = {"type": "Replace", "pattern": {"Regex": f".*{pattern}.*"}, "content": ""}
+    return json.dumps(made).encode()
+
+
+@pytest.mark.parametrize("mode", ["off", "local"])
+@pytest.mark.parametrize("tokens", ["none", "an error"])
+def test_no_word_of_a_text_leaves_whatever_the_coordinators_tokenizer_does(
+    run: Run, start: Start, tmp_path: Path, mode: Literal["off", "local"], tokens: str
+) -> None:
+    """It makes no token of one text, or fails on it. A private device goes on, so that it says nothing of that text either."""
+    file = tmp_path / "texts.tsv"
+    file.write_text(f"label\ttext\nbad\ta dull film\ngood\t{SECRET}\n")
+    made = silent_for("4711") if tokens == "none" else silent_for("nowhere").replace(b'"[UNK]"}', b'"absent"}')
+    card = card_of(load(f"tsv:{file}"), "texts", Text().most_tokens)
+    privacy = Privacy(mode=mode, epsilon=8.0 * (mode != "off"), warmup_data="public")
+    spec = replace(run.spec, card=card, zeroth_order=changed(run.spec.zeroth_order, slices="whole"), privacy=privacy)
+    coordinator = Scripted(replace(run, spec=spec), artifacts={"tokenizer": made})
+    coordinator.snapshots[1] = run.weights.tobytes()
+    reasons: list[str] = []
+
+    async def part(talk: Talk) -> None:
+        await talk.hear("hello")
+        await talk.say(welcome={"epoch": 1, "phase": "PHASE_WARM_UP", "version": 1})
+        await talk.say(work=codec.work_to_wire(Work(1, Phase.WARM_UP, 1, 55, 3600.0)))
+        found = await talk.hear("abstention", "delta_ready")
+        reasons.append(getattr(found, "reason", PRIVATELY))
+
+    async def scenario() -> None:
+        coordinator.parts = [part]
+        async with coordinator.listening() as port:
+            client = await start(port, data=f"tsv:{file}", tier="high")
+            if mode == "off":
+                assert await client.ended() == 1
+                assert "this device's texts cannot be read: " in client.log
+            else:
+                await asyncio.wait_for(coordinator.played.wait(), HEARING_S)
+                await client.stopped()
+                assert "texts cannot be read" not in client.log
+        assert coordinator.failures == []
+
+    asyncio.run(scenario())
+    said = "this device's texts cannot be read by the run's template and tokenizer, and its own log says why"
+    assert reasons == [said if mode == "off" else PRIVATELY]

@@ -197,3 +197,27 @@ def test_made_up_examples_are_as_long_as_any_can_be() -> None:
 def test_tokens_that_are_none_are_refused(inputs: NDArray[np.int32], said: str) -> None:
     with pytest.raises(DataError, match=said):
         Dataset(inputs, np.zeros(2, np.int64), 2)
+
+
+def test_where_every_example_must_have_tokens_one_without_has_the_first_of_the_vocabulary() -> None:
+    """And so has one on which the tokenizer fails: whether a device contributes tells nothing of one example."""
+    bare = json.loads(WORDS)
+    pieces = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    bare["post_processor"] |= {"single": pieces[:1], "pair": pieces, "special_tokens": {}}
+    failing = bare | {"model": bare["model"] | {"unk_token": "absent"}}
+    text = Text(most_tokens=4)
+    for made, second in ((bare, ""), (failing, "nobody")):
+        content = json.dumps(made).encode()
+        with pytest.raises(DataError):
+            tokenised(texts(("a film",), (second,), ("fine",)), text, content)
+        rows = tokenised(texts(("a film",), (second,), ("fine",)), text, content, every=True).inputs
+        whole = tokenised(texts(("a film",), ("fine",)), text, content).inputs
+        assert rows[[0, 2]].tolist() == whole.tolist()
+        assert rows[1].tolist() == [0, PADDING, PADDING, PADDING]
+        for prompt, completion in (("a film", second), (second, second), ("", "film")):
+            pair = completions(("a", "fine film"), (prompt, completion))
+            with pytest.raises(DataError):
+                tokenised(pair, text, content)
+            both = tokenised(pair, text, content, every=True).inputs
+            assert both[0].tolist() == tokenised(completions(("a", "fine film")), text, content).inputs[0].tolist()
+            assert both[1].tolist() == [0, PREDICTED, PADDING, PADDING]
