@@ -16,6 +16,7 @@ import ctypes
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
@@ -43,11 +44,12 @@ class Watch:
     def __init__(self, most_s: float) -> None:
         self.most_s, self.halt = most_s, Halt()
         self.began = 0.0
-        self._stopped = False
+        self._stopped, self._turn = False, threading.Lock()
 
     def timed(self, what: str, compute: Callable[[], _T]) -> _T:
         """What `compute` gives, under the watch. Raises Overlong where that was stopped."""
-        self.began = time.monotonic()
+        with self._turn:
+            self.began = time.monotonic()
         try:
             return compute()
         except Exception:
@@ -55,7 +57,8 @@ class Watch:
                 raise Overlong(f"{what} takes longer than the {self.most_s:g} s that this device allows") from None
             raise
         finally:
-            self.began, self._stopped = 0.0, False
+            with self._turn:
+                self.began, self._stopped = 0.0, False
 
     def overdue_s(self) -> float:
         """For how long something has been going on beyond its time, seconds; at most 0 where nothing has."""
@@ -63,8 +66,11 @@ class Watch:
         return time.monotonic() - began - self.most_s if began else 0.0
 
     def stop(self) -> None:
-        self._stopped = True
-        self.halt.stop()
+        """End what is beyond its time, and not what has begun since somebody looked."""
+        with self._turn:
+            if self.overdue_s() > 0:
+                self._stopped = True
+                self.halt.stop()
 
 
 class WatchedProgram:

@@ -33,11 +33,11 @@ def mixing(program: bytes) -> bytes:
     return _before(program, [largest, helper.make_node("Add", ["inputs", "largest"], ["read"])], first)
 
 
-def failing(program: bytes) -> bytes:
-    """Reads beyond the end of a list where an input is STRANGE."""
+def failing(program: bytes, strange: float = STRANGE) -> bytes:
+    """Reads beyond the end of a list where an input is as large as `strange`."""
     constants = [
         numpy_helper.from_array(np.array([0.0], np.float32), "short"),
-        numpy_helper.from_array(np.array(1 / STRANGE, np.float32), "less"),
+        numpy_helper.from_array(np.array(1 / strange, np.float32), "less"),
     ]
     nodes = [
         helper.make_node("ReduceMax", ["inputs"], ["largest"], keepdims=0),

@@ -13,6 +13,7 @@ import pytest
 
 from tests.algorithms import changed
 from tests.client.conftest import DATA, HEARING_S, Client, Run, Scripted, Start, Talk, one_sentence
+from tests.client.mixing_programs import failing
 from tests.client.test_policy import begin, policy, work
 from tests.words import tokenizer
 from zowarmup.client.errors import PRIVATELY
@@ -136,6 +137,39 @@ def test_a_warm_up_that_is_said_to_be_public_is_not_so_for_an_owner_with_a_bound
         assert words in one_sentence(client.log)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("why", ["the program fails", "time"])
+def test_a_device_whose_passes_fail_answers_all_the_same_and_says_so_in_its_own_log_alone(
+    private: Scripted, start: Start, tmp_path: Path, why: str
+) -> None:
+    """At most of its examples, or at all: where they have a pixel that is white, or are too slow for its owner."""
+    text = ""
+    if why == "time":
+        text = "contribution_s = 0.001"
+    else:
+        private.run = replace(private.run, program=failing(private.run.program, 1.0))
+    heard: list[Scalars] = []
+
+    async def part(talk: Talk) -> None:
+        await begin(talk, **work(1))
+        heard.append(codec.scalars_from_wire(await talk.hear("scalars")))
+        await talk.say(accepted={"round": 1})
+        assert (await talk.hear("report")).peak_memory_bytes == 0
+        await talk.say(finished={"version": 1})
+        await talk.hear("report")
+        await talk.end()
+
+    async def scenario() -> None:
+        private.parts = [part]
+        async with private.listening() as port:
+            client = await start(port, *policy(tmp_path, text))
+            assert await client.ended() == 0, client.log
+        assert f" of {len(load(DATA))} examples failed and count as nothing in it; the first: " in client.log
+
+    asyncio.run(scenario())
+    assert any(heard[0].projections)
+    assert json.loads((tmp_path / "state/releases.json").read_text())["count"] == 1
 
 
 def test_a_device_signs_what_it_was_asked_with_its_keys(private: Scripted, start: Start) -> None:

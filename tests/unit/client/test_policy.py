@@ -128,12 +128,19 @@ def test_what_was_stopped_says_how_long_it_may_take_and_what_comes_next_may_take
     watch = Watch(most_s=0.5)
 
     def fails() -> None:
+        watch.began -= 60.0
         watch.stop()
         raise ValueError("terminated")
+
+    def fails_early() -> None:
+        watch.stop()
+        raise ValueError("by itself")
 
     with pytest.raises(Overlong, match=r"a pass takes longer than the 0\.5 s that this device allows"):
         watch.timed("a pass", fails)
     assert watch.overdue_s() <= 0
     assert watch.timed("a pass", lambda: 5) == 5
+    with pytest.raises(ValueError, match="by itself"):  # who looked has seen the pass before this one
+        watch.timed("a pass", fails_early)
     with pytest.raises(ZeroDivisionError):
         watch.timed("a pass", lambda: 1 // 0)

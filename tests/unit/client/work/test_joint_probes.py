@@ -104,3 +104,6 @@ def test_joint_probes_find_what_one_at_a_time_do(name: str, train: str, monkeypa
     assert weights.tobytes() == before.tobytes()
     others = layout.block("all")
     assert bool(prober.at_once(others)) == (layout.head is None), "a head is everybody's"
+    alone_each = np.concatenate([part.losses for part in prober.by_example(False)])
+    together = [prober.evaluate(np.array([0, other]), False).loss_sum for other in range(EXAMPLES)]
+    assert np.allclose(alone_each + alone_each[0], together, rtol=1e-5), "padded to its own length, or to another's"
