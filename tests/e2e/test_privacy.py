@@ -109,7 +109,10 @@ def test_devices_that_share_the_noise_agree_and_nobody_sees_more_than_their_sum(
     assert rounds == 3 and drawn == CLIENTS - 1
     for client in status.clients:
         kept = json.loads((made.folder / "clients" / client.name / "releases.json").read_text())
-        assert set(kept) == {"count", "seed", "version"} and 2 <= kept["count"] <= status.privacy.releases
+        assert (
+            set(kept) == {"count", "seed", "version", "told", "told_alone"}
+            and 2 <= kept["count"] <= status.privacy.releases
+        )
         assert "with the other devices' noise; up to " in made.logged(names[int(client.name[4:]) - 1])
 
 
