@@ -111,4 +111,4 @@ def test_work_that_fails_for_one_client_ends_neither_the_others_nor_the_process(
     assert "6 clients of 6 with the run's own digest" in ran.stdout
     assert "nothing to contribute: model tests.client.failing_models:Failing: KeyError: 'aux_loss'" in ran.stderr
     assert "Traceback" not in ran.stderr
-    assert "abstains: model tests.client.failing_models:Failing: KeyError: 'aux_loss'" in members.logged("server")
+    assert "abstains: model tests.client.failing_models:Failing: KeyError (" in members.logged("server")
