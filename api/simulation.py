@@ -252,10 +252,12 @@ async def _carry(plan: SimulationPlan, state: Path, said: Callable[[tuple[str, s
             leader.result()
             raise RunError("the coordinator left before it was ready")
         served = lead.served.result()
+        heard: list[FleetProgress] = []
 
         def hear(progress: FleetProgress) -> None:
             if progress.fault:
                 raise RunError(f"a client cannot go on: {progress.fault}")
+            heard[:] = [progress]
             said(_moment(served, progress))
 
         share = FleetShare(
@@ -280,8 +282,10 @@ async def _carry(plan: SimulationPlan, state: Path, said: Callable[[tuple[str, s
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if host.done():
             with sentences():
-                host.result()
+                heard[:] = [host.result()]
         status = await leader
+        for progress in heard:
+            said(_moment(served, progress))  # how it ended, however short it was
         state_now = served.coordinator.state
         return (state_now.gave_up or state_now.paused) if status == GAVE_UP else ""
     finally:

@@ -115,10 +115,6 @@ async def participate(
         if authority:
             state.keep_authority(authority)
         known = state.identity_for(offer.run_id, offer.name)
-        require_offered(
-            state, offer
-        )  # before the data is looked at: whether it suits one card after the other would tell of it
-        dataset = fit_data(options.source, dataset, offer)
         tier, reason = choose_tier(options.tier, known, offer, policy)
         spec = offer.spec
         policy.require_privacy(spec.privacy, spec.zeroth_order, spec.warmup.trains(tier))
@@ -127,6 +123,10 @@ async def participate(
         elif options.device != PROCESSOR:
             raise Final(f"--device {options.device} is for the high tier, which has torch, and this is the low tier")
         require_cryptography(offer)
+        # What does not follow from the data may be mended and tried again; then, before the data is looked at, as whether it suits one
+        # card after the other would tell of it, the run is what it is.
+        require_offered(state, offer)
+        dataset = fit_data(options.source, dataset, offer)
         token = invitation.secret if invitation else ""
         identity = known or await enrol(coordinators, offer, options.name, tier, len(dataset), token, state)
 

@@ -70,7 +70,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> zw.TrainedRun:
         "mlp", SHARDS, "digits:test", clients=3, data_dir=folder / "data", show=lines.append, name="three", **PHASES
     )
     assert lines[0] == "building the model"
-    assert any("accuracy" in line and "zeroth-order | round" in line for line in lines)
+    assert lines[-1].startswith("finished | accuracy ") and "at version 6 | " in lines[-1]
     return found
 
 
