@@ -88,7 +88,7 @@ def test_a_task_trains_and_all_replicas_are_equal(
     assert stranger.returncode != 0
     refusal = f"this device does not run the code of task {TASK}: its owner can allow it with --allow-model {TASK}"
     assert refusal in stranger.stderr
-    labelled = ("--data", "digits:1/4", "--allow-model", TASK, *state)
+    labelled = ("--data", "digits:1/4", "--allow-model", TASK, "--tier", "low", *state)
     other = running.run_once("zowarmup.client.main", "--server", running.address, *labelled)
     assert other.returncode != 0 and "the examples of digits:1/4 are 1 x 8 x 8" in other.stderr
     for (client, tier), spec in zip(NAMES.items(), data, strict=True):
